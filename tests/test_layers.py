@@ -1,0 +1,81 @@
+"""The layers of the package: imports go down only, folders of one row do not import each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "wsss"
+LAYER = {
+    "core": 1,
+    "data": 2,
+    "cells": 2,
+    "metrics": 2,
+    "reports": 2,
+    "models": 3,
+    "losses": 3,
+    "engine": 4,
+    "predict": 4,
+}
+COMMAND = 5
+HEAVY = {"albumentations", "cv2"}
+LIGHT_PLACES = ("models", "losses", "predict/cam.py", "cells/scoring.py")
+TORCHLESS = ("core", "cells", "metrics", "reports")
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+    return found
+
+
+def place(module: str) -> tuple[str, int]:
+    """Return the folder and the row of a wsss module; everything right under wsss is a command."""
+    parts = module.split(".")
+    folder = parts[1] if len(parts) > 1 else ""
+    return folder, LAYER.get(folder, COMMAND)
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down_only(path: Path) -> None:
+    inside = path.relative_to(ROOT)
+    own = inside.parts[0] if len(inside.parts) > 1 else ""
+    row = LAYER.get(own, COMMAND)
+    for module in imports(path):
+        if module.split(".")[0] != "wsss" or module in ("wsss", "wsss.__version__"):
+            continue
+        folder, target = place(module)
+        if row == COMMAND or folder == own:
+            continue
+        assert target < row, f"{inside} imports {module}: a row may import lower rows only"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_folder_has_a_row(path: Path) -> None:
+    inside = path.relative_to(ROOT)
+    assert len(inside.parts) == 1 or inside.parts[0] in LAYER
+
+
+@pytest.mark.parametrize("light", LIGHT_PLACES)
+def test_light_places_need_neither_albumentations_nor_opencv(light: str) -> None:
+    target = ROOT / light
+    for path in [target] if target.suffix else sorted(target.rglob("*.py")):
+        assert not {m.split(".")[0] for m in imports(path)} & HEAVY, path
+
+
+@pytest.mark.parametrize("folder", TORCHLESS)
+def test_lower_rows_need_no_torch(folder: str) -> None:
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        if "backends" not in path.parts:
+            assert "torch" not in {m.split(".")[0] for m in imports(path, top_level_only=True)}, path

@@ -1,0 +1,1 @@
+"""Cells of an image: label maps, crops, scores from class activation maps."""

@@ -1,0 +1,1 @@
+"""Ways to find the cells of an image, one module each."""

@@ -1,0 +1,124 @@
+"""The one command-line look of all stages: options are dataclasses, errors one line, exit codes the same everywhere.
+
+Exit codes: 0 done; 1 done, but some images failed (they are listed); 2 a mistake the user can mend; 130 interrupted.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jsonargparse
+
+from wsss.core.checks import ConfigError, UserError, nearest
+
+T = TypeVar("T")
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """A parser whose errors are ConfigErrors of one line, with the nearest option name."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the parser's message as a ConfigError."""
+        if isinstance(ex, ConfigError):
+            raise ex
+        text = " ".join(str(message).split())
+        unknown = re.search(
+            r"Option '([\w.+-]+)' is not accepted|[Uu]nrecognized arguments: -*([\w.+-]+)", text
+        )
+        name = (unknown.group(1) or unknown.group(2)) if unknown else ""
+        names = [action.dest for action in self._actions]
+        hint = (nearest(name, names) or nearest(name.split(".")[0], names)) if name else ""
+        raise ConfigError(f"{text.rstrip('.')}.{hint} See --help.") from ex
+
+
+def make_parser(stage: str, about: str, examples: str, *options: type) -> jsonargparse.ArgumentParser:
+    """Build the parser of a stage from its option dataclasses; every field is a flag and a key of --config."""
+    parser = _Parser(
+        prog=f"python -m wsss.{stage}",
+        description=about,
+        epilog=f"examples:\n{examples.rstrip()}",
+        formatter_class=_formatter(),
+        exit_on_error=True,
+    )
+    parser.add_argument(
+        "--config", action="config", help="YAML file with any of these options; flags override it."
+    )
+    for option in options:
+        parser.add_class_arguments(option, None)
+    return parser
+
+
+def _formatter() -> type:
+    import argparse
+
+    class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Keep the line breaks of the examples."""
+
+    return Formatter
+
+
+def parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str] | None, *options: type) -> list[Any]:
+    """Read flags and config files into one instance per dataclass of `options`.
+
+    Flags may be written with '-' or '_'.
+
+    Raises:
+        ConfigError: an unknown or misshapen option.
+    """
+    words = [_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    values = parser.instantiate(parser.parse_args(words))
+    return [option(**{name: values[name] for name in option.__dataclass_fields__}) for option in options]
+
+
+def _underscores(word: str) -> str:
+    if not word.startswith("--") or word == "--":
+        return word
+    name, equals, value = word[2:].partition("=")
+    return "--" + name.replace("-", "_") + equals + value
+
+
+def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Call a stage's `main` and exit with its code; a UserError becomes one line on stderr and exit code 2."""
+    try:
+        code = main(argv)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted: start the same command again to go on from here.", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code or 0)
+
+
+def say(text: str) -> None:
+    """Print one line for the user (stdout, at once)."""
+    print(text, flush=True)
+
+
+def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:
+    """Return `data`, or the only data set prepared under `home`.
+
+    Raises:
+        ConfigError: none is prepared, or there are several to choose from.
+    """
+    if data is not None:
+        return data
+    found = sorted(path.parent for path in home.glob("*/dataset.json"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError(
+            f"no data set is prepared under {home}/: run python -m wsss.prepare first, or pass --data."
+        )
+    raise ConfigError(
+        f"several data sets are prepared under {home}/: choose one with --data {found[0]} (or another)."
+    )

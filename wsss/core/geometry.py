@@ -1,0 +1,68 @@
+"""How an image of any size sits in a square store, and how results come back to it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """An image of (height, width) pixels, scaled to fit a (size, size) square, its top left corner at (0, 0).
+
+    The content fills rows 0..content_height-1 and columns 0..content_width-1; the rest is padding (zeros).
+    """
+
+    height: int
+    width: int
+    size: int
+
+    @property
+    def scale(self) -> float:
+        """Stored pixels per original pixel."""
+        return self.size / max(self.height, self.width)
+
+    @property
+    def content_height(self) -> int:
+        """Rows of the square that hold the image."""
+        return max(1, round(self.height * self.scale))
+
+    @property
+    def content_width(self) -> int:
+        """Columns of the square that hold the image."""
+        return max(1, round(self.width * self.scale))
+
+    def image_to_store(self, image: np.ndarray) -> np.ndarray:
+        """Scale (C, height, width) uint8 into (C, size, size) uint8; area averaging shrinks, bicubic enlarges."""
+        import cv2
+
+        out = np.zeros((len(image), self.size, self.size), np.uint8)
+        method = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_CUBIC
+        for source, target in zip(image, out, strict=True):
+            shape = (self.content_width, self.content_height)
+            target[: shape[1], : shape[0]] = cv2.resize(source, shape, interpolation=method)
+        return out
+
+    def labels_to_store(self, label_map: np.ndarray) -> np.ndarray:
+        """Scale a (height, width) label map into (size, size), nearest neighbour; a map of that size passes as it is."""
+        if label_map.shape == (self.size, self.size) and (self.height, self.width) != label_map.shape:
+            return label_map
+        out = np.zeros((self.size, self.size), label_map.dtype)
+        rows, columns = self._centres()
+        out[: self.content_height, : self.content_width] = label_map[rows[:, None], columns[None, :]]
+        return out
+
+    def labels_to_native(self, label_map: np.ndarray) -> np.ndarray:
+        """Scale a (size, size) label map back to (height, width), nearest neighbour; a native map passes as it is."""
+        if label_map.shape == (self.height, self.width):
+            return label_map
+        rows = _nearest(self.height, self.content_height)
+        columns = _nearest(self.width, self.content_width)
+        return label_map[rows[:, None], columns[None, :]]
+
+    def _centres(self) -> tuple[np.ndarray, np.ndarray]:
+        return _nearest(self.content_height, self.height), _nearest(self.content_width, self.width)
+
+
+def _nearest(wanted: int, given: int) -> np.ndarray:
+    """Return for each of `wanted` pixels the index of the nearest of `given` pixels over the same length."""
+    return np.minimum(((np.arange(wanted) + 0.5) * given / wanted).astype(np.intp), given - 1)

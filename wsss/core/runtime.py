@@ -1,0 +1,89 @@
+"""Processes, progress and provenance: what every stage needs to run and to say how it ran."""
+
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
+from typing import Any, TypeVar
+
+from tqdm.auto import tqdm
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+PACKAGES = (
+    "wsss",
+    "torch",
+    "timm",
+    "numpy",
+    "pandas",
+    "albumentations",
+    "scikit-image",
+    "opencv-python-headless",
+)
+
+
+def cores() -> int:
+    """Return the number of CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that shape a result."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def progress(items: Iterable[In] | None, what: str, total: int | None = None, **more: Any) -> "tqdm[In]":
+    """Show a progress bar with rate and ETA on stderr; quiet where stderr is not a terminal, save a line each 10 s."""
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(items, desc=what, total=total, mininterval=interval, dynamic_ncols=True, **more)
+
+
+def parallel(
+    function: Callable[[In], Out], items: Iterable[In], workers: int | None = None
+) -> Iterator[tuple[In, Out | Exception]]:
+    """Call `function` on every item in worker processes; yield (item, result or its exception) as they finish.
+
+    At most 2 items a worker are under way, so memory stays flat however many items there are. With workers = 0, or 1
+    item at a time wanted, everything runs in this process.
+
+    Args:
+        function: a module-level function; an exception it raises is yielded, not raised.
+        items: what to call it on.
+        workers: processes; None for one a core, 0 for none.
+    """
+    count = cores() if workers is None else workers
+    if count == 0:
+        for item in items:
+            yield item, _call(function, item)
+        return
+    todo = iter(items)
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running: dict[Future[Out | Exception], In] = {}
+        try:
+            while True:
+                for item in islice(todo, 2 * count - len(running)):
+                    running[pool.submit(_call, function, item)] = item
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _call(function: Callable[[In], Out], item: In) -> Out | Exception:
+    try:
+        return function(item)
+    except Exception as error:  # the caller decides: a broken image is recorded, a bug is raised
+        return error

@@ -1,0 +1,1 @@
+"""Data sets: reading planes, the store, labels, folds, sampling, augmentation, synthetic fields."""

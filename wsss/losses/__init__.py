@@ -1,0 +1,1 @@
+"""Loss functions; no files, no logging."""

@@ -1,0 +1,1 @@
+"""Figures of merit: images, cells, masks."""
