@@ -3,12 +3,13 @@
 Exit codes: 0 done; 1 done, but some images failed (they are listed); 2 a mistake the user can mend; 130 interrupted.
 """
 
+import dataclasses
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast, get_type_hints
 
 import jsonargparse
 
@@ -40,10 +41,11 @@ def make_parser(stage: str, about: str, examples: str, *options: type) -> jsonar
     """Build the parser of a stage from its option dataclasses; every field is a flag and a key of --config."""
     parser = _Parser(
         prog=f"python -m wsss.{stage}",
+        usage=f"python -m wsss.{stage} [options]",
+        allow_abbrev=False,
         description=about,
         epilog=f"examples:\n{examples.rstrip()}",
         formatter_class=_formatter(),
-        exit_on_error=True,
     )
     parser.add_argument(
         "--config", action="config", help="YAML file with any of these options; flags override it."
@@ -65,14 +67,33 @@ def _formatter() -> type:
 def parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str] | None, *options: type) -> list[Any]:
     """Read flags and config files into one instance per dataclass of `options`.
 
-    Flags may be written with '-' or '_'.
+    Flags may be written with '-' or '_'; a switch may stand alone, '--oof' for '--oof true'.
 
     Raises:
         ConfigError: an unknown or misshapen option.
     """
     words = [_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
-    values = parser.instantiate(parser.parse_args(words))
-    return [option(**{name: values[name] for name in option.__dataclass_fields__}) for option in options]
+    values = parser.instantiate(parser.parse_args(_complete(words, _switches(options))))
+    return [option(**{own.name: values[own.name] for own in dataclasses.fields(option)}) for option in options]
+
+
+def _switches(options: Sequence[type], prefix: str = "--") -> set[str]:
+    """Return the flags of all fields that are true or false."""
+    found: set[str] = set()
+    for option in options:
+        for name, kind in get_type_hints(option).items():
+            if kind is bool:
+                found.add(prefix + name)
+            elif dataclasses.is_dataclass(kind):
+                found |= _switches([cast(type, kind)], f"{prefix}{name}.")
+    return found
+
+
+def _complete(words: list[str], switches: set[str]) -> list[str]:
+    """Add 'true' behind switches that stand alone."""
+    following = [*words[1:], "--"]
+    alone = [word in switches and after.startswith("--") for word, after in zip(words, following, strict=False)]
+    return [part for word, bare in zip(words, alone, strict=True) for part in ([word, "true"] if bare else [word])]
 
 
 def _underscores(word: str) -> str:

@@ -72,6 +72,11 @@ class Journal:
         text = json.dumps(record, allow_nan=False)
         self._db.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?)", (key, text, payload))
 
+    def get(self, key: str) -> tuple[dict[str, Any], bytes] | None:
+        """Return (record, payload) of `key`, or None if it is not finished."""
+        row = self._db.execute("SELECT record, payload FROM done WHERE key = ?", (key,)).fetchone()
+        return None if row is None else (json.loads(row[0]), row[1])
+
     def items(self) -> Iterator[tuple[str, dict[str, Any], bytes]]:
         """Yield (key, record, payload) sorted by key."""
         for key, text, payload in self._db.execute("SELECT key, record, payload FROM done ORDER BY key"):

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from itertools import islice
 from typing import Any, TypeVar
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def progress(items: Iterable[In] | None, what: str, total: int | None = None, **more: Any) -> "tqdm[In]":
+def progress(items: Iterable[Any] | None, what: str, total: int | None = None, **more: Any) -> "tqdm[Any]":
     """Show a progress bar with rate and ETA on stderr; quiet where stderr is not a terminal, save a line each 10 s."""
     interval = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(items, desc=what, total=total, mininterval=interval, dynamic_ncols=True, **more)

@@ -1,0 +1,81 @@
+"""Time the augmentation recipe on one core: each op alone, the whole recipe, and the whole recipe with a late crop.
+
+python scripts/bench_augment.py [--recipe hpa] [--size 512] [--crop 384] [--images 300]
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from wsss.core import cli
+from wsss.data.augment import Augment, build_augment
+from wsss.data.augment_recipe import Step, alone, load_recipe
+
+TARGET_MS = 15.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="hpa", help="name of a shipped recipe, or a YAML file")
+    parser.add_argument("--size", type=int, default=512, help="edge of the stored image, pixels")
+    parser.add_argument("--crop", type=int, default=384, help="edge of the crop, pixels")
+    parser.add_argument("--images", type=int, default=300, help="images per measurement")
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(0)  # as in a worker of the training
+
+    recipe = load_recipe(args.recipe)
+    image = make_image(args.size)
+    ops = {name: time_op(steps, image, args.crop, args.images) for name, steps in alone(recipe)}
+    shares = use_shares(recipe)
+    base = ops[next(iter(ops))][0]
+    cli.say(f"{args.size} -> {args.crop} px, 4 channels, {args.images} images, one core, milliseconds an image")
+    cli.say(f"{'op':26}{'mean':>8}{'95 %':>8}{'used':>8}{'share':>8}")
+    for (name, (mean, high)), used in sorted(zip(ops.items(), shares, strict=True), key=lambda row: -row[0][1][0]):
+        own = mean if name == next(iter(ops)) else max(0.0, mean - base)
+        costly = "  costly" if own > TARGET_MS / 2 else ""
+        cli.say(f"{name:26}{own:8.2f}{high:8.2f}{used:8.1%}{own * used:8.2f}{costly}")
+    mean, high = time_augment(build_augment(recipe, args.crop), image, args.images)
+    # the naive order: every op works on the stored size, the crop comes last
+    late, late_high = time_augment(build_augment([*recipe[1:], recipe[0]], args.crop), image, args.images)
+    verdict = "within" if mean <= TARGET_MS else "above"
+    cli.say(f"{'whole recipe':26}{mean:8.2f}{high:8.2f}  {verdict} the target of {TARGET_MS:g} ms")
+    cli.say(f"{'the same, crop last':26}{late:8.2f}{late_high:8.2f}  {late / mean:.1f} x")
+    return 0
+
+
+def make_image(size: int) -> np.ndarray:
+    """Draw (4, size, size) uint8 with smooth content, as fields have."""
+    noise = np.random.default_rng(0).integers(0, 256, (size, size, 4), np.uint8)
+    return np.ascontiguousarray(cv2.GaussianBlur(noise, (0, 0), 3).transpose(2, 0, 1))
+
+
+def time_op(steps: Sequence[Step], image: np.ndarray, crop: int, images: int) -> tuple[float, float]:
+    """Return mean and 95 % milliseconds of the crop together with one op."""
+    return time_augment(build_augment(steps, crop), image, max(20, images // 5))
+
+
+def time_augment(augment: Augment, image: np.ndarray, images: int) -> tuple[float, float]:
+    """Return mean and 95 % milliseconds over `images` seeds."""
+    spent = []
+    for seed in range(images):
+        begin = time.perf_counter()
+        augment(image, seed)
+        spent.append(1000 * (time.perf_counter() - begin))
+    return float(np.mean(spent)), float(np.quantile(spent, 0.95))
+
+
+def use_shares(recipe: Sequence[Step]) -> list[float]:
+    """Return in which share of the images each op is used, in the order of `alone`."""
+    shares = []
+    for step in recipe:
+        members = step.get("of", [step])
+        weights = np.array([member.get("weight", 1.0) for member in members])
+        shares += list(step.get("p", 1.0) * weights / weights.sum())
+    return shares
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,109 @@
+"""Losses: known values, and that they mean what they say."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from wsss.core.recipe import LossConfig, PuzzleConfig
+from wsss.losses.classify import asymmetric, bce, build_classify, focal
+from wsss.losses.puzzle import agreement, ramp_weight
+from wsss.losses.total import ComboLoss
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.0], [-3.0, 0.5, 4.0]])
+LABELS = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+
+
+def test_bce_of_zero_is_log_two() -> None:
+    assert bce(torch.zeros(1, 1), torch.ones(1, 1)).item() == pytest.approx(math.log(2))
+
+
+def test_focal_and_asymmetric_without_their_changes_are_bce() -> None:
+    assert torch.allclose(focal(LOGITS, LABELS, 0.0), bce(LOGITS, LABELS))
+    assert torch.allclose(asymmetric(LOGITS, LABELS, 0.0, 0.0), bce(LOGITS, LABELS), atol=1e-5)
+
+
+def test_focal_known_value() -> None:
+    assert focal(torch.zeros(1, 1), torch.ones(1, 1), 2.0).item() == pytest.approx(0.25 * math.log(2))
+
+
+def test_asymmetric_forgives_sure_absent_classes() -> None:
+    assert asymmetric(torch.tensor([[-4.0]]), torch.zeros(1, 1), 4.0, 0.05).item() == 0
+
+
+@pytest.mark.parametrize("name", ["bce", "focal", "asymmetric"])
+def test_the_better_answer_costs_less_and_extremes_stay_finite(name: str) -> None:
+    loss = build_classify(LossConfig(name=name))  # type: ignore[arg-type]
+    good, bad = loss(8 * (LABELS - 0.5), LABELS), loss(-8 * (LABELS - 0.5), LABELS)
+    assert good < bad
+    assert torch.isfinite(loss(torch.tensor([[1e4, -1e4, 0.0]]), torch.tensor([[0.0, 1.0, 1.0]])))
+
+
+@pytest.mark.parametrize("name", ["bce", "focal", "asymmetric"])
+def test_gradients_match_numeric_ones(name: str) -> None:
+    function = {
+        "bce": bce,
+        "focal": lambda x, y: focal(x, y, 2.0),
+        "asymmetric": lambda x, y: asymmetric(x, y, 4.0, 0.05),
+    }[name]
+    logits = LOGITS.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: function(x, LABELS.double()).sum(), logits)
+
+
+def test_smoothing_moves_targets_to_the_middle() -> None:
+    smooth = build_classify(LossConfig(smoothing=0.2))(LOGITS, LABELS)
+    assert smooth.item() == pytest.approx(bce(LOGITS, LABELS * 0.8 + 0.1).mean().item())
+
+
+def test_class_weights_weigh_columns() -> None:
+    only_last = build_classify(LossConfig(class_weights=[0.0, 0.0, 1.0]))(LOGITS, LABELS)
+    assert only_last.item() == pytest.approx(bce(LOGITS, LABELS)[:, 2].sum().item() / 6)
+
+
+FULL = torch.tensor([[[[1.0, -1.0]], [[2.0, 2.0]]]])  # (1, 2, 1, 2)
+MERGED = torch.tensor([[[[0.0, -3.0]], [[2.0, 1.0]]]])
+PRESENT = torch.tensor([[1.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("config", "value"),
+    [
+        (PuzzleConfig(), (1 + 2 + 0 + 1) / 4),
+        (PuzzleConfig(distance="l2"), (1 + 4 + 0 + 1) / 4),
+        (PuzzleConfig(on="relu"), (1 + 0 + 0 + 1) / 4),
+        (PuzzleConfig(classes="labels"), (1 + 2) / 4),
+        (PuzzleConfig(classes="present"), (1 + 2) / 2),
+    ],
+)
+def test_agreement_known_values(config: PuzzleConfig, value: float) -> None:
+    assert agreement(FULL, MERGED, PRESENT, config).item() == pytest.approx(value)
+
+
+def test_agreement_without_any_label_is_zero() -> None:
+    assert agreement(FULL, MERGED, torch.zeros(1, 2), PuzzleConfig(classes="present")).item() == 0
+
+
+@pytest.mark.parametrize(("stop", "sides"), [("none", (True, True)), ("full", (False, True)), ("tiles", (True, False))])
+def test_stop_gradient_fixes_one_side(stop: str, sides: tuple[bool, bool]) -> None:
+    full, merged = FULL.clone().requires_grad_(), MERGED.clone().requires_grad_()
+    agreement(full, merged, PRESENT, PuzzleConfig(stop_gradient=stop)).backward()  # type: ignore[arg-type]
+    assert (full.grad is not None, merged.grad is not None) == sides
+
+
+def test_ramp_rises_linearly_to_the_weight() -> None:
+    config = PuzzleConfig(weight=4, ramp=0.5)
+    assert [ramp_weight(config, p) for p in (0, 0.25, 0.5, 1)] == [0, 2, 4, 4]
+
+
+def test_combo_loss_is_the_sum_of_its_named_parts() -> None:
+    parts = ComboLoss(LossConfig(), PuzzleConfig(weight=0.25))((LOGITS, FULL), (LOGITS + 1, MERGED), LABELS)
+    expected = F.binary_cross_entropy_with_logits(LOGITS, LABELS)
+    expected += F.binary_cross_entropy_with_logits(LOGITS + 1, LABELS) + 0.25 * 1.0
+    assert parts["loss"].item() == pytest.approx(expected.item())
+    assert set(parts) == {"loss", "full", "tiles", "agreement"}
+
+
+def test_without_tiles_the_loss_is_the_plain_classifiers() -> None:
+    parts = ComboLoss(LossConfig(), PuzzleConfig())((LOGITS, FULL), None, LABELS)
+    assert parts["loss"].item() == pytest.approx(bce(LOGITS, LABELS).mean().item())

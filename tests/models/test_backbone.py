@@ -1,0 +1,125 @@
+"""Backbones: names, stems, statistics, weights."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from wsss.core.checks import ConfigError, DataError
+from wsss.models.backbone import build_backbone, features_of, pretrained_state, resolve_backbone, stem_kernel
+
+TINY = "test_resnet"
+
+
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        ("seresnext50", "seresnext50_32x4d"),
+        ("gluon_seresnext101_32x4d", "seresnext101_32x4d.gluon_in1k"),
+        ("regnety_64", "regnety_064"),
+        ("cspresnext50", "cspresnext50"),
+        ("vgg16", "vgg16"),
+    ],
+)
+def test_the_recipes_names_resolve(short: str, full: str) -> None:
+    assert resolve_backbone(short) == full
+
+
+def test_an_unknown_backbone_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'seresnext50'"):
+        resolve_backbone("seresnext5O")
+
+
+def test_mean_rule_keeps_three_kernels_and_adds_their_mean() -> None:
+    kernel = torch.tensor([1.0, 2.0, 6.0]).view(1, 3, 1, 1)
+    assert stem_kernel(kernel, 4, "mean").flatten().tolist() == [1, 2, 6, 3]
+
+
+def test_timm_rule_repeats_and_scales() -> None:
+    kernel = torch.tensor([1.0, 2.0, 6.0]).view(1, 3, 1, 1)
+    assert stem_kernel(kernel, 4, "timm").flatten().tolist() == pytest.approx([0.75, 1.5, 4.5, 0.75])
+
+
+def test_one_channel_gets_the_sum_of_the_kernels() -> None:
+    kernel = torch.tensor([1.0, 2.0, 6.0]).view(1, 3, 1, 1)
+    assert stem_kernel(kernel, 1, "mean").flatten().tolist() == [9]
+
+
+def test_statistics_are_those_of_the_weights_and_the_fourth_is_the_first() -> None:
+    assert build_backbone("resnet18").statistics.mean == (0.485, 0.456, 0.406, 0.485)
+    assert build_backbone("tf_efficientnet_lite0").statistics.std == (0.5, 0.5, 0.5, 0.5)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path / "tiny.safetensors"
+    save_file(timm.create_model(TINY, num_classes=5).state_dict(), path)
+    return path
+
+
+def test_weights_of_a_file_are_loaded_with_the_stem_widened(weights: Path) -> None:
+    from safetensors.torch import load_file
+
+    state = load_file(weights)
+    own = build_backbone(TINY, weights=str(weights)).model.state_dict()
+    assert torch.equal(own["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
+    stem = own["conv1.0.weight"] if "conv1.0.weight" in own else own["conv1.weight"]
+    source = state["conv1.0.weight"] if "conv1.0.weight" in state else state["conv1.weight"]
+    assert torch.equal(stem[:, :3], source)
+    assert torch.allclose(stem[:, 3], source.mean(dim=1))
+
+
+def test_weights_under_other_names_are_taken_in_order(weights: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    renamed = tmp_path / "renamed.safetensors"
+    order = list(timm.create_model(TINY, num_classes=5).state_dict())
+    state = load_file(weights)
+    # A plain torch file keeps the order of its tensors; safetensors sorts them by name.
+    renamed = renamed.with_suffix(".pth")
+    torch.save({f"x{i:03}": state[name] for i, name in enumerate(order)}, renamed)
+    first, second = (build_backbone(TINY, weights=str(path)).model.state_dict() for path in (weights, renamed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file(timm.create_model("test_byobnet").state_dict(), path)
+    with pytest.raises(DataError, match="do not fit"):
+        build_backbone(TINY, weights=str(path))
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"x": Evil()}))
+    with pytest.raises(DataError, match="does not hold plain weights"):
+        pretrained_state(TINY, str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_without_a_hub_the_choices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(ConfigError, match=r"no route to host.*--weights FILE.*--weights none"):
+        pretrained_state(TINY, "hub")
+
+
+def test_stride_16_gives_maps_of_twice_the_size() -> None:
+    x = torch.zeros(1, 4, 64, 64)
+    shapes = [features_of(build_backbone("resnet18", stride=stride).model, x).shape[2] for stride in (32, 16)]
+    assert shapes == [2, 4]
+
+
+def test_networks_without_maps_are_refused() -> None:
+    with pytest.raises(ConfigError, match="convolutional"):
+        build_backbone("test_vit")

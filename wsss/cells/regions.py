@@ -1,0 +1,214 @@
+"""Statistics of a map over the cells of a label map, for all cells at once: the cost is that of the pixels."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+FEW = 1 / 16
+"""Up to this share of a cell, its highest values are found through `TopPixels`; above it, by partitioning each cell."""
+
+
+@dataclass(frozen=True)
+class CellPixels:
+    """The pixels of a label map, grouped by cell and spread within it: any run of pixels samples the whole cell."""
+
+    ids: np.ndarray
+    """(N,) int32, the cell ids in rising order; gaps are fine."""
+    order: np.ndarray
+    """(P,) int64, flat indices of all cell pixels, cell after cell."""
+    sizes: np.ndarray
+    """(N,) int64, pixels of each cell, at least 1."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """(N,) int64, where each cell begins in `order`."""
+        return np.cumsum(self.sizes) - self.sizes
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """(P,) int64, the row 0..N-1 of the cell that each pixel of `order` belongs to."""
+        return np.repeat(np.arange(len(self.ids)), self.sizes)
+
+
+def group_pixels(label_map: np.ndarray) -> CellPixels:
+    """Group the pixels of a label map by cell.
+
+    Args:
+        label_map: (H, W) int, 0 background; ids may have gaps.
+
+    Raises:
+        ValueError: not two-dimensional whole numbers, or an id below 0.
+    """
+    if label_map.ndim != 2 or not np.issubdtype(label_map.dtype, np.integer):
+        raise ValueError(f"the label map is {label_map.shape} {label_map.dtype}, expected (H, W) whole numbers.")
+    flat = label_map.ravel()
+    inside = np.flatnonzero(flat)
+    labels = flat[inside]
+    if labels.size and labels.min() < 0:
+        raise ValueError(f"the label map holds the id {labels.min()}, expected ids from 0 up.")
+    ids, row = _rows(labels)
+    small = np.uint16 if len(ids) <= 2**16 else np.int64  # numpy sorts 16-bit numbers by radix
+    spread = _spread(len(row))
+    order = inside[spread[np.argsort(row.astype(small)[spread], kind="stable")]]
+    return CellPixels(ids.astype(np.int32), order, np.bincount(row, minlength=len(ids)))
+
+
+def _spread(length: int) -> np.ndarray:
+    """Return 0..length-1 in steps of about the golden ratio: every stretch of it is an even sample of the whole."""
+    step = int(length * (5**0.5 - 1) / 2) | 1
+    while math.gcd(step, length) > 1:
+        step += 2
+    return np.arange(length) * step % max(length, 1)
+
+
+def _rows(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted distinct labels and the place of each label among them."""
+    if labels.size and int(labels.max()) < 4 * labels.size + 1024:
+        present = np.bincount(labels) > 0  # three times as fast as np.unique
+        return np.flatnonzero(present), (np.cumsum(present) - 1)[labels]
+    return np.unique(labels, return_inverse=True)
+
+
+def subset(cells: CellPixels, inside: np.ndarray) -> tuple[CellPixels, np.ndarray]:
+    """Keep the pixels where `inside` (P,) is true.
+
+    Returns:
+        The cells that keep at least one pixel, and their rows among `cells` (M,).
+    """
+    sizes = np.bincount(cells.owner[inside], minlength=len(cells))
+    rows = np.flatnonzero(sizes)
+    return CellPixels(cells.ids[rows], cells.order[inside], sizes[rows]), rows
+
+
+def cell_means(values: np.ndarray, cells: CellPixels) -> np.ndarray:
+    """Mean of each cell: (P,) values in the order of `cells.order` -> (N,) float64."""
+    if len(cells) == 0:
+        return np.zeros(0)
+    return np.add.reduceat(values, cells.starts, dtype=np.float64) / cells.sizes
+
+
+def cell_maxima(values: np.ndarray, cells: CellPixels) -> np.ndarray:
+    """Maximum of each cell: (P,) -> (N,)."""
+    return np.maximum.reduceat(values, cells.starts) if len(cells) else values[:0]
+
+
+def cell_lse(values: np.ndarray, cells: CellPixels, sharpness: float) -> np.ndarray:
+    """log(mean(exp(sharpness * value))) / sharpness of each cell: (P,) -> (N,) float64."""
+    peaks = cell_maxima(values, cells)
+    # relative to the cell's maximum, so that no sharpness overflows or underflows
+    raised = np.exp(np.float32(sharpness) * (values - np.repeat(peaks, cells.sizes)))
+    return peaks + np.log(cell_means(raised, cells)) / sharpness
+
+
+@dataclass(frozen=True)
+class QuantilePlan:
+    """What cell_quantiles needs to know of the cells, made once for all maps of an image.
+
+    The quantile of a cell is its `counts`-th highest value. Deal the pixels of the cell into that many groups: as many
+    values reach the lowest of the groups' maxima, so this floor is at most the wanted value. Each group samples the
+    whole cell, so the floor is close, and a few per cent of the values are left to sort.
+    """
+
+    cells: CellPixels
+    counts: np.ndarray
+    """(N,) int64, from 1 to the size of the cell."""
+    share: np.ndarray
+    """(N,) float64 in [0, 1), how far the quantile lies from the counts-th towards the next higher value."""
+    groups: np.ndarray
+    """(sum of counts,) int64, where each group begins in `cells.order`."""
+
+
+def plan_quantile(cells: CellPixels, quantile: float) -> QuantilePlan:
+    """Prepare `cell_quantiles` of one image; `quantile` in [0, 1]."""
+    place = quantile * (cells.sizes - 1)
+    low = place.astype(np.int64)
+    counts = cells.sizes - low
+    first = np.cumsum(counts) - counts
+    number = np.arange(counts.sum()) - np.repeat(first, counts)
+    sizes, many = np.repeat(cells.sizes, counts), np.repeat(counts, counts)
+    groups = np.repeat(cells.starts, counts) + number * sizes // many
+    return QuantilePlan(cells, counts, place - low, groups)
+
+
+def cell_quantiles(values: np.ndarray, plan: QuantilePlan) -> np.ndarray:
+    """Quantile of each cell, linear between neighbours as np.quantile: (P,) in [0, 1] -> (N,) float64."""
+    cells, counts = plan.cells, plan.counts
+    if len(cells) == 0:
+        return np.zeros(0)
+    if len(plan.groups) > FEW * len(values):
+        parts = zip(_each(values, cells), cells.sizes - counts, plan.share, strict=True)
+        return np.array([_interpolated(part, low, share) for part, low, share in parts])
+    floor = np.minimum.reduceat(np.maximum.reduceat(values, plan.groups), np.cumsum(counts) - counts)
+    above = np.flatnonzero(values > np.repeat(floor, cells.sizes))
+    owner = cells.owner[above]
+    kept = np.bincount(owner, minlength=len(cells))
+    # values lie in [0, 1]: twice the row sets the cells apart, and one partition serves them all
+    keys = values[above] + 2.0 * owner
+    ranks = counts, np.maximum(counts - 1, 1)
+    places = [np.where(rank <= kept, np.cumsum(kept) - rank, -1) for rank in ranks]
+    wanted = np.unique(np.concatenate(places))
+    if len(keys):
+        keys = np.partition(keys, wanted[wanted >= 0])
+    # a rank beyond the kept values is one of those equal to the floor
+    keys = np.append(keys - 2.0 * owner, 0)
+    lower, higher = (np.where(place >= 0, keys[place], floor) for place in places)
+    return lower + (higher - lower) * plan.share
+
+
+def _interpolated(values: np.ndarray, low: int, share: float) -> float:
+    high = min(low + 1, len(values) - 1)
+    two = np.partition(values, (low, high))[[low, high]].astype(np.float64)
+    return float(two[0] + (two[1] - two[0]) * share)
+
+
+def cell_top_means(values: np.ndarray, cells: CellPixels, share: float) -> np.ndarray:
+    """Mean of the highest `share` of the pixels (at least one) of each cell: (P,) in [0, 1] -> (N,) float64."""
+    counts = np.maximum(1, np.ceil(share * cells.sizes - 1e-9)).astype(np.int64)
+    parts = zip(_each(values, cells), cells.sizes - counts, strict=True)
+    return np.array([np.partition(part, k)[k:].mean(dtype=np.float64) for part, k in parts], np.float64)
+
+
+def _each(values: np.ndarray, cells: CellPixels) -> Iterator[np.ndarray]:
+    for start, size in zip(cells.starts, cells.sizes, strict=True):
+        yield values[start : start + size]
+
+
+def row_quantile(values: np.ndarray, quantile: float) -> float:
+    """Quantile of (P,) values, equal to np.quantile; quick where it is high and the values come from a smooth map."""
+    place = quantile * (len(values) - 1)
+    count = len(values) - int(place)
+    if count > FEW * len(values):
+        return float(np.quantile(values, quantile))
+    # the same floor as in cell_quantiles, the groups being the columns of a table that is `count` wide
+    floor = values[: len(values) // count * count].reshape(-1, count).max(axis=0).min()
+    kept = values[values > floor]
+    if len(kept) < count:
+        kept = np.concatenate([np.full(count - len(kept), floor, values.dtype), kept])
+    return _interpolated(kept, len(kept) - count, place - int(place))
+
+
+def visible_share(label_map: np.ndarray, content: tuple[int, int] | None = None) -> np.ndarray:
+    """Estimate how much of each cell the image shows: 1 for whole cells, area / median whole area at the border.
+
+    Args:
+        label_map: (H, W) int, 0 background.
+        content: (height, width) of the image inside a padded square; None if it fills it.
+
+    Returns:
+        (N,) float32 in (0, 1], in the order of sorted ids. Without any whole cell all are 1.
+    """
+    height, width = content or label_map.shape
+    inner = label_map[:height, :width]
+    cells = group_pixels(label_map)
+    edges = np.unique(np.concatenate([inner[0], inner[-1], inner[:, 0], inner[:, -1]]))
+    cut = np.isin(cells.ids, edges)
+    if cut.all():
+        return np.ones(len(cells), np.float32)
+    share = np.minimum(1, cells.sizes / np.median(cells.sizes[~cut]))
+    return np.where(cut, share, 1).astype(np.float32)

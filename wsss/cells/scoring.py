@@ -1,0 +1,271 @@
+"""From class maps to per-cell scores: small pure functions, one for each rule of ScoreConfig.
+
+`stage1_scores` takes an image's maps to scores (normalise, cell_values, apply_negative); `finish_scores` blends them
+with the network's view of each cell's crop and applies what concerns whole cells.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+
+import numpy as np
+
+from wsss.cells.regions import (
+    CellPixels,
+    cell_lse,
+    cell_maxima,
+    cell_means,
+    cell_quantiles,
+    cell_top_means,
+    group_pixels,
+    plan_quantile,
+    row_quantile,
+    subset,
+)
+from wsss.core.score_config import ScoreConfig
+
+EPSILON = 1e-5
+"""Added to the spatial maximum of a map before dividing by it, as in the recipe."""
+
+
+def normalise(cam: np.ndarray) -> np.ndarray:
+    """cam01 = relu(A) / (spatial maximum of relu(A) per class + 1e-5): (K, h, w) raw -> (K, h, w) float32 in [0, 1).
+
+    Raises:
+        ValueError: not three-dimensional, or a value is NaN or infinite.
+    """
+    if cam.ndim != 3 or 0 in cam.shape[1:]:
+        raise ValueError(f"the class maps are {cam.shape}, expected (K, h, w).")
+    if not np.isfinite(cam).all():
+        raise ValueError("the class maps hold NaN or infinite values: the network has diverged.")
+    positive = np.maximum(cam, 0).astype(np.float32, copy=False)
+    return positive / (positive.max(axis=(1, 2), keepdims=True) + np.float32(EPSILON))
+
+
+def resize(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (K, h, w) to (K, *size) float32, bilinear as torch's interpolate(align_corners=False) does."""
+    if maps.shape[1:] == tuple(size):
+        return maps.astype(np.float32, copy=False)
+    rows, columns = (_bilinear(n, m) for n, m in zip(maps.shape[1:], size, strict=True))
+    return np.matmul(rows, np.matmul(maps.astype(np.float32, copy=False), columns.T))
+
+
+@lru_cache(maxsize=16)
+def _bilinear(given: int, wanted: int) -> np.ndarray:
+    """Return the (wanted, given) float32 matrix, read-only, that interpolates along one axis, clamped at the ends."""
+    place = np.clip((np.arange(wanted) + 0.5) * (given / wanted) - 0.5, 0, given - 1)
+    low = place.astype(np.intp)
+    share = (place - low).astype(np.float32)
+    out = np.zeros((wanted, given), np.float32)
+    row = np.arange(wanted)
+    out[row, low] = 1 - share
+    out[row, np.minimum(low + 1, given - 1)] += share
+    out.setflags(write=False)
+    return out
+
+
+Rule = Callable[[np.ndarray], np.ndarray]
+"""From the values of the cells' pixels (P,) in [0, 1] to one value a cell (N,)."""
+
+
+def region_rule(cells: CellPixels, config: ScoreConfig) -> Rule:
+    """Prepare the rule `config.region` for the cells of one image."""
+    match config.region:
+        case "quantile":
+            return partial(cell_quantiles, plan=plan_quantile(cells, config.quantile))
+        case "mean":
+            return partial(cell_means, cells=cells)
+        case "topk":
+            return partial(cell_top_means, cells=cells, share=config.top_share)
+        case "lse":
+            return partial(cell_lse, cells=cells, sharpness=config.sharpness)
+        case _:
+            return partial(cell_maxima, cells=cells)
+
+
+def image_rule(pixels: int, config: ScoreConfig) -> Rule:
+    """Prepare the rule `config.region` for a whole image of so many pixels: (P,) -> (1,)."""
+    if config.region == "quantile":
+        return lambda values: np.array([row_quantile(values, config.quantile)])
+    return region_rule(CellPixels(np.ones(1, np.int32), np.arange(pixels), np.array([pixels])), config)
+
+
+def cell_values(
+    cam01: np.ndarray,
+    label_map: np.ndarray,
+    config: ScoreConfig,
+    *,
+    negative: int | None = None,
+    nuclei: np.ndarray | None = None,
+    content: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Value r of every map in every cell: region(cell), over region(image) and clipped at 1 where `relative`.
+
+    With `compartment` s: r = (1 - s) * region(cell) + s * region(compartment of the class).
+
+    Args:
+        cam01: (K, h, w) float32 in [0, 1], covering the whole square of the label map; resized to it.
+        label_map: (H, W) int, 0 background; ids may have gaps.
+        config: the rules.
+        negative: id of the class without a compartment of its own.
+        nuclei: (H, W), not 0 in nuclei; needed where config.compartment is above 0.
+        content: (height, width) of the image inside a padded square, top left; the image's statistic is taken there.
+
+    Returns:
+        (N, K) float32 in [0, 1], in the order of sorted ids. A map whose image statistic is 0 gives 0.
+    """
+    cells = group_pixels(label_map)
+    height, width = content or label_map.shape
+    in_cell, in_image = region_rule(cells, config), image_rule(height * width, config)
+    in_compartment = _compartment_rule(cells, nuclei, config)
+    r = np.zeros((len(cells), len(cam01)), np.float32)
+    values = np.empty(len(cells.order), np.float32)
+    for k in range(len(cam01)):  # one map at a time stays in the processor's cache
+        full = resize(cam01[k : k + 1], label_map.shape)[0]
+        np.take(full, cells.order, out=values, mode="clip")
+        r[:, k] = in_cell(values)
+        if config.compartment > 0 and k != negative:
+            own = in_compartment(values, k in config.nuclear_classes)
+            r[:, k] += config.compartment * np.where(np.isnan(own), 0, own - r[:, k])
+        if config.relative:
+            image = in_image(full[:height, :width].ravel())[0]
+            r[:, k] = r[:, k] / image if image > 0 else 0
+    return np.clip(r, 0, 1)
+
+
+def _compartment_rule(
+    cells: CellPixels, nuclei: np.ndarray | None, config: ScoreConfig
+) -> Callable[[np.ndarray, bool], np.ndarray]:
+    """Prepare the rule for the nucleus (True) or the rest (False) of each cell: (P,) -> (N,), NaN where it is empty."""
+    if config.compartment > 0 and nuclei is None:
+        raise ValueError("compartment is above 0: pass the label map of the nuclei.")
+    inside = np.zeros(len(cells.order), bool) if nuclei is None else nuclei.ravel()[cells.order] > 0
+    parts = {True: inside, False: ~inside}
+    cut = {side: subset(cells, mask) for side, mask in parts.items()}
+    rules = {side: region_rule(part, config) for side, (part, _) in cut.items()}
+
+    def apply(values: np.ndarray, nuclear: bool) -> np.ndarray:
+        out = np.full(len(cells), np.nan, np.float32)
+        out[cut[nuclear][1]] = rules[nuclear](values[parts[nuclear]])
+        return out
+
+    return apply
+
+
+def stage1_scores(
+    cam: np.ndarray,
+    image_probs: np.ndarray,
+    label_map: np.ndarray,
+    config: ScoreConfig,
+    *,
+    negative: int | None,
+    nuclei: np.ndarray | None = None,
+    content: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Score every cell of one image from its class maps: r * p ** prob_power, then the rule for Negative.
+
+    Args:
+        cam: (K, h, w) float32, raw class maps over the whole stored square.
+        image_probs: (K,) in [0, 1], the image's probabilities.
+        label_map: (H, W) int, 0 background; ids may have gaps.
+        config: the rules; the defaults are the published recipe.
+        negative: id of the class 'no specific signal', or None.
+        nuclei: (H, W), not 0 in nuclei, or None.
+        content: (height, width) of the image inside the square; None if it fills it.
+
+    Returns:
+        (N, K) float32 in [0, 1], in the order of sorted ids; N may be 0.
+
+    Raises:
+        ValueError: shapes do not fit, or a map or probability is not finite.
+
+    Source: "overlap + magnitude" of the recipe, section 4 of the method, and the other teams' rules named there.
+    """
+    probs = np.asarray(image_probs, np.float32)
+    if probs.shape != cam.shape[:1] or not ((probs >= 0) & (probs <= 1)).all():
+        raise ValueError(f"expected {len(cam)} image probabilities in [0, 1], got {probs.shape}: {probs}.")
+    free = np.arange(len(cam)) == (-1 if negative is None or config.prob_for_negative else negative)
+    used = np.flatnonzero((probs > config.min_prob) | free)
+    maps = normalise(cam)[used]
+    inner = replace(config, nuclear_classes=tuple(np.flatnonzero(np.isin(used, config.nuclear_classes))))
+    own = None if negative is None or negative not in used else int(np.searchsorted(used, negative))
+    values = cell_values(maps, label_map, inner, negative=own, nuclei=nuclei, content=content)
+    r = np.zeros((len(values), len(cam)), np.float32)
+    r[:, used] = values
+    scores = r * np.where(free, 1, probs**config.prob_power)
+    kept = np.where(r > config.min_ratio, scores, 0)
+    return apply_negative(kept, scores, negative, config.negative).astype(np.float32)
+
+
+def apply_negative(kept: np.ndarray, scores: np.ndarray, negative: int | None, rule: str) -> np.ndarray:
+    """Set the class Negative of each cell by a rule of ScoreConfig.negative.
+
+    Args:
+        kept: (N, K) in [0, 1], scores with the unlikely ones set to 0.
+        scores: (N, K) in [0, 1], the same before that.
+        negative: id of the class, or None: then nothing changes.
+        rule: recipe, complement, max or own.
+
+    Returns:
+        (N, K) in [0, 1].
+    """
+    if negative is None or rule == "own":
+        return kept
+    out = kept.copy()
+    others = np.arange(kept.shape[1]) != negative
+    if rule == "recipe":
+        empty = ~kept.any(axis=1)
+        out[empty, negative] = 1 - scores[empty][:, others].max(axis=1, initial=0)
+        return out
+    out[:, negative] = np.prod(1 - kept[:, others], axis=1)
+    if rule == "max":
+        out[:, negative] = np.maximum(out[:, negative], kept[:, negative])
+        out[:, others] *= 1 - out[:, [negative]]
+    return out
+
+
+def finish_scores(
+    stage1: np.ndarray,
+    stage2: np.ndarray | None,
+    config: ScoreConfig,
+    *,
+    visible: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
+) -> np.ndarray:
+    """Blend stage 1 with stage 2, then image_mix, normalise_rows, border_power and outlier_power, in this order.
+
+    Args:
+        stage1: (N, K) in [0, 1].
+        stage2: (N, K) in [0, 1], the network's view of each cell's crop; None to do without.
+        config: the rules.
+        visible: (N,) in [0, 1], share of the cell that the image shows (`regions.visible_share`); None for whole cells.
+        weight: (N,) in [0, 1], low for outlier cells; None for 1.
+
+    Returns:
+        (N, K) float32 in [0, 1].
+
+    Raises:
+        ValueError: the shapes differ, or a score is outside [0, 1].
+    """
+    scores = stage1 if stage2 is None else blend(stage1, stage2, config)
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise ValueError("a score of stage 1 or 2 is outside [0, 1].")
+    if len(scores):
+        scores = (1 - config.image_mix) * scores + config.image_mix * scores.mean(axis=0)
+    if config.normalise_rows:
+        total = scores.sum(axis=1, keepdims=True)
+        scores = np.divide(scores, total, out=np.zeros_like(scores), where=total > 0)
+    for factor, power in ((visible, config.border_power), (weight, config.outlier_power)):
+        if factor is not None:
+            scores = scores * np.reshape(factor, (len(scores), 1)) ** power
+    return np.clip(scores, 0, 1).astype(np.float32)
+
+
+def blend(stage1: np.ndarray, stage2: np.ndarray, config: ScoreConfig) -> np.ndarray:
+    """Blend two score tables (N, K): (1 - w) a + w b, or a ** (1 - w) * b ** w; w is stage2_share."""
+    if stage1.shape != stage2.shape:
+        raise ValueError(f"stage 1 is {stage1.shape}, stage 2 is {stage2.shape}.")
+    w = config.stage2_share
+    if config.blend == "mean":
+        return (1 - w) * stage1 + w * stage2
+    return stage1 ** (1 - w) * stage2**w

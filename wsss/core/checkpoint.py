@@ -1,0 +1,103 @@
+"""Checkpoints: one safetensors file of tensors and JSON, written whole or not at all, damage noticed at load."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss.core.checks import DataError
+from wsss.core.files import sync_folder, write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "wsss-1"
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]) -> None:
+    """Write tensors and JSON-like `meta` to `path`; the file that was there stays beside it as `<name>.previous`."""
+    from safetensors.torch import save
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(meta, sort_keys=True)
+    # One entry only: safetensors writes several in an order of its own, and equal content must give equal bytes.
+    header = json.dumps({"format": FORMAT, "meta": text, "digest": _digest(plain, text)}, sort_keys=True)
+    content = save(plain, {"wsss": header})
+    if path.exists():
+        path.replace(previous(path))
+        sync_folder(path.parent)
+    write_bytes(path, content)
+
+
+def previous(path: Path) -> Path:
+    """Return where `save_checkpoint` keeps the checkpoint before this one."""
+    return path.with_name(path.name + ".previous")
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """Read a checkpoint into CPU tensors and its meta.
+
+    Raises:
+        DataError: the file is missing, no checkpoint of wsss, or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: train the run first, or check the folder.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as stream:
+            header = json.loads((stream.metadata() or {}).get("wsss", "{}"))
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged or no safetensors file ({error}).{_way_out(path)}") from error
+    if header.get("format") != FORMAT:
+        raise DataError(f"{path} is no checkpoint of wsss (format {header.get('format')}, expected {FORMAT}).")
+    if header.get("digest") != _digest(tensors, header.get("meta", "")):
+        raise DataError(f"{path} is damaged: its content does not match its digest.{_way_out(path)}")
+    return tensors, json.loads(header["meta"])
+
+
+def _way_out(path: Path) -> str:
+    other = previous(path)
+    return f" The checkpoint before it is {other}: move it to {path.name} to go on from there." if other.exists() else ""
+
+
+def _digest(tensors: Mapping[str, "Tensor"], text: str) -> str:
+    import torch
+
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return sha.hexdigest()
+
+
+def read_tensors(path: Path) -> dict[str, "Tensor"]:
+    """Read a state dict from a .safetensors file or a torch file of tensors only; never runs code from the file.
+
+    Raises:
+        DataError: the file is missing, or is neither.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: expected a .safetensors or .pth file of weights.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} does not hold plain weights ({reason}): expected a state dict of tensors.") from error
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise DataError(f"{path} does not hold a state dict of tensors: expected name -> tensor.")
+    return {str(name): tensor for name, tensor in found.items()}

@@ -1,0 +1,166 @@
+"""Label maps on disk: one lossless file per image, every cell keeping its number."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from wsss.core.checks import DataError, some
+from wsss.core.files import write_atomic
+
+SUFFIXES = (".png", ".tif", ".tiff", ".npz", ".npy")
+"""Forms that are read, in this order where an ID has several files."""
+
+MOST_IN_PNG = 65535
+
+
+def check_label_map(label_map: np.ndarray, where: str) -> np.ndarray:
+    """Return a label map as (H, W) int32 after checking that it is one.
+
+    Args:
+        label_map: whole numbers >= 0 of any type, also floats that are whole; axes of length 1 are dropped.
+        where: name of the file or field for the message.
+
+    Raises:
+        DataError: not two-dimensional, empty, not whole numbers, negative ids, or ids above 2**31 - 1.
+    """
+    found = np.asarray(label_map)
+    if found.ndim > 2:
+        found = found.squeeze()
+    if found.ndim != 2 or 0 in found.shape:
+        raise DataError(
+            f"{where} has the shape {np.shape(label_map)}, expected one plane (H, W) of cell numbers: "
+            "save a label map, not a colour picture of it."
+        )
+    if found.dtype == bool:
+        return found.astype(np.int32)
+    if found.dtype.kind == "f":
+        whole = np.isfinite(found).all() and (found == np.floor(found)).all()
+    else:
+        whole = found.dtype.kind in "iu"
+    if not whole:
+        raise DataError(
+            f"{where} holds {found.dtype} values that are not whole numbers, expected cell numbers: "
+            "label the probability or intensity map first."
+        )
+    low, high = found.min(), found.max()
+    if low < 0 or high > np.iinfo(np.int32).max:
+        raise DataError(f"{where} holds ids from {low} to {high}, expected 0..{np.iinfo(np.int32).max}.")
+    return found.astype(np.int32)
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """Read a label map as (H, W) int32, 0 background.
+
+    Reads grey PNG of 1 to 16 bits, TIFF of any number type, NPY, and NPZ holding one array. Nothing is unpickled.
+
+    Raises:
+        DataError: the file is missing, cannot be read, or is no label map.
+    """
+    readers = {".png": _read_png, ".tif": _read_tiff, ".tiff": _read_tiff, ".npz": _read_npz, ".npy": _read_npy}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path} is no form of label map that is read here, expected {', '.join(SUFFIXES)}.")
+    try:
+        found = reader(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: give a label map, or run segment first.") from None
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, RuntimeError, KeyError, SyntaxError, zipfile.BadZipFile) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} cannot be read as a label map ({text}): make it again.") from error
+    return check_label_map(found, str(path))
+
+
+def write_label_map(path: Path, label_map: np.ndarray) -> Path:
+    """Write a label map losslessly, whole or not at all, and remove the same map of the other form.
+
+    Args:
+        path: the file without suffix; `.png` (16 bit) is added, or `.tif` (32 bit) where ids exceed 65535.
+        label_map: (H, W) whole numbers.
+
+    Returns:
+        The path written.
+
+    Raises:
+        DataError: `label_map` is no label map.
+    """
+    found = check_label_map(label_map, str(path))
+    fits = found.max() <= MOST_IN_PNG
+    target, other = (path.with_name(path.name + suffix) for suffix in ((".png", ".tif") if fits else (".tif", ".png")))
+    content = _encode_png(found.astype(np.uint16)) if fits else _encode_tiff(found)
+    other.unlink(missing_ok=True)  # first: killed in between, no old map is left to be taken for the new one
+    write_atomic(target, lambda stream: stream.write(content))
+    return target
+
+
+def discard_label_map(path: Path) -> None:
+    """Remove what `write_label_map` wrote under `path` (without suffix), if anything."""
+    for suffix in (".png", ".tif"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def find_label_map(folder: Path, name: str) -> Path:
+    """Return the file of the label map of image `name` in `folder`.
+
+    Raises:
+        DataError: there is none.
+    """
+    for suffix in SUFFIXES:
+        path = folder / f"{name}{suffix}"
+        if path.exists():
+            return path
+    raise DataError(
+        f"{folder} holds no label map of {name}: expected {name} with one of {', '.join(SUFFIXES)}."
+    )
+
+
+def _encode_png(label_map: np.ndarray) -> bytes:
+    import cv2
+
+    # label maps are flat: higher levels save little and cost several times the time
+    done, content = cv2.imencode(".png", label_map, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode a label map of shape {label_map.shape} as PNG")
+    return bytes(content)
+
+
+def _encode_tiff(label_map: np.ndarray) -> bytes:
+    import tifffile
+
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, label_map.astype(np.uint32), compression="zlib")
+    return stream.getvalue()
+
+
+def _read_png(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        if picture.mode == "P":
+            return np.asarray(picture)  # a palette picture's numbers are its ids
+        if picture.mode not in ("1", "L", "I", "I;16", "I;16B"):
+            raise DataError(
+                f"{path} is a {picture.mode} picture, expected grey of 8 or 16 bits whose values are cell numbers."
+            )
+        return np.asarray(picture)
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    import tifffile
+
+    return np.asarray(tifffile.imread(path))
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    return np.asarray(np.load(path, allow_pickle=False))
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as arrays:
+        names = list(arrays.files)
+        if len(names) != 1:
+            raise DataError(f"{path} holds the arrays {some(names) or 'none'}, expected exactly one, the label map.")
+        return np.asarray(arrays[names[0]])

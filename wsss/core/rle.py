@@ -1,0 +1,149 @@
+"""Masks as COCO run lengths: column by column, in the compressed text that pycocotools reads and writes.
+
+A label map becomes one text per cell in a single pass over its pixels, so the cost does not grow with the
+number of cells. All sizes are (H, W) of the full image.
+"""
+
+import base64
+import zlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from pycocotools import mask as coco
+
+from wsss.core.checks import DataError
+
+LONGEST = 1 << 26
+"""Bytes a submission's mask may unpack to; more is no mask but an attack on memory."""
+
+
+def encode_label_map(label_map: np.ndarray, ids: Iterable[int] | None = None) -> dict[int, bytes]:
+    """Encode the cells of a label map.
+
+    Args:
+        label_map: (H, W) integer or bool, 0 background.
+        ids: which cells; None for every one there is, in rising order. An id not there gives an empty mask.
+
+    Returns:
+        COCO counts of each cell's full-size mask, byte-identical to pycocotools.mask.encode.
+
+    Raises:
+        ValueError: label_map is not a two-dimensional map of integers.
+    """
+    if label_map.ndim != 2 or label_map.dtype.kind not in "iub":
+        raise ValueError(f"label_map is {label_map.dtype} of shape {label_map.shape}, expected (H, W) integers.")
+    flat = label_map.T.ravel()  # (W * H,) column after column
+    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts = np.concatenate(([0], borders)) if flat.size else borders
+    stops = np.concatenate((borders, [flat.size])) if flat.size else borders
+    values = flat[starts]
+    order = np.argsort(values, kind="stable")  # runs of one cell side by side, still from left to right
+    found, first = np.unique(values[order], return_index=True)
+    runs = dict(zip(found.tolist(), np.split(order, first[1:]), strict=True)) if found.size else {}
+    none = np.zeros(0, np.intp)
+    wanted = [int(k) for k in (runs if ids is None else ids) if k != 0]
+    counts = [_counts(starts[own], stops[own], flat.size) for own in (runs.get(k, none) for k in wanted)]
+    return dict(zip(wanted, _compress(counts, label_map.shape), strict=True))
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """Encode one (H, W) mask; everything but 0 is inside."""
+    return encode_label_map(mask != 0, ids=[1])[1]
+
+
+def _counts(starts: np.ndarray, stops: np.ndarray, pixels: int) -> np.ndarray:
+    """Turn the runs [start, stop) of one cell into COCO's run lengths: outside, inside, outside, ..."""
+    edges = np.stack([starts, stops], axis=1).ravel()
+    if edges.size == 0 or edges[-1] < pixels:
+        edges = np.append(edges, pixels)
+    return np.diff(edges, prepend=0)
+
+
+def _compress(counts: Sequence[np.ndarray], size: tuple[int, ...]) -> list[bytes]:
+    objects = [{"size": list(size), "counts": own} for own in counts]
+    return [packed["counts"] for packed in coco.frPyObjects(objects, *size)] if objects else []
+
+
+def run_lengths(counts: bytes) -> np.ndarray:
+    """Unpack COCO counts into (n,) int64 run lengths: outside, inside, outside, ...
+
+    pycocotools does not tell run lengths, and trusts the text it is given; masks of other people go through
+    here first.
+
+    Raises:
+        DataError: the text is not COCO counts.
+    """
+    groups = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if groups.size == 0 or groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
+        raise DataError(f"a mask is no COCO run-length text: {counts[:20]!r}.")
+    last = np.flatnonzero(groups & 32 == 0)  # five bits a character, the sixth bit says that more follow
+    first = np.concatenate(([0], last[:-1] + 1))
+    if (last - first).max() > 6:
+        raise DataError(f"a mask has a run of more than 35 bits: {counts[:20]!r}.")
+    place = np.arange(groups.size) - np.repeat(first, last - first + 1)
+    values = np.add.reduceat((groups & 31) << (5 * place), first)
+    values -= np.where(groups[last] & 16, np.int64(1) << (5 * (place[last] + 1)), 0)  # two's complement
+    values[1::2] = np.cumsum(values[1::2])  # from the fourth run on, the text holds differences
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def check(counts: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Return the run lengths of counts that are a mask of `size`.
+
+    Raises:
+        DataError: the text is broken, or belongs to an image of another size.
+    """
+    runs = run_lengths(counts)
+    if runs.min() < 0 or runs.sum() != size[0] * size[1]:
+        raise DataError(f"a mask has {runs.sum()} pixels, expected {size[0]} x {size[1]} = {size[0] * size[1]}.")
+    return runs
+
+
+def decode(counts: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Return the (H, W) bool mask of COCO counts.
+
+    Raises:
+        DataError: the text is broken, or belongs to an image of another size.
+    """
+    runs = check(counts, size)
+    return np.repeat(np.arange(runs.size) % 2 == 1, runs).reshape(size, order="F")
+
+
+def area(masks: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
+    """Return the (N,) int64 pixel counts of N masks."""
+    if not masks:
+        return np.zeros(0, np.int64)
+    return np.asarray(coco.area(_objects(masks, size)), np.int64)
+
+
+def iou(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
+    """Return the (len(a), len(b)) float64 intersection over union of every pair of masks."""
+    if not a or not b:
+        return np.zeros((len(a), len(b)))
+    return np.asarray(coco.iou(_objects(a, size), _objects(b, size), [0] * len(b)))
+
+
+def _objects(masks: Sequence[bytes], size: tuple[int, int]) -> list[dict[str, object]]:
+    return [{"size": list(size), "counts": counts} for counts in masks]
+
+
+def to_submission(counts: bytes) -> str:
+    """Pack COCO counts as a submission wants them: zlib, then base64."""
+    return base64.b64encode(zlib.compress(counts, 9)).decode()
+
+
+def from_submission(text: str) -> bytes:
+    """Unpack a submission's mask into COCO counts.
+
+    Raises:
+        DataError: the text is not base64, or not zlib.
+    """
+    try:
+        unpack = zlib.decompressobj()
+        counts = unpack.decompress(base64.b64decode(text, validate=True), LONGEST)
+    except (ValueError, zlib.error) as error:
+        raise DataError(f"a mask is not base64 of zlib ({error}): {text[:20]!r}.") from error
+    if not unpack.eof:
+        raise DataError(f"a mask is cut short or unpacks to more than {LONGEST} bytes: {text[:20]!r}.")
+    return counts

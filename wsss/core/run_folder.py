@@ -1,0 +1,93 @@
+"""The folder of one fold's training: what is written, and how it is found again."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss.core.checkpoint import load_checkpoint, previous, save_checkpoint
+from wsss.core.checks import DataError
+from wsss.core.files import write_csv, write_text
+from wsss.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """config.yaml, train_ids.txt, log.csv, last.safetensors (the whole state), best.safetensors (weights)."""
+
+    path: Path
+
+    @property
+    def last(self) -> Path:
+        """The whole state, for going on."""
+        return self.path / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The weights with the lowest validation loss, for inference."""
+        return self.path / "best.safetensors"
+
+    @property
+    def ids(self) -> Path:
+        """The IDs the weights were trained on, one a line."""
+        return self.path / "train_ids.txt"
+
+    def begin(self, recipe: Recipe, train_ids: list[str]) -> None:
+        """Write what is known before the first step."""
+        import yaml
+
+        write_text(self.path / "config.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
+        write_text(self.ids, "".join(f"{name}\n" for name in train_ids))
+
+    def save(self, tensors: dict[str, "Tensor"], meta: dict[str, Any]) -> None:
+        """Save the whole state."""
+        save_checkpoint(self.last, tensors, meta)
+
+    def save_best(self, tensors: dict[str, "Tensor"], meta: dict[str, Any]) -> None:
+        """Save the weights for inference, replacing earlier ones."""
+        save_checkpoint(self.best, tensors, meta)
+        previous(self.best).unlink(missing_ok=True)
+
+    def write_log(self, rows: list[dict[str, Any]]) -> None:
+        """Write log.csv: one row an epoch, all of them each time, so that a resumed run has no row twice."""
+        import pandas as pd
+
+        write_csv(self.path / "log.csv", pd.DataFrame(rows))
+
+    def load(self) -> tuple[dict[str, "Tensor"], dict[str, Any]] | None:
+        """Read the last state; None where training has not been saved yet.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        if self.last.exists():
+            return load_checkpoint(self.last)
+        if previous(self.last).exists():  # killed between the two renames of a save
+            return load_checkpoint(previous(self.last))
+        return None
+
+
+def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with another recipe, other data, or another fold.
+
+    Raises:
+        DataError: the first thing that differs, with both values.
+    """
+    for name in now:
+        if name == "versions":
+            continue
+        if found.get(name) != now[name]:
+            raise DataError(
+                f"the run was begun with another {name}: {_difference(found.get(name), now[name])}. Choose another "
+                "--run folder, go back to the first value, or pass --resume never to start over."
+            )
+
+
+def _difference(old: object, new: object) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in new:
+            if old.get(key) != new[key]:
+                return f"{key} was {_difference(old.get(key), new[key])}"
+    return f"{old}, now {new}"

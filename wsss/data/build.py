@@ -1,0 +1,234 @@
+"""From prepared images to a finished data set: catalogue, near-duplicates, folds, manifest.
+
+Everything here is written whole or not at all, dataset.json last: a data set without it is unfinished.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wsss.core.checks import DataError
+from wsss.core.csv_text import guard_text
+from wsss.core.files import digest_file, digest_json, write_atomic, write_csv, write_json, write_parquet
+from wsss.core.geometry import Geometry
+from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
+from wsss.core.runtime import versions
+from wsss.data.duplicates import EDGE, find_duplicates, thumbnail
+from wsss.data.folds import make_folds
+from wsss.data.store import ShardReader, Shards
+
+FORMAT = 1
+MANIFEST = "dataset.json"
+TABLE = "images.parquet"
+FOLDS = "folds.csv"
+DUPLICATES = "duplicates.csv"
+SHARDS = "shards"
+SOURCES = "sources"
+COLUMNS = {
+    "ID": "str",
+    "source": "str",
+    "status": "str",
+    "reason": "str",
+    "shard": "str",
+    "slot": "int32",
+    "ImageHeight": "int32",
+    "ImageWidth": "int32",
+    "depth": "str",
+    "Label": "str",
+    "crc32": "int64",
+    "duplicate_of": "str",
+    "fold": "int8",
+}
+"""Columns of images.parquet. status: ok or failed (then reason says why); depth: 8, 12, 16 or float, what the files
+held; Label: null without labels; duplicate_of: the first image of the same near-duplicates; fold: -1 without."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What all images of a data set have in common, and how its folds are made."""
+
+    size: int = 512
+    channels: tuple[str, ...] = HPA_CHANNELS
+    classes: ClassList = field(default_factory=lambda: HPA)
+    folds: int = 4
+    seed: int = 0
+
+
+def finish(
+    folder: Path,
+    spec: Spec,
+    table: pd.DataFrame,
+    sources: Sequence[Mapping[str, Any]],
+    *,
+    group_duplicates: bool = True,
+) -> pd.DataFrame:
+    """Find near-duplicates, make folds and write the catalogue.
+
+    Args:
+        folder: the data set; its shards and thumbnails are written already.
+        spec: what the images have in common.
+        table: one row per image, source after source, with COLUMNS (duplicate_of and fold are filled in here).
+        sources: one record per source for the manifest, with its name.
+        group_duplicates: look for near-duplicates and keep them in one fold.
+
+    Returns:
+        The table as written.
+    """
+    table = table.reset_index(drop=True)
+    pairs = _duplicates(folder, spec, table, sources) if group_duplicates else []
+    first = _first_of_group(len(table), pairs)
+    ids = table["ID"].to_numpy(object)
+    table["duplicate_of"] = pd.Series([ids[k] if k != i else None for i, k in enumerate(first)], dtype="str")
+    table["fold"] = _folds(spec, table, first)
+    table = table.astype(COLUMNS)[list(COLUMNS)]
+    labelled = bool((table["fold"] >= 0).any())
+    columns = ["ID", "duplicate_of", "correlation"]
+    found = pd.DataFrame([(ids[b], ids[a], r) for a, b, r in pairs], columns=columns)
+    write_csv(folder / DUPLICATES, guard_text(found.astype({"ID": "str", "duplicate_of": "str"}), columns[:2]))
+    write_parquet(folder / TABLE, table)
+    if labelled:
+        write_csv(folder / FOLDS, guard_text(table.loc[table["fold"] >= 0, ["ID", "fold", "Label"]]))
+    else:
+        (folder / FOLDS).unlink(missing_ok=True)
+    recorded = {"n": spec.folds, "seed": spec.seed, "digest": folds_digest(table, spec.folds, spec.seed)}
+    manifest = {
+        "format": FORMAT,
+        "unfinished": False,
+        "size": spec.size,
+        "channels": list(spec.channels),
+        "classes": list(spec.classes.names),
+        "negative": spec.classes.negative,
+        "images": len(table),
+        "table": digest_file(folder / TABLE),
+        "folds": recorded if labelled else None,
+        "sources": [dict(source) for source in sources],
+        "versions": versions(),
+    }
+    write_json(folder / MANIFEST, manifest)
+    return table
+
+
+def create_dataset(
+    folder: Path,
+    images: Mapping[str, np.ndarray],
+    labels: Mapping[str, Sequence[int]] | None = None,
+    spec: Spec | None = None,
+    *,
+    source: str = "main",
+    group_duplicates: bool = False,
+) -> Path:
+    """Make a data set from arrays in memory: for tests, demos and images that never were files.
+
+    Args:
+        folder: where; made if missing.
+        images: ID -> (channels, H, W) uint8 of any size.
+        labels: ID -> class ids; an ID that is missing has no labels. None for no labels at all.
+        spec: size, channels, classes, folds.
+        source: name of the source.
+        group_duplicates: look for near-duplicates and keep them in one fold.
+
+    Returns:
+        `folder`, to be opened with `catalog.DataSet.open`.
+    """
+    spec = spec or Spec()
+    ids = sorted(images)
+    shards = Shards(folder / SHARDS, source, len(ids), len(spec.channels), spec.size)
+    shards.allocate()
+    rows = []
+    thumbnails = np.zeros((len(ids), len(spec.channels), EDGE, EDGE), np.int8)
+    for k, ID in enumerate(ids):
+        geometry = Geometry(images[ID].shape[1], images[ID].shape[2], spec.size)
+        stored = geometry.image_to_store(images[ID])
+        thumbnails[k] = thumbnail(stored, geometry)
+        rows.append(
+            {
+                "ID": ID,
+                "source": source,
+                "status": "ok",
+                "reason": "",
+                **dict(zip(("shard", "slot"), shards.place(k), strict=True)),
+                "ImageHeight": geometry.height,
+                "ImageWidth": geometry.width,
+                "depth": "8",
+                "Label": format_label(labels[ID]) if labels is not None and ID in labels else None,
+                "crc32": shards.write(k, stored),
+            }
+        )
+    record = {"name": source, "images": len(ids), "failed": 0}
+    write_extra(folder, source, thumbnails=thumbnails)
+    finish(folder, spec, pd.DataFrame(rows), [record], group_duplicates=group_duplicates)
+    return folder
+
+
+def folds_digest(table: pd.DataFrame, n: int, seed: int) -> str:
+    """Return the digest of who is in which fold with which labels; rows without a fold do not count."""
+    held = table.loc[table["fold"] >= 0]
+    rows = [held[name].astype(str).tolist() for name in ("ID", "Label", "fold")]
+    return digest_json({"n": n, "seed": seed, "rows": rows})
+
+
+def write_extra(folder: Path, source: str, **arrays: np.ndarray) -> None:
+    """Write arrays with one row per image of a source, such as its thumbnails."""
+    for name, array in arrays.items():
+        path = folder / SOURCES / source / f"{name}.npy"
+        write_atomic(path, lambda stream, array=array: np.save(stream, array, allow_pickle=False))  # type: ignore[misc]
+
+
+def read_extra(folder: Path, source: str, name: str) -> np.ndarray:
+    """Read an array written by `write_extra`.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    path = folder / SOURCES / source / f"{name}.npy"
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): run prepare with --overwrite.") from error
+
+
+def _duplicates(
+    folder: Path, spec: Spec, table: pd.DataFrame, sources: Sequence[Mapping[str, Any]]
+) -> list[tuple[int, int, float]]:
+    reader = ShardReader(folder / SHARDS, len(spec.channels), spec.size)
+    places = list(zip(table["shard"].tolist(), table["slot"].tolist(), strict=True))
+    sizes = table[["ImageHeight", "ImageWidth"]].to_numpy(int)
+
+    def content(i: int) -> np.ndarray:
+        geometry = Geometry(int(sizes[i, 0]), int(sizes[i, 1]), spec.size)
+        return reader.image(*places[i])[:, : geometry.content_height, : geometry.content_width]
+
+    thumbnails = [read_extra(folder, source["name"], "thumbnails") for source in sources]
+    return find_duplicates(np.concatenate(thumbnails), content)
+
+
+def _first_of_group(count: int, pairs: Sequence[tuple[int, int, float]]) -> np.ndarray:
+    """Return for each image the lowest number of an image it is linked to, directly or not; its own without links."""
+    first = np.arange(count)
+
+    def root(i: int) -> int:
+        while first[i] != i:
+            first[i] = first[first[i]]
+            i = int(first[i])
+        return i
+
+    for a, b, _ in pairs:
+        low, high = sorted((root(a), root(b)))
+        first[high] = low
+    return np.array([root(i) for i in range(count)], dtype=np.intp)
+
+
+def _folds(spec: Spec, table: pd.DataFrame, first: np.ndarray) -> np.ndarray:
+    """Return (N,) int8 folds of the images that are ok and have labels, -1 for the others."""
+    fold = np.full(len(table), -1, np.int8)
+    held = np.flatnonzero((table["status"] == "ok").to_numpy() & table["Label"].notna().to_numpy())
+    if len(held):
+        labels = np.zeros((len(held), len(spec.classes)), bool)
+        for row, text in enumerate(table["Label"].iloc[held]):
+            labels[row, parse_label(text)] = True
+        fold[held] = make_folds(labels, first[held], spec.folds, spec.seed)
+    return fold

@@ -1,0 +1,177 @@
+"""A prepared data set on disk, opened: images by number, labels, sizes, folds."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wsss.core.checks import DataError, some
+from wsss.core.csv_text import read_text, unguard_text
+from wsss.core.files import digest_file, read_json
+from wsss.core.geometry import Geometry
+from wsss.core.labels import ClassList, parse_label
+from wsss.data.build import COLUMNS, FOLDS, FORMAT, MANIFEST, SHARDS, TABLE, folds_digest
+from wsss.data.store import ShardReader
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """One prepared data set. Cheap to open and to hand to worker processes: pixels stay on the disk.
+
+    Image i is row i of `table`, its ID `ids[i]`. Images that could not be prepared keep their row, with status
+    'failed' and a reason; `ok` says which images have pixels.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    """The content of dataset.json."""
+    table: pd.DataFrame
+    """The content of images.parquet, one row per image."""
+    shards: ShardReader
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "DataSet":
+        """Open the data set in `folder`.
+
+        Raises:
+            DataError: there is none, or it is unfinished, damaged or of another format.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).exists():
+            begun = ": its prepare is unfinished, start the same command again." if folder.exists() else "."
+            raise DataError(f"{folder} holds no prepared data set{begun} Run python -m wsss.prepare.")
+        manifest = read_json(folder / MANIFEST)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise DataError(f"{folder / MANIFEST} is not of format {FORMAT}: prepare the data set again.")
+        if manifest["unfinished"]:
+            raise DataError(f"{folder} is being prepared again: start the same prepare command to finish it.")
+        table = _read_table(folder, manifest)
+        reader = ShardReader(folder / SHARDS, len(manifest["channels"]), manifest["size"])
+        return cls(folder, manifest, table, reader)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def size(self) -> int:
+        """Edge of a stored image, in pixels."""
+        return int(self.manifest["size"])
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels, in stored order."""
+        return tuple(self.manifest["channels"])
+
+    @cached_property
+    def classes(self) -> ClassList:
+        """The classes that labels refer to."""
+        return ClassList(tuple(self.manifest["classes"]), self.manifest["negative"])
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ID of every image."""
+        return self.table["ID"].tolist()
+
+    @cached_property
+    def ok(self) -> np.ndarray:
+        """(N,) bool: the image has pixels."""
+        return (self.table["status"] == "ok").to_numpy(bool)
+
+    @cached_property
+    def has_labels(self) -> np.ndarray:
+        """(N,) bool: the image has labels (which may be none of the classes)."""
+        return self.table["Label"].notna().to_numpy(bool)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(N, K) float32 of 0/1; zeros where an image has no labels."""
+        out = np.zeros((len(self), len(self.classes)), np.float32)
+        for row, text in enumerate(self.table["Label"].fillna("")):
+            out[row, parse_label(text)] = 1
+        return out
+
+    @cached_property
+    def _places(self) -> list[tuple[str, int]]:
+        return list(zip(self.table["shard"].tolist(), self.table["slot"].tolist(), strict=True))
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        return self.table[["ImageHeight", "ImageWidth"]].to_numpy(np.int64)
+
+    def image(self, i: int) -> np.ndarray:
+        """Return image i, (channels, size, size) uint8, read-only.
+
+        Raises:
+            DataError: the image could not be prepared.
+        """
+        if not self.ok[i]:
+            raise DataError(f"{self.ids[i]} has no pixels: {self.table['reason'].iloc[i]}")
+        return self.shards.image(*self._places[i])
+
+    def geometry(self, i: int) -> Geometry:
+        """Return how image i sits in its stored square."""
+        height, width = self._sizes[i]
+        return Geometry(int(height), int(width), self.size)
+
+    def folds(self) -> np.ndarray:
+        """Return (N,) int: the fold that holds each image out, -1 where it has none.
+
+        Raises:
+            DataError: there are no folds, or folds.csv or the labels were changed after the folds were made.
+        """
+        return _checked_folds(self.folder, self.manifest, self.table)
+
+    @property
+    def folds_digest(self) -> str:
+        """Digest of IDs, labels and folds: what a run records to know its folds again ('' without folds)."""
+        return self.manifest["folds"]["digest"] if self.manifest["folds"] else ""
+
+    def damaged(self, indices: Sequence[int] | None = None) -> list[str]:
+        """Read images (all by default) and return the IDs whose stored bytes differ from what was prepared."""
+        crc = self.table["crc32"].tolist()
+        wanted = range(len(self)) if indices is None else indices
+        return [self.ids[i] for i in wanted if self.ok[i] and zlib.crc32(self.image(i).tobytes()) != crc[i]]
+
+
+def _read_table(folder: Path, manifest: dict[str, Any]) -> pd.DataFrame:
+    path = folder / TABLE
+    if not path.exists() or digest_file(path) != manifest["table"]:
+        raise DataError(
+            f"{path} is not the one {MANIFEST} describes: prepare was interrupted or the file changed. "
+            "Start the same prepare command again."
+        )
+    table = pd.read_parquet(path)
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise DataError(f"{path} has no column {some(missing)}: prepare the data set again.")
+    return table
+
+
+def _checked_folds(folder: Path, manifest: dict[str, Any], table: pd.DataFrame) -> np.ndarray:
+    """Read folds.csv and refuse it unless it is the one made with these labels."""
+    recorded, path = manifest["folds"], folder / FOLDS
+    if not recorded:
+        raise DataError(f"{folder} has no folds: it was prepared without --labels.")
+    again = "Restore it, or run prepare again to make new folds (runs trained on the old ones are then refused)."
+    if not path.exists():
+        raise DataError(f"{path} is missing. {again}")
+    text = unguard_text(read_text(path, ["ID", "fold", "Label"]))
+    if len(text) != int(table["fold"].ge(0).sum()):
+        raise DataError(f"{path} does not hold the folds of {int(table['fold'].ge(0).sum())} images. {again}")
+    held = table[table["fold"] >= 0]
+    for name, now in (("ID", held["ID"]), ("fold", held["fold"].astype(str)), ("Label", held["Label"])):
+        differs = np.flatnonzero(text[name].to_numpy(str) != now.to_numpy(str))
+        if len(differs):
+            row = differs[0]
+            raise DataError(
+                f"{path} was changed after the folds were made: {held['ID'].iloc[row]} has {name} "
+                f"'{text[name].iloc[row]}', expected '{now.iloc[row]}'. {again}"
+            )
+    if folds_digest(table, recorded["n"], recorded["seed"]) != recorded["digest"]:
+        raise DataError(f"{path} and {TABLE} differ from the folds recorded in {MANIFEST}. {again}")
+    return table["fold"].to_numpy(np.int64)

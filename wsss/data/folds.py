@@ -1,0 +1,133 @@
+"""Cross-validation folds: every class spread evenly, near-duplicates together."""
+
+import numpy as np
+
+from wsss.core.checks import ConfigError
+
+RESTARTS = 200
+"""How often evening out starts anew from a shaken state before it takes the best that it found."""
+MOST_KINDS = 1000
+"""Most kinds of groups of a fold that one step looks at, drawn at random if there are more."""
+
+
+def make_folds(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Assign every image to one of n folds.
+
+    Multilabel stratification (Sechidis et al. 2011, as in iterative-stratification) first. It knows no groups, and
+    leaves small sets uneven; exchanges between folds then bring every class, and the folds' sizes, to a difference of
+    at most one image where no group forces more.
+
+    Args:
+        labels: (N, K) bool.
+        groups: (N,) int; images with the same number go to the same fold.
+        n: number of folds.
+        seed: the same seed gives the same folds.
+
+    Returns:
+        (N,) int8 in 0..n-1.
+
+    Raises:
+        ConfigError: fewer groups than folds.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    count = int(group.max()) + 1 if len(group) else 0
+    if count < n:
+        raise ConfigError(f"--folds {n} needs at least {n} different labelled images, got {count}.")
+    sums = np.zeros((count, labels.shape[1] + 1), np.int64)  # images of the group per class, and in all
+    np.add.at(sums, group, np.column_stack([labels, np.ones(len(labels), bool)]))
+    fold = _stratify(sums[:, :-1] > 0, n, seed)
+    return _even_out(sums, fold, n, seed)[group].astype(np.int8)
+
+
+def fold_table(labels: np.ndarray, fold: np.ndarray, n: int) -> np.ndarray:
+    """Return (K, n) int: images of each class in each fold."""
+    return np.stack([labels[fold == f].sum(0) for f in range(n)], axis=1).astype(np.int64)
+
+
+def _stratify(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+    if labels.shape[1] == 1:  # one column would be taken for a single-label task
+        labels = np.column_stack([labels, ~labels])
+    splitter = MultilabelStratifiedKFold(n_splits=n, shuffle=True, random_state=seed)
+    fold = np.zeros(len(labels), np.int64)
+    for f, (_, held_out) in enumerate(splitter.split(labels, labels.astype(np.int8))):
+        fold[held_out] = f
+    return fold
+
+
+def _even_out(sums: np.ndarray, fold: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Exchange groups between folds until per class (and in all) they differ by at most one, or nothing helps.
+
+    Groups with the same sums are interchangeable, so each step looks at all exchanges of kinds of groups between the
+    two folds that differ most: with d the difference of the folds' sums and x that of what they exchange, the squared
+    difference falls by 4 (x.d - x.x). At a standstill a random exchange makes a new start, and the best is kept.
+    """
+    kinds, kind = np.unique(np.vstack([sums, np.zeros_like(sums[:1])]), axis=0, return_inverse=True)
+    nothing, kind = int(kind[-1]), kind[:-1]  # the last kind is 'no group': an exchange with it is a move
+    state = _State(kinds, kind, fold.copy(), n, np.random.default_rng(seed))
+    best, least = state.fold.copy(), state.excess()
+    for _ in range(RESTARTS):
+        while state.excess() and state.improve(nothing):
+            pass
+        if state.excess() < least:
+            best, least = state.fold.copy(), state.excess()
+        if least == 0:
+            break
+        state.shake()
+    return best
+
+
+class _State:
+    """Groups in folds, and the sums of the folds."""
+
+    def __init__(
+        self, kinds: np.ndarray, kind: np.ndarray, fold: np.ndarray, n: int, rng: np.random.Generator
+    ) -> None:
+        self.kinds, self.kind, self.fold, self.rng = kinds, kind, fold, rng
+        self.norms = (kinds**2).sum(1)
+        self.totals = np.stack([kinds[kind[fold == f]].sum(0) for f in range(n)])  # (n, K + 1)
+        self.pairs = [(a, b) for a in range(n) for b in range(n) if a < b]
+
+    def excess(self) -> int:
+        """Return by how many images, beyond one, the folds differ in all."""
+        spread = self.totals.max(0) - self.totals.min(0)
+        return int(np.maximum(spread - 1, 0).sum())
+
+    def improve(self, nothing: int) -> bool:
+        """Make the best exchange between two folds; say whether one helped."""
+        gaps = [np.abs(self.totals[a] - self.totals[b]).max() for a, b in self.pairs]
+        for at in np.argsort(gaps, kind="stable")[::-1]:
+            a, b = self.pairs[at]
+            difference = self.kinds @ (self.totals[a] - self.totals[b])
+            ours, theirs = self._present(a, nothing), self._present(b, nothing)
+            gain = (difference - self.norms)[ours][:, None] - (difference + self.norms)[theirs][None, :]
+            gain += 2 * (self.kinds[ours] @ self.kinds[theirs].T)
+            p, q = np.unravel_index(np.argmax(gain), gain.shape)
+            if gain[p, q] > 0:
+                self._move(ours[p], a, b, nothing)
+                self._move(theirs[q], b, a, nothing)
+                return True
+        return False
+
+    def _present(self, f: int, nothing: int) -> np.ndarray:
+        """Return the kinds that fold f has, and 'nothing'."""
+        present = np.unique(self.kind[self.fold == f])
+        if len(present) > MOST_KINDS:
+            present = self.rng.choice(present, MOST_KINDS, replace=False)
+        return np.append(present, nothing)
+
+    def shake(self) -> None:
+        """Put two random groups into each other's folds, twice."""
+        for one, two in self.rng.integers(0, len(self.fold), (2, 2)):
+            a, b = self.fold[one], self.fold[two]
+            self.totals[a] += self.kinds[self.kind[two]] - self.kinds[self.kind[one]]
+            self.totals[b] += self.kinds[self.kind[one]] - self.kinds[self.kind[two]]
+            self.fold[one], self.fold[two] = b, a
+
+    def _move(self, kind: int, source: int, target: int, nothing: int) -> None:
+        if kind == nothing:
+            return
+        self.fold[np.flatnonzero((self.kind == kind) & (self.fold == source))[0]] = target
+        self.totals[source] -= self.kinds[kind]
+        self.totals[target] += self.kinds[kind]

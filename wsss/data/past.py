@@ -1,0 +1,128 @@
+"""What a data set folder holds already when prepare is started on it (again)."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wsss.core.checks import DataError, some
+from wsss.core.files import read_json, write_json
+from wsss.data import ids
+from wsss.data.build import COLUMNS, FORMAT, MANIFEST, SHARDS, TABLE, Spec, read_extra
+
+Known = dict[str, tuple[dict[str, Any], bytes]]
+"""ID -> the image's record and its thumbnail, for images that are in the store."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """The data set as an earlier run left it; empty for a new one."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    table: pd.DataFrame
+
+    @classmethod
+    def read(cls, folder: Path) -> "Past":
+        """Read the catalogue in `folder`, if there is one.
+
+        Raises:
+            DataError: it is damaged or of another format.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"--out {folder} is a file, expected a folder.")
+        if not (folder / MANIFEST).exists():
+            return cls(folder, {}, pd.DataFrame(columns=list(COLUMNS)))
+        manifest = read_json(folder / MANIFEST)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise DataError(f"{folder / MANIFEST} is not of format {FORMAT}: choose another --out.")
+        try:
+            table = pd.read_parquet(folder / TABLE)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder / TABLE} cannot be read ({error}): choose another --out.") from error
+        names = [source["name"] for source in manifest["sources"]]
+        return cls(folder, manifest, table[table["source"].isin(names)])
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """The manifest's records of the sources."""
+        return self.manifest.get("sources", [])
+
+    @property
+    def folds(self) -> tuple[int, int] | None:
+        """Number and seed of the folds, if there are any."""
+        found = self.manifest.get("folds")
+        return (found["n"], found["seed"]) if found else None
+
+    def source(self, name: str) -> dict[str, Any] | None:
+        """Return the record of a source, None if it is new."""
+        return next((source for source in self.sources if source["name"] == name), None)
+
+    def others(self, name: str) -> pd.DataFrame:
+        """Return the rows of all sources but one."""
+        return self.table[self.table["source"] != name]
+
+    def forget(self, name: str) -> "Past":
+        """Remove a source's pixels and rows; on the disk the data set is unfinished from here on."""
+        left = replace(
+            self,
+            manifest={**self.manifest, "sources": [s for s in self.sources if s["name"] != name]},
+            table=self.others(name),
+        )
+        if left.sources:
+            left.mark_unfinished()
+        else:
+            (self.folder / MANIFEST).unlink(missing_ok=True)
+            left = replace(left, manifest={})
+        for path in (self.folder / SHARDS).glob(f"{name}-?????.npy"):
+            path.unlink()
+        return left
+
+    def mark_unfinished(self) -> None:
+        """Keep other stages from opening the data set until prepare is through."""
+        write_json(self.folder / MANIFEST, {**self.manifest, "unfinished": True})
+
+    def check_fits(self, spec: Spec, name: str, new_ids: list[str]) -> None:
+        """Check that a source can be in this data set with the others.
+
+        Raises:
+            DataError: size, channels or classes differ, or an ID is in another source.
+        """
+        if self.manifest:
+            wanted = {
+                "--size": (spec.size, self.manifest["size"]),
+                "--channels": (",".join(spec.channels), ",".join(self.manifest["channels"])),
+                "--classes": (list(spec.classes.names), self.manifest["classes"]),
+                "--classes (negative)": (spec.classes.negative, self.manifest["negative"]),
+            }
+            for flag, (now, before) in wanted.items():
+                if now != before:
+                    raise DataError(
+                        f"{self.folder} was prepared with {flag} {before}, now it is {now}: "
+                        "pass the same, or choose another --out."
+                    )
+        elsewhere = self.others(name)["ID"].tolist()
+        if twice := sorted(set(elsewhere) & set(new_ids)):
+            raise DataError(
+                f"{len(twice)} IDs of source {name} are in {self.folder} already: {some(twice)}. "
+                "Leave them out with --skip, or rename them."
+            )
+        ids.check_distinct([*elsewhere, *new_ids], f"{self.folder} and source {name}")
+
+    def known(self, name: str) -> tuple[Known, dict[str, int]]:
+        """Return what is known of a finished source's images: records, and stamps of their files."""
+        if self.source(name) is None:
+            return {}, {}
+        rows = self.table[self.table["source"] == name]
+        thumbnails: np.ndarray = read_extra(self.folder, name, "thumbnails")
+        stamps = read_extra(self.folder, name, "stamps").tolist()
+        columns = ["status", "reason", "ImageHeight", "ImageWidth", "depth", "crc32"]
+        records = rows[columns].to_dict("records")
+        names = rows["ID"].tolist()
+        known = {
+            ID: (record, thumbnails[k].tobytes() if record["status"] == "ok" else b"")
+            for k, (ID, record) in enumerate(zip(names, records, strict=True))
+        }
+        return known, dict(zip(names, stamps, strict=True))

@@ -1,0 +1,100 @@
+"""Find the image files of a folder: one file per channel, or one for all channels of an image."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wsss.core.checks import DataError, some
+from wsss.data import ids
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The files of one image: names inside its folder."""
+
+    ID: str
+    names: tuple[str, ...]
+    """One per channel in the order of the channels, or a single one that holds them all."""
+    reason: str = ""
+    """Why the image cannot be used, '' if nothing is known against it."""
+
+
+@dataclass
+class Found:
+    """What a folder holds."""
+
+    images: list[ImageFiles] = field(default_factory=list)
+    """Sorted by ID."""
+    extra: list[str] = field(default_factory=list)
+    """Image files that belong to an image but are none of its channels (previews, masks), sorted."""
+
+
+def find_images(folder: Path, channels: tuple[str, ...]) -> Found:
+    """Look for `<ID>_<channel>.<suffix>` and `<ID>.<suffix>` right in `folder`; hidden and other files do not count.
+
+    An image with a channel missing or there twice is listed with its reason.
+
+    Raises:
+        DataError: no such folder, no image in it, or a name that cannot be an ID.
+    """
+    planes: dict[str, dict[str, list[str]]] = {}
+    merged: dict[str, list[str]] = {}
+    for name in _names(folder):
+        stem = name[: name.rindex(".")]
+        ID, _, channel = stem.rpartition("_")
+        if ID and channel in channels:
+            planes.setdefault(ID, {}).setdefault(channel, []).append(name)
+        else:
+            merged.setdefault(stem, []).append(name)
+    found = Found()
+    for stem in sorted(merged):
+        if stem not in planes and any(head in planes for head in _heads(stem)):
+            found.extra += merged.pop(stem)
+    for ID in sorted(planes.keys() | merged.keys()):
+        reason = ids.fault(ID)
+        if reason:
+            raise DataError(f"{folder}: the ID {ids.shown(ID)} {reason}: rename its files.")
+        found.images.append(_image(ID, planes.get(ID, {}), merged.get(ID, []), channels))
+    if not found.images:
+        raise DataError(
+            f"{folder} holds no images: expected files like ID_{channels[0]}.png, one for each of "
+            f"{', '.join(channels)}, or one {len(channels)}-channel file per image ({', '.join(SUFFIXES)})."
+        )
+    ids.check_distinct((image.ID for image in found.images), str(folder))
+    return found
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                entry.name
+                for entry in entries
+                if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and not entry.is_dir()
+            )
+    except OSError as error:
+        raise DataError(f"--images {folder} cannot be read ({error.strerror}): pass a folder of images.") from None
+
+
+def _heads(stem: str) -> list[str]:
+    """Return what stands before each '_' of a name: 'a_b_c' gives 'a_b' and 'a'."""
+    parts = stem.split("_")
+    return ["_".join(parts[:k]) for k in range(len(parts) - 1, 0, -1)]
+
+
+def _image(ID: str, planes: dict[str, list[str]], merged: list[str], channels: tuple[str, ...]) -> ImageFiles:
+    missing = [channel for channel in channels if channel not in planes]
+    twice = [name for names in [*planes.values(), merged] if len(names) > 1 for name in names]
+    every = [name for names in planes.values() for name in names] + merged
+    if planes and merged:
+        return ImageFiles(ID, tuple(every), f"has both single channels and a merged file: {some(every)}")
+    if twice:
+        return ImageFiles(ID, tuple(every), f"has several files for one channel: {some(twice)}")
+    if planes and missing:
+        files = ", ".join(f"{ID}_{channel}.*" for channel in missing)
+        return ImageFiles(ID, tuple(every), f"channel {', '.join(missing)} is missing ({files})")
+    if merged:
+        return ImageFiles(ID, (merged[0],))
+    return ImageFiles(ID, tuple(planes[channel][0] for channel in channels))

@@ -1,0 +1,143 @@
+"""Whole synthetic fields of view: cells that touch, their labels, and the camera."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from wsss.core.checks import check_range
+from wsss.data.synthetic.patterns import MITOTIC, NEGATIVE, PATTERNS, Cell, stain
+from wsss.data.synthetic.shapes import boxes, make_outline, make_seed, scatter, settle
+
+
+@dataclass(frozen=True)
+class Look:
+    """How synthetic fields look."""
+
+    cell: float = 0.26
+    """Diameter of a typical cell, as a part of the field's edge; 0.26 gives 8 to 18 cells."""
+    lost: float = 0.125
+    """Part of the cells that have lost their signal: Negative, though the image's label does not say so."""
+    double: float = 0.12
+    """Part of the cells that show two of the field's classes, where the field has two."""
+    photons: float = 1.2
+    """Photons per grey level: fewer are noisier."""
+
+    def __post_init__(self) -> None:
+        check_range("cell", self.cell, 0.05, 0.6)
+        check_range("lost", self.lost, 0, 1)
+        check_range("double", self.double, 0, 1)
+        check_range("photons", self.photons, 0.05, 1000)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A drawn field of view and all that is true of it."""
+
+    image: np.ndarray
+    """(4, S, S) uint8, red green blue yellow."""
+    label_map: np.ndarray
+    """(S, S) int32, 0 background, cells 1..N."""
+    nuclei: np.ndarray
+    """(S, S) int32, the nuclei with the ids of their cells."""
+    cell_labels: list[list[int]]
+    """Class ids of cell i + 1."""
+    image_labels: list[int]
+    """All classes that some cell shows; Negative only where no cell shows another."""
+
+
+def draw_field(rng: np.random.Generator, size: int, classes: Sequence[int], look: Look | None = None) -> Field:
+    """Draw one field of view.
+
+    Args:
+        rng: source of all chance: the same state gives the same field.
+        size: edge of the field in px, at least 48.
+        classes: class ids that the field shows, each by at least one cell; [18] for Negative cells only.
+        look: size of cells, share of lost signals, noise.
+
+    Returns:
+        The field. Cells touch, and some are cut by the border.
+    """
+    look = look or Look()
+    check_range("size", size, 48)
+    cell_px = look.cell * size
+    unit = cell_px / 64
+    pad = int(1.3 * cell_px)  # room for the parts of cells that the border cuts off
+    edge = size + 2 * pad
+    centres = scatter(size, cell_px, rng.uniform(0.7, 1.0), rng) + pad
+    labels = assign(len(centres), classes, look, rng)
+    seeds = [make_seed(c, cell_px, MITOTIC in ids, rng) for c, ids in zip(centres, labels, strict=True)]
+    owner = settle(edge, seeds, unit, rng)
+    canvas = np.zeros((4, edge, edge), np.float32)
+    label_map = np.zeros((edge, edge), np.int32)
+    nuclei = np.zeros((edge, edge), np.int32)
+    for number, (seed, ids, box) in enumerate(zip(seeds, labels, boxes(owner), strict=True), start=1):
+        cell = stain(make_outline(owner[box] == number, box, seed, unit, rng), rng)
+        label_map[cell.box][cell.body] = number
+        nuclei[cell.box][cell.nucleus] = number
+        canvas[(slice(None), *cell.box)] += paint(cell, ids, rng)
+    inner = (slice(pad, pad + size), slice(pad, pad + size))
+    image = photograph(canvas, unit, look.photons, rng)[(slice(None), *inner)]
+    shown = {k for ids in labels for k in ids} - {NEGATIVE}
+    return Field(image.copy(), label_map[inner].copy(), nuclei[inner].copy(), labels, sorted(shown) or [NEGATIVE])
+
+
+def assign(count: int, classes: Sequence[int], look: Look, rng: np.random.Generator) -> list[list[int]]:
+    """Choose the classes of `count` cells from those of the field.
+
+    Every class has a cell if there are enough cells. Dividing cells are rare: in a field of Mitotic spindle a
+    third of the cells show it, the others another class of the field, or nothing.
+    """
+    wanted = list(dict.fromkeys(int(k) for k in classes))
+    resting = [k for k in wanted if k != MITOTIC] or [NEGATIVE]
+    labels: list[list[int]] = []
+    for number in range(count):
+        first = number < len(wanted)
+        dividing = MITOTIC in wanted and rng.random() < 0.33
+        label = wanted[number] if first else MITOTIC if dividing else int(rng.choice(resting))
+        ids = {label}
+        if label != MITOTIC and len(resting) > 1 and rng.random() < look.double:
+            ids.add(int(rng.choice(resting)))
+        if not first and rng.random() < look.lost:
+            ids = {NEGATIVE}
+        labels.append(sorted(ids - {NEGATIVE}) or [NEGATIVE])
+    rng.shuffle(labels)
+    return labels
+
+
+def paint(cell: Cell, ids: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """Return (4, h, w) grey levels of one cell, dimmer or brighter as a whole and per channel."""
+    green = sum((PATTERNS[k](cell, rng) for k in ids), np.zeros(cell.shape, np.float32))
+    glow = (0.03 + 0.03 * cell.reticulum) * cell.body
+    planes = np.stack([cell.microtubules, green, cell.chromatin, cell.reticulum])
+    gains = np.array([150, 190, 150, 130]) * rng.uniform([0.7, 0.6, 0.7, 0.7], [1.2, 1.15, 1.25, 1.2])
+    planes = planes * gains[:, None, None]
+    planes[1] += 150 * glow * rng.uniform(0.5, 1.0)
+    return planes.astype(np.float32)
+
+
+def photograph(canvas: np.ndarray, unit: float, photons: float, rng: np.random.Generator) -> np.ndarray:
+    """Put the microscope on the drawing: blur, uneven light and background, shot and read noise, 8 bits.
+
+    Args:
+        canvas: (4, H, W) float32 grey levels.
+        unit: length unit of the drawing in px.
+        photons: photons per grey level.
+        rng: source of noise and light.
+
+    Returns:
+        (4, H, W) uint8.
+    """
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in canvas.shape[1:])
+    out = np.empty(canvas.shape, np.uint8)
+    for plane, target in zip(canvas, out, strict=True):
+        sharp = ndimage.gaussian_filter(plane, 0.75 * unit, truncate=3)
+        oy, ox, slope_y, slope_x = rng.uniform(-0.5, 0.5, 4)
+        light = 1 - 0.12 * ((y[:, None] - oy) ** 2 + (x[None, :] - ox) ** 2)
+        ground = rng.uniform(1.5, 5) * (1 + slope_y * y[:, None] + slope_x * x[None, :])
+        grey = rng.poisson(np.maximum(sharp * light + ground, 0) * photons) / photons
+        grey += rng.standard_normal(grey.shape, np.float32)
+        np.clip(np.rint(grey - 1), 0, 255, out=grey)
+        target[:] = grey
+    return out

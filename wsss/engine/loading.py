@@ -1,0 +1,91 @@
+"""Batches of training and validation images, in an order that depends on seed and epoch alone."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wsss.core.recipe import Recipe
+from wsss.data.augment import build_augment
+from wsss.data.catalog import DataSet
+from wsss.data.dataset import EpochBatches, ImageSamples
+from wsss.data.sampler import draw_epoch, image_weights
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""(B, C, h, w) uint8 images, (B, K) float32 labels, (B,) indices in the data set."""
+
+
+class TrainLoader:
+    """Augmented batches of the training images.
+
+    Args:
+        data: the data set.
+        indices: its training images.
+        recipe: batch, crop, augmentation, sampler, seed.
+        workers: loader processes; 0 loads in this one. The batches do not depend on it.
+        pinned: whether a GPU will take them.
+    """
+
+    def __init__(
+        self, data: DataSet, indices: Sequence[int] | np.ndarray, recipe: Recipe, *, workers: int = 0, pinned: bool = False
+    ) -> None:
+        self.indices = np.asarray(indices)
+        self.recipe = recipe
+        labels = data.labels[self.indices]
+        self.weights = image_weights(labels, clip=recipe.sampler.clip) if recipe.sampler.balanced else None
+        self.batches = EpochBatches(recipe.batch, recipe.seed)
+        augment = build_augment(recipe.augment, recipe.crop or data.size)
+        self.loader = _loader(ImageSamples(data, augment), self.batches, workers, pinned)
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.indices) // self.recipe.batch)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from batch `start` on."""
+        drawn = draw_epoch(self.weights, len(self.indices), seed=self.recipe.seed, epoch=epoch)
+        self.batches.set(self.indices[drawn], epoch, start)
+        yield from self.loader
+
+
+def whole_images(
+    data: DataSet, indices: Sequence[int] | np.ndarray, batch: int, *, workers: int = 0, pinned: bool = False
+) -> "DataLoader[Batch]":
+    """Return a loader of stored images as they are, in the given order."""
+    batches = EpochBatches(batch, seed=0)
+    batches.set(indices, epoch=0)
+    return _loader(ImageSamples(data), batches, workers, pinned)
+
+
+def _loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> "DataLoader[Batch]":
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+        worker_init_fn=_quiet_worker,
+        collate_fn=_collate,
+    )
+
+
+def _collate(samples: list[tuple[Tensor, Tensor, int]]) -> Batch:
+    images, labels, indices = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels), torch.tensor(indices)
+
+
+def _quiet_worker(worker: int) -> None:
+    """Keep a loader process to one core and leave Ctrl-C to the main process."""
+    import signal
+
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+

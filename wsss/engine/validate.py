@@ -1,0 +1,53 @@
+"""Validation: the training loss, F1 and mean average precision on whole images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from wsss.core.recipe import Recipe
+from wsss.data.catalog import DataSet
+from wsss.core.device import Device
+from wsss.engine.loading import whole_images
+from wsss.losses.total import ComboLoss
+from wsss.metrics.classify import average_precision, f1, mean_of_classes
+from wsss.models.cam_net import CamNet
+from wsss.models.puzzle import PuzzleCam
+
+
+class Validator:
+    """Figures of a network on held-out images.
+
+    Args:
+        data: the data set.
+        indices: the held-out images.
+        recipe: loss, puzzle, batch.
+        device: where to compute.
+        workers: loader processes.
+    """
+
+    def __init__(
+        self, data: DataSet, indices: Sequence[int] | np.ndarray, recipe: Recipe, device: Device, workers: int = 0
+    ) -> None:
+        self.recipe, self.device, self.labels = recipe, device, data.labels[np.asarray(indices)]
+        self.loss = ComboLoss(recipe.loss, recipe.puzzle)
+        self.batches = whole_images(data, indices, recipe.batch, workers=workers, pinned=device.is_cuda)
+
+    @torch.no_grad()
+    def __call__(self, net: CamNet) -> dict[str, float]:
+        """Return 'loss' with its parts, 'f1' (at .5, mean over classes) and 'map', means over the images."""
+        model = PuzzleCam(net, self.recipe.puzzle.side).eval()
+        sums: dict[str, float] = {}
+        probs: list[np.ndarray] = []
+        for images, labels, _ in self.batches:
+            with self.device.autocast():
+                output = model(self.device.put(images))
+            full, tiles = output.views(self.recipe.puzzle.on)
+            for name, value in self.loss(full, tiles, self.device.put(labels)).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(images)
+            probs.append(output.full.logits.sigmoid().cpu().numpy())
+        scores = np.concatenate(probs)
+        figures = {name: value / len(scores) for name, value in sums.items()}
+        figures["f1"] = mean_of_classes(f1(self.labels, scores))
+        figures["map"] = mean_of_classes(average_precision(self.labels, scores))
+        return figures

@@ -1,0 +1,280 @@
+"""Score predictions against true labels of cells: average precision per class, and the competition's mAP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss.core import cli
+from wsss.core.checks import DataError, check_choice, check_range, some
+from wsss.core.files import read_json, write_json
+from wsss.core.labels import HPA, ClassList
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from wsss.metrics.cells import Join
+    from wsss.metrics.true_masks import TrueMasks
+    from wsss.metrics.truth import CellTruth
+
+    Values = dict[str, np.ndarray]
+
+EXAMPLES = """\
+  python -m wsss.evaluate --preds preds/demo --truth fields/cells_truth.csv
+  python -m wsss.evaluate --preds preds/hpa --truth cells.csv --masks true_masks --labels train.csv
+"""
+JOINS = ("auto", "number", "iou")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What is compared with what."""
+
+    preds: Path
+    """Folder of predictions: cells.parquet or cells.csv, images.csv, submission.csv."""
+    truth: Path
+    """Table of true cells: ID, the cell's number (cell_id, cell or Cell_index), its classes (Cell_Label or Label)."""
+    masks: Path | None = None
+    """Folder of true label maps at original size; needed for the competition's mAP."""
+    labels: Path | None = None
+    """Table of image labels, in any form that prepare reads; default: those in the truth table, or its cells' labels together."""
+    submission: Path | None = None
+    """Submission to score against the masks; default: submission.csv in the folder of predictions."""
+    data: Path | None = None
+    """Data set whose class names are used; default: the 19 classes of the Human Protein Atlas."""
+    out: Path | None = None
+    """Where the figures go; default: scores.json in the folder of predictions."""
+    join: str = "auto"
+    """Which predicted cell stands for a true one. number: the one with its number (true masks were given);
+    iou: the one that overlaps it; auto: iou where masks are given and predictions have them, else number."""
+    join_iou: float = 0.5
+    """Lowest IoU of the join by overlap."""
+    match_iou: float = 0.6
+    """Lowest IoU at which a submitted mask finds a true cell."""
+    threshold: float = 0.5
+    """Scores from here on count as found, for F1."""
+
+    def __post_init__(self) -> None:
+        check_choice("join", self.join, JOINS)
+        for name in ("join_iou", "match_iou", "threshold"):
+            check_range(name, getattr(self, name), 1e-9, 1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate as the options say; return the exit code."""
+    parser = cli.make_parser("evaluate", __doc__ or "", EXAMPLES, EvaluateOptions)
+    (options,) = cli.parse(parser, argv, EvaluateOptions)
+    report, classes = evaluate(options)
+    out = options.out or options.preds / "scores.json"
+    write_json(out, report)
+    _print(report, classes)
+    cli.say(f"written to {out}")
+    return 0
+
+
+def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
+    """Return all figures as a JSON record (null where there is none), and the classes they are about."""
+    import numpy as np
+
+    from wsss.metrics.cells import copy_to_cells, score_table
+    from wsss.metrics.true_masks import TrueMasks
+    from wsss.metrics.truth import read_cell_truth
+    from wsss.predict.tables import read_cells, score_columns
+
+    cells = read_cells(options.preds)
+    columns = score_columns(cells, options.preds)
+    classes = _classes(options.data, len(columns))
+    truth = read_cell_truth(options.truth, classes)
+    masks = TrueMasks(options.masks, truth) if options.masks else None
+    join, joined_by = _join(options, truth, cells, masks)
+    if len(truth.ids) and join.missing == len(truth.ids):
+        raise DataError(
+            f"no cell of {options.truth} is among the predictions in {options.preds}: "
+            f"the table begins with {some(truth.ids[:1])}, the predictions with {some(cells.ID[:1]) or 'nothing'}."
+        )
+    report: dict[str, Any] = {"format": 1, "preds": str(options.preds), "truth": str(options.truth)}
+    report["cells"] = score_table(
+        truth.labels, join.scores(cells[columns].to_numpy(np.float32)), classes, options.threshold
+    )
+    report["cells"] |= {
+        "joined_by": joined_by,
+        "missing": join.missing,
+        "unknown": join.unknown,
+        "of_other_images": join.other_images,
+    }
+    labels, origin = _image_labels(options, truth, classes)
+    probs = _image_scores(options, columns)
+    copied = copy_to_cells(truth, labels, classes)
+    report["baselines"] = {
+        "image_labels_copied": _copied_labels(truth, copied, origin, classes),
+        "image_scores_copied": score_table(
+            truth.labels, copy_to_cells(truth, probs, classes), classes, options.threshold
+        )
+        if probs
+        else None,
+    }
+    report["images"] = _images(labels, probs, classes, options.threshold) if probs else None
+    report["instances"] = _instances(options, masks, classes) if masks else None
+    plain: dict[str, Any] = _plain(report)
+    return plain, classes
+
+
+def _classes(data: Path | None, count: int) -> ClassList:
+    if data is not None:
+        known = read_json(data / "dataset.json")
+        classes = ClassList(tuple(known["classes"]), known["negative"])
+        if len(classes) != count:
+            raise DataError(f"{data} has {len(classes)} classes, the predictions have {count}.")
+        return classes
+    return HPA if count == len(HPA) else ClassList(tuple(f"class {k}" for k in range(count)), None)
+
+
+def _join(
+    options: EvaluateOptions, truth: "CellTruth", cells: "pd.DataFrame", masks: "TrueMasks | None"
+) -> "tuple[Join, str]":
+    from wsss.metrics.cells import join_by_number, joined
+
+    how = options.join
+    if how == "auto":
+        how = "iou" if masks and (options.preds / "cells.parquet").exists() else "number"
+    if how == "number":
+        return join_by_number(truth, cells.ID.to_numpy(), cells.cell_id.to_numpy()), how
+    if masks is None:
+        raise DataError("--join iou needs the true label maps: pass --masks DIR.")
+    return joined(truth, _overlapping(options, masks), cells.ID.to_numpy()), how
+
+
+def _overlapping(options: EvaluateOptions, masks: "TrueMasks") -> "np.ndarray":
+    """Return the (N,) row of the predicted cell that overlaps each true one, -1 for none."""
+    import numpy as np
+
+    from wsss.metrics.instances import match_pairs
+    from wsss.predict.tables import iter_cells
+
+    rows = np.full(len(masks.truth.ids), -1)
+    known, start = set(masks.image_ids), 0
+    for image_id, own in iter_cells(options.preds):
+        if image_id in known:
+            true = masks.read(image_id)
+            size = (int(own.ImageHeight.iloc[0]), int(own.ImageWidth.iloc[0]))
+            iou = true.iou([text.encode("ascii") for text in own.rle], size, f"{options.preds}: {image_id}")
+            found = match_pairs(iou, options.join_iou)[: len(true.rows)]
+            rows[true.rows] = np.where(found >= 0, start + found, -1)
+        start += len(own)
+    return rows
+
+
+def _image_labels(options: EvaluateOptions, truth: "CellTruth", classes: ClassList) -> "tuple[Values, str]":
+    from wsss.data.tables import read_labels
+
+    if options.labels:
+        found = read_labels(options.labels, classes).labels
+        return {name: classes.encode(own) for name, own in found.items()}, str(options.labels)
+    if truth.image_labels:
+        return truth.image_labels, "the truth table"
+    return truth.union(classes.negative), "the labels of the cells together"
+
+
+def _image_scores(options: EvaluateOptions, columns: list[str]) -> "Values":
+    """Return ID -> (K,) scores of the images that have them; nothing where there is no images.csv."""
+    import numpy as np
+
+    from wsss.predict.tables import read_images
+
+    if not (options.preds / "images.csv").exists():
+        return {}
+    table = read_images(options.preds)
+    table = table[table[columns].notna().all(axis=1)]
+    return dict(zip(table.ID, table[columns].to_numpy(np.float32), strict=True))
+
+
+def _copied_labels(truth: "CellTruth", copied: "np.ndarray", origin: str, classes: ClassList) -> dict[str, Any]:
+    from wsss.metrics.cells import score_table
+    from wsss.metrics.classify import precision_recall
+
+    precision, recall = precision_recall(truth.labels, copied)
+    return {"labels_from": origin, "precision": precision, "recall": recall} | score_table(
+        truth.labels, copied, classes
+    )
+
+
+def _images(labels: "Values", probs: "Values", classes: ClassList, threshold: float) -> dict[str, Any] | None:
+    import numpy as np
+
+    from wsss.metrics.cells import score_table
+
+    both = [name for name in labels if name in probs]
+    if not both:
+        return None
+    true, scores = (np.stack([values[name] for name in both]) for values in (labels, probs))
+    return score_table(true, scores, classes, threshold) | {"without_scores": len(labels) - len(both)}
+
+
+def _instances(options: EvaluateOptions, masks: "TrueMasks", classes: ClassList) -> dict[str, Any] | None:
+    """Score the submission against the true masks; None where there is no submission."""
+    from wsss.metrics.instances import InstanceScorer, instance_table
+    from wsss.predict.submission import iter_submission
+
+    path = options.submission or options.preds / "submission.csv"
+    if options.submission is None and not path.exists():
+        return None
+    scorer = InstanceScorer(len(classes), options.match_iou)
+    left, others = dict.fromkeys(masks.image_ids), 0
+    for image in iter_submission(path, len(classes)):
+        if image.image_id not in left:
+            others += 1
+            continue
+        del left[image.image_id]
+        true = masks.read(image.image_id)
+        iou = true.iou(list(image.masks), image.size, f"{path}: {image.image_id}")
+        scorer.add(iou, image.mask_index, image.class_ids, image.scores, true.labels, true.known)
+    for image_id in left:
+        scorer.miss(masks.read(image_id).labels)
+    return {
+        "submission": str(path),
+        "images_not_submitted": len(left),
+        "images_without_truth": others,
+    } | instance_table(scorer, classes)
+
+
+def _plain(value: Any) -> Any:
+    """Replace NaN by None all through a record, for JSON has none."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _print(report: dict[str, Any], classes: ClassList) -> None:
+    cells, instances = report["cells"], report["instances"]
+    width = max(map(len, classes.names))
+    cli.say(f"{'class':>5}  {'name':{width}}  {'cells':>7}  {'AP':>6}  {'F1':>6}  {'mask AP' if instances else ''}")
+    for row in cells["per_class"]:
+        mask = _number(instances["per_class"][row["id"]]["ap"]) if instances else ""
+        cli.say(
+            f"{row['id']:5}  {row['name']:{width}}  {row['count']:7}  {_number(row['ap'])}  {_number(row['f1'])}  "
+            f"{mask:>7}".rstrip()
+        )
+    found = f"{cells['count']} cells, {cells['missing']} without a prediction, joined by {cells['joined_by']}"
+    cli.say(f"\n{found}; {cells['unknown']} predicted cells without a truth left out")
+    lines = [("cells, mean AP", cells)]
+    lines += [("  image scores copied to all cells", report["baselines"]["image_scores_copied"])]
+    lines += [("  image labels copied to all cells", report["baselines"]["image_labels_copied"])]
+    lines += [("images, mean AP", report["images"]), ("masks, mAP", instances)]
+    for name, part in lines:
+        if part:
+            other = f"{_number(part['mean_ap_without_negative'])} without Negative"
+            mean_f1 = f", mean F1 {_number(part['mean_f1'])}" if "mean_f1" in part else ""
+            at = f" at IoU {part['match_iou']:g}" if "match_iou" in part else ""
+            classes_with = f"{part['classes']} classes"
+            cli.say(f"{name + at:35} {_number(part['mean_ap'])} ({classes_with}; {other}{mean_f1})")
+
+
+def _number(value: float | None) -> str:
+    return "     -" if value is None else f"{value:6.3f}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,106 @@
+"""Scores of multi-label classification, one row a sample (an image or a cell), one column a class.
+
+Truth is (N, K) of 0/1, scores are (N, K) in [0, 1]. A class without a positive sample has no score: it is
+NaN, and is left out of every mean.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the (K,) float64 average precision of each class, as scikit-learn defines it."""
+    from sklearn.metrics import average_precision_score
+
+    _same_shape(truth, scores)
+    out = np.full(truth.shape[1], np.nan)
+    for k in np.flatnonzero(truth.sum(axis=0)):
+        out[k] = average_precision_score(truth[:, k], scores[:, k])
+    return out
+
+
+def mean_of_classes(values: np.ndarray, without: int | None = None) -> float:
+    """Return the mean of (K,) values over the classes that have one, NaN if none has.
+
+    Args:
+        values: one value a class, NaN for a class to leave out.
+        without: one more class to leave out, such as Negative.
+    """
+    kept = np.isfinite(values)
+    if without is not None:
+        kept[without] = False
+    return float(values[kept].mean()) if kept.any() else float("nan")
+
+
+def f1(truth: np.ndarray, scores: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Return the (K,) float64 F1 of each class when scores >= threshold count as found."""
+    _same_shape(truth, scores)
+    found = scores >= threshold
+    hits = (found & (truth > 0)).sum(axis=0)
+    positives = (truth > 0).sum(axis=0)
+    return np.where(positives > 0, 2 * hits / np.maximum(found.sum(axis=0) + positives, 1), np.nan)
+
+
+def best_f1(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best F1 a threshold of its own could give each class, and that threshold; both (K,) float64.
+
+    The threshold is chosen on the very samples it is scored on: an upper bound, no estimate.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    _same_shape(truth, scores)
+    best, chosen = np.full((2, truth.shape[1]), np.nan)
+    for k in np.flatnonzero(truth.sum(axis=0)):
+        precision, recall, thresholds = precision_recall_curve(truth[:, k], scores[:, k])
+        values = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        at = int(values[:-1].argmax())  # the last point of the curve has no threshold
+        best[k], chosen[k] = values[at], thresholds[at]
+    return best, chosen
+
+
+def precision_recall(truth: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """Return precision and recall of 0/1 decisions, all classes together; NaN where none is found or true."""
+    _same_shape(truth, found)
+    hits = float(((truth > 0) & (found > 0)).sum())
+    wanted, given = float((truth > 0).sum()), float((found > 0).sum())
+    return hits / given if given else float("nan"), hits / wanted if wanted else float("nan")
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often a score of this height is right, by bins of equal width over [0, 1]; empty bins are NaN."""
+
+    count: np.ndarray
+    """(bins,) int, scores in the bin."""
+    score: np.ndarray
+    """(bins,) float64, their mean."""
+    truth: np.ndarray
+    """(bins,) float64, the share of them that is true."""
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: mean |score - truth| weighted by count; NaN without scores."""
+        if not self.count.sum():
+            return float("nan")
+        return float(np.nansum(self.count * np.abs(self.score - self.truth)) / self.count.sum())
+
+
+def reliability(truth: np.ndarray, scores: np.ndarray, bins: int = 15) -> Reliability:
+    """Compare scores with how often they are right; every (sample, class) is one event.
+
+    Source: expected calibration error, Naeini et al. 2015; Guo et al. 2017 use 15 bins.
+    """
+    _same_shape(truth, scores)
+    flat = np.asarray(scores, np.float64).ravel()
+    place = np.minimum((flat * bins).astype(np.intp), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    total = np.bincount(place, weights=flat, minlength=bins)
+    right = np.bincount(place, weights=(truth > 0).ravel(), minlength=bins)
+    some = np.where(count > 0, count, np.nan)
+    return Reliability(count, total / some, right / some)
+
+
+def _same_shape(truth: np.ndarray, scores: np.ndarray) -> None:
+    if truth.ndim != 2 or truth.shape != scores.shape:
+        raise ValueError(f"truth is {truth.shape}, scores are {scores.shape}: both must be (N, K).")

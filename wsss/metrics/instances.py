@@ -1,0 +1,193 @@
+"""Instance matching at a mask IoU, and the average precision of the competition.
+
+The competition (Human Protein Atlas, 2021) scores like the Open Images instance challenge: for each class, all
+predicted masks of all images are sorted by confidence; each takes the best still free true cell of that class in
+its image if their IoU reaches the threshold, and is wrong otherwise; average precision is the area under the
+resulting precision-recall curve, and the score is its mean over the classes that occur. Ways to take the area:
+
+- envelope: precision made monotone (its maximum at this or a higher recall), then the exact area. Open Images,
+  and PASCAL VOC since 2010; the default.
+- coco: the same monotone precision, averaged at recall 0, .01, ... 1. Equal to pycocotools' COCOeval.
+- step: no interpolation, equal to scikit-learn's average_precision_score where every true cell is found.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from wsss.core.checks import check_choice, check_range
+from wsss.core.labels import ClassList
+from wsss.metrics.classify import mean_of_classes
+
+AREAS = ("envelope", "coco", "step")
+
+
+class Overlap(NamedTuple):
+    """IoU of every cell of one label map with every cell of another."""
+
+    ids_a: np.ndarray
+    """(N,) the cell ids of the first map, rising."""
+    ids_b: np.ndarray
+    """(M,) those of the second."""
+    iou: np.ndarray
+    """(N, M) float64."""
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> Overlap:
+    """Compare two (H, W) label maps in one pass, from the joint histogram of their ids.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"label maps of {a.shape} and {b.shape} cannot be compared.")
+    (ids_a, at_a), (ids_b, at_b) = (_compact(label_map) for label_map in (a, b))
+    shape = (ids_a.size, ids_b.size)
+    both = np.bincount((at_a * shape[1] + at_b).ravel(), minlength=shape[0] * shape[1]).reshape(shape)
+    union = both.sum(axis=1)[1:, None] + both.sum(axis=0)[None, 1:] - both[1:, 1:]
+    return Overlap(ids_a[1:], ids_b[1:], both[1:, 1:] / np.maximum(union, 1))
+
+
+def _compact(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of a map with 0 in front, and the map with each id replaced by its place in them."""
+    if label_map.size and label_map.min() < 0:
+        raise ValueError(f"label map holds the id {label_map.min()}, expected 0 or more.")
+    top = int(label_map.max(initial=0))
+    if top > max(label_map.size, 1 << 16):  # a table of all ids would be larger than the map
+        ids, place = np.unique(np.append(label_map.ravel(), 0), return_inverse=True)
+        return ids, place[:-1].reshape(label_map.shape)
+    there = np.bincount(label_map.ravel(), minlength=top + 1) > 0
+    there[0] = True
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[label_map]
+
+
+def match_pairs(iou: np.ndarray, at_least: float) -> np.ndarray:
+    """Give each true cell at most one predicted cell, the best overlaps first.
+
+    Args:
+        iou: (P, T) of predicted and true cells.
+        at_least: the lowest IoU of a pair.
+
+    Returns:
+        (T,) index of the predicted cell, -1 for none; no predicted cell twice.
+    """
+    out = np.full(iou.shape[1], -1)
+    pairs = np.argwhere(iou >= at_least)
+    taken = np.zeros(len(iou), bool)
+    for p, t in pairs[np.argsort(-iou[tuple(pairs.T)], kind="stable")]:
+        if not taken[p] and out[t] < 0:
+            out[t], taken[p] = p, True
+    return out
+
+
+class InstanceScorer:
+    """Gathers predicted and true instances image by image; keeps a score and a flag of each prediction.
+
+    Args:
+        classes: number of classes K.
+        at_least: the IoU from which a predicted mask finds a true cell.
+    """
+
+    def __init__(self, classes: int, at_least: float = 0.6) -> None:
+        check_range("the matching IoU", at_least, 1e-9, 1)
+        self.at_least = at_least
+        self.positives = np.zeros(classes, np.int64)
+        """(K,) true cells of each class seen so far."""
+        self.ignored = 0
+        """Predictions on cells without known labels, which count neither way."""
+        self._scores: list[list[float]] = [[] for _ in range(classes)]
+        self._right: list[list[bool]] = [[] for _ in range(classes)]
+
+    def add(
+        self,
+        iou: np.ndarray,
+        masks: np.ndarray,
+        class_ids: np.ndarray,
+        scores: np.ndarray,
+        truth: np.ndarray,
+        known: np.ndarray | None = None,
+    ) -> None:
+        """Match the predictions of one image.
+
+        Args:
+            iou: (M, T) of the image's predicted masks with its true cells.
+            masks: (P,) which of the M masks each prediction has.
+            class_ids: (P,) its class.
+            scores: (P,) its confidence.
+            truth: (T, K) 0/1, the classes of the true cells.
+            known: (T,) whether the labels of a true cell are known; None for all.
+        """
+        known = np.ones(len(truth), bool) if known is None else known
+        self.positives += (truth[known] > 0).sum(axis=0)
+        near = [np.flatnonzero(row >= self.at_least) for row in iou]
+        free = (truth > 0) & known[:, None]
+        for i in np.argsort(-scores, kind="stable"):
+            m, k = masks[i], class_ids[i]
+            open_cells = near[m][free[near[m], k]]
+            if open_cells.size:
+                free[open_cells[iou[m, open_cells].argmax()], k] = False
+            elif not known[near[m]].all():
+                self.ignored += 1
+                continue
+            self._scores[k].append(float(scores[i]))
+            self._right[k].append(open_cells.size > 0)
+
+    def miss(self, truth: np.ndarray) -> None:
+        """Count the (T, K) labels of the true cells of an image that has no predictions."""
+        self.positives += (truth > 0).sum(axis=0)
+
+    def predictions(self, class_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scores (P,) float64 of a class's predictions and whether each is right (P,) bool."""
+        return np.array(self._scores[class_id], np.float64), np.array(self._right[class_id], bool)
+
+    def average_precision(self, area: str = "envelope") -> np.ndarray:
+        """Return the (K,) average precision; NaN for a class without true cells."""
+        check_choice("area", area, AREAS)
+        out = np.full(self.positives.size, np.nan)
+        for k in np.flatnonzero(self.positives):
+            out[k] = average_precision(*self.predictions(int(k)), int(self.positives[k]), area)
+        return out
+
+
+def average_precision(scores: np.ndarray, right: np.ndarray, positives: int, area: str = "envelope") -> float:
+    """Return the average precision of one class's predictions.
+
+    Args:
+        scores: (P,) confidences; equal ones keep their order.
+        right: (P,) whether the prediction found a true cell.
+        positives: true cells, found or not, at least one.
+        area: envelope, coco or step, see the head of this module.
+    """
+    if not right.any():
+        return 0.0
+    if area == "step":
+        from sklearn.metrics import average_precision_score
+
+        return float(average_precision_score(right, scores)) * right.sum() / positives
+    hits = np.cumsum(right[np.argsort(-scores, kind="stable")])
+    precision = hits / np.arange(1, hits.size + 1)
+    monotone = np.maximum.accumulate(precision[::-1])[::-1]
+    recall = hits / positives
+    if area == "coco":
+        at = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
+        return float(np.append(monotone, 0)[at].mean())
+    return float((np.diff(recall, prepend=0) * monotone).sum())
+
+
+def instance_table(scorer: InstanceScorer, classes: ClassList) -> dict[str, object]:
+    """Return what there is to say about matched instances, as a JSON-like record; see cells.score_table."""
+    ap = {area: scorer.average_precision(area) for area in AREAS}
+    return {
+        "match_iou": scorer.at_least,
+        "mean_ap": mean_of_classes(ap["envelope"]),
+        "mean_ap_without_negative": mean_of_classes(ap["envelope"], classes.negative),
+        "mean_ap_coco": mean_of_classes(ap["coco"]),
+        "mean_ap_step": mean_of_classes(ap["step"]),
+        "classes": int(np.isfinite(ap["envelope"]).sum()),
+        "ignored_on_unlabelled_cells": scorer.ignored,
+        "per_class": [
+            {"id": k, "name": name, "count": int(scorer.positives[k])}
+            | {area.replace("envelope", "ap"): float(values[k]) for area, values in ap.items()}
+            for k, name in enumerate(classes.names)
+        ],
+    }

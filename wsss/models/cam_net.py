@@ -1,0 +1,67 @@
+"""The classifier whose class maps are its class activation maps."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wsss.core.recipe import Recipe
+from wsss.models.backbone import Backbone, build_backbone, features_of
+
+
+class CamOutput(NamedTuple):
+    """What a CAM network says of a batch."""
+
+    logits: Tensor
+    """(B, K) before the sigmoid: the mean of each class map."""
+    cam: Tensor
+    """(B, K, h, w) raw class maps."""
+    features: Tensor
+    """(B, C, h, w) below the classifier."""
+
+
+class CamNet(nn.Module):
+    """A backbone, a 1x1 convolution to one map a class, and the mean of each map as its logit.
+
+    Classifier and pooling are swapped against the usual network, which gives the same logits, and maps for free.
+    Images come as stored (uint8 or float, 0..255); standardisation is the network's own.
+
+    Args:
+        backbone: a timm model, its feature channels and the statistics of its input.
+        classes: K.
+        drop_rate: dropout on the features.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, classes: int, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = backbone.model
+        self.dropout = nn.Dropout2d(drop_rate)
+        self.classifier = nn.Conv2d(backbone.features, classes, kernel_size=1, bias=False)
+        self.register_buffer("mean", torch.tensor(backbone.statistics.mean).view(-1, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(backbone.statistics.std).view(-1, 1, 1) * 255)
+
+    def forward(self, images: Tensor) -> CamOutput:
+        """Classify (B, channels, H, W) images of 0..255."""
+        x = (images.to(self.mean.dtype) - self.mean) / self.std
+        features = features_of(self.backbone, x)  # (B, C, h, w)
+        cam = self.classifier(self.dropout(features))  # (B, K, h, w)
+        return CamOutput(cam.float().mean(dim=(2, 3)), cam, features)
+
+
+def build_cam_net(recipe: Recipe, *, channels: int, classes: int, pretrained: bool = True) -> CamNet:
+    """Build the network of a recipe; `pretrained` False leaves the weights random, for loading a checkpoint.
+
+    Raises:
+        ConfigError: see `build_backbone`; or the backbone gives no (B, C, h, w) features.
+    """
+    backbone = build_backbone(
+        recipe.backbone,
+        channels=channels,
+        weights=recipe.weights if pretrained else "none",
+        stem=recipe.stem,
+        stride=recipe.output_stride,
+    )
+    return CamNet(backbone, classes, recipe.drop_rate)

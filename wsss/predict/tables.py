@@ -1,0 +1,255 @@
+"""The tables of predictions: cells.csv and cells.parquet with a row a cell, images.csv with a row an image.
+
+They are the contract with the outside world, so they are checked when read: by us, or by whoever made them.
+Positions and sizes are in pixels of the original image; the score of class k stands in the column named k.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from wsss.core.checks import DataError, some
+from wsss.core.csv_text import check_columns, guard_text, read_text, unguard_text
+from wsss.core.files import write_atomic, write_csv
+
+GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
+CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
+IMAGE_COLUMNS = ("ID", "fold", "n_cells", "status")
+ROWS_PER_GROUP = 20_000
+WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
+
+
+def cells_frame(
+    image_id: str,
+    *,
+    fold: int,
+    size: tuple[int, int],
+    cell_ids: np.ndarray,
+    geometry: Mapping[str, Any],
+    scores: np.ndarray,
+    rle: Sequence[bytes],
+) -> pd.DataFrame:
+    """Build the rows of one image's cells.
+
+    Args:
+        image_id: the image.
+        fold: the fold that held it out, -1 for none.
+        size: (H, W) of the original image.
+        cell_ids: (N,) values of the cells in the label map.
+        geometry: the columns of GEOMETRY, (N,) each.
+        scores: (N, K) in [0, 1].
+        rle: N masks as COCO counts at `size`.
+    """
+    columns: dict[str, Any] = {
+        "ID": pd.Series([image_id] * len(cell_ids), dtype="str"),
+        "cell_id": np.asarray(cell_ids, np.int64),
+        "fold": np.full(len(cell_ids), fold, np.int64),
+        "ImageHeight": np.full(len(cell_ids), size[0], np.int64),
+        "ImageWidth": np.full(len(cell_ids), size[1], np.int64),
+    }
+    for name in GEOMETRY:
+        kind = bool if name == "touches_border" else np.int64 if name in WHOLE else np.float64
+        columns[name] = np.asarray(geometry[name], kind)
+    columns |= {str(k): np.asarray(scores[:, k], np.float32) for k in range(scores.shape[1])}
+    columns["rle"] = pd.Series([counts.decode("ascii") for counts in rle], dtype="str")
+    return pd.DataFrame(columns)
+
+
+def write_cells(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
+    """Write cells.csv and cells.parquet from frames of cells, one or more images each, and return the rows.
+
+    The frames are taken one by one, so memory stays flat; both files appear whole, or neither. An image's rows must
+    follow each other. Where there are no cells at all, give one frame without rows, for its columns.
+    """
+    count = 0
+
+    def pour(text: IO[bytes], binary: IO[bytes]) -> None:
+        nonlocal count
+        count = _pour(frames, text, binary)
+
+    def both(text: IO[bytes]) -> None:
+        write_atomic(folder / "cells.parquet", lambda binary: pour(text, binary))
+
+    write_atomic(folder / "cells.csv", both)
+    return count
+
+
+def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer, waiting, count, rows = None, [], 0, 0
+    try:
+        for frame in frames:
+            plain = guard_text(frame.drop(columns="rle"))
+            own = plain.to_csv(index=False, header=writer is None, float_format="%.6g", lineterminator="\n")
+            text.write(own.encode())
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            writer = writer or pq.ParquetWriter(binary, table.schema, compression="zstd")
+            waiting.append(table.cast(writer.schema))
+            rows, count = rows + len(frame), count + len(frame)
+            if rows >= ROWS_PER_GROUP:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting, rows = [], 0
+        if writer is None:
+            raise ValueError("no frame of cells was given: give one without rows, for its columns.")
+        writer.write_table(pa.concat_tables(waiting))
+    finally:
+        if writer is not None:
+            writer.close()
+    return count
+
+
+def write_images(folder: Path, table: pd.DataFrame) -> None:
+    """Write images.csv: IMAGE_COLUMNS and a score column per class; a failed image has no scores."""
+    write_csv(folder / "images.csv", guard_text(table))
+
+
+def score_columns(table: pd.DataFrame, path: Path) -> list[str]:
+    """Return the names of the score columns, '0' ... 'K-1'.
+
+    Raises:
+        DataError: there is none, or they have a gap.
+    """
+    found = {name for name in map(str, table.columns) if name.isdecimal()}
+    names = [str(k) for k in range(len(found))]
+    if not found or found != set(names):
+        raise DataError(f"{path} has the score columns {some(sorted(found))}, expected 0, 1, 2, ... without a gap.")
+    return names
+
+
+def read_cells(folder: Path) -> pd.DataFrame:
+    """Read all cells without their masks, from cells.parquet or else cells.csv.
+
+    Raises:
+        DataError: neither is there, or a row is not what it must be; names file and row.
+    """
+    path = folder / "cells.parquet"
+    if path.exists():
+        import pyarrow.parquet as pq
+
+        names = [name for name in _parquet(path).schema_arrow.names if name != "rle"]
+        table = pq.read_table(path, columns=names).to_pandas()
+        first_row = 1
+    else:
+        path, first_row = folder / "cells.csv", 2
+        table = unguard_text(read_text(path, CELL_COLUMNS))
+    return _checked_cells(table, path, first_row)
+
+
+def iter_cells(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield (ID, its cells with `rle`) image by image from cells.parquet, memory flat in the number of images.
+
+    Raises:
+        DataError: the file is missing, has no masks, or a row is not what it must be.
+    """
+    path = folder / "cells.parquet"
+    file = _parquet(path)
+    check_columns(pd.DataFrame(columns=file.schema_arrow.names), ["rle"], path)
+    held, row = pd.DataFrame(), 1
+    seen: set[str] = set()
+    for batch in file.iter_batches(batch_size=4096):
+        if not batch.num_rows:
+            continue
+        table = _checked_cells(batch.to_pandas(), path, row)
+        row += len(table)
+        table = pd.concat([held, table], ignore_index=True) if len(held) else table
+        borders = np.flatnonzero(table.ID.ne(table.ID.shift()))
+        for start, stop in zip(borders, [*borders[1:], None], strict=True):
+            own = table.iloc[start:stop].reset_index(drop=True)
+            if stop is None:
+                held = own  # its image may go on in the next batch
+            else:
+                yield _once(own, seen, path), own
+    if len(held):
+        yield _once(held, seen, path), held
+
+
+def _once(cells: pd.DataFrame, seen: set[str], path: Path) -> str:
+    name = str(cells.ID.iloc[0])
+    if name in seen:
+        raise DataError(f"{path}: the cells of {name} do not follow each other; sort the table by ID.")
+    if cells.cell_id.duplicated().any():
+        raise DataError(f"{path}: a cell of {name} comes twice.")
+    seen.add(name)
+    return name
+
+
+def _parquet(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: run python -m wsss.infer first.") from None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is no Parquet file ({error}): make it again.") from error
+
+
+def read_images(folder: Path) -> pd.DataFrame:
+    """Read images.csv; images whose status is not ok may have no scores (NaN).
+
+    Raises:
+        DataError: the file is missing, or a row is not what it must be; names file and row.
+    """
+    path = folder / "images.csv"
+    table = unguard_text(read_text(path, IMAGE_COLUMNS))
+    table = _numbers(table, ("fold", "n_cells"), path, 2, whole=True)
+    scores = score_columns(table, path)
+    good = (table.status == "ok").to_numpy()
+    table[scores] = _scores(table[scores], path, 2, good)
+    _no_doubles(table, ["ID"], path, 2)
+    return table
+
+
+def _checked_cells(table: pd.DataFrame, path: Path, first_row: int) -> pd.DataFrame:
+    check_columns(table, CELL_COLUMNS, path)
+    scores = score_columns(table, path)
+    table = _numbers(table, WHOLE, path, first_row, whole=True)
+    table = _numbers(table, ("center_y", "center_x"), path, first_row)
+    values = _scores(table[scores], path, first_row, np.ones(len(table), bool))
+    table[scores] = values
+    table["touches_border"] = table.touches_border.astype(str).isin(["True", "true", "1"])
+    _no_doubles(table, ["ID", "cell_id"], path, first_row)
+    return table
+
+
+def _numbers(
+    table: pd.DataFrame, names: Sequence[str], path: Path, first_row: int, *, whole: bool = False
+) -> pd.DataFrame:
+    new = {}
+    for name in names:
+        values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
+        good = np.isfinite(values)
+        if whole:
+            good[good] = values[good] == np.floor(values[good])
+        if not good.all():
+            row = int(np.flatnonzero(~good)[0])
+            kind = "a whole number" if whole else "a number"
+            raise DataError(f"{path} row {row + first_row}: {name} is '{table[name].iloc[row]}', expected {kind}.")
+        new[name] = values.astype(np.int64) if whole else values
+    return table.assign(**new)
+
+
+def _scores(table: pd.DataFrame, path: Path, first_row: int, wanted: np.ndarray) -> np.ndarray:
+    """Return (N, K) float32 scores, after checking that they lie in [0, 1]; only rows not wanted may be NaN."""
+    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
+    wrong = ~((values >= 0) & (values <= 1)) & (wanted[:, None] | ~np.isnan(values))
+    if wrong.any():
+        row, k = np.argwhere(wrong)[0]
+        raise DataError(
+            f"{path} row {row + first_row}: the score of class {k} is '{table.iloc[row, k]}', expected 0..1."
+        )
+    return values
+
+
+def _no_doubles(table: pd.DataFrame, key: list[str], path: Path, first_row: int) -> None:
+    twice = np.flatnonzero(table.duplicated(key))
+    if twice.size:
+        row = int(twice[0])
+        what = " of ".join(str(v) for v in table[key].iloc[row][::-1])
+        raise DataError(f"{path} row {row + first_row}: {what} comes twice.")
