@@ -1,6 +1,6 @@
 """Print how folds share out the classes of a label table, without any images.
 
-    python scripts/folds_table.py train.csv [--folds 4] [--seed 0]
+python scripts/folds_table.py train.csv [--folds 4] [--seed 0]
 """
 
 import argparse

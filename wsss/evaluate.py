@@ -38,7 +38,7 @@ class EvaluateOptions:
     masks: Path | None = None
     """Folder of true label maps at original size; needed for the competition's mAP."""
     labels: Path | None = None
-    """Table of image labels, in any form that prepare reads; default: those in the truth table, or its cells' labels together."""
+    """Table of image labels, in any form of prepare; default: those in the truth table, or its cells' together."""
     submission: Path | None = None
     """Submission to score against the masks; default: submission.csv in the folder of predictions."""
     data: Path | None = None

@@ -1,5 +1,6 @@
 """Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,6 +50,8 @@ class InferOptions:
     """Replace the results of other options in --out."""
     min_score: float = 0.01
     """Predictions below this are left out of submission.csv."""
+    parts: bool = False
+    """Write the parts of the blended score too, as predictions of their own: image/, stage1/ and stage2/ in --out."""
     score: ScoreConfig = field(default_factory=ScoreConfig)
     """Cell score options (default: those of the run)."""
     crops: CropConfig = field(default_factory=CropConfig)
@@ -114,7 +117,7 @@ def _run_config(run: Path) -> dict[str, Any]:
 
 def _facts(options: InferOptions, data: "DataSet", plan: "Plan") -> dict[str, Any]:
     """Return what these predictions are made of; other facts are other predictions."""
-    return {
+    facts = {
         "data": str(data.folder),
         "table": data.manifest["table"],
         "run": str(options.run),
@@ -124,8 +127,11 @@ def _facts(options: InferOptions, data: "DataSet", plan: "Plan") -> dict[str, An
         "batch": options.batch,
         "min_score": options.min_score,
         "members": [_member_facts(member, indices, options.oof) for own, indices in plan for member in own],
+        "parts": options.parts,
         "versions": versions(),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(facts))  # as it comes back from the file it is compared with
+    return plain
 
 
 def _member_facts(member: "Member", indices: list[int], oof: bool) -> dict[str, Any]:
@@ -169,13 +175,13 @@ def _run(task: "Task", plan: "Plan", journal: Journal, oof: bool) -> None:
 
 def _write(out: Path, data: "DataSet", journal: Journal, options: InferOptions) -> int:
     """Write the tables from the journal, print a summary, return the number of images without a result."""
-    from wsss.predict.pipeline import STAGES, take_stage
+    from wsss.predict.pipeline import take_stage
     from wsss.predict.submission import write_submission
     from wsss.predict.tables import iter_cells, write_cells, write_images
 
     images = _images_table(data, journal)
     cells = write_cells(out, take_stage(_frames(data, journal), ""))
-    for stage in STAGES if options.crops.mode != "none" else STAGES[:-1]:
+    for stage in _parts(options):
         write_cells(out / stage, take_stage(_frames(data, journal), stage))
         write_images(out / stage, images)
     write_images(out, images)
@@ -189,6 +195,12 @@ def _write(out: Path, data: "DataSet", journal: Journal, options: InferOptions) 
     for name, status in list(zip(failed["ID"], failed["status"], strict=True))[:10]:
         cli.say(f"  {name}: {status}")
     return len(failed)
+
+
+def _parts(options: InferOptions) -> list[str]:
+    """Return the parts of the score that are written beside the blend."""
+    found = ["image", "stage1", *(["stage2"] if options.crops.mode != "none" else [])]
+    return found if options.parts else []
 
 
 def _frames(data: "DataSet", journal: Journal) -> "Iterator[pd.DataFrame]":

@@ -238,7 +238,10 @@ def _write(folder: Path, table: "pd.DataFrame", options: SegmentOptions, spent: 
     from wsss.core.files import write_csv, write_json
     from wsss.core.runtime import versions
 
-    chosen = {name: value if value is None or isinstance(value, int) else str(value) for name, value in asdict(options).items()}
+    chosen = {
+        name: value if value is None or isinstance(value, int) else str(value)
+        for name, value in asdict(options).items()
+    }
     write_json(
         folder / "segment.json",
         {

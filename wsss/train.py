@@ -88,9 +88,9 @@ def train_fold(recipe: Recipe, options: TrainOptions, data: "DataSet", path: Pat
     import torch
 
     from wsss.core.device import choose_device
+    from wsss.core.run_folder import RunFolder, check_same_run
     from wsss.engine.fit import Job, fit
     from wsss.engine.loading import TrainLoader
-    from wsss.core.run_folder import RunFolder, check_same_run
     from wsss.engine.state import TrainState
     from wsss.engine.validate import Validator
     from wsss.models.cam_net import build_cam_net
@@ -128,8 +128,11 @@ def train_fold(recipe: Recipe, options: TrainOptions, data: "DataSet", path: Pat
 
 def run_facts(recipe: Recipe, data: "DataSet", fold: int | None, train_ids: list[str]) -> dict[str, Any]:
     """Return what every checkpoint of a run says of it; a resumed run must agree, and --oof proves itself by it."""
+    from wsss.data.augment_recipe import load_recipe
+
     return {
         "recipe": asdict(recipe),
+        "augment": load_recipe(recipe.augment),
         "classes": list(data.classes.names),
         "negative": data.classes.negative,
         "channels": list(data.channels),
@@ -150,7 +153,9 @@ def _check_fit(recipe: Recipe, data: "DataSet") -> None:
         )
     weights = recipe.loss.class_weights
     if weights is not None and len(weights) != len(data.classes):
-        raise ConfigError(f"loss.class_weights has {len(weights)} values, expected one for each of {len(data.classes)}.")
+        raise ConfigError(
+            f"loss.class_weights has {len(weights)} values, expected one for each of {len(data.classes)}."
+        )
 
 
 def _check_images(train: Any, valid: Any, fold: int | None, data: "DataSet") -> None:

@@ -117,6 +117,14 @@ def test_a_small_image_is_padded_with_zeros_around_it() -> None:
     assert (out[0] == 0).sum() == 48
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 6])
+def test_any_number_of_channels_is_taken(channels: int) -> None:
+    augment = build_augment("hpa", CROP, channels=channels)
+    image = np.concatenate([textured(), textured(seed=1)])[:channels]
+    for seed in range(30):
+        assert augment(image, seed).shape == (channels, CROP, CROP)
+
+
 def test_read_only_images_are_taken_and_left_alone(tmp_path: Path, whole: Augment) -> None:
     np.save(tmp_path / "shard.npy", textured(128)[None])
     image = np.load(tmp_path / "shard.npy", mmap_mode="r")[0]

@@ -14,7 +14,7 @@ from wsss.core.geometry import Geometry
 GEOMETRY_COLUMNS = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 
 BRIGHT, SMALL = 1.4, 0.75
-"""Condensed chromatin: this much brighter in blue, and at most this share of the area, of the image's median nucleus."""
+"""Condensed chromatin: so much brighter in blue, and less than this share of the area, of the median nucleus."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,18 @@ def describe_cells(
     cells = group_pixels(label_map)
     table = _measure(cells, label_map.shape[1], axes)
     table["pieces"] = _pieces(label_map, cells)
-    if nuclei is not None:
+    if nuclei is None:
+        table["share_inside"] = _share_by_area(table)
+    else:
         pairs = _pair(label_map, nuclei, cells)
         table["n_nuclei"], table["nucleus_id"] = pairs.n_nuclei.to_numpy(), pairs.nucleus_id.to_numpy()
-        bodies = _measure(group_pixels(nuclei), label_map.shape[1], axes).set_index("cell_id")
-        own = bodies.reindex(table.nucleus_id)
+        pixels = group_pixels(nuclei)
+        bodies = _measure(pixels, label_map.shape[1], axes)
+        own = bodies.set_index("cell_id").reindex(table.nucleus_id)
         table["nucleus_area_px"] = own.area_px.fillna(0).to_numpy().astype(np.int64)
         table["share_inside"] = _share_inside(table, own.reset_index(drop=True), axes)
         if blue is not None:
-            table["mitotic"] = _condensed(nuclei, blue, bodies)[table.nucleus_id]
-    else:
-        table["share_inside"] = _share_by_area(table)
+            table["mitotic"] = table.nucleus_id.isin(_condensed(pixels, blue, bodies.area_px))
     return _add_um(table, pixel_um) if pixel_um is not None else table
 
 
@@ -191,9 +192,7 @@ def _share_inside(table: pd.DataFrame, nucleus: pd.DataFrame, axes: tuple[_Axis,
     return share
 
 
-def _completed(
-    centre: pd.Series, low: pd.Series, high: pd.Series, radius: float, length: float
-) -> np.ndarray:
+def _completed(centre: pd.Series, low: pd.Series, high: pd.Series, radius: float, length: float) -> np.ndarray:
     """Move the centre of a nucleus that the border cuts to where a whole one of `radius` would have it."""
     out = centre.to_numpy(float) + 0.5
     out = np.where((low == 0) & (high < length), np.minimum(out, high - radius), out)
@@ -208,9 +207,10 @@ def _disc_share(centres: np.ndarray, areas: np.ndarray, frame: np.ndarray) -> np
 
     def inside(radii: np.ndarray) -> np.ndarray:
         places = centres[:, None] + radii[:, None, None] * points
-        return ((places >= 0) & (places < frame)).all(axis=2).mean(axis=1)
+        return np.asarray(((places >= 0) & (places < frame)).all(axis=2).mean(axis=1))
 
-    low, high = np.zeros(len(areas)), np.full(len(areas), 2 * np.hypot(*frame))
+    low: np.ndarray = np.zeros(len(areas))
+    high: np.ndarray = np.full(len(areas), 2 * np.hypot(*frame))
     for _ in range(24):
         middle = (low + high) / 2
         enough = inside(middle) * np.pi * middle**2 >= areas
@@ -218,16 +218,12 @@ def _disc_share(centres: np.ndarray, areas: np.ndarray, frame: np.ndarray) -> np
     return np.clip(inside(high), 1 / 400, 1)
 
 
-def _condensed(nuclei: np.ndarray, blue: np.ndarray, bodies: pd.DataFrame) -> np.ndarray:
-    """Return (largest id + 1,) bool by nucleus id: brighter and smaller than the image's median nucleus."""
-    out = np.zeros(int(nuclei.max()) + 1, bool)
-    if bodies.empty:
-        return out
-    light = np.bincount(nuclei.ravel(), weights=blue.ravel().astype(np.float64))[bodies.index]
-    light = light / np.bincount(nuclei.ravel())[bodies.index]
-    areas = bodies.area_px.to_numpy()
-    out[bodies.index] = (light > BRIGHT * np.median(light)) & (areas < SMALL * np.median(areas))
-    return out
+def _condensed(pixels: CellPixels, blue: np.ndarray, areas: pd.Series) -> np.ndarray:
+    """Return the ids of the nuclei that are brighter and smaller than the image's median nucleus."""
+    if len(pixels) == 0:
+        return pixels.ids
+    light = np.add.reduceat(blue.ravel()[pixels.order], pixels.starts, dtype=np.float64) / pixels.sizes
+    return pixels.ids[(light > BRIGHT * np.median(light)) & (areas < SMALL * areas.median()).to_numpy()]
 
 
 def _add_um(table: pd.DataFrame, pixel_um: float) -> pd.DataFrame:

@@ -1,14 +1,17 @@
 """Statistics of a map over the cells of a label map, for all cells at once: the cost is that of the pixels."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-FEW = 1 / 16
-"""Up to this share of a cell, its highest values are found through `TopPixels`; above it, by partitioning each cell."""
+FEW = 1 / 8
+"""Up to this share of the pixels, the highest ones are found through QuantilePlan; above it, cell by cell."""
+
+Rule = Callable[[np.ndarray], np.ndarray]
+"""From the values (P,) of the cells' pixels, in the order of CellPixels.order, to one value a cell (N,)."""
 
 
 @dataclass(frozen=True)
@@ -108,57 +111,69 @@ def cell_lse(values: np.ndarray, cells: CellPixels, sharpness: float) -> np.ndar
 
 @dataclass(frozen=True)
 class QuantilePlan:
-    """What cell_quantiles needs to know of the cells, made once for all maps of an image.
+    """What a high quantile of the cells needs, made once for all maps of an image.
 
-    The quantile of a cell is its `counts`-th highest value. Deal the pixels of the cell into that many groups: as many
-    values reach the lowest of the groups' maxima, so this floor is at most the wanted value. Each group samples the
-    whole cell, so the floor is close, and a few per cent of the values are left to sort.
+    The quantile is the `counts`-th highest value of a cell. Deal the cell's pixels into that many groups: as many values
+    reach the lowest of the groups' maxima, so this floor is at most the wanted value. Each group samples the whole
+    cell, so the floor is close, and a few per cent of the values are left to look at.
     """
 
     cells: CellPixels
     counts: np.ndarray
     """(N,) int64, from 1 to the size of the cell."""
-    share: np.ndarray
-    """(N,) float64 in [0, 1), how far the quantile lies from the counts-th towards the next higher value."""
     groups: np.ndarray
     """(sum of counts,) int64, where each group begins in `cells.order`."""
 
+    @classmethod
+    def make(cls, cells: CellPixels, counts: np.ndarray) -> "QuantilePlan":
+        """Deal the pixels of each cell into `counts` groups."""
+        number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        sizes, many = np.repeat(cells.sizes, counts), np.repeat(counts, counts)
+        return cls(cells, counts, np.repeat(cells.starts, counts) + number * sizes // many)
 
-def plan_quantile(cells: CellPixels, quantile: float) -> QuantilePlan:
-    """Prepare `cell_quantiles` of one image; `quantile` in [0, 1]."""
+    def find(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the counts-th highest of each cell's values and the next higher one, (N,) float64 both."""
+        counts = self.counts
+        floor = np.minimum.reduceat(np.maximum.reduceat(values, self.groups), np.cumsum(counts) - counts)
+        above = np.flatnonzero(values > np.repeat(floor, self.cells.sizes))
+        owner = self.cells.owner[above]
+        kept = np.bincount(owner, minlength=len(counts))
+        ranks = counts, np.maximum(counts - 1, 1)
+        places = [np.where(rank <= kept, np.cumsum(kept) - rank, -1) for rank in ranks]
+        wanted = np.unique(np.concatenate(places))
+        # values lie in [0, 1]: twice the row sets the cells apart, and one partition serves them all
+        keys = values[above] + 2.0 * owner
+        if len(keys):
+            keys = np.partition(keys, wanted[wanted >= 0])
+        keys = np.append(keys - 2.0 * owner, 0)
+        # a rank beyond the values above the floor is one of those equal to it
+        lowest, higher = (np.where(place >= 0, keys[place], floor) for place in places)
+        return lowest, higher
+
+
+def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
+    """Prepare the quantile of each cell, linear between neighbours as np.quantile: (P,) in [0, 1] -> (N,) float64."""
     place = quantile * (cells.sizes - 1)
     low = place.astype(np.int64)
-    counts = cells.sizes - low
-    first = np.cumsum(counts) - counts
-    number = np.arange(counts.sum()) - np.repeat(first, counts)
-    sizes, many = np.repeat(cells.sizes, counts), np.repeat(counts, counts)
-    groups = np.repeat(cells.starts, counts) + number * sizes // many
-    return QuantilePlan(cells, counts, place - low, groups)
+    share = place - low
+    if len(cells) == 0 or (cells.sizes - low).sum() > FEW * len(cells.order):
+        each = list(zip(cells.starts, cells.starts + cells.sizes, low, share, strict=True))
+        return lambda values: np.array([_interpolated(values[a:b], k, w) for a, b, k, w in each])
+    plan = QuantilePlan.make(cells, cells.sizes - low)
+
+    def rule(values: np.ndarray) -> np.ndarray:
+        lowest, higher = plan.find(values)
+        return lowest + (higher - lowest) * share
+
+    return rule
 
 
-def cell_quantiles(values: np.ndarray, plan: QuantilePlan) -> np.ndarray:
-    """Quantile of each cell, linear between neighbours as np.quantile: (P,) in [0, 1] -> (N,) float64."""
-    cells, counts = plan.cells, plan.counts
-    if len(cells) == 0:
-        return np.zeros(0)
-    if len(plan.groups) > FEW * len(values):
-        parts = zip(_each(values, cells), cells.sizes - counts, plan.share, strict=True)
-        return np.array([_interpolated(part, low, share) for part, low, share in parts])
-    floor = np.minimum.reduceat(np.maximum.reduceat(values, plan.groups), np.cumsum(counts) - counts)
-    above = np.flatnonzero(values > np.repeat(floor, cells.sizes))
-    owner = cells.owner[above]
-    kept = np.bincount(owner, minlength=len(cells))
-    # values lie in [0, 1]: twice the row sets the cells apart, and one partition serves them all
-    keys = values[above] + 2.0 * owner
-    ranks = counts, np.maximum(counts - 1, 1)
-    places = [np.where(rank <= kept, np.cumsum(kept) - rank, -1) for rank in ranks]
-    wanted = np.unique(np.concatenate(places))
-    if len(keys):
-        keys = np.partition(keys, wanted[wanted >= 0])
-    # a rank beyond the kept values is one of those equal to the floor
-    keys = np.append(keys - 2.0 * owner, 0)
-    lower, higher = (np.where(place >= 0, keys[place], floor) for place in places)
-    return lower + (higher - lower) * plan.share
+def cell_top_means(values: np.ndarray, cells: CellPixels, share: float) -> np.ndarray:
+    """Mean of the highest `share` of the pixels (at least one) of each cell: (P,) -> (N,) float64."""
+    counts = np.maximum(1, np.ceil(share * cells.sizes - 1e-9)).astype(np.int64)
+    ends = cells.starts + cells.sizes
+    parts = zip(cells.starts, ends, cells.sizes - counts, strict=True)
+    return np.array([np.partition(values[a:b], k)[k:].mean(dtype=np.float64) for a, b, k in parts])
 
 
 def _interpolated(values: np.ndarray, low: int, share: float) -> float:
@@ -167,25 +182,13 @@ def _interpolated(values: np.ndarray, low: int, share: float) -> float:
     return float(two[0] + (two[1] - two[0]) * share)
 
 
-def cell_top_means(values: np.ndarray, cells: CellPixels, share: float) -> np.ndarray:
-    """Mean of the highest `share` of the pixels (at least one) of each cell: (P,) in [0, 1] -> (N,) float64."""
-    counts = np.maximum(1, np.ceil(share * cells.sizes - 1e-9)).astype(np.int64)
-    parts = zip(_each(values, cells), cells.sizes - counts, strict=True)
-    return np.array([np.partition(part, k)[k:].mean(dtype=np.float64) for part, k in parts], np.float64)
-
-
-def _each(values: np.ndarray, cells: CellPixels) -> Iterator[np.ndarray]:
-    for start, size in zip(cells.starts, cells.sizes, strict=True):
-        yield values[start : start + size]
-
-
 def row_quantile(values: np.ndarray, quantile: float) -> float:
     """Quantile of (P,) values, equal to np.quantile; quick where it is high and the values come from a smooth map."""
     place = quantile * (len(values) - 1)
     count = len(values) - int(place)
     if count > FEW * len(values):
         return float(np.quantile(values, quantile))
-    # the same floor as in cell_quantiles, the groups being the columns of a table that is `count` wide
+    # the same floor as in QuantilePlan, the groups being the columns of a table that is `count` wide
     floor = values[: len(values) // count * count].reshape(-1, count).max(axis=0).min()
     kept = values[values > floor]
     if len(kept) < count:

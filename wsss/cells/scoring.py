@@ -12,13 +12,13 @@ import numpy as np
 
 from wsss.cells.regions import (
     CellPixels,
+    Rule,
     cell_lse,
     cell_maxima,
     cell_means,
-    cell_quantiles,
     cell_top_means,
     group_pixels,
-    plan_quantile,
+    quantile_rule,
     row_quantile,
     subset,
 )
@@ -64,15 +64,11 @@ def _bilinear(given: int, wanted: int) -> np.ndarray:
     return out
 
 
-Rule = Callable[[np.ndarray], np.ndarray]
-"""From the values of the cells' pixels (P,) in [0, 1] to one value a cell (N,)."""
-
-
 def region_rule(cells: CellPixels, config: ScoreConfig) -> Rule:
     """Prepare the rule `config.region` for the cells of one image."""
     match config.region:
         case "quantile":
-            return partial(cell_quantiles, plan=plan_quantile(cells, config.quantile))
+            return quantile_rule(cells, config.quantile)
         case "mean":
             return partial(cell_means, cells=cells)
         case "topk":

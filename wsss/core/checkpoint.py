@@ -60,7 +60,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
 
 def _way_out(path: Path) -> str:
     other = previous(path)
-    return f" The checkpoint before it is {other}: move it to {path.name} to go on from there." if other.exists() else ""
+    return (
+        f" The checkpoint before it is {other}: move it to {path.name} to go on from there." if other.exists() else ""
+    )
 
 
 def _digest(tensors: Mapping[str, "Tensor"], text: str) -> str:

@@ -29,9 +29,7 @@ def check_choice(where: str, value: str, choices: Iterable[str]) -> None:
     """Raise ConfigError unless `value` is one of `choices`."""
     choices = list(choices)
     if value not in choices:
-        raise ConfigError(
-            f"{where} is '{value}', expected one of {', '.join(choices)}.{nearest(value, choices)}"
-        )
+        raise ConfigError(f"{where} is '{value}', expected one of {', '.join(choices)}.{nearest(value, choices)}")
 
 
 def check_range(where: str, value: float, low: float, high: float = float("inf")) -> None:

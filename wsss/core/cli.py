@@ -28,9 +28,7 @@ class _Parser(jsonargparse.ArgumentParser):
         if isinstance(ex, ConfigError):
             raise ex
         text = " ".join(str(message).split())
-        unknown = re.search(
-            r"Option '([\w.+-]+)' is not accepted|[Uu]nrecognized arguments: -*([\w.+-]+)", text
-        )
+        unknown = re.search(r"Option '([\w.+-]+)' is not accepted|[Uu]nrecognized arguments: -*([\w.+-]+)", text)
         name = (unknown.group(1) or unknown.group(2)) if unknown else ""
         names = [action.dest for action in self._actions]
         hint = (nearest(name, names) or nearest(name.split(".")[0], names)) if name else ""
@@ -47,9 +45,7 @@ def make_parser(stage: str, about: str, examples: str, *options: type) -> jsonar
         epilog=f"examples:\n{examples.rstrip()}",
         formatter_class=_formatter(),
     )
-    parser.add_argument(
-        "--config", action="config", help="YAML file with any of these options; flags override it."
-    )
+    parser.add_argument("--config", action="config", help="YAML file with any of these options; flags override it.")
     for option in options:
         parser.add_class_arguments(option, None)
     return parser
@@ -137,9 +133,5 @@ def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ConfigError(
-            f"no data set is prepared under {home}/: run python -m wsss.prepare first, or pass --data."
-        )
-    raise ConfigError(
-        f"several data sets are prepared under {home}/: choose one with --data {found[0]} (or another)."
-    )
+        raise ConfigError(f"no data set is prepared under {home}/: run python -m wsss.prepare first, or pass --data.")
+    raise ConfigError(f"several data sets are prepared under {home}/: choose one with --data {found[0]} (or another).")

@@ -43,7 +43,7 @@ class Geometry:
         return out
 
     def labels_to_store(self, label_map: np.ndarray) -> np.ndarray:
-        """Scale a (height, width) label map into (size, size), nearest neighbour; a map of that size passes as it is."""
+        """Scale a (height, width) label map into (size, size), nearest neighbour; one of that size passes as it is."""
         if label_map.shape == (self.size, self.size) and (self.height, self.width) != label_map.shape:
             return label_map
         out = np.zeros((self.size, self.size), label_map.dtype)

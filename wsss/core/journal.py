@@ -33,9 +33,7 @@ class Journal:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT)")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS done (key TEXT PRIMARY KEY, record TEXT, payload BLOB)"
-            )
+            self._db.execute("CREATE TABLE IF NOT EXISTS done (key TEXT PRIMARY KEY, record TEXT, payload BLOB)")
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint', ?)", (fingerprint,))
             (found,) = self._db.execute("SELECT value FROM meta WHERE name = 'fingerprint'").fetchone()
         except sqlite3.DatabaseError as error:

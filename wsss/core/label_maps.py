@@ -112,9 +112,7 @@ def find_label_map(folder: Path, name: str) -> Path:
         path = folder / f"{name}{suffix}"
         if path.exists():
             return path
-    raise DataError(
-        f"{folder} holds no label map of {name}: expected {name} with one of {', '.join(SUFFIXES)}."
-    )
+    raise DataError(f"{folder} holds no label map of {name}: expected {name} with one of {', '.join(SUFFIXES)}.")
 
 
 def _encode_png(label_map: np.ndarray) -> bytes:

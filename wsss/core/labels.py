@@ -61,9 +61,7 @@ class ClassList:
         if len(self.names) == 0 or len(set(self.names)) != len(self.names):
             raise DataError(f"class names must be distinct and at least one, got {list(self.names)}.")
         if self.negative is not None and not 0 <= self.negative < len(self.names):
-            raise DataError(
-                f"the negative class is {self.negative}, expected 0..{len(self.names) - 1} or none."
-            )
+            raise DataError(f"the negative class is {self.negative}, expected 0..{len(self.names) - 1} or none.")
 
     def __len__(self) -> int:
         return len(self.names)

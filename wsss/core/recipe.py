@@ -121,7 +121,8 @@ class SamplerConfig:
     balanced: bool = True
     """Draw images of rare classes more often, with replacement; else every image once."""
     clip: str = "rank:3"
-    """Class whose weight is the most an image may have: rank:3 (third rarest, as in the recipe), class:ID, or none."""
+    """Class whose weight is the most an image may have: rank:3 (third rarest; in the recipe's set
+    that is class:8), class:ID, or none."""
 
 
 @dataclass(frozen=True)

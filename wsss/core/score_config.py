@@ -80,7 +80,7 @@ class CropConfig:
     size: int = 384
     """Edge of a crop in px."""
     margin: float = 0.0
-    """Background added around the cell's box, as a share of its longer side ('fit' only)."""
+    """Black border around the cell, as a share of its longer side, on each side."""
     batch: int = 32
     """Crops the network sees at once."""
 

@@ -61,7 +61,9 @@ class Augment:
         """
         if image.dtype != np.uint8 or image.ndim != 3:
             raise ValueError(f"image is {image.dtype} {image.shape}, expected uint8 (C, H, W).")
-        data = {"image": cv2.merge(list(image)).reshape(*image.shape[1:], len(image))}
+        planes = list(image)
+        planes += planes[-1:] * (_carried(len(image)) - len(image))
+        data = {"image": cv2.merge(planes).reshape(*image.shape[1:], len(planes))}
         if masks:
             common = np.result_type(np.uint8, *(mask.dtype for mask in masks))
             data["masks"] = np.stack(masks).astype(common, copy=False)
@@ -70,7 +72,7 @@ class Augment:
         moved = [
             np.ascontiguousarray(mask, dtype=old.dtype) for mask, old in zip(out.get("masks", ()), masks, strict=True)
         ]
-        return self._planes(out["image"]), moved
+        return self._planes(out["image"])[: len(image)], moved
 
     def _reseed(self, seed: int) -> None:
         # Not Compose.set_random_seed: it starts every transform at the same number, so that an image that is
@@ -101,4 +103,9 @@ def build_augment(recipe: str | Path | Sequence[Step], crop: int, *, channels: i
     steps = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     if not steps:
         raise ConfigError("the augmentation recipe is empty: it needs at least a crop.")
-    return Augment(build_steps(steps, crop, channels), crop)
+    return Augment(build_steps(steps, crop, _carried(channels)), crop)
+
+
+def _carried(channels: int) -> int:
+    """Return how many planes the transforms see: OpenCV's median takes 1, 3 or more, so 2 get a spare one."""
+    return 3 if channels == 2 else channels

@@ -17,7 +17,9 @@ from wsss.data import robust
 Step = Mapping[str, Any]
 """One entry of a recipe: `op`, `p` or `weight`, and the op's own parameters (or `of`, for OneOf)."""
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+_SHIPPED = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
+CONFIGS = next((folder for folder in _SHIPPED if folder.exists()), _SHIPPED[0])
+"""Where the shipped recipes are: in the installed package, or beside it in a checkout."""
 CROP_ALONE: Step = {"op": "RandomCrop", "height": "crop", "width": "crop", "pad_if_needed": True}
 
 BORDERS = {

@@ -14,9 +14,9 @@ EDGE = 16
 """Edge of a thumbnail."""
 COARSE = 8
 """Edge to which thumbnails are pooled for the search."""
-ALIKE = 0.75
+ALIKE = 0.6
 """Correlation of pooled thumbnails from which a pair is verified."""
-SAME = 0.8
+SAME = 0.6
 """Correlation of aligned, high-passed images from which a pair is a near-duplicate."""
 BLOCK = 4096
 DETAIL = 128

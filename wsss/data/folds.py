@@ -81,9 +81,7 @@ def _even_out(sums: np.ndarray, fold: np.ndarray, n: int, seed: int) -> np.ndarr
 class _State:
     """Groups in folds, and the sums of the folds."""
 
-    def __init__(
-        self, kinds: np.ndarray, kind: np.ndarray, fold: np.ndarray, n: int, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, kinds: np.ndarray, kind: np.ndarray, fold: np.ndarray, n: int, rng: np.random.Generator) -> None:
         self.kinds, self.kind, self.fold, self.rng = kinds, kind, fold, rng
         self.norms = (kinds**2).sum(1)
         self.totals = np.stack([kinds[kind[fold == f]].sum(0) for f in range(n)])  # (n, K + 1)

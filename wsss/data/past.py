@@ -119,9 +119,9 @@ class Past:
         thumbnails: np.ndarray = read_extra(self.folder, name, "thumbnails")
         stamps = read_extra(self.folder, name, "stamps").tolist()
         columns = ["status", "reason", "ImageHeight", "ImageWidth", "depth", "crc32"]
-        records = rows[columns].to_dict("records")
+        records: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in rows[columns].to_numpy(object)]
         names = rows["ID"].tolist()
-        known = {
+        known: Known = {
             ID: (record, thumbnails[k].tobytes() if record["status"] == "ok" else b"")
             for k, (ID, record) in enumerate(zip(names, records, strict=True))
         }

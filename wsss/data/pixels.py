@@ -242,7 +242,8 @@ def _decode_tiff(path: Path, header: Header) -> np.ndarray:
 
     length = path.stat().st_size
     with tifffile.TiffFile(path) as tiff:
-        for page in tiff.series[0].pages:
+        pages: list[Any] = list(tiff.series[0].pages)
+        for page in pages:
             # tifffile fills absent pieces with zeros instead of failing
             for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
                 if offset <= 0 or count <= 0 or offset + count > length:

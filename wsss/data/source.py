@@ -3,6 +3,7 @@
 import itertools
 import zlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,17 +108,23 @@ def execute(jobs: list[Job], journal: Journal, stamp: dict[str, int], workers: i
     """Decode and store images in parallel, each journalled when it is done.
 
     Raises:
-        DataError: the store cannot be written.
+        DataError: the store cannot be written, or a worker was killed.
     """
     known: Known = {}
     with progress(None, "prepare", len(jobs)) as bar:
-        for job, result in parallel(ingest, jobs, workers):
-            if isinstance(result, Exception):
-                raise result
-            record, thumbnail = result
-            journal.add(job.files.ID, {**record, "stamp": stamp[job.files.ID]}, thumbnail)
-            known[job.files.ID] = result
-            bar.update()
+        try:
+            for job, result in parallel(ingest, jobs, workers):
+                if isinstance(result, Exception):
+                    raise result
+                record, thumbnail = result
+                journal.add(job.files.ID, {**record, "stamp": stamp[job.files.ID]}, thumbnail)
+                known[job.files.ID] = result
+                bar.update()
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"a worker process was killed (out of memory?) after {len(known)} images, which are kept: "
+                "start the same command again, with a smaller --workers."
+            ) from error
     return known
 
 

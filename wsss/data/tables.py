@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,15 +34,15 @@ class LabelTable:
 def read_labels(path: Path, classes: ClassList) -> LabelTable:
     """Read a label table.
 
-    Columns, separated by comma, semicolon or tab: `ID,Label` with labels like `8|5|0`, `8 5 0` or `[8, 5, 0]`; `Id,Target`
-    of the 2018 competition, mapped to the 19 classes; or `ID` and one 0/1 column per class, named by its id or
-    its name. Other columns do not count. Upper and lower case of ID, Label and Target are the same.
+    Columns, separated by comma, semicolon or tab: `ID,Label` with labels like `8|5|0`, `8 5 0` or `[8, 5, 0]`;
+    `Id,Target` of the 2018 competition, mapped to the 19 classes; or `ID` and one 0/1 column per class, named by its
+    id or its name. Other columns do not count. Upper and lower case of ID, Label and Target are the same.
 
     Raises:
         DataError: the table is none of these, or has bad rows, named by their line in the file.
     """
     rows = _rows(path)
-    _, header = next(rows, (0, []))
+    _, header = next(rows, (0, list[str]()))
     at, read = _reader(path, header, classes)
     table = LabelTable(path, digest_file(path))
     lines: dict[str, int] = {}
@@ -98,7 +98,7 @@ def read_classes(path: Path) -> ClassList:
     return ClassList(tuple(names), negative)
 
 
-def _rows(path: Path):  # type: ignore[no-untyped-def]
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, fields) of every row that is not blank."""
     try:
         text = path.read_bytes().decode("utf-8-sig")

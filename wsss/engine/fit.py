@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from wsss.core.checks import DataError, some
-from wsss.core.recipe import Recipe
-from wsss.core.runtime import progress
 from wsss.core.device import Device
-from wsss.engine.loading import Batch, TrainLoader
+from wsss.core.recipe import Recipe
 from wsss.core.run_folder import RunFolder
+from wsss.core.runtime import progress
+from wsss.engine.loading import Batch, TrainLoader
 from wsss.engine.state import TrainState
 from wsss.losses.total import ComboLoss
 from wsss.models.cam_net import CamNet
@@ -85,9 +85,7 @@ def _train_epoch(job: Job, state: TrainState, loader: TrainLoader, stopped: list
     return seen
 
 
-def _step(
-    job: Job, state: TrainState, model: nn.Module, loss: ComboLoss, batch: Batch, steps: int
-) -> dict[str, float]:
+def _step(job: Job, state: TrainState, model: nn.Module, loss: ComboLoss, batch: Batch, steps: int) -> dict[str, float]:
     """Learn from one batch; return the loss and its parts."""
     recipe, device, where = job.recipe, job.device, state.progress
     torch.manual_seed(int(np.random.default_rng([recipe.seed, where.epoch, where.step]).integers(2**62)))
@@ -98,7 +96,7 @@ def _step(
         output = model(images)
     full, tiles = output.views(recipe.puzzle.on)
     parts = loss(full, tiles, labels, done)
-    values = {name: float(value) for name, value in parts.items()}
+    values = {name: value.item() for name, value in parts.items()}
     last = where.step + 1 == steps
     if not math.isfinite(values["loss"]):
         _bad_batch(job, state, batch[2], values)

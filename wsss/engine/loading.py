@@ -30,14 +30,20 @@ class TrainLoader:
     """
 
     def __init__(
-        self, data: DataSet, indices: Sequence[int] | np.ndarray, recipe: Recipe, *, workers: int = 0, pinned: bool = False
+        self,
+        data: DataSet,
+        indices: Sequence[int] | np.ndarray,
+        recipe: Recipe,
+        *,
+        workers: int = 0,
+        pinned: bool = False,
     ) -> None:
         self.indices = np.asarray(indices)
         self.recipe = recipe
         labels = data.labels[self.indices]
         self.weights = image_weights(labels, clip=recipe.sampler.clip) if recipe.sampler.balanced else None
         self.batches = EpochBatches(recipe.batch, recipe.seed)
-        augment = build_augment(recipe.augment, recipe.crop or data.size)
+        augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels))
         self.loader = _loader(ImageSamples(data, augment), self.batches, workers, pinned)
 
     @property
@@ -87,5 +93,3 @@ def _quiet_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-

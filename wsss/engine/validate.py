@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from wsss.core.device import Device
 from wsss.core.recipe import Recipe
 from wsss.data.catalog import DataSet
-from wsss.core.device import Device
 from wsss.engine.loading import whole_images
 from wsss.losses.total import ComboLoss
 from wsss.metrics.classify import average_precision, f1, mean_of_classes

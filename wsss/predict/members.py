@@ -6,13 +6,13 @@ from typing import Any
 
 from wsss.core.checkpoint import load_checkpoint
 from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.device import Device
 from wsss.core.files import digest_file, digest_json
 from wsss.core.recipe import Recipe, recipe_from
-from wsss.data.catalog import DataSet
-from wsss.core.device import Device
 from wsss.core.run_folder import RunFolder
-from wsss.models.weights import load_weights, strip
+from wsss.data.catalog import DataSet
 from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.weights import load_weights, strip
 
 
 @dataclass(frozen=True)

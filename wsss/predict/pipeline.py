@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from wsss.cells.crops import cut_cells
+from wsss.cells.crops import cell_crops
 from wsss.cells.instances import describe_cells
 from wsss.cells.regions import visible_share
 from wsss.cells.scoring import finish_scores, stage1_scores
@@ -22,9 +23,6 @@ from wsss.data.catalog import DataSet
 from wsss.predict.cam import class_maps, crop_probs
 from wsss.predict.members import Member
 from wsss.predict.tables import cells_frame
-
-STAGES = ("image", "stage1", "stage2")
-"""The parts of the blended score that are kept beside it."""
 
 
 @dataclass(frozen=True)
@@ -147,15 +145,16 @@ def _ids(label_map: np.ndarray) -> np.ndarray:
 
 def _crops(task: Task, images: np.ndarray, stored: list[np.ndarray | None]) -> Iterator[np.ndarray]:
     """Yield the crops of all cells of the batch, image by image and by rising id, in batches of crops."""
-    waiting: list[np.ndarray] = []
-    for image, label_map in zip(images, stored, strict=True):
-        for crop in cut_cells(image, label_map, task.crops) if label_map is not None else ():
-            waiting.append(crop)
-            if len(waiting) == task.crops.batch:
-                yield np.stack(waiting)
-                waiting = []
-    if waiting:
-        yield np.stack(waiting)
+    pairs = zip(images, stored, strict=True)
+    crops = (
+        crop
+        for image, cells in pairs
+        if cells is not None
+        for _, own in cell_crops(image, cells, task.crops)
+        for crop in own
+    )
+    while batch := list(islice(crops, task.crops.batch)):
+        yield np.stack(batch)
 
 
 def _finish(
@@ -240,5 +239,5 @@ def take_stage(frames: Iterable[pd.DataFrame], stage: str) -> Iterator[pd.DataFr
         plain = frame[[name for name in frame.columns if ":" not in name]]
         if stage:
             scores = [name for name in plain.columns if name.isdecimal()]
-            plain = plain.assign(**{name: frame[f"{stage}:{name}"] for name in scores}, rle="")
+            plain = plain.assign(**{name: frame[f"{stage}:{name}"] for name in scores})
         yield plain

@@ -13,6 +13,7 @@ from skimage.segmentation import watershed
 
 from wsss.cells.backends import Backend, BackendOptions, CellMaps, Field
 from wsss.cells.backends.touching import part_touching
+from wsss.cells.morphology import drop_small, fill_holes, renumber
 from wsss.cells.regions import group_pixels
 
 RED, BLUE, YELLOW = 0, 2, 3
@@ -64,9 +65,9 @@ def segment_field(field: Field, config: ClassicalConfig | None = None) -> CellMa
     height, width = field.image.shape[1:]
     scale = min(1.0, config.edge / max(height, width))
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-    planes = [np.sqrt(_plane(field.image[c], shape)) for c in (RED, BLUE, YELLOW)]
-    nuclei, radius = find_nuclei(planes[1], config)
-    cells = grow_cells(nuclei, planes, radius, config)
+    red, blue, yellow = (np.sqrt(_plane(field.image[c], shape)) for c in (RED, BLUE, YELLOW))
+    nuclei, radius = find_nuclei(blue, config)
+    cells = grow_cells(nuclei, np.maximum(red, yellow), radius, config)
     maps = [cv2.resize(m, (width, height), interpolation=cv2.INTER_NEAREST_EXACT) for m in (cells, nuclei)]
     return CellMaps(cells=maps[0], nuclei=maps[1])
 
@@ -95,30 +96,20 @@ def find_nuclei(blue: np.ndarray, config: ClassicalConfig) -> tuple[np.ndarray, 
     """
     blurred = _smooth(blue, max(blue.shape) / 512)
     background, floor = _cut(blurred, config.nucleus_floor, 0.04)
-    rough = _fill(blurred > _cut(blurred, 0.8, 0.06)[1], np.inf)
+    rough = fill_holes(blurred > _cut(blurred, 0.8, 0.06)[1], np.inf)
     radius = _typical_radius(rough)
     if radius == 0:
         return np.zeros(blue.shape, np.int32), 0.0
     blurred = _smooth(blue, radius / 8)
     area = np.pi * radius**2
-    mask = _fill(blurred > floor, area)
+    mask = fill_holes(blurred > floor, area)
     light = np.maximum(blurred - background, 0)
     parts = part_touching(mask, light, sigma=config.smooth * radius, neck=config.neck)
     rim = background + config.nucleus_rim * (_peaks(parts, blurred) - background)
-    mask = _fill(mask & (blurred > rim[parts]), area)
+    mask = fill_holes(mask & (blurred > rim[parts]), area)
     mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _disk(0.25 * radius)) > 0
     parts = part_touching(mask, light, sigma=config.smooth * radius, neck=config.neck)
-    return _drop_small(parts, config.least_nucleus * area), radius
-
-
-def _fill(mask: np.ndarray, most: float) -> np.ndarray:
-    """Fill holes of at most `most` pixels; what touches the border of the image is no hole."""
-    _, holes, stats, _ = cv2.connectedComponentsWithStats(1 - mask.astype(np.uint8), connectivity=4)
-    left, top, wide, high, area = stats.T
-    inner = (left > 0) & (top > 0) & (left + wide < mask.shape[1]) & (top + high < mask.shape[0])
-    fill = inner & (area <= most)
-    fill[0] = False
-    return mask | fill[holes]
+    return renumber(drop_small(parts, config.least_nucleus * area))[0], radius
 
 
 def _disk(radius: float) -> np.ndarray:
@@ -154,31 +145,20 @@ def _peaks(parts: np.ndarray, plane: np.ndarray) -> np.ndarray:
     return out
 
 
-def _drop_small(label_map: np.ndarray, least: float) -> np.ndarray:
-    """Drop labels of fewer than `least` pixels and number the others 1..N."""
-    sizes = np.bincount(label_map.ravel())
-    keep = sizes >= least
-    keep[0] = False
-    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[label_map]
-
-
-def grow_cells(
-    nuclei: np.ndarray, planes: list[np.ndarray], radius: float, config: ClassicalConfig
-) -> np.ndarray:
-    """Grow one cell around every nucleus over the square roots of red, blue and yellow.
+def grow_cells(nuclei: np.ndarray, cytoplasm: np.ndarray, radius: float, config: ClassicalConfig) -> np.ndarray:
+    """Grow one cell around every nucleus over the brighter of the square roots of red and yellow, (h, w) float32.
 
     Returns:
         (h, w) int32 with the ids of `nuclei`; every nucleus lies within its cell.
     """
     if radius == 0:
         return nuclei.copy()
-    red, blue, yellow = planes
-    signal = _smooth(np.maximum(red, yellow), radius / 6)
+    signal = _smooth(cytoplasm, radius / 6)
     _, floor = _cut(signal, config.cell_floor, 0.03)
     away = _distance(nuclei == 0) / radius
     mask = (signal > floor) & (away < config.reach) | (nuclei > 0)
     relief = config.distance_weight * away - signal / max(float(signal.max()), 1e-6)
-    cells = watershed(relief, nuclei, mask=_fill(mask, config.largest_hole * np.pi * radius**2))
+    cells = watershed(relief, nuclei, mask=fill_holes(mask, config.largest_hole * np.pi * radius**2))
     return _tidy(cells.astype(np.int32), nuclei, radius)
 
 

@@ -5,9 +5,7 @@ import numpy as np
 from skimage.segmentation import watershed
 
 
-def part_touching(
-    mask: np.ndarray, light: np.ndarray, *, sigma: float, neck: float
-) -> np.ndarray:
+def part_touching(mask: np.ndarray, light: np.ndarray, *, sigma: float, neck: float) -> np.ndarray:
     """Label the objects of a mask, cutting where a neck is thin or dark against both sides.
 
     Every summit of the distance to the background starts as an object of its own; then neighbours are joined, widest
@@ -34,7 +32,9 @@ def part_touching(
 def _join(parts: np.ndarray, depth: np.ndarray, light: np.ndarray, neck: float) -> np.ndarray:
     count = int(parts.max()) + 1
     heights = _maxima(parts.ravel(), depth.ravel(), count)
-    means = np.bincount(parts.ravel(), light.ravel(), count) / np.maximum(np.bincount(parts.ravel(), minlength=count), 1)
+    means = np.bincount(parts.ravel(), light.ravel(), count) / np.maximum(
+        np.bincount(parts.ravel(), minlength=count), 1
+    )
     root = np.arange(count)
     for first, second, saddle, shine in zip(*_borders(parts, depth, light), strict=True):
         a, b = _find(root, first), _find(root, second)
@@ -59,7 +59,9 @@ def _borders(parts: np.ndarray, depth: np.ndarray, light: np.ndarray) -> tuple[l
     keys, border = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)
     border = border.ravel()
     deepest = _maxima(border, np.concatenate(saddles), len(keys))
-    shine = np.bincount(border, np.concatenate(lights), len(keys)) / np.maximum(np.bincount(border, minlength=len(keys)), 1)
+    shine = np.bincount(border, np.concatenate(lights), len(keys)) / np.maximum(
+        np.bincount(border, minlength=len(keys)), 1
+    )
     order = np.argsort(-deepest, kind="stable")
     return keys[order, 0].tolist(), keys[order, 1].tolist(), deepest[order].tolist(), shine[order].tolist()
 
