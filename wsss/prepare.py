@@ -97,8 +97,7 @@ def prepare(options: PrepareOptions) -> int:
     path = options.out / f"prepare-{options.source}.journal"
     if options.overwrite:
         past = past.forget(options.source)
-        for old in (path, *options.out.glob(f"{path.name}-*")):
-            old.unlink(missing_ok=True)
+        _remove_journal(path)
     past.check_fits(spec, source.name, source.ids)
     _check_same_images(past, source)
     stamp = sources.stamps(source)
@@ -120,7 +119,7 @@ def prepare(options: PrepareOptions) -> int:
         if not done:
             sources.write_extras(options.out, source, known, stamp)
             _finish(past, spec, source, rows)
-    path.unlink()
+    _remove_journal(path)
     return _report(options.out, source.name, done)
 
 
@@ -167,6 +166,12 @@ def _check_same_images(past: "Past", source: "Source") -> None:
         f"source {source.name} of {past.folder} was prepared differently ({what}). "
         "Add new images with another --source, or pass --overwrite to make this one anew."
     )
+
+
+def _remove_journal(path: Path) -> None:
+    """Delete a closed journal; SQLite's side files first, so that none is left without it."""
+    for old in (*path.parent.glob(f"{path.name}-*"), path):
+        old.unlink(missing_ok=True)
 
 
 def _announce(todo: list["Job"], total: int) -> None:

@@ -168,6 +168,7 @@ def _segment_one(task: _Task) -> dict[str, Any]:
     clock.append(time.perf_counter())
     cells, nuclei = _padded(found.cells, field), None if found.nuclei is None else _padded(found.nuclei, field)
     record = _describe(cells, nuclei, geometry)
+    clock.append(time.perf_counter())
     if nuclei is None:
         discard_label_map(task.folder / "nuclei" / name)
         record["nuclei"] = None
@@ -175,7 +176,7 @@ def _segment_one(task: _Task) -> dict[str, Any]:
         record["nuclei"] = str(write_label_map(task.folder / "nuclei" / name, nuclei).relative_to(task.folder))
     record["map"] = str(write_label_map(task.folder / "cells" / name, cells).relative_to(task.folder))
     clock.append(time.perf_counter())
-    seconds = dict(zip(("reading", "segmenting", "writing"), np.diff(clock).tolist(), strict=True))
+    seconds = dict(zip(("reading", "segmenting", "measuring", "writing"), np.diff(clock).tolist(), strict=True))
     return {"status": "ok", "reason": "", **record, "seconds": seconds}
 
 

@@ -1,5 +1,6 @@
 """Train a Puzzle-CAM classifier on a prepared data set: one run folder, one sub-folder a fold."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def run_facts(recipe: Recipe, data: "DataSet", fold: int | None, train_ids: list
     """Return what every checkpoint of a run says of it; a resumed run must agree, and --oof proves itself by it."""
     from wsss.data.augment_recipe import load_recipe
 
-    return {
+    facts = {
         "recipe": asdict(recipe),
         "augment": load_recipe(recipe.augment),
         "classes": list(data.classes.names),
@@ -142,6 +143,8 @@ def run_facts(recipe: Recipe, data: "DataSet", fold: int | None, train_ids: list
         "train_ids": digest_json(train_ids),
         "versions": versions(),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(facts))  # as it comes back from a checkpoint
+    return plain
 
 
 def _check_fit(recipe: Recipe, data: "DataSet") -> None:

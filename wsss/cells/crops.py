@@ -60,7 +60,8 @@ def _cut(
     if scale != 1:
         height, width = (max(1, min(size, round(edge * scale))) for edge in mask.shape)
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        pixels = cv2.resize(pixels, (width, height), interpolation=method).reshape(height, width, len(image))
+        scaled = cv2.resize(pixels, (width, height), interpolation=method)
+        pixels = np.asarray(scaled, np.uint8).reshape(height, width, len(image))
     height, width = pixels.shape[:2]
     y, x = (size - height) // 2, (size - width) // 2
     out[:, y : y + height, x : x + width] = pixels.transpose(2, 0, 1)

@@ -113,9 +113,9 @@ def cell_lse(values: np.ndarray, cells: CellPixels, sharpness: float) -> np.ndar
 class QuantilePlan:
     """What a high quantile of the cells needs, made once for all maps of an image.
 
-    The quantile is the `counts`-th highest value of a cell. Deal the cell's pixels into that many groups: as many values
-    reach the lowest of the groups' maxima, so this floor is at most the wanted value. Each group samples the whole
-    cell, so the floor is close, and a few per cent of the values are left to look at.
+    The quantile is the `counts`-th highest value of a cell. Deal the cell's pixels into that many groups: as many
+    values reach the lowest of the groups' maxima, so this floor is at most the wanted value. Each group samples the
+    whole cell, so the floor is close, and a few per cent of the values are left to look at.
     """
 
     cells: CellPixels

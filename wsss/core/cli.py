@@ -9,13 +9,14 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast, get_type_hints
+from typing import Any, NoReturn, cast, get_type_hints
 
 import jsonargparse
 
 from wsss.core.checks import ConfigError, UserError, nearest
 
-T = TypeVar("T")
+Main = Callable[[Sequence[str] | None], int]
+"""A stage: takes its words (None for those of the command line) and returns its exit code."""
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -99,7 +100,7 @@ def _underscores(word: str) -> str:
     return "--" + name.replace("-", "_") + equals + value
 
 
-def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
     """Call a stage's `main` and exit with its code; a UserError becomes one line on stderr and exit code 2."""
     try:
         code = main(argv)

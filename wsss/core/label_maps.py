@@ -129,7 +129,7 @@ def _encode_tiff(label_map: np.ndarray) -> bytes:
     import tifffile
 
     stream = io.BytesIO()
-    tifffile.imwrite(stream, label_map.astype(np.uint32), compression="zlib")
+    tifffile.imwrite(stream, label_map.astype(np.uint32), compression="zlib", photometric="minisblack")
     return stream.getvalue()
 
 

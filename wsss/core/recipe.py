@@ -81,7 +81,7 @@ class OptimConfig:
     head_lr_factor: float = 1.0
     """Learning rate of the new layers over that of the backbone (DRS: 10)."""
     schedule: Literal["plateau", "cosine", "onecycle", "constant"] = "plateau"
-    """How the rate falls: on a plateau of the validation loss, by cosine (restarts: `cycles`), one-cycle, not at all."""
+    """How the rate falls: on a plateau of the validation loss, by cosine (see `cycles`), one-cycle, or not at all."""
     factor: float = 0.3
     """Plateau: what the rate is multiplied with."""
     patience: int = 8

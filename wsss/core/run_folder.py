@@ -69,6 +69,10 @@ class RunFolder:
         return None
 
 
+FREE = ("versions", "score", "crops")
+"""What may differ when a run goes on: it does not shape the weights."""
+
+
 def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to go on with another recipe, other data, or another fold.
 
@@ -76,13 +80,16 @@ def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
         DataError: the first thing that differs, with both values.
     """
     for name in now:
-        if name == "versions":
-            continue
-        if found.get(name) != now[name]:
+        old, new = (_weight_shaping(facts.get(name)) for facts in (found, now))
+        if name not in FREE and old != new:
             raise DataError(
-                f"the run was begun with another {name}: {_difference(found.get(name), now[name])}. Choose another "
+                f"the run was begun with another {name}: {_difference(old, new)}. Choose another "
                 "--run folder, go back to the first value, or pass --resume never to start over."
             )
+
+
+def _weight_shaping(value: object) -> object:
+    return {k: v for k, v in value.items() if k not in FREE} if isinstance(value, dict) else value
 
 
 def _difference(old: object, new: object) -> str:

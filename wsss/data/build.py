@@ -187,7 +187,7 @@ def read_extra(folder: Path, source: str, name: str) -> np.ndarray:
     path = folder / SOURCES / source / f"{name}.npy"
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}): run prepare with --overwrite.") from error
 
 

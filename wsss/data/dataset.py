@@ -1,6 +1,6 @@
 """Images as PyTorch samples."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -44,9 +44,9 @@ class EpochBatches(Sampler[list[Key]]):
         self.order: np.ndarray = np.zeros(0, np.int64)
         self.epoch = self.start = 0
 
-    def set(self, order: Sequence[int] | np.ndarray, epoch: int, start: int = 0) -> None:
+    def set(self, order: np.ndarray, epoch: int, start: int = 0) -> None:
         """Choose the images of the epoch in their order, and the batch to begin with."""
-        self.order, self.epoch, self.start = np.asarray(order), epoch, start
+        self.order, self.epoch, self.start = order, epoch, start
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch) - self.start

@@ -31,7 +31,7 @@ def match(files: Sequence[ImageFiles], table: LabelTable | None, *, allow_unlabe
     if table is None:
         return Matched(list(files), [None] * len(files), [])
     named = table.labels.keys() | set(table.vanished)
-    ids.check_distinct({*named, *(image.ID for image in files)}, f"{table.path} and the image files")
+    ids.check_distinct(sorted({*named, *(image.ID for image in files)}), f"{table.path} and the image files")
     without = [image.ID for image in files if image.ID not in named]
     if len(without) == len(files):
         raise DataError(

@@ -128,7 +128,7 @@ class ShardReader:
         path = self.folder / name
         try:
             shard = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise DataError(f"{path} is damaged ({error}): run prepare with --overwrite.") from error
         if shard.dtype != np.uint8 or shard.shape[1:] != self.shape:
             raise DataError(f"{path} holds {shard.dtype} {shard.shape}, expected uint8 (n, {self.shape}).")

@@ -9,7 +9,6 @@ from pathlib import Path
 import yaml
 
 from wsss.core.checks import DataError, some
-from wsss.core.files import digest_file
 from wsss.core.labels import HPA, KAGGLE2018_TO_HPA, ClassList
 from wsss.data import ids
 
@@ -22,7 +21,6 @@ class LabelTable:
     """Labels by ID."""
 
     path: Path
-    digest: str
     labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """ID -> sorted class ids."""
     vanished: list[str] = field(default_factory=list)
@@ -44,7 +42,7 @@ def read_labels(path: Path, classes: ClassList) -> LabelTable:
     rows = _rows(path)
     _, header = next(rows, (0, list[str]()))
     at, read = _reader(path, header, classes)
-    table = LabelTable(path, digest_file(path))
+    table = LabelTable(path)
     lines: dict[str, int] = {}
     found: dict[str, tuple[int, ...] | None] = {}
     faults: list[str] = []

@@ -1,6 +1,6 @@
 """Batches of training and validation images, in an order that depends on seed and epoch alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,13 @@ class TrainLoader:
     def __init__(
         self,
         data: DataSet,
-        indices: Sequence[int] | np.ndarray,
+        indices: np.ndarray,
         recipe: Recipe,
         *,
         workers: int = 0,
         pinned: bool = False,
     ) -> None:
-        self.indices = np.asarray(indices)
+        self.indices = indices
         self.recipe = recipe
         labels = data.labels[self.indices]
         self.weights = image_weights(labels, clip=recipe.sampler.clip) if recipe.sampler.balanced else None
@@ -59,7 +59,7 @@ class TrainLoader:
 
 
 def whole_images(
-    data: DataSet, indices: Sequence[int] | np.ndarray, batch: int, *, workers: int = 0, pinned: bool = False
+    data: DataSet, indices: np.ndarray, batch: int, *, workers: int = 0, pinned: bool = False
 ) -> "DataLoader[Batch]":
     """Return a loader of stored images as they are, in the given order."""
     batches = EpochBatches(batch, seed=0)

@@ -1,7 +1,5 @@
 """Validation: the training loss, F1 and mean average precision on whole images."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
@@ -27,9 +25,9 @@ class Validator:
     """
 
     def __init__(
-        self, data: DataSet, indices: Sequence[int] | np.ndarray, recipe: Recipe, device: Device, workers: int = 0
+        self, data: DataSet, indices: np.ndarray, recipe: Recipe, device: Device, workers: int = 0
     ) -> None:
-        self.recipe, self.device, self.labels = recipe, device, data.labels[np.asarray(indices)]
+        self.recipe, self.device, self.labels = recipe, device, data.labels[indices]
         self.loss = ComboLoss(recipe.loss, recipe.puzzle)
         self.batches = whole_images(data, indices, recipe.batch, workers=workers, pinned=device.is_cuda)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from skimage.filters import threshold_otsu
+from skimage.measure import label
 from skimage.segmentation import watershed
 
 from wsss.cells.backends import Backend, BackendOptions, CellMaps, Field
@@ -25,12 +26,15 @@ class ClassicalConfig:
 
     nucleus_floor: float = 0.45
     """A nucleus is brighter than this share of the way from background to Otsu's threshold."""
-    nucleus_rim: float = 0.4
+    least_contrast: float = 0.08
+    """An image whose nuclei are not brighter than their surroundings by this (of the square root of the full range)
+    has none: what stands out is noise."""
+    nucleus_rim: float = 0.45
     """A nucleus ends where blue falls below this share of its own peak (over background)."""
-    neck: float = 0.74
+    neck: float = 0.8
     """Two nuclei are told apart where the neck between them, times its relative brightness, is thinner than this
     share of the smaller one."""
-    smooth: float = 0.22
+    smooth: float = 0.28
     """Smoothing of the nuclei's depth before they are parted; more forgives rougher outlines."""
     least_nucleus: float = 0.15
     """Smaller nuclei (in areas) are dropped."""
@@ -98,7 +102,7 @@ def find_nuclei(blue: np.ndarray, config: ClassicalConfig) -> tuple[np.ndarray, 
     background, floor = _cut(blurred, config.nucleus_floor, 0.04)
     rough = fill_holes(blurred > _cut(blurred, 0.8, 0.06)[1], np.inf)
     radius = _typical_radius(rough)
-    if radius == 0:
+    if radius == 0 or blurred[rough].mean() - blurred[~rough].mean() < config.least_contrast:
         return np.zeros(blue.shape, np.int32), 0.0
     blurred = _smooth(blue, radius / 8)
     area = np.pi * radius**2
@@ -140,8 +144,8 @@ def _peaks(parts: np.ndarray, plane: np.ndarray) -> np.ndarray:
     pixels = group_pixels(parts)
     groups = np.split(plane.ravel()[pixels.order], pixels.starts[1:])
     out = np.zeros(int(parts.max()) + 1, np.float32)
-    for label, values in zip(pixels.ids, groups, strict=False):
-        out[label] = np.quantile(values, 0.9)
+    for part, values in zip(pixels.ids, groups, strict=False):
+        out[part] = np.quantile(values, 0.9)
     return out
 
 
@@ -163,6 +167,11 @@ def grow_cells(nuclei: np.ndarray, cytoplasm: np.ndarray, radius: float, config:
 
 
 def _tidy(cells: np.ndarray, nuclei: np.ndarray, radius: float) -> np.ndarray:
-    """Smooth outlines: open by a small disk what belongs to no nucleus."""
+    """Smooth outlines and drop fragments: open by a small disk, then keep of each cell what holds on to its nucleus."""
     body = cv2.morphologyEx((cells > 0).astype(np.uint8), cv2.MORPH_OPEN, _disk(0.2 * radius)) > 0
-    return np.where(body | (nuclei > 0), cells, 0)
+    cells = np.where(body | (nuclei > 0), cells, 0)
+    parts = label(cells, background=0, connectivity=1)
+    held = np.zeros(int(parts.max()) + 1, bool)
+    held[parts[nuclei > 0]] = True
+    held[0] = False
+    return np.where(held[parts], cells, 0)

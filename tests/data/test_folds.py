@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsss.core.checks import ConfigError
+from wsss.core.labels import HPA
+from wsss.data.folds import fold_table, make_folds
+from wsss.data.tables import read_labels
+
+KAGGLE = Path(__file__).parents[3] / "shared" / "data" / "kaggle2021_train.csv"
+
+
+def draw(count: int, seed: int) -> np.ndarray:
+    """Labels with common and rare classes, as in the Atlas."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random((count, 8)) < [0.4, 0.3, 0.1, 0.1, 0.05, 0.05, 0.03, 0.01]
+    labels[~labels.any(1), 0] = True
+    return labels
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(20, 300), st.integers(0, 1000), st.integers(2, 6))
+def test_folds_differ_by_at_most_one_image_per_class_and_in_size(count: int, seed: int, n: int) -> None:
+    labels = draw(count, seed)
+    fold = make_folds(labels, np.arange(count), n, seed)
+    assert np.ptp(fold_table(labels, fold, n), axis=1).max() <= 1
+    assert np.ptp(np.bincount(fold, minlength=n)) <= 1
+
+
+def test_groups_stay_together_and_folds_even() -> None:
+    labels, groups = draw(400, 1), np.arange(400)
+    groups[1::10] = groups[0::10]
+    groups[[3, 5, 7, 9]] = 3
+    fold = make_folds(labels, groups, 4, 0)
+    for group in np.unique(groups):
+        assert len(set(fold[groups == group])) == 1
+    assert np.ptp(fold_table(labels, fold, 4), axis=1).max() <= 1
+
+
+def test_the_seed_decides() -> None:
+    labels = draw(200, 0)
+    first, again, other = (make_folds(labels, np.arange(200), 4, seed) for seed in (5, 5, 6))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("labels", [np.ones((9, 1), bool), np.zeros((9, 3), bool), np.eye(9, 2, dtype=bool)])
+def test_odd_label_tables_still_give_even_folds(labels: np.ndarray) -> None:
+    assert np.bincount(make_folds(labels, np.arange(9), 3, 0)).tolist() == [3, 3, 3]
+
+
+def test_fewer_groups_than_folds_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 4 different labelled images, got 2"):
+        make_folds(np.ones((6, 2), bool), np.array([0, 0, 0, 1, 1, 1]), 4, 0)
+
+
+@pytest.mark.skipif(not KAGGLE.exists(), reason="the competition's table is not here")
+def test_the_competition_table_is_even_in_every_class() -> None:
+    labels = np.stack([HPA.encode(found) for found in read_labels(KAGGLE, HPA).labels.values()]).astype(bool)
+    fold = make_folds(labels, np.arange(len(labels)), 4, 0)
+    assert np.ptp(fold_table(labels, fold, 4), axis=1).max() <= 1

@@ -1,0 +1,145 @@
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsss.core.checks import DataError
+from wsss.core.labels import HPA, ClassList
+from wsss.data.tables import read_classes, read_labels
+
+THREE = ClassList(("one", "two", "three"), 2)
+
+
+def table(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "train.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ID,Label\na,8|5|0\nb,18\n",
+        'ID,Label\na,"[8, 5, 0]"\nb,[18]\n',
+        "ID;Label\na;8|5|0\nb;18\n",
+        "ID\tLabel\na\t8 5 0\nb\t18\n",
+        "\ufeffID,Label\r\na,8|5|0\r\nb,18\r\n",
+        '"ID","Label","source"\n"a","0|5|8|8","x"\n"b","18","y"\n',
+        "Label,id\n8|5|0,a\n\n18,b\n",
+        "ID,Label\ra,8|5|0\rb,18\r",
+    ],
+)
+def test_every_form_of_label_text_is_read(tmp_path: Path, text: str) -> None:
+    assert read_labels(table(tmp_path, text), HPA).labels == {"a": (0, 5, 8), "b": (18,)}
+
+
+@pytest.mark.parametrize("names", ["0,1,2", "one,two,three"])
+@pytest.mark.parametrize("row", ["a,x,1,0,1", "a,x,1.0,0.0,1.0", "a,x,True,False,True"])
+def test_one_hot_columns_are_read_by_id_or_name(tmp_path: Path, names: str, row: str) -> None:
+    assert read_labels(table(tmp_path, f"ID,source,{names}\n{row}\n"), THREE).labels == {"a": (0, 2)}
+
+
+def test_the_2018_table_is_mapped_and_vanished_labels_are_reported(tmp_path: Path) -> None:
+    found = read_labels(table(tmp_path, "Id,Target\na,11 25 8\nb,27\nc,16 0\n"), HPA)
+    assert found.labels == {"a": (8, 16, 17), "c": (0,)}
+    assert found.vanished == ["b"]
+
+
+def test_equal_repeated_rows_are_merged_and_different_ones_refused(tmp_path: Path) -> None:
+    assert read_labels(table(tmp_path, "ID,Label\na,1|2\na,2|1\n"), HPA).merged == 1
+    with pytest.raises(DataError, match=r"row 4: the ID 'a' has other labels in row 2"):
+        read_labels(table(tmp_path, "ID,Label\na,1\nb,1\na,2\n"), HPA)
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("a,19", "row 3: label 19 is outside the classes 0..18"),
+        ("a,-1", "row 3: label '-1' is not a class id"),
+        ("a,1.0", "'1.0' is not a class id"),
+        ("a,Nucleoli", "'Nucleoli' is not a class id"),
+        ("a,", "row 3: no label"),
+        ("a", "row 3: has 1 fields"),
+        (",1", "row 3: the ID '' is empty"),
+        ("../a,1", "has a path in it"),
+        ("/etc/a,1", "has a path in it"),
+        ("c:\\a,1", "has a path in it"),
+        (".a,1", "begins with a dot"),
+        ("a\x07b,1", "has control characters"),
+        ("a\u202eb,1", "has control characters"),
+        ("x" * 300 + ",1", "longer than 200 bytes"),
+    ],
+)
+def test_a_bad_row_is_named_with_file_and_row(tmp_path: Path, row: str, fault: str) -> None:
+    with pytest.raises(DataError) as error:
+        read_labels(table(tmp_path, f"ID,Label\nok,1\n{row}\n"), HPA)
+    assert fault in str(error.value)
+    assert "train.csv" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "columns"),
+        ("ID,Label\n", "no rows"),
+        ("name,Label\na,1\n", "expected one named ID"),
+        ("ID,colour\na,1\n", "expected ID and Label"),
+        ("ID,Label,Label\na,1,1\n", "two columns of one name"),
+        (b"ID,Label\na,\x00\n", "NUL byte in row 2"),
+        (b"\x80\x04\x95pickle", "not UTF-8"),
+        ("ID,Label\nab,1\nAB,1\n", "only in case"),
+        ('ID,Label\n"ab,1\n', "row"),
+    ],
+)
+def test_a_file_that_is_no_label_table_is_refused_in_one_line(tmp_path: Path, text: str | bytes, fault: str) -> None:
+    with pytest.raises(DataError, match=fault) as error:
+        read_labels(table(tmp_path, text), HPA)
+    assert "\n" not in str(error.value)
+
+
+def test_an_absent_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No such file"):
+        read_labels(tmp_path / "train.csv", HPA)
+
+
+def test_without_a_negative_class_an_image_may_have_no_label(tmp_path: Path) -> None:
+    assert read_labels(table(tmp_path, "ID,Label\na,\nb,1\n"), ClassList(("x", "y"), None)).labels["a"] == ()
+
+
+IDS = st.text("abcdefgh0123456789-", min_size=1, max_size=12)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.dictionaries(IDS, st.sets(st.integers(0, 18), min_size=1), min_size=1), st.sampled_from(",;\t"))
+def test_what_is_written_is_read(tmp_path_factory, labels: dict[str, set[int]], separator: str) -> None:
+    lines = [f"{ID}{separator}{'|'.join(map(str, found))}" for ID, found in labels.items()]
+    path = table(tmp_path_factory.mktemp("t"), "\n".join([f"ID{separator}Label", *lines]))
+    assert read_labels(path, HPA).labels == {ID: tuple(sorted(found)) for ID, found in labels.items()}
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=200))
+def test_rubbish_is_refused_never_uncaught(tmp_path_factory, content: bytes) -> None:
+    path = table(tmp_path_factory.mktemp("t"), b"ID,Label\n" + content)
+    with contextlib.suppress(DataError):
+        assert read_labels(path, HPA).labels
+
+
+def test_classes_are_read_with_negative_by_name_or_id(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text("names: [x, y, none]\nnegative: none\n")
+    assert read_classes(path) == ClassList(("x", "y", "none"), 2)
+    path.write_text("names: [x, y]\n")
+    assert read_classes(path) == ClassList(("x", "y"), None)
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "names: x", "names: [x]\nnegativ: 0", "names: [x]\nnegative: y", "!!python/object:os.system {}"]
+)
+def test_a_bad_class_list_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"classes\.yaml"):
+        read_classes(tmp_path / "classes.yaml")

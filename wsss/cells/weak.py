@@ -1,0 +1,243 @@
+"""A second opinion: from cell features and image labels to cell labels, by sorting out which cell bears which label.
+
+Every cell may bear its image's labels or none (Negative). Two learners of different kinds, a forest and a regularised
+linear model, are trained on soft labels and predict the cells of images they did not see; where both favour a
+candidate, the cell's soft label moves there; and so on for some rounds (expectation-maximisation with held-out
+predictions).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import QuantileTransformer
+
+from wsss.core.checks import DataError, check_range
+
+LEAST = 1e-4
+"""A probability below this counts as this: no learner alone can rule a candidate out."""
+
+
+@dataclass(frozen=True)
+class WeakConfig:
+    """How cell labels are learnt from image labels."""
+
+    rounds: int = 5
+    """Times the soft labels are renewed."""
+    folds: int = 4
+    """Parts into which the images are split for predictions of unseen cells."""
+    trees: int = 100
+    """Trees of the forest."""
+    leaf: int = 5
+    """Fewest cells in a leaf."""
+    strength: float = 0.03
+    """Inverse regularisation (C) of the linear model: lower is smoother."""
+    negative_share: float = 0.125
+    """Share of cells without signal that is assumed at first in images with other labels."""
+    balance: float = 0.5
+    """0 lets frequent classes grow from round to round, 1 treats all classes as equally likely."""
+    sharpen: float = 1.5
+    """Power by which the learners' agreement is raised; above 1 the labels settle sooner."""
+    jobs: int = 1
+    """Processor cores for the forest."""
+
+    def __post_init__(self) -> None:
+        check_range("weak.rounds", self.rounds, 1, 100)
+        check_range("weak.folds", self.folds, 2, 100)
+        check_range("weak.trees", self.trees, 1)
+        check_range("weak.leaf", self.leaf, 1)
+        check_range("weak.strength", self.strength, 1e-6, 1e6)
+        check_range("weak.negative_share", self.negative_share, 0, 0.9)
+        check_range("weak.balance", self.balance, 0, 1)
+        check_range("weak.sharpen", self.sharpen, 0.1, 10)
+
+
+class Forest:
+    """Extremely randomised trees that predict soft labels."""
+
+    def __init__(self, config: WeakConfig, seed: int) -> None:
+        self._trees = ExtraTreesRegressor(
+            config.trees,
+            min_samples_leaf=config.leaf,
+            max_features=0.3,
+            n_jobs=config.jobs,
+            random_state=seed,
+        )
+
+    def fit(self, features: np.ndarray, soft: np.ndarray) -> "Forest":
+        """Learn from (N, F) features and (N, K) soft labels."""
+        self._trees.fit(features, soft)
+        return self
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return (N, K) probabilities."""
+        return self._trees.predict(features).reshape(len(features), -1)
+
+    @property
+    def importance(self) -> np.ndarray:
+        """(F,) how much each feature decides, summing to 1."""
+        return self._trees.feature_importances_
+
+
+class Linear:
+    """Multinomial logistic regression on features turned into normal scores; soft labels are weights."""
+
+    def __init__(self, config: WeakConfig, seed: int) -> None:
+        self._scale = QuantileTransformer(output_distribution="normal", random_state=seed)
+        self._model = LogisticRegression(C=config.strength, max_iter=300)
+        self._classes = 0
+
+    def fit(self, features: np.ndarray, soft: np.ndarray) -> "Linear":
+        """Learn from (N, F) features and (N, K) soft labels."""
+        self._scale.set_params(n_quantiles=min(200, len(features)))
+        scaled = np.clip(self._scale.fit_transform(features), -4, 4)
+        cell, label = np.nonzero(soft > 0.01)
+        self._classes = soft.shape[1]
+        self._model.fit(scaled[cell], label, sample_weight=soft[cell, label])
+        return self
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return (N, K) probabilities."""
+        out = np.zeros((len(features), self._classes))
+        scaled = np.clip(self._scale.transform(features), -4, 4)
+        out[:, self._model.classes_] = self._model.predict_proba(scaled)
+        return out
+
+
+Learner = Forest | Linear
+LEARNERS: tuple[Callable[[WeakConfig, int], Learner], ...] = (Forest, Linear)
+
+
+@dataclass(frozen=True)
+class WeakModel:
+    """What `fit_weak` learnt."""
+
+    learners: list[Learner]
+    """A Forest and a Linear, for the classes in `classes`."""
+    classes: np.ndarray
+    """(C,) the class ids that some training cell may have; the others always score 0."""
+    soft: np.ndarray
+    """(N, K) float32, the soft labels of the training cells in the end: 0 outside the candidates, rows sum to 1."""
+    history: list[float]
+    """Mean change of a cell's soft label in each round, in [0, 1]; small when the labels have settled."""
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return scores (N, K) float32 in [0, 1] for (N, F) features; rows sum to about 1."""
+        out = np.zeros((len(features), self.soft.shape[1]), np.float32)
+        if len(features):
+            views = [learner.predict(features) for learner in self.learners]
+            out[:, self.classes] = np.clip(np.mean(views, axis=0), 0, 1)
+        return out
+
+    @property
+    def importance(self) -> np.ndarray:
+        """(F,) how much each feature decides in the forest, summing to 1."""
+        return next(learner.importance for learner in self.learners if isinstance(learner, Forest))
+
+
+def fit_weak(
+    features: np.ndarray,
+    image_of_cell: np.ndarray,
+    image_labels: np.ndarray,
+    negative: int | None,
+    seed: int,
+    config: WeakConfig | None = None,
+) -> WeakModel:
+    """Learn cell labels from image labels.
+
+    Args:
+        features: (N, F) float32.
+        image_of_cell: (N,) row of `image_labels` that each cell belongs to.
+        image_labels: (M, K) 0/1.
+        negative: class that every cell may have whatever its image's labels; None for none.
+        seed: of the learners; the same input and seed give the same model.
+        config: the rules.
+
+    Raises:
+        DataError: fewer images than folds, or a cell's image has no label.
+    """
+    config = config or WeakConfig()
+    every = candidates(image_of_cell, image_labels, negative, config.negative_share)
+    classes = np.flatnonzero(every.any(axis=0))
+    possible = every[:, classes]
+    images = len(np.unique(image_of_cell))
+    if images < config.folds:
+        raise DataError(f"the cells come from {images} images, expected at least {config.folds}.")
+    parts = list(GroupKFold(config.folds).split(features, groups=image_of_cell))
+    soft, history = possible, []
+    for turn in range(config.rounds):
+        views = np.zeros((len(LEARNERS), *soft.shape))
+        for seen, unseen in parts:
+            for view, make in zip(views, LEARNERS, strict=True):
+                learner = make(config, seed + turn).fit(features[seen], soft[seen])
+                view[unseen] = learner.predict(features[unseen])
+        renewed = renew(views, possible, soft, config)
+        history.append(float(np.abs(renewed - soft).sum(axis=1).mean() / 2))
+        soft = renewed
+    every[:, classes] = soft
+    final = [make(config, seed + config.rounds).fit(features, soft) for make in LEARNERS]
+    return WeakModel(final, classes, every.astype(np.float32), history)
+
+
+def oof_weak(
+    features: np.ndarray,
+    image_of_cell: np.ndarray,
+    image_labels: np.ndarray,
+    negative: int | None,
+    seed: int,
+    fold_of_image: np.ndarray,
+    config: WeakConfig | None = None,
+) -> np.ndarray:
+    """Score every cell by a model that was fitted, all its rounds, without any image of the cell's fold.
+
+    Args:
+        features, image_of_cell, image_labels, negative, seed, config: as in `fit_weak`.
+        fold_of_image: (M,) fold of each image.
+
+    Returns:
+        (N, K) float32 in [0, 1].
+    """
+    fold_of_cell = np.asarray(fold_of_image)[image_of_cell]
+    out = np.zeros((len(features), image_labels.shape[1]), np.float32)
+    for fold in np.unique(fold_of_cell):
+        inside = fold_of_cell == fold
+        model = fit_weak(features[~inside], image_of_cell[~inside], image_labels, negative, seed, config)
+        out[inside] = model.predict(features[inside])
+    return out
+
+
+def candidates(
+    image_of_cell: np.ndarray, image_labels: np.ndarray, negative: int | None, negative_share: float
+) -> np.ndarray:
+    """First soft labels (N, K): the image's labels in equal parts, Negative with its share; rows sum to 1.
+
+    Raises:
+        DataError: a cell's image has no label.
+    """
+    labels = np.asarray(image_labels, np.float64)[image_of_cell] > 0
+    if not labels.any(axis=1).all():
+        empty = np.unique(np.asarray(image_of_cell)[~labels.any(axis=1)])
+        raise DataError(f"{len(empty)} images with cells have no label, the first is row {empty[0]}.")
+    others = labels.copy()
+    if negative is not None:
+        others[:, negative] = False
+    soft = labels / labels.sum(axis=1, keepdims=True)
+    if negative is not None:
+        mixed = others.any(axis=1)
+        soft[mixed] = (1 - negative_share) * others[mixed] / others[mixed].sum(axis=1, keepdims=True)
+        soft[mixed, negative] = negative_share
+    return soft
+
+
+def renew(views: np.ndarray, possible: np.ndarray, soft: np.ndarray, config: WeakConfig) -> np.ndarray:
+    """New soft labels (N, K): the learners' agreement among the possible, rows sum to 1.
+
+    The geometric mean g of the learners gives (g / frequency ** balance) ** sharpen.
+    """
+    agreed = np.exp(np.log(np.clip(views, LEAST, 1)).mean(axis=0))
+    frequency = soft.mean(axis=0) + 1e-3
+    found = np.where(possible > 0, (agreed / frequency**config.balance) ** config.sharpen, 0)
+    return found / found.sum(axis=1, keepdims=True)
