@@ -1,14 +1,16 @@
 """Compare three ways from probability maps to cells: plain at full size, plain at 512, and wsss.cells.label_cells.
 
-    python scripts/bench_label_cells.py [--cells 30] [--edge 2048] [--repeats 5]
+    python scripts/bench_label_cells.py [--cells 30 300] [--edge 2048] [--repeats 5] [--masks FOLDER]
 
 Draws fields of touching cells, with the soft edges and the border maps that a network gives, labels them in each way,
-and prints seconds, the number of cells, and mean IoU against the plain full-size labels.
+and prints seconds, the number of cells, and mean IoU against the plain full-size labels. With --masks the cells are
+those of a folder's label maps (composed or real fields), scaled to --edge.
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ from skimage.morphology import closing, disk, remove_small_holes, remove_small_o
 from skimage.segmentation import watershed
 
 from wsss.cells import label_cells as ours
+from wsss.core.label_maps import read_label_map
 
 
 def draw(edge: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +42,16 @@ def draw(edge: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     wobble = cv2.GaussianBlur(rng.standard_normal((edge, edge)).astype(np.float32), (0, 0), pitch / 12)
     away = cv2.distanceTransform(1 - seeds, cv2.DIST_L2, 5) + wobble / wobble.std() * 0.08 * pitch
     cells = watershed(away, nuclei, mask=away < 0.42 * pitch)
+    return _soften(nuclei, 3, edge), _soften(cells, 4, edge)
+
+
+def from_masks(label_map: np.ndarray, edge: int) -> tuple[np.ndarray, np.ndarray]:
+    """Make the maps of a given label map; the nucleus of a cell is what lies deeper than half of its deepest pixel."""
+    cells = cv2.resize(label_map.astype(np.float32), (edge, edge), interpolation=cv2.INTER_NEAREST).astype(np.int32)
+    nuclei = np.zeros_like(cells)
+    for region in regionprops(cells):
+        depth = cv2.distanceTransform(np.pad(region.image, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        nuclei[region.slice][depth > 0.5 * depth.max()] = region.label
     return _soften(nuclei, 3, edge), _soften(cells, 4, edge)
 
 
@@ -118,20 +131,26 @@ def main() -> None:
     parser.add_argument("--edge", type=int, nargs="+", default=[2048])
     parser.add_argument("--fields", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--masks", type=Path, help="folder of label maps to take instead of drawn cells")
     args = parser.parse_args()
     print(f"{'edge':>5} {'cells':>6} {'way':<10} {'seconds':>8} {'found':>6} {'mean IoU':>9}")
     for edge in args.edge:
+        if args.masks:
+            paths = sorted(args.masks.glob("*.png"))[: args.fields]
+            compare(
+                edge, "given", ((*from_masks(read_label_map(path), edge), edge / 2048) for path in paths), args.repeats
+            )
+            continue
         for count in args.cells:
-            compare(edge, count, args.fields, args.repeats)
+            # areas follow the resolution: a field with more cells is one photographed at less magnification
+            scale = edge / 2048 * min(1.0, np.sqrt(30 / count))
+            compare(edge, str(count), ((*draw(edge, count, seed), scale) for seed in range(args.fields)), args.repeats)
 
 
-def compare(edge: int, count: int, fields: int, repeats: int) -> None:
-    """Label some fields in three ways and print one line for each way."""
+def compare(edge: int, what: str, fields: Iterator[tuple[np.ndarray, np.ndarray, float]], repeats: int) -> None:
+    """Label fields (nuclei map, cell map, scale) in three ways and print one line for each way."""
     rows: dict[str, list[tuple[float, int, float]]] = {"plain": [], "reduced": [], "ours": []}
-    for seed in range(fields):
-        nuclei, cells = draw(edge, count, seed)
-        # areas follow the resolution: a field with more cells is one photographed at less magnification
-        scale = edge / 2048 * min(1.0, np.sqrt(30 / count))
+    for nuclei, cells, scale in fields:
         truth, seconds = timed(lambda: plain(nuclei, cells, scale), 1)  # noqa: B023
         rows["plain"].append((seconds, len(np.unique(truth)) - 1, 1.0))
         for name, call in (
@@ -142,7 +161,7 @@ def compare(edge: int, count: int, fields: int, repeats: int) -> None:
             rows[name].append((seconds, len(np.unique(found)) - 1, mean_iou(truth, found)))
     for name, values in rows.items():
         seconds, found, iou = np.mean(values, axis=0)
-        print(f"{edge:>5} {count:>6} {name:<10} {seconds:>8.3f} {found:>6.1f} {iou:>9.4f}", flush=True)
+        print(f"{edge:>5} {what:>6} {name:<10} {seconds:>8.3f} {found:>6.1f} {iou:>9.4f}", flush=True)
 
 
 if __name__ == "__main__":

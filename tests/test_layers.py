@@ -12,6 +12,7 @@ LAYER = {
     "cells": 2,
     "metrics": 2,
     "reports": 2,
+    "exports": 2,
     "models": 3,
     "losses": 3,
     "engine": 4,
@@ -20,7 +21,7 @@ LAYER = {
 COMMAND = 5
 HEAVY = {"albumentations", "cv2"}
 LIGHT_PLACES = ("models", "losses", "predict/cam.py", "cells/scoring.py")
-TORCHLESS = ("core", "cells", "metrics", "reports")
+TORCHLESS = ("core", "cells", "metrics", "reports", "exports")
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:

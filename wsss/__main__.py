@@ -14,6 +14,9 @@ STAGES = {
     "infer": "a run -> scores of every cell",
     "evaluate": "scores -> figures",
     "overlay": "scores -> pictures",
+    "export": "scores or a run -> the forms of other tools",
+    "ensemble": "several scores -> one",
+    "download": "IDs -> images of the public Atlas",
     "demo": "all of it on fields drawn by code",
 }
 

@@ -34,7 +34,8 @@ class EvaluateOptions:
     preds: Path
     """Folder of predictions: cells.parquet or cells.csv, images.csv, submission.csv."""
     truth: Path
-    """Table of true cells: ID, the cell's number (cell_id, cell or Cell_index), its classes (Cell_Label or Label)."""
+    """Table of true cells: ID, the cell's number (cell_id, cell or Cell_index), its classes (Cell_Label or Label);
+    for predicted masks, the folder of images and true masks."""
     masks: Path | None = None
     """Folder of true label maps at original size; needed for the competition's mAP."""
     labels: Path | None = None
@@ -54,6 +55,10 @@ class EvaluateOptions:
     """Lowest IoU at which a submitted mask finds a true cell."""
     threshold: float = 0.5
     """Scores from here on count as found, for F1."""
+    search: bool = False
+    """Masks: choose threshold and minimum size on these images; only where the predictions are out of fold."""
+    sheet: int = 10
+    """Masks: images on the picture of image, truth, prediction and error; 0 for no picture."""
 
     def __post_init__(self) -> None:
         check_choice("join", self.join, JOINS)
@@ -65,6 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the options say; return the exit code."""
     parser = cli.make_parser("evaluate", __doc__ or "", EXAMPLES, EvaluateOptions)
     (options,) = cli.parse(parser, argv, EvaluateOptions)
+
+    from wsss.evaluate_masks import evaluate_masks, is_mask_folder
+
+    if is_mask_folder(options.preds):
+        return evaluate_masks(options)
     report, classes = evaluate(options)
     out = options.out or options.preds / "scores.json"
     write_json(out, report)

@@ -10,15 +10,16 @@ from wsss.core import cli
 from wsss.core.checks import ConfigError, check_range
 from wsss.core.files import digest_json, read_json, write_json
 from wsss.core.journal import Journal
-from wsss.core.runtime import progress, versions
+from wsss.core.runtime import keep_freed_memory, progress, versions
 from wsss.core.score_config import CropConfig, ScoreConfig
+from wsss.core.semantic_config import MaskInferConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from wsss.data.catalog import DataSet
     from wsss.predict.members import Member, Plan
-    from wsss.predict.pipeline import Task
+    from wsss.predict.task import Task
 
 EXAMPLES = """\
   python -m wsss.infer --run runs/hpa-seresnext50
@@ -40,6 +41,8 @@ class InferOptions:
     """Folder for the tables; default: preds/<data set>-<run>."""
     oof: bool = False
     """Predict each training image with the network that never saw it, and prove it."""
+    snapshots: bool = False
+    """Average the networks at the end of each cosine cycle (optim.cycles) instead of taking the best one."""
     batch: int = 8
     """Images the network sees at once."""
     device: str = "auto"
@@ -51,11 +54,14 @@ class InferOptions:
     min_score: float = 0.01
     """Predictions below this are left out of submission.csv."""
     parts: bool = False
-    """Write the parts of the blended score too, as predictions of their own: image/, stage1/ and stage2/ in --out."""
+    """Write the parts of the blended score too, as predictions of their own: image/, stage1/, stage2/ and opinion/
+    in --out, as far as there are."""
     score: ScoreConfig = field(default_factory=ScoreConfig)
     """Cell score options (default: those of the run)."""
     crops: CropConfig = field(default_factory=CropConfig)
     """Cell crop options of stage 2 (default: those of the run)."""
+    segmentation: MaskInferConfig = field(default_factory=MaskInferConfig)
+    """Options of runs that find masks (task masks)."""
 
     def __post_init__(self) -> None:
         check_range("batch", self.batch, 1)
@@ -65,19 +71,26 @@ class InferOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict as the options say; return the exit code."""
     options = _options(argv)
+    keep_freed_memory()
+    if _run_config(options.run).get("task") == "masks":
+        from wsss.infer_masks import infer_masks
+
+        return infer_masks(options)
     folder = cli.default_dataset(options.data)
     out = options.out or Path("preds") / f"{folder.name}-{options.run.name}{'-oof' if options.oof else ''}"
 
     from wsss.core.device import choose_device
     from wsss.data.catalog import DataSet
-    from wsss.predict.members import check_fits, find_folders, load_member, plan_all, plan_oof
-    from wsss.predict.pipeline import Task
+    from wsss.predict.members import check_fits, check_opinions, find_folders, load_members, plan_all, plan_oof
+    from wsss.predict.task import Task
 
     data = DataSet.open(folder)
     device = choose_device(options.device, options.precision)
-    members = [load_member(found, device) for found in find_folders(options.run)]
+    folders = find_folders(options.run)
+    members = [member for found in folders for member in load_members(found, device, snapshots=options.snapshots)]
     for member in members:
         check_fits(member, data)
+    check_opinions(members, options.score)
     plan = plan_oof(members, data) if options.oof else plan_all(members, data)
     facts = _facts(options, data, plan)
     if not _begin(out, facts, options.overwrite):
@@ -86,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     task = Task(data, options.score, options.crops, device, options.batch)
     with Journal(out / JOURNAL, digest_json(facts)) as journal:
         _run(task, plan, journal, options.oof)
-        failed = _write(out, data, journal, options)
+        failed = _write(out, data, journal, options, _parts(options, members))
     write_json(out / PROVENANCE, facts)
     for suffix in ("", "-wal", "-shm"):
         (out / f"{JOURNAL}{suffix}").unlink(missing_ok=True)
@@ -137,6 +150,7 @@ def _facts(options: InferOptions, data: "DataSet", plan: "Plan") -> dict[str, An
 def _member_facts(member: "Member", indices: list[int], oof: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {"path": str(member.path), "weights": member.digest, "held_out_fold": member.fold}
     facts |= {"trained_on": len(member.train_ids), "train_ids": member.facts["train_ids"], "predicts": len(indices)}
+    facts["opinion"] = None if member.opinion is None else member.opinion.digest
     return facts | ({"seen_and_predicted": 0} if oof else {})  # plan_oof has refused anything else
 
 
@@ -173,15 +187,15 @@ def _run(task: "Task", plan: "Plan", journal: Journal, oof: bool) -> None:
                     bar.update()
 
 
-def _write(out: Path, data: "DataSet", journal: Journal, options: InferOptions) -> int:
+def _write(out: Path, data: "DataSet", journal: Journal, options: InferOptions, parts: list[str]) -> int:
     """Write the tables from the journal, print a summary, return the number of images without a result."""
-    from wsss.predict.pipeline import take_stage
+    from wsss.predict.image_tables import take_stage
     from wsss.predict.submission import write_submission
     from wsss.predict.tables import iter_cells, write_cells, write_images
 
     images = _images_table(data, journal)
     cells = write_cells(out, take_stage(_frames(data, journal), ""))
-    for stage in _parts(options):
+    for stage in parts:
         write_cells(out / stage, take_stage(_frames(data, journal), stage))
         write_images(out / stage, images)
     write_images(out, images)
@@ -197,9 +211,13 @@ def _write(out: Path, data: "DataSet", journal: Journal, options: InferOptions) 
     return len(failed)
 
 
-def _parts(options: InferOptions) -> list[str]:
+def _parts(options: InferOptions, members: "list[Member]") -> list[str]:
     """Return the parts of the score that are written beside the blend."""
-    found = ["image", "stage1", *(["stage2"] if options.crops.mode != "none" else [])]
+    from wsss.predict.members import has_opinions
+
+    found = ["image", "stage1"]
+    found += ["stage2"] if options.crops.mode != "none" else []
+    found += ["opinion"] if has_opinions(members, options.score) else []
     return found if options.parts else []
 
 

@@ -34,7 +34,7 @@ class PrepareOptions:
     """What the stage is asked to do."""
 
     images: Path
-    """Folder of the image files."""
+    """Folder of the image files, or a path_list.csv that names them."""
     out: Path
     """Folder of the data set to make, data/NAME."""
     labels: Path | None = None
@@ -46,7 +46,8 @@ class PrepareOptions:
     classes: Path | None = None
     """YAML file with `names:` and `negative:`; the 19 classes of the Human Protein Atlas if left out."""
     channels: str = ",".join(HPA_CHANNELS)
-    """Names of the four channels as they stand in file names, in the order red, green, blue, yellow."""
+    """Names of the four channels as they stand in file names or inside files, in the order red, green, blue, yellow;
+    red=Cy3,green=GFP,blue=DAPI,yellow=Cy5 where the files call them otherwise."""
     folds: int | None = None
     """Number of folds; 4 if left out, or what the data set has already."""
     seed: int | None = None
@@ -73,9 +74,15 @@ class PrepareOptions:
             check_range("--workers", self.workers, 0)
         if not self.source.replace("-", "").replace("_", "").isalnum() or not self.source.isascii():
             raise ConfigError(f"--source is '{self.source}', expected letters, digits, - and _.")
-        names = self.channels.split(",")
-        if len(set(names)) != 4 or not all(name.isalnum() for name in names):
+        names, in_files = channel_names(self.channels)
+        if len(set(names)) != 4 or len(set(in_files)) != 4 or not all(name.isalnum() for name in names):
             raise ConfigError(f"--channels is '{self.channels}', expected four different names and commas.")
+
+
+def channel_names(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read 'red=Cy3,green,...': the names of the channels, and what the files call them."""
+    parts = [part.partition("=") for part in text.split(",")]
+    return tuple(name for name, _, _ in parts), tuple(other.strip() or name for name, _, other in parts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,15 +133,17 @@ def prepare(options: PrepareOptions) -> int:
 def _find(options: PrepareOptions) -> tuple["ClassList", "Source"]:
     """Find images and labels and match them, before anything is decoded or written."""
     from wsss.core.labels import HPA
-    from wsss.data import matching, planes, tables
+    from wsss.data import matching, path_list, planes, tables
     from wsss.data.build import SHARDS
     from wsss.data.source import Source
     from wsss.data.store import Shards
 
     classes = tables.read_classes(options.classes) if options.classes else HPA
-    channels = tuple(options.channels.split(","))
+    channels, in_files = channel_names(options.channels)
     table = tables.read_labels(options.labels, classes) if options.labels else None
-    found = planes.find_images(options.images, channels)
+    listed = options.images.suffix.lower() == ".csv"
+    find = path_list.read_path_list if listed else planes.find_images
+    found, folder = find(options.images, in_files), options.images.parent if listed else options.images
     files = matching.without(found.images, options.skip)
     matched = matching.match(files, table, allow_unlabelled=options.allow_unlabelled)
     for note in matched.notes:
@@ -142,7 +151,7 @@ def _find(options: PrepareOptions) -> tuple["ClassList", "Source"]:
     if found.extra:
         cli.say(f"note: {len(found.extra)} files are no channel of their image, not read: {some(found.extra)}.")
     shards = Shards(options.out / SHARDS, options.source, len(files), len(channels), options.size)
-    return classes, Source(options.source, options.images, options.depth, matched, shards)
+    return classes, Source(options.source, folder, options.depth, matched, shards)
 
 
 def _spec(options: PrepareOptions, classes: "ClassList", past: "Past") -> "Spec":
@@ -151,7 +160,7 @@ def _spec(options: PrepareOptions, classes: "ClassList", past: "Past") -> "Spec"
     folds, seed = past.folds or (4, 0)
     folds = folds if options.folds is None else options.folds
     seed = seed if options.seed is None else options.seed
-    return Spec(options.size, tuple(options.channels.split(",")), classes, folds, seed)
+    return Spec(options.size, channel_names(options.channels)[0], classes, folds, seed)
 
 
 def _check_same_images(past: "Past", source: "Source") -> None:

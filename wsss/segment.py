@@ -1,31 +1,28 @@
 """Find the cells of a prepared data set: one lossless label map per image, written as it is made."""
 
-import functools
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wsss.core import cli
-from wsss.core.checks import UserError, check_range
+from wsss.core.checks import check_range
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
-    from wsss.cells.backends import Backend
+    from wsss.cells.backends import AnyBackend, BackendOptions
     from wsss.core.journal import Journal
     from wsss.data.catalog import DataSet
 
 EXAMPLES = """\
   python -m wsss.segment --data data/mine                                  find the cells by their stains
   python -m wsss.segment --data data/mine --backend masks --masks maps/    take given label maps
+  python -m wsss.segment --data data/mine --backend masks --masks cells.json     the same from a COCO file
+  python -m wsss.segment --data data/mine --backend hpacellseg --weights weights/hpacellseg
 """
-
-RECORDABLE = (UserError, OSError)
-"""What one image can have wrong: recorded, and the run goes on. Anything else is a bug and stops it."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,21 @@ class SegmentOptions:
     data: Path | None = None
     """The prepared data set; may be left out where only one is prepared under data/."""
     backend: str = "classical"
-    """How cells are found: classical, masks, or one that another package registers (group wsss.backends)."""
+    """How cells are found: classical, masks, hpacellseg, cellpose, instanseg, or one that another package registers
+    (group wsss.backends)."""
     masks: Path | None = None
-    """Folder of given label maps, <ID>.png|tif|npz|npy at original or stored size, for the backend masks."""
+    """For the backend masks: a folder of label maps, <ID>.png|tif|npz|npy at original or stored size; a COCO JSON; or
+    a table (CSV or Parquet) with the masks as run lengths, a submission included."""
+    weights: Path | None = None
+    """Weights of a network: a folder for hpacellseg, a file for cellpose and instanseg (if left out, these fetch their
+    own)."""
+    device: str = "auto"
+    """Where a network computes: auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    batch: int = 8
+    """Images that a network takes at once."""
+    pixel_um: float | None = None
+    """Micrometres per pixel of the original images, for instanseg; left out, each is taken for a whole field of the
+    HPA (164 um)."""
     workers: int | None = None
     """Processes; one per core if left out, 0 for none beside the main one."""
     overwrite: bool = False
@@ -46,14 +55,9 @@ class SegmentOptions:
     def __post_init__(self) -> None:
         if self.workers is not None:
             check_range("--workers", self.workers, 0)
-
-
-@dataclass(frozen=True)
-class _Task:
-    folder: Path
-    index: int
-    backend: str
-    masks: Path | None
+        check_range("--batch", self.batch, 1)
+        if self.pixel_um is not None:
+            check_range("--pixel-um", self.pixel_um, 1e-4)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,16 +69,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def segment(options: SegmentOptions) -> int:
     """Segment what is not segmented yet and write `segments.csv` and `segment.json`; return the exit code."""
-    from wsss.cells.backends import BackendOptions, make_backend
+    from wsss.cells.backends import make_backend
     from wsss.core.files import digest_json
     from wsss.core.journal import Journal
     from wsss.data.catalog import DataSet
 
     folder = cli.default_dataset(options.data)
     data = DataSet.open(folder)
-    make_backend(options.backend, BackendOptions(options.masks))  # a wrong option shows before any work
-    masks = options.masks.resolve() if options.masks else None
-    fingerprint = digest_json({"size": data.size, "backend": options.backend, "masks": str(masks)})
+    asked = _backend_options(options)
+    backend = make_backend(options.backend, asked)  # a wrong option shows before any work
+    what = {"backend": options.backend, "masks": str(asked.masks), "weights": str(asked.weights)}
+    fingerprint = digest_json({"size": data.size, "pixel_um": asked.pixel_um, **what})
     path = folder / "segment.journal"
     if options.overwrite:
         for old in (path, *folder.glob("segment.journal-*"), folder / "segments.csv"):
@@ -83,10 +88,17 @@ def segment(options: SegmentOptions) -> int:
     with Journal(path, fingerprint) as journal:
         todo = _unfinished(data, journal)
         (folder / "segments.csv").unlink(missing_ok=True)
-        _work(data, journal, [_Task(folder, i, options.backend, masks) for i in todo], options.workers)
+        _work(data, journal, todo, backend, options)
         table, spent = _summary(data, journal)
     _write(folder, table, options, spent)
     return _report(table, len(todo), time.perf_counter() - began, spent)
+
+
+def _backend_options(options: SegmentOptions) -> "BackendOptions":
+    from wsss.cells.backends import BackendOptions
+
+    masks, weights = (path.resolve() if path else None for path in (options.masks, options.weights))
+    return BackendOptions(masks, weights, options.device, options.batch, options.pixel_um)
 
 
 def _unfinished(data: "DataSet", journal: "Journal") -> list[int]:
@@ -109,15 +121,16 @@ def _marks(data: "DataSet") -> dict[str, str]:
     return {name: str(int(crc)) if ok else "" for name, crc, ok in rows}
 
 
-def _work(data: "DataSet", journal: "Journal", tasks: list[_Task], workers: int | None) -> None:
-    from wsss.core.runtime import parallel, progress
+def _work(data: "DataSet", journal: "Journal", todo: list[int], backend: "AnyBackend", options: SegmentOptions) -> None:
+    """Segment the images `todo` and journal each as it is done."""
+    from wsss.core.runtime import progress
+    from wsss.predict.segmenting import RECORDABLE, Job, segment_images
 
     marks = _marks(data)
-    _open_data.cache_clear()
-    _open_backend.cache_clear()
-    with progress(None, "segment", len(tasks)) as bar:
-        for task, result in parallel(_segment_one, tasks, workers):
-            name = data.ids[task.index]
+    job = Job(data.folder, options.backend, _backend_options(options))
+    with progress(None, "segment", len(todo)) as bar:
+        for index, result in segment_images(job, backend, todo, options.workers):
+            name = data.ids[index]
             if isinstance(result, RECORDABLE):
                 record = {"status": "failed", "reason": " ".join(str(result).split())}
             elif isinstance(result, Exception):
@@ -127,83 +140,6 @@ def _work(data: "DataSet", journal: "Journal", tasks: list[_Task], workers: int 
                 record = result
             journal.add(name, {**record, "mark": marks[name]})
             bar.update()
-
-
-@functools.lru_cache(maxsize=1)
-def _open_data(folder: Path) -> "DataSet":
-    from wsss.data.catalog import DataSet
-
-    return DataSet.open(folder)
-
-
-@functools.lru_cache(maxsize=1)
-def _open_backend(name: str, masks: Path | None) -> "Backend":
-    import cv2
-
-    from wsss.cells.backends import BackendOptions, make_backend
-
-    cv2.setNumThreads(1)  # the processes already share the cores
-    return make_backend(name, BackendOptions(masks))
-
-
-def _segment_one(task: _Task) -> dict[str, Any]:
-    """Segment one image, write its maps, and return its record for the journal."""
-    import numpy as np
-
-    from wsss.cells.backends import Field
-    from wsss.core.label_maps import discard_label_map, write_label_map
-
-    data, backend = _open_data(task.folder), _open_backend(task.backend, task.masks)
-    name, geometry = data.ids[task.index], data.geometry(task.index)
-    clock = [time.perf_counter()]
-    content = data.image(task.index)[:, : geometry.content_height, : geometry.content_width]
-    field = Field(name, np.ascontiguousarray(content), geometry.height, geometry.width, geometry.size)
-    clock.append(time.perf_counter())
-    try:
-        found = backend(field)
-    except RECORDABLE:
-        for kind in ("cells", "nuclei"):
-            discard_label_map(task.folder / kind / name)
-        raise
-    clock.append(time.perf_counter())
-    cells, nuclei = _padded(found.cells, field), None if found.nuclei is None else _padded(found.nuclei, field)
-    record = _describe(cells, nuclei, geometry)
-    clock.append(time.perf_counter())
-    if nuclei is None:
-        discard_label_map(task.folder / "nuclei" / name)
-        record["nuclei"] = None
-    else:
-        record["nuclei"] = str(write_label_map(task.folder / "nuclei" / name, nuclei).relative_to(task.folder))
-    record["map"] = str(write_label_map(task.folder / "cells" / name, cells).relative_to(task.folder))
-    clock.append(time.perf_counter())
-    seconds = dict(zip(("reading", "segmenting", "measuring", "writing"), np.diff(clock).tolist(), strict=True))
-    return {"status": "ok", "reason": "", **record, "seconds": seconds}
-
-
-def _padded(label_map: "np.ndarray", field: Any) -> "np.ndarray":
-    """Put a map of the image's content into the stored square; others pass as they are."""
-    import numpy as np
-
-    shape = label_map.shape
-    if shape == (field.height, field.width) or shape != field.image.shape[1:]:
-        return label_map
-    return np.pad(label_map, ((0, field.size - shape[0]), (0, field.size - shape[1])))
-
-
-def _describe(cells: "np.ndarray", nuclei: "np.ndarray | None", geometry: Any) -> dict[str, Any]:
-    from wsss.cells.instances import describe_cells
-
-    table = describe_cells(cells, nuclei, geometry=geometry)
-    found = {
-        "n_cells": len(table),
-        "n_border": int(table.touches_border.sum()),
-        "n_broken": int((table.pieces > 1).sum()),
-        "median_area_px": float(table.area_px.median()) if len(table) else 0.0,
-    }
-    if nuclei is not None:
-        found["n_without_nucleus"] = int((table.n_nuclei == 0).sum())
-        found["n_several_nuclei"] = int((table.n_nuclei > 1).sum())
-    return found
 
 
 COLUMNS = {
@@ -240,7 +176,7 @@ def _write(folder: Path, table: "pd.DataFrame", options: SegmentOptions, spent: 
     from wsss.core.runtime import versions
 
     chosen = {
-        name: value if value is None or isinstance(value, int) else str(value)
+        name: value if value is None or isinstance(value, int | float) else str(value)
         for name, value in asdict(options).items()
     }
     write_json(

@@ -109,3 +109,24 @@ def test_a_bug_keeps_its_traceback() -> None:
 
     with pytest.raises(ValueError, match="a bug"):
         cli.run(main, [])
+
+
+@dataclass(frozen=True)
+class Several:
+    names: list[Path]
+    """Names."""
+    deep: bool = False
+    """Deep."""
+
+
+@pytest.mark.parametrize("text", ["--names a b c --deep", "--deep --names a b c", '--names ["a","b","c"] --deep true'])
+def test_several_values_may_follow_a_list_flag(text: str) -> None:
+    parser = cli.make_parser("stage", "", "", Several)
+    (found,) = cli.parse(parser, text.split(), Several)
+    assert found == Several([Path("a"), Path("b"), Path("c")], True)
+
+
+def test_a_list_flag_keeps_values_that_look_like_other_things() -> None:
+    parser = cli.make_parser("stage", "", "", Several)
+    (found,) = cli.parse(parser, ["--names", "1", "a b", "null"], Several)
+    assert found.names == [Path("1"), Path("a b"), Path("null")]

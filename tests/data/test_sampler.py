@@ -66,13 +66,11 @@ def test_drawn_shares_are_the_expected_ones() -> None:
 
 
 @pytest.mark.parametrize(("n", "world"), [(12, 3), (13, 3), (2, 5), (7, 1)])
-def test_shards_are_equally_long_and_hold_every_index(n: int, world: int) -> None:
+def test_shards_hold_every_index_once(n: int, world: int) -> None:
     indices = np.arange(n) * 10
     parts = [sampler.shard(indices, rank, world) for rank in range(world)]
-    assert {len(part) for part in parts} == {-(-n // world)}
-    together = np.stack(parts, axis=1).ravel()  # step by step, rank by rank
-    assert together[:n].tolist() == indices.tolist()
-    assert set(together[n:]) <= set(indices)
+    assert sorted(np.concatenate(parts)) == indices.tolist()
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_a_rank_outside_the_world_is_refused() -> None:

@@ -71,7 +71,7 @@ PRESENT = torch.tensor([[1.0, 0.0]])
     [
         (PuzzleConfig(), (1 + 2 + 0 + 1) / 4),
         (PuzzleConfig(distance="l2"), (1 + 4 + 0 + 1) / 4),
-        (PuzzleConfig(on="relu"), (1 + 0 + 0 + 1) / 4),
+        (PuzzleConfig(maps="relu"), (1 + 0 + 0 + 1) / 4),
         (PuzzleConfig(classes="labels"), (1 + 2) / 4),
         (PuzzleConfig(classes="present"), (1 + 2) / 2),
     ],

@@ -2,8 +2,8 @@
 
 What decides how many cells there are (seeds) and where they end (thresholds) is done on every pixel, by operations
 that cost a few milliseconds; what decides who owns which side of a touching border (watersheds) is done on a map of a
-quarter of the resolution. Constants are those of hpacellseg's label_cell, which were made for fields of 2048 x 2048
-pixels; here they are scaled to the maps at hand.
+quarter of the resolution, and where cells are small once more along these borders at twice that. Constants are those
+of hpacellseg's label_cell, which were made for fields of 2048 x 2048 pixels; here they are scaled to the maps at hand.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,9 @@ SEED_LEVEL, NUCLEUS_LEVEL, BORDER_LEVEL, CELL_LEVEL = 0.15, 0.4, 0.05, 0.22
 SEED_AREA, NUCLEUS_HOLE, NUCLEUS_AREA, CELL_AREA, CLOSING_RADIUS = 500, 1000, 2500, 5500, 6
 MOST_REDUCTION, LEAST_EDGE = 4.0, 512
 """The watersheds run on maps reduced by this factor, but not to a longer edge below this."""
+SMALL_CELL = 2500
+"""Cells of fewer pixels than this (their mean, on the reduced map) have their touching borders drawn again, finer: a
+border that is off by half a reduced pixel takes two per cent off the overlap of a cell of 600 such pixels."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,11 @@ def label_cells(nuclei: np.ndarray, cells: np.ndarray, *, scale: float | None = 
     level = _cell_level(cell.body)
     small_nucleus, small_cell = nucleus.shrunk(shape), cell.shrunk(shape)
     labels = _label_reduced(seeds, small_nucleus, small_cell, level, scale / step)
-    nuclei_mask = [m.body > _byte(NUCLEUS_LEVEL) for m in (nucleus, small_nucleus)]
-    cells_mask = [(m.body > level) | (m.border > _byte(BORDER_LEVEL)) for m in (cell, small_cell)]
-    full_nuclei = _refine(labels[0], *nuclei_mask)
-    full_cells = _refine(labels[1], *cells_mask)
+    nuclei_mask, small_nuclei_mask = (m.body > _byte(NUCLEUS_LEVEL) for m in (nucleus, small_nucleus))
+    cells_mask, small_cells_mask = ((m.body > level) | (m.border > _byte(BORDER_LEVEL)) for m in (cell, small_cell))
+    full_nuclei = _refine(labels[0], nuclei_mask, small_nuclei_mask)
+    light = cell.body if _are_small(labels[1]) else None
+    full_cells = _refine(labels[1], cells_mask, small_cells_mask, light)
     full_nuclei[full_nuclei != full_cells] = 0
     return full_nuclei.astype(np.int32), full_cells.astype(np.int32)
 
@@ -131,7 +135,16 @@ def _label_reduced(
 
 
 def _flood(light: np.ndarray, seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return watershed(-light.astype(np.int32), seeds, mask=mask).astype(np.int32)
+    """Grow the seeds over the mask, brightest pixels first: (H, W) int32."""
+    # the inside of a seed has nothing to conquer: left out, it does not pass through the watershed's queue
+    inside = np.zeros(seeds.shape, bool)
+    centre = seeds[1:-1, 1:-1]
+    inside[1:-1, 1:-1] = centre > 0
+    for neighbour in (seeds[:-2, 1:-1], seeds[2:, 1:-1], seeds[1:-1, :-2], seeds[1:-1, 2:]):
+        inside[1:-1, 1:-1] &= centre == neighbour
+    grown = watershed(-light.astype(np.int32), seeds, mask=mask & ~inside).astype(np.int32)
+    np.copyto(grown, seeds, where=inside & mask)
+    return grown
 
 
 def _close(labels: np.ndarray, radius: float) -> np.ndarray:
@@ -145,8 +158,16 @@ def _close(labels: np.ndarray, radius: float) -> np.ndarray:
     return np.where(labels > 0, labels, closed)
 
 
-def _refine(labels: np.ndarray, mask: np.ndarray, small_mask: np.ndarray) -> np.ndarray:
+def _are_small(labels: np.ndarray) -> bool:
+    return bool(0 < np.count_nonzero(labels) < SMALL_CELL * labels.max())
+
+
+def _refine(
+    labels: np.ndarray, mask: np.ndarray, small_mask: np.ndarray, light: np.ndarray | None = None
+) -> np.ndarray:
     """Bring reduced labels to the size of `mask`, outlines following `mask` where the reduced ones followed theirs.
+
+    With `light`, the borders between labels follow its valleys too, at half the size of `mask`.
 
     Returns:
         (H, W) float32 or uint16 (whatever is fastest to scale), whole numbers.
@@ -154,7 +175,25 @@ def _refine(labels: np.ndarray, mask: np.ndarray, small_mask: np.ndarray) -> np.
     narrow = labels.astype(np.uint16) if labels.max() < 2**16 else labels.astype(np.float32)
     around = np.where(labels > 0, narrow, cv2.dilate(narrow, np.ones((3, 3), np.uint8)))
     shape = mask.shape[::-1]
+    if light is not None:
+        around = _redraw_borders(around, light)
     wide = cv2.resize(around, shape, interpolation=cv2.INTER_NEAREST)
     added = ((labels > 0) & ~small_mask).astype(np.uint8)
     keep = mask.view(np.uint8) | cv2.resize(added, shape, interpolation=cv2.INTER_NEAREST)
     return cv2.copyTo(wide, keep)
+
+
+def _redraw_borders(labels: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Draw the borders between touching labels (h, w) again at half the size of `light`, where that is larger."""
+    shape = (light.shape[1] // 2, light.shape[0] // 2)
+    if shape[0] <= labels.shape[1] or shape[1] <= labels.shape[0]:
+        return labels
+    kernel = np.ones((3, 3), np.uint8)
+    highest = cv2.dilate(labels, kernel)
+    lowest = cv2.erode(np.where(labels > 0, labels, highest.max()), kernel)
+    open_again = ((highest != lowest) & (labels > 0)).view(np.uint8)
+    wide = cv2.resize(labels, shape, interpolation=cv2.INTER_NEAREST)
+    seeds = np.where(cv2.resize(open_again, shape, interpolation=cv2.INTER_NEAREST) > 0, 0, wide).astype(np.int32)
+    grown = _flood(cv2.resize(light, shape, interpolation=cv2.INTER_AREA), seeds, wide > 0)
+    # a label that was all border keeps its place
+    return np.where(grown > 0, grown, wide).astype(labels.dtype)

@@ -225,15 +225,17 @@ def finish_scores(
     stage2: np.ndarray | None,
     config: ScoreConfig,
     *,
+    opinion: np.ndarray | None = None,
     visible: np.ndarray | None = None,
     weight: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Blend stage 1 with stage 2, then image_mix, normalise_rows, border_power and outlier_power, in this order.
+    """Blend stage 1 with stage 2, then image_mix, normalise_rows, opinion_share, border_power, outlier_power.
 
     Args:
         stage1: (N, K) in [0, 1].
         stage2: (N, K) in [0, 1], the network's view of each cell's crop; None to do without.
         config: the rules.
+        opinion: (N, K) in [0, 1], the second opinion; None to do without.
         visible: (N,) in [0, 1], share of the cell that the image shows (`regions.visible_share`); None for whole cells.
         weight: (N,) in [0, 1], low for outlier cells; None for 1.
 
@@ -251,6 +253,8 @@ def finish_scores(
     if config.normalise_rows:
         total = scores.sum(axis=1, keepdims=True)
         scores = np.divide(scores, total, out=np.zeros_like(scores), where=total > 0)
+    if opinion is not None:
+        scores = (1 - config.opinion_share) * scores + config.opinion_share * opinion
     for factor, power in ((visible, config.border_power), (weight, config.outlier_power)):
         if factor is not None:
             scores = scores * np.reshape(factor, (len(scores), 1)) ** power

@@ -7,105 +7,17 @@ predictions).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.ensemble import ExtraTreesRegressor
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
-from sklearn.preprocessing import QuantileTransformer
 
-from wsss.core.checks import DataError, check_range
+from wsss.cells.learners import Forest, Linear
+from wsss.core.checks import DataError
+from wsss.core.opinion_config import WeakConfig
 
 LEAST = 1e-4
 """A probability below this counts as this: no learner alone can rule a candidate out."""
-
-
-@dataclass(frozen=True)
-class WeakConfig:
-    """How cell labels are learnt from image labels."""
-
-    rounds: int = 5
-    """Times the soft labels are renewed."""
-    folds: int = 4
-    """Parts into which the images are split for predictions of unseen cells."""
-    trees: int = 100
-    """Trees of the forest."""
-    leaf: int = 5
-    """Fewest cells in a leaf."""
-    strength: float = 0.03
-    """Inverse regularisation (C) of the linear model: lower is smoother."""
-    negative_share: float = 0.125
-    """Share of cells without signal that is assumed at first in images with other labels."""
-    balance: float = 0.5
-    """0 lets frequent classes grow from round to round, 1 treats all classes as equally likely."""
-    sharpen: float = 1.5
-    """Power by which the learners' agreement is raised; above 1 the labels settle sooner."""
-    jobs: int = 1
-    """Processor cores for the forest."""
-
-    def __post_init__(self) -> None:
-        check_range("weak.rounds", self.rounds, 1, 100)
-        check_range("weak.folds", self.folds, 2, 100)
-        check_range("weak.trees", self.trees, 1)
-        check_range("weak.leaf", self.leaf, 1)
-        check_range("weak.strength", self.strength, 1e-6, 1e6)
-        check_range("weak.negative_share", self.negative_share, 0, 0.9)
-        check_range("weak.balance", self.balance, 0, 1)
-        check_range("weak.sharpen", self.sharpen, 0.1, 10)
-
-
-class Forest:
-    """Extremely randomised trees that predict soft labels."""
-
-    def __init__(self, config: WeakConfig, seed: int) -> None:
-        self._trees = ExtraTreesRegressor(
-            config.trees,
-            min_samples_leaf=config.leaf,
-            max_features=0.3,
-            n_jobs=config.jobs,
-            random_state=seed,
-        )
-
-    def fit(self, features: np.ndarray, soft: np.ndarray) -> "Forest":
-        """Learn from (N, F) features and (N, K) soft labels."""
-        self._trees.fit(features, soft)
-        return self
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return (N, K) probabilities."""
-        return self._trees.predict(features).reshape(len(features), -1)
-
-    @property
-    def importance(self) -> np.ndarray:
-        """(F,) how much each feature decides, summing to 1."""
-        return self._trees.feature_importances_
-
-
-class Linear:
-    """Multinomial logistic regression on features turned into normal scores; soft labels are weights."""
-
-    def __init__(self, config: WeakConfig, seed: int) -> None:
-        self._scale = QuantileTransformer(output_distribution="normal", random_state=seed)
-        self._model = LogisticRegression(C=config.strength, max_iter=300)
-        self._classes = 0
-
-    def fit(self, features: np.ndarray, soft: np.ndarray) -> "Linear":
-        """Learn from (N, F) features and (N, K) soft labels."""
-        self._scale.set_params(n_quantiles=min(200, len(features)))
-        scaled = np.clip(self._scale.fit_transform(features), -4, 4)
-        cell, label = np.nonzero(soft > 0.01)
-        self._classes = soft.shape[1]
-        self._model.fit(scaled[cell], label, sample_weight=soft[cell, label])
-        return self
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return (N, K) probabilities."""
-        out = np.zeros((len(features), self._classes))
-        scaled = np.clip(self._scale.transform(features), -4, 4)
-        out[:, self._model.classes_] = self._model.predict_proba(scaled)
-        return out
-
 
 Learner = Forest | Linear
 LEARNERS: tuple[Callable[[WeakConfig, int], Learner], ...] = (Forest, Linear)
@@ -138,6 +50,18 @@ class WeakModel:
         return next(learner.importance for learner in self.learners if isinstance(learner, Forest))
 
 
+@dataclass(frozen=True)
+class Copies:
+    """Cells of changed copies of the images: the label of a cell does not change with light, haze or noise."""
+
+    features: np.ndarray
+    """(M, F) float32."""
+    source: np.ndarray
+    """(M,) the plain cell, as a row of its features, that each one is a copy of."""
+    emptied: np.ndarray
+    """(M,) bool: the copy has lost its signal, so it is known to be Negative."""
+
+
 def fit_weak(
     features: np.ndarray,
     image_of_cell: np.ndarray,
@@ -145,6 +69,7 @@ def fit_weak(
     negative: int | None,
     seed: int,
     config: WeakConfig | None = None,
+    copies: Copies | None = None,
 ) -> WeakModel:
     """Learn cell labels from image labels.
 
@@ -155,6 +80,7 @@ def fit_weak(
         negative: class that every cell may have whatever its image's labels; None for none.
         seed: of the learners; the same input and seed give the same model.
         config: the rules.
+        copies: more cells to learn from in the end, whose labels follow from those of the cells above.
 
     Raises:
         DataError: fewer images than folds, or a cell's image has no label.
@@ -178,8 +104,24 @@ def fit_weak(
         history.append(float(np.abs(renewed - soft).sum(axis=1).mean() / 2))
         soft = renewed
     every[:, classes] = soft
+    if copies is not None:
+        features, soft = _with_copies(features, every, copies, negative)
+        config = replace(config, leaf=round(config.leaf * len(features) / len(every)))
+        soft = soft[:, classes]
     final = [make(config, seed + config.rounds).fit(features, soft) for make in LEARNERS]
     return WeakModel(final, classes, every.astype(np.float32), history)
+
+
+def _with_copies(
+    features: np.ndarray, soft: np.ndarray, copies: Copies, negative: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return features and soft labels of the plain cells and of their copies."""
+    inherited = soft[copies.source]
+    if copies.emptied.any():
+        if negative is None:
+            raise ValueError("some copies have lost their signal, but there is no class Negative.")
+        inherited[copies.emptied] = np.arange(soft.shape[1]) == negative
+    return np.concatenate([features, copies.features]), np.concatenate([soft, inherited])
 
 
 def oof_weak(

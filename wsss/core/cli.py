@@ -4,12 +4,14 @@ Exit codes: 0 done; 1 done, but some images failed (they are listed); 2 a mistak
 """
 
 import dataclasses
+import itertools
+import json
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast, get_type_hints
+from typing import Any, NoReturn, cast, get_origin, get_type_hints
 
 import jsonargparse
 
@@ -64,13 +66,15 @@ def _formatter() -> type:
 def parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str] | None, *options: type) -> list[Any]:
     """Read flags and config files into one instance per dataclass of `options`.
 
-    Flags may be written with '-' or '_'; a switch may stand alone, '--oof' for '--oof true'.
+    Flags may be written with '-' or '_'; a switch may stand alone, '--oof' for '--oof true'; several values may follow
+    the flag of a list, '--preds A B'.
 
     Raises:
         ConfigError: an unknown or misshapen option.
     """
     words = [_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
-    values = parser.instantiate(parser.parse_args(_complete(words, _switches(options))))
+    words = _gather(_complete(words, _switches(options)), _lists(options))
+    values = parser.instantiate(parser.parse_args(words))
     return [option(**{own.name: values[own.name] for own in dataclasses.fields(option)}) for option in options]
 
 
@@ -91,6 +95,23 @@ def _complete(words: list[str], switches: set[str]) -> list[str]:
     following = [*words[1:], "--"]
     alone = [word in switches and after.startswith("--") for word, after in zip(words, following, strict=False)]
     return [part for word, bare in zip(words, alone, strict=True) for part in ([word, "true"] if bare else [word])]
+
+
+def _lists(options: Sequence[type]) -> set[str]:
+    """Return the flags of all fields that are lists."""
+    hints = [hint for option in options for hint in get_type_hints(option).items()]
+    return {f"--{name}" for name, kind in hints if get_origin(kind) is list}
+
+
+def _gather(words: list[str], lists: set[str]) -> list[str]:
+    """Turn the values behind the flag of a list into the one JSON text that the parser takes."""
+    out: list[str] = []
+    for k, word in enumerate(words):
+        if out and out[-1] in lists and not word.startswith(("--", "[")):
+            behind = list(itertools.takewhile(lambda own: not own.startswith("--"), words[k:]))
+            return [*out, json.dumps(behind), *_gather(words[k + len(behind) :], lists)]
+        out.append(word)
+    return out
 
 
 def _underscores(word: str) -> str:

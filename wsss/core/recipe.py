@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from wsss.core.checks import ConfigError, DataError, check_range
+from wsss.core.opinion_config import OpinionConfig
 from wsss.core.score_config import CropConfig, ScoreConfig
+from wsss.core.semantic_config import MaskConfig, MaskLossConfig, UnetConfig
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class PuzzleConfig:
     """Weight of the agreement term in the loss (recipe: 0.25 to 0.5; original Puzzle-CAM: 4 with ramp and mask)."""
     distance: Literal["l1", "l2"] = "l1"
     """Mean absolute or mean squared difference of the two maps."""
-    on: Literal["raw", "relu", "features"] = "raw"
+    maps: Literal["raw", "relu", "features"] = "raw"
     """What must agree: raw class maps, rectified class maps, or the features below the classifier."""
     classes: Literal["all", "labels", "present"] = "all"
     """Classes in the term: all; all, maps of absent classes zeroed (original); or the mean over present ones."""
@@ -34,6 +36,29 @@ class PuzzleConfig:
         check_range("puzzle.side", self.side, 1, 16)
         check_range("puzzle.weight", self.weight, 0)
         check_range("puzzle.ramp", self.ramp, 0, 1)
+
+
+@dataclass(frozen=True)
+class DrsConfig:
+    """Discriminative Region Suppression: activations are held below a share of their channel's peak."""
+
+    mode: Literal["none", "fixed", "learned"] = "none"
+    """none; a fixed share; or a share learnt for each channel."""
+    delta: float = 0.55
+    """The fixed share of the peak."""
+    after: Literal["stages", "activations"] = "stages"
+    """Behind the last activation of each stage, or behind every one (authors, on VGG16)."""
+    extra: int = 0
+    """Convolutions (3x3, 512 maps, suppressed too) added below the classifier (authors, on VGG16: 3)."""
+    refine_from: str | None = None
+    """Run whose network of the same fold teaches its maps, each pixel's strongest class only, to this one."""
+    refine_weight: float = 1.0
+    """Weight of that lesson (mean squared error) in the loss."""
+
+    def __post_init__(self) -> None:
+        check_range("drs.delta", self.delta, 0.01, 1)
+        check_range("drs.extra", self.extra, 0, 16)
+        check_range("drs.refine_weight", self.refine_weight, 0)
 
 
 @dataclass(frozen=True)
@@ -89,7 +114,7 @@ class OptimConfig:
     floor: float = 1e-6
     """The rate never falls below."""
     cycles: int = 1
-    """Cosine: number of equal cycles (warm restarts)."""
+    """Cosine: number of equal cycles (warm restarts); the weights at the end of each are kept as a snapshot."""
     warmup: float = 0.0
     """Share of the training over which the rate rises linearly (one-cycle: .3 if 0)."""
     accumulate: int = 1
@@ -98,6 +123,8 @@ class OptimConfig:
     """Largest norm of the gradient; 0 for no clipping."""
     ema: float = 0.0
     """Decay of the moving average of the weights that validation and inference use; 0 for none."""
+    early_stop: int = 0
+    """Epochs without a better validation loss after which the run ends; 0 to go on to the last."""
 
     def __post_init__(self) -> None:
         check_range("optim.lr", self.lr, 1e-12)
@@ -112,6 +139,12 @@ class OptimConfig:
         check_range("optim.accumulate", self.accumulate, 1)
         check_range("optim.clip", self.clip, 0)
         check_range("optim.ema", self.ema, 0, 0.99999)
+        check_range("optim.early_stop", self.early_stop, 0)
+
+    def cycle_ends(self, epochs: int) -> list[float]:
+        """Return the epoch (from 1) with which each cosine cycle ends; fractions where it ends within one."""
+        begin = self.warmup * epochs
+        return [round(begin + (epochs - begin) * (k + 1) / self.cycles, 6) for k in range(self.cycles)]
 
 
 @dataclass(frozen=True)
@@ -129,10 +162,14 @@ class SamplerConfig:
 class Recipe:
     """Everything that shapes the weights of a run."""
 
+    task: Literal["classify", "masks"] = "classify"
+    """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks."""
     backbone: str = "seresnext50"
     """Any convolutional timm model; short names of the recipe work (seresnext50, regnety_64, ...)."""
     weights: str = "hub"
     """Where the backbone's weights come from: hub, package, none, or a .safetensors / .pth file."""
+    init_from: str | None = None
+    """Run whose network of the same fold these weights start from (fine-tuning), instead of `weights`."""
     stem: Literal["mean", "timm"] = "mean"
     """Kernels of the channels after the third: mean of the three pretrained ones (recipe), or timm's rule."""
     output_stride: int = 32
@@ -142,7 +179,7 @@ class Recipe:
     epochs: int = 48
     """Passes over the training images."""
     batch: int = 32
-    """Images in a batch."""
+    """Images in a batch; of several processes together, each gets its share."""
     crop: int = 384
     """Edge of the random training crop in px; 0 for whole images. Validation always sees whole images."""
     augment: str = "hpa"
@@ -151,8 +188,12 @@ class Recipe:
     """Seed of weights, sampling and augmentation."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic: auto is bf16 or fp16 on a GPU that has it, fp32 on the CPU."""
+    sync_bn: bool = False
+    """Batch norm over the batches of all GPUs; else over each GPU's share. Without effect on one."""
     puzzle: PuzzleConfig = field(default_factory=PuzzleConfig)
     """Puzzle options."""
+    drs: DrsConfig = field(default_factory=DrsConfig)
+    """Region suppression options."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Loss options."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -163,15 +204,29 @@ class Recipe:
     """Cell score options: kept for infer, no part of the training."""
     crops: CropConfig = field(default_factory=CropConfig)
     """Cell crop options of stage 2: kept for infer, no part of the training."""
+    opinion: OpinionConfig = field(default_factory=OpinionConfig)
+    """Options of the second opinion on cells; without effect on the network."""
+    unet: UnetConfig = field(default_factory=UnetConfig)
+    """Decoder options (task masks)."""
+    mask_loss: MaskLossConfig = field(default_factory=MaskLossConfig)
+    """Loss options (task masks)."""
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    """Target options (task masks)."""
 
     def __post_init__(self) -> None:
         check_range("epochs", self.epochs, 1)
         check_range("batch", self.batch, 1)
         check_range("crop", self.crop, 0)
         check_range("drop_rate", self.drop_rate, 0, 0.95)
+        ends = self.optim.cycle_ends(self.epochs)
+        if self.optim.schedule == "cosine" and any(end % 1 for end in ends):
+            raise ConfigError(
+                f"optim.cycles {self.optim.cycles} of {self.epochs} epochs end within an epoch ({ends[0]:g}): "
+                "choose epochs, less the share of optim.warmup, that divide by the cycles."
+            )
         if self.output_stride not in (8, 16, 32):
             raise ConfigError(f"output_stride is {self.output_stride}, expected 8, 16 or 32.")
-        if self.crop % (self.puzzle.side * self.output_stride):
+        if self.task == "classify" and self.crop % (self.puzzle.side * self.output_stride):
             step = self.puzzle.side * self.output_stride
             raise ConfigError(
                 f"crop is {self.crop}, expected a multiple of {step} (puzzle.side x output_stride), "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from wsss.core.checkpoint import load_checkpoint, previous, save_checkpoint
 from wsss.core.checks import DataError
 from wsss.core.files import write_csv, write_text
-from wsss.core.recipe import Recipe
+from wsss.core.recipe import Recipe, recipe_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,11 @@ class RunFolder:
         return self.path / "best.safetensors"
 
     @property
+    def opinion(self) -> Path:
+        """The second opinion, where there is one."""
+        return self.path / "opinion.safetensors"
+
+    @property
     def ids(self) -> Path:
         """The IDs the weights were trained on, one a line."""
         return self.path / "train_ids.txt"
@@ -50,6 +55,17 @@ class RunFolder:
         save_checkpoint(self.best, tensors, meta)
         previous(self.best).unlink(missing_ok=True)
 
+    def save_snapshot(self, number: int, tensors: dict[str, "Tensor"], meta: dict[str, Any]) -> None:
+        """Save the weights at the end of a cosine cycle, counted from 1."""
+        path = self.path / f"snapshot{number}.safetensors"
+        save_checkpoint(path, tensors, meta)
+        previous(path).unlink(missing_ok=True)
+
+    def snapshots(self) -> list[Path]:
+        """Return the snapshots that there are, in their order."""
+        found = self.path.glob("snapshot*.safetensors")
+        return sorted(found, key=lambda path: (len(path.name), path.name))
+
     def write_log(self, rows: list[dict[str, Any]]) -> None:
         """Write log.csv: one row an epoch, all of them each time, so that a resumed run has no row twice."""
         import pandas as pd
@@ -69,7 +85,7 @@ class RunFolder:
         return None
 
 
-FREE = ("versions", "score", "crops")
+FREE = ("versions", "score", "crops", "opinion")
 """What may differ when a run goes on: it does not shape the weights."""
 
 
@@ -79,6 +95,8 @@ def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         DataError: the first thing that differs, with both values.
     """
+    # Options that are newer than the run had their defaults.
+    found = {**found, "recipe": asdict(recipe_from(found.get("recipe", {}), "the checkpoint"))}
     for name in now:
         old, new = (_weight_shaping(facts.get(name)) for facts in (found, now))
         if name not in FREE and old != new:

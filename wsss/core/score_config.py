@@ -53,6 +53,8 @@ class ScoreConfig:
     """Share of a cell's score taken from the mean over the cells of its image."""
     normalise_rows: bool = False
     """Divide the scores of a cell by their sum, so that classes compete."""
+    opinion_share: float = 0.5
+    """Share of a cell's score taken from the second opinion, where the run has one (train --opinion.enabled true)."""
     border_power: float = 0.0
     """Multiply the scores of a cell by (visible share) ** border_power; 0 leaves cells at the border as they are."""
     outlier_power: float = 0.0
@@ -62,7 +64,7 @@ class ScoreConfig:
         check_choice("region", self.region, REGION_RULES)
         check_choice("negative", self.negative, NEGATIVE_RULES)
         check_choice("blend", self.blend, BLENDS)
-        for name in ("quantile", "min_prob", "min_ratio", "compartment", "stage2_share", "image_mix"):
+        for name in ("quantile", "min_prob", "min_ratio", "compartment", "stage2_share", "image_mix", "opinion_share"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("top_share", self.top_share, 1e-6, 1)
         check_range("sharpness", self.sharpness, 1e-3, 1e3)

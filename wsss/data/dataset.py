@@ -36,11 +36,13 @@ class ImageSamples(Dataset[tuple[Tensor, Tensor, int]]):
 class EpochBatches(Sampler[list[Key]]):
     """Batches of keys of one epoch; `start` skips batches that a resumed run has already seen.
 
-    The augmentation seed of a sample depends on the run's seed, the epoch and its place in it, on nothing else.
+    The augmentation seed of a sample depends on the run's seed, the epoch and its place in it, on nothing else. Of
+    several processes each takes its part of every batch; one left without any, in a short last batch, gets a double
+    that its caller must not count.
     """
 
-    def __init__(self, batch: int, seed: int) -> None:
-        self.batch, self.seed = batch, seed
+    def __init__(self, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
         self.order: np.ndarray = np.zeros(0, np.int64)
         self.epoch = self.start = 0
 
@@ -55,4 +57,5 @@ class EpochBatches(Sampler[list[Key]]):
         seeds = np.random.default_rng([self.seed, self.epoch]).integers(2**31, size=len(self.order))
         keys = list(zip(self.order.tolist(), seeds.tolist(), strict=True))
         for b in range(self.start, -(-len(keys) // self.batch)):
-            yield keys[b * self.batch : (b + 1) * self.batch]
+            whole = keys[b * self.batch : (b + 1) * self.batch]
+            yield whole[self.rank :: self.world] or whole[:1]

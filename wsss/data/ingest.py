@@ -42,7 +42,9 @@ def ingest(job: Job) -> tuple[dict[str, Any], bytes]:
     try:
         if job.files.reason:
             raise DataError(f"{job.files.ID}: {job.files.reason}.")
-        pixels, depth = read_image([job.folder / name for name in job.files.names], shards.channels, job.depth)
+        pixels, depth = read_image(
+            [job.folder / name for name in job.files.names], shards.channels, job.depth, job.files.channels
+        )
     except DataError as error:
         shards.write(job.k, np.zeros((shards.channels, shards.size, shards.size), np.uint8))
         return _record("failed", str(error)), b""
@@ -58,7 +60,7 @@ def precheck(job: Job) -> str:
     if job.files.reason:
         return f"{job.files.ID}: {job.files.reason}."
     try:
-        check_headers([job.folder / name for name in job.files.names], job.shards.channels)
+        check_headers([job.folder / name for name in job.files.names], job.shards.channels, job.files.channels)
     except DataError as error:
         return str(error)
     return ""

@@ -4,17 +4,21 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsss.core.checks import DataError
+from wsss.data.channel_names import order_of, tiff_channel_names
+from wsss.data.omezarr import open_zarr
+from wsss.data.tints import signal_of
 
 LARGEST_PIXELS = 2**27
 """Most pixels of a plane (11,585 squared); more is refused from the header, before anything is decoded."""
 DEPTHS = ("auto", "8", "12", "16")
+DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
 PNG_COLOURS = {0: 1, 2: 3, 4: 2, 6: 4}
 """PNG colour type -> samples per pixel; 3 (palette) is refused."""
 
@@ -32,6 +36,10 @@ class Header:
     """uint8, uint16, float16, float32 or float64."""
     planar: bool = False
     """TIFF only: samples come first, (samples, height, width)."""
+    names: tuple[str, ...] = ()
+    """What a TIFF or OME-Zarr calls its channels, if it does."""
+    binding: bool = False
+    """Whether `names` are meant as names of channels; ImageJ's labels may be anything."""
 
 
 def read_header(path: Path) -> Header:
@@ -41,7 +49,8 @@ def read_header(path: Path) -> Header:
         DataError: the file is unreadable, not an image, or of a kind that is refused.
     """
     with _named(path):
-        header = _tiff_header(path) if _is_tiff(path) else _pillow_header(path)
+        header = _zarr_header(path) if _is_zarr(path) else None
+        header = header or (_tiff_header(path) if _is_tiff(path) else _pillow_header(path))
     if header.height * header.width > LARGEST_PIXELS:
         raise DataError(
             f"{path.name} says it is {header.height} x {header.width}, more than {LARGEST_PIXELS} pixels: refused."
@@ -51,15 +60,15 @@ def read_header(path: Path) -> Header:
     return header
 
 
-def check_headers(paths: Sequence[Path], channels: int) -> tuple[int, int]:
-    """Check from the headers that files make one image of so many channels; return its (height, width).
+def check_headers(paths: Sequence[Path], channels: int, names: Sequence[str] = ()) -> tuple[int, int]:
+    """Check from the headers that files make one image of so many channels (`names`); return its (height, width).
 
     Raises:
         DataError: what does not fit, with the file.
     """
     headers = [read_header(path) for path in paths]
     if len(paths) == 1:
-        if headers[0].samples != channels:
+        if len(_order(paths[0], headers[0], names)) != channels:
             raise DataError(f"{paths[0].name} has {headers[0].samples} channels, expected {channels}.")
         return headers[0].height, headers[0].width
     for path, header in zip(paths, headers, strict=True):
@@ -73,7 +82,13 @@ def check_headers(paths: Sequence[Path], channels: int) -> tuple[int, int]:
     return headers[0].height, headers[0].width
 
 
-def read_image(paths: Sequence[Path], channels: int, depth: str = "auto") -> tuple[np.ndarray, str]:
+def _order(path: Path, header: Header, names: Sequence[str]) -> list[int]:
+    return order_of(header.names, header.binding, header.samples, names, path.name)
+
+
+def read_image(
+    paths: Sequence[Path], channels: int, depth: str = "auto", names: Sequence[str] = ()
+) -> tuple[np.ndarray, str]:
     """Decode the files of one image.
 
     Args:
@@ -81,6 +96,8 @@ def read_image(paths: Sequence[Path], channels: int, depth: str = "auto") -> tup
         channels: how many there must be.
         depth: bits that 16-bit files use: '8', '12', '16', or 'auto' to tell from the largest value of the image
             (up to 255, up to 4095, more). 8-bit files are taken as they are, floats must lie in 0..1.
+        names: of the channels, in order: which channels of a file that names its own are meant, and which samples of
+            a tinted picture carry the signal (see `tints`). '' where nothing is known.
 
     Returns:
         (channels, H, W) uint8 and the depth found: '8', '12', '16' or 'float'.
@@ -88,11 +105,13 @@ def read_image(paths: Sequence[Path], channels: int, depth: str = "auto") -> tup
     Raises:
         DataError: a file is damaged, or does not fit; the text names it.
     """
-    check_headers(paths, channels)
+    check_headers(paths, channels, names)
     if len(paths) == 1:
-        planes = list(_decode_merged(paths[0]))
+        merged = _decode_merged(paths[0])
+        planes = [merged[k] for k in _order(paths[0], read_header(paths[0]), names)]
     else:
-        planes = [_decode_plane(path) for path in paths]
+        given = names or [""] * len(paths)
+        planes = [_decode_plane(path, name) for path, name in zip(paths, given, strict=True)]
     return to_uint8(planes, [path.name for path in paths], depth)
 
 
@@ -123,14 +142,10 @@ def _from_float(plane: np.ndarray, name: str) -> np.ndarray:
     return np.rint(plane * 255).astype(np.uint8)
 
 
-def _decode_plane(path: Path) -> np.ndarray:
-    """Return (H, W); three equal samples count as grey."""
+def _decode_plane(path: Path, channel: str) -> np.ndarray:
+    """Return (H, W); three equal samples count as grey, a picture tinted in the channel's colour as its plane."""
     samples = _decode(path)
-    if samples.ndim == 2:
-        return samples
-    if not (np.array_equal(samples[..., 0], samples[..., 1]) and np.array_equal(samples[..., 0], samples[..., 2])):
-        raise DataError(f"{path.name} is a colour image, expected one grey plane: save the channel as grey.")
-    return np.ascontiguousarray(samples[..., 0])
+    return samples if samples.ndim == 2 else signal_of(samples, channel, path.name)
 
 
 def _decode_merged(path: Path) -> np.ndarray:
@@ -142,11 +157,27 @@ def _decode(path: Path) -> np.ndarray:
     """Return (H, W) or (H, W, samples) of the file's own type."""
     header = read_header(path)
     with _named(path):
-        pixels = _decode_tiff(path, header) if _is_tiff(path) else _decode_pillow(path, header)
+        if _is_zarr(path):
+            pixels = open_zarr(path).read()
+            pixels = pixels[..., 0] if header.samples == 1 else pixels
+        else:
+            pixels = _decode_tiff(path, header) if _is_tiff(path) else _decode_pillow(path, header)
     expected = (header.height, header.width) + ((header.samples,) if header.samples > 1 else ())
     if pixels.shape != expected or str(pixels.dtype) != header.dtype:
         raise DataError(f"{path.name} holds {pixels.dtype} {pixels.shape}, its header says {header.dtype} {expected}.")
     return pixels
+
+
+def _is_zarr(path: Path) -> bool:
+    return path.suffix.lower() == ".zarr"
+
+
+def _zarr_header(path: Path) -> Header:
+    image = open_zarr(path)
+    dtype = str(image.array.dtype)
+    if dtype not in DTYPES:
+        raise DataError(f"{path.name} holds {dtype} values, expected 8 or 16 bit, or floats in 0..1.")
+    return Header(*image.size, image.samples, dtype, names=tuple(image.names), binding=True)
 
 
 def _is_tiff(path: Path) -> bool:
@@ -210,7 +241,8 @@ def _tiff_header(path: Path) -> Header:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
-        return _tiff_kind(path, tiff)
+        names, binding = tiff_channel_names(tiff)
+        return replace(_tiff_kind(path, tiff), names=tuple(names), binding=binding)
 
 
 def _tiff_kind(path: Path, tiff: Any) -> Header:
@@ -219,7 +251,7 @@ def _tiff_kind(path: Path, tiff: Any) -> Header:
     if kind not in ("MINISBLACK", "RGB"):
         raise DataError(f"{path.name} is a TIFF of kind {kind}, expected grey values (MINISBLACK) or RGB.")
     dtype = str(tiff.series[0].dtype)
-    if dtype not in ("uint8", "uint16", "float16", "float32", "float64"):
+    if dtype not in DTYPES:
         raise DataError(f"{path.name} holds {dtype} values, expected 8 or 16 bit, or floats in 0..1.")
     size = (page.imagelength, page.imagewidth)
     samples = 1

@@ -1,4 +1,4 @@
-"""Find the image files of a folder: one file per channel, or one for all channels of an image."""
+"""Find the image files of a folder: one file per channel, or one (OME-Zarr: a folder) for all channels of an image."""
 
 import os
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from wsss.core.checks import DataError, some
 from wsss.data import ids
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+ZARR = ".zarr"
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class ImageFiles:
     """One per channel in the order of the channels, or a single one that holds them all."""
     reason: str = ""
     """Why the image cannot be used, '' if nothing is known against it."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels as the files have them, in order."""
 
 
 @dataclass
@@ -34,6 +37,8 @@ class Found:
 def find_images(folder: Path, channels: tuple[str, ...]) -> Found:
     """Look for `<ID>_<channel>.<suffix>` and `<ID>.<suffix>` right in `folder`; hidden and other files do not count.
 
+    Of `<ID>.ome.tif` and `<ID>.ome.zarr` the ID has no '.ome'.
+
     An image with a channel missing or there twice is listed with its reason.
 
     Raises:
@@ -43,6 +48,7 @@ def find_images(folder: Path, channels: tuple[str, ...]) -> Found:
     merged: dict[str, list[str]] = {}
     for name in _names(folder):
         stem = name[: name.rindex(".")]
+        stem = stem[:-4] if stem.lower().endswith(".ome") else stem
         ID, _, channel = stem.rpartition("_")
         if ID and channel in channels:
             planes.setdefault(ID, {}).setdefault(channel, []).append(name)
@@ -72,7 +78,7 @@ def _names(folder: Path) -> list[str]:
             return sorted(
                 entry.name
                 for entry in entries
-                if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and not entry.is_dir()
+                if entry.name.lower().endswith(ZARR if entry.is_dir() else SUFFIXES) and entry.name[0] != "."
             )
     except OSError as error:
         raise DataError(f"--images {folder} cannot be read ({error.strerror}): pass a folder of images.") from None
@@ -96,5 +102,5 @@ def _image(ID: str, planes: dict[str, list[str]], merged: list[str], channels: t
         files = ", ".join(f"{ID}_{channel}.*" for channel in missing)
         return ImageFiles(ID, tuple(every), f"channel {', '.join(missing)} is missing ({files})")
     if merged:
-        return ImageFiles(ID, (merged[0],))
-    return ImageFiles(ID, tuple(planes[channel][0] for channel in channels))
+        return ImageFiles(ID, (merged[0],), channels=channels)
+    return ImageFiles(ID, tuple(planes[channel][0] for channel in channels), channels=channels)

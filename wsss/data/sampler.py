@@ -97,22 +97,19 @@ def draw_epoch(weights: np.ndarray | None, n: int, *, seed: int, epoch: int) -> 
 
 
 def shard(indices: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """Take the part of one process: every `world`-th index from `rank` on.
-
-    Indices are repeated from the start until `world` divides their number, so all processes get equally many.
+    """Take the part of one process: every `world`-th index from `rank` on; all parts together hold each index once.
 
     Args:
-        indices: (n,) the whole epoch, equal on all processes.
+        indices: (n,) equal on all processes.
         rank: 0 .. world - 1.
         world: number of processes.
 
     Returns:
-        (ceil(n / world),) indices.
+        (n / world,) indices, rounded up for the first processes and down for the others.
     """
     if not 0 <= rank < world:
         raise ValueError(f"rank is {rank}, expected 0 to {world - 1}.")
-    whole = -(-len(indices) // world) * world
-    return np.resize(indices, whole)[rank::world]
+    return indices[rank::world]
 
 
 def expected_share(labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray:

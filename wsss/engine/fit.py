@@ -3,141 +3,115 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsss.core.checks import DataError, some
-from wsss.core.device import Device
-from wsss.core.recipe import Recipe
-from wsss.core.run_folder import RunFolder
 from wsss.core.runtime import progress
-from wsss.engine.loading import Batch, TrainLoader
+from wsss.engine.job import Job
+from wsss.engine.loading import Batches
 from wsss.engine.state import TrainState
-from wsss.losses.total import ComboLoss
+from wsss.engine.step import Learner, Outcome
 from wsss.models.cam_net import CamNet
-from wsss.models.puzzle import PuzzleCam
 
 Validate = Callable[[CamNet], dict[str, float]]
+Watch = Callable[[CamNet, dict[str, Any]], None]
+"""Called after each epoch with the network that inference would use and the epoch's figures, by one process."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a fit works with, beside the state that it changes."""
-
-    recipe: Recipe
-    device: Device
-    folder: RunFolder
-    facts: dict[str, Any]
-    """What the checkpoints say of the run."""
-    names: list[str]
-    """ID of every image of the data set, for naming those of a bad batch."""
-    save_every: int = 0
-    """Steps between saves within an epoch; 0 for none."""
-    bad_batches: int = 0
-    """Batches with a loss that is not finite that are skipped before the run stops."""
-
-
-def fit(job: Job, state: TrainState, loader: TrainLoader, validate: Validate | None) -> None:
-    """Train until the recipe's last epoch, from wherever `state` stands.
+def fit(
+    job: Job,
+    state: TrainState,
+    loader: Batches,
+    validate: Validate | None,
+    watches: Sequence[Watch] = (),
+    learner: type[Learner] = Learner,
+) -> None:
+    """Train until the recipe's last epoch, or until it stops early, from wherever `state` stands.
 
     Raises:
         DataError: the loss is not finite, with the IDs of the batch; nothing of it is saved.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the state is saved first.
     """
-    with _stop_signals() as stopped:
-        while state.progress.epoch < job.recipe.epochs:
+    where, patience = state.progress, job.recipe.optim.early_stop
+    with stop_signals() as stopped:
+        learns = learner(job, state, stopped)
+        while where.epoch < job.recipe.epochs and not (patience and where.since_best >= patience):
             began = time.perf_counter()
-            seen = _train_epoch(job, state, loader, stopped)
-            row = _epoch_row(state, loader, seen / (time.perf_counter() - began))
+            seen = _train_epoch(job, state, loader, learns)
+            row = _epoch_row(state, seen / (time.perf_counter() - began))
             if validate is not None:
+                job.world.spread(state.inference_net)  # batch norms have seen other images in each process
                 figures = validate(state.inference_net)
                 row |= {f"val_{name}": value for name, value in figures.items()}
             row["seconds"] = time.perf_counter() - began
             _close_epoch(job, state, row)
+            for watch in watches if job.world.leads else ():
+                watch(state.inference_net, row)
+    if job.world.leads and where.epoch < job.recipe.epochs:
+        print(f"stopped early: no better validation loss for {where.since_best} epochs", flush=True)
 
 
-def _train_epoch(job: Job, state: TrainState, loader: TrainLoader, stopped: list[int]) -> int:
-    """Do the rest of the epoch under way; return the images seen."""
+def _train_epoch(job: Job, state: TrainState, loader: Batches, learner: Learner) -> int:
+    """Do the rest of the epoch under way; return the images seen by all processes."""
     recipe, where = job.recipe, state.progress
-    model = PuzzleCam(state.net, recipe.puzzle.side).train()
-    loss = ComboLoss(recipe.loss, recipe.puzzle)
     title = f"epoch {where.epoch + 1}/{recipe.epochs}"
-    seen = 0
+    seen, stop, due = 0, False, False
     batches = loader.epoch(where.epoch, where.step)
-    with progress(batches, title, total=loader.steps, initial=where.step, leave=False) as bar:
+    quiet = not job.world.leads
+    with progress(batches, title, total=loader.steps, initial=where.step, leave=False, disable=quiet) as bar:
         for batch in bar:
-            parts = _step(job, state, model, loss, batch, loader.steps)
+            own, whole = loader.sizes(where.step)
+            outcome = learner.step(batch, own / whole, loader.steps)
+            if outcome.finite:
+                for name, value in outcome.values.items():
+                    where.sums[name] = where.sums.get(name, 0.0) + value
+            else:
+                _bad_batch(job, state, batch[2][:own], outcome)
             where.step += 1
-            seen += len(batch[0])
-            for name, value in parts.items():
-                where.sums[name] = where.sums.get(name, 0.0) + value
+            seen += whole
             bar.set_postfix({name: f"{value / where.step:.3f}" for name, value in where.sums.items()}, refresh=False)
-            if stopped or (job.save_every and where.step % job.save_every == 0):
-                job.folder.save(state.tensors(), {**job.facts, **state.meta()})
-            if stopped:
+            stop = stop or outcome.stop
+            due = due or bool(job.save_every and where.step % job.save_every == 0)
+            if where.step % recipe.optim.accumulate and where.step < loader.steps:
+                continue  # gradients that wait for more batches are in no checkpoint
+            if stop or due:
+                _save(job, state)
+                due = False
+            if stop:
+                job.world.wait()  # the others must not end before process 0 has saved
                 raise KeyboardInterrupt
     return seen
 
 
-def _step(job: Job, state: TrainState, model: nn.Module, loss: ComboLoss, batch: Batch, steps: int) -> dict[str, float]:
-    """Learn from one batch; return the loss and its parts."""
-    recipe, device, where = job.recipe, job.device, state.progress
-    torch.manual_seed(int(np.random.default_rng([recipe.seed, where.epoch, where.step]).integers(2**62)))
-    done = (where.epoch * steps + where.step) / (recipe.epochs * steps)
-    state.rate.apply(state.optimizer, done)
-    images, labels = device.put(batch[0]), device.put(batch[1])
-    with device.autocast():
-        output = model(images)
-    full, tiles = output.views(recipe.puzzle.on)
-    parts = loss(full, tiles, labels, done)
-    values = {name: value.item() for name, value in parts.items()}
-    last = where.step + 1 == steps
-    if not math.isfinite(values["loss"]):
-        _bad_batch(job, state, batch[2], values)
-        return {}
-    state.scaler.scale(parts["loss"] / recipe.optim.accumulate).backward()
-    if (where.step + 1) % recipe.optim.accumulate == 0 or last:
-        _update(state, recipe.optim.clip)
-    return values
-
-
-def _update(state: TrainState, clip: float) -> None:
-    """Let the optimiser use the gradients, and forget them."""
-    if clip:
-        state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.net.parameters(), clip)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.optimizer.zero_grad(set_to_none=True)
-    if state.ema is not None:
-        state.ema.update_parameters(state.net)
-
-
-def _bad_batch(job: Job, state: TrainState, indices: Tensor, values: dict[str, float]) -> None:
+def _bad_batch(job: Job, state: TrainState, indices: Tensor, outcome: Outcome) -> None:
     """Count a batch whose loss is not finite, or stop the run."""
+    rows = job.world.gather(indices.double().numpy()[:, None])[:, 0]
     state.progress.skipped += 1
     if state.progress.skipped <= job.bad_batches:
         return
-    parts = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    parts = ", ".join(f"{name} {value:g}" for name, value in outcome.values.items())
     raise DataError(
         f"epoch {state.progress.epoch + 1}, step {state.progress.step + 1}: the loss is not finite ({parts}) on images "
-        f"{some([job.names[i] for i in indices.tolist()], 8)}. The last checkpoint is from before it: lower optim.lr, "
+        f"{some([job.names[int(i)] for i in rows], 8)}. The last checkpoint is from before it: lower optim.lr, "
         "set optim.clip, or look at these images."
     )
 
 
-def _epoch_row(state: TrainState, loader: TrainLoader, rate: float) -> dict[str, Any]:
+def _epoch_row(state: TrainState, rate: float) -> dict[str, Any]:
     where = state.progress
     steps = max(1, where.step)
     row: dict[str, Any] = {"epoch": where.epoch + 1, "lr": state.optimizer.param_groups[0]["lr"]}
     row |= {f"train_{name}": value / steps for name, value in where.sums.items()}
     return row | {"images_per_s": rate}
+
+
+def _save(job: Job, state: TrainState) -> None:
+    if job.world.leads:
+        job.folder.save(state.tensors(), {**job.facts, **state.meta()})
 
 
 def _close_epoch(job: Job, state: TrainState, row: dict[str, Any]) -> None:
@@ -151,16 +125,24 @@ def _close_epoch(job: Job, state: TrainState, row: dict[str, Any]) -> None:
     better = math.isfinite(score) and (where.best is None or score < where.best or "val_loss" not in row)
     if better:
         where.best = score
-        job.folder.save_best(state.inference_tensors(), {**job.facts, "progress": vars(where)})
-    job.folder.save(state.tensors(), {**job.facts, **state.meta()})
+    where.since_best = 0 if better else where.since_best + 1
+    if not job.world.leads:
+        return
+    facts = {**job.facts, "progress": vars(where)}
+    if better:
+        job.folder.save_best(state.inference_tensors(), facts)
+    cycle = state.rate.cycle_ended(where.epoch, job.recipe.epochs)
+    if cycle:
+        job.folder.save_snapshot(cycle, state.inference_tensors(), facts)
+    _save(job, state)
     job.folder.write_log(where.history)
-    shown = ("train_loss", "val_loss", "val_f1", "val_map", "images_per_s", "seconds")
+    shown = ("train_loss", "val_loss", "val_f1", "val_map", "val_iou", "val_instance_ap", "images_per_s", "seconds")
     figures = "  ".join(f"{name} {row[name]:.4g}" for name in shown if name in row)
     print(f"epoch {where.epoch}/{job.recipe.epochs}  {figures}{'  *' if better else ''}", flush=True)
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list, so that a step can end; a second signal stops at once."""
     received: list[int] = []
 

@@ -1,7 +1,7 @@
 """Batches of training and validation images, in an order that depends on seed and epoch alone."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,9 +13,24 @@ from wsss.data.augment import build_augment
 from wsss.data.catalog import DataSet
 from wsss.data.dataset import EpochBatches, ImageSamples
 from wsss.data.sampler import draw_epoch, image_weights
+from wsss.engine.distributed import World
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """(B, C, h, w) uint8 images, (B, K) float32 labels, (B,) indices in the data set."""
+
+
+class Batches(Protocol):
+    """What the training loop asks of its images."""
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+
+    def sizes(self, step: int) -> tuple[int, int]:
+        """Return the images of batch `step` that count in this process, and in all."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from batch `start` on."""
 
 
 class TrainLoader:
@@ -27,6 +42,7 @@ class TrainLoader:
         recipe: batch, crop, augmentation, sampler, seed.
         workers: loader processes; 0 loads in this one. The batches do not depend on it.
         pinned: whether a GPU will take them.
+        world: this process among all; each takes its share of every batch.
     """
 
     def __init__(
@@ -37,19 +53,26 @@ class TrainLoader:
         *,
         workers: int = 0,
         pinned: bool = False,
+        world: World | None = None,
     ) -> None:
         self.indices = indices
         self.recipe = recipe
+        self.world = world or World()
         labels = data.labels[self.indices]
         self.weights = image_weights(labels, clip=recipe.sampler.clip) if recipe.sampler.balanced else None
-        self.batches = EpochBatches(recipe.batch, recipe.seed)
+        self.batches = EpochBatches(recipe.batch, recipe.seed, self.world.rank, self.world.size)
         augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels))
-        self.loader = _loader(ImageSamples(data, augment), self.batches, workers, pinned)
+        self.loader = batch_loader(ImageSamples(data, augment), self.batches, workers, pinned)
 
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
         return -(-len(self.indices) // self.recipe.batch)
+
+    def sizes(self, step: int) -> tuple[int, int]:
+        """Return the images of batch `step` that count in this process, and in all."""
+        whole = min(self.recipe.batch, len(self.indices) - step * self.recipe.batch)
+        return len(range(self.world.rank, whole, self.world.size)), whole
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on."""
@@ -64,10 +87,11 @@ def whole_images(
     """Return a loader of stored images as they are, in the given order."""
     batches = EpochBatches(batch, seed=0)
     batches.set(indices, epoch=0)
-    return _loader(ImageSamples(data), batches, workers, pinned)
+    return batch_loader(ImageSamples(data), batches, workers, pinned)
 
 
-def _loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> "DataLoader[Batch]":
+def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> "DataLoader[Batch]":
+    """Return a loader of the samples that `batches` names."""
     return DataLoader(
         samples,
         batch_sampler=batches,

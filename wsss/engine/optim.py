@@ -9,9 +9,9 @@ from torch import nn
 from wsss.core.recipe import OptimConfig
 
 
-def build_optimizer(model: nn.Module, head: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, head: set[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
     """Build the optimiser of a recipe; biases and norms get no weight decay, `head` its own learning rate."""
-    head_ids = {id(p) for p in head.parameters()}
+    head_ids = {id(p) for p in head}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
         if p.requires_grad:
@@ -58,6 +58,17 @@ class LearningRate:
         else:
             factor = self.scale
         return max(config.floor, config.lr * factor)
+
+    def cycle_ended(self, epoch: int, epochs: int) -> int:
+        """Return the number (from 1) of the cosine cycle whose last epoch is `epoch` (from 1), else 0.
+
+        Only where there are several; the recipe makes sure that they end with an epoch.
+        """
+        config = self.config
+        if config.schedule != "cosine" or config.cycles == 1:
+            return 0
+        ends = config.cycle_ends(epochs)
+        return ends.index(epoch) + 1 if epoch in ends else 0
 
     def after_epoch(self, loss: float) -> None:
         """Lower the rate of 'plateau' after `patience` epochs without a validation loss below the best."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from wsss.core.device import Device
 from wsss.core.recipe import Recipe
 from wsss.engine.optim import LearningRate, build_optimizer
 from wsss.models.cam_net import CamNet
@@ -27,6 +28,8 @@ class Progress:
     """One row an epoch: what log.csv shows."""
     best: float | None = None
     """Lowest validation loss so far."""
+    since_best: int = 0
+    """Epochs since then."""
     skipped: int = 0
     """Batches skipped because their loss was not finite."""
 
@@ -37,16 +40,16 @@ class TrainState:
     Args:
         net: the network whose weights are trained and saved.
         recipe: optimiser options.
-        device: where the network is.
+        device: where the network computes, in which arithmetic.
     """
 
-    def __init__(self, net: CamNet, recipe: Recipe, device: torch.device) -> None:
-        self.net = net.to(device)
-        self.optimizer = build_optimizer(net, net.classifier, recipe.optim)
+    def __init__(self, net: CamNet, recipe: Recipe, device: Device) -> None:
+        self.net = net.to(device.place)
+        self.optimizer = build_optimizer(net, net.new_parameters(), recipe.optim)
         self.rate = LearningRate(recipe.optim)
         decay = recipe.optim.ema
         self.ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
-        self.scaler = torch.amp.GradScaler(device.type, enabled=False)
+        self.scaler = torch.amp.GradScaler(device.place.type, enabled=device.half is torch.float16)
         self.progress = Progress()
 
     @property

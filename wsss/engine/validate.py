@@ -6,6 +6,8 @@ import torch
 from wsss.core.device import Device
 from wsss.core.recipe import Recipe
 from wsss.data.catalog import DataSet
+from wsss.data.sampler import shard
+from wsss.engine.distributed import World
 from wsss.engine.loading import whole_images
 from wsss.losses.total import ComboLoss
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
@@ -22,30 +24,41 @@ class Validator:
         recipe: loss, puzzle, batch.
         device: where to compute.
         workers: loader processes.
+        world: this process among all; each looks at its part of the images, and all get the same figures.
     """
 
     def __init__(
-        self, data: DataSet, indices: np.ndarray, recipe: Recipe, device: Device, workers: int = 0
+        self,
+        data: DataSet,
+        indices: np.ndarray,
+        recipe: Recipe,
+        device: Device,
+        workers: int = 0,
+        world: World | None = None,
     ) -> None:
         self.recipe, self.device, self.labels = recipe, device, data.labels[indices]
+        self.world = world or World()
         self.loss = ComboLoss(recipe.loss, recipe.puzzle)
-        self.batches = whole_images(data, indices, recipe.batch, workers=workers, pinned=device.is_cuda)
+        own, batch = shard(indices, self.world.rank, self.world.size), -(-recipe.batch // self.world.size)
+        self.batches = whole_images(data, own, batch, workers=workers, pinned=device.is_cuda)
 
     @torch.no_grad()
     def __call__(self, net: CamNet) -> dict[str, float]:
         """Return 'loss' with its parts, 'f1' (at .5, mean over classes) and 'map', means over the images."""
         model = PuzzleCam(net, self.recipe.puzzle.side).eval()
-        sums: dict[str, float] = {}
-        probs: list[np.ndarray] = []
+        names = ["loss", "full", *(["tiles", "agreement"] if model.side > 1 else [])]
+        sums = dict.fromkeys(names, 0.0)
+        probs = [np.zeros((0, self.labels.shape[1]), np.float32)]
         for images, labels, _ in self.batches:
             with self.device.autocast():
                 output = model(self.device.put(images))
-            full, tiles = output.views(self.recipe.puzzle.on)
+            full, tiles = output.views(self.recipe.puzzle.maps)
             for name, value in self.loss(full, tiles, self.device.put(labels)).items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(images)
+                sums[name] += float(value) * len(images)
             probs.append(output.full.logits.sigmoid().cpu().numpy())
-        scores = np.concatenate(probs)
-        figures = {name: value / len(scores) for name, value in sums.items()}
+        scores = self.world.gather(np.concatenate(probs))
+        totals = self.world.total(list(sums.values()))
+        figures = {name: value / len(scores) for name, value in zip(names, totals, strict=True)}
         figures["f1"] = mean_of_classes(f1(self.labels, scores))
         figures["map"] = mean_of_classes(average_precision(self.labels, scores))
         return figures

@@ -79,7 +79,8 @@ def build_backbone(
         ConfigError: unknown model, not convolutional, stride not to be had, weights not to be had.
     """
     full = resolve_backbone(name)
-    options: dict[str, Any] = {} if stride == 32 else {"output_stride": stride}
+    is_vgg = full.startswith("vgg")
+    options: dict[str, Any] = {} if stride == 32 or is_vgg else {"output_stride": stride}
     try:
         model = timm.create_model(full, num_classes=0, global_pool="", in_chans=channels, **options)
     except (NotImplementedError, TypeError, AssertionError, RuntimeError) as error:
@@ -92,7 +93,26 @@ def build_backbone(
     state = pretrained_state(full, weights)
     if state is not None:
         load_pretrained(model, state, first_conv=f"{first}.weight", stem=stem)
+    if is_vgg:
+        dilate_vgg(cast(nn.Sequential, model.features), stride)
     return Backbone(model, _features(model, name, channels), input_statistics(model, channels))
+
+
+def dilate_vgg(layers: nn.Sequential, stride: int) -> None:
+    """Bring a VGG's feature layers to an output stride, in place, without touching a weight.
+
+    Pools beyond it become 3 x 3 pools of stride 1, and the convolutions behind them are dilated by what was lost, so
+    that each still sees what it was trained to see.
+    """
+    reached = dilation = 1
+    for index, layer in enumerate(layers):
+        if isinstance(layer, nn.Conv2d) and dilation > 1:
+            layer.dilation = layer.padding = (dilation, dilation)
+        elif isinstance(layer, nn.MaxPool2d) and reached < stride:
+            reached *= 2
+        elif isinstance(layer, nn.MaxPool2d):
+            layers[index] = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
+            dilation *= 2
 
 
 def _features(model: nn.Module, name: str, channels: int) -> int:

@@ -1,5 +1,6 @@
 """The classifier whose class maps are its class activation maps."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from wsss.core.recipe import Recipe
 from wsss.models.backbone import Backbone, build_backbone, features_of
+from wsss.models.drs import Suppress, add_drs, build_neck
 
 
 class CamOutput(NamedTuple):
@@ -24,20 +26,25 @@ class CamNet(nn.Module):
     """A backbone, a 1x1 convolution to one map a class, and the mean of each map as its logit.
 
     Classifier and pooling are swapped against the usual network, which gives the same logits, and maps for free.
-    Images come as stored (uint8 or float, 0..255); standardisation is the network's own.
+    Images come as stored (uint8 or float, 0..255); standardisation is the network's own. Weights and maps lie in
+    memory channels last, which convolutions on CPUs and on tensor cores prefer.
 
     Args:
         backbone: a timm model, its feature channels and the statistics of its input.
         classes: K.
         drop_rate: dropout on the features.
+        neck: layers between backbone and classifier.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, classes: int, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self, backbone: Backbone, classes: int, drop_rate: float = 0.0, neck: nn.Sequential | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone.model
+        self.neck = nn.Sequential() if neck is None else neck
         self.dropout = nn.Dropout2d(drop_rate)
         self.classifier = nn.Conv2d(backbone.features, classes, kernel_size=1, bias=False)
         self.register_buffer("mean", torch.tensor(backbone.statistics.mean).view(-1, 1, 1) * 255)
@@ -45,10 +52,15 @@ class CamNet(nn.Module):
 
     def forward(self, images: Tensor) -> CamOutput:
         """Classify (B, channels, H, W) images of 0..255."""
-        x = (images.to(self.mean.dtype) - self.mean) / self.std
-        features = features_of(self.backbone, x)  # (B, C, h, w)
+        x = ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features = self.neck(features_of(self.backbone, x))  # (B, C, h, w)
         cam = self.classifier(self.dropout(features))  # (B, K, h, w)
         return CamOutput(cam.float().mean(dim=(2, 3)), cam, features)
+
+    def new_parameters(self) -> set[nn.Parameter]:
+        """Return the parameters that no pretrained weights hold: classifier, neck, learnt suppression."""
+        gates = [module for module in self.backbone.modules() if isinstance(module, Suppress)]
+        return {p for module in (self.classifier, self.neck, *gates) for p in module.parameters()}
 
 
 def build_cam_net(recipe: Recipe, *, channels: int, classes: int, pretrained: bool = True) -> CamNet:
@@ -64,4 +76,7 @@ def build_cam_net(recipe: Recipe, *, channels: int, classes: int, pretrained: bo
         stem=recipe.stem,
         stride=recipe.output_stride,
     )
-    return CamNet(backbone, classes, recipe.drop_rate)
+    add_drs(backbone.model, recipe.drs, channels=channels)
+    neck, features = build_neck(backbone, recipe.drs)
+    net = CamNet(replace(backbone, features=features), classes, recipe.drop_rate, neck)
+    return net.to(memory_format=torch.channels_last)

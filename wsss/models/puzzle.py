@@ -18,9 +18,9 @@ class SiameseOutput(NamedTuple):
     tiles: CamOutput | None
     """Of the tiles, merged to the shapes of `full`; None without a puzzle."""
 
-    def views(self, on: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
-        """Return (logits, maps) of both views; the maps are the features where `on` is 'features'."""
-        pick = (lambda o: (o.logits, o.features)) if on == "features" else (lambda o: (o.logits, o.cam))
+    def views(self, maps: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+        """Return (logits, maps) of both views; the maps are the features where `maps` is 'features'."""
+        pick = (lambda o: (o.logits, o.features)) if maps == "features" else (lambda o: (o.logits, o.cam))
         return pick(self.full), None if self.tiles is None else pick(self.tiles)
 
 

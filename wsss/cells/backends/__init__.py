@@ -1,14 +1,17 @@
-"""Ways to find cells, all behind one call: a field in, label maps of cells and nuclei out.
+"""Ways to find cells, all behind one call: fields in, label maps of cells and nuclei out.
 
-A backend is made once per process by its factory and then called on one field after another. Another package can add
-its own: an entry point of the group `wsss.backends` whose value is a factory.
+There are two kinds. A plain backend is a function of one field; each worker process makes its own. A network backend
+takes several fields at once and lives in the main process, next to its device; what is left to do for each field
+(labelling, above all) goes to the workers. Another package can add its own of either kind: an entry point of the
+group `wsss.backends` whose value is a factory.
 """
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -48,15 +51,40 @@ class BackendOptions:
     """What the stage hands to every factory; a backend takes what concerns it."""
 
     masks: Path | None = None
-    """Folder of given label maps, `<ID>.png|tif|tiff|npz|npy`; needed by the backend 'masks'."""
+    """Given masks: a folder of label maps, `<ID>.png|tif|tiff|npz|npy`, a COCO JSON, or a table with run lengths."""
+    weights: Path | None = None
+    """Weights of a network: a file, or a folder for hpacellseg."""
+    device: str = "auto"
+    """Where a network computes: auto, cpu, cuda or cuda:N."""
+    batch: int = 8
+    """Fields that a network takes at once."""
+    pixel_um: float | None = None
+    """Micrometres per pixel of the original images; None takes each for a whole field of the HPA."""
 
 
 Backend = Callable[[Field], CellMaps]
-Factory = Callable[[BackendOptions], Backend]
+Finish = Callable[[], CellMaps]
+"""The rest of the work on one field, to be called in another process: something that can be pickled."""
+
+
+@runtime_checkable
+class NetworkBackend(Protocol):
+    """A backend that computes on a device, several fields at once."""
+
+    def segment_batch(self, fields: Sequence[Field]) -> list[Finish]:
+        """Run the networks once on every field; return what makes each field's maps."""
+        ...
+
+
+AnyBackend = Backend | NetworkBackend
+Factory = Callable[[BackendOptions], AnyBackend]
 
 BUILT_IN = {
     "classical": "wsss.cells.backends.classical:make",
     "masks": "wsss.cells.backends.masks:make",
+    "hpacellseg": "wsss.cells.backends.hpacellseg:make",
+    "cellpose": "wsss.cells.backends.cellpose:make",
+    "instanseg": "wsss.cells.backends.instanseg:make",
 }
 
 
@@ -65,11 +93,11 @@ def backend_names() -> list[str]:
     return list(dict.fromkeys([*BUILT_IN, *sorted(point.name for point in _foreign())]))
 
 
-def make_backend(name: str, options: BackendOptions | None = None) -> Backend:
+def make_backend(name: str, options: BackendOptions | None = None) -> AnyBackend:
     """Make the backend `name`; a built-in one wins over an entry point of the same name.
 
     Raises:
-        ConfigError: there is no such backend, or it lacks an option.
+        ConfigError: there is no such backend, or it lacks an option, its package or its weights.
     """
     check_choice("--backend", name, backend_names())
     if name in BUILT_IN:

@@ -1,0 +1,152 @@
+"""Figures of a backend on folders with true masks, in one table.
+
+    python scripts/bench_segment.py --fields composed/ --fields hpa_fields/ --nuclei dsb2018/stage1_train \
+        [--backend classical] [--weights FILE] [--size 512]
+
+--fields: a folder with images/<ID>_{red,green,blue,yellow}.png and masks/<ID>.png (cells); images without a mask are
+left out. --nuclei: a folder in the layout of the Data Science Bowl 2018, <ID>/images/<ID>.png and <ID>/masks/*.png; of
+these only the fluorescence images count, whose one grey plane stands for all four channels.
+
+Found at IoU 0.6 (F1), mean IoU of every true cell with its best match, true cells split in several, found cells that
+merge several, error of the count (found / true - 1; in brackets the mean of its size over the images), and images per
+second of one process for the whole way and for each step.
+"""
+
+import argparse
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from wsss.cells.backends import AnyBackend, BackendOptions, CellMaps, Field, NetworkBackend, make_backend
+from wsss.core.geometry import Geometry
+from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
+from wsss.core.labels import HPA_CHANNELS
+from wsss.metrics.instances import match_pairs, overlap
+
+FOUND = 0.6
+DARK = 80
+"""Mean grey level below which an image of the Bowl is one of fluorescence."""
+
+
+@dataclass
+class Tally:
+    """What has been counted so far."""
+
+    images: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    ious: list[float] = field(default_factory=list)
+    count_errors: list[float] = field(default_factory=list)
+    seconds: Counter[str] = field(default_factory=Counter)
+
+    def add(self, truth: np.ndarray, found: np.ndarray) -> None:
+        """Compare one image's label maps, (H, W) both."""
+        iou = overlap(found, truth).iou
+        self.images += 1
+        self.counts["true"] += iou.shape[1]
+        self.counts["found"] += iou.shape[0]
+        self.counts["right"] += int((match_pairs(iou, FOUND) >= 0).sum())
+        self.counts["split"] += int((_parts(truth, found) > 1).sum())
+        self.counts["merged"] += int((_parts(found, truth) > 1).sum())
+        self.ious += iou.max(axis=0, initial=0).tolist()
+        self.count_errors.append(abs(iou.shape[0] / max(iou.shape[1], 1) - 1))
+
+    def line(self, name: str) -> str:
+        """Return the row of the table."""
+        n = self.counts
+        f1 = 2 * n["right"] / (n["true"] + n["found"])
+        parts = " ".join(f"{self.images / max(spent, 1e-9):>8.1f}" for spent in self.seconds.values())
+        return (
+            f"{name:<16} {self.images:>6} {n['true']:>6} {n['found']:>6} {f1:>6.3f} "
+            f"{np.mean(self.ious):>8.3f} {n['split']:>6} {n['merged']:>6} {n['found'] / n['true'] - 1:>+7.1%} "
+            f"({np.mean(self.count_errors):>5.1%}) {self.images / self.seconds.total():>8.1f} {parts}"
+        )
+
+
+def _parts(whole: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Return for every label of `whole` how many labels of `parts` lie in it with more than half of their pixels."""
+    both = np.zeros((int(whole.max()) + 1, int(parts.max()) + 1), np.int64)
+    np.add.at(both, (whole.ravel(), parts.ravel()), 1)
+    share = both / np.maximum(both.sum(axis=0), 1)
+    return np.asarray((share[1:, 1:] > 0.5).sum(axis=1))
+
+
+def cell_fields(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield name, image (4, H, W) and true cells of every field that has a mask."""
+    for mask in sorted((folder / "masks").iterdir()):
+        name = mask.stem
+        planes = [cv2.imread(str(folder / "images" / f"{name}_{c}.png"), cv2.IMREAD_GRAYSCALE) for c in HPA_CHANNELS]
+        if all(plane is not None for plane in planes):
+            yield name, np.stack(planes), read_label_map(find_label_map(folder / "masks", name))
+
+
+def nuclei_images(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield name, image (4, H, W) with the same plane four times, and true nuclei of the fluorescence images."""
+    for own in sorted(path for path in folder.iterdir() if path.is_dir()):
+        colour = cv2.imread(str(own / "images" / f"{own.name}.png"))
+        grey = colour[..., 0]
+        if grey.mean() > DARK or (colour != grey[..., None]).any():
+            continue
+        truth = np.zeros(grey.shape, np.int32)
+        for k, path in enumerate(sorted((own / "masks").glob("*.png"))):
+            truth[cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0] = k + 1
+        yield own.name, np.stack([grey] * 4), truth
+
+
+def measure(
+    images: Iterator[tuple[str, np.ndarray, np.ndarray]], backend: AnyBackend, size: int | None, nuclei: bool
+) -> Tally:
+    """Segment every image at the stored size (None: its own), compare at its own size."""
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as folder:
+        last = time.perf_counter()
+        for name, image, truth in images:
+            geometry = Geometry(*image.shape[1:], size or max(image.shape[1:]))
+            height, width = geometry.content_height, geometry.content_width
+            stored = geometry.image_to_store(image)[:, :height, :width]
+            read = time.perf_counter()
+            found = _call(backend, Field(name, np.ascontiguousarray(stored), *image.shape[1:], geometry.size))
+            done = time.perf_counter()
+            for kind, own in (("cells", found.cells), ("nuclei", found.nuclei)):
+                if own is not None:
+                    write_label_map(Path(folder) / kind / name, own)
+            written = time.perf_counter()
+            tally.seconds.update(reading=read - last, segmenting=done - read, writing=written - done)
+            chosen = found.nuclei if nuclei and found.nuclei is not None else found.cells
+            square = np.pad(chosen, ((0, geometry.size - height), (0, geometry.size - width)))
+            tally.add(truth, geometry.labels_to_native(square))
+            last = time.perf_counter()
+    return tally
+
+
+def _call(backend: AnyBackend, one: Field) -> CellMaps:
+    return backend.segment_batch([one])[0]() if isinstance(backend, NetworkBackend) else backend(one)
+
+
+def main() -> None:
+    """Read the options and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fields", type=Path, action="append", default=[])
+    parser.add_argument("--nuclei", type=Path, action="append", default=[])
+    parser.add_argument("--backend", default="classical")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--size", type=int, default=512, help="stored size of the fields; nuclei keep their own")
+    args = parser.parse_args()
+    backend = make_backend(args.backend, BackendOptions(weights=args.weights))
+    print(
+        f"{'':<16} {'images':>6} {'true':>6} {'found':>6} {'F1':>6} {'mean IoU':>8} {'split':>6} {'merged':>6} "
+        f"{'count error':>15} {'images/s':>8} {'reading':>8} {'segment':>8} {'writing':>8}"
+    )
+    for folder in args.fields:
+        print(measure(cell_fields(folder), backend, args.size, False).line(folder.name), flush=True)
+    for folder in args.nuclei:
+        print(measure(nuclei_images(folder), backend, None, True).line(f"{folder.name} nuclei"), flush=True)
+
+
+if __name__ == "__main__":
+    main()

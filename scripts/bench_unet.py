@@ -1,0 +1,165 @@
+"""Figures of the mask networks: nuclei, a table of losses and decoder options, and time per image.
+
+    python scripts/bench_unet.py nuclei --data stage1_train [--epochs 30]     binary against mask and border
+    python scripts/bench_unet.py options [--images 400] [--epochs 12]         every loss and decoder option, 101 x 101
+    python scripts/bench_unet.py time                                         seconds per 101 x 101 and 512 x 512 image
+
+`nuclei` holds out fold 0 of the 5 folds that seed 0 draws: of 100 images 80 to train on and 20 to score. `options`
+draws its own sets in the salt layout: its figures compare options and say nothing about salt. All run on the CPU.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from wsss import evaluate, infer, train
+from wsss.core.files import read_json
+from wsss.core.recipe import Recipe
+from wsss.core.run_length import encode
+from wsss.core.semantic_config import UnetConfig
+from wsss.data.mask_samples import coverage_folds, survey
+from wsss.data.masks import open_masks
+from wsss.data.synthetic.salt import draw_salt
+from wsss.models.unet import build_unet
+
+ENCODER = ["--backbone", "tf_efficientnet_lite0", "--weights", "package", "--device", "cpu"]
+LOSSES = {
+    "bce": ["--mask_loss.terms", "{bce: 1}"],
+    "dice": ["--mask_loss.terms", "{dice: 1}"],
+    "jaccard": ["--mask_loss.terms", "{jaccard: 1}"],
+    "bce + dice": [],
+    "focal": ["--mask_loss.terms", "{focal: 1}"],
+    "ohem": ["--mask_loss.terms", "{ohem: 1}"],
+    "border": ["--mask_loss.terms", "{border: 1}"],
+    "lovasz, relu": ["--mask_loss.terms", "{lovasz: 1}"],
+    "lovasz, elu": ["--mask_loss.terms", "{lovasz: 1}", "--mask_loss.rectifier", "elu"],
+    "lovasz, symmetric": ["--mask_loss.terms", "{lovasz: 1}", "--mask_loss.symmetric", "true"],
+    "bce + dice, then lovasz": ["--mask_loss.later", "{lovasz: 1}", "--mask_loss.switch", "half"],
+}
+DECODERS = {
+    "bilinear": ["--unet.upsample", "bilinear"],
+    "transposed": ["--unet.upsample", "transposed"],
+    "scse": ["--unet.attention", "scse"],
+    "cbam": ["--unet.attention", "cbam"],
+    "gates": ["--unet.gates", "true"],
+    "hypercolumn": ["--unet.hypercolumn", "true"],
+    "deep supervision": ["--unet.deep_supervision", "true"],
+}
+
+
+def score(sets: tuple[Path, Path], run: Path, flags: list[str], *, objects: bool) -> dict[str, float]:
+    """Train on the first set, score the second, which chooses nothing: the weights are those of the last epoch."""
+    learn, held_out = (str(folder) for folder in sets)
+    started = time.perf_counter()
+    train.main(["--task", "masks", "--data", learn, "--run", str(run), "--fold", "none", *ENCODER, *flags])
+    seconds = time.perf_counter() - started
+    preds = str(run / "preds")
+    asked = ["--device", "cpu", "--segmentation.objects", str(objects).lower()]
+    infer.main(["--run", str(run), "--data", held_out, "--out", preds, *asked])
+    evaluate.main(["--preds", preds, "--truth", held_out])
+    return {**read_json(run / "preds" / "scores.json"), "seconds": seconds}
+
+
+def show(name: str, figures: dict[str, float]) -> None:
+    columns = ("dice", "iou", "threshold_mean", "instance_ap")
+    print(
+        f"{name:26}" + "".join(f"{figures[own]:16.4f}" for own in columns) + f"{figures['seconds']:9.0f} s", flush=True
+    )
+
+
+def head() -> None:
+    columns = ("Dice", "IoU", "IoU .5 to .95", "instance AP")
+    print(f"{'':26}" + "".join(f"{own:>16}" for own in columns) + f"{'training':>11}")
+
+
+def nuclei(given: argparse.Namespace) -> None:
+    sets = split_nuclei(given.data.resolve(), given.work)
+    rows = {}
+    for target in ("binary", "border", "softmax"):
+        flags = ["--config", "configs/unet_nuclei.yaml", "--epochs", str(given.epochs), "--masks.target", target]
+        rows[target] = score(sets, given.work / f"nuclei-{target}", flags, objects=True)
+    head()
+    for target, figures in rows.items():
+        show(f"{target} ({figures['images']} images)", figures)
+
+
+def split_nuclei(data: Path, work: Path) -> tuple[Path, Path]:
+    """Link the images of fold 0 of 5, drawn by seed 0, into one folder and all others into another."""
+    masks = open_masks(data)
+    folds = coverage_folds(survey(masks).coverage, 5, seed=0)
+    learn, held_out = work / "nuclei" / "learn", work / "nuclei" / "held_out"
+    for name, fold in zip(masks.ids, folds, strict=True):
+        link = (held_out if fold == 0 else learn) / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(data / name, target_is_directory=True)
+    return learn, held_out
+
+
+def options(given: argparse.Namespace) -> None:
+    sets = given.work / f"salt{given.images}" / "learn", given.work / f"salt{given.images}" / "held_out"
+    for first, (folder, count) in zip(
+        (0, 10**6), zip(sets, (given.images, given.images // 2), strict=True), strict=True
+    ):
+        if not folder.exists():
+            write_salt(folder, first, count)
+    shared = ["--masks.channels", "1", "--crop", "0", "--augment", "flips", "--batch", "16"]
+    shared += ["--epochs", str(given.epochs), "--optim.lr", "1e-3", "--optim.schedule", "cosine"]
+    rows = {}
+    for name, flags in (LOSSES | DECODERS).items():
+        own = [str(given.epochs // 2) if word == "half" else word for word in flags]
+        rows[name] = score(sets, given.work / "options" / name.replace(" ", "_"), [*shared, *own], objects=False)
+    head()
+    for name, figures in rows.items():
+        show(name, figures)
+
+
+def write_salt(folder: Path, first: int, images: int) -> None:
+    """Write a set in the salt layout, its images drawn by the seeds from `first` on."""
+    (folder / "images").mkdir(parents=True)
+    lines, depths = ["id,rle_mask"], ["id,z"]
+    for k in range(first, first + images):
+        image, mask = draw_salt(np.random.default_rng([7, k]))
+        Image.fromarray(image).save(folder / "images" / f"salt{k:07}.png")
+        lines.append(f"salt{k:07},{encode(mask)}")
+        depths.append(f"salt{k:07},{100 + k % 800}")
+    (folder / "train.csv").write_text("\n".join(lines) + "\n")
+    (folder / "depths.csv").write_text("\n".join(depths) + "\n")
+
+
+def timing(given: argparse.Namespace) -> None:
+    recipe = Recipe(task="masks", backbone="tf_efficientnet_lite0", weights="none", unet=UnetConfig())
+    net = build_unet(recipe, channels=3, outputs=1).eval()
+    print(f"tf_efficientnet_lite0, one image at a time, {torch.get_num_threads()} threads, median of 9")
+    for edge in (101, 512):
+        image = torch.randint(0, 256, (1, 3, edge, edge), dtype=torch.uint8)
+        with torch.inference_mode():
+            net(image)
+            times = []
+            for _ in range(9):
+                started = time.perf_counter()
+                net(image)
+                times.append(time.perf_counter() - started)
+        print(f"{edge} x {edge}: {statistics.median(times) * 1000:.0f} ms (fastest {min(times) * 1000:.0f})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["nuclei", "options", "time"])
+    parser.add_argument("--data", type=Path, help="the Bowl's stage1_train, for nuclei")
+    parser.add_argument("--work", type=Path, default=Path("bench_unet"), help="where runs and predictions go")
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--epochs", type=int, default=12)
+    given = parser.parse_args()
+    if given.what == "nuclei" and given.data is None:
+        parser.error("nuclei needs --data")
+    {"nuclei": nuclei, "options": options, "time": timing}[given.what](given)
+
+
+if __name__ == "__main__":
+    main()

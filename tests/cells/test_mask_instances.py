@@ -1,0 +1,53 @@
+"""Objects from probability maps: touching ones parted, small ones dropped."""
+
+import numpy as np
+import pytest
+
+from wsss.cells.mask_instances import drop_small, mask_channel, objects_of
+from wsss.data.targets import make_target
+
+DISCS = np.zeros((40, 70), np.int32)
+ROWS, COLUMNS = np.indices(DISCS.shape)
+for number, (y, x) in enumerate([(20, 20), (20, 41)], 1):
+    DISCS[(np.hypot(ROWS - y, COLUMNS - x) < 11) & (DISCS == 0)] = number
+SQUARES = np.zeros((30, 40), np.int32)
+SQUARES[5:25, 5:20], SQUARES[5:25, 20:35] = 1, 2
+
+
+def probs_of(label_map: np.ndarray, kind: str) -> np.ndarray:
+    target = make_target(label_map, np.zeros(label_map.shape, bool), kind, 2)
+    return 0.05 + 0.9 * target.astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["border", "softmax"])
+@pytest.mark.parametrize("truth", [DISCS, SQUARES], ids=["discs", "squares"])
+def test_a_border_channel_parts_touching_objects(kind: str, truth: np.ndarray) -> None:
+    found = objects_of(probs_of(truth, kind), kind)
+    assert found.max() == 2
+    assert np.array_equal(found > 0, truth > 0)
+    for number in (1, 2):
+        own = found == np.bincount(found[truth == number]).argmax()
+        assert (own & (truth == number)).sum() / (own | (truth == number)).sum() > 0.9
+
+
+def test_the_binary_mask_is_parted_at_its_waist() -> None:
+    found = objects_of(probs_of(DISCS, "binary"), "binary")
+    assert found.max() == 2
+    assert found[20, 15] != found[20, 46]
+
+
+@pytest.mark.parametrize("kind", ["binary", "border", "softmax"])
+def test_nothing_gives_nothing(kind: str) -> None:
+    empty = np.zeros((9, 9), np.int32)
+    assert not objects_of(probs_of(empty, kind), kind).any()
+
+
+@pytest.mark.parametrize("kind", ["binary", "border", "softmax"])
+def test_the_mask_channel_holds_the_borders_too(kind: str) -> None:
+    assert np.array_equal(mask_channel(probs_of(SQUARES, kind), kind) > 0.5, SQUARES > 0)
+
+
+def test_small_objects_are_dropped_and_numbers_have_no_gaps() -> None:
+    label_map = np.array([[1, 0, 2, 2], [0, 0, 2, 5], [5, 5, 5, 5]])
+    assert drop_small(label_map, 3).tolist() == [[0, 0, 1, 1], [0, 0, 1, 2], [2, 2, 2, 2]]
+    assert np.unique(drop_small(label_map, 0)).tolist() == [0, 1, 2, 3]

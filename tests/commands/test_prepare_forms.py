@@ -1,0 +1,70 @@
+"""The prepare stage on images as other tools leave them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from wsss import prepare
+from wsss.core.checks import ConfigError
+from wsss.data.catalog import DataSet
+
+CHANNELS = ("red", "green", "blue", "yellow")
+
+
+def planes(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (4, 32, 32), np.uint8)
+
+
+def run(images: Path, out: Path, *more: str) -> DataSet:
+    words = ["--images", str(images), "--out", str(out), "--size", "32", "--workers", "0", *more]
+    assert prepare.main(words) == 0
+    return DataSet.open(out)
+
+
+def test_a_path_list_is_prepared_from_files_of_any_name(tmp_path: Path) -> None:
+    wanted = {"cell1": planes(1), "exp_cell2": planes(2)}
+    rows = ["r_image,y_image,b_image,g_image,output_prefix"]
+    (tmp_path / "raw").mkdir()
+    for number, (prefix, image) in enumerate(zip(("cell1_", "exp/cell2"), wanted.values(), strict=True)):
+        names = [f"raw/{number}{letter}.png" for letter in "mpne"]
+        for name, plane in zip(names, image, strict=True):
+            Image.fromarray(plane).save(tmp_path / name)
+        red, green, blue, yellow = names
+        rows.append(f"{red},{yellow},{blue},{tmp_path / green},{prefix}")
+    (tmp_path / "path_list.csv").write_text("\n".join(rows) + "\n")
+    data = run(tmp_path / "path_list.csv", tmp_path / "data")
+    assert data.ids == list(wanted)
+    for i, image in enumerate(wanted.values()):
+        np.testing.assert_array_equal(data.image(i), image)
+
+
+def test_channels_named_otherwise_in_the_files_keep_the_data_sets_own_names(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    first, second = planes(1), planes(2)
+    tifffile.imwrite(tmp_path / "in/a.ome.tif", first, metadata={"axes": "CYX", "Channel": {"Name": list("DCGX")}})
+    for letter, plane in zip("DCGX", second, strict=True):
+        Image.fromarray(plane).save(tmp_path / f"in/b_{letter}.png")
+    data = run(tmp_path / "in", tmp_path / "data", "--channels", "red=C,green=G,blue=D,yellow=X")
+    assert (data.ids, data.channels) == (["a", "b"], CHANNELS)
+    np.testing.assert_array_equal(data.image(0), first[[1, 2, 0, 3]])
+    np.testing.assert_array_equal(data.image(1), second[[1, 2, 0, 3]])
+
+
+def test_tinted_pictures_of_the_public_atlas_are_prepared(tmp_path: Path) -> None:
+    image = planes(3)
+    (tmp_path / "in").mkdir()
+    for channel, plane in zip(CHANNELS, image, strict=True):
+        samples = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}[channel]
+        picture = np.zeros((32, 32, 3), np.uint8)
+        picture[..., samples] = plane[..., None]
+        Image.fromarray(picture).save(tmp_path / f"in/10580_1610_C1_1_{channel}.png")
+    np.testing.assert_array_equal(run(tmp_path / "in", tmp_path / "data").image(0), image)
+
+
+@pytest.mark.parametrize("channels", ["red=A,green=A,blue=B,yellow=C", "r=A,r=B,g=C,b=D", "a,b,c"])
+def test_channels_that_are_not_four_different_ones_are_refused(tmp_path: Path, channels: str) -> None:
+    with pytest.raises(ConfigError, match="--channels is"):
+        prepare.main(["--images", "x", "--out", str(tmp_path), "--channels", channels])

@@ -1,0 +1,171 @@
+"""Images as other tools leave them: tinted pictures, named channels, lists of paths, OME-Zarr."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from wsss.core.checks import DataError
+from wsss.data.path_list import read_path_list
+from wsss.data.pixels import check_headers, read_image
+from wsss.data.planes import find_images
+from wsss.data.tints import TINTS, signal_of
+
+CHANNELS = ("red", "green", "blue", "yellow")
+
+
+def planes(seed: int = 0, size: tuple[int, int] = (32, 48)) -> np.ndarray:
+    """Return four smooth planes, as microscopes make them."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 6)).astype(np.uint8)
+    return np.stack([np.asarray(Image.fromarray(p).resize(size[::-1], Image.Resampling.BICUBIC)) for p in coarse])
+
+
+def tinted(plane: np.ndarray, channel: str) -> Image.Image:
+    out = np.zeros((*plane.shape, 3), np.uint8)
+    for k in TINTS[channel]:
+        out[..., k] = plane
+    return Image.fromarray(out)
+
+
+def test_tinted_jpegs_of_the_public_atlas_give_their_channel(tmp_path: Path) -> None:
+    image = planes()
+    for channel, plane in zip(CHANNELS, image, strict=True):
+        tinted(plane, channel).save(tmp_path / f"10_1_A1_2_{channel}.jpg", quality=95)
+    (files,) = find_images(tmp_path, CHANNELS).images
+    found, depth = read_image([tmp_path / name for name in files.names], 4, names=files.channels)
+    assert depth == "8"
+    assert np.abs(found.astype(int) - image).mean() < 4, "JPEG loses a little"
+
+
+def test_tinted_pngs_are_exact_and_grey_ones_still_are(tmp_path: Path) -> None:
+    image = planes()
+    paths = [tmp_path / f"a_{channel}.png" for channel in CHANNELS]
+    for path, channel, plane in zip(paths, CHANNELS, image, strict=True):
+        tinted(plane, channel).save(path)
+    Image.fromarray(np.stack([image[2]] * 3, axis=-1)).save(paths[2])
+    np.testing.assert_array_equal(read_image(paths, 4, names=CHANNELS)[0], image)
+
+
+@pytest.mark.parametrize(
+    ("channel", "other"),
+    [("red", "green"), ("green", "yellow"), ("yellow", "red"), ("blue", "yellow"), ("dapi", "blue")],
+)
+def test_a_picture_of_another_colour_is_not_taken_for_the_channel(channel: str, other: str) -> None:
+    with pytest.raises(DataError, match="is a colour image"):
+        signal_of(np.asarray(tinted(planes()[0], other)), channel, "a.jpg")
+
+
+def test_a_composite_is_not_taken_for_a_channel() -> None:
+    with pytest.raises(DataError, match="not red alone"):
+        signal_of(np.moveaxis(planes()[:3], 0, -1), "red", "a.jpg")
+
+
+def test_channels_of_an_ome_tiff_are_found_by_name_in_any_order(tmp_path: Path) -> None:
+    image = planes()
+    order = [2, 0, 3, 1]
+    data = np.concatenate([image[order], image[:1] // 2])  # and one more channel
+    names = [CHANNELS[k].title() for k in order] + ["Brightfield"]
+    path = tmp_path / "x.ome.tif"
+    tifffile.imwrite(path, data, metadata={"axes": "CYX", "Channel": {"Name": names}})
+    (files,) = find_images(tmp_path, CHANNELS).images
+    assert files.ID == "x"
+    assert check_headers([path], 4, CHANNELS) == (32, 48)
+    np.testing.assert_array_equal(read_image([path], 4, names=files.channels)[0], image)
+
+
+def test_other_channel_names_are_refused_with_the_way_out_and_found_when_told(tmp_path: Path) -> None:
+    image, path = planes(), tmp_path / "x.ome.tif"
+    names = ["DAPI", "Cy3", "GFP", "Cy5"]
+    tifffile.imwrite(path, image, metadata={"axes": "CYX", "Channel": {"Name": names}})
+    with pytest.raises(DataError, match=r"calls its channels DAPI, Cy3, GFP, Cy5, expected red.*--channels red=NAME"):
+        read_image([path], 4, names=CHANNELS)
+    found = read_image([path], 4, names=("Cy3", "GFP", "DAPI", "Cy5"))[0]
+    np.testing.assert_array_equal(found, image[[1, 2, 0, 3]])
+
+
+@pytest.mark.parametrize("kind", ["plain", "imagej", "numbered", "pages"])
+def test_multi_page_tiffs_without_names_are_taken_in_order(tmp_path: Path, kind: str) -> None:
+    image, path = planes(), tmp_path / "x.tif"
+    if kind == "imagej":
+        tifffile.imwrite(path, image, imagej=True, metadata={"axes": "CYX", "Labels": ["a.tif"] * 4})
+    elif kind == "numbered":
+        tifffile.imwrite(path, image, ome=True, metadata={"axes": "CYX", "Channel": {"Name": ["C:1", "2", "", "ch 4"]}})
+    elif kind == "pages":
+        with tifffile.TiffWriter(path) as writer:
+            for plane in image:
+                writer.write(plane, contiguous=True, photometric="minisblack")
+    else:
+        tifffile.imwrite(path, image, photometric="minisblack")
+    np.testing.assert_array_equal(read_image([path], 4, names=CHANNELS)[0], image)
+
+
+def test_imagej_labels_that_name_channels_are_used(tmp_path: Path) -> None:
+    image, path = planes(), tmp_path / "x.tif"
+    labels = ["yellow", "blue", "green", "red"]
+    tifffile.imwrite(path, image[::-1], imagej=True, metadata={"axes": "CYX", "Labels": labels})
+    found = read_image([path], 4, names=CHANNELS)[0]
+    np.testing.assert_array_equal(found, np.stack([image[::-1][labels.index(name)] for name in CHANNELS]))
+
+
+def write_list(folder: Path, text: str) -> Path:
+    (folder / "path_list.csv").write_text(text)
+    return folder / "path_list.csv"
+
+
+HEADER = "r_image,y_image,b_image,g_image,output_folder,output_prefix\n"
+
+
+def test_a_path_list_gives_images_in_our_order_of_channels(tmp_path: Path) -> None:
+    path = write_list(
+        tmp_path, HEADER + "a/r.png,a/y.png,a/b.png,a/g.png,out,exp/cell2_\nr.tif,y.tif,b.tif,w_green.tif,,\n"
+    )
+    found = read_path_list(path, CHANNELS).images
+    assert [image.ID for image in found] == ["exp_cell2", "w"]
+    assert found[0].names == ("a/r.png", "a/g.png", "a/b.png", "a/y.png")
+    assert found[0].channels == CHANNELS
+
+
+@pytest.mark.parametrize("header", ["", "#" + HEADER, "\ufeff" + HEADER])
+def test_the_header_may_be_missing_or_commented_out(tmp_path: Path, header: str) -> None:
+    (image,) = read_path_list(write_list(tmp_path, header + "r.png,y.png,b.png,g.png,out,x\n"), CHANNELS).images
+    assert (image.ID, image.names) == ("x", ("r.png", "g.png", "b.png", "y.png"))
+
+
+def test_a_channel_left_empty_is_named_with_its_row(tmp_path: Path) -> None:
+    (image,) = read_path_list(write_list(tmp_path, HEADER + "r.png,,b.png,g.png,out,x\n"), CHANNELS).images
+    assert image.reason == "channel yellow is missing (row 2)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEADER, "lists no images"),
+        ("r_image,b_image\na,b\n", "lacks the column"),
+        (HEADER + "a.png,a.png,a.png,a.png,,x\n" * 2, "'?x'? come twice"),
+        (HEADER + "a.png,a.png,a.png,a.png,,../x\n", "has a path in it"),
+    ],
+)
+def test_a_list_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_path_list(write_list(tmp_path, text), CHANNELS)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_ome_zarr_is_read_with_its_channel_names(tmp_path: Path, version: int) -> None:
+    zarr = pytest.importorskip("zarr")
+    image = planes()
+    group = zarr.open_group(tmp_path / "x.ome.zarr", mode="w", zarr_format=version)
+    group.create_array("0", data=image[::-1][None, :, None], chunks=(1, 1, 1, 16, 16))
+    facts = {
+        "multiscales": [{"axes": [{"name": n} for n in "tczyx"], "datasets": [{"path": "0"}]}],
+        "omero": {"channels": [{"label": name} for name in CHANNELS[::-1]]},
+    }
+    group.attrs.update(facts if version == 2 else {"ome": facts})
+    (files,) = find_images(tmp_path, CHANNELS).images
+    assert (files.ID, files.names) == ("x", ("x.ome.zarr",))
+    np.testing.assert_array_equal(read_image([tmp_path / "x.ome.zarr"], 4, names=CHANNELS)[0], image)
+    group.attrs.clear()
+    with pytest.raises(DataError, match=r"x\.ome\.zarr"):
+        check_headers([tmp_path / "x.ome.zarr"], 4, CHANNELS)

@@ -1,0 +1,157 @@
+"""Mask sets: the three layouts, and one line for every fault."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsss.core.checks import DataError
+from wsss.core.run_length import encode
+from wsss.data.masks import open_masks, stack_objects
+
+MASK = np.zeros((6, 5), bool)
+MASK[1:4, 2:4] = True
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+def grey(mask: np.ndarray) -> np.ndarray:
+    return mask.astype(np.uint8) * 255
+
+
+@pytest.fixture
+def salt(tmp_path: Path) -> Path:
+    for name in ("b", "a"):
+        save(tmp_path / "images" / f"{name}.png", np.full((6, 5), 7, np.uint8))
+    (tmp_path / "train.csv").write_text(f"id,rle_mask\na,\nb,{encode(MASK)}\n")
+    (tmp_path / "depths.csv").write_text("id,z\na,3\nb,4\nother,5\n")
+    return tmp_path
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        save(tmp_path / "images" / f"{name}.png", np.full((6, 5, 3), 9, np.uint8))
+        save(tmp_path / "masks" / f"{name}.png", grey(MASK))
+    save(tmp_path / "ignore" / "b.png", grey(~MASK))
+    return tmp_path
+
+
+@pytest.fixture
+def bowl(tmp_path: Path) -> Path:
+    save(tmp_path / "x1" / "images" / "x1.png", np.full((6, 5, 4), 200, np.uint8))
+    for k, box in enumerate([(slice(0, 4), slice(0, 4)), (slice(3, 5), slice(3, 5))]):
+        one = np.zeros((6, 5), np.uint8)
+        one[box] = 255
+        save(tmp_path / "x1" / "masks" / f"{k}.png", one)
+    save(tmp_path / "x2" / "images" / "x2.png", np.zeros((3, 3), np.uint8))
+    return tmp_path
+
+
+def test_the_salt_layout_is_read(salt: Path) -> None:
+    masks = open_masks(salt, channels=1)
+    assert masks.ids == ["a", "b"]
+    assert masks.image(0).shape == (1, 6, 5)
+    assert not masks.label_map(0).any()
+    assert np.array_equal(masks.label_map(1), MASK)
+
+
+def test_folders_are_read_with_what_must_not_count(folders: Path) -> None:
+    masks = open_masks(folders)
+    assert masks.image(1).shape == (3, 6, 5)
+    assert np.array_equal(masks.label_map(0), MASK)
+    assert not masks.ignored(0).any()
+    assert np.array_equal(masks.ignored(1), ~MASK)
+
+
+def test_the_bowls_layout_keeps_overlapping_objects_apart(bowl: Path) -> None:
+    masks = open_masks(bowl)
+    assert masks.has_truth.tolist() == [True, False]
+    found = masks.label_map(0)
+    assert found[3, 3] == 2
+    assert (found == 1).sum() == 15
+    assert (found == 2).sum() == 4
+
+
+def test_an_image_without_masks_cannot_be_learnt_from(bowl: Path) -> None:
+    with pytest.raises(DataError, match="has no mask"):
+        open_masks(bowl).label_map(1)
+
+
+def test_a_smaller_object_inside_a_larger_one_survives() -> None:
+    inner = np.zeros((4, 4), bool)
+    inner[1, 1] = True
+    assert (stack_objects([inner, np.ones((4, 4), bool)], (4, 4)) == 1).sum() == 1
+
+
+def fault(folder: Path, *, image: int = 0) -> str:
+    with pytest.raises(DataError) as caught:
+        open_masks(folder).label_map(image)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_mask_of_another_size_is_refused(folders: Path) -> None:
+    save(folders / "masks" / "a.png", grey(MASK.T))
+    assert "a.png is 5 x 6, its image" in fault(folders)
+
+
+def test_other_values_than_0_and_255_are_refused(folders: Path) -> None:
+    save(folders / "masks" / "a.png", MASK.astype(np.uint8))
+    assert "holds the values 0, 1, expected 0 and 255" in fault(folders)
+
+
+def test_colour_masks_and_16_bit_images_are_refused(folders: Path) -> None:
+    save(folders / "masks" / "a.png", np.zeros((6, 5, 3), np.uint8))
+    assert "expected a grey one" in fault(folders)
+    save(folders / "images" / "a.png", np.zeros((6, 5), np.uint16))
+    assert "expected 8 bits" in fault(folders)
+
+
+def test_a_file_that_is_no_picture_is_refused(folders: Path) -> None:
+    (folders / "masks" / "a.png").write_bytes(b"nothing")
+    assert "cannot be read as a picture" in fault(folders)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,rle_mask\na,\nb,29 3\n", "the rle_mask of b in .* runs to pixel 31"),
+        ("id,rle_mask\na,\nb,1 2 3\n", "the rle_mask of b in .* has 3 numbers"),
+        ("id,rle_mask\na,\n", "b of images/ is not in train.csv"),
+        ("id,rle_mask\na,\nb,\nc,\n", "c of train.csv is not in images/"),
+        ("id,rle_mask\na,\nb,\nb,\n", "names b more than once"),
+        ("id,mask\na,\nb,\n", "expected also rle_mask"),
+    ],
+)
+def test_faults_of_the_table_are_one_line(salt: Path, text: str, message: str) -> None:
+    (salt / "train.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_masks(salt).label_map(1)
+
+
+def test_ids_without_partner_are_named(salt: Path, tmp_path: Path) -> None:
+    (salt / "depths.csv").write_text("id,z\na,3\n")
+    with pytest.raises(DataError, match=r"b of train.csv is not in depths.csv"):
+        open_masks(salt)
+
+
+def test_a_mask_without_image_is_named(folders: Path) -> None:
+    (folders / "images" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"a of masks/ is not in images/"):
+        open_masks(folders)
+
+
+def test_two_files_of_one_id_and_no_layout_are_refused(folders: Path, tmp_path: Path) -> None:
+    save(folders / "images" / "a.jpg", np.zeros((6, 5, 3), np.uint8))
+    with pytest.raises(DataError, match="one file of each ID"):
+        open_masks(folders)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="choose the folder above"):
+        open_masks(tmp_path / "empty")
+    with pytest.raises(DataError, match="does not exist"):
+        open_masks(tmp_path / "nowhere")

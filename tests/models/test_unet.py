@@ -1,0 +1,136 @@
+"""Mask networks: every tiny encoder, every decoder option, odd sizes, weights from elsewhere."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.recipe import Recipe
+from wsss.core.semantic_config import UnetConfig
+from wsss.models.encoder import build_encoder
+from wsss.models.unet import Unet, build_unet, cut_back, fill_to_multiple
+
+SLIM = [16, 12, 8, 8, 4]
+
+
+def unet(backbone: str = "test_resnet", outputs: int = 2, channels: int = 4, **options: object) -> Unet:
+    torch.manual_seed(0)
+    config = UnetConfig(**{"channels": SLIM, **options})  # type: ignore[arg-type]
+    return build_unet(
+        Recipe(task="masks", backbone=backbone, weights="none", unet=config), channels=channels, outputs=outputs
+    )
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "test_convnext", "resnet18", "mobileone_s0"])
+class TestEveryEncoder:
+    @pytest.mark.parametrize("channels", [1, 3, 4])
+    def test_masks_have_the_images_size(self, backbone: str, channels: int) -> None:
+        net = unet(backbone, channels=channels).eval()
+        with torch.no_grad():
+            output = net(torch.randint(0, 256, (2, channels, 64, 96), dtype=torch.uint8))
+        assert output.logits.shape == (2, 2, 64, 96)
+        assert output.side == ()
+
+    @pytest.mark.parametrize("size", [(101, 101), (33, 70)])
+    def test_sizes_off_the_stride_are_handled(self, backbone: str, size: tuple[int, int]) -> None:
+        net = unet(backbone).eval()
+        with torch.no_grad():
+            assert net(torch.zeros(1, 4, *size)).logits.shape == (1, 2, *size)
+
+    def test_every_parameter_learns(self, backbone: str) -> None:
+        net = unet(backbone, attention="scse", gates=True, hypercolumn=True, deep_supervision=True)
+        output = net(torch.rand(2, 4, 64, 64) * 255)
+        (output.logits.square().mean() + sum(own.square().mean() for own in output.side)).backward()
+        assert [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
+
+    def test_saved_weights_give_the_same_masks(self, backbone: str) -> None:
+        first, second = unet(backbone).eval(), unet(backbone, outputs=2)
+        second.load_state_dict(first.state_dict())
+        image = torch.rand(1, 4, 64, 64) * 255
+        with torch.no_grad():
+            assert torch.equal(first(image).logits, second.eval()(image).logits)
+
+
+@pytest.mark.parametrize("upsample", ["nearest", "bilinear", "transposed"])
+@pytest.mark.parametrize("attention", ["none", "scse", "cbam"])
+@pytest.mark.parametrize("extras", [{}, {"gates": True, "hypercolumn": True, "stem_pool": False}], ids=str)
+def test_every_decoder_gives_masks_of_the_images_size(upsample: str, attention: str, extras: dict[str, object]) -> None:
+    net = unet(upsample=upsample, attention=attention, deep_supervision=True, **extras)
+    output = net(torch.rand(2, 4, 50, 38) * 255)
+    assert output.logits.shape == (2, 2, 50, 38)
+    assert [tuple(own.shape) for own in output.side] == [(2, 2, 50, 38)] * 4
+
+
+def test_without_the_stems_pooling_the_encoder_is_twice_as_fine() -> None:
+    kept, dropped = (build_encoder("test_resnet", channels=3, stem_pool=keep) for keep in (True, False))
+    assert [scale.stride for scale in kept.scales] == [2, 4, 8, 16, 32]
+    assert [scale.stride for scale in dropped.scales] == [2, 2, 4, 8, 16]
+
+
+def test_no_pooling_to_drop_is_said() -> None:
+    with pytest.raises(ConfigError, match="no pooling in its stem"):
+        build_encoder("test_efficientnet", channels=3, stem_pool=False)
+
+
+@pytest.mark.parametrize("size", [(101, 101), (500, 388), (3, 5), (64, 32)])
+def test_filling_then_cutting_gives_the_image_back(size: tuple[int, int]) -> None:
+    image = torch.rand(1, 2, *size)
+    filled = fill_to_multiple(image, 32)
+    assert all(edge % 32 == 0 for edge in filled.shape[2:])
+    assert torch.equal(cut_back(filled, size), image)
+
+
+def test_a_network_learns_one_mask() -> None:
+    net = unet(outputs=1, channels=1)
+    image = torch.zeros(1, 1, 37, 37)
+    image[:, :, 8:20, 12:30] = 200
+    truth = (image > 0).float()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(net(image).logits, truth).backward()
+        optimizer.step()
+    assert ((net(image).logits > 0) == (truth > 0)).float().mean() > 0.97
+
+
+def test_weights_of_a_file_reach_the_encoder_with_the_stem_widened(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    for name, deep in (("test_resnet", "layer1.0.conv1.weight"), ("test_convnext", "stages.1.blocks.0.mlp.fc1.weight")):
+        source = timm.create_model(name, num_classes=5).state_dict()
+        save_file(source, tmp_path / f"{name}.safetensors")
+        model = build_encoder(name, channels=4, weights=str(tmp_path / f"{name}.safetensors")).model
+        own = {key.removeprefix("model.").replace(".", "_"): value for key, value in model.state_dict().items()}
+        assert torch.equal(own[deep.replace(".", "_")], source[deep])
+        first = next(value for value in model.state_dict().values() if value.ndim == 4)
+        stem = next(value for value in source.values() if value.ndim == 4)
+        assert torch.equal(first[:, :3], stem)
+        assert torch.allclose(first[:, 3], stem.mean(dim=1))
+
+
+def test_a_trained_classifiers_backbone_reaches_the_encoder(tmp_path: Path) -> None:
+    from wsss.models.cam_net import build_cam_net
+
+    classifier = build_cam_net(Recipe(backbone="test_resnet", weights="none"), channels=4, classes=3)
+    path = tmp_path / "best.safetensors"
+    save_file({f"net.{name}": value.contiguous() for name, value in classifier.state_dict().items()}, path)
+    encoder = build_encoder("test_resnet", channels=4, weights=str(path)).model.state_dict()
+    for name, value in classifier.backbone.state_dict().items():
+        assert torch.equal(encoder[f"model.{name}"], value)
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
+    save_file(timm.create_model("test_efficientnet").state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(DataError, match="do not fit the encoder: missing"):
+        build_encoder("test_resnet", channels=3, weights=str(tmp_path / "other.safetensors"))
+
+
+def test_wrong_encoders_and_channels_are_named() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'resnet34'"):
+        build_encoder("resnet34x", channels=3)
+    with pytest.raises(ConfigError, match="choose another"):
+        build_encoder("test_vit", channels=3)
+    with pytest.raises(ConfigError, match=r"unet.channels has 6 numbers"):
+        Unet(build_encoder("test_resnet", channels=3), 1, UnetConfig([8] * 6))

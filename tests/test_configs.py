@@ -1,0 +1,26 @@
+"""Every shipped YAML file is a recipe that its stage takes."""
+
+from pathlib import Path
+
+import pytest
+
+from wsss.core import cli
+from wsss.core.recipe import Recipe
+from wsss.data.augment import build_augment
+from wsss.train import TrainOptions
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+AUGMENTS = sorted(CONFIGS.glob("augment_*.yaml"))
+RECIPES = sorted(set(CONFIGS.glob("*.yaml")) - set(AUGMENTS))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_a_recipe_is_taken_by_train(path: Path) -> None:
+    parser = cli.make_parser("train", "", "", Recipe, TrainOptions)
+    recipe, _ = cli.parse(parser, ["--config", str(path)], Recipe, TrainOptions)
+    assert isinstance(recipe, Recipe)
+
+
+@pytest.mark.parametrize("path", AUGMENTS, ids=lambda p: p.stem)
+def test_an_augmentation_can_be_built(path: Path) -> None:
+    assert build_augment(path, 64).crop == 64

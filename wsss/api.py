@@ -1,0 +1,52 @@
+"""The library for notebooks: `wsss.load` gives a trained model that scores the cells of an image in memory."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsss.core.score_config import CropConfig, ScoreConfig
+    from wsss.predict.one_image import Model
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    score: "ScoreConfig | None" = None,
+    crops: "CropConfig | None" = None,
+) -> "Model":
+    """Load trained networks for images in memory.
+
+    Args:
+        source: a run folder (all its folds are averaged), one fold's folder, a folder written by
+            `export --to huggingface`, or 'hf:USER/NAME' for such a model on Hugging Face.
+        device: auto, cpu, cuda or cuda:N.
+        precision: fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU.
+        score: cell score options; None for those of the run.
+        crops: crop options of stage 2; None for those of the run.
+
+    Returns:
+        A `Model`; `model.predict(image, label_map)` gives a table with one row a cell.
+
+    Raises:
+        ConfigError: there is no such run, model or device.
+        DataError: a file is damaged, or the networks do not belong together.
+
+    Example:
+        >>> import wsss
+        >>> model = wsss.load("runs/hpa-seresnext50")  # doctest: +SKIP
+        >>> cells = model.predict(image)  # (4, H, W), red green blue yellow  # doctest: +SKIP
+    """
+    from wsss.core.device import choose_device
+    from wsss.predict.hub import is_model, load_model, pull_model
+    from wsss.predict.members import find_folders, load_member
+    from wsss.predict.one_image import Model, check_alike
+
+    place = choose_device(device, precision)
+    text = str(source)
+    folder = pull_model(text.removeprefix("hf:")) if text.startswith("hf:") else Path(source)
+    members = load_model(folder, place) if is_model(folder) else [load_member(f, place) for f in find_folders(folder)]
+    check_alike(members, str(folder))
+    recipe = members[0].recipe
+    return Model(members, place, score or recipe.score, crops or recipe.crops)

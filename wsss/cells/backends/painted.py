@@ -1,0 +1,59 @@
+"""Masks of cells as somebody gave them, one by one, and the label map that they make."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsss.core import rle
+from wsss.core.checks import DataError, some
+
+MOST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class GivenMasks:
+    """The cells of one image."""
+
+    where: str
+    """File and image, for messages."""
+    size: tuple[int, int]
+    """(H, W) of the masks."""
+    ids: list[int]
+    """The number of each cell, as it was given."""
+    counts: list[bytes]
+    """The mask of each cell as COCO counts."""
+
+
+def paint(given: GivenMasks) -> np.ndarray:
+    """Make a label map (H, W) int32; where masks overlap, the smaller cell lies on top.
+
+    Raises:
+        DataError: a number that is none or comes twice, a mask that is broken or of another size, or a cell that is
+            left without a pixel: its row could not be joined to the map.
+    """
+    check_ids(given.ids, given.where)
+    try:
+        runs = [rle.check(counts, given.size) for counts in given.counts]
+    except DataError as error:
+        raise DataError(f"{given.where}: {error}") from None
+    areas = np.array([own[1::2].sum() for own in runs], np.int64)
+    flat = np.zeros(given.size[0] * given.size[1], np.int32)  # column after column
+    for cell in np.argsort(-areas, kind="stable"):
+        starts, lengths = np.cumsum(runs[cell])[0::2], runs[cell][1::2]
+        starts = starts[: len(lengths)]
+        first = np.cumsum(lengths) - lengths
+        flat[np.repeat(starts - first, lengths) + np.arange(areas[cell])] = given.ids[cell]
+    lost = np.setdiff1d(given.ids, flat)
+    if lost.size:
+        raise DataError(f"{given.where}: no pixel is left of cell {some(lost)}: empty, or under other masks.")
+    return np.ascontiguousarray(flat.reshape(given.size, order="F"))
+
+
+def check_ids(ids: list[int], where: str) -> None:
+    """Raise DataError unless `ids` are distinct whole numbers from 1 up that a label map can hold."""
+    wrong = [k for k in ids if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST]
+    if wrong:
+        raise DataError(f"{where}: a cell has the number {some(wrong)}, expected whole numbers from 1 to {MOST}.")
+    if len(set(ids)) < len(ids):
+        twice = sorted(k for k in set(ids) if ids.count(k) > 1)
+        raise DataError(f"{where}: cell {some(twice)} comes twice.")

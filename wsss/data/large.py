@@ -1,0 +1,95 @@
+"""Images larger than memory, read part by part: .npy files and TIFF, mapped where they lie plain, else tile by tile."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from wsss.core.checks import DataError
+
+KEPT = 64
+"""Decoded tiles of a TIFF that are kept, for neighbouring parts overlap."""
+
+
+class LargeImage:
+    """An image of which parts are read.
+
+    Args:
+        path: a .npy file, or a TIFF of 8 bits, tiled or in strips; (H, W), (H, W, C) or (C, H, W) with C up to 4.
+
+    Raises:
+        DataError: it cannot be read, or is of another kind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._page: Any = None
+        try:
+            self._pixels = self._map()
+        except (OSError, ValueError, tifffile.TiffFileError, IndexError) as error:
+            raise DataError(f"{path} cannot be read as a large image ({' '.join(str(error).split())}).") from error
+        shape, dtype = (self._page.shape, self._page.dtype) if self._pixels is None else _facts(self._pixels)
+        self.planes_first = len(shape) == 3 and shape[0] <= 4 < shape[2]
+        if dtype != np.uint8 or len(shape) not in (2, 3) or (len(shape) == 3 and min(shape[0], shape[2]) > 4):
+            raise DataError(
+                f"{path} holds {dtype} of shape {tuple(shape)}, expected 8 bits, (H, W) or up to 4 channels."
+            )
+        plane = shape[1:] if self.planes_first else shape[:2]
+        self.size: tuple[int, int] = (int(plane[0]), int(plane[1]))
+        """(H, W)."""
+        self.channels = 1 if len(shape) == 2 else int(shape[0] if self.planes_first else shape[2])
+        self._segment = lru_cache(KEPT)(self._decode)
+
+    def _map(self) -> np.ndarray | None:
+        """Return the pixels as a map of the file; None for a TIFF that has to be decoded."""
+        if self.path.suffix == ".npy":
+            mapped: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            return mapped
+        self._file = tifffile.TiffFile(self.path)
+        series = self._file.series[0]
+        self._page = series.pages[0]
+        if series.dataoffset is not None:
+            return tifffile.memmap(self.path, mode="r")
+        if len(series.pages) > 1 or self._page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
+            raise ValueError("channels lie apart: expected one page with all channels of a pixel together")
+        return None
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """Return a part: (C, y1 - y0, x1 - x0) uint8, channels first."""
+        if self._pixels is None:
+            part = self._read_segments(y0, y1, x0, x1)
+        elif self.planes_first:
+            return np.array(self._pixels[:, y0:y1, x0:x1])
+        else:
+            part = self._pixels[y0:y1, x0:x1]
+        return np.ascontiguousarray(part[None] if part.ndim == 2 else np.moveaxis(part, 2, 0))
+
+    def _read_segments(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        edge_y, edge_x = self._page.chunks[:2]
+        out = np.zeros((y1 - y0, x1 - x0, self.channels), np.uint8)
+        for row in range(y0 // edge_y, -(-y1 // edge_y)):
+            for column in range(x0 // edge_x, -(-x1 // edge_x)):
+                segment = self._segment(row, column)
+                top, left = row * edge_y, column * edge_x
+                ys = slice(max(y0, top), min(y1, top + segment.shape[0]))
+                xs = slice(max(x0, left), min(x1, left + segment.shape[1]))
+                own = segment[ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]
+                out[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0] = own
+        return out
+
+    def _decode(self, row: int, column: int) -> np.ndarray:
+        """Return one tile or strip as (h, w, C); tiles left out of the file are black."""
+        index = row * self._page.chunked[1] + column
+        handle = self._page.parent.filehandle
+        handle.seek(self._page.dataoffsets[index])
+        content = handle.read(self._page.databytecounts[index])
+        pixels, _, shape = self._page.decode(content or None, index, jpegtables=self._page.jpegtables)
+        if pixels is None:
+            return np.zeros((*shape[1:3], self.channels), np.uint8)
+        return np.asarray(pixels[0, : shape[1], : shape[2]])
+
+
+def _facts(pixels: np.ndarray) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    return pixels.shape, pixels.dtype

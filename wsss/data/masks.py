@@ -1,0 +1,190 @@
+"""Images with masks as they come: Kaggle's salt layout, the Bowl's layout, or plain folders. Nothing is guessed.
+
+    salt      FOLDER/images/<id>.png, FOLDER/train.csv (id,rle_mask), and/or FOLDER/masks/<id>.png; FOLDER/depths.csv
+    bowl      FOLDER/<id>/images/<one file>, FOLDER/<id>/masks/*.png, one object a file
+    folders   FOLDER/images/<id>.*, FOLDER/masks/<id>.*, and FOLDER/ignore/<id>.* for pixels that must not count
+
+Masks are 0 and 255. Images without any mask can be predicted but not learnt from.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wsss.core.checks import DataError, some
+from wsss.core.run_length import decode
+from wsss.data.mask_files import PICTURES, read_mask, read_picture, read_text_table
+
+
+@dataclass(frozen=True)
+class MaskItem:
+    """Where one image and what is known of it are."""
+
+    id: str
+    image: Path
+    masks: tuple[Path, ...] | None
+    """Pictures of its objects, or of all of them together; None where nothing is known."""
+    runs: str | None = None
+    """Run-length text of its mask, counted down the columns."""
+    ignore: Path | None = None
+    """Picture of the pixels that must not count."""
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether its mask is known; it may be empty."""
+        return self.masks is not None or self.runs is not None
+
+
+class MaskSet:
+    """Images with their masks, read when asked for; label maps are kept once read, 2 bytes a pixel.
+
+    Args:
+        folder: where they are.
+        items: sorted by ID.
+        channels: 1 for grey, 3 for colour; images are converted to it.
+    """
+
+    def __init__(self, folder: Path, items: list[MaskItem], channels: int = 3) -> None:
+        self.folder, self.items, self.channels = folder, items, channels
+        self._maps: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The images' IDs."""
+        return [item.id for item in self.items]
+
+    @cached_property
+    def has_truth(self) -> np.ndarray:
+        """(N,) bool: whether the mask of an image is known."""
+        return np.array([item.has_truth for item in self.items], bool)
+
+    def image(self, i: int) -> np.ndarray:
+        """Return image i as (channels, H, W) uint8."""
+        return read_picture(self.items[i].image, self.channels)
+
+    def label_map(self, i: int) -> np.ndarray:
+        """Return the objects of image i: (H, W) int32, 0 background; 1 everywhere in a mask without objects.
+
+        Where objects overlap, the smaller one shows, so that each keeps its own pixels.
+
+        Raises:
+            DataError: a mask of another size or with other values, a broken run-length text, or no mask at all.
+        """
+        if i not in self._maps:
+            found = self._read(self.items[i])
+            self._maps[i] = found.astype(np.uint16) if found.max(initial=0) <= 65535 else found
+        return self._maps[i].astype(np.int32)
+
+    def ignored(self, i: int) -> np.ndarray:
+        """Return the (H, W) bool pixels of image i that must not count."""
+        path, size = self.items[i].ignore, self._size(i)
+        return np.zeros(size, bool) if path is None else read_mask(path, size, self.items[i].image)
+
+    def _size(self, i: int) -> tuple[int, int]:
+        return self._maps[i].shape if i in self._maps else self.image(i).shape[1:]
+
+    def _read(self, item: MaskItem) -> np.ndarray:
+        size: tuple[int, int] = read_picture(item.image, 1).shape[1:]
+        if item.masks is not None:
+            return stack_objects((read_mask(path, size, item.image) for path in item.masks), size)
+        if item.runs is None:
+            raise DataError(f"{item.image} has no mask: it can be predicted, not learnt from.")
+        return decode(item.runs, size, where=f"the rle_mask of {item.id} in {self.folder / 'train.csv'}").astype(
+            np.int32
+        )
+
+
+def stack_objects(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Number (H, W) bool masks from 1 in their order; a pixel of several belongs to the smallest."""
+    found = list(masks)
+    out = np.zeros(size, np.int32)
+    for k in sorted(range(len(found)), key=lambda k: -int(found[k].sum())):
+        out[found[k]] = k + 1
+    return out
+
+
+def open_masks(folder: Path, channels: int = 3) -> MaskSet:
+    """Open a set of images with masks, whichever of the layouts it has.
+
+    Raises:
+        DataError: no such layout, an ID that is in one table or folder only, several files of one ID.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist: expected a folder of images and masks.")
+    if (folder / "images").is_dir():
+        items = _salt(folder) if (folder / "train.csv").exists() else _folders(folder)
+    else:
+        items = _bowl(folder)
+    if not items:
+        raise DataError(
+            f"{folder} holds neither images/ (with masks/ or train.csv) nor <id>/images/: choose the folder above them."
+        )
+    return MaskSet(folder, sorted(items, key=lambda item: item.id), channels)
+
+
+def _bowl(folder: Path) -> list[MaskItem]:
+    items = []
+    for own in sorted(path for path in folder.iterdir() if (path / "images").is_dir()):
+        pictures = _pictures(own / "images")
+        if len(pictures) != 1:
+            raise DataError(f"{own / 'images'} holds {len(pictures)} pictures, expected one.")
+        masks = tuple(_pictures(own / "masks").values()) if (own / "masks").is_dir() else None
+        items.append(MaskItem(own.name, next(iter(pictures.values())), masks))
+    return items
+
+
+def _folders(folder: Path) -> list[MaskItem]:
+    images, ignore = _pictures(folder / "images"), _pictures(folder / "ignore")
+    if not (folder / "masks").is_dir():
+        return [MaskItem(name, path, None) for name, path in images.items()]
+    masks = _pictures(folder / "masks")
+    _same_ids(images, masks, "images/", "masks/", folder)
+    _known_ids(ignore, images, "ignore/", "images/", folder)
+    return [MaskItem(name, path, (masks[name],), ignore=ignore.get(name)) for name, path in images.items()]
+
+
+def _salt(folder: Path) -> list[MaskItem]:
+    images, masks = _pictures(folder / "images"), _pictures(folder / "masks")
+    table = read_text_table(folder / "train.csv", ("id", "rle_mask"))
+    runs = dict(zip(table.id, table.rle_mask, strict=True))
+    _same_ids(images, runs, "images/", "train.csv", folder)
+    if masks:
+        _same_ids(images, masks, "images/", "masks/", folder)
+    if (folder / "depths.csv").exists():
+        depths: pd.Series = read_text_table(folder / "depths.csv", ("id", "z")).id
+        _known_ids(images, depths.tolist(), "train.csv", "depths.csv", folder)
+    return [
+        MaskItem(name, path, (masks[name],) if masks else None, None if masks else runs[name])
+        for name, path in images.items()
+    ]
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """Return ID -> picture of a folder, which may be missing."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*")):
+        if path.suffix.lower() in PICTURES:
+            if path.stem in found:
+                raise DataError(
+                    f"{folder} holds {found[path.stem].name} and {path.name}: expected one file of each ID."
+                )
+            found[path.stem] = path
+    return found
+
+
+def _same_ids(a: Iterable[str], b: Iterable[str], name_a: str, name_b: str, folder: Path) -> None:
+    _known_ids(a, b, name_a, name_b, folder)
+    _known_ids(b, a, name_b, name_a, folder)
+
+
+def _known_ids(ids: Iterable[str], known: Iterable[str], where: str, missing_in: str, folder: Path) -> None:
+    alone = sorted(set(ids) - set(known))
+    if alone:
+        raise DataError(f"{folder}: {some(alone)} of {where} is not in {missing_in}: add it there, or take it out.")

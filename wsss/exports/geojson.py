@@ -1,0 +1,103 @@
+"""GeoJSON as QuPath reads it: one file an image, one feature a cell, written feature by feature."""
+
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+from uuid import NAMESPACE_URL, uuid5
+
+import numpy as np
+import pandas as pd
+
+from wsss.core.files import write_atomic
+from wsss.core.labels import ClassList
+from wsss.exports.outlines import Polygon, cell_polygons, signed_area
+
+Colour = Callable[[int], Sequence[int]]
+"""Class id -> red, green, blue of 0..255."""
+
+
+def write_geojson(path: Path, features: Iterable[dict[str, Any]]) -> int:
+    """Write features as a FeatureCollection, whole or not at all, and return their number; .gz compresses."""
+    count = 0
+
+    def pour(stream: IO[bytes]) -> None:
+        nonlocal count
+        with text_stream(stream, path) as text:
+            text.write('{"type": "FeatureCollection", "features": [')
+            for feature in features:
+                text.write((",\n" if count else "\n") + json.dumps(feature, allow_nan=False))
+                count += 1
+            text.write("\n]}\n")
+
+    write_atomic(path, pour)
+    return count
+
+
+def text_stream(stream: IO[bytes], path: Path) -> io.TextIOWrapper:
+    """Return a UTF-8 writer into `stream`, gzipped if `path` ends in .gz; closing it leaves `stream` open."""
+    if path.suffix == ".gz":  # without a time: equal text gives equal bytes
+        return io.TextIOWrapper(gzip.GzipFile("", "wb", 6, stream, mtime=0), encoding="utf-8", newline="\n")
+    return _Unclosing(stream, encoding="utf-8", newline="\n")
+
+
+class _Unclosing(io.TextIOWrapper):
+    """A text writer that leaves the stream below it open."""
+
+    def close(self) -> None:
+        """Write what is held back, and let go of the stream."""
+        if not self.closed:
+            self.flush()
+            self.detach()
+
+
+def cell_features(
+    cells: pd.DataFrame, label_map: np.ndarray, classes: ClassList, colour: Colour
+) -> Iterator[dict[str, Any]]:
+    """Yield one QuPath cell a row of `cells`: outline in pixels, class of the highest score, all scores.
+
+    Args:
+        cells: rows of one image, as `tables.iter_cells` gives them.
+        label_map: (H, W) of the original image, with the ids of `cells`.
+        classes: names of the classes.
+        colour: the colour of each class.
+    """
+    polygons = cell_polygons(label_map)
+    scores = cells[classes.columns].to_numpy(np.float64)
+    for row, own in zip(cells.to_dict("records"), scores, strict=True):
+        if row["cell_id"] not in polygons:
+            continue  # a cell that scaling to the original size left without a pixel has no outline
+        top = int(own.argmax())
+        measured = {name: float(f"{score:.6g}") for name, score in zip(classes.names, own, strict=True)}
+        properties = {
+            "objectType": "cell",
+            "name": f"{row['ID']} {row['cell_id']}",
+            "classification": {"name": classes.names[top], "color": list(colour(top))},
+            "measurements": {
+                **measured,
+                "cell_id": row["cell_id"],
+                "area_px": row["area_px"],
+                "touches_border": int(row["touches_border"]),
+                "fold": row["fold"],
+            },
+        }
+        yield {
+            "type": "Feature",
+            "id": str(uuid5(NAMESPACE_URL, f"wsss:{row['ID']}:{row['cell_id']}")),
+            "geometry": geometry(polygons[row["cell_id"]]),
+            "properties": properties,
+        }
+
+
+def geometry(polygons: list[Polygon]) -> dict[str, Any]:
+    """Return a Polygon, or a MultiPolygon of several pieces; outer rings have a positive area, holes a negative one."""
+    pieces = [[_turned(ring, outer=not k).tolist() for k, ring in enumerate(polygon)] for polygon in polygons]
+    if len(pieces) == 1:
+        return {"type": "Polygon", "coordinates": pieces[0]}
+    return {"type": "MultiPolygon", "coordinates": pieces}
+
+
+def _turned(ring: np.ndarray, *, outer: bool) -> np.ndarray:
+    return ring if (signed_area(ring) > 0) == outer else ring[::-1]

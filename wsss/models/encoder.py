@@ -1,0 +1,178 @@
+"""Encoders of mask networks: any timm or segmentation_models_pytorch model that gives maps at several scales."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import Tensor, nn
+
+from wsss.core.checks import ConfigError, DataError, nearest, some
+from wsss.models.backbone import SHORT_NAMES, InputStatistics, pretrained_state, stem_kernel
+from wsss.models.weights import strip
+
+PLAIN = InputStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""ImageNet's, for models that declare none."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One of an encoder's maps."""
+
+    channels: int
+    stride: int
+    """Input pixels per pixel of the map."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model whose forward turns (B, channels, H, W) into maps from fine to coarse, the image itself first."""
+
+    model: nn.Module
+    scales: tuple[Scale, ...]
+    """Of the maps after the first one."""
+    statistics: InputStatistics
+    """Of the input."""
+
+
+def build_encoder(
+    name: str,
+    *,
+    channels: int,
+    weights: str = "none",
+    stem: Literal["mean", "timm"] = "mean",
+    depth: int = 5,
+    stem_pool: bool = True,
+) -> Encoder:
+    """Build an encoder for standardised images.
+
+    Args:
+        name: timm's name, a short one of `backbone`, or one of segmentation_models_pytorch; timm's go first.
+        channels: input channels.
+        weights: hub, package, none; or a file: of the three-channel model, or the best.safetensors of a run.
+        stem: rule for the kernels of channels after the third, see `stem_kernel` (models of timm).
+        depth: number of scales, each half the one before.
+        stem_pool: False takes the stem's pooling out.
+
+    Raises:
+        ConfigError: unknown model, one without scales or without stem pooling, weights not to be had.
+        DataError: the weights do not fit.
+    """
+    full = SHORT_NAMES.get(name, name)
+    if timm.is_model(full):
+        model = _build(f"tu-{full}", channels, depth)
+        state = pretrained_state(full, weights)
+        if state is not None:
+            load_encoder(model, state, stem)
+    elif full in smp.encoders.get_encoder_names():
+        model = _build_smp(full, channels, depth, weights)
+    else:
+        known = [*SHORT_NAMES, *timm.list_models(), *smp.encoders.get_encoder_names()]
+        raise ConfigError(
+            f"backbone '{name}' is neither of timm nor of segmentation_models_pytorch.{nearest(name, known)}"
+        )
+    if not stem_pool:
+        _drop_stem_pool(model, name)
+    return Encoder(model, _scales(model, name, channels), _statistics(full, channels))
+
+
+def _build(name: str, channels: int, depth: int) -> nn.Module:
+    try:
+        model: nn.Module = smp.encoders.get_encoder(name, in_channels=channels, depth=depth, weights=None)
+    except (ValueError, RuntimeError, AssertionError, AttributeError, IndexError, NotImplementedError) as error:
+        plain = name.removeprefix("tu-")
+        raise ConfigError(f"backbone '{plain}' gives no {depth} scales of maps ({error}): choose another.") from error
+    return model
+
+
+def _build_smp(name: str, channels: int, depth: int, weights: str) -> nn.Module:
+    """Build an encoder that only segmentation_models_pytorch has; the stem follows that library's rule."""
+    if weights == "package":
+        raise ConfigError(f"no package carries weights of {name}: pass --weights hub, none or a file.")
+    if weights == "hub":
+        try:
+            known = smp.encoders.encoders[name]["pretrained_settings"]
+            model: nn.Module = smp.encoders.get_encoder(
+                name, in_channels=channels, depth=depth, weights=next(iter(known))
+            )
+        except Exception as error:  # each hub client has its own errors for 'offline'
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise ConfigError(
+                f"the weights of {name} could not be fetched ({reason}). Pass --weights FILE, or none."
+            ) from error
+        return model
+    if weights == "none":
+        return _build(name, channels, depth)
+    model = _build(name, 3, depth)
+    load_encoder(model, pretrained_state(name, weights) or {}, "timm")
+    model.set_in_channels(channels, pretrained=True)  # type: ignore[operator]
+    return model
+
+
+def load_encoder(model: nn.Module, state: dict[str, Tensor], stem: Literal["mean", "timm"]) -> None:
+    """Load a classifier's weights into an encoder; the names differ in dots and prefixes alone.
+
+    Weights of a trained run are known by their names, of a classifier 'net.backbone.' and of a mask network
+    'net.encoder.'. Where no name is known, tensors are taken in order, as in `backbone.load_pretrained`.
+
+    Raises:
+        DataError: tensors are missing or have another shape; they are named.
+    """
+    for prefix in ("net.backbone.", "net.encoder."):
+        state = strip(state, prefix) or state
+    wanted = model.state_dict()
+    given = {_plain(name): own for name, own in state.items()}
+    names = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    if not any(_plain(name) in given for name in names):
+        in_order = (own for own in state.values() if own.ndim > 0)
+        given = {_plain(name): own for name, own in zip(names, in_order, strict=False)}
+    found = {name: given[_plain(name)] for name in wanted if _plain(name) in given}
+    first = next((name for name in names if wanted[name].ndim == 4), None)
+    if first in found and found[first].shape[1] != wanted[first].shape[1]:
+        found[first] = stem_kernel(found[first], wanted[first].shape[1], stem)
+    missing = [name for name in names if name not in found]
+    misshapen = [
+        f"{name} {tuple(own.shape)} instead of {tuple(wanted[name].shape)}"
+        for name, own in found.items()
+        if own.shape != wanted[name].shape
+    ]
+    if missing or misshapen:
+        raise DataError(
+            f"the weights do not fit the encoder: missing {some(missing) or 'none'}; of another shape "
+            f"{some(misshapen) or 'none'}. Choose the file of this backbone."
+        )
+    model.load_state_dict(found, strict=False)
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("model.").replace(".", "_")
+
+
+def _drop_stem_pool(model: nn.Module, name: str) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MaxPool2d):
+            parent, _, own = path.rpartition(".")
+            setattr(model.get_submodule(parent), own, nn.Identity())
+            return
+    raise ConfigError(f"backbone '{name}' has no pooling in its stem to drop: leave unet.stem_pool at true.")
+
+
+def _scales(model: nn.Module, name: str, channels: int) -> tuple[Scale, ...]:
+    """Return the scales of an encoder by trying it on an empty image."""
+    size, was_training = 64, model.training
+    with torch.no_grad():
+        try:
+            maps: list[Tensor] = model.eval()(torch.zeros(1, channels, size, size))
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"backbone '{name}' takes no image of any size ({error}): choose another.") from error
+    model.train(was_training)
+    return tuple(Scale(own.shape[1], size // own.shape[2]) for own in maps[1:])
+
+
+def _statistics(name: str, channels: int) -> InputStatistics:
+    """Return what the pretrained weights declare; channels after the third take the first one's."""
+    config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    mean, std = (PLAIN.mean, PLAIN.std) if config is None else (tuple(config.mean), tuple(config.std))
+    extra = max(0, channels - len(mean))
+    return InputStatistics((mean + mean[:1] * extra)[:channels], (std + std[:1] * extra)[:channels])

@@ -1,0 +1,125 @@
+"""From one image's maps to its rows: cell scores, geometry and masks, with the parts that the score is blended from."""
+
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+
+from wsss.cells.features import cell_features
+from wsss.cells.instances import describe_cells
+from wsss.cells.regions import visible_share
+from wsss.cells.scoring import finish_scores, stage1_scores
+from wsss.core.rle import encode_label_map
+from wsss.predict.members import Member, has_opinions
+from wsss.predict.reading import cell_ids
+from wsss.predict.tables import cells_frame
+from wsss.predict.task import Sample, Scored, Task
+
+
+def finish_image(
+    task: Task,
+    members: list[Member],
+    sample: Sample,
+    stored: np.ndarray | None,
+    views: list[tuple[np.ndarray, np.ndarray]],
+    stage2: np.ndarray | None,
+    fold: int,
+) -> Scored:
+    """Turn one image's maps and crop probabilities into its tables.
+
+    Args:
+        task: data and rules.
+        members: the networks, for their second opinions.
+        sample: the image.
+        stored: (S, S) its cells at stored size; None if it has none.
+        views: raw maps (K, h, w) and image probabilities (K,) of each network.
+        stage2: (N, K) probabilities of the cells' crops; None to do without.
+        fold: what the tables say of the image.
+    """
+    data, index = task.data, sample.index
+    geometry, negative = data.geometry(index), data.classes.negative
+    probs = np.mean([p for _, p in views], axis=0)
+    status = "ok" if stored is not None else f"no cells: {sample.problem}"
+    if stored is None or sample.label_map is None:
+        label_map = stored = np.zeros((data.size, data.size), np.int32)
+    else:
+        label_map = sample.label_map
+    content = (geometry.content_height, geometry.content_width)
+    stage1 = np.mean(
+        [
+            stage1_scores(cam, p, stored, task.score, negative=negative, nuclei=sample.nuclei, content=content)
+            for cam, p in views
+        ],
+        axis=0,
+    )
+    opinion = _opinion_scores(task, members, sample, stored)
+    final = finish_scores(stage1, stage2, task.score, opinion=opinion, visible=visible_share(stored, content))
+    parts = {"": final, "image": np.tile(probs, (len(final), 1)), "stage1": stage1}
+    if stage2 is not None:
+        parts["stage2"] = stage2
+    if opinion is not None:
+        parts["opinion"] = opinion
+    frame = _frame(task, index, label_map, cell_ids(stored), parts, probs, fold)
+    record = {"n_cells": len(frame), "status": status, "fold": fold, "probs": [float(p) for p in probs]}
+    stream = BytesIO()
+    frame.to_feather(stream)
+    return Scored(index, record, stream.getvalue())
+
+
+def _opinion_scores(task: Task, members: list[Member], sample: Sample, stored: np.ndarray) -> np.ndarray | None:
+    """Return the mean of the members' second opinions (N, K); None where they are not asked for."""
+    if not has_opinions(members, task.score):
+        return None
+    features = cell_features(sample.image, stored, sample.nuclei)
+    return np.mean([member.opinion.predict(features) for member in members if member.opinion], axis=0)
+
+
+def _frame(
+    task: Task,
+    index: int,
+    label_map: np.ndarray,
+    scored_ids: np.ndarray,
+    parts: dict[str, np.ndarray],
+    probs: np.ndarray,
+    fold: int,
+) -> pd.DataFrame:
+    """Put scores beside the geometry of the original image.
+
+    A cell so small that scaling lost it has no scores of its own and gets the image's probabilities.
+    """
+    data, geometry = task.data, task.data.geometry(index)
+    native = label_map.shape == (geometry.height, geometry.width)
+    table = describe_cells(label_map, geometry=None if native else geometry)
+    ids = table["cell_id"].to_numpy()
+    row = np.searchsorted(scored_ids, ids)
+    seen = np.isin(ids, scored_ids)
+
+    def align(scores: np.ndarray) -> np.ndarray:
+        out = np.tile(probs, (len(ids), 1)).astype(np.float32)
+        out[seen] = scores[row[seen]]
+        return out
+
+    masks = encode_label_map(geometry.labels_to_native(label_map), ids)
+    frame = cells_frame(
+        data.ids[index],
+        fold=fold,
+        size=(geometry.height, geometry.width),
+        cell_ids=ids,
+        geometry={name: table[name] for name in table.columns},
+        scores=align(parts[""]),
+        rle=[masks[k] for k in ids.tolist()],
+    )
+    names = {f"{stage}:{k}": scores for stage, scores in parts.items() if stage for k in range(scores.shape[1])}
+    columns = {name: align(scores)[:, int(name.split(":")[1])] for name, scores in names.items()}
+    return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
+
+
+def take_stage(frames: Iterable[pd.DataFrame], stage: str) -> Iterator[pd.DataFrame]:
+    """Keep the blended table of each frame ('' for `stage`), or put the scores of a part in its place."""
+    for frame in frames:
+        plain = frame[[name for name in frame.columns if ":" not in name]]
+        if stage:
+            scores = [name for name in plain.columns if name.isdecimal()]
+            plain = plain.assign(**{name: frame[f"{stage}:{name}"] for name in scores})
+        yield plain
