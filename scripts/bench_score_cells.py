@@ -66,9 +66,7 @@ def timed(function: Callable[[], np.ndarray], repeats: int) -> tuple[np.ndarray,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--cells", type=int, default=200)

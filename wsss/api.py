@@ -40,7 +40,7 @@ def load(
     """
     from wsss.core.device import choose_device
     from wsss.predict.hub import is_model, load_model, pull_model
-    from wsss.predict.members import find_folders, load_member
+    from wsss.predict.members import check_opinions, find_folders, load_member
     from wsss.predict.one_image import Model, check_alike
 
     place = choose_device(device, precision)
@@ -49,4 +49,7 @@ def load(
     members = load_model(folder, place) if is_model(folder) else [load_member(f, place) for f in find_folders(folder)]
     check_alike(members, str(folder))
     recipe = members[0].recipe
-    return Model(members, place, score or recipe.score, crops or recipe.crops)
+    rules = score or recipe.score
+    if not is_model(folder):  # a shared model holds the networks alone
+        check_opinions(members, rules)
+    return Model(members, place, rules, crops or recipe.crops)

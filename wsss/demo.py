@@ -23,13 +23,13 @@ class DemoOptions:
 
     out: Path = Path("demo")
     """Folder for everything the demo makes."""
-    train_fields: int = 160
+    train_fields: int = 200
     """Fields with image labels, to learn from."""
     test_fields: int = 40
     """Fields to predict."""
     size: int = 256
     """Edge of a field in px."""
-    epochs: int = 6
+    epochs: int = 16
     """Passes over the training fields."""
     lr: float = 1e-3
     """Highest learning rate."""
@@ -86,7 +86,7 @@ def _commands(out: Path, options: DemoOptions) -> list[tuple[str, list[str]]]:
         backend = given if options.backend == "masks" else ["--backend", options.backend]
         commands.append(("segment", ["--data", f"{data}/{part}", *backend]))
     network = ["--backbone", "tf_efficientnet_lite0", "--weights", weights, "--crop", str(crop)]
-    course = ["--epochs", str(options.epochs), "--batch", "16", "--optim.lr", str(options.lr)]
+    course = ["--epochs", str(options.epochs), "--batch", "8", "--optim.lr", str(options.lr)]
     more = ["--optim.schedule", "onecycle", "--crops.size", "96", "--seed", str(options.seed)]
     commands.append(("train", ["--data", f"{data}/train", "--run", str(run), *network, *course, *more]))
     commands.append(("infer", ["--data", f"{data}/test", "--run", str(run), "--out", str(preds)]))

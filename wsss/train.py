@@ -197,9 +197,7 @@ def _second_opinion(plan: FoldPlan) -> None:
     from wsss.engine.opinion import ensure_opinion
 
     recipe = plan.recipe
-    if recipe.opinion.enabled and ensure_opinion(
-        plan.folder, plan.data, plan.train, recipe.opinion, recipe.seed
-    ):
+    if recipe.opinion.enabled and ensure_opinion(plan.folder, plan.data, plan.train, recipe.opinion, recipe.seed):
         cli.say(f"{plan.folder.opinion}: second opinion fitted; opinion.json says what it goes by")
 
 
@@ -213,6 +211,8 @@ def _start(plan: FoldPlan) -> "tuple[TrainState, dict[str, Any], CamNet | None]"
 
     recipe, world, data = plan.recipe, plan.world, plan.data
     resumes = plan.options.resume == "auto" and not plan.options.lr_find
+    if world.leads:
+        plan.folder.tidy()
     loaded = plan.folder.load() if resumes else None
     teacher = _earlier(recipe.drs.refine_from, "drs.refine_from", plan)
     first = _earlier(recipe.init_from, "init_from", plan) if loaded is None else None

@@ -258,3 +258,12 @@ def test_scores_outside_the_unit_interval_are_refused() -> None:
         finish_scores(np.array([[1.5]]), None, ScoreConfig())
     with pytest.raises(ValueError, match="stage 2 is"):
         finish_scores(np.ones((1, 2)), np.ones((2, 2)), ScoreConfig())
+
+
+def test_the_second_opinion_has_its_share_before_border_cells_are_weighted() -> None:
+    network, opinion = np.array([[0.2, 0.2], [0.6, 0.2]]), np.array([[0.0, 1.0], [0.4, 0.6]])
+    config = ScoreConfig(opinion_share=0.25, normalise_rows=True, border_power=1)
+    found = finish_scores(network, None, config, opinion=opinion, visible=np.array([1.0, 0.5]))
+    np.testing.assert_allclose(found, [[0.375, 0.625], [0.33125, 0.16875]], atol=1e-6)
+    alone = finish_scores(network, None, ScoreConfig(opinion_share=1.0), opinion=opinion)
+    np.testing.assert_allclose(alone, opinion, atol=1e-6)

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from wsss.cells.weak import WeakConfig, candidates, fit_weak, oof_weak, renew
+from wsss.cells.weak import Copies, WeakModel, candidates, fit_weak, oof_weak, renew
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.opinion_config import WeakConfig
 
 QUICK = WeakConfig(rounds=3, folds=3, trees=20, leaf=2)
 NEGATIVE = 3
@@ -104,3 +107,40 @@ def test_importance_points_at_the_features_that_matter() -> None:
     noise = np.random.default_rng(0).normal(size=features.shape).astype(np.float32)
     model = fit_weak(np.hstack([features, noise]), image_of_cell, labels, NEGATIVE, 0, QUICK)
     assert model.importance[:4].sum() > 0.8
+
+
+def test_copies_teach_what_plain_cells_do_not_show() -> None:
+    features, image_of_cell, labels, _ = toy()
+    config, rng = replace(QUICK, strength=3.0), np.random.default_rng(2)
+    emptied = rng.random(len(features)) < 0.3
+    changed = np.where(emptied[:, None], rng.normal(-20, 0.5, features.shape), 20 + features).astype(np.float32)
+    copies = Copies(changed, np.arange(len(features)), emptied)
+    unseen, _, _, truth = toy(1)
+    model = fit_weak(features, image_of_cell, labels, NEGATIVE, 0, config, copies)
+    plain = fit_weak(features, image_of_cell, labels, NEGATIVE, 0, config)
+
+    def share_right(cells: np.ndarray, of: WeakModel) -> float:
+        return float((of.predict(cells).argmax(axis=1) == truth).mean())
+
+    assert share_right(unseen, model) > 0.85
+    assert share_right(20 + unseen, plain) < 0.5
+    assert share_right(20 + unseen, model) > share_right(20 + unseen, plain) + 0.2
+    assert model.predict(np.full((1, 4), -20, np.float32)).argmax() == NEGATIVE
+    assert (plain.soft == model.soft).all()
+
+
+def test_images_of_one_class_alone_are_no_problem() -> None:
+    features, image_of_cell, labels, _ = toy()
+    alone = np.zeros_like(labels)
+    alone[:, 1] = 1
+    model = fit_weak(features, image_of_cell, alone, None, 0, QUICK)
+    np.testing.assert_allclose(model.predict(features), np.tile([0, 1, 0, 0], (len(features), 1)))
+
+
+def test_a_class_of_one_image_is_not_taken_for_negative() -> None:
+    features, image_of_cell, labels, _ = toy()
+    labels = np.hstack([labels, np.zeros((60, 1))])
+    labels[7] = [0, 0, 0, 0, 1]
+    features[image_of_cell == 7] = -8
+    model = fit_weak(features, image_of_cell, labels, NEGATIVE, 0, QUICK)
+    assert (model.soft[image_of_cell == 7].argmax(axis=1) == 4).all()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +24,36 @@ from wsss.train import main
 # Layer norms and SGD: batch norms would see other images in each process, Adam would enlarge rounding.
 PLAIN = ["--backbone", "test_efficientnet_ln", "--optim.name", "sgd", "--optim.ema", "0.5", "--optim.accumulate", "2"]
 
+Start = Callable[[list[str]], "subprocess.Popen[str]"]
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_squares(tmp_path_factory.mktemp("data") / "squares")
 
 
-def torchrun(arguments: list[str]) -> "subprocess.Popen[str]":
+@pytest.fixture
+def torchrun() -> Iterator[Start]:
+    """Start two processes of wsss.train; those that a failed test leaves are ended."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, "wsss.train", *arguments], text=True, env=environment, **pipes)  # type: ignore[call-overload,no-any-return]
+    started: list[subprocess.Popen[str]] = []
+
+    def start(arguments: list[str]) -> "subprocess.Popen[str]":
+        words = [*command, "wsss.train", *arguments]
+        process = subprocess.Popen(words, text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()  # torchrun ends its processes
+            process.communicate(timeout=60)
 
 
 def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not path.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -76,10 +92,10 @@ def test_a_batch_smaller_than_the_processes_is_refused(data: Path, tmp_path: Pat
         _check_world(Recipe(sync_bn=True), choose_device("cpu"), World(0, 4))
 
 
-def test_two_processes_train_the_network_that_one_trains(data: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_network_that_one_trains(data: Path, tmp_path: Path, torchrun: Start) -> None:
     process = torchrun(words(data, tmp_path / "two", *PLAIN))
     assert main(words(data, tmp_path / "one", *PLAIN)) == 0
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert output.count("epoch 1/2") == 1  # one process speaks
     (one, meta_one), (two, meta_two) = final(tmp_path / "one"), final(tmp_path / "two")
@@ -91,7 +107,9 @@ def test_two_processes_train_the_network_that_one_trains(data: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_all_and_the_run_goes_on_with_any_number(data: Path, tmp_path: Path) -> None:
+def test_a_killed_process_ends_all_and_the_run_goes_on_with_any_number(
+    data: Path, tmp_path: Path, torchrun: Start
+) -> None:
     run = tmp_path / "run"
     arguments = words(data, run, *PLAIN, "--epochs", "400")
     process = torchrun(arguments)
@@ -113,7 +131,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_with_any_number(data: Pat
 
 
 @pytest.mark.slow
-def test_a_stop_signal_saves_once_and_ends_all(data: Path, tmp_path: Path) -> None:
+def test_a_stop_signal_saves_once_and_ends_all(data: Path, tmp_path: Path, torchrun: Start) -> None:
     run = tmp_path / "run"
     process = torchrun(words(data, run, *PLAIN, "--epochs", "400"))
     wait_for(run / "fold0" / "last.safetensors", process)
@@ -126,7 +144,7 @@ def test_a_stop_signal_saves_once_and_ends_all(data: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_bad_batch_of_one_process_stops_all_and_names_its_images(data: Path, tmp_path: Path) -> None:
+def test_a_bad_batch_of_one_process_stops_all_and_names_its_images(data: Path, tmp_path: Path, torchrun: Start) -> None:
     run = tmp_path / "run"
     main(words(data, run, *PLAIN, "--epochs", "1"))
     path = run / "fold0" / "last.safetensors"

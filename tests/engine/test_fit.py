@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,16 @@ from wsss.core.checkpoint import load_checkpoint, save_checkpoint
 from wsss.core.checks import ConfigError, DataError
 from wsss.train import main
 
-MORE = ("--optim.ema", "0.9", "--optim.accumulate", "2")  # all that a checkpoint must hold
+MORE = (
+    "--optim.ema",
+    "0.9",
+    "--optim.accumulate",
+    "2",
+    "--optim.schedule",
+    "cosine",
+)  # all that a checkpoint must hold
+
+Start = Callable[[list[str]], "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +47,26 @@ def copy(unbroken: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(unbroken, tmp_path / "copy"))
 
 
-def start(arguments: list[str]) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "wsss.train", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a process of wsss.train; those that a failed test leaves are ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(arguments: list[str]) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "wsss.train", *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not path.exists() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -70,7 +93,9 @@ def test_another_seed_gives_another_run(data: Path, unbroken: Path, tmp_path: Pa
     assert not equal(unbroken, tmp_path / "run")
 
 
-def test_a_run_killed_and_then_interrupted_equals_the_unbroken_one(data: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_a_run_killed_and_then_interrupted_equals_the_unbroken_one(
+    data: Path, unbroken: Path, tmp_path: Path, start: Start
+) -> None:
     """SIGKILL as soon as a checkpoint within the epoch is there, Ctrl-C after the next one, then to the end."""
     run = tmp_path / "run"
     arguments = words(data, run, *MORE, "--save_every", "1")
@@ -84,11 +109,29 @@ def test_a_run_killed_and_then_interrupted_equals_the_unbroken_one(data: Path, u
     process = start(arguments)
     wait_for(last.with_name("last.safetensors.previous"), process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode in (0, 130)  # 0 if the signal came after the last step
     assert "Traceback" not in errors
     assert main(arguments) == 0
     assert equal(unbroken, run)
+
+
+def test_a_run_killed_between_the_last_step_and_the_end_of_an_epoch_logs_the_same(
+    data: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise MemoryError
+
+    run = tmp_path / "run"
+    arguments = words(data, run, *MORE, "--save_every", "1")
+    monkeypatch.setattr("wsss.engine.fit._close_epoch", killed)
+    with pytest.raises(MemoryError):
+        main(arguments)
+    monkeypatch.undo()
+    (run / "fold0" / ".last.safetensors.x.part").write_text("of a save that was killed")
+    assert main(arguments) == 0
+    assert equal(unbroken, run)
+    assert not list((run / "fold0").glob(".*.part"))
 
 
 def test_another_recipe_is_refused_by_name(data: Path, unbroken: Path) -> None:

@@ -1,6 +1,7 @@
 """Two learners of soft cell labels, of different kinds so that their mistakes differ: a forest and a linear model."""
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import QuantileTransformer
@@ -68,39 +69,35 @@ class Linear:
     def __init__(self, config: WeakConfig, seed: int) -> None:
         self._scale = QuantileTransformer(output_distribution="normal", random_state=seed)
         self._model = LogisticRegression(C=config.strength, max_iter=300)
-        self._classes = 0
+        self._weights = self._intercept = np.zeros(0)
 
     def fit(self, features: np.ndarray, soft: np.ndarray) -> "Linear":
         """Learn from (N, F) features and (N, K) soft labels."""
         self._scale.set_params(n_quantiles=min(200, len(features)))
         scaled = np.clip(self._scale.fit_transform(features), -SPREAD, SPREAD)
         cell, label = np.nonzero(soft > 0.01)
-        self._classes = soft.shape[1]
-        self._model.fit(scaled[cell], label, sample_weight=soft[cell, label])
+        self._weights = np.zeros((soft.shape[1], features.shape[1]))
+        # a class that no cell has gets the probability 0
+        self._intercept = np.full(soft.shape[1], -np.inf)
+        known = np.unique(label)
+        self._intercept[known] = 0
+        if len(known) > 1:
+            self._model.fit(scaled[cell], label, sample_weight=soft[cell, label])
+            # of two classes, scikit-learn keeps one row: the second against the first
+            rows = known[-len(self._model.coef_) :]
+            self._weights[rows], self._intercept[rows] = self._model.coef_, self._model.intercept_
         return self
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return (N, K) probabilities."""
-        out = np.zeros((len(features), self._classes))
         scaled = np.clip(self._scale.transform(features), -SPREAD, SPREAD)
-        out[:, self._model.classes_] = self._model.predict_proba(scaled)
-        return out
+        return np.asarray(softmax(scaled @ self._weights.T + self._intercept, axis=1))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the model as arrays: quantiles, references, weights, intercept, a row a class.
-
-        A class that no cell had gets an intercept of minus infinity, so that its probability is 0.
-        """
-        weights = np.zeros((self._classes, self._scale.n_features_in_))
-        intercept = np.full(self._classes, -np.inf)
-        found = self._model.classes_
-        if len(found) == 2:  # one row stands for the difference of two classes
-            weights[found[1]], intercept[found] = self._model.coef_[0], [0, self._model.intercept_[0]]
-        else:
-            weights[found], intercept[found] = self._model.coef_, self._model.intercept_
+        """Return the model as arrays: quantiles, references, and weights and intercept with a row a class."""
         return {
             "quantiles": self._scale.quantiles_,
             "references": self._scale.references_,
-            "weights": weights,
-            "intercept": intercept,
+            "weights": self._weights,
+            "intercept": self._intercept,
         }

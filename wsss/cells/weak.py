@@ -95,12 +95,8 @@ def fit_weak(
     parts = list(GroupKFold(config.folds).split(features, groups=image_of_cell))
     soft, history = possible, []
     for turn in range(config.rounds):
-        views = np.zeros((len(LEARNERS), *soft.shape))
-        for seen, unseen in parts:
-            for view, make in zip(views, LEARNERS, strict=True):
-                learner = make(config, seed + turn).fit(features[seen], soft[seen])
-                view[unseen] = learner.predict(features[unseen])
-        renewed = renew(views, possible, soft, config)
+        views, strange = _held_out_views(features, soft, parts, config, seed + turn)
+        renewed = np.where(strange[:, None], soft, renew(views, possible, soft, config))
         history.append(float(np.abs(renewed - soft).sum(axis=1).mean() / 2))
         soft = renewed
     every[:, classes] = soft
@@ -110,6 +106,29 @@ def fit_weak(
         soft = soft[:, classes]
     final = [make(config, seed + config.rounds).fit(features, soft) for make in LEARNERS]
     return WeakModel(final, classes, every.astype(np.float32), history)
+
+
+def _held_out_views(
+    features: np.ndarray,
+    soft: np.ndarray,
+    parts: list[tuple[np.ndarray, np.ndarray]],
+    config: WeakConfig,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predict every cell by learners that did not see its image.
+
+    Returns:
+        (learners, N, K) probabilities, and (N,) bool: which cells may have a class that their learners never met, as
+        happens to classes of a few images. What those learners think of such a cell says nothing.
+    """
+    views = np.zeros((len(LEARNERS), *soft.shape))
+    strange = np.zeros(len(soft), bool)
+    for seen, unseen in parts:
+        met = (soft[seen] > 0).any(axis=0)
+        strange[unseen] = (soft[unseen][:, ~met] > 0).any(axis=1)
+        for view, make in zip(views, LEARNERS, strict=True):
+            view[unseen] = make(config, seed).fit(features[seen], soft[seen]).predict(features[unseen])
+    return views, strange
 
 
 def _with_copies(

@@ -22,7 +22,7 @@ from wsss.core.opinion_config import WeakConfig
 FORMAT = "wsss-opinion-1"
 LEAF = -1
 """What stands for the feature of a node that has no children."""
-ROWS = 4096
+ROWS = 256
 """Cells that go through the trees at once."""
 NEAR = 1e-7
 """Values this near to the lowest or highest known one count as it, as in scikit-learn."""
@@ -51,15 +51,12 @@ class StoredForest:
         return np.concatenate(parts) if parts else np.zeros((0, self.value.shape[1]))
 
     def _some(self, features: np.ndarray) -> np.ndarray:
-        out = np.zeros((len(features), self.value.shape[1]))
         rows = np.arange(len(features))
-        for root in self.roots:
-            node = np.full(len(features), root, np.int32)
-            while (inner := self.feature[node] != LEAF).any():
-                asked = features[rows, np.where(inner, self.feature[node], 0)]
-                node = np.where(asked <= self.threshold[node], self.left[node], self.right[node])
-            out += self.value[node]
-        return out / len(self.roots)
+        node = np.repeat(self.roots[:, None], len(features), axis=1)  # (T, N), all trees at once
+        while (inner := self.feature[node] != LEAF).any():
+            asked = features[rows, np.where(inner, self.feature[node], 0)]
+            node = np.where(asked <= self.threshold[node], self.left[node], self.right[node])
+        return np.asarray(self.value[node].mean(axis=0, dtype=np.float64))
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ class RunFolder:
         """The IDs the weights were trained on, one a line."""
         return self.path / "train_ids.txt"
 
+    def tidy(self) -> None:
+        """Remove what saves that were killed have left."""
+        for path in self.path.glob(".*.part"):
+            path.unlink()
+
     def begin(self, recipe: Recipe, train_ids: list[str]) -> None:
         """Write what is known before the first step."""
         import yaml
@@ -70,7 +75,9 @@ class RunFolder:
         """Write log.csv: one row an epoch, all of them each time, so that a resumed run has no row twice."""
         import pandas as pd
 
-        write_csv(self.path / "log.csv", pd.DataFrame(rows))
+        table = pd.DataFrame(rows)
+        first = [name for name in ("epoch", "lr") if name in table]
+        write_csv(self.path / "log.csv", table[[*first, *sorted(set(table) - set(first))]])
 
     def load(self) -> tuple[dict[str, "Tensor"], dict[str, Any]] | None:
         """Read the last state; None where training has not been saved yet.

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from scipy import ndimage
 
 from wsss.core.checks import DataError, check_range
@@ -100,7 +99,7 @@ class CellBank:
         if table.empty:
             raise DataError(f"{path} has no cell of the split '{split}': choose another --split.")
         self._folder = folder / "cells"
-        self.by_class = {int(k): own["cell"].tolist() for k, own in table.groupby("label")}
+        self.by_class = {int(str(k)): own["cell"].tolist() for k, own in table.groupby("label")}
 
     def draw(self, label: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return a cell of a class, turned and flipped by chance: (4, h, w) float32 of 0..255 and (h, w) bool.

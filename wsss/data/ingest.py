@@ -41,7 +41,7 @@ def ingest(job: Job) -> tuple[dict[str, Any], bytes]:
     shards = job.shards
     try:
         if job.files.reason:
-            raise DataError(f"{job.files.ID}: {job.files.reason}.")
+            raise DataError(job.files.reason)  # the check of headers has made it a sentence
         pixels, depth = read_image(
             [job.folder / name for name in job.files.names], shards.channels, job.depth, job.files.channels
         )

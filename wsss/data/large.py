@@ -30,7 +30,8 @@ class LargeImage:
             self._pixels = self._map()
         except (OSError, ValueError, tifffile.TiffFileError, IndexError) as error:
             raise DataError(f"{path} cannot be read as a large image ({' '.join(str(error).split())}).") from error
-        shape, dtype = (self._page.shape, self._page.dtype) if self._pixels is None else _facts(self._pixels)
+        described: Any = self._page if self._pixels is None else self._pixels
+        shape, dtype = described.shape, described.dtype
         self.planes_first = len(shape) == 3 and shape[0] <= 4 < shape[2]
         if dtype != np.uint8 or len(shape) not in (2, 3) or (len(shape) == 3 and min(shape[0], shape[2]) > 4):
             raise DataError(
@@ -89,7 +90,3 @@ class LargeImage:
         if pixels is None:
             return np.zeros((*shape[1:3], self.channels), np.uint8)
         return np.asarray(pixels[0, : shape[1], : shape[2]])
-
-
-def _facts(pixels: np.ndarray) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    return pixels.shape, pixels.dtype

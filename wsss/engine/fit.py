@@ -42,7 +42,7 @@ def fit(
         while where.epoch < job.recipe.epochs and not (patience and where.since_best >= patience):
             began = time.perf_counter()
             seen = _train_epoch(job, state, loader, learns)
-            row = _epoch_row(state, seen / (time.perf_counter() - began))
+            row = _epoch_row(state, job.recipe.epochs, seen / (time.perf_counter() - began))
             if validate is not None:
                 job.world.spread(state.inference_net)  # batch norms have seen other images in each process
                 figures = validate(state.inference_net)
@@ -101,10 +101,12 @@ def _bad_batch(job: Job, state: TrainState, indices: Tensor, outcome: Outcome) -
     )
 
 
-def _epoch_row(state: TrainState, rate: float) -> dict[str, Any]:
+def _epoch_row(state: TrainState, epochs: int, rate: float) -> dict[str, Any]:
+    """Return the figures of the epoch's batches; `rate` is in images per second."""
     where = state.progress
     steps = max(1, where.step)
-    row: dict[str, Any] = {"epoch": where.epoch + 1, "lr": state.optimizer.param_groups[0]["lr"]}
+    done = (where.epoch * steps + steps - 1) / (epochs * steps)  # as it was at the last step
+    row: dict[str, Any] = {"epoch": where.epoch + 1, "lr": state.rate.at(done)}
     row |= {f"train_{name}": value / steps for name, value in where.sums.items()}
     return row | {"images_per_s": rate}
 

@@ -24,6 +24,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") 
                 _line(panel, rows, f"{prefix}{name}", f"C{number}", style)
         panel.set(title=heading, xlabel="epoch")
         panel.grid(alpha=0.3)
+        panel.xaxis.get_major_locator().set_params(integer=True)
         if panel.lines:
             panel.legend(fontsize=8)
     if any(row["lr"] > 0 for row in rows):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from skimage.filters import threshold_otsu
 from skimage.measure import label
-from skimage.segmentation import watershed
+from skimage.segmentation import expand_labels, watershed
 
 from wsss.cells.backends import Backend, BackendOptions, CellMaps, Field
 from wsss.cells.backends.touching import part_touching
@@ -44,6 +44,8 @@ class ClassicalConfig:
     """No part of a cell is farther than this from its nucleus."""
     distance_weight: float = 0.08
     """How much distance from a nucleus counts beside brightness when touching cells are parted."""
+    collar: float = 0.4
+    """This far around a nucleus everything is its cell's, however dim it is beside a bright neighbour."""
     largest_hole: float = 1.0
     """Larger dark areas enclosed by cells are background."""
     edge: int = 640
@@ -162,7 +164,9 @@ def grow_cells(nuclei: np.ndarray, cytoplasm: np.ndarray, radius: float, config:
     away = _distance(nuclei == 0) / radius
     mask = (signal > floor) & (away < config.reach) | (nuclei > 0)
     relief = config.distance_weight * away - signal / max(float(signal.max()), 1e-6)
-    cells = watershed(relief, nuclei, mask=fill_holes(mask, config.largest_hole * np.pi * radius**2))
+    mask = fill_holes(mask, config.largest_hole * np.pi * radius**2)
+    seeds = np.where(mask, expand_labels(nuclei, config.collar * radius), 0)
+    cells = watershed(relief, seeds, mask=mask)
     return _tidy(cells.astype(np.int32), nuclei, radius)
 
 
