@@ -77,7 +77,7 @@ class RunFolder:
 
         table = pd.DataFrame(rows)
         first = [name for name in ("epoch", "lr") if name in table]
-        write_csv(self.path / "log.csv", table[[*first, *sorted(set(table) - set(first))]])
+        write_csv(self.path / "log.csv", table[[*first, *sorted(str(name) for name in table if name not in first)]])
 
     def load(self) -> tuple[dict[str, "Tensor"], dict[str, Any]] | None:
         """Read the last state; None where training has not been saved yet.
