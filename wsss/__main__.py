@@ -14,6 +14,7 @@ STAGES = {
     "infer": "a run -> scores of every cell",
     "evaluate": "scores -> figures",
     "overlay": "scores -> pictures",
+    "report": "scores -> one HTML page",
     "export": "scores or a run -> the forms of other tools",
     "ensemble": "several scores -> one",
     "download": "IDs -> images of the public Atlas",

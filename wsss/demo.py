@@ -29,7 +29,7 @@ class DemoOptions:
     """Fields to predict."""
     size: int = 256
     """Edge of a field in px."""
-    epochs: int = 16
+    epochs: int = 14
     """Passes over the training fields."""
     lr: float = 1e-3
     """Highest learning rate."""

@@ -97,7 +97,7 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     classes = _classes(options.data, len(columns))
     truth = read_cell_truth(options.truth, classes)
     masks = TrueMasks(options.masks, truth) if options.masks else None
-    join, joined_by = _join(options, truth, cells, masks)
+    join, joined_by = join_cells(options, truth, cells, masks)
     if len(truth.ids) and join.missing == len(truth.ids):
         raise DataError(
             f"no cell of {options.truth} is among the predictions in {options.preds}: "
@@ -140,9 +140,10 @@ def _classes(data: Path | None, count: int) -> ClassList:
     return HPA if count == len(HPA) else ClassList(tuple(f"class {k}" for k in range(count)), None)
 
 
-def _join(
+def join_cells(
     options: EvaluateOptions, truth: "CellTruth", cells: "pd.DataFrame", masks: "TrueMasks | None"
 ) -> "tuple[Join, str]":
+    """Find the predicted cell of each true one as --join says; return the join, and how it was made."""
     from wsss.metrics.cells import join_by_number, joined
 
     how = options.join

@@ -116,7 +116,7 @@ def export_predictions(options: ExportOptions) -> int:
     from wsss.predict.tables import read_cells, score_columns
 
     assert options.preds is not None
-    data = DataSet.open(_data_folder(options.preds, options.data))
+    data = DataSet.open(data_folder_of(options.preds, options.data))
     writers: dict[str, Callable[[ExportOptions, Predictions], str]] = {
         "geojson": _geojson,
         "tiff": _tiff,
@@ -136,7 +136,7 @@ def export_predictions(options: ExportOptions) -> int:
     return 0
 
 
-def _data_folder(preds: Path, chosen: Path | None) -> Path:
+def data_folder_of(preds: Path, chosen: Path | None) -> Path:
     """Return the data set: the chosen one, or the one that the predictions say they were made from."""
     record = preds / "provenance.json"
     if chosen is None and record.exists():

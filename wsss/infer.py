@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsss.core import cli
-from wsss.core.checks import ConfigError, check_range
+from wsss.core.checks import ConfigError, DataError, check_range
 from wsss.core.files import digest_json, read_json, write_json
 from wsss.core.journal import Journal
+from wsss.core.lock import LOCK, hold
 from wsss.core.runtime import keep_freed_memory, progress, versions
 from wsss.core.score_config import CropConfig, ScoreConfig
 from wsss.core.semantic_config import MaskInferConfig
+from wsss.predict.shards import Shard, ShardJournals
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from wsss.core.device import Device
     from wsss.data.catalog import DataSet
     from wsss.predict.members import Member, Plan
     from wsss.predict.task import Task
@@ -25,6 +28,7 @@ EXAMPLES = """\
   python -m wsss.infer --run runs/hpa-seresnext50
   python -m wsss.infer --data data/test --run runs/hpa-seresnext50 --out preds/test
   python -m wsss.infer --data data/hpa --run runs/hpa-seresnext50 --out preds/hpa-oof --oof true
+  python -m wsss.infer --run runs/hpa-seresnext50 --shard 2/4   (of 4 jobs; afterwards the same with --merge)
 """
 JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
 
@@ -51,6 +55,10 @@ class InferOptions:
     """fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU."""
     overwrite: bool = False
     """Replace the results of other options in --out."""
+    shard: str = ""
+    """i/n: predict only the i-th of n parts (from 1) and write no tables yet; for the jobs of a scheduler."""
+    merge: bool = False
+    """Write the tables of n shards that were predicted into --out with these very options."""
     min_score: float = 0.01
     """Predictions below this are left out of submission.csv."""
     parts: bool = False
@@ -66,6 +74,10 @@ class InferOptions:
     def __post_init__(self) -> None:
         check_range("batch", self.batch, 1)
         check_range("min_score", self.min_score, 0, 1)
+        if self.shard:
+            Shard.parse(self.shard)
+        if self.shard and self.merge:
+            raise ConfigError("shard and merge are two steps: run every --shard first, then --merge true without it.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if _run_config(options.run).get("task") == "masks":
         from wsss.infer_masks import infer_masks
 
+        if options.shard or options.merge:
+            raise ConfigError(f"{options.run} finds masks: such runs cannot be cut into shards, leave --shard out.")
         return infer_masks(options)
     folder = cli.default_dataset(options.data)
     out = options.out or Path("preds") / f"{folder.name}-{options.run.name}{'-oof' if options.oof else ''}"
@@ -82,7 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from wsss.core.device import choose_device
     from wsss.data.catalog import DataSet
     from wsss.predict.members import check_fits, check_opinions, find_folders, load_members, plan_all, plan_oof
-    from wsss.predict.task import Task
 
     data = DataSet.open(folder)
     device = choose_device(options.device, options.precision)
@@ -92,18 +105,59 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_fits(member, data)
     check_opinions(members, options.score)
     plan = plan_oof(members, data) if options.oof else plan_all(members, data)
+    lock = f"{LOCK}.{options.shard.replace('/', '-of-')}" if options.shard else LOCK  # shards run side by side
+    with hold(out, "image", "stage1", "stage2", "opinion", lock=lock):
+        return _predict_into(out, options, data, members, plan, device)
+
+
+def _predict_into(
+    out: Path, options: InferOptions, data: "DataSet", members: "list[Member]", plan: "Plan", device: "Device"
+) -> int:
+    """Predict what is not there yet and write the tables; return the exit code."""
+    from wsss.predict.task import Task
+
     facts = _facts(options, data, plan)
-    if not _begin(out, facts, options.overwrite):
+    if not _begin(out, facts, options):
         cli.say(f"{out} holds these predictions already: nothing to do.")
         return 0
     task = Task(data, options.score, options.crops, device, options.batch)
-    with Journal(out / JOURNAL, digest_json(facts)) as journal:
-        _run(task, plan, journal, options.oof)
-        failed = _write(out, data, journal, options, _parts(options, members))
+    if options.shard:
+        return _run_shard(task, plan, out, facts, options)
+    failed, journals = _predict(task, plan, out, facts, options)
     write_json(out / PROVENANCE, facts)
-    for suffix in ("", "-wal", "-shm"):
-        (out / f"{JOURNAL}{suffix}").unlink(missing_ok=True)
+    _remove(journals)
     return 1 if failed else 0
+
+
+def _predict(
+    task: "Task", plan: "Plan", out: Path, facts: dict[str, Any], options: InferOptions
+) -> tuple[int, list[Path]]:
+    """Write the tables, from all shards or after predicting here; return failed images and the journals used."""
+    fingerprint, parts = digest_json(facts), _parts(options, plan[0][0] if plan else [])
+    if options.merge:
+        wanted = [task.data.ids[i] for _, indices in plan for i in indices]
+        with ShardJournals(out, fingerprint, wanted) as shards:
+            return _write(out, task.data, shards, options, parts), shards.paths
+    with Journal(out / JOURNAL, fingerprint) as journal:
+        _run(task, plan, journal, options.oof)
+        return _write(out, task.data, journal, options, parts), [out / JOURNAL]
+
+
+def _run_shard(task: "Task", plan: "Plan", out: Path, facts: dict[str, Any], options: InferOptions) -> int:
+    """Predict one shard into a journal of its own."""
+    shard = Shard.parse(options.shard)
+    own = shard.take(plan, options.batch)
+    with Journal(out / shard.journal, digest_json(facts)) as journal:
+        _run(task, own, journal, options.oof)
+        count = len(journal)
+    cli.say(f"{out / shard.journal}: {count} images; when all {shard.count} are done, run the same with --merge true")
+    return 0
+
+
+def _remove(journals: list[Path]) -> None:
+    for path in journals:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _options(argv: Sequence[str] | None) -> InferOptions:
@@ -124,7 +178,12 @@ def _run_config(run: Path) -> dict[str, Any]:
     path = next((path for path in found if path.exists()), None)
     if path is None:
         raise ConfigError(f"{run} is no run folder (no config.yaml in it): check --run, or train it first.")
-    recipe: dict[str, Any] = yaml.safe_load(path.read_text())
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} is not plain YAML ({' '.join(str(error).split())}): restore it.") from error
+    if not isinstance(recipe, dict):
+        raise DataError(f"{path} holds no options, expected 'name: value' lines: restore it.")
     return recipe
 
 
@@ -154,17 +213,17 @@ def _member_facts(member: "Member", indices: list[int], oof: bool) -> dict[str, 
     return facts | ({"seen_and_predicted": 0} if oof else {})  # plan_oof has refused anything else
 
 
-def _begin(out: Path, facts: dict[str, Any], overwrite: bool) -> bool:
+def _begin(out: Path, facts: dict[str, Any], options: InferOptions) -> bool:
     """Make room for the predictions; False if they are there already."""
     if (out / PROVENANCE).exists():
-        if read_json(out / PROVENANCE) == facts and not overwrite:
+        if read_json(out / PROVENANCE) == facts and not options.overwrite:
             return False
-        if not overwrite:
+        if not options.overwrite:
             raise ConfigError(f"{out} holds other predictions: choose another --out, or pass --overwrite true.")
-    if overwrite:
-        for path in out.glob(f"{JOURNAL}*"):
-            path.unlink()
+    if options.overwrite:
         (out / PROVENANCE).unlink(missing_ok=True)
+        if not options.merge:  # which needs what the shards have just written
+            _remove([out / (Shard.parse(options.shard).journal if options.shard else JOURNAL)])
     return True
 
 
@@ -187,7 +246,9 @@ def _run(task: "Task", plan: "Plan", journal: Journal, oof: bool) -> None:
                     bar.update()
 
 
-def _write(out: Path, data: "DataSet", journal: Journal, options: InferOptions, parts: list[str]) -> int:
+def _write(
+    out: Path, data: "DataSet", journal: Journal | ShardJournals, options: InferOptions, parts: list[str]
+) -> int:
     """Write the tables from the journal, print a summary, return the number of images without a result."""
     from wsss.predict.image_tables import take_stage
     from wsss.predict.submission import write_submission
@@ -221,7 +282,7 @@ def _parts(options: InferOptions, members: "list[Member]") -> list[str]:
     return found if options.parts else []
 
 
-def _frames(data: "DataSet", journal: Journal) -> "Iterator[pd.DataFrame]":
+def _frames(data: "DataSet", journal: Journal | ShardJournals) -> "Iterator[pd.DataFrame]":
     """Yield every image's table, in the order of the data set."""
     from io import BytesIO
 
@@ -233,7 +294,7 @@ def _frames(data: "DataSet", journal: Journal) -> "Iterator[pd.DataFrame]":
             yield pd.read_feather(BytesIO(found[1]))
 
 
-def _images_table(data: "DataSet", journal: Journal) -> "pd.DataFrame":
+def _images_table(data: "DataSet", journal: Journal | ShardJournals) -> "pd.DataFrame":
     """Return images.csv: one row an image, failed ones and those without cells included."""
     import pandas as pd
 

@@ -19,6 +19,7 @@ from wsss.core.device import choose_device
 from wsss.core.files import digest_json, read_json, write_bytes, write_csv, write_json
 from wsss.core.journal import Journal
 from wsss.core.label_maps import write_label_map
+from wsss.core.lock import hold
 from wsss.core.run_length import encode
 from wsss.core.runtime import progress, versions
 from wsss.core.semantic_config import MaskInferConfig
@@ -48,6 +49,14 @@ def infer_masks(options: "InferOptions") -> int:
     name = f"{masks.folder.resolve().name}-{options.run.name}{'-oof' if options.oof else ''}"
     out = options.out or Path("preds") / name
     plan = plan_masks(members, masks, oof=options.oof)
+    with hold(out, "masks", "objects", "probs"):
+        return _predict(out, options, masks, members, plan)
+
+
+def _predict(
+    out: Path, options: "InferOptions", masks: "MaskSet", members: "list[MaskMember]", plan: "MaskPlan"
+) -> int:
+    """Predict what is not there yet and write the tables; return the exit code."""
     facts = _facts(options, masks, members)
     if (out / PROVENANCE).exists() and not options.overwrite:
         if read_json(out / PROVENANCE) != facts:

@@ -94,11 +94,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(options: PrepareOptions) -> int:
     """Prepare what is not prepared yet; return the exit code."""
+    from wsss.core.lock import hold
+    from wsss.data.build import SHARDS
+
+    classes, source = _find(options)
+    with hold(options.out, SHARDS):
+        return _bring_in(options, classes, source)
+
+
+def _bring_in(options: PrepareOptions, classes: "ClassList", source: "Source") -> int:
+    """Bring a source into the data set; return the exit code."""
     from wsss.core.journal import Journal
     from wsss.data import source as sources
     from wsss.data.past import Past
 
-    classes, source = _find(options)
     past = Past.read(options.out)
     spec = _spec(options, classes, past)
     path = options.out / f"prepare-{options.source}.journal"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsss.core import cli
-from wsss.core.checks import check_range
+from wsss.core.checks import NoSpaceError, check_range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,12 +69,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def segment(options: SegmentOptions) -> int:
     """Segment what is not segmented yet and write `segments.csv` and `segment.json`; return the exit code."""
+    from wsss.core.lock import hold
+    from wsss.data.catalog import DataSet
+
+    folder = cli.default_dataset(options.data)
+    DataSet.open(folder)  # a folder that is none is told before anything is written there
+    with hold(folder, "cells", "nuclei"):
+        return _segment(folder, options)
+
+
+def _segment(folder: Path, options: SegmentOptions) -> int:
     from wsss.cells.backends import make_backend
     from wsss.core.files import digest_json
     from wsss.core.journal import Journal
     from wsss.data.catalog import DataSet
 
-    folder = cli.default_dataset(options.data)
     data = DataSet.open(folder)
     asked = _backend_options(options)
     backend = make_backend(options.backend, asked)  # a wrong option shows before any work
@@ -131,6 +140,8 @@ def _work(data: "DataSet", journal: "Journal", todo: list[int], backend: "AnyBac
     with progress(None, "segment", len(todo)) as bar:
         for index, result in segment_images(job, backend, todo, options.workers):
             name = data.ids[index]
+            if isinstance(result, NoSpaceError):
+                raise result
             if isinstance(result, RECORDABLE):
                 record = {"status": "failed", "reason": " ".join(str(result).split())}
             elif isinstance(result, Exception):

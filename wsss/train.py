@@ -92,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = DataSet.open(folder)
         run = options.run or Path("runs") / f"{data.folder.name}-{recipe.backbone}"
         for fold in _folds(options.fold, data):
-            train_fold(_plan_fold(recipe, options, data, run / fold_name(fold), fold, world))
+            plan = _plan_fold(recipe, options, data, run / fold_name(fold), fold, world)
+            with world.hold(plan.folder.path):
+                train_fold(plan)
     return 0
 
 
@@ -211,8 +213,6 @@ def _start(plan: FoldPlan) -> "tuple[TrainState, dict[str, Any], CamNet | None]"
 
     recipe, world, data = plan.recipe, plan.world, plan.data
     resumes = plan.options.resume == "auto" and not plan.options.lr_find
-    if world.leads:
-        plan.folder.tidy()
     loaded = plan.folder.load() if resumes else None
     teacher = _earlier(recipe.drs.refine_from, "drs.refine_from", plan)
     first = _earlier(recipe.init_from, "init_from", plan) if loaded is None else None

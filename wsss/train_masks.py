@@ -75,7 +75,8 @@ def train_masks(recipe: Recipe, options: TrainOptions) -> int:
         run = options.run or Path("runs") / f"{masks.folder.resolve().name}-unet-{recipe.backbone}"
         for fold in _folds(options.fold, recipe.masks.folds):
             plan = MaskPlan(recipe, options, masks, found, folds, RunFolder(run / fold_name(fold)), fold, world, device)
-            train_fold(plan)
+            with world.hold(plan.folder.path):
+                train_fold(plan)
     return 0
 
 

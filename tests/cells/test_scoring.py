@@ -13,6 +13,7 @@ from wsss.cells.scoring import (
     finish_scores,
     normalise,
     resize,
+    share_field,
     stage1_scores,
 )
 from wsss.core.score_config import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig, preset
@@ -267,3 +268,33 @@ def test_the_second_opinion_has_its_share_before_border_cells_are_weighted() -> 
     np.testing.assert_allclose(found, [[0.375, 0.625], [0.33125, 0.16875]], atol=1e-6)
     alone = finish_scores(network, None, ScoreConfig(opinion_share=1.0), opinion=opinion)
     np.testing.assert_allclose(alone, opinion, atol=1e-6)
+
+
+def test_cells_of_a_field_settle_a_doubtful_cell() -> None:
+    sure, doubtful = [0.8, 0.1, 0.1], [0.4, 0.45, 0.15]
+    out = share_field(np.array([sure, sure, sure, doubtful]), negative=2, rounds=1)
+    assert out[3].argmax() == 0
+    np.testing.assert_allclose(out.sum(axis=1), 1)
+
+
+def test_negative_does_not_need_company() -> None:
+    out = share_field(np.array([[0.8, 0.1, 0.1]] * 5 + [[0.2, 0.0, 0.8]]), negative=2, rounds=3)
+    assert out[5].argmax() == 2
+
+
+def test_one_round_of_field_shares_known_value() -> None:
+    out = share_field(np.array([[0.6, 0.4], [0.9, 0.1]]), negative=None, rounds=1)
+    shares = np.array([0.751, 0.251]) / 0.751
+    np.testing.assert_allclose(out[0], np.array([0.6, 0.4]) * shares / (np.array([0.6, 0.4]) @ shares))
+
+
+@pytest.mark.parametrize("scores", [np.zeros((0, 3)), np.zeros((4, 3)), np.full((1, 3), 1.0)])
+def test_field_shares_of_empty_and_single_cells_are_finite(scores: np.ndarray) -> None:
+    out = share_field(scores, negative=1, rounds=3)
+    assert out.shape == scores.shape
+    assert np.isfinite(out).all()
+
+
+def test_no_rounds_change_nothing() -> None:
+    scores = np.array([[0.7, 0.9]])
+    assert share_field(scores, None, 0) is scores

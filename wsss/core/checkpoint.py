@@ -27,7 +27,12 @@ def save_checkpoint(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[s
     if path.exists():
         path.replace(previous(path))
         sync_folder(path.parent)
-    write_bytes(path, content)
+    try:
+        write_bytes(path, content)
+    except BaseException:
+        if previous(path).exists() and not path.exists():
+            previous(path).replace(path)  # a full disk, say: the last good state keeps its name
+        raise
 
 
 def previous(path: Path) -> Path:

@@ -19,6 +19,14 @@ class DataError(UserError):
     """A file, table or image is not what it must be."""
 
 
+class NoSpaceError(UserError):
+    """The disk is full: no fault of one image, so the run ends; what was done is kept."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: everything ends as after Ctrl-C, with another exit code."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return ' Did you mean X?' for the closest of `names`, or '' if none is close."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)

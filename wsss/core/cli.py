@@ -1,6 +1,8 @@
 """The one command-line look of all stages: options are dataclasses, errors one line, exit codes the same everywhere.
 
-Exit codes: 0 done; 1 done, but some images failed (they are listed); 2 a mistake the user can mend; 130 interrupted.
+Exit codes: 0 done; 1 done, but some images failed (they are listed), or a bug, with its traceback; 2 a mistake the user
+can mend, a full disk or a killed worker; 130 interrupted by Ctrl-C; 143 ended by SIGTERM. After 2, 130 and 143 the same
+command goes on from what is done.
 """
 
 import dataclasses
@@ -8,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +18,8 @@ from typing import Any, NoReturn, cast, get_origin, get_type_hints
 
 import jsonargparse
 
-from wsss.core.checks import ConfigError, UserError, nearest
+from wsss.core.checks import ConfigError, Terminated, UserError, nearest
+from wsss.core.files import needs_room
 
 Main = Callable[[Sequence[str] | None], int]
 """A stage: takes its words (None for those of the command line) and returns its exit code."""
@@ -123,19 +127,27 @@ def _underscores(word: str) -> str:
 
 def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
     """Call a stage's `main` and exit with its code; a UserError becomes one line on stderr and exit code 2."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = main(argv)
+        with needs_room():
+            code = main(argv)
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted: start the same command again to go on from here.", file=sys.stderr)
-        code = 130
+        code = 143 if isinstance(error, Terminated) else 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(code or 0)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
 
 
 def say(text: str) -> None:

@@ -1,23 +1,35 @@
 """Files that are there whole or not at all, and digests to know them again."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import pandas as pd
+from wsss.core.checks import DataError, NoSpaceError
 
-from wsss.core.checks import DataError
+if TYPE_CHECKING:  # half of the start of a command would go into importing it
+    import pandas as pd
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it, and rename it into place.
 
     A reader sees the old file or the whole new one; after an error the old file stays and the temporary is removed.
+
+    Raises:
+        NoSpaceError: the disk is full.
     """
+    with needs_room(path):
+        _write_atomic(path, write)
+
+
+def _write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -31,6 +43,36 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def needs_room(path: Path | None = None) -> Iterator[None]:
+    """Turn the error of a full disk, or of a full quota, into one that says so.
+
+    Args:
+        path: what is being written, where the error itself may not name it.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = Path(path or error.filename or ".")
+        home = next(place for place in (where.absolute(), *where.absolute().parents) if place.is_dir())
+        free = shutil.disk_usage(home).free / 1e6
+        raise NoSpaceError(
+            f"{where if path or error.filename else 'a file'} cannot be written: no room is left ({free:.1f} MB free "
+            f"in {home}). Make room and start the same command again; what was done is kept."
+        ) from error
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in `folder`; nobody may be writing there."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -71,12 +113,12 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not JSON ({error}): it is damaged, make it again.") from error
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> None:
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
     """Write a table as CSV (UTF-8, comma, no index; floats with 6 significant digits)."""
     write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
-def write_parquet(path: Path, table: pd.DataFrame) -> None:
+def write_parquet(path: Path, table: "pd.DataFrame") -> None:
     """Write a table as Parquet, whole or not at all."""
     write_atomic(path, lambda stream: table.to_parquet(stream, index=False))
 

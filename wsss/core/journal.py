@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, NoSpaceError
 
 
 class Journal:
@@ -22,7 +22,8 @@ class Journal:
         fingerprint: what the stage works on; compared with the one in an existing file.
 
     Raises:
-        DataError: the file belongs to another fingerprint, or is damaged.
+        DataError: the file belongs to another fingerprint, is damaged, or cannot be written.
+        NoSpaceError: the disk is full.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
@@ -36,6 +37,9 @@ class Journal:
             self._db.execute("CREATE TABLE IF NOT EXISTS done (key TEXT PRIMARY KEY, record TEXT, payload BLOB)")
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint', ?)", (fingerprint,))
             (found,) = self._db.execute("SELECT value FROM meta WHERE name = 'fingerprint'").fetchone()
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise _unwritable(path, error) from error
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise DataError(f"{path} is damaged ({error}): delete it and run the stage again.") from error
@@ -68,7 +72,10 @@ class Journal:
     def add(self, key: str, record: dict[str, Any], payload: bytes = b"") -> None:
         """Record `key` as finished, with a JSON-like record and bytes; a later record replaces an earlier one."""
         text = json.dumps(record, allow_nan=False)
-        self._db.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?)", (key, text, payload))
+        try:
+            self._db.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?)", (key, text, payload))
+        except sqlite3.OperationalError as error:
+            raise _unwritable(self.path, error) from error
 
     def get(self, key: str) -> tuple[dict[str, Any], bytes] | None:
         """Return (record, payload) of `key`, or None if it is not finished."""
@@ -79,3 +86,11 @@ class Journal:
         """Yield (key, record, payload) sorted by key."""
         for key, text, payload in self._db.execute("SELECT key, record, payload FROM done ORDER BY key"):
             yield key, json.loads(text), payload
+
+
+def _unwritable(path: Path, error: sqlite3.OperationalError) -> DataError | NoSpaceError:
+    kind = NoSpaceError if error.sqlite_errorcode == sqlite3.SQLITE_FULL else DataError
+    return kind(
+        f"{path} cannot be written ({error}): make room or mend the disk, then start the same command again; "
+        "what was done is kept."
+    )

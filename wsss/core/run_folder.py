@@ -39,11 +39,6 @@ class RunFolder:
         """The IDs the weights were trained on, one a line."""
         return self.path / "train_ids.txt"
 
-    def tidy(self) -> None:
-        """Remove what saves that were killed have left."""
-        for path in self.path.glob(".*.part"):
-            path.unlink()
-
     def begin(self, recipe: Recipe, train_ids: list[str]) -> None:
         """Write what is known before the first step."""
         import yaml

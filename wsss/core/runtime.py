@@ -4,13 +4,18 @@ import importlib.metadata
 import multiprocessing
 import os
 import platform
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+from wsss.core.checks import DataError
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -78,6 +83,9 @@ def parallel(
         function: a module-level function; an exception it raises is yielded, not raised.
         items: what to call it on.
         workers: processes; None for one a core, 0 for none.
+
+    Raises:
+        DataError: a worker was killed.
     """
     count = cores() if workers is None else workers
     if count == 0:
@@ -85,7 +93,8 @@ def parallel(
             yield item, _call(function, item)
         return
     todo = iter(items)
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_live_with_parent) as pool:
         running: dict[Future[Out | Exception], In] = {}
         try:
             while True:
@@ -95,8 +104,26 @@ def parallel(
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a worker process was killed (out of memory?); what was done is kept: "
+                "start the same command again, with fewer --workers."
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _live_with_parent() -> None:
+    """Leave Ctrl-C to the main process, and end with it: a worker whose parent was killed would wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: "multiprocessing.process.BaseProcess") -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _call(function: Callable[[In], Out], item: In) -> Out | Exception:

@@ -55,6 +55,9 @@ class ScoreConfig:
     """Divide the scores of a cell by their sum, so that classes compete."""
     opinion_share: float = 0.5
     """Share of a cell's score taken from the second opinion, where the run has one (train --opinion.enabled true)."""
+    field_rounds: int = 0
+    """Rounds in which the cells of an image tell each other which classes it shows: s_k becomes s_k * q_k, rows
+    normalised, with q_k the mean of s_k over the image's cells relative to the strongest class, and 1 for Negative."""
     border_power: float = 0.0
     """Multiply the scores of a cell by (visible share) ** border_power; 0 leaves cells at the border as they are."""
     outlier_power: float = 0.0
@@ -66,6 +69,7 @@ class ScoreConfig:
         check_choice("blend", self.blend, BLENDS)
         for name in ("quantile", "min_prob", "min_ratio", "compartment", "stage2_share", "image_mix", "opinion_share"):
             check_range(name, getattr(self, name), 0, 1)
+        check_range("field_rounds", self.field_rounds, 0, 100)
         check_range("top_share", self.top_share, 1e-6, 1)
         check_range("sharpness", self.sharpness, 1e-3, 1e3)
         for name in ("prob_power", "border_power", "outlier_power"):

@@ -3,7 +3,6 @@
 import itertools
 import zlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,19 +111,13 @@ def execute(jobs: list[Job], journal: Journal, stamp: dict[str, int], workers: i
     """
     known: Known = {}
     with progress(None, "prepare", len(jobs)) as bar:
-        try:
-            for job, result in parallel(ingest, jobs, workers):
-                if isinstance(result, Exception):
-                    raise result
-                record, thumbnail = result
-                journal.add(job.files.ID, {**record, "stamp": stamp[job.files.ID]}, thumbnail)
-                known[job.files.ID] = result
-                bar.update()
-        except BrokenProcessPool as error:
-            raise DataError(
-                f"a worker process was killed (out of memory?) after {len(known)} images, which are kept: "
-                "start the same command again, with a smaller --workers."
-            ) from error
+        for job, result in parallel(ingest, jobs, workers):
+            if isinstance(result, Exception):
+                raise result
+            record, thumbnail = result
+            journal.add(job.files.ID, {**record, "stamp": stamp[job.files.ID]}, thumbnail)
+            known[job.files.ID] = result
+            bar.update()
     return known
 
 

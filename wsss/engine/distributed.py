@@ -7,9 +7,10 @@ The recipe means the same for any number of processes: `batch` is the batch of a
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wsss.core.checks import ConfigError, UserError
+from wsss.core.lock import hold
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others before it gives up."""
@@ -77,6 +79,12 @@ class World:
         if self.size > 1:
             for tensor in net.state_dict().values():
                 dist.broadcast(tensor, src=0)
+
+    @contextmanager
+    def hold(self, folder: Path) -> Iterator[None]:
+        """Keep other runs out of a folder; process 0 does it for all."""
+        with hold(folder) if self.leads else nullcontext():
+            yield
 
     def wait(self) -> None:
         """Wait until every process is here."""

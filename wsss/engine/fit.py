@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError, Terminated, some
 from wsss.core.runtime import progress
 from wsss.engine.job import Job
-from wsss.engine.loading import Batches
+from wsss.engine.loading import Batches, loaders_alive
 from wsss.engine.state import TrainState
 from wsss.engine.step import Learner, Outcome
 from wsss.models.cam_net import CamNet
@@ -33,11 +33,11 @@ def fit(
     """Train until the recipe's last epoch, or until it stops early, from wherever `state` stands.
 
     Raises:
-        DataError: the loss is not finite, with the IDs of the batch; nothing of it is saved.
-        KeyboardInterrupt: Ctrl-C or SIGTERM came; the state is saved first.
+        DataError: the loss is not finite, with the IDs of the batch, or a loader was killed; nothing of it is saved.
+        KeyboardInterrupt: Ctrl-C or SIGTERM (then it is Terminated) came; the state is saved first.
     """
     where, patience = state.progress, job.recipe.optim.early_stop
-    with stop_signals() as stopped:
+    with stop_signals() as stopped, loaders_alive():
         learns = learner(job, state, stopped)
         while where.epoch < job.recipe.epochs and not (patience and where.since_best >= patience):
             began = time.perf_counter()
@@ -83,7 +83,7 @@ def _train_epoch(job: Job, state: TrainState, loader: Batches, learner: Learner)
                 due = False
             if stop:
                 job.world.wait()  # the others must not end before process 0 has saved
-                raise KeyboardInterrupt
+                raise stop_error(learner.stopped)
     return seen
 
 
@@ -143,15 +143,20 @@ def _close_epoch(job: Job, state: TrainState, row: dict[str, Any]) -> None:
     print(f"epoch {where.epoch}/{job.recipe.epochs}  {figures}{'  *' if better else ''}", flush=True)
 
 
+def stop_error(received: Sequence[int]) -> KeyboardInterrupt:
+    """Return what ends a run after these signals; none came where another process got it."""
+    return Terminated() if signal.SIGTERM in received else KeyboardInterrupt()
+
+
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list, so that a step can end; a second signal stops at once."""
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
         received.append(number)
+        if len(received) > 1:
+            raise stop_error(received)
 
     old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

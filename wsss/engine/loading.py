@@ -1,6 +1,7 @@
 """Batches of training and validation images, in an order that depends on seed and epoch alone."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from wsss.core.checks import DataError
 from wsss.core.recipe import Recipe
 from wsss.data.augment import build_augment
 from wsss.data.catalog import DataSet
@@ -88,6 +90,24 @@ def whole_images(
     batches = EpochBatches(batch, seed=0)
     batches.set(indices, epoch=0)
     return batch_loader(ImageSamples(data), batches, workers, pinned)
+
+
+@contextmanager
+def loaders_alive() -> Iterator[None]:
+    """Name the death of a loader process, which PyTorch raises wherever the main process happens to be.
+
+    Raises:
+        DataError: a loader process was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise DataError(
+            f"a process that loads images was killed (out of memory, or of /dev/shm?): {' '.join(str(error).split())} "
+            "Start the same command again to go on from the last checkpoint, with fewer --workers."
+        ) from error
 
 
 def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> "DataLoader[Batch]":

@@ -13,7 +13,7 @@ from wsss.core.checks import DataError
 from wsss.core.files import write_csv
 from wsss.core.recipe import OptimConfig
 from wsss.core.runtime import progress
-from wsss.engine.fit import stop_signals
+from wsss.engine.fit import stop_error, stop_signals
 from wsss.engine.job import Job
 from wsss.engine.loading import Batches
 from wsss.engine.optim import LearningRate
@@ -73,7 +73,7 @@ def range_test(
                 own, whole = loader.sizes(where.step)
                 outcome = learns.step(batch, own / whole, loader.steps)
                 if outcome.stop:
-                    raise KeyboardInterrupt
+                    raise stop_error(stopped)
                 if not outcome.finite:
                     return _checked(rows)
                 average = SMOOTHING * average + (1 - SMOOTHING) * outcome.values["loss"]

@@ -54,7 +54,8 @@ def finish_image(
         axis=0,
     )
     opinion = _opinion_scores(task, members, sample, stored)
-    final = finish_scores(stage1, stage2, task.score, opinion=opinion, visible=visible_share(stored, content))
+    visible = visible_share(stored, content)
+    final = finish_scores(stage1, stage2, task.score, negative=negative, opinion=opinion, visible=visible)
     parts = {"": final, "image": np.tile(probs, (len(final), 1)), "stage1": stage1}
     if stage2 is not None:
         parts["stage2"] = stage2

@@ -15,6 +15,11 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") 
         path: of the PNG.
         title: above it.
     """
+    _save(draw_curves(rows, title), path)
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
+    """Draw the rows of a run's log as a matplotlib figure of three panels; see `plot_curves`."""
     figure = _figure((13, 4))
     panels = figure.subplots(1, 3)
     shown = [("loss", "full", "tiles", "agreement", "refine"), ("f1", "map"), ("lr",)]
@@ -30,7 +35,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") 
     if any(row["lr"] > 0 for row in rows):
         panels[2].set_yscale("log")
     figure.suptitle(title)
-    _save(figure, path)
+    return figure
 
 
 def plot_range_test(rows: Sequence[Mapping[str, float]], suggestion: float, path: Path) -> None:

@@ -15,6 +15,8 @@ from wsss.reports.palette import NO_CLASS, Colour, colour, ink_on, short_name
 
 TINTS = {"red": (0.8, 0.05, 0.0), "green": (0.1, 1.0, 0.1), "blue": (0.1, 0.3, 1.0), "yellow": (0.22, 0.2, 0.0)}
 """What each channel adds to R, G, B: the protein leads, the nucleus is a blue that screens show, ER is faint."""
+OTHER_TINT = (0.5, 0.5, 0.5)
+"""What a channel of any other name adds."""
 
 INK: Colour = (240, 240, 240)
 PAPER: Colour = (18, 18, 20)
@@ -51,10 +53,15 @@ def composite(image: np.ndarray, channels: Sequence[str] = HPA_CHANNELS) -> np.n
     """
     rgb = np.zeros((*image.shape[1:], 3), np.float32)
     for name, plane in zip(channels, image, strict=True):
-        low, high = np.percentile(plane[::2, ::2], (5, 99.7))
-        grey = np.clip((plane - np.float32(low)) / np.float32(max(high - low, LEAST_RANGE)), 0, 1)
-        rgb += grey[..., None] ** 0.8 * np.array(TINTS.get(name, (0.5, 0.5, 0.5)), np.float32)
+        rgb += stretch(plane)[..., None] * np.array(TINTS.get(name, OTHER_TINT), np.float32)
     return np.rint(255 * np.clip(rgb, 0, 1)).astype(np.uint8)
+
+
+def stretch(plane: np.ndarray) -> np.ndarray:
+    """Stretch the contrast of one (H, W) uint8 channel to its own range, and lighten it: (H, W) float32 in [0, 1]."""
+    low, high = np.percentile(plane[::2, ::2], (5, 99.7))
+    grey = np.clip((plane - np.float32(low)) / np.float32(max(high - low, LEAST_RANGE)), 0, 1)
+    return np.asarray(grey**0.8, np.float32)
 
 
 def fit(picture: np.ndarray, edge: int, *, labels: bool = False) -> np.ndarray:
@@ -83,7 +90,7 @@ def mark_cells(
     out = picture.copy()
     width = max(2, round(max(picture.shape[:2]) / 400))
     places: list[tuple[Note, tuple[float, float], np.ndarray]] = []
-    for cell_id, (y0, x0, y1, x1) in _boxes(label_map).items():
+    for cell_id, (y0, x0, y1, x1) in cell_boxes(label_map).items():
         mask = np.pad((label_map[y0:y1, x0:x1] == cell_id).astype(np.uint8), 1)
         note = notes.get(cell_id)
         line = width if note else 1
@@ -181,8 +188,8 @@ def contact_sheet(panels: Sequence[Panel], shown: Sequence[int], names: Sequence
     return np.asarray(sheet)
 
 
-def _boxes(label_map: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
-    """Return cell id -> y0 x0 y1 x1; ids may be large and have gaps."""
+def cell_boxes(label_map: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
+    """Return cell id -> y0 x0 y1 x1 of every cell, half-open; ids may be large and have gaps."""
     from scipy import ndimage
 
     ids, dense = np.unique(label_map, return_inverse=True)

@@ -1,0 +1,186 @@
+"""Time the whole chain on large synthetic fields with given masks, against a plain rendering of the recipe.
+
+python scripts/bench_infer.py [--images 8 24] [--edge 2048] [--backbone test_resnet] [--plain 8]
+
+Draws fields small and enlarges them, writes the channel files and masks, then runs prepare, segment --backend masks
+and infer, and the plain rendering (plain_recipe.py), each in a process of its own. The network has random weights,
+so every class passes the recipe's threshold and no loop is spared. Prints seconds an image, the share of the time that
+is not spent in the network, the peak of the memory for each number of images, and the largest difference of a score.
+Start-up (Python, imports) is not counted.
+"""
+
+import argparse
+import importlib
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from wsss.core import cli
+from wsss.core.device import choose_device
+from wsss.core.files import digest_json
+from wsss.core.labels import HPA, HPA_CHANNELS
+from wsss.core.recipe import Recipe
+from wsss.core.run_folder import RunFolder
+from wsss.data.synthetic.fields import draw_field
+from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.predict.members import load_member
+
+STAGES = ("prepare", "segment", "infer")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[8, 24], help="sizes of the set to predict")
+    parser.add_argument("--edge", type=int, default=2048, help="edge of the fields, pixels")
+    parser.add_argument("--backbone", default="test_resnet")
+    parser.add_argument("--plain", type=int, default=8, help="images that the plain rendering predicts; 0 to skip it")
+    parser.add_argument("--folder", type=Path, help="where to write (default: the folder for temporary files)")
+    parser.add_argument("--part", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # one measurement, in a child
+    args = parser.parse_args(argv)
+    if args.part:
+        measure(args.part[0], args.part[1:])
+        return 0
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        compare(Path(folder), args)
+    return 0
+
+
+def compare(folder: Path, args: argparse.Namespace) -> None:
+    """Print the table."""
+    make_run(folder / "run", args.backbone)
+    cli.say(f"{args.backbone}, {torch.get_num_threads()} threads, fields of {args.edge} x {args.edge}")
+    cli.say(f"{'':10}{'images':>8}{'cells':>8}{'s an image':>12}{'not network':>13}{'peak MB':>9}")
+    ours = {}
+    for count in args.images:
+        cells = write_fields(folder / str(count), count, args.edge)
+        for stage, words in commands(folder, str(count)).items():
+            found = child(stage, words)
+            ours[stage] = report(stage, count, cells, found)
+    if args.plain:
+        count = min(args.plain, args.images[-1])
+        found = child("plain", [str(folder), str(args.images[-1]), str(count)])
+        plain = report("plain", count, 0, found)
+        whole = sum(ours.values())
+        cli.say(f"plain / infer {plain / ours['infer']:.1f}, plain / (prepare + segment + infer) {plain / whole:.1f}")
+        cli.say(f"largest difference of a score {difference(folder, str(args.images[-1])):.1e}")
+
+
+def commands(folder: Path, name: str) -> dict[str, list[str]]:
+    """Return the words of each stage."""
+    fields, data = folder / name, folder / f"data{name}"
+    return {
+        "prepare": ["--images", f"{fields}/images", "--out", str(data)],
+        "segment": ["--data", str(data), "--backend", "masks", "--masks", f"{fields}/masks"],
+        "infer": ["--data", str(data), "--run", f"{folder}/run", "--out", f"{folder}/preds{name}", "--device", "cpu"],
+    }
+
+
+def report(name: str, count: int, cells: int, found: dict[str, float]) -> float:
+    """Print one row; return seconds an image."""
+    each = found["seconds"] / count
+    outside = f"{1 - found['network'] / found['seconds']:.1%}" if found["network"] else "-"
+    peak = f"{found['peak'] / 2**20:.0f}"
+    cli.say(f"{name:10}{count:8}{cells or '':>8}{each:12.3f}{outside:>13}{peak:>9}")
+    return each
+
+
+def child(part: str, words: list[str]) -> dict[str, float]:
+    """Run one measurement in a process of its own."""
+    command = [sys.executable, __file__, "--part", part, *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{part} failed: {done.stdout}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(part: str, words: list[str]) -> None:
+    """Run a stage, or the plain rendering, and print its seconds, those in the network, and its peak memory in bytes."""
+    importlib.import_module("wsss.predict.pipeline")
+    network = [0.0]
+    CamNet.forward = timed(CamNet.forward, network)  # type: ignore[method-assign]
+    begin = time.perf_counter()
+    if part == "plain":
+        run_plain(Path(words[0]), words[1], int(words[2]))
+    else:
+        importlib.import_module(f"wsss.{part}").main(words)
+    seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "network": network[0], "peak": peak}))
+
+
+def timed(function: Callable[..., Any], total: list[float]) -> Callable[..., Any]:
+    """Add the seconds that calls of `function` take to `total`."""
+
+    def call(*words: Any) -> Any:
+        begin = time.perf_counter()
+        result = function(*words)
+        total[0] += time.perf_counter() - begin
+        return result
+
+    return call
+
+
+def run_plain(folder: Path, name: str, count: int) -> None:
+    """Predict the first images plainly, and write their scores and submission."""
+    from plain_recipe import predict_image
+
+    net = load_member(RunFolder(folder / "run"), choose_device("cpu")).net
+    names = sorted(path.stem for path in (folder / name / "masks").iterdir())[:count]
+    tables, lines = zip(*(predict_image(net, folder / name, one) for one in names), strict=True)
+    pd.concat(tables).to_parquet(folder / "plain.parquet")
+    (folder / "plain.csv").write_text("\n".join(lines))
+
+
+def difference(folder: Path, name: str) -> float:
+    """Return the largest difference between the plain scores and ours."""
+    plain = pd.read_parquet(folder / "plain.parquet").set_index(["ID", "cell_id"])
+    ours = pd.read_parquet(folder / f"preds{name}" / "cells.parquet").set_index(["ID", "cell_id"]).loc[plain.index]
+    columns = [str(k) for k in range(len(HPA.names))]
+    return float(np.abs(plain[columns].to_numpy() - ours[columns].to_numpy()).max())
+
+
+def make_run(folder: Path, backbone: str) -> None:
+    """Write a run whose network has random weights."""
+    torch.manual_seed(0)
+    recipe = Recipe(backbone=backbone, weights="none")
+    net = build_cam_net(recipe, channels=len(HPA_CHANNELS), classes=len(HPA.names), pretrained=False)
+    run = RunFolder(folder)
+    folder.mkdir()
+    run.begin(recipe, [])
+    facts = {"recipe": json.loads(json.dumps(asdict(recipe), default=str)), "fold": None, "train_ids": digest_json([])}
+    facts |= {"channels": list(HPA_CHANNELS), "classes": list(HPA.names)}
+    run.save_best({f"net.{name}": tensor for name, tensor in net.state_dict().items()}, facts)
+
+
+def write_fields(folder: Path, count: int, edge: int) -> int:
+    """Draw fields at a quarter of their edge and write them enlarged; return the number of cells."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    cells = 0
+    for k in range(count):
+        field = draw_field(np.random.default_rng([7, k]), edge // 4, [k % 18])
+        cells += int(field.label_map.max())
+        for channel, plane in zip(HPA_CHANNELS, field.image, strict=True):
+            large = cv2.resize(plane, (edge, edge), interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(folder / f"images/im{k:05}_{channel}.png"), large, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        mask = cv2.resize(field.label_map.astype(np.uint16), (edge, edge), interpolation=cv2.INTER_NEAREST)
+        Image.fromarray(mask).save(folder / f"masks/im{k:05}.png", compress_level=1)
+    return cells
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,108 @@
+"""One run at a time in a folder: a lock that names its holder, and that the kernel ends with its process."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from wsss.core.checks import ConfigError
+from wsss.core.files import remove_parts
+
+LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_held: set[int] = set()
+
+
+@contextlib.contextmanager
+def hold(folder: Path, *inside: str, lock: str = LOCK) -> Iterator[None]:
+    """Keep other runs out of `folder` as long as the block lasts, and clear away what killed writers left there.
+
+    The lock is an flock of `folder/.lock`: it ends with the process that holds it, however that ends, so none is ever
+    stale. The file tells others who holds it. Where a disk knows no locks, the run goes on without one, and says so.
+
+    Args:
+        folder: made if missing, and removed again if it is still empty in the end.
+        inside: its sub-folders that the run writes into.
+        lock: name of the lock's file; runs that may work side by side have different ones.
+
+    Raises:
+        ConfigError: another run holds it; the text names its process, host and start.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = _lock(folder, lock)
+    try:
+        if handle is not None:
+            for place in (folder, *(folder / name for name in inside)):
+                remove_parts(place)
+        yield
+    finally:
+        if handle is not None:
+            (folder / lock).unlink(missing_ok=True)  # before it is let go: a new lock is then a new file
+            _held.discard(handle)
+            os.close(handle)
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _lock(folder: Path, name: str) -> int | None:
+    """Return the handle of the locked file, or None where there are no locks."""
+    path = folder / name
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            told = _holder(handle)
+            os.close(handle)
+            if error.errno in _NO_LOCKS:
+                print(f"note: {folder} is on a disk without locks: start no second run into it.", flush=True)
+                return None
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise ConfigError(
+                f"{folder} is in use by {told}: wait until it is done, end it, or choose another folder."
+            ) from None
+        if _is_at(handle, path):
+            break
+        os.close(handle)  # its holder removed it between our open and our lock
+    _held.add(handle)
+    facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(facts | {"command": " ".join(sys.argv)[:500]}).encode(), 0)
+    return handle
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(handle: int) -> str:
+    """Say who holds a lock, as its file tells."""
+    for _ in range(5):
+        try:
+            facts = json.loads(os.pread(handle, 4096, 0))
+            return f"process {facts['pid']} on {facts['host']} since {facts['since']} ({facts['command']})"
+        except (ValueError, KeyError, TypeError):
+            time.sleep(0.1)  # it has the lock, but has not told yet
+    return "another process"
+
+
+def _let_go() -> None:
+    """Close the copies of the handles that a forked child got: they would keep the lock after its holder's death."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -1,0 +1,195 @@
+"use strict";
+(() => {
+  const setup = JSON.parse(document.getElementById("setup").textContent);
+  const tools = document.getElementById("tools");
+  const figures = [...document.querySelectorAll(".field")];
+  const shown = new Map(); // figure -> its unpacked content, only while it is near the window
+  const pinned = new Map(); // figure -> id of the cell that was chosen; kept when the figure scrolls away
+  const SVG = "http://www.w3.org/2000/svg";
+
+  async function unpack(figure) {
+    const text = atob(figure.querySelector(".packed").textContent);
+    const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const content = await new Response(stream).json();
+    content.planes = await Promise.all(content.planes.map(picture));
+    return content;
+  }
+
+  async function picture(base64) {
+    const image = new Image();
+    image.src = "data:image/webp;base64," + base64;
+    await image.decode();
+    return image;
+  }
+
+  async function show(figure) {
+    if (shown.has(figure)) return;
+    shown.set(figure, null); // it is being unpacked
+    const content = await unpack(figure);
+    if (!shown.has(figure)) return; // scrolled away meanwhile
+    shown.set(figure, content);
+    content.cells.forEach((cell, number) => figure.querySelector("svg").append(outline(cell, number)));
+    paint(figure);
+    colour(figure);
+    tell(figure, pinned.get(figure));
+  }
+
+  function hide(figure) {
+    shown.delete(figure);
+    figure.querySelector("svg").replaceChildren();
+    figure.querySelector("canvas").width = 0; // gives the memory back
+  }
+
+  function outline(cell, number) {
+    const path = document.createElementNS(SVG, "path");
+    path.setAttribute("d", cell.path);
+    path.setAttribute("fill-rule", "evenodd");
+    path.dataset.number = number;
+    return path;
+  }
+
+  function paint(figure) {
+    const content = shown.get(figure);
+    const canvas = figure.querySelector("canvas");
+    const [width, height] = [+figure.dataset.width, +figure.dataset.height];
+    Object.assign(canvas, { width, height });
+    const sheet = canvas.getContext("2d");
+    sheet.fillRect(0, 0, width, height);
+    sheet.globalCompositeOperation = "lighter";
+    const layer = Object.assign(document.createElement("canvas"), { width, height });
+    const pen = layer.getContext("2d");
+    const chosen = [...tools.querySelectorAll("[name=channel]:checked")].map((box) => +box.value);
+    for (const channel of chosen) {
+      pen.globalCompositeOperation = "source-over";
+      pen.drawImage(content.planes[channel], 0, 0, width, height);
+      if (chosen.length > 1) { // one channel alone is plain grey
+        pen.globalCompositeOperation = "multiply";
+        pen.fillStyle = setup.tints[channel];
+        pen.fillRect(0, 0, width, height);
+      }
+      sheet.drawImage(layer, 0, 0);
+    }
+  }
+
+  const top = (scores) => scores.indexOf(Math.max(...scores));
+
+  function colour(figure) {
+    const by = tools.elements.by.value;
+    figure.querySelector("svg").classList.toggle("bare", !tools.elements.outlines.checked);
+    for (const path of figure.querySelectorAll("path")) {
+      const cell = shown.get(figure).cells[path.dataset.number];
+      let k = by === "top" ? top(cell.scores) : +by;
+      if (by === "truth") k = cell.truth && cell.truth.length ? cell.truth[0] : -1;
+      path.style.stroke = k < 0 ? setup.pale : setup.classes[k].colour;
+      path.style.fill = by === "top" || by === "truth" ? "" : setup.classes[k].colour;
+      path.style.fillOpacity = by === "top" || by === "truth" ? "" : 0.75 * cell.scores[k] / 1000;
+    }
+  }
+
+  function element(kind, text, name) {
+    const out = document.createElement(kind);
+    out.textContent = text; // never as HTML
+    if (name) out.className = name;
+    return out;
+  }
+
+  function tell(figure, id) {
+    const content = shown.get(figure);
+    if (!content) return;
+    const place = content.cells.findIndex((cell) => cell.id === id);
+    figure.querySelectorAll("path").forEach((path) => path.classList.toggle("chosen", +path.dataset.number === place));
+    const box = figure.querySelector(".told");
+    if (place < 0) {
+      box.replaceChildren(element("span", content.cells.length ? "No cell chosen." : "No cells."));
+      return;
+    }
+    const cell = content.cells[place];
+    const facts = [`cell ${cell.id}`, `${cell.area} px²`];
+    if (cell.border) facts.push("at the border");
+    const lines = [element("p", facts.join(", "))];
+    if (cell.truth) lines.push(element("p", "true: " + cell.truth.map((k) => setup.classes[k].name).join(", ")));
+    const order = cell.scores.map((score, k) => [score, k]).sort((a, b) => b[0] - a[0]).slice(0, 5);
+    box.replaceChildren(...lines, ...order.map(([score, k]) => scoreLine(score / 1000, setup.classes[k])));
+  }
+
+  function scoreLine(score, of) {
+    const line = element("div", "", "score");
+    const share = (100 * score).toFixed(1) + "%";
+    line.style.background = `linear-gradient(90deg, ${of.colour}66 ${share}, transparent ${share})`;
+    line.append(element("span", of.name), element("span", score.toFixed(3)));
+    return line;
+  }
+
+  function choose(figure, id) {
+    if (id === undefined) pinned.delete(figure);
+    else pinned.set(figure, id);
+    tell(figure, id);
+  }
+
+  const idAt = (figure, target) =>
+    target.dataset.number === undefined ? undefined : shown.get(figure).cells[target.dataset.number].id;
+
+  function step(figure, by) {
+    const content = shown.get(figure);
+    if (!content || !content.cells.length) return;
+    const count = content.cells.length;
+    const at = content.cells.findIndex((cell) => cell.id === pinned.get(figure));
+    choose(figure, content.cells[at < 0 ? (by > 0 ? 0 : count - 1) : (at + by + count) % count].id);
+  }
+
+  const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+
+  function listen(figure) {
+    const svg = figure.querySelector("svg");
+    svg.addEventListener("click", (event) => choose(figure, idAt(figure, event.target)));
+    svg.addEventListener("pointerover", (event) => tell(figure, idAt(figure, event.target) ?? pinned.get(figure)));
+    svg.addEventListener("pointerleave", () => tell(figure, pinned.get(figure)));
+    svg.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") choose(figure, undefined);
+      else if (event.key in STEPS) step(figure, STEPS[event.key]);
+      else return;
+      event.preventDefault();
+    });
+    const button = figure.querySelector(".enlarge");
+    button.addEventListener("click", () => {
+      const large = figure.classList.toggle("large");
+      button.setAttribute("aria-pressed", large);
+      button.textContent = large ? "reduce" : "enlarge";
+    });
+  }
+
+  function filter() {
+    const wanted = tools.elements.class.value;
+    const text = tools.elements.search.value.toLowerCase();
+    let count = 0;
+    for (const figure of figures) {
+      const fits = (!wanted || figure.dataset.tops.split(" ").includes(wanted))
+        && figure.dataset.name.toLowerCase().includes(text);
+      figure.hidden = !fits;
+      count += fits;
+    }
+    document.getElementById("matches").textContent = count === figures.length ? "" : `${count} of ${figures.length}`;
+  }
+
+  const ready = () => [...shown].filter(([, content]) => content).map(([figure]) => figure);
+  tools.addEventListener("submit", (event) => event.preventDefault());
+  tools.addEventListener("input", (event) => {
+    if (event.target.name === "channel") ready().forEach(paint);
+    else if (event.target.name === "class" || event.target.name === "search") filter();
+    else ready().forEach(colour);
+  });
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a.to");
+    if (!link) return;
+    const figure = document.querySelector(link.getAttribute("href"));
+    tools.elements.class.value = tools.elements.search.value = ""; // it may be filtered out
+    filter();
+    choose(figure, +link.dataset.cell);
+  });
+  const watch = new IntersectionObserver((entries) => {
+    for (const entry of entries) (entry.isIntersecting ? show : hide)(entry.target);
+  }, { rootMargin: "600px" });
+  figures.forEach((figure) => { listen(figure); watch.observe(figure); });
+  filter();
+})();
