@@ -12,7 +12,6 @@ Start-up (Python, imports) is not counted.
 import argparse
 import importlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -92,7 +91,7 @@ def report(name: str, count: int, cells: int, found: dict[str, float]) -> float:
     """Print one row; return seconds an image."""
     each = found["seconds"] / count
     outside = f"{1 - found['network'] / found['seconds']:.1%}" if found["network"] else "-"
-    peak = f"{found['peak'] / 2**20:.0f}"
+    peak = f"{found['peak'] / 1024:.0f}"
     cli.say(f"{name:10}{count:8}{cells or '':>8}{each:12.3f}{outside:>13}{peak:>9}")
     return each
 
@@ -108,7 +107,7 @@ def child(part: str, words: list[str]) -> dict[str, float]:
 
 
 def measure(part: str, words: list[str]) -> None:
-    """Run a stage, or the plain rendering, and print its seconds, those in the network, and its peak memory in bytes."""
+    """Run a stage, or the plain rendering; print its seconds, those in the network, and its peak memory in kB."""
     importlib.import_module("wsss.predict.pipeline")
     network = [0.0]
     CamNet.forward = timed(CamNet.forward, network)  # type: ignore[method-assign]
@@ -118,7 +117,8 @@ def measure(part: str, words: list[str]) -> None:
     else:
         importlib.import_module(f"wsss.{part}").main(words)
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the peak of the parent
+    peak = int(status.split("VmHWM:")[1].split()[0])
     print(json.dumps({"seconds": seconds, "network": network[0], "peak": peak}))
 
 

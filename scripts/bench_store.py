@@ -8,6 +8,7 @@ h5py is installed.
 """
 
 import argparse
+import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -105,8 +106,7 @@ def png(folder: Path, images: dict[str, np.ndarray]) -> Iterator[tuple[Read, int
 
 @contextmanager
 def hdf5(path: Path, images: dict[str, np.ndarray], compression: str) -> Iterator[tuple[Read, int]]:
-    import h5py
-
+    h5py = importlib.import_module("h5py")
     shape = next(iter(images.values())).shape
     with h5py.File(path, "w") as file:
         kept = file.create_dataset("x", (len(images), *shape), np.uint8, chunks=(1, *shape), compression=compression)
@@ -119,10 +119,11 @@ def hdf5(path: Path, images: dict[str, np.ndarray], compression: str) -> Iterato
 
 def forms(folder: Path, images: dict[str, np.ndarray]) -> dict[str, AbstractContextManager[tuple[Read, int]]]:
     """Return the stores to compare, ours first."""
-    found = {"ours": ours(folder / "data"), "four PNG files": png(folder / "png", images)}
-    try:
-        import h5py  # noqa: F401
-    except ImportError:
+    found: dict[str, AbstractContextManager[tuple[Read, int]]] = {
+        "ours": ours(folder / "data"),
+        "four PNG files": png(folder / "png", images),
+    }
+    if importlib.util.find_spec("h5py") is None:
         cli.say("h5py is not installed: HDF5 is left out.")
         return found
     return found | {f"HDF5, {name}": hdf5(folder / f"{name}.h5", images, name) for name in ("lzf", "gzip")}
@@ -161,7 +162,14 @@ def make_large(folder: Path, count: int, size: int) -> None:
             stream.truncate(stream.tell() + int(np.prod(shape)))
     rng = np.random.default_rng(0)
     places = [shards.place(k) for k in range(count)]
-    facts = {"source": "main", "status": "ok", "reason": "", "depth": "8", "ImageHeight": 2048, "ImageWidth": 2048}
+    facts: dict[str, str | int] = {
+        "source": "main",
+        "status": "ok",
+        "reason": "",
+        "depth": "8",
+        "ImageHeight": 2048,
+        "ImageWidth": 2048,
+    }
     table = pd.DataFrame({"ID": [f"{k:032x}" for k in range(count)]}).assign(**facts)
     table["shard"], table["slot"] = zip(*places, strict=True)
     table["crc32"] = rng.integers(0, 2**32, count)

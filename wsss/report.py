@@ -45,9 +45,9 @@ class ReportOptions:
     """Fields in the gallery at most; of more images, so many spread evenly over the set."""
     crops: int = 24
     """Cells in each group of crops at most."""
-    edge: int = 384
+    edge: int = 352
     """Longer edge of the fields' pictures in px."""
-    quality: int = 60
+    quality: int = 45
     """Quality of the pictures (WebP), 1 to 100."""
     threshold: float = 0.5
     """Scores from here on count as found."""
@@ -172,7 +172,8 @@ def facts(found: Found, run: Path | None) -> list[tuple[str, str]]:
     ]
     members = record.get("members") or []
     if members:
-        out.append(("networks", f"{len(members)}, {'out of fold' if record.get('oof') else 'mean of all'}"))
+        how = ", each for the images it never saw" if record.get("oof") else ", their mean" if len(members) > 1 else ""
+        out.append(("networks", f"{len(members)}{how}"))
     if "versions" in record:
         out.append(("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())))
     return out
@@ -212,7 +213,7 @@ def class_table(found: Found) -> tuple[list[tuple[str, str, str]], list[dict[str
 
     data, evidence, options = found.data, found.evidence, found.options
     count = len(data.classes)
-    columns = [("top", "cells whose top class it is", "count"), ("found", f"cells from {options.threshold:g}", "count")]
+    columns = [("top", "top class of cells", "count"), ("found", f"cells ≥ {options.threshold:g}", "count")]
     values: dict[str, Sequence[Any]] = {
         "top": np.bincount(found.scores.argmax(axis=1), minlength=count).tolist(),
         "found": (found.scores >= options.threshold).sum(axis=0).tolist(),

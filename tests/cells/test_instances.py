@@ -1,7 +1,8 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from wsss.cells.instances import GEOMETRY_COLUMNS, describe_cells
+from wsss.cells.instances import GEOMETRY_COLUMNS, describe_cells, measure_cells
 from wsss.core.geometry import Geometry
 
 
@@ -100,3 +101,12 @@ def test_micrometres_follow_the_pixel_size() -> None:
     label_map[:2, :2] = 1
     row = describe_cells(label_map, pixel_um=0.5).iloc[0]
     assert (row.center_y_um, row.y1_um, row.area_um2) == (0.5, 1.0, 1.0)
+
+
+def test_the_measures_alone_are_those_of_the_whole_description() -> None:
+    label_map = np.zeros((40, 40), np.int32)
+    label_map[3:12, 0:9], label_map[20:30, 5:25], label_map[35:37, 35:37] = 4, 9, 2
+    for geometry in (None, Geometry(100, 80, 40)):
+        whole = describe_cells(label_map, geometry=geometry)
+        found = measure_cells(label_map, geometry=geometry)
+        pd.testing.assert_frame_equal(found, whole[["cell_id", *GEOMETRY_COLUMNS]])

@@ -9,24 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from squares import make_squares, words
+import torch
+from squares import equal, make_squares, words
 
-from wsss.core.checkpoint import load_checkpoint
+from wsss.core.checkpoint import save_checkpoint
 from wsss.core.checks import NoSpaceError
 from wsss.core.files import write_bytes
 from wsss.core.journal import Journal
 from wsss.core.label_maps import write_label_map
+from wsss.data.synthetic import write_fields
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("mount") is None,
     reason="needs root, for a small file system of its own",
 )
-ROOM = 4 << 20
+ROOM = 16 << 20
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MB."""
+    """A disk of 16 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", folder], capture_output=True)
@@ -87,22 +89,53 @@ def test_a_journal_on_a_full_disk_keeps_what_it_has(disk: Path) -> None:
         assert journal.keys() == {"a"}
 
 
-def test_a_checkpoint_that_finds_no_room_leaves_the_last_one_in_its_place(disk: Path, tmp_path: Path) -> None:
-    data, last = make_squares(tmp_path / "data"), disk / "run" / "fold0" / "last.safetensors"
-    more = words(data, disk / "run", "--epochs", "40")
-    assert run("train", *words(data, disk / "run", "--epochs", "1")).returncode == 0
+def test_a_checkpoint_that_finds_no_room_leaves_the_last_one_in_its_place(disk: Path) -> None:
+    last = disk / "last.safetensors"
+    save_checkpoint(last, {"w": torch.zeros(200_000)}, {"step": 1})
     content = last.read_bytes()
-    shutil.rmtree(disk / "run")
-    first = run("train", *more, "--epochs", "1")
-    assert first.returncode == 0, first.stderr
-    assert len(last.read_bytes()) == len(content)
-    filler = fill(disk, leave=len(content) // 2)
-    before = load_checkpoint(last)[1]["progress"]["epoch"]
-    tensors, meta = load_checkpoint(last)
-    from wsss.core.checkpoint import save_checkpoint
-
+    fill(disk, leave=100_000)
     with pytest.raises(NoSpaceError):
-        save_checkpoint(last, tensors, meta)
-    assert load_checkpoint(last)[1]["progress"]["epoch"] == before
-    filler.unlink()
+        save_checkpoint(last, {"w": torch.ones(200_000)}, {"step": 2})
+    assert last.read_bytes() == content
     assert not parts(disk)
+
+
+@pytest.mark.slow
+def test_every_stage_ends_in_one_line_and_goes_on_once_there_is_room(disk: Path, tmp_path: Path) -> None:
+    """Fill the disk before each stage, then make room: every stage ends as it does where the disk is never full."""
+    write_fields(tmp_path / "fields", 12, 128, 1, prefix="f", workers=0)
+    results = {}
+    for home, full in ((tmp_path / "roomy", False), (disk, True)):
+        for stage, arguments, leave in stages(tmp_path / "fields", home):
+            if full:
+                filler = fill(disk, leave=leave)
+                assert says_so(run(stage, *arguments))
+                assert not parts(disk)
+                filler.unlink()
+            done = run(stage, *arguments)
+            assert done.returncode == 0, done.stderr
+        tables = [*(home / "data" / "cells").iterdir(), *(home / "preds").glob("*.csv")]
+        results[home] = {path.name: path.read_bytes() for path in tables}
+    assert results[disk] == results[tmp_path / "roomy"]
+    assert equal(disk / "run", tmp_path / "roomy" / "run")
+
+
+def stages(fields: Path, home: Path) -> list[tuple[str, list[str], int]]:
+    """Return the stages, their words, and the bytes left that are too few for each."""
+    prepare = ["--images", f"{fields}/images", "--labels", f"{fields}/train.csv", "--size", "128", "--workers", "0"]
+    score = ["--data", f"{home}/data", "--run", f"{home}/run", "--device", "cpu", "--batch", "2", "--crops.size", "32"]
+    return [
+        ("prepare", [*prepare, "--out", f"{home}/data"], 200_000),
+        ("segment", ["--data", f"{home}/data", "--workers", "0"], 40_000),
+        ("train", [*words(home / "data", home / "run"), "--save_every", "1"], 700_000),
+        ("infer", [*score, "--out", f"{home}/preds"], 40_000),
+    ]
+
+
+@pytest.mark.slow
+def test_a_full_folder_for_temporary_files_changes_nothing(disk: Path, tmp_path: Path) -> None:
+    data = make_squares(tmp_path / "data")
+    fill(disk)
+    assert run("segment", "--data", str(data), "--workers", "1", TMPDIR=str(disk)).returncode == 0
+    done = run("train", *words(data, tmp_path / "run", "--epochs", "1"), "--workers", "1", TMPDIR=str(disk))
+    assert done.returncode == 0, done.stderr

@@ -21,10 +21,10 @@ from pathlib import Path
 from wsss.core.lock import hold
 with hold(Path(sys.argv[1])):
     if sys.argv[2:] == ["fork"] and os.fork() == 0:
-        print(os.getpid(), flush=True)
+        os.write(1, f"{os.getpid()}\\n".encode())  # in one piece: the parent writes to the same pipe
         time.sleep(60)
         os._exit(0)
-    print("held", flush=True)
+    os.write(1, b"held\\n")
     time.sleep(60)
 """
 

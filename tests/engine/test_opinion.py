@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 import wsss
-from wsss import infer, train
+from wsss import export, infer, train
 from wsss.cells.features import FEATURES
 from wsss.cells.weak_store import load_opinion
 from wsss.core.checks import DataError
 from wsss.core.files import read_json
+from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.opinion_config import OpinionConfig
 from wsss.core.run_folder import RunFolder
 from wsss.data.build import Spec, create_dataset
@@ -146,3 +147,13 @@ def test_without_segmented_cells_the_way_out_is_told(home: Path, tmp_path: Path)
     data = DataSet.open(tmp_path / "data")
     with pytest.raises(DataError, match=r"run python -m wsss\.segment first"):
         ensure_opinion(RunFolder(tmp_path), data, np.arange(12), OpinionConfig(enabled=True, copies=0), 0)
+
+
+def test_a_shared_model_takes_the_second_opinion_along(home: Path) -> None:
+    out = home / "shared"
+    assert export.main(["--run", str(home / "run"), "--to", "huggingface", "--out", str(out)]) == 0
+    assert {path.name for path in out.glob("opinion-*")} == {"opinion-fold0.safetensors", "opinion-fold1.safetensors"}
+    data = DataSet.open(home / "data")
+    image, cells = np.array(data.image(0)), read_label_map(find_label_map(data.folder / "cells", data.ids[0]))
+    own, shared = (wsss.load(source, device="cpu").predict(image, cells) for source in (home / "run", out))
+    pd.testing.assert_frame_equal(own, shared)

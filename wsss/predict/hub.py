@@ -5,11 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from wsss.cells.features import FEATURES
+from wsss.cells.weak_store import load_opinion
 from wsss.core.checkpoint import read_tensors
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device
 from wsss.core.files import digest_file, read_json, write_bytes, write_json, write_text
 from wsss.core.recipe import recipe_from
+from wsss.core.run_folder import RunFolder
 from wsss.models.cam_net import build_cam_net
 from wsss.models.weights import load_weights, strip
 from wsss.predict.members import Member
@@ -17,6 +20,8 @@ from wsss.predict.model_card import model_card
 from wsss.predict.one_image import check_alike
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+SENT = [CONFIG, WEIGHTS, CARD, "opinion-*.safetensors"]
+"""What a model consists of."""
 FORMAT = 1
 SHARED = ("classes", "negative", "channels", "size", "fold", "versions")
 """What of a network's record goes with it; IDs of training images, data and paths stay at home."""
@@ -39,10 +44,17 @@ def save_model(members: list[Member], run: Path, out: Path) -> None:
         for name, member in zip(names, members, strict=True)
         for key, tensor in member.net.state_dict().items()
     }
+    for name, member in zip(names, members, strict=True):
+        if member.opinion is not None:
+            write_bytes(out / _opinion_file(name), RunFolder(member.path).opinion.read_bytes())
     networks = [{"name": name, **_shared(member)} for name, member in zip(names, members, strict=True)]
     write_bytes(out / WEIGHTS, save(tensors, {"format": "pt"}))
     write_text(out / CARD, model_card(members, run.name))
     write_json(out / CONFIG, {"library_name": "wsss", "model_type": "wsss-cam", "format": FORMAT, "networks": networks})
+
+
+def _opinion_file(name: str) -> str:
+    return f"opinion-{name}.safetensors"
 
 
 def _shared(member: Member) -> dict[str, Any]:
@@ -78,7 +90,10 @@ def load_model(folder: Path, device: Device) -> list[Member]:
         net = build_cam_net(recipe, channels=len(facts["channels"]), classes=len(facts["classes"]), pretrained=False)
         load_weights(net, strip(tensors, f"{facts['name']}."))
         net = net.to(device.place).eval()
-        members.append(Member(folder / facts["name"], facts["fold"], net, recipe, facts, frozenset(), digest))
+        kept = folder / _opinion_file(facts["name"])
+        opinion = load_opinion(kept, FEATURES) if kept.exists() else None
+        path = folder / facts["name"]
+        members.append(Member(path, facts["fold"], net, recipe, facts, frozenset(), digest, opinion))
     return members
 
 
@@ -92,7 +107,7 @@ def push_model(folder: Path, repository: str) -> str:
 
     try:
         huggingface_hub.create_repo(repository, exist_ok=True)
-        huggingface_hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=[CONFIG, WEIGHTS, CARD])
+        huggingface_hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=SENT)
     except (OSError, ValueError) as error:  # what the hub's client raises: network, rights, names
         raise ConfigError(
             f"{repository} could not be uploaded ({_first_line(error)}). The model is complete in {folder}: once you "
@@ -110,7 +125,7 @@ def pull_model(repository: str) -> Path:
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=SENT))
     except (OSError, ValueError) as error:  # what the hub's client raises: network, rights, names
         raise ConfigError(
             f"hf:{repository} could not be downloaded ({_first_line(error)}): check the name and the network, or "

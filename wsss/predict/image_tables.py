@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.cells.features import cell_features
-from wsss.cells.instances import describe_cells
+from wsss.cells.instances import measure_cells
 from wsss.cells.regions import visible_share
 from wsss.cells.scoring import finish_scores, stage1_scores
 from wsss.core.rle import encode_label_map
@@ -91,7 +91,7 @@ def _frame(
     """
     data, geometry = task.data, task.data.geometry(index)
     native = label_map.shape == (geometry.height, geometry.width)
-    table = describe_cells(label_map, geometry=None if native else geometry)
+    table = measure_cells(label_map, geometry=None if native else geometry)
     ids = table["cell_id"].to_numpy()
     row = np.searchsorted(scored_ids, ids)
     seen = np.isin(ids, scored_ids)

@@ -101,7 +101,7 @@
     figure.querySelectorAll("path").forEach((path) => path.classList.toggle("chosen", +path.dataset.number === place));
     const box = figure.querySelector(".told");
     if (place < 0) {
-      box.replaceChildren(element("span", content.cells.length ? "No cell chosen." : "No cells."));
+      box.replaceChildren(...summary(content.cells));
       return;
     }
     const cell = content.cells[place];
@@ -113,11 +113,21 @@
     box.replaceChildren(...lines, ...order.map(([score, k]) => scoreLine(score / 1000, setup.classes[k])));
   }
 
-  function scoreLine(score, of) {
+  function summary(cells) {
+    const counts = new Map();
+    for (const cell of cells) counts.set(top(cell.scores), (counts.get(top(cell.scores)) || 0) + 1);
+    const order = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 5);
+    const lines = order.map(([k, count]) => bar(setup.classes[k], count / cells.length, count));
+    return [element("p", cells.length ? "top classes of its cells" : "no cells", "soft"), ...lines];
+  }
+
+  const scoreLine = (score, of) => bar(of, score, score.toFixed(3));
+
+  function bar(of, part, value) {
     const line = element("div", "", "score");
-    const share = (100 * score).toFixed(1) + "%";
+    const share = (100 * part).toFixed(1) + "%";
     line.style.background = `linear-gradient(90deg, ${of.colour}66 ${share}, transparent ${share})`;
-    line.append(element("span", of.name), element("span", score.toFixed(3)));
+    line.append(element("span", of.name), element("span", value));
     return line;
   }
 

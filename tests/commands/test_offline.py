@@ -1,0 +1,80 @@
+"""Without a network, and with read-only inputs and home: the stages work, and nothing tries to connect."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from squares import make_squares, words
+
+OFFLINE = """
+import json, socket, sys
+
+local = socket.socket.connect
+
+def refuse(*what):
+    raise AssertionError(f"tried to connect: {what}")
+
+def connect(self, address):
+    return local(self, address) if self.family == socket.AF_UNIX else refuse(address)  # processes of this machine
+
+socket.socket.connect = connect
+socket.socket.connect_ex = socket.create_connection = socket.getaddrinfo = refuse
+import importlib
+for stage, arguments in json.loads(sys.argv[1]):
+    code = importlib.import_module(f"wsss.{stage}").main(arguments)
+    assert code == 0, (stage, code)
+"""
+
+
+def run(*stages: tuple[str, list[str]], home: Path) -> None:
+    """Run stages in one process that cannot connect, with a home that takes nothing."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TORCH_", "XDG_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, json.dumps(stages)],
+        env={**environment, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tried to connect" not in done.stderr
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home folder that cannot be written, by root either: it lies below a file."""
+    (tmp_path / "file").touch()
+    return tmp_path / "file" / "home"
+
+
+def test_segment_train_and_infer_never_connect_and_need_no_home(home: Path, tmp_path: Path) -> None:
+    data = make_squares(tmp_path / "data")
+    train = words(data, tmp_path / "run", "--epochs", "1", "--crops.size", "32")
+    score = ["--data", str(data), "--run", str(tmp_path / "run"), "--out", str(tmp_path / "preds"), "--device", "cpu"]
+    run(("segment", ["--data", str(data), "--workers", "0"]), ("train", train), ("infer", score), home=home)
+    assert (tmp_path / "preds" / "cells.csv").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_never_connects(home: Path, tmp_path: Path) -> None:
+    small = ["--train-fields", "16", "--test-fields", "2", "--size", "128", "--epochs", "1"]
+    run(("demo", ["--out", str(tmp_path / "demo"), *small]), home=home)
+    assert (tmp_path / "demo" / "preds" / "test" / "scores.json").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_data_set_is_scored_from_a_folder_that_cannot_be_written(home: Path, tmp_path: Path) -> None:
+    data = make_squares(tmp_path / "data")
+    run(("segment", ["--data", str(data), "--workers", "0"]), home=home)
+    for path in (data, *data.rglob("*")):
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    train = words(data, tmp_path / "run", "--epochs", "1", "--crops.size", "32")
+    score = ["--data", str(data), "--run", str(tmp_path / "run"), "--out", str(tmp_path / "preds"), "--device", "cpu"]
+    try:
+        run(("train", train), ("infer", score), home=home)
+    finally:
+        for path in (data, *data.rglob("*")):
+            path.chmod(0o700)
