@@ -184,9 +184,13 @@ def wait_for(browser: Any, script: str) -> Any:
 
 def colours(browser: Any, number: int) -> int:
     """Return how many pixels of a field's picture are clearly not grey: WebP turns grey by a level or two."""
-    script = """const sheet = document.querySelector("#field-%d canvas");
-        const d = sheet.getContext("2d").getImageData(0, 0, sheet.width, sheet.height).data;
-        let n = 0; for (let i = 0; i < d.length; i += 4) n += Math.abs(d[i] - d[i + 1]) + Math.abs(d[i] - d[i + 2]) > 12;
+    script = """const shown = document.querySelector("#field-%d canvas");
+        const copy = Object.assign(document.createElement("canvas"), { width: shown.width, height: shown.height });
+        const pen = copy.getContext("2d", { willReadFrequently: true });
+        pen.drawImage(shown, 0, 0);
+        const d = pen.getImageData(0, 0, copy.width, copy.height).data;
+        let n = 0;
+        for (let i = 0; i < d.length; i += 4) n += Math.abs(d[i] - d[i + 1]) + Math.abs(d[i] - d[i + 2]) > 12;
         return n"""
     return int(browser.execute_script(script % number))
 

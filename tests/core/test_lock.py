@@ -87,9 +87,13 @@ def test_a_forked_child_that_outlives_the_holder_does_not_keep_the_lock(tmp_path
 
 
 def test_a_folder_is_free_after_the_block_and_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="a bug"), hold(tmp_path / "run"):
-        (tmp_path / "run" / "result").touch()
-        raise RuntimeError("a bug")
+    def fail() -> None:
+        with hold(tmp_path / "run"):
+            (tmp_path / "run" / "result").touch()
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        fail()
     with hold(tmp_path / "run"):
         pass
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["result"]
