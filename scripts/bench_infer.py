@@ -4,14 +4,17 @@ python scripts/bench_infer.py [--images 8 24] [--edge 2048] [--backbone test_res
 
 Draws fields small and enlarges them, writes the channel files and masks, then runs prepare, segment --backend masks
 and infer, and the plain rendering (plain_recipe.py), each in a process of its own. The network has random weights,
-so every class passes the recipe's threshold and no loop is spared. Prints seconds an image, the share of the time that
-is not spent in the network, the peak of the memory for each number of images, and the largest difference of a score.
+so every class passes the recipe's threshold and no loop is spared. Prints for an image the seconds on the clock and
+those of the processor (all processes and threads; other work on the machine hardly changes them), the share of the
+time that is not spent in the network, the peak of the memory for each number of images, and the largest difference of
+a score.
 Start-up (Python, imports) is not counted.
 """
 
 import argparse
 import importlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -45,13 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, nargs="+", default=[8, 24], help="sizes of the set to predict")
     parser.add_argument("--edge", type=int, default=2048, help="edge of the fields, pixels")
     parser.add_argument("--backbone", default="test_resnet")
+    parser.add_argument("--precision", default="fp32", help="fp32, or bf16, of infer; the plain rendering keeps fp32")
     parser.add_argument("--plain", type=int, default=8, help="images that the plain rendering predicts; 0 to skip it")
     parser.add_argument("--folder", type=Path, help="where to write (default: the folder for temporary files)")
-    parser.add_argument("--part", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # one measurement, in a child
     args = parser.parse_args(argv)
-    if args.part:
-        measure(args.part[0], args.part[1:])
-        return 0
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         compare(Path(folder), args)
     return 0
@@ -60,46 +60,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare(folder: Path, args: argparse.Namespace) -> None:
     """Print the table."""
     make_run(folder / "run", args.backbone)
-    cli.say(f"{args.backbone}, {torch.get_num_threads()} threads, fields of {args.edge} x {args.edge}")
-    cli.say(f"{'':10}{'images':>8}{'cells':>8}{'s an image':>12}{'not network':>13}{'peak MB':>9}")
+    cli.say(f"{args.backbone}, {args.precision}, {torch.get_num_threads()} threads, fields of {args.edge} px")
+    cli.say(f"{'':10}{'images':>8}{'cells':>8}{'s an image':>12}{'CPU s':>8}{'not network':>13}{'peak MB':>9}")
     ours = {}
     for count in args.images:
         cells = write_fields(folder / str(count), count, args.edge)
-        for stage, words in commands(folder, str(count)).items():
+        for stage, words in commands(folder, str(count), args.precision).items():
             found = child(stage, words)
             ours[stage] = report(stage, count, cells, found)
     if args.plain:
         count = min(args.plain, args.images[-1])
         found = child("plain", [str(folder), str(args.images[-1]), str(count)])
         plain = report("plain", count, 0, found)
-        whole = sum(ours.values())
-        cli.say(f"plain / infer {plain / ours['infer']:.1f}, plain / (prepare + segment + infer) {plain / whole:.1f}")
+        for k, what in enumerate(("s an image", "CPU s")):
+            whole = sum(spent[k] for spent in ours.values())
+            ratio = plain[k] / ours["infer"][k]
+            cli.say(f"{what}: plain / infer {ratio:.1f}, plain / (prepare + segment + infer) {plain[k] / whole:.1f}")
         cli.say(f"largest difference of a score {difference(folder, str(args.images[-1])):.1e}")
 
 
-def commands(folder: Path, name: str) -> dict[str, list[str]]:
+def commands(folder: Path, name: str, precision: str) -> dict[str, list[str]]:
     """Return the words of each stage."""
     fields, data = folder / name, folder / f"data{name}"
+    chosen = ["--device", "cpu", "--precision", precision]
     return {
         "prepare": ["--images", f"{fields}/images", "--out", str(data)],
         "segment": ["--data", str(data), "--backend", "masks", "--masks", f"{fields}/masks"],
-        "infer": ["--data", str(data), "--run", f"{folder}/run", "--out", f"{folder}/preds{name}", "--device", "cpu"],
+        "infer": ["--data", str(data), "--run", f"{folder}/run", "--out", f"{folder}/preds{name}", *chosen],
     }
 
 
-def report(name: str, count: int, cells: int, found: dict[str, float]) -> float:
-    """Print one row; return seconds an image."""
-    each = found["seconds"] / count
+def report(name: str, count: int, cells: int, found: dict[str, float]) -> tuple[float, float]:
+    """Print one row; return the seconds an image, by the clock and of the processor."""
+    each, spent = found["seconds"] / count, found["processor"] / count
     outside = f"{1 - found['network'] / found['seconds']:.1%}" if found["network"] else "-"
     peak = f"{found['peak'] / 1024:.0f}"
-    cli.say(f"{name:10}{count:8}{cells or '':>8}{each:12.3f}{outside:>13}{peak:>9}")
-    return each
+    cli.say(f"{name:10}{count:8}{cells or '':>8}{each:12.3f}{spent:8.3f}{outside:>13}{peak:>9}")
+    return each, spent
 
 
 def child(part: str, words: list[str]) -> dict[str, float]:
     """Run one measurement in a process of its own."""
-    command = [sys.executable, __file__, "--part", part, *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    place = str(Path(__file__).parent)
+    # not this file itself: the workers of a stage would import it, with all that it imports
+    code = f"import sys; sys.path.insert(0, {place!r}); import bench_infer; bench_infer.measure({part!r}, {words!r})"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{part} failed: {done.stdout}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -111,15 +116,21 @@ def measure(part: str, words: list[str]) -> None:
     importlib.import_module("wsss.predict.pipeline")
     network = [0.0]
     CamNet.forward = timed(CamNet.forward, network)  # type: ignore[method-assign]
-    begin = time.perf_counter()
+    begin, spent = time.perf_counter(), processor()
     if part == "plain":
         run_plain(Path(words[0]), words[1], int(words[2]))
     else:
         importlib.import_module(f"wsss.{part}").main(words)
-    seconds = time.perf_counter() - begin
+    seconds, spent = time.perf_counter() - begin, processor() - spent
     status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the peak of the parent
     peak = int(status.split("VmHWM:")[1].split()[0])
-    print(json.dumps({"seconds": seconds, "network": network[0], "peak": peak}))
+    print(json.dumps({"seconds": seconds, "processor": spent, "network": network[0], "peak": peak}))
+
+
+def processor() -> float:
+    """Return the processor's seconds of this process and of those it has waited for."""
+    now = os.times()
+    return now.user + now.system + now.children_user + now.children_system
 
 
 def timed(function: Callable[..., Any], total: list[float]) -> Callable[..., Any]:

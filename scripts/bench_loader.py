@@ -3,11 +3,12 @@
 python scripts/bench_loader.py [--images 400] [--size 512] [--crop 384] [--set 100000] [--repeats 5]
 
 The first rows time samples in this process, without and with augmentation: on several cores every loader process does
-as much. The last row times what comes before the first batch of an epoch of a set of --set images: drawing its order
-and its seeds.
+as much. The next times what comes before the first batch of an epoch of a set of --set images: drawing its order and
+its seeds. The last tells how much memory of its own a loader process takes for images that another one has read.
 """
 
 import argparse
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import torch
 
 from wsss.core import cli
@@ -25,7 +27,7 @@ from wsss.data.dataset import EpochBatches, ImageSamples
 from wsss.data.sampler import draw_epoch, image_weights
 from wsss.data.synthetic.fields import draw_field
 
-DRAWN = 8
+DRAWN, MANY = 8, 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             cpu, wall = np.array(rates).T
             spread = f"{np.median(cpu):.0f} ({cpu.min():.0f}-{cpu.max():.0f})"
             cli.say(f"{name:14}{spread:>24}{np.median(wall):16.0f}")
+        create_dataset(
+            Path(folder) / "many", dict.fromkeys(map(str, range(MANY)), images["im00"]), spec=Spec(size=args.size)
+        )
+        seen, own = memory_of_second_reader(DataSet.open(Path(folder) / "many"))
+        shared = f"a second process that reads {MANY} images sees {seen:.0f} MB more, of which its own are {own:.1f} MB"
     spent = [start_epoch(args.set, epoch) for epoch in range(args.repeats)]
     cli.say(f"start of an epoch of {args.set} images: {np.median(spent):.3f} s ({min(spent):.3f}-{max(spent):.3f})")
+    cli.say(shared)
     return 0
 
 
@@ -72,6 +80,31 @@ def start_epoch(count: int, epoch: int) -> float:
     batches.set(draw_epoch(weights, count, seed=0, epoch=epoch), epoch)
     next(iter(batches))
     return time.perf_counter() - begin
+
+
+def memory_of_second_reader(data: DataSet) -> tuple[float, float]:
+    """Return the MB that a loader process's memory grows by when it reads all images, and those that it alone holds."""
+    read_all(data)
+    context = multiprocessing.get_context("fork")
+    found = context.SimpleQueue()
+    child = context.Process(target=lambda: found.put(growth(data)))
+    child.start()
+    child.join()
+    seen, own = found.get()
+    return seen, own
+
+
+def growth(data: DataSet) -> tuple[float, float]:
+    process = psutil.Process()
+    before = process.memory_full_info()
+    read_all(data)
+    after = process.memory_full_info()
+    return (after.rss - before.rss) / 1e6, (after.uss - before.uss) / 1e6
+
+
+def read_all(data: DataSet) -> None:
+    for k in range(len(data)):
+        data.image(k).max()
 
 
 if __name__ == "__main__":

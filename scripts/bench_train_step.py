@@ -2,9 +2,12 @@
 
 python scripts/bench_train_step.py [--backbone test_resnet] [--crop 128] [--batch 4] [--steps 5] [--device cpu]
 python scripts/bench_train_step.py --backbone seresnext50 --crop 384 --batch 32 --device cuda --precision fp16
+python scripts/bench_train_step.py --backbone vgg16 --stride 8 --variants plain drs
+python scripts/bench_train_step.py --backbone seresnext50 --crop 384 --variants plain puzzle --profile
 
-The variants take turns, so that a busy machine slows all of them alike; the median of the steps counts. Memory is the
-peak of the GPU, or on the CPU the bytes that the backward pass keeps of the forward one.
+The variants take turns, so that a busy machine slows all of them alike; the median of the steps counts. On the CPU the
+time is that of the processor, all threads together, which other work on the machine hardly changes. Memory is the peak
+of the GPU, or on the CPU the bytes that the backward pass keeps of the forward one.
 """
 
 import argparse
@@ -26,11 +29,17 @@ from wsss.engine.state import TrainState
 from wsss.engine.step import Learner
 from wsss.models.cam_net import build_cam_net
 
+VARIANTS = ("plain", "puzzle", "drs")
 
-def variants(base: Recipe) -> dict[str, Recipe]:
+
+def variants(base: Recipe, wanted: Sequence[str]) -> dict[str, Recipe]:
     """Return the recipes to compare; the first is what the others are measured against."""
     plain = replace(base, puzzle=PuzzleConfig(side=1))
-    found = {"plain CAM": plain, "Puzzle-CAM 2 x 2": base}
+    found = {"plain CAM": plain}
+    if "puzzle" in wanted:
+        found["Puzzle-CAM 2 x 2"] = base
+    if "drs" not in wanted:
+        return found
     for after in ("stages", "activations"):
         for mode in ("fixed", "learned"):
             found[f"plain, DRS {mode} after {after}"] = replace(plain, drs=DrsConfig(mode=mode, after=after))  # type: ignore[arg-type]
@@ -47,13 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--stride", type=int, default=32, help="output stride")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="plain is always there")
+    parser.add_argument("--profile", action="store_true", help="list the costliest operators of the last variant")
     args = parser.parse_args(argv)
     base = Recipe(backbone=args.backbone, weights="none", crop=args.crop, batch=args.batch, output_stride=args.stride)
     device = choose_device(args.device, args.precision)
     images = torch.randint(0, 256, (args.batch, 4, args.crop, args.crop), dtype=torch.uint8)
     labels = torch.randint(0, 2, (args.batch, args.classes)).float()
-    batch = (images, labels, torch.arange(args.batch))
-    recipes = variants(base)
+    batch = Batch(images, labels, torch.arange(args.batch))
+    recipes = variants(base, args.variants)
     memory: dict[str, float] = {}
     learners: dict[str, Learner] = {}
     for name, recipe in recipes.items():
@@ -64,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, learner in learners.items():
             spent[name].append(time_step(learner, batch, device))
     report(spent, memory, args)
+    if args.profile:
+        profile(learners[name], batch, device)
     return 0
 
 
@@ -94,14 +107,28 @@ def measure_memory(learner: Learner, batch: Batch, device: Device) -> float:
 
 
 def time_step(learner: Learner, batch: Batch, device: Device) -> float:
-    """Return the seconds of one step."""
-    if device.is_cuda:
-        torch.cuda.synchronize()
+    """Return the seconds of one step, on the CPU those of the processor."""
+    if not device.is_cuda:
+        began = time.process_time()
+        learner.step(batch, 1.0, 100)
+        return time.process_time() - began
+    torch.cuda.synchronize()
     began = time.perf_counter()
     learner.step(batch, 1.0, 100)
-    if device.is_cuda:
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def profile(learner: Learner, batch: Batch, device: Device) -> None:
+    """Print the operators in which one step spends most of its own time, and how often it calls them."""
+    kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if device.is_cuda else [])]
+    with torch.profiler.profile(activities=kinds) as found:
+        learner.step(batch, 1.0, 100)
+    place = "self_device_time_total" if device.is_cuda else "self_cpu_time_total"
+    rows = sorted(found.key_averages(), key=lambda row: -getattr(row, place))
+    total = sum(getattr(row, place) for row in rows)
+    for row in rows[:12]:
+        cli.say(f"{getattr(row, place) / total:7.1%}{row.count:7}  {row.key}")
 
 
 def report(spent: dict[str, list[float]], memory: dict[str, float], args: argparse.Namespace) -> None:

@@ -1,10 +1,21 @@
 #!/usr/bin/env bash
-# Kill, starve and fill up every stage for hours: the long checks of docs/reliability.md. Argument: kills of each stage.
-# usage: scripts/stress.sh [50]
-kills=${1:-50}
+# Kill, starve and fill up every stage for hours: the long checks of docs/reliability.md, by parts.
+# usage: scripts/stress.sh [PART ...]     parts: kills long, and those of scripts/stress/checks.py; all if none is named
+# Figures go to runs/stress/figures.csv (STRESS_OUT: another folder); a part done again replaces its own.
 source "$(dirname "$0")/environment.sh" dev,lite0
 failed=0
-python scripts/stress/kills.py --kills "$kills" --workers 0 || failed=1
-python scripts/stress/kills.py --kills "$((kills / 5 + 1))" --workers 2 --stages prepare segment train || failed=1
-python -m pytest -m slow tests/commands/test_signals.py tests/commands/test_full_disk.py tests/engine || failed=1
+parts=("$@")
+[ "$#" -gt 0 ] || parts=(kills long rest)
+for part in "${parts[@]}"; do
+    case $part in
+        kills)
+            python scripts/stress/kills.py --kills 50 --workers 0 || failed=1
+            python scripts/stress/kills.py --kills 10 --workers 2 --stages prepare segment train || failed=1
+            ;;
+        long) python scripts/stress/long_run.py || failed=1 ;;
+        rest) python scripts/stress/checks.py || failed=1 ;;
+        *) python scripts/stress/checks.py "$part" || failed=1 ;;
+    esac
+done
+python scripts/stress/record.py || failed=1
 exit $failed

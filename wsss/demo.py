@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wsss.core import cli
 from wsss.core.checks import check_range
+from wsss.core.console import flags
 from wsss.core.files import read_json
 
 EXAMPLES = """\
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _draw(out / "fields" / part, part, count, options)
     for stage, words in _commands(out, options):
         cli.say(f"\n$ python -m wsss.{stage} {' '.join(words)}")
-        code = _main_of(stage)(words)
+        code = _main_of(stage)([*words, *flags()])
         if code:
             return code
     _summary(out, time.monotonic() - began)

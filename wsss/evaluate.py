@@ -79,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = options.out or options.preds / "scores.json"
     write_json(out, report)
     _print(report, classes)
+    if report["cells"]["confusions"]:
+        from wsss.reports.confusion import write_confusion
+
+        write_confusion(report["cells"]["confusions"], *(out.with_name(f"confusion.{kind}") for kind in ("csv", "png")))
     cli.say(f"written to {out}")
     return 0
 
@@ -88,9 +92,10 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     import numpy as np
 
     from wsss.metrics.cells import copy_to_cells, score_table
+    from wsss.metrics.confusion import confusion_rows
     from wsss.metrics.true_masks import TrueMasks
     from wsss.metrics.truth import read_cell_truth
-    from wsss.predict.tables import read_cells, score_columns
+    from wsss.predict.tables import read_cells, score_columns, table_digest
 
     cells = read_cells(options.preds)
     columns = score_columns(cells, options.preds)
@@ -104,10 +109,11 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
             f"the table begins with {some(truth.ids[:1])}, the predictions with {some(cells.ID[:1]) or 'nothing'}."
         )
     report: dict[str, Any] = {"format": 1, "preds": str(options.preds), "truth": str(options.truth)}
-    report["cells"] = score_table(
-        truth.labels, join.scores(cells[columns].to_numpy(np.float32)), classes, options.threshold
-    )
+    report["table"] = table_digest(options.preds)
+    scores = join.scores(cells[columns].to_numpy(np.float32))
+    report["cells"] = score_table(truth.labels, scores, classes, options.threshold)
     report["cells"] |= {
+        "confusions": confusion_rows(truth.labels, scores, classes),
         "joined_by": joined_by,
         "missing": join.missing,
         "unknown": join.unknown,
@@ -153,19 +159,20 @@ def join_cells(
         return join_by_number(truth, cells.ID.to_numpy(), cells.cell_id.to_numpy()), how
     if masks is None:
         raise DataError("--join iou needs the true label maps: pass --masks DIR.")
-    return joined(truth, _overlapping(options, masks), cells.ID.to_numpy()), how
+    return joined(truth, _overlapping(options, masks, cells.ID.nunique()), cells.ID.to_numpy()), how
 
 
-def _overlapping(options: EvaluateOptions, masks: "TrueMasks") -> "np.ndarray":
-    """Return the (N,) row of the predicted cell that overlaps each true one, -1 for none."""
+def _overlapping(options: EvaluateOptions, masks: "TrueMasks", images: int) -> "np.ndarray":
+    """Return the (N,) row of the predicted cell that overlaps each true one, -1 for none; `images` have cells."""
     import numpy as np
 
+    from wsss.core.runtime import progress
     from wsss.metrics.instances import match_pairs
     from wsss.predict.tables import iter_cells
 
     rows = np.full(len(masks.truth.ids), -1)
     known, start = set(masks.image_ids), 0
-    for image_id, own in iter_cells(options.preds):
+    for image_id, own in progress(iter_cells(options.preds), "join cells", total=images):
         if image_id in known:
             true = masks.read(image_id)
             size = (int(own.ImageHeight.iloc[0]), int(own.ImageWidth.iloc[0]))
@@ -224,6 +231,7 @@ def _images(labels: "Values", probs: "Values", classes: ClassList, threshold: fl
 
 def _instances(options: EvaluateOptions, masks: "TrueMasks", classes: ClassList) -> dict[str, Any] | None:
     """Score the submission against the true masks; None where there is no submission."""
+    from wsss.core.runtime import progress
     from wsss.metrics.instances import InstanceScorer, instance_table
     from wsss.predict.submission import iter_submission
 
@@ -232,7 +240,7 @@ def _instances(options: EvaluateOptions, masks: "TrueMasks", classes: ClassList)
         return None
     scorer = InstanceScorer(len(classes), options.match_iou)
     left, others = dict.fromkeys(masks.image_ids), 0
-    for image in iter_submission(path, len(classes)):
+    for image in progress(iter_submission(path, len(classes)), "match masks", total=len(masks.image_ids)):
         if image.image_id not in left:
             others += 1
             continue
@@ -281,6 +289,9 @@ def _print(report: dict[str, Any], classes: ClassList) -> None:
             at = f" at IoU {part['match_iou']:g}" if "match_iou" in part else ""
             classes_with = f"{part['classes']} classes"
             cli.say(f"{name + at:35} {_number(part['mean_ap'])} ({classes_with}; {other}{mean_f1})")
+    for row in [row for row in cells["confusions"] if row["true"] != row["predicted"]][:5]:
+        what = f"{row['true_name']} taken for {row['predicted_name']}"
+        cli.say(f"{what}: {row['cells']:.0f} cells, {row['share']:.0%} of its cells")
 
 
 def _number(value: float | None) -> str:

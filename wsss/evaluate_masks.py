@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from wsss.data.masks import MaskSet
     from wsss.evaluate import EvaluateOptions
+    from wsss.metrics.segmentation import MaskScore
+    from wsss.reports.mask_sheet import SheetRow
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)
@@ -31,11 +33,14 @@ def evaluate_masks(options: "EvaluateOptions") -> int:
     """Score predicted masks as the options say; return the exit code."""
     import pandas as pd
 
-    from wsss.data.masks import open_masks
+    from wsss.data.tile_set import TileSet, open_set
+    from wsss.evaluate_large import evaluate_large
     from wsss.metrics.segmentation import mean_score, score_mask
 
     facts = read_json(options.preds / "provenance.json")
-    masks = open_masks(options.truth, facts["channels"])
+    masks = open_set(options.truth, facts["channels"], facts.get("tile", 1024))
+    if isinstance(masks, TileSet):
+        return evaluate_large(options, masks, facts)
     indices = _common(options, masks)
     scores = [
         score_mask(_predicted(options.preds, masks.ids[i], facts), masks.label_map(i), masks.ignored(i))
@@ -52,7 +57,7 @@ def evaluate_masks(options: "EvaluateOptions") -> int:
     write_csv(out.with_name("image_scores.csv"), table)
     _say(report, out)
     if options.sheet:
-        _draw(options, facts, masks, indices[: options.sheet], out.with_name("sheet.png"))
+        _draw(options, facts, masks, indices, scores, out.with_name("sheet.png"))
     return 0
 
 
@@ -128,13 +133,37 @@ def _say(report: dict[str, Any], out: Path) -> None:
     cli.say(f"written to {out}")
 
 
-def _draw(options: "EvaluateOptions", facts: dict[str, Any], masks: "MaskSet", indices: list[int], path: Path) -> None:
-    """Write the picture of images, truths, predictions and errors."""
-    from wsss.reports.mask_sheet import SheetRow, draw_sheet
+def _draw(
+    options: "EvaluateOptions",
+    facts: dict[str, Any],
+    masks: "MaskSet",
+    indices: list[int],
+    scores: "list[MaskScore]",
+    path: Path,
+) -> None:
+    """Write the picture of images, truths, predictions and errors, from the worst score to the best."""
+    import numpy as np
 
-    rows = (
-        SheetRow(masks.ids[i], masks.image(i), masks.label_map(i), _predicted(options.preds, masks.ids[i], facts))
-        for i in indices
-    )
+    from wsss.reports.mask_sheet import draw_sheet
+
+    objects = facts["segmentation"]["objects"]
+    order = np.argsort([own.instance_ap if objects else own.iou for own in scores], kind="stable")
+    shown = order[np.linspace(0, len(order) - 1, min(options.sheet, len(order))).round().astype(int)]
+    rows = (_row(options.preds, facts, masks, indices[k], scores[k]) for k in shown)
     draw_sheet(rows, path)
-    cli.say(f"image, truth, prediction, error: {path}")
+    cli.say(f"{len(shown)} images from the worst score to the best, with truth, prediction and error: {path}")
+
+
+def _row(preds: Path, facts: dict[str, Any], masks: "MaskSet", i: int, score: "MaskScore") -> "SheetRow":
+    from wsss.metrics.instances import overlap
+    from wsss.reports.mask_sheet import SheetRow
+
+    truth, found = masks.label_map(i), _predicted(preds, masks.ids[i], facts)
+    figures, alone = f"Dice {score.dice:.3f}, IoU {score.iou:.3f}", None
+    if facts["segmentation"]["objects"]:
+        pairs = overlap(found, truth)
+        alone = pairs.ids_b[~(pairs.iou > 0.5).any(axis=0)]
+        right = len(pairs.ids_b) - len(alone)
+        figures += f", AP {score.instance_ap:.3f}; {right} of {len(pairs.ids_b)} objects at IoU .5, "
+        figures += f"{len(pairs.ids_a) - right} too many"
+    return SheetRow(masks.ids[i], masks.image(i), truth, found, figures, alone)

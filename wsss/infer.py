@@ -2,27 +2,30 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsss.core import cli
-from wsss.core.checks import ConfigError, DataError, check_range
-from wsss.core.files import digest_json, read_json, write_json
+from wsss.core.checks import ConfigError, DataError, check_choice, check_range
+from wsss.core.files import digest_file, digest_json, read_json, write_json
 from wsss.core.journal import Journal
 from wsss.core.lock import LOCK, hold
+from wsss.core.ray_cluster import ENGINES
 from wsss.core.runtime import keep_freed_memory, progress, versions
 from wsss.core.score_config import CropConfig, ScoreConfig
 from wsss.core.semantic_config import MaskInferConfig
+from wsss.core.tta_config import TtaConfig
 from wsss.predict.shards import Shard, ShardJournals
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from wsss.core.device import Device
     from wsss.data.catalog import DataSet
+    from wsss.predict.calibration import Calibration
+    from wsss.predict.following import Following
     from wsss.predict.members import Member, Plan
-    from wsss.predict.task import Task
+    from wsss.predict.task import Scored, Task
 
 EXAMPLES = """\
   python -m wsss.infer --run runs/hpa-seresnext50
@@ -43,16 +46,23 @@ class InferOptions:
     """Prepared and segmented data set, labels not needed; default: the only one under data/."""
     out: Path | None = None
     """Folder for the tables; default: preds/<data set>-<run>."""
+    unet: Path | None = None
+    """Run of U-Nets of class maps (train --task maps), scored beside the run's own maps: see score.unet_share."""
+    segment: str = ""
+    """Find the cells at the same time with this backend of the stage segment, which needs no further options (unet,
+    classical); empty: they have been found before. The results are the same."""
     oof: bool = False
     """Predict each training image with the network that never saw it, and prove it."""
     snapshots: bool = False
-    """Average the networks at the end of each cosine cycle (optim.cycles) instead of taking the best one."""
+    """Average the networks at the end of each cycle (optim.cycles) instead of taking the best one."""
     batch: int = 8
     """Images the network sees at once."""
+    engine: str = "local"
+    """local; or ray: spread the images over the Ray cluster that RAY_ADDRESS names or this machine belongs to."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda or cuda:N; with --engine ray, auto is the cluster's GPUs where it has any."""
     precision: str = "auto"
-    """fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU."""
+    """fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU (where bf16 may be twice as fast)."""
     overwrite: bool = False
     """Replace the results of other options in --out."""
     shard: str = ""
@@ -62,20 +72,37 @@ class InferOptions:
     min_score: float = 0.01
     """Predictions below this are left out of submission.csv."""
     parts: bool = False
-    """Write the parts of the blended score too, as predictions of their own: image/, stage1/, stage2/ and opinion/
-    in --out, as far as there are."""
+    """Write the parts of the blended score too, as predictions of their own: image/, stage1/, stage2/, opinion/,
+    student/ and unet/ in --out, as far as there are."""
     score: ScoreConfig = field(default_factory=ScoreConfig)
     """Cell score options (default: those of the run)."""
     crops: CropConfig = field(default_factory=CropConfig)
     """Cell crop options of stage 2 (default: those of the run)."""
+    calibration: Path | None = None
+    """Curves of python -m wsss.calibrate: scores are then how often such scores are right."""
+    tta: TtaConfig = field(default_factory=TtaConfig)
+    """Test-time augmentation options."""
+    large: list[Path] = field(default_factory=list)
+    """Images larger than memory (TIFF or .npy) for a run that finds masks, instead of --data."""
     segmentation: MaskInferConfig = field(default_factory=MaskInferConfig)
     """Options of runs that find masks (task masks)."""
 
     def __post_init__(self) -> None:
         check_range("batch", self.batch, 1)
         check_range("min_score", self.min_score, 0, 1)
+        check_choice("engine", self.engine, ENGINES)
+        if self.oof and self.calibration is not None:
+            raise ConfigError(
+                "calibration curves have seen the labels of the images that --oof predicts: leave one of the two out."
+            )
         if self.shard:
             Shard.parse(self.shard)
+        if self.segment and (self.shard or self.merge or self.engine != "local"):
+            raise ConfigError(
+                "segment works beside one process: run python -m wsss.segment first, then cut up the work."
+            )
+        if self.engine != "local" and (self.shard or self.merge):
+            raise ConfigError("engine ray spreads the images itself: leave --shard and --merge out.")
         if self.shard and self.merge:
             raise ConfigError("shard and merge are two steps: run every --shard first, then --merge true without it.")
 
@@ -87,60 +114,107 @@ def main(argv: Sequence[str] | None = None) -> int:
     if _run_config(options.run).get("task") == "masks":
         from wsss.infer_masks import infer_masks
 
-        if options.shard or options.merge:
-            raise ConfigError(f"{options.run} finds masks: such runs cannot be cut into shards, leave --shard out.")
+        if options.shard or options.merge or options.engine != "local":
+            raise ConfigError(f"{options.run} finds masks: such runs are not cut up, leave --shard and --engine out.")
         return infer_masks(options)
+    if _run_config(options.run).get("task") == "maps":
+        raise ConfigError(f"{options.run} finds class maps alone: pass its classifier as --run, and it as --unet.")
     folder = cli.default_dataset(options.data)
     out = options.out or Path("preds") / f"{folder.name}-{options.run.name}{'-oof' if options.oof else ''}"
 
     from wsss.core.device import choose_device
-    from wsss.data.catalog import DataSet
-    from wsss.predict.members import check_fits, check_opinions, find_folders, load_members, plan_all, plan_oof
 
-    data = DataSet.open(folder)
-    device = choose_device(options.device, options.precision)
+    on_ray = options.engine == "ray"  # this process only plans then
+    task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
+    lock = f"{LOCK}.{options.shard.replace('/', '-of-')}" if options.shard else LOCK  # shards run side by side
+    with hold(out, "image", "stage1", "stage2", "opinion", "student", "unet", lock=lock):
+        return _predict_into(out, options, task, plan)
+
+
+def _open(options: InferOptions, device: "Device") -> "tuple[Task, Plan]":
+    """Open data and networks, and plan which predict which images."""
+    from wsss.data.catalog import DataSet
+    from wsss.predict.map_nets import load_map_net, pair
+    from wsss.predict.members import check_fits, check_opinions, find_folders, load_members, plan_all, plan_oof
+    from wsss.predict.task import Task
+
+    data = DataSet.open(cli.default_dataset(options.data))
     folders = find_folders(options.run)
     members = [member for found in folders for member in load_members(found, device, snapshots=options.snapshots)]
     for member in members:
         check_fits(member, data)
     check_opinions(members, options.score)
+    if options.unet is not None:
+        nets = [load_map_net(found, device) for found in find_folders(options.unet)]
+        members = pair(members, nets, oof=options.oof)
     plan = plan_oof(members, data) if options.oof else plan_all(members, data)
-    lock = f"{LOCK}.{options.shard.replace('/', '-of-')}" if options.shard else LOCK  # shards run side by side
-    with hold(out, "image", "stage1", "stage2", "opinion", lock=lock):
-        return _predict_into(out, options, data, members, plan, device)
+    curves = _calibration(options, data, plan)
+    return Task(data, options.score, options.crops, device, options.batch, options.tta, curves), plan
 
 
-def _predict_into(
-    out: Path, options: InferOptions, data: "DataSet", members: "list[Member]", plan: "Plan", device: "Device"
-) -> int:
+def _calibration(options: InferOptions, data: "DataSet", plan: "Plan") -> "Calibration | None":
+    """Read the curves of --calibration, if they fit what is predicted."""
+    from wsss.predict.calibration import check_origin, load_calibration
+
+    if options.calibration is None:
+        return None
+    found = load_calibration(options.calibration, len(data.classes))
+    check_origin(found, _facts(options, data, plan), options.calibration)
+    return found
+
+
+def open_in_worker(words: dict[str, Any], device_name: str) -> "tuple[Task, Plan, str]":
+    """Open what a worker of another machine predicts, from the options by name; with the fingerprint of it all."""
+    from wsss.core.device import choose_device
+
+    options = InferOptions(**words)
+    task, plan = _open(options, choose_device(device_name, options.precision))
+    return task, plan, digest_json(_facts(options, task.data, plan))
+
+
+def _predict_into(out: Path, options: InferOptions, task: "Task", plan: "Plan") -> int:
     """Predict what is not there yet and write the tables; return the exit code."""
-    from wsss.predict.task import Task
-
-    facts = _facts(options, data, plan)
+    facts = _facts(options, task.data, plan)
     if not _begin(out, facts, options):
         cli.say(f"{out} holds these predictions already: nothing to do.")
         return 0
-    task = Task(data, options.score, options.crops, device, options.batch)
     if options.shard:
         return _run_shard(task, plan, out, facts, options)
-    failed, journals = _predict(task, plan, out, facts, options)
+    with _segmented(task, plan, options) as following:
+        failed, journals = _predict(replace(task, following=following), plan, out, facts, options)
     write_json(out / PROVENANCE, facts)
     _remove(journals)
     return 1 if failed else 0
+
+
+def _segmented(
+    task: "Task", plan: "Plan", options: InferOptions
+) -> "AbstractContextManager[Following] | AbstractContextManager[None]":
+    """Return what finds the cells beside the block, in the order in which it wants them; or nothing."""
+    from wsss.predict.following import Beside, Following
+    from wsss.segment import SegmentOptions, segment
+
+    if not options.segment:
+        return nullcontext()
+    asked = SegmentOptions(data=task.data.folder, backend=options.segment, device=options.device)
+    order = [task.data.ids[i] for _, indices in plan for i in indices]
+    return Beside(lambda following: segment(asked, following), Following(order))
 
 
 def _predict(
     task: "Task", plan: "Plan", out: Path, facts: dict[str, Any], options: InferOptions
 ) -> tuple[int, list[Path]]:
     """Write the tables, from all shards or after predicting here; return failed images and the journals used."""
+    from wsss.predict.results import write_results
+
     fingerprint, parts = digest_json(facts), _parts(options, plan[0][0] if plan else [])
     if options.merge:
         wanted = [task.data.ids[i] for _, indices in plan for i in indices]
         with ShardJournals(out, fingerprint, wanted) as shards:
-            return _write(out, task.data, shards, options, parts), shards.paths
+            return write_results(out, task.data, shards, parts, options.min_score), shards.paths
     with Journal(out / JOURNAL, fingerprint) as journal:
-        _run(task, plan, journal, options.oof)
-        return _write(out, task.data, journal, options, parts), [out / JOURNAL]
+        _run(task, plan, journal, options)
+        return write_results(out, task.data, journal, parts, options.min_score), [out / JOURNAL]
 
 
 def _run_shard(task: "Task", plan: "Plan", out: Path, facts: dict[str, Any], options: InferOptions) -> int:
@@ -148,7 +222,7 @@ def _run_shard(task: "Task", plan: "Plan", out: Path, facts: dict[str, Any], opt
     shard = Shard.parse(options.shard)
     own = shard.take(plan, options.batch)
     with Journal(out / shard.journal, digest_json(facts)) as journal:
-        _run(task, own, journal, options.oof)
+        _run(task, own, journal, options)
         count = len(journal)
     cli.say(f"{out / shard.journal}: {count} images; when all {shard.count} are done, run the same with --merge true")
     return 0
@@ -196,8 +270,11 @@ def _facts(options: InferOptions, data: "DataSet", plan: "Plan") -> dict[str, An
         "oof": options.oof,
         "score": asdict(options.score),
         "crops": asdict(options.crops),
+        "tta": asdict(options.tta),
         "batch": options.batch,
+        "precision": options.precision,
         "min_score": options.min_score,
+        "calibration": None if options.calibration is None else digest_file(options.calibration),
         "members": [_member_facts(member, indices, options.oof) for own, indices in plan for member in own],
         "parts": options.parts,
         "versions": versions(),
@@ -210,6 +287,8 @@ def _member_facts(member: "Member", indices: list[int], oof: bool) -> dict[str, 
     facts: dict[str, Any] = {"path": str(member.path), "weights": member.digest, "held_out_fold": member.fold}
     facts |= {"trained_on": len(member.train_ids), "train_ids": member.facts["train_ids"], "predicts": len(indices)}
     facts["opinion"] = None if member.opinion is None else member.opinion.digest
+    facts["student"] = None if member.student is None else member.student.digest
+    facts["unets"] = [net.digest for net in member.unets]
     return facts | ({"seen_and_predicted": 0} if oof else {})  # plan_oof has refused anything else
 
 
@@ -227,87 +306,52 @@ def _begin(out: Path, facts: dict[str, Any], options: InferOptions) -> bool:
     return True
 
 
-def _run(task: "Task", plan: "Plan", journal: Journal, oof: bool) -> None:
+def _run(task: "Task", plan: "Plan", journal: Journal, options: InferOptions) -> None:
     """Predict what the journal lacks, and record every image as it is done."""
-    from wsss.predict.pipeline import predict
-
     ids = task.data.ids
     done = journal.keys()
+    skip = {i for _, indices in plan for i in indices if ids[i] in done}
     total = sum(len(indices) for _, indices in plan)
     if done:
         cli.say(f"{len(done)} of {total} images are there already: going on.")
+    folds = [members[0].fold if options.oof and members[0].fold is not None else -1 for members, _ in plan]
+    predicted = _on_ray(task, plan, folds, skip, options) if options.engine == "ray" else _here(task, plan, folds, skip)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
-        for members, indices in plan:
-            skip = {i for i in indices if ids[i] in done}
-            fold = members[0].fold if oof and members[0].fold is not None else -1
-            for scored in predict(task, members, indices, skip, fold):
-                if scored.index not in skip:
-                    journal.add(ids[scored.index], scored.record, scored.payload)
-                    bar.update()
+        for scored in predicted:
+            if scored.index not in skip:
+                journal.add(ids[scored.index], scored.record, scored.payload)
+                bar.update()
 
 
-def _write(
-    out: Path, data: "DataSet", journal: Journal | ShardJournals, options: InferOptions, parts: list[str]
-) -> int:
-    """Write the tables from the journal, print a summary, return the number of images without a result."""
-    from wsss.predict.image_tables import take_stage
-    from wsss.predict.submission import write_submission
-    from wsss.predict.tables import iter_cells, write_cells, write_images
+def _here(task: "Task", plan: "Plan", folds: list[int], skip: set[int]) -> "Iterator[Scored]":
+    from wsss.predict.pipeline import predict
 
-    images = _images_table(data, journal)
-    cells = write_cells(out, take_stage(_frames(data, journal), ""))
-    for stage in parts:
-        write_cells(out / stage, take_stage(_frames(data, journal), stage))
-        write_images(out / stage, images)
-    write_images(out, images)
-    sizes = data.table[["ID", "ImageHeight", "ImageWidth"]]
-    written = write_submission(out / "submission.csv", sizes, iter_cells(out), min_score=options.min_score)
-    failed = images[images["status"] != "ok"]
-    cli.say(
-        f"{out}: {cells} cells in {len(images)} images, {int((images['n_cells'] == 0).sum())} without cells, "
-        f"{len(failed)} failed; {written.predictions} predictions in submission.csv"
-    )
-    for name, status in list(zip(failed["ID"], failed["status"], strict=True))[:10]:
-        cli.say(f"  {name}: {status}")
-    return len(failed)
+    for (members, indices), fold in zip(plan, folds, strict=True):
+        yield from predict(task, members, indices, skip, fold)
+
+
+def _on_ray(task: "Task", plan: "Plan", folds: list[int], skip: set[int], options: InferOptions) -> "Iterator[Scored]":
+    from functools import partial
+
+    from wsss import infer  # by its name, which workers know; it runs as __main__ here
+    from wsss.predict.on_ray import make_chunks, predict_on_ray
+
+    fingerprint = digest_json(_facts(options, task.data, plan))
+    build = partial(infer.open_in_worker, vars(options))
+    chunks = make_chunks(plan, folds, task.batch, skip)
+    yield from predict_on_ray(build, fingerprint, chunks, options.device)
 
 
 def _parts(options: InferOptions, members: "list[Member]") -> list[str]:
     """Return the parts of the score that are written beside the blend."""
-    from wsss.predict.members import has_opinions
+    from wsss.predict.members import has_opinions, has_students
 
     found = ["image", "stage1"]
     found += ["stage2"] if options.crops.mode != "none" else []
     found += ["opinion"] if has_opinions(members, options.score) else []
+    found += ["student"] if has_students(members, options.score) else []
+    found += ["unet"] if options.unet is not None else []
     return found if options.parts else []
-
-
-def _frames(data: "DataSet", journal: Journal | ShardJournals) -> "Iterator[pd.DataFrame]":
-    """Yield every image's table, in the order of the data set."""
-    from io import BytesIO
-
-    import pandas as pd
-
-    for name in data.ids:
-        found = journal.get(name)
-        if found is not None:
-            yield pd.read_feather(BytesIO(found[1]))
-
-
-def _images_table(data: "DataSet", journal: Journal | ShardJournals) -> "pd.DataFrame":
-    """Return images.csv: one row an image, failed ones and those without cells included."""
-    import pandas as pd
-
-    rows = []
-    for i, name in enumerate(data.ids):
-        found = journal.get(name)
-        if found is None:
-            reason = "no fold holds it out" if data.ok[i] else data.table["reason"].iloc[i]
-            rows.append([name, -1, 0, f"failed: {reason}", *[float("nan")] * len(data.classes)])
-        else:
-            record = found[0]
-            rows.append([name, record["fold"], record["n_cells"], record["status"], *record["probs"]])
-    return pd.DataFrame(rows, columns=["ID", "fold", "n_cells", "status", *data.classes.columns])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ submission.csv      id,rle_mask: one mask an image; or ImageId,EncodedPixels: on
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,19 +36,29 @@ JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
 
 def infer_masks(options: "InferOptions") -> int:
     """Predict masks as the options say; return the exit code."""
-    from wsss.data.masks import open_masks
+    from wsss.data.tile_set import TileSet, open_set
+    from wsss.infer_large import infer_large
     from wsss.predict.members import find_folders
-    from wsss.predict.semantic import load_mask_member, plan_masks
+    from wsss.predict.semantic import load_mask_members, plan_masks
 
-    if options.data is None:
-        raise ConfigError(f"{options.run} finds masks, which needs a folder of images: pass --data FOLDER.")
+    if (options.data is None) == (not options.large):
+        raise ConfigError(
+            f"{options.run} finds masks, which needs a folder of images or large files: pass --data FOLDER or "
+            "--large FILE ..., one of them."
+        )
     device = choose_device(options.device, options.precision)
-    members = [load_mask_member(folder, device) for folder in find_folders(options.run)]
+    folders = find_folders(options.run)
+    members = [own for folder in folders for own in load_mask_members(folder, device, snapshots=options.snapshots)]
     config = members[0].recipe.masks
-    masks = open_masks(options.data, config.channels)
+    if options.data is None:
+        return infer_large(options, [(members, {path.stem: path for path in options.large})], device)
+    masks = open_set(options.data, config.channels, config.tile)
     name = f"{masks.folder.resolve().name}-{options.run.name}{'-oof' if options.oof else ''}"
     out = options.out or Path("preds") / name
     plan = plan_masks(members, masks, oof=options.oof)
+    if isinstance(masks, TileSet):
+        whole = [(own, masks.paths_of(indices)) for own, indices in plan]
+        return infer_large(replace(options, out=out), whole, device)
     with hold(out, "masks", "objects", "probs"):
         return _predict(out, options, masks, members, plan)
 

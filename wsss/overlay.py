@@ -11,6 +11,7 @@ from wsss.core.checks import DataError, check_range, some
 if TYPE_CHECKING:
     import numpy as np
 
+    from wsss.core.geometry import Geometry
     from wsss.data.catalog import DataSet
     from wsss.reports.overlay import Note, Panel
 
@@ -18,6 +19,7 @@ ABOUT = "Draw images with their cells outlined by predicted class: one PNG per i
 EXAMPLES = """\
   python -m wsss.overlay --preds preds/demo --out pictures
   python -m wsss.overlay --data data/demo --preds preds/demo --out pictures --truth cells_truth.csv --most 20
+  python -m wsss.overlay --preds preds/demo --out pictures --truth cells_truth.csv --masks true_masks
   python -m wsss.overlay --preds preds/demo --out pictures --ids val02_00001,val02_00007"""
 
 Notes = Mapping[str, Mapping[int, "Note"]]
@@ -45,7 +47,10 @@ class OverlayOptions:
     most: int = 10
     """How many images to draw where --ids is not given."""
     truth: Path | None = None
-    """CSV of ID, cell, Label with the true classes of each cell (ids as in the label maps): adds a panel."""
+    """CSV of ID, cell, Label with the true classes of each cell: adds a panel."""
+    masks: Path | None = None
+    """Folder of the true label maps, whose ids --truth speaks of: the panel then shows the true cells. Needed unless
+    the data set's own cells are those (segment --backend masks)."""
     max_size: int = 1024
     """Longer edge of a panel in px, at most."""
 
@@ -70,6 +75,7 @@ def draw(options: OverlayOptions) -> int:
 
     data = DataSet.open(cli.default_dataset(options.data))
     names = data.classes.names
+    check_truth(data, options)
     chosen = choose_images(data, options)
     ids = [data.ids[i] for i in chosen]
     predicted = read_predictions(options.preds / "cells.parquet", ids, names)
@@ -77,13 +83,32 @@ def draw(options: OverlayOptions) -> int:
     thumbs: list[Panel] = []
     shown: set[int] = set()
     for i in progress(chosen, "overlay"):
-        page, thumb, classes = draw_image(data, i, predicted, truth, options.max_size)
+        page, thumb, classes = draw_image(data, i, predicted, truth, options)
         write_bytes(options.out / f"{data.ids[i]}.png", _png(page))
         thumbs.append(thumb)
         shown |= classes
     write_bytes(options.out / "overview.png", _png(contact_sheet(thumbs, sorted(shown), names)))
     cli.say(f"{len(chosen)} pictures and overview.png written to {options.out}")
     return 0
+
+
+def check_truth(data: "DataSet", options: OverlayOptions) -> None:
+    """Refuse true classes by number for cells that a backend has found and numbered by itself.
+
+    Raises:
+        DataError: that is so.
+    """
+    from wsss.core.files import read_json
+
+    record = data.folder / "segment.json"
+    if options.truth is None or options.masks is not None or not record.exists():
+        return
+    backend = read_json(record)["options"]["backend"]
+    if backend != "masks":
+        raise DataError(
+            f"the cells of {data.folder} were found by --backend {backend}, so their numbers are not those of "
+            f"{options.truth}: pass the folder of the true label maps as --masks."
+        )
 
 
 def choose_images(data: "DataSet", options: OverlayOptions) -> list[int]:
@@ -170,7 +195,7 @@ def read_truth(path: Path, ids: Sequence[str], names: Sequence[str]) -> Notes:
 
 
 def draw_image(
-    data: "DataSet", i: int, predicted: Notes, truth: Notes | None, max_size: int
+    data: "DataSet", i: int, predicted: Notes, truth: Notes | None, options: OverlayOptions
 ) -> tuple["np.ndarray", "Panel", set[int]]:
     """Draw one image.
 
@@ -187,16 +212,35 @@ def draw_image(
     stored = read_label_map(find_label_map(data.folder / "cells", name))
     label_map = geometry.labels_to_store(stored)[content]
     picture = composite(data.image(i)[(slice(None), *content)], data.channels)
-    edge = min(max_size, max(LEAST_EDGE, *picture.shape[:2]))
-    large, large_map = fit(picture, edge), fit(label_map, edge, labels=True)
-    told = [("predicted", predicted[name])] + ([("truth", truth[name])] if truth else [])
-    cells = int(np.count_nonzero(np.unique(label_map)))
+    edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
+    large = fit(picture, edge)
+    told = [("predicted", label_map, predicted[name])]
+    if truth:
+        true_map = _true_map(options.masks, name, geometry)[content] if options.masks else label_map
+        told.append(("truth", true_map, truth[name]))
     panels = [Panel(large, "image")]
-    panels += [Panel(mark_cells(large, large_map, notes), f"{what}, {cells} cells") for what, notes in told]
-    shown = {note.class_id for _, notes in told for note in notes.values()}
+    for what, cells, notes in told:
+        count = int(np.count_nonzero(np.unique(cells)))
+        panels.append(Panel(mark_cells(large, fit(cells, edge, labels=True), notes), f"{what}, {count} cells"))
+    shown = {note.class_id for _, _, notes in told for note in notes.values()}
     title = f"{name}: image labels {_label_text(data, i)}"
     small = mark_cells(fit(picture, THUMB), fit(label_map, THUMB, labels=True), predicted[name], text=False)
     return overlay_page(title, panels, sorted(shown), names), Panel(small, name), shown
+
+
+def _true_map(folder: Path, name: str, geometry: "Geometry") -> "np.ndarray":
+    """Read a true label map and bring it to stored size.
+
+    Raises:
+        DataError: it is missing, broken, or of another size than the image.
+    """
+    from wsss.core.label_maps import find_label_map, read_label_map
+
+    path = find_label_map(folder, name)
+    found = read_label_map(path)
+    if found.shape != (geometry.height, geometry.width):
+        raise DataError(f"{path} is {found.shape}, the image is {(geometry.height, geometry.width)}.")
+    return geometry.labels_to_store(found)
 
 
 def _label_text(data: "DataSet", i: int) -> str:

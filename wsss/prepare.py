@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from wsss.core import cli
 from wsss.core.checks import ConfigError, DataError, check_choice, check_range, some
 from wsss.core.labels import HPA_CHANNELS
+from wsss.core.ray_cluster import ENGINES
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from wsss.core.labels import ClassList
+    from wsss.core.runtime import Workers
     from wsss.data.build import Spec
     from wsss.data.ingest import Job
     from wsss.data.past import Past
@@ -54,6 +56,8 @@ class PrepareOptions:
     """Seed of the folds; 0 if left out, or what the data set has already."""
     workers: int | None = None
     """Processes; one per core if left out, 0 for none beside the main one."""
+    engine: str = "local"
+    """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to."""
     skip: str = ""
     """IDs to leave out, separated by commas; or a text file with one ID a line."""
     depth: str = "auto"
@@ -65,6 +69,7 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         check_range("--size", self.size, 8, 16384)
+        check_choice("--engine", self.engine, ENGINES)
         check_choice("--depth", self.depth, ("auto", "8", "12", "16"))
         if self.folds is not None:
             check_range("--folds", self.folds, 2, 100)
@@ -77,6 +82,11 @@ class PrepareOptions:
         names, in_files = channel_names(self.channels)
         if len(set(names)) != 4 or len(set(in_files)) != 4 or not all(name.isalnum() for name in names):
             raise ConfigError(f"--channels is '{self.channels}', expected four different names and commas.")
+
+    @property
+    def pool(self) -> "Workers":
+        """What does the work: processes of this machine, or of a Ray cluster."""
+        return "ray" if self.engine == "ray" else self.workers
 
 
 def channel_names(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -125,10 +135,10 @@ def _bring_in(options: PrepareOptions, classes: "ClassList", source: "Source") -
         todo = [job for job in source.jobs() if job.files.ID not in known]
         if todo:
             _announce(todo, len(source.ids))
-            todo = sources.check(todo, options.workers)
+            todo = sources.check(todo, options.pool)
             if past.source(source.name):
                 past.mark_unfinished()
-            known.update(sources.execute(todo, journal, stamp, options.workers))
+            known.update(sources.execute(todo, journal, stamp, options.pool))
             source.shards.sync()
         rows = sources.rows(source, known)
         done = not todo and _is_finished(options.out, past, spec, rows)

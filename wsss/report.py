@@ -1,13 +1,13 @@
 """One HTML page of a data set's predictions: figures, training, fields to look through, cells to look at first."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsss.core import cli
-from wsss.core.checks import DataError, check_range, some
+from wsss.core.checks import ConfigError, DataError, check_range, some
+from wsss.report_run import records, run_folder, training
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from wsss.data.catalog import DataSet
     from wsss.report_evidence import Evidence
+    from wsss.report_maps import Mapper
     from wsss.reports.gallery import Field
     from wsss.reports.page import CropGroup, Figure, Page
     from wsss.reports.picks import Pick
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   python -m wsss.report --preds preds/demo
   python -m wsss.report --preds preds/demo --run runs/demo --truth cells_truth.csv --masks true_masks --out demo.html
+  python -m wsss.report --preds preds/demo --run runs/demo --maps
   python -m wsss.report --preds preds/hpa --most 200 --edge 512"""
 
 
@@ -41,6 +43,8 @@ class ReportOptions:
     """Table of true cells, as for evaluate; default: the figures in scores.json, where there is one."""
     masks: Path | None = None
     """Folder of true label maps, as for evaluate: needed where the cells were not predicted on the true masks."""
+    maps: bool = False
+    """Show where the run's networks see each class: class maps over the fields, computed now."""
     most: int = 500
     """Fields in the gallery at most; of more images, so many spread evenly over the set."""
     crops: int = 24
@@ -108,10 +112,13 @@ def collect(options: ReportOptions) -> Found:
 
     from wsss.core.files import read_json
     from wsss.data.catalog import DataSet
+    from wsss.evaluate_masks import is_mask_folder
     from wsss.export import data_folder_of
     from wsss.predict.tables import read_cells, read_images, score_columns
     from wsss.report_evidence import Truth, gather
 
+    if is_mask_folder(options.preds):
+        raise ConfigError(f"{options.preds} holds masks, not cells: python -m wsss.evaluate draws them as sheet.png.")
     data = DataSet.open(data_folder_of(options.preds, options.data))
     cells, images = read_cells(options.preds), read_images(options.preds)
     columns = score_columns(cells, options.preds)
@@ -136,8 +143,8 @@ def build(found: Found) -> "Page":
     names, most = found.cells.ID.to_numpy(object), options.crops
     picks = pick_by_score(names, found.scores, evidence.truth, data.classes.negative, most)
     picks += pick_oddities(found.cells, most)
-    fields, groups = draw(found, picks)
     run = run_folder(found)
+    fields, groups = draw(found, picks, run)
     columns, classes = class_table(found)
     return Page(
         title=f"Report of {options.preds.resolve().name}",
@@ -156,6 +163,7 @@ def build(found: Found) -> "Page":
         failures=failures(found),
         records=records(found, run),
         has_truth=evidence.truth is not None,
+        has_maps=options.maps,
     )
 
 
@@ -234,47 +242,6 @@ def class_table(found: Found) -> tuple[list[tuple[str, str, str]], list[dict[str
     return columns, [{"id": k, "name": name} | {key: own[k] for key, own in values.items()} for k, name in names]
 
 
-def run_folder(found: Found) -> Path | None:
-    """Return the run to tell of: the one asked for, or the recorded one where it is still there.
-
-    Raises:
-        DataError: the one asked for has no log.csv.
-    """
-    chosen = found.options.run
-    if chosen is None:
-        recorded = found.record.get("run")
-        folder = Path(str(recorded)) if recorded else None
-        return folder if folder is not None and _fold_folders(folder) else None
-    if not _fold_folders(chosen):
-        raise DataError(f"{chosen} holds no log.csv, in itself or in its folds: pass the folder of a training.")
-    return chosen
-
-
-def _fold_folders(run: Path) -> list[Path]:
-    """Return the folders of a run that have a log: itself, or those of its folds."""
-    return sorted(path.parent for path in [*run.glob("log.csv"), *run.glob("*/log.csv")])
-
-
-def training(run: Path | None) -> "list[Figure]":
-    """Draw the curves of every fold of the run."""
-    import pandas as pd
-
-    from wsss.reports.figures import training_svg
-    from wsss.reports.page import Figure
-
-    out = []
-    for folder in _fold_folders(run) if run else []:
-        table = pd.read_csv(folder / "log.csv")
-        rows = [{str(k): v for k, v in row.dropna().items()} for _, row in table.iterrows()]
-        last = ", ".join(
-            f"{name} {table[name].iloc[-1]:.4g}"
-            for name in ("train_loss", "val_loss", "val_map", "val_f1")
-            if name in table and len(table)
-        )
-        out.append(Figure(str(folder), training_svg(rows), f"{len(rows)} epochs; at the end {last}"))
-    return out
-
-
 def calibration(evidence: "Evidence") -> "list[Figure]":
     """Draw how far scores are true, of cells and of images."""
     from wsss.reports.figures import calibration_svg
@@ -299,22 +266,27 @@ def failures(found: Found) -> list[tuple[str, str, str]]:
     return [(name, status, reasons[name]) for name, status in zip(bad.ID, bad.status, strict=True)]
 
 
-def records(found: Found, run: Path | None) -> list[tuple[str, str]]:
-    """Return the files that tell all of it."""
-    out = [("provenance.json", json.dumps(found.record, indent=2))] if found.record else []
-    configs = [folder / "config.yaml" for folder in (_fold_folders(run) if run else [])]
-    return out + [(str(path), path.read_text()) for path in configs if path.exists()]
-
-
-def draw(found: Found, picks: "Sequence[Pick]") -> "tuple[list[Field], list[CropGroup]]":
+def draw(found: Found, picks: "Sequence[Pick]", run: Path | None) -> "tuple[list[Field], list[CropGroup]]":
     """Draw the gallery's fields and the crops of the picked cells, image after image."""
     from wsss.core.runtime import progress
     from wsss.report_drawing import Drawing
 
-    work = Drawing(found, picks)
+    work = Drawing(found, picks, _mapper(found, run))
     for name, masks in progress(_each_wanted(found, work.wanted), "report", total=len(work.wanted)):
         work.add(name, masks)
     return work.fields, work.groups()
+
+
+def _mapper(found: Found, run: Path | None) -> "Mapper | None":
+    """Load the networks for the class maps, where these are asked for."""
+    if not found.options.maps:
+        return None
+    if run is None:
+        raise ConfigError("--maps asks the networks of the run, which is not where it was: pass its folder as --run.")
+
+    from wsss.report_maps import Mapper
+
+    return Mapper(run, found.data, oof=bool(found.record.get("oof")))
 
 
 def _each_wanted(found: Found, wanted: Mapping[str, Any]) -> "Iterator[tuple[str, pd.DataFrame | None]]":

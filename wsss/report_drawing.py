@@ -9,7 +9,7 @@ import pandas as pd
 from wsss.cells.instances import describe_cells
 from wsss.core.labels import parse_label
 from wsss.exports.label_tiff import label_map_of
-from wsss.reports.gallery import Field, FieldCell, crop_uri, pack_field
+from wsss.reports.gallery import ClassMap, Field, FieldCell, crop_uri, pack_field
 from wsss.reports.overlay import composite
 from wsss.reports.page import Crop, CropGroup
 from wsss.reports.palette import short_name
@@ -17,6 +17,7 @@ from wsss.reports.picks import Pick
 
 if TYPE_CHECKING:
     from wsss.report import Found
+    from wsss.report_maps import Mapper
 
 PIECES = "In several pieces"
 
@@ -24,9 +25,10 @@ PIECES = "In several pieces"
 class Drawing:
     """Fields and crops, filled in by `add`, one image at a time, so that memory holds one image."""
 
-    def __init__(self, found: "Found", picks: Sequence[Pick]) -> None:
+    def __init__(self, found: "Found", picks: Sequence[Pick], mapper: "Mapper | None" = None) -> None:
         self.found = found
         self.picks = picks
+        self.mapper = mapper
         self.rows: dict[str, np.ndarray] = {
             str(name): np.asarray(own) for name, own in found.cells.groupby("ID", sort=False).indices.items()
         }
@@ -54,7 +56,8 @@ class Drawing:
         given = ([], []) if masks is None else (masks.cell_id.tolist(), masks.rle.tolist())
         native = label_map_of(*given, size, f"{self.found.options.preds}: {name}")
         content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
-        label_map = geometry.labels_to_store(native)[content]
+        stored = geometry.labels_to_store(native)
+        label_map = stored[content]
         planes = data.image(place)[(slice(None), *content)]
         rows = self.rows.get(name, np.zeros(0, np.intp))
         wanted = {row for pick in self.picks for row in pick.rows} & set(rows.tolist())
@@ -66,7 +69,8 @@ class Drawing:
                 cell, top = int(self.found.cells.cell_id.iloc[row]), int(self.found.scores[row].argmax())
                 self._crops[row] = crop_uri(picture, label_map, cell, top, self.found.options.quality)
         if name in self.shown:
-            self._fields[name] = self._field(name, planes, label_map, rows)
+            maps = self.mapper.maps(place, stored) if self.mapper else []
+            self._fields[name] = self._field(name, planes, label_map, rows, maps)
 
     def groups(self) -> list[CropGroup]:
         """Return the picked cells with their pictures."""
@@ -89,7 +93,9 @@ class Drawing:
         self._broken += own
         return set(own[:room])
 
-    def _field(self, name: str, planes: np.ndarray, label_map: np.ndarray, rows: np.ndarray) -> Field:
+    def _field(
+        self, name: str, planes: np.ndarray, label_map: np.ndarray, rows: np.ndarray, maps: Sequence[ClassMap]
+    ) -> Field:
         found, edge = self.found, self.found.options.edge
         longest = max(label_map.shape)
         height, width = (max(1, round(own * edge / longest)) for own in label_map.shape)
@@ -98,7 +104,7 @@ class Drawing:
             about=self._about(name, len(rows)),
             size=(height, width),
             tops=sorted(set(found.scores[rows].argmax(axis=1).tolist())) if len(rows) else [],
-            packed=pack_field(planes, label_map, [self._cell(row) for row in rows], edge, found.options.quality),
+            packed=pack_field(planes, label_map, [self._cell(row) for row in rows], edge, found.options.quality, maps),
         )
 
     def _about(self, name: str, cells: int) -> str:

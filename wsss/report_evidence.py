@@ -15,7 +15,7 @@ from wsss.metrics.cells import score_table
 from wsss.metrics.classify import Reliability, reliability
 from wsss.metrics.true_masks import TrueMasks
 from wsss.metrics.truth import read_cell_truth
-from wsss.predict.tables import score_columns
+from wsss.predict.tables import score_columns, table_digest
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
     path = preds / "scores.json"
     known = read_json(path) if path.exists() else None
     if given.table is None:
-        note = (
-            f"Figures of cells: from {path}, compared with {known['truth']}."
-            if known
-            else "There are no figures of cells: run python -m wsss.evaluate first, or pass --truth."
-        )
+        note = "There are no figures of cells: run python -m wsss.evaluate first, or pass --truth."
+        if known and known.get("table") != table_digest(preds):
+            known, note = None, f"{path} is of other predictions than these: run python -m wsss.evaluate again."
+        if known:
+            note = f"Figures of cells: from {path}, compared with {known['truth']}."
         return Evidence(known, note, None, None, figures, of_images)
     if known and given.masks is None and known["cells"]["joined_by"] == "iou":
         raise DataError(

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsss.core import cli
-from wsss.core.checks import NoSpaceError, check_range
+from wsss.core.checks import NoSpaceError, check_choice, check_range
+from wsss.core.ray_cluster import ENGINES
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from wsss.cells.backends import AnyBackend, BackendOptions
     from wsss.core.journal import Journal
+    from wsss.core.runtime import Workers
     from wsss.data.catalog import DataSet
+    from wsss.predict.following import Following
 
 EXAMPLES = """\
   python -m wsss.segment --data data/mine                                  find the cells by their stains
@@ -32,14 +35,14 @@ class SegmentOptions:
     data: Path | None = None
     """The prepared data set; may be left out where only one is prepared under data/."""
     backend: str = "classical"
-    """How cells are found: classical, masks, hpacellseg, cellpose, instanseg, or one that another package registers
-    (group wsss.backends)."""
+    """How cells are found: classical, unet (a network that comes with wsss), masks, hpacellseg, cellpose, instanseg, or
+    one that another package registers (group wsss.backends)."""
     masks: Path | None = None
     """For the backend masks: a folder of label maps, <ID>.png|tif|npz|npy at original or stored size; a COCO JSON; or
     a table (CSV or Parquet) with the masks as run lengths, a submission included."""
     weights: Path | None = None
-    """Weights of a network: a folder for hpacellseg, a file for cellpose and instanseg (if left out, these fetch their
-    own)."""
+    """Weights of a network: a folder for hpacellseg, a file for the others (if left out, cellpose and instanseg fetch
+    their own, and unet has its own)."""
     device: str = "auto"
     """Where a network computes: auto (a GPU where there is one), cpu, cuda or cuda:N."""
     batch: int = 8
@@ -49,15 +52,24 @@ class SegmentOptions:
     HPA (164 um)."""
     workers: int | None = None
     """Processes; one per core if left out, 0 for none beside the main one."""
+    engine: str = "local"
+    """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to.
+    Networks that find cells run here, and the cluster labels, measures and writes."""
     overwrite: bool = False
     """Forget what earlier runs made and segment every image again."""
 
     def __post_init__(self) -> None:
+        check_choice("--engine", self.engine, ENGINES)
         if self.workers is not None:
             check_range("--workers", self.workers, 0)
         check_range("--batch", self.batch, 1)
         if self.pixel_um is not None:
             check_range("--pixel-um", self.pixel_um, 1e-4)
+
+    @property
+    def pool(self) -> "Workers":
+        """What does the work: processes of this machine, or of a Ray cluster."""
+        return "ray" if self.engine == "ray" else self.workers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,18 +79,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return segment(options)
 
 
-def segment(options: SegmentOptions) -> int:
-    """Segment what is not segmented yet and write `segments.csv` and `segment.json`; return the exit code."""
+def segment(options: SegmentOptions, following: "Following | None" = None) -> int:
+    """Segment what is not segmented yet and write `segments.csv` and `segment.json`; return the exit code.
+
+    `following` is told of each image as it is done, by a stage that works on them at the same time.
+    """
     from wsss.core.lock import hold
     from wsss.data.catalog import DataSet
 
     folder = cli.default_dataset(options.data)
     DataSet.open(folder)  # a folder that is none is told before anything is written there
     with hold(folder, "cells", "nuclei"):
-        return _segment(folder, options)
+        return _segment(folder, options, following)
 
 
-def _segment(folder: Path, options: SegmentOptions) -> int:
+def _segment(folder: Path, options: SegmentOptions, following: "Following | None") -> int:
     from wsss.cells.backends import make_backend
     from wsss.core.files import digest_json
     from wsss.core.journal import Journal
@@ -97,7 +112,10 @@ def _segment(folder: Path, options: SegmentOptions) -> int:
     with Journal(path, fingerprint) as journal:
         todo = _unfinished(data, journal)
         (folder / "segments.csv").unlink(missing_ok=True)
-        _work(data, journal, todo, backend, options)
+        if following is not None:
+            number = {name: i for i, name in enumerate(data.ids)}
+            todo = [number[name] for name in following.begin(data.ids[i] for i in todo)]
+        _work(data, journal, todo, backend, options, following)
         table, spent = _summary(data, journal)
     _write(folder, table, options, spent)
     return _report(table, len(todo), time.perf_counter() - began, spent)
@@ -130,7 +148,14 @@ def _marks(data: "DataSet") -> dict[str, str]:
     return {name: str(int(crc)) if ok else "" for name, crc, ok in rows}
 
 
-def _work(data: "DataSet", journal: "Journal", todo: list[int], backend: "AnyBackend", options: SegmentOptions) -> None:
+def _work(
+    data: "DataSet",
+    journal: "Journal",
+    todo: list[int],
+    backend: "AnyBackend",
+    options: SegmentOptions,
+    following: "Following | None",
+) -> None:
     """Segment the images `todo` and journal each as it is done."""
     from wsss.core.runtime import progress
     from wsss.predict.segmenting import RECORDABLE, Job, segment_images
@@ -138,7 +163,7 @@ def _work(data: "DataSet", journal: "Journal", todo: list[int], backend: "AnyBac
     marks = _marks(data)
     job = Job(data.folder, options.backend, _backend_options(options))
     with progress(None, "segment", len(todo)) as bar:
-        for index, result in segment_images(job, backend, todo, options.workers):
+        for index, result in segment_images(job, backend, todo, options.pool):
             name = data.ids[index]
             if isinstance(result, NoSpaceError):
                 raise result
@@ -150,6 +175,8 @@ def _work(data: "DataSet", journal: "Journal", todo: list[int], backend: "AnyBac
             else:
                 record = result
             journal.add(name, {**record, "mark": marks[name]})
+            if following is not None:
+                following.done(name)
             bar.update()
 
 
@@ -183,6 +210,7 @@ def _summary(data: "DataSet", journal: "Journal") -> tuple["pd.DataFrame", Count
 
 
 def _write(folder: Path, table: "pd.DataFrame", options: SegmentOptions, spent: Counter[str]) -> None:
+    from wsss.core.csv_text import guard_text
     from wsss.core.files import write_csv, write_json
     from wsss.core.runtime import versions
 
@@ -201,7 +229,7 @@ def _write(folder: Path, table: "pd.DataFrame", options: SegmentOptions, spent: 
             "versions": versions(),
         },
     )
-    write_csv(folder / "segments.csv", table)
+    write_csv(folder / "segments.csv", guard_text(table, ("ID", "reason")))
 
 
 def _report(table: "pd.DataFrame", worked: int, seconds: float, spent: Counter[str]) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wsss.core import cli
 from wsss.core.checks import ConfigError, DataError, check_range, some
 from wsss.core.device import Device, choose_device
-from wsss.core.files import digest_json
+from wsss.core.files import digest_file, digest_json
 from wsss.core.recipe import Recipe
 from wsss.core.run_folder import RunFolder, check_same_run
 from wsss.core.runtime import cores, keep_freed_memory, versions
@@ -43,6 +43,8 @@ class TrainOptions:
     """Prepared data set; default: the only one under data/."""
     run: Path | None = None
     """Run folder; default: runs/<data set>-<backbone>."""
+    pseudo: Path | None = None
+    """Folder of pseudo-masks to learn from (task maps)."""
     fold: int | Literal["all", "none"] = 0
     """Held-out fold; 'all' trains one network a fold, 'none' trains on every labelled image without validation."""
     resume: Literal["auto", "never"] = "auto"
@@ -83,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from wsss.train_masks import train_masks
 
         return train_masks(recipe, options)
+    if recipe.task == "maps":
+        from wsss.train_maps import train_maps
+
+        return train_maps(recipe, options)
     folder = cli.default_dataset(options.data)
 
     from wsss.data.catalog import DataSet
@@ -149,6 +155,8 @@ def _plan_fold(
     held_out = np.zeros(len(usable), bool) if fold is None else usable & (data.folds() == fold)
     train, valid = np.flatnonzero(usable & ~held_out), np.flatnonzero(held_out)
     _check_images(train, valid, fold, data)
+    if recipe.cells.wanted:
+        _check_cells(train, data, world)
     return FoldPlan(recipe, options, data, RunFolder(path), fold, world, device, train, valid)
 
 
@@ -192,15 +200,28 @@ def train_fold(plan: FoldPlan) -> None:
     if world.leads:
         plot_curves(state.progress.history, plan.folder.path / "curves.png", str(plan.folder.path))
         _second_opinion(plan)
+        _self_training(plan, state.inference_net)
 
 
 def _second_opinion(plan: FoldPlan) -> None:
     """Fit the classifier on cell features beside the network, if the recipe wants it and it is not there yet."""
     from wsss.engine.opinion import ensure_opinion
 
-    recipe = plan.recipe
-    if recipe.opinion.enabled and ensure_opinion(plan.folder, plan.data, plan.train, recipe.opinion, recipe.seed):
+    recipe, taught = plan.recipe, plan.recipe.self_training.enabled
+    if recipe.opinion.enabled and ensure_opinion(
+        plan.folder, plan.data, plan.train, recipe.opinion, recipe.seed, soft_labels=taught
+    ):
         cli.say(f"{plan.folder.opinion}: second opinion fitted; opinion.json says what it goes by")
+
+
+def _self_training(plan: FoldPlan, net: "CamNet") -> None:
+    """Train the network of single cells beside the first, if the recipe wants it and it is not there yet."""
+    from wsss.engine.self_training import ensure_student
+
+    if plan.recipe.self_training.enabled and ensure_student(
+        plan.folder, plan.data, plan.train, plan.recipe, net, plan.device
+    ):
+        cli.say(f"{plan.folder.student}: self-trained network of single cells; student.json says what it learnt from")
 
 
 def _start(plan: FoldPlan) -> "tuple[TrainState, dict[str, Any], CamNet | None]":
@@ -319,6 +340,9 @@ def run_facts(recipe: Recipe, data: "DataSet", fold: int | None, train_ids: list
         "train_ids": digest_json(train_ids),
         "versions": versions(),
     }
+    found = data.folder / "segments.csv"
+    if recipe.cells.wanted and found.exists():
+        facts["cells"] = digest_file(found)  # these cells shape the weights
     plain: dict[str, Any] = json.loads(json.dumps(facts))  # as it comes back from a checkpoint
     return plain
 
@@ -342,6 +366,20 @@ def _check_world(recipe: Recipe, device: Device, world: "World") -> None:
         raise ConfigError(f"batch is {recipe.batch}, fewer than the {world.size} processes that share it: raise it.")
     if recipe.sync_bn and world.size > 1 and not device.is_cuda:
         raise ConfigError("sync_bn needs GPUs: leave it out where processes share CPUs.")
+
+
+def _check_cells(train: Any, data: "DataSet", world: "World") -> None:
+    """Refuse a data set without label maps; say how many images lack theirs."""
+    from wsss.data.cell_maps import without_cells
+
+    lacking = without_cells(data, train)
+    if len(lacking) == len(train):
+        raise ConfigError(
+            f"cells.pooling and cells.pieces need label maps, and {data.folder} has none of the {len(train)} images to "
+            f"train on: run python -m wsss.segment --data {data.folder}, or leave these options out."
+        )
+    if lacking and world.leads:
+        cli.say(f"{len(lacking)} images have no label map and count as one cell each: {some(lacking)}")
 
 
 def _check_images(train: Any, valid: Any, fold: int | None, data: "DataSet") -> None:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from wsss.data.masks import MaskSet
     from wsss.engine.distributed import World
     from wsss.engine.job import Job
-    from wsss.engine.semantic_task import MaskLoader
+    from wsss.engine.loading import Batches
     from wsss.engine.state import TrainState
+    from wsss.engine.step import Learner
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,16 @@ class MaskPlan:
 def train_masks(recipe: Recipe, options: TrainOptions) -> int:
     """Train mask networks as the recipe and the options say; return the exit code."""
     from wsss.data.mask_samples import coverage_folds, survey
-    from wsss.data.masks import open_masks
+    from wsss.data.tile_set import open_set
     from wsss.engine.distributed import join
 
     if options.data is None:
         raise ConfigError("task is masks, which needs a folder of images and masks: pass --data FOLDER.")
     with join(options.device) as world:
         device = choose_device(options.device, recipe.precision)
-        masks = open_masks(options.data, recipe.masks.channels)
+        masks = open_set(options.data, recipe.masks.channels, recipe.masks.tile)
         found = survey(masks)
-        folds = coverage_folds(found.coverage, recipe.masks.folds, recipe.seed)
+        folds = coverage_folds(found.coverage, recipe.masks.folds, recipe.seed, masks.groups)
         run = options.run or Path("runs") / f"{masks.folder.resolve().name}-unet-{recipe.backbone}"
         for fold in _folds(options.fold, recipe.masks.folds):
             plan = MaskPlan(recipe, options, masks, found, folds, RunFolder(run / fold_name(fold)), fold, world, device)
@@ -127,7 +128,7 @@ def train_fold(plan: MaskPlan) -> None:
         compiled=options.compile,
     )
     if options.lr_find:
-        _find_rate(job, state, loader)
+        find_rate(job, state, loader, MaskLearner)
         return
     validate = MaskValidator(masks, plan.valid, recipe, device, world) if len(plan.valid) else None
     fit(job, state, loader, validate, learner=MaskLearner)
@@ -148,7 +149,8 @@ def _start(plan: MaskPlan) -> "tuple[TrainState, dict[str, Any]]":
     facts = run_facts(plan)
     first = recipe
     if recipe.init_from is not None and loaded is None:
-        first = replace(recipe, weights=str(_earlier_weights(recipe.init_from, plan)))
+        held_out = {plan.masks.ids[i] for i in plan.valid}
+        first = replace(recipe, weights=str(earlier_weights(recipe.init_from, plan.fold, held_out)))
     torch.manual_seed(recipe.seed)
     fetch = loaded is None and world.leads
     net = build_unet(first, channels=plan.masks.channels, outputs=recipe.masks.outputs, pretrained=fetch)
@@ -164,7 +166,7 @@ def _start(plan: MaskPlan) -> "tuple[TrainState, dict[str, Any]]":
     return state, facts
 
 
-def _earlier_weights(run: str, plan: MaskPlan) -> Path:
+def earlier_weights(run: str, fold: int | None, held_out: set[str]) -> Path:
     """Return the weights of the same fold of an earlier run, which must not have seen the images held out now.
 
     Raises:
@@ -174,12 +176,12 @@ def _earlier_weights(run: str, plan: MaskPlan) -> Path:
     from wsss.predict.members import find_folders
 
     found = find_folders(Path(run))
-    same = [folder for folder in found if folder.path.name == fold_name(plan.fold)]
+    same = [folder for folder in found if folder.path.name == fold_name(fold)]
     if not same and len(found) > 1:
-        raise ConfigError(f"init_from is {run}, which has no {fold_name(plan.fold)}: name the folder of one fold.")
+        raise ConfigError(f"init_from is {run}, which has no {fold_name(fold)}: name the folder of one fold.")
     folder = (same or found)[0]
     known = set(folder.ids.read_text().splitlines()) if folder.ids.exists() else set()
-    seen = known & {plan.masks.ids[i] for i in plan.valid}
+    seen = known & held_out
     if seen:
         raise DataError(
             f"{folder.path} was trained on {some(sorted(seen))}, held out in this run: its validation would be worth "
@@ -205,15 +207,14 @@ def run_facts(plan: MaskPlan) -> dict[str, Any]:
     return plain
 
 
-def _find_rate(job: "Job", state: "TrainState", loader: "MaskLoader") -> None:
+def find_rate(job: "Job", state: "TrainState", loader: "Batches", learner: "type[Learner]") -> None:
     """Do a range test, write its table and plot, say what it suggests."""
     import pandas as pd
 
     from wsss.engine.lr_find import range_test, suggest
-    from wsss.engine.semantic_task import MaskLearner
     from wsss.reports.curves import plot_range_test
 
-    rows = range_test(job, state, loader, learner=MaskLearner)
+    rows = range_test(job, state, loader, learner=learner)
     if not job.world.leads:
         return
     path, rate = job.folder.path, suggest(rows)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsss.cells.crops import cell_boxes, cell_crops
+from wsss.cells.crops import cell_boxes, cell_crops, crop_batches
 from wsss.core.checks import ConfigError
 from wsss.core.score_config import CropConfig
 
@@ -79,3 +79,12 @@ def test_bad_options_and_sizes_are_refused() -> None:
         CropConfig(mode="square")
     with pytest.raises(ValueError, match="label map"):
         next(cell_crops(np.zeros((4, 5, 5), np.uint8), np.zeros((6, 5), np.int32), CropConfig()))
+
+
+def test_batches_over_several_images_hold_the_crops_of_each_image_in_order() -> None:
+    first, second = field(), (field()[0] // 2, np.roll(field()[1], 5, axis=1))
+    config = CropConfig(size=32, batch=4)
+    alone = [crop for image in (first, second) for _, crops in cell_crops(*image, config) for crop in crops]
+    batches = list(crop_batches([first, second], config))
+    assert [len(batch) for batch in batches] == [4, 2]
+    np.testing.assert_array_equal(np.concatenate(batches), alone)

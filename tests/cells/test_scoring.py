@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsss.cells.regions import group_pixels, quantile_rule, row_quantile, visible_share
+from wsss.cells.regions import group_pixels, quantile_rule, row_quantile
+from wsss.cells.runs import visible_share
 from wsss.cells.scoring import (
     apply_negative,
     blend,
@@ -298,3 +299,15 @@ def test_field_shares_of_empty_and_single_cells_are_finite(scores: np.ndarray) -
 def test_no_rounds_change_nothing() -> None:
     scores = np.array([[0.7, 0.9]])
     assert share_field(scores, None, 0) is scores
+
+
+def test_maps_that_are_probabilities_already_keep_their_height() -> None:
+    label_map = np.repeat(np.array([[1, 1, 2, 2]], np.int32), 4, axis=0)
+    faint = np.where(label_map == 1, 0.02, 0.01)[None].astype(np.float32)
+    config = ScoreConfig(region="mean", relative=False, min_ratio=0, negative="own")
+    plain, kept = (
+        stage1_scores(faint, np.ones(1), label_map, config, negative=None, normalised=normalised)[:, 0]
+        for normalised in (False, True)
+    )
+    assert plain == pytest.approx([1, 0.5], abs=1e-3)
+    assert kept == pytest.approx([0.02, 0.01])

@@ -163,3 +163,17 @@ def test_the_range_test_suggests_a_rate(salt: Path, tmp_path: Path, capsys: pyte
     assert train.main(words(salt, tmp_path / "find", "--lr_find")) == 0
     assert "suggestion --optim.lr" in capsys.readouterr().out
     assert (tmp_path / "find" / "fold0" / "lr_find.png").exists()
+
+
+def test_the_snapshots_of_a_cyclic_run_predict_together(salt: Path, run: Path, tmp_path: Path) -> None:
+    cyclic = ["--optim.schedule", "cyclic", "--optim.cycles", "2"]
+    assert train.main(words(salt, tmp_path / "cyclic", *cyclic)) == 0
+    common = ["--data", str(salt), "--device", "cpu", "--segmentation.objects", "false"]
+    for name, flags in (("both", ["--snapshots"]), ("best", [])):
+        out = str(tmp_path / name)
+        assert infer.main(["--run", str(tmp_path / "cyclic"), "--out", out, *common, *flags]) == 0
+    both, best = (read_json(tmp_path / name / "provenance.json")["members"] for name in ("both", "best"))
+    assert len({own["weights"] for own in both}) == 2
+    assert len(best) == 1
+    with pytest.raises(ConfigError, match="holds no snapshots"):
+        infer.main(["--run", str(run), "--out", str(tmp_path / "none"), *common, "--snapshots"])

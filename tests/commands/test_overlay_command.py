@@ -14,6 +14,8 @@ from wsss.core.label_maps import write_label_map
 from wsss.core.labels import HPA, HPA_CHANNELS, HPA_NAMES
 from wsss.data.catalog import DataSet
 from wsss.overlay import OverlayOptions, choose_images, read_predictions, read_truth
+from wsss.reports.overlay import describe_truth
+from wsss.reports.palette import colour
 
 COLUMNS = [str(k) for k in range(19)]
 
@@ -113,3 +115,32 @@ def test_a_true_label_that_is_no_class_is_named_with_its_cell(tmp_path: Path, la
 def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="--most"):
         OverlayOptions(preds=Path("p"), out=Path("o"), most=0)
+
+
+def test_true_classes_by_number_are_refused_for_cells_that_were_found(tmp_path: Path, data: SmallSet) -> None:
+    write_cells(tmp_path / "preds")
+    (data.folder / "segment.json").write_text('{"options": {"backend": "classical"}}')
+    (tmp_path / "truth.csv").write_text("ID,cell,Label\na,1,6\n")
+    words = f"--data {data.folder} --preds {tmp_path}/preds --out {tmp_path}/out --max-size 200".split()
+    with pytest.raises(DataError, match=r"found by --backend classical.*--masks"):
+        overlay.main([*words, f"--truth={tmp_path}/truth.csv"])
+
+
+def test_with_true_masks_the_panel_shows_the_true_cells(tmp_path: Path, data: SmallSet) -> None:
+    write_cells(tmp_path / "preds")
+    (data.folder / "segment.json").write_text('{"options": {"backend": "classical"}}')
+    true = np.zeros((40, 64), np.int32)
+    true[20:36, 30:62] = 5
+    for name in data.ids:
+        write_label_map(tmp_path / "true" / name, true)
+    words = OverlayOptions(preds=tmp_path / "preds", out=tmp_path, masks=tmp_path / "true", max_size=200)
+    truth = {"a": {5: describe_truth([2], HPA_NAMES)}}
+    page, _, shown = overlay.draw_image(data, 0, {"a": {3: describe_truth([6], HPA_NAMES)}}, truth, words)
+    assert shown == {2, 6}
+    right, middle = page[:, -210:].astype(int), page[:, 220:420].astype(int)
+    red = [int((np.abs(part - colour(2)).sum(axis=-1) < 30).sum()) for part in (right, middle)]
+    assert red[0] > 100
+    assert red[1] == 0
+    write_label_map(tmp_path / "true" / "a", true[:, :63])
+    with pytest.raises(DataError, match=r"\(40, 63\), the image is \(40, 64\)"):
+        overlay.draw_image(data, 0, {"a": {}}, truth, words)

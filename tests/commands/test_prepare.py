@@ -95,7 +95,7 @@ def test_broken_images_are_recorded_and_the_others_finished(inputs: Path, capsys
     reasons = data.table.set_index("ID")["reason"]
     assert data.table.loc[~data.ok, "ID"].tolist() == ["i00", "i01", "i02", "i04"]
     assert "channel yellow is missing" in reasons["i00"]
-    assert "i01_red.png cannot be read" in reasons["i01"]
+    assert "i01_red.png is cut short" in reasons["i01"]
     assert "i02_blue.png is 9 x 9" in reasons["i02"]
     assert "i04_green.png" in reasons["i04"]
     assert (data.folds()[~data.ok] == -1).all()
@@ -218,7 +218,7 @@ def journalled(path: Path) -> int:
         return -1
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         try:
-            return int(database.execute("SELECT COUNT(*) FROM done").fetchone()[0])
+            return int(database.execute("SELECT COUNT(*) FROM items").fetchone()[0])
         except sqlite3.OperationalError:
             return -1
 

@@ -18,6 +18,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.predict import tables
+from wsss.reports.gallery import ClassMap
 
 EVIL = "<img src=x onerror=\"document.title='broken'\">"
 TRICK = "</script><script>document.title='broken'</script>"
@@ -108,6 +109,28 @@ def test_figures_that_evaluate_wrote_are_shown(folder: Path) -> None:
     assert "mean AP of cells" in write(folder)
 
 
+def test_figures_of_other_predictions_are_not_shown(folder: Path) -> None:
+    from wsss import evaluate
+
+    assert evaluate.main(["--preds", f"{folder}/preds", "--truth", f"{folder}/truth.csv"]) == 0
+    rng = np.random.default_rng(1)
+    tables.write_cells(folder / "preds", [cells_of(name, rng) for name in sorted(SIZES)])
+    page = write(folder)
+    assert "mean AP of cells" not in page
+    assert "scores.json is of other predictions than these: run python -m wsss.evaluate again" in page
+
+
+def test_predicted_masks_are_sent_to_their_own_sheet(folder: Path) -> None:
+    (folder / "preds/provenance.json").write_text(json.dumps({"task": "masks"}))
+    with pytest.raises(ConfigError, match=r"sheet\.png"):
+        write(folder)
+
+
+def test_maps_without_the_run_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="pass its folder as --run"):
+        write(folder, "--maps")
+
+
 def test_nothing_that_comes_from_outside_is_html_or_an_address(folder: Path) -> None:
     page = with_all(folder)
     for text in (EVIL, TRICK, "<b>gone"):
@@ -193,6 +216,36 @@ def colours(browser: Any, number: int) -> int:
         for (let i = 0; i < d.length; i += 4) n += Math.abs(d[i] - d[i + 1]) + Math.abs(d[i] - d[i + 2]) > 12;
         return n"""
     return int(browser.execute_script(script % number))
+
+
+class TwoMaps:
+    """Stands in for the networks: Nucleoplasm on the left half, the second class nowhere."""
+
+    def __init__(self, run: Path, data: object, *, oof: bool) -> None:
+        assert run.name == "run"
+
+    def maps(self, i: int, cells: np.ndarray) -> list[ClassMap]:
+        return [ClassMap(0, 0.75, np.tile([1.0] * 16 + [0.0] * 16, (20, 1)))]
+
+
+def test_class_maps_are_drawn_over_the_channels(folder: Path, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsss.report_maps.Mapper", TwoMaps)
+    write(folder, "--maps", "--run", str(folder / "run"))
+    browser.get(f"file://{folder}/page.html")
+    find = browser.find_element
+    browser.execute_script('document.getElementById("field-0").scrollIntoView()')
+    wait_for(browser, 'document.querySelectorAll("#field-0 path").length === 3')
+    for name in ("0", "2", "3"):
+        find("css selector", f'[name=channel][value="{name}"]').click()
+    assert colours(browser, 0) == 0
+    find("css selector", '[name=map] option[value="0"]').click()
+    half = 352 * 352 * 40 // 64 // 2
+    assert 0.8 * half < colours(browser, 0) < 1.1 * half
+    assert "map of Nucleoplasm: the image's score is 0.75" in find("css selector", "#field-0 .told").text
+    find("css selector", '[name=map] option[value="1"]').click()
+    assert colours(browser, 0) == 0
+    assert "the image's score is below 0.01" in find("css selector", "#field-0 .told").text
+    assert browser.get_log("browser") == []
 
 
 def test_the_page_works_in_a_browser_and_asks_for_nothing(folder: Path, browser: Any) -> None:

@@ -22,7 +22,14 @@ Started = tuple["subprocess.Popen[str]", Callable[[], bool]]
 
 def start(stage: str, arguments: list[str]) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", f"wsss.{stage}", *arguments, "--workers", "2"]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore Ctrl-C
+    )
 
 
 def training(home: Path) -> Started:

@@ -24,4 +24,6 @@ def test_help_comes_without_heavy_imports(stage: str) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     *shown, last = done.stdout.splitlines()
     assert any("--config" in line for line in shown)  # the help was really printed
+    assert [line for line in shown if line.startswith(f"  python -m wsss.{stage}")], "examples"
+    assert "exit codes:" in shown
     assert last.split() == ["imported:"]

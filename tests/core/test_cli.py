@@ -130,3 +130,25 @@ def test_a_list_flag_keeps_values_that_look_like_other_things() -> None:
     parser = cli.make_parser("stage", "", "", Several)
     (found,) = cli.parse(parser, ["--names", "1", "a b", "null"], Several)
     assert found.names == [Path("1"), Path("a b"), Path("null")]
+
+
+@dataclass(frozen=True)
+class Scales:
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    """Scales."""
+    weights: list[float] | None = None
+    """Weights."""
+
+
+@dataclass(frozen=True)
+class Views:
+    tta: Scales = field(default_factory=Scales)
+    """Views."""
+
+
+@pytest.mark.parametrize("scales", ["1 0.75", "[1,0.75]", "1.0 7.5e-1"])
+@pytest.mark.parametrize(("weights", "wanted"), [("2 3", [2.0, 3.0]), ("null", None)])
+def test_numbers_may_follow_a_nested_list_flag(scales: str, weights: str, wanted: list[float] | None) -> None:
+    words = f"--tta.scales {scales} --tta.weights {weights}".split()
+    (found,) = cli.parse(cli.make_parser("stage", "", "", Views), words, Views)
+    assert found == Views(Scales([1.0, 0.75], wanted))

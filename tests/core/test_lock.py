@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from wsss.core.checks import ConfigError
+from wsss.core.files import write_text
 from wsss.core.lock import LOCK, hold
 
 HOLD = """
@@ -110,6 +111,15 @@ def test_a_folder_that_stays_empty_is_removed_again_and_an_old_one_is_not(tmp_pa
 def test_runs_with_locks_of_their_own_work_side_by_side(tmp_path: Path) -> None:
     with hold(tmp_path / "run", lock=".lock.1"), hold(tmp_path / "run", lock=".lock.2"):
         assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock.1", ".lock.2"]
+
+
+def test_a_file_that_links_elsewhere_is_replaced_and_the_other_place_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "a.csv").symlink_to(tmp_path / "elsewhere")
+    write_text(tmp_path / "run" / "a.csv", "table")
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+    assert (tmp_path / "run" / "a.csv").read_text() == "table"
 
 
 def enter(folder: Path, log: Path) -> None:

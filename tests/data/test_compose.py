@@ -64,6 +64,15 @@ def test_packed_cells_touch_more_than_strewn_ones(cells: Path) -> None:
     assert counts[20.0] > 2 * counts[0.0]
 
 
+def test_cells_may_hide_a_part_of_others_only_where_the_style_says_so(cells: Path) -> None:
+    shown = []
+    for cover in (0.02, 0.3):
+        style = Style(cells=(200, 200), packing=5, cover=cover)
+        field = compose_field(CellBank(cells, "train"), style, NEGATIVE, np.random.default_rng(3))
+        shown.append((field.label_map > 0).mean())
+    assert shown[1] > shown[0] + 0.05
+
+
 def test_fewer_photons_mean_more_noise() -> None:
     light = np.full((4, 64, 64), 100, np.float32)
     spread = [photograph(light, Style(photons=(p, p)), np.random.default_rng(0)).std() for p in (0.2, 5)]

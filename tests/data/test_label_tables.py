@@ -109,6 +109,14 @@ def test_without_a_negative_class_an_image_may_have_no_label(tmp_path: Path) -> 
     assert read_labels(table(tmp_path, "ID,Label\na,\nb,1\n"), ClassList(("x", "y"), None)).labels["a"] == ()
 
 
+@pytest.mark.slow
+def test_a_million_rows_are_read(tmp_path: Path) -> None:
+    rows = (f"{k:032x},{k % 19}|{k * 7 % 19}" for k in range(10**6))
+    labels = read_labels(table(tmp_path, "\n".join(["ID,Label", *rows])), HPA).labels
+    assert len(labels) == 10**6
+    assert labels[f"{20:032x}"] == (1, 7)
+
+
 IDS = st.text("abcdefgh0123456789-", min_size=1, max_size=12)
 
 

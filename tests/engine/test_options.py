@@ -1,5 +1,6 @@
 """What a run may have beside the plain course: early stop, snapshots, fine-tuning, refinement, range test, preview."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from wsss.core.label_maps import write_label_map
 from wsss.core.recipe import OptimConfig, Recipe
 from wsss.core.run_folder import RunFolder
 from wsss.engine.job import Job
+from wsss.engine.loading import Batch
 from wsss.engine.lr_find import suggest
 from wsss.engine.optim import LearningRate
 from wsss.engine.preview import choose_fields
@@ -138,6 +140,27 @@ def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
         main(words(data, tmp_path / "run", "--tensorboard", "true"))
 
 
+def test_tensorboard_holds_the_figures_of_every_epoch(data: Path, tmp_path: Path) -> None:
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert main(words(data, tmp_path / "run", "--tensorboard", "true")) == 0
+    found = reading.EventAccumulator(str(tmp_path / "run" / "fold0" / "tensorboard")).Reload()
+    log = pd.read_csv(tmp_path / "run" / "fold0" / "log.csv")
+    points = found.Scalars("train/loss")
+    assert [point.step for point in points] == list(log["epoch"])
+    assert [point.value for point in points] == pytest.approx(list(log["train_loss"]), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_learns_the_same_and_is_saved_under_the_same_names(data: Path, tmp_path: Path) -> None:
+    for name, compiled in (("plain", "false"), ("fast", "true")):
+        assert main(words(data, tmp_path / name, "--compile", compiled)) == 0
+    plain, fast = final(tmp_path / "plain"), final(tmp_path / "fast")
+    assert set(plain[0]) == set(fast[0])
+    losses = [[row["train_loss"] for row in meta["progress"]["history"]] for _, meta in (plain, fast)]  # type: ignore[index]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def test_fp16_scales_its_gradients() -> None:
     recipe = Recipe(backbone="test_resnet", weights="none", crop=64)
     net = build_cam_net(recipe, channels=4, classes=2)
@@ -162,6 +185,6 @@ def test_too_little_memory_tells_the_batch_that_fits(
     device = choose_device("cpu")
     job = Job(recipe, device, RunFolder(tmp_path), {}, [])
     learner = Learner(job, TrainState(net, recipe, device), [])
-    batch = (torch.zeros(8, 4, 64, 64, dtype=torch.uint8), torch.ones(8, 2), torch.arange(8))
+    batch = Batch(torch.zeros(8, 4, 64, 64, dtype=torch.uint8), torch.ones(8, 2), torch.arange(8))
     with pytest.raises(ConfigError, match=advice):
         learner.step(batch, 1.0, 1)

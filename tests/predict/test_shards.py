@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -116,3 +117,12 @@ def test_a_shard_begun_again_keeps_what_it_has_done_unless_told_to_overwrite(hom
     assert path.exists()  # only its own is replaced
     with pytest.raises(ConfigError, match="two steps"):
         predict(home, "again", "--shard", "1/2", "--merge")
+
+
+def test_half_precision_on_the_cpu_is_another_prediction_with_nearly_the_same_scores(home: Path) -> None:
+    with pytest.raises(ConfigError, match="holds other predictions"):
+        predict(home, "whole", "--precision", "bf16")
+    assert predict(home, "half", "--precision", "bf16") == 0
+    whole, half = (pd.read_parquet(home / name / "cells.parquet") for name in ("whole", "half"))
+    scores = [str(k) for k in range(19)]
+    assert 0 < np.abs(whole[scores] - half[scores]).to_numpy().max() < 0.1

@@ -1,12 +1,12 @@
 """Single cells cut out of an image, as the network's second stage sees them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
-from wsss.cells.regions import group_pixels
+from wsss.cells.runs import cell_ids, cell_runs
 from wsss.core.score_config import CropConfig
 
 
@@ -24,25 +24,38 @@ def cell_crops(image: np.ndarray, label_map: np.ndarray, config: CropConfig) -> 
     Raises:
         ValueError: image and label map differ in size.
     """
-    if image.shape[1:] != label_map.shape:
-        raise ValueError(f"the image is {image.shape[1:]}, the label map is {label_map.shape}.")
-    ids, boxes = cell_boxes(label_map)
-    for start in range(0, len(ids), config.batch):
-        part = slice(start, start + config.batch)
-        crops = np.zeros((len(ids[part]), len(image), config.size, config.size), np.uint8)
-        for crop, cell, box in zip(crops, ids[part], boxes[part], strict=True):
-            _cut(image, label_map, int(cell), box, config, crop)
-        yield ids[part], crops
+    ids = cell_ids(label_map)
+    for k, crops in enumerate(crop_batches([(image, label_map)], config)):
+        yield ids[k * config.batch : k * config.batch + len(crops)], crops
+
+
+def crop_batches(fields: Iterable[tuple[np.ndarray, np.ndarray]], config: CropConfig) -> Iterator[np.ndarray]:
+    """Cut out the cells of several images, each an image and its label map as `cell_crops` takes them.
+
+    Yields:
+        (n, C, size, size) uint8, image after image and by rising id; a batch goes on into the next image.
+    """
+    cells = (place for field in fields for place in _places(*field))
+    while part := list(islice(cells, config.batch)):
+        channels = len(part[0][0])
+        crops = np.zeros((len(part), channels, config.size, config.size), np.uint8)
+        for crop, (image, label_map, cell, box) in zip(crops, part, strict=True):
+            _cut(image, label_map, cell, box, config, crop)
+        yield crops
 
 
 def cell_boxes(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids (N,) int32 in rising order and the boxes (N, 4) int64, y0 x0 y1 x1 half-open, of all cells."""
-    cells = group_pixels(label_map)
-    dense = np.zeros(label_map.size, np.int32)  # find_objects makes one entry for every number up to the highest
-    dense[cells.order] = cells.owner + 1
-    found = ndimage.find_objects(dense.reshape(label_map.shape))
-    boxes = [(y.start, x.start, y.stop, x.stop) for y, x in found]
-    return cells.ids, np.array(boxes, np.int64).reshape(-1, 4)
+    cells = cell_runs(label_map)
+    return cells.ids, cells.boxes()
+
+
+def _places(image: np.ndarray, label_map: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int, np.ndarray]]:
+    """Yield the image, its label map, the id and the box of every cell."""
+    if image.shape[1:] != label_map.shape:
+        raise ValueError(f"the image is {image.shape[1:]}, the label map is {label_map.shape}.")
+    for cell, box in zip(*cell_boxes(label_map), strict=True):
+        yield image, label_map, int(cell), box
 
 
 def _cut(
@@ -52,7 +65,7 @@ def _cut(
     y0, x0, y1, x1 = box
     size = config.size
     mask = label_map[y0:y1, x0:x1] == cell
-    pixels = np.where(mask[..., None], image[:, y0:y1, x0:x1].transpose(1, 2, 0), 0).astype(np.uint8)
+    pixels = np.where(mask[..., None], image[:, y0:y1, x0:x1].transpose(1, 2, 0), np.uint8(0))
     longest = max(mask.shape)
     scale = size / (longest * (1 + 2 * config.margin))
     if config.mode == "stored":

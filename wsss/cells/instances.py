@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.cells.regions import CellPixels, group_pixels
+from wsss.cells.runs import CellRuns, cell_runs
 from wsss.core.geometry import Geometry
 
 GEOMETRY_COLUMNS = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
@@ -61,21 +62,20 @@ def describe_cells(
         if other is not None and other.shape != label_map.shape:
             raise ValueError(f"{name} is {other.shape}, the label map {label_map.shape}: they must match.")
     axes = _axes(label_map.shape, geometry)
-    cells = group_pixels(label_map)
-    table = _measure(cells, label_map.shape[1], axes)
-    table["pieces"] = _pieces(label_map, cells)
+    table = _measure(cell_runs(label_map), axes)
+    ids = table["cell_id"].to_numpy()
+    table["pieces"] = _pieces(label_map, ids)
     if nuclei is None:
         table["share_inside"] = _share_by_area(table)
     else:
-        pairs = _pair(label_map, nuclei, cells)
+        pairs = _pair(label_map, nuclei, ids)
         table["n_nuclei"], table["nucleus_id"] = pairs.n_nuclei.to_numpy(), pairs.nucleus_id.to_numpy()
-        pixels = group_pixels(nuclei)
-        bodies = _measure(pixels, label_map.shape[1], axes)
+        bodies = _measure(cell_runs(nuclei), axes)
         own = bodies.set_index("cell_id").reindex(table.nucleus_id)
         table["nucleus_area_px"] = own.area_px.fillna(0).to_numpy().astype(np.int64)
         table["share_inside"] = _share_inside(table, own.reset_index(drop=True), axes)
         if blue is not None:
-            table["mitotic"] = table.nucleus_id.isin(_condensed(pixels, blue, bodies.area_px))
+            table["mitotic"] = table.nucleus_id.isin(_condensed(group_pixels(nuclei), blue, bodies.area_px))
     return _add_um(table, pixel_um) if pixel_um is not None else table
 
 
@@ -84,7 +84,7 @@ def measure_cells(label_map: np.ndarray, *, geometry: Geometry | None = None) ->
 
     Counting the parts of every cell, which `describe_cells` does too, takes most of its time on a large map.
     """
-    return _measure(group_pixels(label_map), label_map.shape[1], _axes(label_map.shape, geometry))
+    return _measure(cell_runs(label_map), _axes(label_map.shape, geometry))
 
 
 def _axes(shape: tuple[int, ...], geometry: Geometry | None) -> tuple[_Axis, _Axis]:
@@ -111,25 +111,22 @@ def _axis(length: int, content: int, original: int) -> _Axis:
     return _Axis(counts, centres, np.searchsorted(source, np.arange(length + 1)), content)
 
 
-def _measure(cells: CellPixels, width: int, axes: tuple[_Axis, _Axis]) -> pd.DataFrame:
+def _measure(cells: CellRuns, axes: tuple[_Axis, _Axis]) -> pd.DataFrame:
     """Return id, centre, box, area and contact with the border of every cell."""
     vertical, horizontal = axes
     table = pd.DataFrame({"cell_id": cells.ids})
-    if len(cells) == 0:
-        return table.reindex(columns=["cell_id", *GEOMETRY_COLUMNS]).astype(
-            {**dict.fromkeys(GEOMETRY_COLUMNS, np.int64), "center_y": float, "center_x": float, "touches_border": bool}
-        )
-    rows, columns = np.divmod(cells.order, width)
-    weights = (vertical.counts[rows] * horizontal.counts[columns]).astype(np.float64)
-    areas = np.add.reduceat(weights, cells.starts)
+    heights, widths = vertical.counts[cells.rows], _between(horizontal.counts, cells)
+    areas = cells.sums(heights * widths)
     # a cell thinner than one original pixel has no weight of its own: every pixel counts the same then
-    lost = np.repeat(areas == 0, cells.sizes)
-    weights[lost] = 1
-    total = np.add.reduceat(weights, cells.starts)
-    table["center_y"] = np.add.reduceat(weights * vertical.centres[rows], cells.starts) / total
-    table["center_x"] = np.add.reduceat(weights * horizontal.centres[columns], cells.starts) / total
-    y0, y1 = np.minimum.reduceat(rows, cells.starts), np.maximum.reduceat(rows, cells.starts) + 1
-    x0, x1 = np.minimum.reduceat(columns, cells.starts), np.maximum.reduceat(columns, cells.starts) + 1
+    lost = (areas == 0)[cells.owner]
+    heights, widths = np.where(lost, 1, heights), np.where(lost, cells.stops - cells.starts, widths)
+    across = np.where(
+        lost, _between(horizontal.centres, cells), _between(horizontal.counts * horizontal.centres, cells)
+    )
+    total = cells.sums(heights * widths)
+    table["center_y"] = cells.sums(heights * widths * vertical.centres[cells.rows]) / total
+    table["center_x"] = cells.sums(heights * across) / total
+    y0, x0, y1, x1 = cells.boxes().T
     for low, high, axis, names in ((y0, y1, vertical, ("y0", "y1")), (x0, x1, horizontal, ("x0", "x1"))):
         start = np.minimum(axis.first[low], axis.first[-1] - 1)
         table[names[0]], table[names[1]] = start, np.maximum(axis.first[high], start + 1)
@@ -139,17 +136,23 @@ def _measure(cells: CellPixels, width: int, axes: tuple[_Axis, _Axis]) -> pd.Dat
     return table[["cell_id", *GEOMETRY_COLUMNS]]
 
 
-def _pieces(label_map: np.ndarray, cells: CellPixels) -> np.ndarray:
+def _between(values: np.ndarray, cells: CellRuns) -> np.ndarray:
+    """Sum the values (n,) of the columns of each run: (R,)."""
+    sums = np.concatenate(([0], np.cumsum(values)))
+    return np.asarray(sums[cells.stops] - sums[cells.starts])
+
+
+def _pieces(label_map: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Return the number of 8-connected parts of every cell."""
     from skimage.measure import label
 
-    parts = label(label_map, background=0, connectivity=2)
-    _, first = np.unique(parts, return_index=True)
-    owners = label_map.ravel()[first]
-    return np.bincount(np.searchsorted(cells.ids, owners[owners > 0]), minlength=len(cells))
+    parts, count = label(label_map, background=0, connectivity=2, return_num=True)
+    owners = np.zeros(count + 1, label_map.dtype)
+    owners[parts] = label_map  # the pixels of a part are all of one cell
+    return np.bincount(np.searchsorted(ids, owners[1:]), minlength=len(ids))
 
 
-def _pair(label_map: np.ndarray, nuclei: np.ndarray, cells: CellPixels) -> pd.DataFrame:
+def _pair(label_map: np.ndarray, nuclei: np.ndarray, ids: np.ndarray) -> pd.DataFrame:
     """Give every nucleus to the cell that holds most of it; return n_nuclei and nucleus_id of every cell.
 
     Nuclei that share an id but do not touch count one by one.
@@ -162,8 +165,8 @@ def _pair(label_map: np.ndarray, nuclei: np.ndarray, cells: CellPixels) -> pd.Da
     overlap = overlap.groupby(["part", "nucleus", "cell"]).size().rename("pixels").reset_index()
     overlap = overlap.sort_values(["pixels", "cell"], ascending=[False, True])
     owned = overlap.drop_duplicates("part")
-    counts = owned.groupby("cell").size().reindex(cells.ids, fill_value=0)
-    largest = owned.drop_duplicates("cell").set_index("cell").nucleus.reindex(cells.ids, fill_value=0)
+    counts = owned.groupby("cell").size().reindex(ids, fill_value=0)
+    largest = owned.drop_duplicates("cell").set_index("cell").nucleus.reindex(ids, fill_value=0)
     return pd.DataFrame({"n_nuclei": counts, "nucleus_id": largest})
 
 

@@ -21,17 +21,18 @@ class Forest:
             config.trees,
             min_samples_leaf=config.leaf,
             max_features=0.3,
-            n_jobs=cores(),
             random_state=seed,
         )
 
     def fit(self, features: np.ndarray, soft: np.ndarray) -> "Forest":
         """Learn from (N, F) features and (N, K) soft labels."""
+        self._trees.set_params(n_jobs=cores())
         self._trees.fit(features, soft)
         return self
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return (N, K) probabilities."""
+        """Return (N, K) probabilities, the same bits each time."""
+        self._trees.set_params(n_jobs=1)  # threads would add up the trees in the order in which they happen to end
         return self._trees.predict(features).reshape(len(features), -1)
 
     @property

@@ -1,11 +1,12 @@
 """Statistics of a map over the cells of a label map, for all cells at once: the cost is that of the pixels."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+from wsss.cells.runs import cell_runs
 
 FEW = 1 / 8
 """Up to this share of the pixels, the highest ones are found through QuantilePlan; above it, cell by cell."""
@@ -48,34 +49,26 @@ def group_pixels(label_map: np.ndarray) -> CellPixels:
     Raises:
         ValueError: not two-dimensional whole numbers, or an id below 0.
     """
-    if label_map.ndim != 2 or not np.issubdtype(label_map.dtype, np.integer):
-        raise ValueError(f"the label map is {label_map.shape} {label_map.dtype}, expected (H, W) whole numbers.")
-    flat = label_map.ravel()
-    inside = np.flatnonzero(flat)
-    labels = flat[inside]
-    if labels.size and labels.min() < 0:
-        raise ValueError(f"the label map holds the id {labels.min()}, expected ids from 0 up.")
-    ids, row = _rows(labels)
-    small = np.uint16 if len(ids) <= 2**16 else np.int64  # numpy sorts 16-bit numbers by radix
-    spread = _spread(len(row))
-    order = inside[spread[np.argsort(row.astype(small)[spread], kind="stable")]]
-    return CellPixels(ids.astype(np.int32), order, np.bincount(row, minlength=len(ids)))
+    runs = cell_runs(label_map)
+    by_cell = np.argsort(runs.owner, kind="stable")
+    begins = (runs.rows * label_map.shape[1] + runs.starts)[by_cell]
+    lengths = (runs.stops - runs.starts)[by_cell]
+    ends = np.cumsum(lengths)
+    pixels = np.repeat(begins - ends + lengths, lengths) + np.arange(lengths.sum())  # cell after cell, line after line
+    sizes = runs.sums(runs.stops - runs.starts).astype(np.int64)
+    return CellPixels(runs.ids, pixels[_spread(sizes)], sizes)
 
 
-def _spread(length: int) -> np.ndarray:
-    """Return 0..length-1 in steps of about the golden ratio: every stretch of it is an even sample of the whole."""
-    step = int(length * (5**0.5 - 1) / 2) | 1
-    while math.gcd(step, length) > 1:
-        step += 2
-    return np.arange(length) * step % max(length, 1)
+def _spread(sizes: np.ndarray) -> np.ndarray:
+    """Return the places of all cells' pixels, each cell's in steps of about the golden ratio of its size.
 
-
-def _rows(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted distinct labels and the place of each label among them."""
-    if labels.size and int(labels.max()) < 4 * labels.size + 1024:
-        present = np.bincount(labels) > 0  # three times as fast as np.unique
-        return np.flatnonzero(present), (np.cumsum(present) - 1)[labels]
-    return np.unique(labels, return_inverse=True)
+    Every stretch of such a walk through a cell is an even sample of it.
+    """
+    steps = (sizes * ((5**0.5 - 1) / 2)).astype(np.int64) | 1
+    while (shared := np.gcd(steps, sizes) > 1).any():
+        steps[shared] += 2
+    size, step, start = (np.repeat(part, sizes) for part in (sizes, steps, np.cumsum(sizes) - sizes))
+    return start + (np.arange(len(start)) - start) * step % size
 
 
 def subset(cells: CellPixels, inside: np.ndarray) -> tuple[CellPixels, np.ndarray]:
@@ -140,12 +133,8 @@ class QuantilePlan:
         kept = np.bincount(owner, minlength=len(counts))
         ranks = counts, np.maximum(counts - 1, 1)
         places = [np.where(rank <= kept, np.cumsum(kept) - rank, -1) for rank in ranks]
-        wanted = np.unique(np.concatenate(places))
-        # values lie in [0, 1]: twice the row sets the cells apart, and one partition serves them all
-        keys = values[above] + 2.0 * owner
-        if len(keys):
-            keys = np.partition(keys, wanted[wanted >= 0])
-        keys = np.append(keys - 2.0 * owner, 0)
+        # values lie in [0, 1]: twice the row sets the cells apart, and one sort serves them all
+        keys = np.append(np.sort(values[above] + 2.0 * owner) - 2.0 * owner, 0)
         # a rank beyond the values above the floor is one of those equal to it
         lowest, higher = (np.where(place >= 0, keys[place], floor) for place in places)
         return lowest, higher
@@ -194,24 +183,3 @@ def row_quantile(values: np.ndarray, quantile: float) -> float:
     if len(kept) < count:
         kept = np.concatenate([np.full(count - len(kept), floor, values.dtype), kept])
     return _interpolated(kept, len(kept) - count, place - int(place))
-
-
-def visible_share(label_map: np.ndarray, content: tuple[int, int] | None = None) -> np.ndarray:
-    """Estimate how much of each cell the image shows: 1 for whole cells, area / median whole area at the border.
-
-    Args:
-        label_map: (H, W) int, 0 background.
-        content: (height, width) of the image inside a padded square; None if it fills it.
-
-    Returns:
-        (N,) float32 in (0, 1], in the order of sorted ids. Without any whole cell all are 1.
-    """
-    height, width = content or label_map.shape
-    inner = label_map[:height, :width]
-    cells = group_pixels(label_map)
-    edges = np.unique(np.concatenate([inner[0], inner[-1], inner[:, 0], inner[:, -1]]))
-    cut = np.isin(cells.ids, edges)
-    if cut.all():
-        return np.ones(len(cells), np.float32)
-    share = np.minimum(1, cells.sizes / np.median(cells.sizes[~cut]))
-    return np.where(cut, share, 1).astype(np.float32)

@@ -157,6 +157,7 @@ def stage1_scores(
     negative: int | None,
     nuclei: np.ndarray | None = None,
     content: tuple[int, int] | None = None,
+    normalised: bool = False,
 ) -> np.ndarray:
     """Score every cell of one image from its class maps: r * p ** prob_power, then the rule for Negative.
 
@@ -168,6 +169,7 @@ def stage1_scores(
         negative: id of the class 'no specific signal', or None.
         nuclei: (H, W), not 0 in nuclei, or None.
         content: (height, width) of the image inside the square; None if it fills it.
+        normalised: the maps are in [0, 1] already, and 1 means sure: they are not divided by their maximum.
 
     Returns:
         (N, K) float32 in [0, 1], in the order of sorted ids; N may be 0.
@@ -182,7 +184,7 @@ def stage1_scores(
         raise ValueError(f"expected {len(cam)} image probabilities in [0, 1], got {probs.shape}: {probs}.")
     free = np.arange(len(cam)) == (-1 if negative is None or config.prob_for_negative else negative)
     used = np.flatnonzero((probs > config.min_prob) | free)
-    maps = normalise(cam)[used]
+    maps = (cam if normalised else normalise(cam))[used]
     inner = replace(config, nuclear_classes=tuple(np.flatnonzero(np.isin(used, config.nuclear_classes))))
     own = None if negative is None or negative not in used else int(np.searchsorted(used, negative))
     values = cell_values(maps, label_map, inner, negative=own, nuclei=nuclei, content=content)
@@ -238,7 +240,7 @@ def finish_scores(
         config: the rules.
         negative: id of the class 'no specific signal', or None; for field_rounds.
         opinion: (N, K) in [0, 1], the second opinion; None to do without.
-        visible: (N,) in [0, 1], share of the cell that the image shows (`regions.visible_share`); None for whole cells.
+        visible: (N,) in [0, 1], share of the cell that the image shows (`runs.visible_share`); None for whole cells.
         weight: (N,) in [0, 1], low for outlier cells; None for 1.
 
     Returns:

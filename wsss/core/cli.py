@@ -14,12 +14,20 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast, get_origin, get_type_hints
+from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
 
 from wsss.core.checks import ConfigError, Terminated, UserError, nearest
+from wsss.core.console import OutputOptions, record, record_end, say, tell_as
 from wsss.core.files import needs_room
+
+__all__ = ["Main", "default_dataset", "make_parser", "parse", "run", "say"]
+
+EXIT_CODES = """\
+exit codes:
+  0 done; 1 done, but what failed is listed; 2 something for you to mend, told in one line;
+  130 or 143 interrupted (Ctrl-C, SIGTERM): start the same command again to go on"""
 
 Main = Callable[[Sequence[str] | None], int]
 """A stage: takes its words (None for those of the command line) and returns its exit code."""
@@ -49,11 +57,11 @@ def make_parser(stage: str, about: str, examples: str, *options: type) -> jsonar
         usage=f"python -m wsss.{stage} [options]",
         allow_abbrev=False,
         description=about,
-        epilog=f"examples:\n{examples.rstrip()}",
+        epilog=f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}",
         formatter_class=_formatter(),
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these options; flags override it.")
-    for option in options:
+    for option in (*options, OutputOptions):
         parser.add_class_arguments(option, None)
     return parser
 
@@ -77,9 +85,14 @@ def parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str] | None, *opti
         ConfigError: an unknown or misshapen option.
     """
     words = [_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
-    words = _gather(_complete(words, _switches(options)), _lists(options))
+    words = _gather(_complete(words, _switches((*options, OutputOptions))), _lists(options))
     values = parser.instantiate(parser.parse_args(words))
-    return [option(**{own.name: values[own.name] for own in dataclasses.fields(option)}) for option in options]
+    found = [
+        option(**{own.name: values[own.name] for own in dataclasses.fields(option)})
+        for option in (*options, OutputOptions)
+    ]
+    tell_as(found.pop(), parser.prog.rpartition(".")[2])
+    return found
 
 
 def _switches(options: Sequence[type], prefix: str = "--") -> set[str]:
@@ -101,19 +114,29 @@ def _complete(words: list[str], switches: set[str]) -> list[str]:
     return [part for word, bare in zip(words, alone, strict=True) for part in ([word, "true"] if bare else [word])]
 
 
-def _lists(options: Sequence[type]) -> set[str]:
-    """Return the flags of all fields that are lists."""
-    hints = [hint for option in options for hint in get_type_hints(option).items()]
-    return {f"--{name}" for name, kind in hints if get_origin(kind) is list}
+def _lists(options: Sequence[type], prefix: str = "--") -> dict[str, type]:
+    """Return the flags of all fields that are lists, each with the type of its items."""
+    found: dict[str, type] = {}
+    for option in options:
+        for name, kind in get_type_hints(option).items():
+            if dataclasses.is_dataclass(kind):
+                found |= _lists([cast(type, kind)], f"{prefix}{name}.")
+            for own in (kind, *get_args(kind)):  # the list itself, or the list in 'list or None'
+                if get_origin(own) is list:
+                    found[prefix + name] = get_args(own)[0]
+    return found
 
 
-def _gather(words: list[str], lists: set[str]) -> list[str]:
+def _gather(words: list[str], lists: dict[str, type]) -> list[str]:
     """Turn the values behind the flag of a list into the one JSON text that the parser takes."""
     out: list[str] = []
     for k, word in enumerate(words):
-        if out and out[-1] in lists and not word.startswith(("--", "[")):
+        flag = out[-1] if out else ""
+        if flag in lists and not word.startswith(("--", "[")) and word != "null":
             behind = list(itertools.takewhile(lambda own: not own.startswith("--"), words[k:]))
-            return [*out, json.dumps(behind), *_gather(words[k + len(behind) :], lists)]
+            plain = lists[flag] in (int, float)  # numbers stand bare, texts in quotes
+            items = f"[{', '.join(behind)}]" if plain else json.dumps(behind)
+            return [*out, items, *_gather(words[k + len(behind) :], lists)]
         out.append(word)
     return out
 
@@ -134,6 +157,7 @@ def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        record("error", text=str(error))
         code = 2
     except KeyboardInterrupt as error:
         print("interrupted: start the same command again to go on from here.", file=sys.stderr)
@@ -143,16 +167,12 @@ def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
         code = 0
     finally:
         signal.signal(signal.SIGTERM, before)
+    record_end(code or 0)
     sys.exit(code or 0)
 
 
 def _terminate(number: int, frame: object) -> None:
     raise Terminated
-
-
-def say(text: str) -> None:
-    """Print one line for the user (stdout, at once)."""
-    print(text, flush=True)
 
 
 def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:

@@ -21,7 +21,7 @@ def read_text(path: Path, needed: Iterable[str] = ()) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: check the path.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no CSV table ({' '.join(str(error).split())}).") from error
     check_columns(table, needed, path)
     return table

@@ -1,12 +1,15 @@
 """What a stage has done so far, item by item, in one file that survives being killed.
 
 A journal is an SQLite file: every `add` is one transaction, so an item is recorded whole or not at all. It belongs
-to one fingerprint (of the stage's inputs and options); with another fingerprint it must not be continued.
+to one fingerprint (of the stage's inputs and options); with another fingerprint it must not be continued. Every item
+carries a checksum, which SQLite itself has none of.
 """
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,24 +34,47 @@ class Journal:
         self.path = path
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT)")
-            self._db.execute("CREATE TABLE IF NOT EXISTS done (key TEXT PRIMARY KEY, record TEXT, payload BLOB)")
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint', ?)", (fingerprint,))
-            (found,) = self._db.execute("SELECT value FROM meta WHERE name = 'fingerprint'").fetchone()
-        except sqlite3.OperationalError as error:
+            found = self._open(fingerprint)
+        except BaseException:
             self._db.close()
-            raise _unwritable(path, error) from error
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise DataError(f"{path} is damaged ({error}): delete it and run the stage again.") from error
+            raise
         if found != fingerprint:
             self._db.close()
             raise DataError(
                 f"{path.parent} was begun with other inputs or options ({found}, now {fingerprint}): "
                 "choose another output folder, or pass --overwrite."
             )
+
+    def _open(self, fingerprint: str) -> str:
+        """Make the tables if they are missing; return the fingerprint of the file."""
+        with self._named():
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT)")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, record TEXT, payload BLOB, crc32 INTEGER)"
+            )
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint', ?)", (fingerprint,))
+            (found,) = self._db.execute("SELECT value FROM meta WHERE name = 'fingerprint'").fetchone()
+            (state,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+        if state != "ok":
+            raise self._damaged(state)
+        return str(found)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Turn the errors of SQLite into ones that name the file and the way out."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # absent where text is no UTF-8
+            if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+                raise _unwritable(self.path, error) from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, how: object) -> DataError:
+        text = " ".join(str(how).split())
+        return DataError(f"{self.path} is damaged ({text}): delete it and run the stage again.")
 
     def __enter__(self) -> "Journal":
         return self
@@ -63,29 +89,50 @@ class Journal:
         self._db.close()
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT COUNT(*) FROM done").fetchone()[0])
+        return int(self._db.execute("SELECT COUNT(*) FROM items").fetchone()[0])
 
     def keys(self) -> set[str]:
         """Return the keys of all finished items."""
-        return {key for (key,) in self._db.execute("SELECT key FROM done")}
+        return {key for key, _, _ in self.items()}
 
     def add(self, key: str, record: dict[str, Any], payload: bytes = b"") -> None:
         """Record `key` as finished, with a JSON-like record and bytes; a later record replaces an earlier one."""
         text = json.dumps(record, allow_nan=False)
-        try:
-            self._db.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?)", (key, text, payload))
-        except sqlite3.OperationalError as error:
-            raise _unwritable(self.path, error) from error
+        with self._named():
+            row = (key, text, payload, _checksum(key, text, payload))
+            self._db.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?, ?)", row)
 
     def get(self, key: str) -> tuple[dict[str, Any], bytes] | None:
-        """Return (record, payload) of `key`, or None if it is not finished."""
-        row = self._db.execute("SELECT record, payload FROM done WHERE key = ?", (key,)).fetchone()
-        return None if row is None else (json.loads(row[0]), row[1])
+        """Return (record, payload) of `key`, or None if it is not finished.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        with self._named():
+            row = self._db.execute("SELECT * FROM items WHERE key = ?", (key,)).fetchone()
+        return None if row is None else self._read(row)[1:]
 
     def items(self) -> Iterator[tuple[str, dict[str, Any], bytes]]:
-        """Yield (key, record, payload) sorted by key."""
-        for key, text, payload in self._db.execute("SELECT key, record, payload FROM done ORDER BY key"):
-            yield key, json.loads(text), payload
+        """Yield (key, record, payload) sorted by key.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        with self._named():
+            for row in self._db.execute("SELECT * FROM items ORDER BY key"):
+                yield self._read(row)
+
+    def _read(self, row: tuple[Any, ...]) -> tuple[str, dict[str, Any], bytes]:
+        key, text, payload, crc = row
+        if not (isinstance(key, str) and isinstance(text, str) and isinstance(payload, bytes)):
+            raise self._damaged("an item is of another kind")
+        if crc != _checksum(key, text, payload):
+            raise self._damaged(f"the checksum of {key} is another")
+        return key, json.loads(text), payload
+
+
+def _checksum(key: str, text: str, payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(f"{key}\0{text}\0".encode()))
 
 
 def _unwritable(path: Path, error: sqlite3.OperationalError) -> DataError | NoSpaceError:

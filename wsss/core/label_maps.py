@@ -1,7 +1,9 @@
 """Label maps on disk: one lossless file per image, every cell keeping its number."""
 
 import io
+import logging
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -10,11 +12,17 @@ import numpy as np
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
+from wsss.core.png import check_png
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npz", ".npy")
 """Forms that are read, in this order where an ID has several files."""
 
 MOST_IN_PNG = 65535
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its faults come back as exceptions, or are checked here
+
+CHECKSUM = "wsss crc32 "
+"""What the description of a TIFF of ours begins with."""
 
 MOST_PIXELS = 2**28
 """A map whose header promises more (16384 x 16384) is refused before memory is asked for."""
@@ -82,6 +90,17 @@ def read_label_map(path: Path) -> np.ndarray:
     return check_label_map(found, str(path))
 
 
+def number_cells(label_map: np.ndarray) -> np.ndarray:
+    """Return a label map (H, W) with its cells numbered 1..N in the order of their ids, int32, 0 background."""
+    if label_map.max() < label_map.size:  # counting is many times as fast as sorting
+        present = np.bincount(label_map.ravel()) > 0
+        present[0] = False
+        found: np.ndarray = np.cumsum(present, dtype=np.int32)[label_map]
+        return found
+    ids, rank = np.unique(label_map, return_inverse=True)
+    return (rank.reshape(label_map.shape) + int(ids[0] > 0)).astype(np.int32)
+
+
 def write_label_map(path: Path, label_map: np.ndarray) -> Path:
     """Write a label map losslessly, whole or not at all, and remove the same map of the other form.
 
@@ -136,9 +155,15 @@ def _encode_png(label_map: np.ndarray) -> bytes:
 def _encode_tiff(label_map: np.ndarray) -> bytes:
     import tifffile
 
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, label_map.astype(np.uint32), compression="zlib", photometric="minisblack")
+    stream, pixels = io.BytesIO(), label_map.astype(np.uint32)
+    told = f"{CHECKSUM}{_checksum(pixels)}"
+    tifffile.imwrite(stream, pixels, compression="zlib", photometric="minisblack", description=told, metadata=None)
     return stream.getvalue()
+
+
+def _checksum(pixels: np.ndarray) -> str:
+    """Return eight hex digits that tell a map from others: TIFF has no checksum of its own."""
+    return f"{zlib.crc32(np.ascontiguousarray(pixels, np.uint32).data, zlib.crc32(str(pixels.shape).encode())):08x}"
 
 
 def _read_png(path: Path) -> np.ndarray:
@@ -146,12 +171,11 @@ def _read_png(path: Path) -> np.ndarray:
 
     with Image.open(path, formats=("PNG",)) as picture:  # whatever the name says: other forms may start programs
         _check_pixels(picture.size, path)
-        if picture.mode == "P":
-            return np.asarray(picture)  # a palette picture's numbers are its ids
-        if picture.mode not in ("1", "L", "I", "I;16", "I;16B"):
+        if picture.mode not in ("P", "1", "L", "I", "I;16", "I;16B"):  # a palette picture's numbers are its ids
             raise DataError(
                 f"{path} is a {picture.mode} picture, expected grey of 8 or 16 bits whose values are cell numbers."
             )
+        check_png(path)
         return np.asarray(picture)
 
 
@@ -160,7 +184,10 @@ def _read_tiff(path: Path) -> np.ndarray:
 
     with tifffile.TiffFile(path) as file:
         _check_pixels(file.series[0].shape, path)
-        return np.asarray(file.series[0].asarray())
+        pixels, told = np.asarray(file.series[0].asarray()), file.pages.first.description
+    if told.startswith(CHECKSUM) and told != f"{CHECKSUM}{_checksum(pixels)}":
+        raise DataError(f"{path} is damaged: its cells do not match their checksum. Make it again.")
+    return pixels
 
 
 def _read_npy(path: Path) -> np.ndarray:

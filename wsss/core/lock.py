@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from wsss.core.checks import ConfigError
+from wsss.core.console import say
 from wsss.core.files import remove_parts
 
 LOCK = ".lock"
@@ -64,7 +65,7 @@ def _lock(folder: Path, name: str) -> int | None:
             told = _holder(handle)
             os.close(handle)
             if error.errno in _NO_LOCKS:
-                print(f"note: {folder} is on a disk without locks: start no second run into it.", flush=True)
+                say(f"note: {folder} is on a disk without locks: start no second run into it.")
                 return None
             if not isinstance(error, BlockingIOError):
                 raise

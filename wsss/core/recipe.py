@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from wsss.core.cell_train_config import CellTrainConfig
 from wsss.core.checks import ConfigError, DataError, check_range
 from wsss.core.opinion_config import OpinionConfig
 from wsss.core.score_config import CropConfig, ScoreConfig
+from wsss.core.self_training_config import SelfTrainingConfig
 from wsss.core.semantic_config import MaskConfig, MaskLossConfig, UnetConfig
 
 
@@ -105,8 +107,9 @@ class OptimConfig:
     """Weight decay; biases and norms are spared."""
     head_lr_factor: float = 1.0
     """Learning rate of the new layers over that of the backbone (DRS: 10)."""
-    schedule: Literal["plateau", "cosine", "onecycle", "constant"] = "plateau"
-    """How the rate falls: on a plateau of the validation loss, by cosine (see `cycles`), one-cycle, or not at all."""
+    schedule: Literal["plateau", "cosine", "cyclic", "onecycle", "constant"] = "plateau"
+    """How the rate goes: falls on a plateau of the validation loss, by cosine or in triangles (see `cycles`), one-cycle
+    or constant."""
     factor: float = 0.3
     """Plateau: what the rate is multiplied with."""
     patience: int = 8
@@ -114,7 +117,9 @@ class OptimConfig:
     floor: float = 1e-6
     """The rate never falls below."""
     cycles: int = 1
-    """Cosine: number of equal cycles (warm restarts); the weights at the end of each are kept as a snapshot."""
+    """Cosine (warm restarts), cyclic: number of equal cycles; the weights at the end of each are kept as a snapshot."""
+    cycle_low: float = 0.1
+    """Cyclic: lowest rate over the highest; each cycle rises from it to `lr` and falls back, both linearly."""
     warmup: float = 0.0
     """Share of the training over which the rate rises linearly (one-cycle: .3 if 0)."""
     accumulate: int = 1
@@ -135,6 +140,7 @@ class OptimConfig:
         check_range("optim.patience", self.patience, 0)
         check_range("optim.floor", self.floor, 0)
         check_range("optim.cycles", self.cycles, 1)
+        check_range("optim.cycle_low", self.cycle_low, 0, 1)
         check_range("optim.warmup", self.warmup, 0, 1)
         check_range("optim.accumulate", self.accumulate, 1)
         check_range("optim.clip", self.clip, 0)
@@ -142,7 +148,7 @@ class OptimConfig:
         check_range("optim.early_stop", self.early_stop, 0)
 
     def cycle_ends(self, epochs: int) -> list[float]:
-        """Return the epoch (from 1) with which each cosine cycle ends; fractions where it ends within one."""
+        """Return the epoch (from 1) with which each cycle ends; fractions where it ends within one."""
         begin = self.warmup * epochs
         return [round(begin + (epochs - begin) * (k + 1) / self.cycles, 6) for k in range(self.cycles)]
 
@@ -162,8 +168,9 @@ class SamplerConfig:
 class Recipe:
     """Everything that shapes the weights of a run."""
 
-    task: Literal["classify", "masks"] = "classify"
-    """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks."""
+    task: Literal["classify", "masks", "maps"] = "classify"
+    """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks; maps: a U-Net that learns
+    the pseudo-masks of wsss.pseudo, a map a class."""
     backbone: str = "seresnext50"
     """Any convolutional timm model; short names of the recipe work (seresnext50, regnety_64, ...)."""
     weights: str = "hub"
@@ -194,6 +201,8 @@ class Recipe:
     """Puzzle options."""
     drs: DrsConfig = field(default_factory=DrsConfig)
     """Region suppression options."""
+    cells: CellTrainConfig = field(default_factory=CellTrainConfig)
+    """Options of training that knows the cells."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Loss options."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -206,10 +215,12 @@ class Recipe:
     """Cell crop options of stage 2: kept for infer, no part of the training."""
     opinion: OpinionConfig = field(default_factory=OpinionConfig)
     """Options of the second opinion on cells; without effect on the network."""
+    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
+    """Options of self-training on single cells; without effect on the network."""
     unet: UnetConfig = field(default_factory=UnetConfig)
-    """Decoder options (task masks)."""
+    """Decoder options (tasks masks and maps)."""
     mask_loss: MaskLossConfig = field(default_factory=MaskLossConfig)
-    """Loss options (task masks)."""
+    """Loss options (tasks masks and maps)."""
     masks: MaskConfig = field(default_factory=MaskConfig)
     """Target options (task masks)."""
 
@@ -218,14 +229,19 @@ class Recipe:
         check_range("batch", self.batch, 1)
         check_range("crop", self.crop, 0)
         check_range("drop_rate", self.drop_rate, 0, 0.95)
+        if self.self_training.enabled and not self.opinion.enabled:
+            raise ConfigError(
+                "self_training.enabled needs opinion.enabled, whose soft labels it learns: pass --opinion.enabled true."
+            )
         ends = self.optim.cycle_ends(self.epochs)
-        if self.optim.schedule == "cosine" and any(end % 1 for end in ends):
+        if self.optim.schedule in ("cosine", "cyclic") and any(end % 1 for end in ends):
             raise ConfigError(
                 f"optim.cycles {self.optim.cycles} of {self.epochs} epochs end within an epoch ({ends[0]:g}): "
                 "choose epochs, less the share of optim.warmup, that divide by the cycles."
             )
         if self.output_stride not in (8, 16, 32):
             raise ConfigError(f"output_stride is {self.output_stride}, expected 8, 16 or 32.")
+        self.cells.check_crops(self.crops)
         if self.task == "classify" and self.crop % (self.puzzle.side * self.output_stride):
             step = self.puzzle.side * self.output_stride
             raise ConfigError(

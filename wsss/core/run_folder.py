@@ -35,6 +35,16 @@ class RunFolder:
         return self.path / "opinion.safetensors"
 
     @property
+    def soft_labels(self) -> Path:
+        """The soft labels of the training cells that the second opinion settled on."""
+        return self.path / "soft_labels.parquet"
+
+    @property
+    def student(self) -> Path:
+        """The self-trained network of single cells, where there is one."""
+        return self.path / "student.safetensors"
+
+    @property
     def ids(self) -> Path:
         """The IDs the weights were trained on, one a line."""
         return self.path / "train_ids.txt"
@@ -87,7 +97,7 @@ class RunFolder:
         return None
 
 
-FREE = ("versions", "score", "crops", "opinion")
+FREE = ("versions", "score", "crops", "opinion", "self_training")
 """What may differ when a run goes on: it does not shape the weights."""
 
 

@@ -4,6 +4,7 @@ Pixels are counted down the columns (Kaggle's rule) or along the rows. An empty 
 cells is another thing, see `rle`.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -15,9 +16,18 @@ Order = Literal["columns", "rows"]
 
 def encode(mask: np.ndarray, order: Order = "columns") -> str:
     """Return the text of a (H, W) mask; everything but 0 is inside."""
-    flat = np.ravel(mask != 0, order="F" if order == "columns" else "C")
-    edges = np.flatnonzero(np.diff(flat, prepend=False, append=False))  # start, stop, start, stop, ...
-    starts, stops = edges[::2], edges[1::2]
+    return encode_parts([np.ravel(mask, order="F" if order == "columns" else "C")])
+
+
+def encode_parts(parts: Iterable[np.ndarray]) -> str:
+    """Return the text of a mask that comes as one-dimensional parts, one after another in the order of its pixels."""
+    edges, seen, last = [], 0, False  # start, stop, start, stop, ...
+    for part in parts:
+        flat = part != 0
+        edges.append(seen + np.flatnonzero(np.diff(flat, prepend=last)))
+        seen, last = seen + len(flat), bool(flat[-1]) if len(flat) else last
+    ends = np.concatenate([*edges, np.array([seen] * last, np.int64)]).astype(np.int64)
+    starts, stops = ends[::2], ends[1::2]
     runs = np.stack([starts + 1, stops - starts], axis=1)
     return " ".join(map(str, runs.ravel().tolist()))
 
@@ -25,12 +35,20 @@ def encode(mask: np.ndarray, order: Order = "columns") -> str:
 def decode(
     text: str, size: tuple[int, int], order: Order = "columns", where: str = "the run-length text"
 ) -> np.ndarray:
-    """Return the (H, W) bool mask of a text.
+    """Return the (H, W) bool mask of a text, see `parse`, with its pixels counted in `order`."""
+    starts, stops = parse(text, size, where)
+    flat = np.zeros(size[0] * size[1] + 1, np.int8)
+    np.add.at(flat, starts, 1)
+    np.add.at(flat, stops, -1)
+    return np.cumsum(flat[:-1], dtype=np.int8).astype(bool).reshape(size, order="F" if order == "columns" else "C")
+
+
+def parse(text: str, size: tuple[int, int], where: str = "the run-length text") -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels (n,) where the runs of a text begin, and those (n,) behind their ends, both from 0.
 
     Args:
         text: pairs of start and length; empty for an empty mask.
         size: (H, W).
-        order: which way pixels are counted.
         where: what the text belongs to, for messages.
 
     Raises:
@@ -53,10 +71,7 @@ def decode(
         )
     if (starts[1:] < stops[:-1]).any():
         raise DataError(f"{where} has runs that overlap or do not rise: it is damaged, or of another order.")
-    flat = np.zeros(pixels + 1, np.int8)
-    np.add.at(flat, starts, 1)
-    np.add.at(flat, stops, -1)
-    return np.cumsum(flat[:-1], dtype=np.int8).astype(bool).reshape(size, order="F" if order == "columns" else "C")
+    return starts, stops
 
 
 def _odd_word(words: list[str]) -> str:

@@ -5,20 +5,22 @@ import multiprocessing
 import os
 import platform
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import Any, TypeVar
-
-from tqdm import tqdm
+from typing import Literal, TypeVar
 
 from wsss.core.checks import DataError
+from wsss.core.console import progress
+
+__all__ = ["cores", "keep_freed_memory", "parallel", "progress", "versions"]
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+Workers = int | Literal["ray"] | None
+"""Worker processes: how many of this machine, None for one a core; or those of a Ray cluster."""
 
 PACKAGES = (
     "wsss",
@@ -65,14 +67,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def progress(items: Iterable[Any] | None, what: str, total: int | None = None, **more: Any) -> "tqdm[Any]":
-    """Show a progress bar with rate and ETA on stderr; quiet where stderr is not a terminal, save a line each 10 s."""
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(items, desc=what, total=total, mininterval=interval, dynamic_ncols=True, **more)
-
-
 def parallel(
-    function: Callable[[In], Out], items: Iterable[In], workers: int | None = None
+    function: Callable[[In], Out], items: Iterable[In], workers: Workers = None
 ) -> Iterator[tuple[In, Out | Exception]]:
     """Call `function` on every item in worker processes; yield (item, result or its exception) as they finish.
 
@@ -82,11 +78,16 @@ def parallel(
     Args:
         function: a module-level function; an exception it raises is yielded, not raised.
         items: what to call it on.
-        workers: processes; None for one a core, 0 for none.
+        workers: processes; None for one a core, 0 for none; 'ray' for the cores of a Ray cluster.
 
     Raises:
         DataError: a worker was killed.
     """
+    if workers == "ray":
+        from wsss.core.ray_cluster import parallel_on_ray
+
+        yield from parallel_on_ray(function, items)
+        return
     count = cores() if workers is None else workers
     if count == 0:
         for item in items:

@@ -55,6 +55,11 @@ class ScoreConfig:
     """Divide the scores of a cell by their sum, so that classes compete."""
     opinion_share: float = 0.5
     """Share of a cell's score taken from the second opinion, where the run has one (train --opinion.enabled true)."""
+    student_share: float = 0.1
+    """Share of the second opinion taken from the self-trained network of single cells, where the run has one (train
+    --self_training.enabled true)."""
+    unet_share: float = 0.5
+    """Share of stage 1 taken from the maps of a U-Net, where there is one (infer --unet RUN)."""
     field_rounds: int = 0
     """Rounds in which the cells of an image tell each other which classes it shows: s_k becomes s_k * q_k, rows
     normalised, with q_k the mean of s_k over the image's cells relative to the strongest class, and 1 for Negative."""
@@ -67,7 +72,8 @@ class ScoreConfig:
         check_choice("region", self.region, REGION_RULES)
         check_choice("negative", self.negative, NEGATIVE_RULES)
         check_choice("blend", self.blend, BLENDS)
-        for name in ("quantile", "min_prob", "min_ratio", "compartment", "stage2_share", "image_mix", "opinion_share"):
+        shares = ("stage2_share", "image_mix", "opinion_share", "student_share", "unet_share")
+        for name in ("quantile", "min_prob", "min_ratio", "compartment", *shares):
             check_range(name, getattr(self, name), 0, 1)
         check_range("field_rounds", self.field_rounds, 0, 100)
         check_range("top_share", self.top_share, 1e-6, 1)

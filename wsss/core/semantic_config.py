@@ -52,12 +52,15 @@ class MaskConfig:
     """Folds of the images, each with its share of empty, small and large masks; drawn by `seed`."""
     border_px: int = 2
     """Width of the border channel on each side of the line between touching objects."""
+    tile: int = 1024
+    """Edge of the tiles in which large images (TIFF or .npy right in the folder) are learnt, px."""
     empty_share: float = 1.0
     """Share of the images without any object that an epoch draws."""
 
     def __post_init__(self) -> None:
         check_range("masks.folds", self.folds, 2, 100)
         check_range("masks.border_px", self.border_px, 1, 64)
+        check_range("masks.tile", self.tile, 32)
         check_range("masks.empty_share", self.empty_share, 0, 1)
 
     @property

@@ -13,7 +13,7 @@ import pandas as pd
 
 from wsss.core.checks import DataError
 from wsss.core.csv_text import guard_text
-from wsss.core.files import digest_file, digest_json, write_atomic, write_csv, write_json, write_parquet
+from wsss.core.files import digest_file, digest_json, read_json, write_atomic, write_csv, write_json, write_parquet
 from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
 from wsss.core.runtime import versions
@@ -95,7 +95,7 @@ def finish(
     else:
         (folder / FOLDS).unlink(missing_ok=True)
     recorded = {"n": spec.folds, "seed": spec.seed, "digest": folds_digest(table, spec.folds, spec.seed)}
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "unfinished": False,
         "size": spec.size,
@@ -106,9 +106,10 @@ def finish(
         "table": digest_file(folder / TABLE),
         "folds": recorded if labelled else None,
         "sources": [dict(source) for source in sources],
+        "extras": {path: digest_file(folder / path) for path in _extras(folder, sources)},
         "versions": versions(),
     }
-    write_json(folder / MANIFEST, manifest)
+    write_manifest(folder, manifest)
     return table
 
 
@@ -169,6 +170,45 @@ def folds_digest(table: pd.DataFrame, n: int, seed: int) -> str:
     held = table.loc[table["fold"] >= 0]
     rows = [held[name].astype(str).tolist() for name in ("ID", "Label", "fold")]
     return digest_json({"n": n, "seed": seed, "rows": rows})
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write dataset.json with a digest of itself, so that damage is noticed."""
+    rest = {name: value for name, value in manifest.items() if name != "digest"}
+    write_json(folder / MANIFEST, {**rest, "digest": digest_json(rest)})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read dataset.json.
+
+    Raises:
+        DataError: it is missing, damaged or of another format.
+    """
+    path = folder / MANIFEST
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise DataError(f"{path} is not of format {FORMAT}: prepare the data set again.")
+    rest = {name: value for name, value in found.items() if name != "digest"}
+    if found.get("digest", digest_json(rest)) != digest_json(rest):
+        raise DataError(f"{path} is damaged: its content does not match its digest. Run prepare with --overwrite.")
+    return found
+
+
+def _extras(folder: Path, sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the files of `write_extra` of all sources, relative to the data set."""
+    found = [path for source in sources for path in (folder / SOURCES / source["name"]).glob("*.npy")]
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
+def check_extras(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare the files of `write_extra` with their digests.
+
+    Raises:
+        DataError: one is missing or damaged.
+    """
+    for name, digest in manifest.get("extras", {}).items():
+        if not (folder / name).exists() or digest_file(folder / name) != digest:
+            raise DataError(f"{folder / name} is missing or damaged: run prepare with --overwrite.")
 
 
 def write_extra(folder: Path, source: str, **arrays: np.ndarray) -> None:

@@ -12,10 +12,10 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.files import digest_file, read_json
+from wsss.core.files import digest_file
 from wsss.core.geometry import Geometry
 from wsss.core.labels import ClassList, parse_label
-from wsss.data.build import COLUMNS, FOLDS, FORMAT, MANIFEST, SHARDS, TABLE, folds_digest
+from wsss.data.build import COLUMNS, FOLDS, MANIFEST, SHARDS, TABLE, folds_digest, read_manifest
 from wsss.data.store import ShardReader
 
 
@@ -45,9 +45,7 @@ class DataSet:
         if not (folder / MANIFEST).exists():
             begun = ": its prepare is unfinished, start the same command again." if folder.exists() else "."
             raise DataError(f"{folder} holds no prepared data set{begun} Run python -m wsss.prepare.")
-        manifest = read_json(folder / MANIFEST)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise DataError(f"{folder / MANIFEST} is not of format {FORMAT}: prepare the data set again.")
+        manifest = read_manifest(folder)
         if manifest["unfinished"]:
             raise DataError(f"{folder} is being prepared again: start the same prepare command to finish it.")
         table = _read_table(folder, manifest)
@@ -100,18 +98,35 @@ class DataSet:
         return list(zip(self.table["shard"].tolist(), self.table["slot"].tolist(), strict=True))
 
     @cached_property
+    def _crc(self) -> list[int]:
+        return self.table["crc32"].tolist()
+
+    @cached_property
+    def _intact(self) -> set[int]:
+        """Images whose checksum has been compared in this process."""
+        return set()
+
+    @cached_property
     def _sizes(self) -> np.ndarray:
         return self.table[["ImageHeight", "ImageWidth"]].to_numpy(np.int64)
 
     def image(self, i: int) -> np.ndarray:
-        """Return image i, (channels, size, size) uint8, read-only.
+        """Return image i, (channels, size, size) uint8, read-only; its checksum is compared when it is first read.
 
         Raises:
-            DataError: the image could not be prepared.
+            DataError: the image could not be prepared, or its stored pixels are damaged.
         """
         if not self.ok[i]:
             raise DataError(f"{self.ids[i]} has no pixels: {self.table['reason'].iloc[i]}")
-        return self.shards.image(*self._places[i])
+        pixels = self.shards.image(*self._places[i])
+        if i not in self._intact:
+            if zlib.crc32(pixels.data) != self._crc[i]:
+                raise DataError(
+                    f"{self.ids[i]} is damaged in {self.shards.folder / self._places[i][0]}: its stored pixels do not "
+                    "match their checksum. Run prepare with --overwrite."
+                )
+            self._intact.add(i)
+        return pixels
 
     def geometry(self, i: int) -> Geometry:
         """Return how image i sits in its stored square."""
@@ -133,9 +148,9 @@ class DataSet:
 
     def damaged(self, indices: Sequence[int] | None = None) -> list[str]:
         """Read images (all by default) and return the IDs whose stored bytes differ from what was prepared."""
-        crc = self.table["crc32"].tolist()
         wanted = range(len(self)) if indices is None else indices
-        return [self.ids[i] for i in wanted if self.ok[i] and zlib.crc32(self.image(i).tobytes()) != crc[i]]
+        stored = ((i, self.shards.image(*self._places[i])) for i in wanted if self.ok[i])
+        return [self.ids[i] for i, pixels in stored if zlib.crc32(pixels.data) != self._crc[i]]
 
 
 def _read_table(folder: Path, manifest: dict[str, Any]) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from wsss.core.checks import DataError
-from wsss.core.label_maps import find_label_map, read_label_map
+from wsss.core.label_maps import SUFFIXES, find_label_map, number_cells, read_label_map
 from wsss.data.catalog import DataSet
 
 
@@ -18,6 +18,26 @@ def read_cells(data: DataSet, index: int) -> np.ndarray:
     if label_map.shape not in (native, (data.size, data.size)):
         raise DataError(f"the label map is {label_map.shape}, expected {native} or {(data.size, data.size)}")
     return label_map
+
+
+def without_cells(data: DataSet, indices: np.ndarray) -> list[str]:
+    """Return the IDs of those images that have no label map, by the names of the files."""
+    folder = data.folder / "cells"
+    found = {path.stem for path in folder.iterdir() if path.suffix in SUFFIXES} if folder.is_dir() else set()
+    return [data.ids[i] for i in indices if data.ids[i] not in found]
+
+
+def numbered_cells(data: DataSet, index: int) -> np.ndarray:
+    """Return the cells of an image at stored size, (size, size) int32, numbered 1..N; no cells without a label map.
+
+    Raises:
+        DataError: there is a label map, but it cannot be read or has another size.
+    """
+    try:
+        find_label_map(data.folder / "cells", data.ids[index])
+    except DataError:
+        return np.zeros((data.size, data.size), np.int32)
+    return number_cells(data.geometry(index).labels_to_store(read_cells(data, index)))
 
 
 def read_nuclei(data: DataSet, index: int) -> np.ndarray | None:

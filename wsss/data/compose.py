@@ -6,6 +6,7 @@ green, blue, yellow and the cell's mask, 1024 pixels of a field wide at most. Ev
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -41,6 +42,8 @@ class Style:
     """Autofluorescence of such cells, as a share of the other stains in the cytoplasm."""
     packing: float = 0.0
     """0 strews the cells; above, they are drawn towards places where they touch others."""
+    cover: float = 0.02
+    """Most of a cell that may be hidden by those laid before it; with more, fields grow together without gaps."""
     tilt: float = 0.0
     """Most by which light falls off from the field's middle to each side."""
     haze: tuple[float, float] = (0.0, 0.0)
@@ -55,7 +58,7 @@ class Style:
             low, high = getattr(self, name)
             check_range(f"lower end of {name}", low, 0)
             check_range(f"upper end of {name}", high, low)
-        for name in ("lost", "empty", "tilt"):
+        for name in ("lost", "empty", "cover", "tilt"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("packing", self.packing, 0)
         check_range("offset", self.offset, 0, 255)
@@ -88,6 +91,19 @@ class Composed:
     """The image label: the classes shown, or Negative alone."""
 
 
+class Bank(Protocol):
+    """Where cells come from."""
+
+    @property
+    def by_class(self) -> dict[int, list[str]]:
+        """Return the names of the cells of each class."""
+        ...
+
+    def draw(self, label: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return a cell of a class, (4, h, w) float32 of 0..255, and its mask (h, w) bool."""
+        ...
+
+
 class CellBank:
     """The cells of one split, by class."""
 
@@ -117,7 +133,7 @@ class CellBank:
         return panels[:4].astype(np.float32), panels[4] > 127
 
 
-def compose_field(bank: CellBank, style: Style, negative: int, rng: np.random.Generator) -> Composed:
+def compose_field(bank: Bank, style: Style, negative: int, rng: np.random.Generator) -> Composed:
     """Put one field together.
 
     Args:
@@ -138,7 +154,7 @@ def compose_field(bank: CellBank, style: Style, negative: int, rng: np.random.Ge
         label = int(chosen[turn]) if turn < len(chosen) else int(rng.choice(chosen))
         lost = empty or (turn >= len(chosen) and rng.random() < style.lost)
         cell, mask = bank.draw(label, rng)
-        if _place(light, label_map, stain(cell, style, lost, rng), mask, style.packing, rng):
+        if _place(light, label_map, stain(cell, style, lost, rng), mask, style, rng):
             truth.append(negative if lost else label)
     labels = sorted({*truth} - {negative}) or [negative]
     return Composed(photograph(light, style, rng), label_map, truth, labels)
@@ -176,11 +192,11 @@ def _place(
     label_map: np.ndarray,
     cell: np.ndarray,
     mask: np.ndarray,
-    packing: float,
+    style: Style,
     rng: np.random.Generator,
 ) -> bool:
     """Lay a cell where there is room, under those that lie there already; False if there is none."""
-    found = _room(label_map > 0, mask, packing, rng)
+    found = _room(label_map > 0, mask, style, rng)
     if found is None:
         return False
     top, left = found
@@ -195,8 +211,8 @@ def _place(
     return True
 
 
-def _room(taken: np.ndarray, mask: np.ndarray, packing: float, rng: np.random.Generator) -> tuple[int, int] | None:
-    """Return top and left of a place where a cell covers no other, of all places by chance; None if there is none."""
+def _room(taken: np.ndarray, mask: np.ndarray, style: Style, rng: np.random.Generator) -> tuple[int, int] | None:
+    """Return top and left of a place where a cell finds room, of all places by chance; None if there is none."""
     edge = EDGE // COARSE
     shape = [max(1, round(n / COARSE)) for n in mask.shape]
     small = cv2.resize(mask.astype(np.float32), shape[::-1], interpolation=cv2.INTER_AREA)
@@ -207,9 +223,9 @@ def _room(taken: np.ndarray, mask: np.ndarray, packing: float, rng: np.random.Ge
     around = ndimage.maximum_filter(occupied, 3) - occupied
     covered, visible, contact = (cv2.matchTemplate(m, small, cv2.TM_CCORR) for m in (occupied, inside, around))
     whole = small.sum()
-    good = (covered < 0.02 * whole) & (visible >= VISIBLE * whole)
+    good = (covered < style.cover * whole) & (visible >= VISIBLE * whole)
     if not good.any():
         return None
-    weight = np.where(good, 1 + packing * np.maximum(contact, 0) ** 2, 0).ravel().astype(np.float64)
+    weight = np.where(good, 1 + style.packing * np.maximum(contact, 0) ** 2, 0).ravel().astype(np.float64)
     top, left = np.unravel_index(rng.choice(weight.size, p=weight / weight.sum()), good.shape)
     return (int(top) - margin) * COARSE, (int(left) - margin) * COARSE

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from wsss.core.geometry import Geometry
+from wsss.core.runtime import progress
 
 EDGE = 16
 """Edge of a thumbnail."""
@@ -112,7 +113,7 @@ def _vectors(thumbnails: np.ndarray) -> np.ndarray:
 
 def _alike(vectors: np.ndarray) -> list[tuple[int, int]]:
     pairs: list[tuple[int, int]] = []
-    for i in range(0, len(vectors), BLOCK):
+    for i in progress(range(0, len(vectors), BLOCK), "near-duplicates"):
         for j in range(i, len(vectors), BLOCK):
             alike = vectors[i : i + BLOCK] @ vectors[j : j + BLOCK].T >= ALIKE
             rows, columns = np.nonzero(alike)

@@ -27,10 +27,11 @@ class LargeImage:
         self.path = path
         self._page: Any = None
         try:
-            self._pixels = self._map()
+            pixels = self._map()
         except (OSError, ValueError, tifffile.TiffFileError, IndexError) as error:
             raise DataError(f"{path} cannot be read as a large image ({' '.join(str(error).split())}).") from error
-        described: Any = self._page if self._pixels is None else self._pixels
+        self._mapped = pixels is not None
+        described: Any = self._page if pixels is None else pixels
         shape, dtype = described.shape, described.dtype
         self.planes_first = len(shape) == 3 and shape[0] <= 4 < shape[2]
         if dtype != np.uint8 or len(shape) not in (2, 3) or (len(shape) == 3 and min(shape[0], shape[2]) > 4):
@@ -48,23 +49,24 @@ class LargeImage:
         if self.path.suffix == ".npy":
             mapped: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
             return mapped
-        self._file = tifffile.TiffFile(self.path)
-        series = self._file.series[0]
-        self._page = series.pages[0]
-        if series.dataoffset is not None:
-            return tifffile.memmap(self.path, mode="r")
-        if len(series.pages) > 1 or self._page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
-            raise ValueError("channels lie apart: expected one page with all channels of a pixel together")
-        return None
+        if self._page is None:
+            self._file = tifffile.TiffFile(self.path)
+            series = self._file.series[0]
+            self._page, self._plain = series.pages[0], series.dataoffset is not None
+            apart = len(series.pages) > 1 or self._page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+            if apart and not self._plain:
+                raise ValueError("channels lie apart: expected one page with all channels of a pixel together")
+        return tifffile.memmap(self.path, mode="r") if self._plain else None
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Return a part: (C, y1 - y0, x1 - x0) uint8, channels first."""
-        if self._pixels is None:
+        pixels = self._map() if self._mapped else None  # anew for each part: pages that were read do not pile up
+        if pixels is None:
             part = self._read_segments(y0, y1, x0, x1)
         elif self.planes_first:
-            return np.array(self._pixels[:, y0:y1, x0:x1])
+            return np.array(pixels[:, y0:y1, x0:x1])
         else:
-            part = self._pixels[y0:y1, x0:x1]
+            part = np.array(pixels[y0:y1, x0:x1])
         return np.ascontiguousarray(part[None] if part.ndim == 2 else np.moveaxis(part, 2, 0))
 
     def _read_segments(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:

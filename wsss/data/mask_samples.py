@@ -46,12 +46,26 @@ def survey(masks: MaskSet) -> Survey:
     return Survey(coverage, sizes)
 
 
-def coverage_folds(coverage: np.ndarray, n: int, seed: int) -> np.ndarray:
+def coverage_folds(coverage: np.ndarray, n: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
     """Assign images to n folds, each with its share of empty, small and large masks; -1 where the mask is unknown.
+
+    Args:
+        coverage: (N,) share of each image that is mask, NaN where it is unknown.
+        n: number of folds.
+        seed: the same seed gives the same folds.
+        groups: (N,) int; images of one number (tiles of one large image) go to the same fold. None: each by itself.
 
     Raises:
         ConfigError: fewer images than folds.
     """
+    if groups is not None:
+        _, group = np.unique(groups, return_inverse=True)
+        known = np.isfinite(coverage)
+        with np.errstate(invalid="ignore"):
+            mean = np.bincount(group[known], coverage[known], group.max() + 1) / np.bincount(
+                group[known], minlength=group.max() + 1
+            )
+        return np.where(known, coverage_folds(mean, n, seed)[group], -1)
     known = np.flatnonzero(np.isfinite(coverage))
     own = coverage[known]
     edges = np.quantile(own[own > 0], np.linspace(0, 1, COVERAGE_BINS + 1)[1:-1]) if (own > 0).any() else []

@@ -65,6 +65,11 @@ class MaskSet:
         """(N,) bool: whether the mask of an image is known."""
         return np.array([item.has_truth for item in self.items], bool)
 
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """(N,) int: images of one number stay together in one fold; here each is by itself."""
+        return np.arange(len(self))
+
     def image(self, i: int) -> np.ndarray:
         """Return image i as (channels, H, W) uint8."""
         return read_picture(self.items[i].image, self.channels)

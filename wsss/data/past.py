@@ -8,9 +8,18 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.files import read_json, write_json
 from wsss.data import ids
-from wsss.data.build import COLUMNS, FORMAT, MANIFEST, SHARDS, TABLE, Spec, read_extra
+from wsss.data.build import (
+    COLUMNS,
+    MANIFEST,
+    SHARDS,
+    TABLE,
+    Spec,
+    check_extras,
+    read_extra,
+    read_manifest,
+    write_manifest,
+)
 
 Known = dict[str, tuple[dict[str, Any], bytes]]
 """ID -> the image's record and its thumbnail, for images that are in the store."""
@@ -35,9 +44,9 @@ class Past:
             raise DataError(f"--out {folder} is a file, expected a folder.")
         if not (folder / MANIFEST).exists():
             return cls(folder, {}, pd.DataFrame(columns=list(COLUMNS)))
-        manifest = read_json(folder / MANIFEST)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise DataError(f"{folder / MANIFEST} is not of format {FORMAT}: choose another --out.")
+        manifest = read_manifest(folder)
+        if not manifest["unfinished"]:  # else they may be newer than it
+            check_extras(folder, manifest)
         try:
             table = pd.read_parquet(folder / TABLE)
         except (OSError, ValueError) as error:
@@ -82,7 +91,7 @@ class Past:
 
     def mark_unfinished(self) -> None:
         """Keep other stages from opening the data set until prepare is through."""
-        write_json(self.folder / MANIFEST, {**self.manifest, "unfinished": True})
+        write_manifest(self.folder, {**self.manifest, "unfinished": True})
 
     def check_fits(self, spec: Spec, name: str, new_ids: list[str]) -> None:
         """Check that a source can be in this data set with the others.

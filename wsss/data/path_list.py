@@ -47,6 +47,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             lines = [(k, [value.strip() for value in row]) for k, row in enumerate(csv.reader(stream), 1) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a list of images ({error}).") from error
+    if nul := [k for k, row in lines if any("\0" in value for value in row)]:
+        raise DataError(f"{path} has a NUL byte in row {nul[0]}: it is not a text table.")
     header = list(_OLD)
     if lines and "r_image" in (first := [value.lstrip("# ") for value in lines[0][1]]):
         header, lines = first, lines[1:]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import DataError
+from wsss.core.png import SIGNATURE, check_png
 from wsss.data.channel_names import order_of, tiff_channel_names
 from wsss.data.omezarr import open_zarr
 from wsss.data.tints import signal_of
@@ -225,6 +226,10 @@ def _png_kind(path: Path) -> tuple[int, int]:
 
 
 def _decode_pillow(path: Path, header: Header) -> np.ndarray:
+    with path.open("rb") as stream:
+        is_png = stream.read(8) == SIGNATURE
+    if is_png:
+        check_png(path)
     if header.dtype == "uint16" and header.samples > 1:
         import imagecodecs  # Pillow reads 16-bit colour as 8 bit
 

@@ -13,7 +13,7 @@ import pandas as pd
 from wsss.core.checks import DataError, some
 from wsss.core.files import digest_json
 from wsss.core.journal import Journal
-from wsss.core.runtime import parallel, progress
+from wsss.core.runtime import Workers, parallel, progress
 from wsss.data.build import COLUMNS, write_extra
 from wsss.data.duplicates import EDGE
 from wsss.data.ingest import Job, ingest, precheck
@@ -75,7 +75,7 @@ def recall(journal: Journal, source: Source, stamp: dict[str, int]) -> Known:
     return known
 
 
-def check(jobs: list[Job], workers: int | None) -> list[Job]:
+def check(jobs: list[Job], workers: Workers) -> list[Job]:
     """Read all headers; return the jobs, the hopeless ones with their reason.
 
     Raises:
@@ -103,7 +103,7 @@ def _chunks(jobs: Iterable[Job]) -> Iterator[tuple[Job, ...]]:
         yield chunk
 
 
-def execute(jobs: list[Job], journal: Journal, stamp: dict[str, int], workers: int | None) -> Known:
+def execute(jobs: list[Job], journal: Journal, stamp: dict[str, int], workers: Workers) -> Known:
     """Decode and store images in parallel, each journalled when it is done.
 
     Raises:

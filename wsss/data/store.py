@@ -18,6 +18,7 @@ import numpy as np
 from wsss.core.checks import DataError
 
 SHARD_IMAGES = 256
+_AGAIN = "Run prepare with --overwrite."
 OPEN_SHARDS = 512
 """Memory maps kept open by one reader; each holds a file handle, and 1024 handles is a common limit."""
 
@@ -122,6 +123,8 @@ class ShardReader:
             maps = self._open(name)
         else:
             self._maps.move_to_end(name)
+        if slot >= len(maps):
+            raise DataError(f"{self.folder / name} holds {len(maps)} images, expected more: it is damaged. {_AGAIN}")
         return maps[slot]
 
     def _open(self, name: str) -> np.ndarray:
@@ -129,9 +132,10 @@ class ShardReader:
         try:
             shard = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, EOFError, ValueError) as error:
-            raise DataError(f"{path} is damaged ({error}): run prepare with --overwrite.") from error
+            text = " ".join(str(error).split())
+            raise DataError(f"{path} is damaged ({text}). {_AGAIN}") from error
         if shard.dtype != np.uint8 or shard.shape[1:] != self.shape:
-            raise DataError(f"{path} holds {shard.dtype} {shard.shape}, expected uint8 (n, {self.shape}).")
+            raise DataError(f"{path} holds {shard.dtype} {shard.shape}, expected uint8 (n, {self.shape}). {_AGAIN}")
         self._maps[name] = shard.view(np.ndarray)
         if len(self._maps) > OPEN_SHARDS:
             self._maps.popitem(last=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError, UserError, some
 from wsss.core.labels import HPA, KAGGLE2018_TO_HPA, ClassList
 from wsss.data import ids
 
@@ -79,7 +79,7 @@ def read_classes(path: Path) -> ClassList:
     """
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as YAML ({' '.join(str(error).split())[:200]}).") from None
     names = value.get("names") if isinstance(value, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -93,7 +93,10 @@ def read_classes(path: Path) -> ClassList:
         negative = names.index(negative)
     if negative is not None and not isinstance(negative, int):
         raise DataError(f"{path}: negative is {negative!r}, expected a class id or name.")
-    return ClassList(tuple(names), negative)
+    try:
+        return ClassList(tuple(names), negative)
+    except UserError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

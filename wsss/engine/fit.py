@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from wsss.core.checks import DataError, Terminated, some
+from wsss.core.console import say
 from wsss.core.runtime import progress
 from wsss.engine.job import Job
 from wsss.engine.loading import Batches, loaders_alive
@@ -52,7 +53,7 @@ def fit(
             for watch in watches if job.world.leads else ():
                 watch(state.inference_net, row)
     if job.world.leads and where.epoch < job.recipe.epochs:
-        print(f"stopped early: no better validation loss for {where.since_best} epochs", flush=True)
+        say(f"stopped early: no better validation loss for {where.since_best} epochs")
 
 
 def _train_epoch(job: Job, state: TrainState, loader: Batches, learner: Learner) -> int:
@@ -88,14 +89,15 @@ def _train_epoch(job: Job, state: TrainState, loader: Batches, learner: Learner)
 
 
 def _bad_batch(job: Job, state: TrainState, indices: Tensor, outcome: Outcome) -> None:
-    """Count a batch whose loss is not finite, or stop the run."""
+    """Count a batch whose loss or gradient is not finite, or stop the run."""
     rows = job.world.gather(indices.double().numpy()[:, None])[:, 0]
     state.progress.skipped += 1
     if state.progress.skipped <= job.bad_batches:
         return
     parts = ", ".join(f"{name} {value:g}" for name, value in outcome.values.items())
+    what = "the loss" if outcome.gradient else "the gradient of the loss"
     raise DataError(
-        f"epoch {state.progress.epoch + 1}, step {state.progress.step + 1}: the loss is not finite ({parts}) on images "
+        f"epoch {state.progress.epoch + 1}, step {state.progress.step + 1}: {what} is not finite ({parts}) on images "
         f"{some([job.names[int(i)] for i in rows], 8)}. The last checkpoint is from before it: lower optim.lr, "
         "set optim.clip, or look at these images."
     )
@@ -140,7 +142,8 @@ def _close_epoch(job: Job, state: TrainState, row: dict[str, Any]) -> None:
     job.folder.write_log(where.history)
     shown = ("train_loss", "val_loss", "val_f1", "val_map", "val_iou", "val_instance_ap", "images_per_s", "seconds")
     figures = "  ".join(f"{name} {row[name]:.4g}" for name in shown if name in row)
-    print(f"epoch {where.epoch}/{job.recipe.epochs}  {figures}{'  *' if better else ''}", flush=True)
+    text = f"epoch {where.epoch}/{job.recipe.epochs}  {figures}{'  *' if better else ''}"
+    say(text, "epoch", epochs=job.recipe.epochs, best=better, **row)
 
 
 def stop_error(received: Sequence[int]) -> KeyboardInterrupt:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -10,15 +11,36 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from wsss.core.checks import DataError
+from wsss.core.device import Device
 from wsss.core.recipe import Recipe
 from wsss.data.augment import build_augment
 from wsss.data.catalog import DataSet
+from wsss.data.cell_samples import CellSamples
 from wsss.data.dataset import EpochBatches, ImageSamples
 from wsss.data.sampler import draw_epoch, image_weights
 from wsss.engine.distributed import World
 
-Batch = tuple[Tensor, Tensor, Tensor]
-"""(B, C, h, w) uint8 images, (B, K) float32 labels, (B,) indices in the data set."""
+
+class Batch(NamedTuple):
+    """Images of a step."""
+
+    images: Tensor
+    """(B, C, h, w) uint8."""
+    labels: Tensor
+    """(B, K) float32; of masks the packed targets."""
+    indices: Tensor
+    """(B,) numbers in the data set."""
+    cells: Tensor | None = None
+    """(B, h, w) int32 label maps, numbered 1..N in each image; None where training does not look at cells."""
+
+    def on(self, device: Device) -> "Batch":
+        """Return the batch with what the network sees moved to a device."""
+        cells = None if self.cells is None else device.put(self.cells)
+        return Batch(device.put(self.images), device.put(self.labels), self.indices, cells)
+
+    def first(self, count: int) -> "Batch":
+        """Return the first images alone."""
+        return Batch(*(None if part is None else part[:count] for part in self))  # type: ignore[arg-type]
 
 
 class Batches(Protocol):
@@ -64,7 +86,10 @@ class TrainLoader:
         self.weights = image_weights(labels, clip=recipe.sampler.clip) if recipe.sampler.balanced else None
         self.batches = EpochBatches(recipe.batch, recipe.seed, self.world.rank, self.world.size)
         augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels))
-        self.loader = batch_loader(ImageSamples(data, augment), self.batches, workers, pinned)
+        samples: Dataset[Any] = ImageSamples(data, augment)
+        if recipe.cells.wanted:
+            samples = CellSamples(data, augment, min_visible=recipe.cells.min_visible)
+        self.loader = batch_loader(samples, self.batches, workers, pinned)
 
     @property
     def steps(self) -> int:
@@ -84,12 +109,12 @@ class TrainLoader:
 
 
 def whole_images(
-    data: DataSet, indices: np.ndarray, batch: int, *, workers: int = 0, pinned: bool = False
+    data: DataSet, indices: np.ndarray, batch: int, *, workers: int = 0, pinned: bool = False, cells: bool = False
 ) -> "DataLoader[Batch]":
-    """Return a loader of stored images as they are, in the given order."""
+    """Return a loader of stored images as they are, in the given order; with their label maps if `cells`."""
     batches = EpochBatches(batch, seed=0)
     batches.set(indices, epoch=0)
-    return batch_loader(ImageSamples(data), batches, workers, pinned)
+    return batch_loader(CellSamples(data) if cells else ImageSamples(data), batches, workers, pinned)
 
 
 @contextmanager
@@ -97,10 +122,13 @@ def loaders_alive() -> Iterator[None]:
     """Name the death of a loader process, which PyTorch raises wherever the main process happens to be.
 
     Raises:
-        DataError: a loader process was killed.
+        DataError: a loader process was killed, or met a damaged image.
     """
     try:
         yield
+    except DataError as error:
+        # PyTorch puts the traceback of the loader process around the message; the line itself comes last.
+        raise DataError(str(error).splitlines()[-1].removeprefix("wsss.core.checks.DataError: ")) from error
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
@@ -123,17 +151,27 @@ def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pin
     )
 
 
-def _collate(samples: list[tuple[Tensor, Tensor, int]]) -> Batch:
-    images, labels, indices = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(labels), torch.tensor(indices)
+def _collate(samples: list[tuple[Tensor, Tensor, int]] | list[tuple[Tensor, Tensor, int, Tensor]]) -> Batch:
+    images, labels, indices, *cells = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(indices), *map(torch.stack, cells))
 
 
 def _quiet_worker(worker: int) -> None:
-    """Keep a loader process to one core and leave Ctrl-C to the main process."""
+    """Keep a loader process to one core, leave Ctrl-C to the main process, and end with it quietly."""
     import signal
+    import sys
 
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _hang_up
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _hang_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Pass over that the main process has gone while a loader's thread was handing it an image."""
+    import sys
+
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from wsss.core.checks import DataError
+from wsss.core.console import say
 from wsss.core.files import write_csv
 from wsss.core.recipe import OptimConfig
 from wsss.core.runtime import progress
@@ -115,4 +116,4 @@ def find_rate(job: Job, state: TrainState, loader: Batches) -> None:
     path, rate = job.folder.path, suggest(rows)
     write_csv(path / "lr_find.csv", pd.DataFrame(rows))
     plot_range_test(rows, rate, path / "lr_find.png")
-    print(f"{path}/lr_find.png: {len(rows)} rates up to {rows[-1]['lr']:.2g}; suggestion --optim.lr {rate:.2g}")
+    say(f"{path}/lr_find.png: {len(rows)} rates up to {rows[-1]['lr']:.2g}; suggestion --optim.lr {rate:.2g}")

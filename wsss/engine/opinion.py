@@ -9,6 +9,7 @@ import numpy as np
 
 from wsss.cells.explain import explain_classes
 from wsss.cells.features import DESCRIPTIONS, FEATURES, cell_features
+from wsss.cells.soft_labels import SoftLabels, save_soft_labels
 from wsss.cells.weak import Copies, fit_weak
 from wsss.cells.weak_store import Opinion, load_opinion, save_opinion, to_opinion
 from wsss.core.checks import ConfigError, DataError
@@ -29,30 +30,37 @@ class _Described:
 
     features: np.ndarray
     """(N, F) float32."""
+    ids: np.ndarray
+    """(N,) int32, their values in the label map, rising."""
     copies: np.ndarray
     """(copies, N, F) float32."""
     emptied: np.ndarray
     """(copies, N) bool: which of the copies' cells lost their protein."""
 
 
-def ensure_opinion(folder: RunFolder, data: DataSet, train: np.ndarray, config: OpinionConfig, seed: int) -> bool:
+def ensure_opinion(
+    folder: RunFolder, data: DataSet, train: np.ndarray, config: OpinionConfig, seed: int, *, soft_labels: bool = False
+) -> bool:
     """Fit the second opinion of a fold unless the folder holds just that one already; return whether it was fitted.
 
     Args:
-        folder: of the fold's run; receives opinion.safetensors and opinion.json.
+        folder: of the fold's run; receives soft_labels.parquet, opinion.safetensors and opinion.json.
         data: the data set, with segmented cells.
         train: numbers of the images to learn from: no other is looked at.
         config: the rules.
         seed: of the learners and of the changed copies.
+        soft_labels: whether soft_labels.parquet must be there too, which older runs lack.
 
     Raises:
         ConfigError: the images have not the four channels that the features are named after.
         DataError: no training image has cells, or too few have.
     """
     facts = opinion_facts(data, train, config, seed)
-    if (folder.path / SUMMARY).exists() and _holds(folder.opinion, facts):
+    whole = (folder.path / SUMMARY).exists() and (folder.soft_labels.exists() or not soft_labels)
+    if whole and _holds(folder.opinion, facts):
         return False
-    opinion = fit_opinion(data, train, config, seed)
+    opinion, soft = fit_opinion(data, train, config, seed)
+    save_soft_labels(folder.soft_labels, soft)
     save_opinion(folder.opinion, opinion)
     write_json(folder.path / SUMMARY, _summary(opinion, data))
     return True
@@ -75,8 +83,8 @@ def _holds(path: Path, facts: dict[str, Any]) -> bool:
     return all(found.get(name) == value for name, value in facts.items())
 
 
-def fit_opinion(data: DataSet, train: np.ndarray, config: OpinionConfig, seed: int) -> Opinion:
-    """Fit the second opinion on the cells of the images `train`; see `ensure_opinion`."""
+def fit_opinion(data: DataSet, train: np.ndarray, config: OpinionConfig, seed: int) -> tuple[Opinion, SoftLabels]:
+    """Fit the second opinion on the cells of the images `train`, see `ensure_opinion`; return their soft labels too."""
     if len(data.channels) != 4:
         raise ConfigError(f"opinion.enabled needs 4 channels (RGBY), {data.folder} has {len(data.channels)}.")
     labels, negative = data.labels, data.classes.negative
@@ -93,7 +101,12 @@ def fit_opinion(data: DataSet, train: np.ndarray, config: OpinionConfig, seed: i
     model = fit_weak(features, owner, labels[usable], negative, seed, config.weak, _copies(found, counts))
     more = opinion_facts(data, train, config, seed)
     more |= {"images": sum(count > 0 for count in counts), "cells": len(features)}
-    return to_opinion(model, FEATURES, config.weak, more)
+    soft = SoftLabels(
+        np.array([data.ids[i] for i in usable], object)[owner],
+        np.concatenate([own.ids for own in found]).astype(np.int64),
+        model.soft,
+    )
+    return to_opinion(model, FEATURES, config.weak, more), soft
 
 
 def _copies(found: list[_Described], counts: list[int]) -> Copies | None:
@@ -125,7 +138,8 @@ def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> l
             rng = np.random.default_rng([seed, copy, index])
             faulty, emptied[copy] = faulty_copy(image, label_map, rng, faults)
             changed[copy] = cell_features(faulty, label_map, nuclei)
-        return _Described(plain, changed, emptied)
+        ids = np.unique(label_map)
+        return _Described(plain, ids[ids != 0], changed, emptied)
 
     with ThreadPoolExecutor(cores()) as pool:
         return list(progress(pool.map(describe, images), "opinion", total=len(images)))

@@ -52,20 +52,20 @@ class LearningRate:
             return max(config.floor, config.lr * (progress / warmup))
         rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
         if config.schedule in ("cosine", "onecycle"):
-            cycles = config.cycles if config.schedule == "cosine" else 1
-            within = 1.0 if rest >= 1 else rest * cycles % 1.0
-            factor = 0.5 * (1 + math.cos(math.pi * within))
+            factor = 0.5 * (1 + math.cos(math.pi * _within(rest, config)))
+        elif config.schedule == "cyclic":
+            factor = 1 - (1 - config.cycle_low) * abs(2 * _within(rest, config) - 1)
         else:
             factor = self.scale
         return max(config.floor, config.lr * factor)
 
     def cycle_ended(self, epoch: int, epochs: int) -> int:
-        """Return the number (from 1) of the cosine cycle whose last epoch is `epoch` (from 1), else 0.
+        """Return the number (from 1) of the cycle whose last epoch is `epoch` (from 1), else 0.
 
         Only where there are several; the recipe makes sure that they end with an epoch.
         """
         config = self.config
-        if config.schedule != "cosine" or config.cycles == 1:
+        if config.schedule not in ("cosine", "cyclic") or config.cycles == 1:
             return 0
         ends = config.cycle_ends(epochs)
         return ends.index(epoch) + 1 if epoch in ends else 0
@@ -96,3 +96,9 @@ class LearningRate:
         """Take over the result of `state`."""
         self.scale, self.waited = state["scale"], state["waited"]
         self.best = math.inf if state["best"] is None else state["best"]
+
+
+def _within(rest: float, config: OptimConfig) -> float:
+    """Return which share of the cycle under way is done, when `rest` (0..1) of all cycles is."""
+    cycles = 1 if config.schedule == "onecycle" else config.cycles
+    return 1.0 if rest >= 1 else rest * cycles % 1.0

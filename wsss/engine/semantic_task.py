@@ -90,12 +90,12 @@ class MaskLearner(Learner):
         self.mask_loss = MaskLoss(self.job.recipe.mask_loss, softmax=config.target == "softmax")
         return self.state.net
 
-    def losses(self, model: nn.Module, images: Tensor, labels: Tensor, done: float) -> dict[str, Tensor]:
-        """Return the loss and its parts of one batch; `labels` is the packed target."""
+    def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
+        """Return the loss and its parts of one batch; its labels are the packed targets."""
         recipe = self.job.recipe
         with self.job.device.autocast():
-            output: MaskOutput = model(images)
-        target, weights = unpack_target(labels, recipe.masks.outputs, recipe.mask_loss.border_weight)
+            output: MaskOutput = model(batch.images)
+        target, weights = unpack_target(batch.labels, recipe.masks.outputs, recipe.mask_loss.border_weight)
         epoch = self.state.progress.epoch
         return self.mask_loss(output.logits, target, weights=weights, side=output.side, epoch=epoch)
 

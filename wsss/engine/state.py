@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from wsss.core.checks import DataError, some
 from wsss.core.device import Device
 from wsss.core.recipe import Recipe
 from wsss.engine.optim import LearningRate, build_optimizer
@@ -78,7 +79,7 @@ class TrainState:
         """Take over what `tensors` and `meta` gave.
 
         Raises:
-            DataError: tensors are missing, extra, or of another shape.
+            DataError: tensors are missing, extra, or of another shape; they are named.
         """
         load_weights(self.net, strip(tensors, "net."))
         if self.ema is not None:
@@ -88,8 +89,27 @@ class TrainState:
             index, slot = name.split(".", 1)
             slots.setdefault(int(index), {})[slot] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
+        _check_slots(slots, [p for group in self.optimizer.param_groups for p in group["params"]])
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.rate.restore(meta["rate"])
         if meta["scaler"]:
             self.scaler.load_state_dict(meta["scaler"])
         self.progress = Progress(**meta["progress"])
+
+
+def _check_slots(slots: dict[int, dict[str, Tensor]], weights: list[Tensor]) -> None:
+    """Refuse an optimiser's tensors that do not belong to these weights; a weight never used has none."""
+    kinds = {name for own in slots.values() for name in own}
+    wanted = {f"{k}.{name}" for k in slots if k < len(weights) for name in kinds}
+    found = {f"{k}.{name}": tensor for k, own in slots.items() for name, tensor in own.items()}
+    missing, extra = sorted(wanted - set(found)), sorted(set(found) - wanted)
+    shapes = [
+        f"optim.{name} {tuple(tensor.shape)}"
+        for name, tensor in found.items()
+        if name in wanted and tensor.ndim and tensor.shape != weights[int(name.split(".")[0])].shape
+    ]
+    if missing or extra or shapes:
+        raise DataError(
+            f"the checkpoint does not fit the optimiser: missing {some(missing) or 'none'}; extra "
+            f"{some(extra) or 'none'}; of another shape {some(shapes) or 'none'}."
+        )

@@ -5,6 +5,7 @@ import torch
 
 from wsss.core.device import Device
 from wsss.core.recipe import Recipe
+from wsss.core.runtime import progress
 from wsss.data.catalog import DataSet
 from wsss.data.sampler import shard
 from wsss.engine.distributed import World
@@ -12,7 +13,7 @@ from wsss.engine.loading import whole_images
 from wsss.losses.total import ComboLoss
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
 from wsss.models.cam_net import CamNet
-from wsss.models.puzzle import PuzzleCam
+from wsss.models.puzzle import PuzzleCam, SiameseOutput
 
 
 class Validator:
@@ -38,27 +39,29 @@ class Validator:
     ) -> None:
         self.recipe, self.device, self.labels = recipe, device, data.labels[indices]
         self.world = world or World()
-        self.loss = ComboLoss(recipe.loss, recipe.puzzle)
+        self.loss = ComboLoss(recipe.loss, recipe.puzzle, recipe.cells)
         own, batch = shard(indices, self.world.rank, self.world.size), -(-recipe.batch // self.world.size)
-        self.batches = whole_images(data, own, batch, workers=workers, pinned=device.is_cuda)
+        cells = recipe.cells.wanted
+        self.batches = whole_images(data, own, batch, workers=workers, pinned=device.is_cuda, cells=cells)
 
     @torch.no_grad()
     def __call__(self, net: CamNet) -> dict[str, float]:
         """Return 'loss' with its parts, 'f1' (at .5, mean over classes) and 'map', means over the images."""
-        model = PuzzleCam(net, self.recipe.puzzle.side).eval()
-        names = ["loss", "full", *(["tiles", "agreement"] if model.side > 1 else [])]
-        sums = dict.fromkeys(names, 0.0)
+        cells = self.recipe.cells
+        model = PuzzleCam(net, self.recipe.puzzle.side, cells.pieces, cells.piece_size).eval()
+        sums = dict.fromkeys(self.loss.names, 0.0)
         probs = [np.zeros((0, self.labels.shape[1]), np.float32)]
-        for images, labels, _ in self.batches:
+        for batch in progress(self.batches, "validate", leave=False, disable=not self.world.leads):
+            batch = batch.on(self.device)
             with self.device.autocast():
-                output = model(self.device.put(images))
+                output: SiameseOutput = model(batch.images, batch.cells)
             full, tiles = output.views(self.recipe.puzzle.maps)
-            for name, value in self.loss(full, tiles, self.device.put(labels)).items():
-                sums[name] += float(value) * len(images)
+            for name, value in self.loss(full, tiles, batch.labels, pieces=output.pieces).items():
+                sums[name] += float(value) * len(batch.images)
             probs.append(output.full.logits.sigmoid().cpu().numpy())
         scores = self.world.gather(np.concatenate(probs))
         totals = self.world.total(list(sums.values()))
-        figures = {name: value / len(scores) for name, value in zip(names, totals, strict=True)}
+        figures = {name: value / len(scores) for name, value in zip(sums, totals, strict=True)}
         figures["f1"] = mean_of_classes(f1(self.labels, scores))
         figures["map"] = mean_of_classes(average_precision(self.labels, scores))
         return figures

@@ -87,7 +87,7 @@ class Reliability:
 
 
 def reliability(truth: np.ndarray, scores: np.ndarray, bins: int = 15) -> Reliability:
-    """Compare scores with how often they are right; every (sample, class) is one event.
+    """Compare scores with how often they are right (truth may be how likely it is); every (sample, class) is one event.
 
     Source: expected calibration error, Naeini et al. 2015; Guo et al. 2017 use 15 bins.
     """
@@ -96,7 +96,7 @@ def reliability(truth: np.ndarray, scores: np.ndarray, bins: int = 15) -> Reliab
     place = np.minimum((flat * bins).astype(np.intp), bins - 1)
     count = np.bincount(place, minlength=bins)
     total = np.bincount(place, weights=flat, minlength=bins)
-    right = np.bincount(place, weights=(truth > 0).ravel(), minlength=bins)
+    right = np.bincount(place, weights=np.asarray(truth, np.float64).ravel(), minlength=bins)
     some = np.where(count > 0, count, np.nan)
     return Reliability(count, total / some, right / some)
 

@@ -55,7 +55,7 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
     cell = _first_of(CELL_COLUMNS, table, path)
     label = _first_of(LABEL_COLUMNS, table, path)
     numbers = pd.to_numeric(table[cell], errors="coerce").to_numpy(np.float64)
-    wrong = np.flatnonzero(~((numbers >= 1) & (numbers == np.floor(numbers))))
+    wrong = np.flatnonzero(~((numbers >= 1) & (numbers < 2**31) & (numbers == np.floor(numbers))))
     if wrong.size:
         raise DataError(
             f"{path} row {wrong[0] + 2}: {cell} is '{table[cell].iloc[wrong[0]]}', "
@@ -84,7 +84,7 @@ def _encode(texts: pd.Series, classes: ClassList, path: Path) -> np.ndarray:
     out = np.zeros((len(texts), len(classes)), np.float32)
     for i, text in enumerate(texts):
         parts = [part.strip() for part in re.split(r"[|;]", text)]
-        if not all(part.isdecimal() for part in parts):
+        if not all(part.isdecimal() and len(part) < 10 for part in parts):
             raise DataError(f"{path} row {i + 2}: the label is '{text}', expected class ids such as 8|5|0.")
         try:
             out[i] = classes.encode(int(part) for part in parts)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from wsss.core.recipe import Recipe
 from wsss.models.backbone import Backbone, build_backbone, features_of
+from wsss.models.cell_pool import CellPool, cell_means, is_present
 from wsss.models.drs import Suppress, add_drs, build_neck
 
 
@@ -34,19 +35,26 @@ class CamNet(nn.Module):
         classes: K.
         drop_rate: dropout on the features.
         neck: layers between backbone and classifier.
+        pool: takes the place of the mean where an image's cells are known, see `pooled`.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, backbone: Backbone, classes: int, drop_rate: float = 0.0, neck: nn.Sequential | None = None
+        self,
+        backbone: Backbone,
+        classes: int,
+        drop_rate: float = 0.0,
+        neck: nn.Sequential | None = None,
+        pool: CellPool | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone.model
         self.neck = nn.Sequential() if neck is None else neck
         self.dropout = nn.Dropout2d(drop_rate)
         self.classifier = nn.Conv2d(backbone.features, classes, kernel_size=1, bias=False)
+        self.pool = pool
         self.register_buffer("mean", torch.tensor(backbone.statistics.mean).view(-1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(backbone.statistics.std).view(-1, 1, 1) * 255)
 
@@ -57,10 +65,27 @@ class CamNet(nn.Module):
         cam = self.classifier(self.dropout(features))  # (B, K, h, w)
         return CamOutput(cam.float().mean(dim=(2, 3)), cam, features)
 
+    def poolable(self, output: CamOutput) -> Tensor:
+        """Return the maps whose means in the cells are pooled, (B, J, h, w); the first K are the class maps."""
+        return output.cam if self.pool is None else self.pool.maps(output.cam, output.features)
+
+    def pooled(self, output: CamOutput, weights: Tensor) -> CamOutput:
+        """Return the output with logits pooled over the images' cells; as it is where the network has no pool.
+
+        Args:
+            output: of `forward`.
+            weights: (B, M, h * w) of the cells, from `cell_weights`.
+        """
+        if self.pool is None:
+            return output
+        logits = self.pool(cell_means(self.poolable(output), weights), is_present(weights))
+        return output._replace(logits=logits)
+
     def new_parameters(self) -> set[nn.Parameter]:
-        """Return the parameters that no pretrained weights hold: classifier, neck, learnt suppression."""
+        """Return the parameters that no pretrained weights hold: classifier, neck, attention, learnt suppression."""
         gates = [module for module in self.backbone.modules() if isinstance(module, Suppress)]
-        return {p for module in (self.classifier, self.neck, *gates) for p in module.parameters()}
+        pools = [] if self.pool is None else [self.pool]
+        return {p for module in (self.classifier, self.neck, *pools, *gates) for p in module.parameters()}
 
 
 def build_cam_net(recipe: Recipe, *, channels: int, classes: int, pretrained: bool = True) -> CamNet:
@@ -78,5 +103,6 @@ def build_cam_net(recipe: Recipe, *, channels: int, classes: int, pretrained: bo
     )
     add_drs(backbone.model, recipe.drs, channels=channels)
     neck, features = build_neck(backbone, recipe.drs)
-    net = CamNet(replace(backbone, features=features), classes, recipe.drop_rate, neck)
+    pool = CellPool(recipe.cells, features, classes) if recipe.cells.pooled else None
+    net = CamNet(replace(backbone, features=features), classes, recipe.drop_rate, neck, pool)
     return net.to(memory_format=torch.channels_last)

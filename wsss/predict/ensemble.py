@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wsss.core.runtime import progress
+
 HOWS = ("mean", "geometric", "rank")
 ROUNDS = 20
 """Picks of the weight search; a weight is a multiple of 1 / ROUNDS."""
@@ -88,5 +90,8 @@ def fit_nested(prepared: Sequence[np.ndarray], folds: np.ndarray, how: str, scor
         score: what is to be high.
     """
     found = np.unique(folds)
-    by_fold = {int(fold): fit_weights(prepared, np.flatnonzero(folds != fold), how, score) for fold in found}
+    by_fold = {
+        int(fold): fit_weights(prepared, np.flatnonzero(folds != fold), how, score)
+        for fold in progress(found, "fit weights", leave=False)
+    }
     return Fitted(by_fold, np.mean(list(by_fold.values()), axis=0))

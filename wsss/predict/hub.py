@@ -15,12 +15,12 @@ from wsss.core.recipe import recipe_from
 from wsss.core.run_folder import RunFolder
 from wsss.models.cam_net import build_cam_net
 from wsss.models.weights import load_weights, strip
-from wsss.predict.members import Member
+from wsss.predict.members import Member, load_student
 from wsss.predict.model_card import model_card
 from wsss.predict.one_image import check_alike
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-SENT = [CONFIG, WEIGHTS, CARD, "opinion-*.safetensors"]
+SENT = [CONFIG, WEIGHTS, CARD, "opinion-*.safetensors", "student-*.safetensors"]
 """What a model consists of."""
 FORMAT = 1
 SHARED = ("classes", "negative", "channels", "size", "fold", "versions")
@@ -47,6 +47,8 @@ def save_model(members: list[Member], run: Path, out: Path) -> None:
     for name, member in zip(names, members, strict=True):
         if member.opinion is not None:
             write_bytes(out / _opinion_file(name), RunFolder(member.path).opinion.read_bytes())
+        if member.student is not None:
+            write_bytes(out / _student_file(name), RunFolder(member.path).student.read_bytes())
     networks = [{"name": name, **_shared(member)} for name, member in zip(names, members, strict=True)]
     write_bytes(out / WEIGHTS, save(tensors, {"format": "pt"}))
     write_text(out / CARD, model_card(members, run.name))
@@ -55,6 +57,10 @@ def save_model(members: list[Member], run: Path, out: Path) -> None:
 
 def _opinion_file(name: str) -> str:
     return f"opinion-{name}.safetensors"
+
+
+def _student_file(name: str) -> str:
+    return f"student-{name}.safetensors"
 
 
 def _shared(member: Member) -> dict[str, Any]:
@@ -92,8 +98,10 @@ def load_model(folder: Path, device: Device) -> list[Member]:
         net = net.to(device.place).eval()
         kept = folder / _opinion_file(facts["name"])
         opinion = load_opinion(kept, FEATURES) if kept.exists() else None
+        kept = folder / _student_file(facts["name"])
+        student = load_student(kept, recipe, facts, device)[0] if kept.exists() else None
         path = folder / facts["name"]
-        members.append(Member(path, facts["fold"], net, recipe, facts, frozenset(), digest, opinion))
+        members.append(Member(path, facts["fold"], net, recipe, facts, frozenset(), digest, opinion, student))
     return members
 
 

@@ -1,6 +1,7 @@
 """From one image's maps to its rows: cell scores, geometry and masks, with the parts that the score is blended from."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -8,11 +9,10 @@ import pandas as pd
 
 from wsss.cells.features import cell_features
 from wsss.cells.instances import measure_cells
-from wsss.cells.regions import visible_share
+from wsss.cells.runs import cell_ids, visible_share
 from wsss.cells.scoring import finish_scores, stage1_scores
 from wsss.core.rle import encode_label_map
 from wsss.predict.members import Member, has_opinions
-from wsss.predict.reading import cell_ids
 from wsss.predict.tables import cells_frame
 from wsss.predict.task import Sample, Scored, Task
 
@@ -25,6 +25,8 @@ def finish_image(
     views: list[tuple[np.ndarray, np.ndarray]],
     stage2: np.ndarray | None,
     fold: int,
+    student: np.ndarray | None = None,
+    unets: list[np.ndarray] | None = None,
 ) -> Scored:
     """Turn one image's maps and crop probabilities into its tables.
 
@@ -36,6 +38,8 @@ def finish_image(
         views: raw maps (K, h, w) and image probabilities (K,) of each network.
         stage2: (N, K) probabilities of the cells' crops; None to do without.
         fold: what the tables say of the image.
+        student: (N, K) what the self-trained networks say of the cells; None to do without.
+        unets: class maps (K, h, w) in [0, 1] of each U-Net; None or empty to do without.
     """
     data, index = task.data, sample.index
     geometry, negative = data.geometry(index), data.classes.negative
@@ -46,26 +50,39 @@ def finish_image(
     else:
         label_map = sample.label_map
     content = (geometry.content_height, geometry.content_width)
-    stage1 = np.mean(
-        [
-            stage1_scores(cam, p, stored, task.score, negative=negative, nuclei=sample.nuclei, content=content)
-            for cam, p in views
-        ],
-        axis=0,
-    )
+    rules = partial(stage1_scores, negative=negative, nuclei=sample.nuclei, content=content)
+    stage1 = np.mean([rules(cam, p, stored, task.score) for cam, p in views], axis=0)
+    unet = None
+    if unets:
+        unet = np.mean([rules(cam, probs, stored, task.score, normalised=True) for cam in unets], axis=0)
     opinion = _opinion_scores(task, members, sample, stored)
     visible = visible_share(stored, content)
-    final = finish_scores(stage1, stage2, task.score, negative=negative, opinion=opinion, visible=visible)
+    second = _with_student(opinion, student, task.score.student_share)
+    share = task.score.unet_share
+    maps = stage1 if unet is None else (1 - share) * stage1 + share * unet
+    final = finish_scores(maps, stage2, task.score, negative=negative, opinion=second, visible=visible)
+    record_probs = probs
+    if task.calibration is not None:
+        final, record_probs = task.calibration.of_cells(final), task.calibration.of_image(probs)
     parts = {"": final, "image": np.tile(probs, (len(final), 1)), "stage1": stage1}
     if stage2 is not None:
         parts["stage2"] = stage2
     if opinion is not None:
         parts["opinion"] = opinion
+    if student is not None:
+        parts["student"] = student
+    if unet is not None:
+        parts["unet"] = unet
     frame = _frame(task, index, label_map, cell_ids(stored), parts, probs, fold)
-    record = {"n_cells": len(frame), "status": status, "fold": fold, "probs": [float(p) for p in probs]}
+    record = {"n_cells": len(frame), "status": status, "fold": fold, "probs": [float(p) for p in record_probs]}
     stream = BytesIO()
     frame.to_feather(stream)
     return Scored(index, record, stream.getvalue())
+
+
+def _with_student(opinion: np.ndarray | None, student: np.ndarray | None, share: float) -> np.ndarray | None:
+    """Return (1 - share) * opinion + share * student, or the opinion where there is no student."""
+    return opinion if opinion is None or student is None else (1 - share) * opinion + share * student
 
 
 def _opinion_scores(task: Task, members: list[Member], sample: Sample, stored: np.ndarray) -> np.ndarray | None:
@@ -111,8 +128,8 @@ def _frame(
         scores=align(parts[""]),
         rle=[masks[k] for k in ids.tolist()],
     )
-    names = {f"{stage}:{k}": scores for stage, scores in parts.items() if stage for k in range(scores.shape[1])}
-    columns = {name: align(scores)[:, int(name.split(":")[1])] for name, scores in names.items()}
+    beside = {stage: align(scores) for stage, scores in parts.items() if stage}
+    columns = {f"{stage}:{k}": scores[:, k] for stage, scores in beside.items() for k in range(scores.shape[1])}
     return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
 
 

@@ -2,16 +2,23 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from wsss.cells.crops import cell_crops
-from wsss.predict.cam import class_maps, crop_probs
+from wsss.cells.crops import crop_batches
+from wsss.cells.runs import cell_ids
+from wsss.core.runtime import cores
+from wsss.models.cell_probs import cell_probs
 from wsss.predict.image_tables import finish_image
-from wsss.predict.members import Member
-from wsss.predict.reading import cell_ids, read_sample, stored_map
+from wsss.predict.map_nets import unet_maps
+from wsss.predict.members import Member, has_students
+from wsss.predict.reading import read_sample, stored_map
 from wsss.predict.task import Sample, Scored, Task
+from wsss.predict.view_maps import view_crop_probs, view_maps
+
+Field = tuple[Sample, np.ndarray | None]
+"""An image as it is read, and its cells at stored size, (S, S) int32."""
 
 
 def predict(task: Task, members: list[Member], indices: list[int], skip: set[int], fold: int) -> Iterator[Scored]:
@@ -26,57 +33,98 @@ def predict(task: Task, members: list[Member], indices: list[int], skip: set[int
     """
     batches = [indices[b : b + task.batch] for b in range(0, len(indices), task.batch)]
     todo = [batch for batch in batches if not set(batch) <= skip]
-    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(2) as writers:
+    helpers = max(2, min(8, cores() // 2))  # a GPU outruns two
+    with (
+        threadpool_limits(1, "blas"),  # the small products of the scores, in threads of their own already
+        ThreadPoolExecutor(helpers) as readers,
+        ThreadPoolExecutor(1) as cutter,
+        ThreadPoolExecutor(helpers) as writers,
+    ):
         finished: list[Future[Scored]] = []
-        for samples in _ahead(readers, task, todo):
-            previous, finished = finished, list(_score_batch(task, members, samples, fold, writers))
+        for fields in _ahead(readers, task, todo):
+            previous, finished = finished, list(_score_batch(task, members, fields, fold, cutter, writers))
             yield from (future.result() for future in previous)
         yield from (future.result() for future in finished)
 
 
 def score_now(task: Task, members: list[Member], samples: list[Sample], fold: int = -1) -> list[Scored]:
     """Score samples that are in memory already, as one batch."""
+    fields = [(sample, stored_map(task.data, sample)) for sample in samples]
     with ThreadPoolExecutor(1) as pool:
-        return [future.result() for future in list(_score_batch(task, members, samples, fold, pool))]
+        return [future.result() for future in list(_score_batch(task, members, fields, fold, pool, pool))]
 
 
-def _ahead(pool: ThreadPoolExecutor, task: Task, batches: list[list[int]]) -> Iterator[list[Sample]]:
-    """Yield the samples of each batch while the next one is being read."""
-    reading: list[Future[Sample]] = []
+def _ahead(pool: ThreadPoolExecutor, task: Task, batches: list[list[int]]) -> Iterator[list[Field]]:
+    """Yield the fields of each batch while the next one is being read."""
+    reading: list[Future[Field]] = []
     for batch in [*batches, []]:
-        upcoming = [pool.submit(read_sample, task, index) for index in batch]
+        upcoming = [pool.submit(_read, task, index) for index in batch]
         if reading:
             yield [future.result() for future in reading]
         reading = upcoming
 
 
+def _read(task: Task, index: int) -> Field:
+    sample = read_sample(task, index)
+    return sample, stored_map(task.data, sample)
+
+
 def _score_batch(
-    task: Task, members: list[Member], samples: list[Sample], fold: int, pool: ThreadPoolExecutor
+    task: Task,
+    members: list[Member],
+    fields: list[Field],
+    fold: int,
+    cutter: ThreadPoolExecutor,
+    writers: ThreadPoolExecutor,
 ) -> Iterator[Future[Scored]]:
-    """Run the networks on a batch; hand each image's scoring and encoding to `pool`."""
-    images = np.stack([sample.image for sample in samples])
-    stored = [stored_map(task.data, sample) for sample in samples]
-    maps = [class_maps(member.net, images, task.device) for member in members]
-    stage2 = None
+    """Run the networks on a batch, its crops cut in `cutter`; hand each image's scoring and encoding to `writers`."""
+    images = np.stack([sample.image for sample, _ in fields])
+    stored = [label_map for _, label_map in fields]
+    with_cells = [(sample.image, label_map) for sample, label_map in fields if label_map is not None]
+    crops = None
     if task.crops.mode != "none":
-        stage2 = np.mean([crop_probs(m.net, _crops(task, images, stored), task.device) for m in members], axis=0)
+        crops = _one_ahead(cutter, crop_batches(with_cells, task.crops))  # the first are cut beside stage 1
+    maps = [view_maps(member.net, images, task.device, task.tta, stored) for member in members]
+    stage2 = None if crops is None else _crop_scores(task, members, crops)
+    students = _student_scores(task, members, with_cells)
+    unets = unet_maps(members, images, task.device)
     counts = [0 if label_map is None else len(cell_ids(label_map)) for label_map in stored]
     ends = np.cumsum(counts)
-    for b, sample in enumerate(samples):
-        own = None if stage2 is None else stage2[ends[b] - counts[b] : ends[b]]
+    for b, (sample, label_map) in enumerate(fields):
+        cells = slice(ends[b] - counts[b], ends[b])
+        own = None if stage2 is None else stage2[cells]
+        student = None if students is None else students[cells]
         views = [(cam[b], probs[b]) for cam, probs in maps]
-        yield pool.submit(finish_image, task, members, sample, stored[b], views, own, fold)
+        unet = [cam[b] for cam in unets]
+        yield writers.submit(finish_image, task, members, sample, label_map, views, own, fold, student, unet)
 
 
-def _crops(task: Task, images: np.ndarray, stored: list[np.ndarray | None]) -> Iterator[np.ndarray]:
-    """Yield the crops of all cells of the batch, image by image and by rising id, in batches of crops."""
-    pairs = zip(images, stored, strict=True)
-    crops = (
-        crop
-        for image, cells in pairs
-        if cells is not None
-        for _, own in cell_crops(image, cells, task.crops)
-        for crop in own
-    )
-    while batch := list(islice(crops, task.crops.batch)):
-        yield np.stack(batch)
+def _crop_scores(task: Task, members: list[Member], crops: Iterator[np.ndarray]) -> np.ndarray:
+    """Return the mean over the members of the probabilities (N, K) of crops, each batch cut once for all of them."""
+    found = [
+        np.mean([view_crop_probs(member.net, [batch], task.device, task.tta) for member in members], axis=0)
+        for batch in crops
+    ]
+    none = view_crop_probs(members[0].net, [], task.device, task.tta)
+    return np.concatenate([none, *found])
+
+
+def _student_scores(
+    task: Task, members: list[Member], fields: list[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray | None:
+    """Return the mean of the members' self-trained networks (N, K); None where they are not asked for."""
+    if not has_students(members, task.score):
+        return None
+    students = [member.student for member in members if member.student]
+    return np.mean([cell_probs(s.net, crop_batches(fields, s.crops), task.device) for s in students], axis=0)
+
+
+def _one_ahead(pool: ThreadPoolExecutor, items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Make each item in `pool`, from now on, while the one before it is in use."""
+
+    def rest(upcoming: Future[np.ndarray | None]) -> Iterator[np.ndarray]:
+        while (item := upcoming.result()) is not None:
+            upcoming = pool.submit(next, items, None)
+            yield item
+
+    return rest(pool.submit(next, items, None))

@@ -11,6 +11,8 @@ from wsss.predict.task import Sample, Task
 def read_sample(task: Task, index: int) -> Sample:
     """Read one image; where its cells cannot be read, the sample says why."""
     data = task.data
+    if task.following is not None:
+        task.following.wait(data.ids[index])
     image = np.array(data.image(index))
     try:
         label_map = read_cells(data, index)
@@ -22,9 +24,3 @@ def read_sample(task: Task, index: int) -> Sample:
 def stored_map(data: DataSet, sample: Sample) -> np.ndarray | None:
     """Return the sample's cells at stored size, (size, size) int32; None if there are none."""
     return None if sample.label_map is None else data.geometry(sample.index).labels_to_store(sample.label_map)
-
-
-def cell_ids(label_map: np.ndarray) -> np.ndarray:
-    """Return the ids of the cells of a label map, rising."""
-    found = np.unique(label_map)
-    return found[found != 0]

@@ -24,7 +24,7 @@ from wsss.cells.instances import describe_cells
 from wsss.core.checks import UserError
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import discard_label_map, write_label_map
-from wsss.core.runtime import parallel
+from wsss.core.runtime import Workers, parallel
 from wsss.data.catalog import DataSet
 
 RECORDABLE = (UserError, OSError)
@@ -53,7 +53,7 @@ class _Task:
 
 
 def segment_images(
-    job: Job, backend: AnyBackend, indices: Sequence[int], workers: int | None
+    job: Job, backend: AnyBackend, indices: Sequence[int], workers: Workers
 ) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
     """Segment images of a data set and write their maps; yield (index, record or what went wrong) as they finish.
 
@@ -62,7 +62,7 @@ def segment_images(
         backend: the backend, made in this process. A network runs here, and the workers label, measure and write
             beside it; of a function each worker makes its own.
         indices: the images.
-        workers: processes; None for one a core, 0 for none.
+        workers: processes; None for one a core, 0 for none; 'ray' for the cores of a Ray cluster.
     """
     _open_data.cache_clear()
     _open_backend.cache_clear()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from wsss.data.mask_samples import coverage_folds, folds_digest, survey
 from wsss.data.masks import MaskSet
 from wsss.models.unet import Unet, build_unet, probabilities
 from wsss.models.weights import load_weights, strip
+from wsss.predict.members import weights_of
 from wsss.predict.tiles import predict_tiles
 from wsss.predict.tta import predict_views
 
@@ -39,23 +41,33 @@ class MaskMember:
     """Of its checkpoint file."""
 
 
-def load_mask_member(folder: RunFolder, device: Device) -> MaskMember:
-    """Load one mask network with its record.
+def load_mask_members(folder: RunFolder, device: Device, *, snapshots: bool = False) -> list[MaskMember]:
+    """Load the best mask network of a folder, or those at the end of each cycle.
+
+    Raises:
+        ConfigError: snapshots are asked for, and there are none.
+        DataError: see `load_mask_member`.
+    """
+    return [load_mask_member(folder, device, path) for path in weights_of(folder, snapshots=snapshots)]
+
+
+def load_mask_member(folder: RunFolder, device: Device, weights: Path) -> MaskMember:
+    """Load the mask network in the file `weights` of a folder, with its record.
 
     Raises:
         DataError: a file is missing or damaged, is of another task, or train_ids.txt is not that of the checkpoint.
     """
-    tensors, facts = load_checkpoint(folder.best)
-    recipe = recipe_from(facts["recipe"], str(folder.best))
+    tensors, facts = load_checkpoint(weights)
+    recipe = recipe_from(facts["recipe"], str(weights))
     if recipe.task != "masks":
         raise DataError(f"{folder.path} was trained for the task '{recipe.task}', expected masks.")
     net = build_unet(recipe, channels=recipe.masks.channels, outputs=recipe.masks.outputs, pretrained=False)
     load_weights(net, strip(tensors, "net."))
     ids = folder.ids.read_text().splitlines() if folder.ids.exists() else []
     if digest_json(ids) != facts["train_ids"]:
-        raise DataError(f"{folder.ids} is missing or changed: it is not the list {folder.best} was trained on.")
+        raise DataError(f"{folder.ids} is missing or changed: it is not the list {weights} was trained on.")
     net = net.to(device.place).eval()
-    return MaskMember(folder, facts["fold"], net, recipe, facts, frozenset(ids), digest_file(folder.best))
+    return MaskMember(folder, facts["fold"], net, recipe, facts, frozenset(ids), digest_file(weights))
 
 
 MaskPlan = list[tuple[list[MaskMember], list[int]]]
@@ -63,7 +75,7 @@ MaskPlan = list[tuple[list[MaskMember], list[int]]]
 
 
 def plan_masks(members: list[MaskMember], masks: MaskSet, *, oof: bool) -> MaskPlan:
-    """Let all networks predict every image; or, out of fold, each image the one that held it out.
+    """Let all networks predict every image; or, out of fold, each image the one (its snapshots) that held it out.
 
     Raises:
         DataError: out of fold, a fold has no network, or a network saw other folds or an image it would predict.
@@ -71,21 +83,26 @@ def plan_masks(members: list[MaskMember], masks: MaskSet, *, oof: bool) -> MaskP
     if not oof:
         return [(members, list(range(len(masks))))]
     recipe = members[0].recipe
-    folds = coverage_folds(survey(masks).coverage, recipe.masks.folds, recipe.seed)
+    folds = coverage_folds(survey(masks).coverage, recipe.masks.folds, recipe.seed, masks.groups)
     digest = folds_digest(masks.ids, folds)
     plan: MaskPlan = []
     for fold in range(recipe.masks.folds):
-        member = next((own for own in members if own.fold == fold), None)
+        own = [member for member in members if member.fold == fold]
         indices = np.flatnonzero(folds == fold).tolist()
-        if member is None:
+        if not own:
             raise DataError(f"no network of the run held out fold {fold}: train it with --fold {fold}, or --fold all.")
-        if member.facts["data"] != digest:
-            raise DataError(f"{member.folder.path} was trained on other masks or folds than {masks.folder} has now.")
-        leaked = sorted(member.train_ids & {masks.ids[i] for i in indices})
-        if leaked:
-            raise DataError(f"{member.folder.path} was trained on {some(leaked)}, which it would predict out of fold.")
-        plan.append(([member], indices))
+        for member in own:
+            _check_unseen(member, {masks.ids[i] for i in indices}, digest, masks.folder)
+        plan.append((own, indices))
     return plan
+
+
+def _check_unseen(member: MaskMember, held_out: set[str], digest: str, data: Path) -> None:
+    if member.facts["data"] != digest:
+        raise DataError(f"{member.folder.path} was trained on other masks or folds than {data} has now.")
+    leaked = sorted(member.train_ids & held_out)
+    if leaked:
+        raise DataError(f"{member.folder.path} was trained on {some(leaked)}, which it would predict out of fold.")
 
 
 class MaskPredictor:

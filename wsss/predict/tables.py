@@ -5,6 +5,7 @@ Positions and sizes are in pixels of the original image; the score of class k st
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,12 +14,14 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import check_columns, guard_text, read_text, unguard_text
-from wsss.core.files import write_atomic, write_csv
+from wsss.core.files import digest_file, write_atomic, write_csv
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
 IMAGE_COLUMNS = ("ID", "fold", "n_cells", "status")
 ROWS_PER_GROUP = 20_000
+LARGEST = 2**53
+"""Whole numbers from here on are not exact as floats."""
 WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
 
 
@@ -88,7 +91,7 @@ def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) ->
             own = plain.to_csv(index=False, header=writer is None, float_format="%.6g", lineterminator="\n")
             text.write(own.encode())
             table = pa.Table.from_pandas(frame, preserve_index=False)
-            writer = writer or pq.ParquetWriter(binary, table.schema, compression="zstd")
+            writer = writer or pq.ParquetWriter(binary, table.schema, compression="zstd", write_page_checksum=True)
             waiting.append(table.cast(writer.schema))
             rows, count = rows + len(frame), count + len(frame)
             if rows >= ROWS_PER_GROUP:
@@ -132,12 +135,19 @@ def read_cells(folder: Path) -> pd.DataFrame:
         import pyarrow.parquet as pq
 
         names = [name for name in _parquet(path).schema_arrow.names if name != "rle"]
-        table = pq.read_table(path, columns=names).to_pandas()
+        with _named(path):
+            table = pq.read_table(path, columns=names, page_checksum_verification=True).to_pandas()
         first_row = 1
     else:
         path, first_row = folder / "cells.csv", 2
         table = unguard_text(read_text(path, CELL_COLUMNS))
     return _checked_cells(table, path, first_row)
+
+
+def table_digest(folder: Path) -> str:
+    """Return the digest of the table of cells, by which figures know the predictions they are of."""
+    path = folder / "cells.parquet"
+    return digest_file(path if path.exists() else folder / "cells.csv")
 
 
 def iter_cells(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -151,7 +161,7 @@ def iter_cells(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     check_columns(pd.DataFrame(columns=file.schema_arrow.names), ["rle"], path)
     held, row = pd.DataFrame(), 1
     seen: set[str] = set()
-    for batch in file.iter_batches(batch_size=4096):
+    for batch in _batches(file, path):
         if not batch.num_rows:
             continue
         table = _checked_cells(batch.to_pandas(), path, row)
@@ -179,15 +189,29 @@ def _once(cells: pd.DataFrame, seen: set[str], path: Path) -> str:
 
 
 def _parquet(path: Path) -> Any:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with _named(path):
+        return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def _batches(file: Any, path: Path) -> Iterator[Any]:
+    with _named(path):
+        yield from file.iter_batches(batch_size=4096)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file that is missing or damaged, whatever its decoder makes of it."""
+    import pyarrow as pa
+
     try:
-        return pq.ParquetFile(path)
+        yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run python -m wsss.infer first.") from None
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is no Parquet file ({error}): make it again.") from error
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is no Parquet file, or damaged ({text}): make it again.") from error
 
 
 def read_images(folder: Path) -> pd.DataFrame:
@@ -226,7 +250,7 @@ def _numbers(
         values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
         good = np.isfinite(values)
         if whole:
-            good[good] = values[good] == np.floor(values[good])
+            good[good] = (values[good] == np.floor(values[good])) & (np.abs(values[good]) < LARGEST)
         if not good.all():
             row = int(np.flatnonzero(~good)[0])
             kind = "a whole number" if whole else "a number"

@@ -1,13 +1,16 @@
 """What is predicted and how, one image as it is read, and one image's results."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from wsss.core.device import Device
 from wsss.core.score_config import CropConfig, ScoreConfig
+from wsss.core.tta_config import TtaConfig
 from wsss.data.catalog import DataSet
+from wsss.predict.calibration import Calibration
+from wsss.predict.following import Following
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,12 @@ class Task:
     batch: int = 8
     """Images the network sees at once. Batches are cut from the plan, never from what is left of it, so that a run
     that was interrupted gives the very numbers of one that was not."""
+    tta: TtaConfig = field(default_factory=TtaConfig)
+    """Views that the network's answers are averaged over."""
+    calibration: Calibration | None = None
+    """Curves that the final scores go through; None to leave them as they are."""
+    following: Following | None = None
+    """The segmentation that runs beside and is waited for, image by image; None where the cells are there."""
 
 
 @dataclass(frozen=True)

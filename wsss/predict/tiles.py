@@ -10,6 +10,9 @@ import numpy as np
 
 from wsss.core.checks import check_range
 
+ROWS = 128
+"""Rows that are handed on at a time."""
+
 Read = Callable[[int, int, int, int], np.ndarray]
 """(y0, y1, x0, x1) -> (C, y1 - y0, x1 - x0) uint8."""
 
@@ -54,18 +57,29 @@ def predict_tiles(
     edge_y, edge_x = min(tile, height), min(tile, width)
     starts_y, starts_x = tile_starts(height, edge_y, overlap), tile_starts(width, edge_x, overlap)
     window = fall_off(edge_y)[:, None] * fall_off(edge_x)
-    sums, weights = np.zeros((0, edge_y, width), np.float32), np.zeros((edge_y, width), np.float32)
+    down, across = _weights(starts_y, edge_y, height), _weights(starts_x, edge_x, width)
+    sums = np.zeros((0, edge_y, width), np.float32)
     for k, y in enumerate(starts_y):
         for x in starts_x:
             maps = predict(read(y, y + edge_y, x, x + edge_x))
             if not len(sums):
                 sums = np.zeros((len(maps), edge_y, width), np.float32)
             sums[:, :, x : x + edge_x] += maps * window
-            weights[:, x : x + edge_x] += window
         done = (starts_y[k + 1] if k + 1 < len(starts_y) else height) - y
-        yield y, sums[:, :done] / weights[:done]
-        sums = np.concatenate([sums[:, done:], np.zeros_like(sums[:, :done])], axis=1)
-        weights = np.concatenate([weights[done:], np.zeros_like(weights[:done])])
+        for row in range(0, done, ROWS):
+            last = min(row + ROWS, done)
+            yield y + row, sums[:, row:last] / (down[y + row : y + last, None] * across)
+        for row in range(edge_y - done):  # row by row: a second copy would double the memory
+            sums[:, row] = sums[:, row + done]
+        sums[:, edge_y - done :] = 0
+
+
+def _weights(starts: list[int], tile: int, length: int) -> np.ndarray:
+    """Return the sum of all tiles' weights along an axis; those of both axes multiply, for tiles lie on a grid."""
+    out = np.zeros(length, np.float32)
+    for start in starts:
+        out[start : start + tile] += fall_off(tile)
+    return out
 
 
 def seam_ratio(maps: np.ndarray, borders: list[int]) -> float:

@@ -16,6 +16,8 @@ from wsss.reports.overlay import Note, cell_boxes, fit, mark_cells, stretch
 
 ROUGHNESS = 0.6
 """An outline may pass its pixels by this many px of the picture."""
+MAP_EDGE, MAP_QUALITY = 64, 70
+"""Longer edge of a class map in px, and quality of its WebP: maps are smooth."""
 CROP_EDGE = 144
 """Edge of a crop in px."""
 CROP_MARGIN = 0.25
@@ -35,6 +37,17 @@ class FieldCell:
 
 
 @dataclass(frozen=True)
+class ClassMap:
+    """Where the networks see a class in one image."""
+
+    class_id: int
+    probability: float
+    """Of the image."""
+    values: np.ndarray
+    """(h, w) float32 in [0, 1], over the picture."""
+
+
+@dataclass(frozen=True)
 class Field:
     """One image in the gallery."""
 
@@ -49,7 +62,14 @@ class Field:
     """Pictures, outlines and scores: JSON, compressed with gzip, in base64."""
 
 
-def pack_field(planes: np.ndarray, label_map: np.ndarray, cells: Sequence[FieldCell], edge: int, quality: int) -> str:
+def pack_field(
+    planes: np.ndarray,
+    label_map: np.ndarray,
+    cells: Sequence[FieldCell],
+    edge: int,
+    quality: int,
+    maps: Sequence[ClassMap] = (),
+) -> str:
     """Pack what the page needs to draw a field when it is scrolled to.
 
     Args:
@@ -58,11 +78,13 @@ def pack_field(planes: np.ndarray, label_map: np.ndarray, cells: Sequence[FieldC
         cells: what is told of each cell; one without pixels in the map has no outline.
         edge: longer edge of the pictures in px.
         quality: of WebP, 1..100.
+        maps: class maps, as far as there are.
     """
     paths = outline_paths(fit(label_map, edge, labels=True))
     small = [fit(np.rint(255 * stretch(plane)).astype(np.uint8), edge) for plane in planes]
     content = {
-        "planes": [base64.b64encode(webp(plane, quality)).decode() for plane in small],
+        "planes": [_text(webp(plane, quality)) for plane in small],
+        "maps": {str(own.class_id): {"p": round(1000 * own.probability), "webp": _map_text(own)} for own in maps},
         "cells": [
             {
                 "id": cell.cell_id,
@@ -76,7 +98,16 @@ def pack_field(planes: np.ndarray, label_map: np.ndarray, cells: Sequence[FieldC
         ],
     }
     plain = json.dumps(content, separators=(",", ":")).encode()
-    return base64.b64encode(gzip.compress(plain, mtime=0)).decode()
+    return _text(gzip.compress(plain, mtime=0))
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _map_text(own: ClassMap) -> str:
+    grey = np.rint(255 * np.clip(own.values, 0, 1)).astype(np.uint8)
+    return _text(webp(fit(grey, MAP_EDGE), MAP_QUALITY))
 
 
 def outline_paths(label_map: np.ndarray) -> dict[int, str]:

@@ -71,6 +71,7 @@ class Page:
     records: Sequence[tuple[str, str]]
     """Files told in full: name, text."""
     has_truth: bool
+    has_maps: bool
 
 
 def render(page: Page) -> str:

@@ -81,6 +81,7 @@ Factory = Callable[[BackendOptions], AnyBackend]
 
 BUILT_IN = {
     "classical": "wsss.cells.backends.classical:make",
+    "unet": "wsss.predict.cell_unet:make",
     "masks": "wsss.cells.backends.masks:make",
     "hpacellseg": "wsss.cells.backends.hpacellseg:make",
     "cellpose": "wsss.cells.backends.cellpose:make",

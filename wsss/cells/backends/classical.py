@@ -167,11 +167,20 @@ def grow_cells(nuclei: np.ndarray, cytoplasm: np.ndarray, radius: float, config:
     mask = fill_holes(mask, config.largest_hole * np.pi * radius**2)
     seeds = np.where(mask, expand_labels(nuclei, config.collar * radius), 0)
     cells = watershed(relief, seeds, mask=mask)
-    return _tidy(cells.astype(np.int32), nuclei, radius)
+    return tidy_cells(cells.astype(np.int32), nuclei, radius)
 
 
-def _tidy(cells: np.ndarray, nuclei: np.ndarray, radius: float) -> np.ndarray:
-    """Smooth outlines and drop fragments: open by a small disk, then keep of each cell what holds on to its nucleus."""
+def tidy_cells(cells: np.ndarray, nuclei: np.ndarray, radius: float) -> np.ndarray:
+    """Smooth outlines and drop fragments: open by a small disk, then keep of each cell what holds on to its nucleus.
+
+    Args:
+        cells: (H, W) int32.
+        nuclei: (H, W) int32 with the ids of the cells.
+        radius: of a typical nucleus, in pixels.
+
+    Returns:
+        The cells, (H, W) int32.
+    """
     body = cv2.morphologyEx((cells > 0).astype(np.uint8), cv2.MORPH_OPEN, _disk(0.2 * radius)) > 0
     cells = np.where(body | (nuclei > 0), cells, 0)
     parts = label(cells, background=0, connectivity=1)

@@ -13,6 +13,7 @@
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const content = await new Response(stream).json();
     content.planes = await Promise.all(content.planes.map(picture));
+    for (const map of Object.values(content.maps)) map.image = await picture(map.webp);
     return content;
   }
 
@@ -70,6 +71,27 @@
       }
       sheet.drawImage(layer, 0, 0);
     }
+    const map = content.maps[chosenMap()];
+    if (map) {
+      sheet.globalCompositeOperation = "source-over";
+      sheet.drawImage(heat(map.image), 0, 0, width, height);
+    }
+  }
+
+  const chosenMap = () => (tools.elements.map ? tools.elements.map.value : "");
+
+  function heat(grey) { // from clear over red and yellow to white
+    const [width, height] = [grey.naturalWidth, grey.naturalHeight];
+    const out = Object.assign(document.createElement("canvas"), { width, height });
+    const pen = out.getContext("2d", { willReadFrequently: true });
+    pen.drawImage(grey, 0, 0);
+    const pixels = pen.getImageData(0, 0, width, height);
+    for (let at = 0; at < pixels.data.length; at += 4) {
+      const value = pixels.data[at];
+      pixels.data.set([255, Math.min(255, 2 * Math.max(0, value - 64)), Math.max(0, 2 * (value - 160)), 0.8 * value], at);
+    }
+    pen.putImageData(pixels, 0, 0);
+    return out;
   }
 
   const top = (scores) => scores.indexOf(Math.max(...scores));
@@ -101,7 +123,7 @@
     figure.querySelectorAll("path").forEach((path) => path.classList.toggle("chosen", +path.dataset.number === place));
     const box = figure.querySelector(".told");
     if (place < 0) {
-      box.replaceChildren(...summary(content.cells));
+      box.replaceChildren(...aboutMap(content), ...summary(content.cells));
       return;
     }
     const cell = content.cells[place];
@@ -111,6 +133,14 @@
     if (cell.truth) lines.push(element("p", "true: " + cell.truth.map((k) => setup.classes[k].name).join(", ")));
     const order = cell.scores.map((score, k) => [score, k]).sort((a, b) => b[0] - a[0]).slice(0, 5);
     box.replaceChildren(...lines, ...order.map(([score, k]) => scoreLine(score / 1000, setup.classes[k])));
+  }
+
+  function aboutMap(content) {
+    const k = chosenMap();
+    if (k === "") return [];
+    const map = content.maps[k];
+    const said = map ? `the image's score is ${(map.p / 1000).toFixed(2)}` : "none, the image's score is below 0.01";
+    return [element("p", `map of ${setup.classes[k].name}: ${said}`)];
   }
 
   function summary(cells) {
@@ -184,10 +214,12 @@
 
   const ready = () => [...shown].filter(([, content]) => content).map(([figure]) => figure);
   tools.addEventListener("submit", (event) => event.preventDefault());
-  tools.addEventListener("input", (event) => {
+  tools.elements.search.addEventListener("input", filter);
+  tools.addEventListener("change", (event) => {
     if (event.target.name === "channel") ready().forEach(paint);
-    else if (event.target.name === "class" || event.target.name === "search") filter();
-    else ready().forEach(colour);
+    else if (event.target.name === "map") ready().forEach((figure) => { paint(figure); tell(figure, pinned.get(figure)); });
+    else if (event.target.name === "class") filter();
+    else if (event.target.name !== "search") ready().forEach(colour);
   });
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a.to");

@@ -1,0 +1,112 @@
+"""Masks of images larger than memory: peak memory and time by edge, and seams by overlap.
+
+    python scripts/bench_large.py [--edges 5000 10000 20000] [--work bench_large]
+
+Draws TIFFs of that edge (grey discs, 512 px tiles, deflated), trains a tiny network on drawn images for a moment, and
+runs `infer --large` on each picture in a process of its own. The seams are those of 2048 x 2048 px of it: the mean step
+of the probability across the columns where tiles begin or end, over the mean step elsewhere; 1 means none.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from bench_unet import write_salt
+
+from wsss import train
+from wsss.core.device import choose_device
+from wsss.core.run_folder import RunFolder
+from wsss.core.semantic_config import MaskInferConfig
+from wsss.data.large import LargeImage
+from wsss.predict.semantic import MaskPredictor, load_mask_members
+from wsss.predict.tiles import predict_tiles, seam_ratio, tile_starts
+
+TILE = 512
+CUT = 2048
+PROCESS = "from wsss import infer; from wsss.core import cli; cli.run(infer.main)"
+
+
+def draw_large(path: Path, edge: int) -> None:
+    """Write a grey TIFF with a disc in most of its tiles, tile by tile."""
+
+    def tiles() -> Iterator[np.ndarray]:
+        y, x = np.mgrid[:TILE, :TILE]
+        rng = np.random.default_rng(3)
+        noise = rng.integers(40, 90, (TILE, TILE)).astype(np.uint8)
+        for _ in range((-(-edge // TILE)) ** 2):
+            cy, cx, radius = *rng.uniform(100, 400, 2), rng.uniform(0, 180)
+            yield noise + np.uint8(90) * ((y - cy) ** 2 + (x - cx) ** 2 < radius**2)
+
+    tifffile.imwrite(path, tiles(), shape=(edge, edge), dtype=np.uint8, tile=(TILE, TILE), compression="zlib")
+
+
+def small_run(work: Path) -> Path:
+    """Train a tiny network on drawn images, if it is not there yet."""
+    if not (work / "salt").exists():
+        write_salt(work / "salt", 0, 24)
+    run = work / "run"
+    words = ["--task", "masks", "--data", str(work / "salt"), "--run", str(run), "--fold", "none", "--device", "cpu"]
+    words += [
+        "--backbone",
+        "test_resnet",
+        "--weights",
+        "none",
+        "--masks.channels",
+        "1",
+        "--unet.channels",
+        "[8,4]",
+    ]
+    train.main([*words, "--crop", "0", "--augment", "none", "--epochs", "10", "--batch", "8", "--optim.lr", "1e-2"])
+    return run
+
+
+def measure(run: Path, image: Path, work: Path) -> tuple[float, float]:
+    """Return the CPU seconds and the peak memory in MB of `infer --large` on an image."""
+    words = ["--run", str(run), "--large", str(image), "--out", str(work / "preds" / image.stem), "--overwrite"]
+    words += ["--device", "cpu", "--segmentation.overlap", "0.1", "--quiet"]
+    child = subprocess.Popen([sys.executable, "-c", PROCESS, *words])
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if status:
+        raise SystemExit(f"infer ended with {status}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def seams(run: Path, image: Path) -> None:
+    """Print how visible the borders of tiles are at several overlaps."""
+    device = choose_device("cpu")
+    members = load_mask_members(RunFolder(run / "full"), device)
+    pixels = LargeImage(image).read(0, CUT, 0, CUT)
+    predictor = MaskPredictor(members, MaskInferConfig(), device)
+    for overlap in (0.0, 0.25, 0.5):
+        bands = predict_tiles(
+            lambda y0, y1, x0, x1: pixels[:, y0:y1, x0:x1], predictor.part, (CUT, CUT), tile=TILE, overlap=overlap
+        )
+        maps = np.concatenate([band for _, band in bands], axis=1)
+        starts = tile_starts(CUT, TILE, overlap)
+        borders = sorted({*starts, *(start + TILE for start in starts)} - {0, CUT})
+        print(f"overlap {overlap:4.2f}: step at {len(borders):2} borders / elsewhere = {seam_ratio(maps, borders):.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--edges", type=int, nargs="+", default=[5000, 10000, 20000])
+    parser.add_argument("--work", type=Path, default=Path("bench_large"), help="where pictures and masks go")
+    given = parser.parse_args()
+    run = small_run(given.work)
+    for edge in given.edges:
+        image = given.work / f"edge{edge}.tif"
+        if not image.exists():
+            draw_large(image, edge)
+        seconds, peak = measure(run, image, given.work)
+        print(f"{edge:6} x {edge:6}: {seconds:7.0f} s of CPU, peak {peak:6.0f} MB", flush=True)
+    seams(run, image)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Parts of bench_labels.py: which methods there are, what has to run for them, and the table."""

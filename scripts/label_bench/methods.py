@@ -1,0 +1,195 @@
+"""The methods that bench_labels.py compares, as data: a new method is one entry of METHODS.
+
+A training is shared by all inferences that name it, an inference by all methods that evaluate a part of it.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "composed_cells.yaml"
+
+
+@dataclass(frozen=True)
+class Training:
+    """Flags of `train`, on top of configs/composed_cells.yaml."""
+
+    flags: str = ""
+    cost: float = 1.0
+    """Seconds of an epoch over those of plain Puzzle-CAM; says how many epochs fit into the same time."""
+    epochs: int | None = None
+    """A fixed number of epochs instead, for networks that nobody looks at."""
+    folds: bool = False
+    """Train a network for every fold, the time shared among them."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Flags of `infer`, on top of the options kept in the run."""
+
+    training: str
+    flags: str = ""
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A blend of predictions by `ensemble`."""
+
+    members: tuple[str, ...]
+    """Inferences, or parts of them as 'inference/part'."""
+    how: str = "mean"
+    fitted: bool = False
+    """Weights fitted on the members' out-of-fold predictions of the training fields; else equal ones."""
+    seeds: bool = False
+    """Blend the runs of all seeds, too."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table."""
+
+    name: str
+    group: str
+    about: str
+    inference: str | None = None
+    part: str = ""
+    """What of the inference is evaluated: '' (the blended score), image, stage1, stage2 or opinion; without an
+    inference: 'labels' (the true image labels) or 'supervised' (trained on true cell labels)."""
+    blend: Blend | None = field(default=None)
+
+    def inferences(self) -> list[str]:
+        """Return the inferences that this row needs."""
+        if self.blend:
+            return sorted({member.split("/")[0] for member in self.blend.members})
+        return [] if self.inference is None else [self.inference]
+
+
+NO_OPINION = "--opinion.enabled false"
+NETWORK_ALONE = f"{NO_OPINION} --self_training.enabled false"
+PLAIN = f"--puzzle.side 1 {NO_OPINION}"
+TRAININGS = {
+    "puzzle": Training(),
+    "plain": Training(PLAIN, cost=0.5),
+    "drs-fixed": Training(f"{PLAIN} --drs.mode fixed", cost=0.52),
+    "drs-learned": Training(f"{PLAIN} --drs.mode learned", cost=0.55),
+    "opinion-plain": Training("--puzzle.side 1 --crop 128 --opinion.copies 0", epochs=1),
+    "pool-noisy-or": Training(f"{NO_OPINION} --cells.pooling noisy_or"),
+    "pool-lse": Training(f"{NO_OPINION} --cells.pooling lse"),
+    "pool-attention": Training(f"{NO_OPINION} --cells.pooling attention"),
+    "cell-pieces": Training(f"{PLAIN} --cells.pieces 16", cost=0.8),
+    "self-trained": Training("--self_training.enabled true"),
+    "puzzle-folds": Training(folds=True),
+    "plain-folds": Training(PLAIN, cost=0.5, folds=True),
+    "drs-learned-folds": Training(f"{PLAIN} --drs.mode learned", cost=0.55, folds=True),
+}
+
+RECIPE = (
+    "--score.region quantile --score.relative true --score.min_prob 0.01 --score.min_ratio 0.02 "
+    "--score.prob_for_negative true --score.negative recipe --score.blend mean --score.normalise_rows false "
+    "--score.opinion_share 0 --score.field_rounds 0"
+)
+FORMULA = "--score.opinion_share 0 --score.field_rounds 0"
+INFERENCES = {
+    "puzzle-recipe": Inference("puzzle", RECIPE),
+    "plain-recipe": Inference("plain", RECIPE),
+    "drs-fixed-recipe": Inference("drs-fixed", RECIPE),
+    "drs-learned-recipe": Inference("drs-learned", RECIPE),
+    "puzzle-formula": Inference("puzzle", FORMULA),
+    "plain-formula": Inference("plain", FORMULA),
+    "drs-learned-formula": Inference("drs-learned", FORMULA),
+    "puzzle-flips": Inference("puzzle", f"{FORMULA} --tta.views flips"),
+    "puzzle-turns": Inference("puzzle", f"{FORMULA} --tta.views turns"),
+    "puzzle-scales": Inference("puzzle", f"{FORMULA} --tta.scales [0.75,1,1.25]"),
+    "recipe-turns": Inference("puzzle", f"{RECIPE} --tta.views turns"),
+    "pool-noisy-or-recipe": Inference("pool-noisy-or", RECIPE),
+    "pool-noisy-or-formula": Inference("pool-noisy-or", FORMULA),
+    "pool-lse-recipe": Inference("pool-lse", RECIPE),
+    "pool-lse-formula": Inference("pool-lse", FORMULA),
+    "pool-attention-recipe": Inference("pool-attention", RECIPE),
+    "pool-attention-formula": Inference("pool-attention", FORMULA),
+    "cell-pieces-recipe": Inference("cell-pieces", RECIPE),
+    "cell-pieces-formula": Inference("cell-pieces", FORMULA),
+    "self-trained": Inference("self-trained"),
+    "opinion-plain": Inference("opinion-plain"),
+    "composed": Inference("puzzle"),
+    "composed-no-opinion": Inference("puzzle", "--score.opinion_share 0"),
+    "composed-no-shares": Inference("puzzle", "--score.field_rounds 0"),
+    "composed-turns": Inference("puzzle", "--tta.views turns"),
+    "composed-half": Inference("puzzle", f"{RECIPE} --score.opinion_share 0.5"),
+    "folds-puzzle": Inference("puzzle-folds", "--score.field_rounds 0"),
+    "folds-puzzle-formula": Inference("puzzle-folds", FORMULA),
+    "folds-plain-formula": Inference("plain-folds", FORMULA),
+    "folds-drs-formula": Inference("drs-learned-folds", FORMULA),
+}
+
+NETWORKS = ("plain-formula", "puzzle-formula", "drs-learned-formula")
+FOLD_NETWORKS = ("folds-plain-formula", "folds-puzzle-formula", "folds-drs-formula")
+FOLD_PARTS = ("folds-puzzle/stage1", "folds-puzzle/stage2", "folds-puzzle/opinion")
+METHODS = (
+    Method("labels copied", "copied", "true image labels copied to every cell", part="labels"),
+    Method("image probabilities", "copied", "image probabilities of the Puzzle network", "puzzle-recipe", "image"),
+    Method("plain CAM, stage 1", "recipe", "quantile of the class map, no puzzle", "plain-recipe", "stage1"),
+    Method("plain CAM, recipe", "recipe", "stages 1 and 2, no puzzle", "plain-recipe"),
+    Method("Puzzle, stage 1", "recipe", "quantile of the class map", "puzzle-recipe", "stage1"),
+    Method("Puzzle, stage 2", "recipe", "the cell's crop through the same network", "puzzle-recipe", "stage2"),
+    Method("published recipe", "recipe", "Puzzle-CAM, mean of stages 1 and 2", "puzzle-recipe"),
+    Method("DRS fixed, stage 1", "drs", "share of the peak fixed, no puzzle", "drs-fixed-recipe", "stage1"),
+    Method("DRS fixed, recipe", "drs", "stages 1 and 2", "drs-fixed-recipe"),
+    Method("DRS learned, stage 1", "drs", "share of the peak learnt, no puzzle", "drs-learned-recipe", "stage1"),
+    Method("DRS learned, recipe", "drs", "stages 1 and 2", "drs-learned-recipe"),
+    Method("mean x prob", "formula", "mean of the map in the cell x image probability", "puzzle-formula", "stage1"),
+    Method("sqrt formula", "formula", "sqrt(mean x stage 2) x sqrt(prob), rows normalised", "puzzle-formula"),
+    Method("sqrt formula, plain CAM", "formula", "sqrt formula without puzzle", "plain-formula"),
+    Method("sqrt formula, DRS learned", "formula", "sqrt formula with DRS, no puzzle", "drs-learned-formula"),
+    Method("opinion, plain images", "opinion", "second opinion without altered copies", "opinion-plain", "opinion"),
+    Method("opinion", "opinion", "second opinion with altered copies", "composed", "opinion"),
+    Method("opinion + recipe", "opinion", "second opinion and published recipe, half each", "composed-half"),
+    Method("composed_cells.yaml", "composed", "sqrt formula, opinion and field shares", "composed"),
+    Method("... without opinion", "composed", "sqrt formula and field shares", "composed-no-opinion"),
+    Method("... without field shares", "composed", "sqrt formula and opinion", "composed-no-shares"),
+    Method("noisy-or over cells, recipe", "cells", "Puzzle, image from its cells by noisy-or", "pool-noisy-or-recipe"),
+    Method(
+        "noisy-or over cells, sqrt formula",
+        "cells",
+        "Puzzle, image from its cells by noisy-or",
+        "pool-noisy-or-formula",
+    ),
+    Method("lse over cells, recipe", "cells", "Puzzle, image from its cells by log-sum-exp", "pool-lse-recipe"),
+    Method("lse over cells, sqrt formula", "cells", "Puzzle, image from its cells by log-sum-exp", "pool-lse-formula"),
+    Method(
+        "attention over cells, recipe", "cells", "Puzzle, image from its cells by attention", "pool-attention-recipe"
+    ),
+    Method(
+        "attention over cells, sqrt formula",
+        "cells",
+        "Puzzle, image from its cells by attention",
+        "pool-attention-formula",
+    ),
+    Method("cells as pieces, recipe", "cells", "no tiles; cells alone and in the image agree", "cell-pieces-recipe"),
+    Method(
+        "cells as pieces, sqrt formula", "cells", "no tiles; cells alone and in the image agree", "cell-pieces-formula"
+    ),
+    Method("self-trained opinion", "selftrain", "opinion with the self-trained network", "self-trained", "opinion"),
+    Method("composed_cells.yaml, self-trained", "selftrain", "blended as it ships", "self-trained"),
+    Method("published recipe, 8 views", "tta", "published recipe, images and crops flipped and turned", "recipe-turns"),
+    Method("sqrt formula, 4 views", "tta", "sqrt formula, flipped", "puzzle-flips"),
+    Method("sqrt formula, 8 views", "tta", "sqrt formula, flipped and turned", "puzzle-turns"),
+    Method("sqrt formula, 3 scales", "tta", "sqrt formula at .75, 1 and 1.25 of the size", "puzzle-scales"),
+    Method("composed_cells.yaml, 8 views", "tta", "its network flipped and turned", "composed-turns"),
+    Method("plain + Puzzle + DRS, mean", "ensemble", "sqrt formula of three networks", blend=Blend(NETWORKS)),
+    Method(
+        "plain + Puzzle + DRS, geometric",
+        "ensemble",
+        "sqrt formula of three networks",
+        blend=Blend(NETWORKS, "geometric"),
+    ),
+    Method("plain + Puzzle + DRS, rank", "ensemble", "sqrt formula of three networks", blend=Blend(NETWORKS, "rank")),
+    Method("seeds, sqrt formula", "ensemble", "mean over the seeds", blend=Blend(("puzzle-formula",), seeds=True)),
+    Method("seeds, composed_cells.yaml", "ensemble", "mean over the seeds", blend=Blend(("composed",), seeds=True)),
+    Method("four folds, equal", "oof", "plain, Puzzle and DRS, four folds each", blend=Blend(FOLD_NETWORKS)),
+    Method(
+        "four folds, fitted", "oof", "the same, weights fitted out of fold", blend=Blend(FOLD_NETWORKS, fitted=True)
+    ),
+    Method("parts, equal", "oof", "stages 1 and 2 and opinion of four folds", blend=Blend(FOLD_PARTS)),
+    Method("parts, fitted", "oof", "the same, weights fitted out of fold", blend=Blend(FOLD_PARTS, fitted=True)),
+    Method("supervised", "supervised", "features and forest on the TRUE cell labels", part="supervised"),
+)

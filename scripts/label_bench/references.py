@@ -1,0 +1,60 @@
+"""Rows that no network makes: true image labels copied to cells, and a classifier trained on TRUE labels of cells."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from label_bench.fields import FieldSet
+from wsss.cells.features import cell_features
+from wsss.cells.learners import Forest
+from wsss.cells.runs import cell_ids
+from wsss.core.labels import HPA
+from wsss.core.opinion_config import WeakConfig
+from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import read_cells, read_nuclei
+from wsss.data.tables import read_labels
+from wsss.metrics.cells import copy_to_cells, join_by_number, score_table
+from wsss.metrics.truth import read_cell_truth
+
+
+def copied_report(fields: FieldSet) -> dict[str, Any]:
+    """Score the true labels of each image, copied to all its cells; the record of `score_table`."""
+    truth = read_cell_truth(fields.truth, HPA)
+    labels = read_labels(fields.labels, HPA).labels
+    copied = copy_to_cells(truth, {name: HPA.encode(own) for name, own in labels.items()}, HPA)
+    return _plain(score_table(truth.labels, copied, HPA))
+
+
+def supervised_report(train: Path, train_truth: Path, test: Path, test_truth: Path, seed: int) -> dict[str, Any]:
+    """Fit features and forest on the true cells of one prepared set, and score those of another: an upper bound."""
+    learnt, labels = _described(DataSet.open(train), train_truth)
+    shares = labels / labels.sum(axis=1, keepdims=True)
+    forest = Forest(WeakConfig(trees=300), seed).fit(learnt, shares)
+    data = DataSet.open(test)
+    features, truth = _described(data, test_truth)
+    return _plain(score_table(truth, np.clip(forest.predict(features), 0, 1), data.classes))
+
+
+def _described(data: DataSet, truth_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (N, F) and true labels (N, K) of the cells in a table of truth."""
+    truth = read_cell_truth(truth_path, data.classes)
+    names, cells, features = [], [], []
+    for index, name in enumerate(data.ids):
+        label_map = data.geometry(index).labels_to_store(read_cells(data, index))
+        own = cell_ids(label_map)
+        names += [name] * len(own)
+        cells += own.tolist()
+        features.append(cell_features(np.array(data.image(index)), label_map, read_nuclei(data, index)))
+    join = join_by_number(truth, np.array(names, object), np.array(cells))
+    known = join.rows >= 0
+    return np.concatenate(features)[join.rows[known]], truth.labels[known]
+
+
+def _plain(value: Any) -> Any:
+    """Replace NaN by None, as JSON wants it."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,114 @@
+"""What this machine offers a run: packages, processor, memory, disks, GPUs."""
+
+import importlib.metadata
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss.core.runtime import cores, versions
+
+GIB = 1024**3
+LITTLE_DISK, LITTLE_MEMORY, LITTLE_SHARED = 5.0, 6.0, 1.0
+"""GiB below which training a usual recipe is likely to end early."""
+SHARED = Path("/dev/shm")
+DRIVER = Path("/proc/driver/nvidia/version")
+MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: str
+    """ok, note (works, but look at it) or bad (something to mend)."""
+    topic: str
+    text: str
+
+
+def examine_machine(folders: Sequence[Path]) -> Iterator[Finding]:
+    """Yield what is found of packages, processor, memory, disks and GPUs.
+
+    Args:
+        folders: whose disks are looked at; those that are not there stand for the nearest folder above.
+    """
+    yield Finding("ok", "versions", ", ".join(f"{name} {version}" for name, version in versions().items()))
+    yield Finding("ok", "system", f"{platform.system()} {platform.release()}, {platform.machine()}")
+    yield Finding("ok", "processor", f"{cores()} cores for this process")
+    yield _memory()
+    yield from _shared_memory()
+    yield from _disks(folders)
+    yield from _gpus()
+    yield from _extras()
+
+
+def _memory() -> Finding:
+    import psutil
+
+    found = psutil.virtual_memory()
+    limits = [path.read_text().strip() for path in MEMORY_LIMITS if path.exists()]
+    limit = min([found.total, *(int(text) for text in limits if text.isdecimal())])
+    text = f"{limit / GIB:.1f} GiB, {min(found.available, limit) / GIB:.1f} GiB free"
+    if limit < LITTLE_MEMORY * GIB:
+        return Finding("note", "memory", f"{text}: train with a small --batch and --crop")
+    return Finding("ok", "memory", text)
+
+
+def _shared_memory() -> Iterator[Finding]:
+    if not SHARED.is_dir():
+        return
+    found = shutil.disk_usage(SHARED)
+    text = f"{found.free / GIB:.1f} of {found.total / GIB:.1f} GiB free in {SHARED}"
+    little = found.free < LITTLE_SHARED * GIB
+    more = ": pass --workers 0 to train, or start the container with --shm-size 8g" if little else ""
+    yield Finding("note" if little else "ok", "shared memory", text + more)
+
+
+def _disks(folders: Sequence[Path]) -> Iterator[Finding]:
+    homes = [next(p for p in (f.absolute(), *f.absolute().parents) if p.is_dir()) for f in folders]
+    for home in {home.stat().st_dev: home for home in reversed(homes)}.values():
+        free = shutil.disk_usage(home).free / GIB
+        little = free < LITTLE_DISK
+        more = ": make room, a data set takes 1 MiB an image of 512 px and 4 channels" if little else ""
+        yield Finding("note" if little else "ok", "disk", f"{free:.1f} GiB free in {home}{more}")
+
+
+def _gpus() -> Iterator[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        if DRIVER.exists():
+            yield Finding("bad", "GPU", "there is a driver, but PyTorch sees no GPU: install PyTorch's CUDA build")
+        else:
+            yield Finding("ok", "GPU", "none: the CPU is used")
+        return
+    for k in range(torch.cuda.device_count()):
+        own = torch.cuda.get_device_properties(k)
+        free, total = torch.cuda.mem_get_info(k)
+        half = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        text = f"cuda:{k} {own.name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free, half precision {half}"
+        yield Finding("ok", "GPU", text)
+
+
+def _extras() -> Iterator[Finding]:
+    """Tell of each extra of wsss whether its packages are there."""
+    wanted: dict[str, list[str]] = {}
+    for text in importlib.metadata.requires("wsss") or []:
+        found = re.match(r"""([\w.-]+).*;.*extra *== *["']([\w-]+)["']""", text)
+        if found and found[2] != "dev":
+            wanted.setdefault(found[2], []).append(found[1])
+    for extra, names in wanted.items():
+        there = {name: _version(name) for name in names}
+        missing = [name for name, version in there.items() if not version]
+        told = ", ".join(f"{name} {version}" for name, version in there.items() if version)
+        text = f"{extra}: " + (f"not there ({', '.join(missing)}), pip install 'wsss[{extra}]'" if missing else told)
+        yield Finding("ok", "extra", text)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

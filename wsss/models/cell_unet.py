@@ -1,0 +1,17 @@
+"""The U-Net that finds nuclei and cells: small enough to come with the package and to run on a CPU."""
+
+from wsss.core.recipe import Recipe
+from wsss.core.semantic_config import UnetConfig
+from wsss.models.unet import Unet, build_unet
+
+BACKBONE = "test_resnet"
+"""timm's smallest residual network, half a million weights: what its name says of tests is about its size."""
+CHANNELS = [64, 48, 32, 16, 8]
+INPUTS, OUTPUTS = 3, 4
+"""Red, blue, yellow; inside and border of nuclei, inside and border of cells."""
+
+
+def build_cell_unet() -> Unet:
+    """Build the network with random weights."""
+    recipe = Recipe(backbone=BACKBONE, weights="none", unet=UnetConfig(channels=CHANNELS, upsample="bilinear"))
+    return build_unet(recipe, channels=INPUTS, outputs=OUTPUTS, pretrained=False)
