@@ -91,6 +91,16 @@ def test_maps_of_two_cells_that_touch_become_two_cells() -> None:
     assert (cells[30:90, 110:170] == cells[60, 140]).all()
 
 
+def test_a_nucleolus_belongs_to_its_nucleus() -> None:
+    maps = np.zeros((4, 60, 60), np.uint8)
+    maps[2, 5:55, 5:55] = 255
+    maps[0, 20:40, 20:40] = 255
+    maps[0, 27:31, 27:31] = 0  # dark in blue
+    found = label_field(maps, (60, 60))
+    assert found.nuclei is not None
+    assert (found.nuclei[22:38, 22:38] == found.cells[29, 29]).all()
+
+
 def test_wrong_weights_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no file"):
         make_backend("unet", BackendOptions(weights=tmp_path / "none"))
