@@ -7,7 +7,7 @@ import pytest
 from wsss.core import cli
 from wsss.core.recipe import Recipe
 from wsss.data.augment import build_augment
-from wsss.train import TrainOptions
+from wsss.train_common import TrainOptions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 AUGMENTS = sorted(CONFIGS.glob("augment_*.yaml"))

@@ -4,16 +4,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from wsss.core import cli
-from wsss.core.checks import ConfigError, DataError, check_range, some
+from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device, choose_device
 from wsss.core.files import digest_file, digest_json
 from wsss.core.recipe import Recipe
 from wsss.core.run_folder import RunFolder, check_same_run
-from wsss.core.runtime import cores, keep_freed_memory, versions
+from wsss.core.runtime import keep_freed_memory, versions
 from wsss.reports.curves import plot_curves
+from wsss.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,47 +34,6 @@ EXAMPLES = """\
   python -m wsss.train --data salt/train --config configs/unet_salt.yaml --fold all
   torchrun --nproc_per_node 4 -m -- wsss.train --data data/hpa --fold all --run runs/four
 """
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Where and how a run is made; nothing here changes its weights, but for rounding."""
-
-    data: Path | None = None
-    """Prepared data set; default: the only one under data/."""
-    run: Path | None = None
-    """Run folder; default: runs/<data set>-<backbone>."""
-    pseudo: Path | None = None
-    """Folder of pseudo-masks to learn from (task maps)."""
-    fold: int | Literal["all", "none"] = 0
-    """Held-out fold; 'all' trains one network a fold, 'none' trains on every labelled image without validation."""
-    resume: Literal["auto", "never"] = "auto"
-    """auto: go on where the run stopped; never: start over, replacing what is there."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    workers: int | None = None
-    """Loader processes; default: one less than the cores, 8 at most."""
-    save_every: int = 0
-    """Steps between saves within an epoch; 0 saves at the end of each epoch."""
-    bad_batches: int = 0
-    """Batches whose loss is not finite that are skipped before the run stops."""
-    preview_every: int = 0
-    """Epochs between pictures of a few validation images with their class maps (preview/); 0 for none."""
-    tensorboard: bool = False
-    """Write the figures of every epoch for TensorBoard too (needs the extra wsss[tensorboard])."""
-    lr_find: bool = False
-    """Do no training: try rising learning rates, write lr_find.csv and .png, suggest one."""
-    compile: bool = False
-    """Let torch.compile make the network faster; the first steps are slow, results differ by rounding."""
-
-    def __post_init__(self) -> None:
-        check_range("save_every", self.save_every, 0)
-        check_range("bad_batches", self.bad_batches, 0)
-        check_range("preview_every", self.preview_every, 0)
-        if self.workers is not None:
-            check_range("workers", self.workers, 0, 256)
-        if isinstance(self.fold, int):
-            check_range("fold", self.fold, 0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,11 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             with world.hold(plan.folder.path):
                 train_fold(plan)
     return 0
-
-
-def fold_name(fold: int | None) -> str:
-    """Return the sub-folder of a fold's run; None is the run that holds nothing out."""
-    return "full" if fold is None else f"fold{fold}"
 
 
 def _folds(wanted: int | str, data: "DataSet") -> list[int | None]:
@@ -163,7 +118,6 @@ def _plan_fold(
 def train_fold(plan: FoldPlan) -> None:
     """Train one network, or go on with it."""
     from wsss.engine.fit import fit
-    from wsss.engine.job import Job
     from wsss.engine.loading import TrainLoader
     from wsss.engine.lr_find import find_rate
     from wsss.engine.validate import Validator
@@ -171,27 +125,13 @@ def train_fold(plan: FoldPlan) -> None:
     recipe, options, data, world, device = plan.recipe, plan.options, plan.data, plan.world, plan.device
     state, facts, teacher = _start(plan)
     if world.leads:
-        where = state.progress
         cli.say(
             f"{plan.folder.path}: {recipe.backbone}, {len(plan.train)} images to train on, {len(plan.valid)} held out, "
-            f"on {device.place}{f' x {world.size}' if world.size > 1 else ''}"
-            + (f"; going on after epoch {where.epoch}, step {where.step}" if where.epoch or where.step else "")
+            f"on {device.place}{f' x {world.size}' if world.size > 1 else ''}{going_on(state)}"
         )
-    usual = max(0, min(8, (cores() - 1) // world.local_size))
-    workers = usual if options.workers is None else options.workers
+    workers = loader_workers(options, world)
     loader = TrainLoader(data, plan.train, recipe, workers=workers, pinned=device.is_cuda, world=world)
-    job = Job(
-        recipe,
-        device,
-        plan.folder,
-        facts,
-        data.ids,
-        save_every=options.save_every,
-        bad_batches=options.bad_batches,
-        world=world,
-        teacher=teacher,
-        compiled=options.compile,
-    )
+    job = make_job(plan, facts, data.ids, teacher)
     if options.lr_find:
         find_rate(job, state, loader)
         return

@@ -14,8 +14,8 @@ from wsss.core.checks import ConfigError
 from wsss.core.device import Device, choose_device
 from wsss.core.recipe import Recipe
 from wsss.core.run_folder import RunFolder, check_same_run
-from wsss.core.runtime import cores
-from wsss.train import TrainOptions, fold_name, run_facts
+from wsss.train import run_facts
+from wsss.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
 from wsss.train_masks import earlier_weights, find_rate
 
 if TYPE_CHECKING:
@@ -104,33 +104,19 @@ def _source(pseudo: Path, fold: int | None) -> Path:
 def train_fold(plan: MapPlan) -> None:
     """Train one network, or go on with it."""
     from wsss.engine.fit import fit
-    from wsss.engine.job import Job
     from wsss.engine.map_task import MapLearner, MapLoader
     from wsss.reports.curves import plot_curves
 
     recipe, options, data, world, device = plan.recipe, plan.options, plan.data, plan.world, plan.device
     state, facts = _start(plan)
-    where = state.progress
     if world.leads:
-        begun = f"; going on after epoch {where.epoch}, step {where.step}" if where.epoch or where.step else ""
         cli.say(
             f"{plan.folder.path}: U-Net of class maps on {recipe.backbone}, {len(plan.train)} images with pseudo-masks "
-            f"of {plan.pseudo.folder}, on {device.place}{begun}"
+            f"of {plan.pseudo.folder}, on {device.place}{going_on(state)}"
         )
-    usual = max(0, min(8, (cores() - 1) // world.local_size))
-    workers = usual if options.workers is None else options.workers
+    workers = loader_workers(options, world)
     loader = MapLoader(data, plan.pseudo, plan.train, recipe, workers=workers, pinned=device.is_cuda, world=world)
-    job = Job(
-        recipe,
-        device,
-        plan.folder,
-        facts,
-        data.ids,
-        save_every=options.save_every,
-        bad_batches=options.bad_batches,
-        world=world,
-        compiled=options.compile,
-    )
+    job = make_job(plan, facts, data.ids)
     if options.lr_find:
         find_rate(job, state, loader, MapLearner)
         return

@@ -11,8 +11,8 @@ from wsss.core.device import Device, choose_device
 from wsss.core.files import digest_json, write_csv
 from wsss.core.recipe import Recipe
 from wsss.core.run_folder import RunFolder, check_same_run
-from wsss.core.runtime import cores, versions
-from wsss.train import TrainOptions, fold_name
+from wsss.core.runtime import versions
+from wsss.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,36 +97,22 @@ def train_fold(plan: MaskPlan) -> None:
 
     from wsss.data.mask_samples import training_augment
     from wsss.engine.fit import fit
-    from wsss.engine.job import Job
     from wsss.engine.semantic_task import MaskLearner, MaskLoader, MaskValidator
     from wsss.reports.curves import plot_curves
 
     recipe, options, masks, world, device = plan.recipe, plan.options, plan.masks, plan.world, plan.device
     state, facts = _start(plan)
-    where = state.progress
     if world.leads:
-        begun = f"; going on after epoch {where.epoch}, step {where.step}" if where.epoch or where.step else ""
         cli.say(
             f"{plan.folder.path}: U-Net on {recipe.backbone}, {len(plan.train)} images to train on, "
-            f"{len(plan.valid)} held out, on {device.place}{begun}"
+            f"{len(plan.valid)} held out, on {device.place}{going_on(state)}"
         )
-    usual = max(0, min(8, (cores() - 1) // world.local_size))
-    workers = usual if options.workers is None else options.workers
+    workers = loader_workers(options, world)
     augment = training_augment(recipe, masks, plan.found)
     empty = np.nan_to_num(plan.found.coverage) == 0
     pinned = device.is_cuda
     loader = MaskLoader(masks, plan.train, empty, recipe, augment, workers=workers, pinned=pinned, world=world)
-    job = Job(
-        recipe,
-        device,
-        plan.folder,
-        facts,
-        masks.ids,
-        save_every=options.save_every,
-        bad_batches=options.bad_batches,
-        world=world,
-        compiled=options.compile,
-    )
+    job = make_job(plan, facts, masks.ids)
     if options.lr_find:
         find_rate(job, state, loader, MaskLearner)
         return

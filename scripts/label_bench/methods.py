@@ -75,7 +75,7 @@ TRAININGS = {
     "pool-noisy-or": Training(f"{NO_OPINION} --cells.pooling noisy_or"),
     "pool-lse": Training(f"{NO_OPINION} --cells.pooling lse"),
     "pool-attention": Training(f"{NO_OPINION} --cells.pooling attention"),
-    "cell-pieces": Training(f"{PLAIN} --cells.pieces 16", cost=0.8),
+    "cell-pieces": Training(f"{PLAIN} --cells.pieces 16", cost=1.05),
     "self-trained": Training("--self_training.enabled true"),
     "puzzle-folds": Training(folds=True),
     "plain-folds": Training(PLAIN, cost=0.5, folds=True),

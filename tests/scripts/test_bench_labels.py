@@ -17,7 +17,7 @@ from wsss.core import cli
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.recipe import Recipe
 from wsss.infer import InferOptions
-from wsss.train import TrainOptions
+from wsss.train_common import TrainOptions
 
 
 def test_every_row_names_what_there_is_and_once() -> None:

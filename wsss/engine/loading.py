@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from wsss.core.checks import DataError
 from wsss.core.device import Device
 from wsss.core.recipe import Recipe
-from wsss.data.augment import build_augment
+from wsss.data.augment import Augment, build_augment
 from wsss.data.catalog import DataSet
 from wsss.data.cell_samples import CellSamples
 from wsss.data.dataset import EpochBatches, ImageSamples
@@ -86,10 +86,13 @@ class TrainLoader:
         self.weights = image_weights(labels, clip=recipe.sampler.clip) if recipe.sampler.balanced else None
         self.batches = EpochBatches(recipe.batch, recipe.seed, self.world.rank, self.world.size)
         augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels))
-        samples: Dataset[Any] = ImageSamples(data, augment)
-        if recipe.cells.wanted:
-            samples = CellSamples(data, augment, min_visible=recipe.cells.min_visible)
-        self.loader = batch_loader(samples, self.batches, workers, pinned)
+        self.loader = batch_loader(self.samples(data, augment), self.batches, workers, pinned)
+
+    def samples(self, data: DataSet, augment: Augment) -> Dataset[Any]:
+        """Return what the batches are made of."""
+        if self.recipe.cells.wanted:
+            return CellSamples(data, augment, min_visible=self.recipe.cells.min_visible)
+        return ImageSamples(data, augment)
 
     @property
     def steps(self) -> int:

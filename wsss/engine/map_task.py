@@ -4,12 +4,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from wsss.core.recipe import Recipe
-from wsss.data.augment import build_augment
+from wsss.data.augment import Augment
 from wsss.data.catalog import DataSet
 from wsss.data.map_samples import MapSamples
 from wsss.data.pseudo import PseudoSet
 from wsss.engine.distributed import World
-from wsss.engine.loading import Batch, TrainLoader, batch_loader
+from wsss.engine.loading import Batch, TrainLoader
 from wsss.engine.step import Learner
 from wsss.losses.semantic import MaskLoss
 from wsss.models.unet import MaskOutput
@@ -39,9 +39,12 @@ class MapLoader(TrainLoader):
         pinned: bool = False,
         world: World | None = None,
     ) -> None:
-        super().__init__(data, indices, recipe, workers=0, world=world)
-        augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels))
-        self.loader = batch_loader(MapSamples(data, pseudo, augment), self.batches, workers, pinned)
+        self.pseudo = pseudo
+        super().__init__(data, indices, recipe, workers=workers, pinned=pinned, world=world)
+
+    def samples(self, data: DataSet, augment: Augment) -> MapSamples:
+        """Return images with their pseudo-masks."""
+        return MapSamples(data, self.pseudo, augment)
 
 
 class MapLearner(Learner):
