@@ -11,6 +11,11 @@ from wsss.cells.runs import cell_runs
 FEW = 1 / 8
 """Up to this share of the pixels, the highest ones are found through QuantilePlan; above it, cell by cell."""
 
+SAFE_EXPONENT = 80.0
+"""exp of it fits into a float32."""
+BINS = 512
+"""Steps in which top_mean_rule counts the values of a cell."""
+
 Rule = Callable[[np.ndarray], np.ndarray]
 """From the values (P,) of the cells' pixels, in the order of CellPixels.order, to one value a cell (N,)."""
 
@@ -95,9 +100,10 @@ def cell_maxima(values: np.ndarray, cells: CellPixels) -> np.ndarray:
 
 
 def cell_lse(values: np.ndarray, cells: CellPixels, sharpness: float) -> np.ndarray:
-    """log(mean(exp(sharpness * value))) / sharpness of each cell: (P,) -> (N,) float64."""
-    peaks = cell_maxima(values, cells)
-    # relative to the cell's maximum, so that no sharpness overflows or underflows
+    """log(mean(exp(sharpness * value))) / sharpness of each cell: (P,) in [0, 1] -> (N,) float64."""
+    if sharpness <= SAFE_EXPONENT:
+        return np.log(cell_means(np.exp(np.float32(sharpness) * values), cells)) / sharpness
+    peaks = cell_maxima(values, cells)  # relative to the cell's maximum nothing overflows
     raised = np.exp(np.float32(sharpness) * (values - np.repeat(peaks, cells.sizes)))
     return peaks + np.log(cell_means(raised, cells)) / sharpness
 
@@ -157,12 +163,27 @@ def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
     return rule
 
 
-def cell_top_means(values: np.ndarray, cells: CellPixels, share: float) -> np.ndarray:
-    """Mean of the highest `share` of the pixels (at least one) of each cell: (P,) -> (N,) float64."""
+def top_mean_rule(cells: CellPixels, share: float) -> Rule:
+    """Prepare the mean of the highest `share` of each cell's pixels, at least one: (P,) in [0, 1] -> (N,) float64."""
     counts = np.maximum(1, np.ceil(share * cells.sizes - 1e-9)).astype(np.int64)
-    ends = cells.starts + cells.sizes
-    parts = zip(cells.starts, ends, cells.sizes - counts, strict=True)
-    return np.array([np.partition(values[a:b], k)[k:].mean(dtype=np.float64) for a, b, k in parts])
+    number, first = len(cells), cells.owner * BINS
+
+    def rule(values: np.ndarray) -> np.ndarray:
+        bins = (values * (BINS - 1)).astype(np.int16)
+        histogram = np.bincount(first + bins, minlength=number * BINS).reshape(number, BINS)
+        reached = histogram[:, ::-1].cumsum(axis=1)[:, ::-1]  # values in this bin or a higher one
+        edge = (reached >= counts[:, None]).sum(axis=1) - 1  # the bin of the lowest value that counts
+        edges = np.repeat(edge.astype(np.int16), cells.sizes)
+        sums = cell_means(values * (bins > edges), cells) * cells.sizes
+        beside = np.flatnonzero(bins == edges)
+        owner = cells.owner[beside]
+        inside = histogram[np.arange(number), edge]
+        missing = counts - reached[np.arange(number), edge] + inside  # 1 to `inside` values of that bin
+        ranked = np.sort(values[beside] + 2.0 * owner) - 2.0 * owner  # as in QuantilePlan, rising within each cell
+        counted = np.arange(len(ranked)) >= np.repeat(np.cumsum(inside) - missing, inside)
+        return (sums + np.bincount(owner, ranked * counted, minlength=number)) / counts
+
+    return rule
 
 
 def _interpolated(values: np.ndarray, low: int, share: float) -> float:

@@ -1,4 +1,4 @@
-"""One prediction spread over a Ray cluster: the same batches as on one machine, so the same numbers.
+"""One prediction spread over a Ray cluster: the same batches and threads as on one machine, so the same numbers.
 
 Every worker opens data and networks itself and scores chunks of whole batches. The chunk of a worker that is lost goes
 to another one.
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from wsss.core import cli
 from wsss.core.checks import ConfigError, DataError
@@ -65,10 +67,11 @@ class Worker:
         build: makes task and plan.
         device: cpu or cuda.
         fingerprint: what they must be.
+        threads: of the network; the last digits of its results depend on their number.
     """
 
-    def __init__(self, place: Path, build: Build, device: str, fingerprint: str) -> None:
-        self.words = place, build, device, fingerprint
+    def __init__(self, place: Path, build: Build, device: str, fingerprint: str, threads: int) -> None:
+        self.words = place, build, device, fingerprint, threads
 
     def begin(self) -> list[Scored]:
         """Open data and networks.
@@ -76,8 +79,9 @@ class Worker:
         Raises:
             DataError: they are not those of the machine that gave the command.
         """
-        place, build, device, fingerprint = self.words
+        place, build, device, fingerprint, threads = self.words
         go_to(place)
+        torch.set_num_threads(threads)
         keep_freed_memory()
         self.task, self.plan, found = build(device)
         if found != fingerprint:
@@ -122,8 +126,9 @@ class _Crew:
 
     def __init__(self, ray: Any, build: Build, fingerprint: str, device: str) -> None:
         self.ray = ray
-        self.most, self.needs = _room(ray, device)
-        self.words = Path.cwd(), build, "cuda" if self.needs["num_gpus"] else "cpu", fingerprint
+        threads = torch.get_num_threads()
+        self.most, self.needs = _room(ray, device, threads)
+        self.words = Path.cwd(), build, "cuda" if self.needs["num_gpus"] else "cpu", fingerprint, threads
         self.idle: list[Any] = []
         self.busy: dict[Any, tuple[Any, Chunk | None]] = {}
 
@@ -180,8 +185,8 @@ class _Crew:
             self.ray.kill(worker)
 
 
-def _room(ray: Any, device: str) -> tuple[int, dict[str, Any]]:
-    """Return how many workers the cluster has room for, and what each needs: a GPU, or the cores of a machine."""
+def _room(ray: Any, device: str, threads: int) -> tuple[int, dict[str, Any]]:
+    """Return how many workers the cluster has room for, and what each needs: a GPU, or a core a thread."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if device.startswith("cuda") and not gpus:
@@ -191,5 +196,5 @@ def _room(ray: Any, device: str) -> tuple[int, dict[str, Any]]:
     cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     if not cores:
         raise ConfigError("the Ray cluster has no CPU cores to work on: start machines that have some.")
-    each = min(cores)
+    each = min(threads, *cores)
     return sum(count // each for count in cores), {"num_gpus": 0, "num_cpus": each}

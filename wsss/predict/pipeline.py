@@ -39,11 +39,14 @@ def predict(task: Task, members: list[Member], indices: list[int], skip: set[int
         ThreadPoolExecutor(helpers) as readers,
         ThreadPoolExecutor(1) as cutter,
         ThreadPoolExecutor(helpers) as writers,
+        ThreadPoolExecutor(1) as network,
     ):
         finished: list[Future[Scored]] = []
         for fields in _ahead(readers, task, todo):
-            previous, finished = finished, list(_score_batch(task, members, fields, fold, cutter, writers))
-            yield from (future.result() for future in previous)
+            running = network.submit(_score_batch, task, members, fields, fold, cutter, writers)
+            # while the network runs, so that a kill costs no more than what is under way
+            yield from (future.result() for future in finished)
+            finished = running.result()
         yield from (future.result() for future in finished)
 
 
@@ -51,7 +54,7 @@ def score_now(task: Task, members: list[Member], samples: list[Sample], fold: in
     """Score samples that are in memory already, as one batch."""
     fields = [(sample, stored_map(task.data, sample)) for sample in samples]
     with ThreadPoolExecutor(1) as pool:
-        return [future.result() for future in list(_score_batch(task, members, fields, fold, pool, pool))]
+        return [future.result() for future in _score_batch(task, members, fields, fold, pool, pool)]
 
 
 def _ahead(pool: ThreadPoolExecutor, task: Task, batches: list[list[int]]) -> Iterator[list[Field]]:
@@ -76,7 +79,7 @@ def _score_batch(
     fold: int,
     cutter: ThreadPoolExecutor,
     writers: ThreadPoolExecutor,
-) -> Iterator[Future[Scored]]:
+) -> list[Future[Scored]]:
     """Run the networks on a batch, its crops cut in `cutter`; hand each image's scoring and encoding to `writers`."""
     images = np.stack([sample.image for sample, _ in fields])
     stored = [label_map for _, label_map in fields]
@@ -90,13 +93,15 @@ def _score_batch(
     unets = unet_maps(members, images, task.device)
     counts = [0 if label_map is None else len(cell_ids(label_map)) for label_map in stored]
     ends = np.cumsum(counts)
+    scoring = []
     for b, (sample, label_map) in enumerate(fields):
         cells = slice(ends[b] - counts[b], ends[b])
         own = None if stage2 is None else stage2[cells]
         student = None if students is None else students[cells]
         views = [(cam[b], probs[b]) for cam, probs in maps]
         unet = [cam[b] for cam in unets]
-        yield writers.submit(finish_image, task, members, sample, label_map, views, own, fold, student, unet)
+        scoring.append(writers.submit(finish_image, task, members, sample, label_map, views, own, fold, student, unet))
+    return scoring
 
 
 def _crop_scores(task: Task, members: list[Member], crops: Iterator[np.ndarray]) -> np.ndarray:
