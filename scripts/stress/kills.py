@@ -32,11 +32,11 @@ NAMES = ["prepare", "segment", "train", "infer"]
 IMAGES, EPOCHS, IN_A_ROW = 16, 3, 6
 """Images, epochs trained; kills before a run may come to its end and is compared."""
 BEGINS = {
-    "prepare": ("wsss.data.source", "ingest", lambda job: job.files.ID),
-    "segment": ("wsss.predict.segmenting", "_work", lambda task: str(task.index)),
-    "infer": ("wsss.predict.pipeline", "read_sample", lambda task, index: str(index)),
+    "prepare": ("wsss.data.source", "ingest", lambda job: 1),
+    "segment": ("wsss.predict.segmenting", "_work", lambda task: 1),
+    "infer": ("wsss.predict.pipeline", "_score_batch", lambda task, members, fields, *rest: len(fields)),
 }
-"""Stage -> module, name and key of the function that begins with an image."""
+"""Stage -> module and name of the function that begins with images, and how many they are."""
 PRELOAD = ["wsss.prepare", "wsss.segment", "wsss.train", "wsss.infer", "wsss.engine.fit", "wsss.engine.validate"]
 PRELOAD += ["wsss.engine.loading", "wsss.predict.task", "wsss.predict.pipeline", "wsss.data.source", "wsss.data.past"]
 PRELOAD += ["wsss.predict.segmenting", "wsss.cells.backends.classical", "wsss.predict.members", "wsss.predict.tables"]
@@ -85,13 +85,13 @@ def watch(name: str, log: Path) -> None:
     """Note every image that is begun, and every one that is safe."""
     from wsss.core.journal import Journal
 
-    place, function, key = BEGINS[name]
+    place, function, count = BEGINS[name]
     module = importlib.import_module(place)
     work, add = getattr(module, function), Journal.add
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def begin(*arguments: object) -> object:
-        os.write(handle, f"begun {key(*arguments)}\n".encode())
+        os.write(handle, b"begun\n" * count(*arguments))
         return work(*arguments)
 
     def done(*arguments: object, **more: object) -> None:
@@ -213,7 +213,7 @@ def stages(home: Path, workers: str) -> list[Stage]:
         Stage("train", [*train, *few], lambda: state_digest(last) + state_digest(best), lambda: remove(run_to), None),
         Stage(
             "infer",
-            f"--data {data} --run {run_to} --out {out} --device cpu --batch 2 --crops.size 32".split(),
+            f"--data {data} --run {run_to} --out {out} --device cpu --batch 1 --crops.size 32".split(),
             lambda: files_digest(out),
             lambda: remove(out),
             home / "log",

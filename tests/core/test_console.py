@@ -84,6 +84,18 @@ def test_what_is_quick_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_call_without_known_end_shows_its_time_once_it_is_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with console.waiting("quick"):
+        pass
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(console, "WAIT", 0.01)
+    with console.waiting("export"):
+        time.sleep(0.2)
+    assert "export: 00:00" in capsys.readouterr().err
+
+
 def test_a_stage_called_from_a_stage_tells_things_in_the_same_way() -> None:
     run("--json")
     assert console.flags() == ["--json"]

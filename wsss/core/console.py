@@ -4,8 +4,10 @@ import io
 import json
 import math
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -89,6 +91,28 @@ def progress(items: Iterable[Any] | None, what: str, total: int | None = None, *
         return _JsonBar(items, desc=what, total=total, mininterval=2.0, file=io.StringIO(), **more)
     interval = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(items, desc=what, total=total, mininterval=interval, dynamic_ncols=True, **more)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show how long the block has been at work: for one call of a library whose end cannot be foreseen."""
+    over = threading.Event()
+    interval = 1.0 if sys.stderr.isatty() else 10.0
+
+    def tick() -> None:
+        pause = WAIT
+        while not over.wait(pause):
+            bar.refresh()
+            pause = interval
+
+    with progress(None, what, bar_format="{desc}: {elapsed}", leave=False) as bar:
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
 
 class _JsonBar(tqdm):

@@ -113,9 +113,15 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not JSON ({error}): it is damaged, make it again.") from error
 
 
+def csv_bytes(table: "pd.DataFrame", *, header: bool = True) -> bytes:
+    """Return a table as CSV: UTF-8, comma, no index; floats with 6 significant digits."""
+    text: str = table.to_csv(index=False, header=header, float_format="%.6g", lineterminator="\n")
+    return text.encode()
+
+
 def write_csv(path: Path, table: "pd.DataFrame") -> None:
-    """Write a table as CSV (UTF-8, comma, no index; floats with 6 significant digits)."""
-    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    """Write a table as CSV (see `csv_bytes`), whole or not at all."""
+    write_bytes(path, csv_bytes(table))
 
 
 def write_parquet(path: Path, table: "pd.DataFrame") -> None:

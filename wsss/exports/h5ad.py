@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import ConfigError
+from wsss.core.console import waiting
 from wsss.core.labels import ClassList
 
 
@@ -59,6 +60,6 @@ def write_h5ad(path: Path, cells: pd.DataFrame, classes: ClassList, provenance: 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / "part.h5ad"
         # text as plain objects: the form every version of anndata and scanpy reads
-        with pd.option_context("future.infer_string", False):
+        with pd.option_context("future.infer_string", False), waiting("export"):
             to_anndata(cells, classes, provenance).write_h5ad(part, compression="gzip")
         part.replace(path)

@@ -1,13 +1,18 @@
 """One flat table of cells for napari, R, Excel: a row a cell, its number as `label`, a column a class by name."""
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
 
+from wsss.core.console import progress
 from wsss.core.csv_text import guard_text
-from wsss.core.files import write_csv, write_parquet
+from wsss.core.files import csv_bytes, write_atomic, write_parquet
 from wsss.core.labels import ClassList
+
+ROWS = 20_000
+"""Written at once, between two looks at the progress."""
 
 
 def named_table(cells: pd.DataFrame, classes: ClassList) -> pd.DataFrame:
@@ -31,4 +36,12 @@ def write_table(path: Path, cells: pd.DataFrame, classes: ClassList, *, parquet:
     if parquet:
         write_parquet(path, table)
     else:
-        write_csv(path, guard_text(table, ("ID", "top_class")))
+        write_atomic(path, lambda stream: _pour(guard_text(table, ("ID", "top_class")), stream))
+
+
+def _pour(table: pd.DataFrame, stream: IO[bytes]) -> None:
+    with progress(None, "export", total=len(table), unit="cell") as bar:
+        for first in range(0, max(1, len(table)), ROWS):
+            own = table.iloc[first : first + ROWS]
+            stream.write(csv_bytes(own, header=first == 0))
+            bar.update(len(own))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.console import waiting
 from wsss.core.files import write_bytes
 from wsss.models.cam_net import CamNet
 from wsss.predict.members import Member
@@ -58,8 +59,9 @@ def export_onnx(members: list[Member], out: Path) -> list[tuple[Path, float]]:
     for member in members:
         name = "full" if member.fold is None else f"fold{member.fold}"
         net = _Outputs(member.net).eval()
-        content = _convert(net, channels=len(member.facts["channels"]))
-        worst = _compare(content, net, len(member.facts["channels"]))
+        with waiting(f"export {name}"):
+            content = _convert(net, channels=len(member.facts["channels"]))
+            worst = _compare(content, net, len(member.facts["channels"]))
         if not worst <= TOLERANCE:
             raise DataError(f"{member.path}: as ONNX it differs from PyTorch by {worst:.2g}, allowed is {TOLERANCE:g}.")
         write_bytes(out / f"{name}.onnx", content)

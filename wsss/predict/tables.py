@@ -14,7 +14,7 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import check_columns, guard_text, read_text, unguard_text
-from wsss.core.files import digest_file, write_atomic, write_csv
+from wsss.core.files import csv_bytes, digest_file, write_atomic, write_csv
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
@@ -87,9 +87,7 @@ def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) ->
     writer, waiting, count, rows = None, [], 0, 0
     try:
         for frame in frames:
-            plain = guard_text(frame.drop(columns="rle"))
-            own = plain.to_csv(index=False, header=writer is None, float_format="%.6g", lineterminator="\n")
-            text.write(own.encode())
+            text.write(csv_bytes(guard_text(frame.drop(columns="rle")), header=writer is None))
             table = pa.Table.from_pandas(frame, preserve_index=False)
             writer = writer or pq.ParquetWriter(binary, table.schema, compression="zstd", write_page_checksum=True)
             waiting.append(table.cast(writer.schema))
