@@ -4,7 +4,8 @@
 
 Draws TIFFs of that edge (grey discs, 512 px tiles, deflated), trains a tiny network on drawn images for a moment, and
 runs `infer --large` on each picture in a process of its own. The seams are those of 2048 x 2048 px of it: the mean step
-of the probability across the columns where tiles begin or end, over the mean step elsewhere; 1 means none.
+of the probability across the columns where tiles begin or end, over the mean step elsewhere; beside it the same figure,
+at the same columns, of the picture predicted in one piece, which has no seams.
 """
 
 import argparse
@@ -28,21 +29,31 @@ from wsss.predict.tiles import predict_tiles, seam_ratio, tile_starts
 
 TILE = 512
 CUT = 2048
+PITCH = 460
 PROCESS = "from wsss import infer; from wsss.core import cli; cli.run(infer.main)"
 
 
 def draw_large(path: Path, edge: int) -> None:
-    """Write a grey TIFF with a disc in most of its tiles, tile by tile."""
+    """Write a grey TIFF of discs on noise, tile by tile; nothing in the picture knows where its tiles end."""
 
     def tiles() -> Iterator[np.ndarray]:
-        y, x = np.mgrid[:TILE, :TILE]
-        rng = np.random.default_rng(3)
-        noise = rng.integers(40, 90, (TILE, TILE)).astype(np.uint8)
-        for _ in range((-(-edge // TILE)) ** 2):
-            cy, cx, radius = *rng.uniform(100, 400, 2), rng.uniform(0, 180)
-            yield noise + np.uint8(90) * ((y - cy) ** 2 + (x - cx) ** 2 < radius**2)
+        noise = np.random.default_rng(3).integers(40, 90, (TILE, TILE)).astype(np.uint8)
+        for y0 in range(0, edge, TILE):
+            for x0 in range(0, edge, TILE):
+                yield noise + np.uint8(90) * _discs(y0, x0)
 
     tifffile.imwrite(path, tiles(), shape=(edge, edge), dtype=np.uint8, tile=(TILE, TILE), compression="zlib")
+
+
+def _discs(y0: int, x0: int) -> np.ndarray:
+    """Return where discs are in the tile that begins at a place: one in each square of PITCH px."""
+    y, x = np.mgrid[y0 : y0 + TILE, x0 : x0 + TILE]
+    inside = np.zeros((TILE, TILE), bool)
+    for row in range(y0 // PITCH, (y0 + TILE) // PITCH + 1):
+        for column in range(x0 // PITCH, (x0 + TILE) // PITCH + 1):
+            dy, dx, radius = np.random.default_rng((3, row, column)).uniform((0.4, 0.4, 0), (0.6, 0.6, 0.4)) * PITCH
+            inside |= (y - row * PITCH - dy) ** 2 + (x - column * PITCH - dx) ** 2 < radius**2
+    return inside
 
 
 def small_run(work: Path) -> Path:
@@ -83,14 +94,19 @@ def seams(run: Path, image: Path) -> None:
     members = load_mask_members(RunFolder(run / "full"), device)
     pixels = LargeImage(image).read(0, CUT, 0, CUT)
     predictor = MaskPredictor(members, MaskInferConfig(), device)
-    for overlap in (0.0, 0.25, 0.5):
+
+    def maps_of(tile: int, overlap: float) -> np.ndarray:
         bands = predict_tiles(
-            lambda y0, y1, x0, x1: pixels[:, y0:y1, x0:x1], predictor.part, (CUT, CUT), tile=TILE, overlap=overlap
+            lambda y0, y1, x0, x1: pixels[:, y0:y1, x0:x1], predictor.part, (CUT, CUT), tile=tile, overlap=overlap
         )
-        maps = np.concatenate([band for _, band in bands], axis=1)
-        starts = tile_starts(CUT, TILE, overlap)
+        return np.concatenate([band for _, band in bands], axis=1)
+
+    whole = maps_of(CUT, 0.0)
+    for overlap in (0.0, 0.25, 0.5):
+        maps, starts = maps_of(TILE, overlap), tile_starts(CUT, TILE, overlap)
         borders = sorted({*starts, *(start + TILE for start in starts)} - {0, CUT})
-        print(f"overlap {overlap:4.2f}: step at {len(borders):2} borders / elsewhere = {seam_ratio(maps, borders):.3f}")
+        tiled, plain = seam_ratio(maps, borders), seam_ratio(whole, borders)
+        print(f"overlap {overlap:4.2f}: step at borders / elsewhere = {tiled:.3f}, in one piece {plain:.3f}")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -242,6 +243,7 @@ def main() -> int:
                 continue
             kills = options.kills * (2 if stage.name == "train" else 1)
             well, orphans, most, pids = fire(stage, kills, rng)
+            forkserver._forkserver._stop()  # type: ignore[attr-defined]  # what it clears away for the killed, it does now
             left = len(shared(pids))
             note = f"{orphans} processes and {left} names in shared memory left"
             note += f"; at most {most} images begun again" if stage.log else ""
