@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wsss.core.score_config import CropConfig, ScoreConfig
+    from wsss.core.tta_config import TtaConfig
     from wsss.predict.one_image import Model
 
 
@@ -15,6 +16,8 @@ def load(
     precision: str = "auto",
     score: "ScoreConfig | None" = None,
     crops: "CropConfig | None" = None,
+    tta: "TtaConfig | None" = None,
+    calibration: str | Path | None = None,
 ) -> "Model":
     """Load trained networks for images in memory.
 
@@ -25,13 +28,15 @@ def load(
         precision: fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU.
         score: cell score options; None for those of the run.
         crops: crop options of stage 2; None for those of the run.
+        tta: views of the image that the networks' answers are averaged over; None for the image as it is.
+        calibration: curves of `python -m wsss.calibrate`, fitted to predictions of these networks with these options.
 
     Returns:
         A `Model`; `model.predict(image, label_map)` gives a table with one row a cell.
 
     Raises:
         ConfigError: there is no such run, model or device.
-        DataError: a file is damaged, or the networks do not belong together.
+        DataError: a file is damaged, or the networks do not belong together, or the curves not to them.
 
     Example:
         >>> import wsss
@@ -39,6 +44,7 @@ def load(
         >>> cells = model.predict(image)  # (4, H, W), red green blue yellow  # doctest: +SKIP
     """
     from wsss.core.device import choose_device
+    from wsss.core.tta_config import TtaConfig
     from wsss.predict.hub import is_model, load_model, pull_model
     from wsss.predict.members import check_opinions, find_folders, load_member
     from wsss.predict.one_image import Model, check_alike
@@ -52,4 +58,5 @@ def load(
     rules = score or recipe.score
     if not is_model(folder):  # a shared model holds the networks alone
         check_opinions(members, rules)
-    return Model(members, place, rules, crops or recipe.crops)
+    model = Model(members, place, rules, crops or recipe.crops, tta or TtaConfig())
+    return model if calibration is None else model.calibrated(Path(calibration))

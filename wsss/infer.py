@@ -1,22 +1,18 @@
 """Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsss.core import cli
-from wsss.core.checks import ConfigError, DataError, check_choice, check_range
-from wsss.core.files import digest_file, digest_json, read_json, write_json
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.files import digest_json, read_json, write_json
 from wsss.core.journal import Journal
 from wsss.core.lock import LOCK, hold
-from wsss.core.ray_cluster import ENGINES
-from wsss.core.runtime import keep_freed_memory, progress, versions
-from wsss.core.score_config import CropConfig, ScoreConfig
-from wsss.core.semantic_config import MaskInferConfig
-from wsss.core.tta_config import TtaConfig
+from wsss.core.runtime import keep_freed_memory, progress
+from wsss.predict.infer_options import InferOptions
 from wsss.predict.shards import Shard, ShardJournals
 
 if TYPE_CHECKING:
@@ -34,77 +30,6 @@ EXAMPLES = """\
   python -m wsss.infer --run runs/hpa-seresnext50 --shard 2/4   (of 4 jobs; afterwards the same with --merge)
 """
 JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
-
-
-@dataclass(frozen=True)
-class InferOptions:
-    """What to predict with what, and where to write it."""
-
-    run: Path
-    """Run folder: all its folds are averaged; or one fold's folder."""
-    data: Path | None = None
-    """Prepared and segmented data set, labels not needed; default: the only one under data/."""
-    out: Path | None = None
-    """Folder for the tables; default: preds/<data set>-<run>."""
-    unet: Path | None = None
-    """Run of U-Nets of class maps (train --task maps), scored beside the run's own maps: see score.unet_share."""
-    segment: str = ""
-    """Find the cells at the same time with this backend of the stage segment, which needs no further options (unet,
-    classical); empty: they have been found before. The results are the same."""
-    oof: bool = False
-    """Predict each training image with the network that never saw it, and prove it."""
-    snapshots: bool = False
-    """Average the networks at the end of each cycle (optim.cycles) instead of taking the best one."""
-    batch: int = 8
-    """Images the network sees at once."""
-    engine: str = "local"
-    """local; or ray: spread the images over the Ray cluster that RAY_ADDRESS names or this machine belongs to."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N; with --engine ray, auto is the cluster's GPUs where it has any."""
-    precision: str = "auto"
-    """fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU (where bf16 may be twice as fast)."""
-    overwrite: bool = False
-    """Replace the results of other options in --out."""
-    shard: str = ""
-    """i/n: predict only the i-th of n parts (from 1) and write no tables yet; for the jobs of a scheduler."""
-    merge: bool = False
-    """Write the tables of n shards that were predicted into --out with these very options."""
-    min_score: float = 0.01
-    """Predictions below this are left out of submission.csv."""
-    parts: bool = False
-    """Write the parts of the blended score too, as predictions of their own: image/, stage1/, stage2/, opinion/,
-    student/ and unet/ in --out, as far as there are."""
-    score: ScoreConfig = field(default_factory=ScoreConfig)
-    """Cell score options (default: those of the run)."""
-    crops: CropConfig = field(default_factory=CropConfig)
-    """Cell crop options of stage 2 (default: those of the run)."""
-    calibration: Path | None = None
-    """Curves of python -m wsss.calibrate: scores are then how often such scores are right."""
-    tta: TtaConfig = field(default_factory=TtaConfig)
-    """Test-time augmentation options."""
-    large: list[Path] = field(default_factory=list)
-    """Images larger than memory (TIFF or .npy) for a run that finds masks, instead of --data."""
-    segmentation: MaskInferConfig = field(default_factory=MaskInferConfig)
-    """Options of runs that find masks (task masks)."""
-
-    def __post_init__(self) -> None:
-        check_range("batch", self.batch, 1)
-        check_range("min_score", self.min_score, 0, 1)
-        check_choice("engine", self.engine, ENGINES)
-        if self.oof and self.calibration is not None:
-            raise ConfigError(
-                "calibration curves have seen the labels of the images that --oof predicts: leave one of the two out."
-            )
-        if self.shard:
-            Shard.parse(self.shard)
-        if self.segment and (self.shard or self.merge or self.engine != "local"):
-            raise ConfigError(
-                "segment works beside one process: run python -m wsss.segment first, then cut up the work."
-            )
-        if self.engine != "local" and (self.shard or self.merge):
-            raise ConfigError("engine ray spreads the images itself: leave --shard and --merge out.")
-        if self.shard and self.merge:
-            raise ConfigError("shard and merge are two steps: run every --shard first, then --merge true without it.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,26 +80,30 @@ def _open(options: InferOptions, device: "Device") -> "tuple[Task, Plan]":
 def _calibration(options: InferOptions, data: "DataSet", plan: "Plan") -> "Calibration | None":
     """Read the curves of --calibration, if they fit what is predicted."""
     from wsss.predict.calibration import check_origin, load_calibration
+    from wsss.predict.provenance import prediction_facts
 
     if options.calibration is None:
         return None
     found = load_calibration(options.calibration, len(data.classes))
-    check_origin(found, _facts(options, data, plan), options.calibration)
+    check_origin(found, prediction_facts(options, data, plan), options.calibration)
     return found
 
 
 def open_in_worker(words: dict[str, Any], device_name: str) -> "tuple[Task, Plan, str]":
     """Open what a worker of another machine predicts, from the options by name; with the fingerprint of it all."""
     from wsss.core.device import choose_device
+    from wsss.predict.provenance import prediction_facts
 
     options = InferOptions(**words)
     task, plan = _open(options, choose_device(device_name, options.precision))
-    return task, plan, digest_json(_facts(options, task.data, plan))
+    return task, plan, digest_json(prediction_facts(options, task.data, plan))
 
 
 def _predict_into(out: Path, options: InferOptions, task: "Task", plan: "Plan") -> int:
     """Predict what is not there yet and write the tables; return the exit code."""
-    facts = _facts(options, task.data, plan)
+    from wsss.predict.provenance import prediction_facts
+
+    facts = prediction_facts(options, task.data, plan)
     if not _begin(out, facts, options):
         cli.say(f"{out} holds these predictions already: nothing to do.")
         return 0
@@ -261,37 +190,6 @@ def _run_config(run: Path) -> dict[str, Any]:
     return recipe
 
 
-def _facts(options: InferOptions, data: "DataSet", plan: "Plan") -> dict[str, Any]:
-    """Return what these predictions are made of; other facts are other predictions."""
-    facts = {
-        "data": str(data.folder),
-        "table": data.manifest["table"],
-        "run": str(options.run),
-        "oof": options.oof,
-        "score": asdict(options.score),
-        "crops": asdict(options.crops),
-        "tta": asdict(options.tta),
-        "batch": options.batch,
-        "precision": options.precision,
-        "min_score": options.min_score,
-        "calibration": None if options.calibration is None else digest_file(options.calibration),
-        "members": [_member_facts(member, indices, options.oof) for own, indices in plan for member in own],
-        "parts": options.parts,
-        "versions": versions(),
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(facts))  # as it comes back from the file it is compared with
-    return plain
-
-
-def _member_facts(member: "Member", indices: list[int], oof: bool) -> dict[str, Any]:
-    facts: dict[str, Any] = {"path": str(member.path), "weights": member.digest, "held_out_fold": member.fold}
-    facts |= {"trained_on": len(member.train_ids), "train_ids": member.facts["train_ids"], "predicts": len(indices)}
-    facts["opinion"] = None if member.opinion is None else member.opinion.digest
-    facts["student"] = None if member.student is None else member.student.digest
-    facts["unets"] = [net.digest for net in member.unets]
-    return facts | ({"seen_and_predicted": 0} if oof else {})  # plan_oof has refused anything else
-
-
 def _begin(out: Path, facts: dict[str, Any], options: InferOptions) -> bool:
     """Make room for the predictions; False if they are there already."""
     if (out / PROVENANCE).exists():
@@ -335,8 +233,9 @@ def _on_ray(task: "Task", plan: "Plan", folds: list[int], skip: set[int], option
 
     from wsss import infer  # by its name, which workers know; it runs as __main__ here
     from wsss.predict.on_ray import make_chunks, predict_on_ray
+    from wsss.predict.provenance import prediction_facts
 
-    fingerprint = digest_json(_facts(options, task.data, plan))
+    fingerprint = digest_json(prediction_facts(options, task.data, plan))
     build = partial(infer.open_in_worker, vars(options))
     chunks = make_chunks(plan, folds, task.batch, skip)
     yield from predict_on_ray(build, fingerprint, chunks, options.device)

@@ -19,7 +19,7 @@ from wsss.core.runtime import progress, versions
 
 if TYPE_CHECKING:
     from wsss.core.device import Device
-    from wsss.infer import InferOptions
+    from wsss.predict.infer_options import InferOptions
     from wsss.predict.semantic import MaskMember
 
     LargePlan = list[tuple[list[MaskMember], dict[str, Path]]]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from wsss.data.masks import MaskSet
-    from wsss.infer import InferOptions
+    from wsss.predict.infer_options import InferOptions
     from wsss.predict.semantic import MaskMember, MaskPlan
 
 JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"

@@ -105,10 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(options: PrepareOptions) -> int:
     """Prepare what is not prepared yet; return the exit code."""
     from wsss.core.lock import hold
-    from wsss.data.build import SHARDS
+    from wsss.data.build import SHARDS, SOURCES
 
     classes, source = _find(options)
-    with hold(options.out, SHARDS):
+    with hold(options.out, SHARDS, f"{SOURCES}/{options.source}"):
         return _bring_in(options, classes, source)
 
 

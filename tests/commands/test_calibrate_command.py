@@ -7,10 +7,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import wsss
 from wsss import calibrate, infer, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json, write_json
+from wsss.core.tta_config import TtaConfig
 from wsss.data.build import Spec, create_dataset
+from wsss.data.catalog import DataSet
 
 SCORES = [str(k) for k in range(19)]
 SIZE = 64
@@ -61,6 +64,17 @@ def test_scores_go_through_the_curves_and_keep_their_order(home: Path, capsys: p
     record = read_json(path)["report"]
     assert record["images"]["after"] < record["images"]["before"]
     assert read_json(home / "calibrated/provenance.json")["calibration"]
+
+
+def test_a_notebook_gives_the_calibrated_scores_of_infer(home: Path) -> None:
+    path = curves(home)
+    table = pd.read_parquet(predict(home, "of-infer", "--calibration", str(path)) / "cells.parquet")
+    model, data = wsss.load(home / "run", device="cpu", calibration=path), DataSet.open(home / "data")
+    label_map = np.array(Image.open(home / "data/cells/im05.png")).astype(np.int32)
+    found = model.predict(np.array(data.image(5)), label_map, name="im05")
+    np.testing.assert_allclose(found[SCORES], table.loc[table.ID == "im05", SCORES], atol=2e-5)
+    with pytest.raises(DataError, match="other tta"):
+        wsss.load(home / "run", device="cpu", calibration=path, tta=TtaConfig(views="flips"))
 
 
 def test_true_cells_are_used_where_they_are_known(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,15 @@ def test_a_second_run_has_nothing_to_do(inputs: Path, capsys: pytest.CaptureFixt
     assert content(inputs / "set") == before
 
 
+def test_what_killed_writers_left_is_cleared_away(inputs: Path) -> None:
+    assert labelled(inputs) == 0
+    before = content(inputs / "set")
+    for folder in ("", "shards", "sources/main"):
+        (inputs / "set" / folder / ".thumbnails.npy.x.part").write_text("of a writer that was killed")
+    assert labelled(inputs) == 0
+    assert content(inputs / "set") == before
+
+
 def test_the_number_of_workers_does_not_change_a_byte(inputs: Path) -> None:
     labelled(inputs, out="one")
     labelled(inputs, out="two", workers=2)

@@ -9,6 +9,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import write_label_map
 from wsss.data.build import Spec, create_dataset
 from wsss.predict.following import Beside, Following, Stopped
+from wsss.predict.infer_options import InferOptions
 
 SIZE = 128
 
@@ -109,4 +110,4 @@ def test_cells_found_beside_give_the_very_tables_of_cells_found_before(tmp_path:
 
 def test_segmentation_beside_and_cut_up_work_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run python -m wsss\.segment first"):
-        infer.InferOptions(run=tmp_path, segment="classical", shard="1/2")
+        InferOptions(run=tmp_path, segment="classical", shard="1/2")

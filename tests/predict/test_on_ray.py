@@ -13,6 +13,7 @@ from wsss import infer, prepare, segment, train
 from wsss.core.checks import ConfigError
 from wsss.core.ray_cluster import connect
 from wsss.predict import on_ray
+from wsss.predict.infer_options import InferOptions
 from wsss.predict.on_ray import BATCHES, make_chunks
 
 SIZE, IMAGES, CHANNELS = 64, 26, ("red", "green", "blue", "yellow")
@@ -39,9 +40,9 @@ def test_without_ray_the_message_tells_what_to_install(monkeypatch: pytest.Monke
 
 def test_an_engine_that_is_none_is_refused_and_shards_are_for_one_machine() -> None:
     with pytest.raises(ConfigError, match="expected one of local, ray"):
-        infer.InferOptions(Path("run"), engine="rai")
+        InferOptions(Path("run"), engine="rai")
     with pytest.raises(ConfigError, match="leave --shard and --merge out"):
-        infer.InferOptions(Path("run"), engine="ray", shard="1/2")
+        InferOptions(Path("run"), engine="ray", shard="1/2")
 
 
 @pytest.fixture(scope="module")

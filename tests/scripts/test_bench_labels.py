@@ -16,7 +16,7 @@ from label_bench.table import write_table
 from wsss.core import cli
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.recipe import Recipe
-from wsss.infer import InferOptions
+from wsss.predict.infer_options import InferOptions
 from wsss.train_common import TrainOptions
 
 

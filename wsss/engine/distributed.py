@@ -83,7 +83,7 @@ class World:
     @contextmanager
     def hold(self, folder: Path) -> Iterator[None]:
         """Keep other runs out of a folder; process 0 does it for all."""
-        with hold(folder) if self.leads else nullcontext():
+        with hold(folder, "preview") if self.leads else nullcontext():
             yield
 
     def wait(self) -> None:

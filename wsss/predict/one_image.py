@@ -1,7 +1,8 @@
 """Trained networks on one image in memory: the same steps as on a whole data set, without a file."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -15,11 +16,14 @@ from wsss.core.geometry import Geometry
 from wsss.core.label_maps import check_label_map
 from wsss.core.labels import ClassList
 from wsss.core.score_config import CropConfig, ScoreConfig
+from wsss.core.tta_config import TtaConfig
 from wsss.data.catalog import DataSet
 from wsss.data.pixels import to_uint8
+from wsss.predict.calibration import Calibration, check_origin, load_calibration
 from wsss.predict.image_tables import take_stage
 from wsss.predict.members import Member
 from wsss.predict.pipeline import score_now
+from wsss.predict.provenance import as_read, digests
 from wsss.predict.task import Sample, Task
 
 
@@ -47,6 +51,21 @@ class Model:
     """How class maps become cell scores; that of the run."""
     crops: CropConfig
     """How cells are cut out for stage 2; that of the run."""
+    tta: TtaConfig = field(default_factory=TtaConfig)
+    """Views that the networks' answers are averaged over."""
+    calibration: Calibration | None = None
+    """Curves that the scores go through."""
+
+    def calibrated(self, path: Path) -> "Model":
+        """Return this model with the curves of a file of `python -m wsss.calibrate`.
+
+        Raises:
+            DataError: they are damaged, or were fitted to other networks or options.
+        """
+        curves = load_calibration(path, len(self.classes))
+        rules = {"score": asdict(self.score), "crops": asdict(self.crops), "tta": asdict(self.tta)}
+        check_origin(curves, as_read({**rules, "members": [digests(member) for member in self.members]}), path)
+        return replace(self, calibration=curves)
 
     @property
     def classes(self) -> ClassList:
@@ -89,9 +108,8 @@ class Model:
             found, nuclei = check_label_map(label_map, "label_map"), None
             if found.shape != shape:
                 raise DataError(f"label_map is {found.shape}, expected the image's {shape}.")
-        task = Task(
-            cast(DataSet, _OneImage([name], self.size, self.classes, shape)), self.score, self.crops, self.device
-        )
+        data = cast(DataSet, _OneImage([name], self.size, self.classes, shape))
+        task = Task(data, self.score, self.crops, self.device, tta=self.tta, calibration=self.calibration)
         (scored,) = score_now(task, self.members, [Sample(0, stored, found, nuclei)])
         (cells,) = take_stage([pd.read_feather(BytesIO(scored.payload))], "")
         return cells
