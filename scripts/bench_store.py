@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -173,6 +174,7 @@ def make_large(folder: Path, count: int, size: int) -> None:
     table = pd.DataFrame({"ID": [f"{k:032x}" for k in range(count)]}).assign(**facts)
     table["shard"], table["slot"] = zip(*places, strict=True)
     table["crc32"] = rng.integers(0, 2**32, count)
+    table.loc[count // 2, "crc32"] = zlib.crc32(bytes(len(HPA_CHANNELS) * size**2))  # of the image that is read
     table["Label"] = None
     finish(folder, Spec(size=size), table, [{"name": "main"}], group_duplicates=False)
 
