@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 import psutil
@@ -243,7 +243,7 @@ def main() -> int:
                 continue
             kills = options.kills * (2 if stage.name == "train" else 1)
             well, orphans, most, pids = fire(stage, kills, rng)
-            forkserver._forkserver._stop()  # type: ignore[attr-defined]  # what it clears away for the killed, it does now
+            stop_servers()
             left = len(shared(pids))
             note = f"{orphans} processes and {left} names in shared memory left"
             note += f"; at most {most} images begun again" if stage.log else ""
@@ -251,6 +251,15 @@ def main() -> int:
             row = 1 if stage.name == "train" else 2
             bad += record(row, what, kills, well, time.monotonic() - began, note) + orphans + left
     return 1 if bad else 0
+
+
+def stop_servers() -> None:
+    """End the server of processes and the tracker of shared memory, which clears away at its end what killed ones left.
+
+    A stage that is a command of its own has a tracker of its own, which ends with it.
+    """
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 def shared(pids: set[str]) -> list[str]:

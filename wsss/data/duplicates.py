@@ -1,10 +1,12 @@
 """Near-duplicate images: the same field saved twice, brighter, re-encoded or slightly shifted.
 
-Every image leaves a small thumbnail when it is prepared. Pairs of alike thumbnails are found by blocks of a matrix
-product (memory does not grow with the number of pairs), and each is then verified on the stored pixels.
+Every image leaves a small thumbnail when it is prepared. Each image's likest thumbnails are found by blocks of a matrix
+product, ranked allowing for shifts, and the first of them are verified on the stored pixels. So this last and costly
+step grows with the number of images, however alike all of them look.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,6 +22,10 @@ ALIKE = 0.6
 SAME = 0.6
 """Correlation of aligned, high-passed images from which a pair is a near-duplicate."""
 BLOCK = 4096
+NEAREST = 32
+"""Likest images of each image by pooled thumbnails."""
+PARTNERS = 5
+"""Of these, by thumbnails, that are verified; copies of one image all find the same first ones."""
 DETAIL = 128
 """Edge to which images are scaled for verification."""
 SHIFT = 8
@@ -56,33 +62,45 @@ def find_duplicates(thumbnails: np.ndarray, content: Callable[[int], np.ndarray]
     Returns:
         (a, b, correlation) with a < b, sorted.
     """
-    vectors = _vectors(thumbnails)
+    pairs = _likest(thumbnails, _alike(_vectors(thumbnails)))
+
+    @lru_cache(maxsize=256)
+    def detail(i: int) -> tuple[np.ndarray, np.ndarray]:
+        fine = _detail(content(i))
+        return fine, np.fft.rfft2(fine)
+
     found = []
-    for a, b in _alike(vectors):
-        same = correlation(content(a), content(b))
+    for a, b in progress(pairs.tolist(), "near-duplicates"):
+        same = _correlation(*detail(a), *detail(b))
         if same >= SAME:
             found.append((a, b, round(same, 4)))
     return sorted(found)
 
 
-def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the correlation of two images' fine structure, at the best shift of at most 1/16 of the edge.
+def _correlation(one: np.ndarray, one_fft: np.ndarray, two: np.ndarray, two_fft: np.ndarray) -> float:
+    """Return the correlation of two images at the best shift of at most 1/16 of the edge.
 
     Args:
-        first: (C, h, w) uint8.
-        second: (C, h, w) uint8, possibly of another size.
+        one: (C, DETAIL, DETAIL) fine structure of the first image.
+        one_fft: its transform.
+        two: that of the second.
+        two_fft: its transform.
     """
-    one, two = _detail(first), _detail(second)
-    spectrum = np.fft.rfft2(one) * np.conj(np.fft.rfft2(two))
-    peaks = np.fft.irfft2(spectrum.sum(0), s=one.shape[1:])
+    peaks = np.fft.irfft2((one_fft * np.conj(two_fft)).sum(0), s=one.shape[1:])
     near = np.r_[: SHIFT + 1, -SHIFT:0]
     window = peaks[np.ix_(near, near)]
     row, column = np.unravel_index(np.argmax(window), window.shape)
-    dy, dx = int(near[row]), int(near[column])
-    a = one[:, max(dy, 0) : DETAIL + min(dy, 0), max(dx, 0) : DETAIL + min(dx, 0)]
-    b = two[:, max(-dy, 0) : DETAIL + min(-dy, 0), max(-dx, 0) : DETAIL + min(-dx, 0)]
+    a, b = _overlap(one, two, int(near[row]), int(near[column]))
     norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum()) / norm if norm > 0 else 0.0
+
+
+def _overlap(one: np.ndarray, two: np.ndarray, dy: int, dx: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what two images (..., E, E) have in common if the first one lies (dy, dx) px further down and right."""
+    edge = one.shape[-1]
+    a = one[..., max(dy, 0) : edge + min(dy, 0), max(dx, 0) : edge + min(dx, 0)]
+    b = two[..., max(-dy, 0) : edge + min(-dy, 0), max(-dx, 0) : edge + min(-dx, 0)]
+    return a, b
 
 
 def _shrink(image: np.ndarray, edge: int) -> np.ndarray:
@@ -111,11 +129,55 @@ def _vectors(thumbnails: np.ndarray) -> np.ndarray:
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
 
-def _alike(vectors: np.ndarray) -> list[tuple[int, int]]:
-    pairs: list[tuple[int, int]] = []
-    for i in progress(range(0, len(vectors), BLOCK), "near-duplicates"):
-        for j in range(i, len(vectors), BLOCK):
-            alike = vectors[i : i + BLOCK] @ vectors[j : j + BLOCK].T >= ALIKE
-            rows, columns = np.nonzero(alike)
-            pairs += [(int(a), int(b)) for a, b in zip(rows + i, columns + j, strict=True) if a < b]
-    return pairs
+def _alike(vectors: np.ndarray) -> np.ndarray:
+    """Return pairs (P, 2) of a < b: each image with the NEAREST likest ones, as far as they are ALIKE."""
+    count = len(vectors)
+    best = np.full((count, NEAREST), -1, np.float32)
+    partner = np.full((count, NEAREST), -1)
+
+    def offer(first: int, start: int, scores: np.ndarray) -> None:
+        """Offer the images from `start` on, scores (R, M), to those from `first` on."""
+        some = np.flatnonzero((scores >= ALIKE).any(axis=1))
+        if not len(some):
+            return
+        scores = scores[some] - np.arange(scores.shape[1], dtype=np.float32) * 1e-6  # among equals the first ones
+        most = min(NEAREST, scores.shape[1])
+        top = np.argpartition(scores, -most, axis=1)[:, -most:]
+        rows = first + some
+        value = np.concatenate([best[rows], np.take_along_axis(scores, top, 1)], axis=1)
+        who = np.concatenate([partner[rows], start + top], axis=1)
+        order = np.lexsort((who, -value), axis=1)[:, :NEAREST]
+        best[rows], partner[rows] = (np.take_along_axis(part, order, 1) for part in (value, who))
+
+    for i in progress(range(0, count, BLOCK), "alike images"):
+        for j in range(i, count, BLOCK):
+            scores = vectors[i : i + BLOCK] @ vectors[j : j + BLOCK].T
+            if i == j:
+                np.fill_diagonal(scores, -1)
+            else:
+                offer(j, i, scores.T)
+            offer(i, j, scores)
+    mine, place = np.nonzero(best >= ALIKE - BLOCK * 1e-6)
+    both = np.sort(np.stack([mine, partner[mine, place]], axis=1), axis=1)
+    return np.unique(both, axis=0)
+
+
+def _likest(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Keep the pairs (P, 2) in which one is among the PARTNERS likest of the other, thumbnails up to 1 px apart."""
+    scores = np.zeros(len(pairs), np.float32)
+    for start in range(0, len(pairs), BLOCK):
+        one, two = (thumbnails[pairs[start : start + BLOCK, side]].astype(np.float32) for side in (0, 1))
+        shifted = [_cosine(*_overlap(one, two, dy, dx)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+        scores[start : start + BLOCK] = np.max(shifted, axis=0)
+    image, number = pairs.T.ravel(), np.tile(np.arange(len(pairs)), 2)  # each pair seen from both sides
+    order = np.lexsort((pairs[:, ::-1].T.ravel(), -np.tile(scores.round(3), 2), image))
+    rank = np.arange(len(order)) - np.searchsorted(image[order], image[order])
+    kept = np.unique(number[order[rank < PARTNERS]])
+    return pairs[kept]
+
+
+def _cosine(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Return the cosine between each of (N, C, h, w) and its like (N,); 0 where one of them is 0."""
+    product = np.einsum("nchw,nchw->n", one, two)
+    norm = np.sqrt(np.einsum("nchw,nchw->n", one, one) * np.einsum("nchw,nchw->n", two, two))
+    return np.divide(product, norm, out=np.zeros_like(product), where=norm > 0)
