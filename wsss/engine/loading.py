@@ -160,13 +160,14 @@ def _collate(samples: list[tuple[Tensor, Tensor, int]] | list[tuple[Tensor, Tens
 
 
 def _quiet_worker(worker: int) -> None:
-    """Keep a loader process to one core, leave Ctrl-C to the main process, and end with it quietly."""
+    """Keep a loader process to one core, leave signals to stop to the main process, and end with it quietly."""
     import signal
     import sys
 
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # schedulers send it to all: the main process saves its state first
     sys.excepthook = _hang_up
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
