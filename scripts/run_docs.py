@@ -5,6 +5,7 @@ What is run, in the order of the page, in one shell that ends at the first error
     <!-- run -->               the next ```bash block is run
     <!-- run COMMANDS -->      what the reader does not see is run, such as drawing images
     <!-- run replace: A => B --> in the next block B stands for A, such as a small network for a large one
+    <!-- not run: REASON -->   says why the next block is left out; a test finds blocks of commands without any mark
 """
 
 import argparse
