@@ -2,12 +2,12 @@
 
 python scripts/bench_infer.py [--images 8 24] [--edge 2048] [--backbone test_resnet] [--plain 8]
 
-Draws fields small and enlarges them, writes the channel files and masks, then runs prepare, segment --backend masks
-and infer, and the plain rendering (plain_recipe.py), each in a process of its own. The network has random weights,
-so every class passes the recipe's threshold and no loop is spared. Prints for an image the seconds on the clock and
-those of the processor (all processes and threads; other work on the machine hardly changes them), the share of the
-time that is not spent in the network, the peak of the memory for each number of images, and the largest difference of
-a score.
+Draws fields small and enlarges them (48 at most: larger sets repeat them), writes the channel files and masks, then
+runs prepare, segment --backend masks and infer, and the plain rendering (plain_recipe.py), each in a process of its
+own. The network has random weights, so every class passes the recipe's threshold and no loop is spared. Prints for an
+image the seconds on the clock and those of the processor (all processes and threads; other work on the machine hardly
+changes them), the share of the time that is not spent in the network, the peak of the memory for each number of images,
+and the largest difference of a score.
 Start-up (Python, imports) is not counted.
 """
 
@@ -40,6 +40,8 @@ from wsss.data.synthetic.fields import draw_field
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.predict.members import load_member
 
+DIFFERENT = 48
+"""Fields that are drawn; larger sets repeat them."""
 STAGES = ("prepare", "segment", "infer")
 
 
@@ -178,19 +180,25 @@ def make_run(folder: Path, backbone: str) -> None:
 
 
 def write_fields(folder: Path, count: int, edge: int) -> int:
-    """Draw fields at a quarter of their edge and write them enlarged; return the number of cells."""
+    """Draw fields at a quarter of their edge and write them enlarged; return the number of cells.
+
+    Only the first DIFFERENT are drawn; the others are further names of the same files.
+    """
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
-    cells = 0
-    for k in range(count):
+    cells = []
+    for k in range(min(count, DIFFERENT)):
         field = draw_field(np.random.default_rng([7, k]), edge // 4, [k % 18])
-        cells += int(field.label_map.max())
+        cells.append(int(field.label_map.max()))
         for channel, plane in zip(HPA_CHANNELS, field.image, strict=True):
             large = cv2.resize(plane, (edge, edge), interpolation=cv2.INTER_CUBIC)
             cv2.imwrite(str(folder / f"images/im{k:05}_{channel}.png"), large, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         mask = cv2.resize(field.label_map.astype(np.uint16), (edge, edge), interpolation=cv2.INTER_NEAREST)
         Image.fromarray(mask).save(folder / f"masks/im{k:05}.png", compress_level=1)
-    return cells
+    for k in range(DIFFERENT, count):
+        for path in (*(f"images/im{{:05}}_{channel}.png" for channel in HPA_CHANNELS), "masks/im{:05}.png"):
+            (folder / path.format(k)).hardlink_to(folder / path.format(k % DIFFERENT))
+    return sum(cells[k % DIFFERENT] for k in range(count))
 
 
 if __name__ == "__main__":
