@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 RUN = [page for page in PAGES if "<!-- run" in page.read_text()]
 FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+PIECE = re.compile(r"<!--.*?-->|^ *```\w*\n.*?^ *```|(?:^ {4}[^\n]*\n)+", re.DOTALL | re.MULTILINE)
+RUNS = re.compile(r"^\s*(?:python |wsss |scripts/|bash |torchrun |srun |pip |ray )", re.MULTILINE)
+MARK = re.compile(r"<!-- run -->|<!-- not run: \S.*-->")
 COMMAND = re.compile(r"(?:python -m wsss\.|\bwsss )(\w+)((?:\\\n|[^\n`|])*)")
 
 
@@ -68,6 +71,11 @@ def test_the_reference_of_options_is_made_from_this_code() -> None:
     assert found == script("make_options").page(), "run: python scripts/make_options.py"
 
 
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_what_is_replaced_in_a_block_is_there(page: Path) -> None:
+    assert script("run_docs").script_of(page.read_text())
+
+
 def test_marked_blocks_are_found_and_changed() -> None:
     page = "```bash\nno\n```\n<!-- run\nhidden\n-->\n"
     page += "<!-- run -->\n<!-- run replace: big => small -->\n```bash\nbig\n```\n"
@@ -77,6 +85,36 @@ def test_marked_blocks_are_found_and_changed() -> None:
         run_docs.script_of("<!-- run -->\n<!-- run replace: x => y -->\n```bash\nbig\n```")
     with pytest.raises(ValueError, match="no ```bash block"):
         run_docs.script_of("<!-- run -->\ntext")
+
+
+def unmarked(text: str) -> list[str]:
+    """Return the code blocks, fenced or indented, that hold a command and have no mark right before them."""
+    found, marked, end = [], False, 0
+    for piece in PIECE.finditer(text):
+        marked = marked and not text[end : piece.start()].strip()
+        end = piece.end()
+        if piece[0].startswith("<!--"):
+            marked = marked or MARK.fullmatch(piece[0]) is not None
+            continue
+        if RUNS.search(piece[0]) and not marked:
+            found.append(piece[0])
+        marked = False
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_of_commands_is_run_or_says_why_not(page: Path) -> None:
+    assert unmarked(page.read_text()) == []
+
+
+def test_blocks_without_a_mark_are_found() -> None:
+    fenced, indented = "```bash\nwsss train\n```", "    x = 1\n    python a.py\n"
+    assert unmarked(f"<!-- run\n    wsss hidden\n-->\n{fenced}\n\n{indented}") == [fenced, indented]
+    assert unmarked(f"<!-- run -->\n\ntext\n{fenced}") == [fenced]
+    assert unmarked(f"<!-- not run: -->\n{fenced}") == [fenced]
+    assert unmarked(f"<!-- run -->\n<!-- run replace: a => b -->\n{fenced}") == []
+    assert unmarked(f"<!-- not run: needs the network -->\n{fenced}") == []
+    assert unmarked("```python\nimport wsss\n```") == []
 
 
 @pytest.mark.slow
