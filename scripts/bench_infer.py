@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -119,14 +120,30 @@ def measure(part: str, words: list[str]) -> None:
     network = [0.0]
     CamNet.forward = timed(CamNet.forward, network)  # type: ignore[method-assign]
     begin, spent = time.perf_counter(), processor()
+    peak = follow_memory()
     if part == "plain":
         run_plain(Path(words[0]), words[1], int(words[2]))
     else:
         importlib.import_module(f"wsss.{part}").main(words)
     seconds, spent = time.perf_counter() - begin, processor() - spent
-    status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the peak of the parent
-    peak = int(status.split("VmHWM:")[1].split()[0])
-    print(json.dumps({"seconds": seconds, "processor": spent, "network": network[0], "peak": peak}))
+    print(json.dumps({"seconds": seconds, "processor": spent, "network": network[0], "peak": peak[0]}))
+
+
+def follow_memory() -> list[int]:
+    """Return a list whose one entry becomes, as time goes on, the peak of this process's own memory in kB.
+
+    Pages of files, such as the store's, are left out: the system can take them back.
+    """
+    peak = [0]
+
+    def follow() -> None:
+        while True:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            peak[0] = max(peak[0], *(int(line.split()[1]) for line in lines if line.startswith("RssAnon")))
+            time.sleep(0.02)
+
+    threading.Thread(target=follow, daemon=True).start()
+    return peak
 
 
 def processor() -> float:
