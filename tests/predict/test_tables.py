@@ -47,6 +47,17 @@ def test_cells_are_read_image_by_image_with_masks_across_batches(tmp_path: Path)
     assert (found["d"].cell_id == np.arange(1, 5001)).all()
 
 
+def test_a_last_image_may_fill_a_group_and_many_small_ones_are_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_GROUP", 12)
+    monkeypatch.setattr(tables, "FEW_TABLES", 2)
+    frames = [frame(f"i{k}", 2) for k in range(12)]
+    assert tables.write_cells(tmp_path, iter(frames)) == 24
+    wanted = pd.concat(frames, ignore_index=True).drop(columns="rle")
+    pd.testing.assert_frame_equal(tables.read_cells(tmp_path), wanted)
+
+
 def test_without_cells_the_tables_have_only_their_columns(tmp_path: Path) -> None:
     tables.write_cells(tmp_path, [frame("a", 0)])
     assert len(tables.read_cells(tmp_path)) == 0

@@ -20,6 +20,7 @@ GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_
 CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
 IMAGE_COLUMNS = ("ID", "fold", "n_cells", "status")
 ROWS_PER_GROUP = 20_000
+FEW_TABLES = 256
 LARGEST = 2**53
 """Whole numbers from here on are not exact as floats."""
 WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
@@ -92,12 +93,15 @@ def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) ->
             writer = writer or pq.ParquetWriter(binary, table.schema, compression="zstd", write_page_checksum=True)
             waiting.append(table.cast(writer.schema))
             rows, count = rows + len(frame), count + len(frame)
+            if len(waiting) >= FEW_TABLES:  # thousands of small ones would take far more room than their content
+                waiting = [pa.concat_tables(waiting).combine_chunks()]
             if rows >= ROWS_PER_GROUP:
                 writer.write_table(pa.concat_tables(waiting))
                 waiting, rows = [], 0
         if writer is None:
             raise ValueError("no frame of cells was given: give one without rows, for its columns.")
-        writer.write_table(pa.concat_tables(waiting))
+        if waiting:  # the last frame may have filled a group
+            writer.write_table(pa.concat_tables(waiting))
     finally:
         if writer is not None:
             writer.close()
