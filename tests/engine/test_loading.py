@@ -12,8 +12,10 @@ class Samples(torch.utils.data.Dataset):
         return torch.zeros(1), torch.zeros(1), k
 
 loader = batch_loader(Samples(), [[0, 1], [2, 3]], workers=1, pinned=False)
-loader.itself = loader  # as in a reference cycle that nobody has collected yet
-print(len(list(loader)))
+left = iter(loader)  # as in a traceback or a reference cycle that nobody has collected yet
+left.itself = left
+del loader
+print(len(list(left)))
 """
 
 

@@ -1,8 +1,5 @@
 """Batches of training and validation images, in an order that depends on seed and epoch alone."""
 
-import atexit
-import multiprocessing.util  # noqa: F401 (what it does at exit comes after _end_workers, if it is imported before)
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -146,7 +143,7 @@ def loaders_alive() -> Iterator[None]:
 
 def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> "DataLoader[Batch]":
     """Return a loader of the samples that `batches` names."""
-    loader = DataLoader(
+    return _Loader(
         samples,
         batch_sampler=batches,
         num_workers=workers,
@@ -155,22 +152,16 @@ def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pin
         worker_init_fn=_quiet_worker,
         collate_fn=_collate,
     )
-    _LOADERS.add(loader)
-    return loader
 
 
-_LOADERS: "weakref.WeakSet[DataLoader[Any]]" = weakref.WeakSet()
+class _Loader(DataLoader[Batch]):
+    """A loader whose processes Python and PyTorch end by SIGKILL: they ignore SIGTERM and would be waited for."""
 
-
-@atexit.register
-def _end_workers() -> None:
-    """Tell loader processes that are left to end: Python would send them SIGTERM, which they ignore, and wait."""
-    for loader in list(_LOADERS):
-        iterator: Any = loader._iterator
-        if iterator is not None:
-            iterator._shutdown_workers()
-            for worker in iterator._workers:
-                worker.kill()  # one that hangs would be waited for
+    def __iter__(self) -> Any:
+        iterator: Any = super().__iter__()
+        for worker in getattr(iterator, "_workers", []):
+            worker._popen.terminate = worker._popen.kill
+        return iterator
 
 
 def _collate(samples: list[tuple[Tensor, Tensor, int]] | list[tuple[Tensor, Tensor, int, Tensor]]) -> Batch:
