@@ -4,8 +4,8 @@ python scripts/bench_score_cells.py [--size 512] [--classes 19] [--cells 200] [-
 
 Prints one row per rule: milliseconds an image for both by the wall clock (median, and the spread of the repeats),
 their ratio, that of the processor's time (all threads together: what other work on the machine does not move) and the
-largest difference of a score. The loop has one thread, ours has one a core. Both start from raw 16 x 16 class maps and
-end at r, the value of each map in each cell.
+largest difference of a score. Both have one thread, start from raw 16 x 16 class maps and end at r, the value of each
+map in each cell.
 """
 
 import argparse

@@ -5,7 +5,6 @@ with the network's view of each cell's crop and applies what concerns whole cell
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 
@@ -23,15 +22,10 @@ from wsss.cells.regions import (
     subset,
     top_mean_rule,
 )
-from wsss.core.runtime import cores
 from wsss.core.score_config import ScoreConfig
 
 EPSILON = 1e-5
 """Added to the spatial maximum of a map before dividing by it, as in the recipe."""
-THREADS = 4
-"""At most so many score the classes of one image."""
-WORTH_THREADS = 2**21
-"""Values of all maps together from which threads are worth their start."""
 
 
 def normalise(cam: np.ndarray) -> np.ndarray:
@@ -121,31 +115,18 @@ def cell_values(
     in_cell, in_image = region_rule(cells, config), image_rule(height * width, config)
     in_compartment = _compartment_rule(cells, nuclei, config)
     r = np.zeros((len(cells), len(cam01)), np.float32)
-
-    def fill(classes: range) -> None:
-        values = np.empty(len(cells.order), np.float32)
-        for k in classes:  # one map at a time stays in the processor's cache
-            full = resize(cam01[k : k + 1], label_map.shape)[0]
-            np.take(full, cells.order, out=values, mode="clip")
-            r[:, k] = in_cell(values)
-            if config.compartment > 0 and k != negative:
-                own = in_compartment(values, k in config.nuclear_classes)
-                r[:, k] += config.compartment * np.where(np.isnan(own), 0, own - r[:, k])
-            if config.relative:
-                image = in_image(full[:height, :width].ravel())[0]
-                r[:, k] = r[:, k] / image if image > 0 else 0
-
-    _each_class(fill, len(cam01), label_map.size)
+    values = np.empty(len(cells.order), np.float32)
+    for k in range(len(cam01)):  # one map at a time stays in the processor's cache
+        full = resize(cam01[k : k + 1], label_map.shape)[0]
+        np.take(full, cells.order, out=values, mode="clip")
+        r[:, k] = in_cell(values)
+        if config.compartment > 0 and k != negative:
+            own = in_compartment(values, k in config.nuclear_classes)
+            r[:, k] += config.compartment * np.where(np.isnan(own), 0, own - r[:, k])
+        if config.relative:
+            image = in_image(full[:height, :width].ravel())[0]
+            r[:, k] = r[:, k] / image if image > 0 else 0
     return np.clip(r, 0, 1)
-
-
-def _each_class(work: Callable[[range], None], classes: int, pixels: int) -> None:
-    """Call `work` on all classes, shared among threads where the maps are large: numpy lets them run side by side."""
-    threads = min(cores(), classes, THREADS) if classes * pixels >= WORTH_THREADS else 1
-    if threads == 1:
-        return work(range(classes))
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, [range(first, classes, threads) for first in range(threads)]))
 
 
 def _compartment_rule(
