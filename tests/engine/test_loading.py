@@ -21,4 +21,4 @@ print(len(list(left)))
 
 def test_a_loader_that_is_left_does_not_hold_up_the_end() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")

@@ -143,7 +143,7 @@ def loaders_alive() -> Iterator[None]:
 
 def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> "DataLoader[Batch]":
     """Return a loader of the samples that `batches` names."""
-    return _Loader(
+    return DataLoader(
         samples,
         batch_sampler=batches,
         num_workers=workers,
@@ -154,16 +154,6 @@ def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pin
     )
 
 
-class _Loader(DataLoader[Batch]):
-    """A loader whose processes Python and PyTorch end by SIGKILL: they ignore SIGTERM and would be waited for."""
-
-    def __iter__(self) -> Any:
-        iterator: Any = super().__iter__()
-        for worker in getattr(iterator, "_workers", []):
-            worker._popen.terminate = worker._popen.kill
-        return iterator
-
-
 def _collate(samples: list[tuple[Tensor, Tensor, int]] | list[tuple[Tensor, Tensor, int, Tensor]]) -> Batch:
     images, labels, indices, *cells = zip(*samples, strict=True)
     return Batch(torch.stack(images), torch.stack(labels), torch.tensor(indices), *map(torch.stack, cells))
@@ -171,13 +161,14 @@ def _collate(samples: list[tuple[Tensor, Tensor, int]] | list[tuple[Tensor, Tens
 
 def _quiet_worker(worker: int) -> None:
     """Keep a loader process to one core, leave signals to stop to the main process, and end with it quietly."""
+    import os
     import signal
     import sys
 
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # schedulers send it to all: the main process saves its state first
+    os.setpgrp()  # a SIGTERM to the main process's group is its own: it saves its state first, then ends its loaders
     sys.excepthook = _hang_up
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
