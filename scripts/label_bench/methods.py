@@ -76,6 +76,7 @@ TRAININGS = {
     "pool-lse": Training(f"{NO_OPINION} --cells.pooling lse"),
     "pool-attention": Training(f"{NO_OPINION} --cells.pooling attention"),
     "cell-pieces": Training(f"{PLAIN} --cells.pieces 16", cost=1.05),
+    "cell-pieces-lse": Training(f"{PLAIN} --cells.pieces 7 --cells.pooling lse", cost=0.85),
     "self-trained": Training("--self_training.enabled true"),
     "puzzle-folds": Training(folds=True),
     "plain-folds": Training(PLAIN, cost=0.5, folds=True),
@@ -108,6 +109,8 @@ INFERENCES = {
     "pool-attention-formula": Inference("pool-attention", FORMULA),
     "cell-pieces-recipe": Inference("cell-pieces", RECIPE),
     "cell-pieces-formula": Inference("cell-pieces", FORMULA),
+    "cell-pieces-lse-recipe": Inference("cell-pieces-lse", RECIPE),
+    "cell-pieces-lse-formula": Inference("cell-pieces-lse", FORMULA),
     "self-trained": Inference("self-trained"),
     "opinion-plain": Inference("opinion-plain"),
     "composed": Inference("puzzle"),
@@ -168,6 +171,8 @@ METHODS = (
     Method(
         "cells as pieces, sqrt formula", "cells", "no tiles; cells alone and in the image agree", "cell-pieces-formula"
     ),
+    Method("pieces and lse, recipe", "cells", "cells as pieces, image from its cells", "cell-pieces-lse-recipe"),
+    Method("pieces and lse, sqrt formula", "cells", "cells as pieces, image from its cells", "cell-pieces-lse-formula"),
     Method("self-trained opinion", "selftrain", "opinion with the self-trained network", "self-trained", "opinion"),
     Method("composed_cells.yaml, self-trained", "selftrain", "blended as it ships", "self-trained"),
     Method("published recipe, 8 views", "tta", "published recipe, images and crops flipped and turned", "recipe-turns"),
