@@ -144,11 +144,12 @@ def _check_unseen(tables: "MemberTables", ids: set[str]) -> None:
     if tables.is_oof:
         return
     for member in tables.provenance.get("members", [{}]):
-        path = Path(str(member.get("path", ""))) / "train_ids.txt"
-        if not path.is_file():
+        path = Path(member["path"]) / "train_ids.txt" if member.get("path") else None
+        if path is None or not path.is_file():
+            lacking = "no network is named" if path is None else f"{path} is not there"
             raise DataError(
-                f"{tables.folder} is not out of fold and does not say what its networks learnt from ({path} is not "
-                "there): curves fitted on images that a network has seen mislead. Make them with infer --oof."
+                f"{tables.folder} is not out of fold and does not say what its networks learnt from ({lacking}): "
+                "curves fitted on images that a network has seen mislead. Make them with infer --oof."
             )
         seen = sorted(ids & set(path.read_text().splitlines()))
         if seen:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsss.core import cli
 from wsss.core.checks import DataError, check_choice, check_range, some
-from wsss.core.files import read_json, write_json
+from wsss.core.files import read_json, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     }
     report["images"] = _images(labels, probs, classes, options.threshold) if probs else None
     report["instances"] = _instances(options, masks, classes) if masks else None
-    plain: dict[str, Any] = _plain(report)
+    plain: dict[str, Any] = without_nan(report)
     return plain, classes
 
 
@@ -255,15 +255,6 @@ def _instances(options: EvaluateOptions, masks: "TrueMasks", classes: ClassList)
         "images_not_submitted": len(left),
         "images_without_truth": others,
     } | instance_table(scorer, classes)
-
-
-def _plain(value: Any) -> Any:
-    """Replace NaN by None all through a record, for JSON has none."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
 
 
 def _print(report: dict[str, Any], classes: ClassList) -> None:

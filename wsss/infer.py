@@ -120,11 +120,12 @@ def _segmented(
     task: "Task", plan: "Plan", options: InferOptions
 ) -> "AbstractContextManager[Following] | AbstractContextManager[None]":
     """Return what finds the cells beside the block, in the order in which it wants them; or nothing."""
+    if not options.segment:
+        return nullcontext()
+
     from wsss.predict.following import Beside, Following
     from wsss.segment import SegmentOptions, segment
 
-    if not options.segment:
-        return nullcontext()
     asked = SegmentOptions(data=task.data.folder, backend=options.segment, device=options.device)
     order = [task.data.ids[i] for _, indices in plan for i in indices]
     return Beside(lambda following: segment(asked, following), Following(order))

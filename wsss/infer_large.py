@@ -5,14 +5,13 @@ images.csv          ID, fold, height, width, area_px, status
 submission.csv      id,rle_mask: one mask an image
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsss.core import cli
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.files import digest_json, read_json, write_csv, write_json
+from wsss.core.files import as_read, digest_json, read_json, write_csv, write_json
 from wsss.core.journal import Journal
 from wsss.core.lock import hold
 from wsss.core.runtime import progress, versions
@@ -65,8 +64,7 @@ def _facts(options: "InferOptions", plan: "LargePlan") -> dict[str, Any]:
         "members": [[own.digest, own.fold] for own_members, _ in plan for own in own_members],
         "versions": versions(),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(facts))  # as it comes back from the file it is compared with
-    return plain
+    return as_read(facts)
 
 
 def _predict(out: Path, options: "InferOptions", plan: "LargePlan", device: "Device", journal: Journal) -> int:

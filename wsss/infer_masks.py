@@ -8,7 +8,6 @@ submission.csv      id,rle_mask: one mask an image; or ImageId,EncodedPixels: on
 """
 
 import io
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wsss.core import cli
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import choose_device
-from wsss.core.files import digest_json, read_json, write_bytes, write_csv, write_json
+from wsss.core.files import as_read, digest_json, read_json, write_bytes, write_csv, write_json
 from wsss.core.journal import Journal
 from wsss.core.label_maps import write_label_map
 from wsss.core.lock import hold
@@ -103,8 +102,7 @@ def _facts(options: "InferOptions", masks: "MaskSet", members: "list[MaskMember]
         "members": [{"path": str(own.folder.path), "weights": own.digest, "held_out": own.fold} for own in members],
         "versions": versions(),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(facts))  # as it comes back from the file it is compared with
-    return plain
+    return as_read(facts)
 
 
 def _run(options: "InferOptions", masks: "MaskSet", plan: "MaskPlan", out: Path, journal: Journal) -> None:

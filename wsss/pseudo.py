@@ -1,7 +1,6 @@
 """Turn a trained run's class maps into pseudo-masks with an ignore band, for a U-Net to learn from."""
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsss.core import cli
 from wsss.core.checks import ConfigError, DataError, check_range
-from wsss.core.files import digest_json, read_json, write_csv, write_json
+from wsss.core.files import as_read, digest_json, read_json, write_csv, write_json
 from wsss.core.journal import Journal
 from wsss.core.lock import hold
 from wsss.core.pseudo_config import PseudoConfig
@@ -121,8 +120,7 @@ def _facts(options: PseudoOptions, data: "DataSet", plan: "Plan") -> dict[str, A
     ]
     facts = {"oof": options.oof, "table": data.manifest["table"], "tta": asdict(options.tta)}
     facts |= {"pseudo": asdict(options.pseudo), "members": members, "versions": versions()}
-    plain: dict[str, Any] = json.loads(json.dumps(facts))  # as it comes back from the file it is compared with
-    return plain
+    return as_read(facts)
 
 
 def _find_maps(options: PseudoOptions, data: "DataSet", plan: "Plan", device: "Device", journal: Journal) -> None:

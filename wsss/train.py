@@ -1,30 +1,24 @@
 """Train a Puzzle-CAM classifier on a prepared data set: one run folder, one sub-folder a fold."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsss.core import cli
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device, choose_device
-from wsss.core.files import digest_file, digest_json
 from wsss.core.recipe import Recipe
-from wsss.core.run_folder import RunFolder, check_same_run
-from wsss.core.runtime import keep_freed_memory, versions
+from wsss.core.run_folder import RunFolder
+from wsss.core.runtime import keep_freed_memory
 from wsss.reports.curves import plot_curves
 from wsss.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
+from wsss.train_start import FoldPlan, start_classifier
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from wsss.data.catalog import DataSet
     from wsss.engine.distributed import World
     from wsss.engine.fit import Watch
-    from wsss.engine.state import TrainState
     from wsss.models.cam_net import CamNet
-    from wsss.predict.members import Member
 
 EXAMPLES = """\
   python -m wsss.train --backbone seresnext50
@@ -75,28 +69,6 @@ def _folds(wanted: int | str, data: "DataSet") -> list[int | None]:
     return [int(wanted)]
 
 
-@dataclass(frozen=True)
-class FoldPlan:
-    """One network to train."""
-
-    recipe: Recipe
-    options: TrainOptions
-    data: "DataSet"
-    folder: RunFolder
-    fold: int | None
-    world: "World"
-    device: Device
-    train: "np.ndarray"
-    """Numbers of the images to train on."""
-    valid: "np.ndarray"
-    """Numbers of the held-out images."""
-
-    @property
-    def train_ids(self) -> list[str]:
-        """IDs of the images to train on."""
-        return [self.data.ids[i] for i in self.train]
-
-
 def _plan_fold(
     recipe: Recipe, options: TrainOptions, data: "DataSet", path: Path, fold: int | None, world: "World"
 ) -> FoldPlan:
@@ -123,7 +95,7 @@ def train_fold(plan: FoldPlan) -> None:
     from wsss.engine.validate import Validator
 
     recipe, options, data, world, device = plan.recipe, plan.options, plan.data, plan.world, plan.device
-    state, facts, teacher = _start(plan)
+    state, facts, teacher = start_classifier(plan)
     if world.leads:
         cli.say(
             f"{plan.folder.path}: {recipe.backbone}, {len(plan.train)} images to train on, {len(plan.valid)} held out, "
@@ -164,92 +136,6 @@ def _self_training(plan: FoldPlan, net: "CamNet") -> None:
         cli.say(f"{plan.folder.student}: self-trained network of single cells; student.json says what it learnt from")
 
 
-def _start(plan: FoldPlan) -> "tuple[TrainState, dict[str, Any], CamNet | None]":
-    """Build the network, or load it as it was left; return it with what its checkpoints say, and its teacher."""
-    import torch
-
-    from wsss.engine.state import TrainState
-    from wsss.models.cam_net import build_cam_net
-    from wsss.models.weights import load_weights
-
-    recipe, world, data = plan.recipe, plan.world, plan.data
-    resumes = plan.options.resume == "auto" and not plan.options.lr_find
-    loaded = plan.folder.load() if resumes else None
-    teacher = _earlier(recipe.drs.refine_from, "drs.refine_from", plan)
-    first = _earlier(recipe.init_from, "init_from", plan) if loaded is None else None
-    facts = run_facts(recipe, data, plan.fold, plan.train_ids)
-    parents = {"refine_from": teacher.digest if teacher else None, "init_from": first.digest if first else None}
-    if loaded is not None:
-        parents["init_from"] = loaded[1].get("parents", {}).get("init_from")  # no longer needed, nor looked at
-    if any(parents.values()):
-        facts["parents"] = parents
-
-    torch.manual_seed(recipe.seed)
-    fetch = loaded is None and first is None and world.leads
-    net = build_cam_net(recipe, channels=len(data.channels), classes=len(data.classes), pretrained=fetch)
-    if first is not None:
-        load_weights(net, first.net.state_dict())
-    net = _join_norms(net.to(plan.device.place), plan)
-    world.spread(net)
-    state = TrainState(net, recipe, plan.device)
-    if loaded is not None:
-        check_same_run(loaded[1], facts)
-        state.restore(*loaded)
-    elif world.leads and not plan.options.lr_find:
-        plan.folder.begin(recipe, plan.train_ids)
-    _check_together(state, plan)
-    return state, facts, None if teacher is None else teacher.net
-
-
-def _join_norms(net: "CamNet", plan: FoldPlan) -> "CamNet":
-    """Join the batch norms of all processes, if the recipe says so."""
-    from timm.layers import convert_sync_batchnorm
-
-    joined: CamNet = convert_sync_batchnorm(net) if plan.recipe.sync_bn and plan.world.size > 1 else net
-    return joined
-
-
-def _earlier(run: str | None, option: str, plan: FoldPlan) -> "Member | None":
-    """Load the network of an earlier run that saw none of the images held out now.
-
-    Raises:
-        ConfigError: there is none.
-        DataError: it has other classes or channels, or it saw a held-out image.
-    """
-    from wsss.predict.members import check_fits, find_folders, load_member
-
-    if run is None:
-        return None
-    found = find_folders(Path(run))
-    same = [folder for folder in found if folder.path.name == fold_name(plan.fold)]
-    if not same and len(found) > 1:
-        raise ConfigError(
-            f"{option} is {run}, which has no {fold_name(plan.fold)}: name the folder of one of its folds."
-        )
-    member = load_member((same or found)[0], plan.device)
-    check_fits(member, plan.data)
-    seen = member.train_ids & {plan.data.ids[i] for i in plan.valid}
-    if seen:
-        raise DataError(
-            f"{member.path} was trained on {some(sorted(seen))}, held out in this run: its validation would be worth "
-            f"nothing. Choose a run whose {fold_name(plan.fold)} holds out the same images, for {option}."
-        )
-    return member
-
-
-def _check_together(state: "TrainState", plan: FoldPlan) -> None:
-    """Refuse processes that found different checkpoints: the folder of the run is not shared by their machines."""
-    import numpy as np
-
-    where = state.progress
-    places = plan.world.gather(np.array([[where.epoch, where.step]], np.float64))
-    if (places != places[0]).any():
-        raise DataError(
-            f"processes found {plan.folder.path} at different epochs and steps {places.astype(int).tolist()}: "
-            "put the run on a disk that all machines share."
-        )
-
-
 def _watches(plan: FoldPlan) -> "list[Watch]":
     """Return what looks on after each epoch."""
     from wsss.engine.preview import Preview
@@ -262,29 +148,6 @@ def _watches(plan: FoldPlan) -> "list[Watch]":
     if options.tensorboard:
         found.append(open_tensorboard(plan.folder.path))
     return found
-
-
-def run_facts(recipe: Recipe, data: "DataSet", fold: int | None, train_ids: list[str]) -> dict[str, Any]:
-    """Return what every checkpoint of a run says of it; a resumed run must agree, and --oof proves itself by it."""
-    from wsss.data.augment_recipe import load_recipe
-
-    facts = {
-        "recipe": asdict(recipe),
-        "augment": load_recipe(recipe.augment),
-        "classes": list(data.classes.names),
-        "negative": data.classes.negative,
-        "channels": list(data.channels),
-        "size": data.size,
-        "fold": fold,
-        "data": data.folds_digest,
-        "train_ids": digest_json(train_ids),
-        "versions": versions(),
-    }
-    found = data.folder / "segments.csv"
-    if recipe.cells.wanted and found.exists():
-        facts["cells"] = digest_file(found)  # these cells shape the weights
-    plain: dict[str, Any] = json.loads(json.dumps(facts))  # as it comes back from a checkpoint
-    return plain
 
 
 def _check_fit(recipe: Recipe, data: "DataSet") -> None:

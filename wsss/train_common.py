@@ -68,6 +68,8 @@ class Plan(Protocol):
     @property
     def folder(self) -> RunFolder: ...  # noqa: D102
     @property
+    def fold(self) -> int | None: ...  # noqa: D102
+    @property
     def device(self) -> Device: ...  # noqa: D102
     @property
     def world(self) -> "World": ...  # noqa: D102

@@ -5,18 +5,17 @@ training images. So no label of the images that fold k holds out reaches it, nei
 There are no masks to validate on: the weights are those of the last epoch.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from wsss.core import cli
 from wsss.core.checks import ConfigError
 from wsss.core.device import Device, choose_device
 from wsss.core.recipe import Recipe
-from wsss.core.run_folder import RunFolder, check_same_run
-from wsss.train import run_facts
+from wsss.core.run_folder import RunFolder
 from wsss.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
-from wsss.train_masks import earlier_weights, find_rate
+from wsss.train_start import run_facts, start_unet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from wsss.data.catalog import DataSet
     from wsss.data.pseudo import PseudoSet
     from wsss.engine.distributed import World
-    from wsss.engine.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -104,11 +102,16 @@ def _source(pseudo: Path, fold: int | None) -> Path:
 def train_fold(plan: MapPlan) -> None:
     """Train one network, or go on with it."""
     from wsss.engine.fit import fit
+    from wsss.engine.lr_find import find_rate
     from wsss.engine.map_task import MapLearner, MapLoader
     from wsss.reports.curves import plot_curves
 
     recipe, options, data, world, device = plan.recipe, plan.options, plan.data, plan.world, plan.device
-    state, facts = _start(plan)
+    # Whose labels have reached it: those of its images, and those its teacher was trained on.
+    seen = sorted(plan.pseudo.seen)
+    facts = {**run_facts(recipe, data, plan.fold, seen), "pseudo": plan.pseudo.digest}
+    channels, outputs = len(data.channels), len(data.classes)
+    state = start_unet(plan, facts, channels=channels, outputs=outputs, seen=seen, held_out=plan.held_out)
     if world.leads:
         cli.say(
             f"{plan.folder.path}: U-Net of class maps on {recipe.backbone}, {len(plan.train)} images with pseudo-masks "
@@ -123,34 +126,3 @@ def train_fold(plan: MapPlan) -> None:
     fit(job, state, loader, None, learner=MapLearner)
     if world.leads:
         plot_curves(state.progress.history, plan.folder.path / "curves.png", str(plan.folder.path))
-
-
-def _start(plan: MapPlan) -> "tuple[TrainState, dict[str, Any]]":
-    """Build the network, or load it as it was left; return it with what its checkpoints say."""
-    import torch
-
-    from wsss.engine.state import TrainState
-    from wsss.models.unet import build_unet
-
-    recipe, data, world = plan.recipe, plan.data, plan.world
-    resumes = plan.options.resume == "auto" and not plan.options.lr_find
-    loaded = plan.folder.load() if resumes else None
-    # Whose labels have reached it: those of its images, and those its teacher was trained on.
-    seen = sorted(plan.pseudo.seen)
-    facts = {**run_facts(recipe, data, plan.fold, seen), "pseudo": plan.pseudo.digest}
-    first = recipe
-    if recipe.init_from is not None and loaded is None:
-        first = replace(recipe, weights=str(earlier_weights(recipe.init_from, plan.fold, plan.held_out)))
-    torch.manual_seed(recipe.seed)
-    fetch = loaded is None and world.leads
-    net = build_unet(first, channels=len(data.channels), outputs=len(data.classes), pretrained=fetch)
-    net = net.to(plan.device.place)
-    world.spread(net)
-    # The loop asks of a network no more than its state dict and its new parameters.
-    state = TrainState(cast(Any, net), recipe, plan.device)
-    if loaded is not None:
-        check_same_run(loaded[1], facts)
-        state.restore(*loaded)
-    elif world.leads and not plan.options.lr_find:
-        plan.folder.begin(recipe, seen)
-    return state, facts

@@ -1,18 +1,18 @@
 """The task 'masks' of `train`: a U-Net on images with masks, with the run folders and the loop of the classifier."""
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from wsss.core import cli
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError
 from wsss.core.device import Device, choose_device
-from wsss.core.files import digest_json, write_csv
+from wsss.core.files import as_read, digest_json
 from wsss.core.recipe import Recipe
-from wsss.core.run_folder import RunFolder, check_same_run
+from wsss.core.run_folder import RunFolder
 from wsss.core.runtime import versions
 from wsss.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
+from wsss.train_start import start_unet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from wsss.data.mask_samples import Survey
     from wsss.data.masks import MaskSet
     from wsss.engine.distributed import World
-    from wsss.engine.job import Job
-    from wsss.engine.loading import Batches
-    from wsss.engine.state import TrainState
-    from wsss.engine.step import Learner
 
 
 @dataclass(frozen=True)
@@ -97,11 +93,20 @@ def train_fold(plan: MaskPlan) -> None:
 
     from wsss.data.mask_samples import training_augment
     from wsss.engine.fit import fit
+    from wsss.engine.lr_find import find_rate
     from wsss.engine.semantic_task import MaskLearner, MaskLoader, MaskValidator
     from wsss.reports.curves import plot_curves
 
     recipe, options, masks, world, device = plan.recipe, plan.options, plan.masks, plan.world, plan.device
-    state, facts = _start(plan)
+    facts = run_facts(plan)
+    state = start_unet(
+        plan,
+        facts,
+        channels=masks.channels,
+        outputs=recipe.masks.outputs,
+        seen=plan.train_ids,
+        held_out=[masks.ids[i] for i in plan.valid],
+    )
     if world.leads:
         cli.say(
             f"{plan.folder.path}: U-Net on {recipe.backbone}, {len(plan.train)} images to train on, "
@@ -122,60 +127,6 @@ def train_fold(plan: MaskPlan) -> None:
         plot_curves(state.progress.history, plan.folder.path / "curves.png", str(plan.folder.path))
 
 
-def _start(plan: MaskPlan) -> "tuple[TrainState, dict[str, Any]]":
-    """Build the network, or load it as it was left; return it with what its checkpoints say."""
-    import torch
-
-    from wsss.engine.state import TrainState
-    from wsss.models.unet import build_unet
-
-    recipe, world = plan.recipe, plan.world
-    resumes = plan.options.resume == "auto" and not plan.options.lr_find
-    loaded = plan.folder.load() if resumes else None
-    facts = run_facts(plan)
-    first = recipe
-    if recipe.init_from is not None and loaded is None:
-        held_out = {plan.masks.ids[i] for i in plan.valid}
-        first = replace(recipe, weights=str(earlier_weights(recipe.init_from, plan.fold, held_out)))
-    torch.manual_seed(recipe.seed)
-    fetch = loaded is None and world.leads
-    net = build_unet(first, channels=plan.masks.channels, outputs=recipe.masks.outputs, pretrained=fetch)
-    net = net.to(plan.device.place)
-    world.spread(net)
-    # The loop asks of a network no more than its state dict and its new parameters.
-    state = TrainState(cast(Any, net), recipe, plan.device)
-    if loaded is not None:
-        check_same_run(loaded[1], facts)
-        state.restore(*loaded)
-    elif world.leads and not plan.options.lr_find:
-        plan.folder.begin(recipe, plan.train_ids)
-    return state, facts
-
-
-def earlier_weights(run: str, fold: int | None, held_out: set[str]) -> Path:
-    """Return the weights of the same fold of an earlier run, which must not have seen the images held out now.
-
-    Raises:
-        ConfigError: the run has no such fold.
-        DataError: it saw a held-out image.
-    """
-    from wsss.predict.members import find_folders
-
-    found = find_folders(Path(run))
-    same = [folder for folder in found if folder.path.name == fold_name(fold)]
-    if not same and len(found) > 1:
-        raise ConfigError(f"init_from is {run}, which has no {fold_name(fold)}: name the folder of one fold.")
-    folder = (same or found)[0]
-    known = set(folder.ids.read_text().splitlines()) if folder.ids.exists() else set()
-    seen = known & held_out
-    if seen:
-        raise DataError(
-            f"{folder.path} was trained on {some(sorted(seen))}, held out in this run: its validation would be worth "
-            "nothing. Choose another run for init_from."
-        )
-    return folder.best
-
-
 def run_facts(plan: MaskPlan) -> dict[str, Any]:
     """Return what every checkpoint of a run says of it; a resumed run must agree, and --oof proves itself by it."""
     from wsss.data.augment_recipe import load_recipe
@@ -189,21 +140,4 @@ def run_facts(plan: MaskPlan) -> dict[str, Any]:
         "train_ids": digest_json(plan.train_ids),
         "versions": versions(),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(facts))  # as it comes back from a checkpoint
-    return plain
-
-
-def find_rate(job: "Job", state: "TrainState", loader: "Batches", learner: "type[Learner]") -> None:
-    """Do a range test, write its table and plot, say what it suggests."""
-    import pandas as pd
-
-    from wsss.engine.lr_find import range_test, suggest
-    from wsss.reports.curves import plot_range_test
-
-    rows = range_test(job, state, loader, learner=learner)
-    if not job.world.leads:
-        return
-    path, rate = job.folder.path, suggest(rows)
-    write_csv(path / "lr_find.csv", pd.DataFrame(rows))
-    plot_range_test(rows, rate, path / "lr_find.png")
-    cli.say(f"{path}/lr_find.png: {len(rows)} rates up to {rows[-1]['lr']:.2g}; suggestion --optim.lr {rate:.2g}")
+    return as_read(facts)

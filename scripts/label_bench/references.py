@@ -9,6 +9,7 @@ from label_bench.fields import FieldSet
 from wsss.cells.features import cell_features
 from wsss.cells.learners import Forest
 from wsss.cells.runs import cell_ids
+from wsss.core.files import without_nan
 from wsss.core.labels import HPA
 from wsss.core.opinion_config import WeakConfig
 from wsss.data.catalog import DataSet
@@ -23,7 +24,8 @@ def copied_report(fields: FieldSet) -> dict[str, Any]:
     truth = read_cell_truth(fields.truth, HPA)
     labels = read_labels(fields.labels, HPA).labels
     copied = copy_to_cells(truth, {name: HPA.encode(own) for name, own in labels.items()}, HPA)
-    return _plain(score_table(truth.labels, copied, HPA))
+    found: dict[str, Any] = without_nan(score_table(truth.labels, copied, HPA))
+    return found
 
 
 def supervised_report(train: Path, train_truth: Path, test: Path, test_truth: Path, seed: int) -> dict[str, Any]:
@@ -33,7 +35,8 @@ def supervised_report(train: Path, train_truth: Path, test: Path, test_truth: Pa
     forest = Forest(WeakConfig(trees=300), seed).fit(learnt, shares)
     data = DataSet.open(test)
     features, truth = _described(data, test_truth)
-    return _plain(score_table(truth, np.clip(forest.predict(features), 0, 1), data.classes))
+    found: dict[str, Any] = without_nan(score_table(truth, np.clip(forest.predict(features), 0, 1), data.classes))
+    return found
 
 
 def _described(data: DataSet, truth_path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -49,12 +52,3 @@ def _described(data: DataSet, truth_path: Path) -> tuple[np.ndarray, np.ndarray]
     join = join_by_number(truth, np.array(names, object), np.array(cells))
     known = join.rows >= 0
     return np.concatenate(features)[join.rows[known]], truth.labels[known]
-
-
-def _plain(value: Any) -> Any:
-    """Replace NaN by None, as JSON wants it."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and value != value else value

@@ -16,7 +16,7 @@ from scipy.special import ndtri, softmax
 from wsss.cells.learners import SPREAD, Forest, Linear
 from wsss.cells.weak import WeakModel
 from wsss.core.checks import DataError, some
-from wsss.core.files import write_bytes
+from wsss.core.files import as_read, write_bytes
 from wsss.core.opinion_config import WeakConfig
 
 FORMAT = "wsss-opinion-1"
@@ -132,7 +132,7 @@ def to_opinion(model: WeakModel, names: tuple[str, ...], config: WeakConfig, mor
         **more,
     }
     stored = StoredForest(**forest.arrays()), StoredLinear(**linear.arrays())
-    plain = json.loads(json.dumps(meta))
+    plain = as_read(meta)
     arrays = _arrays(*stored, model.classes)
     return Opinion(*stored, model.classes.astype(np.int64), plain, _digest(arrays, plain))
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from wsss.core.checks import ConfigError
+from wsss.core.files import without_nan
 
 WAIT = 2.0
 """What takes fewer seconds shows no progress."""
@@ -64,20 +64,12 @@ def record(event: str, **facts: Any) -> None:
     """Write one object with the event's facts, where JSON is asked for; figures that are no numbers become null."""
     if _Now.options.json:
         head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "stage": _Now.stage, "event": event}
-        print(json.dumps(_plain(head | facts), default=str), flush=True)
+        print(json.dumps(without_nan(head | facts), default=str), flush=True)
 
 
 def record_end(code: int) -> None:
     """Write the last object: the exit code, and the seconds since the stage began."""
     record("end", code=code, seconds=round(time.monotonic() - _Now.began, 3))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(own) for key, own in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(own) for own in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def progress(items: Iterable[Any] | None, what: str, total: int | None = None, **more: Any) -> "tqdm[Any]":

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -97,6 +98,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def as_read(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts as they come back from a file: tuples are lists, keys are strings."""
+    found: dict[str, Any] = json.loads(json.dumps(facts))
+    return found
+
+
+def without_nan(value: Any) -> Any:
+    """Return a JSON-like value with None in place of every NaN and infinity, for JSON has neither; keys are strings."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(own) for key, own in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:

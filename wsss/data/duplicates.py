@@ -64,7 +64,7 @@ def find_duplicates(thumbnails: np.ndarray, content: Callable[[int], np.ndarray]
     """
     pairs = _likest(thumbnails, _alike(_vectors(thumbnails)))
 
-    @lru_cache(maxsize=256)
+    @lru_cache(maxsize=64)  # half a megabyte each
     def detail(i: int) -> tuple[np.ndarray, np.ndarray]:
         fine = _detail(content(i))
         return fine, np.fft.rfft2(fine)

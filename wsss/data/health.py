@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from wsss.core.checks import DataError, some
-from wsss.core.label_maps import SUFFIXES
 from wsss.core.machine import Finding
 from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import without_cells
 
 SAMPLES = 64
 """Images that are read, spread over the set."""
@@ -72,10 +72,9 @@ def _folds(data: DataSet) -> Finding:
 
 
 def _cells(data: DataSet) -> Finding:
-    folder = data.folder / "cells"
-    there = {path.stem for path in folder.iterdir() if path.suffix in SUFFIXES} if folder.is_dir() else set()
-    missing = [name for name, ok in zip(data.ids, data.ok, strict=True) if ok and name not in there]
-    if not there:
+    usable = np.flatnonzero(data.ok)
+    missing = without_cells(data, usable)
+    if len(missing) == len(usable):
         return Finding("note", "", f"no cells yet: python -m wsss.segment --data {data.folder}")
     if missing:
         return Finding("note", "", f"{len(missing)} images have no label map ({some(missing)}): run segment again")

@@ -108,9 +108,9 @@ def suggest(rows: list[dict[str, float]]) -> float:
     return rows[int(np.gradient(smoothed[: lowest + 1], logs).argmin())]["lr"]
 
 
-def find_rate(job: Job, state: TrainState, loader: Batches) -> None:
+def find_rate(job: Job, state: TrainState, loader: Batches, learner: type[Learner] = Learner) -> None:
     """Do a range test, write `lr_find.csv` and `lr_find.png` into the run's folder, say what it suggests."""
-    rows = range_test(job, state, loader)
+    rows = range_test(job, state, loader, learner=learner)
     if not job.world.leads:
         return
     path, rate = job.folder.path, suggest(rows)

@@ -1,6 +1,5 @@
 """A run as a Hugging Face model: config.json, model.safetensors with all its networks, README.md with its figures."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from wsss.cells.weak_store import load_opinion
 from wsss.core.checkpoint import read_tensors
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device
-from wsss.core.files import digest_file, read_json, write_bytes, write_json, write_text
+from wsss.core.files import as_read, digest_file, read_json, write_bytes, write_json, write_text
 from wsss.core.recipe import recipe_from
 from wsss.core.run_folder import RunFolder
 from wsss.models.cam_net import build_cam_net
@@ -70,8 +69,7 @@ def _shared(member: Member) -> dict[str, Any]:
     recipe["augment"] = Path(recipe["augment"]).name
     recipe["init_from"] = recipe["drs"]["refine_from"] = None
     record = {name: member.facts[name] for name in SHARED}
-    plain: dict[str, Any] = json.loads(json.dumps(record | {"recipe": recipe, "trained_on": len(member.train_ids)}))
-    return plain
+    return as_read(record | {"recipe": recipe, "trained_on": len(member.train_ids)})
 
 
 def is_model(folder: Path) -> bool:

@@ -68,7 +68,7 @@ def find_folders(run: Path) -> list[RunFolder]:
 
 
 def load_members(folder: RunFolder, device: Device, *, snapshots: bool = False) -> list[Member]:
-    """Load the best network of a folder, or those at the end of each cosine cycle.
+    """Load the best network of a folder, or those at the end of each cycle of its learning rate.
 
     Raises:
         ConfigError: snapshots are asked for, and there are none.

@@ -12,6 +12,7 @@ from wsss.cells.backends import Field
 from wsss.cells.backends.classical import segment_field
 from wsss.core.checks import DataError, some
 from wsss.core.device import Device
+from wsss.core.files import as_read
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import check_label_map
 from wsss.core.labels import ClassList
@@ -23,7 +24,7 @@ from wsss.predict.calibration import Calibration, check_origin, load_calibration
 from wsss.predict.image_tables import take_stage
 from wsss.predict.members import Member
 from wsss.predict.pipeline import score_now
-from wsss.predict.provenance import as_read, digests
+from wsss.predict.provenance import digests
 from wsss.predict.task import Sample, Task
 
 

@@ -1,10 +1,9 @@
 """What predictions are made of; other facts are other predictions."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
-from wsss.core.files import digest_file
+from wsss.core.files import as_read, digest_file
 from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet
 from wsss.predict.infer_options import InferOptions
@@ -30,12 +29,6 @@ def prediction_facts(options: InferOptions, data: DataSet, plan: Plan) -> dict[s
         "versions": versions(),
     }
     return as_read(facts)
-
-
-def as_read(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return facts as they come back from the file they are compared with."""
-    plain: dict[str, Any] = json.loads(json.dumps(facts))
-    return plain
 
 
 def _planned(member: Member, indices: list[int], oof: bool) -> dict[str, Any]:

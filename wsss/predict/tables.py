@@ -21,6 +21,7 @@ CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
 IMAGE_COLUMNS = ("ID", "fold", "n_cells", "status")
 ROWS_PER_GROUP = 20_000
 FEW_TABLES = 256
+"""Tables of single images that wait for their group; more are put into one."""
 LARGEST = 2**53
 """Whole numbers from here on are not exact as floats."""
 WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
