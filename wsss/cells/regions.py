@@ -22,7 +22,7 @@ Rule = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class CellPixels:
-    """The pixels of a label map, grouped by cell and spread within it: any run of pixels samples the whole cell."""
+    """The pixels of a label map, grouped by cell."""
 
     ids: np.ndarray
     """(N,) int32, the cell ids in rising order; gaps are fine."""
@@ -61,19 +61,20 @@ def group_pixels(label_map: np.ndarray) -> CellPixels:
     ends = np.cumsum(lengths)
     pixels = np.repeat(begins - ends + lengths, lengths) + np.arange(lengths.sum())  # cell after cell, line after line
     sizes = runs.sums(runs.stops - runs.starts).astype(np.int64)
-    return CellPixels(runs.ids, pixels[_spread(sizes)], sizes)
+    return CellPixels(runs.ids, pixels, sizes)
 
 
-def _spread(sizes: np.ndarray) -> np.ndarray:
-    """Return the places of all cells' pixels, each cell's in steps of about the golden ratio of its size.
+def spread(cells: CellPixels) -> CellPixels:
+    """Order the pixels of each cell in steps of about the golden ratio of its size.
 
-    Every stretch of such a walk through a cell is an even sample of it.
+    Every stretch of such a walk through a cell is an even sample of it, which makes high quantiles quick to find.
     """
+    sizes = cells.sizes
     steps = (sizes * ((5**0.5 - 1) / 2)).astype(np.int64) | 1
     while (shared := np.gcd(steps, sizes) > 1).any():
         steps[shared] += 2
-    size, step, start = (np.repeat(part, sizes) for part in (sizes, steps, np.cumsum(sizes) - sizes))
-    return start + (np.arange(len(start)) - start) * step % size
+    size, step, start = (np.repeat(part, sizes) for part in (sizes, steps, cells.starts))
+    return CellPixels(cells.ids, cells.order[start + (np.arange(len(start)) - start) * step % size], sizes)
 
 
 def subset(cells: CellPixels, inside: np.ndarray) -> tuple[CellPixels, np.ndarray]:
@@ -113,8 +114,8 @@ class QuantilePlan:
     """What a high quantile of the cells needs, made once for all maps of an image.
 
     The quantile is the `counts`-th highest value of a cell. Deal the cell's pixels into that many groups: as many
-    values reach the lowest of the groups' maxima, so this floor is at most the wanted value. Each group samples the
-    whole cell, so the floor is close, and a few per cent of the values are left to look at.
+    values reach the lowest of the groups' maxima, so this floor is at most the wanted value. In cells whose pixels are
+    `spread` each group samples the whole cell, so the floor is close, and few values are left to look at.
     """
 
     cells: CellPixels

@@ -19,6 +19,7 @@ from wsss.cells.regions import (
     group_pixels,
     quantile_rule,
     row_quantile,
+    spread,
     subset,
     top_mean_rule,
 )
@@ -111,6 +112,8 @@ def cell_values(
         (N, K) float32 in [0, 1], in the order of sorted ids. A map whose image statistic is 0 gives 0.
     """
     cells = group_pixels(label_map)
+    if config.region == "quantile":
+        cells = spread(cells)
     height, width = content or label_map.shape
     in_cell, in_image = region_rule(cells, config), image_rule(height * width, config)
     in_compartment = _compartment_rule(cells, nuclei, config)
