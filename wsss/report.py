@@ -159,6 +159,7 @@ def build(found: Found) -> "Page":
         scores_note=f"{evidence.note} {_images_note(found)}".strip(),
         training=training(run),
         calibration=calibration(evidence),
+        mistakes=mistakes(evidence),
         groups=groups,
         failures=failures(found),
         records=records(found, run),
@@ -257,6 +258,22 @@ def calibration(evidence: "Evidence") -> "list[Figure]":
         for title, own in parts
         if own is not None
     ]
+
+
+def mistakes(evidence: "Evidence") -> "list[Figure]":
+    """Draw which class the cells of each are taken for, and name the most frequent mistakes."""
+    from wsss.reports.figures import confusion_svg
+    from wsss.reports.page import Figure
+
+    rows = evidence.record["cells"].get("confusions") if evidence.record else None
+    if not rows:
+        return []
+    wrong = [row for row in rows if row["true"] != row["predicted"]][:3]
+    most = "; ".join(
+        f"{row['true_name']} taken for {row['predicted_name']}: {row['cells']:.0f} cells, {row['share']:.0%}"
+        for row in wrong
+    )
+    return [Figure("Cells", confusion_svg(rows), most or "no cell has another class on top than its own")]
 
 
 def failures(found: Found) -> list[tuple[str, str, str]]:

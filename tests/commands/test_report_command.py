@@ -90,7 +90,7 @@ def test_the_page_tells_run_figures_fields_cells_and_failures(folder: Path) -> N
         assert text in page
     assert page.count('class="field"') == 4
     assert "no cells: the map is gone" in page
-    assert page.count('src="data:image/svg+xml') == 3, "training, calibration of cells and of images"
+    assert page.count('src="data:image/svg+xml') == 4, "training, mistakes, calibration of cells and of images"
     assert "In several pieces <small>2 cells</small>" in page
 
 
@@ -98,6 +98,7 @@ def test_without_truth_and_run_those_parts_are_left_out_and_the_way_to_them_is_t
     page = write(folder)
     assert "python -m wsss.evaluate" in page
     assert 'id="wrong"' not in page
+    assert 'id="mistakes"' not in page
     assert 'id="training"' not in page
     assert "AP of images" in page, "image labels are enough for these"
 
@@ -106,7 +107,9 @@ def test_figures_that_evaluate_wrote_are_shown(folder: Path) -> None:
     from wsss import evaluate
 
     assert evaluate.main(["--preds", f"{folder}/preds", "--truth", f"{folder}/truth.csv"]) == 0
-    assert "mean AP of cells" in write(folder)
+    page = write(folder)
+    assert "mean AP of cells" in page
+    assert "Which classes are mistaken for which" in page
 
 
 def test_figures_of_other_predictions_are_not_shown(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -59,3 +61,39 @@ def test_a_killed_loader_of_images_ends_the_training_in_one_line(tmp_path: Path)
         list(loader)
     assert time.monotonic() - began < 60
     assert "\n" not in str(caught.value)
+
+
+MEMORY_OF_A_LOADER = """
+import numpy as np, torch
+from wsss.core.runtime import keep_freed_memory
+from wsss.data.dataset import EpochBatches
+from wsss.engine.loading import batch_loader
+
+def own():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+class Memory:
+    def __len__(self):
+        return 1
+    def __getitem__(self, wanted):
+        return torch.tensor([own()]), torch.zeros(1), 0
+
+keep_freed_memory()
+batches = EpochBatches(1, seed=0)
+batches.set(np.zeros(1, np.int64), epoch=0)
+before = own()
+work = [np.ones(2**20, np.uint8) for _ in range(400)]
+del work
+kept = own()
+loader = batch_loader(Memory(), batches, 1, False)
+print(before, kept, next(iter(loader)).images.item())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by Linux only")
+def test_a_loader_process_does_not_hold_the_memory_that_this_one_has_freed_and_kept() -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY_OF_A_LOADER], capture_output=True, text=True, check=True)
+    before, kept, loader = map(float, done.stdout.split())
+    assert kept > before + 350, "freed memory is kept"
+    assert loader < before + 100

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from itertools import islice
 from typing import Literal, TypeVar
 
 from wsss.core.checks import DataError
 from wsss.core.console import progress
 
-__all__ = ["cores", "keep_freed_memory", "parallel", "progress", "versions"]
+__all__ = ["cores", "keep_freed_memory", "parallel", "progress", "return_freed_memory", "versions"]
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -54,6 +55,17 @@ def keep_freed_memory() -> None:
     no_mmap, never_trim, one_arena, grow_by = (-4, 0), (-1, -1), (-8, 1), (-2, 256 << 20)
     for option, value in (no_mmap, never_trim, one_arena, grow_by):
         mallopt(option, value)
+
+
+def return_freed_memory() -> None:
+    """Hand back to the system what `keep_freed_memory` has kept so far; does nothing without glibc.
+
+    Call it before processes are forked: each would come to hold a copy of what is kept, as this one writes there again.
+    """
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from wsss.core.checks import DataError
 from wsss.core.device import Device
 from wsss.core.recipe import Recipe
+from wsss.core.runtime import return_freed_memory
 from wsss.data.augment import Augment, build_augment
 from wsss.data.catalog import DataSet
 from wsss.data.cell_samples import CellSamples
@@ -141,9 +142,22 @@ def loaders_alive() -> Iterator[None]:
         ) from error
 
 
+class _Loader(DataLoader[Batch]):
+    """Batches whose processes start small, although the first validation, or a second fold, comes after much work."""
+
+    started = False
+
+    def __iter__(self) -> Any:
+        """Begin an epoch; the first one starts the processes, forks of this one."""
+        if not self.started:
+            return_freed_memory()
+            self.started = True
+        return super().__iter__()
+
+
 def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> "DataLoader[Batch]":
     """Return a loader of the samples that `batches` names."""
-    return DataLoader(
+    return _Loader(
         samples,
         batch_sampler=batches,
         num_workers=workers,

@@ -13,12 +13,26 @@ def write_confusion(rows: Sequence[Mapping[str, Any]], csv: Path, picture: Path)
     """Write who is mistaken for whom: a row a true class, a column what its cells were taken for.
 
     Args:
-        rows: entries that are not 0: true and predicted (ids, -1 for no score), true_name, predicted_name, cells.
+        rows: as for `confusion_table`.
         csv: receives numbers of cells, fractional where a cell has several true classes.
         picture: receives shares of the true class's cells, as PNG.
     """
     import pandas as pd
 
+    table, true, found = confusion_table(rows)
+    frame = pd.DataFrame(table, columns=found)
+    frame.insert(0, "true class", true)
+    write_csv(csv, frame)
+    figure = draw_confusion(table, true, found)
+    write_atomic(picture, lambda stream: figure.savefig(stream, format="png"))
+
+
+def confusion_table(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return the numbers of cells (T, F), the names of the T true classes and of the F ones they were taken for.
+
+    Args:
+        rows: entries that are not 0: true and predicted (ids, -1 for no score), true_name, predicted_name, cells.
+    """
     names = {int(row[side]): str(row[f"{side}_name"]) for row in rows for side in ("true", "predicted")}
     true = sorted({int(row["true"]) for row in rows})
     # a class that does not occur has no row; what no cell is taken for and none is has no column
@@ -26,11 +40,7 @@ def write_confusion(rows: Sequence[Mapping[str, Any]], csv: Path, picture: Path)
     table = np.zeros((len(true), len(found)))
     for row in rows:
         table[true.index(int(row["true"])), found.index(int(row["predicted"]))] = row["cells"]
-    frame = pd.DataFrame(table, columns=[names[k] for k in found])
-    frame.insert(0, "true class", [names[k] for k in true])
-    write_csv(csv, frame)
-    figure = draw_confusion(table, [names[k] for k in true], [names[k] for k in found])
-    write_atomic(picture, lambda stream: figure.savefig(stream, format="png"))
+    return table, [names[k] for k in true], [names[k] for k in found]
 
 
 def draw_confusion(table: np.ndarray, true: Sequence[str], found: Sequence[str]) -> Any:

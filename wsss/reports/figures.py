@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from wsss.reports.confusion import confusion_table, draw_confusion
 from wsss.reports.curves import draw_curves
 
 
@@ -43,6 +44,11 @@ def calibration_svg(count: np.ndarray, score: np.ndarray, truth: np.ndarray) -> 
     for panel in (upper, lower):
         panel.grid(alpha=0.3)
     return _svg(figure)
+
+
+def confusion_svg(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Draw who is mistaken for whom; rows as evaluate tells them."""
+    return _svg(draw_confusion(*confusion_table(rows)))
 
 
 def _svg(figure: Any) -> str:

@@ -65,6 +65,8 @@ class Page:
     """Where the figures come from, or why there are none."""
     training: Sequence[Figure]
     calibration: Sequence[Figure]
+    mistakes: Sequence[Figure]
+    """Who is mistaken for whom; empty where no truth is known."""
     groups: Sequence[CropGroup]
     failures: Sequence[tuple[str, str, str]]
     """ID, status, reason."""
