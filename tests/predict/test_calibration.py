@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from wsss.core.checks import DataError
 from wsss.metrics.classify import average_precision, reliability
 from wsss.predict.calibration import (
+    METHODS,
     Calibration,
     apply_curves,
     check_origin,
@@ -113,6 +118,25 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
     scores = np.random.default_rng(0).random((50, 2)).astype(np.float32)
     np.testing.assert_allclose(found.of_cells(scores), apply_curves(made.cells, scores), atol=1e-6)
     np.testing.assert_allclose(found.of_image(scores[0]), apply_curves(made.images, scores[:1])[0], atol=1e-6)
+
+
+@given(
+    scores=arrays(np.float32, 60, elements=st.floats(0, 1, width=32) | st.sampled_from([0, 1e-12, 2e-12, 1])),
+    truth=arrays(np.float32, 60, elements=st.floats(0, 1, width=32) | st.sampled_from([0, 1])),
+    method=st.sampled_from(METHODS),
+)
+def test_whatever_was_fitted_can_be_saved_and_read(scores: np.ndarray, truth: np.ndarray, method: str) -> None:
+    curves = fit_curves(scores[:, None], truth[:, None], method)
+    with TemporaryDirectory() as folder:
+        save_calibration(Path(folder) / "c.json", Calibration(curves, curves, {}), {})
+        assert len(load_calibration(Path(folder) / "c.json", 1).cells) == 1
+
+
+def test_single_precision_leaves_a_curve_within_0_and_1() -> None:
+    truth = np.repeat(np.float32([0, 1]), 5000)
+    scores = np.linspace(0, 1, 10000, dtype=np.float32)
+    assert isotonic_curve(scores, truth).y.max() <= 1
+    assert isotonic_curve(scores, truth * np.float32(0.9999999) + np.float32(1e-7)).y.max() <= 1
 
 
 def test_curves_of_other_scores_are_refused(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ SLOPE = 1e-2
 """Share of the score itself in every curve: steps of an isotonic curve would tie scores that differ."""
 MOST_POINTS, MOST_EVENTS = 1000, 1_000_000
 """Points of an isotonic curve, and events that a sigmoid is fitted to, at most."""
+DIGITS = 9
+"""Decimals of the points of a curve."""
 LOGIT = 14.0
 """Log odds beyond this count as this: scores of 0 and 1 have infinite ones."""
 
@@ -56,7 +58,9 @@ def isotonic_curve(scores: np.ndarray, truth: np.ndarray) -> Curve:
     """
     from sklearn.isotonic import IsotonicRegression
 
-    steps = IsotonicRegression(y_min=0, y_max=1).fit(scores, truth)
+    # float32 would carry over into the curve, whose ends then lie beside 0 and 1; DIGITS are what its file keeps
+    scores = np.asarray(scores, np.float64).round(DIGITS)
+    steps = IsotonicRegression(y_min=0, y_max=1).fit(scores, np.asarray(truth, np.float64))
     x, y = steps.X_thresholds_, steps.y_thresholds_
     x, y = np.concatenate([[0], x, [1]]), np.concatenate([y[:1], y, y[-1:]])
     kept = np.flatnonzero(np.append(np.diff(x) > 0, True))  # of points at one place the last
@@ -100,7 +104,7 @@ def _logit(scores: np.ndarray) -> np.ndarray:
 
 
 def _rising(method: str, x: np.ndarray, y: np.ndarray) -> Curve:
-    return Curve(method, x, (1 - SLOPE) * y + SLOPE * x)
+    return Curve(method, x, (1 - SLOPE) * np.clip(y, 0, 1) + SLOPE * x)
 
 
 def fit_curves(scores: np.ndarray, truth: np.ndarray, method: str = "auto") -> list[Curve]:
@@ -186,7 +190,7 @@ def save_calibration(path: Path, calibration: Calibration, report: Mapping[str, 
 
 
 def _plain(curve: Curve) -> dict[str, Any]:
-    return {"method": curve.method, "x": curve.x.round(9).tolist(), "y": curve.y.round(9).tolist()}
+    return {"method": curve.method, "x": curve.x.round(DIGITS).tolist(), "y": curve.y.round(DIGITS).tolist()}
 
 
 def load_calibration(path: Path, classes: int) -> Calibration:
