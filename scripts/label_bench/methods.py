@@ -69,6 +69,7 @@ PLAIN = f"--puzzle.side 1 {NO_OPINION}"
 TRAININGS = {
     "puzzle": Training(),
     "plain": Training(PLAIN, cost=0.5),
+    "plain-lite1": Training(f"{PLAIN} --backbone tf_efficientnet_lite1", cost=0.75),
     "drs-fixed": Training(f"{PLAIN} --drs.mode fixed", cost=0.52),
     "drs-learned": Training(f"{PLAIN} --drs.mode learned", cost=0.55),
     "opinion-plain": Training("--puzzle.side 1 --crop 128 --opinion.copies 0", epochs=1),
@@ -96,6 +97,7 @@ INFERENCES = {
     "drs-learned-recipe": Inference("drs-learned", RECIPE),
     "puzzle-formula": Inference("puzzle", FORMULA),
     "plain-formula": Inference("plain", FORMULA),
+    "plain-lite1-formula": Inference("plain-lite1", FORMULA),
     "drs-learned-formula": Inference("drs-learned", FORMULA),
     "puzzle-flips": Inference("puzzle", f"{FORMULA} --tta.views flips"),
     "puzzle-turns": Inference("puzzle", f"{FORMULA} --tta.views turns"),
@@ -124,6 +126,7 @@ INFERENCES = {
     "folds-drs-formula": Inference("drs-learned-folds", FORMULA),
 }
 
+BACKBONES = ("plain-formula", "plain-lite1-formula")
 NETWORKS = ("plain-formula", "puzzle-formula", "drs-learned-formula")
 FOLD_NETWORKS = ("folds-plain-formula", "folds-puzzle-formula", "folds-drs-formula")
 FOLD_PARTS = ("folds-puzzle/stage1", "folds-puzzle/stage2", "folds-puzzle/opinion")
@@ -188,6 +191,9 @@ METHODS = (
         blend=Blend(NETWORKS, "geometric"),
     ),
     Method("plain + Puzzle + DRS, rank", "ensemble", "sqrt formula of three networks", blend=Blend(NETWORKS, "rank")),
+    Method("sqrt formula, plain CAM of lite1", "ensemble", "another backbone", "plain-lite1-formula"),
+    Method("two backbones, plain CAM", "ensemble", "sqrt formula of lite0 and lite1", blend=Blend(BACKBONES)),
+    Method("seeds, plain CAM", "ensemble", "mean over the seeds", blend=Blend(("plain-formula",), seeds=True)),
     Method("seeds, sqrt formula", "ensemble", "mean over the seeds", blend=Blend(("puzzle-formula",), seeds=True)),
     Method("seeds, composed_cells.yaml", "ensemble", "mean over the seeds", blend=Blend(("composed",), seeds=True)),
     Method("four folds, equal", "oof", "plain, Puzzle and DRS, four folds each", blend=Blend(FOLD_NETWORKS)),
