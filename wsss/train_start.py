@@ -125,7 +125,7 @@ def _go_on(
     """Bring a state to where its run was left, or begin the run.
 
     Raises:
-        ConfigError: the run was made with other facts.
+        DataError: the run was made with other facts, or processes found it at different places.
     """
     if loaded is not None:
         check_same_run(loaded[1], facts)

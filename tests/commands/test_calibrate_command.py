@@ -91,7 +91,9 @@ def test_predictions_of_training_images_are_refused(home: Path) -> None:
         curves(home, preds="seen")
 
 
-def test_predictions_that_tell_nothing_are_refused(home: Path, tmp_path: Path) -> None:
+def test_predictions_that_tell_nothing_are_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train_ids.txt").write_text("of some other run\n")
+    monkeypatch.chdir(tmp_path)
     for name in ("cells.csv", "images.csv"):
         (tmp_path / name).write_bytes((home / "oof" / name).read_bytes())
     with pytest.raises(DataError, match="does not say what its networks learnt from"):

@@ -149,7 +149,7 @@ class _Loader(DataLoader[Batch]):
 
     def __iter__(self) -> Any:
         """Begin an epoch; the first one starts the processes, forks of this one."""
-        if not self.started:
+        if self.num_workers and not self.started:
             return_freed_memory()
             self.started = True
         return super().__iter__()
