@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsss.cells.regions import group_pixels, quantile_rule, row_quantile
+from wsss.cells.regions import group_pixels, quantile_rule, row_quantile, row_top_mean, sample_places, top_mean_rule
 from wsss.cells.runs import visible_share
 from wsss.cells.scoring import (
     apply_negative,
@@ -76,6 +76,57 @@ def test_quantiles_equal_numpy_for_any_cells_also_with_many_ties(seed: int, quan
     wanted = [np.quantile(values[label_map == cell], quantile) for cell in cells.ids]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert row_quantile(values.ravel(), quantile) == pytest.approx(np.quantile(values, quantile), abs=1e-6)
+
+
+def top_mean(values: np.ndarray, share: float) -> float:
+    return float(np.sort(values)[-max(1, int(np.ceil(share * len(values) - 1e-9))) :].mean(dtype=np.float64))
+
+
+@given(st.integers(0, 10_000), st.sampled_from([1e-3, 0.1, 0.5, 0.95, 1.0]), st.sampled_from([1, 3, 1000, 10**6]))
+@settings(max_examples=60, deadline=None)
+def test_means_of_the_highest_pixels_equal_a_sort_for_any_cells_also_with_many_ties(
+    seed: int, share: float, steps: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = (np.round(rng.random((60, 60)) ** 3 * steps) / steps).astype(np.float32)
+    label_map = blobs(60, int(rng.integers(1, 12)), seed)
+    label_map[20:, 20:] = 1  # a cell of many more pixels than are sampled
+    cells = group_pixels(label_map)
+    found = top_mean_rule(cells, share)(values.ravel()[cells.order])
+    wanted = [top_mean(values[label_map == cell], share) for cell in cells.ids]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert row_top_mean(values.ravel(), share) == pytest.approx(top_mean(values.ravel(), share), abs=1e-6)
+
+
+@pytest.mark.parametrize("bright_samples", [True, False])
+@pytest.mark.parametrize("samples", [64, 1024])
+def test_a_sample_that_misleads_does_not_change_the_mean_of_the_highest_pixels(
+    samples: int, bright_samples: bool
+) -> None:
+    label_map = np.ones((128, 128), np.int32)
+    values = np.linspace(0.1, 0.5, label_map.size, dtype=np.float32)
+    sampled = np.zeros(label_map.size, bool)
+    sampled[(sample_places(samples) * label_map.size).astype(int)] = True
+    values[sampled == bright_samples] += np.float32(0.5)
+    wanted = top_mean(values, 0.1)
+    assert top_mean_rule(group_pixels(label_map), 0.1)(values) == pytest.approx(wanted, abs=1e-6)
+    assert row_top_mean(values, 0.1) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("sharpness", [1e-3, 40.0, 41.0, 500.0])
+def test_log_sum_exp_lies_between_the_mean_and_the_maximum_at_any_sharpness(sharpness: float) -> None:
+    cam01 = np.random.default_rng(0).random((2, 24, 24), np.float32)
+    cam01[1] = 0
+    label_map = blobs(24, 6, 3)
+    lse, mean, top = (
+        cell_values(cam01, label_map, ScoreConfig(region=region, sharpness=sharpness, relative=False))
+        for region in ("lse", "mean", "max")
+    )
+    assert (lse >= mean - 1e-4).all()
+    assert (lse <= top + 1e-6).all()
+    assert (lse[:, 1] == 0).all()
+    if sharpness in (1e-3, 500.0):
+        np.testing.assert_allclose(lse, mean if sharpness < 1 else top, atol=0.02)
 
 
 def test_cells_are_grouped_in_the_order_of_their_ids_and_keep_their_pixels() -> None:

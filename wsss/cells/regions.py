@@ -11,10 +11,13 @@ from wsss.cells.runs import cell_runs
 FEW = 1 / 8
 """Up to this share of the pixels, the highest ones are found through QuantilePlan; above it, cell by cell."""
 
-SAFE_EXPONENT = 80.0
-"""exp of it fits into a float32."""
-BINS = 512
-"""Steps in which top_mean_rule counts the values of a cell."""
+GOLDEN = (5**0.5 - 1) / 2
+SAMPLE = 64
+"""Pixels of a cell that tell top_mean_rule where to look."""
+MARGIN = 4
+"""Of these, how many more than expected it takes for its highest ones."""
+ROW_SAMPLE, ROW_MARGIN = 1024, 16
+"""The same for row_top_mean."""
 
 Rule = Callable[[np.ndarray], np.ndarray]
 """From the values (P,) of the cells' pixels, in the order of CellPixels.order, to one value a cell (N,)."""
@@ -70,11 +73,17 @@ def spread(cells: CellPixels) -> CellPixels:
     Every stretch of such a walk through a cell is an even sample of it, which makes high quantiles quick to find.
     """
     sizes = cells.sizes
-    steps = (sizes * ((5**0.5 - 1) / 2)).astype(np.int64) | 1
+    steps = (sizes * GOLDEN).astype(np.int64) | 1
     while (shared := np.gcd(steps, sizes) > 1).any():
         steps[shared] += 2
     size, step, start = (np.repeat(part, sizes) for part in (sizes, steps, cells.starts))
     return CellPixels(cells.ids, cells.order[start + (np.arange(len(start)) - start) * step % size], sizes)
+
+
+def sample_places(number: int) -> np.ndarray:
+    """Return (number,) rising places in [0, 1): one in each stretch, out of step with the lines of a map."""
+    steps = np.arange(number)
+    return np.asarray((steps + steps * GOLDEN % 1) / number)
 
 
 def subset(cells: CellPixels, inside: np.ndarray) -> tuple[CellPixels, np.ndarray]:
@@ -98,15 +107,6 @@ def cell_means(values: np.ndarray, cells: CellPixels) -> np.ndarray:
 def cell_maxima(values: np.ndarray, cells: CellPixels) -> np.ndarray:
     """Maximum of each cell: (P,) -> (N,)."""
     return np.maximum.reduceat(values, cells.starts) if len(cells) else values[:0]
-
-
-def cell_lse(values: np.ndarray, cells: CellPixels, sharpness: float) -> np.ndarray:
-    """log(mean(exp(sharpness * value))) / sharpness of each cell: (P,) in [0, 1] -> (N,) float64."""
-    if sharpness <= SAFE_EXPONENT:
-        return np.log(cell_means(np.exp(np.float32(sharpness) * values), cells)) / sharpness
-    peaks = cell_maxima(values, cells)  # relative to the cell's maximum nothing overflows
-    raised = np.exp(np.float32(sharpness) * (values - np.repeat(peaks, cells.sizes)))
-    return peaks + np.log(cell_means(raised, cells)) / sharpness
 
 
 @dataclass(frozen=True)
@@ -165,24 +165,31 @@ def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
 
 
 def top_mean_rule(cells: CellPixels, share: float) -> Rule:
-    """Prepare the mean of the highest `share` of each cell's pixels, at least one: (P,) in [0, 1] -> (N,) float64."""
+    """Prepare the mean of the highest `share` of each cell's pixels, at least one: (P,) in [0, 1] -> (N,) float64.
+
+    A sample of each cell tells about where its highest values begin; only what lies above is sorted. Where the sample
+    pointed too high, the whole cell is.
+    """
     counts = np.maximum(1, np.ceil(share * cells.sizes - 1e-9)).astype(np.int64)
-    number, first = len(cells), cells.owner * BINS
+    number, most = len(cells), counts.max(initial=0)
+    sample = cells.starts[:, None] + (sample_places(SAMPLE) * cells.sizes[:, None]).astype(np.int64)
+    rank = np.maximum(SAMPLE - MARGIN - np.ceil(SAMPLE * counts / cells.sizes).astype(np.int64), 0)
+    rows = np.arange(number)
+    counted = (np.arange(most) >= most - counts[:, None]).astype(np.float64)
 
     def rule(values: np.ndarray) -> np.ndarray:
-        bins = (values * (BINS - 1)).astype(np.int16)
-        histogram = np.bincount(first + bins, minlength=number * BINS).reshape(number, BINS)
-        reached = histogram[:, ::-1].cumsum(axis=1)[:, ::-1]  # values in this bin or a higher one
-        edge = (reached >= counts[:, None]).sum(axis=1) - 1  # the bin of the lowest value that counts
-        edges = np.repeat(edge.astype(np.int16), cells.sizes)
-        sums = cell_means(values * (bins > edges), cells) * cells.sizes
-        beside = np.flatnonzero(bins == edges)
-        owner = cells.owner[beside]
-        inside = histogram[np.arange(number), edge]
-        missing = counts - reached[np.arange(number), edge] + inside  # 1 to `inside` values of that bin
-        ranked = np.sort(values[beside] + 2.0 * owner) - 2.0 * owner  # as in QuantilePlan, rising within each cell
-        counted = np.arange(len(ranked)) >= np.repeat(np.cumsum(inside) - missing, inside)
-        return (sums + np.bincount(owner, ranked * counted, minlength=number)) / counts
+        floor = np.sort(values[sample], axis=1)[rows, rank] * (rank > 0)
+        above = np.flatnonzero(values > np.repeat(floor, cells.sizes))
+        first = np.searchsorted(above, cells.starts)
+        kept = np.diff(first, append=len(above))
+        width = max(kept.max(initial=0), most)
+        ranked = np.zeros((number, width), values.dtype)  # a cell without so many values above 0 has zeros besides
+        ranked.ravel()[np.repeat(rows * width - first, kept) + np.arange(len(above))] = values[above]
+        ranked.sort(axis=1)
+        for row in np.flatnonzero((kept < counts) & (floor > 0)):
+            start, size, count = cells.starts[row], cells.sizes[row], counts[row]
+            ranked[row, -count:] = np.sort(values[start : start + size])[-count:]
+        return np.einsum("nc,nc->n", ranked[:, width - most :], counted) / counts
 
     return rule
 
@@ -205,3 +212,19 @@ def row_quantile(values: np.ndarray, quantile: float) -> float:
     if len(kept) < count:
         kept = np.concatenate([np.full(count - len(kept), floor, values.dtype), kept])
     return _interpolated(kept, len(kept) - count, place - int(place))
+
+
+def row_top_mean(values: np.ndarray, share: float) -> float:
+    """Mean of the highest `share` of (P,) values, at least one; only those near the lowest that counts are sorted."""
+    count = max(1, int(np.ceil(share * len(values) - 1e-9)))
+    places = (sample_places(ROW_SAMPLE) * len(values)).astype(np.int64)
+    sample = np.append(np.sort(values[places]), np.inf)
+    rank = ROW_SAMPLE * (len(values) - count) // len(values)
+    low, high = sample[max(rank - ROW_MARGIN, 0)], sample[min(rank + ROW_MARGIN, ROW_SAMPLE)]
+    top = values[np.flatnonzero(values >= low)]
+    sure = top > high
+    beside = np.sort(top[~sure])
+    missing = count - (len(top) - len(beside))
+    if not 0 <= missing <= len(beside):  # the sample misled
+        return float(np.sort(values)[-count:].mean(dtype=np.float64))
+    return float((top[sure].sum(dtype=np.float64) + beside[len(beside) - missing :].sum(dtype=np.float64)) / count)

@@ -7,18 +7,19 @@ with the network's view of each cell's crop and applies what concerns whole cell
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
 from wsss.cells.regions import (
     CellPixels,
     Rule,
-    cell_lse,
     cell_maxima,
     cell_means,
     group_pixels,
     quantile_rule,
     row_quantile,
+    row_top_mean,
     spread,
     subset,
     top_mean_rule,
@@ -27,6 +28,8 @@ from wsss.core.score_config import ScoreConfig
 
 EPSILON = 1e-5
 """Added to the spatial maximum of a map before dividing by it, as in the recipe."""
+SAFE_EXPONENT = 40.0
+"""Up to it, sums of exp are at home in a float32."""
 
 
 def normalise(cam: np.ndarray) -> np.ndarray:
@@ -70,21 +73,33 @@ def region_rule(cells: CellPixels, config: ScoreConfig) -> Rule:
     match config.region:
         case "quantile":
             return quantile_rule(cells, config.quantile)
-        case "mean":
-            return partial(cell_means, cells=cells)
         case "topk":
             return top_mean_rule(cells, config.top_share)
-        case "lse":
-            return partial(cell_lse, cells=cells, sharpness=config.sharpness)
-        case _:
+        case "max":
             return partial(cell_maxima, cells=cells)
+        case _:  # lse is the mean of raised maps
+            return partial(cell_means, cells=cells)
 
 
-def image_rule(pixels: int, config: ScoreConfig) -> Rule:
-    """Prepare the rule `config.region` for a whole image of so many pixels: (P,) -> (1,)."""
-    if config.region == "quantile":
-        return lambda values: np.array([row_quantile(values, config.quantile)])
-    return region_rule(CellPixels(np.ones(1, np.int32), np.arange(pixels), np.array([pixels])), config)
+def image_rule(config: ScoreConfig) -> Callable[[np.ndarray], float]:
+    """Prepare the rule `config.region` for all pixels of an image: (P,) -> float."""
+    match config.region:
+        case "quantile":
+            return partial(row_quantile, quantile=config.quantile)
+        case "topk":
+            return partial(row_top_mean, share=config.top_share)
+        case "max":
+            return lambda values: float(values.max())
+        case _:
+            return lambda values: float(values.mean())
+
+
+def raising(config: ScoreConfig) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[Any], Any]]:
+    """Return what `config.region` does to a map beforehand, and to its values afterwards; nothing, but for lse."""
+    if config.region != "lse":
+        return lambda maps: maps, lambda values: values
+    kind = np.float32 if config.sharpness <= SAFE_EXPONENT else np.float64
+    return lambda maps: np.exp(kind(config.sharpness) * maps), lambda values: np.log(values) / config.sharpness
 
 
 def cell_values(
@@ -115,19 +130,19 @@ def cell_values(
     if config.region == "quantile":
         cells = spread(cells)
     height, width = content or label_map.shape
-    in_cell, in_image = region_rule(cells, config), image_rule(height * width, config)
+    in_cell, in_image = region_rule(cells, config), image_rule(config)
+    raised, lowered = raising(config)
     in_compartment = _compartment_rule(cells, nuclei, config)
     r = np.zeros((len(cells), len(cam01)), np.float32)
-    values = np.empty(len(cells.order), np.float32)
     for k in range(len(cam01)):  # one map at a time stays in the processor's cache
-        full = resize(cam01[k : k + 1], label_map.shape)[0]
-        np.take(full, cells.order, out=values, mode="clip")
-        r[:, k] = in_cell(values)
+        full = raised(resize(cam01[k : k + 1], label_map.shape)[0])
+        values = np.take(full, cells.order, mode="clip")
+        r[:, k] = lowered(in_cell(values))
         if config.compartment > 0 and k != negative:
-            own = in_compartment(values, k in config.nuclear_classes)
+            own = lowered(in_compartment(values, k in config.nuclear_classes))
             r[:, k] += config.compartment * np.where(np.isnan(own), 0, own - r[:, k])
         if config.relative:
-            image = in_image(full[:height, :width].ravel())[0]
+            image = lowered(in_image(full[:height, :width].ravel()))
             r[:, k] = r[:, k] / image if image > 0 else 0
     return np.clip(r, 0, 1)
 

@@ -77,7 +77,7 @@ class ScoreConfig:
             check_range(name, getattr(self, name), 0, 1)
         check_range("field_rounds", self.field_rounds, 0, 100)
         check_range("top_share", self.top_share, 1e-6, 1)
-        check_range("sharpness", self.sharpness, 1e-3, 1e3)
+        check_range("sharpness", self.sharpness, 1e-3, 500)
         for name in ("prob_power", "border_power", "outlier_power"):
             check_range(name, getattr(self, name), 0, 100)
 
