@@ -9,12 +9,12 @@ from wsss.core import cli
 from wsss.core.checks import DataError, check_choice, check_range, some
 from wsss.core.files import read_json, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
+from wsss.evaluate_join import join_cells
+from wsss.evaluate_text import print_scores
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
-    from wsss.metrics.cells import Join
     from wsss.metrics.true_masks import TrueMasks
     from wsss.metrics.truth import CellTruth
 
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report, classes = evaluate(options)
     out = options.out or options.preds / "scores.json"
     write_json(out, report)
-    _print(report, classes)
+    print_scores(report, classes)
     if report["cells"]["confusions"]:
         from wsss.reports.confusion import write_confusion
 
@@ -144,43 +144,6 @@ def _classes(data: Path | None, count: int) -> ClassList:
             raise DataError(f"{data} has {len(classes)} classes, the predictions have {count}.")
         return classes
     return HPA if count == len(HPA) else ClassList(tuple(f"class {k}" for k in range(count)), None)
-
-
-def join_cells(
-    options: EvaluateOptions, truth: "CellTruth", cells: "pd.DataFrame", masks: "TrueMasks | None"
-) -> "tuple[Join, str]":
-    """Find the predicted cell of each true one as --join says; return the join, and how it was made."""
-    from wsss.metrics.cells import join_by_number, joined
-
-    how = options.join
-    if how == "auto":
-        how = "iou" if masks and (options.preds / "cells.parquet").exists() else "number"
-    if how == "number":
-        return join_by_number(truth, cells.ID.to_numpy(), cells.cell_id.to_numpy()), how
-    if masks is None:
-        raise DataError("--join iou needs the true label maps: pass --masks DIR.")
-    return joined(truth, _overlapping(options, masks, cells.ID.nunique()), cells.ID.to_numpy()), how
-
-
-def _overlapping(options: EvaluateOptions, masks: "TrueMasks", images: int) -> "np.ndarray":
-    """Return the (N,) row of the predicted cell that overlaps each true one, -1 for none; `images` have cells."""
-    import numpy as np
-
-    from wsss.core.runtime import progress
-    from wsss.metrics.instances import match_pairs
-    from wsss.predict.tables import iter_cells
-
-    rows = np.full(len(masks.truth.ids), -1)
-    known, start = set(masks.image_ids), 0
-    for image_id, own in progress(iter_cells(options.preds), "join cells", total=images):
-        if image_id in known:
-            true = masks.read(image_id)
-            size = (int(own.ImageHeight.iloc[0]), int(own.ImageWidth.iloc[0]))
-            iou = true.iou([text.encode("ascii") for text in own.rle], size, f"{options.preds}: {image_id}")
-            found = match_pairs(iou, options.join_iou)[: len(true.rows)]
-            rows[true.rows] = np.where(found >= 0, start + found, -1)
-        start += len(own)
-    return rows
 
 
 def _image_labels(options: EvaluateOptions, truth: "CellTruth", classes: ClassList) -> "tuple[Values, str]":
@@ -255,38 +218,6 @@ def _instances(options: EvaluateOptions, masks: "TrueMasks", classes: ClassList)
         "images_not_submitted": len(left),
         "images_without_truth": others,
     } | instance_table(scorer, classes)
-
-
-def _print(report: dict[str, Any], classes: ClassList) -> None:
-    cells, instances = report["cells"], report["instances"]
-    width = max(map(len, classes.names))
-    cli.say(f"{'class':>5}  {'name':{width}}  {'cells':>7}  {'AP':>6}  {'F1':>6}  {'mask AP' if instances else ''}")
-    for row in cells["per_class"]:
-        mask = _number(instances["per_class"][row["id"]]["ap"]) if instances else ""
-        cli.say(
-            f"{row['id']:5}  {row['name']:{width}}  {row['count']:7}  {_number(row['ap'])}  {_number(row['f1'])}  "
-            f"{mask:>7}".rstrip()
-        )
-    found = f"{cells['count']} cells, {cells['missing']} without a prediction, joined by {cells['joined_by']}"
-    cli.say(f"\n{found}; {cells['unknown']} predicted cells without a truth left out")
-    lines = [("cells, mean AP", cells)]
-    lines += [("  image scores copied to all cells", report["baselines"]["image_scores_copied"])]
-    lines += [("  image labels copied to all cells", report["baselines"]["image_labels_copied"])]
-    lines += [("images, mean AP", report["images"]), ("masks, mAP", instances)]
-    for name, part in lines:
-        if part:
-            other = f"{_number(part['mean_ap_without_negative'])} without Negative"
-            mean_f1 = f", mean F1 {_number(part['mean_f1'])}" if "mean_f1" in part else ""
-            at = f" at IoU {part['match_iou']:g}" if "match_iou" in part else ""
-            classes_with = f"{part['classes']} classes"
-            cli.say(f"{name + at:35} {_number(part['mean_ap'])} ({classes_with}; {other}{mean_f1})")
-    for row in [row for row in cells["confusions"] if row["true"] != row["predicted"]][:5]:
-        what = f"{row['true_name']} taken for {row['predicted_name']}"
-        cli.say(f"{what}: {row['cells']:.0f} cells, {row['share']:.0%} of its cells")
-
-
-def _number(value: float | None) -> str:
-    return "     -" if value is None else f"{value:6.3f}"
 
 
 if __name__ == "__main__":

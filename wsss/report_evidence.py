@@ -10,7 +10,8 @@ import pandas as pd
 from wsss.core.checks import DataError
 from wsss.core.files import read_json
 from wsss.data.catalog import DataSet
-from wsss.evaluate import EvaluateOptions, evaluate, join_cells
+from wsss.evaluate import EvaluateOptions, evaluate
+from wsss.evaluate_join import join_cells
 from wsss.metrics.cells import score_table
 from wsss.metrics.classify import Reliability, reliability
 from wsss.metrics.true_masks import TrueMasks
