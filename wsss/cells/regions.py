@@ -132,19 +132,33 @@ class QuantilePlan:
         return cls(cells, counts, np.repeat(cells.starts, counts) + number * sizes // many)
 
     def find(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the counts-th highest of each cell's values and the next higher one, (N,) float64 both."""
-        counts = self.counts
-        floor = np.minimum.reduceat(np.maximum.reduceat(values, self.groups), np.cumsum(counts) - counts)
-        above = np.flatnonzero(values > np.repeat(floor, self.cells.sizes))
-        owner = self.cells.owner[above]
-        kept = np.bincount(owner, minlength=len(counts))
-        ranks = counts, np.maximum(counts - 1, 1)
-        places = [np.where(rank <= kept, np.cumsum(kept) - rank, -1) for rank in ranks]
-        # values lie in [0, 1]: twice the row sets the cells apart, and one sort serves them all
-        keys = np.append(np.sort(values[above] + 2.0 * owner) - 2.0 * owner, 0)
-        # a rank beyond the values above the floor is one of those equal to it
-        lowest, higher = (np.where(place >= 0, keys[place], floor) for place in places)
-        return lowest, higher
+        """Return the counts-th highest of each cell's values and the next higher one, (N,) both."""
+        floor = np.minimum.reduceat(np.maximum.reduceat(values, self.groups), np.cumsum(self.counts) - self.counts)
+        ranked, _ = ranked_above(values, self.cells, floor, self.counts.max())
+        rows, width = np.arange(len(ranked)), ranked.shape[1]
+        return ranked[rows, width - self.counts], ranked[rows, width - np.maximum(self.counts - 1, 1)]
+
+
+def ranked_above(values: np.ndarray, cells: CellPixels, floor: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sort the values of each cell that lie above its floor.
+
+    Args:
+        values: (P,), in the order of `cells.order`.
+        cells: the cells.
+        floor: (N,), a value for each cell.
+        least: columns of the result at least.
+
+    Returns:
+        Rising rows (N, W), filled up with the cell's floor in front; and how many values of each row are above it (N,).
+    """
+    above = np.flatnonzero(values > np.repeat(floor, cells.sizes))
+    first = np.searchsorted(above, cells.starts)
+    kept = np.diff(first, append=len(above))
+    width = max(kept.max(initial=0), least)
+    ranked = np.repeat(floor[:, None], width, axis=1)
+    ranked.ravel()[np.repeat(np.arange(len(kept)) * width - first, kept) + np.arange(len(above))] = values[above]
+    ranked.sort(axis=1)
+    return ranked, kept
 
 
 def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
@@ -171,25 +185,19 @@ def top_mean_rule(cells: CellPixels, share: float) -> Rule:
     pointed too high, the whole cell is.
     """
     counts = np.maximum(1, np.ceil(share * cells.sizes - 1e-9)).astype(np.int64)
-    number, most = len(cells), counts.max(initial=0)
+    most = counts.max(initial=0)
     sample = cells.starts[:, None] + (sample_places(SAMPLE) * cells.sizes[:, None]).astype(np.int64)
     rank = np.maximum(SAMPLE - MARGIN - np.ceil(SAMPLE * counts / cells.sizes).astype(np.int64), 0)
-    rows = np.arange(number)
+    rows = np.arange(len(cells))
     counted = (np.arange(most) >= most - counts[:, None]).astype(np.float64)
 
     def rule(values: np.ndarray) -> np.ndarray:
         floor = np.sort(values[sample], axis=1)[rows, rank] * (rank > 0)
-        above = np.flatnonzero(values > np.repeat(floor, cells.sizes))
-        first = np.searchsorted(above, cells.starts)
-        kept = np.diff(first, append=len(above))
-        width = max(kept.max(initial=0), most)
-        ranked = np.zeros((number, width), values.dtype)  # a cell without so many values above 0 has zeros besides
-        ranked.ravel()[np.repeat(rows * width - first, kept) + np.arange(len(above))] = values[above]
-        ranked.sort(axis=1)
+        ranked, kept = ranked_above(values, cells, floor, most)
         for row in np.flatnonzero((kept < counts) & (floor > 0)):
             start, size, count = cells.starts[row], cells.sizes[row], counts[row]
             ranked[row, -count:] = np.sort(values[start : start + size])[-count:]
-        return np.einsum("nc,nc->n", ranked[:, width - most :], counted) / counts
+        return np.einsum("nc,nc->n", ranked[:, ranked.shape[1] - most :], counted) / counts
 
     return rule
 
@@ -208,7 +216,7 @@ def row_quantile(values: np.ndarray, quantile: float) -> float:
         return float(np.quantile(values, quantile))
     # the same floor as in QuantilePlan, the groups being the columns of a table that is `count` wide
     floor = values[: len(values) // count * count].reshape(-1, count).max(axis=0).min()
-    kept = values[values > floor]
+    kept = values[np.flatnonzero(values > floor)]  # quicker than a mask
     if len(kept) < count:
         kept = np.concatenate([np.full(count - len(kept), floor, values.dtype), kept])
     return _interpolated(kept, len(kept) - count, place - int(place))
