@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from wsss import train
+from wsss.cells.blending import finish_scores
 from wsss.cells.crops import cell_crops
-from wsss.cells.scoring import cell_values, finish_scores, normalise, resize, stage1_scores
+from wsss.cells.scoring import cell_values, normalise, resize, stage1_scores
 from wsss.core.device import Device, choose_device
 from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS

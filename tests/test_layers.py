@@ -20,7 +20,7 @@ LAYER = {
 }
 COMMAND = 5
 HEAVY = {"albumentations", "cv2"}
-LIGHT_PLACES = ("models", "losses", "predict/cam.py", "cells/scoring.py")
+LIGHT_PLACES = ("models", "losses", "predict/cam.py", "cells/scoring.py", "cells/blending.py")
 TORCHLESS = ("core", "cells", "metrics", "reports", "exports")
 
 

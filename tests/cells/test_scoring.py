@@ -9,15 +9,12 @@ from wsss.cells.regions import group_pixels, quantile_rule, row_quantile, row_to
 from wsss.cells.runs import visible_share
 from wsss.cells.scoring import (
     apply_negative,
-    blend,
     cell_values,
-    finish_scores,
     normalise,
     resize,
-    share_field,
     stage1_scores,
 )
-from wsss.core.score_config import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig, preset
+from wsss.core.score_config import REGION_RULES, ScoreConfig, preset
 
 PLAIN = preset("mean", blend="mean", normalise_rows=False)
 
@@ -230,34 +227,6 @@ def test_padding_outside_the_content_does_not_dilute_the_image_statistic() -> No
     assert inner[0, 0] == pytest.approx(0.25 / cam01[0, :4].mean())
 
 
-def test_geometric_blend_of_the_mean_preset_is_the_published_formula() -> None:
-    cam, label_map = two_cells()
-    cam[2] = 1
-    cam += 0.1
-    probs = np.array([0.5, 0.3, 0.2])
-    config = preset("mean")
-    stage2 = np.array([[0.6, 0.2, 0.1], [0.3, 0.7, 0.4]])
-    means = cell_values(normalise(cam), label_map, config)
-    wanted = np.sqrt(means * stage2) * np.sqrt([0.5, 0.3, 1])
-    wanted /= wanted.sum(axis=1, keepdims=True)
-    stage1 = stage1_scores(cam, probs, label_map, config, negative=2)
-    np.testing.assert_allclose(finish_scores(stage1, stage2, config), wanted, atol=1e-6)
-
-
-def test_mean_blend_weighs_stage_2_and_mixes_with_the_image() -> None:
-    a, b = np.array([[0.2], [0.4]]), np.array([[0.6], [0.8]])
-    np.testing.assert_allclose(blend(a, b, ScoreConfig(stage2_share=0.25)), [[0.3], [0.5]])
-    mixed = finish_scores(a, None, ScoreConfig(image_mix=0.3))
-    np.testing.assert_allclose(mixed, [[0.7 * 0.2 + 0.09], [0.7 * 0.4 + 0.09]], atol=1e-6)
-
-
-def test_border_and_outlier_cells_are_weighted_down_after_the_rows_are_normalised() -> None:
-    config = ScoreConfig(normalise_rows=True, border_power=1, outlier_power=2)
-    scores = np.array([[0.2, 0.2], [0.0, 0.0]])
-    out = finish_scores(scores, None, config, visible=np.array([0.5, 1]), weight=np.array([0.5, 1]))
-    np.testing.assert_allclose(out, [[0.5 * 0.5 * 0.25] * 2, [0, 0]])
-
-
 def test_visible_share_is_one_for_whole_cells_and_smaller_for_cut_ones() -> None:
     label_map = np.zeros((12, 12), np.int32)
     label_map[0:2, 3:7] = 4
@@ -266,24 +235,6 @@ def test_visible_share_is_one_for_whole_cells_and_smaller_for_cut_ones() -> None
     label_map[5:9, 5:9] = 0
     np.testing.assert_allclose(visible_share(label_map), [1])
     assert visible_share(np.zeros((3, 3), np.int32)).shape == (0,)
-
-
-@pytest.mark.parametrize("region", REGION_RULES)
-@pytest.mark.parametrize("negative", NEGATIVE_RULES)
-@pytest.mark.parametrize("name", BLENDS)
-def test_odd_images_give_finite_scores_in_the_unit_interval(region: str, negative: str, name: str) -> None:
-    config = ScoreConfig(region=region, negative=negative, blend=name, normalise_rows=True, image_mix=0.3)
-    one_pixel, none, full = np.zeros((9, 9), np.int32), np.zeros((9, 9), np.int32), np.ones((9, 9), np.int32)
-    one_pixel[4, 4] = 7
-    random = np.random.default_rng(0).normal(size=(3, 2, 2)).astype(np.float32)
-    for label_map, count in ((one_pixel, 1), (none, 0), (full, 1)):
-        for cam in (random, np.zeros_like(random), -np.ones_like(random)):
-            stage1 = stage1_scores(cam, np.array([0.9, 0.005, 0.3]), label_map, config, negative=2)
-            for stage2 in (None, np.zeros_like(stage1)):
-                scores = finish_scores(stage1, stage2, config)
-                assert scores.shape == (count, 3)
-                assert scores.dtype == np.float32
-                assert ((scores >= 0) & (scores <= 1)).all()
 
 
 def test_no_class_may_pass_the_probability_threshold() -> None:
@@ -304,52 +255,6 @@ def test_bad_label_maps_are_refused() -> None:
         group_pixels(np.array([[0, -1]], np.int32))
     with pytest.raises(ValueError, match="whole numbers"):
         group_pixels(np.zeros((3, 3), np.float32))
-
-
-def test_scores_outside_the_unit_interval_are_refused() -> None:
-    with pytest.raises(ValueError, match="outside"):
-        finish_scores(np.array([[1.5]]), None, ScoreConfig())
-    with pytest.raises(ValueError, match="stage 2 is"):
-        finish_scores(np.ones((1, 2)), np.ones((2, 2)), ScoreConfig())
-
-
-def test_the_second_opinion_has_its_share_before_border_cells_are_weighted() -> None:
-    network, opinion = np.array([[0.2, 0.2], [0.6, 0.2]]), np.array([[0.0, 1.0], [0.4, 0.6]])
-    config = ScoreConfig(opinion_share=0.25, normalise_rows=True, border_power=1)
-    found = finish_scores(network, None, config, opinion=opinion, visible=np.array([1.0, 0.5]))
-    np.testing.assert_allclose(found, [[0.375, 0.625], [0.33125, 0.16875]], atol=1e-6)
-    alone = finish_scores(network, None, ScoreConfig(opinion_share=1.0), opinion=opinion)
-    np.testing.assert_allclose(alone, opinion, atol=1e-6)
-
-
-def test_cells_of_a_field_settle_a_doubtful_cell() -> None:
-    sure, doubtful = [0.8, 0.1, 0.1], [0.4, 0.45, 0.15]
-    out = share_field(np.array([sure, sure, sure, doubtful]), negative=2, rounds=1)
-    assert out[3].argmax() == 0
-    np.testing.assert_allclose(out.sum(axis=1), 1)
-
-
-def test_negative_does_not_need_company() -> None:
-    out = share_field(np.array([[0.8, 0.1, 0.1]] * 5 + [[0.2, 0.0, 0.8]]), negative=2, rounds=3)
-    assert out[5].argmax() == 2
-
-
-def test_one_round_of_field_shares_known_value() -> None:
-    out = share_field(np.array([[0.6, 0.4], [0.9, 0.1]]), negative=None, rounds=1)
-    shares = np.array([0.751, 0.251]) / 0.751
-    np.testing.assert_allclose(out[0], np.array([0.6, 0.4]) * shares / (np.array([0.6, 0.4]) @ shares))
-
-
-@pytest.mark.parametrize("scores", [np.zeros((0, 3)), np.zeros((4, 3)), np.full((1, 3), 1.0)])
-def test_field_shares_of_empty_and_single_cells_are_finite(scores: np.ndarray) -> None:
-    out = share_field(scores, negative=1, rounds=3)
-    assert out.shape == scores.shape
-    assert np.isfinite(out).all()
-
-
-def test_no_rounds_change_nothing() -> None:
-    scores = np.array([[0.7, 0.9]])
-    assert share_field(scores, None, 0) is scores
 
 
 def test_maps_that_are_probabilities_already_keep_their_height() -> None:

@@ -7,10 +7,11 @@ from io import BytesIO
 import numpy as np
 import pandas as pd
 
+from wsss.cells.blending import finish_scores
 from wsss.cells.features import cell_features
 from wsss.cells.instances import measure_cells
 from wsss.cells.runs import cell_ids, visible_share
-from wsss.cells.scoring import finish_scores, stage1_scores
+from wsss.cells.scoring import stage1_scores
 from wsss.core.rle import encode_label_map
 from wsss.predict.members import Member, has_opinions
 from wsss.predict.tables import cells_frame
