@@ -27,7 +27,7 @@ class Forest:
     def fit(self, features: np.ndarray, soft: np.ndarray) -> "Forest":
         """Learn from (N, F) features and (N, K) soft labels."""
         self._trees.set_params(n_jobs=cores())
-        self._trees.fit(features, soft)
+        self._trees.fit(features, soft if soft.shape[1] > 1 else soft.ravel())
         return self
 
     def predict(self, features: np.ndarray) -> np.ndarray:
