@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, Terminated
 from wsss.core.runtime import parallel
 
 
@@ -42,20 +42,31 @@ def test_an_error_of_one_item_is_handed_on_and_the_others_go_on() -> None:
 
 
 class Deadly(Dataset[Any]):
-    """Images whose loader process is killed at the third."""
+    """Images whose loader process ends by a signal."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
     def __getitem__(self, place: tuple[int, ...]) -> Any:
         raise NotImplementedError
 
     def __getitems__(self, places: list[Any]) -> list[Any]:
-        die(2)
+        os.kill(os.getpid(), self.number)
         return []
 
 
-def test_a_killed_loader_of_images_ends_the_training_in_one_line(tmp_path: Path) -> None:
+def test_a_scheduler_that_ends_every_process_of_a_job_interrupts_the_training() -> None:
     from wsss.engine.loading import loaders_alive
 
-    loader = torch.utils.data.DataLoader(Deadly(), batch_sampler=[[0], [1]], num_workers=1)
+    loader = torch.utils.data.DataLoader(Deadly(signal.SIGTERM), batch_sampler=[[0], [1]], num_workers=1)
+    with pytest.raises(Terminated), loaders_alive():
+        list(loader)
+
+
+def test_a_killed_loader_of_images_ends_the_training_in_one_line() -> None:
+    from wsss.engine.loading import loaders_alive
+
+    loader = torch.utils.data.DataLoader(Deadly(signal.SIGKILL), batch_sampler=[[0], [1]], num_workers=1)
     began = time.monotonic()
     with pytest.raises(DataError, match="a process that loads images was killed") as caught, loaders_alive():
         list(loader)

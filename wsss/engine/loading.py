@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, Terminated
 from wsss.core.device import Device
 from wsss.core.recipe import Recipe
 from wsss.core.runtime import return_freed_memory
@@ -127,6 +127,7 @@ def loaders_alive() -> Iterator[None]:
 
     Raises:
         DataError: a loader process was killed, or met a damaged image.
+        Terminated: a loader process got SIGTERM, as when a scheduler signals every process of a job.
     """
     try:
         yield
@@ -136,6 +137,8 @@ def loaders_alive() -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
+        if "signal: Terminated" in f"{error} {error.__cause__}":
+            raise Terminated from error
         raise DataError(
             f"a process that loads images was killed (out of memory, or of /dev/shm?): {' '.join(str(error).split())} "
             "Start the same command again to go on from the last checkpoint, with fewer --workers."
