@@ -75,9 +75,13 @@ def test_cells_of_a_field_settle_a_doubtful_cell() -> None:
     np.testing.assert_allclose(out.sum(axis=1), 1)
 
 
-def test_negative_does_not_need_company() -> None:
-    out = share_field(np.array([[0.8, 0.1, 0.1]] * 5 + [[0.2, 0.0, 0.8]]), negative=2, rounds=3)
-    assert out[5].argmax() == 2
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_negative_keeps_its_score_and_the_other_classes_share_the_rest(rounds: int) -> None:
+    scores = np.array([[0.8, 0.1, 0.1]] * 5 + [[0.2, 0.0, 0.8], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    out = share_field(scores, negative=2, rounds=rounds)
+    np.testing.assert_allclose(out[:, 2], scores[:, 2])
+    np.testing.assert_allclose(out.sum(axis=1), scores.sum(axis=1))
+    assert out[6, 0] > 0.4
 
 
 def test_one_round_of_field_shares_known_value() -> None:

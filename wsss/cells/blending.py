@@ -61,8 +61,9 @@ def share_field(scores: np.ndarray, negative: int | None, rounds: int) -> np.nda
     """Let the cells of one image tell each other which classes it shows.
 
     An image shows few classes, so a class that the other cells do not show is unlikely in this cell too. In each round
-    q is the mean of the current scores over the cells, relative to its largest entry; the scores become s * q, rows
-    normalised, from the first scores s. Negative keeps q = 1: any cell may have lost its signal.
+    q is the mean of the current scores over the cells; the scores become s * q, rows normalised, from the first scores
+    s. Negative keeps its score, and the others share what it leaves: any cell may have lost its signal, whatever the
+    other cells show.
 
     Args:
         scores: (N, K) in [0, 1], all cells of one image; N may be 0.
@@ -79,9 +80,10 @@ def share_field(scores: np.ndarray, negative: int | None, rounds: int) -> np.nda
         return scores
     first = now = _normalise_rows(scores)
     others = np.arange(scores.shape[1]) != (-1 if negative is None else negative)
+    left = first[:, others].sum(axis=1, keepdims=True)
     for _ in range(rounds):
         share = now.mean(axis=0) + LEAST_SHARE
-        now = _normalise_rows(first * np.where(others, share / share[others].max(initial=LEAST_SHARE), 1))
+        now = np.where(others, _normalise_rows(first * share * others) * left, first)
     return now
 
 

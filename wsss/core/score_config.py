@@ -62,7 +62,7 @@ class ScoreConfig:
     """Share of stage 1 taken from the maps of a U-Net, where there is one (infer --unet RUN)."""
     field_rounds: int = 0
     """Rounds in which the cells of an image tell each other which classes it shows: s_k becomes s_k * q_k, rows
-    normalised, with q_k the mean of s_k over the image's cells relative to the strongest class, and 1 for Negative."""
+    normalised, with q_k the mean of s_k over the image's cells. Negative keeps its score, the others share the rest."""
     border_power: float = 0.0
     """Multiply the scores of a cell by (visible share) ** border_power; 0 leaves cells at the border as they are."""
     outlier_power: float = 0.0
