@@ -52,7 +52,7 @@ class Method:
     about: str
     inference: str | None = None
     part: str = ""
-    """What of the inference is evaluated: '' (the blended score), image, stage1, stage2 or opinion; without an
+    """What of the inference is evaluated: '' (the blended score), image, stage1, stage2, opinion or student; without an
     inference: 'labels' (the true image labels) or 'supervised' (trained on true cell labels)."""
     blend: Blend | None = field(default=None)
 
@@ -176,7 +176,7 @@ METHODS = (
     ),
     Method("pieces and lse, recipe", "cells", "cells as pieces, image from its cells", "cell-pieces-lse-recipe"),
     Method("pieces and lse, sqrt formula", "cells", "cells as pieces, image from its cells", "cell-pieces-lse-formula"),
-    Method("self-trained opinion", "selftrain", "opinion with the self-trained network", "self-trained", "opinion"),
+    Method("self-trained network", "selftrain", "the self-trained network of single cells", "self-trained", "student"),
     Method("composed_cells.yaml, self-trained", "selftrain", "blended as it ships", "self-trained"),
     Method("published recipe, 8 views", "tta", "published recipe, images and crops flipped and turned", "recipe-turns"),
     Method("sqrt formula, 4 views", "tta", "sqrt formula, flipped", "puzzle-flips"),
