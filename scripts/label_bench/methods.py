@@ -70,6 +70,7 @@ TRAININGS = {
     "puzzle": Training(),
     "plain": Training(PLAIN, cost=0.5),
     "plain-lite1": Training(f"{PLAIN} --backbone tf_efficientnet_lite1", cost=0.75),
+    "plain-lite2": Training(f"{PLAIN} --backbone tf_efficientnet_lite2", cost=0.85),
     "drs-fixed": Training(f"{PLAIN} --drs.mode fixed", cost=0.52),
     "drs-learned": Training(f"{PLAIN} --drs.mode learned", cost=0.55),
     "opinion-plain": Training("--puzzle.side 1 --crop 128 --opinion.copies 0", epochs=1),
@@ -98,6 +99,7 @@ INFERENCES = {
     "puzzle-formula": Inference("puzzle", FORMULA),
     "plain-formula": Inference("plain", FORMULA),
     "plain-lite1-formula": Inference("plain-lite1", FORMULA),
+    "plain-lite2-formula": Inference("plain-lite2", FORMULA),
     "drs-learned-formula": Inference("drs-learned", FORMULA),
     "puzzle-flips": Inference("puzzle", f"{FORMULA} --tta.views flips"),
     "puzzle-turns": Inference("puzzle", f"{FORMULA} --tta.views turns"),
@@ -126,7 +128,7 @@ INFERENCES = {
     "folds-drs-formula": Inference("drs-learned-folds", FORMULA),
 }
 
-BACKBONES = ("plain-formula", "plain-lite1-formula")
+BACKBONES = ("plain-formula", "plain-lite1-formula", "plain-lite2-formula")
 NETWORKS = ("plain-formula", "puzzle-formula", "drs-learned-formula")
 FOLD_NETWORKS = ("folds-plain-formula", "folds-puzzle-formula", "folds-drs-formula")
 FOLD_PARTS = ("folds-puzzle/stage1", "folds-puzzle/stage2", "folds-puzzle/opinion")
@@ -192,7 +194,9 @@ METHODS = (
     ),
     Method("plain + Puzzle + DRS, rank", "ensemble", "sqrt formula of three networks", blend=Blend(NETWORKS, "rank")),
     Method("sqrt formula, plain CAM of lite1", "ensemble", "another backbone", "plain-lite1-formula"),
-    Method("two backbones, plain CAM", "ensemble", "sqrt formula of lite0 and lite1", blend=Blend(BACKBONES)),
+    Method("sqrt formula, plain CAM of lite2", "ensemble", "another backbone", "plain-lite2-formula"),
+    Method("two backbones, plain CAM", "ensemble", "sqrt formula of lite0 and lite1", blend=Blend(BACKBONES[:2])),
+    Method("three backbones, plain CAM", "ensemble", "sqrt formula of lite0, lite1 and lite2", blend=Blend(BACKBONES)),
     Method("seeds, plain CAM", "ensemble", "mean over the seeds", blend=Blend(("plain-formula",), seeds=True)),
     Method("seeds, sqrt formula", "ensemble", "mean over the seeds", blend=Blend(("puzzle-formula",), seeds=True)),
     Method("seeds, composed_cells.yaml", "ensemble", "mean over the seeds", blend=Blend(("composed",), seeds=True)),
