@@ -1,3 +1,4 @@
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsss.cells.regions import group_pixels, quantile_rule, row_quantile, row_top_mean, sample_places, top_mean_rule
+from wsss.cells.regions import (
+    group_pixels,
+    is_uneven,
+    quantile_rule,
+    row_quantile,
+    row_top_mean,
+    sample_places,
+    spread,
+    top_mean_rule,
+)
 from wsss.cells.runs import visible_share
 from wsss.cells.scoring import (
     apply_negative,
@@ -93,6 +103,24 @@ def test_means_of_the_highest_pixels_equal_a_sort_for_any_cells_also_with_many_t
     wanted = [top_mean(values[label_map == cell], share) for cell in cells.ids]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert row_top_mean(values.ravel(), share) == pytest.approx(top_mean(values.ravel(), share), abs=1e-6)
+
+
+def test_a_giant_among_small_cells_is_scored_as_any_other_and_takes_no_table_of_its_size() -> None:
+    values = np.random.default_rng(0).random((600, 600), np.float32)
+    label_map = np.ones((600, 600), np.int32)
+    label_map[:, :20] = 0
+    label_map[::4, :20:4] = np.arange(2, 752).reshape(150, 5)
+    cells = group_pixels(label_map)
+    assert is_uneven(cells)
+    own = values.ravel()[cells.order]
+    tracemalloc.start()
+    tops, quantiles = top_mean_rule(cells, 0.5)(own), quantile_rule(spread(cells), 0.99)(own)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 30 * own.nbytes
+    pieces = np.split(own, cells.starts[1:])
+    np.testing.assert_allclose(tops, [top_mean(piece, 0.5) for piece in pieces], atol=1e-6)
+    np.testing.assert_allclose(quantiles, [np.quantile(piece, 0.99) for piece in pieces], atol=1e-6)
 
 
 @pytest.mark.parametrize("bright_samples", [True, False])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -10,7 +10,8 @@ from wsss.cells.runs import cell_runs
 
 FEW = 1 / 8
 """Up to this share of the pixels, the highest ones are found through QuantilePlan; above it, cell by cell."""
-
+UNEVEN = 16
+"""Cells are taken one by one where the largest is so many times the mean: a table with a row a cell would be empty."""
 GOLDEN = (5**0.5 - 1) / 2
 SAMPLE = 64
 """Pixels of a cell that tell top_mean_rule where to look."""
@@ -166,9 +167,8 @@ def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
     place = quantile * (cells.sizes - 1)
     low = place.astype(np.int64)
     share = place - low
-    if len(cells) == 0 or (cells.sizes - low).sum() > FEW * len(cells.order):
-        each = list(zip(cells.starts, cells.starts + cells.sizes, low, share, strict=True))
-        return lambda values: np.array([_interpolated(values[a:b], k, w) for a, b, k, w in each])
+    if is_uneven(cells) or (cells.sizes - low).sum() > FEW * len(cells.order):
+        return _one_by_one(cells, partial(row_quantile, quantile=quantile))
     plan = QuantilePlan.make(cells, cells.sizes - low)
 
     def rule(values: np.ndarray) -> np.ndarray:
@@ -184,6 +184,8 @@ def top_mean_rule(cells: CellPixels, share: float) -> Rule:
     A sample of each cell tells about where its highest values begin; only what lies above is sorted. Where the sample
     pointed too high, the whole cell is.
     """
+    if is_uneven(cells):
+        return _one_by_one(cells, partial(row_top_mean, share=share))
     counts = np.maximum(1, np.ceil(share * cells.sizes - 1e-9)).astype(np.int64)
     most = counts.max(initial=0)
     sample = cells.starts[:, None] + (sample_places(SAMPLE) * cells.sizes[:, None]).astype(np.int64)
@@ -202,6 +204,16 @@ def top_mean_rule(cells: CellPixels, share: float) -> Rule:
     return rule
 
 
+def is_uneven(cells: CellPixels) -> bool:
+    """Tell whether there are no cells, or one much larger than the others."""
+    return len(cells) * cells.sizes.max(initial=0) >= UNEVEN * len(cells.order)
+
+
+def _one_by_one(cells: CellPixels, one: Callable[[np.ndarray], float]) -> Rule:
+    bounds = list(zip(cells.starts, cells.starts + cells.sizes, strict=True))
+    return lambda values: np.array([one(values[a:b]) for a, b in bounds])
+
+
 def _interpolated(values: np.ndarray, low: int, share: float) -> float:
     high = min(low + 1, len(values) - 1)
     two = np.partition(values, (low, high))[[low, high]].astype(np.float64)
@@ -213,7 +225,7 @@ def row_quantile(values: np.ndarray, quantile: float) -> float:
     place = quantile * (len(values) - 1)
     count = len(values) - int(place)
     if count > FEW * len(values):
-        return float(np.quantile(values, quantile))
+        return _interpolated(values, int(place), place - int(place))
     # the same floor as in QuantilePlan, the groups being the columns of a table that is `count` wide
     floor = values[: len(values) // count * count].reshape(-1, count).max(axis=0).min()
     kept = values[np.flatnonzero(values > floor)]  # quicker than a mask
@@ -223,8 +235,10 @@ def row_quantile(values: np.ndarray, quantile: float) -> float:
 
 
 def row_top_mean(values: np.ndarray, share: float) -> float:
-    """Mean of the highest `share` of (P,) values, at least one; only those near the lowest that counts are sorted."""
+    """Mean of the highest `share` of (P,) values, at least one; of many, only those near its lowest are sorted."""
     count = max(1, int(np.ceil(share * len(values) - 1e-9)))
+    if len(values) <= 2 * ROW_SAMPLE:
+        return float(np.sort(values)[-count:].mean(dtype=np.float64))
     places = (sample_places(ROW_SAMPLE) * len(values)).astype(np.int64)
     sample = np.append(np.sort(values[places]), np.inf)
     rank = ROW_SAMPLE * (len(values) - count) // len(values)
