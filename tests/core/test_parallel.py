@@ -74,6 +74,48 @@ def test_a_killed_loader_of_images_ends_the_training_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+KILLED_WITH_LOADERS = """
+import multiprocessing, os, time
+import numpy as np, torch
+from wsss.data.dataset import EpochBatches
+from wsss.engine.loading import batch_loader
+
+class Numbers:
+    def __len__(self):
+        return 2
+    def __getitem__(self, wanted):
+        return torch.tensor([os.getpid()]), torch.zeros(1), 0
+    def __getitems__(self, wanted):
+        return [self[n] for n in wanted]
+
+def main():
+    batches = EpochBatches(1, seed=0)
+    batches.set(np.arange(2), epoch=0)
+    loader = iter(batch_loader(Numbers(), batches, 1, False))
+    print(int(next(loader).images[0, 0]), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver", force=True)  # as newer Pythons do
+    main()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")
+def test_loaders_end_with_a_killed_training_whatever_python_starts_processes_by(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(KILLED_WITH_LOADERS)  # a file, for servers import it anew
+    process = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    loader = int(process.stdout.readline())
+    assert loader != process.pid
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{loader}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{loader}").exists()
+
+
 MEMORY_OF_A_LOADER = """
 import numpy as np, torch
 from wsss.core.runtime import keep_freed_memory

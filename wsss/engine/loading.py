@@ -1,5 +1,6 @@
 """Batches of training and validation images, in an order that depends on seed and epoch alone."""
 
+import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -159,11 +160,17 @@ class _Loader(DataLoader[Batch]):
 
 
 def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> "DataLoader[Batch]":
-    """Return a loader of the samples that `batches` names."""
+    """Return a loader of the samples that `batches` names.
+
+    Its processes are forks of this one: they share its memory, and end when it is killed. Those of a fork server, which
+    newer Pythons take, would keep the server alive and it them.
+    """
+    forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     return _Loader(
         samples,
         batch_sampler=batches,
         num_workers=workers,
+        multiprocessing_context="fork" if forked else None,
         pin_memory=pinned,
         persistent_workers=workers > 0,
         worker_init_fn=_quiet_worker,
