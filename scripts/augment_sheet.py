@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from wsss.core import cli, files
+from wsss.core import files
 from wsss.core.checks import DataError, nearest
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import read_label_map
@@ -23,6 +23,7 @@ from wsss.data.augment import build_augment
 from wsss.data.augment_recipe import alone, load_recipe
 from wsss.data.catalog import DataSet
 from wsss.data.pixels import read_image
+from wsss.options import parsing as cli
 
 SEEDS = 24
 WHOLE = 8

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from wsss.core import cli
 from wsss.data.augment import Augment, build_augment
 from wsss.data.augment_recipe import Step, alone, load_recipe
+from wsss.options import parsing as cli
 
 TARGET_MS = 15.0
 

@@ -31,15 +31,15 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from wsss.core import cli
 from wsss.core.device import choose_device
 from wsss.core.files import digest_json
 from wsss.core.labels import HPA, HPA_CHANNELS
-from wsss.core.recipe import Recipe
-from wsss.core.run_folder import RunFolder
 from wsss.data.synthetic.fields import draw_field
+from wsss.inference.members import load_member
 from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.predict.members import load_member
+from wsss.options import parsing as cli
+from wsss.options.recipe import Recipe
+from wsss.runs.run_folder import RunFolder
 
 DIFFERENT = 48
 """Fields that are drawn; larger sets repeat them."""
@@ -116,7 +116,7 @@ def child(part: str, words: list[str]) -> dict[str, float]:
 
 def measure(part: str, words: list[str]) -> None:
     """Run a stage, or the plain rendering; print its seconds, those in the network, and its peak memory in kB."""
-    importlib.import_module("wsss.predict.pipeline")
+    importlib.import_module("wsss.inference.pipeline")
     network = [0.0]
     CamNet.forward = timed(CamNet.forward, network)  # type: ignore[method-assign]
     begin, spent = time.perf_counter(), processor()

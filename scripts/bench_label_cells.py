@@ -1,4 +1,4 @@
-"""Compare three ways from probability maps to cells: plain at full size, plain at 512, and wsss.cells.label_cells.
+"""Compare three ways from probability maps to cells: plain at full size, plain at 512, and wsss.segmenters.label_cells.
 
     python scripts/bench_label_cells.py [--cells 30 300] [--edge 2048] [--repeats 5] [--masks FOLDER]
 
@@ -20,8 +20,8 @@ from skimage.measure import label, regionprops
 from skimage.morphology import closing, disk, remove_small_holes, remove_small_objects
 from skimage.segmentation import watershed
 
-from wsss.cells import label_cells as ours
 from wsss.core.label_maps import read_label_map
+from wsss.segmenters import label_cells as ours
 
 
 def draw(edge: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

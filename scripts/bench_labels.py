@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from label_bench.methods import METHODS, Method
 
-from wsss.core import cli
 from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.files import read_json, write_json
 from wsss.core.runtime import cores, keep_freed_memory
+from wsss.options import parsing as cli
 
 if TYPE_CHECKING:  # worker processes import this file too: they need none of it
     from label_bench.fields import FieldSet

@@ -21,11 +21,11 @@ from bench_unet import write_salt
 
 from wsss import train
 from wsss.core.device import choose_device
-from wsss.core.run_folder import RunFolder
-from wsss.core.semantic_config import MaskInferConfig
 from wsss.data.large import LargeImage
-from wsss.predict.semantic import MaskPredictor, load_mask_members
-from wsss.predict.tiles import predict_tiles, seam_ratio, tile_starts
+from wsss.inference.semantic import MaskPredictor, load_mask_members
+from wsss.inference.tiles import predict_tiles, seam_ratio, tile_starts
+from wsss.options.masks import MaskInferConfig
+from wsss.runs.run_folder import RunFolder
 
 TILE = 512
 CUT = 2048

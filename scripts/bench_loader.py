@@ -19,13 +19,13 @@ import numpy as np
 import psutil
 import torch
 
-from wsss.core import cli
 from wsss.data.augment import build_augment
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.dataset import EpochBatches, ImageSamples
 from wsss.data.sampler import draw_epoch, image_weights
 from wsss.data.synthetic.fields import draw_field
+from wsss.options import parsing as cli
 
 DRAWN, MANY = 8, 100
 

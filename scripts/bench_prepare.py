@@ -19,9 +19,9 @@ from pathlib import Path
 
 import cv2
 
-from wsss.core import cli
 from wsss.core.runtime import cores, parallel
-from wsss.prepare import main as prepare
+from wsss.options import parsing as cli
+from wsss.stages.prepare import main as prepare
 
 
 def main(argv: Sequence[str] | None = None) -> int:

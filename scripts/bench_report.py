@@ -23,7 +23,7 @@ from wsss.core.labels import HPA
 from wsss.core.rle import encode_label_map
 from wsss.data.build import Spec, create_dataset
 from wsss.data.synthetic import Field, Look, draw_field
-from wsss.predict import tables
+from wsss.inference import tables
 
 DRAWN, STEP = 20, 37
 SIZES = {"wide": (1400, 900), "narrow": (390, 844)}

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from threadpoolctl import threadpool_limits
 
 from wsss.cells.scoring import cell_values, normalise, resize
-from wsss.core.score_config import ScoreConfig
+from wsss.options.scoring import ScoreConfig
 
 
 def draw_cells(size: int, count: int, rng: np.random.Generator) -> np.ndarray:

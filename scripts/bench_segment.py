@@ -24,11 +24,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from wsss.cells.backends import AnyBackend, BackendOptions, CellMaps, Field, NetworkBackend, make_backend
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.core.labels import HPA_CHANNELS
 from wsss.metrics.instances import match_pairs, overlap
+from wsss.segmenters import AnyBackend, BackendOptions, CellMaps, Field, NetworkBackend, make_backend
 
 FOUND = 0.6
 DARK = 80

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wsss.__main__ import STAGES
-from wsss.core import cli
+from wsss.options import parsing as cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:

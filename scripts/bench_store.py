@@ -20,12 +20,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from wsss.core import cli
 from wsss.core.labels import HPA_CHANNELS
 from wsss.data.build import SHARDS, Spec, create_dataset, finish
 from wsss.data.catalog import DataSet
 from wsss.data.store import Shards
 from wsss.data.synthetic.fields import Look, draw_field
+from wsss.options import parsing as cli
 
 Read = Callable[[int], np.ndarray]
 

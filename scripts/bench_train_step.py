@@ -19,15 +19,15 @@ from pathlib import Path
 
 import torch
 
-from wsss.core import cli
 from wsss.core.device import Device, choose_device
-from wsss.core.recipe import DrsConfig, PuzzleConfig, Recipe
-from wsss.core.run_folder import RunFolder
-from wsss.engine.job import Job
-from wsss.engine.loading import Batch
-from wsss.engine.state import TrainState
-from wsss.engine.step import Learner
 from wsss.models.cam_net import build_cam_net
+from wsss.options import parsing as cli
+from wsss.options.recipe import DrsConfig, PuzzleConfig, Recipe
+from wsss.runs.run_folder import RunFolder
+from wsss.training.job import Job
+from wsss.training.loading import Batch
+from wsss.training.state import TrainState
+from wsss.training.step import Learner
 
 VARIANTS = ("plain", "puzzle", "drs")
 

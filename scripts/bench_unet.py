@@ -21,13 +21,13 @@ from PIL import Image
 
 from wsss import evaluate, infer, train
 from wsss.core.files import read_json
-from wsss.core.recipe import Recipe
 from wsss.core.run_length import encode
-from wsss.core.semantic_config import UnetConfig
 from wsss.data.mask_samples import coverage_folds, survey
 from wsss.data.masks import open_masks
 from wsss.data.synthetic.salt import draw_salt
 from wsss.models.unet import build_unet
+from wsss.options.masks import UnetConfig
+from wsss.options.recipe import Recipe
 
 ENCODER = ["--backbone", "tf_efficientnet_lite0", "--weights", "package", "--device", "cpu"]
 LOSSES = {

@@ -28,8 +28,8 @@ from skimage.metrics import contingency_table
 from sklearn.metrics import average_precision_score
 
 from wsss.core import rle
-from wsss.evaluate import EvaluateOptions, evaluate
-from wsss.predict import submission, tables
+from wsss.inference import submission, tables
+from wsss.stages.evaluate import EvaluateOptions, evaluate
 
 CLASSES = 19
 LOWEST = 0.01

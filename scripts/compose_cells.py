@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from wsss.core import cli
 from wsss.core.files import write_csv
 from wsss.core.label_maps import write_label_map
 from wsss.core.runtime import progress
 from wsss.data.compose import CLEAN, EDGE, HARD, CellBank, Composed, compose_field
+from wsss.options import parsing as cli
 
 CHANNELS = ("red", "green", "blue", "yellow")
 NEGATIVE = 18

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsss.core import cli
 from wsss.core.checks import ConfigError
+from wsss.options import parsing as cli
 
 WARNING = (
     "WARNING: these files are pickles. Loading a pickle runs whatever code its maker put into it, with all your "
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(WARNING, file=sys.stderr)
     if not args.trust_pickles:
         raise ConfigError("nothing is loaded without --trust-pickles.")
-    from wsss.cells.backends.hpacellseg import CELLS, NUCLEI, convert_pickle
+    from wsss.segmenters.hpacellseg import CELLS, NUCLEI, convert_pickle
 
     convert_pickle(args.nuclei_model, args.out / NUCLEI, er=False)
     convert_pickle(args.cell_model, args.out / CELLS, er=not args.two_channel)

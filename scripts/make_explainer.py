@@ -17,16 +17,16 @@ from PIL import Image
 from wsss import train
 from wsss.cells.blending import finish_scores
 from wsss.cells.crops import cell_crops
-from wsss.cells.scoring import cell_values, normalise, resize, stage1_scores
+from wsss.cells.scoring import cell_cam_scores, cell_values, normalise, resize
 from wsss.core.device import Device, choose_device
 from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset
 from wsss.data.synthetic import Field, draw_field
+from wsss.inference.cam import class_maps, crop_probs
+from wsss.inference.members import Member, find_folders, load_members
 from wsss.models.cam_net import CamNet
 from wsss.models.puzzle import merge, split
-from wsss.predict.cam import class_maps, crop_probs
-from wsss.predict.members import Member, find_folders, load_members
 from wsss.reports.overlay import Note, Panel, composite, describe, describe_truth, fit, heat, mark_cells, overlay_page
 from wsss.reports.palette import short_name
 
@@ -136,9 +136,9 @@ def show_puzzle(field: Field, cam: np.ndarray, net: CamNet, device: Device) -> n
 
 def show_scores(field: Field, cam: np.ndarray, probs: np.ndarray, member: Member, device: Device) -> np.ndarray:
     """Show for one class the map in each cell, and for all cells how the two stages become a score."""
-    k, rules = SHOWN[1], replace(member.recipe.score, opinion_share=0.0)
+    k, rules = SHOWN[1], replace(member.recipe.score, feature_share=0.0)
     values = cell_values(normalise(cam), field.label_map, rules, negative=HPA.negative)
-    first = stage1_scores(cam, probs, field.label_map, rules, negative=HPA.negative)
+    first = cell_cam_scores(cam, probs, field.label_map, rules, negative=HPA.negative)
     crops = np.concatenate([own for _, own in cell_crops(field.image, field.label_map, member.recipe.crops)])
     second = crop_probs(member.net, [crops], device)
     final = finish_scores(first, second, rules, negative=HPA.negative)

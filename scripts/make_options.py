@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from wsss.__main__ import STAGES
-from wsss.core import cli
+from wsss.options import parsing as cli
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """\

@@ -35,9 +35,9 @@ def predict_image(net: CamNet, folder: Path, name: str) -> tuple[pd.DataFrame, s
     rows = []
     for cell in cells:
         mask = small == cell
-        stage1 = score_cell(maps, probs, mask)
-        _, stage2 = forward(net, crop_cell(image, mask))
-        rows.append((stage1 + stage2) / 2)
+        cam_scores = score_cell(maps, probs, mask)
+        _, crop_scores = forward(net, crop_cell(image, mask))
+        rows.append((cam_scores + crop_scores) / 2)
     words = []
     for cell, row in zip(cells, rows, strict=True):
         text = encode(masks == cell)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.core import cli
 from wsss.core.labels import HPA
 from wsss.data import sampler
 from wsss.data.tables import read_labels
+from wsss.options import parsing as cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Train the U-Net of `segment --backend unet` on composed and drawn fields, and write the weights that ship with wsss.
 
-    python scripts/train_segmenter.py CELLS --work runs/segmenter --out wsss/predict/cell_unet.safetensors
+    python scripts/train_segmenter.py CELLS --work runs/segmenter --out wsss/segmenters/cell_unet.safetensors
         [--split train] [--scenes 110] [--drawn 20] [--steps 1200] [--batch 4] [--seed 0] [--minutes 10]
 
 CELLS is a folder as of scripts/compose_cells.py; only cells of --split are used. The scenes are made once and kept in
@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from wsss.cells.stretch import stretch
-from wsss.core import cli
 from wsss.core.files import write_bytes
 from wsss.core.runtime import progress
-from wsss.core.semantic_config import MaskLossConfig
 from wsss.data.cell_scenes import Scene, compose_scene, drawn_scene, photograph_scene
 from wsss.data.compose import CellBank
 from wsss.losses.semantic import MaskLoss
 from wsss.models.cell_unet import BACKBONE, build_cell_unet
+from wsss.options import parsing as cli
+from wsss.options.masks import MaskLossConfig
+from wsss.segmenters.stretch import stretch
 
 SAVE_EVERY = 20
 

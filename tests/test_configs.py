@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from wsss.core import cli
-from wsss.core.recipe import Recipe
 from wsss.data.augment import build_augment
-from wsss.train_common import TrainOptions
+from wsss.options import parsing as cli
+from wsss.options.recipe import Recipe
+from wsss.stages.train_common import TrainOptions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 AUGMENTS = sorted(CONFIGS.glob("augment_*.yaml"))

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from wsss.core.checkpoint import load_checkpoint, save_checkpoint
 from wsss.core.checks import UserError
-from wsss.core.journal import Journal
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.data.past import Past
+from wsss.data.existing import Past
+from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
+from wsss.runs.journal import Journal
 
 SIZE = 16
 Read = Callable[[], object]
@@ -73,7 +73,7 @@ def data_set(folder: Path, name: str) -> tuple[Path, Read]:
 def cells_table(folder: Path) -> tuple[Path, Read]:
     import pandas as pd
 
-    from wsss.predict.tables import cells_frame, iter_cells, write_cells
+    from wsss.inference.tables import cells_frame, iter_cells, write_cells
 
     def frame(name: str) -> pd.DataFrame:
         geometry = {key: [3, 4] for key in ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px")}
@@ -138,9 +138,9 @@ def test_damage_is_noticed_or_touches_nothing(kind: str, tmp_path: Path, example
 
 def state() -> Any:
     from wsss.core.device import choose_device
-    from wsss.core.recipe import Recipe
-    from wsss.engine.state import TrainState
     from wsss.models.cam_net import build_cam_net
+    from wsss.options.recipe import Recipe
+    from wsss.training.state import TrainState
 
     recipe = Recipe(backbone="test_resnet", weights="none")
     made = TrainState(build_cam_net(recipe, channels=4, classes=3, pretrained=False), recipe, choose_device("cpu"))

@@ -17,12 +17,12 @@ import pytest
 import torch
 from peak import at_most
 
-from wsss.core import cli
-from wsss.core.checkpoint import load_checkpoint, read_tensors
 from wsss.core.checks import UserError
 from wsss.core.files import read_json
-from wsss.core.journal import Journal
 from wsss.core.label_maps import read_label_map
+from wsss.options import parsing as cli
+from wsss.runs.checkpoint import load_checkpoint, read_tensors
+from wsss.runs.journal import Journal
 
 MORE_MEMORY = 300
 """What refusing a file may cost, in MB."""
@@ -109,10 +109,10 @@ def test_pickles_dressed_as_label_maps_are_refused(form: str, suffix: str, tmp_p
 
 @pytest.mark.parametrize("form", PICKLES)
 def test_pickles_dressed_as_tables_are_refused(form: str, tmp_path: Path, mark: Path) -> None:
-    from wsss.cells.backends.mask_tables import TableMasks
     from wsss.core.labels import HPA
     from wsss.data.tables import read_labels
-    from wsss.predict.tables import read_cells, read_images
+    from wsss.inference.tables import read_cells, read_images
+    from wsss.segmenters.mask_tables import TableMasks
 
     names = ("cells.parquet", "cells.csv", "images.csv", "train.csv", "masks.parquet", "masks.csv")
     for name in names:
@@ -159,10 +159,10 @@ def tagged(mark: Path) -> list[str]:
 
 @pytest.mark.parametrize("which", range(3))
 def test_yaml_with_tags_runs_nothing_wherever_yaml_is_read(which: int, tmp_path: Path, mark: Path) -> None:
-    from wsss.core.recipe import Recipe
     from wsss.data.augment_recipe import load_recipe
     from wsss.data.tables import read_classes
-    from wsss.infer import _run_config
+    from wsss.options.recipe import Recipe
+    from wsss.stages.infer import _run_config
 
     path = tmp_path / "config.yaml"
     path.write_text(tagged(mark)[which])

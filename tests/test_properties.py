@@ -25,8 +25,8 @@ from wsss.data import ids
 from wsss.data.folds import make_folds
 from wsss.data.sampler import draw_epoch, expected_share, image_weights, shard
 from wsss.data.tables import read_classes, read_labels
+from wsss.inference.tiles import predict_tiles, tile_starts
 from wsss.models.puzzle import merge, split
-from wsss.predict.tiles import predict_tiles, tile_starts
 
 CLASSES = ClassList(("a", "b", "c"), 2)
 CELLS = st.one_of(
@@ -82,10 +82,10 @@ def test_any_label_table_is_read_or_refused_in_one_line(content: bytes) -> None:
 
 @given(tables())
 def test_any_other_table_is_read_or_refused_in_one_line(content: bytes) -> None:
-    from wsss.cells.backends.mask_tables import TableMasks
     from wsss.data.path_list import read_path_list
+    from wsss.inference.tables import read_cells, read_images
     from wsss.metrics.truth import read_cell_truth
-    from wsss.predict.tables import read_cells, read_images
+    from wsss.segmenters.mask_tables import TableMasks
 
     with written(content) as path:
         with told():

@@ -10,8 +10,8 @@ import pytest
 from wsss.core import rle
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.data.synthetic import write_fields
-from wsss.evaluate import EvaluateOptions, evaluate
-from wsss.predict import tables
+from wsss.inference import tables
+from wsss.stages.evaluate import EvaluateOptions, evaluate
 
 PAGE = Path(__file__).parents[1] / "docs" / "quality.md"
 CLASSES = 19

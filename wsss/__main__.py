@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from wsss import __version__
-from wsss.core import cli
 from wsss.core.checks import ConfigError, nearest
+from wsss.options import parsing as cli
 
 STAGES = {
     "prepare": "images + labels -> a data set",

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wsss.core.score_config import CropConfig, ScoreConfig
-    from wsss.core.tta_config import TtaConfig
-    from wsss.predict.one_image import Model
+    from wsss.inference.one_image import Model
+    from wsss.options.scoring import CropConfig, ScoreConfig
+    from wsss.options.views import TtaConfig
 
 
 def load(
@@ -44,10 +44,10 @@ def load(
         >>> cells = model.predict(image)  # (4, H, W), red green blue yellow  # doctest: +SKIP
     """
     from wsss.core.device import choose_device
-    from wsss.core.tta_config import TtaConfig
-    from wsss.predict.hub import is_model, load_model, pull_model
-    from wsss.predict.members import check_opinions, find_folders, load_member
-    from wsss.predict.one_image import Model, check_alike
+    from wsss.inference.hub import is_model, load_model, pull_model
+    from wsss.inference.members import check_feature_classifiers, find_folders, load_member
+    from wsss.inference.one_image import Model, check_alike
+    from wsss.options.views import TtaConfig
 
     place = choose_device(device, precision)
     text = str(source)
@@ -57,6 +57,6 @@ def load(
     recipe = members[0].recipe
     rules = score or recipe.score
     if not is_model(folder):  # a shared model holds the networks alone
-        check_opinions(members, rules)
+        check_feature_classifiers(members, rules)
     model = Model(members, place, rules, crops or recipe.crops, tta or TtaConfig())
     return model if calibration is None else model.calibrated(Path(calibration))

@@ -12,10 +12,10 @@ import pandas as pd
 from label_bench.fields import FieldSet
 from label_bench.methods import CONFIG, INFERENCES, NETWORK_ALONE, TRAININGS, Blend, Method, Training
 from label_bench.references import copied_report, supervised_report
-from wsss.core import cli
 from wsss.core.checks import DataError
 from wsss.core.files import digest_file, digest_json, read_json, write_json
-from wsss.evaluate import EvaluateOptions, evaluate
+from wsss.options import parsing as cli
+from wsss.stages.evaluate import EvaluateOptions, evaluate
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Method:
     about: str
     inference: str | None = None
     part: str = ""
-    """What of the inference is evaluated: '' (the blended score), image, stage1, stage2, opinion or student; without an
+    """What of the inference is evaluated: '' (the blended score), image, cam_scores, crop_scores, feature_classifier or self_trained; without an
     inference: 'labels' (the true image labels) or 'supervised' (trained on true cell labels)."""
     blend: Blend | None = field(default=None)
 
@@ -63,9 +63,9 @@ class Method:
         return [] if self.inference is None else [self.inference]
 
 
-NO_OPINION = "--opinion.enabled false"
-NETWORK_ALONE = f"{NO_OPINION} --self_training.enabled false"
-PLAIN = f"--puzzle.side 1 {NO_OPINION}"
+NO_FEATURES = "--feature_classifier.enabled false"
+NETWORK_ALONE = f"{NO_FEATURES} --self_training.enabled false"
+PLAIN = f"--puzzle.side 1 {NO_FEATURES}"
 TRAININGS = {
     "puzzle": Training(),
     "plain": Training(PLAIN, cost=0.5),
@@ -73,10 +73,10 @@ TRAININGS = {
     "plain-lite2": Training(f"{PLAIN} --backbone tf_efficientnet_lite2", cost=0.85),
     "drs-fixed": Training(f"{PLAIN} --drs.mode fixed", cost=0.52),
     "drs-learned": Training(f"{PLAIN} --drs.mode learned", cost=0.55),
-    "opinion-plain": Training("--puzzle.side 1 --crop 128 --opinion.copies 0", epochs=1),
-    "pool-noisy-or": Training(f"{NO_OPINION} --cells.pooling noisy_or"),
-    "pool-lse": Training(f"{NO_OPINION} --cells.pooling lse"),
-    "pool-attention": Training(f"{NO_OPINION} --cells.pooling attention"),
+    "features-plain": Training("--puzzle.side 1 --crop 128 --feature_classifier.copies 0", epochs=1),
+    "pool-noisy-or": Training(f"{NO_FEATURES} --cells.pooling noisy_or"),
+    "pool-lse": Training(f"{NO_FEATURES} --cells.pooling lse"),
+    "pool-attention": Training(f"{NO_FEATURES} --cells.pooling attention"),
     "cell-pieces": Training(f"{PLAIN} --cells.pieces 16", cost=1.05),
     "cell-pieces-lse": Training(f"{PLAIN} --cells.pieces 7 --cells.pooling lse", cost=0.85),
     "self-trained": Training("--self_training.enabled true"),
@@ -88,9 +88,9 @@ TRAININGS = {
 RECIPE = (
     "--score.region quantile --score.relative true --score.min_prob 0.01 --score.min_ratio 0.02 "
     "--score.prob_for_negative true --score.negative recipe --score.blend mean --score.normalise_rows false "
-    "--score.opinion_share 0 --score.field_rounds 0"
+    "--score.feature_share 0 --score.prior_rounds 0"
 )
-FORMULA = "--score.opinion_share 0 --score.field_rounds 0"
+FORMULA = "--score.feature_share 0 --score.prior_rounds 0"
 INFERENCES = {
     "puzzle-recipe": Inference("puzzle", RECIPE),
     "plain-recipe": Inference("plain", RECIPE),
@@ -116,13 +116,13 @@ INFERENCES = {
     "cell-pieces-lse-recipe": Inference("cell-pieces-lse", RECIPE),
     "cell-pieces-lse-formula": Inference("cell-pieces-lse", FORMULA),
     "self-trained": Inference("self-trained"),
-    "opinion-plain": Inference("opinion-plain"),
+    "features-plain": Inference("features-plain"),
     "composed": Inference("puzzle"),
-    "composed-no-opinion": Inference("puzzle", "--score.opinion_share 0"),
-    "composed-no-shares": Inference("puzzle", "--score.field_rounds 0"),
+    "composed-no-features": Inference("puzzle", "--score.feature_share 0"),
+    "composed-no-shares": Inference("puzzle", "--score.prior_rounds 0"),
     "composed-turns": Inference("puzzle", "--tta.views turns"),
-    "composed-half": Inference("puzzle", f"{RECIPE} --score.opinion_share 0.5"),
-    "folds-puzzle": Inference("puzzle-folds", "--score.field_rounds 0"),
+    "composed-half": Inference("puzzle", f"{RECIPE} --score.feature_share 0.5"),
+    "folds-puzzle": Inference("puzzle-folds", "--score.prior_rounds 0"),
     "folds-puzzle-formula": Inference("puzzle-folds", FORMULA),
     "folds-plain-formula": Inference("plain-folds", FORMULA),
     "folds-drs-formula": Inference("drs-learned-folds", FORMULA),
@@ -131,29 +131,46 @@ INFERENCES = {
 BACKBONES = ("plain-formula", "plain-lite1-formula", "plain-lite2-formula")
 NETWORKS = ("plain-formula", "puzzle-formula", "drs-learned-formula")
 FOLD_NETWORKS = ("folds-plain-formula", "folds-puzzle-formula", "folds-drs-formula")
-FOLD_PARTS = ("folds-puzzle/stage1", "folds-puzzle/stage2", "folds-puzzle/opinion")
+FOLD_PARTS = ("folds-puzzle/cam", "folds-puzzle/crop", "folds-puzzle/feature_classifier")
 METHODS = (
     Method("labels copied", "copied", "true image labels copied to every cell", part="labels"),
     Method("image probabilities", "copied", "image probabilities of the Puzzle network", "puzzle-recipe", "image"),
-    Method("plain CAM, stage 1", "recipe", "quantile of the class map, no puzzle", "plain-recipe", "stage1"),
+    Method("plain CAM, stage 1", "recipe", "quantile of the class map, no puzzle", "plain-recipe", "cam"),
     Method("plain CAM, recipe", "recipe", "stages 1 and 2, no puzzle", "plain-recipe"),
-    Method("Puzzle, stage 1", "recipe", "quantile of the class map", "puzzle-recipe", "stage1"),
-    Method("Puzzle, stage 2", "recipe", "the cell's crop through the same network", "puzzle-recipe", "stage2"),
+    Method("Puzzle, stage 1", "recipe", "quantile of the class map", "puzzle-recipe", "cam"),
+    Method("Puzzle, stage 2", "recipe", "the cell's crop through the same network", "puzzle-recipe", "crop"),
     Method("published recipe", "recipe", "Puzzle-CAM, mean of stages 1 and 2", "puzzle-recipe"),
-    Method("DRS fixed, stage 1", "drs", "share of the peak fixed, no puzzle", "drs-fixed-recipe", "stage1"),
+    Method("DRS fixed, stage 1", "drs", "share of the peak fixed, no puzzle", "drs-fixed-recipe", "cam"),
     Method("DRS fixed, recipe", "drs", "stages 1 and 2", "drs-fixed-recipe"),
-    Method("DRS learned, stage 1", "drs", "share of the peak learnt, no puzzle", "drs-learned-recipe", "stage1"),
+    Method("DRS learned, stage 1", "drs", "share of the peak learnt, no puzzle", "drs-learned-recipe", "cam"),
     Method("DRS learned, recipe", "drs", "stages 1 and 2", "drs-learned-recipe"),
-    Method("mean x prob", "formula", "mean of the map in the cell x image probability", "puzzle-formula", "stage1"),
+    Method("mean x prob", "formula", "mean of the map in the cell x image probability", "puzzle-formula", "cam"),
     Method("sqrt formula", "formula", "sqrt(mean x stage 2) x sqrt(prob), rows normalised", "puzzle-formula"),
     Method("sqrt formula, plain CAM", "formula", "sqrt formula without puzzle", "plain-formula"),
     Method("sqrt formula, DRS learned", "formula", "sqrt formula with DRS, no puzzle", "drs-learned-formula"),
-    Method("opinion, plain images", "opinion", "second opinion without altered copies", "opinion-plain", "opinion"),
-    Method("opinion", "opinion", "second opinion with altered copies", "composed", "opinion"),
-    Method("opinion + recipe", "opinion", "second opinion and published recipe, half each", "composed-half"),
-    Method("composed_cells.yaml", "composed", "sqrt formula, opinion and field shares", "composed"),
-    Method("... without opinion", "composed", "sqrt formula and field shares", "composed-no-opinion"),
-    Method("... without field shares", "composed", "sqrt formula and opinion", "composed-no-shares"),
+    Method(
+        "feature_classifier, plain images",
+        "feature_classifier",
+        "feature classifier without altered copies",
+        "features-plain",
+        "feature_classifier",
+    ),
+    Method(
+        "feature_classifier",
+        "feature_classifier",
+        "feature classifier with altered copies",
+        "composed",
+        "feature_classifier",
+    ),
+    Method(
+        "feature_classifier + recipe",
+        "feature_classifier",
+        "feature classifier and published recipe, half each",
+        "composed-half",
+    ),
+    Method("composed_cells.yaml", "composed", "sqrt formula, feature_classifier and field shares", "composed"),
+    Method("... without feature_classifier", "composed", "sqrt formula and field shares", "composed-no-features"),
+    Method("... without field shares", "composed", "sqrt formula and feature_classifier", "composed-no-shares"),
     Method("noisy-or over cells, recipe", "cells", "Puzzle, image from its cells by noisy-or", "pool-noisy-or-recipe"),
     Method(
         "noisy-or over cells, sqrt formula",
@@ -178,7 +195,9 @@ METHODS = (
     ),
     Method("pieces and lse, recipe", "cells", "cells as pieces, image from its cells", "cell-pieces-lse-recipe"),
     Method("pieces and lse, sqrt formula", "cells", "cells as pieces, image from its cells", "cell-pieces-lse-formula"),
-    Method("self-trained network", "selftrain", "the self-trained network of single cells", "self-trained", "student"),
+    Method(
+        "self-trained network", "selftrain", "the self-trained network of single cells", "self-trained", "self_trained"
+    ),
     Method("composed_cells.yaml, self-trained", "selftrain", "blended as it ships", "self-trained"),
     Method("published recipe, 8 views", "tta", "published recipe, images and crops flipped and turned", "recipe-turns"),
     Method("sqrt formula, 4 views", "tta", "sqrt formula, flipped", "puzzle-flips"),
@@ -204,7 +223,7 @@ METHODS = (
     Method(
         "four folds, fitted", "oof", "the same, weights fitted out of fold", blend=Blend(FOLD_NETWORKS, fitted=True)
     ),
-    Method("parts, equal", "oof", "stages 1 and 2 and opinion of four folds", blend=Blend(FOLD_PARTS)),
+    Method("parts, equal", "oof", "stages 1 and 2 and feature_classifier of four folds", blend=Blend(FOLD_PARTS)),
     Method("parts, fitted", "oof", "the same, weights fitted out of fold", blend=Blend(FOLD_PARTS, fitted=True)),
     Method("supervised", "supervised", "features and forest on the TRUE cell labels", part="supervised"),
 )

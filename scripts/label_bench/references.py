@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 
 from label_bench.fields import FieldSet
-from wsss.cells.features import cell_features
-from wsss.cells.learners import Forest
 from wsss.cells.runs import cell_ids
 from wsss.core.files import without_nan
 from wsss.core.labels import HPA
-from wsss.core.opinion_config import WeakConfig
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells, read_nuclei
 from wsss.data.tables import read_labels
+from wsss.feature_classifier.features import cell_features
+from wsss.feature_classifier.learners import Forest
 from wsss.metrics.cells import copy_to_cells, join_by_number, score_table
 from wsss.metrics.truth import read_cell_truth
+from wsss.options.feature_classifier import WeakConfig
 
 
 def copied_report(fields: FieldSet) -> dict[str, Any]:

@@ -26,21 +26,27 @@ import psutil
 from record import record
 from small import SIZE, write_images
 
-from wsss.core.checkpoint import load_checkpoint
 from wsss.core.files import digest_json
+from wsss.runs.checkpoint import load_checkpoint
 
 NAMES = ["prepare", "segment", "train", "infer"]
 IMAGES, EPOCHS, IN_A_ROW = 16, 3, 6
 """Images, epochs trained; kills before a run may come to its end and is compared."""
 BEGINS = {
     "prepare": ("wsss.data.source", "ingest", lambda job: 1),
-    "segment": ("wsss.predict.segmenting", "_work", lambda task: 1),
-    "infer": ("wsss.predict.pipeline", "_score_batch", lambda task, members, fields, *rest: len(fields)),
+    "segment": ("wsss.segmenters.many", "_work", lambda task: 1),
+    "infer": ("wsss.inference.pipeline", "_score_batch", lambda task, members, fields, *rest: len(fields)),
 }
 """Stage -> module and name of the function that begins with images, and how many they are."""
-PRELOAD = ["wsss.prepare", "wsss.segment", "wsss.train", "wsss.infer", "wsss.engine.fit", "wsss.engine.validate"]
-PRELOAD += ["wsss.engine.loading", "wsss.predict.task", "wsss.predict.pipeline", "wsss.data.source", "wsss.data.past"]
-PRELOAD += ["wsss.predict.segmenting", "wsss.cells.backends.classical", "wsss.predict.members", "wsss.predict.tables"]
+PRELOAD = ["wsss.prepare", "wsss.segment", "wsss.train", "wsss.infer", "wsss.training.fit", "wsss.training.validate"]
+PRELOAD += [
+    "wsss.training.loading",
+    "wsss.inference.task",
+    "wsss.inference.pipeline",
+    "wsss.data.source",
+    "wsss.data.existing",
+]
+PRELOAD += ["wsss.segmenters.many", "wsss.segmenters.classical", "wsss.inference.members", "wsss.inference.tables"]
 PRELOAD += ["wsss.data.build", "iterstrat.ml_stratifiers", "pyarrow.parquet", "pyarrow.feather", "PIL.PngImagePlugin"]
 PRELOAD += ["matplotlib.figure", "matplotlib.backends.backend_agg"]
 """What the stages import: read once, so that a process is at work as soon as it starts."""
@@ -84,7 +90,7 @@ def run(name: str, words: list[str], log: Path | None) -> None:
 
 def watch(name: str, log: Path) -> None:
     """Note every image that is begun, and every one that is safe."""
-    from wsss.core.journal import Journal
+    from wsss.runs.journal import Journal
 
     place, function, count = BEGINS[name]
     module = importlib.import_module(place)

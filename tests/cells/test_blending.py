@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from wsss.cells.blending import blend, finish_scores, share_field
-from wsss.cells.scoring import cell_values, normalise, stage1_scores
-from wsss.core.score_config import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig, preset
+from wsss.cells.scoring import cell_cam_scores, cell_values, normalise
+from wsss.options.scoring import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig, preset
 
 
 def test_geometric_blend_of_the_mean_preset_is_the_published_formula() -> None:
@@ -12,17 +12,17 @@ def test_geometric_blend_of_the_mean_preset_is_the_published_formula() -> None:
     cam = np.random.default_rng(0).random((3, 4, 4), np.float32)
     probs = np.array([0.5, 0.3, 0.2])
     config = preset("mean")
-    stage2 = np.array([[0.6, 0.2, 0.1], [0.3, 0.7, 0.4]])
+    crop_scores = np.array([[0.6, 0.2, 0.1], [0.3, 0.7, 0.4]])
     means = cell_values(normalise(cam), label_map, config)
-    wanted = np.sqrt(means * stage2) * np.sqrt([0.5, 0.3, 1])
+    wanted = np.sqrt(means * crop_scores) * np.sqrt([0.5, 0.3, 1])
     wanted /= wanted.sum(axis=1, keepdims=True)
-    stage1 = stage1_scores(cam, probs, label_map, config, negative=2)
-    np.testing.assert_allclose(finish_scores(stage1, stage2, config), wanted, atol=1e-6)
+    cam_scores = cell_cam_scores(cam, probs, label_map, config, negative=2)
+    np.testing.assert_allclose(finish_scores(cam_scores, crop_scores, config), wanted, atol=1e-6)
 
 
 def test_mean_blend_weighs_stage_2_and_mixes_with_the_image() -> None:
     a, b = np.array([[0.2], [0.4]]), np.array([[0.6], [0.8]])
-    np.testing.assert_allclose(blend(a, b, ScoreConfig(stage2_share=0.25)), [[0.3], [0.5]])
+    np.testing.assert_allclose(blend(a, b, ScoreConfig(crop_share=0.25)), [[0.3], [0.5]])
     mixed = finish_scores(a, None, ScoreConfig(image_mix=0.3))
     np.testing.assert_allclose(mixed, [[0.7 * 0.2 + 0.09], [0.7 * 0.4 + 0.09]], atol=1e-6)
 
@@ -44,9 +44,9 @@ def test_odd_images_give_finite_scores_in_the_unit_interval(region: str, negativ
     random = np.random.default_rng(0).normal(size=(3, 2, 2)).astype(np.float32)
     for label_map, count in ((one_pixel, 1), (none, 0), (full, 1)):
         for cam in (random, np.zeros_like(random), -np.ones_like(random)):
-            stage1 = stage1_scores(cam, np.array([0.9, 0.005, 0.3]), label_map, config, negative=2)
-            for stage2 in (None, np.zeros_like(stage1)):
-                scores = finish_scores(stage1, stage2, config)
+            cam_scores = cell_cam_scores(cam, np.array([0.9, 0.005, 0.3]), label_map, config, negative=2)
+            for crop_scores in (None, np.zeros_like(cam_scores)):
+                scores = finish_scores(cam_scores, crop_scores, config)
                 assert scores.shape == (count, 3)
                 assert scores.dtype == np.float32
                 assert ((scores >= 0) & (scores <= 1)).all()
@@ -59,13 +59,13 @@ def test_scores_outside_the_unit_interval_are_refused() -> None:
         finish_scores(np.ones((1, 2)), np.ones((2, 2)), ScoreConfig())
 
 
-def test_the_second_opinion_has_its_share_before_border_cells_are_weighted() -> None:
-    network, opinion = np.array([[0.2, 0.2], [0.6, 0.2]]), np.array([[0.0, 1.0], [0.4, 0.6]])
-    config = ScoreConfig(opinion_share=0.25, normalise_rows=True, border_power=1)
-    found = finish_scores(network, None, config, opinion=opinion, visible=np.array([1.0, 0.5]))
+def test_the_feature_classifier_has_its_share_before_border_cells_are_weighted() -> None:
+    network, feature_classifier = np.array([[0.2, 0.2], [0.6, 0.2]]), np.array([[0.0, 1.0], [0.4, 0.6]])
+    config = ScoreConfig(feature_share=0.25, normalise_rows=True, border_power=1)
+    found = finish_scores(network, None, config, feature_classifier=feature_classifier, visible=np.array([1.0, 0.5]))
     np.testing.assert_allclose(found, [[0.375, 0.625], [0.33125, 0.16875]], atol=1e-6)
-    alone = finish_scores(network, None, ScoreConfig(opinion_share=1.0), opinion=opinion)
-    np.testing.assert_allclose(alone, opinion, atol=1e-6)
+    alone = finish_scores(network, None, ScoreConfig(feature_share=1.0), feature_classifier=feature_classifier)
+    np.testing.assert_allclose(alone, feature_classifier, atol=1e-6)
 
 
 def test_cells_of_a_field_settle_a_doubtful_cell() -> None:

@@ -3,7 +3,7 @@ import pytest
 
 from wsss.cells.crops import cell_boxes, cell_crops, crop_batches
 from wsss.core.checks import ConfigError
-from wsss.core.score_config import CropConfig
+from wsss.options.scoring import CropConfig
 
 
 def field() -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import pytest
 
 from wsss.cells.pseudo_masks import adaptive, make_masks, peaks_of, refine, values_of
 from wsss.core.checks import ConfigError
-from wsss.core.pseudo_config import PseudoConfig
+from wsss.options.pseudo import PseudoConfig
 
 CELLS = np.zeros((16, 16), np.int32)
 CELLS[:, :7] = 3

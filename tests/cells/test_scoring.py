@@ -19,12 +19,12 @@ from wsss.cells.regions import (
 from wsss.cells.runs import visible_share
 from wsss.cells.scoring import (
     apply_negative,
+    cell_cam_scores,
     cell_values,
     normalise,
     resize,
-    stage1_scores,
 )
-from wsss.core.score_config import REGION_RULES, ScoreConfig, preset
+from wsss.options.scoring import REGION_RULES, ScoreConfig, preset
 
 PLAIN = preset("mean", blend="mean", normalise_rows=False)
 
@@ -198,13 +198,13 @@ def two_cells() -> tuple[np.ndarray, np.ndarray]:
 
 def test_recipe_gives_each_cell_the_image_probability_of_its_class() -> None:
     cam, label_map = two_cells()
-    scores = stage1_scores(cam, np.array([0.8, 0.6, 0.0]), label_map, ScoreConfig(), negative=2)
+    scores = cell_cam_scores(cam, np.array([0.8, 0.6, 0.0]), label_map, ScoreConfig(), negative=2)
     np.testing.assert_allclose(scores, [[0.8, 0, 0], [0, 0.6, 0]], atol=1e-6)
 
 
 def test_recipe_calls_a_cell_without_any_label_negative_and_leaves_the_others() -> None:
     cam, label_map = two_cells()
-    scores = stage1_scores(cam, np.array([0.8, 0.01, 0.0]), label_map, ScoreConfig(), negative=2)
+    scores = cell_cam_scores(cam, np.array([0.8, 0.01, 0.0]), label_map, ScoreConfig(), negative=2)
     np.testing.assert_allclose(scores, [[0.8, 0, 0], [0, 0, 1]], atol=1e-6)
 
 
@@ -213,9 +213,9 @@ def test_probability_power_may_spare_negative() -> None:
     cam[2] = 1
     probs = np.array([0.5, 0.5, 0.1])
     config = replace(PLAIN, prob_power=2)
-    scores = stage1_scores(cam, probs, label_map, config, negative=2)
+    scores = cell_cam_scores(cam, probs, label_map, config, negative=2)
     np.testing.assert_allclose(scores, [[0.25, 0, 1], [0, 0.25, 1]], atol=1e-4)
-    scores = stage1_scores(cam, probs, label_map, replace(config, prob_for_negative=True), negative=2)
+    scores = cell_cam_scores(cam, probs, label_map, replace(config, prob_for_negative=True), negative=2)
     np.testing.assert_allclose(scores[:, 2], 0.01, atol=1e-4)
 
 
@@ -267,7 +267,7 @@ def test_visible_share_is_one_for_whole_cells_and_smaller_for_cut_ones() -> None
 
 def test_no_class_may_pass_the_probability_threshold() -> None:
     cam, label_map = two_cells()
-    scores = stage1_scores(cam, np.zeros(3), label_map, ScoreConfig(), negative=2)
+    scores = cell_cam_scores(cam, np.zeros(3), label_map, ScoreConfig(), negative=2)
     np.testing.assert_allclose(scores, [[0, 0, 1], [0, 0, 1]])
 
 
@@ -275,7 +275,7 @@ def test_no_class_may_pass_the_probability_threshold() -> None:
 def test_probabilities_that_do_not_fit_are_refused(probs: list[float]) -> None:
     cam, label_map = two_cells()
     with pytest.raises(ValueError, match="3 image probabilities"):
-        stage1_scores(cam, np.array(probs), label_map, ScoreConfig(), negative=2)
+        cell_cam_scores(cam, np.array(probs), label_map, ScoreConfig(), negative=2)
 
 
 def test_bad_label_maps_are_refused() -> None:
@@ -290,7 +290,7 @@ def test_maps_that_are_probabilities_already_keep_their_height() -> None:
     faint = np.where(label_map == 1, 0.02, 0.01)[None].astype(np.float32)
     config = ScoreConfig(region="mean", relative=False, min_ratio=0, negative="own")
     plain, kept = (
-        stage1_scores(faint, np.ones(1), label_map, config, negative=None, normalised=normalised)[:, 0]
+        cell_cam_scores(faint, np.ones(1), label_map, config, negative=None, normalised=normalised)[:, 0]
         for normalised in (False, True)
     )
     assert plain == pytest.approx([1, 0.5], abs=1e-3)

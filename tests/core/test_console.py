@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wsss.core import cli, console
+from wsss.core import console
 from wsss.core.checks import ConfigError, DataError
+from wsss.options import parsing as cli
 
 ROOT = Path(__file__).parents[2] / "wsss"
 SPEAKERS = ("console.py", "cli.py")

@@ -56,7 +56,7 @@ class Deadly(Dataset[Any]):
 
 
 def test_a_scheduler_that_ends_every_process_of_a_job_interrupts_the_training() -> None:
-    from wsss.engine.loading import loaders_alive
+    from wsss.training.loading import loaders_alive
 
     loader = torch.utils.data.DataLoader(Deadly(signal.SIGTERM), batch_sampler=[[0], [1]], num_workers=1)
     with pytest.raises(Terminated), loaders_alive():
@@ -64,7 +64,7 @@ def test_a_scheduler_that_ends_every_process_of_a_job_interrupts_the_training() 
 
 
 def test_a_killed_loader_of_images_ends_the_training_in_one_line() -> None:
-    from wsss.engine.loading import loaders_alive
+    from wsss.training.loading import loaders_alive
 
     loader = torch.utils.data.DataLoader(Deadly(signal.SIGKILL), batch_sampler=[[0], [1]], num_workers=1)
     began = time.monotonic()
@@ -78,7 +78,7 @@ KILLED_WITH_LOADERS = """
 import multiprocessing, os, time
 import numpy as np, torch
 from wsss.data.dataset import EpochBatches
-from wsss.engine.loading import batch_loader
+from wsss.training.loading import batch_loader
 
 class Numbers:
     def __len__(self):
@@ -120,7 +120,7 @@ MEMORY_OF_A_LOADER = """
 import numpy as np, torch
 from wsss.core.runtime import keep_freed_memory
 from wsss.data.dataset import EpochBatches
-from wsss.engine.loading import batch_loader
+from wsss.training.loading import batch_loader
 
 def own():
     lines = open("/proc/self/status").read().splitlines()

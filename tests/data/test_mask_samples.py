@@ -8,8 +8,6 @@ import torch
 from PIL import Image
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.recipe import Recipe
-from wsss.core.semantic_config import MaskConfig, MaskLossConfig
 from wsss.data.augment import build_augment
 from wsss.data.mask_samples import (
     MaskSamples,
@@ -22,6 +20,8 @@ from wsss.data.mask_samples import (
 )
 from wsss.data.masks import MaskSet, open_masks
 from wsss.data.targets import gap_weights
+from wsss.options.masks import MaskConfig, MaskLossConfig
+from wsss.options.recipe import Recipe
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from wsss.cells.crops import cell_crops
-from wsss.core.cell_train_config import CellTrainConfig
 from wsss.core.checks import ConfigError
-from wsss.core.recipe import Recipe
-from wsss.core.score_config import CropConfig
 from wsss.losses.total import ComboLoss
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.cell_pieces import cut_pieces, still_norms
 from wsss.models.puzzle import PuzzleCam
+from wsss.options.cell_training import CellTrainConfig
+from wsss.options.recipe import Recipe
+from wsss.options.scoring import CropConfig
 
 SIZE = 64
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from wsss.core.checks import ConfigError
-from wsss.core.recipe import DrsConfig, Recipe
 from wsss.models.backbone import build_backbone, features_of
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.drs import Suppress, add_drs
+from wsss.options.recipe import DrsConfig, Recipe
 
 MAP = torch.tensor([[-2.0, 1.0], [4.0, 10.0]]).view(1, 1, 2, 2)
 

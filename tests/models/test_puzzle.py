@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from wsss.core.recipe import Recipe
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.puzzle import PuzzleCam, merge, split
+from wsss.options.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

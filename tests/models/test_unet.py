@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.recipe import Recipe
-from wsss.core.semantic_config import UnetConfig
 from wsss.models.encoder import build_encoder
 from wsss.models.unet import Unet, build_unet, cut_back, fill_to_multiple
+from wsss.options.masks import UnetConfig
+from wsss.options.recipe import Recipe
 
 SLIM = [16, 12, 8, 8, 4]
 

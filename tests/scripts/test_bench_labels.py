@@ -13,11 +13,11 @@ from label_bench.methods import CONFIG, INFERENCES, METHODS, TRAININGS
 from label_bench.references import copied_report
 from label_bench.table import write_table
 
-from wsss.core import cli
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.recipe import Recipe
-from wsss.predict.infer_options import InferOptions
-from wsss.train_common import TrainOptions
+from wsss.options import parsing as cli
+from wsss.options.infer import InferOptions
+from wsss.options.recipe import Recipe
+from wsss.stages.train_common import TrainOptions
 
 
 def test_every_row_names_what_there_is_and_once() -> None:
@@ -64,7 +64,7 @@ def bench(folder: Path, minutes: float | None = None) -> Bench:
 
 
 def test_cheaper_trainings_get_more_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("puzzle", "plain", "puzzle-folds", "opinion-plain")
+    names = ("puzzle", "plain", "puzzle-folds", "features-plain")
     assert [bench(tmp_path)._epochs(name) for name in names] == [9, 18, 3, 1]
     monkeypatch.setattr(Bench, "_epoch_seconds", lambda self, name: 60 * TRAININGS[name].cost)
     assert [bench(tmp_path, minutes=6.5)._epochs(name) for name in names] == [6, 13, 2, 1]

@@ -1,28 +1,28 @@
-"""From the scores of both stages to those of the tables: blend, rows, second opinion, field shares, border cells."""
+"""From the scores of both stages to those of the tables: blend, rows, feature classifier, field shares, border cells."""
 
 import numpy as np
 
-from wsss.core.score_config import ScoreConfig
+from wsss.options.scoring import ScoreConfig
 
 
 def finish_scores(
-    stage1: np.ndarray,
-    stage2: np.ndarray | None,
+    cam_scores: np.ndarray,
+    crop_scores: np.ndarray | None,
     config: ScoreConfig,
     *,
     negative: int | None = None,
-    opinion: np.ndarray | None = None,
+    feature_classifier: np.ndarray | None = None,
     visible: np.ndarray | None = None,
     weight: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Blend stages 1 and 2; then image_mix, normalise_rows, opinion_share, field_rounds, border_power, outlier_power.
+    """Blend stages 1 and 2; then image_mix, normalise_rows, feature_share, prior_rounds, border_power, outlier_power.
 
     Args:
-        stage1: (N, K) in [0, 1].
-        stage2: (N, K) in [0, 1], the network's view of each cell's crop; None to do without.
+        cam_scores: (N, K) in [0, 1].
+        crop_scores: (N, K) in [0, 1], the network's view of each cell's crop; None to do without.
         config: the rules.
-        negative: id of the class 'no specific signal', or None; for field_rounds.
-        opinion: (N, K) in [0, 1], the second opinion; None to do without.
+        negative: id of the class 'no specific signal', or None; for prior_rounds.
+        feature_classifier: (N, K) in [0, 1], the feature classifier; None to do without.
         visible: (N,) in [0, 1], share of the cell that the image shows (`runs.visible_share`); None for whole cells.
         weight: (N,) in [0, 1], low for outlier cells; None for 1.
 
@@ -32,16 +32,16 @@ def finish_scores(
     Raises:
         ValueError: the shapes differ, or a score is outside [0, 1].
     """
-    scores = stage1 if stage2 is None else blend(stage1, stage2, config)
+    scores = cam_scores if crop_scores is None else blend(cam_scores, crop_scores, config)
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError("a score of stage 1 or 2 is outside [0, 1].")
     if len(scores):
         scores = (1 - config.image_mix) * scores + config.image_mix * scores.mean(axis=0)
     if config.normalise_rows:
         scores = _normalise_rows(scores)
-    if opinion is not None:
-        scores = (1 - config.opinion_share) * scores + config.opinion_share * opinion
-    scores = share_field(scores, negative, config.field_rounds)
+    if feature_classifier is not None:
+        scores = (1 - config.feature_share) * scores + config.feature_share * feature_classifier
+    scores = share_field(scores, negative, config.prior_rounds)
     for factor, power in ((visible, config.border_power), (weight, config.outlier_power)):
         if factor is not None:
             scores = scores * np.reshape(factor, (len(scores), 1)) ** power
@@ -87,11 +87,11 @@ def share_field(scores: np.ndarray, negative: int | None, rounds: int) -> np.nda
     return now
 
 
-def blend(stage1: np.ndarray, stage2: np.ndarray, config: ScoreConfig) -> np.ndarray:
-    """Blend two score tables (N, K): (1 - w) a + w b, or a ** (1 - w) * b ** w; w is stage2_share."""
-    if stage1.shape != stage2.shape:
-        raise ValueError(f"stage 1 is {stage1.shape}, stage 2 is {stage2.shape}.")
-    w = config.stage2_share
+def blend(cam_scores: np.ndarray, crop_scores: np.ndarray, config: ScoreConfig) -> np.ndarray:
+    """Blend two score tables (N, K): (1 - w) a + w b, or a ** (1 - w) * b ** w; w is crop_share."""
+    if cam_scores.shape != crop_scores.shape:
+        raise ValueError(f"stage 1 is {cam_scores.shape}, stage 2 is {crop_scores.shape}.")
+    w = config.crop_share
     if config.blend == "mean":
-        return (1 - w) * stage1 + w * stage2
-    return stage1 ** (1 - w) * stage2**w
+        return (1 - w) * cam_scores + w * crop_scores
+    return cam_scores ** (1 - w) * crop_scores**w

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from wsss.cells.runs import cell_ids, cell_runs
-from wsss.core.score_config import CropConfig
+from wsss.options.scoring import CropConfig
 
 
 def cell_crops(image: np.ndarray, label_map: np.ndarray, config: CropConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -5,8 +5,8 @@ from skimage.segmentation import random_walker
 
 from wsss.cells.regions import cell_means, group_pixels
 from wsss.cells.scoring import resize
-from wsss.core.pseudo_config import PseudoConfig
-from wsss.core.semantic_config import IGNORE
+from wsss.options.masks import IGNORE
+from wsss.options.pseudo import PseudoConfig
 
 DILATIONS = (1, 2, 4, 8)
 """How far the neighbours of pixel-adaptive refinement lie, px of the grid."""

@@ -1,6 +1,6 @@
 """From class maps to per-cell scores: small pure functions, one for each rule of ScoreConfig.
 
-`stage1_scores` takes an image's maps to scores (normalise, cell_values, apply_negative); blending.py follows.
+`cell_cam_scores` takes an image's maps to scores (normalise, cell_values, apply_negative); blending.py follows.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from wsss.cells.regions import (
     subset,
     top_mean_rule,
 )
-from wsss.core.score_config import ScoreConfig
+from wsss.options.scoring import ScoreConfig
 
 EPSILON = 1e-5
 """Added to the spatial maximum of a map before dividing by it, as in the recipe."""
@@ -165,7 +165,7 @@ def _compartment_rule(
     return apply
 
 
-def stage1_scores(
+def cell_cam_scores(
     cam: np.ndarray,
     image_probs: np.ndarray,
     label_map: np.ndarray,

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from wsss.core.checks import ConfigError, check_choice, check_range, nearest
-from wsss.data import robust
+from wsss.data import photometric as robust
 
 Step = Mapping[str, Any]
 """One entry of a recipe: `op`, `p` or `weight`, and the op's own parameters (or `of`, for OneOf)."""
@@ -59,7 +59,7 @@ FAILURES = (
 
 
 class PlainOp(A.ImageOnlyTransform):
-    """A function of wsss.data.robust as a transform: it gets (C, H, W) and the shared generator."""
+    """A function of wsss.data.photometric as a transform: it gets (C, H, W) and the shared generator."""
 
     def __init__(self, name: str, params: dict[str, Any], p: float) -> None:
         super().__init__(p=p)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from wsss.data.cell_faults import Faults, faulty_copy
+from wsss.data.cell_photometric import Faults, faulty_copy
 
 ZOOM = (0.9, 1.1)
 """Lowest and highest scale."""

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wsss.core.semantic_config import IGNORE
 from wsss.data.augment import Augment
 from wsss.data.catalog import DataSet
 from wsss.data.dataset import Key
 from wsss.data.pseudo import PseudoSet
+from wsss.options.masks import IGNORE
 
 
 class MapSamples(Dataset[tuple[Tensor, Tensor, int]]):

@@ -9,13 +9,13 @@ from torch.utils.data import Dataset
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import digest_json
-from wsss.core.recipe import Recipe
-from wsss.core.semantic_config import MaskConfig, MaskLossConfig
 from wsss.data.augment import Augment, build_augment
 from wsss.data.dataset import Key
 from wsss.data.folds import make_folds
 from wsss.data.masks import MaskSet
 from wsss.data.targets import gap_weights, make_target
+from wsss.options.masks import MaskConfig, MaskLossConfig
+from wsss.options.recipe import Recipe
 
 COVERAGE_BINS = 5
 """Kinds of images by share of the mask, beside the empty ones, over which folds are spread evenly."""

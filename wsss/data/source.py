@@ -12,14 +12,14 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import digest_json
-from wsss.core.journal import Journal
 from wsss.core.runtime import Workers, parallel, progress
 from wsss.data.build import COLUMNS, write_extra
 from wsss.data.duplicates import EDGE
+from wsss.data.existing import Known
 from wsss.data.ingest import Job, ingest, precheck
 from wsss.data.matching import Matched
-from wsss.data.past import Known
 from wsss.data.store import Shards
+from wsss.runs.journal import Journal
 
 CHUNK = 64
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from wsss.core.semantic_config import IGNORE
+from wsss.options.masks import IGNORE
 
 
 def make_target(label_map: np.ndarray, ignored: np.ndarray, kind: str, border_px: int = 2) -> np.ndarray:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.core.recipe import LossConfig
+from wsss.options.recipe import LossConfig
 
 
 def bce(logits: Tensor, targets: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from wsss.core.recipe import PuzzleConfig
+from wsss.options.recipe import PuzzleConfig
 
 
 def agreement(full: Tensor, merged: Tensor, labels: Tensor, config: PuzzleConfig) -> Tensor:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from wsss.core.semantic_config import IGNORE, MaskLossConfig
 from wsss.losses import mask_terms as terms
+from wsss.options.masks import IGNORE, MaskLossConfig
 
 
 class MaskLoss:

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from wsss.core.cell_train_config import CellTrainConfig
-from wsss.core.recipe import LossConfig, PuzzleConfig
 from wsss.losses.classify import build_classify
 from wsss.losses.puzzle import agreement, ramp_weight
+from wsss.options.cell_training import CellTrainConfig
+from wsss.options.recipe import LossConfig, PuzzleConfig
 
 Pieces = tuple[Tensor | None, Tensor, Tensor]
 

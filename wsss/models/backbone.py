@@ -10,8 +10,8 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from wsss.core.checkpoint import read_tensors
 from wsss.core.checks import ConfigError, DataError, nearest, some
+from wsss.runs.checkpoint import read_tensors
 
 SHORT_NAMES = {
     "seresnext50": "seresnext50_32x4d",

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wsss.core.recipe import Recipe
 from wsss.models.backbone import Backbone, build_backbone, features_of
 from wsss.models.cell_pool import CellPool, cell_means, is_present
 from wsss.models.drs import Suppress, add_drs, build_neck
+from wsss.options.recipe import Recipe
 
 
 class CamOutput(NamedTuple):

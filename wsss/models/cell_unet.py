@@ -1,8 +1,8 @@
 """The U-Net that finds nuclei and cells: small enough to come with the package and to run on a CPU."""
 
-from wsss.core.recipe import Recipe
-from wsss.core.semantic_config import UnetConfig
 from wsss.models.unet import Unet, build_unet
+from wsss.options.masks import UnetConfig
+from wsss.options.recipe import Recipe
 
 BACKBONE = "test_resnet"
 """timm's smallest residual network, half a million weights: what its name says of tests is about its size."""

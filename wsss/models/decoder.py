@@ -15,8 +15,8 @@ from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError
-from wsss.core.semantic_config import UnetConfig
 from wsss.models.encoder import Scale
+from wsss.options.masks import UnetConfig
 
 
 class Upsample(nn.Module):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError
-from wsss.core.recipe import DrsConfig
 from wsss.models.backbone import Backbone, features_of, pretrained_config
+from wsss.options.recipe import DrsConfig
 
 ACTIVATIONS = frozenset(
     {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SiLU", "Swish", "SwishMe", "GELU", "GELUTanh", "QuickGELU"}

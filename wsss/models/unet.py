@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsss.core.recipe import Recipe
-from wsss.core.semantic_config import UnetConfig
 from wsss.models.decoder import Decoder
 from wsss.models.encoder import Encoder, build_encoder
+from wsss.options.masks import UnetConfig
+from wsss.options.recipe import Recipe
 
 
 class MaskOutput(NamedTuple):

@@ -1,0 +1,146 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from wsss.core.checks import ConfigError, DataError
+from wsss.feature_classifier.fit import Copies, WeakModel, candidates, fit_weak, oof_weak, renew
+from wsss.options.feature_classifier import WeakConfig
+
+QUICK = WeakConfig(rounds=3, folds=3, trees=20, leaf=2)
+NEGATIVE = 3
+
+
+def toy(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """60 images of 6 cells; each shows two of three classes, some cells Negative; noisy features tell the class."""
+    rng = np.random.default_rng(seed)
+    centres = 3.0 * np.eye(4)
+    features, image_of_cell, truth = [], [], []
+    labels = np.zeros((60, 4))
+    for image in range(60):
+        shown = rng.choice(3, 2, replace=False)
+        labels[image, shown] = 1
+        for cell in range(6):
+            label = shown[cell] if cell < 2 else (NEGATIVE if rng.random() < 0.2 else rng.choice(shown))
+            features.append(centres[label] + rng.normal(0, 0.7, 4))
+            image_of_cell.append(image)
+            truth.append(label)
+    return np.array(features, np.float32), np.array(image_of_cell), labels, np.array(truth)
+
+
+def test_cells_get_their_own_label_though_only_images_were_labelled() -> None:
+    features, image_of_cell, labels, truth = toy()
+    model = fit_weak(features, image_of_cell, labels, NEGATIVE, 0, QUICK)
+    assert (model.soft.argmax(axis=1) == truth).mean() > 0.9
+    unseen, _, _, unseen_truth = toy(1)
+    assert (model.predict(unseen).argmax(axis=1) == unseen_truth).mean() > 0.9
+
+
+def test_soft_labels_stay_within_the_candidates() -> None:
+    features, image_of_cell, labels, _ = toy()
+    soft = fit_weak(features, image_of_cell, labels, NEGATIVE, 0, QUICK).soft
+    allowed = labels[image_of_cell] > 0
+    allowed[:, NEGATIVE] = True
+    assert (soft[~allowed] == 0).all()
+    np.testing.assert_allclose(soft.sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_scores() -> None:
+    features, image_of_cell, labels, _ = toy()
+    first, second = (fit_weak(features, image_of_cell, labels, NEGATIVE, 5, QUICK) for _ in range(2))
+    assert (first.predict(features) == second.predict(features)).all()
+
+
+def test_out_of_fold_scores_do_not_depend_on_the_labels_of_the_fold() -> None:
+    features, image_of_cell, labels, _ = toy()
+    folds = np.arange(60) % 2
+    before = oof_weak(features, image_of_cell, labels, NEGATIVE, 0, folds, QUICK)
+    changed = labels.copy()
+    changed[folds == 0] = np.roll(changed[folds == 0], 1, axis=0)
+    after = oof_weak(features, image_of_cell, changed, NEGATIVE, 0, folds, QUICK)
+    held_out = folds[image_of_cell] == 0
+    assert (before[held_out] == after[held_out]).all()
+    assert (before[~held_out] != after[~held_out]).any()
+
+
+def test_classes_that_no_image_has_score_zero() -> None:
+    features, image_of_cell, labels, _ = toy()
+    wide = np.concatenate([labels, np.zeros((60, 2))], axis=1)
+    scores = fit_weak(features, image_of_cell, wide, NEGATIVE, 0, QUICK).predict(features)
+    assert scores.shape == (360, 6)
+    assert (scores[:, 4:] == 0).all()
+
+
+def test_candidates_by_hand() -> None:
+    labels = np.array([[1, 1, 0], [0, 0, 1], [0, 1, 0]])
+    soft = candidates(np.array([0, 1, 2]), labels, 2, 0.2)
+    np.testing.assert_allclose(soft, [[0.4, 0.4, 0.2], [0, 0, 1], [0, 0.8, 0.2]])
+    soft = candidates(np.array([0, 1, 2]), labels, None, 0.2)
+    np.testing.assert_allclose(soft, [[0.5, 0.5, 0], [0, 0, 1], [0, 1, 0]])
+
+
+def test_renewed_labels_follow_both_learners() -> None:
+    views = np.array([[[0.9, 0.1]], [[0.9, 0.1]]])
+    half = np.array([[0.5, 0.5]])
+    plain = WeakConfig(balance=0, sharpen=1)
+    np.testing.assert_allclose(renew(views, half, half, plain), [[0.9, 0.1]])
+    assert renew(views, half, half, WeakConfig(balance=0, sharpen=2))[0, 0] > 0.98
+
+
+def test_an_image_without_label_and_too_few_images_are_named() -> None:
+    features, image_of_cell, labels, _ = toy()
+    few = image_of_cell < 2
+    with pytest.raises(DataError, match="2 images, expected at least 3"):
+        fit_weak(features[few], image_of_cell[few], labels, NEGATIVE, 0, QUICK)
+    labels[7] = 0
+    with pytest.raises(DataError, match="row 7"):
+        fit_weak(features, image_of_cell, labels, NEGATIVE, 0, QUICK)
+
+
+def test_an_option_out_of_range_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"weak\.folds"):
+        WeakConfig(folds=1)
+
+
+def test_importance_points_at_the_features_that_matter() -> None:
+    features, image_of_cell, labels, _ = toy()
+    noise = np.random.default_rng(0).normal(size=features.shape).astype(np.float32)
+    model = fit_weak(np.hstack([features, noise]), image_of_cell, labels, NEGATIVE, 0, QUICK)
+    assert model.importance[:4].sum() > 0.8
+
+
+def test_copies_teach_what_plain_cells_do_not_show() -> None:
+    features, image_of_cell, labels, _ = toy()
+    config, rng = replace(QUICK, strength=3.0), np.random.default_rng(2)
+    emptied = rng.random(len(features)) < 0.3
+    changed = np.where(emptied[:, None], rng.normal(-20, 0.5, features.shape), 20 + features).astype(np.float32)
+    copies = Copies(changed, np.arange(len(features)), emptied)
+    unseen, _, _, truth = toy(1)
+    model = fit_weak(features, image_of_cell, labels, NEGATIVE, 0, config, copies)
+    plain = fit_weak(features, image_of_cell, labels, NEGATIVE, 0, config)
+
+    def share_right(cells: np.ndarray, of: WeakModel) -> float:
+        return float((of.predict(cells).argmax(axis=1) == truth).mean())
+
+    assert share_right(unseen, model) > 0.85
+    assert share_right(20 + unseen, plain) < 0.5
+    assert share_right(20 + unseen, model) > share_right(20 + unseen, plain) + 0.2
+    assert model.predict(np.full((1, 4), -20, np.float32)).argmax() == NEGATIVE
+    assert (plain.soft == model.soft).all()
+
+
+def test_images_of_one_class_alone_are_no_problem() -> None:
+    features, image_of_cell, labels, _ = toy()
+    alone = np.zeros_like(labels)
+    alone[:, 1] = 1
+    model = fit_weak(features, image_of_cell, alone, None, 0, QUICK)
+    np.testing.assert_allclose(model.predict(features), np.tile([0, 1, 0, 0], (len(features), 1)))
+
+
+def test_a_class_of_one_image_is_not_taken_for_negative() -> None:
+    features, image_of_cell, labels, _ = toy()
+    labels = np.hstack([labels, np.zeros((60, 1))])
+    labels[7] = [0, 0, 0, 0, 1]
+    features[image_of_cell == 7] = -8
+    model = fit_weak(features, image_of_cell, labels, NEGATIVE, 0, QUICK)
+    assert (model.soft[image_of_cell == 7].argmax(axis=1) == 4).all()

@@ -1,0 +1,83 @@
+"""Predictions out of fold are refused wherever the network could have seen the image, and the image is named."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wsss.core.checks import DataError
+from wsss.data.build import FOLDS, Spec, create_dataset
+from wsss.data.catalog import DataSet
+from wsss.inference.members import plan_oof
+
+SIZE = 32
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataSet:
+    """Twelve images in two folds; im11 is im03, a little brighter."""
+    rng = np.random.default_rng(0)
+    images = {f"im{k:02}": rng.integers(0, 200, (4, SIZE, SIZE), dtype=np.uint8) for k in range(11)}
+    images["im11"] = images["im03"] + 9
+    labels = {ID: [k % 2] for k, ID in enumerate(images)}
+    folder = create_dataset(tmp_path / "data", images, labels, Spec(size=SIZE, folds=2), group_duplicates=True)
+    return DataSet.open(folder)
+
+
+def member(data: DataSet, fold: int | None, **other: Any) -> Any:
+    """A network that was trained as it should be."""
+    folds = data.folds()
+    seen = frozenset(ID for ID, own in zip(data.ids, folds, strict=True) if own != fold)
+    kept = {"path": Path(f"run/fold{fold}"), "fold": fold, "train_ids": seen, "facts": {"data": data.folds_digest}}
+    return SimpleNamespace(**{**kept, **other})
+
+
+def test_each_image_is_predicted_by_the_network_that_never_saw_it_or_its_twin(data: DataSet) -> None:
+    plan = plan_oof([member(data, 0), member(data, 1)], data)
+    assert sorted(i for _, own in plan for i in own) == list(range(12))
+    for (one,), own in plan:
+        assert not one.train_ids & {data.ids[i] for i in own}
+    assert data.folds()[3] == data.folds()[11]
+    assert data.table["duplicate_of"][11] == "im03"
+
+
+def test_an_image_in_the_training_and_in_its_own_prediction_is_named(data: DataSet) -> None:
+    ID = data.ids[int(np.flatnonzero(data.folds() == 0)[0])]
+    wrong = member(data, 0, train_ids=member(data, 0).train_ids | {ID})
+    with pytest.raises(DataError, match=rf"was trained on {ID}, which it would predict"):
+        plan_oof([wrong, member(data, 1)], data)
+
+
+def test_a_near_duplicate_in_the_training_is_named(data: DataSet) -> None:
+    table = data.table.copy()
+    moved = 1 - int(table["fold"][3])
+    table.loc[11, "fold"] = moved  # as if duplicates had not been looked for, and the digest were made to fit
+    folds = {**data.manifest["folds"]}
+    split = dataclasses.replace(data, table=table, manifest={**data.manifest, "folds": folds})
+    split.__dict__["folds"] = lambda: table["fold"].to_numpy(np.int64)
+    wrong = member(split, 1 - moved)
+    assert {"im11"} <= wrong.train_ids
+    with pytest.raises(DataError, match=r"was trained on im(03|11), near-duplicates of images that it would predict"):
+        plan_oof([wrong, member(split, moved)], split)
+
+
+def test_a_network_trained_on_other_folds_or_labels_is_refused(data: DataSet) -> None:
+    with pytest.raises(DataError, match="other labels or folds"):
+        plan_oof([member(data, 0, facts={"data": "of an earlier time"}), member(data, 1)], data)
+
+
+def test_a_fold_without_its_network_is_named(data: DataSet) -> None:
+    with pytest.raises(DataError, match="no network of the run held out fold 1"):
+        plan_oof([member(data, 0), member(data, None)], data)
+
+
+def test_folds_edited_by_hand_are_refused_and_the_image_named(data: DataSet) -> None:
+    path = data.folder / FOLDS
+    lines = path.read_text().splitlines()
+    ID, fold, label = lines[4].split(",")
+    path.write_text("\n".join([*lines[:4], f"{ID},{1 - int(fold)},{label}", *lines[5:]]) + "\n")
+    with pytest.raises(DataError, match=rf"was changed after the folds were made: {ID} has fold"):
+        plan_oof([member(data, 0), member(data, 1)], DataSet.open(data.folder))

@@ -1,0 +1,128 @@
+"""A prediction cut into shards and put together again."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from wsss import infer, train
+from wsss.core.checks import ConfigError, DataError
+from wsss.data.build import Spec, create_dataset
+from wsss.inference.shards import Shard, ShardJournals
+from wsss.runs.journal import Journal
+
+SIZE = 64
+
+
+@pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/2/3", "-1/2", "a/b"])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected i/n"):
+        Shard.parse(text)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
+def test_shards_hold_every_image_once_and_keep_the_batches(count: int) -> None:
+    plan = [([], list(range(13))), ([], list(range(20, 30)))]
+    whole = [cut for _, indices in plan for cut in batches(indices)]
+    parts = [Shard(k + 1, count).take(plan, 4) for k in range(count)]  # type: ignore[arg-type]
+    found = [cut for part in parts for _, indices in part for cut in batches(indices)]
+    assert sorted(found) == sorted(whole)
+    sizes = [sum(len(batches(indices)) for _, indices in part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def batches(indices: list[int]) -> list[list[int]]:
+    return [indices[k : k + 4] for k in range(0, len(indices), 4)]
+
+
+def write(folder: Path, shard: str, keys: list[str], fingerprint: str = "same") -> None:
+    with Journal(folder / Shard.parse(shard).journal, fingerprint) as journal:
+        for key in keys:
+            journal.add(key, {"of": shard}, key.encode())
+
+
+def test_shards_are_read_as_one(tmp_path: Path) -> None:
+    write(tmp_path, "1/2", ["a", "c"])
+    write(tmp_path, "2/2", ["b"])
+    with ShardJournals(tmp_path, "same", ["a", "b", "c"]) as shards:
+        assert [shards.get(key) for key in "bcx"] == [({"of": "2/2"}, b"b"), ({"of": "1/2"}, b"c"), None]
+
+
+def test_what_is_missing_double_or_foreign_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no shards"):
+        ShardJournals(tmp_path, "same", ["a"])
+    write(tmp_path, "1/3", ["a", "c"])
+    write(tmp_path, "3/3", ["d"])
+    with pytest.raises(DataError, match=r"lacks 1 of 4 images \(b\).*no file of shard 2/3"):
+        ShardJournals(tmp_path, "same", list("abcd"))
+    with pytest.raises(DataError, match="holds d, which"):
+        ShardJournals(tmp_path, "same", ["a", "c"])
+    with pytest.raises(DataError, match="other inputs or options"):
+        ShardJournals(tmp_path, "other", list("acd"))
+    shutil.copy(tmp_path / "shard-3-of-3.sqlite", tmp_path / "shard-2-of-3.sqlite")
+    with pytest.raises(DataError, match=r"d is in .*shard-2-of-3\.sqlite and in .*shard-3-of-3\.sqlite"):
+        ShardJournals(tmp_path, "same", list("acd"))
+    write(tmp_path, "1/2", ["e"])
+    with pytest.raises(DataError, match="shards of 2, 3"):
+        ShardJournals(tmp_path, "same", list("acd"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train two folds for an epoch on eleven noisy images with given cells, and predict out of fold in one process."""
+    home = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(0)
+    images = {f"im{n:02}": rng.integers(0, 200, (4, SIZE, SIZE), np.uint8) for n in range(11)}
+    create_dataset(home / "data", images, {name: [k % 2] for k, name in enumerate(images)}, Spec(size=SIZE, folds=2))
+    (home / "data/cells").mkdir()
+    for k, name in enumerate(images):
+        cells = np.zeros((SIZE, SIZE), np.uint16)
+        cells[2:30, 2:30], cells[34:60, 8 + k : 50] = 2, 5
+        Image.fromarray(cells).save(home / f"data/cells/{name}.png")
+    words = f"--data {home}/data --run {home}/run --fold all --backbone test_resnet --weights none --crop 64 --batch 3"
+    train.main(f"{words} --epochs 1 --workers 0 --device cpu --crops.size 32 --crops.batch 3".split())
+    assert predict(home, "whole") == 0
+    return home
+
+
+def predict(home: Path, out: str, *more: str) -> int:
+    words = f"--data {home}/data --run {home}/run --out {home}/{out} --device cpu --oof --batch 2 --parts"
+    return infer.main([*words.split(), *more])
+
+
+def test_shards_merged_are_the_very_files_of_one_process(home: Path) -> None:
+    for k in (3, 1):
+        assert predict(home, "parts", "--shard", f"{k}/3") == 0
+    with pytest.raises(DataError, match="no file of shard 2/3"):
+        predict(home, "parts", "--merge")
+    assert not (home / "parts/cells.csv").exists()
+    assert predict(home, "parts", "--shard", "2/3") == 0
+    assert predict(home, "parts", "--merge") == 0
+    files = sorted(path.relative_to(home / "whole") for path in (home / "whole").rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(home / "parts") for path in (home / "parts").rglob("*") if path.is_file())
+    for path in files:
+        assert (home / "whole" / path).read_bytes() == (home / "parts" / path).read_bytes(), path
+
+
+def test_a_shard_begun_again_keeps_what_it_has_done_unless_told_to_overwrite(home: Path) -> None:
+    predict(home, "again", "--shard", "1/2")
+    path = home / "again/shard-1-of-2.sqlite"
+    first = path.read_bytes()
+    predict(home, "again", "--shard", "1/2")
+    assert path.read_bytes() == first
+    predict(home, "again", "--shard", "2/2", "--overwrite")
+    assert path.exists()  # only its own is replaced
+    with pytest.raises(ConfigError, match="two steps"):
+        predict(home, "again", "--shard", "1/2", "--merge")
+
+
+def test_half_precision_on_the_cpu_is_another_prediction_with_nearly_the_same_scores(home: Path) -> None:
+    with pytest.raises(ConfigError, match="holds other predictions"):
+        predict(home, "whole", "--precision", "bf16")
+    assert predict(home, "half", "--precision", "bf16") == 0
+    whole, half = (pd.read_parquet(home / name / "cells.parquet") for name in ("whole", "half"))
+    scores = [str(k) for k in range(19)]
+    assert 0 < np.abs(whole[scores] - half[scores]).to_numpy().max() < 0.1

@@ -1,0 +1,48 @@
+"""Journals: whole records, one fingerprint."""
+
+from pathlib import Path
+
+import pytest
+
+from wsss.core.checks import DataError
+from wsss.runs.journal import Journal
+
+
+def test_records_are_there_after_reopening(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j", "f") as journal:
+        journal.add("b", {"n": 1}, b"xy")
+        journal.add("a", {"n": 2})
+    with Journal(tmp_path / "j", "f") as journal:
+        assert len(journal) == 2
+        assert journal.keys() == {"a", "b"}
+        assert journal.get("b") == ({"n": 1}, b"xy")
+        assert journal.get("c") is None
+        assert [key for key, _, _ in journal.items()] == ["a", "b"]
+
+
+def test_another_fingerprint_is_refused(tmp_path: Path) -> None:
+    Journal(tmp_path / "j", "f").close()
+    with pytest.raises(DataError, match="other inputs or options"):
+        Journal(tmp_path / "j", "g")
+
+
+def test_rubbish_is_named(tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(b"not a database" * 100)
+    with pytest.raises(DataError, match="damaged"):
+        Journal(tmp_path / "j", "f")
+
+
+def test_what_was_added_survives_a_kill(tmp_path: Path) -> None:
+    import signal
+    import subprocess
+    import sys
+
+    code = (
+        "import os, signal, sys; from pathlib import Path; from wsss.runs.journal import Journal\n"
+        "j = Journal(Path(sys.argv[1]), 'f'); j.add('a', {'n': 1}, b'x' * 100000)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "j")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with Journal(tmp_path / "j", "f") as journal:
+        assert journal.keys() == {"a"}

@@ -1,0 +1,59 @@
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsss import segmenters as backends
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.label_maps import write_label_map
+from wsss.segmenters import BackendOptions, CellMaps, Field, backend_names, make_backend
+
+
+def everything(options: BackendOptions) -> backends.Backend:
+    return lambda field: CellMaps(np.ones(field.image.shape[1:], np.int32), None)
+
+
+def field(height: int = 20, width: int = 40, size: int = 10) -> Field:
+    return Field("ab", np.zeros((4, size * height // width, size), np.uint8), height, width, size)
+
+
+def test_a_package_adds_a_backend_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = EntryPoints([EntryPoint("whole", f"{__name__}:everything", backends.GROUP)])
+    monkeypatch.setattr(backends, "_foreign", lambda: points)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: everything)
+    assert backend_names() == [*backends.BUILT_IN, "whole"]
+    assert make_backend("whole")(field()).cells.all()
+
+
+def test_an_unknown_backend_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'classical'"):
+        make_backend("clasical")
+
+
+@pytest.mark.parametrize("shape", [(20, 40), (10, 10)])
+def test_given_maps_of_native_or_stored_size_keep_their_ids(tmp_path: Path, shape: tuple[int, int]) -> None:
+    given = np.zeros(shape, np.int32)
+    given[1, 1], given[2, 3] = 70000, 12
+    write_label_map(tmp_path / "ab", given)
+    found = make_backend("masks", BackendOptions(tmp_path))(field())
+    np.testing.assert_array_equal(found.cells, given)
+    assert found.nuclei is None
+
+
+def test_given_maps_of_another_size_are_refused_with_both_sizes(tmp_path: Path) -> None:
+    write_label_map(tmp_path / "ab", np.ones((40, 20), np.int32))
+    with pytest.raises(DataError, match=r"40 x 20, but ab is 20 x 40 \(stored 10 x 10\)"):
+        make_backend("masks", BackendOptions(tmp_path))(field())
+
+
+def test_given_maps_that_were_stretched_into_the_square_are_refused(tmp_path: Path) -> None:
+    write_label_map(tmp_path / "ab", np.ones((10, 10), np.int32))
+    with pytest.raises(DataError, match="beyond the 5 x 10 pixels"):
+        make_backend("masks", BackendOptions(tmp_path))(field())
+
+
+def test_the_folder_of_given_maps_is_checked_first(tmp_path: Path) -> None:
+    for folder, words in ((None, "needs --masks"), (tmp_path / "none", "is no folder"), (tmp_path, "no label map")):
+        with pytest.raises(ConfigError, match=words):
+            make_backend("masks", BackendOptions(folder))

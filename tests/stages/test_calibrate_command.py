@@ -1,0 +1,117 @@
+"""Calibration as a command, and infer with its curves; on small tables written by hand and on a tiny run."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import wsss
+from wsss import calibrate, infer, train
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.files import read_json, write_json
+from wsss.data.build import Spec, create_dataset
+from wsss.data.catalog import DataSet
+from wsss.options.views import TtaConfig
+
+SCORES = [str(k) for k in range(19)]
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two folds and its out-of-fold predictions: images with a bright red or green square, four cells each."""
+    home = tmp_path_factory.mktemp("calibrate")
+    rng = np.random.default_rng(0)
+    images, labels = {}, {}
+    label_map = np.kron([[1, 2], [3, 4]], np.ones((SIZE // 2, SIZE // 2))).astype(np.uint16)
+    for n in range(24):
+        image = rng.integers(0, 40, (4, SIZE, SIZE)).astype(np.uint8)
+        image[n % 2, 8:40, 8:40] = 200
+        images[f"im{n:02}"], labels[f"im{n:02}"] = image, [7 * (n % 2)]
+    create_dataset(home / "data", images, labels, Spec(size=SIZE, folds=2))
+    (home / "data/cells").mkdir()
+    for name in images:
+        Image.fromarray(label_map).save(home / f"data/cells/{name}.png")
+    plain = f"--data {home}/data --run {home}/run --backbone test_resnet --weights none --crop 64 --batch 12 --epochs 1"
+    train.main([*plain.split(), *["--fold", "all", "--workers", "0", "--device", "cpu", "--crops.mode", "none"]])
+    predict(home, "oof", "--oof")
+    return home
+
+
+def predict(home: Path, out: str, *more: str) -> Path:
+    infer.main([*f"--data {home}/data --run {home}/run --out {home}/{out} --device cpu".split(), *more])
+    return home / out
+
+
+def curves(home: Path, *more: str, preds: str = "oof") -> Path:
+    assert calibrate.main(["--preds", str(home / preds), "--out", str(home / "curves.json"), *more]) == 0
+    return home / "curves.json"
+
+
+def test_scores_go_through_the_curves_and_keep_their_order(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = curves(home)
+    assert "calibration error" in capsys.readouterr().out
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    plain, after = (pd.read_parquet(predict(home, out, *more) / "cells.parquet") for out, more in (
+        ("plain", ()), ("calibrated", ("--calibration", str(path)))
+    ))  # fmt: skip
+    assert (plain[SCORES].to_numpy() != after[SCORES].to_numpy()).any()
+    for k in SCORES:
+        order = np.argsort(plain[k].to_numpy(), kind="stable")
+        assert (np.diff(after[k].to_numpy()[order]) >= 0).all()
+    record = read_json(path)["report"]
+    assert record["images"]["after"] < record["images"]["before"]
+    assert read_json(home / "calibrated/provenance.json")["calibration"]
+
+
+def test_a_notebook_gives_the_calibrated_scores_of_infer(home: Path) -> None:
+    path = curves(home)
+    table = pd.read_parquet(predict(home, "of-infer", "--calibration", str(path)) / "cells.parquet")
+    model, data = wsss.load(home / "run", device="cpu", calibration=path), DataSet.open(home / "data")
+    label_map = np.array(Image.open(home / "data/cells/im05.png")).astype(np.int32)
+    found = model.predict(np.array(data.image(5)), label_map, name="im05")
+    np.testing.assert_allclose(found[SCORES], table.loc[table.ID == "im05", SCORES], atol=2e-5)
+    with pytest.raises(DataError, match="other tta"):
+        wsss.load(home / "run", device="cpu", calibration=path, tta=TtaConfig(views="flips"))
+
+
+def test_true_cells_are_used_where_they_are_known(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = pd.read_csv(home / "oof/cells.csv", dtype={"ID": str})
+    truth = cells[["ID", "cell_id"]].assign(Label=7 * (cells.ID.str[-2:].astype(int) % 2))
+    truth.to_csv(home / "truth.csv", index=False)
+    curves(home, "--truth", str(home / "truth.csv"))
+    assert "the true cells of" in capsys.readouterr().out
+
+
+def test_predictions_of_training_images_are_refused(home: Path) -> None:
+    predict(home, "seen")
+    with pytest.raises(DataError, match="learnt from them"):
+        curves(home, preds="seen")
+
+
+def test_predictions_that_tell_nothing_are_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train_ids.txt").write_text("of some other run\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("cells.csv", "images.csv"):
+        (tmp_path / name).write_bytes((home / "oof" / name).read_bytes())
+    with pytest.raises(DataError, match="does not say what its networks learnt from"):
+        calibrate.main(["--preds", str(tmp_path), "--data", str(home / "data")])
+
+
+def test_out_of_fold_predictions_take_no_curves(home: Path) -> None:
+    with pytest.raises(ConfigError, match="have seen the labels"):
+        predict(home, "both", "--oof", "--calibration", str(curves(home)))
+
+
+def test_curves_of_other_rules_are_refused(home: Path) -> None:
+    with pytest.raises(DataError, match="other score"):
+        predict(home, "other", "--calibration", str(curves(home)), "--score.region", "mean")
+
+
+def test_curves_for_other_classes_are_refused(home: Path) -> None:
+    record = read_json(curves(home))
+    write_json(home / "few.json", record | {"cells": record["cells"][:5]})
+    with pytest.raises(DataError, match="5 classes, the run has 19"):
+        predict(home, "few", "--calibration", str(home / "few.json"))

@@ -1,0 +1,92 @@
+"""The doctor: what it finds of a machine, a data set and a run, and its exit code."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsss import doctor
+from wsss.core import machine
+from wsss.core.checks import DataError
+from wsss.data.build import Spec, create_dataset
+from wsss.data.catalog import DataSet
+from wsss.runs.checkpoint import save_checkpoint
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one healthy data set and one run."""
+    rng = np.random.default_rng(0)
+    images = {f"im{n}": rng.integers(0, 255, (4, 24, 24), np.uint8) for n in range(8)}
+    create_dataset(tmp_path / "data/x", images, {name: [0, 3] for name in images}, Spec(size=32, folds=2))
+    run = tmp_path / "runs/r/fold0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("epochs: 5\n")
+    save_checkpoint(run / "best.safetensors", {}, {"progress": {"epoch": 4}, "recipe": {"epochs": 5}})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def findings(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> list[dict]:
+    assert doctor.main(["--json", *words]) == code
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [own for own in told if own["event"] == "finding"]
+
+
+def levels(found: list[dict], topic: str) -> dict[str, str]:
+    """Return text -> level of what is told about a topic."""
+    return {own["text"]: own["level"] for own in found if own["topic"] == topic}
+
+
+def test_it_looks_at_the_machine_and_at_all_that_is_under_data_and_runs(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = findings(capsys, 0)
+    topics = {own["topic"] for own in found}
+    assert {"versions", "processor", "memory", "disk", "GPU", "extra", "data/x", "runs/r/fold0"} <= topics
+    told = levels(found, "data/x")
+    assert told["8 images read, bytes as prepared"] == "ok"
+    assert told["no cells yet: python -m wsss.segment --data data/x"] == "note"
+    assert any("such classes are not learnt" in text for text in told)
+    assert levels(found, "runs/r/fold0") == {"weights whole, from epoch 4 of 5": "ok"}
+
+
+def test_damaged_pixels_and_weights_are_bad_and_make_the_exit_code_1(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shard,) = (home / "data/x/shards").iterdir()
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    weights = home / "runs/r/fold0/best.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3])
+    found = findings(capsys, 1)
+    assert [own["topic"] for own in found if own["level"] == "bad"] == ["data/x", "runs/r/fold0"]
+
+
+def test_dark_channels_and_missing_label_maps_are_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = {f"im{n}": np.full((4, 24, 24), 9, np.uint8) for n in range(3)}
+    for image in images.values():
+        image[1] = 0
+    create_dataset(home / "dark", images)
+    (home / "dark/cells").mkdir()
+    (home / "dark/cells/im1.png").touch()
+    told = levels(findings(capsys, 0, "--data", "dark"), "dark")
+    assert told["3 images read, bytes as prepared; green is dark in 3 of them"] == "note"
+    assert told["2 images have no label map (im0, im2): run segment again"] == "note"
+    assert told["no labels: fit for infer, not for train"] == "ok"
+
+
+def test_a_folder_that_is_no_data_set_is_bad(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError) as error:
+        DataSet.open(home / "nowhere")
+    assert levels(findings(capsys, 1, "--data", f"{home}/nowhere"), f"{home}/nowhere") == {str(error.value): "bad"}
+
+
+def test_a_driver_without_a_gpu_in_pytorch_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(machine, "DRIVER", tmp_path)
+    assert [own.level for own in machine._gpus()] == ["bad"]

@@ -1,0 +1,179 @@
+"""Masks through the commands: train, go on, infer, evaluate, on squares drawn here."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from wsss import evaluate, infer, train
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.files import read_json
+from wsss.core.run_length import decode, encode
+from wsss.runs.checkpoint import load_checkpoint
+
+SIZE = 33
+SLIM = ["--unet.channels", "[8,8,8,4,4]"]
+
+
+@pytest.fixture(scope="module")
+def salt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve grey images of 33 x 33, every fourth without its bright square."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("data") / "salt"
+    (folder / "images").mkdir(parents=True)
+    rows = ["id,rle_mask"]
+    for i in range(12):
+        image, mask = rng.integers(0, 60, (SIZE, SIZE)), np.zeros((SIZE, SIZE), bool)
+        if i % 4:
+            y, x = rng.integers(0, SIZE - 14, 2)
+            mask[y : y + 12, x : x + 12] = True
+        image[mask] += 150
+        Image.fromarray(image.astype(np.uint8)).save(folder / "images" / f"im{i:02}.png")
+        rows.append(f"im{i:02},{encode(mask)}")
+    (folder / "train.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def words(data: Path, run: Path, *more: str) -> list[str]:
+    config = Path(__file__).parents[2] / "configs" / "unet_salt.yaml"
+    plain = ["--config", str(config), "--data", str(data), "--run", str(run), "--backbone", "test_resnet"]
+    plain += ["--weights", "none", "--batch", "3", "--workers", "0", "--device", "cpu", "--masks.folds", "3", *SLIM]
+    plain += ["--epochs", "2", "--mask_loss.switch", "1", "--optim.cycles", "1", "--optim.lr", "3e-3"]
+    return [*plain, *more]
+
+
+@pytest.fixture(scope="module")
+def run(salt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "salt"
+    assert train.main(words(salt, path, "--fold", "all")) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def preds(salt: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("preds") / "oof"
+    flags = ["--oof", "--segmentation.objects", "false", "--device", "cpu"]
+    assert infer.main(["--run", str(run), "--data", str(salt), "--out", str(out), *flags]) == 0
+    return out
+
+
+def test_a_run_has_the_files_of_every_run_and_both_losses(run: Path) -> None:
+    names = {path.name for path in (run / "fold0").iterdir()}
+    assert {"config.yaml", "train_ids.txt", "log.csv", "last.safetensors", "best.safetensors", "curves.png"} <= names
+    log = pd.read_csv(run / "fold0" / "log.csv")
+    assert log.train_bce.notna().tolist() == [True, False]
+    assert log.train_lovasz.notna().tolist() == [False, True]
+    assert {"val_loss", "val_dice", "val_iou", "val_threshold_mean", "val_instance_ap"} <= set(log.columns)
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_weights(
+    salt: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsss.training.semantic_task import MaskLearner
+
+    plain, count = MaskLearner.step, [0]
+
+    def step(self: MaskLearner, *args: object) -> object:
+        count[0] += 1
+        if count[0] == 2:
+            self.stopped.append(15)
+        return plain(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MaskLearner, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(words(salt, tmp_path / "broken"))
+    assert train.main(words(salt, tmp_path / "broken")) == 0
+    first, second = (load_checkpoint(path / "fold0" / "last.safetensors")[0] for path in (run, tmp_path / "broken"))
+    assert set(first) == set(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_another_option_is_refused_when_going_on(salt: Path, run: Path) -> None:
+    with pytest.raises(DataError, match=r"unet was attention was scse, now cbam"):
+        train.main(words(salt, run, "--unet.attention", "cbam"))
+
+
+def test_predictions_are_masks_of_the_images_size_with_a_submission(salt: Path, preds: Path) -> None:
+    table = pd.read_csv(preds / "submission.csv", keep_default_na=False)
+    assert list(table.columns) == ["id", "rle_mask"]
+    assert len(table) == 12
+    for name, text in zip(table.id, table.rle_mask, strict=True):
+        mask = np.asarray(Image.open(preds / "masks" / f"{name}.png"))
+        assert mask.shape == (SIZE, SIZE)
+        assert np.array_equal(decode(text, (SIZE, SIZE)), mask == 255)
+    images = pd.read_csv(preds / "images.csv")
+    assert sorted(images.fold.unique()) == [0, 1, 2]
+    assert (images.status == "ok").all()
+
+
+def test_an_image_is_predicted_by_the_network_that_never_saw_it(run: Path, preds: Path) -> None:
+    for name, fold in pd.read_csv(preds / "images.csv")[["ID", "fold"]].itertuples(index=False):
+        assert name not in (run / f"fold{fold}" / "train_ids.txt").read_text().split()
+
+
+def test_the_same_command_again_does_nothing_and_another_is_refused(
+    salt: Path, run: Path, preds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = ["--run", str(run), "--data", str(salt), "--out", str(preds), "--oof", "--device", "cpu"]
+    assert infer.main([*again, "--segmentation.objects", "false"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="holds other predictions"):
+        infer.main(again)
+
+
+def test_evaluation_gives_figures_a_choice_of_threshold_and_a_picture(salt: Path, preds: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    assert evaluate.main(["--preds", str(preds), "--truth", str(salt), "--out", str(out), "--search"]) == 0
+    report = read_json(out)
+    assert report["images"] == 12
+    assert 0 <= report["threshold_mean"] <= report["iou"] + 0.5
+    assert report["search"][0]["score"] >= report["threshold_mean"]
+    assert len(pd.read_csv(tmp_path / "image_scores.csv")) == 12
+    assert Image.open(tmp_path / "sheet.png").width > 4 * 256
+
+
+def test_a_threshold_is_never_chosen_on_images_a_network_has_learnt(salt: Path, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "seen"
+    infer.main(["--run", str(run / "fold0"), "--data", str(salt), "--out", str(out), "--device", "cpu"])
+    assert list(pd.read_csv(out / "submission.csv").columns) == ["ImageId", "EncodedPixels"]
+    with pytest.raises(ConfigError, match="not out of fold"):
+        evaluate.main(["--preds", str(out), "--truth", str(salt), "--search"])
+
+
+def test_weights_of_a_run_that_saw_the_held_out_images_are_refused(salt: Path, run: Path, tmp_path: Path) -> None:
+    flags = words(salt, tmp_path / "next", "--init_from", str(run / "fold1"))
+    with pytest.raises(DataError, match="held out in this run"):
+        train.main(flags)
+    assert (
+        train.main(words(salt, tmp_path / "next", "--init_from", str(run), "--epochs", "1", "--mask_loss.switch", "1"))
+        == 0
+    )
+
+
+def test_masks_need_a_folder_and_a_known_fold(salt: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="pass --data FOLDER"):
+        train.main(["--task", "masks"])
+    with pytest.raises(ConfigError, match=r"fold is 3, but masks.folds is 3"):
+        train.main(words(salt, tmp_path / "none", "--fold", "3"))
+
+
+def test_the_range_test_suggests_a_rate(salt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(words(salt, tmp_path / "find", "--lr_find")) == 0
+    assert "suggestion --optim.lr" in capsys.readouterr().out
+    assert (tmp_path / "find" / "fold0" / "lr_find.png").exists()
+
+
+def test_the_snapshots_of_a_cyclic_run_predict_together(salt: Path, run: Path, tmp_path: Path) -> None:
+    cyclic = ["--optim.schedule", "cyclic", "--optim.cycles", "2"]
+    assert train.main(words(salt, tmp_path / "cyclic", *cyclic)) == 0
+    common = ["--data", str(salt), "--device", "cpu", "--segmentation.objects", "false"]
+    for name, flags in (("both", ["--snapshots"]), ("best", [])):
+        out = str(tmp_path / name)
+        assert infer.main(["--run", str(tmp_path / "cyclic"), "--out", out, *common, *flags]) == 0
+    both, best = (read_json(tmp_path / name / "provenance.json")["members"] for name in ("both", "best"))
+    assert len({own["weights"] for own in both}) == 2
+    assert len(best) == 1
+    with pytest.raises(ConfigError, match="holds no snapshots"):
+        infer.main(["--run", str(run), "--out", str(tmp_path / "none"), *common, "--snapshots"])

@@ -1,0 +1,263 @@
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from wsss.core.checks import ConfigError, DataError
+from wsss.data.catalog import DataSet
+from wsss.stages.prepare import main
+
+CHANNELS = ("red", "green", "blue", "yellow")
+
+
+def draw(folder: Path, ID: str, seed: int, shape: tuple[int, int] = (40, 50), suffix: str = "png") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    planes = np.random.default_rng(seed).integers(0, 256, (4, *shape), dtype=np.uint8)
+    for channel, plane in zip(CHANNELS, planes, strict=True):
+        Image.fromarray(plane).save(folder / f"{ID}_{channel}.{suffix}")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """Twelve images with labels."""
+    for k in range(12):
+        draw(tmp_path / "images", f"i{k:02d}", k, (30 + k, 50))
+    rows = "".join(f"i{k:02d},{k % 3}|18\n" for k in range(12))
+    (tmp_path / "train.csv").write_text("ID,Label\n" + rows)
+    return tmp_path
+
+
+def run(inputs: Path, *more: str, out: str = "set", workers: int = 0) -> int:
+    words = ["--images", str(inputs / "images"), "--out", str(inputs / out), "--size", "32"]
+    return main([*words, "--workers", str(workers), *more])
+
+
+def labelled(inputs: Path, *more: str, **options: object) -> int:
+    return run(inputs, "--labels", str(inputs / "train.csv"), *more, **options)  # type: ignore[arg-type]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_images_and_labels_become_a_data_set(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert labelled(inputs) == 0
+    data = DataSet.open(inputs / "set")
+    assert len(data) == 12
+    assert data.geometry(3).height == 33
+    assert data.labels[4, [1, 18]].tolist() == [1, 1]
+    assert np.bincount(data.folds()).tolist() == [3, 3, 3, 3]
+    pixels = np.stack([np.asarray(Image.open(inputs / "images" / f"i03_{c}.png")) for c in CHANNELS])
+    assert (data.image(3) == data.geometry(3).image_to_store(pixels)).all()
+    printed = capsys.readouterr().out
+    assert "12 images, 0 failed, 12 with labels." in printed
+    assert "Nucleoplasm" in printed
+
+
+def test_without_labels_images_are_there_to_be_predicted(inputs: Path) -> None:
+    assert run(inputs) == 0
+    data = DataSet.open(inputs / "set")
+    assert not data.has_labels.any()
+    assert not (inputs / "set" / "folds.csv").exists()
+
+
+def test_a_second_run_has_nothing_to_do(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labelled(inputs)
+    before = content(inputs / "set")
+    assert labelled(inputs) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert content(inputs / "set") == before
+
+
+def test_what_killed_writers_left_is_cleared_away(inputs: Path) -> None:
+    assert labelled(inputs) == 0
+    before = content(inputs / "set")
+    for folder in ("", "shards", "sources/main"):
+        (inputs / "set" / folder / ".thumbnails.npy.x.part").write_text("of a writer that was killed")
+    assert labelled(inputs) == 0
+    assert content(inputs / "set") == before
+
+
+def test_the_number_of_workers_does_not_change_a_byte(inputs: Path) -> None:
+    labelled(inputs, out="one")
+    labelled(inputs, out="two", workers=2)
+    assert content(inputs / "one") == content(inputs / "two")
+
+
+def test_broken_images_are_recorded_and_the_others_finished(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = inputs / "images"
+    (images / "i00_yellow.png").unlink()
+    (images / "i01_red.png").write_bytes((images / "i01_red.png").read_bytes()[:200])
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(images / "i02_blue.png")
+    (images / "i04_green.png").write_bytes(b"")
+    assert labelled(inputs) == 1
+    data = DataSet.open(inputs / "set")
+    reasons = data.table.set_index("ID")["reason"]
+    assert data.table.loc[~data.ok, "ID"].tolist() == ["i00", "i01", "i02", "i04"]
+    assert "channel yellow is missing" in reasons["i00"]
+    assert "i01_red.png is cut short" in reasons["i01"]
+    assert "i02_blue.png is 9 x 9" in reasons["i02"]
+    assert "i04_green.png" in reasons["i04"]
+    assert (data.folds()[~data.ok] == -1).all()
+    assert "12 images, 4 failed" in capsys.readouterr().out
+    with pytest.raises(DataError, match="i00 has no pixels"):
+        data.image(0)
+
+
+def test_only_mended_images_are_read_again(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = content(inputs / "images")
+    (inputs / "images" / "i01_red.png").write_bytes(b"rubbish")
+    assert labelled(inputs) == 1
+    (inputs / "images" / "i01_red.png").write_bytes(whole["i01_red.png"])
+    assert labelled(inputs) == 0
+    assert "11 of 12 images are prepared already; 1 are left" in capsys.readouterr().out
+    labelled(inputs, out="fresh")
+    assert content(inputs / "set") == content(inputs / "fresh")
+
+
+def test_changed_labels_make_new_folds_without_reading_pixels(inputs: Path) -> None:
+    labelled(inputs)
+    pixels = content(inputs / "set" / "shards")
+    before = DataSet.open(inputs / "set").folds_digest
+    table = inputs / "train.csv"
+    table.write_text(table.read_text().replace("i00,0|18", "i00,7"))
+    assert labelled(inputs) == 0
+    data = DataSet.open(inputs / "set")
+    assert data.labels[0, 7] == 1
+    assert data.folds_digest != before
+    assert content(inputs / "set" / "shards") == pixels
+
+
+def test_other_images_under_one_source_are_refused_until_overwritten(inputs: Path) -> None:
+    labelled(inputs)
+    draw(inputs / "images", "i99", 99)
+    with pytest.raises(DataError, match="1 images came or went: i99"):
+        labelled(inputs, "--allow-unlabelled")
+    assert labelled(inputs, "--allow-unlabelled", "--overwrite") == 0
+    assert len(DataSet.open(inputs / "set")) == 13
+
+
+def test_another_size_is_refused(inputs: Path) -> None:
+    labelled(inputs)
+    with pytest.raises(DataError, match="--size 32, now it is 64"):
+        labelled(inputs, "--size", "64")
+
+
+def test_a_second_source_is_appended_and_old_shards_stay(inputs: Path) -> None:
+    labelled(inputs)
+    shards = content(inputs / "set" / "shards")
+    for k in range(4):
+        draw(inputs / "more" / "images", f"e{k}", 100 + k, suffix="jpg")
+    (inputs / "more" / "train.csv").write_text("ID,Label\n" + "".join(f"e{k},{k}\n" for k in range(4)))
+    words = ["--images", str(inputs / "more/images"), "--labels", str(inputs / "more/train.csv"), "--size", "32"]
+    assert main([*words, "--out", str(inputs / "set"), "--source", "external", "--workers", "0"]) == 0
+    data = DataSet.open(inputs / "set")
+    assert data.ids == [f"i{k:02d}" for k in range(12)] + [f"e{k}" for k in range(4)]
+    assert (data.folds() >= 0).all()
+    now = content(inputs / "set" / "shards")
+    assert {name: now[name] for name in shards} == shards
+    with pytest.raises(DataError, match=r"are in .* already: e0"):
+        main([*words, "--out", str(inputs / "set"), "--source", "third", "--workers", "0"])
+
+
+def test_near_duplicates_share_a_fold_and_are_reported(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for channel in CHANNELS:
+        plane = np.asarray(Image.open(inputs / "images" / f"i05_{channel}.png"))
+        Image.fromarray((plane * 0.7).astype(np.uint8)).save(inputs / "images" / f"x_{channel}.png")
+    with (inputs / "train.csv").open("a") as stream:
+        stream.write("x,2|18\n")
+    assert labelled(inputs) == 0
+    assert "x is like i05" in capsys.readouterr().out
+    data = DataSet.open(inputs / "set")
+    assert data.folds()[5] == data.folds()[12]
+    assert pd.read_csv(inputs / "set" / "duplicates.csv")["ID"].tolist() == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ("i00,19\n", "row 2: label 19 is outside the classes 0..18"),
+        ("i00,1\ni00,2\n", "other labels in row 2"),
+        ("../i00,1\n", "has a path in it"),
+        ("i00,1\n", "has no row for 11 of 12 images: i01"),
+    ],
+)
+def test_a_bad_table_stops_before_anything_is_written(inputs: Path, rows: str, fault: str) -> None:
+    (inputs / "train.csv").write_text("ID,Label\n" + rows)
+    with pytest.raises(DataError) as error:
+        labelled(inputs)
+    assert fault in str(error.value)
+    assert not (inputs / "set").exists()
+
+
+def test_only_broken_images_are_an_error(inputs: Path) -> None:
+    for path in (inputs / "images").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of the 12 images can be used"):
+        labelled(inputs)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--channels", "a,b,c"], "four different names"),
+        (["--source", "../x"], "letters, digits"),
+        (["--depth", "10"], "expected one of"),
+        (["--folds", "1"], "from 2"),
+        (["--sise", "32"], "Did you mean 'size'"),
+    ],
+)
+def test_a_wrong_option_is_named(inputs: Path, words: list[str], fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        run(inputs, *words)
+
+
+def journalled(path: Path) -> int:
+    """Return how many images a running prepare has finished, -1 before it has begun."""
+    if not path.exists():
+        return -1
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        try:
+            return int(database.execute("SELECT COUNT(*) FROM items").fetchone()[0])
+        except sqlite3.OperationalError:
+            return -1
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(inputs: Path) -> None:
+    for k in range(12, 60):
+        draw(inputs / "images", f"i{k:02d}", k, (300, 300))
+    words = ["--images", str(inputs / "images"), "--out", str(inputs / "killed"), "--size", "32", "--workers", "1"]
+    labelled(inputs, "--allow-unlabelled", out="whole")
+    command = [
+        sys.executable,
+        "-m",
+        "wsss.prepare",
+        *words,
+        "--labels",
+        str(inputs / "train.csv"),
+        "--allow-unlabelled",
+    ]
+    journal = inputs / "killed" / "prepare-main.journal"
+    kills = 0
+    for wanted in (0, 1, 20):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while process.poll() is None and journalled(journal) < wanted:
+            time.sleep(0.002)
+        if process.poll() is None:
+            kills += 1
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert kills
+    assert labelled(inputs, "--allow-unlabelled", out="killed") == 0
+    assert content(inputs / "killed") == content(inputs / "whole")

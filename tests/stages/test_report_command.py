@@ -1,0 +1,296 @@
+"""The report stage: what the page tells, how bad input is refused, and that the page works in a browser."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from wsss import report
+from wsss.cells.instances import describe_cells
+from wsss.core import rle
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.labels import ClassList
+from wsss.data.build import Spec, create_dataset
+from wsss.inference import tables
+from wsss.reports.gallery import ClassMap
+
+EVIL = "<img src=x onerror=\"document.title='broken'\">"
+TRICK = "</script><script>document.title='broken'</script>"
+CLASSES = ClassList(("Nucleoplasm", TRICK, "Negative"), 2)
+SIZES = {"a b": (40, 64), EVIL: (50, 30), "empty": (20, 20), "failed": (20, 20)}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def label_map(name: str) -> np.ndarray:
+    """Return three cells with gaps in their numbers, the last in two pieces."""
+    out = np.zeros(SIZES[name], np.int32)
+    if name in ("a b", EVIL):
+        out[2:20, 1:14] = 3
+        out[2:20, 15:28] = 70_000
+        out[25:30, 2:10] = out[33:38, 4:14] = 9
+    return out
+
+
+def cells_of(name: str, rng: np.random.Generator) -> pd.DataFrame:
+    table = describe_cells(label_map(name))
+    masks = rle.encode_label_map(label_map(name), table.cell_id.to_numpy())
+    return tables.cells_frame(
+        name,
+        fold=0,
+        size=SIZES[name],
+        cell_ids=table.cell_id.to_numpy(),
+        geometry={column: table[column] for column in table.columns},
+        scores=rng.random((len(table), 3)),
+        rle=list(masks.values()),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    images = {name: rng.integers(0, 255, (4, *size), np.uint8) for name, size in SIZES.items()}
+    labels = {"a b": [0], EVIL: [1], "empty": [2]}
+    create_dataset(tmp_path / "data", images, labels, Spec(size=64, classes=CLASSES, folds=2))
+    preds = tmp_path / "preds"
+    tables.write_cells(preds, [cells_of(name, rng) for name in sorted(SIZES)])
+    rows = pd.DataFrame({"ID": list(SIZES), "fold": 0, "n_cells": [3, 3, 0, 0]})
+    rows["status"] = ["ok", "ok", "ok", "no cells: the map is gone"]
+    rows[["0", "1", "2"]] = rng.random((4, 3))
+    tables.write_images(preds, rows)
+    (preds / "provenance.json").write_text(json.dumps({"data": str(tmp_path / "data"), "run": "runs/<b>gone"}))
+    run = tmp_path / "run/fold0"
+    run.mkdir(parents=True)
+    (run / "log.csv").write_text("epoch,lr,train_loss,val_loss,val_map\n1,0.001,1.0,0.9,0.2\n2,0.001,0.5,0.6,0.4\n")
+    (run / "config.yaml").write_text("backbone: tiny\n")
+    pd.DataFrame({"ID": ["a b"] * 3, "cell": [3, 9, 70_000], "Label": ["0", "1", "0|1"]}).to_csv(
+        tmp_path / "truth.csv", index=False
+    )
+    return tmp_path
+
+
+def write(folder: Path, *more: str) -> str:
+    words = ["--preds", str(folder / "preds"), "--out", str(folder / "page.html"), *more]
+    assert report.main(words) == 0
+    return (folder / "page.html").read_text()
+
+
+def with_all(folder: Path) -> str:
+    return write(folder, "--truth", str(folder / "truth.csv"), "--run", str(folder / "run"))
+
+
+def test_the_page_tells_run_figures_fields_cells_and_failures(folder: Path) -> None:
+    page = with_all(folder)
+    for text in ("mean AP of cells", "backbone: tiny", "Most wrong", "expected calibration error", "val_map 0.4"):
+        assert text in page
+    assert page.count('class="field"') == 4
+    assert "no cells: the map is gone" in page
+    assert page.count('src="data:image/svg+xml') == 4, "training, mistakes, calibration of cells and of images"
+    assert "In several pieces <small>2 cells</small>" in page
+
+
+def test_without_truth_and_run_those_parts_are_left_out_and_the_way_to_them_is_told(folder: Path) -> None:
+    page = write(folder)
+    assert "python -m wsss.evaluate" in page
+    assert 'id="wrong"' not in page
+    assert 'id="mistakes"' not in page
+    assert 'id="training"' not in page
+    assert "AP of images" in page, "image labels are enough for these"
+
+
+def test_figures_that_evaluate_wrote_are_shown(folder: Path) -> None:
+    from wsss import evaluate
+
+    assert evaluate.main(["--preds", f"{folder}/preds", "--truth", f"{folder}/truth.csv"]) == 0
+    page = write(folder)
+    assert "mean AP of cells" in page
+    assert "Which classes are mistaken for which" in page
+
+
+def test_figures_of_other_predictions_are_not_shown(folder: Path) -> None:
+    from wsss import evaluate
+
+    assert evaluate.main(["--preds", f"{folder}/preds", "--truth", f"{folder}/truth.csv"]) == 0
+    rng = np.random.default_rng(1)
+    tables.write_cells(folder / "preds", [cells_of(name, rng) for name in sorted(SIZES)])
+    page = write(folder)
+    assert "mean AP of cells" not in page
+    assert "scores.json is of other predictions than these: run python -m wsss.evaluate again" in page
+
+
+def test_predicted_masks_are_sent_to_their_own_sheet(folder: Path) -> None:
+    (folder / "preds/provenance.json").write_text(json.dumps({"task": "masks"}))
+    with pytest.raises(ConfigError, match=r"sheet\.png"):
+        write(folder)
+
+
+def test_maps_without_the_run_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="pass its folder as --run"):
+        write(folder, "--maps")
+
+
+def test_nothing_that_comes_from_outside_is_html_or_an_address(folder: Path) -> None:
+    page = with_all(folder)
+    for text in (EVIL, TRICK, "<b>gone"):
+        assert text not in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_gallery_is_limited_to_most_and_says_so(folder: Path) -> None:
+    page = write(folder, "--most", "2")
+    assert page.count('class="field"') == 2
+    assert "2 of 4 images, spread evenly over the set" in page
+
+
+def test_predictions_of_another_data_set_are_refused(folder: Path) -> None:
+    create_dataset(folder / "other", {"x": np.zeros((4, 20, 20), np.uint8)}, None, Spec(size=64, classes=CLASSES))
+    with pytest.raises(DataError, match="pass its --data"):
+        write(folder, "--data", str(folder / "other"))
+
+
+def test_a_run_without_a_log_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match="holds no log"):
+        write(folder, "--run", str(folder / "data"))
+
+
+def test_truth_by_number_is_refused_where_overlap_was_used_before(folder: Path) -> None:
+    (folder / "preds/scores.json").write_text(json.dumps({"truth": "t.csv", "cells": {"joined_by": "iou"}}))
+    with pytest.raises(DataError, match="--masks"):
+        write(folder, "--truth", str(folder / "truth.csv"))
+
+
+@pytest.mark.parametrize("word", ["--quality=0", "--edge=10", "--most=-1", "--threshold=0"])
+def test_options_out_of_range_are_refused(folder: Path, word: str) -> None:
+    with pytest.raises(ConfigError, match=word.split("=")[0]):
+        write(folder, word)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install -e .[dev]")
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        missing = "needs Chromium and its driver: apt-get install -y chromium chromium-driver"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    for flag in [*flags.split(), "disable-component-update", "disable-sync", f"user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    found.set_window_size(1200, 900)
+    found.get("about:blank")
+    found.get_log("performance")  # what the browser's own first page asked for
+    yield found
+    found.quit()
+
+
+def requests(browser: Any) -> list[str]:
+    """Return the addresses that the page asked for, other than those within it."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [own["params"]["request"]["url"] for own in messages if own["method"] == "Network.requestWillBeSent"]
+    return [url for url in urls if not url.startswith(("data:", "blob:"))]
+
+
+def wait_for(browser: Any, script: str) -> Any:
+    """Run a script in the page until it returns something true."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(browser, 20).until(lambda page: page.execute_script(f"return {script}"))
+
+
+def colours(browser: Any, number: int) -> int:
+    """Return how many pixels of a field's picture are clearly not grey: WebP turns grey by a level or two."""
+    script = """const shown = document.querySelector("#field-%d canvas");
+        const copy = Object.assign(document.createElement("canvas"), { width: shown.width, height: shown.height });
+        const pen = copy.getContext("2d", { willReadFrequently: true });
+        pen.drawImage(shown, 0, 0);
+        const d = pen.getImageData(0, 0, copy.width, copy.height).data;
+        let n = 0;
+        for (let i = 0; i < d.length; i += 4) n += Math.abs(d[i] - d[i + 1]) + Math.abs(d[i] - d[i + 2]) > 12;
+        return n"""
+    return int(browser.execute_script(script % number))
+
+
+class TwoMaps:
+    """Stands in for the networks: Nucleoplasm on the left half, the second class nowhere."""
+
+    def __init__(self, run: Path, data: object, *, oof: bool) -> None:
+        assert run.name == "run"
+
+    def maps(self, i: int, cells: np.ndarray) -> list[ClassMap]:
+        return [ClassMap(0, 0.75, np.tile([1.0] * 16 + [0.0] * 16, (20, 1)))]
+
+
+def test_class_maps_are_drawn_over_the_channels(folder: Path, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsss.stages.report_maps.Mapper", TwoMaps)
+    write(folder, "--maps", "--run", str(folder / "run"))
+    browser.get(f"file://{folder}/page.html")
+    find = browser.find_element
+    browser.execute_script('document.getElementById("field-0").scrollIntoView()')
+    wait_for(browser, 'document.querySelectorAll("#field-0 path").length === 3')
+    for name in ("0", "2", "3"):
+        find("css selector", f'[name=channel][value="{name}"]').click()
+    assert colours(browser, 0) == 0
+    find("css selector", '[name=map] option[value="0"]').click()
+    half = 352 * 352 * 40 // 64 // 2
+    assert 0.8 * half < colours(browser, 0) < 1.1 * half
+    assert "map of Nucleoplasm: the image's score is 0.75" in find("css selector", "#field-0 .told").text
+    find("css selector", '[name=map] option[value="1"]').click()
+    assert colours(browser, 0) == 0
+    assert "the image's score is below 0.01" in find("css selector", "#field-0 .told").text
+    assert browser.get_log("browser") == []
+
+
+def test_the_page_works_in_a_browser_and_asks_for_nothing(folder: Path, browser: Any) -> None:
+    with_all(folder)
+    browser.get(f"file://{folder}/page.html")
+    find = browser.find_element
+    assert not find("css selector", "#field-0 svg").find_elements("tag name", "path"), "unpacked only when scrolled to"
+    browser.execute_script('document.getElementById("field-0").scrollIntoView()')
+    wait_for(browser, 'document.querySelectorAll("#field-0 path").length === 3')
+    first = find("css selector", '#field-0 path[data-number="0"]')
+    first.click()
+    told = find("css selector", "#field-0 .told")
+    assert told.text.startswith("cell 3, 234 px²")
+    assert "true: Nucleoplasm" in told.text
+    find("css selector", "#field-0 svg").send_keys("\ue014")  # arrow right
+    assert told.text.startswith("cell 9")
+
+    assert colours(browser, 0) > 0
+    for name in ("0", "2", "3"):
+        find("css selector", f'[name=channel][value="{name}"]').click()
+    assert colours(browser, 0) == 0, "one channel alone is grey"
+
+    find("css selector", '[name=by] option[value="1"]').click()
+    assert "rgb(0, 225, 255)" in first.get_attribute("style")
+    find("css selector", "[name=search]").send_keys("onerror")
+    assert find("id", "matches").text == "1 of 4"
+    assert not find("id", "field-0").is_displayed()
+
+    find("css selector", "#wrong a.to").click()
+    assert find("id", "field-0").is_displayed(), "a link to a field shows it"
+    assert EVIL in find("css selector", "#field-1 b").text
+    assert browser.title == "Report of preds"
+    assert requests(browser) == [f"file://{folder}/page.html"]
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [1400, 420])
+def test_the_page_is_no_wider_than_the_screen(folder: Path, browser: Any, width: int) -> None:
+    with_all(folder)
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.get(f"file://{folder}/page.html")
+    widest = 'Math.max(...[...document.querySelectorAll("section, .tools, .tools *, .field")]'
+    assert browser.execute_script(f"return {widest}.map((e) => e.getBoundingClientRect().right))") <= width
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -1,0 +1,97 @@
+"""Training at its edges: gradients that are no numbers, classes without images, a batch of one, a damaged image."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from squares import SIZE, final, make_squares, words
+
+from wsss.core.checks import DataError
+from wsss.data.build import Spec, create_dataset
+from wsss.data.catalog import DataSet
+from wsss.stages.train import main
+from wsss.training.step import Learner
+
+SLOW, param = pytest.mark.slow, pytest.param
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_squares(tmp_path_factory.mktemp("data") / "squares")
+
+
+@pytest.fixture
+def steep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every third batch's loss, a finite number, a gradient that is none."""
+    losses, calls = Learner.losses, iter(range(10**6))
+
+    def steeper(self: Learner, *arguments: Any) -> dict[str, torch.Tensor]:
+        parts = losses(self, *arguments)
+        if next(calls) % 3 == 2:
+            parts["loss"] = parts["loss"] + (parts["loss"] * 0).sqrt()
+        return parts
+
+    monkeypatch.setattr(Learner, "losses", steeper)
+
+
+def is_finite(run: Path) -> bool:
+    return all(bool(torch.isfinite(tensor.double()).all()) for tensor in final(run)[0].values())
+
+
+@pytest.mark.usefixtures("steep")
+@pytest.mark.parametrize("more", [[], param(["--optim.clip", "1"], marks=SLOW)], ids=["plain", "clipped"])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_learnt(
+    data: Path, tmp_path: Path, more: list[str]
+) -> None:
+    with pytest.raises(DataError, match=r"epoch 1, step 3: the gradient of the loss is not finite .* on images im\d\d"):
+        main(words(data, tmp_path / "run", "--save_every", "1", *more))
+    assert is_finite(tmp_path / "run")
+
+
+@SLOW
+@pytest.mark.usefixtures("steep")
+def test_batches_with_such_gradients_may_be_skipped(data: Path, tmp_path: Path) -> None:
+    assert main(words(data, tmp_path / "run", "--bad_batches", "9")) == 0
+    assert is_finite(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def rare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine images of three folds; class 5 is on one image only, so two folds hold none of it and one trains without."""
+    rng = np.random.default_rng(0)
+    images = {f"im{n}": rng.integers(0, 200, (4, SIZE, SIZE), dtype=np.uint8) for n in range(9)}
+    labels = {name: [n % 2] if n else [5] for n, name in enumerate(images)}
+    return create_dataset(tmp_path_factory.mktemp("data") / "rare", images, labels, Spec(size=SIZE, folds=3))
+
+
+@pytest.mark.parametrize("held_out", [True, param(False, marks=SLOW)], ids=["held out", "trained on"])
+def test_a_class_may_be_missing_on_either_side_of_a_fold(rare: Path, tmp_path: Path, held_out: bool) -> None:
+    data = DataSet.open(rare)
+    own = int(data.folds()[data.ids.index("im0")])
+    fold = own if held_out else (own + 1) % 3
+    assert main(words(rare, tmp_path / "run", "--fold", str(fold), "--epochs", "1", "--sampler.balanced", "true")) == 0
+    log = pd.read_csv(tmp_path / "run" / f"fold{fold}" / "log.csv")
+    assert np.isfinite(log[["train_loss", "val_loss"]]).all(axis=None)
+    assert log[["val_map", "val_f1"]].stack().between(0, 1).all()
+
+
+@pytest.mark.parametrize("more", [param([], marks=SLOW), ["--puzzle.side", "1"]], ids=["tiles", "no tiles"])
+def test_a_batch_may_be_one_image(data: Path, tmp_path: Path, more: list[str]) -> None:
+    assert main([*words(data, tmp_path / "run", "--epochs", "1", *more), "--batch", "1"]) == 0
+    assert is_finite(tmp_path / "run")
+
+
+@pytest.mark.parametrize("workers", [param("0", marks=SLOW), "1"])
+def test_an_image_damaged_in_the_store_stops_the_training_in_one_line(tmp_path: Path, workers: str) -> None:
+    data = make_squares(tmp_path / "squares")
+    shard = next((data / "shards").iterdir())
+    content = bytearray(shard.read_bytes())
+    for k in range(12):
+        content[-1 - k * 4 * SIZE * SIZE] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=r"^im\d\d is damaged in .*stored pixels do not match") as caught:
+        main([*words(data, tmp_path / "run"), "--workers", workers])
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,31 @@
+"""The learning rate over a run."""
+
+import pytest
+import torch
+
+from wsss.core.checks import ConfigError
+from wsss.options.recipe import OptimConfig, Recipe
+from wsss.training.optim import LearningRate
+
+
+def test_the_cyclic_rate_is_that_of_torch() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    theirs = torch.optim.lr_scheduler.CyclicLR(optimizer, base_lr=0.02, max_lr=0.2, step_size_up=5)
+    ours = LearningRate(OptimConfig(schedule="cyclic", lr=0.2, cycle_low=0.1, cycles=3))
+    for step in range(30):
+        assert ours.at(step / 30) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        theirs.step()
+    assert ours.at(1.0) == pytest.approx(0.02)
+
+
+def test_triangles_follow_a_warm_up_and_end_with_snapshots() -> None:
+    rate = LearningRate(OptimConfig(schedule="cyclic", lr=1.0, cycles=2, warmup=0.2))
+    assert [rate.at(share) for share in (0.1, 0.2, 0.4, 0.6, 0.8)] == pytest.approx([0.5, 0.1, 1.0, 0.1, 1.0])
+    assert [rate.cycle_ended(epoch, 10) for epoch in range(1, 11)] == [0, 0, 0, 0, 0, 1, 0, 0, 0, 2]
+
+
+def test_triangles_must_end_with_an_epoch() -> None:
+    with pytest.raises(ConfigError, match="end within an epoch"):
+        Recipe(epochs=10, optim=OptimConfig(schedule="cyclic", cycles=3))

@@ -1,0 +1,1 @@
+"""The classifier on cell features, learnt from image labels."""

@@ -1,0 +1,76 @@
+"""Why a cell has its label: the named features that speak most for it, from the linear half of the feature classifier."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsss.feature_classifier.features import DESCRIPTIONS
+from wsss.feature_classifier.store import FeatureClassifier
+
+TOP = 3
+"""How many reasons are given."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One feature that speaks for a label."""
+
+    feature: str
+    level: str
+    """high or low: how the cell's value stands among the training cells."""
+    words: str
+    """The feature in words."""
+    weight: float
+    """How much it raises the log-odds of the label above the mean of all labels."""
+
+
+def contributions(feature_classifier: FeatureClassifier, features: np.ndarray) -> np.ndarray:
+    """Return what each feature of each cell adds to the log-odds of each class.
+
+    Args:
+        feature_classifier: the fitted feature classifier.
+        features: (N, F) float32, from `cell_features`.
+
+    Returns:
+        (N, C, F) float64 for the classes in `feature_classifier.classes`; over the classes they sum to 0.
+    """
+    scaled = feature_classifier.linear.scale(np.asarray(features, np.float32))
+    return scaled[:, None, :] * _centred(feature_classifier)
+
+
+def explain_cell(feature_classifier: FeatureClassifier, features: np.ndarray, label: int) -> list[Reason]:
+    """Return the features that speak most for a label of one cell, the strongest first.
+
+    Args:
+        feature_classifier: the fitted feature classifier.
+        features: (F,) float32, the cell's row of `cell_features`.
+        label: class id.
+
+    Raises:
+        ValueError: the feature_classifier does not know the class.
+    """
+    known = feature_classifier.classes.tolist()
+    if label not in known:
+        raise ValueError(f"the feature_classifier knows the classes {known}, not {label}.")
+    scaled = feature_classifier.linear.scale(np.asarray(features, np.float32)[None])[0]
+    own = scaled * _centred(feature_classifier)[known.index(label)]
+    return [_reason(feature_classifier, k, scaled[k], own[k]) for k in np.argsort(-own)[:TOP] if own[k] > 0]
+
+
+def explain_classes(feature_classifier: FeatureClassifier) -> dict[int, list[Reason]]:
+    """Return for each class that the feature_classifier knows the features that tell it from the others most."""
+    found = {}
+    for label, own in zip(feature_classifier.classes.tolist(), _centred(feature_classifier), strict=True):
+        order = np.argsort(-np.abs(own))[:TOP]
+        found[label] = [_reason(feature_classifier, k, own[k], abs(own[k])) for k in order]
+    return found
+
+
+def _centred(feature_classifier: FeatureClassifier) -> np.ndarray:
+    weights = feature_classifier.linear.weights
+    return np.asarray(weights - weights.mean(axis=0))
+
+
+def _reason(feature_classifier: FeatureClassifier, k: int, value: float, weight: float) -> Reason:
+    name = feature_classifier.meta["names"][k]
+    return Reason(name, "high" if value > 0 else "low", DESCRIPTIONS[name], round(float(weight), 4))

@@ -1,0 +1,200 @@
+"""A fitted feature classifier as one safetensors file of plain arrays, and its predictions in plain numpy.
+
+Nothing is pickled, and scikit-learn is not needed to predict: another version of it cannot change a score.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri, softmax
+
+from wsss.core.checks import DataError, some
+from wsss.core.files import as_read, write_bytes
+from wsss.feature_classifier.fit import WeakModel
+from wsss.feature_classifier.learners import SPREAD, Forest, Linear
+from wsss.options.feature_classifier import WeakConfig
+
+FORMAT = "wsss-feature_classifier-1"
+LEAF = -1
+"""What stands for the feature of a node that has no children."""
+ROWS = 256
+"""Cells that go through the trees at once."""
+NEAR = 1e-7
+"""Values this near to the lowest or highest known one count as it, as in scikit-learn."""
+
+
+@dataclass(frozen=True)
+class StoredForest:
+    """Trees one after another: node i goes on to node left[i] or right[i], or is a leaf with value[i]."""
+
+    roots: np.ndarray
+    """(T,) int32, the first node of each tree."""
+    feature: np.ndarray
+    """(M,) int16, the feature that each node asks for; LEAF for none."""
+    threshold: np.ndarray
+    """(M,) float64: features up to it go left."""
+    left: np.ndarray
+    """(M,) int32; a leaf is its own child."""
+    right: np.ndarray
+    """(M,) int32; a leaf is its own child."""
+    value: np.ndarray
+    """(M, C) float32, the soft label of a leaf."""
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return (N, C) float64 probabilities for (N, F) float32 features."""
+        parts = [self._some(features[a : a + ROWS]) for a in range(0, len(features), ROWS)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.value.shape[1]))
+
+    def _some(self, features: np.ndarray) -> np.ndarray:
+        rows = np.arange(len(features))
+        node = np.repeat(self.roots[:, None], len(features), axis=1)  # (T, N), all trees at once
+        while (inner := self.feature[node] != LEAF).any():
+            asked = features[rows, np.where(inner, self.feature[node], 0)]
+            node = np.where(asked <= self.threshold[node], self.left[node], self.right[node])
+        return np.asarray(self.value[node].mean(axis=0, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class StoredLinear:
+    """Multinomial logistic regression on normal scores of the features."""
+
+    quantiles: np.ndarray
+    """(Q, F) float64, the values of each feature at `references`, rising."""
+    references: np.ndarray
+    """(Q,) float64 in [0, 1]."""
+    weights: np.ndarray
+    """(C, F) float64."""
+    intercept: np.ndarray
+    """(C,) float64."""
+
+    def scale(self, features: np.ndarray) -> np.ndarray:
+        """Turn (N, F) features into normal scores within +-SPREAD."""
+        ranks = [self._ranks(column, known) for column, known in zip(features.T, self.quantiles.T, strict=True)]
+        return np.clip(ndtri(np.array(ranks).T.reshape(features.shape)), -SPREAD, SPREAD)
+
+    def _ranks(self, values: np.ndarray, known: np.ndarray) -> np.ndarray:
+        # values that several quantiles share get the middle of their ranks; the ends are 0 and 1
+        up = np.interp(values, known, self.references)
+        down = np.interp(-values, -known[::-1], -self.references[::-1])
+        ranks = np.where(values + NEAR > known[-1], 1, (up - down) / 2)
+        return np.where(values - NEAR < known[0], 0, ranks)
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return (N, C) float64 probabilities for (N, F) features."""
+        return np.asarray(softmax(self.scale(features) @ self.weights.T + self.intercept, axis=1))
+
+
+@dataclass(frozen=True)
+class FeatureClassifier:
+    """A feature classifier, ready to score cells."""
+
+    forest: StoredForest
+    linear: StoredLinear
+    classes: np.ndarray
+    """(C,) int64, the class ids that the learners know; the others always score 0."""
+    meta: dict[str, Any]
+    """count (of all classes), names (of the features), importance (F,), history, config, and what the caller added."""
+    digest: str
+    """Of the content: equal feature_classifiers have equal digests."""
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return scores (N, K) float32 in [0, 1] for (N, F) float32 features; rows sum to about 1."""
+        features = np.asarray(features, np.float32)
+        out = np.zeros((len(features), self.meta["count"]), np.float32)
+        if len(features):
+            views = self.forest.predict(features), self.linear.predict(features)
+            out[:, self.classes] = np.clip(np.mean(views, axis=0), 0, 1)
+        return out
+
+
+def to_feature_classifier(
+    model: WeakModel, names: tuple[str, ...], config: WeakConfig, more: Mapping[str, Any]
+) -> FeatureClassifier:
+    """Take the arrays out of a fitted model.
+
+    Args:
+        model: from `fit_weak`.
+        names: of the features, in order.
+        config: what it was fitted with.
+        more: what else to remember, as JSON-like values.
+    """
+    forest = next(own for own in model.learners if isinstance(own, Forest))
+    linear = next(own for own in model.learners if isinstance(own, Linear))
+    meta = {
+        "count": model.soft.shape[1],
+        "names": list(names),
+        "importance": [round(float(v), 6) for v in model.importance],
+        "history": [round(v, 6) for v in model.history],
+        "config": asdict(config),
+        **more,
+    }
+    stored = StoredForest(**forest.arrays()), StoredLinear(**linear.arrays())
+    plain = as_read(meta)
+    arrays = _arrays(*stored, model.classes)
+    return FeatureClassifier(*stored, model.classes.astype(np.int64), plain, _digest(arrays, plain))
+
+
+def save_feature_classifier(path: Path, feature_classifier: FeatureClassifier) -> None:
+    """Write a feature classifier, whole or not at all."""
+    from safetensors.numpy import save
+
+    header = {"format": FORMAT, "meta": feature_classifier.meta, "digest": feature_classifier.digest}
+    # one entry only: safetensors writes several in an order of its own, and equal content must give equal bytes
+    arrays = _arrays(feature_classifier.forest, feature_classifier.linear, feature_classifier.classes)
+    write_bytes(path, save(arrays, {"wsss": json.dumps(header, sort_keys=True)}))
+
+
+def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassifier:
+    """Read a feature classifier.
+
+    Args:
+        path: its file.
+        names: the features that it will be asked about, in order.
+
+    Raises:
+        DataError: the file is missing, damaged, no feature_classifier, or was made from other features.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: train with --feature_classifier.enabled true to make it.")
+    again = "remove it and run the same train command again to make a new one"
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            header = json.loads((stream.metadata() or {}).get("wsss", "{}"))
+            arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged or no safetensors file ({error}): {again}.") from error
+    if header.get("format") != FORMAT:
+        raise DataError(
+            f"{path} is no feature_classifier of this version (format {header.get('format')}, expected {FORMAT})."
+        )
+    meta = header["meta"]
+    if _digest(arrays, meta) != header["digest"]:
+        raise DataError(f"{path} is damaged, its content does not match its digest: {again}.")
+    if meta["names"] != list(names):
+        other = sorted(set(meta["names"]) ^ set(names)) or ["the same in another order"]
+        raise DataError(f"{path} was made from other cell features ({some(other)}): {again}.")
+    forest = {name.split(".")[1]: array for name, array in arrays.items() if name.startswith("forest.")}
+    linear = {name.split(".")[1]: array for name, array in arrays.items() if name.startswith("linear.")}
+    return FeatureClassifier(StoredForest(**forest), StoredLinear(**linear), arrays["classes"], meta, header["digest"])
+
+
+def _arrays(forest: StoredForest, linear: StoredLinear, classes: np.ndarray) -> dict[str, np.ndarray]:
+    found = {f"forest.{name}": array for name, array in vars(forest).items()}
+    found |= {f"linear.{name}": array for name, array in vars(linear).items()}
+    found["classes"] = classes.astype(np.int64)
+    return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+
+def _digest(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
+    sha = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(arrays):
+        sha.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        sha.update(arrays[name].tobytes())
+    return sha.hexdigest()[:16]

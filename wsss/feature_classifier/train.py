@@ -1,0 +1,176 @@
+"""The feature classifier of a fold: fitted on the cells of its training images, kept beside its network."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.files import digest_json, write_json
+from wsss.core.runtime import cores, progress
+from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import read_cells, read_nuclei
+from wsss.data.cell_photometric import Faults, faulty_copy
+from wsss.feature_classifier.explain import explain_classes
+from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, cell_features
+from wsss.feature_classifier.fit import Copies, fit_weak
+from wsss.feature_classifier.soft_labels import SoftLabels, save_soft_labels
+from wsss.feature_classifier.store import (
+    FeatureClassifier,
+    load_feature_classifier,
+    save_feature_classifier,
+    to_feature_classifier,
+)
+from wsss.options.feature_classifier import FeatureClassifierConfig
+from wsss.runs.run_folder import RunFolder
+
+SUMMARY = "feature_classifier.json"
+
+
+@dataclass(frozen=True)
+class _Described:
+    """The cells of one image."""
+
+    features: np.ndarray
+    """(N, F) float32."""
+    ids: np.ndarray
+    """(N,) int32, their values in the label map, rising."""
+    copies: np.ndarray
+    """(copies, N, F) float32."""
+    emptied: np.ndarray
+    """(copies, N) bool: which of the copies' cells lost their protein."""
+
+
+def ensure_feature_classifier(
+    folder: RunFolder,
+    data: DataSet,
+    train: np.ndarray,
+    config: FeatureClassifierConfig,
+    seed: int,
+    *,
+    soft_labels: bool = False,
+) -> bool:
+    """Fit the feature classifier of a fold unless the folder holds just that one already; return whether it was fitted.
+
+    Args:
+        folder: of the fold's run; receives soft_labels.parquet, feature_classifier.safetensors and feature_classifier.json.
+        data: the data set, with segmented cells.
+        train: numbers of the images to learn from: no other is looked at.
+        config: the rules.
+        seed: of the learners and of the changed copies.
+        soft_labels: whether soft_labels.parquet must be there too, which older runs lack.
+
+    Raises:
+        ConfigError: the images have not the four channels that the features are named after.
+        DataError: no training image has cells, or too few have.
+    """
+    facts = feature_classifier_facts(data, train, config, seed)
+    whole = (folder.path / SUMMARY).exists() and (folder.soft_labels.exists() or not soft_labels)
+    if whole and _holds(folder.feature_classifier, facts):
+        return False
+    feature_classifier, soft = fit_feature_classifier(data, train, config, seed)
+    save_soft_labels(folder.soft_labels, soft)
+    save_feature_classifier(folder.feature_classifier, feature_classifier)
+    write_json(folder.path / SUMMARY, _summary(feature_classifier, data))
+    return True
+
+
+def feature_classifier_facts(
+    data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int
+) -> dict[str, Any]:
+    """Return what a feature classifier is made of: the same facts, the same feature_classifier."""
+    return {
+        "train_ids": digest_json([data.ids[i] for i in train]),
+        "data": data.folds_digest,
+        "options": asdict(config),
+        "seed": seed,
+    }
+
+
+def _holds(path: Path, facts: dict[str, Any]) -> bool:
+    if not path.exists():
+        return False
+    found = load_feature_classifier(path, FEATURES).meta
+    return all(found.get(name) == value for name, value in facts.items())
+
+
+def fit_feature_classifier(
+    data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int
+) -> tuple[FeatureClassifier, SoftLabels]:
+    """Fit the feature classifier on the cells of the images `train`, see `ensure_feature_classifier`; return their soft labels too."""
+    if len(data.channels) != 4:
+        raise ConfigError(
+            f"feature_classifier.enabled needs 4 channels (RGBY), {data.folder} has {len(data.channels)}."
+        )
+    labels, negative = data.labels, data.classes.negative
+    usable = [int(i) for i in train if labels[i].any()]
+    found = _describe_all(data, usable, config.copies, seed)
+    if not any(len(own.features) for own in found):
+        raise DataError(
+            f"{data.folder / 'cells'} holds no cells of the training images, which feature_classifier.enabled learns from: "
+            "run python -m wsss.segment first, or leave the option out."
+        )
+    counts = [len(own.features) for own in found]
+    owner = np.repeat(np.arange(len(found)), counts)
+    features = np.concatenate([own.features for own in found])
+    model = fit_weak(features, owner, labels[usable], negative, seed, config.weak, _copies(found, counts))
+    more = feature_classifier_facts(data, train, config, seed)
+    more |= {"images": sum(count > 0 for count in counts), "cells": len(features)}
+    soft = SoftLabels(
+        np.array([data.ids[i] for i in usable], object)[owner],
+        np.concatenate([own.ids for own in found]).astype(np.int64),
+        model.soft,
+    )
+    return to_feature_classifier(model, FEATURES, config.weak, more), soft
+
+
+def _copies(found: list[_Described], counts: list[int]) -> Copies | None:
+    """Put the changed copies of all images together."""
+    if not found[0].copies.shape[0]:
+        return None
+    rows = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
+    return Copies(
+        np.concatenate([own.copies.reshape(-1, len(FEATURES)) for own in found]),
+        np.concatenate([np.tile(row, len(own.copies)) for row, own in zip(rows, found, strict=True)]),
+        np.concatenate([own.emptied.ravel() for own in found]),
+    )
+
+
+def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> list[_Described]:
+    """Describe the cells of images, in their order; those without a label map have no cells."""
+    faults = Faults() if data.classes.negative is not None else replace(Faults(), negatives=0)
+
+    def describe(index: int) -> _Described:
+        try:
+            label_map = data.geometry(index).labels_to_store(read_cells(data, index))
+        except DataError:  # segment has told of it; the image has no cells then
+            label_map = np.zeros((data.size, data.size), np.int32)
+        image, nuclei = np.array(data.image(index)), read_nuclei(data, index)
+        plain = cell_features(image, label_map, nuclei)
+        changed = np.zeros((copies, *plain.shape), np.float32)
+        emptied = np.zeros((copies, len(plain)), bool)
+        for copy in range(copies):
+            rng = np.random.default_rng([seed, copy, index])
+            faulty, emptied[copy] = faulty_copy(image, label_map, rng, faults)
+            changed[copy] = cell_features(faulty, label_map, nuclei)
+        ids = np.unique(label_map)
+        return _Described(plain, ids[ids != 0], changed, emptied)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(progress(pool.map(describe, images), "feature_classifier", total=len(images)))
+
+
+def _summary(feature_classifier: FeatureClassifier, data: DataSet) -> dict[str, Any]:
+    """Tell what was learnt, in words."""
+    shares = sorted(zip(feature_classifier.meta["importance"], FEATURES, strict=True), reverse=True)
+    classes = explain_classes(feature_classifier)
+    return {
+        **{
+            name: feature_classifier.meta[name]
+            for name in ("images", "cells", "history", "options", "seed", "train_ids")
+        },
+        "importance": [{"feature": name, "words": DESCRIPTIONS[name], "share": share} for share, name in shares],
+        "classes": {data.classes.names[k]: [asdict(reason) for reason in own] for k, own in classes.items()},
+    }

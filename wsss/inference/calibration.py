@@ -1,0 +1,254 @@
+"""Calibrated scores: a rising curve per class from a score to the share of such scores that is right.
+
+Curves rise strictly, so the ranking of scores within a class, and with it average precision, stays as it is. They are
+kept as points in JSON.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsss.core.checks import DataError
+from wsss.core.files import read_json, write_json
+
+FORMAT = "wsss-calibration-1"
+METHODS = ("auto", "isotonic", "platt")
+LEAST_ISOTONIC, LEAST_PLATT = 100, 10
+"""True (and untrue) events that a class needs for a curve of that kind of its own."""
+SLOPE = 1e-2
+"""Share of the score itself in every curve: steps of an isotonic curve would tie scores that differ."""
+MOST_POINTS, MOST_EVENTS = 1000, 1_000_000
+"""Points of an isotonic curve, and events that a sigmoid is fitted to, at most."""
+DIGITS = 9
+"""Decimals of the points of a curve."""
+LOGIT = 14.0
+"""Log odds beyond this count as this: scores of 0 and 1 have infinite ones."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of a strictly rising curve over [0, 1], linear between them."""
+
+    method: str
+    """isotonic, platt, pooled (Platt on all classes together), constant or identity."""
+    x: np.ndarray
+    """(P,) scores, rising from 0 to 1."""
+    y: np.ndarray
+    """(P,) float64 in [0, 1], rising."""
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Calibrate scores in [0, 1] of any shape."""
+        return np.interp(scores, self.x, self.y)
+
+
+IDENTITY = Curve("identity", np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+
+
+def isotonic_curve(scores: np.ndarray, truth: np.ndarray) -> Curve:
+    """Fit the rising steps that are nearest to the truth.
+
+    Args:
+        scores: (N,) in [0, 1].
+        truth: (N,) in [0, 1]: 0 or 1, or how likely it is.
+
+    Source: Zadrozny and Elkan, Transforming classifier scores into accurate multiclass probability estimates (2002).
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    # float32 would carry over into the curve, whose ends then lie beside 0 and 1; DIGITS are what its file keeps
+    scores = np.asarray(scores, np.float64).round(DIGITS)
+    steps = IsotonicRegression(y_min=0, y_max=1).fit(scores, np.asarray(truth, np.float64))
+    x, y = steps.X_thresholds_, steps.y_thresholds_
+    x, y = np.concatenate([[0], x, [1]]), np.concatenate([y[:1], y, y[-1:]])
+    kept = np.flatnonzero(np.append(np.diff(x) > 0, True))  # of points at one place the last
+    if len(kept) > MOST_POINTS:
+        kept = kept[np.linspace(0, len(kept) - 1, MOST_POINTS).round().astype(np.intp)]
+    return _rising("isotonic", x[kept], y[kept])
+
+
+def platt_curve(scores: np.ndarray, truth: np.ndarray, method: str = "platt") -> Curve:
+    """Fit a sigmoid of the log odds; where higher scores are not right more often, all get the share that is right.
+
+    Args:
+        scores, truth: as in `isotonic_curve`.
+        method: what the curve is called.
+
+    Source: Platt, Probabilistic outputs for support vector machines (1999), with his smoothed targets.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if len(scores) > MOST_EVENTS:
+        rows = np.random.default_rng(0).choice(len(scores), MOST_EVENTS, replace=False)
+        scores, truth = scores[rows], truth[rows]
+    yes, no = float(truth.sum()), float((1 - truth).sum())
+    target = truth * (yes + 1) / (yes + 2) + (1 - truth) / (no + 2)
+    odds = _logit(np.asarray(scores, np.float64))
+    twice = np.concatenate([odds, odds])[:, None]
+    labels = np.repeat([1, 0], len(odds))
+    model = LogisticRegression(C=1e3).fit(twice, labels, sample_weight=np.concatenate([target, 1 - target]))
+    slope, shift = float(model.coef_[0, 0]), float(model.intercept_[0])
+    if slope <= 0:
+        return _rising("constant", np.array([0.0, 1.0]), np.full(2, target.mean()))
+    grid = np.linspace(-LOGIT, LOGIT, 97)
+    x = np.concatenate([[0], 1 / (1 + np.exp(-grid[1:-1])), [1]])
+    return _rising(method, x, 1 / (1 + np.exp(-(slope * grid + shift))))
+
+
+def _logit(scores: np.ndarray) -> np.ndarray:
+    least = 1 / (1 + np.exp(LOGIT))
+    inside = np.clip(scores, least, 1 - least)
+    return np.log(inside / (1 - inside))
+
+
+def _rising(method: str, x: np.ndarray, y: np.ndarray) -> Curve:
+    return Curve(method, x, (1 - SLOPE) * np.clip(y, 0, 1) + SLOPE * x)
+
+
+def fit_curves(scores: np.ndarray, truth: np.ndarray, method: str = "auto") -> list[Curve]:
+    """Fit a curve for each class.
+
+    auto: isotonic for classes with 100 true and 100 untrue events or more, Platt for those with 10 or more, and for
+    the rarer ones the Platt curve of all classes together; `isotonic` and `platt` take that kind for all classes but
+    the rare ones. Where even all classes together have fewer than 10, scores stay as they are.
+
+    Args:
+        scores: (N, K) in [0, 1].
+        truth: (N, K) in [0, 1].
+        method: one of METHODS.
+    """
+    pooled = _fewest(truth.ravel()) >= LEAST_PLATT
+    rare = platt_curve(scores.ravel(), truth.ravel(), "pooled") if pooled else IDENTITY
+    return [_fit(scores[:, k], truth[:, k], method, rare) for k in range(scores.shape[1])]
+
+
+def _fit(scores: np.ndarray, truth: np.ndarray, method: str, rare: Curve) -> Curve:
+    events = _fewest(truth)
+    if events < LEAST_PLATT:
+        return rare
+    if method == "isotonic" or (method == "auto" and events >= LEAST_ISOTONIC):
+        return isotonic_curve(scores, truth)
+    return platt_curve(scores, truth)
+
+
+def _fewest(truth: np.ndarray) -> float:
+    return min(float(truth.sum()), float((1 - truth).sum()))
+
+
+def apply_curves(curves: Sequence[Curve], scores: np.ndarray) -> np.ndarray:
+    """Calibrate (N, K) scores in [0, 1]; float32."""
+    found = [curve.apply(scores[:, k]) for k, curve in enumerate(curves)]
+    return np.stack(found, axis=1).astype(np.float32) if found else scores
+
+
+def weak_targets(scores: np.ndarray, image_labels: np.ndarray, negative: int | None) -> np.ndarray:
+    """Say how likely each class is in a cell when the labels of its image are known.
+
+    A cell shows one of its image's labels, or is Negative: the scores of the other classes become 0, rows are
+    normalised. This corrects what image labels can tell, not which of the labels a cell shows.
+
+    Args:
+        scores: (N, K) in [0, 1].
+        image_labels: (N, K) 0/1, those of the cell's image.
+        negative: class that every cell may have; None for none.
+
+    Returns:
+        (N, K) float64, rows sum to 1, or to 0 where the image has no label.
+    """
+    allowed = image_labels > 0
+    if negative is not None:
+        allowed[:, negative] |= allowed.any(axis=1)
+    found = np.where(allowed, np.asarray(scores, np.float64) + 1e-9, 0)
+    total = found.sum(axis=1, keepdims=True)
+    return np.divide(found, total, out=np.zeros_like(found), where=total > 0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Curves of all classes for cells and for images."""
+
+    cells: list[Curve]
+    images: list[Curve]
+    origin: dict[str, Any]
+    """What they were fitted on: members, score, crops and tta of the predictions, as their provenance tells."""
+
+    def of_cells(self, scores: np.ndarray) -> np.ndarray:
+        """Calibrate (N, K) scores of cells."""
+        return apply_curves(self.cells, scores)
+
+    def of_image(self, probs: np.ndarray) -> np.ndarray:
+        """Calibrate the (K,) probabilities of one image."""
+        return apply_curves(self.images, probs[None])[0]
+
+
+def save_calibration(path: Path, calibration: Calibration, report: Mapping[str, Any]) -> None:
+    """Write curves as JSON, with a report of what they do."""
+    plain = {name: [_plain(curve) for curve in getattr(calibration, name)] for name in ("cells", "images")}
+    write_json(path, {"format": FORMAT, "origin": calibration.origin, "report": dict(report), **plain})
+
+
+def _plain(curve: Curve) -> dict[str, Any]:
+    return {"method": curve.method, "x": curve.x.round(DIGITS).tolist(), "y": curve.y.round(DIGITS).tolist()}
+
+
+def load_calibration(path: Path, classes: int) -> Calibration:
+    """Read curves.
+
+    Raises:
+        DataError: the file is missing, of another kind, for other classes, or a curve does not rise over [0, 1].
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise DataError(f"{path} is no calibration ({FORMAT}): make it with python -m wsss.calibrate.")
+    try:
+        cells, images = ([_read(own) for own in record[name]] for name in ("cells", "images"))
+        origin = dict(record["origin"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error!r}): make it again with python -m wsss.calibrate.") from error
+    for curves in (cells, images):
+        if len(curves) != classes:
+            raise DataError(f"{path} has curves for {len(curves)} classes, the run has {classes}.")
+        if not all(_is_curve(curve) for curve in curves):
+            raise DataError(f"{path} has a curve that does not rise from 0 to 1: make it again.")
+    return Calibration(cells, images, origin)
+
+
+def _read(record: Mapping[str, Any]) -> Curve:
+    return Curve(str(record["method"]), np.array(record["x"], np.float64), np.array(record["y"], np.float64))
+
+
+def _is_curve(curve: Curve) -> bool:
+    x, y = curve.x, curve.y
+    if x.ndim != 1 or x.shape != y.shape or len(x) < 2 or (x[0], x[-1]) != (0, 1):
+        return False
+    return bool((np.diff(x) > 0).all() and (np.diff(y) >= 0).all() and y[0] >= 0 and y[-1] <= 1)
+
+
+def check_origin(calibration: Calibration, facts: Mapping[str, Any], path: Path) -> None:
+    """Refuse curves that were fitted to scores of other networks or other rules.
+
+    Args:
+        calibration: the curves.
+        facts: of the predictions to calibrate, as in provenance.json.
+        path: of the curves.
+
+    Raises:
+        DataError: they differ.
+    """
+    for name, wanted in origin_of(facts).items():
+        if name in calibration.origin and calibration.origin[name] != wanted:
+            raise DataError(
+                f"{path} was fitted to scores made with other {name}: predict with those, or make it again from "
+                "predictions of this run with these options (python -m wsss.calibrate)."
+            )
+
+
+def origin_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of the provenance of predictions what shapes their scores; each network once."""
+    found = {name: facts[name] for name in ("score", "crops", "tta") if name in facts}
+    if "members" in facts:
+        keys = ("weights", "feature_classifier", "self_trained", "unets")
+        found["members"] = sorted({"/".join(str(own.get(key)) for key in keys) for own in facts["members"]})
+    return found

@@ -1,0 +1,163 @@
+"""Trained networks on one image in memory: the same steps as on a whole data set, without a file."""
+
+from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+
+from wsss.core.checks import DataError, some
+from wsss.core.device import Device
+from wsss.core.files import as_read
+from wsss.core.geometry import Geometry
+from wsss.core.label_maps import check_label_map
+from wsss.core.labels import ClassList
+from wsss.data.catalog import DataSet
+from wsss.data.pixels import to_uint8
+from wsss.inference.calibration import Calibration, check_origin, load_calibration
+from wsss.inference.image_tables import take_stage
+from wsss.inference.members import Member
+from wsss.inference.pipeline import score_now
+from wsss.inference.provenance import digests
+from wsss.inference.task import Sample, Task
+from wsss.options.scoring import CropConfig, ScoreConfig
+from wsss.options.views import TtaConfig
+from wsss.segmenters import Field
+from wsss.segmenters.classical import segment_field
+
+
+@dataclass(frozen=True)
+class _OneImage:
+    """What scoring asks of a data set, for a single image."""
+
+    ids: list[str]
+    size: int
+    classes: ClassList
+    shape: tuple[int, int]
+
+    def geometry(self, i: int) -> Geometry:
+        return Geometry(*self.shape, self.size)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The networks of a run, ready for images in memory; made by `wsss.load`."""
+
+    members: list[Member]
+    """Their scores are averaged."""
+    device: Device
+    score: ScoreConfig
+    """How class maps become cell scores; that of the run."""
+    crops: CropConfig
+    """How cells are cut out for stage 2; that of the run."""
+    tta: TtaConfig = field(default_factory=TtaConfig)
+    """Views that the networks' answers are averaged over."""
+    calibration: Calibration | None = None
+    """Curves that the scores go through."""
+
+    def calibrated(self, path: Path) -> "Model":
+        """Return this model with the curves of a file of `python -m wsss.calibrate`.
+
+        Raises:
+            DataError: they are damaged, or were fitted to other networks or options.
+        """
+        curves = load_calibration(path, len(self.classes))
+        rules = {"score": asdict(self.score), "crops": asdict(self.crops), "tta": asdict(self.tta)}
+        check_origin(curves, as_read({**rules, "members": [digests(member) for member in self.members]}), path)
+        return replace(self, calibration=curves)
+
+    @property
+    def classes(self) -> ClassList:
+        """The classes, in the order of the score columns '0', '1', ..."""
+        facts = self.members[0].facts
+        return ClassList(tuple(facts["classes"]), facts["negative"])
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the image channels, in order."""
+        return tuple(self.members[0].facts["channels"])
+
+    @property
+    def size(self) -> int:
+        """Edge in px of the square that images are scaled into."""
+        return int(self.members[0].facts["size"])
+
+    def predict(self, image: np.ndarray, label_map: np.ndarray | None = None, *, name: str = "image") -> pd.DataFrame:
+        """Score the cells of an image.
+
+        Args:
+            image: (C, H, W) or (H, W, C) in the order of `channels`, of any size; uint8, uint16 (12 and 16 bits are
+                told apart by the largest value) or float in [0, 1].
+            label_map: (H, W) whole numbers, 0 background; None finds the cells by their stains.
+            name: what stands in the column ID.
+
+        Returns:
+            One row a cell: the columns of cells.parquet, positions and masks at the size of `image`.
+
+        Raises:
+            DataError: the image or the label map is not what it must be.
+        """
+        planes = check_image(image, len(self.channels))
+        shape = (planes.shape[1], planes.shape[2])
+        geometry = Geometry(*shape, self.size)
+        stored = geometry.image_to_store(planes)
+        if label_map is None:
+            found, nuclei = _find_cells(stored, geometry, name)
+        else:
+            found, nuclei = check_label_map(label_map, "label_map"), None
+            if found.shape != shape:
+                raise DataError(f"label_map is {found.shape}, expected the image's {shape}.")
+        data = cast(DataSet, _OneImage([name], self.size, self.classes, shape))
+        task = Task(data, self.score, self.crops, self.device, tta=self.tta, calibration=self.calibration)
+        (scored,) = score_now(task, self.members, [Sample(0, stored, found, nuclei)])
+        (cells,) = take_stage([pd.read_feather(BytesIO(scored.payload))], "")
+        return cells
+
+
+def check_image(image: np.ndarray, channels: int) -> np.ndarray:
+    """Return an image as (channels, H, W) uint8.
+
+    Raises:
+        DataError: neither first nor last axis holds the channels, or both might; or the values are no intensities.
+    """
+    found = np.asarray(image)
+    if found.ndim != 3 or 0 in found.shape or channels not in (found.shape[0], found.shape[2]):
+        raise DataError(
+            f"the image has the shape {found.shape}, expected ({channels}, H, W) or (H, W, {channels}): "
+            "stack its channels."
+        )
+    if found.shape[0] == found.shape[2]:
+        raise DataError(f"the image has the shape {found.shape}: which axis holds the channels cannot be told.")
+    if str(found.dtype) not in ("uint8", "uint16", "float16", "float32", "float64"):
+        raise DataError(f"the image holds {found.dtype} values, expected uint8, uint16, or floats in 0..1.")
+    planes = found if found.shape[0] == channels else np.moveaxis(found, 2, 0)
+    return np.ascontiguousarray(to_uint8(list(planes), ["the image"] * channels, "auto")[0])
+
+
+def _find_cells(stored: np.ndarray, geometry: Geometry, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return cells and nuclei at stored size, as the stage segment would."""
+    if len(stored) != 4:
+        raise DataError(f"cells are found in images of 4 channels, this one has {len(stored)}: pass a label_map.")
+    height, width = geometry.content_height, geometry.content_width
+    content = np.ascontiguousarray(stored[:, :height, :width])
+    maps = segment_field(Field(name, content, geometry.height, geometry.width, geometry.size))
+    padding = ((0, geometry.size - height), (0, geometry.size - width))
+    return np.pad(maps.cells, padding), None if maps.nuclei is None else np.pad(maps.nuclei, padding)
+
+
+def check_alike(members: list[Member], where: str) -> None:
+    """Refuse networks that do not speak of the same classes, channels and size.
+
+    Raises:
+        DataError: they differ, or are made for another task than cell labels.
+    """
+    for member in members:
+        if member.recipe.task != "classify":
+            raise DataError(f"{member.path} was trained for {member.recipe.task}: it gives no labels of cells.")
+        for what in ("classes", "negative", "channels", "size"):
+            own, first = member.facts[what], members[0].facts[what]
+            if own != first:
+                shown = some(own) if isinstance(own, list) else own
+                raise DataError(f"{where}: {member.path} has other {what} ({shown}) than {members[0].path}.")

@@ -1,0 +1,82 @@
+"""The options of the stage infer."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.core.ray_cluster import ENGINES
+from wsss.inference.shards import Shard
+from wsss.options.masks import MaskInferConfig
+from wsss.options.scoring import CropConfig, ScoreConfig
+from wsss.options.views import TtaConfig
+
+
+@dataclass(frozen=True)
+class InferOptions:
+    """What to predict with what, and where to write it."""
+
+    run: Path
+    """Run folder: all its folds are averaged; or one fold's folder."""
+    data: Path | None = None
+    """Prepared and segmented data set, labels not needed; default: the only one under data/."""
+    out: Path | None = None
+    """Folder for the tables; default: preds/<data set>-<run>."""
+    unet: Path | None = None
+    """Run of U-Nets of class maps (train --task maps), scored beside the run's own maps: see score.unet_share."""
+    segment: str = ""
+    """Find the cells at the same time with this backend of the stage segment, which needs no further options (unet,
+    classical); empty: they have been found before. The results are the same."""
+    oof: bool = False
+    """Predict each training image with the network that never saw it, and prove it."""
+    snapshots: bool = False
+    """Average the networks at the end of each cycle (optim.cycles) instead of taking the best one."""
+    batch: int = 8
+    """Images the network sees at once."""
+    engine: str = "local"
+    """local; or ray: spread the images over the Ray cluster that RAY_ADDRESS names or this machine belongs to."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; with --engine ray, auto is the cluster's GPUs where it has any."""
+    precision: str = "auto"
+    """fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU (where bf16 may be twice as fast)."""
+    overwrite: bool = False
+    """Replace the results of other options in --out."""
+    shard: str = ""
+    """i/n: predict only the i-th of n parts (from 1) and write no tables yet; for the jobs of a scheduler."""
+    merge: bool = False
+    """Write the tables of n shards that were predicted into --out with these very options."""
+    min_score: float = 0.01
+    """Predictions below this are left out of submission.csv."""
+    parts: bool = False
+    """Write the parts of the blended score too, as predictions of their own: image/, cam/, crop/, feature_classifier/,
+    self_trained/ and unet/ in --out, as far as there are."""
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    """Cell score options (default: those of the run)."""
+    crops: CropConfig = field(default_factory=CropConfig)
+    """Cell crop options of stage 2 (default: those of the run)."""
+    calibration: Path | None = None
+    """Curves of python -m wsss.calibrate: scores are then how often such scores are right."""
+    tta: TtaConfig = field(default_factory=TtaConfig)
+    """Test-time augmentation options."""
+    large: list[Path] = field(default_factory=list)
+    """Images larger than memory (TIFF or .npy) for a run that finds masks, instead of --data."""
+    segmentation: MaskInferConfig = field(default_factory=MaskInferConfig)
+    """Options of runs that find masks (task masks)."""
+
+    def __post_init__(self) -> None:
+        check_range("batch", self.batch, 1)
+        check_range("min_score", self.min_score, 0, 1)
+        check_choice("engine", self.engine, ENGINES)
+        if self.oof and self.calibration is not None:
+            raise ConfigError(
+                "calibration curves have seen the labels of the images that --oof predicts: leave one of the two out."
+            )
+        if self.shard:
+            Shard.parse(self.shard)
+        if self.segment and (self.shard or self.merge or self.engine != "local"):
+            raise ConfigError(
+                "segment works beside one process: run python -m wsss.segment first, then cut up the work."
+            )
+        if self.engine != "local" and (self.shard or self.merge):
+            raise ConfigError("engine ray spreads the images itself: leave --shard and --merge out.")
+        if self.shard and self.merge:
+            raise ConfigError("shard and merge are two steps: run every --shard first, then --merge true without it.")

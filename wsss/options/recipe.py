@@ -1,0 +1,268 @@
+"""The recipe of a training run: every option that shapes the weights, with its default, meaning and limits.
+
+`configs/*.yaml` hold whole recipes, flags override them, and the run folder keeps the one that was used.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from wsss.core.checks import ConfigError, DataError, check_range
+from wsss.options.cell_training import CellTrainConfig
+from wsss.options.feature_classifier import FeatureClassifierConfig
+from wsss.options.masks import MaskConfig, MaskLossConfig, UnetConfig
+from wsss.options.scoring import CropConfig, ScoreConfig
+from wsss.options.self_training import SelfTrainingConfig
+
+
+@dataclass(frozen=True)
+class PuzzleConfig:
+    """Agreement between the maps of the whole image and the merged maps of its tiles (Puzzle-CAM)."""
+
+    side: int = 2
+    """Tiles per side; 1 turns the puzzle off (plain CAM). The crop must divide by side x stride of the network."""
+    weight: float = 0.5
+    """Weight of the agreement term in the loss (recipe: 0.25 to 0.5; original Puzzle-CAM: 4 with ramp and mask)."""
+    distance: Literal["l1", "l2"] = "l1"
+    """Mean absolute or mean squared difference of the two maps."""
+    maps: Literal["raw", "relu", "features"] = "raw"
+    """What must agree: raw class maps, rectified class maps, or the features below the classifier."""
+    classes: Literal["all", "labels", "present"] = "all"
+    """Classes in the term: all; all, maps of absent classes zeroed (original); or the mean over present ones."""
+    ramp: float = 0.0
+    """Share of the training over which the weight rises linearly from 0 (original: 0.5)."""
+    stop_gradient: Literal["none", "full", "tiles"] = "none"
+    """Which side of the agreement is a fixed target: neither, the full maps, or the merged maps."""
+
+    def __post_init__(self) -> None:
+        check_range("puzzle.side", self.side, 1, 16)
+        check_range("puzzle.weight", self.weight, 0)
+        check_range("puzzle.ramp", self.ramp, 0, 1)
+
+
+@dataclass(frozen=True)
+class DrsConfig:
+    """Discriminative Region Suppression: activations are held below a share of their channel's peak."""
+
+    mode: Literal["none", "fixed", "learned"] = "none"
+    """none; a fixed share; or a share learnt for each channel."""
+    delta: float = 0.55
+    """The fixed share of the peak."""
+    after: Literal["stages", "activations"] = "stages"
+    """Behind the last activation of each stage, or behind every one (authors, on VGG16)."""
+    extra: int = 0
+    """Convolutions (3x3, 512 maps, suppressed too) added below the classifier (authors, on VGG16: 3)."""
+    refine_from: str | None = None
+    """Run whose network of the same fold teaches its maps, each pixel's strongest class only, to this one."""
+    refine_weight: float = 1.0
+    """Weight of that lesson (mean squared error) in the loss."""
+
+    def __post_init__(self) -> None:
+        check_range("drs.delta", self.delta, 0.01, 1)
+        check_range("drs.extra", self.extra, 0, 16)
+        check_range("drs.refine_weight", self.refine_weight, 0)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The classification loss of whole images and of merged tiles."""
+
+    name: Literal["bce", "focal", "asymmetric"] = "bce"
+    """Binary cross-entropy, focal loss, or asymmetric loss (easy negatives count less)."""
+    tile_weight: float = 1.0
+    """Weight of the merged tiles' loss beside the whole image's (1.0)."""
+    focal_gamma: float = 2.0
+    """Exponent of the focal loss."""
+    negative_gamma: float = 4.0
+    """Exponent of the asymmetric loss for absent classes."""
+    negative_margin: float = 0.05
+    """Probability under which an absent class costs nothing in the asymmetric loss."""
+    smoothing: float = 0.0
+    """Label smoothing: targets become y (1 - s) + s / 2."""
+    class_weights: list[float] | None = None
+    """One weight per class, in the order of ids; none for equal weights."""
+
+    def __post_init__(self) -> None:
+        check_range("loss.tile_weight", self.tile_weight, 0)
+        check_range("loss.focal_gamma", self.focal_gamma, 0)
+        check_range("loss.negative_gamma", self.negative_gamma, 0)
+        check_range("loss.negative_margin", self.negative_margin, 0, 0.5)
+        check_range("loss.smoothing", self.smoothing, 0, 0.5)
+        if self.class_weights is not None:
+            for k, weight in enumerate(self.class_weights):
+                check_range(f"loss.class_weights[{k}]", weight, 0)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and learning rate."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """Adam as in the recipe, AdamW, or SGD with momentum."""
+    lr: float = 3e-4
+    """Learning rate at the start (peak of one-cycle)."""
+    beta1: float = 0.9
+    """First moment of Adam; momentum of SGD."""
+    weight_decay: float = 0.0
+    """Weight decay; biases and norms are spared."""
+    head_lr_factor: float = 1.0
+    """Learning rate of the new layers over that of the backbone (DRS: 10)."""
+    schedule: Literal["plateau", "cosine", "cyclic", "onecycle", "constant"] = "plateau"
+    """How the rate goes: falls on a plateau of the validation loss, by cosine or in triangles (see `cycles`), one-cycle
+    or constant."""
+    factor: float = 0.3
+    """Plateau: what the rate is multiplied with."""
+    patience: int = 8
+    """Plateau: epochs without improvement before the rate falls."""
+    floor: float = 1e-6
+    """The rate never falls below."""
+    cycles: int = 1
+    """Cosine (warm restarts), cyclic: number of equal cycles; the weights at the end of each are kept as a snapshot."""
+    cycle_low: float = 0.1
+    """Cyclic: lowest rate over the highest; each cycle rises from it to `lr` and falls back, both linearly."""
+    warmup: float = 0.0
+    """Share of the training over which the rate rises linearly (one-cycle: .3 if 0)."""
+    accumulate: int = 1
+    """Batches whose gradients are summed into one step."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 for no clipping."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights that validation and inference use; 0 for none."""
+    early_stop: int = 0
+    """Epochs without a better validation loss after which the run ends; 0 to go on to the last."""
+
+    def __post_init__(self) -> None:
+        check_range("optim.lr", self.lr, 1e-12)
+        check_range("optim.beta1", self.beta1, 0, 0.9999)
+        check_range("optim.weight_decay", self.weight_decay, 0)
+        check_range("optim.head_lr_factor", self.head_lr_factor, 0)
+        check_range("optim.factor", self.factor, 1e-6, 1)
+        check_range("optim.patience", self.patience, 0)
+        check_range("optim.floor", self.floor, 0)
+        check_range("optim.cycles", self.cycles, 1)
+        check_range("optim.cycle_low", self.cycle_low, 0, 1)
+        check_range("optim.warmup", self.warmup, 0, 1)
+        check_range("optim.accumulate", self.accumulate, 1)
+        check_range("optim.clip", self.clip, 0)
+        check_range("optim.ema", self.ema, 0, 0.99999)
+        check_range("optim.early_stop", self.early_stop, 0)
+
+    def cycle_ends(self, epochs: int) -> list[float]:
+        """Return the epoch (from 1) with which each cycle ends; fractions where it ends within one."""
+        begin = self.warmup * epochs
+        return [round(begin + (epochs - begin) * (k + 1) / self.cycles, 6) for k in range(self.cycles)]
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Which images an epoch draws."""
+
+    balanced: bool = True
+    """Draw images of rare classes more often, with replacement; else every image once."""
+    clip: str = "rank:3"
+    """Class whose weight is the most an image may have: rank:3 (third rarest; in the recipe's set
+    that is class:8), class:ID, or none."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that shapes the weights of a run."""
+
+    task: Literal["classify", "masks", "maps"] = "classify"
+    """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks; maps: a U-Net that learns
+    the pseudo-masks of wsss.pseudo, a map a class."""
+    backbone: str = "seresnext50"
+    """Any convolutional timm model; short names of the recipe work (seresnext50, regnety_64, ...)."""
+    weights: str = "hub"
+    """Where the backbone's weights come from: hub, package, none, or a .safetensors / .pth file."""
+    init_from: str | None = None
+    """Run whose network of the same fold these weights start from (fine-tuning), instead of `weights`."""
+    stem: Literal["mean", "timm"] = "mean"
+    """Kernels of the channels after the third: mean of the three pretrained ones (recipe), or timm's rule."""
+    output_stride: int = 32
+    """Input pixels per pixel of the class maps (8, 16 or 32), where the backbone allows it."""
+    drop_rate: float = 0.0
+    """Dropout on the features below the classifier."""
+    epochs: int = 48
+    """Passes over the training images."""
+    batch: int = 32
+    """Images in a batch; of several processes together, each gets its share."""
+    crop: int = 384
+    """Edge of the random training crop in px; 0 for whole images. Validation always sees whole images."""
+    augment: str = "hpa"
+    """Augmentation recipe: hpa, none, or a YAML file."""
+    seed: int = 0
+    """Seed of weights, sampling and augmentation."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic: auto is bf16 or fp16 on a GPU that has it, fp32 on the CPU."""
+    sync_bn: bool = False
+    """Batch norm over the batches of all GPUs; else over each GPU's share. Without effect on one."""
+    puzzle: PuzzleConfig = field(default_factory=PuzzleConfig)
+    """Puzzle options."""
+    drs: DrsConfig = field(default_factory=DrsConfig)
+    """Region suppression options."""
+    cells: CellTrainConfig = field(default_factory=CellTrainConfig)
+    """Options of training that knows the cells."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Loss options."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser options."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """Sampler options."""
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    """Cell score options: kept for infer, no part of the training."""
+    crops: CropConfig = field(default_factory=CropConfig)
+    """Cell crop options of stage 2: kept for infer, no part of the training."""
+    feature_classifier: FeatureClassifierConfig = field(default_factory=FeatureClassifierConfig)
+    """Options of the feature classifier on cells; without effect on the network."""
+    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
+    """Options of self-training on single cells; without effect on the network."""
+    unet: UnetConfig = field(default_factory=UnetConfig)
+    """Decoder options (tasks masks and maps)."""
+    mask_loss: MaskLossConfig = field(default_factory=MaskLossConfig)
+    """Loss options (tasks masks and maps)."""
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    """Target options (task masks)."""
+
+    def __post_init__(self) -> None:
+        check_range("epochs", self.epochs, 1)
+        check_range("batch", self.batch, 1)
+        check_range("crop", self.crop, 0)
+        check_range("drop_rate", self.drop_rate, 0, 0.95)
+        if self.self_training.enabled and not self.feature_classifier.enabled:
+            raise ConfigError(
+                "self_training.enabled needs feature_classifier.enabled, whose soft labels it learns: pass --feature_classifier.enabled true."
+            )
+        ends = self.optim.cycle_ends(self.epochs)
+        if self.optim.schedule in ("cosine", "cyclic") and any(end % 1 for end in ends):
+            raise ConfigError(
+                f"optim.cycles {self.optim.cycles} of {self.epochs} epochs end within an epoch ({ends[0]:g}): "
+                "choose epochs, less the share of optim.warmup, that divide by the cycles."
+            )
+        if self.output_stride not in (8, 16, 32):
+            raise ConfigError(f"output_stride is {self.output_stride}, expected 8, 16 or 32.")
+        self.cells.check_crops(self.crops)
+        if self.task == "classify" and self.crop % (self.puzzle.side * self.output_stride):
+            step = self.puzzle.side * self.output_stride
+            raise ConfigError(
+                f"crop is {self.crop}, expected a multiple of {step} (puzzle.side x output_stride), "
+                f"such as {max(step, self.crop // step * step)}."
+            )
+
+
+def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
+    """Build a recipe from the nested dictionary that `dataclasses.asdict` made of one.
+
+    Raises:
+        DataError: it has an option this version does not know.
+    """
+    return _build(Recipe, values, where)
+
+
+def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    known = {option.name: option for option in fields(kind)}
+    for name in values:
+        if name not in known:
+            raise DataError(f"{where} has the option '{name}', which this version of wsss does not know.")
+    nested = {name: option.default_factory for name, option in known.items() if is_dataclass(option.default_factory)}
+    return kind(**{n: _build(nested[n], v, where) if n in nested else v for n, v in values.items()})

@@ -1,0 +1,130 @@
+"""The options of the cell score: every rule from class maps to per-cell scores, chosen by name."""
+
+from dataclasses import dataclass, replace
+
+from wsss.core.checks import check_choice, check_range
+
+REGION_RULES = ("quantile", "mean", "topk", "lse", "max")
+NEGATIVE_RULES = ("recipe", "complement", "max", "own")
+BLENDS = ("mean", "geometric")
+CROP_MODES = ("fit", "stored", "none")
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """How class maps become cell scores; the defaults are the published recipe.
+
+    With r the value of a class map (in [0, 1]) in a cell and p the class's image probability, stage 1 is r * p.
+    """
+
+    region: str = "quantile"
+    """What stands for the map in a cell: quantile, mean, topk (mean of the highest pixels),
+    lse (log of the mean of exp(sharpness * map), divided by sharpness), max."""
+    quantile: float = 0.99
+    """Which quantile the rule 'quantile' takes."""
+    top_share: float = 0.1
+    """Share of a cell's pixels, at least one, that the rule 'topk' averages."""
+    sharpness: float = 8.0
+    """How near the rule 'lse' comes to the maximum; towards 0 it is the mean."""
+    relative: bool = True
+    """Divide r by the same statistic of the whole image and clip at 1; a statistic of zero gives r = 0."""
+    min_prob: float = 0.01
+    """Classes whose image probability is not above this score 0."""
+    min_ratio: float = 0.02
+    """Scores whose r is not above this become 0."""
+    prob_power: float = 1.0
+    """Score = r * p ** prob_power; 0 leaves the image probability out."""
+    prob_for_negative: bool = True
+    """Whether min_prob and prob_power count for the class Negative too."""
+    compartment: float = 0.0
+    """Share of r taken from the class's own compartment (needs nuclei): the nucleus for nuclear_classes, the rest of
+    the cell for the others, always the whole cell for Negative and where a cell lacks the compartment."""
+    nuclear_classes: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    """Classes whose compartment is the nucleus."""
+    negative: str = "recipe"
+    """Negative of a cell. recipe: 1 - highest other score before min_ratio, if min_ratio left the cell no label;
+    complement: product of (1 - other score); max: the larger of its own score and complement, the others times
+    (1 - Negative); own: a class like any other."""
+    blend: str = "mean"
+    """Stages 1 and 2: mean, (1 - w) a + w b; geometric, a ** (1 - w) * b ** w; w is crop_share."""
+    crop_share: float = 0.5
+    """Weight w of stage 2 in the blend."""
+    image_mix: float = 0.0
+    """Share of a cell's score taken from the mean over the cells of its image."""
+    normalise_rows: bool = False
+    """Divide the scores of a cell by their sum, so that classes compete."""
+    feature_share: float = 0.5
+    """Share of a cell's score taken from the feature classifier, where the run has one (train --feature_classifier.enabled true)."""
+    self_training_share: float = 0.1
+    """Share of the feature classifier taken from the self-trained network of single cells, where the run has one (train
+    --self_training.enabled true)."""
+    unet_share: float = 0.5
+    """Share of stage 1 taken from the maps of a U-Net, where there is one (infer --unet RUN)."""
+    prior_rounds: int = 0
+    """Rounds in which the cells of an image tell each other which classes it shows: s_k becomes s_k * q_k, rows
+    normalised, with q_k the mean of s_k over the image's cells. Negative keeps its score, the others share the rest."""
+    border_power: float = 0.0
+    """Multiply the scores of a cell by (visible share) ** border_power; 0 leaves cells at the border as they are."""
+    outlier_power: float = 0.0
+    """Multiply the scores of a cell by (cell weight) ** outlier_power; 0 leaves outlier cells as they are."""
+
+    def __post_init__(self) -> None:
+        check_choice("region", self.region, REGION_RULES)
+        check_choice("negative", self.negative, NEGATIVE_RULES)
+        check_choice("blend", self.blend, BLENDS)
+        shares = ("crop_share", "image_mix", "feature_share", "self_training_share", "unet_share")
+        for name in ("quantile", "min_prob", "min_ratio", "compartment", *shares):
+            check_range(name, getattr(self, name), 0, 1)
+        check_range("prior_rounds", self.prior_rounds, 0, 100)
+        check_range("top_share", self.top_share, 1e-6, 1)
+        check_range("sharpness", self.sharpness, 1e-3, 500)
+        for name in ("prob_power", "border_power", "outlier_power"):
+            check_range(name, getattr(self, name), 0, 100)
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """How each cell is cut out for stage 2."""
+
+    mode: str = "fit"
+    """fit: the cell's square, resized to `size` (recipe); stored: a window of `size` px at stored scale, cells larger
+    than it shrunk to fit; none: no stage 2."""
+    size: int = 384
+    """Edge of a crop in px."""
+    margin: float = 0.0
+    """Black border around the cell, as a share of its longer side, on each side."""
+    batch: int = 32
+    """Crops the network sees at once."""
+
+    def __post_init__(self) -> None:
+        check_choice("crops.mode", self.mode, CROP_MODES)
+        check_range("crops.size", self.size, 32, 2048)
+        check_range("crops.margin", self.margin, 0, 2)
+        check_range("crops.batch", self.batch, 1)
+
+
+PRESETS = {
+    "recipe": ScoreConfig(),
+    "mean": ScoreConfig(
+        region="mean",
+        relative=False,
+        min_prob=0.0,
+        min_ratio=0.0,
+        prob_for_negative=False,
+        negative="own",
+        blend="geometric",
+        normalise_rows=True,
+    ),
+}
+"""recipe: the published score. mean: r * p with r the mean of the map; blended with stage 2 it is
+sqrt(mean * stage 2) * sqrt(p, not for Negative), rows normalised."""
+
+
+def preset(name: str, **changes: object) -> ScoreConfig:
+    """Return a named set of rules, with single options changed.
+
+    Raises:
+        ConfigError: there is no such preset, or an option is out of range.
+    """
+    check_choice("score preset", name, PRESETS)
+    return replace(PRESETS[name], **changes)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Folders of results: checkpoints, records, locks, journals."""

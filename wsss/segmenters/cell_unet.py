@@ -1,0 +1,161 @@
+"""The backend `unet`: the project's own U-Net finds nuclei and cells in red, blue and yellow.
+
+It stands here and not among the other backends because it builds on the models, which lie above them; the registry of
+backends knows it by name.
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from skimage.segmentation import watershed
+
+from wsss.cells.mask_instances import objects_of
+from wsss.cells.morphology import drop_small, fill_holes, renumber
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.device import Device, choose_device
+from wsss.models.cell_unet import BACKBONE, build_cell_unet
+from wsss.models.unet import Unet
+from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
+from wsss.segmenters.classical import tidy_cells
+from wsss.segmenters.stretch import stretch
+
+WEIGHTS = Path(__file__).with_suffix(".safetensors")
+STAINS = [0, 2, 3]
+"""Red, blue, yellow. Green, the protein of interest, would shape the masks."""
+EDGE = 384
+"""Longer edge, in pixels, of the field that the network sees first: the scale it was trained at."""
+RADIUS, LEAST_RADIUS, MOST_RADIUS = 10.0, 6.0, 16.0
+"""Nuclei that it was trained on, in pixels; where those found are smaller or larger, the field is looked at again."""
+EDGES = (96, 768)
+"""Least and most edge of that second look."""
+LABEL_EDGE = 640
+"""Larger fields are labelled at this edge length and the maps scaled up."""
+SURE = 0.5
+LEAST_NUCLEUS = 0.15
+"""Smaller nuclei, in areas of the median one, are dropped."""
+
+
+def make(options: BackendOptions) -> "CellUnet":
+    """Make the backend, with the weights that come with the package or those of `--weights FILE`.
+
+    Raises:
+        ConfigError: there is no such file, or no such device.
+        DataError: the file holds other weights.
+    """
+    return CellUnet(load_cell_unet(options.weights or WEIGHTS), choose_device(options.device))
+
+
+def load_cell_unet(path: Path) -> Unet:
+    """Build the network and fill it from a file of `scripts/train_segmenter.py`.
+
+    Raises:
+        ConfigError: the file is missing.
+        DataError: it holds other weights.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ConfigError(f"--weights {path} is no file, expected one of scripts/train_segmenter.py.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("wsss", "{}"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        if about.get("backbone") != BACKBONE:
+            raise DataError(f"{path} does not name {BACKBONE} as its backbone: choose a file of train_segmenter.py.")
+        net = build_cell_unet()
+        net.load_state_dict({name: own.float() if own.is_floating_point() else own for name, own in state.items()})
+    except (SafetensorError, RuntimeError, json.JSONDecodeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{path} holds no weights of the cell U-Net ({reason}): choose another file.") from error
+    return net.eval()
+
+
+class CellUnet:
+    """The network on one device; a field passes through it once, or twice if its nuclei have an unusual size."""
+
+    def __init__(self, net: Unet, device: Device) -> None:
+        self.net = net.to(device.place).to(memory_format=torch.channels_last)
+        self.device = device
+
+    def segment_batch(self, fields: Sequence[Field]) -> list[Finish]:
+        """Run the network on every field; the labelling is left to `label_field`."""
+        planes = [stretch(field.image[STAINS]) for field in fields]
+        zooms = [EDGE / max(own.shape[1:]) for own in planes]
+        maps = self._look(planes, zooms)
+        again = {k: zoom for k, zoom in enumerate(map(_better_zoom, maps, planes, zooms)) if zoom is not None}
+        second = self._look([planes[k] for k in again], list(again.values()))
+        for k, own in zip(again, second, strict=True):
+            maps[k] = own
+        shapes = [field.image.shape[1:] for field in fields]
+        return [functools.partial(label_field, own, shape) for own, shape in zip(maps, shapes, strict=True)]
+
+    def _look(self, planes: Sequence[np.ndarray], zooms: Sequence[float]) -> list[np.ndarray]:
+        """Return (4, h, w) uint8 maps of every field at its zoom; fields of one size pass together."""
+        inputs = [_zoomed(own, zoom) for own, zoom in zip(planes, zooms, strict=True)]
+        maps: dict[int, np.ndarray] = {}
+        for shape in dict.fromkeys(own.shape for own in inputs):
+            same = [k for k, own in enumerate(inputs) if own.shape == shape]
+            maps |= dict(zip(same, self._run(np.stack([inputs[k] for k in same])), strict=True))
+        return [maps[k] for k in range(len(inputs))]
+
+    @torch.inference_mode()
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        batch = self.device.put(torch.from_numpy(images)).to(memory_format=torch.channels_last)
+        try:
+            with self.device.autocast():
+                logits = self.net(batch).logits
+        except torch.cuda.OutOfMemoryError as error:
+            raise ConfigError("the GPU's memory does not hold the batch: pass a smaller --batch.") from error
+        found: np.ndarray = (255 * logits.float().sigmoid()).round().byte().cpu().numpy()
+        return found
+
+
+def _zoomed(planes: np.ndarray, zoom: float) -> np.ndarray:
+    shape = [max(1, round(n * zoom)) for n in planes.shape[:0:-1]]
+    how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(np.ascontiguousarray(own), shape, interpolation=how) for own in planes])
+
+
+def _better_zoom(maps: np.ndarray, planes: np.ndarray, zoom: float) -> float | None:
+    """Return the zoom at which the nuclei have the size that the network knows; None if they nearly have it."""
+    seeds = ((maps[0] > 127) & (maps[1] <= 127)).astype(np.uint8)
+    count, _, stats, _ = cv2.connectedComponentsWithStats(seeds, connectivity=4)
+    if count == 1:
+        return None
+    areas = np.sort(stats[1:, cv2.CC_STAT_AREA])
+    typical = areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)]
+    radius = float(np.sqrt(typical / np.pi))
+    if LEAST_RADIUS <= radius <= MOST_RADIUS:
+        return None
+    longest = max(planes.shape[1:])
+    better = float(np.clip(zoom * RADIUS / radius, EDGES[0] / longest, EDGES[1] / longest))
+    return better if max(better / zoom, zoom / better) > 1.2 else None
+
+
+def label_field(maps: np.ndarray, shape: tuple[int, int]) -> CellMaps:
+    """Turn the network's maps into cells and nuclei with shared ids 1..N.
+
+    Args:
+        maps: (4, h, w) uint8: inside and border of nuclei, inside and border of cells.
+        shape: (H, W) of the field, and of the result.
+    """
+    scale = min(1.0, LABEL_EDGE / max(shape))
+    size = [max(1, round(n * scale)) for n in shape[::-1]]
+    probs = np.stack([cv2.resize(own, size, interpolation=cv2.INTER_LINEAR) for own in maps]).astype(np.float32) / 255
+    nuclei = objects_of(probs[:2], "border", threshold=SURE)
+    areas = np.bincount(nuclei.ravel())[1:]
+    typical = float(np.median(areas)) if areas.size else 0.0
+    nuclei = drop_small(nuclei, LEAST_NUCLEUS * typical)
+    whole_nuclei = fill_holes(nuclei > 0, typical / 4)  # nucleoli are dark in blue
+    nuclei = watershed(np.zeros(nuclei.shape, np.uint8), nuclei, mask=whole_nuclei).astype(np.int32)
+    mask = fill_holes((probs[2:].max(axis=0) >= SURE) | (nuclei > 0), typical)
+    cells = watershed(probs[3] - probs[2], nuclei, mask=mask)
+    cells = tidy_cells(cells.astype(np.int32), nuclei, float(np.sqrt(typical / np.pi)))
+    cells, nuclei = renumber(cells, nuclei)
+    whole = [cv2.resize(own, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for own in (cells, nuclei)]
+    return CellMaps(cells=whole[0], nuclei=whole[1])

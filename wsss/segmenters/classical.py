@@ -1,0 +1,190 @@
+"""Cells without a trained model: nuclei from the blue plane, cells by watershed over red and yellow.
+
+Every length follows from the radius of a typical nucleus, which is measured in the image itself, so that one set of
+constants serves any microscope, any size of cell and any scale of storage.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from skimage.filters import threshold_otsu
+from skimage.measure import label
+from skimage.segmentation import expand_labels, watershed
+
+from wsss.cells.morphology import drop_small, fill_holes, renumber
+from wsss.cells.regions import group_pixels
+from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
+from wsss.segmenters.touching import part_touching
+
+RED, BLUE, YELLOW = 0, 2, 3
+
+
+@dataclass(frozen=True)
+class ClassicalConfig:
+    """What may be tuned; lengths are in radii of a typical nucleus, areas in areas of one."""
+
+    nucleus_floor: float = 0.45
+    """A nucleus is brighter than this share of the way from background to Otsu's threshold."""
+    least_contrast: float = 0.08
+    """An image whose nuclei are not brighter than their surroundings by this (of the square root of the full range)
+    has none: what stands out is noise."""
+    nucleus_rim: float = 0.45
+    """A nucleus ends where blue falls below this share of its own peak (over background)."""
+    neck: float = 0.8
+    """Two nuclei are told apart where the neck between them, times its relative brightness, is thinner than this
+    share of the smaller one."""
+    smooth: float = 0.28
+    """Smoothing of the nuclei's depth before they are parted; more forgives rougher outlines."""
+    least_nucleus: float = 0.15
+    """Smaller nuclei (in areas) are dropped."""
+    cell_floor: float = 0.62
+    """Cytoplasm is brighter than this share of the way from background to Otsu's threshold (square-root scale)."""
+    reach: float = 6.0
+    """No part of a cell is farther than this from its nucleus."""
+    distance_weight: float = 0.08
+    """How much distance from a nucleus counts beside brightness when touching cells are parted."""
+    collar: float = 0.4
+    """This far around a nucleus everything is its cell's, however dim it is beside a bright neighbour."""
+    largest_hole: float = 1.0
+    """Larger dark areas enclosed by cells are background."""
+    edge: int = 640
+    """Larger images are segmented at this edge length and the maps scaled back."""
+
+
+def make(options: BackendOptions) -> Backend:
+    """Make the backend; it needs no options."""
+    return segment_field
+
+
+def segment_field(field: Field, config: ClassicalConfig | None = None) -> CellMaps:
+    """Segment one field.
+
+    Args:
+        field: its image is (4, h, w) uint8, red green blue yellow.
+        config: None for the defaults.
+
+    Returns:
+        Cells and nuclei with shared ids 1..N, both (h, w) int32; N may be 0.
+    """
+    config = config or ClassicalConfig()
+    height, width = field.image.shape[1:]
+    scale = min(1.0, config.edge / max(height, width))
+    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+    red, blue, yellow = (np.sqrt(_plane(field.image[c], shape)) for c in (RED, BLUE, YELLOW))
+    nuclei, radius = find_nuclei(blue, config)
+    cells = grow_cells(nuclei, np.maximum(red, yellow), radius, config)
+    maps = [cv2.resize(m, (width, height), interpolation=cv2.INTER_NEAREST_EXACT) for m in (cells, nuclei)]
+    return CellMaps(cells=maps[0], nuclei=maps[1])
+
+
+def _plane(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if plane.shape != shape[::-1]:
+        plane = cv2.resize(plane, shape, interpolation=cv2.INTER_AREA)
+    return plane.astype(np.float32) / 255
+
+
+def _smooth(plane: np.ndarray, sigma: float) -> np.ndarray:
+    return cv2.GaussianBlur(plane, (0, 0), max(sigma, 0.5), borderType=cv2.BORDER_REPLICATE)
+
+
+def _cut(plane: np.ndarray, share: float, least: float) -> tuple[float, float]:
+    """Return background level and the threshold `share` of the way from there to Otsu's."""
+    background = float(np.percentile(plane, 2))
+    return background, background + max(share * (threshold_otsu(plane) - background), least)
+
+
+def find_nuclei(blue: np.ndarray, config: ClassicalConfig) -> tuple[np.ndarray, float]:
+    """Find nuclei in the square root of the blue plane, (h, w) float32 in [0, 1].
+
+    Returns:
+        Label map (h, w) int32 1..N, and the radius of a typical nucleus in pixels.
+    """
+    blurred = _smooth(blue, max(blue.shape) / 512)
+    background, floor = _cut(blurred, config.nucleus_floor, 0.04)
+    rough = fill_holes(blurred > _cut(blurred, 0.8, 0.06)[1], np.inf)
+    radius = _typical_radius(rough)
+    if radius == 0 or blurred[rough].mean() - blurred[~rough].mean() < config.least_contrast:
+        return np.zeros(blue.shape, np.int32), 0.0
+    blurred = _smooth(blue, radius / 8)
+    area = np.pi * radius**2
+    mask = fill_holes(blurred > floor, area)
+    light = np.maximum(blurred - background, 0)
+    parts = part_touching(mask, light, sigma=config.smooth * radius, neck=config.neck)
+    rim = background + config.nucleus_rim * (_peaks(parts, blurred) - background)
+    mask = fill_holes(mask & (blurred > rim[parts]), area)
+    mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _disk(0.25 * radius)) > 0
+    parts = part_touching(mask, light, sigma=config.smooth * radius, neck=config.neck)
+    return renumber(drop_small(parts, config.least_nucleus * area))[0], radius
+
+
+def _disk(radius: float) -> np.ndarray:
+    side = 2 * max(1, round(radius)) + 1
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+
+
+def _distance(mask: np.ndarray) -> np.ndarray:
+    return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+
+
+def _typical_radius(mask: np.ndarray) -> float:
+    """Return the radius of a typical blob: the median, over pixels, of the radius of their blob's inner circle."""
+    count, parts, _, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    if count == 1:
+        return 0.0
+    depth = _distance(mask)
+    inner = np.zeros(count, np.float32)
+    np.maximum.at(inner, parts[mask], depth[mask])
+    areas = np.bincount(parts[mask], minlength=count)
+    order = np.argsort(inner)
+    half = np.searchsorted(np.cumsum(areas[order]), areas.sum() / 2)
+    return float(inner[order[half]]) * 1.2
+
+
+def _peaks(parts: np.ndarray, plane: np.ndarray) -> np.ndarray:
+    """Return the 90 % quantile of `plane` in every part; entry 0 is 0."""
+    pixels = group_pixels(parts)
+    groups = np.split(plane.ravel()[pixels.order], pixels.starts[1:])
+    out = np.zeros(int(parts.max()) + 1, np.float32)
+    for part, values in zip(pixels.ids, groups, strict=False):
+        out[part] = np.quantile(values, 0.9)
+    return out
+
+
+def grow_cells(nuclei: np.ndarray, cytoplasm: np.ndarray, radius: float, config: ClassicalConfig) -> np.ndarray:
+    """Grow one cell around every nucleus over the brighter of the square roots of red and yellow, (h, w) float32.
+
+    Returns:
+        (h, w) int32 with the ids of `nuclei`; every nucleus lies within its cell.
+    """
+    if radius == 0:
+        return nuclei.copy()
+    signal = _smooth(cytoplasm, radius / 6)
+    _, floor = _cut(signal, config.cell_floor, 0.03)
+    away = _distance(nuclei == 0) / radius
+    mask = (signal > floor) & (away < config.reach) | (nuclei > 0)
+    relief = config.distance_weight * away - signal / max(float(signal.max()), 1e-6)
+    mask = fill_holes(mask, config.largest_hole * np.pi * radius**2)
+    seeds = np.where(mask, expand_labels(nuclei, config.collar * radius), 0)
+    cells = watershed(relief, seeds, mask=mask)
+    return tidy_cells(cells.astype(np.int32), nuclei, radius)
+
+
+def tidy_cells(cells: np.ndarray, nuclei: np.ndarray, radius: float) -> np.ndarray:
+    """Smooth outlines and drop fragments: open by a small disk, then keep of each cell what holds on to its nucleus.
+
+    Args:
+        cells: (H, W) int32.
+        nuclei: (H, W) int32 with the ids of the cells.
+        radius: of a typical nucleus, in pixels.
+
+    Returns:
+        The cells, (H, W) int32.
+    """
+    body = cv2.morphologyEx((cells > 0).astype(np.uint8), cv2.MORPH_OPEN, _disk(0.2 * radius)) > 0
+    cells = np.where(body | (nuclei > 0), cells, 0)
+    parts = label(cells, background=0, connectivity=1)
+    held = np.zeros(int(parts.max()) + 1, bool)
+    held[parts[nuclei > 0]] = True
+    held[0] = False
+    return np.where(held[parts], cells, 0)

@@ -1,0 +1,109 @@
+"""Masks from a table with run lengths: one row per cell (`ID, cell_id, rle`), or a submission of the competition."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wsss.core import rle
+from wsss.core.checks import DataError
+from wsss.core.csv_text import check_columns, read_text, unguard_text
+from wsss.segmenters.painted import GivenMasks
+
+SUBMISSION = "PredictionString"
+NUMBERS = ("cell_id", "cell")
+SIZES = ("ImageHeight", "ImageWidth")
+
+
+class TableMasks:
+    """A table of masks, read whole.
+
+    The column `rle` holds COCO counts; cells are numbered by `cell_id` (or `cell`), or 1..N in the order of rows. Of
+    a submission, each distinct mask of an image is a cell, 1..N in the order of their first mention. Masks have the
+    size that `ImageHeight` and `ImageWidth` tell, or else that of the original image.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        table = _read(path)
+        self.submission = SUBMISSION in table
+        check_columns(table, ["ID", SUBMISSION if self.submission else "rle"], path)
+        self._number = next((name for name in NUMBERS if name in table), None)
+        self._rows = {str(name): rows for name, rows in table.groupby("ID", sort=False)}
+        self._empty = _without_cells(path)
+
+    def masks(self, name: str, size: tuple[int, int]) -> GivenMasks:
+        """Return the cells of the image `name`, whose original is (H, W) `size`.
+
+        Raises:
+            DataError: the table has no row of it, or a row is broken.
+        """
+        where = f"{self.path} ({name})"
+        rows = self._rows.get(name)
+        if rows is None:
+            if name in self._empty:
+                return GivenMasks(where, size, [], [])
+            raise DataError(f"{self.path} has no row of {name}; an image without cells needs one in images.csv.")
+        size = _size(rows, size, where)
+        if self.submission:
+            counts = _submitted(rows[SUBMISSION].tolist(), where)
+        else:
+            counts = [str(text).encode("ascii", "replace") for text in rows["rle"]]
+        return GivenMasks(where, size, self._ids(rows, len(counts), where), counts)
+
+    def _ids(self, rows: pd.DataFrame, count: int, where: str) -> list[int]:
+        if self.submission or self._number is None:
+            return list(range(1, count + 1))
+        return [_whole(value, self._number, where) for value in rows[self._number]]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if path.suffix.lower() != ".parquet":
+        table = read_text(path, ["ID"])
+        return table if SUBMISSION in table else unguard_text(table)
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: check the path.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no Parquet table ({' '.join(str(error).split())}).") from error
+    check_columns(table, ["ID"], path)
+    return table
+
+
+def _without_cells(path: Path) -> set[str]:
+    """Return the images that images.csv beside a table of cells lists with no cell."""
+    beside = path.with_name("images.csv")
+    if not beside.is_file():
+        return set()
+    table = unguard_text(read_text(beside, ["ID", "n_cells"]))
+    return set(table.ID[table.n_cells == "0"])
+
+
+def _size(rows: pd.DataFrame, size: tuple[int, int], where: str) -> tuple[int, int]:
+    if not set(SIZES) <= set(rows):
+        return size
+    height, width = (_whole(rows[name].iloc[0], name, where) for name in SIZES)
+    if (rows[list(SIZES)] != rows[list(SIZES)].iloc[0]).any(axis=None):
+        raise DataError(f"{where}: the rows tell different sizes of the image.")
+    return height, width
+
+
+def _whole(value: Any, column: str, where: str) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise DataError(f"{where}: {column} is '{value}', expected a whole number.") from None
+
+
+def _submitted(texts: list[str], where: str) -> list[bytes]:
+    """Return the distinct masks of a PredictionString `class confidence mask ...`."""
+    if len(texts) > 1:
+        raise DataError(f"{where}: the image comes twice.")
+    words = texts[0].split()
+    if len(words) % 3:
+        raise DataError(f"{where}: {len(words)} words in {SUBMISSION}, expected class, confidence, mask each.")
+    try:
+        return [rle.from_submission(word) for word in dict.fromkeys(words[2::3])]
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None

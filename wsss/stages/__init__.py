@@ -1,0 +1,1 @@
+"""The stages, read from top to bottom: what each command does."""

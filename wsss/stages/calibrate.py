@@ -1,0 +1,255 @@
+"""Fit curves that make scores mean what they say, on predictions of images that the networks did not learn from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss.core.checks import DataError, check_choice, some
+from wsss.core.labels import HPA, ClassList
+from wsss.options import parsing as cli
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wsss.data.catalog import DataSet
+    from wsss.inference.blend_tables import MemberTables
+
+EXAMPLES = """\
+  python -m wsss.infer --data data/hpa --run runs/hpa --oof --out preds/oof
+  python -m wsss.calibrate --preds preds/oof --out runs/hpa/calibration.json
+  python -m wsss.infer --data data/test --run runs/hpa --calibration runs/hpa/calibration.json
+  python -m wsss.calibrate --preds preds/val --truth val/cells_truth.csv --labels val/train.csv
+"""
+GROUPS = 5
+"""Parts for the cross-validated figures where predictions have no folds."""
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """What the curves are fitted to, and where they go."""
+
+    preds: Path
+    """Folder of predictions: out of fold, or of images that the networks did not learn from."""
+    data: Path | None = None
+    """Data set with the labels of these images; default: the one the predictions were made from."""
+    labels: Path | None = None
+    """Table of image labels, in any form of prepare, instead of those of the data set."""
+    truth: Path | None = None
+    """Table of true cells (ID, cell number, classes). Without it, cells are compared with what their images' labels
+    leave possible: that corrects classes the image does not show, not mistakes among those it does."""
+    method: str = "auto"
+    """auto: isotonic for classes with 100 true events, Platt from 10, all classes together below; isotonic; platt."""
+    out: Path | None = None
+    """Where the curves go; default: calibration.json in the folder of predictions. A picture goes beside it (.png)."""
+
+    def __post_init__(self) -> None:
+        from wsss.inference.calibration import METHODS
+
+        check_choice("--method", self.method, METHODS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Calibrate as the options say; return the exit code."""
+    parser = cli.make_parser("calibrate", __doc__ or "", EXAMPLES, CalibrateOptions)
+    (options,) = cli.parse(parser, argv, CalibrateOptions)
+    return calibrate(options)
+
+
+@dataclass(frozen=True)
+class Events:
+    """Scores beside what they should be."""
+
+    scores: "np.ndarray"
+    """(N, K) in [0, 1]."""
+    truth: "np.ndarray"
+    """(N, K) in [0, 1]."""
+    group: "np.ndarray"
+    """(N,) part for cross-validation; cells of an image are in the same."""
+
+
+def calibrate(options: CalibrateOptions) -> int:
+    """Fit, write curves and picture, print what they do; return 0."""
+    from wsss.inference.blend_tables import read_members
+    from wsss.inference.calibration import Calibration, fit_curves, origin_of, save_calibration
+    from wsss.reports.reliability import plot_reliability
+
+    tables = read_members([options.preds])[0]
+    data = _data(options, tables)
+    classes = _classes(data, len(tables.columns))
+    labels = _labels(options, data, classes)
+    _check_unseen(tables, set(labels) | set(tables.cells.ID))
+    cells, basis = _cell_events(options, tables, labels, classes)
+    images = _image_events(tables, labels)
+    curves = {name: fit_curves(own.scores, own.truth, options.method) for name, own in _named(cells, images)}
+    after = {name: _cross_fitted(own, options.method) for name, own in _named(cells, images)}
+    report: dict[str, Any] = {name: _report(own, after[name], classes) for name, own in _named(cells, images)}
+    report |= {"cells_compared_with": basis, "preds": str(options.preds), "method": options.method}
+    out = options.out or options.preds / "calibration.json"
+    save_calibration(out, Calibration(curves["cells"], curves["images"], origin_of(tables.provenance)), report)
+    titles = {"cells": f"cells, {'truth known' if options.truth else 'from image labels alone'}", "images": "images"}
+    panels = {
+        titles[name]: (_bins(own.truth, own.scores), _bins(own.truth, after[name]))
+        for name, own in _named(cells, images)
+    }
+    plot_reliability(panels, out.with_suffix(".png"), "share that is true")
+    for name, own in _named(cells, images):
+        _print(name, report[name], [curve.method for curve in curves[name]], len(own.scores))
+    cli.say(f"cells are compared with {basis}; 'after' is cross-validated, part by part of the images")
+    cli.say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {out}")
+    return 0
+
+
+def _named(cells: Events, images: Events) -> list[tuple[str, Events]]:
+    return [("cells", cells), ("images", images)]
+
+
+def _data(options: CalibrateOptions, tables: "MemberTables") -> "DataSet | None":
+    """Open the data set that the labels are taken from; None where they come from a table."""
+    from wsss.data.catalog import DataSet
+
+    if options.data is not None:
+        return DataSet.open(options.data)
+    recorded = Path(str(tables.provenance.get("data", "")))
+    if (recorded / "dataset.json").exists():
+        return DataSet.open(recorded)
+    return None if options.labels is not None else DataSet.open(cli.default_dataset(None))
+
+
+def _classes(data: "DataSet | None", count: int) -> ClassList:
+    found = data.classes if data is not None else HPA
+    if len(found) == count:
+        return found
+    if data is not None:
+        raise DataError(f"{data.folder} has {len(found)} classes, the predictions have {count}: pass the right --data.")
+    return ClassList(tuple(f"class {k}" for k in range(count)), None)
+
+
+def _labels(options: CalibrateOptions, data: "DataSet | None", classes: ClassList) -> "dict[str, np.ndarray]":
+    """Return ID -> (K,) labels of the images that have them."""
+    from wsss.data.tables import read_labels
+
+    if options.labels is not None:
+        return {name: classes.encode(own) for name, own in read_labels(options.labels, classes).labels.items()}
+    assert data is not None
+    return {name: row for name, row, has in zip(data.ids, data.labels, data.has_labels, strict=True) if has}
+
+
+def _check_unseen(tables: "MemberTables", ids: set[str]) -> None:
+    """Refuse predictions of images that the networks learnt from.
+
+    Raises:
+        DataError: they are, or it cannot be told.
+    """
+    if tables.is_oof:
+        return
+    for member in tables.provenance.get("members", [{}]):
+        path = Path(member["path"]) / "train_ids.txt" if member.get("path") else None
+        if path is None or not path.is_file():
+            lacking = "no network is named" if path is None else f"{path} is not there"
+            raise DataError(
+                f"{tables.folder} is not out of fold and does not say what its networks learnt from ({lacking}): "
+                "curves fitted on images that a network has seen mislead. Make them with infer --oof."
+            )
+        seen = sorted(ids & set(path.read_text().splitlines()))
+        if seen:
+            raise DataError(
+                f"{tables.folder} holds predictions of {some(seen)} by a network that learnt from them: curves fitted "
+                "there mislead. Make predictions with infer --oof, or of other labelled images."
+            )
+
+
+def _cell_events(
+    options: CalibrateOptions, tables: "MemberTables", labels: "dict[str, np.ndarray]", classes: ClassList
+) -> tuple[Events, str]:
+    """Return cells beside their truth, or beside what their images' labels leave possible; and which it is."""
+    import numpy as np
+
+    from wsss.inference.calibration import weak_targets
+    from wsss.metrics.cells import join_by_number
+    from wsss.metrics.truth import read_cell_truth
+
+    cells, scores = tables.cells, tables.scores
+    ids = cells.ID.to_numpy(object)
+    groups = _groups(ids, cells.fold.to_numpy())
+    if options.truth is not None:
+        truth = read_cell_truth(options.truth, classes)
+        rows = join_by_number(truth, ids, cells.cell_id.to_numpy()).rows
+        known = rows >= 0
+        if not known.any():
+            raise DataError(f"no cell of {options.truth} is among the predictions in {tables.folder}.")
+        rows = rows[known]
+        return Events(scores[rows], truth.labels[known], groups[rows]), f"the true cells of {options.truth}"
+    labelled = np.array([name in labels for name in ids], bool)
+    if not labelled.any():
+        raise DataError(f"no cell of {tables.folder} is in an image with labels: pass --data or --labels.")
+    of_image = np.stack([labels[name] for name in ids[labelled]])
+    targets = weak_targets(scores[labelled], of_image, classes.negative)
+    return Events(scores[labelled], targets, groups[labelled]), "what the image labels leave possible"
+
+
+def _image_events(tables: "MemberTables", labels: "dict[str, np.ndarray]") -> Events:
+    import numpy as np
+
+    table = tables.images[tables.images[tables.columns].notna().all(axis=1)]
+    table = table[table.ID.isin(labels)]
+    if not len(table):
+        raise DataError(f"{tables.folder / 'images.csv'} has no image with labels: pass --data or --labels.")
+    truth = np.stack([labels[name] for name in table.ID])
+    groups = _groups(table.ID.to_numpy(object), table.fold.to_numpy())
+    return Events(table[tables.columns].to_numpy(np.float32), truth, groups)
+
+
+def _groups(ids: "np.ndarray", folds: "np.ndarray") -> "np.ndarray":
+    """Return the fold of each row; where there is but one, a part that follows from the image's ID."""
+    import zlib
+
+    import numpy as np
+
+    if len(np.unique(folds)) > 1:
+        return folds
+    return np.array([zlib.crc32(str(name).encode()) % GROUPS for name in ids])
+
+
+def _cross_fitted(events: Events, method: str) -> "np.ndarray":
+    """Calibrate each part by curves fitted on the others; (N, K)."""
+    import numpy as np
+
+    from wsss.inference.calibration import apply_curves, fit_curves
+
+    out = np.array(events.scores, np.float32)
+    for part in np.unique(events.group):
+        own = events.group == part
+        if not own.all():
+            out[own] = apply_curves(fit_curves(events.scores[~own], events.truth[~own], method), events.scores[own])
+    return out
+
+
+def _bins(truth: "np.ndarray", scores: "np.ndarray") -> "tuple[np.ndarray, np.ndarray, np.ndarray, float]":
+    from wsss.metrics.classify import reliability
+
+    found = reliability(truth, scores)
+    return found.count, found.score, found.truth, found.error
+
+
+def _report(events: Events, after: "np.ndarray", classes: ClassList) -> dict[str, Any]:
+    """Return the calibration errors before and after, of all classes together and of each."""
+    rows = []
+    for k, name in enumerate(classes.names):
+        own = slice(k, k + 1)
+        errors = [_bins(events.truth[:, own], scores[:, own])[3] for scores in (events.scores, after)]
+        true = float(events.truth[:, k].sum())
+        rows.append({"id": k, "name": name, "true": round(true, 1), "before": errors[0], "after": errors[1]})
+    before, now = (_bins(events.truth, scores)[3] for scores in (events.scores, after))
+    return {"count": len(events.scores), "before": before, "after": now, "per_class": rows}
+
+
+def _print(what: str, report: dict[str, Any], methods: list[str], count: int) -> None:
+    cli.say(f"{what}: {count}; calibration error {report['before']:.4f} before, {report['after']:.4f} after")
+    width = max(len(row["name"]) for row in report["per_class"])
+    for row, method in zip(report["per_class"], methods, strict=True):
+        if row["true"] >= 0.5:
+            cli.say(
+                f"{row['id']:5}  {row['name']:{width}}  {row['true']:8.0f} true  "
+                f"{row['before']:.4f} -> {row['after']:.4f}  {method}"
+            )

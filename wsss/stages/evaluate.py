@@ -1,0 +1,220 @@
+"""Score predictions against true labels of cells: average precision per class, and the competition's mAP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss.core.checks import DataError, check_choice, check_range, some
+from wsss.core.files import read_json, without_nan, write_json
+from wsss.core.labels import HPA, ClassList
+from wsss.options import parsing as cli
+from wsss.stages.evaluate_join import join_cells
+from wsss.stages.evaluate_text import print_scores
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wsss.metrics.true_masks import TrueMasks
+    from wsss.metrics.truth import CellTruth
+
+    Values = dict[str, np.ndarray]
+
+EXAMPLES = """\
+  python -m wsss.evaluate --preds preds/demo --truth fields/cells_truth.csv
+  python -m wsss.evaluate --preds preds/hpa --truth cells.csv --masks true_masks --labels train.csv
+"""
+JOINS = ("auto", "number", "iou")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What is compared with what."""
+
+    preds: Path
+    """Folder of predictions: cells.parquet or cells.csv, images.csv, submission.csv."""
+    truth: Path
+    """Table of true cells: ID, the cell's number (cell_id, cell or Cell_index), its classes (Cell_Label or Label);
+    for predicted masks, the folder of images and true masks."""
+    masks: Path | None = None
+    """Folder of true label maps at original size; needed for the competition's mAP."""
+    labels: Path | None = None
+    """Table of image labels, in any form of prepare; default: those in the truth table, or its cells' together."""
+    submission: Path | None = None
+    """Submission to score against the masks; default: submission.csv in the folder of predictions."""
+    data: Path | None = None
+    """Data set whose class names are used; default: the 19 classes of the Human Protein Atlas."""
+    out: Path | None = None
+    """Where the figures go; default: scores.json in the folder of predictions."""
+    join: str = "auto"
+    """Which predicted cell stands for a true one. number: the one with its number (true masks were given);
+    iou: the one that overlaps it; auto: iou where masks are given and predictions have them, else number."""
+    join_iou: float = 0.5
+    """Lowest IoU of the join by overlap."""
+    match_iou: float = 0.6
+    """Lowest IoU at which a submitted mask finds a true cell."""
+    threshold: float = 0.5
+    """Scores from here on count as found, for F1."""
+    search: bool = False
+    """Masks: choose threshold and minimum size on these images; only where the predictions are out of fold."""
+    sheet: int = 10
+    """Masks: images on the picture of image, truth, prediction and error; 0 for no picture."""
+
+    def __post_init__(self) -> None:
+        check_choice("join", self.join, JOINS)
+        for name in ("join_iou", "match_iou", "threshold"):
+            check_range(name, getattr(self, name), 1e-9, 1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate as the options say; return the exit code."""
+    parser = cli.make_parser("evaluate", __doc__ or "", EXAMPLES, EvaluateOptions)
+    (options,) = cli.parse(parser, argv, EvaluateOptions)
+
+    from wsss.stages.evaluate_masks import evaluate_masks, is_mask_folder
+
+    if is_mask_folder(options.preds):
+        return evaluate_masks(options)
+    report, classes = evaluate(options)
+    out = options.out or options.preds / "scores.json"
+    write_json(out, report)
+    print_scores(report, classes)
+    if report["cells"]["confusions"]:
+        from wsss.reports.confusion import write_confusion
+
+        write_confusion(report["cells"]["confusions"], *(out.with_name(f"confusion.{kind}") for kind in ("csv", "png")))
+    cli.say(f"written to {out}")
+    return 0
+
+
+def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
+    """Return all figures as a JSON record (null where there is none), and the classes they are about."""
+    import numpy as np
+
+    from wsss.inference.tables import read_cells, score_columns, table_digest
+    from wsss.metrics.cells import copy_to_cells, score_table
+    from wsss.metrics.confusion import confusion_rows
+    from wsss.metrics.true_masks import TrueMasks
+    from wsss.metrics.truth import read_cell_truth
+
+    cells = read_cells(options.preds)
+    columns = score_columns(cells, options.preds)
+    classes = _classes(options.data, len(columns))
+    truth = read_cell_truth(options.truth, classes)
+    masks = TrueMasks(options.masks, truth) if options.masks else None
+    join, joined_by = join_cells(options, truth, cells, masks)
+    if len(truth.ids) and join.missing == len(truth.ids):
+        raise DataError(
+            f"no cell of {options.truth} is among the predictions in {options.preds}: "
+            f"the table begins with {some(truth.ids[:1])}, the predictions with {some(cells.ID[:1]) or 'nothing'}."
+        )
+    report: dict[str, Any] = {"format": 1, "preds": str(options.preds), "truth": str(options.truth)}
+    report["table"] = table_digest(options.preds)
+    scores = join.scores(cells[columns].to_numpy(np.float32))
+    report["cells"] = score_table(truth.labels, scores, classes, options.threshold)
+    report["cells"] |= {
+        "confusions": confusion_rows(truth.labels, scores, classes),
+        "joined_by": joined_by,
+        "missing": join.missing,
+        "unknown": join.unknown,
+        "of_other_images": join.other_images,
+    }
+    labels, origin = _image_labels(options, truth, classes)
+    probs = _image_scores(options, columns)
+    copied = copy_to_cells(truth, labels, classes)
+    report["baselines"] = {
+        "image_labels_copied": _copied_labels(truth, copied, origin, classes),
+        "image_scores_copied": score_table(
+            truth.labels, copy_to_cells(truth, probs, classes), classes, options.threshold
+        )
+        if probs
+        else None,
+    }
+    report["images"] = _images(labels, probs, classes, options.threshold) if probs else None
+    report["instances"] = _instances(options, masks, classes) if masks else None
+    plain: dict[str, Any] = without_nan(report)
+    return plain, classes
+
+
+def _classes(data: Path | None, count: int) -> ClassList:
+    if data is not None:
+        known = read_json(data / "dataset.json")
+        classes = ClassList(tuple(known["classes"]), known["negative"])
+        if len(classes) != count:
+            raise DataError(f"{data} has {len(classes)} classes, the predictions have {count}.")
+        return classes
+    return HPA if count == len(HPA) else ClassList(tuple(f"class {k}" for k in range(count)), None)
+
+
+def _image_labels(options: EvaluateOptions, truth: "CellTruth", classes: ClassList) -> "tuple[Values, str]":
+    from wsss.data.tables import read_labels
+
+    if options.labels:
+        found = read_labels(options.labels, classes).labels
+        return {name: classes.encode(own) for name, own in found.items()}, str(options.labels)
+    if truth.image_labels:
+        return truth.image_labels, "the truth table"
+    return truth.union(classes.negative), "the labels of the cells together"
+
+
+def _image_scores(options: EvaluateOptions, columns: list[str]) -> "Values":
+    """Return ID -> (K,) scores of the images that have them; nothing where there is no images.csv."""
+    import numpy as np
+
+    from wsss.inference.tables import read_images
+
+    if not (options.preds / "images.csv").exists():
+        return {}
+    table = read_images(options.preds)
+    table = table[table[columns].notna().all(axis=1)]
+    return dict(zip(table.ID, table[columns].to_numpy(np.float32), strict=True))
+
+
+def _copied_labels(truth: "CellTruth", copied: "np.ndarray", origin: str, classes: ClassList) -> dict[str, Any]:
+    from wsss.metrics.cells import score_table
+    from wsss.metrics.classify import precision_recall
+
+    precision, recall = precision_recall(truth.labels, copied)
+    return {"labels_from": origin, "precision": precision, "recall": recall} | score_table(
+        truth.labels, copied, classes
+    )
+
+
+def _images(labels: "Values", probs: "Values", classes: ClassList, threshold: float) -> dict[str, Any] | None:
+    import numpy as np
+
+    from wsss.metrics.cells import score_table
+
+    both = [name for name in labels if name in probs]
+    if not both:
+        return None
+    true, scores = (np.stack([values[name] for name in both]) for values in (labels, probs))
+    return score_table(true, scores, classes, threshold) | {"without_scores": len(labels) - len(both)}
+
+
+def _instances(options: EvaluateOptions, masks: "TrueMasks", classes: ClassList) -> dict[str, Any] | None:
+    """Score the submission against the true masks; None where there is no submission."""
+    from wsss.core.runtime import progress
+    from wsss.inference.submission import iter_submission
+    from wsss.metrics.instances import InstanceScorer, instance_table
+
+    path = options.submission or options.preds / "submission.csv"
+    if options.submission is None and not path.exists():
+        return None
+    scorer = InstanceScorer(len(classes), options.match_iou)
+    left, others = dict.fromkeys(masks.image_ids), 0
+    for image in progress(iter_submission(path, len(classes)), "match masks", total=len(masks.image_ids)):
+        if image.image_id not in left:
+            others += 1
+            continue
+        del left[image.image_id]
+        true = masks.read(image.image_id)
+        iou = true.iou(list(image.masks), image.size, f"{path}: {image.image_id}")
+        scorer.add(iou, image.mask_index, image.class_ids, image.scores, true.labels, true.known)
+    for image_id in left:
+        scorer.miss(masks.read(image_id).labels)
+    return {
+        "submission": str(path),
+        "images_not_submitted": len(left),
+        "images_without_truth": others,
+    } | instance_table(scorer, classes)

@@ -1,0 +1,51 @@
+"""Which predicted cell stands for which true one."""
+
+from typing import TYPE_CHECKING
+
+from wsss.core.checks import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from wsss.metrics.cells import Join
+    from wsss.metrics.true_masks import TrueMasks
+    from wsss.metrics.truth import CellTruth
+    from wsss.stages.evaluate import EvaluateOptions
+
+
+def join_cells(
+    options: "EvaluateOptions", truth: "CellTruth", cells: "pd.DataFrame", masks: "TrueMasks | None"
+) -> "tuple[Join, str]":
+    """Find the predicted cell of each true one as --join says; return the join, and how it was made."""
+    from wsss.metrics.cells import join_by_number, joined
+
+    how = options.join
+    if how == "auto":
+        how = "iou" if masks and (options.preds / "cells.parquet").exists() else "number"
+    if how == "number":
+        return join_by_number(truth, cells.ID.to_numpy(), cells.cell_id.to_numpy()), how
+    if masks is None:
+        raise DataError("--join iou needs the true label maps: pass --masks DIR.")
+    return joined(truth, _overlapping(options, masks, cells.ID.nunique()), cells.ID.to_numpy()), how
+
+
+def _overlapping(options: "EvaluateOptions", masks: "TrueMasks", images: int) -> "np.ndarray":
+    """Return the (N,) row of the predicted cell that overlaps each true one, -1 for none; `images` have cells."""
+    import numpy as np
+
+    from wsss.core.runtime import progress
+    from wsss.inference.tables import iter_cells
+    from wsss.metrics.instances import match_pairs
+
+    rows = np.full(len(masks.truth.ids), -1)
+    known, start = set(masks.image_ids), 0
+    for image_id, own in progress(iter_cells(options.preds), "join cells", total=images):
+        if image_id in known:
+            true = masks.read(image_id)
+            size = (int(own.ImageHeight.iloc[0]), int(own.ImageWidth.iloc[0]))
+            iou = true.iou([text.encode("ascii") for text in own.rle], size, f"{options.preds}: {image_id}")
+            found = match_pairs(iou, options.join_iou)[: len(true.rows)]
+            rows[true.rows] = np.where(found >= 0, start + found, -1)
+        start += len(own)
+    return rows

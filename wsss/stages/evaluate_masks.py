@@ -1,0 +1,169 @@
+"""The task 'masks' of `evaluate`: figures of predicted masks, the choice of a threshold, a picture to look at."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.files import read_json, write_csv, write_json
+from wsss.core.label_maps import find_label_map, read_label_map
+from wsss.options import parsing as cli
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wsss.data.masks import MaskSet
+    from wsss.metrics.segmentation import MaskScore
+    from wsss.reports.mask_sheet import SheetRow
+    from wsss.stages.evaluate import EvaluateOptions
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+MIN_SIZES = (0, 10, 30, 100)
+NAMES = {"dice": "Dice", "iou": "IoU", "threshold_mean": "mean over IoU .5 to .95", "instance_ap": "instance AP"}
+
+
+def is_mask_folder(preds: Path) -> bool:
+    """Whether a folder of predictions is of the task 'masks'."""
+    path = preds / "provenance.json"
+    return path.exists() and read_json(path).get("task") == "masks"
+
+
+def evaluate_masks(options: "EvaluateOptions") -> int:
+    """Score predicted masks as the options say; return the exit code."""
+    import pandas as pd
+
+    from wsss.data.tile_set import TileSet, open_set
+    from wsss.metrics.segmentation import mean_score, score_mask
+    from wsss.stages.evaluate_large import evaluate_large
+
+    facts = read_json(options.preds / "provenance.json")
+    masks = open_set(options.truth, facts["channels"], facts.get("tile", 1024))
+    if isinstance(masks, TileSet):
+        return evaluate_large(options, masks, facts)
+    indices = _common(options, masks)
+    scores = [
+        score_mask(_predicted(options.preds, masks.ids[i], facts), masks.label_map(i), masks.ignored(i))
+        for i in indices
+    ]
+    report: dict[str, Any] = {"format": 1, "task": "masks", "preds": str(options.preds), "truth": str(options.truth)}
+    missing = int(masks.has_truth.sum()) - len(indices)
+    report |= {"images": len(indices), "without_prediction": missing, "oof": facts["oof"], **mean_score(scores)}
+    if options.search:
+        report["search"] = _search(options, facts, masks, indices)
+    out = options.out or options.preds / "scores.json"
+    write_json(out, report)
+    table = pd.DataFrame([{"ID": masks.ids[i], **asdict(own)} for i, own in zip(indices, scores, strict=True)])
+    write_csv(out.with_name("image_scores.csv"), table)
+    _say(report, out)
+    if options.sheet:
+        _draw(options, facts, masks, indices, scores, out.with_name("sheet.png"))
+    return 0
+
+
+def _common(options: "EvaluateOptions", masks: "MaskSet") -> list[int]:
+    """Return the images with truth and a prediction."""
+    import pandas as pd
+
+    table = pd.read_csv(options.preds / "images.csv", dtype={"ID": str}, keep_default_na=False)
+    done = set(table.ID[table.status == "ok"])
+    found = [i for i, name in enumerate(masks.ids) if masks.has_truth[i] and name in done]
+    if not found:
+        raise DataError(
+            f"no image of {options.truth} has both a mask and a prediction in {options.preds}: "
+            f"the truth begins with {some(masks.ids[:1])}, the predictions with {some(table.ID[:1])}."
+        )
+    return found
+
+
+def _predicted(preds: Path, name: str, facts: dict[str, Any]) -> "np.ndarray":
+    if facts["segmentation"]["objects"]:
+        return read_label_map(find_label_map(preds / "objects", name))
+    return (read_label_map(preds / "masks" / f"{name}.png") > 0).astype("int32")
+
+
+def _search(
+    options: "EvaluateOptions", facts: dict[str, Any], masks: "MaskSet", indices: list[int]
+) -> list[dict[str, Any]]:
+    """Choose threshold and minimum size.
+
+    Raises:
+        ConfigError: the predictions are not out of fold; a choice made on them would flatter itself.
+    """
+    from wsss.cells.mask_instances import decode
+    from wsss.metrics.segmentation import search
+
+    if not facts["oof"]:
+        raise ConfigError(
+            f"{options.preds} is not out of fold, and a threshold chosen on images a network has learnt means "
+            "nothing: predict with infer --oof true first."
+        )
+    objects, target = facts["segmentation"]["objects"], facts["target"]
+    found = search(
+        _pairs(options.preds, masks, indices),
+        lambda probs, threshold, size: decode(probs, target, threshold, size, objects=objects),
+        thresholds=THRESHOLDS,
+        min_sizes=MIN_SIZES,
+        metric="instance_ap" if objects else "threshold_mean",
+    )
+    return [asdict(choice) for choice in found[:5]]
+
+
+def _pairs(preds: Path, masks: "MaskSet", indices: list[int]) -> "Iterator[tuple[np.ndarray, np.ndarray]]":
+    for i in indices:
+        yield _probs(preds, masks.ids[i]), masks.label_map(i)
+
+
+def _probs(preds: Path, name: str) -> "np.ndarray":
+    import numpy as np
+
+    return np.load(preds / "probs" / f"{name}.npy", allow_pickle=False).astype(np.float32) / 255
+
+
+def _say(report: dict[str, Any], out: Path) -> None:
+    where = "out of fold" if report["oof"] else "not out of fold"
+    cli.say(f"{report['images']} images, {where}; {report['without_prediction']} without a prediction left out")
+    for key, name in NAMES.items():
+        cli.say(f"  {name:24} {report[key]:.4f}")
+    for choice in report.get("search", [])[:1]:
+        cli.say(
+            f"best on these images: --segmentation.threshold {choice['threshold']:g} "
+            f"--segmentation.min_size {choice['min_size']} ({choice['score']:.4f})"
+        )
+    cli.say(f"written to {out}")
+
+
+def _draw(
+    options: "EvaluateOptions",
+    facts: dict[str, Any],
+    masks: "MaskSet",
+    indices: list[int],
+    scores: "list[MaskScore]",
+    path: Path,
+) -> None:
+    """Write the picture of images, truths, predictions and errors, from the worst score to the best."""
+    import numpy as np
+
+    from wsss.reports.mask_sheet import draw_sheet
+
+    objects = facts["segmentation"]["objects"]
+    order = np.argsort([own.instance_ap if objects else own.iou for own in scores], kind="stable")
+    shown = order[np.linspace(0, len(order) - 1, min(options.sheet, len(order))).round().astype(int)]
+    rows = (_row(options.preds, facts, masks, indices[k], scores[k]) for k in shown)
+    draw_sheet(rows, path)
+    cli.say(f"{len(shown)} images from the worst score to the best, with truth, prediction and error: {path}")
+
+
+def _row(preds: Path, facts: dict[str, Any], masks: "MaskSet", i: int, score: "MaskScore") -> "SheetRow":
+    from wsss.metrics.instances import overlap
+    from wsss.reports.mask_sheet import SheetRow
+
+    truth, found = masks.label_map(i), _predicted(preds, masks.ids[i], facts)
+    figures, alone = f"Dice {score.dice:.3f}, IoU {score.iou:.3f}", None
+    if facts["segmentation"]["objects"]:
+        pairs = overlap(found, truth)
+        alone = pairs.ids_b[~(pairs.iou > 0.5).any(axis=0)]
+        right = len(pairs.ids_b) - len(alone)
+        figures += f", AP {score.instance_ap:.3f}; {right} of {len(pairs.ids_b)} objects at IoU .5, "
+        figures += f"{len(pairs.ids_a) - right} too many"
+    return SheetRow(masks.ids[i], masks.image(i), truth, found, figures, alone)

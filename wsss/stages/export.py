@@ -1,0 +1,233 @@
+"""Take results into other tools: predictions as AnnData, COCO, GeoJSON, TIFF or a table; a run as a model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wsss.core.checks import ConfigError, DataError, check_choice, check_range, some
+from wsss.core.files import read_json
+from wsss.options import parsing as cli
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wsss.data.catalog import DataSet
+
+EXAMPLES = """\
+  python -m wsss.export --preds preds/hpa --to h5ad --out hpa.h5ad                cells x classes, for scanpy
+  python -m wsss.export --preds preds/hpa --to geojson --out qupath               a file an image, for QuPath
+  python -m wsss.export --preds preds/hpa --to tiff --out labels                  label maps, for Fiji and napari
+  python -m wsss.export --run runs/hpa-seresnext50 --to huggingface --out model   a model to share
+"""
+OF_PREDICTIONS = ("h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle")
+OF_RUNS = ("huggingface", "onnx")
+FORMS = Literal["h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle", "huggingface", "onnx"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is exported, and in which form."""
+
+    to: FORMS
+    """h5ad, coco, geojson, tiff, csv, parquet or kaggle (of --preds); huggingface or onnx (of --run)."""
+    out: Path
+    """File to write; a folder for geojson, tiff, huggingface and onnx. A .gz behind a COCO file compresses it."""
+    preds: Path | None = None
+    """Folder of predictions."""
+    data: Path | None = None
+    """Data set the predictions are of; default: the one they were made from, or the only one under data/."""
+    run: Path | None = None
+    """Run folder: all its folds, or one fold's."""
+    gz: bool = True
+    """Compress GeoJSON files (QuPath opens .geojson.gz)."""
+    every_class: bool = False
+    """COCO: one annotation for each cell and class from --min-score on, instead of one a cell."""
+    min_score: float = 0.01
+    """Scores below this are left out of kaggle, and of coco with --every-class."""
+    push: str = ""
+    """Hugging Face repository, USER/NAME, to upload the model to."""
+
+    def __post_init__(self) -> None:
+        check_choice("--to", self.to, (*OF_PREDICTIONS, *OF_RUNS))
+        check_range("--min-score", self.min_score, 0, 1)
+        wanted, other = ("run", "preds") if self.to in OF_RUNS else ("preds", "run")
+        if getattr(self, wanted) is None or getattr(self, other) is not None:
+            raise ConfigError(f"--to {self.to} is made from --{wanted}: pass --{wanted} FOLDER, and no --{other}.")
+        if self.push and self.to != "huggingface":
+            raise ConfigError("--push uploads a model: use it with --to huggingface.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return the exit code."""
+    parser = cli.make_parser("export", __doc__ or "", EXAMPLES, ExportOptions)
+    (options,) = cli.parse(parser, argv, ExportOptions)
+    return export_run(options) if options.to in OF_RUNS else export_predictions(options)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions and the data set they are of."""
+
+    folder: Path
+    data: "DataSet"
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.data.ids)}
+
+    def cells(self) -> Iterator[tuple[str, "pd.DataFrame"]]:
+        """Yield (ID, its cells with masks), each checked against the data set."""
+        from wsss.inference.tables import iter_cells
+
+        for name, own in iter_cells(self.folder):
+            self._check(name, own)
+            yield name, own
+
+    def images(self) -> "pd.DataFrame":
+        """Return ID, ImageHeight, ImageWidth of every image that was prepared."""
+        return self.data.table.loc[self.data.ok, ["ID", "ImageHeight", "ImageWidth"]]
+
+    def each_image(self) -> Iterator[tuple[str, tuple[int, int], "pd.DataFrame | None"]]:
+        """Yield (ID, (H, W), its cells or None) of every image, those without cells last."""
+        sizes = {name: (int(h), int(w)) for name, h, w in self.images().itertuples(index=False, name=None)}
+        for name, own in self.cells():
+            yield name, sizes.pop(name), own
+        for name, size in sizes.items():
+            yield name, size, None
+
+    def _check(self, name: str, own: "pd.DataFrame") -> None:
+        place = self._places.get(name)
+        if place is None or not self.data.ok[place]:
+            raise DataError(f"{self.folder} has cells of {name!r}, which {self.data.folder} has not: pass its --data.")
+        geometry = self.data.geometry(place)
+        found = set(zip(own.ImageHeight.tolist(), own.ImageWidth.tolist(), strict=True))
+        if found != {(geometry.height, geometry.width)}:
+            raise DataError(
+                f"{self.folder}: {name} is {some(sorted(found))}, in {self.data.folder} it is "
+                f"{(geometry.height, geometry.width)}: pass the data set that was predicted as --data."
+            )
+
+
+def export_predictions(options: ExportOptions) -> int:
+    """Write predictions in another form; return 0."""
+    from wsss.data.catalog import DataSet
+    from wsss.inference.tables import read_cells, score_columns
+
+    assert options.preds is not None
+    data = DataSet.open(data_folder_of(options.preds, options.data))
+    writers: dict[str, Callable[[ExportOptions, Predictions], str]] = {
+        "geojson": _geojson,
+        "tiff": _tiff,
+        "coco": _coco,
+        "kaggle": _kaggle,
+    }
+    if options.to in writers:
+        done = writers[options.to](options, Predictions(options.preds, data))
+    else:
+        cells = read_cells(options.preds)
+        columns = score_columns(cells, options.preds)
+        if len(columns) != len(data.classes):
+            raise DataError(f"{options.preds} has {len(columns)} classes, {data.folder} has {len(data.classes)}.")
+        _write_table(options, cells, data)
+        done = f"{len(cells)} cells"
+    cli.say(f"{options.out}: {done} written")
+    return 0
+
+
+def data_folder_of(preds: Path, chosen: Path | None) -> Path:
+    """Return the data set: the chosen one, or the one that the predictions say they were made from."""
+    record = preds / "provenance.json"
+    if chosen is None and record.exists():
+        recorded = Path(str(read_json(record).get("data", "")))
+        if (recorded / "dataset.json").exists():
+            return recorded
+    return cli.default_dataset(chosen)
+
+
+def _write_table(options: ExportOptions, cells: "pd.DataFrame", data: "DataSet") -> None:
+    from wsss.exports.h5ad import write_h5ad
+    from wsss.exports.table import write_table
+
+    if options.to == "h5ad":
+        assert options.preds is not None
+        record = options.preds / "provenance.json"
+        write_h5ad(options.out, cells, data.classes, read_json(record) if record.exists() else {})
+    else:
+        write_table(options.out, cells, data.classes, parquet=options.to == "parquet")
+
+
+def _coco(options: ExportOptions, found: Predictions) -> str:
+    from wsss.exports.coco import write_coco
+
+    images, how = found.images(), {"every_class": options.every_class, "min_score": options.min_score}
+    count = write_coco(options.out, images, found.cells(), found.data.classes, **how)  # type: ignore[arg-type]
+    return f"{count} annotations of {len(images)} images"
+
+
+def _kaggle(options: ExportOptions, found: Predictions) -> str:
+    from wsss.inference.submission import write_submission
+
+    sizes = found.data.table[["ID", "ImageHeight", "ImageWidth"]]
+    done = write_submission(options.out, sizes, found.cells(), min_score=options.min_score)
+    return f"{done.predictions} predictions of {done.images} images, {done.empty} of them without any,"
+
+
+def _tiff(options: ExportOptions, found: Predictions) -> str:
+    from wsss.exports.label_tiff import write_label_tiff
+
+    count = 0
+    for name, label_map, _ in _label_maps(found):
+        write_label_tiff(options.out / f"{name}.tif", label_map)
+        count += 1
+    return f"{count} label maps"
+
+
+def _geojson(options: ExportOptions, found: Predictions) -> str:
+    from wsss.exports.geojson import cell_features, write_geojson
+    from wsss.reports.palette import colour
+
+    count = files = 0
+    suffix = ".geojson.gz" if options.gz else ".geojson"
+    for name, label_map, own in _label_maps(found):
+        features = [] if own is None else cell_features(own, label_map, found.data.classes, colour)
+        count += write_geojson(options.out / f"{name}{suffix}", features)
+        files += 1
+    return f"{count} cells in {files} files"
+
+
+def _label_maps(found: Predictions) -> Iterator[tuple[str, Any, "pd.DataFrame | None"]]:
+    """Yield (ID, label map, cells) of every image, with a progress bar."""
+    from wsss.core.runtime import progress
+    from wsss.data import ids
+    from wsss.exports.label_tiff import label_map_of
+
+    for name, size, own in progress(found.each_image(), "export", total=len(found.images())):
+        reason = ids.fault(name)
+        if reason:
+            raise DataError(f"{found.folder}: the ID {ids.shown(name)} {reason}: no file can be named after it.")
+        numbers, masks = ([], []) if own is None else (own.cell_id.tolist(), own.rle.tolist())
+        yield name, label_map_of(numbers, masks, size, f"{found.folder}: {name}"), own
+
+
+def export_run(options: ExportOptions) -> int:
+    """Write a run's networks as a model for others; return 0."""
+    from wsss.core.device import choose_device
+    from wsss.inference.members import find_folders, load_member
+
+    assert options.run is not None
+    members = [load_member(folder, choose_device("cpu", "fp32")) for folder in find_folders(options.run)]
+    if options.to == "onnx":
+        from wsss.inference.onnx import export_onnx
+
+        for path, worst in export_onnx(members, options.out):
+            cli.say(f"{path}: largest difference from PyTorch {worst:.2g}")
+        return 0
+    from wsss.inference.hub import push_model, save_model
+
+    save_model(members, options.run, options.out)
+    cli.say(f"{options.out}: {len(members)} networks written; wsss.load('{options.out}') reads them")
+    if options.push:
+        cli.say(f"pushed to {push_model(options.out, options.push)}")
+    return 0

@@ -1,0 +1,261 @@
+"""Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.files import digest_json, read_json, write_json
+from wsss.core.runtime import keep_freed_memory, progress
+from wsss.inference.shards import Shard, ShardJournals
+from wsss.options import parsing as cli
+from wsss.options.infer import InferOptions
+from wsss.runs.journal import Journal
+from wsss.runs.lock import LOCK, hold
+
+if TYPE_CHECKING:
+    from wsss.core.device import Device
+    from wsss.data.catalog import DataSet
+    from wsss.inference.calibration import Calibration
+    from wsss.inference.following import Following
+    from wsss.inference.members import Member, Plan
+    from wsss.inference.task import Scored, Task
+
+EXAMPLES = """\
+  python -m wsss.infer --run runs/hpa-seresnext50
+  python -m wsss.infer --data data/test --run runs/hpa-seresnext50 --out preds/test
+  python -m wsss.infer --data data/hpa --run runs/hpa-seresnext50 --out preds/hpa-oof --oof true
+  python -m wsss.infer --run runs/hpa-seresnext50 --shard 2/4   (of 4 jobs; afterwards the same with --merge)
+"""
+JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict as the options say; return the exit code."""
+    options = _options(argv)
+    keep_freed_memory()
+    if _run_config(options.run).get("task") == "masks":
+        from wsss.stages.infer_masks import infer_masks
+
+        if options.shard or options.merge or options.engine != "local":
+            raise ConfigError(f"{options.run} finds masks: such runs are not cut up, leave --shard and --engine out.")
+        return infer_masks(options)
+    if _run_config(options.run).get("task") == "maps":
+        raise ConfigError(f"{options.run} finds class maps alone: pass its classifier as --run, and it as --unet.")
+    folder = cli.default_dataset(options.data)
+    out = options.out or Path("preds") / f"{folder.name}-{options.run.name}{'-oof' if options.oof else ''}"
+
+    from wsss.core.device import choose_device
+
+    on_ray = options.engine == "ray"  # this process only plans then
+    task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
+    lock = f"{LOCK}.{options.shard.replace('/', '-of-')}" if options.shard else LOCK  # shards run side by side
+    with hold(out, "image", "cam", "crop", "feature_classifier", "self_trained", "unet", lock=lock):
+        return _predict_into(out, options, task, plan)
+
+
+def _open(options: InferOptions, device: "Device") -> "tuple[Task, Plan]":
+    """Open data and networks, and plan which predict which images."""
+    from wsss.data.catalog import DataSet
+    from wsss.inference.map_nets import load_map_net, pair
+    from wsss.inference.members import (
+        check_feature_classifiers,
+        check_fits,
+        find_folders,
+        load_members,
+        plan_all,
+        plan_oof,
+    )
+    from wsss.inference.task import Task
+
+    data = DataSet.open(cli.default_dataset(options.data))
+    folders = find_folders(options.run)
+    members = [member for found in folders for member in load_members(found, device, snapshots=options.snapshots)]
+    for member in members:
+        check_fits(member, data)
+    check_feature_classifiers(members, options.score)
+    if options.unet is not None:
+        nets = [load_map_net(found, device) for found in find_folders(options.unet)]
+        members = pair(members, nets, oof=options.oof)
+    plan = plan_oof(members, data) if options.oof else plan_all(members, data)
+    curves = _calibration(options, data, plan)
+    return Task(data, options.score, options.crops, device, options.batch, options.tta, curves), plan
+
+
+def _calibration(options: InferOptions, data: "DataSet", plan: "Plan") -> "Calibration | None":
+    """Read the curves of --calibration, if they fit what is predicted."""
+    from wsss.inference.calibration import check_origin, load_calibration
+    from wsss.inference.provenance import prediction_facts
+
+    if options.calibration is None:
+        return None
+    found = load_calibration(options.calibration, len(data.classes))
+    check_origin(found, prediction_facts(options, data, plan), options.calibration)
+    return found
+
+
+def open_in_worker(words: dict[str, Any], device_name: str) -> "tuple[Task, Plan, str]":
+    """Open what a worker of another machine predicts, from the options by name; with the fingerprint of it all."""
+    from wsss.core.device import choose_device
+    from wsss.inference.provenance import prediction_facts
+
+    options = InferOptions(**words)
+    task, plan = _open(options, choose_device(device_name, options.precision))
+    return task, plan, digest_json(prediction_facts(options, task.data, plan))
+
+
+def _predict_into(out: Path, options: InferOptions, task: "Task", plan: "Plan") -> int:
+    """Predict what is not there yet and write the tables; return the exit code."""
+    from wsss.inference.provenance import prediction_facts
+
+    facts = prediction_facts(options, task.data, plan)
+    if not _begin(out, facts, options):
+        cli.say(f"{out} holds these predictions already: nothing to do.")
+        return 0
+    if options.shard:
+        return _run_shard(task, plan, out, facts, options)
+    with _segmented(task, plan, options) as following:
+        failed, journals = _predict(replace(task, following=following), plan, out, facts, options)
+    write_json(out / PROVENANCE, facts)
+    _remove(journals)
+    return 1 if failed else 0
+
+
+def _segmented(
+    task: "Task", plan: "Plan", options: InferOptions
+) -> "AbstractContextManager[Following] | AbstractContextManager[None]":
+    """Return what finds the cells beside the block, in the order in which it wants them; or nothing."""
+    if not options.segment:
+        return nullcontext()
+
+    from wsss.inference.following import Beside, Following
+    from wsss.stages.segment import SegmentOptions, segment
+
+    asked = SegmentOptions(data=task.data.folder, backend=options.segment, device=options.device)
+    order = [task.data.ids[i] for _, indices in plan for i in indices]
+    return Beside(lambda following: segment(asked, following), Following(order))
+
+
+def _predict(
+    task: "Task", plan: "Plan", out: Path, facts: dict[str, Any], options: InferOptions
+) -> tuple[int, list[Path]]:
+    """Write the tables, from all shards or after predicting here; return failed images and the journals used."""
+    from wsss.inference.results import write_results
+
+    fingerprint, parts = digest_json(facts), _parts(options, plan[0][0] if plan else [])
+    if options.merge:
+        wanted = [task.data.ids[i] for _, indices in plan for i in indices]
+        with ShardJournals(out, fingerprint, wanted) as shards:
+            return write_results(out, task.data, shards, parts, options.min_score), shards.paths
+    with Journal(out / JOURNAL, fingerprint) as journal:
+        _run(task, plan, journal, options)
+        return write_results(out, task.data, journal, parts, options.min_score), [out / JOURNAL]
+
+
+def _run_shard(task: "Task", plan: "Plan", out: Path, facts: dict[str, Any], options: InferOptions) -> int:
+    """Predict one shard into a journal of its own."""
+    shard = Shard.parse(options.shard)
+    own = shard.take(plan, options.batch)
+    with Journal(out / shard.journal, digest_json(facts)) as journal:
+        _run(task, own, journal, options)
+        count = len(journal)
+    cli.say(f"{out / shard.journal}: {count} images; when all {shard.count} are done, run the same with --merge true")
+    return 0
+
+
+def _remove(journals: list[Path]) -> None:
+    for path in journals:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _options(argv: Sequence[str] | None) -> InferOptions:
+    """Read the flags, with the score and crop options of the run as defaults."""
+    parser = cli.make_parser("infer", __doc__ or "", EXAMPLES, InferOptions)
+    first: InferOptions = cli.parse(parser, argv, InferOptions)[0]
+    recipe = _run_config(first.run)
+    parser.set_defaults({name: recipe[name] for name in ("score", "crops") if name in recipe})
+    found: InferOptions = cli.parse(parser, argv, InferOptions)[0]
+    return found
+
+
+def _run_config(run: Path) -> dict[str, Any]:
+    """Return the recipe a run was made with, as its config.yaml tells."""
+    import yaml
+
+    found = [run / "config.yaml", *sorted(run.glob("*/config.yaml"))]
+    path = next((path for path in found if path.exists()), None)
+    if path is None:
+        raise ConfigError(f"{run} is no run folder (no config.yaml in it): check --run, or train it first.")
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} is not plain YAML ({' '.join(str(error).split())}): restore it.") from error
+    if not isinstance(recipe, dict):
+        raise DataError(f"{path} holds no options, expected 'name: value' lines: restore it.")
+    return recipe
+
+
+def _begin(out: Path, facts: dict[str, Any], options: InferOptions) -> bool:
+    """Make room for the predictions; False if they are there already."""
+    if (out / PROVENANCE).exists():
+        if read_json(out / PROVENANCE) == facts and not options.overwrite:
+            return False
+        if not options.overwrite:
+            raise ConfigError(f"{out} holds other predictions: choose another --out, or pass --overwrite true.")
+    if options.overwrite:
+        (out / PROVENANCE).unlink(missing_ok=True)
+        if not options.merge:  # which needs what the shards have just written
+            _remove([out / (Shard.parse(options.shard).journal if options.shard else JOURNAL)])
+    return True
+
+
+def _run(task: "Task", plan: "Plan", journal: Journal, options: InferOptions) -> None:
+    """Predict what the journal lacks, and record every image as it is done."""
+    ids = task.data.ids
+    done = journal.keys()
+    skip = {i for _, indices in plan for i in indices if ids[i] in done}
+    total = sum(len(indices) for _, indices in plan)
+    if done:
+        cli.say(f"{len(done)} of {total} images are there already: going on.")
+    folds = [members[0].fold if options.oof and members[0].fold is not None else -1 for members, _ in plan]
+    predicted = _on_ray(task, plan, folds, skip, options) if options.engine == "ray" else _here(task, plan, folds, skip)
+    with progress(None, "infer", total=total, initial=len(done)) as bar:
+        for scored in predicted:
+            if scored.index not in skip:
+                journal.add(ids[scored.index], scored.record, scored.payload)
+                bar.update()
+
+
+def _here(task: "Task", plan: "Plan", folds: list[int], skip: set[int]) -> "Iterator[Scored]":
+    from wsss.inference.pipeline import predict
+
+    for (members, indices), fold in zip(plan, folds, strict=True):
+        yield from predict(task, members, indices, skip, fold)
+
+
+def _on_ray(task: "Task", plan: "Plan", folds: list[int], skip: set[int], options: InferOptions) -> "Iterator[Scored]":
+    from functools import partial
+
+    from wsss.inference.on_ray import make_chunks, predict_on_ray
+    from wsss.inference.provenance import prediction_facts
+    from wsss.stages import infer  # by its name, which workers know; it runs as __main__ here
+
+    fingerprint = digest_json(prediction_facts(options, task.data, plan))
+    build = partial(infer.open_in_worker, vars(options))
+    chunks = make_chunks(plan, folds, task.batch, skip)
+    yield from predict_on_ray(build, fingerprint, chunks, options.device)
+
+
+def _parts(options: InferOptions, members: "list[Member]") -> list[str]:
+    """Return the parts of the score that are written beside the blend."""
+    from wsss.inference.members import has_feature_classifiers, has_self_trained
+
+    found = ["image", "cam"]
+    found += ["crop"] if options.crops.mode != "none" else []
+    found += ["feature_classifier"] if has_feature_classifiers(members, options.score) else []
+    found += ["self_trained"] if has_self_trained(members, options.score) else []
+    found += ["unet"] if options.unet is not None else []
+    return found if options.parts else []

@@ -1,0 +1,112 @@
+"""Masks of images larger than memory, for `infer` of runs that find masks.
+
+masks/<ID>.tif      tiled TIFF of 0 and 255
+images.csv          ID, fold, height, width, area_px, status
+submission.csv      id,rle_mask: one mask an image
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.files import as_read, digest_json, read_json, write_csv, write_json
+from wsss.core.runtime import progress, versions
+from wsss.options import parsing as cli
+from wsss.runs.journal import Journal
+from wsss.runs.lock import hold
+
+if TYPE_CHECKING:
+    from wsss.core.device import Device
+    from wsss.inference.semantic import MaskMember
+    from wsss.options.infer import InferOptions
+
+    LargePlan = list[tuple[list[MaskMember], dict[str, Path]]]
+
+JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
+
+
+def infer_large(options: "InferOptions", plan: "LargePlan", device: "Device") -> int:
+    """Predict every image of the plan, members by ID and file; return the exit code."""
+    count = len(options.large)
+    if count and len({path.stem for path in options.large}) < count:
+        raise ConfigError("--large names several files of one ID: their masks would overwrite each other.")
+    out = options.out or Path("preds") / f"large-{options.run.name}"
+    facts = _facts(options, plan)
+    with hold(out, "masks"):
+        if (out / PROVENANCE).exists() and not options.overwrite:
+            if read_json(out / PROVENANCE) != facts:
+                raise ConfigError(f"{out} holds other predictions: choose another --out, or pass --overwrite true.")
+            cli.say(f"{out} holds these predictions already: nothing to do.")
+            return 0
+        for path in [*out.glob(f"{JOURNAL}*"), out / PROVENANCE] if options.overwrite else []:
+            path.unlink(missing_ok=True)
+        with Journal(out / JOURNAL, digest_json(facts)) as journal:
+            failed = _predict(out, options, plan, device, journal)
+        write_json(out / PROVENANCE, facts)
+        for path in out.glob(f"{JOURNAL}*"):
+            path.unlink()
+    return 1 if failed else 0
+
+
+def _facts(options: "InferOptions", plan: "LargePlan") -> dict[str, Any]:
+    """Return what these predictions are made of; other facts are other predictions."""
+    members = plan[0][0]
+    facts = {
+        "task": "masks",
+        "large": {name: str(path) for _, paths in plan for name, path in paths.items()},
+        "run": str(options.run),
+        "oof": options.oof,
+        "target": members[0].recipe.masks.target,
+        "channels": members[0].recipe.masks.channels,
+        "tile": members[0].recipe.masks.tile,
+        "segmentation": asdict(options.segmentation),
+        "members": [[own.digest, own.fold] for own_members, _ in plan for own in own_members],
+        "versions": versions(),
+    }
+    return as_read(facts)
+
+
+def _predict(out: Path, options: "InferOptions", plan: "LargePlan", device: "Device", journal: Journal) -> int:
+    """Predict what the journal lacks and write the tables; return the number of images that failed."""
+    import pandas as pd
+
+    from wsss.inference.semantic import MaskPredictor
+
+    done = journal.keys()
+    total = sum(len(paths) for _, paths in plan)
+    with progress(None, "infer", total=total, initial=len(done)) as bar:
+        for members, paths in plan:
+            predictor = MaskPredictor(members, options.segmentation, device)
+            fold = members[0].fold if options.oof and members[0].fold is not None else -1
+            for name, path in paths.items():
+                if name not in done:
+                    journal.add(name, {"fold": fold} | _predict_one(out, name, path, predictor, options))
+                    bar.update()
+    columns = ["fold", "height", "width", "area_px", "status"]
+    rows = {name: record for name, record, _ in journal.items()}
+    table = [[name, *(record[column] for column in columns)] for name, record in rows.items()]
+    write_csv(out / "images.csv", pd.DataFrame(table, columns=["ID", *columns]))
+    runs = [[name, record["runs"]] for name, record in rows.items()]
+    write_csv(out / "submission.csv", pd.DataFrame(runs, columns=["id", "rle_mask"]))
+    failed = [f"  {name}: {record['status']}" for name, record in rows.items() if record["status"] != "ok"]
+    cli.say(f"{out}: masks of {len(rows)} large images, {len(failed)} failed")
+    for line in failed[:10]:
+        cli.say(line)
+    return len(failed)
+
+
+def _predict_one(out: Path, name: str, path: Path, predictor: Any, options: "InferOptions") -> dict[str, Any]:
+    """Write the mask of one image; return its record. A broken image is recorded with its reason."""
+    from wsss.data.large import LargeImage
+    from wsss.inference.large import large_runs, predict_large
+
+    target = out / "masks" / f"{name}.tif"
+    try:
+        image = LargeImage(path)
+        area = predict_large(predictor, image, target)
+    except DataError as error:
+        return {"height": 0, "width": 0, "area_px": 0, "status": f"failed: {error}", "runs": ""}
+    height, width = image.size
+    runs = large_runs(target, options.segmentation.runs)
+    return {"height": height, "width": width, "area_px": area, "status": "ok", "runs": runs}

@@ -1,0 +1,174 @@
+"""The task 'masks' of `infer`: masks, objects, probabilities and a submission for every image of a mask set.
+
+masks/<ID>.png      0 and 255
+objects/<ID>.png    label map of the objects (.tif beyond 65535)
+probs/<ID>.npy      (K, H, W) uint8, probability x 255
+images.csv          ID, fold, n_objects, area_px, status
+submission.csv      id,rle_mask: one mask an image; or ImageId,EncodedPixels: one line an object
+"""
+
+import io
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.device import choose_device
+from wsss.core.files import as_read, digest_json, read_json, write_bytes, write_csv, write_json
+from wsss.core.label_maps import write_label_map
+from wsss.core.run_length import encode
+from wsss.core.runtime import progress, versions
+from wsss.options import parsing as cli
+from wsss.options.masks import MaskInferConfig
+from wsss.runs.journal import Journal
+from wsss.runs.lock import hold
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wsss.data.masks import MaskSet
+    from wsss.inference.semantic import MaskMember, MaskPlan
+    from wsss.options.infer import InferOptions
+
+JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
+
+
+def infer_masks(options: "InferOptions") -> int:
+    """Predict masks as the options say; return the exit code."""
+    from wsss.data.tile_set import TileSet, open_set
+    from wsss.inference.members import find_folders
+    from wsss.inference.semantic import load_mask_members, plan_masks
+    from wsss.stages.infer_large import infer_large
+
+    if (options.data is None) == (not options.large):
+        raise ConfigError(
+            f"{options.run} finds masks, which needs a folder of images or large files: pass --data FOLDER or "
+            "--large FILE ..., one of them."
+        )
+    device = choose_device(options.device, options.precision)
+    folders = find_folders(options.run)
+    members = [own for folder in folders for own in load_mask_members(folder, device, snapshots=options.snapshots)]
+    config = members[0].recipe.masks
+    if options.data is None:
+        return infer_large(options, [(members, {path.stem: path for path in options.large})], device)
+    masks = open_set(options.data, config.channels, config.tile)
+    name = f"{masks.folder.resolve().name}-{options.run.name}{'-oof' if options.oof else ''}"
+    out = options.out or Path("preds") / name
+    plan = plan_masks(members, masks, oof=options.oof)
+    if isinstance(masks, TileSet):
+        whole = [(own, masks.paths_of(indices)) for own, indices in plan]
+        return infer_large(replace(options, out=out), whole, device)
+    with hold(out, "masks", "objects", "probs"):
+        return _predict(out, options, masks, members, plan)
+
+
+def _predict(
+    out: Path, options: "InferOptions", masks: "MaskSet", members: "list[MaskMember]", plan: "MaskPlan"
+) -> int:
+    """Predict what is not there yet and write the tables; return the exit code."""
+    facts = _facts(options, masks, members)
+    if (out / PROVENANCE).exists() and not options.overwrite:
+        if read_json(out / PROVENANCE) != facts:
+            raise ConfigError(f"{out} holds other predictions: choose another --out, or pass --overwrite true.")
+        cli.say(f"{out} holds these predictions already: nothing to do.")
+        return 0
+    if options.overwrite:
+        _forget(out)
+    with Journal(out / JOURNAL, digest_json(facts)) as journal:
+        _run(options, masks, plan, out, journal)
+        failed = _write_tables(out, masks, journal, options.segmentation)
+    write_json(out / PROVENANCE, facts)
+    _forget(out, keep=PROVENANCE)
+    return 1 if failed else 0
+
+
+def _forget(out: Path, keep: str = "") -> None:
+    for path in [*out.glob(f"{JOURNAL}*"), out / PROVENANCE]:
+        if path.name != keep:
+            path.unlink(missing_ok=True)
+
+
+def _facts(options: "InferOptions", masks: "MaskSet", members: "list[MaskMember]") -> dict[str, Any]:
+    """Return what these predictions are made of; other facts are other predictions."""
+    facts = {
+        "task": "masks",
+        "data": str(options.data),
+        "ids": digest_json(masks.ids),
+        "run": str(options.run),
+        "oof": options.oof,
+        "target": members[0].recipe.masks.target,
+        "channels": masks.channels,
+        "segmentation": asdict(options.segmentation),
+        "members": [{"path": str(own.folder.path), "weights": own.digest, "held_out": own.fold} for own in members],
+        "versions": versions(),
+    }
+    return as_read(facts)
+
+
+def _run(options: "InferOptions", masks: "MaskSet", plan: "MaskPlan", out: Path, journal: Journal) -> None:
+    """Predict what the journal lacks; a broken image is recorded with its reason."""
+    from wsss.inference.semantic import MaskPredictor
+
+    done, total = journal.keys(), sum(len(indices) for _, indices in plan)
+    device = choose_device(options.device, options.precision)
+    with progress(None, "infer", total=total, initial=len(done)) as bar:
+        for members, indices in plan:
+            predictor = MaskPredictor(members, options.segmentation, device)
+            fold = members[0].fold if options.oof and members[0].fold is not None else -1
+            for i in indices:
+                name = masks.ids[i]
+                if name in done:
+                    continue
+                try:
+                    image = masks.image(i)
+                except DataError as error:
+                    journal.add(name, {"fold": fold, "status": f"failed: {error}", "n_objects": 0, "area_px": 0})
+                else:
+                    probs = predictor(image)
+                    journal.add(name, {"fold": fold} | _write_image(out, name, probs, predictor.target, options))
+                bar.update()
+
+
+def _write_image(out: Path, name: str, probs: "np.ndarray", target: str, options: "InferOptions") -> dict[str, Any]:
+    """Write one image's files; return its row with the run-length texts of its masks."""
+    import cv2
+    import numpy as np
+
+    from wsss.cells.mask_instances import decode
+
+    config = options.segmentation
+    found = decode(probs, target, config.threshold, config.min_size, objects=config.objects)
+    write_bytes(out / "masks" / f"{name}.png", cv2.imencode(".png", (found > 0).astype(np.uint8) * 255)[1].tobytes())
+    if config.objects:
+        write_label_map(out / "objects" / name, found)
+    stream = io.BytesIO()
+    np.save(stream, np.rint(probs * 255).astype(np.uint8), allow_pickle=False)
+    write_bytes(out / "probs" / f"{name}.npy", stream.getvalue())
+    parts = range(1, int(found.max(initial=0)) + 1) if config.objects else [1]
+    runs = [encode(found == k, config.runs) for k in parts]
+    row = {"status": "ok", "n_objects": int(found.max(initial=0)), "area_px": int((found > 0).sum())}
+    return row | {"runs": runs}
+
+
+def _write_tables(out: Path, masks: "MaskSet", journal: Journal, config: MaskInferConfig) -> int:
+    """Write images.csv and submission.csv; return the number of images that failed."""
+    import pandas as pd
+
+    columns = ["fold", "n_objects", "area_px", "status"]
+    nothing: dict[str, Any] = {"fold": -1, "n_objects": 0, "area_px": 0, "status": "failed: no fold holds it out"}
+    rows, lines, failed = [], [], []
+    for name in masks.ids:
+        entry = journal.get(name)
+        row = nothing if entry is None else entry[0]
+        rows.append([name, *(row[column] for column in columns)])
+        lines += [[name, text] for text in row.get("runs") or [""]]
+        if row["status"] != "ok":
+            failed.append(f"  {name}: {row['status']}")
+    write_csv(out / "images.csv", pd.DataFrame(rows, columns=["ID", *columns]))
+    names = ["ImageId", "EncodedPixels"] if config.objects else ["id", "rle_mask"]
+    write_csv(out / "submission.csv", pd.DataFrame(lines, columns=names))
+    empty = sum(row[3] == 0 for row in rows)
+    cli.say(f"{out}: masks of {len(rows)} images, {empty} of them empty, {len(failed)} failed")
+    for line in failed[:10]:
+        cli.say(line)
+    return len(failed)

@@ -1,0 +1,259 @@
+"""Stage: pictures of images with their predicted cells, to look at before trusting any number."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsss.core.checks import DataError, check_range, some
+from wsss.options import parsing as cli
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wsss.core.geometry import Geometry
+    from wsss.data.catalog import DataSet
+    from wsss.reports.overlay import Note, Panel
+
+ABOUT = "Draw images with their cells outlined by predicted class: one PNG per image, and overview.png."
+EXAMPLES = """\
+  python -m wsss.overlay --preds preds/demo --out pictures
+  python -m wsss.overlay --data data/demo --preds preds/demo --out pictures --truth cells_truth.csv --most 20
+  python -m wsss.overlay --preds preds/demo --out pictures --truth cells_truth.csv --masks true_masks
+  python -m wsss.overlay --preds preds/demo --out pictures --ids val02_00001,val02_00007"""
+
+Notes = Mapping[str, Mapping[int, "Note"]]
+"""ID -> cell id -> what is written on the cell."""
+
+LEAST_EDGE = 768
+"""Panels are not smaller than this (if --max-size allows), so that text fits on the cells of a small image."""
+
+THUMB = 360
+"""Edge in px of the small pictures in overview.png."""
+
+
+@dataclass(frozen=True)
+class OverlayOptions:
+    """What to draw."""
+
+    preds: Path
+    """Folder of predictions, with cells.parquet."""
+    out: Path
+    """Folder for the pictures."""
+    data: Path | None = None
+    """Prepared data set with label maps in its cells/; by default the only one under data/."""
+    ids: str = ""
+    """Images to draw, separated by commas; by default --most images spread over the set."""
+    most: int = 10
+    """How many images to draw where --ids is not given."""
+    truth: Path | None = None
+    """CSV of ID, cell, Label with the true classes of each cell: adds a panel."""
+    masks: Path | None = None
+    """Folder of the true label maps, whose ids --truth speaks of: the panel then shows the true cells. Needed unless
+    the data set's own cells are those (segment --backend masks)."""
+    max_size: int = 1024
+    """Longer edge of a panel in px, at most."""
+
+    def __post_init__(self) -> None:
+        check_range("--most", self.most, 1)
+        check_range("--max-size", self.max_size, 64, 16384)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return the exit code."""
+    parser = cli.make_parser("overlay", ABOUT, EXAMPLES, OverlayOptions)
+    (options,) = cli.parse(parser, argv, OverlayOptions)
+    return draw(options)
+
+
+def draw(options: OverlayOptions) -> int:
+    """Write the pictures; return 0."""
+    from wsss.core.files import write_bytes
+    from wsss.core.runtime import progress
+    from wsss.data.catalog import DataSet
+    from wsss.reports.overlay import Panel, contact_sheet
+
+    data = DataSet.open(cli.default_dataset(options.data))
+    names = data.classes.names
+    check_truth(data, options)
+    chosen = choose_images(data, options)
+    ids = [data.ids[i] for i in chosen]
+    predicted = read_predictions(options.preds / "cells.parquet", ids, names)
+    truth = read_truth(options.truth, ids, names) if options.truth else None
+    thumbs: list[Panel] = []
+    shown: set[int] = set()
+    for i in progress(chosen, "overlay"):
+        page, thumb, classes = draw_image(data, i, predicted, truth, options)
+        write_bytes(options.out / f"{data.ids[i]}.png", _png(page))
+        thumbs.append(thumb)
+        shown |= classes
+    write_bytes(options.out / "overview.png", _png(contact_sheet(thumbs, sorted(shown), names)))
+    cli.say(f"{len(chosen)} pictures and overview.png written to {options.out}")
+    return 0
+
+
+def check_truth(data: "DataSet", options: OverlayOptions) -> None:
+    """Refuse true classes by number for cells that a backend has found and numbered by itself.
+
+    Raises:
+        DataError: that is so.
+    """
+    from wsss.core.files import read_json
+
+    record = data.folder / "segment.json"
+    if options.truth is None or options.masks is not None or not record.exists():
+        return
+    backend = read_json(record)["options"]["backend"]
+    if backend != "masks":
+        raise DataError(
+            f"the cells of {data.folder} were found by --backend {backend}, so their numbers are not those of "
+            f"{options.truth}: pass the folder of the true label maps as --masks."
+        )
+
+
+def choose_images(data: "DataSet", options: OverlayOptions) -> list[int]:
+    """Return the numbers of the images to draw: the ones asked for, or `most` spread evenly over the set.
+
+    Raises:
+        DataError: an ID is not in the set, or its image has no pixels, or no image has.
+    """
+    import numpy as np
+
+    if options.ids:
+        wanted = [name.strip() for name in options.ids.split(",") if name.strip()]
+        places = {name: i for i, name in enumerate(data.ids)}
+        missing = [name for name in wanted if name not in places]
+        if missing:
+            raise DataError(f"--ids: {some(missing)} not in {data.folder}, expected IDs of its images.parquet.")
+        empty = [name for name in wanted if not data.ok[places[name]]]
+        if empty:
+            raise DataError(f"--ids: {some(empty)} could not be prepared and cannot be drawn: leave them out.")
+        return [places[name] for name in wanted]
+    good = np.flatnonzero(data.ok)
+    if len(good) == 0:
+        raise DataError(f"{data.folder} has no image with pixels: see the reasons in its images.parquet.")
+    step = np.linspace(0, len(good) - 1, min(options.most, len(good)))
+    return [int(i) for i in good[np.rint(step).astype(int)]]
+
+
+def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str]) -> Notes:
+    """Read the cells of some images from cells.parquet: top class and score of each.
+
+    Raises:
+        DataError: the table is missing, or lacks a column.
+    """
+    import numpy as np
+    import pandas as pd
+    import pyarrow.parquet
+
+    from wsss.reports.overlay import Note, describe
+
+    if not path.exists():
+        raise DataError(f"{path} does not exist: run python -m wsss.infer first, or pass another --preds.")
+    columns = ["ID", "cell_id", *(str(k) for k in range(len(names)))]
+    missing = [name for name in columns if name not in pyarrow.parquet.read_schema(path).names]
+    if missing:
+        raise DataError(f"{path} has no column {some(missing)}: it was predicted for other classes than --data has.")
+    table = pd.read_parquet(path, columns=columns, filters=[("ID", "in", list(ids))])
+    scores = table[columns[2:]].to_numpy(np.float32)
+    notes: dict[str, dict[int, Note]] = {name: {} for name in ids}
+    for name, cell, row in zip(table["ID"], table["cell_id"], scores, strict=True):
+        notes[name][int(cell)] = describe(row, names)
+    return notes
+
+
+def read_truth(path: Path, ids: Sequence[str], names: Sequence[str]) -> Notes:
+    """Read the true classes of the cells of some images from a CSV of ID, cell, Label.
+
+    Raises:
+        DataError: the table is missing, lacks a column, or has a label that is no class.
+    """
+    import pandas as pd
+
+    from wsss.core.labels import parse_label
+    from wsss.reports.overlay import Note, describe_truth
+
+    if not path.exists():
+        raise DataError(f"{path} does not exist: --truth expects a CSV with the columns ID, cell, Label.")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = [name for name in ("ID", "cell", "Label") if name not in table]
+    if missing:
+        raise DataError(f"{path} has no column {some(missing)}, expected ID, cell, Label.")
+    notes: dict[str, dict[int, Note]] = {name: {} for name in ids}
+    for name, cell, text in table[table["ID"].isin(list(ids))][["ID", "cell", "Label"]].to_numpy():
+        try:
+            classes = parse_label(text)
+            number = int(cell)
+        except ValueError:
+            raise DataError(
+                f"{path}: cell '{cell}' of {name} has the label '{text}', expected such as '0|5'."
+            ) from None
+        if not classes or min(classes) < 0 or max(classes) >= len(names):
+            raise DataError(f"{path}: cell {cell} of {name} has the label '{text}', expected 0..{len(names) - 1}.")
+        notes[name][number] = describe_truth(classes, names)
+    return notes
+
+
+def draw_image(
+    data: "DataSet", i: int, predicted: Notes, truth: Notes | None, options: OverlayOptions
+) -> tuple["np.ndarray", "Panel", set[int]]:
+    """Draw one image.
+
+    Returns:
+        Its page (H, W, 3) uint8, its small panel for the overview, and the classes shown on it.
+    """
+    import numpy as np
+
+    from wsss.core.label_maps import find_label_map, read_label_map
+    from wsss.reports.overlay import Panel, composite, fit, mark_cells, overlay_page
+
+    name, geometry, names = data.ids[i], data.geometry(i), data.classes.names
+    content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
+    stored = read_label_map(find_label_map(data.folder / "cells", name))
+    label_map = geometry.labels_to_store(stored)[content]
+    picture = composite(data.image(i)[(slice(None), *content)], data.channels)
+    edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
+    large = fit(picture, edge)
+    told = [("predicted", label_map, predicted[name])]
+    if truth:
+        true_map = _true_map(options.masks, name, geometry)[content] if options.masks else label_map
+        told.append(("truth", true_map, truth[name]))
+    panels = [Panel(large, "image")]
+    for what, cells, notes in told:
+        count = int(np.count_nonzero(np.unique(cells)))
+        panels.append(Panel(mark_cells(large, fit(cells, edge, labels=True), notes), f"{what}, {count} cells"))
+    shown = {note.class_id for _, _, notes in told for note in notes.values()}
+    title = f"{name}: image labels {_label_text(data, i)}"
+    small = mark_cells(fit(picture, THUMB), fit(label_map, THUMB, labels=True), predicted[name], text=False)
+    return overlay_page(title, panels, sorted(shown), names), Panel(small, name), shown
+
+
+def _true_map(folder: Path, name: str, geometry: "Geometry") -> "np.ndarray":
+    """Read a true label map and bring it to stored size.
+
+    Raises:
+        DataError: it is missing, broken, or of another size than the image.
+    """
+    from wsss.core.label_maps import find_label_map, read_label_map
+
+    path = find_label_map(folder, name)
+    found = read_label_map(path)
+    if found.shape != (geometry.height, geometry.width):
+        raise DataError(f"{path} is {found.shape}, the image is {(geometry.height, geometry.width)}.")
+    return geometry.labels_to_store(found)
+
+
+def _label_text(data: "DataSet", i: int) -> str:
+    if not data.has_labels[i]:
+        return "unknown"
+    return ", ".join(name for name, there in zip(data.classes.names, data.labels[i], strict=True) if there) or "none"
+
+
+def _png(picture: "np.ndarray") -> bytes:
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG", compress_level=4)
+    return stream.getvalue()

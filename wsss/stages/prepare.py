@@ -1,0 +1,261 @@
+"""Prepare images for everything that follows: one store of pixels, one catalogue, folds that stay.
+
+Reads <ID>_red.png, <ID>_green.png, ... (or one four-channel file per image), 8 or 16 bit, any size, and a table of
+image labels if there is one. Can be stopped at any time and started again with the same command.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsss.core.checks import ConfigError, DataError, check_choice, check_range, some
+from wsss.core.labels import HPA_CHANNELS
+from wsss.core.ray_cluster import ENGINES
+from wsss.options import parsing as cli
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wsss.core.labels import ClassList
+    from wsss.core.runtime import Workers
+    from wsss.data.build import Spec
+    from wsss.data.existing import Past
+    from wsss.data.ingest import Job
+    from wsss.data.source import Source
+
+EXAMPLES = """\
+  python -m wsss.prepare --images hpa/train --labels hpa/train.csv --out data/hpa
+  python -m wsss.prepare --images external --labels external.csv --out data/hpa --source external    add a source
+  python -m wsss.prepare --images hpa/test --out data/test                                           no labels
+"""
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What the stage is asked to do."""
+
+    images: Path
+    """Folder of the image files, or a path_list.csv that names them."""
+    out: Path
+    """Folder of the data set to make, data/NAME."""
+    labels: Path | None = None
+    """Label table (CSV); without it the images are there to be predicted."""
+    size: int = 512
+    """Edge of the stored square images, in pixels."""
+    source: str = "main"
+    """Name of this source; another name adds the images to a data set that exists."""
+    classes: Path | None = None
+    """YAML file with `names:` and `negative:`; the 19 classes of the Human Protein Atlas if left out."""
+    channels: str = ",".join(HPA_CHANNELS)
+    """Names of the four channels as they stand in file names or inside files, in the order red, green, blue, yellow;
+    red=Cy3,green=GFP,blue=DAPI,yellow=Cy5 where the files call them otherwise."""
+    folds: int | None = None
+    """Number of folds; 4 if left out, or what the data set has already."""
+    seed: int | None = None
+    """Seed of the folds; 0 if left out, or what the data set has already."""
+    workers: int | None = None
+    """Processes; one per core if left out, 0 for none beside the main one."""
+    engine: str = "local"
+    """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to."""
+    skip: str = ""
+    """IDs to leave out, separated by commas; or a text file with one ID a line."""
+    depth: str = "auto"
+    """Bits that 16-bit files use: 8, 12 or 16; auto tells from the largest value of each image."""
+    allow_unlabelled: bool = False
+    """Take images that the label table does not name, without labels, instead of stopping."""
+    overwrite: bool = False
+    """Make this source anew even if it exists with other images or options."""
+
+    def __post_init__(self) -> None:
+        check_range("--size", self.size, 8, 16384)
+        check_choice("--engine", self.engine, ENGINES)
+        check_choice("--depth", self.depth, ("auto", "8", "12", "16"))
+        if self.folds is not None:
+            check_range("--folds", self.folds, 2, 100)
+        if self.seed is not None:
+            check_range("--seed", self.seed, 0, 2**32 - 1)
+        if self.workers is not None:
+            check_range("--workers", self.workers, 0)
+        if not self.source.replace("-", "").replace("_", "").isalnum() or not self.source.isascii():
+            raise ConfigError(f"--source is '{self.source}', expected letters, digits, - and _.")
+        names, in_files = channel_names(self.channels)
+        if len(set(names)) != 4 or len(set(in_files)) != 4 or not all(name.isalnum() for name in names):
+            raise ConfigError(f"--channels is '{self.channels}', expected four different names and commas.")
+
+    @property
+    def pool(self) -> "Workers":
+        """What does the work: processes of this machine, or of a Ray cluster."""
+        return "ray" if self.engine == "ray" else self.workers
+
+
+def channel_names(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read 'red=Cy3,green,...': the names of the channels, and what the files call them."""
+    parts = [part.partition("=") for part in text.split(",")]
+    return tuple(name for name, _, _ in parts), tuple(other.strip() or name for name, _, other in parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return 0, or 1 if some images could not be prepared."""
+    parser = cli.make_parser("prepare", __doc__ or "", EXAMPLES, PrepareOptions)
+    (options,) = cli.parse(parser, argv, PrepareOptions)
+    return prepare(options)
+
+
+def prepare(options: PrepareOptions) -> int:
+    """Prepare what is not prepared yet; return the exit code."""
+    from wsss.data.build import SHARDS, SOURCES
+    from wsss.runs.lock import hold
+
+    classes, source = _find(options)
+    with hold(options.out, SHARDS, f"{SOURCES}/{options.source}"):
+        return _bring_in(options, classes, source)
+
+
+def _bring_in(options: PrepareOptions, classes: "ClassList", source: "Source") -> int:
+    """Bring a source into the data set; return the exit code."""
+    from wsss.data import source as sources
+    from wsss.data.existing import Past
+    from wsss.runs.journal import Journal
+
+    past = Past.read(options.out)
+    spec = _spec(options, classes, past)
+    path = options.out / f"prepare-{options.source}.journal"
+    if options.overwrite:
+        past = past.forget(options.source)
+        _remove_journal(path)
+    past.check_fits(spec, source.name, source.ids)
+    _check_same_images(past, source)
+    stamp = sources.stamps(source)
+    known, before = past.known(source.name)
+    known = {ID: value for ID, value in known.items() if before[ID] == stamp[ID]}
+    source.shards.allocate()
+    with Journal(path, source.fingerprint) as journal:
+        known.update(sources.recall(journal, source, stamp))
+        todo = [job for job in source.jobs() if job.files.ID not in known]
+        if todo:
+            _announce(todo, len(source.ids))
+            todo = sources.check(todo, options.pool)
+            if past.source(source.name):
+                past.mark_unfinished()
+            known.update(sources.execute(todo, journal, stamp, options.pool))
+            source.shards.sync()
+        rows = sources.rows(source, known)
+        done = not todo and _is_finished(options.out, past, spec, rows)
+        if not done:
+            sources.write_extras(options.out, source, known, stamp)
+            _finish(past, spec, source, rows)
+    _remove_journal(path)
+    return _report(options.out, source.name, done)
+
+
+def _find(options: PrepareOptions) -> tuple["ClassList", "Source"]:
+    """Find images and labels and match them, before anything is decoded or written."""
+    from wsss.core.labels import HPA
+    from wsss.data import matching, path_list, planes, tables
+    from wsss.data.build import SHARDS
+    from wsss.data.source import Source
+    from wsss.data.store import Shards
+
+    classes = tables.read_classes(options.classes) if options.classes else HPA
+    channels, in_files = channel_names(options.channels)
+    table = tables.read_labels(options.labels, classes) if options.labels else None
+    listed = options.images.suffix.lower() == ".csv"
+    find = path_list.read_path_list if listed else planes.find_images
+    found, folder = find(options.images, in_files), options.images.parent if listed else options.images
+    files = matching.without(found.images, options.skip)
+    matched = matching.match(files, table, allow_unlabelled=options.allow_unlabelled)
+    for note in matched.notes:
+        cli.say(f"note: {note}")
+    if found.extra:
+        cli.say(f"note: {len(found.extra)} files are no channel of their image, not read: {some(found.extra)}.")
+    shards = Shards(options.out / SHARDS, options.source, len(files), len(channels), options.size)
+    return classes, Source(options.source, folder, options.depth, matched, shards)
+
+
+def _spec(options: PrepareOptions, classes: "ClassList", past: "Past") -> "Spec":
+    from wsss.data.build import Spec
+
+    folds, seed = past.folds or (4, 0)
+    folds = folds if options.folds is None else options.folds
+    seed = seed if options.seed is None else options.seed
+    return Spec(options.size, channel_names(options.channels)[0], classes, folds, seed)
+
+
+def _check_same_images(past: "Past", source: "Source") -> None:
+    """Refuse to go on with a source whose images lie in other places than before."""
+    before = past.source(source.name)
+    if before is None or before["fingerprint"] == source.fingerprint:
+        return
+    held = set(past.table.loc[past.table["source"] == source.name, "ID"])
+    changed = sorted(held ^ set(source.ids))
+    what = f"{len(changed)} images came or went: {some(changed)}" if changed else "--depth is another"
+    raise DataError(
+        f"source {source.name} of {past.folder} was prepared differently ({what}). "
+        "Add new images with another --source, or pass --overwrite to make this one anew."
+    )
+
+
+def _remove_journal(path: Path) -> None:
+    """Delete a closed journal; SQLite's side files first, so that none is left without it."""
+    for old in (*path.parent.glob(f"{path.name}-*"), path):
+        old.unlink(missing_ok=True)
+
+
+def _announce(todo: list["Job"], total: int) -> None:
+    if len(todo) < total:
+        cli.say(f"{total - len(todo)} of {total} images are prepared already; {len(todo)} are left.")
+
+
+def _is_finished(folder: Path, past: "Past", spec: "Spec", rows: "pd.DataFrame") -> bool:
+    """Say whether the data set on the disk is what would be written now."""
+    from wsss.data.catalog import DataSet
+
+    name = rows["source"].iloc[0]
+    own = past.table[past.table["source"] == name]
+    same = own["Label"].fillna("-").tolist() == rows["Label"].fillna("-").tolist()
+    if past.source(name) is None or not same or past.folds not in (None, (spec.folds, spec.seed)):
+        return False
+    try:
+        data = DataSet.open(folder)
+        if past.folds:
+            data.folds()
+    except DataError as error:
+        cli.say(f"note: {error}")
+        return False
+    return True
+
+
+def _finish(past: "Past", spec: "Spec", source: "Source", rows: "pd.DataFrame") -> None:
+    import pandas as pd
+
+    from wsss.data.build import COLUMNS, finish
+
+    record = {
+        "name": source.name,
+        "images": len(rows),
+        "failed": int((rows["status"] == "failed").sum()),
+        "fingerprint": source.fingerprint,
+    }
+    records = [record if old["name"] == source.name else old for old in past.sources]
+    if past.source(source.name) is None:
+        records.append(record)
+    table = pd.concat([past.others(source.name).astype(COLUMNS), rows])
+    order = {record["name"]: k for k, record in enumerate(records)}
+    finish(past.folder, spec, table.sort_values("source", key=lambda s: s.map(order), kind="stable"), records)
+
+
+def _report(folder: Path, name: str, done: bool) -> int:
+    """Print the outcome; return the exit code."""
+    from wsss.data.catalog import DataSet
+    from wsss.data.summary import summary
+
+    data = DataSet.open(folder)
+    failed = int(((data.table["source"] == name) & ~data.ok).sum())
+    if done:
+        cli.say(f"{folder} is prepared already ({len(data)} images, {failed} failed): nothing to do.")
+    else:
+        for line in summary(data.table, data.classes):
+            cli.say(line)
+        cli.say(f"{folder} is prepared.")
+    return 1 if failed else 0

@@ -1,0 +1,208 @@
+"""Turn a trained run's class maps into pseudo-masks with an ignore band, for a U-Net to learn from."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss.core.checks import ConfigError, DataError, check_range
+from wsss.core.files import as_read, digest_json, read_json, write_csv, write_json
+from wsss.core.runtime import keep_freed_memory, progress, versions
+from wsss.options import parsing as cli
+from wsss.options.pseudo import PseudoConfig
+from wsss.options.views import TtaConfig
+from wsss.runs.journal import Journal
+from wsss.runs.lock import hold
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wsss.core.device import Device
+    from wsss.data.catalog import DataSet
+    from wsss.inference.members import Plan
+
+EXAMPLES = """\
+  python -m wsss.pseudo --data data/hpa --run runs/hpa-seresnext50
+  python -m wsss.train --task maps --data data/hpa --pseudo pseudo/hpa-seresnext50 --fold all --run runs/hpa-unet
+  python -m wsss.infer --data data/test --run runs/hpa-seresnext50 --unet runs/hpa-unet
+"""
+JOURNAL = "journal.sqlite"
+
+
+@dataclass(frozen=True)
+class PseudoOptions:
+    """Whose maps are turned into masks, and where they go."""
+
+    run: Path
+    """Run folder of a classifier: each of its networks makes the masks of the images it was trained on."""
+    data: Path | None = None
+    """Prepared and segmented data set that it was trained on; default: the only one under data/."""
+    out: Path | None = None
+    """Folder for the masks; default: pseudo/<run>."""
+    oof: bool = False
+    """Let each image's masks be made by the network that never saw it; for one U-Net on all images (--fold none)."""
+    batch: int = 8
+    """Images the network sees at once."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: str = "auto"
+    """fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU."""
+    overwrite: bool = False
+    """Replace the masks of other options in --out."""
+    tta: TtaConfig = field(default_factory=lambda: TtaConfig("flips", [1.5, 1.0, 0.75]))
+    """Views and sizes whose maps are averaged."""
+    pseudo: PseudoConfig = field(default_factory=PseudoConfig)
+    """From maps to masks."""
+
+    def __post_init__(self) -> None:
+        check_range("batch", self.batch, 1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make pseudo-masks as the options say; return the exit code."""
+    parser = cli.make_parser("pseudo", __doc__ or "", EXAMPLES, PseudoOptions)
+    options: PseudoOptions = cli.parse(parser, argv, PseudoOptions)[0]
+    keep_freed_memory()
+    folder = cli.default_dataset(options.data)
+
+    from wsss.core.device import choose_device
+    from wsss.data.catalog import DataSet
+    from wsss.inference.members import check_fits, find_folders, load_member
+    from wsss.inference.pseudo import plan_pseudo
+
+    data = DataSet.open(folder)
+    if options.pseudo.inside_cells and not (data.folder / "cells").is_dir():
+        raise ConfigError(
+            f"{data.folder} has no cells: run python -m wsss.segment first, or pass --pseudo.inside_cells false."
+        )
+    device = choose_device(options.device, options.precision)
+    members = [load_member(found, device) for found in find_folders(options.run)]
+    for member in members:
+        check_fits(member, data)
+    out = options.out or Path("pseudo") / options.run.name
+    failed = 0
+    for name, plan in plan_pseudo(members, data, oof=options.oof).items():
+        with hold(out / name, "masks"):
+            failed += _make(out / name, options, data, plan, device)
+    return 1 if failed else 0
+
+
+def _make(out: Path, options: PseudoOptions, data: "DataSet", plan: "Plan", device: "Device") -> int:
+    """Make what is not there yet of one folder; return the number of images without masks."""
+    from wsss.data.pseudo import MANIFEST
+
+    facts = _facts(options, data, plan)
+    if (out / MANIFEST).exists() and not options.overwrite:
+        if read_json(out / MANIFEST)["facts"] != facts:
+            raise ConfigError(f"{out} holds other pseudo-masks: choose another --out, or pass --overwrite true.")
+        cli.say(f"{out} holds these pseudo-masks already: nothing to do.")
+        return 0
+    (out / MANIFEST).unlink(missing_ok=True)
+    if options.overwrite:
+        _forget(out)
+    with Journal(out / JOURNAL, digest_json(facts)) as journal:
+        _find_maps(options, data, plan, device, journal)
+        done = _cut_maps(out, options.pseudo, data, plan, journal)
+    _finish(out, data, plan, facts, done)
+    _forget(out)
+    wanted = sum(len(indices) for _, indices in plan)
+    cli.say(f"{out}: pseudo-masks of {len(done)} images, {wanted - len(done)} without cells left out")
+    return wanted - len(done)
+
+
+def _facts(options: PseudoOptions, data: "DataSet", plan: "Plan") -> dict[str, Any]:
+    """Return what these masks are made of; other facts are other masks."""
+    members = [
+        {"path": str(member.path), "weights": member.digest, "held_out": member.fold, "predicts": len(indices)}
+        for own, indices in plan
+        for member in own
+    ]
+    facts = {"oof": options.oof, "table": data.manifest["table"], "tta": asdict(options.tta)}
+    facts |= {"pseudo": asdict(options.pseudo), "members": members, "versions": versions()}
+    return as_read(facts)
+
+
+def _find_maps(options: PseudoOptions, data: "DataSet", plan: "Plan", device: "Device", journal: Journal) -> None:
+    """Put the maps of every image into the journal, as far as they are not there yet."""
+    import numpy as np
+
+    from wsss.inference.pseudo import label_maps
+
+    done = journal.keys()
+    total = sum(len(indices) for _, indices in plan)
+    with progress(None, "class maps", total=total, initial=len(done)) as bar:
+        for members, indices in plan:
+            skip = {i for i in indices if data.ids[i] in done}
+            found = label_maps(
+                data, members, indices, options.tta, options.pseudo, device, batch=options.batch, skip=skip
+            )
+            for index, maps, peaks in found:
+                stream = io.BytesIO()
+                np.save(stream, maps.astype(np.float32), allow_pickle=False)
+                journal.add(data.ids[index], {"peaks": peaks.tolist()}, stream.getvalue())
+                bar.update()
+
+
+def _cut_maps(
+    out: Path, config: PseudoConfig, data: "DataSet", plan: "Plan", journal: Journal
+) -> "list[tuple[int, np.ndarray, np.ndarray]]":
+    """Write the masks of every image with maps; return (index, classes, (n, 2) shares of each class)."""
+    import numpy as np
+
+    from wsss.cells.pseudo_masks import make_masks, values_of
+    from wsss.data.pseudo import write_masks
+    from wsss.inference.pseudo import cells_of
+
+    typical = _typical_peaks(data, journal)
+    done = []
+    for index in progress([i for _, indices in plan for i in indices], "pseudo-masks"):
+        entry = journal.get(data.ids[index])
+        if entry is None:
+            continue
+        classes = np.flatnonzero(data.labels[index])
+        cells = cells_of(data, index, config)
+        values = values_of(np.load(io.BytesIO(entry[1]), allow_pickle=False), cells, config)
+        peaks = np.array(entry[0]["peaks"]) if config.peak == "image" else typical[classes]
+        masks = make_masks(values, peaks, cells, config)
+        write_masks(out, data.ids[index], classes, masks)
+        shares = np.stack([(masks == 1).mean(axis=(1, 2)), (masks == 255).mean(axis=(1, 2))], axis=1)
+        done.append((index, classes, shares))
+    return done
+
+
+def _typical_peaks(data: "DataSet", journal: Journal) -> "np.ndarray":
+    """Return the median of the peaks of each class over the images that bear it: (K,), 0 for a class of none."""
+    import numpy as np
+
+    found: list[list[float]] = [[] for _ in data.classes.names]
+    rows = {name: i for i, name in enumerate(data.ids)}
+    for name, record, _ in journal.items():
+        for k, peak in zip(np.flatnonzero(data.labels[rows[name]]), record["peaks"], strict=True):
+            found[k].append(peak)
+    return np.array([np.median(own) if own else 0.0 for own in found])
+
+
+def _finish(out: Path, data: "DataSet", plan: "Plan", facts: dict[str, Any], done: list[Any]) -> None:
+    """Write the table of shares and, last of all, the manifest."""
+    import pandas as pd
+
+    from wsss.data.pseudo import FORMAT, MANIFEST
+
+    if not done:
+        raise DataError(f"no image of {data.folder} has labels and cells: nothing to make pseudo-masks of.")
+    rows = [
+        [data.ids[index], int(k), *own]
+        for index, classes, shares in done
+        for k, own in zip(classes, shares.tolist(), strict=True)
+    ]
+    write_csv(out / "shares.csv", pd.DataFrame(rows, columns=["ID", "class", "of_class", "ignored"]))
+    trained_on = sorted(set().union(*(member.train_ids for members, _ in plan for member in members)))
+    manifest = {"format": FORMAT, "folds": data.folds_digest, "classes": list(data.classes.names), "size": data.size}
+    ids = [data.ids[index] for index, _, _ in done]
+    write_json(out / MANIFEST, manifest | {"facts": facts, "ids": ids, "trained_on": trained_on})
+
+
+def _forget(out: Path) -> None:
+    for path in out.glob(f"{JOURNAL}*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,249 @@
+"""Find the cells of a prepared data set: one lossless label map per image, written as it is made."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsss.core.checks import NoSpaceError, check_choice, check_range
+from wsss.core.ray_cluster import ENGINES
+from wsss.options import parsing as cli
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wsss.core.runtime import Workers
+    from wsss.data.catalog import DataSet
+    from wsss.inference.following import Following
+    from wsss.runs.journal import Journal
+    from wsss.segmenters import AnyBackend, BackendOptions
+
+EXAMPLES = """\
+  python -m wsss.segment --data data/mine                                  find the cells by their stains
+  python -m wsss.segment --data data/mine --backend masks --masks maps/    take given label maps
+  python -m wsss.segment --data data/mine --backend masks --masks cells.json     the same from a COCO file
+  python -m wsss.segment --data data/mine --backend hpacellseg --weights weights/hpacellseg
+"""
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What the stage is asked to do."""
+
+    data: Path | None = None
+    """The prepared data set; may be left out where only one is prepared under data/."""
+    backend: str = "classical"
+    """How cells are found: classical, unet (a network that comes with wsss), masks, hpacellseg, cellpose, instanseg, or
+    one that another package registers (group wsss.backends)."""
+    masks: Path | None = None
+    """For the backend masks: a folder of label maps, <ID>.png|tif|npz|npy at original or stored size; a COCO JSON; or
+    a table (CSV or Parquet) with the masks as run lengths, a submission included."""
+    weights: Path | None = None
+    """Weights of a network: a folder for hpacellseg, a file for the others (if left out, cellpose and instanseg fetch
+    their own, and unet has its own)."""
+    device: str = "auto"
+    """Where a network computes: auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    batch: int = 8
+    """Images that a network takes at once."""
+    pixel_um: float | None = None
+    """Micrometres per pixel of the original images, for instanseg; left out, each is taken for a whole field of the
+    HPA (164 um)."""
+    workers: int | None = None
+    """Processes; one per core if left out, 0 for none beside the main one."""
+    engine: str = "local"
+    """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to.
+    Networks that find cells run here, and the cluster labels, measures and writes."""
+    overwrite: bool = False
+    """Forget what earlier runs made and segment every image again."""
+
+    def __post_init__(self) -> None:
+        check_choice("--engine", self.engine, ENGINES)
+        if self.workers is not None:
+            check_range("--workers", self.workers, 0)
+        check_range("--batch", self.batch, 1)
+        if self.pixel_um is not None:
+            check_range("--pixel-um", self.pixel_um, 1e-4)
+
+    @property
+    def pool(self) -> "Workers":
+        """What does the work: processes of this machine, or of a Ray cluster."""
+        return "ray" if self.engine == "ray" else self.workers
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return 0, or 1 if some images could not be segmented."""
+    parser = cli.make_parser("segment", __doc__ or "", EXAMPLES, SegmentOptions)
+    (options,) = cli.parse(parser, argv, SegmentOptions)
+    return segment(options)
+
+
+def segment(options: SegmentOptions, following: "Following | None" = None) -> int:
+    """Segment what is not segmented yet and write `segments.csv` and `segment.json`; return the exit code.
+
+    `following` is told of each image as it is done, by a stage that works on them at the same time.
+    """
+    from wsss.data.catalog import DataSet
+    from wsss.runs.lock import hold
+
+    folder = cli.default_dataset(options.data)
+    DataSet.open(folder)  # a folder that is none is told before anything is written there
+    with hold(folder, "cells", "nuclei"):
+        return _segment(folder, options, following)
+
+
+def _segment(folder: Path, options: SegmentOptions, following: "Following | None") -> int:
+    from wsss.core.files import digest_json
+    from wsss.data.catalog import DataSet
+    from wsss.runs.journal import Journal
+    from wsss.segmenters import make_backend
+
+    data = DataSet.open(folder)
+    asked = _backend_options(options)
+    backend = make_backend(options.backend, asked)  # a wrong option shows before any work
+    what = {"backend": options.backend, "masks": str(asked.masks), "weights": str(asked.weights)}
+    fingerprint = digest_json({"size": data.size, "pixel_um": asked.pixel_um, **what})
+    path = folder / "segment.journal"
+    if options.overwrite:
+        for old in (path, *folder.glob("segment.journal-*"), folder / "segments.csv"):
+            old.unlink(missing_ok=True)
+    began = time.perf_counter()
+    with Journal(path, fingerprint) as journal:
+        todo = _unfinished(data, journal)
+        (folder / "segments.csv").unlink(missing_ok=True)
+        if following is not None:
+            number = {name: i for i, name in enumerate(data.ids)}
+            todo = [number[name] for name in following.begin(data.ids[i] for i in todo)]
+        _work(data, journal, todo, backend, options, following)
+        table, spent = _summary(data, journal)
+    _write(folder, table, options, spent)
+    return _report(table, len(todo), time.perf_counter() - began, spent)
+
+
+def _backend_options(options: SegmentOptions) -> "BackendOptions":
+    from wsss.segmenters import BackendOptions
+
+    masks, weights = (path.resolve() if path else None for path in (options.masks, options.weights))
+    return BackendOptions(masks, weights, options.device, options.batch, options.pixel_um)
+
+
+def _unfinished(data: "DataSet", journal: "Journal") -> list[int]:
+    """Return the images that have no map yet, whose pixels have changed since, or that failed."""
+    marks = _marks(data)
+    done = {
+        name
+        for name, record, _ in journal.items()
+        if record["status"] == "ok"
+        and record["mark"] == marks.get(name)
+        and (data.folder / record["map"]).exists()
+        and (record["nuclei"] is None or (data.folder / record["nuclei"]).exists())
+    }
+    return [i for i, (name, ok) in enumerate(zip(data.ids, data.ok, strict=True)) if ok and name not in done]
+
+
+def _marks(data: "DataSet") -> dict[str, str]:
+    """Return what tells an image's pixels from later ones under the same ID."""
+    rows = zip(data.ids, data.table["crc32"], data.ok, strict=True)
+    return {name: str(int(crc)) if ok else "" for name, crc, ok in rows}
+
+
+def _work(
+    data: "DataSet",
+    journal: "Journal",
+    todo: list[int],
+    backend: "AnyBackend",
+    options: SegmentOptions,
+    following: "Following | None",
+) -> None:
+    """Segment the images `todo` and journal each as it is done."""
+    from wsss.core.runtime import progress
+    from wsss.segmenters.many import RECORDABLE, Job, segment_images
+
+    marks = _marks(data)
+    job = Job(data.folder, options.backend, _backend_options(options))
+    with progress(None, "segment", len(todo)) as bar:
+        for index, result in segment_images(job, backend, todo, options.pool):
+            name = data.ids[index]
+            if isinstance(result, NoSpaceError):
+                raise result
+            if isinstance(result, RECORDABLE):
+                record = {"status": "failed", "reason": " ".join(str(result).split())}
+            elif isinstance(result, Exception):
+                result.add_note(f"while segmenting {name}")
+                raise result
+            else:
+                record = result
+            journal.add(name, {**record, "mark": marks[name]})
+            if following is not None:
+                following.done(name)
+            bar.update()
+
+
+COLUMNS = {
+    "n_cells": 0,
+    "n_border": 0,
+    "n_broken": 0,
+    "n_without_nucleus": None,
+    "n_several_nuclei": None,
+    "median_area_px": 0.0,
+    "map": "",
+}
+"""Columns of segments.csv after ID, status and reason, and what stands there for a failed image."""
+
+
+def _summary(data: "DataSet", journal: "Journal") -> tuple["pd.DataFrame", Counter[str]]:
+    """Return one row per image of the data set, and the seconds spent on the ones of the journal."""
+    import pandas as pd
+
+    records = {name: record for name, record, _ in journal.items()}
+    spent: Counter[str] = Counter()
+    rows = []
+    for name, ok in zip(data.ids, data.ok, strict=True):
+        record = records[name] if ok else {"status": "failed", "reason": "not prepared: see images.parquet"}
+        spent.update(record.get("seconds", {}))
+        shown = {column: record.get(column, default) for column, default in COLUMNS.items()}
+        rows.append({"ID": name, "status": record["status"], "reason": record["reason"], **shown})
+    table = pd.DataFrame(rows, columns=["ID", "status", "reason", *COLUMNS])
+    counts = [column for column in COLUMNS if column.startswith("n_")]
+    return table.astype(dict.fromkeys(counts, "Int64")), spent
+
+
+def _write(folder: Path, table: "pd.DataFrame", options: SegmentOptions, spent: Counter[str]) -> None:
+    from wsss.core.csv_text import guard_text
+    from wsss.core.files import write_csv, write_json
+    from wsss.core.runtime import versions
+
+    chosen = {
+        name: value if value is None or isinstance(value, int | float) else str(value)
+        for name, value in asdict(options).items()
+    }
+    write_json(
+        folder / "segment.json",
+        {
+            "options": chosen,
+            "images": len(table),
+            "failed": int((table.status == "failed").sum()),
+            "cells": int(table.n_cells.sum()),
+            "seconds": dict(spent),
+            "versions": versions(),
+        },
+    )
+    write_csv(folder / "segments.csv", guard_text(table, ("ID", "reason")))
+
+
+def _report(table: "pd.DataFrame", worked: int, seconds: float, spent: Counter[str]) -> int:
+    """Print the outcome; return the exit code."""
+    cells, border = int(table.n_cells.sum()), int(table.n_border.sum())
+    broken = table[(table.status == "failed") & ~table.reason.str.startswith("not prepared")]
+    rate = f"{worked / seconds:.1f} images/s" if worked else "nothing was left to do"
+    parts = ", ".join(f"{name} {value:.1f} s" for name, value in spent.items())
+    cli.say(f"{len(table)} images, {cells} cells, {border} of them at the border; {rate} ({parts}).")
+    empty = int(((table.status == "ok") & (table.n_cells == 0)).sum())
+    if empty:
+        cli.say(f"{empty} images hold no cell.")
+    for row in broken.head(5).itertuples():
+        cli.say(f"failed: {row.ID}: {row.reason}")
+    if len(broken):
+        cli.say(f"{len(broken)} images failed; segments.csv names each with its reason.")
+    return 1 if len(broken) else 0

@@ -1,0 +1,206 @@
+"""Batches of training and validation images, in an order that depends on seed and epoch alone."""
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wsss.core.checks import DataError, Terminated
+from wsss.core.device import Device
+from wsss.core.runtime import return_freed_memory
+from wsss.data.augment import Augment, build_augment
+from wsss.data.catalog import DataSet
+from wsss.data.cell_samples import CellSamples
+from wsss.data.dataset import EpochBatches, ImageSamples
+from wsss.data.sampler import draw_epoch, image_weights
+from wsss.options.recipe import Recipe
+from wsss.training.distributed import World
+
+
+class Batch(NamedTuple):
+    """Images of a step."""
+
+    images: Tensor
+    """(B, C, h, w) uint8."""
+    labels: Tensor
+    """(B, K) float32; of masks the packed targets."""
+    indices: Tensor
+    """(B,) numbers in the data set."""
+    cells: Tensor | None = None
+    """(B, h, w) int32 label maps, numbered 1..N in each image; None where training does not look at cells."""
+
+    def on(self, device: Device) -> "Batch":
+        """Return the batch with what the network sees moved to a device."""
+        cells = None if self.cells is None else device.put(self.cells)
+        return Batch(device.put(self.images), device.put(self.labels), self.indices, cells)
+
+    def first(self, count: int) -> "Batch":
+        """Return the first images alone."""
+        return Batch(*(None if part is None else part[:count] for part in self))  # type: ignore[arg-type]
+
+
+class Batches(Protocol):
+    """What the training loop asks of its images."""
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+
+    def sizes(self, step: int) -> tuple[int, int]:
+        """Return the images of batch `step` that count in this process, and in all."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from batch `start` on."""
+
+
+class TrainLoader:
+    """Augmented batches of the training images.
+
+    Args:
+        data: the data set.
+        indices: its training images.
+        recipe: batch, crop, augmentation, sampler, seed.
+        workers: loader processes; 0 loads in this one. The batches do not depend on it.
+        pinned: whether a GPU will take them.
+        world: this process among all; each takes its share of every batch.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        indices: np.ndarray,
+        recipe: Recipe,
+        *,
+        workers: int = 0,
+        pinned: bool = False,
+        world: World | None = None,
+    ) -> None:
+        self.indices = indices
+        self.recipe = recipe
+        self.world = world or World()
+        labels = data.labels[self.indices]
+        self.weights = image_weights(labels, clip=recipe.sampler.clip) if recipe.sampler.balanced else None
+        self.batches = EpochBatches(recipe.batch, recipe.seed, self.world.rank, self.world.size)
+        augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels))
+        self.loader = batch_loader(self.samples(data, augment), self.batches, workers, pinned)
+
+    def samples(self, data: DataSet, augment: Augment) -> Dataset[Any]:
+        """Return what the batches are made of."""
+        if self.recipe.cells.wanted:
+            return CellSamples(data, augment, min_visible=self.recipe.cells.min_visible)
+        return ImageSamples(data, augment)
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.indices) // self.recipe.batch)
+
+    def sizes(self, step: int) -> tuple[int, int]:
+        """Return the images of batch `step` that count in this process, and in all."""
+        whole = min(self.recipe.batch, len(self.indices) - step * self.recipe.batch)
+        return len(range(self.world.rank, whole, self.world.size)), whole
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from batch `start` on."""
+        drawn = draw_epoch(self.weights, len(self.indices), seed=self.recipe.seed, epoch=epoch)
+        self.batches.set(self.indices[drawn], epoch, start)
+        yield from self.loader
+
+
+def whole_images(
+    data: DataSet, indices: np.ndarray, batch: int, *, workers: int = 0, pinned: bool = False, cells: bool = False
+) -> "DataLoader[Batch]":
+    """Return a loader of stored images as they are, in the given order; with their label maps if `cells`."""
+    batches = EpochBatches(batch, seed=0)
+    batches.set(indices, epoch=0)
+    return batch_loader(CellSamples(data) if cells else ImageSamples(data), batches, workers, pinned)
+
+
+@contextmanager
+def loaders_alive() -> Iterator[None]:
+    """Name the death of a loader process, which PyTorch raises wherever the main process happens to be.
+
+    Raises:
+        DataError: a loader process was killed, or met a damaged image.
+        Terminated: a loader process got SIGTERM, as when a scheduler signals every process of a job.
+    """
+    try:
+        yield
+    except DataError as error:
+        # PyTorch puts the traceback of the loader process around the message; the line itself comes last.
+        raise DataError(str(error).splitlines()[-1].removeprefix("wsss.core.checks.DataError: ")) from error
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        if "signal: Terminated" in f"{error} {error.__cause__}":
+            raise Terminated from error
+        raise DataError(
+            f"a process that loads images was killed (out of memory, or of /dev/shm?): {' '.join(str(error).split())} "
+            "Start the same command again to go on from the last checkpoint, with fewer --workers."
+        ) from error
+
+
+class _Loader(DataLoader[Batch]):
+    """Batches whose processes start small, although the first validation, or a second fold, comes after much work."""
+
+    started = False
+
+    def __iter__(self) -> Any:
+        """Begin an epoch; the first one starts the processes, forks of this one."""
+        if self.num_workers and not self.started:
+            return_freed_memory()
+            self.started = True
+        return super().__iter__()
+
+
+def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> "DataLoader[Batch]":
+    """Return a loader of the samples that `batches` names.
+
+    Its processes are forks of this one: they share its memory, and end when it is killed. Those of a fork server, which
+    newer Pythons take, would keep the server alive and it them.
+    """
+    forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
+    return _Loader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        multiprocessing_context="fork" if forked else None,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+        worker_init_fn=_quiet_worker,
+        collate_fn=_collate,
+    )
+
+
+def _collate(samples: list[tuple[Tensor, Tensor, int]] | list[tuple[Tensor, Tensor, int, Tensor]]) -> Batch:
+    images, labels, indices, *cells = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(indices), *map(torch.stack, cells))
+
+
+def _quiet_worker(worker: int) -> None:
+    """Keep a loader process to one core, leave signals to stop to the main process, and end with it quietly."""
+    import os
+    import signal
+    import sys
+
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgrp()  # a SIGTERM to the main process's group is its own: it saves its state first, then ends its loaders
+    sys.excepthook = _hang_up
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _hang_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Pass over that the main process has gone while a loader's thread was handing it an image."""
+    import sys
+
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -1,0 +1,115 @@
+"""Everything a training run is, as tensors and JSON: so that a resumed run equals the unbroken one."""
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from wsss.core.checks import DataError, some
+from wsss.core.device import Device
+from wsss.models.cam_net import CamNet
+from wsss.models.weights import load_weights, strip
+from wsss.options.recipe import Recipe
+from wsss.training.optim import LearningRate, build_optimizer
+
+
+@dataclass
+class Progress:
+    """Where a run is, and what it has seen so far; all JSON."""
+
+    epoch: int = 0
+    """Finished epochs."""
+    step: int = 0
+    """Finished batches of the epoch under way."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the loss parts over the batches of the epoch under way."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One row an epoch: what log.csv shows."""
+    best: float | None = None
+    """Lowest validation loss so far."""
+    since_best: int = 0
+    """Epochs since then."""
+    skipped: int = 0
+    """Batches skipped because their loss was not finite."""
+
+
+class TrainState:
+    """A network in training with its optimiser, rate, average and progress.
+
+    Args:
+        net: the network whose weights are trained and saved.
+        recipe: optimiser options.
+        device: where the network computes, in which arithmetic.
+    """
+
+    def __init__(self, net: CamNet, recipe: Recipe, device: Device) -> None:
+        self.net = net.to(device.place)
+        self.optimizer = build_optimizer(net, net.new_parameters(), recipe.optim)
+        self.rate = LearningRate(recipe.optim)
+        decay = recipe.optim.ema
+        self.ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+        self.scaler = torch.amp.GradScaler(device.place.type, enabled=device.half is torch.float16)
+        self.progress = Progress()
+
+    @property
+    def inference_net(self) -> CamNet:
+        """The weights that validation and inference use: the moving average where there is one."""
+        return self.net if self.ema is None else cast(CamNet, self.ema.module)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the run by name: 'net.', 'ema.' and 'optim.'."""
+        found = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
+        if self.ema is not None:
+            found |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            found |= {f"optim.{index}.{name}": value for name, value in slots.items() if value is not None}
+        return found
+
+    def inference_tensors(self) -> dict[str, Tensor]:
+        """Return the weights that inference uses, by name: 'net.'."""
+        return {f"net.{name}": tensor for name, tensor in self.inference_net.state_dict().items()}
+
+    def meta(self) -> dict[str, Any]:
+        """Return the rest of the run as JSON."""
+        return {"progress": vars(self.progress), "rate": self.rate.state(), "scaler": self.scaler.state_dict()}
+
+    def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Take over what `tensors` and `meta` gave.
+
+        Raises:
+            DataError: tensors are missing, extra, or of another shape; they are named.
+        """
+        load_weights(self.net, strip(tensors, "net."))
+        if self.ema is not None:
+            load_weights(self.ema, strip(tensors, "ema."))
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in strip(tensors, "optim.").items():
+            index, slot = name.split(".", 1)
+            slots.setdefault(int(index), {})[slot] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        _check_slots(slots, [p for group in self.optimizer.param_groups for p in group["params"]])
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.rate.restore(meta["rate"])
+        if meta["scaler"]:
+            self.scaler.load_state_dict(meta["scaler"])
+        self.progress = Progress(**meta["progress"])
+
+
+def _check_slots(slots: dict[int, dict[str, Tensor]], weights: list[Tensor]) -> None:
+    """Refuse an optimiser's tensors that do not belong to these weights; a weight never used has none."""
+    kinds = {name for own in slots.values() for name in own}
+    wanted = {f"{k}.{name}" for k in slots if k < len(weights) for name in kinds}
+    found = {f"{k}.{name}": tensor for k, own in slots.items() for name, tensor in own.items()}
+    missing, extra = sorted(wanted - set(found)), sorted(set(found) - wanted)
+    shapes = [
+        f"optim.{name} {tuple(tensor.shape)}"
+        for name, tensor in found.items()
+        if name in wanted and tensor.ndim and tensor.shape != weights[int(name.split(".")[0])].shape
+    ]
+    if missing or extra or shapes:
+        raise DataError(
+            f"the checkpoint does not fit the optimiser: missing {some(missing) or 'none'}; extra "
+            f"{some(extra) or 'none'}; of another shape {some(shapes) or 'none'}."
+        )
