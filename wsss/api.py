@@ -1,12 +1,13 @@
 """The library for notebooks: `wsss.load` gives a trained model that scores the cells of an image in memory."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from wsss.inference.one_image import Model
-    from wsss.options.scoring import CropConfig, ScoreConfig
-    from wsss.options.views import TtaConfig
+from wsss.core.device import choose_device
+from wsss.inference.hub import is_model, load_model, pull_model
+from wsss.inference.members import check_feature_classifiers, find_folders, load_member
+from wsss.inference.one_image import Model, check_alike
+from wsss.options.scoring import CropConfig, ScoreConfig
+from wsss.options.views import TtaConfig
 
 
 def load(
@@ -14,11 +15,11 @@ def load(
     *,
     device: str = "auto",
     precision: str = "auto",
-    score: "ScoreConfig | None" = None,
-    crops: "CropConfig | None" = None,
-    tta: "TtaConfig | None" = None,
+    score: ScoreConfig | None = None,
+    crops: CropConfig | None = None,
+    tta: TtaConfig | None = None,
     calibration: str | Path | None = None,
-) -> "Model":
+) -> Model:
     """Load trained networks for images in memory.
 
     Args:
@@ -43,11 +44,6 @@ def load(
         >>> model = wsss.load("runs/hpa-seresnext50")  # doctest: +SKIP
         >>> cells = model.predict(image)  # (4, H, W), red green blue yellow  # doctest: +SKIP
     """
-    from wsss.core.device import choose_device
-    from wsss.inference.hub import is_model, load_model, pull_model
-    from wsss.inference.members import check_feature_classifiers, find_folders, load_member
-    from wsss.inference.one_image import Model, check_alike
-    from wsss.options.views import TtaConfig
 
     place = choose_device(device, precision)
     text = str(source)

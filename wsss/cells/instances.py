@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from skimage.measure import label
 
 from wsss.cells.regions import CellPixels, group_pixels
 from wsss.cells.runs import CellRuns, cell_runs
@@ -144,7 +145,6 @@ def _between(values: np.ndarray, cells: CellRuns) -> np.ndarray:
 
 def _pieces(label_map: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Return the number of 8-connected parts of every cell."""
-    from skimage.measure import label
 
     parts, count = label(label_map, background=0, connectivity=2, return_num=True)
     owners = np.zeros(count + 1, label_map.dtype)
@@ -157,7 +157,6 @@ def _pair(label_map: np.ndarray, nuclei: np.ndarray, ids: np.ndarray) -> pd.Data
 
     Nuclei that share an id but do not touch count one by one.
     """
-    from skimage.measure import label
 
     both = (label_map > 0) & (nuclei > 0)
     parts = label(nuclei, background=0, connectivity=2)

@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy import ndimage
+from skimage.feature import peak_local_max
 from skimage.segmentation import watershed
 
 EIGHT = np.ones((3, 3), bool)
@@ -55,7 +56,6 @@ def objects_of(probs: np.ndarray, kind: str, *, threshold: float = 0.5, min_size
 
 def _peaks(distance: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Number the peaks of the distance map that lie at least one median object radius apart."""
-    from skimage.feature import peak_local_max
 
     parts = ndimage.label(mask, EIGHT)[0]
     if not parts.any():

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+import cv2
 import numpy as np
+import tifffile
+from PIL import Image
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
@@ -143,7 +146,6 @@ def find_label_map(folder: Path, name: str) -> Path:
 
 
 def _encode_png(label_map: np.ndarray) -> bytes:
-    import cv2
 
     # label maps are flat: higher levels save little and cost several times the time
     done, content = cv2.imencode(".png", label_map, [cv2.IMWRITE_PNG_COMPRESSION, 1])
@@ -153,7 +155,6 @@ def _encode_png(label_map: np.ndarray) -> bytes:
 
 
 def _encode_tiff(label_map: np.ndarray) -> bytes:
-    import tifffile
 
     stream, pixels = io.BytesIO(), label_map.astype(np.uint32)
     told = f"{CHECKSUM}{_checksum(pixels)}"
@@ -167,7 +168,6 @@ def _checksum(pixels: np.ndarray) -> str:
 
 
 def _read_png(path: Path) -> np.ndarray:
-    from PIL import Image
 
     with Image.open(path, formats=("PNG",)) as picture:  # whatever the name says: other forms may start programs
         _check_pixels(picture.size, path)
@@ -180,7 +180,6 @@ def _read_png(path: Path) -> np.ndarray:
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    import tifffile
 
     with tifffile.TiffFile(path) as file:
         _check_pixels(file.series[0].shape, path)

@@ -8,6 +8,7 @@ step grows with the number of images, however alike all of them look.
 from collections.abc import Callable
 from functools import lru_cache
 
+import cv2
 import numpy as np
 
 from wsss.core.geometry import Geometry
@@ -104,14 +105,12 @@ def _overlap(one: np.ndarray, two: np.ndarray, dy: int, dx: int) -> tuple[np.nda
 
 
 def _shrink(image: np.ndarray, edge: int) -> np.ndarray:
-    import cv2
 
     return np.stack([cv2.resize(c, (edge, edge), interpolation=cv2.INTER_AREA) for c in image.astype(np.float32)])
 
 
 def _detail(image: np.ndarray) -> np.ndarray:
     """Return (C, DETAIL, DETAIL) float32 without slow changes of brightness, each channel of unit spread."""
-    import cv2
 
     small = _shrink(image, DETAIL)
     small -= np.stack([cv2.GaussianBlur(channel, (0, 0), DETAIL / 16) for channel in small])

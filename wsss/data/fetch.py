@@ -13,6 +13,8 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
 
+from PIL import Image
+
 from wsss.core.files import write_bytes
 
 LARGEST = 1 << 28
@@ -146,7 +148,6 @@ def picture_size(content: bytes) -> tuple[int, int]:
     Raises:
         FetchError: it is none, or damaged.
     """
-    from PIL import Image
 
     try:
         with warnings.catch_warnings():

@@ -1,6 +1,7 @@
 """Cross-validation folds: every class spread evenly, near-duplicates together."""
 
 import numpy as np
+from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
 from wsss.core.checks import ConfigError
 
@@ -45,7 +46,6 @@ def fold_table(labels: np.ndarray, fold: np.ndarray, n: int) -> np.ndarray:
 
 
 def _stratify(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
-    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
     if labels.shape[1] == 1:  # one column would be taken for a single-label task
         labels = np.column_stack([labels, ~labels])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from wsss.core.checks import DataError
@@ -35,7 +36,6 @@ def ingest(job: Job) -> tuple[dict[str, Any], bytes]:
     Raises:
         DataError: the store cannot be written.
     """
-    import cv2
 
     cv2.setNumThreads(1)  # the images are spread over processes already
     shards = job.shards

@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
+import tifffile
+from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.png import SIGNATURE, check_png
@@ -204,7 +207,6 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _pillow_header(path: Path) -> Header:
-    from PIL import Image
 
     with Image.open(path, formats=("PNG", "JPEG")) as image:
         if image.format == "PNG":
@@ -231,10 +233,7 @@ def _decode_pillow(path: Path, header: Header) -> np.ndarray:
     if is_png:
         check_png(path)
     if header.dtype == "uint16" and header.samples > 1:
-        import imagecodecs  # Pillow reads 16-bit colour as 8 bit
-
         return np.asarray(imagecodecs.png_decode(path.read_bytes()))
-    from PIL import Image
 
     with Image.open(path, formats=("PNG", "JPEG")) as image:
         image.load()
@@ -243,7 +242,6 @@ def _decode_pillow(path: Path, header: Header) -> np.ndarray:
 
 
 def _tiff_header(path: Path) -> Header:
-    import tifffile
 
     with tifffile.TiffFile(path) as tiff:
         names, binding = tiff_channel_names(tiff)
@@ -275,7 +273,6 @@ def _squeezed(shape: Sequence[int]) -> list[int]:
 
 
 def _decode_tiff(path: Path, header: Header) -> np.ndarray:
-    import tifffile
 
     length = path.stat().st_size
     with tifffile.TiffFile(path) as tiff:

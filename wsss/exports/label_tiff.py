@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import tifffile
 
 from wsss.core import rle
 from wsss.core.checks import DataError
@@ -45,7 +46,6 @@ def label_map_of(ids: Iterable[int], masks: Iterable[str], size: tuple[int, int]
 
 def write_label_tiff(path: Path, label_map: np.ndarray) -> None:
     """Write a label map losslessly: 16 bit in ImageJ's own form, or plain 32 bit where ids exceed 65535."""
-    import tifffile
 
     stream = io.BytesIO()
     top = int(label_map.max(initial=0))

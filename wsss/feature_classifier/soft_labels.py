@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from wsss.core.checks import DataError
 from wsss.core.files import write_parquet
@@ -35,7 +36,6 @@ def load_soft_labels(path: Path) -> SoftLabels:
     Raises:
         DataError: the file is missing or damaged.
     """
-    import pyarrow as pa
 
     try:
         table = pd.read_parquet(path)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from scipy.special import ndtri, softmax
 
 from wsss.core.checks import DataError, some
@@ -141,7 +143,6 @@ def to_feature_classifier(
 
 def save_feature_classifier(path: Path, feature_classifier: FeatureClassifier) -> None:
     """Write a feature classifier, whole or not at all."""
-    from safetensors.numpy import save
 
     header = {"format": FORMAT, "meta": feature_classifier.meta, "digest": feature_classifier.digest}
     # one entry only: safetensors writes several in an order of its own, and equal content must give equal bytes
@@ -159,7 +160,6 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
     Raises:
         DataError: the file is missing, damaged, no feature_classifier, or was made from other features.
     """
-    from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise DataError(f"{path} does not exist: train with --feature_classifier.enabled true to make it.")

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 
 from wsss.core.checks import DataError
 from wsss.core.files import read_json, write_json
@@ -56,7 +58,6 @@ def isotonic_curve(scores: np.ndarray, truth: np.ndarray) -> Curve:
 
     Source: Zadrozny and Elkan, Transforming classifier scores into accurate multiclass probability estimates (2002).
     """
-    from sklearn.isotonic import IsotonicRegression
 
     # float32 would carry over into the curve, whose ends then lie beside 0 and 1; DIGITS are what its file keeps
     scores = np.asarray(scores, np.float64).round(DIGITS)
@@ -78,7 +79,6 @@ def platt_curve(scores: np.ndarray, truth: np.ndarray, method: str = "platt") ->
 
     Source: Platt, Probabilistic outputs for support vector machines (1999), with his smoothed targets.
     """
-    from sklearn.linear_model import LogisticRegression
 
     if len(scores) > MOST_EVENTS:
         rows = np.random.default_rng(0).choice(len(scores), MOST_EVENTS, replace=False)

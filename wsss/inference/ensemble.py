@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 
 from wsss.core.runtime import progress
 
@@ -24,8 +25,6 @@ def prepare(scores: np.ndarray, how: str) -> np.ndarray:
     if how == "geometric":
         return np.log(np.maximum(scores.astype(np.float64), 1e-6))
     if how == "rank":
-        from scipy.stats import rankdata
-
         return rankdata(scores, axis=0) / max(len(scores), 1)
     return scores.astype(np.float64)
 

@@ -4,6 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device
 from wsss.core.files import as_read, digest_file, read_json, write_bytes, write_json, write_text
@@ -32,7 +34,6 @@ def save_model(members: list[Member], run: Path, out: Path) -> None:
     Raises:
         DataError: the networks differ in classes, channels or size.
     """
-    from safetensors.torch import save
 
     check_alike(members, str(run))
     names = ["full" if member.fold is None else f"fold{member.fold}" for member in members]

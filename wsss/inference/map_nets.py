@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +12,12 @@ import torch.nn.functional as F
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
 from wsss.core.files import digest_file, digest_json
+from wsss.inference.members import Member
 from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import recipe_from
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from wsss.inference.members import Member
 
 BLOCK = 4
 """Maps are averaged over blocks of so many pixels: the statistics of a cell need no finer ones."""
@@ -60,7 +58,7 @@ def load_map_net(folder: RunFolder, device: Device) -> MapNet:
     return MapNet(folder.path, facts["fold"], net, facts, frozenset(ids), digest_file(folder.best))
 
 
-def pair(members: "list[Member]", nets: list[MapNet], *, oof: bool) -> "list[Member]":
+def pair(members: list[Member], nets: list[MapNet], *, oof: bool) -> list[Member]:
     """Give each network of a classifier the U-Nets that held out the same fold; else those that held out none.
 
     Raises:
@@ -79,7 +77,7 @@ def pair(members: "list[Member]", nets: list[MapNet], *, oof: bool) -> "list[Mem
     return found
 
 
-def _check(net: MapNet, member: "Member", *, oof: bool) -> None:
+def _check(net: MapNet, member: Member, *, oof: bool) -> None:
     for name in ("classes", "channels", "size", *(["data"] if oof else [])):
         if net.facts[name] != member.facts[name]:
             raise DataError(f"{net.path} and {member.path} were trained on other {name}: choose runs of one data set.")
@@ -91,7 +89,7 @@ def _check(net: MapNet, member: "Member", *, oof: bool) -> None:
 
 
 @torch.inference_mode()
-def unet_maps(members: "Sequence[Member]", images: np.ndarray, device: Device) -> list[np.ndarray]:
+def unet_maps(members: Sequence[Member], images: np.ndarray, device: Device) -> list[np.ndarray]:
     """Return the class maps (B, K, h, w) float32 in [0, 1] of each U-Net of the members, of (B, C, H, W) uint8."""
     nets = {net.digest: net for member in members for net in member.unets}
     found = []

@@ -10,13 +10,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from wsss.core.checks import ConfigError, DataError, some
+from wsss.inference.members import Plan
 from wsss.runs.journal import Journal
-
-if TYPE_CHECKING:
-    from wsss.inference.members import Plan
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Shard:
         """Name of the file that holds what this shard has done."""
         return f"shard-{self.number}-of-{self.count}.sqlite"
 
-    def take(self, plan: "Plan", batch: int) -> "Plan":
+    def take(self, plan: Plan, batch: int) -> Plan:
         """Keep this shard's batches of a plan; they stay the batches that the whole plan is cut into."""
         out: Plan = []
         place = 0  # of the batch among all of the plan, so that small folds do not all fall to the first shards

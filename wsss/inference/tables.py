@@ -11,6 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import check_columns, guard_text, read_text, unguard_text
@@ -83,8 +85,6 @@ def write_cells(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
 
 
 def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     writer, waiting, count, rows = None, [], 0, 0
     try:
@@ -135,8 +135,6 @@ def read_cells(folder: Path) -> pd.DataFrame:
     """
     path = folder / "cells.parquet"
     if path.exists():
-        import pyarrow.parquet as pq
-
         names = [name for name in _parquet(path).schema_arrow.names if name != "rle"]
         with _named(path):
             table = pq.read_table(path, columns=names, page_checksum_verification=True).to_pandas()
@@ -192,7 +190,6 @@ def _once(cells: pd.DataFrame, seen: set[str], path: Path) -> str:
 
 
 def _parquet(path: Path) -> Any:
-    import pyarrow.parquet as pq
 
     with _named(path):
         return pq.ParquetFile(path, page_checksum_verification=True)
@@ -206,7 +203,6 @@ def _batches(file: Any, path: Path) -> Iterator[Any]:
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Name the file that is missing or damaged, whatever its decoder makes of it."""
-    import pyarrow as pa
 
     try:
         yield

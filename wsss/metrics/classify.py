@@ -7,11 +7,11 @@ NaN, and is left out of every mean.
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.metrics import average_precision_score, precision_recall_curve
 
 
 def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the (K,) float64 average precision of each class, as scikit-learn defines it."""
-    from sklearn.metrics import average_precision_score
 
     _same_shape(truth, scores)
     out = np.full(truth.shape[1], np.nan)
@@ -47,7 +47,6 @@ def best_f1(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     The threshold is chosen on the very samples it is scored on: an upper bound, no estimate.
     """
-    from sklearn.metrics import precision_recall_curve
 
     _same_shape(truth, scores)
     best, chosen = np.full((2, truth.shape[1]), np.nan)

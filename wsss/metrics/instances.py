@@ -14,6 +14,7 @@ resulting precision-recall curve, and the score is its mean over the classes tha
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.metrics import average_precision_score
 
 from wsss.core.checks import check_choice, check_range
 from wsss.core.labels import ClassList
@@ -161,8 +162,6 @@ def average_precision(scores: np.ndarray, right: np.ndarray, positives: int, are
     if not right.any():
         return 0.0
     if area == "step":
-        from sklearn.metrics import average_precision_score
-
         return float(average_precision_score(right, scores)) * right.sum() / positives
     hits = np.cumsum(right[np.argsort(-scores, kind="stable")])
     precision = hits / np.arange(1, hits.size + 1)

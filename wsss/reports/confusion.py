@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from wsss.core.files import write_atomic, write_csv
 
@@ -17,7 +19,6 @@ def write_confusion(rows: Sequence[Mapping[str, Any]], csv: Path, picture: Path)
         csv: receives numbers of cells, fractional where a cell has several true classes.
         picture: receives shares of the true class's cells, as PNG.
     """
-    import pandas as pd
 
     table, true, found = confusion_table(rows)
     frame = pd.DataFrame(table, columns=found)
@@ -45,7 +46,6 @@ def confusion_table(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list
 
 def draw_confusion(table: np.ndarray, true: Sequence[str], found: Sequence[str]) -> Any:
     """Draw (T, F) numbers of cells as a matplotlib figure; fields show per cent of their row."""
-    from matplotlib.figure import Figure
 
     cells = table.sum(axis=1)
     shares = table / np.maximum(cells, 1e-9)[:, None]

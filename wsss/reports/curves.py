@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from wsss.core.files import write_atomic
 
 
@@ -54,7 +56,6 @@ def plot_range_test(rows: Sequence[Mapping[str, float]], suggestion: float, path
 
 
 def _figure(size: tuple[float, float]) -> Any:
-    from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained", dpi=110)
 

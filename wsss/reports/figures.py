@@ -5,7 +5,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 
 from wsss.reports.confusion import confusion_table, draw_confusion
 from wsss.reports.curves import draw_curves
@@ -29,7 +31,6 @@ def calibration_svg(count: np.ndarray, score: np.ndarray, truth: np.ndarray) -> 
         score: (bins,) their mean, NaN where the bin is empty.
         truth: (bins,) the share of them that is true, NaN where the bin is empty.
     """
-    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -52,7 +53,6 @@ def confusion_svg(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _svg(figure: Any) -> str:
-    import matplotlib as mpl
 
     stream = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "wsss"}):

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from wsss.reports.gallery import Field
 from wsss.reports.overlay import OTHER_TINT, TINTS
 from wsss.reports.palette import NO_CLASS, Colour, colour, short_name
@@ -81,7 +83,6 @@ def render(page: Page) -> str:
 
     Every text is escaped by the template engine, and a content security policy forbids the page to fetch anything.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     rules = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     engine = Environment(loader=PackageLoader("wsss.reports"), **rules)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from wsss.core.files import write_atomic
 
@@ -19,7 +20,6 @@ def plot_reliability(panels: Mapping[str, tuple[Bins, Bins]], path: Path, truth:
         path: of the PNG.
         truth: what the scores are compared with, for the axis.
     """
-    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.8 * len(panels), 5.4), layout="constrained", dpi=110)
     axes = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=(3, 1))

@@ -2,22 +2,24 @@
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from wsss.core.checks import DataError
 from wsss.core.files import sync_folder, write_bytes
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 FORMAT = "wsss-1"
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, "Tensor"], meta: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write tensors and JSON-like `meta` to `path`; the file that was there stays beside it as `<name>.previous`."""
-    from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
@@ -40,13 +42,12 @@ def previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint into CPU tensors and its meta.
 
     Raises:
         DataError: the file is missing, no checkpoint of wsss, or damaged.
     """
-    from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise DataError(f"{path} does not exist: train the run first, or check the folder.")
@@ -70,8 +71,7 @@ def _way_out(path: Path) -> str:
     )
 
 
-def _digest(tensors: Mapping[str, "Tensor"], text: str) -> str:
-    import torch
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 
     sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
@@ -81,17 +81,12 @@ def _digest(tensors: Mapping[str, "Tensor"], text: str) -> str:
     return sha.hexdigest()
 
 
-def read_tensors(path: Path) -> dict[str, "Tensor"]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors file or a torch file of tensors only; never runs code from the file.
 
     Raises:
         DataError: the file is missing, or is neither.
     """
-    import pickle
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     if not path.is_file():
         raise DataError(f"{path} does not exist: expected a .safetensors or .pth file of weights.")

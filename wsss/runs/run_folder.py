@@ -2,15 +2,16 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+import yaml
+from torch import Tensor
 
 from wsss.core.checks import DataError
 from wsss.core.files import write_csv, write_text
 from wsss.options.recipe import Recipe, recipe_from
 from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,20 @@ class RunFolder:
 
     def begin(self, recipe: Recipe, train_ids: list[str]) -> None:
         """Write what is known before the first step."""
-        import yaml
 
         write_text(self.path / "config.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
         write_text(self.ids, "".join(f"{name}\n" for name in train_ids))
 
-    def save(self, tensors: dict[str, "Tensor"], meta: dict[str, Any]) -> None:
+    def save(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Save the whole state."""
         save_checkpoint(self.last, tensors, meta)
 
-    def save_best(self, tensors: dict[str, "Tensor"], meta: dict[str, Any]) -> None:
+    def save_best(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Save the weights for inference, replacing earlier ones."""
         save_checkpoint(self.best, tensors, meta)
         previous(self.best).unlink(missing_ok=True)
 
-    def save_snapshot(self, number: int, tensors: dict[str, "Tensor"], meta: dict[str, Any]) -> None:
+    def save_snapshot(self, number: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Save the weights at the end of a cosine cycle, counted from 1."""
         path = self.path / f"snapshot{number}.safetensors"
         save_checkpoint(path, tensors, meta)
@@ -78,13 +78,12 @@ class RunFolder:
 
     def write_log(self, rows: list[dict[str, Any]]) -> None:
         """Write log.csv: one row an epoch, all of them each time, so that a resumed run has no row twice."""
-        import pandas as pd
 
         table = pd.DataFrame(rows)
         first = [name for name in ("epoch", "lr") if name in table]
         write_csv(self.path / "log.csv", table[[*first, *sorted(str(name) for name in table if name not in first)]])
 
-    def load(self) -> tuple[dict[str, "Tensor"], dict[str, Any]] | None:
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Read the last state; None where training has not been saved yet.
 
         Raises:

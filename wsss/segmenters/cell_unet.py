@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from skimage.segmentation import watershed
 
 from wsss.cells.mask_instances import objects_of
@@ -57,7 +58,6 @@ def load_cell_unet(path: Path) -> Unet:
         ConfigError: the file is missing.
         DataError: it holds other weights.
     """
-    from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise ConfigError(f"--weights {path} is no file, expected one of scripts/train_segmenter.py.")

@@ -11,19 +11,21 @@ import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from skimage import transform
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import choose_device
+from wsss.core.files import write_bytes
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.extras import need
 from wsss.segmenters.label_cells import label_cells
-
-if TYPE_CHECKING:
-    import torch
 
 INSTALL = (
     "pip install --no-deps 'hpacellseg @ git+https://github.com/CellProfiling/HPA-Cell-Segmentation' "
@@ -76,7 +78,6 @@ class HpaCellSeg:
         Raises:
             ConfigError: the device has not enough memory for them.
         """
-        import torch
 
         red, blue, yellow = ([_scaled(field.image[c]) for field in fields] for c in (RED, BLUE, YELLOW))
         try:
@@ -109,19 +110,17 @@ def _scaled(plane: np.ndarray) -> np.ndarray:
 
 def _rescale(image: np.ndarray, scale: float, multichannel: bool = False) -> np.ndarray:
     """Stand in for scikit-image's rescale, which since 0.23 does not know the word `multichannel` of the package."""
-    from skimage import transform
 
     return np.asarray(transform.rescale(image, scale, channel_axis=-1 if multichannel else None))
 
 
-def load_network(path: Path) -> tuple["torch.nn.Module", bool]:
+def load_network(path: Path) -> tuple[torch.nn.Module, bool]:
     """Build the architecture and fill it from a converted file; return it and whether it uses the yellow plane.
 
     Raises:
         ConfigError: the file is missing, or the package with the architecture.
         DataError: the file is no converted network.
     """
-    from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: convert the published pickles by scripts/convert_hpacellseg.py.")
@@ -141,7 +140,7 @@ def load_network(path: Path) -> tuple["torch.nn.Module", bool]:
     return network.eval(), bool(about["er"])
 
 
-def build_network(classes: int, channels: int) -> "torch.nn.Module":
+def build_network(classes: int, channels: int) -> torch.nn.Module:
     """Build hpacellseg's architecture with random weights."""
     unet = need("pytorch_zoo.unet", "hpacellseg", INSTALL)
     with _nothing_fetched():
@@ -172,10 +171,6 @@ def convert_pickle(source: Path, target: Path, *, er: bool = True) -> None:
     Raises:
         DataError: the file is missing, no pickle of a network, or one of another architecture.
     """
-    import torch
-    from safetensors.torch import save
-
-    from wsss.core.files import write_bytes
 
     need("pytorch_zoo.unet", "hpacellseg", INSTALL)
     try:

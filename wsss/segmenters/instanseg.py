@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
@@ -33,7 +34,6 @@ def make(options: BackendOptions) -> "InstanSeg":
 
 
 def _read(path: Path) -> Any:
-    import torch
 
     try:
         return torch.jit.load(path, map_location="cpu")

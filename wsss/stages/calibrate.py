@@ -1,19 +1,32 @@
 """Fit curves that make scores mean what they say, on predictions of images that the networks did not learn from."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from wsss.core.checks import DataError, check_choice, some
 from wsss.core.labels import HPA, ClassList
+from wsss.data.catalog import DataSet
+from wsss.data.tables import read_labels
+from wsss.inference.blend_tables import MemberTables, read_members
+from wsss.inference.calibration import (
+    METHODS,
+    Calibration,
+    apply_curves,
+    fit_curves,
+    origin_of,
+    save_calibration,
+    weak_targets,
+)
+from wsss.metrics.cells import join_by_number
+from wsss.metrics.classify import reliability
+from wsss.metrics.truth import read_cell_truth
 from wsss.options import parsing as cli
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from wsss.data.catalog import DataSet
-    from wsss.inference.blend_tables import MemberTables
+from wsss.reports.reliability import plot_reliability
 
 EXAMPLES = """\
   python -m wsss.infer --data data/hpa --run runs/hpa --oof --out preds/oof
@@ -44,7 +57,6 @@ class CalibrateOptions:
     """Where the curves go; default: calibration.json in the folder of predictions. A picture goes beside it (.png)."""
 
     def __post_init__(self) -> None:
-        from wsss.inference.calibration import METHODS
 
         check_choice("--method", self.method, METHODS)
 
@@ -60,19 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Events:
     """Scores beside what they should be."""
 
-    scores: "np.ndarray"
+    scores: np.ndarray
     """(N, K) in [0, 1]."""
-    truth: "np.ndarray"
+    truth: np.ndarray
     """(N, K) in [0, 1]."""
-    group: "np.ndarray"
+    group: np.ndarray
     """(N,) part for cross-validation; cells of an image are in the same."""
 
 
 def calibrate(options: CalibrateOptions) -> int:
     """Fit, write curves and picture, print what they do; return 0."""
-    from wsss.inference.blend_tables import read_members
-    from wsss.inference.calibration import Calibration, fit_curves, origin_of, save_calibration
-    from wsss.reports.reliability import plot_reliability
 
     tables = read_members([options.preds])[0]
     data = _data(options, tables)
@@ -104,9 +113,8 @@ def _named(cells: Events, images: Events) -> list[tuple[str, Events]]:
     return [("cells", cells), ("images", images)]
 
 
-def _data(options: CalibrateOptions, tables: "MemberTables") -> "DataSet | None":
+def _data(options: CalibrateOptions, tables: MemberTables) -> DataSet | None:
     """Open the data set that the labels are taken from; None where they come from a table."""
-    from wsss.data.catalog import DataSet
 
     if options.data is not None:
         return DataSet.open(options.data)
@@ -116,7 +124,7 @@ def _data(options: CalibrateOptions, tables: "MemberTables") -> "DataSet | None"
     return None if options.labels is not None else DataSet.open(cli.default_dataset(None))
 
 
-def _classes(data: "DataSet | None", count: int) -> ClassList:
+def _classes(data: DataSet | None, count: int) -> ClassList:
     found = data.classes if data is not None else HPA
     if len(found) == count:
         return found
@@ -125,9 +133,8 @@ def _classes(data: "DataSet | None", count: int) -> ClassList:
     return ClassList(tuple(f"class {k}" for k in range(count)), None)
 
 
-def _labels(options: CalibrateOptions, data: "DataSet | None", classes: ClassList) -> "dict[str, np.ndarray]":
+def _labels(options: CalibrateOptions, data: DataSet | None, classes: ClassList) -> dict[str, np.ndarray]:
     """Return ID -> (K,) labels of the images that have them."""
-    from wsss.data.tables import read_labels
 
     if options.labels is not None:
         return {name: classes.encode(own) for name, own in read_labels(options.labels, classes).labels.items()}
@@ -135,7 +142,7 @@ def _labels(options: CalibrateOptions, data: "DataSet | None", classes: ClassLis
     return {name: row for name, row, has in zip(data.ids, data.labels, data.has_labels, strict=True) if has}
 
 
-def _check_unseen(tables: "MemberTables", ids: set[str]) -> None:
+def _check_unseen(tables: MemberTables, ids: set[str]) -> None:
     """Refuse predictions of images that the networks learnt from.
 
     Raises:
@@ -160,14 +167,9 @@ def _check_unseen(tables: "MemberTables", ids: set[str]) -> None:
 
 
 def _cell_events(
-    options: CalibrateOptions, tables: "MemberTables", labels: "dict[str, np.ndarray]", classes: ClassList
+    options: CalibrateOptions, tables: MemberTables, labels: dict[str, np.ndarray], classes: ClassList
 ) -> tuple[Events, str]:
     """Return cells beside their truth, or beside what their images' labels leave possible; and which it is."""
-    import numpy as np
-
-    from wsss.inference.calibration import weak_targets
-    from wsss.metrics.cells import join_by_number
-    from wsss.metrics.truth import read_cell_truth
 
     cells, scores = tables.cells, tables.scores
     ids = cells.ID.to_numpy(object)
@@ -188,8 +190,7 @@ def _cell_events(
     return Events(scores[labelled], targets, groups[labelled]), "what the image labels leave possible"
 
 
-def _image_events(tables: "MemberTables", labels: "dict[str, np.ndarray]") -> Events:
-    import numpy as np
+def _image_events(tables: MemberTables, labels: dict[str, np.ndarray]) -> Events:
 
     table = tables.images[tables.images[tables.columns].notna().all(axis=1)]
     table = table[table.ID.isin(labels)]
@@ -200,22 +201,16 @@ def _image_events(tables: "MemberTables", labels: "dict[str, np.ndarray]") -> Ev
     return Events(table[tables.columns].to_numpy(np.float32), truth, groups)
 
 
-def _groups(ids: "np.ndarray", folds: "np.ndarray") -> "np.ndarray":
+def _groups(ids: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Return the fold of each row; where there is but one, a part that follows from the image's ID."""
-    import zlib
-
-    import numpy as np
 
     if len(np.unique(folds)) > 1:
         return folds
     return np.array([zlib.crc32(str(name).encode()) % GROUPS for name in ids])
 
 
-def _cross_fitted(events: Events, method: str) -> "np.ndarray":
+def _cross_fitted(events: Events, method: str) -> np.ndarray:
     """Calibrate each part by curves fitted on the others; (N, K)."""
-    import numpy as np
-
-    from wsss.inference.calibration import apply_curves, fit_curves
 
     out = np.array(events.scores, np.float32)
     for part in np.unique(events.group):
@@ -225,14 +220,13 @@ def _cross_fitted(events: Events, method: str) -> "np.ndarray":
     return out
 
 
-def _bins(truth: "np.ndarray", scores: "np.ndarray") -> "tuple[np.ndarray, np.ndarray, np.ndarray, float]":
-    from wsss.metrics.classify import reliability
+def _bins(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
 
     found = reliability(truth, scores)
     return found.count, found.score, found.truth, found.error
 
 
-def _report(events: Events, after: "np.ndarray", classes: ClassList) -> dict[str, Any]:
+def _report(events: Events, after: np.ndarray, classes: ClassList) -> dict[str, Any]:
     """Return the calibration errors before and after, of all classes together and of each."""
     rows = []
     for k, name in enumerate(classes.names):

@@ -9,6 +9,7 @@ from pathlib import Path
 from wsss.core.checks import check_range
 from wsss.core.console import flags
 from wsss.core.files import read_json
+from wsss.data.synthetic import write_fields
 from wsss.options import parsing as cli
 
 EXAMPLES = """\
@@ -65,7 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _draw(folder: Path, part: str, count: int, options: DemoOptions) -> None:
     """Draw the fields, unless they are there."""
-    from wsss.data.synthetic import write_fields
 
     if not (folder / "cells_truth.csv").exists():
         seed = options.seed if part == "train" else options.seed + 1
@@ -98,7 +98,7 @@ def _commands(out: Path, options: DemoOptions) -> list[tuple[str, list[str]]]:
     return commands
 
 
-def _main_of(stage: str) -> "cli.Main":
+def _main_of(stage: str) -> cli.Main:
     main_of: cli.Main = importlib.import_module(f"wsss.{stage}").main
     return main_of
 

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from wsss.core.checks import DataError
+from wsss.core.machine import Finding, examine_machine
+from wsss.data.health import examine_data
 from wsss.options import parsing as cli
-
-if TYPE_CHECKING:
-    from wsss.core.machine import Finding
+from wsss.runs.checkpoint import load_checkpoint
+from wsss.runs.run_folder import RunFolder
 
 EXAMPLES = """\
   python -m wsss.doctor
@@ -40,10 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if counts["bad"] else 0
 
 
-def examine(options: DoctorOptions) -> "Iterator[Finding]":
+def examine(options: DoctorOptions) -> Iterator[Finding]:
     """Yield all findings: machine, data sets, runs."""
-    from wsss.core.machine import examine_machine
-    from wsss.data.health import examine_data
 
     data = options.data or sorted(path.parent for path in Path("data").glob("*/dataset.json"))
     runs = options.run or sorted({path.parents[1] for path in Path("runs").glob("*/*/config.yaml")})
@@ -54,12 +53,8 @@ def examine(options: DoctorOptions) -> "Iterator[Finding]":
         yield from examine_run(run)
 
 
-def examine_run(run: Path) -> "Iterator[Finding]":
+def examine_run(run: Path) -> Iterator[Finding]:
     """Yield for every fold of a run how far it came and whether its weights are whole."""
-    from wsss.core.checks import DataError
-    from wsss.core.machine import Finding
-    from wsss.runs.checkpoint import load_checkpoint
-    from wsss.runs.run_folder import RunFolder
 
     folders = sorted(path.parent for path in [*run.glob("config.yaml"), *run.glob("*/config.yaml")])
     if not folders:

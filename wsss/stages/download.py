@@ -5,16 +5,19 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
+
+import pandas as pd
 
 from wsss import __version__
 from wsss.core.checks import ConfigError, DataError, check_range, some
+from wsss.core.csv_text import guard_text, read_text, unguard_text
+from wsss.core.files import write_csv
 from wsss.core.labels import HPA_CHANNELS
+from wsss.core.runtime import progress
+from wsss.data import ids
+from wsss.data.fetch import FetchError, Manners, Rate, fetch
 from wsss.options import parsing as cli
-
-if TYPE_CHECKING:
-    from wsss.data.fetch import Manners, Rate
 
 EXAMPLES = """\
   python -m wsss.download --ids 10580/1610_C1_1,19661_221_G1_1 --out images/hpa
@@ -83,12 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def download(options: DownloadOptions) -> int:
     """Fetch what is not there yet; write failed.csv if something failed, and return the exit code."""
-    import pandas as pd
-
-    from wsss.core.csv_text import guard_text
-    from wsss.core.files import write_csv
-    from wsss.core.runtime import progress
-    from wsss.data.fetch import Manners, Rate
 
     images = wanted_images(options)
     manners = Manners(AGENT, options.retries, options.timeout, deadline=10 * options.timeout)
@@ -122,7 +119,6 @@ def wanted_images(options: DownloadOptions) -> list[AtlasImage]:
     Raises:
         DataError: an ID is no ID of the Atlas, or the table has none.
     """
-    from wsss.core.csv_text import read_text, unguard_text
 
     if options.labels is not None:
         table = read_text(options.labels)
@@ -146,7 +142,6 @@ def atlas_image(text: str, where: str) -> AtlasImage:
     Raises:
         DataError: it is neither, or cannot be a file name.
     """
-    from wsss.data import ids
 
     antibody, cut, place = text.partition("/") if "/" in text else text.partition("_")
     reason = ids.fault(f"{antibody}_{place}")
@@ -165,10 +160,9 @@ def _batches(images: list[AtlasImage], size: int) -> Iterator[list[AtlasImage]]:
 
 
 def _fetch_image(
-    image: AtlasImage, options: DownloadOptions, manners: "Manners", rate: "Rate"
+    image: AtlasImage, options: DownloadOptions, manners: Manners, rate: Rate
 ) -> list[tuple[str, str, str, str]]:
     """Fetch the channels of an image; return (ID, channel, address, reason) of those that failed."""
-    from wsss.data.fetch import FetchError, fetch
 
     failures: list[tuple[str, str, str, str]] = []
     sizes: dict[str, tuple[int, int]] = {}

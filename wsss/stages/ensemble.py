@@ -3,19 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from wsss.core.checks import ConfigError, DataError, check_choice, check_range
 from wsss.core.files import write_json
+from wsss.core.labels import HPA, ClassList
+from wsss.data.catalog import DataSet
+from wsss.inference.blend_tables import MemberTables, blended_frames, image_sizes, read_members
+from wsss.inference.ensemble import Fitted, Score, blend, fit_nested, prepare
+from wsss.inference.submission import write_submission
+from wsss.inference.tables import iter_cells, write_cells, write_images
+from wsss.metrics.cells import join_by_number
+from wsss.metrics.classify import average_precision, mean_of_classes
+from wsss.metrics.truth import read_cell_truth
 from wsss.options import parsing as cli
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from wsss.core.labels import ClassList
-    from wsss.data.catalog import DataSet
-    from wsss.inference.blend_tables import MemberTables
-    from wsss.inference.ensemble import Fitted, Score
 
 EXAMPLES = """\
   python -m wsss.ensemble --preds preds/a-oof preds/b-oof --weights auto --data data/hpa --out preds/blend-oof
@@ -81,10 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def ensemble(options: EnsembleOptions) -> int:
     """Blend, write the tables, tell what each member adds; return 0."""
-    import numpy as np
-
-    from wsss.inference.blend_tables import read_members
-    from wsss.inference.ensemble import blend, fit_nested, prepare
 
     members = read_members(options.preds)
     prepared = [prepare(member.scores, options.how) for member in members]
@@ -112,13 +111,12 @@ def ensemble(options: EnsembleOptions) -> int:
     return 0
 
 
-def _target(options: EnsembleOptions, members: "list[MemberTables]") -> "tuple[Score, str]":
+def _target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Score, str]:
     """Return what makes a blend good, and in words what it is compared with.
 
     Raises:
         DataError: the tables are not out of fold, or there is nothing to compare with.
     """
-    import numpy as np
 
     cells = members[0].cells
     not_oof = [member.folder for member in members if member.provenance and not member.is_oof]
@@ -149,11 +147,7 @@ def _target(options: EnsembleOptions, members: "list[MemberTables]") -> "tuple[S
     return score, f"image labels of {data.folder}: mean AP of the highest score among an image's cells"
 
 
-def _cell_target(options: EnsembleOptions, members: "list[MemberTables]") -> "tuple[Score, str]":
-    import numpy as np
-
-    from wsss.metrics.cells import join_by_number
-    from wsss.metrics.truth import read_cell_truth
+def _cell_target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Score, str]:
 
     assert options.truth is not None
     cells = members[0].cells
@@ -171,17 +165,13 @@ def _cell_target(options: EnsembleOptions, members: "list[MemberTables]") -> "tu
     return score, f"cells of {options.truth}: mean AP of {int((true_row >= 0).sum())} cells"
 
 
-def _mean_ap(truth: "np.ndarray", scores: "np.ndarray") -> float:
-    import numpy as np
-
-    from wsss.metrics.classify import average_precision, mean_of_classes
+def _mean_ap(truth: np.ndarray, scores: np.ndarray) -> float:
 
     found = mean_of_classes(average_precision(truth, scores))
     return found if np.isfinite(found) else 0.0
 
 
-def _data(options: EnsembleOptions, first: "MemberTables") -> "DataSet":
-    from wsss.data.catalog import DataSet
+def _data(options: EnsembleOptions, first: MemberTables) -> DataSet:
 
     recorded = Path(str(first.provenance.get("data", "")))
     if options.data is None and (recorded / "dataset.json").exists():
@@ -189,8 +179,7 @@ def _data(options: EnsembleOptions, first: "MemberTables") -> "DataSet":
     return DataSet.open(cli.default_dataset(options.data))
 
 
-def _classes(options: EnsembleOptions, first: "MemberTables") -> "ClassList":
-    from wsss.core.labels import HPA, ClassList
+def _classes(options: EnsembleOptions, first: MemberTables) -> ClassList:
 
     count = len(first.columns)
     if options.data is not None:
@@ -199,12 +188,9 @@ def _classes(options: EnsembleOptions, first: "MemberTables") -> "ClassList":
 
 
 def _report(
-    prepared: "list[np.ndarray]", folds: "np.ndarray", scores: "np.ndarray", score: "Score", options: EnsembleOptions
+    prepared: list[np.ndarray], folds: np.ndarray, scores: np.ndarray, score: Score, options: EnsembleOptions
 ) -> dict[str, Any]:
     """Say how good blend, equal weights, each member alone and the blend without it are; all on unseen folds."""
-    import numpy as np
-
-    from wsss.inference.ensemble import blend, fit_nested
 
     every = np.arange(len(folds))
     count, full = len(prepared), score(scores, every)
@@ -217,7 +203,7 @@ def _report(
     return {"blend": full, "equal": score(blend(prepared, np.ones(count), options.how), every), "members": rows}
 
 
-def _print(options: EnsembleOptions, weights: "np.ndarray", facts: dict[str, Any]) -> None:
+def _print(options: EnsembleOptions, weights: np.ndarray, facts: dict[str, Any]) -> None:
     report = facts["report"]
     cli.say(f"weights fitted on the {facts['fitted_on']}; each fold scored with weights fitted on the others")
     cli.say(f"{'member':40} {'weight':>7} {'alone':>7} {'adds':>7}   weights by fold")
@@ -229,12 +215,9 @@ def _print(options: EnsembleOptions, weights: "np.ndarray", facts: dict[str, Any
 
 
 def _print_differences(
-    options: EnsembleOptions, prepared: "list[np.ndarray]", weights: "np.ndarray", scores: "np.ndarray"
+    options: EnsembleOptions, prepared: list[np.ndarray], weights: np.ndarray, scores: np.ndarray
 ) -> None:
     """Without labels, tell how far each member is from the blend: a member like the others adds nothing."""
-    import numpy as np
-
-    from wsss.inference.ensemble import blend
 
     cli.say(f"{'member':40} {'weight':>7} {'mean |score - blend|':>22}")
     for path, own, weight in zip(options.preds, prepared, weights, strict=True):
@@ -242,13 +225,8 @@ def _print_differences(
         cli.say(f"{str(path)[-40:]:40} {weight:7.3f} {apart.mean() if apart.size else 0:22.4f}")
 
 
-def _blend_images(
-    members: "list[MemberTables]", weights: "np.ndarray", fitted: "Fitted | None", how: str
-) -> "np.ndarray":
+def _blend_images(members: list[MemberTables], weights: np.ndarray, fitted: Fitted | None, how: str) -> np.ndarray:
     """Return (I, K) scores of the images, blended as their cells are; NaN where an image failed."""
-    import numpy as np
-
-    from wsss.inference.ensemble import blend, prepare
 
     columns, folds = members[0].columns, members[0].images.fold.to_numpy()
     found = [member.images[columns].to_numpy(np.float32) for member in members]
@@ -262,12 +240,7 @@ def _blend_images(
     return out
 
 
-def _write(
-    options: EnsembleOptions, members: "list[MemberTables]", scores: "np.ndarray", of_images: "np.ndarray"
-) -> None:
-    from wsss.inference.blend_tables import blended_frames, image_sizes
-    from wsss.inference.submission import write_submission
-    from wsss.inference.tables import iter_cells, write_cells, write_images
+def _write(options: EnsembleOptions, members: list[MemberTables], scores: np.ndarray, of_images: np.ndarray) -> None:
 
     first = members[0]
     sizes = image_sizes(first)

@@ -5,19 +5,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wsss.core.checks import DataError, check_choice, check_range, some
 from wsss.core.files import read_json, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
+from wsss.core.runtime import progress
+from wsss.data.tables import read_labels
+from wsss.inference.submission import iter_submission
+from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
+from wsss.metrics.cells import copy_to_cells, score_table
+from wsss.metrics.classify import precision_recall
+from wsss.metrics.confusion import confusion_rows
+from wsss.metrics.instances import InstanceScorer, instance_table
+from wsss.metrics.true_masks import TrueMasks
+from wsss.metrics.truth import CellTruth, read_cell_truth
 from wsss.options import parsing as cli
+from wsss.reports.confusion import write_confusion
 from wsss.stages.evaluate_join import join_cells
+from wsss.stages.evaluate_masks import evaluate_masks, is_mask_folder
 from wsss.stages.evaluate_text import print_scores
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from wsss.metrics.true_masks import TrueMasks
-    from wsss.metrics.truth import CellTruth
-
     Values = dict[str, np.ndarray]
 
 EXAMPLES = """\
@@ -71,8 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.make_parser("evaluate", __doc__ or "", EXAMPLES, EvaluateOptions)
     (options,) = cli.parse(parser, argv, EvaluateOptions)
 
-    from wsss.stages.evaluate_masks import evaluate_masks, is_mask_folder
-
     if is_mask_folder(options.preds):
         return evaluate_masks(options)
     report, classes = evaluate(options)
@@ -80,8 +87,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(out, report)
     print_scores(report, classes)
     if report["cells"]["confusions"]:
-        from wsss.reports.confusion import write_confusion
-
         write_confusion(report["cells"]["confusions"], *(out.with_name(f"confusion.{kind}") for kind in ("csv", "png")))
     cli.say(f"written to {out}")
     return 0
@@ -89,13 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     """Return all figures as a JSON record (null where there is none), and the classes they are about."""
-    import numpy as np
-
-    from wsss.inference.tables import read_cells, score_columns, table_digest
-    from wsss.metrics.cells import copy_to_cells, score_table
-    from wsss.metrics.confusion import confusion_rows
-    from wsss.metrics.true_masks import TrueMasks
-    from wsss.metrics.truth import read_cell_truth
 
     cells = read_cells(options.preds)
     columns = score_columns(cells, options.preds)
@@ -146,8 +144,7 @@ def _classes(data: Path | None, count: int) -> ClassList:
     return HPA if count == len(HPA) else ClassList(tuple(f"class {k}" for k in range(count)), None)
 
 
-def _image_labels(options: EvaluateOptions, truth: "CellTruth", classes: ClassList) -> "tuple[Values, str]":
-    from wsss.data.tables import read_labels
+def _image_labels(options: EvaluateOptions, truth: CellTruth, classes: ClassList) -> tuple[Values, str]:
 
     if options.labels:
         found = read_labels(options.labels, classes).labels
@@ -157,11 +154,8 @@ def _image_labels(options: EvaluateOptions, truth: "CellTruth", classes: ClassLi
     return truth.union(classes.negative), "the labels of the cells together"
 
 
-def _image_scores(options: EvaluateOptions, columns: list[str]) -> "Values":
+def _image_scores(options: EvaluateOptions, columns: list[str]) -> Values:
     """Return ID -> (K,) scores of the images that have them; nothing where there is no images.csv."""
-    import numpy as np
-
-    from wsss.inference.tables import read_images
 
     if not (options.preds / "images.csv").exists():
         return {}
@@ -170,9 +164,7 @@ def _image_scores(options: EvaluateOptions, columns: list[str]) -> "Values":
     return dict(zip(table.ID, table[columns].to_numpy(np.float32), strict=True))
 
 
-def _copied_labels(truth: "CellTruth", copied: "np.ndarray", origin: str, classes: ClassList) -> dict[str, Any]:
-    from wsss.metrics.cells import score_table
-    from wsss.metrics.classify import precision_recall
+def _copied_labels(truth: CellTruth, copied: np.ndarray, origin: str, classes: ClassList) -> dict[str, Any]:
 
     precision, recall = precision_recall(truth.labels, copied)
     return {"labels_from": origin, "precision": precision, "recall": recall} | score_table(
@@ -180,10 +172,7 @@ def _copied_labels(truth: "CellTruth", copied: "np.ndarray", origin: str, classe
     )
 
 
-def _images(labels: "Values", probs: "Values", classes: ClassList, threshold: float) -> dict[str, Any] | None:
-    import numpy as np
-
-    from wsss.metrics.cells import score_table
+def _images(labels: Values, probs: Values, classes: ClassList, threshold: float) -> dict[str, Any] | None:
 
     both = [name for name in labels if name in probs]
     if not both:
@@ -192,11 +181,8 @@ def _images(labels: "Values", probs: "Values", classes: ClassList, threshold: fl
     return score_table(true, scores, classes, threshold) | {"without_scores": len(labels) - len(both)}
 
 
-def _instances(options: EvaluateOptions, masks: "TrueMasks", classes: ClassList) -> dict[str, Any] | None:
+def _instances(options: EvaluateOptions, masks: TrueMasks, classes: ClassList) -> dict[str, Any] | None:
     """Score the submission against the true masks; None where there is no submission."""
-    from wsss.core.runtime import progress
-    from wsss.inference.submission import iter_submission
-    from wsss.metrics.instances import InstanceScorer, instance_table
 
     path = options.submission or options.preds / "submission.csv"
     if options.submission is None and not path.exists():

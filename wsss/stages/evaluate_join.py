@@ -1,24 +1,22 @@
 """Which predicted cell stands for which true one."""
 
-from typing import TYPE_CHECKING
+import numpy as np
+import pandas as pd
 
 from wsss.core.checks import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    from wsss.metrics.cells import Join
-    from wsss.metrics.true_masks import TrueMasks
-    from wsss.metrics.truth import CellTruth
-    from wsss.stages.evaluate import EvaluateOptions
+from wsss.core.runtime import progress
+from wsss.inference.tables import iter_cells
+from wsss.metrics.cells import Join, join_by_number, joined
+from wsss.metrics.instances import match_pairs
+from wsss.metrics.true_masks import TrueMasks
+from wsss.metrics.truth import CellTruth
+from wsss.stages.evaluate import EvaluateOptions
 
 
 def join_cells(
-    options: "EvaluateOptions", truth: "CellTruth", cells: "pd.DataFrame", masks: "TrueMasks | None"
-) -> "tuple[Join, str]":
+    options: EvaluateOptions, truth: CellTruth, cells: pd.DataFrame, masks: TrueMasks | None
+) -> tuple[Join, str]:
     """Find the predicted cell of each true one as --join says; return the join, and how it was made."""
-    from wsss.metrics.cells import join_by_number, joined
 
     how = options.join
     if how == "auto":
@@ -30,13 +28,8 @@ def join_cells(
     return joined(truth, _overlapping(options, masks, cells.ID.nunique()), cells.ID.to_numpy()), how
 
 
-def _overlapping(options: "EvaluateOptions", masks: "TrueMasks", images: int) -> "np.ndarray":
+def _overlapping(options: EvaluateOptions, masks: TrueMasks, images: int) -> np.ndarray:
     """Return the (N,) row of the predicted cell that overlaps each true one, -1 for none; `images` have cells."""
-    import numpy as np
-
-    from wsss.core.runtime import progress
-    from wsss.inference.tables import iter_cells
-    from wsss.metrics.instances import match_pairs
 
     rows = np.full(len(masks.truth.ids), -1)
     known, start = set(masks.image_ids), 0

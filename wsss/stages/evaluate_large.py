@@ -1,30 +1,29 @@
 """Figures of the masks of large images, added up part by part."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.files import write_csv, write_json
+from wsss.data.large import LargeImage
+from wsss.data.large_masks import LargeMask
+from wsss.data.tile_set import TileSet
 from wsss.options import parsing as cli
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from wsss.data.large_masks import LargeMask
-    from wsss.data.tile_set import TileSet
-    from wsss.stages.evaluate import EvaluateOptions
+from wsss.stages.evaluate import EvaluateOptions
 
 PART = 2048
 """Edge of the parts that are read at once, px."""
 
 
-def evaluate_large(options: "EvaluateOptions", truth: "TileSet", facts: dict[str, Any]) -> int:
+def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, Any]) -> int:
     """Write Dice and IoU of every large image with truth and a prediction, and their means; return the exit code.
 
     Raises:
         ConfigError: a threshold is asked for; only masks are kept of large images.
         DataError: no image has both.
     """
-    import pandas as pd
 
     if options.search:
         raise ConfigError(
@@ -48,9 +47,8 @@ def evaluate_large(options: "EvaluateOptions", truth: "TileSet", facts: dict[str
     return 0
 
 
-def _score(predicted: "Path", truth: "LargeMask") -> dict[str, float]:
+def _score(predicted: Path, truth: LargeMask) -> dict[str, float]:
     """Return Dice and IoU of one image; both 1 where prediction and truth are empty."""
-    from wsss.data.large import LargeImage
 
     image = LargeImage(predicted)
     height, width = image.size

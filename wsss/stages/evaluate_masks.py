@@ -3,20 +3,23 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from wsss.cells.mask_instances import decode
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.files import read_json, write_csv, write_json
 from wsss.core.label_maps import find_label_map, read_label_map
+from wsss.data.masks import MaskSet
+from wsss.data.tile_set import TileSet, open_set
+from wsss.metrics.instances import overlap
+from wsss.metrics.segmentation import MaskScore, mean_score, score_mask, search
 from wsss.options import parsing as cli
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from wsss.data.masks import MaskSet
-    from wsss.metrics.segmentation import MaskScore
-    from wsss.reports.mask_sheet import SheetRow
-    from wsss.stages.evaluate import EvaluateOptions
+from wsss.reports.mask_sheet import SheetRow, draw_sheet
+from wsss.stages.evaluate import EvaluateOptions
+from wsss.stages.evaluate_large import evaluate_large
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)
@@ -29,13 +32,8 @@ def is_mask_folder(preds: Path) -> bool:
     return path.exists() and read_json(path).get("task") == "masks"
 
 
-def evaluate_masks(options: "EvaluateOptions") -> int:
+def evaluate_masks(options: EvaluateOptions) -> int:
     """Score predicted masks as the options say; return the exit code."""
-    import pandas as pd
-
-    from wsss.data.tile_set import TileSet, open_set
-    from wsss.metrics.segmentation import mean_score, score_mask
-    from wsss.stages.evaluate_large import evaluate_large
 
     facts = read_json(options.preds / "provenance.json")
     masks = open_set(options.truth, facts["channels"], facts.get("tile", 1024))
@@ -61,9 +59,8 @@ def evaluate_masks(options: "EvaluateOptions") -> int:
     return 0
 
 
-def _common(options: "EvaluateOptions", masks: "MaskSet") -> list[int]:
+def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
     """Return the images with truth and a prediction."""
-    import pandas as pd
 
     table = pd.read_csv(options.preds / "images.csv", dtype={"ID": str}, keep_default_na=False)
     done = set(table.ID[table.status == "ok"])
@@ -76,22 +73,20 @@ def _common(options: "EvaluateOptions", masks: "MaskSet") -> list[int]:
     return found
 
 
-def _predicted(preds: Path, name: str, facts: dict[str, Any]) -> "np.ndarray":
+def _predicted(preds: Path, name: str, facts: dict[str, Any]) -> np.ndarray:
     if facts["segmentation"]["objects"]:
         return read_label_map(find_label_map(preds / "objects", name))
     return (read_label_map(preds / "masks" / f"{name}.png") > 0).astype("int32")
 
 
 def _search(
-    options: "EvaluateOptions", facts: dict[str, Any], masks: "MaskSet", indices: list[int]
+    options: EvaluateOptions, facts: dict[str, Any], masks: MaskSet, indices: list[int]
 ) -> list[dict[str, Any]]:
     """Choose threshold and minimum size.
 
     Raises:
         ConfigError: the predictions are not out of fold; a choice made on them would flatter itself.
     """
-    from wsss.cells.mask_instances import decode
-    from wsss.metrics.segmentation import search
 
     if not facts["oof"]:
         raise ConfigError(
@@ -109,13 +104,12 @@ def _search(
     return [asdict(choice) for choice in found[:5]]
 
 
-def _pairs(preds: Path, masks: "MaskSet", indices: list[int]) -> "Iterator[tuple[np.ndarray, np.ndarray]]":
+def _pairs(preds: Path, masks: MaskSet, indices: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for i in indices:
         yield _probs(preds, masks.ids[i]), masks.label_map(i)
 
 
-def _probs(preds: Path, name: str) -> "np.ndarray":
-    import numpy as np
+def _probs(preds: Path, name: str) -> np.ndarray:
 
     return np.load(preds / "probs" / f"{name}.npy", allow_pickle=False).astype(np.float32) / 255
 
@@ -134,17 +128,14 @@ def _say(report: dict[str, Any], out: Path) -> None:
 
 
 def _draw(
-    options: "EvaluateOptions",
+    options: EvaluateOptions,
     facts: dict[str, Any],
-    masks: "MaskSet",
+    masks: MaskSet,
     indices: list[int],
-    scores: "list[MaskScore]",
+    scores: list[MaskScore],
     path: Path,
 ) -> None:
     """Write the picture of images, truths, predictions and errors, from the worst score to the best."""
-    import numpy as np
-
-    from wsss.reports.mask_sheet import draw_sheet
 
     objects = facts["segmentation"]["objects"]
     order = np.argsort([own.instance_ap if objects else own.iou for own in scores], kind="stable")
@@ -154,9 +145,7 @@ def _draw(
     cli.say(f"{len(shown)} images from the worst score to the best, with truth, prediction and error: {path}")
 
 
-def _row(preds: Path, facts: dict[str, Any], masks: "MaskSet", i: int, score: "MaskScore") -> "SheetRow":
-    from wsss.metrics.instances import overlap
-    from wsss.reports.mask_sheet import SheetRow
+def _row(preds: Path, facts: dict[str, Any], masks: MaskSet, i: int, score: MaskScore) -> SheetRow:
 
     truth, found = masks.label_map(i), _predicted(preds, masks.ids[i], facts)
     figures, alone = f"Dice {score.dice:.3f}, IoU {score.iou:.3f}", None

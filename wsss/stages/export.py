@@ -4,16 +4,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, check_choice, check_range, some
+from wsss.core.device import choose_device
 from wsss.core.files import read_json
+from wsss.core.runtime import progress
+from wsss.data import ids
+from wsss.data.catalog import DataSet
+from wsss.exports.coco import write_coco
+from wsss.exports.geojson import cell_features, write_geojson
+from wsss.exports.h5ad import write_h5ad
+from wsss.exports.label_tiff import label_map_of, write_label_tiff
+from wsss.exports.table import write_table
+from wsss.inference.hub import push_model, save_model
+from wsss.inference.members import find_folders, load_member
+from wsss.inference.onnx import export_onnx
+from wsss.inference.submission import write_submission
+from wsss.inference.tables import iter_cells, read_cells, score_columns
 from wsss.options import parsing as cli
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from wsss.data.catalog import DataSet
+from wsss.reports.palette import colour
 
 EXAMPLES = """\
   python -m wsss.export --preds preds/hpa --to h5ad --out hpa.h5ad                cells x classes, for scanpy
@@ -71,25 +83,24 @@ class Predictions:
     """Predictions and the data set they are of."""
 
     folder: Path
-    data: "DataSet"
+    data: DataSet
 
     @cached_property
     def _places(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.data.ids)}
 
-    def cells(self) -> Iterator[tuple[str, "pd.DataFrame"]]:
+    def cells(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Yield (ID, its cells with masks), each checked against the data set."""
-        from wsss.inference.tables import iter_cells
 
         for name, own in iter_cells(self.folder):
             self._check(name, own)
             yield name, own
 
-    def images(self) -> "pd.DataFrame":
+    def images(self) -> pd.DataFrame:
         """Return ID, ImageHeight, ImageWidth of every image that was prepared."""
         return self.data.table.loc[self.data.ok, ["ID", "ImageHeight", "ImageWidth"]]
 
-    def each_image(self) -> Iterator[tuple[str, tuple[int, int], "pd.DataFrame | None"]]:
+    def each_image(self) -> Iterator[tuple[str, tuple[int, int], pd.DataFrame | None]]:
         """Yield (ID, (H, W), its cells or None) of every image, those without cells last."""
         sizes = {name: (int(h), int(w)) for name, h, w in self.images().itertuples(index=False, name=None)}
         for name, own in self.cells():
@@ -97,7 +108,7 @@ class Predictions:
         for name, size in sizes.items():
             yield name, size, None
 
-    def _check(self, name: str, own: "pd.DataFrame") -> None:
+    def _check(self, name: str, own: pd.DataFrame) -> None:
         place = self._places.get(name)
         if place is None or not self.data.ok[place]:
             raise DataError(f"{self.folder} has cells of {name!r}, which {self.data.folder} has not: pass its --data.")
@@ -112,8 +123,6 @@ class Predictions:
 
 def export_predictions(options: ExportOptions) -> int:
     """Write predictions in another form; return 0."""
-    from wsss.data.catalog import DataSet
-    from wsss.inference.tables import read_cells, score_columns
 
     assert options.preds is not None
     data = DataSet.open(data_folder_of(options.preds, options.data))
@@ -146,9 +155,7 @@ def data_folder_of(preds: Path, chosen: Path | None) -> Path:
     return cli.default_dataset(chosen)
 
 
-def _write_table(options: ExportOptions, cells: "pd.DataFrame", data: "DataSet") -> None:
-    from wsss.exports.h5ad import write_h5ad
-    from wsss.exports.table import write_table
+def _write_table(options: ExportOptions, cells: pd.DataFrame, data: DataSet) -> None:
 
     if options.to == "h5ad":
         assert options.preds is not None
@@ -159,7 +166,6 @@ def _write_table(options: ExportOptions, cells: "pd.DataFrame", data: "DataSet")
 
 
 def _coco(options: ExportOptions, found: Predictions) -> str:
-    from wsss.exports.coco import write_coco
 
     images, how = found.images(), {"every_class": options.every_class, "min_score": options.min_score}
     count = write_coco(options.out, images, found.cells(), found.data.classes, **how)  # type: ignore[arg-type]
@@ -167,7 +173,6 @@ def _coco(options: ExportOptions, found: Predictions) -> str:
 
 
 def _kaggle(options: ExportOptions, found: Predictions) -> str:
-    from wsss.inference.submission import write_submission
 
     sizes = found.data.table[["ID", "ImageHeight", "ImageWidth"]]
     done = write_submission(options.out, sizes, found.cells(), min_score=options.min_score)
@@ -175,7 +180,6 @@ def _kaggle(options: ExportOptions, found: Predictions) -> str:
 
 
 def _tiff(options: ExportOptions, found: Predictions) -> str:
-    from wsss.exports.label_tiff import write_label_tiff
 
     count = 0
     for name, label_map, _ in _label_maps(found):
@@ -185,8 +189,6 @@ def _tiff(options: ExportOptions, found: Predictions) -> str:
 
 
 def _geojson(options: ExportOptions, found: Predictions) -> str:
-    from wsss.exports.geojson import cell_features, write_geojson
-    from wsss.reports.palette import colour
 
     count = files = 0
     suffix = ".geojson.gz" if options.gz else ".geojson"
@@ -197,11 +199,8 @@ def _geojson(options: ExportOptions, found: Predictions) -> str:
     return f"{count} cells in {files} files"
 
 
-def _label_maps(found: Predictions) -> Iterator[tuple[str, Any, "pd.DataFrame | None"]]:
+def _label_maps(found: Predictions) -> Iterator[tuple[str, Any, pd.DataFrame | None]]:
     """Yield (ID, label map, cells) of every image, with a progress bar."""
-    from wsss.core.runtime import progress
-    from wsss.data import ids
-    from wsss.exports.label_tiff import label_map_of
 
     for name, size, own in progress(found.each_image(), "export", total=len(found.images())):
         reason = ids.fault(name)
@@ -213,18 +212,13 @@ def _label_maps(found: Predictions) -> Iterator[tuple[str, Any, "pd.DataFrame | 
 
 def export_run(options: ExportOptions) -> int:
     """Write a run's networks as a model for others; return 0."""
-    from wsss.core.device import choose_device
-    from wsss.inference.members import find_folders, load_member
 
     assert options.run is not None
     members = [load_member(folder, choose_device("cpu", "fp32")) for folder in find_folders(options.run)]
     if options.to == "onnx":
-        from wsss.inference.onnx import export_onnx
-
         for path, worst in export_onnx(members, options.out):
             cli.say(f"{path}: largest difference from PyTorch {worst:.2g}")
         return 0
-    from wsss.inference.hub import push_model, save_model
 
     save_model(members, options.run, options.out)
     cli.say(f"{options.out}: {len(members)} networks written; wsss.load('{options.out}') reads them")

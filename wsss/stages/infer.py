@@ -3,25 +3,43 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import yaml
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.device import Device, choose_device
 from wsss.core.files import digest_json, read_json, write_json
 from wsss.core.runtime import keep_freed_memory, progress
+from wsss.data.catalog import DataSet
+from wsss.inference.calibration import Calibration, check_origin, load_calibration
+from wsss.inference.following import Beside, Following
+from wsss.inference.map_nets import load_map_net, pair
+from wsss.inference.members import (
+    Member,
+    Plan,
+    check_feature_classifiers,
+    check_fits,
+    find_folders,
+    has_feature_classifiers,
+    has_self_trained,
+    load_members,
+    plan_all,
+    plan_oof,
+)
+from wsss.inference.pipeline import predict
+from wsss.inference.provenance import prediction_facts
+from wsss.inference.results import write_results
 from wsss.inference.shards import Shard, ShardJournals
+from wsss.inference.task import Scored, Task
 from wsss.options import parsing as cli
 from wsss.options.infer import InferOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import LOCK, hold
-
-if TYPE_CHECKING:
-    from wsss.core.device import Device
-    from wsss.data.catalog import DataSet
-    from wsss.inference.calibration import Calibration
-    from wsss.inference.following import Following
-    from wsss.inference.members import Member, Plan
-    from wsss.inference.task import Scored, Task
+from wsss.stages.infer_masks import infer_masks
+from wsss.stages.segment import SegmentOptions, segment
 
 EXAMPLES = """\
   python -m wsss.infer --run runs/hpa-seresnext50
@@ -37,8 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     keep_freed_memory()
     if _run_config(options.run).get("task") == "masks":
-        from wsss.stages.infer_masks import infer_masks
-
         if options.shard or options.merge or options.engine != "local":
             raise ConfigError(f"{options.run} finds masks: such runs are not cut up, leave --shard and --engine out.")
         return infer_masks(options)
@@ -47,8 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = cli.default_dataset(options.data)
     out = options.out or Path("preds") / f"{folder.name}-{options.run.name}{'-oof' if options.oof else ''}"
 
-    from wsss.core.device import choose_device
-
     on_ray = options.engine == "ray"  # this process only plans then
     task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
     lock = f"{LOCK}.{options.shard.replace('/', '-of-')}" if options.shard else LOCK  # shards run side by side
@@ -56,19 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _predict_into(out, options, task, plan)
 
 
-def _open(options: InferOptions, device: "Device") -> "tuple[Task, Plan]":
+def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     """Open data and networks, and plan which predict which images."""
-    from wsss.data.catalog import DataSet
-    from wsss.inference.map_nets import load_map_net, pair
-    from wsss.inference.members import (
-        check_feature_classifiers,
-        check_fits,
-        find_folders,
-        load_members,
-        plan_all,
-        plan_oof,
-    )
-    from wsss.inference.task import Task
 
     data = DataSet.open(cli.default_dataset(options.data))
     folders = find_folders(options.run)
@@ -84,10 +87,8 @@ def _open(options: InferOptions, device: "Device") -> "tuple[Task, Plan]":
     return Task(data, options.score, options.crops, device, options.batch, options.tta, curves), plan
 
 
-def _calibration(options: InferOptions, data: "DataSet", plan: "Plan") -> "Calibration | None":
+def _calibration(options: InferOptions, data: DataSet, plan: Plan) -> Calibration | None:
     """Read the curves of --calibration, if they fit what is predicted."""
-    from wsss.inference.calibration import check_origin, load_calibration
-    from wsss.inference.provenance import prediction_facts
 
     if options.calibration is None:
         return None
@@ -96,19 +97,16 @@ def _calibration(options: InferOptions, data: "DataSet", plan: "Plan") -> "Calib
     return found
 
 
-def open_in_worker(words: dict[str, Any], device_name: str) -> "tuple[Task, Plan, str]":
+def open_in_worker(words: dict[str, Any], device_name: str) -> tuple[Task, Plan, str]:
     """Open what a worker of another machine predicts, from the options by name; with the fingerprint of it all."""
-    from wsss.core.device import choose_device
-    from wsss.inference.provenance import prediction_facts
 
     options = InferOptions(**words)
     task, plan = _open(options, choose_device(device_name, options.precision))
     return task, plan, digest_json(prediction_facts(options, task.data, plan))
 
 
-def _predict_into(out: Path, options: InferOptions, task: "Task", plan: "Plan") -> int:
+def _predict_into(out: Path, options: InferOptions, task: Task, plan: Plan) -> int:
     """Predict what is not there yet and write the tables; return the exit code."""
-    from wsss.inference.provenance import prediction_facts
 
     facts = prediction_facts(options, task.data, plan)
     if not _begin(out, facts, options):
@@ -124,25 +122,19 @@ def _predict_into(out: Path, options: InferOptions, task: "Task", plan: "Plan") 
 
 
 def _segmented(
-    task: "Task", plan: "Plan", options: InferOptions
-) -> "AbstractContextManager[Following] | AbstractContextManager[None]":
+    task: Task, plan: Plan, options: InferOptions
+) -> AbstractContextManager[Following] | AbstractContextManager[None]:
     """Return what finds the cells beside the block, in the order in which it wants them; or nothing."""
     if not options.segment:
         return nullcontext()
-
-    from wsss.inference.following import Beside, Following
-    from wsss.stages.segment import SegmentOptions, segment
 
     asked = SegmentOptions(data=task.data.folder, backend=options.segment, device=options.device)
     order = [task.data.ids[i] for _, indices in plan for i in indices]
     return Beside(lambda following: segment(asked, following), Following(order))
 
 
-def _predict(
-    task: "Task", plan: "Plan", out: Path, facts: dict[str, Any], options: InferOptions
-) -> tuple[int, list[Path]]:
+def _predict(task: Task, plan: Plan, out: Path, facts: dict[str, Any], options: InferOptions) -> tuple[int, list[Path]]:
     """Write the tables, from all shards or after predicting here; return failed images and the journals used."""
-    from wsss.inference.results import write_results
 
     fingerprint, parts = digest_json(facts), _parts(options, plan[0][0] if plan else [])
     if options.merge:
@@ -154,7 +146,7 @@ def _predict(
         return write_results(out, task.data, journal, parts, options.min_score), [out / JOURNAL]
 
 
-def _run_shard(task: "Task", plan: "Plan", out: Path, facts: dict[str, Any], options: InferOptions) -> int:
+def _run_shard(task: Task, plan: Plan, out: Path, facts: dict[str, Any], options: InferOptions) -> int:
     """Predict one shard into a journal of its own."""
     shard = Shard.parse(options.shard)
     own = shard.take(plan, options.batch)
@@ -183,7 +175,6 @@ def _options(argv: Sequence[str] | None) -> InferOptions:
 
 def _run_config(run: Path) -> dict[str, Any]:
     """Return the recipe a run was made with, as its config.yaml tells."""
-    import yaml
 
     found = [run / "config.yaml", *sorted(run.glob("*/config.yaml"))]
     path = next((path for path in found if path.exists()), None)
@@ -212,7 +203,7 @@ def _begin(out: Path, facts: dict[str, Any], options: InferOptions) -> bool:
     return True
 
 
-def _run(task: "Task", plan: "Plan", journal: Journal, options: InferOptions) -> None:
+def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions) -> None:
     """Predict what the journal lacks, and record every image as it is done."""
     ids = task.data.ids
     done = journal.keys()
@@ -229,18 +220,15 @@ def _run(task: "Task", plan: "Plan", journal: Journal, options: InferOptions) ->
                 bar.update()
 
 
-def _here(task: "Task", plan: "Plan", folds: list[int], skip: set[int]) -> "Iterator[Scored]":
-    from wsss.inference.pipeline import predict
+def _here(task: Task, plan: Plan, folds: list[int], skip: set[int]) -> Iterator[Scored]:
 
     for (members, indices), fold in zip(plan, folds, strict=True):
         yield from predict(task, members, indices, skip, fold)
 
 
-def _on_ray(task: "Task", plan: "Plan", folds: list[int], skip: set[int], options: InferOptions) -> "Iterator[Scored]":
-    from functools import partial
+def _on_ray(task: Task, plan: Plan, folds: list[int], skip: set[int], options: InferOptions) -> Iterator[Scored]:
 
     from wsss.inference.on_ray import make_chunks, predict_on_ray
-    from wsss.inference.provenance import prediction_facts
     from wsss.stages import infer  # by its name, which workers know; it runs as __main__ here
 
     fingerprint = digest_json(prediction_facts(options, task.data, plan))
@@ -249,9 +237,8 @@ def _on_ray(task: "Task", plan: "Plan", folds: list[int], skip: set[int], option
     yield from predict_on_ray(build, fingerprint, chunks, options.device)
 
 
-def _parts(options: InferOptions, members: "list[Member]") -> list[str]:
+def _parts(options: InferOptions, members: list[Member]) -> list[str]:
     """Return the parts of the score that are written beside the blend."""
-    from wsss.inference.members import has_feature_classifiers, has_self_trained
 
     found = ["image", "cam"]
     found += ["crop"] if options.crops.mode != "none" else []

@@ -9,24 +9,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.device import Device
 from wsss.core.files import as_read, digest_json, read_json, write_csv, write_json
 from wsss.core.runtime import progress, versions
+from wsss.data.large import LargeImage
+from wsss.inference.large import large_runs, predict_large
+from wsss.inference.semantic import MaskMember, MaskPredictor
 from wsss.options import parsing as cli
+from wsss.options.infer import InferOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
 
 if TYPE_CHECKING:
-    from wsss.core.device import Device
-    from wsss.inference.semantic import MaskMember
-    from wsss.options.infer import InferOptions
-
     LargePlan = list[tuple[list[MaskMember], dict[str, Path]]]
 
 JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
 
 
-def infer_large(options: "InferOptions", plan: "LargePlan", device: "Device") -> int:
+def infer_large(options: InferOptions, plan: LargePlan, device: Device) -> int:
     """Predict every image of the plan, members by ID and file; return the exit code."""
     count = len(options.large)
     if count and len({path.stem for path in options.large}) < count:
@@ -49,7 +52,7 @@ def infer_large(options: "InferOptions", plan: "LargePlan", device: "Device") ->
     return 1 if failed else 0
 
 
-def _facts(options: "InferOptions", plan: "LargePlan") -> dict[str, Any]:
+def _facts(options: InferOptions, plan: LargePlan) -> dict[str, Any]:
     """Return what these predictions are made of; other facts are other predictions."""
     members = plan[0][0]
     facts = {
@@ -67,11 +70,8 @@ def _facts(options: "InferOptions", plan: "LargePlan") -> dict[str, Any]:
     return as_read(facts)
 
 
-def _predict(out: Path, options: "InferOptions", plan: "LargePlan", device: "Device", journal: Journal) -> int:
+def _predict(out: Path, options: InferOptions, plan: LargePlan, device: Device, journal: Journal) -> int:
     """Predict what the journal lacks and write the tables; return the number of images that failed."""
-    import pandas as pd
-
-    from wsss.inference.semantic import MaskPredictor
 
     done = journal.keys()
     total = sum(len(paths) for _, paths in plan)
@@ -96,10 +96,8 @@ def _predict(out: Path, options: "InferOptions", plan: "LargePlan", device: "Dev
     return len(failed)
 
 
-def _predict_one(out: Path, name: str, path: Path, predictor: Any, options: "InferOptions") -> dict[str, Any]:
+def _predict_one(out: Path, name: str, path: Path, predictor: Any, options: InferOptions) -> dict[str, Any]:
     """Write the mask of one image; return its record. A broken image is recorded with its reason."""
-    from wsss.data.large import LargeImage
-    from wsss.inference.large import large_runs, predict_large
 
     target = out / "masks" / f"{name}.tif"
     try:

@@ -10,35 +10,35 @@ submission.csv      id,rle_mask: one mask an image; or ImageId,EncodedPixels: on
 import io
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cv2
+import numpy as np
+import pandas as pd
+
+from wsss.cells.mask_instances import decode
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import choose_device
 from wsss.core.files import as_read, digest_json, read_json, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
 from wsss.core.run_length import encode
 from wsss.core.runtime import progress, versions
+from wsss.data.masks import MaskSet
+from wsss.data.tile_set import TileSet, open_set
+from wsss.inference.members import find_folders
+from wsss.inference.semantic import MaskMember, MaskPlan, MaskPredictor, load_mask_members, plan_masks
 from wsss.options import parsing as cli
+from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from wsss.data.masks import MaskSet
-    from wsss.inference.semantic import MaskMember, MaskPlan
-    from wsss.options.infer import InferOptions
+from wsss.stages.infer_large import infer_large
 
 JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
 
 
-def infer_masks(options: "InferOptions") -> int:
+def infer_masks(options: InferOptions) -> int:
     """Predict masks as the options say; return the exit code."""
-    from wsss.data.tile_set import TileSet, open_set
-    from wsss.inference.members import find_folders
-    from wsss.inference.semantic import load_mask_members, plan_masks
-    from wsss.stages.infer_large import infer_large
 
     if (options.data is None) == (not options.large):
         raise ConfigError(
@@ -62,9 +62,7 @@ def infer_masks(options: "InferOptions") -> int:
         return _predict(out, options, masks, members, plan)
 
 
-def _predict(
-    out: Path, options: "InferOptions", masks: "MaskSet", members: "list[MaskMember]", plan: "MaskPlan"
-) -> int:
+def _predict(out: Path, options: InferOptions, masks: MaskSet, members: list[MaskMember], plan: MaskPlan) -> int:
     """Predict what is not there yet and write the tables; return the exit code."""
     facts = _facts(options, masks, members)
     if (out / PROVENANCE).exists() and not options.overwrite:
@@ -88,7 +86,7 @@ def _forget(out: Path, keep: str = "") -> None:
             path.unlink(missing_ok=True)
 
 
-def _facts(options: "InferOptions", masks: "MaskSet", members: "list[MaskMember]") -> dict[str, Any]:
+def _facts(options: InferOptions, masks: MaskSet, members: list[MaskMember]) -> dict[str, Any]:
     """Return what these predictions are made of; other facts are other predictions."""
     facts = {
         "task": "masks",
@@ -105,9 +103,8 @@ def _facts(options: "InferOptions", masks: "MaskSet", members: "list[MaskMember]
     return as_read(facts)
 
 
-def _run(options: "InferOptions", masks: "MaskSet", plan: "MaskPlan", out: Path, journal: Journal) -> None:
+def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, out: Path, journal: Journal) -> None:
     """Predict what the journal lacks; a broken image is recorded with its reason."""
-    from wsss.inference.semantic import MaskPredictor
 
     done, total = journal.keys(), sum(len(indices) for _, indices in plan)
     device = choose_device(options.device, options.precision)
@@ -129,12 +126,8 @@ def _run(options: "InferOptions", masks: "MaskSet", plan: "MaskPlan", out: Path,
                 bar.update()
 
 
-def _write_image(out: Path, name: str, probs: "np.ndarray", target: str, options: "InferOptions") -> dict[str, Any]:
+def _write_image(out: Path, name: str, probs: np.ndarray, target: str, options: InferOptions) -> dict[str, Any]:
     """Write one image's files; return its row with the run-length texts of its masks."""
-    import cv2
-    import numpy as np
-
-    from wsss.cells.mask_instances import decode
 
     config = options.segmentation
     found = decode(probs, target, config.threshold, config.min_size, objects=config.objects)
@@ -150,9 +143,8 @@ def _write_image(out: Path, name: str, probs: "np.ndarray", target: str, options
     return row | {"runs": runs}
 
 
-def _write_tables(out: Path, masks: "MaskSet", journal: Journal, config: MaskInferConfig) -> int:
+def _write_tables(out: Path, masks: MaskSet, journal: Journal, config: MaskInferConfig) -> int:
     """Write images.csv and submission.csv; return the number of images that failed."""
-    import pandas as pd
 
     columns = ["fold", "n_objects", "area_px", "status"]
     nothing: dict[str, Any] = {"fold": -1, "n_objects": 0, "area_px": 0, "status": "failed: no fold holds it out"}

@@ -1,19 +1,34 @@
 """Stage: pictures of images with their predicted cells, to look at before trusting any number."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+from PIL import Image
 
 from wsss.core.checks import DataError, check_range, some
+from wsss.core.files import read_json, write_bytes
+from wsss.core.geometry import Geometry
+from wsss.core.label_maps import find_label_map, read_label_map
+from wsss.core.labels import parse_label
+from wsss.core.runtime import progress
+from wsss.data.catalog import DataSet
 from wsss.options import parsing as cli
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from wsss.core.geometry import Geometry
-    from wsss.data.catalog import DataSet
-    from wsss.reports.overlay import Note, Panel
+from wsss.reports.overlay import (
+    Note,
+    Panel,
+    composite,
+    contact_sheet,
+    describe,
+    describe_truth,
+    fit,
+    mark_cells,
+    overlay_page,
+)
 
 ABOUT = "Draw images with their cells outlined by predicted class: one PNG per image, and overview.png."
 EXAMPLES = """\
@@ -68,10 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def draw(options: OverlayOptions) -> int:
     """Write the pictures; return 0."""
-    from wsss.core.files import write_bytes
-    from wsss.core.runtime import progress
-    from wsss.data.catalog import DataSet
-    from wsss.reports.overlay import Panel, contact_sheet
 
     data = DataSet.open(cli.default_dataset(options.data))
     names = data.classes.names
@@ -92,13 +103,12 @@ def draw(options: OverlayOptions) -> int:
     return 0
 
 
-def check_truth(data: "DataSet", options: OverlayOptions) -> None:
+def check_truth(data: DataSet, options: OverlayOptions) -> None:
     """Refuse true classes by number for cells that a backend has found and numbered by itself.
 
     Raises:
         DataError: that is so.
     """
-    from wsss.core.files import read_json
 
     record = data.folder / "segment.json"
     if options.truth is None or options.masks is not None or not record.exists():
@@ -111,13 +121,12 @@ def check_truth(data: "DataSet", options: OverlayOptions) -> None:
         )
 
 
-def choose_images(data: "DataSet", options: OverlayOptions) -> list[int]:
+def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
     """Return the numbers of the images to draw: the ones asked for, or `most` spread evenly over the set.
 
     Raises:
         DataError: an ID is not in the set, or its image has no pixels, or no image has.
     """
-    import numpy as np
 
     if options.ids:
         wanted = [name.strip() for name in options.ids.split(",") if name.strip()]
@@ -142,11 +151,6 @@ def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str]) -> No
     Raises:
         DataError: the table is missing, or lacks a column.
     """
-    import numpy as np
-    import pandas as pd
-    import pyarrow.parquet
-
-    from wsss.reports.overlay import Note, describe
 
     if not path.exists():
         raise DataError(f"{path} does not exist: run python -m wsss.infer first, or pass another --preds.")
@@ -168,10 +172,6 @@ def read_truth(path: Path, ids: Sequence[str], names: Sequence[str]) -> Notes:
     Raises:
         DataError: the table is missing, lacks a column, or has a label that is no class.
     """
-    import pandas as pd
-
-    from wsss.core.labels import parse_label
-    from wsss.reports.overlay import Note, describe_truth
 
     if not path.exists():
         raise DataError(f"{path} does not exist: --truth expects a CSV with the columns ID, cell, Label.")
@@ -195,17 +195,13 @@ def read_truth(path: Path, ids: Sequence[str], names: Sequence[str]) -> Notes:
 
 
 def draw_image(
-    data: "DataSet", i: int, predicted: Notes, truth: Notes | None, options: OverlayOptions
-) -> tuple["np.ndarray", "Panel", set[int]]:
+    data: DataSet, i: int, predicted: Notes, truth: Notes | None, options: OverlayOptions
+) -> tuple[np.ndarray, Panel, set[int]]:
     """Draw one image.
 
     Returns:
         Its page (H, W, 3) uint8, its small panel for the overview, and the classes shown on it.
     """
-    import numpy as np
-
-    from wsss.core.label_maps import find_label_map, read_label_map
-    from wsss.reports.overlay import Panel, composite, fit, mark_cells, overlay_page
 
     name, geometry, names = data.ids[i], data.geometry(i), data.classes.names
     content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
@@ -228,13 +224,12 @@ def draw_image(
     return overlay_page(title, panels, sorted(shown), names), Panel(small, name), shown
 
 
-def _true_map(folder: Path, name: str, geometry: "Geometry") -> "np.ndarray":
+def _true_map(folder: Path, name: str, geometry: Geometry) -> np.ndarray:
     """Read a true label map and bring it to stored size.
 
     Raises:
         DataError: it is missing, broken, or of another size than the image.
     """
-    from wsss.core.label_maps import find_label_map, read_label_map
 
     path = find_label_map(folder, name)
     found = read_label_map(path)
@@ -243,16 +238,13 @@ def _true_map(folder: Path, name: str, geometry: "Geometry") -> "np.ndarray":
     return geometry.labels_to_store(found)
 
 
-def _label_text(data: "DataSet", i: int) -> str:
+def _label_text(data: DataSet, i: int) -> str:
     if not data.has_labels[i]:
         return "unknown"
     return ", ".join(name for name, there in zip(data.classes.names, data.labels[i], strict=True) if there) or "none"
 
 
-def _png(picture: "np.ndarray") -> bytes:
-    import io
-
-    from PIL import Image
+def _png(picture: np.ndarray) -> bytes:
 
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="PNG", compress_level=4)

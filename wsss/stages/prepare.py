@@ -7,22 +7,25 @@ image labels if there is one. Can be stopped at any time and started again with 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, check_choice, check_range, some
-from wsss.core.labels import HPA_CHANNELS
+from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.core.ray_cluster import ENGINES
+from wsss.core.runtime import Workers
+from wsss.data import matching, path_list, planes, tables
+from wsss.data import source as sources
+from wsss.data.build import COLUMNS, SHARDS, SOURCES, Spec, finish
+from wsss.data.catalog import DataSet
+from wsss.data.existing import Past
+from wsss.data.ingest import Job
+from wsss.data.source import Source
+from wsss.data.store import Shards
+from wsss.data.summary import summary
 from wsss.options import parsing as cli
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from wsss.core.labels import ClassList
-    from wsss.core.runtime import Workers
-    from wsss.data.build import Spec
-    from wsss.data.existing import Past
-    from wsss.data.ingest import Job
-    from wsss.data.source import Source
+from wsss.runs.journal import Journal
+from wsss.runs.lock import hold
 
 EXAMPLES = """\
   python -m wsss.prepare --images hpa/train --labels hpa/train.csv --out data/hpa
@@ -84,7 +87,7 @@ class PrepareOptions:
             raise ConfigError(f"--channels is '{self.channels}', expected four different names and commas.")
 
     @property
-    def pool(self) -> "Workers":
+    def pool(self) -> Workers:
         """What does the work: processes of this machine, or of a Ray cluster."""
         return "ray" if self.engine == "ray" else self.workers
 
@@ -104,19 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(options: PrepareOptions) -> int:
     """Prepare what is not prepared yet; return the exit code."""
-    from wsss.data.build import SHARDS, SOURCES
-    from wsss.runs.lock import hold
 
     classes, source = _find(options)
     with hold(options.out, SHARDS, f"{SOURCES}/{options.source}"):
         return _bring_in(options, classes, source)
 
 
-def _bring_in(options: PrepareOptions, classes: "ClassList", source: "Source") -> int:
+def _bring_in(options: PrepareOptions, classes: ClassList, source: Source) -> int:
     """Bring a source into the data set; return the exit code."""
-    from wsss.data import source as sources
-    from wsss.data.existing import Past
-    from wsss.runs.journal import Journal
 
     past = Past.read(options.out)
     spec = _spec(options, classes, past)
@@ -149,13 +147,8 @@ def _bring_in(options: PrepareOptions, classes: "ClassList", source: "Source") -
     return _report(options.out, source.name, done)
 
 
-def _find(options: PrepareOptions) -> tuple["ClassList", "Source"]:
+def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     """Find images and labels and match them, before anything is decoded or written."""
-    from wsss.core.labels import HPA
-    from wsss.data import matching, path_list, planes, tables
-    from wsss.data.build import SHARDS
-    from wsss.data.source import Source
-    from wsss.data.store import Shards
 
     classes = tables.read_classes(options.classes) if options.classes else HPA
     channels, in_files = channel_names(options.channels)
@@ -173,8 +166,7 @@ def _find(options: PrepareOptions) -> tuple["ClassList", "Source"]:
     return classes, Source(options.source, folder, options.depth, matched, shards)
 
 
-def _spec(options: PrepareOptions, classes: "ClassList", past: "Past") -> "Spec":
-    from wsss.data.build import Spec
+def _spec(options: PrepareOptions, classes: ClassList, past: Past) -> Spec:
 
     folds, seed = past.folds or (4, 0)
     folds = folds if options.folds is None else options.folds
@@ -182,7 +174,7 @@ def _spec(options: PrepareOptions, classes: "ClassList", past: "Past") -> "Spec"
     return Spec(options.size, channel_names(options.channels)[0], classes, folds, seed)
 
 
-def _check_same_images(past: "Past", source: "Source") -> None:
+def _check_same_images(past: Past, source: Source) -> None:
     """Refuse to go on with a source whose images lie in other places than before."""
     before = past.source(source.name)
     if before is None or before["fingerprint"] == source.fingerprint:
@@ -202,14 +194,13 @@ def _remove_journal(path: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def _announce(todo: list["Job"], total: int) -> None:
+def _announce(todo: list[Job], total: int) -> None:
     if len(todo) < total:
         cli.say(f"{total - len(todo)} of {total} images are prepared already; {len(todo)} are left.")
 
 
-def _is_finished(folder: Path, past: "Past", spec: "Spec", rows: "pd.DataFrame") -> bool:
+def _is_finished(folder: Path, past: Past, spec: Spec, rows: pd.DataFrame) -> bool:
     """Say whether the data set on the disk is what would be written now."""
-    from wsss.data.catalog import DataSet
 
     name = rows["source"].iloc[0]
     own = past.table[past.table["source"] == name]
@@ -226,10 +217,7 @@ def _is_finished(folder: Path, past: "Past", spec: "Spec", rows: "pd.DataFrame")
     return True
 
 
-def _finish(past: "Past", spec: "Spec", source: "Source", rows: "pd.DataFrame") -> None:
-    import pandas as pd
-
-    from wsss.data.build import COLUMNS, finish
+def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame) -> None:
 
     record = {
         "name": source.name,
@@ -247,8 +235,6 @@ def _finish(past: "Past", spec: "Spec", source: "Source", rows: "pd.DataFrame") 
 
 def _report(folder: Path, name: str, done: bool) -> int:
     """Print the outcome; return the exit code."""
-    from wsss.data.catalog import DataSet
-    from wsss.data.summary import summary
 
     data = DataSet.open(folder)
     failed = int(((data.table["source"] == name) & ~data.ok).sum())

@@ -4,23 +4,25 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from wsss.cells.pseudo_masks import make_masks, values_of
 from wsss.core.checks import ConfigError, DataError, check_range
+from wsss.core.device import Device, choose_device
 from wsss.core.files import as_read, digest_json, read_json, write_csv, write_json
 from wsss.core.runtime import keep_freed_memory, progress, versions
+from wsss.data.catalog import DataSet
+from wsss.data.pseudo import FORMAT, MANIFEST, write_masks
+from wsss.inference.members import Plan, check_fits, find_folders, load_member
+from wsss.inference.pseudo import cells_of, label_maps, plan_pseudo
 from wsss.options import parsing as cli
 from wsss.options.pseudo import PseudoConfig
 from wsss.options.views import TtaConfig
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from wsss.core.device import Device
-    from wsss.data.catalog import DataSet
-    from wsss.inference.members import Plan
 
 EXAMPLES = """\
   python -m wsss.pseudo --data data/hpa --run runs/hpa-seresnext50
@@ -66,11 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     folder = cli.default_dataset(options.data)
 
-    from wsss.core.device import choose_device
-    from wsss.data.catalog import DataSet
-    from wsss.inference.members import check_fits, find_folders, load_member
-    from wsss.inference.pseudo import plan_pseudo
-
     data = DataSet.open(folder)
     if options.pseudo.inside_cells and not (data.folder / "cells").is_dir():
         raise ConfigError(
@@ -88,9 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _make(out: Path, options: PseudoOptions, data: "DataSet", plan: "Plan", device: "Device") -> int:
+def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: Device) -> int:
     """Make what is not there yet of one folder; return the number of images without masks."""
-    from wsss.data.pseudo import MANIFEST
 
     facts = _facts(options, data, plan)
     if (out / MANIFEST).exists() and not options.overwrite:
@@ -111,7 +107,7 @@ def _make(out: Path, options: PseudoOptions, data: "DataSet", plan: "Plan", devi
     return wanted - len(done)
 
 
-def _facts(options: PseudoOptions, data: "DataSet", plan: "Plan") -> dict[str, Any]:
+def _facts(options: PseudoOptions, data: DataSet, plan: Plan) -> dict[str, Any]:
     """Return what these masks are made of; other facts are other masks."""
     members = [
         {"path": str(member.path), "weights": member.digest, "held_out": member.fold, "predicts": len(indices)}
@@ -123,11 +119,8 @@ def _facts(options: PseudoOptions, data: "DataSet", plan: "Plan") -> dict[str, A
     return as_read(facts)
 
 
-def _find_maps(options: PseudoOptions, data: "DataSet", plan: "Plan", device: "Device", journal: Journal) -> None:
+def _find_maps(options: PseudoOptions, data: DataSet, plan: Plan, device: Device, journal: Journal) -> None:
     """Put the maps of every image into the journal, as far as they are not there yet."""
-    import numpy as np
-
-    from wsss.inference.pseudo import label_maps
 
     done = journal.keys()
     total = sum(len(indices) for _, indices in plan)
@@ -145,14 +138,9 @@ def _find_maps(options: PseudoOptions, data: "DataSet", plan: "Plan", device: "D
 
 
 def _cut_maps(
-    out: Path, config: PseudoConfig, data: "DataSet", plan: "Plan", journal: Journal
-) -> "list[tuple[int, np.ndarray, np.ndarray]]":
+    out: Path, config: PseudoConfig, data: DataSet, plan: Plan, journal: Journal
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Write the masks of every image with maps; return (index, classes, (n, 2) shares of each class)."""
-    import numpy as np
-
-    from wsss.cells.pseudo_masks import make_masks, values_of
-    from wsss.data.pseudo import write_masks
-    from wsss.inference.pseudo import cells_of
 
     typical = _typical_peaks(data, journal)
     done = []
@@ -171,9 +159,8 @@ def _cut_maps(
     return done
 
 
-def _typical_peaks(data: "DataSet", journal: Journal) -> "np.ndarray":
+def _typical_peaks(data: DataSet, journal: Journal) -> np.ndarray:
     """Return the median of the peaks of each class over the images that bear it: (K,), 0 for a class of none."""
-    import numpy as np
 
     found: list[list[float]] = [[] for _ in data.classes.names]
     rows = {name: i for i, name in enumerate(data.ids)}
@@ -183,11 +170,8 @@ def _typical_peaks(data: "DataSet", journal: Journal) -> "np.ndarray":
     return np.array([np.median(own) if own else 0.0 for own in found])
 
 
-def _finish(out: Path, data: "DataSet", plan: "Plan", facts: dict[str, Any], done: list[Any]) -> None:
+def _finish(out: Path, data: DataSet, plan: Plan, facts: dict[str, Any], done: list[Any]) -> None:
     """Write the table of shares and, last of all, the manifest."""
-    import pandas as pd
-
-    from wsss.data.pseudo import FORMAT, MANIFEST
 
     if not done:
         raise DataError(f"no image of {data.folder} has labels and cells: nothing to make pseudo-masks of.")

@@ -3,23 +3,27 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, check_range, some
+from wsss.core.files import read_json, write_text
+from wsss.core.runtime import progress
+from wsss.data.catalog import DataSet
+from wsss.inference.tables import iter_cells, read_cells, read_images, score_columns
 from wsss.options import parsing as cli
+from wsss.reports.gallery import Field
+from wsss.reports.notable import Pick, pick_by_score, pick_oddities
+from wsss.reports.page import CropGroup, Page, render
+from wsss.stages.evaluate_masks import is_mask_folder
+from wsss.stages.export import data_folder_of
+from wsss.stages.report_drawing import Drawing
+from wsss.stages.report_evidence import Evidence, Truth, gather
+from wsss.stages.report_maps import Mapper
 from wsss.stages.report_run import records, run_folder, training
 from wsss.stages.report_tables import calibration, class_table, facts, failures, images_note, mistakes, tiles
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    from wsss.data.catalog import DataSet
-    from wsss.reports.gallery import Field
-    from wsss.reports.notable import Pick
-    from wsss.reports.page import CropGroup, Page
-    from wsss.stages.report_evidence import Evidence
-    from wsss.stages.report_maps import Mapper
 
 EXAMPLES = """\
   python -m wsss.report --preds preds/demo
@@ -77,21 +81,19 @@ class Found:
     """Everything the page is made from."""
 
     options: ReportOptions
-    data: "DataSet"
-    cells: "pd.DataFrame"
+    data: DataSet
+    cells: pd.DataFrame
     """All cells without their masks; row numbers are those of `scores` and of the picks."""
-    images: "pd.DataFrame"
-    scores: "np.ndarray"
+    images: pd.DataFrame
+    scores: np.ndarray
     """(N, K) float32."""
-    evidence: "Evidence"
+    evidence: Evidence
     record: dict[str, Any]
     """The content of provenance.json, empty where there is none."""
 
 
 def report(options: ReportOptions) -> int:
     """Write the page; return 0."""
-    from wsss.core.files import write_text
-    from wsss.reports.page import render
 
     page = build(collect(options))
     text = render(page)
@@ -109,14 +111,6 @@ def collect(options: ReportOptions) -> Found:
     Raises:
         DataError: predictions, data set and truth do not fit each other.
     """
-    import numpy as np
-
-    from wsss.core.files import read_json
-    from wsss.data.catalog import DataSet
-    from wsss.inference.tables import read_cells, read_images, score_columns
-    from wsss.stages.evaluate_masks import is_mask_folder
-    from wsss.stages.export import data_folder_of
-    from wsss.stages.report_evidence import Truth, gather
 
     if is_mask_folder(options.preds):
         raise ConfigError(f"{options.preds} holds masks, not cells: python -m wsss.evaluate draws them as sheet.png.")
@@ -135,10 +129,8 @@ def collect(options: ReportOptions) -> Found:
     return Found(options, data, cells, images, cells[columns].to_numpy(np.float32), evidence, record)
 
 
-def build(found: Found) -> "Page":
+def build(found: Found) -> Page:
     """Put the page together."""
-    from wsss.reports.notable import pick_by_score, pick_oddities
-    from wsss.reports.page import Page
 
     options, data, evidence = found.options, found.data, found.evidence
     names, most = found.cells.ID.to_numpy(object), options.crops
@@ -169,10 +161,8 @@ def build(found: Found) -> "Page":
     )
 
 
-def draw(found: Found, picks: "Sequence[Pick]", run: Path | None) -> "tuple[list[Field], list[CropGroup]]":
+def draw(found: Found, picks: Sequence[Pick], run: Path | None) -> tuple[list[Field], list[CropGroup]]:
     """Draw the gallery's fields and the crops of the picked cells, image after image."""
-    from wsss.core.runtime import progress
-    from wsss.stages.report_drawing import Drawing
 
     work = Drawing(found, picks, _mapper(found, run))
     for name, masks in progress(_each_wanted(found, work.wanted), "report", total=len(work.wanted)):
@@ -180,21 +170,18 @@ def draw(found: Found, picks: "Sequence[Pick]", run: Path | None) -> "tuple[list
     return work.fields, work.groups()
 
 
-def _mapper(found: Found, run: Path | None) -> "Mapper | None":
+def _mapper(found: Found, run: Path | None) -> Mapper | None:
     """Load the networks for the class maps, where these are asked for."""
     if not found.options.maps:
         return None
     if run is None:
         raise ConfigError("--maps asks the networks of the run, which is not where it was: pass its folder as --run.")
 
-    from wsss.stages.report_maps import Mapper
-
     return Mapper(run, found.data, oof=bool(found.record.get("oof")))
 
 
-def _each_wanted(found: Found, wanted: Mapping[str, Any]) -> "Iterator[tuple[str, pd.DataFrame | None]]":
+def _each_wanted(found: Found, wanted: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame | None]]:
     """Yield (ID, its cells with masks or None) of the wanted images in the order of the table of images."""
-    from wsss.inference.tables import iter_cells
 
     left = dict.fromkeys(wanted)
     for name, own in iter_cells(found.options.preds):

@@ -1,7 +1,6 @@
 """The pictures of the report: which images are needed, and what is drawn of each."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,10 +13,8 @@ from wsss.reports.notable import Pick
 from wsss.reports.overlay import composite
 from wsss.reports.page import Crop, CropGroup
 from wsss.reports.palette import short_name
-
-if TYPE_CHECKING:
-    from wsss.stages.report import Found
-    from wsss.stages.report_maps import Mapper
+from wsss.stages.report import Found
+from wsss.stages.report_maps import Mapper
 
 PIECES = "In several pieces"
 
@@ -25,7 +22,7 @@ PIECES = "In several pieces"
 class Drawing:
     """Fields and crops, filled in by `add`, one image at a time, so that memory holds one image."""
 
-    def __init__(self, found: "Found", picks: Sequence[Pick], mapper: "Mapper | None" = None) -> None:
+    def __init__(self, found: Found, picks: Sequence[Pick], mapper: Mapper | None = None) -> None:
         self.found = found
         self.picks = picks
         self.mapper = mapper
@@ -132,7 +129,7 @@ class Drawing:
         return Crop(self._crops[row], str(own.ID), int(own.cell_id), said)
 
 
-def spread_images(ids: pd.Series, found: "Found") -> list[str]:
+def spread_images(ids: pd.Series, found: Found) -> list[str]:
     """Return at most `--most` IDs, spread evenly over the set, in its order."""
     names = [str(name) for name in ids]
     step = np.linspace(0, len(names) - 1, min(found.options.most, len(names)))

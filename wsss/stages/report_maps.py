@@ -1,7 +1,6 @@
 """Class maps for the report: where the networks of the run see each class in the fields that are shown."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,11 +8,8 @@ from wsss.cells.scoring import normalise, resize
 from wsss.core.device import choose_device
 from wsss.data.catalog import DataSet
 from wsss.inference.cam import class_maps
-from wsss.inference.members import check_fits, find_folders, load_members, plan_all, plan_oof
+from wsss.inference.members import Member, check_fits, find_folders, load_members, plan_all, plan_oof
 from wsss.reports.gallery import ClassMap
-
-if TYPE_CHECKING:
-    from wsss.inference.members import Member
 
 LEAST = 0.01
 """Classes of which an image has a probability no higher than this have no map, as in the recipe's cell score."""

@@ -2,16 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from wsss.core.checks import DataError
+from wsss.reports.figures import training_svg
+from wsss.reports.page import Figure
+from wsss.stages.report import Found
 
-if TYPE_CHECKING:
-    from wsss.reports.page import Figure
-    from wsss.stages.report import Found
 
-
-def run_folder(found: "Found") -> Path | None:
+def run_folder(found: Found) -> Path | None:
     """Return the run to tell of: the one asked for, or the recorded one where it is still there.
 
     Raises:
@@ -32,12 +32,8 @@ def fold_folders(run: Path) -> list[Path]:
     return sorted(path.parent for path in [*run.glob("log.csv"), *run.glob("*/log.csv")])
 
 
-def training(run: Path | None) -> "list[Figure]":
+def training(run: Path | None) -> list[Figure]:
     """Draw the curves of every fold of the run."""
-    import pandas as pd
-
-    from wsss.reports.figures import training_svg
-    from wsss.reports.page import Figure
 
     out = []
     for folder in fold_folders(run) if run else []:
@@ -52,7 +48,7 @@ def training(run: Path | None) -> "list[Figure]":
     return out
 
 
-def records(found: "Found", run: Path | None) -> list[tuple[str, str]]:
+def records(found: Found, run: Path | None) -> list[tuple[str, str]]:
     """Return the files that tell all of it."""
     out = [("provenance.json", json.dumps(found.record, indent=2))] if found.record else []
     configs = [folder / "config.yaml" for folder in (fold_folders(run) if run else [])]

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from wsss.reports.page import Figure
-    from wsss.stages.report import Found
-    from wsss.stages.report_evidence import Evidence
+import numpy as np
+
+from wsss.reports.figures import calibration_svg, confusion_svg
+from wsss.reports.page import Figure
+from wsss.stages.report import Found
+from wsss.stages.report_evidence import Evidence
 
 
-def facts(found: "Found", run: Path | None) -> list[tuple[str, str]]:
+def facts(found: Found, run: Path | None) -> list[tuple[str, str]]:
     """Return what was run and on what, in words."""
     data, record = found.data, found.record
     labelled = int(data.has_labels.sum())
@@ -30,7 +32,7 @@ def facts(found: "Found", run: Path | None) -> list[tuple[str, str]]:
     return out
 
 
-def tiles(evidence: "Evidence") -> list[tuple[str, float | None, str]]:
+def tiles(evidence: Evidence) -> list[tuple[str, float | None, str]]:
     """Return the figures that matter most."""
     out: list[tuple[str, float | None, str]] = []
     if evidence.record:
@@ -50,7 +52,7 @@ def tiles(evidence: "Evidence") -> list[tuple[str, float | None, str]]:
     return out
 
 
-def images_note(found: "Found") -> str:
+def images_note(found: Found) -> str:
     """Say what the figures of images are measured against."""
     if found.evidence.images is None:
         return ""
@@ -59,9 +61,8 @@ def images_note(found: "Found") -> str:
     return "Figures of images: against the labels of the data set; they flatter a run that was trained on these images."
 
 
-def class_table(found: "Found") -> tuple[list[tuple[str, str, str]], list[dict[str, Any]]]:
+def class_table(found: Found) -> tuple[list[tuple[str, str, str]], list[dict[str, Any]]]:
     """Return the columns of the table of classes (key, heading, kind) and its rows."""
-    import numpy as np
 
     data, evidence, options = found.data, found.evidence, found.options
     count = len(data.classes)
@@ -86,10 +87,8 @@ def class_table(found: "Found") -> tuple[list[tuple[str, str, str]], list[dict[s
     return columns, [{"id": k, "name": name} | {key: own[k] for key, own in values.items()} for k, name in names]
 
 
-def calibration(evidence: "Evidence") -> "list[Figure]":
+def calibration(evidence: Evidence) -> list[Figure]:
     """Draw how far scores are true, of cells and of images."""
-    from wsss.reports.figures import calibration_svg
-    from wsss.reports.page import Figure
 
     parts = (("Cells", evidence.cells), ("Images", evidence.of_images))
     return [
@@ -103,10 +102,8 @@ def calibration(evidence: "Evidence") -> "list[Figure]":
     ]
 
 
-def mistakes(evidence: "Evidence") -> "list[Figure]":
+def mistakes(evidence: Evidence) -> list[Figure]:
     """Draw which class the cells of each are taken for, and name the most frequent mistakes."""
-    from wsss.reports.figures import confusion_svg
-    from wsss.reports.page import Figure
 
     rows = evidence.record["cells"].get("confusions") if evidence.record else None
     if not rows:
@@ -119,7 +116,7 @@ def mistakes(evidence: "Evidence") -> "list[Figure]":
     return [Figure("Cells", confusion_svg(rows), most or "no cell has another class on top than its own")]
 
 
-def failures(found: "Found") -> list[tuple[str, str, str]]:
+def failures(found: Found) -> list[tuple[str, str, str]]:
     """Return ID, status and reason of every image that has no full prediction."""
     reasons = dict(zip(found.data.ids, found.data.table["reason"].fillna("").astype(str), strict=True))
     bad = found.images[found.images.status != "ok"]

@@ -5,20 +5,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from wsss.core.checks import NoSpaceError, check_choice, check_range
+from wsss.core.csv_text import guard_text
+from wsss.core.files import digest_json, write_csv, write_json
 from wsss.core.ray_cluster import ENGINES
+from wsss.core.runtime import Workers, progress, versions
+from wsss.data.catalog import DataSet
+from wsss.inference.following import Following
 from wsss.options import parsing as cli
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from wsss.core.runtime import Workers
-    from wsss.data.catalog import DataSet
-    from wsss.inference.following import Following
-    from wsss.runs.journal import Journal
-    from wsss.segmenters import AnyBackend, BackendOptions
+from wsss.runs.journal import Journal
+from wsss.runs.lock import hold
+from wsss.segmenters import AnyBackend, BackendOptions, make_backend
+from wsss.segmenters.many import RECORDABLE, Job, segment_images
 
 EXAMPLES = """\
   python -m wsss.segment --data data/mine                                  find the cells by their stains
@@ -67,7 +68,7 @@ class SegmentOptions:
             check_range("--pixel-um", self.pixel_um, 1e-4)
 
     @property
-    def pool(self) -> "Workers":
+    def pool(self) -> Workers:
         """What does the work: processes of this machine, or of a Ray cluster."""
         return "ray" if self.engine == "ray" else self.workers
 
@@ -79,13 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return segment(options)
 
 
-def segment(options: SegmentOptions, following: "Following | None" = None) -> int:
+def segment(options: SegmentOptions, following: Following | None = None) -> int:
     """Segment what is not segmented yet and write `segments.csv` and `segment.json`; return the exit code.
 
     `following` is told of each image as it is done, by a stage that works on them at the same time.
     """
-    from wsss.data.catalog import DataSet
-    from wsss.runs.lock import hold
 
     folder = cli.default_dataset(options.data)
     DataSet.open(folder)  # a folder that is none is told before anything is written there
@@ -93,11 +92,7 @@ def segment(options: SegmentOptions, following: "Following | None" = None) -> in
         return _segment(folder, options, following)
 
 
-def _segment(folder: Path, options: SegmentOptions, following: "Following | None") -> int:
-    from wsss.core.files import digest_json
-    from wsss.data.catalog import DataSet
-    from wsss.runs.journal import Journal
-    from wsss.segmenters import make_backend
+def _segment(folder: Path, options: SegmentOptions, following: Following | None) -> int:
 
     data = DataSet.open(folder)
     asked = _backend_options(options)
@@ -121,14 +116,13 @@ def _segment(folder: Path, options: SegmentOptions, following: "Following | None
     return _report(table, len(todo), time.perf_counter() - began, spent)
 
 
-def _backend_options(options: SegmentOptions) -> "BackendOptions":
-    from wsss.segmenters import BackendOptions
+def _backend_options(options: SegmentOptions) -> BackendOptions:
 
     masks, weights = (path.resolve() if path else None for path in (options.masks, options.weights))
     return BackendOptions(masks, weights, options.device, options.batch, options.pixel_um)
 
 
-def _unfinished(data: "DataSet", journal: "Journal") -> list[int]:
+def _unfinished(data: DataSet, journal: Journal) -> list[int]:
     """Return the images that have no map yet, whose pixels have changed since, or that failed."""
     marks = _marks(data)
     done = {
@@ -142,23 +136,21 @@ def _unfinished(data: "DataSet", journal: "Journal") -> list[int]:
     return [i for i, (name, ok) in enumerate(zip(data.ids, data.ok, strict=True)) if ok and name not in done]
 
 
-def _marks(data: "DataSet") -> dict[str, str]:
+def _marks(data: DataSet) -> dict[str, str]:
     """Return what tells an image's pixels from later ones under the same ID."""
     rows = zip(data.ids, data.table["crc32"], data.ok, strict=True)
     return {name: str(int(crc)) if ok else "" for name, crc, ok in rows}
 
 
 def _work(
-    data: "DataSet",
-    journal: "Journal",
+    data: DataSet,
+    journal: Journal,
     todo: list[int],
-    backend: "AnyBackend",
+    backend: AnyBackend,
     options: SegmentOptions,
-    following: "Following | None",
+    following: Following | None,
 ) -> None:
     """Segment the images `todo` and journal each as it is done."""
-    from wsss.core.runtime import progress
-    from wsss.segmenters.many import RECORDABLE, Job, segment_images
 
     marks = _marks(data)
     job = Job(data.folder, options.backend, _backend_options(options))
@@ -192,9 +184,8 @@ COLUMNS = {
 """Columns of segments.csv after ID, status and reason, and what stands there for a failed image."""
 
 
-def _summary(data: "DataSet", journal: "Journal") -> tuple["pd.DataFrame", Counter[str]]:
+def _summary(data: DataSet, journal: Journal) -> tuple[pd.DataFrame, Counter[str]]:
     """Return one row per image of the data set, and the seconds spent on the ones of the journal."""
-    import pandas as pd
 
     records = {name: record for name, record, _ in journal.items()}
     spent: Counter[str] = Counter()
@@ -209,10 +200,7 @@ def _summary(data: "DataSet", journal: "Journal") -> tuple["pd.DataFrame", Count
     return table.astype(dict.fromkeys(counts, "Int64")), spent
 
 
-def _write(folder: Path, table: "pd.DataFrame", options: SegmentOptions, spent: Counter[str]) -> None:
-    from wsss.core.csv_text import guard_text
-    from wsss.core.files import write_csv, write_json
-    from wsss.core.runtime import versions
+def _write(folder: Path, table: pd.DataFrame, options: SegmentOptions, spent: Counter[str]) -> None:
 
     chosen = {
         name: value if value is None or isinstance(value, int | float) else str(value)
@@ -232,7 +220,7 @@ def _write(folder: Path, table: "pd.DataFrame", options: SegmentOptions, spent: 
     write_csv(folder / "segments.csv", guard_text(table, ("ID", "reason")))
 
 
-def _report(table: "pd.DataFrame", worked: int, seconds: float, spent: Counter[str]) -> int:
+def _report(table: pd.DataFrame, worked: int, seconds: float, spent: Counter[str]) -> int:
     """Print the outcome; return the exit code."""
     cells, border = int(table.n_cells.sum()), int(table.n_border.sum())
     broken = table[(table.status == "failed") & ~table.reason.str.startswith("not prepared")]

@@ -2,23 +2,33 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device, choose_device
 from wsss.core.runtime import keep_freed_memory
+from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import without_cells
+from wsss.feature_classifier.train import ensure_feature_classifier
+from wsss.models.cam_net import CamNet
 from wsss.options import parsing as cli
 from wsss.options.recipe import Recipe
 from wsss.reports.curves import plot_curves
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
+from wsss.stages.train_maps import train_maps
+from wsss.stages.train_masks import train_masks
 from wsss.stages.train_start import FoldPlan, start_classifier
-
-if TYPE_CHECKING:
-    from wsss.data.catalog import DataSet
-    from wsss.models.cam_net import CamNet
-    from wsss.training.distributed import World
-    from wsss.training.fit import Watch
+from wsss.training.distributed import World, join
+from wsss.training.fit import Watch, fit
+from wsss.training.loading import TrainLoader
+from wsss.training.lr_find import find_rate
+from wsss.training.preview import Preview
+from wsss.training.self_training import ensure_self_trained
+from wsss.training.tensorboard import open_tensorboard
+from wsss.training.validate import Validator
 
 EXAMPLES = """\
   python -m wsss.train --backbone seresnext50
@@ -36,17 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe, options = cli.parse(parser, argv, Recipe, TrainOptions)
     keep_freed_memory()
     if recipe.task == "masks":
-        from wsss.stages.train_masks import train_masks
-
         return train_masks(recipe, options)
     if recipe.task == "maps":
-        from wsss.stages.train_maps import train_maps
-
         return train_maps(recipe, options)
     folder = cli.default_dataset(options.data)
-
-    from wsss.data.catalog import DataSet
-    from wsss.training.distributed import join
 
     with join(options.device) as world:
         data = DataSet.open(folder)
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _folds(wanted: int | str, data: "DataSet") -> list[int | None]:
+def _folds(wanted: int | str, data: DataSet) -> list[int | None]:
     if wanted == "none":
         return [None]
     count = int(data.folds().max()) + 1
@@ -70,10 +73,9 @@ def _folds(wanted: int | str, data: "DataSet") -> list[int | None]:
 
 
 def _plan_fold(
-    recipe: Recipe, options: TrainOptions, data: "DataSet", path: Path, fold: int | None, world: "World"
+    recipe: Recipe, options: TrainOptions, data: DataSet, path: Path, fold: int | None, world: World
 ) -> FoldPlan:
     """Find out what there is to train on, and whether it can be done."""
-    import numpy as np
 
     device = choose_device(options.device, recipe.precision)
     _check_fit(recipe, data)
@@ -89,10 +91,6 @@ def _plan_fold(
 
 def train_fold(plan: FoldPlan) -> None:
     """Train one network, or go on with it."""
-    from wsss.training.fit import fit
-    from wsss.training.loading import TrainLoader
-    from wsss.training.lr_find import find_rate
-    from wsss.training.validate import Validator
 
     recipe, options, data, world, device = plan.recipe, plan.options, plan.data, plan.world, plan.device
     state, facts, teacher = start_classifier(plan)
@@ -117,7 +115,6 @@ def train_fold(plan: FoldPlan) -> None:
 
 def _feature_classifier(plan: FoldPlan) -> None:
     """Fit the classifier on cell features beside the network, if the recipe wants it and it is not there yet."""
-    from wsss.feature_classifier.train import ensure_feature_classifier
 
     recipe, taught = plan.recipe, plan.recipe.self_training.enabled
     if recipe.feature_classifier.enabled and ensure_feature_classifier(
@@ -128,9 +125,8 @@ def _feature_classifier(plan: FoldPlan) -> None:
         )
 
 
-def _self_training(plan: FoldPlan, net: "CamNet") -> None:
+def _self_training(plan: FoldPlan, net: CamNet) -> None:
     """Train the network of single cells beside the first, if the recipe wants it and it is not there yet."""
-    from wsss.training.self_training import ensure_self_trained
 
     if plan.recipe.self_training.enabled and ensure_self_trained(
         plan.folder, plan.data, plan.train, plan.recipe, net, plan.device
@@ -140,10 +136,8 @@ def _self_training(plan: FoldPlan, net: "CamNet") -> None:
         )
 
 
-def _watches(plan: FoldPlan) -> "list[Watch]":
+def _watches(plan: FoldPlan) -> list[Watch]:
     """Return what looks on after each epoch."""
-    from wsss.training.preview import Preview
-    from wsss.training.tensorboard import open_tensorboard
 
     options = plan.options
     found: list[Watch] = []
@@ -154,7 +148,7 @@ def _watches(plan: FoldPlan) -> "list[Watch]":
     return found
 
 
-def _check_fit(recipe: Recipe, data: "DataSet") -> None:
+def _check_fit(recipe: Recipe, data: DataSet) -> None:
     step = recipe.puzzle.side * recipe.output_stride
     if data.size % step:
         raise ConfigError(
@@ -168,16 +162,15 @@ def _check_fit(recipe: Recipe, data: "DataSet") -> None:
         )
 
 
-def _check_world(recipe: Recipe, device: Device, world: "World") -> None:
+def _check_world(recipe: Recipe, device: Device, world: World) -> None:
     if recipe.batch < world.size:
         raise ConfigError(f"batch is {recipe.batch}, fewer than the {world.size} processes that share it: raise it.")
     if recipe.sync_bn and world.size > 1 and not device.is_cuda:
         raise ConfigError("sync_bn needs GPUs: leave it out where processes share CPUs.")
 
 
-def _check_cells(train: Any, data: "DataSet", world: "World") -> None:
+def _check_cells(train: Any, data: DataSet, world: World) -> None:
     """Refuse a data set without label maps; say how many images lack theirs."""
-    from wsss.data.cell_maps import without_cells
 
     lacking = without_cells(data, train)
     if len(lacking) == len(train):
@@ -189,7 +182,7 @@ def _check_cells(train: Any, data: "DataSet", world: "World") -> None:
         cli.say(f"{len(lacking)} images have no label map and count as one cell each: {some(lacking)}")
 
 
-def _check_images(train: Any, valid: Any, fold: int | None, data: "DataSet") -> None:
+def _check_images(train: Any, valid: Any, fold: int | None, data: DataSet) -> None:
     if len(train) == 0:
         raise DataError(f"{data.folder} has no labelled image to train on: prepare it with --labels.")
     if fold is not None and len(valid) == 0:

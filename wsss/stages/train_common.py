@@ -2,19 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from wsss.core.checks import check_range
 from wsss.core.device import Device
 from wsss.core.runtime import cores
+from wsss.models.cam_net import CamNet
 from wsss.options.recipe import Recipe
 from wsss.runs.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from wsss.models.cam_net import CamNet
-    from wsss.training.distributed import World
-    from wsss.training.job import Job
-    from wsss.training.state import TrainState
+from wsss.training.distributed import World
+from wsss.training.job import Job
+from wsss.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Plan(Protocol):
     @property
     def device(self) -> Device: ...  # noqa: D102
     @property
-    def world(self) -> "World": ...  # noqa: D102
+    def world(self) -> World: ...  # noqa: D102
 
 
 def fold_name(fold: int | None) -> str:
@@ -80,21 +78,20 @@ def fold_name(fold: int | None) -> str:
     return "full" if fold is None else f"fold{fold}"
 
 
-def loader_workers(options: TrainOptions, world: "World") -> int:
+def loader_workers(options: TrainOptions, world: World) -> int:
     """Return the loader processes of this process: as asked for, or one less than its share of the cores, 8 at most."""
     usual = max(0, min(8, (cores() - 1) // world.local_size))
     return usual if options.workers is None else options.workers
 
 
-def going_on(state: "TrainState") -> str:
+def going_on(state: TrainState) -> str:
     """Return where a run goes on, as the end of a sentence; nothing for a new one."""
     where = state.progress
     return f"; going on after epoch {where.epoch}, step {where.step}" if where.epoch or where.step else ""
 
 
-def make_job(plan: Plan, facts: dict[str, Any], names: list[str], teacher: "CamNet | None" = None) -> "Job":
+def make_job(plan: Plan, facts: dict[str, Any], names: list[str], teacher: CamNet | None = None) -> Job:
     """Return what the loop works with."""
-    from wsss.training.job import Job
 
     options = plan.options
     return Job(

@@ -7,22 +7,23 @@ There are no masks to validate on: the weights are those of the last epoch.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from wsss.core.checks import ConfigError
 from wsss.core.device import Device, choose_device
+from wsss.data.catalog import DataSet
+from wsss.data.pseudo import PseudoSet
 from wsss.options import parsing as cli
 from wsss.options.recipe import Recipe
+from wsss.reports.curves import plot_curves
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
 from wsss.stages.train_start import run_facts, start_unet
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from wsss.data.catalog import DataSet
-    from wsss.data.pseudo import PseudoSet
-    from wsss.training.distributed import World
+from wsss.training.distributed import World, join
+from wsss.training.fit import fit
+from wsss.training.lr_find import find_rate
+from wsss.training.map_task import MapLearner, MapLoader
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,16 @@ class MapPlan:
 
     recipe: Recipe
     options: TrainOptions
-    data: "DataSet"
-    pseudo: "PseudoSet"
+    data: DataSet
+    pseudo: PseudoSet
     folder: RunFolder
     fold: int | None
-    world: "World"
+    world: World
     device: Device
 
     @property
-    def train(self) -> "np.ndarray":
+    def train(self) -> np.ndarray:
         """Numbers of the images to train on."""
-        import numpy as np
 
         own = set(self.pseudo.ids)
         return np.array([i for i, name in enumerate(self.data.ids) if name in own], np.int64)
@@ -55,9 +55,6 @@ class MapPlan:
 
 def train_maps(recipe: Recipe, options: TrainOptions) -> int:
     """Train U-Nets of class maps as the recipe and the options say; return the exit code."""
-    from wsss.data.catalog import DataSet
-    from wsss.data.pseudo import PseudoSet
-    from wsss.training.distributed import join
 
     if options.pseudo is None:
         raise ConfigError("task is maps, which needs pseudo-masks: run python -m wsss.pseudo and pass --pseudo FOLDER.")
@@ -76,7 +73,7 @@ def train_maps(recipe: Recipe, options: TrainOptions) -> int:
     return 0
 
 
-def _folds(wanted: int | str, data: "DataSet") -> list[int | None]:
+def _folds(wanted: int | str, data: DataSet) -> list[int | None]:
     if wanted == "all":
         return list(range(int(data.folds().max()) + 1))
     return [None if wanted == "none" else int(wanted)]
@@ -101,10 +98,6 @@ def _source(pseudo: Path, fold: int | None) -> Path:
 
 def train_fold(plan: MapPlan) -> None:
     """Train one network, or go on with it."""
-    from wsss.reports.curves import plot_curves
-    from wsss.training.fit import fit
-    from wsss.training.lr_find import find_rate
-    from wsss.training.map_task import MapLearner, MapLoader
 
     recipe, options, data, world, device = plan.recipe, plan.options, plan.data, plan.world, plan.device
     # Whose labels have reached it: those of its images, and those its teacher was trained on.

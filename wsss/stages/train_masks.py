@@ -2,24 +2,28 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from wsss.core.checks import ConfigError
 from wsss.core.device import Device, choose_device
 from wsss.core.files import as_read, digest_json
 from wsss.core.runtime import versions
+from wsss.data.augment_recipe import load_recipe
+from wsss.data.mask_samples import Survey, coverage_folds, folds_digest, survey, training_augment
+from wsss.data.masks import MaskSet
+from wsss.data.tile_set import open_set
 from wsss.options import parsing as cli
 from wsss.options.recipe import Recipe
+from wsss.reports.curves import plot_curves
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
 from wsss.stages.train_start import start_unet
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from wsss.data.mask_samples import Survey
-    from wsss.data.masks import MaskSet
-    from wsss.training.distributed import World
+from wsss.training.distributed import World, join
+from wsss.training.fit import fit
+from wsss.training.lr_find import find_rate
+from wsss.training.semantic_task import MaskLearner, MaskLoader, MaskValidator
 
 
 @dataclass(frozen=True)
@@ -28,25 +32,23 @@ class MaskPlan:
 
     recipe: Recipe
     options: TrainOptions
-    masks: "MaskSet"
-    found: "Survey"
-    folds: "np.ndarray"
+    masks: MaskSet
+    found: Survey
+    folds: np.ndarray
     folder: RunFolder
     fold: int | None
-    world: "World"
+    world: World
     device: Device
 
     @property
-    def valid(self) -> "np.ndarray":
+    def valid(self) -> np.ndarray:
         """Numbers of the held-out images."""
-        import numpy as np
 
         return np.flatnonzero(self.folds == self.fold) if self.fold is not None else np.zeros(0, np.int64)
 
     @property
-    def train(self) -> "np.ndarray":
+    def train(self) -> np.ndarray:
         """Numbers of the images to train on."""
-        import numpy as np
 
         return np.flatnonzero((self.folds >= 0) & (self.folds != (-2 if self.fold is None else self.fold)))
 
@@ -58,9 +60,6 @@ class MaskPlan:
 
 def train_masks(recipe: Recipe, options: TrainOptions) -> int:
     """Train mask networks as the recipe and the options say; return the exit code."""
-    from wsss.data.mask_samples import coverage_folds, survey
-    from wsss.data.tile_set import open_set
-    from wsss.training.distributed import join
 
     if options.data is None:
         raise ConfigError("task is masks, which needs a folder of images and masks: pass --data FOLDER.")
@@ -89,13 +88,6 @@ def _folds(wanted: int | str, count: int) -> list[int | None]:
 
 def train_fold(plan: MaskPlan) -> None:
     """Train one network, or go on with it."""
-    import numpy as np
-
-    from wsss.data.mask_samples import training_augment
-    from wsss.reports.curves import plot_curves
-    from wsss.training.fit import fit
-    from wsss.training.lr_find import find_rate
-    from wsss.training.semantic_task import MaskLearner, MaskLoader, MaskValidator
 
     recipe, options, masks, world, device = plan.recipe, plan.options, plan.masks, plan.world, plan.device
     facts = run_facts(plan)
@@ -129,8 +121,6 @@ def train_fold(plan: MaskPlan) -> None:
 
 def run_facts(plan: MaskPlan) -> dict[str, Any]:
     """Return what every checkpoint of a run says of it; a resumed run must agree, and --oof proves itself by it."""
-    from wsss.data.augment_recipe import load_recipe
-    from wsss.data.mask_samples import folds_digest
 
     facts = {
         "recipe": asdict(plan.recipe),

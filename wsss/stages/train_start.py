@@ -5,24 +5,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor
+
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
 from wsss.core.files import as_read, digest_file, digest_json
 from wsss.core.runtime import versions
+from wsss.data.augment_recipe import load_recipe
+from wsss.data.catalog import DataSet
+from wsss.inference.members import Member, check_fits, find_folders, load_member
+from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.unet import build_unet
+from wsss.models.weights import load_weights
 from wsss.options.recipe import Recipe
 from wsss.runs.run_folder import RunFolder, check_same_run
 from wsss.stages.train_common import Plan, TrainOptions, fold_name
+from wsss.training.distributed import World
+from wsss.training.state import TrainState
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from wsss.data.catalog import DataSet
-    from wsss.inference.members import Member
-    from wsss.models.cam_net import CamNet
-    from wsss.training.distributed import World
-    from wsss.training.state import TrainState
-
     Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 
 
@@ -32,14 +36,14 @@ class FoldPlan:
 
     recipe: Recipe
     options: TrainOptions
-    data: "DataSet"
+    data: DataSet
     folder: RunFolder
     fold: int | None
-    world: "World"
+    world: World
     device: Device
-    train: "np.ndarray"
+    train: np.ndarray
     """Numbers of the images to train on."""
-    valid: "np.ndarray"
+    valid: np.ndarray
     """Numbers of the held-out images."""
 
     @property
@@ -53,13 +57,8 @@ class FoldPlan:
         return [self.data.ids[i] for i in self.valid]
 
 
-def start_classifier(plan: FoldPlan) -> "tuple[TrainState, dict[str, Any], CamNet | None]":
+def start_classifier(plan: FoldPlan) -> tuple[TrainState, dict[str, Any], CamNet | None]:
     """Build the network, or load it as it was left; return it with what its checkpoints say, and its teacher."""
-    import torch
-
-    from wsss.models.cam_net import build_cam_net
-    from wsss.models.weights import load_weights
-    from wsss.training.state import TrainState
 
     recipe, world, data = plan.recipe, plan.world, plan.data
     loaded = _left(plan)
@@ -84,17 +83,15 @@ def start_classifier(plan: FoldPlan) -> "tuple[TrainState, dict[str, Any], CamNe
     return state, facts, None if teacher is None else teacher.net
 
 
-def _join_norms(net: "CamNet", plan: FoldPlan) -> "CamNet":
+def _join_norms(net: CamNet, plan: FoldPlan) -> CamNet:
     """Join the batch norms of all processes, if the recipe says so."""
-    from timm.layers import convert_sync_batchnorm
 
     joined: CamNet = convert_sync_batchnorm(net) if plan.recipe.sync_bn and plan.world.size > 1 else net
     return joined
 
 
-def run_facts(recipe: Recipe, data: "DataSet", fold: int | None, train_ids: list[str]) -> dict[str, Any]:
+def run_facts(recipe: Recipe, data: DataSet, fold: int | None, train_ids: list[str]) -> dict[str, Any]:
     """Return what every checkpoint of a run says of it; a resumed run must agree, and --oof proves itself by it."""
-    from wsss.data.augment_recipe import load_recipe
 
     facts = {
         "recipe": asdict(recipe),
@@ -114,14 +111,12 @@ def run_facts(recipe: Recipe, data: "DataSet", fold: int | None, train_ids: list
     return as_read(facts)
 
 
-def _left(plan: Plan) -> "Checkpoint | None":
+def _left(plan: Plan) -> Checkpoint | None:
     """Return the newest checkpoint of a plan's run, if it is to go on."""
     return plan.folder.load() if plan.options.resume == "auto" and not plan.options.lr_find else None
 
 
-def _go_on(
-    plan: Plan, state: "TrainState", facts: dict[str, Any], loaded: "Checkpoint | None", seen: list[str]
-) -> None:
+def _go_on(plan: Plan, state: TrainState, facts: dict[str, Any], loaded: Checkpoint | None, seen: list[str]) -> None:
     """Bring a state to where its run was left, or begin the run.
 
     Raises:
@@ -135,9 +130,8 @@ def _go_on(
     _check_together(plan, state)
 
 
-def _check_together(plan: Plan, state: "TrainState") -> None:
+def _check_together(plan: Plan, state: TrainState) -> None:
     """Refuse processes that found different checkpoints: the folder of the run is not shared by their machines."""
-    import numpy as np
 
     where = state.progress
     places = plan.world.gather(np.array([[where.epoch, where.step]], np.float64))
@@ -150,7 +144,7 @@ def _check_together(plan: Plan, state: "TrainState") -> None:
 
 def start_unet(
     plan: Plan, facts: dict[str, Any], *, channels: int, outputs: int, seen: list[str], held_out: Collection[str]
-) -> "TrainState":
+) -> TrainState:
     """Build a U-Net, or load it as it was left.
 
     Args:
@@ -161,10 +155,6 @@ def start_unet(
         seen: IDs of the images whose labels reach it.
         held_out: IDs of those whose labels must not.
     """
-    import torch
-
-    from wsss.models.unet import build_unet
-    from wsss.training.state import TrainState
 
     recipe, world = plan.recipe, plan.world
     loaded = _left(plan)
@@ -181,14 +171,13 @@ def start_unet(
     return state
 
 
-def _earlier_network(run: str | None, option: str, plan: FoldPlan) -> "Member | None":
+def _earlier_network(run: str | None, option: str, plan: FoldPlan) -> Member | None:
     """Load the classifier of an earlier run that saw none of the images held out now.
 
     Raises:
         ConfigError: there is none.
         DataError: it has other classes or channels, or it saw a held-out image.
     """
-    from wsss.inference.members import check_fits, load_member
 
     if run is None:
         return None
@@ -213,7 +202,6 @@ def _earlier_weights(run: str, fold: int | None, held_out: Collection[str]) -> P
 
 def _same_fold(run: str, option: str, fold: int | None) -> RunFolder:
     """Return the folder of a fold in an earlier run; a run of one network serves any fold."""
-    from wsss.inference.members import find_folders
 
     found = find_folders(Path(run))
     same = [folder for folder in found if folder.path.name == fold_name(fold)]

@@ -1,11 +1,15 @@
 """Batches of training and validation images, in an order that depends on seed and epoch alone."""
 
 import multiprocessing
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -115,7 +119,7 @@ class TrainLoader:
 
 def whole_images(
     data: DataSet, indices: np.ndarray, batch: int, *, workers: int = 0, pinned: bool = False, cells: bool = False
-) -> "DataLoader[Batch]":
+) -> DataLoader[Batch]:
     """Return a loader of stored images as they are, in the given order; with their label maps if `cells`."""
     batches = EpochBatches(batch, seed=0)
     batches.set(indices, epoch=0)
@@ -159,7 +163,7 @@ class _Loader(DataLoader[Batch]):
         return super().__iter__()
 
 
-def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> "DataLoader[Batch]":
+def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> DataLoader[Batch]:
     """Return a loader of the samples that `batches` names.
 
     Its processes are forks of this one: they share its memory, and end when it is killed. Those of a fork server, which
@@ -185,11 +189,6 @@ def _collate(samples: list[tuple[Tensor, Tensor, int]] | list[tuple[Tensor, Tens
 
 def _quiet_worker(worker: int) -> None:
     """Keep a loader process to one core, leave signals to stop to the main process, and end with it quietly."""
-    import os
-    import signal
-    import sys
-
-    import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgrp()  # a SIGTERM to the main process's group is its own: it saves its state first, then ends its loaders
@@ -200,7 +199,6 @@ def _quiet_worker(worker: int) -> None:
 
 def _hang_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Pass over that the main process has gone while a loader's thread was handing it an image."""
-    import sys
 
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)

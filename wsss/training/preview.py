@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from wsss.core.device import Device
@@ -110,6 +111,5 @@ def _spread(cam: Tensor) -> np.ndarray:
 
 
 def _write_png(path: Path, picture: np.ndarray) -> None:
-    from PIL import Image
 
     write_atomic(path, lambda stream: Image.fromarray(picture).save(stream, format="png"))
