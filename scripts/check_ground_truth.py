@@ -29,7 +29,8 @@ from sklearn.metrics import average_precision_score
 
 from wsss.core import rle
 from wsss.inference import submission, tables
-from wsss.stages.evaluate import EvaluateOptions, evaluate
+from wsss.options.evaluate import EvaluateOptions
+from wsss.stages.evaluate import evaluate
 
 CLASSES = 19
 LOWEST = 0.01

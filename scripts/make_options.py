@@ -4,15 +4,13 @@ A test holds that the file is current.
 """
 
 import argparse
-import contextlib
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from wsss.__main__ import STAGES
-from wsss.options import parsing as cli
+from wsss import cli
+from wsss.cli import STAGES
+from wsss.options.parsing import parser_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """\
@@ -28,23 +26,6 @@ log.csv), `finding` (of the doctor: level, topic, text), `error` (text), and at 
 """
 TABLE = "| option | default | what it does |\n|---|---|---|"
 BAR = "\\|"
-
-
-class _Stop(Exception):
-    """Ends a stage as soon as its parser is known."""
-
-
-def stage_parser(stage: str) -> Any:
-    """Return the parser of a stage."""
-    made: list[Any] = []
-
-    def keep(parser: Any, *rest: object) -> Any:
-        made.append(parser)
-        raise _Stop
-
-    with mock.patch.object(cli, "parse", keep), contextlib.suppress(_Stop):
-        importlib.import_module(f"wsss.{stage}").main([])
-    return made[0]
 
 
 def options_of(parser: Any) -> Iterator[tuple[str, str, str]]:
@@ -72,7 +53,7 @@ def page() -> str:
     for stage, about in STAGES.items():
         rows = [
             f"| `{flag}` | {default} | {text.replace('|', BAR)} |"
-            for flag, default, text in options_of(stage_parser(stage))
+            for flag, default, text in options_of(parser_of(stage, cli.options_of(stage)))
         ]
         parts.append("\n".join([f"## {stage}\n\n{about}\n", TABLE, *rows, ""]))
     return "\n".join(parts)

@@ -7,7 +7,7 @@ import pytest
 from wsss.data.augment import build_augment
 from wsss.options import parsing as cli
 from wsss.options.recipe import Recipe
-from wsss.stages.train_common import TrainOptions
+from wsss.options.train import TrainOptions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 AUGMENTS = sorted(CONFIGS.glob("augment_*.yaml"))

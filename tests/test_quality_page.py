@@ -11,7 +11,8 @@ from wsss.core import rle
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.data.synthetic import write_fields
 from wsss.inference import tables
-from wsss.stages.evaluate import EvaluateOptions, evaluate
+from wsss.options.evaluate import EvaluateOptions
+from wsss.stages.evaluate import evaluate
 
 PAGE = Path(__file__).parents[1] / "docs" / "quality.md"
 CLASSES = 19

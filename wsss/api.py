@@ -44,7 +44,6 @@ def load(
         >>> model = wsss.load("runs/hpa-seresnext50")  # doctest: +SKIP
         >>> cells = model.predict(image)  # (4, H, W), red green blue yellow  # doctest: +SKIP
     """
-
     place = choose_device(device, precision)
     text = str(source)
     folder = pull_model(text.removeprefix("hf:")) if text.startswith("hf:") else Path(source)

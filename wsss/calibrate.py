@@ -1,7 +1,8 @@
-"""`python -m wsss.calibrate`: see wsss.stages.calibrate."""
+"""`python -m wsss.calibrate`: options in wsss.options.calibrate, what it does in wsss.stages.calibrate."""
 
-from wsss.options import parsing as cli
-from wsss.stages.calibrate import main
+from wsss import cli
+
+main = cli.command("calibrate")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -1,7 +1,8 @@
-"""`python -m wsss.demo`: see wsss.stages.demo."""
+"""`python -m wsss.demo`: options in wsss.options.demo, what it does in wsss.stages.demo."""
 
-from wsss.options import parsing as cli
-from wsss.stages.demo import main
+from wsss import cli
+
+main = cli.command("demo")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -1,7 +1,8 @@
-"""`python -m wsss.doctor`: see wsss.stages.doctor."""
+"""`python -m wsss.doctor`: options in wsss.options.doctor, what it does in wsss.stages.doctor."""
 
-from wsss.options import parsing as cli
-from wsss.stages.doctor import main
+from wsss import cli
+
+main = cli.command("doctor")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -1,7 +1,8 @@
-"""`python -m wsss.download`: see wsss.stages.download."""
+"""`python -m wsss.download`: options in wsss.options.download, what it does in wsss.stages.download."""
 
-from wsss.options import parsing as cli
-from wsss.stages.download import main
+from wsss import cli
+
+main = cli.command("download")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -1,7 +1,8 @@
-"""`python -m wsss.ensemble`: see wsss.stages.ensemble."""
+"""`python -m wsss.ensemble`: options in wsss.options.ensemble, what it does in wsss.stages.ensemble."""
 
-from wsss.options import parsing as cli
-from wsss.stages.ensemble import main
+from wsss import cli
+
+main = cli.command("ensemble")
 
 if __name__ == "__main__":
     cli.run(main)

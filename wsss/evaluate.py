@@ -1,7 +1,8 @@
-"""`python -m wsss.evaluate`: see wsss.stages.evaluate."""
+"""`python -m wsss.evaluate`: options in wsss.options.evaluate, what it does in wsss.stages.evaluate."""
 
-from wsss.options import parsing as cli
-from wsss.stages.evaluate import main
+from wsss import cli
+
+main = cli.command("evaluate")
 
 if __name__ == "__main__":
     cli.run(main)

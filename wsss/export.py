@@ -1,7 +1,8 @@
-"""`python -m wsss.export`: see wsss.stages.export."""
+"""`python -m wsss.export`: options in wsss.options.export, what it does in wsss.stages.export."""
 
-from wsss.options import parsing as cli
-from wsss.stages.export import main
+from wsss import cli
+
+main = cli.command("export")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -1,7 +1,8 @@
-"""`python -m wsss.infer`: see wsss.stages.infer."""
+"""`python -m wsss.infer`: options in wsss.options.infer, what it does in wsss.stages.infer."""
 
-from wsss.options import parsing as cli
-from wsss.stages.infer import main
+from wsss import cli
+
+main = cli.command("infer")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -1,7 +1,8 @@
-"""`python -m wsss.overlay`: see wsss.stages.overlay."""
+"""`python -m wsss.overlay`: options in wsss.options.overlay, what it does in wsss.stages.overlay."""
 
-from wsss.options import parsing as cli
-from wsss.stages.overlay import main
+from wsss import cli
+
+main = cli.command("overlay")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -1,7 +1,8 @@
-"""`python -m wsss.prepare`: see wsss.stages.prepare."""
+"""`python -m wsss.prepare`: options in wsss.options.prepare, what it does in wsss.stages.prepare."""
 
-from wsss.options import parsing as cli
-from wsss.stages.prepare import main
+from wsss import cli
+
+main = cli.command("prepare")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -1,7 +1,8 @@
-"""`python -m wsss.pseudo`: see wsss.stages.pseudo."""
+"""`python -m wsss.pseudo`: options in wsss.options.pseudo, what it does in wsss.stages.pseudo."""
 
-from wsss.options import parsing as cli
-from wsss.stages.pseudo import main
+from wsss import cli
+
+main = cli.command("pseudo")
 
 if __name__ == "__main__":
     cli.run(main)

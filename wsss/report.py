@@ -1,7 +1,8 @@
-"""`python -m wsss.report`: see wsss.stages.report."""
+"""`python -m wsss.report`: options in wsss.options.report, what it does in wsss.stages.report."""
 
-from wsss.options import parsing as cli
-from wsss.stages.report import main
+from wsss import cli
+
+main = cli.command("report")
 
 if __name__ == "__main__":
     cli.run(main)

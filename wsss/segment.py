@@ -1,7 +1,8 @@
-"""`python -m wsss.segment`: see wsss.stages.segment."""
+"""`python -m wsss.segment`: options in wsss.options.segment, what it does in wsss.stages.segment."""
 
-from wsss.options import parsing as cli
-from wsss.stages.segment import main
+from wsss import cli
+
+main = cli.command("segment")
 
 if __name__ == "__main__":
     cli.run(main)

@@ -1,7 +1,8 @@
-"""`python -m wsss.train`: see wsss.stages.train."""
+"""`python -m wsss.train`: options in wsss.options.train, what it does in wsss.stages.train."""
 
-from wsss.options import parsing as cli
-from wsss.stages.train import main
+from wsss import cli
+
+main = cli.command("train")
 
 if __name__ == "__main__":
     cli.run(main)

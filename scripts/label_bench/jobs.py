@@ -15,7 +15,8 @@ from label_bench.references import copied_report, supervised_report
 from wsss.core.checks import DataError
 from wsss.core.files import digest_file, digest_json, read_json, write_json
 from wsss.options import parsing as cli
-from wsss.stages.evaluate import EvaluateOptions, evaluate
+from wsss.options.evaluate import EvaluateOptions
+from wsss.stages.evaluate import evaluate
 
 
 @dataclass(frozen=True)

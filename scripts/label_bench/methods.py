@@ -52,7 +52,8 @@ class Method:
     about: str
     inference: str | None = None
     part: str = ""
-    """What of the inference is evaluated: '' (the blended score), image, cam_scores, crop_scores, feature_classifier or self_trained; without an
+    """What of the inference is evaluated: '' (the blended score), image, cam_scores, crop_scores,
+    feature_classifier or self_trained; without an
     inference: 'labels' (the true image labels) or 'supervised' (trained on true cell labels)."""
     blend: Blend | None = field(default=None)
 

@@ -17,7 +17,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.options import parsing as cli
 from wsss.options.infer import InferOptions
 from wsss.options.recipe import Recipe
-from wsss.stages.train_common import TrainOptions
+from wsss.options.train import TrainOptions
 
 
 def test_every_row_names_what_there_is_and_once() -> None:

@@ -1,4 +1,5 @@
-"""From the scores of both stages to those of the tables: blend, rows, feature classifier, field shares, border cells."""
+"""From the scores of both stages to those of the tables: blend, rows, feature classifier, field shares, border
+cells."""
 
 import numpy as np
 

@@ -145,7 +145,6 @@ def _between(values: np.ndarray, cells: CellRuns) -> np.ndarray:
 
 def _pieces(label_map: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Return the number of 8-connected parts of every cell."""
-
     parts, count = label(label_map, background=0, connectivity=2, return_num=True)
     owners = np.zeros(count + 1, label_map.dtype)
     owners[parts] = label_map  # the pixels of a part are all of one cell
@@ -157,7 +156,6 @@ def _pair(label_map: np.ndarray, nuclei: np.ndarray, ids: np.ndarray) -> pd.Data
 
     Nuclei that share an id but do not touch count one by one.
     """
-
     both = (label_map > 0) & (nuclei > 0)
     parts = label(nuclei, background=0, connectivity=2)
     overlap = pd.DataFrame({"cell": label_map[both], "nucleus": nuclei[both], "part": parts[both]})

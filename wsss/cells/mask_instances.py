@@ -56,7 +56,6 @@ def objects_of(probs: np.ndarray, kind: str, *, threshold: float = 0.5, min_size
 
 def _peaks(distance: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Number the peaks of the distance map that lie at least one median object radius apart."""
-
     parts = ndimage.label(mask, EIGHT)[0]
     if not parts.any():
         return np.zeros(mask.shape, np.int32)

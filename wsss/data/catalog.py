@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import digest_file
 from wsss.core.geometry import Geometry
@@ -190,3 +190,19 @@ def _checked_folds(folder: Path, manifest: dict[str, Any], table: pd.DataFrame) 
     if folds_digest(table, recorded["n"], recorded["seed"]) != recorded["digest"]:
         raise DataError(f"{path} and {TABLE} differ from the folds recorded in {MANIFEST}. {again}")
     return table["fold"].to_numpy(np.int64)
+
+
+def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:
+    """Return `data`, or the only data set prepared under `home`.
+
+    Raises:
+        ConfigError: none is prepared, or there are several to choose from.
+    """
+    if data is not None:
+        return data
+    found = sorted(path.parent for path in home.glob("*/dataset.json"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError(f"no data set is prepared under {home}/: run python -m wsss.prepare first, or pass --data.")
+    raise ConfigError(f"several data sets are prepared under {home}/: choose one with --data {found[0]} (or another).")

@@ -111,7 +111,6 @@ def _shrink(image: np.ndarray, edge: int) -> np.ndarray:
 
 def _detail(image: np.ndarray) -> np.ndarray:
     """Return (C, DETAIL, DETAIL) float32 without slow changes of brightness, each channel of unit spread."""
-
     small = _shrink(image, DETAIL)
     small -= np.stack([cv2.GaussianBlur(channel, (0, 0), DETAIL / 16) for channel in small])
     spread = small.std((1, 2), keepdims=True)

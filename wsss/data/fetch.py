@@ -148,7 +148,6 @@ def picture_size(content: bytes) -> tuple[int, int]:
     Raises:
         FetchError: it is none, or damaged.
     """
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -36,7 +36,6 @@ def ingest(job: Job) -> tuple[dict[str, Any], bytes]:
     Raises:
         DataError: the store cannot be written.
     """
-
     cv2.setNumThreads(1)  # the images are spread over processes already
     shards = job.shards
     try:

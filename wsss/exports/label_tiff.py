@@ -46,7 +46,6 @@ def label_map_of(ids: Iterable[int], masks: Iterable[str], size: tuple[int, int]
 
 def write_label_tiff(path: Path, label_map: np.ndarray) -> None:
     """Write a label map losslessly: 16 bit in ImageJ's own form, or plain 32 bit where ids exceed 65535."""
-
     stream = io.BytesIO()
     top = int(label_map.max(initial=0))
     if top <= MOST_IN_16_BITS:

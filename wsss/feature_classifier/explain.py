@@ -1,4 +1,5 @@
-"""Why a cell has its label: the named features that speak most for it, from the linear half of the feature classifier."""
+"""Why a cell has its label: the named features that speak most for it, from the linear half of the feature
+classifier."""
 
 from dataclasses import dataclass
 

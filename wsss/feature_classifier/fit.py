@@ -1,4 +1,5 @@
-"""A feature classifier: from cell features and image labels to cell labels, by sorting out which cell bears which label.
+"""A feature classifier: from cell features and image labels to cell labels, by sorting out which cell bears which
+label.
 
 Every cell may bear its image's labels or none (Negative). Two learners of different kinds, a forest and a regularised
 linear model, are trained on soft labels and predict the cells of images they did not see; where both favour a

@@ -36,7 +36,6 @@ def load_soft_labels(path: Path) -> SoftLabels:
     Raises:
         DataError: the file is missing or damaged.
     """
-
     try:
         table = pd.read_parquet(path)
         scores = table[[str(k) for k in range(table.shape[1] - 2)]].to_numpy(np.float32)

@@ -143,7 +143,6 @@ def to_feature_classifier(
 
 def save_feature_classifier(path: Path, feature_classifier: FeatureClassifier) -> None:
     """Write a feature classifier, whole or not at all."""
-
     header = {"format": FORMAT, "meta": feature_classifier.meta, "digest": feature_classifier.digest}
     # one entry only: safetensors writes several in an order of its own, and equal content must give equal bytes
     arrays = _arrays(feature_classifier.forest, feature_classifier.linear, feature_classifier.classes)
@@ -160,7 +159,6 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
     Raises:
         DataError: the file is missing, damaged, no feature_classifier, or was made from other features.
     """
-
     if not path.is_file():
         raise DataError(f"{path} does not exist: train with --feature_classifier.enabled true to make it.")
     again = "remove it and run the same train command again to make a new one"

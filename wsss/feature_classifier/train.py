@@ -55,8 +55,8 @@ def ensure_feature_classifier(
     """Fit the feature classifier of a fold unless the folder holds just that one already; return whether it was fitted.
 
     Args:
-        folder: of the fold's run; receives soft_labels.parquet, feature_classifier.safetensors and feature_classifier.json.
-        data: the data set, with segmented cells.
+        folder: of the fold's run; receives soft_labels.parquet, feature_classifier.safetensors and
+        feature_classifier.json. data: the data set, with segmented cells.
         train: numbers of the images to learn from: no other is looked at.
         config: the rules.
         seed: of the learners and of the changed copies.
@@ -99,7 +99,8 @@ def _holds(path: Path, facts: dict[str, Any]) -> bool:
 def fit_feature_classifier(
     data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int
 ) -> tuple[FeatureClassifier, SoftLabels]:
-    """Fit the feature classifier on the cells of the images `train`, see `ensure_feature_classifier`; return their soft labels too."""
+    """Fit the feature classifier on the cells of the images `train`, see `ensure_feature_classifier`; return their
+    soft labels too."""
     if len(data.channels) != 4:
         raise ConfigError(
             f"feature_classifier.enabled needs 4 channels (RGBY), {data.folder} has {len(data.channels)}."
@@ -109,7 +110,8 @@ def fit_feature_classifier(
     found = _describe_all(data, usable, config.copies, seed)
     if not any(len(own.features) for own in found):
         raise DataError(
-            f"{data.folder / 'cells'} holds no cells of the training images, which feature_classifier.enabled learns from: "
+            f"{data.folder / 'cells'} holds no cells of the training images, which feature_classifier.enabled "
+            "learns from: "
             "run python -m wsss.segment first, or leave the option out."
         )
     counts = [len(own.features) for own in found]

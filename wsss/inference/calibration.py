@@ -17,7 +17,6 @@ from wsss.core.checks import DataError
 from wsss.core.files import read_json, write_json
 
 FORMAT = "wsss-calibration-1"
-METHODS = ("auto", "isotonic", "platt")
 LEAST_ISOTONIC, LEAST_PLATT = 100, 10
 """True (and untrue) events that a class needs for a curve of that kind of its own."""
 SLOPE = 1e-2
@@ -58,7 +57,6 @@ def isotonic_curve(scores: np.ndarray, truth: np.ndarray) -> Curve:
 
     Source: Zadrozny and Elkan, Transforming classifier scores into accurate multiclass probability estimates (2002).
     """
-
     # float32 would carry over into the curve, whose ends then lie beside 0 and 1; DIGITS are what its file keeps
     scores = np.asarray(scores, np.float64).round(DIGITS)
     steps = IsotonicRegression(y_min=0, y_max=1).fit(scores, np.asarray(truth, np.float64))
@@ -79,7 +77,6 @@ def platt_curve(scores: np.ndarray, truth: np.ndarray, method: str = "platt") ->
 
     Source: Platt, Probabilistic outputs for support vector machines (1999), with his smoothed targets.
     """
-
     if len(scores) > MOST_EVENTS:
         rows = np.random.default_rng(0).choice(len(scores), MOST_EVENTS, replace=False)
         scores, truth = scores[rows], truth[rows]

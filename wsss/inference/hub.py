@@ -34,7 +34,6 @@ def save_model(members: list[Member], run: Path, out: Path) -> None:
     Raises:
         DataError: the networks differ in classes, channels or size.
     """
-
     check_alike(members, str(run))
     names = ["full" if member.fold is None else f"fold{member.fold}" for member in members]
     if len(set(names)) != len(names):

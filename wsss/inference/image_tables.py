@@ -84,7 +84,8 @@ def finish_image(
 def _with_self_trained(
     feature_classifier: np.ndarray | None, self_trained: np.ndarray | None, share: float
 ) -> np.ndarray | None:
-    """Return (1 - share) * feature_classifier + share * self_trained, or the feature_classifier where there is no self_trained."""
+    """Return (1 - share) * feature_classifier + share * self_trained, or the feature_classifier where there is no
+    self_trained."""
     return (
         feature_classifier
         if feature_classifier is None or self_trained is None

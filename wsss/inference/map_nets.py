@@ -1,9 +1,7 @@
 """U-Nets of class maps beside a classifier's networks: whose maps go into whose scores, and the maps themselves."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,8 +10,8 @@ import torch.nn.functional as F
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
 from wsss.core.files import digest_file, digest_json
-from wsss.inference.members import Member
-from wsss.models.unet import Unet, build_unet
+from wsss.inference.members import MapNet, Member
+from wsss.models.unet import build_unet
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import recipe_from
 from wsss.runs.checkpoint import load_checkpoint
@@ -21,22 +19,6 @@ from wsss.runs.run_folder import RunFolder
 
 BLOCK = 4
 """Maps are averaged over blocks of so many pixels: the statistics of a cell need no finer ones."""
-
-
-@dataclass(frozen=True)
-class MapNet:
-    """One trained U-Net of class maps."""
-
-    path: Path
-    fold: int | None
-    """The fold none of whose labels it saw; None if there is none."""
-    net: Unet
-    facts: dict[str, Any]
-    """What its checkpoint says of it."""
-    train_ids: frozenset[str]
-    """The images whose labels have reached it, through its pseudo-masks and their teacher."""
-    digest: str
-    """Of its checkpoint file."""
 
 
 def load_map_net(folder: RunFolder, device: Device) -> MapNet:

@@ -10,13 +10,29 @@ from wsss.core.files import digest_file, digest_json
 from wsss.data.catalog import DataSet
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
-from wsss.inference.map_nets import MapNet
 from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.unet import Unet
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import Recipe, recipe_from
 from wsss.options.scoring import CropConfig, ScoreConfig
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class MapNet:
+    """One trained U-Net of class maps."""
+
+    path: Path
+    fold: int | None
+    """The fold none of whose labels it saw; None if there is none."""
+    net: Unet
+    facts: dict[str, Any]
+    """What its checkpoint says of it."""
+    train_ids: frozenset[str]
+    """The images whose labels have reached it, through its pseudo-masks and their teacher."""
+    digest: str
+    """Of its checkpoint file."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +151,8 @@ def _load_feature_classifier(folder: RunFolder, train_ids: str) -> FeatureClassi
     found = load_feature_classifier(folder.feature_classifier, FEATURES)
     if found.meta["train_ids"] != train_ids:
         raise DataError(
-            f"{folder.feature_classifier} was fitted on other images than the network beside it: remove it and run the same "
+            f"{folder.feature_classifier} was fitted on other images than the network beside it: remove it and "
+            "run the same "
             "train command again."
         )
     return found
@@ -152,7 +169,8 @@ def _load_self_trained(folder: RunFolder, recipe: Recipe, facts: dict[str, Any],
     found, train_ids = load_self_trained(folder.self_trained, recipe, facts, device)
     if train_ids != facts["train_ids"]:
         raise DataError(
-            f"{folder.self_trained} learnt from other images than the network beside it: remove it and run the same train "
+            f"{folder.self_trained} learnt from other images than the network beside it: remove it and run the "
+            "same train "
             "command again."
         )
     return found
@@ -177,7 +195,8 @@ def load_self_trained(path: Path, recipe: Recipe, facts: dict[str, Any], device:
 
 
 def check_feature_classifiers(members: list[Member], score: ScoreConfig) -> None:
-    """Refuse networks of which some lack the feature classifier, or self-trained network, that they or others should have.
+    """Refuse networks of which some lack the feature classifier, or self-trained network, that they or others
+    should have.
 
     Raises:
         DataError: one is missing.
@@ -188,8 +207,10 @@ def check_feature_classifiers(members: list[Member], score: ScoreConfig) -> None
     lacking = [str(member.path) for member in members if member.feature_classifier is None]
     if score.feature_share > 0 and wanted and lacking:
         raise DataError(
-            f"{some(lacking)} has no feature classifier (feature_classifier.safetensors), which the run wants: run the same train "
-            "command again with --feature_classifier.enabled true to make it, or pass --score.feature_share 0 to do without."
+            f"{some(lacking)} has no feature classifier (feature_classifier.safetensors), which the run wants: "
+            "run the same train "
+            "command again with --feature_classifier.enabled true to make it, or pass --score.feature_share 0 "
+            "to do without."
         )
 
 
@@ -198,8 +219,10 @@ def _check_self_trained(members: list[Member]) -> None:
     lacking = [str(member.path) for member in members if member.self_trained is None]
     if wanted and lacking:
         raise DataError(
-            f"{some(lacking)} has no self-trained network (self_trained.safetensors), which the run wants: run the same "
-            "train command again with --self_training.enabled true, or pass --score.self_training_share 0 to do without."
+            f"{some(lacking)} has no self-trained network (self_trained.safetensors), which the run wants: run "
+            "the same "
+            "train command again with --self_training.enabled true, or pass --score.self_training_share 0 to do "
+            "without."
         )
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.console import say
 from wsss.core.ray_cluster import MOST_LOSSES, connect, go_to
 from wsss.core.runtime import keep_freed_memory
 from wsss.inference.members import Plan
 from wsss.inference.pipeline import predict
 from wsss.inference.task import Scored, Task
-from wsss.options import parsing as cli
 
 BATCHES = 4
 """Of a chunk: within it reading, network and scoring overlap; it is what a lost worker costs."""
@@ -153,7 +153,7 @@ class _Crew:
         """Wait for a worker and return what it has scored; a lost one's chunk goes back to `waiting`."""
         ready, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=PATIENCE)
         if not ready:
-            cli.say("note: waiting for the Ray cluster.")
+            say("note: waiting for the Ray cluster.")
             return []
         worker, chunk = self.busy.pop(ready[0])
         try:
@@ -167,7 +167,7 @@ class _Crew:
         return found
 
     def _replace(self, worker: Any, chunk: Chunk | None, waiting: deque[Chunk], error: Exception) -> None:
-        cli.say(f"note: a worker of the Ray cluster was lost ({type(error).__name__}), its images are done again.")
+        say(f"note: a worker of the Ray cluster was lost ({type(error).__name__}), its images are done again.")
         if chunk is not None:
             chunk.losses += 1
             if chunk.losses > MOST_LOSSES:

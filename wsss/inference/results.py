@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from wsss.core.console import say
 from wsss.core.runtime import progress
 from wsss.data.catalog import DataSet
 from wsss.inference.image_tables import take_stage
 from wsss.inference.shards import ShardJournals
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, write_cells, write_images
-from wsss.options import parsing as cli
 from wsss.runs.journal import Journal
 
 
@@ -38,12 +38,12 @@ def write_results(
     cells_of_images = progress(iter_cells(out), "submission", total=int((images["n_cells"] > 0).sum()))
     written = write_submission(out / "submission.csv", sizes, cells_of_images, min_score=min_score)
     failed = images[images["status"] != "ok"]
-    cli.say(
+    say(
         f"{out}: {cells} cells in {len(images)} images, {int((images['n_cells'] == 0).sum())} without cells, "
         f"{len(failed)} failed; {written.predictions} predictions in submission.csv"
     )
     for name, status in list(zip(failed["ID"], failed["status"], strict=True))[:10]:
-        cli.say(f"  {name}: {status}")
+        say(f"  {name}: {status}")
     return len(failed)
 
 

@@ -7,53 +7,26 @@ numbers are the same to the last bit.
 import re
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import DataError, some
 from wsss.inference.members import Plan
+from wsss.options.infer import Shard
 from wsss.runs.journal import Journal
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Part `number` of `count`, counted from 1."""
-
-    number: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Read 'i/n'.
-
-        Raises:
-            ConfigError: it is not two whole numbers with 1 <= i <= n.
-        """
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise ConfigError(f"shard is '{text}', expected i/n with i from 1 to n, such as 1/4.")
-        return cls(int(found[1]), int(found[2]))
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
-
-    @property
-    def journal(self) -> str:
-        """Name of the file that holds what this shard has done."""
-        return f"shard-{self.number}-of-{self.count}.sqlite"
-
-    def take(self, plan: Plan, batch: int) -> Plan:
-        """Keep this shard's batches of a plan; they stay the batches that the whole plan is cut into."""
-        out: Plan = []
-        place = 0  # of the batch among all of the plan, so that small folds do not all fall to the first shards
-        for members, indices in plan:
-            batches = [indices[b : b + batch] for b in range(0, len(indices), batch)]
-            own = [cut for k, cut in enumerate(batches, place) if k % self.count == self.number - 1]
-            out.append((members, [index for cut in own for index in cut]))
-            place += len(batches)
-        return [(members, indices) for members, indices in out if indices]
+def take(shard: Shard, plan: Plan, batch: int) -> Plan:
+    """Keep this shard's batches of a plan; they stay the batches that the whole plan is cut into."""
+    out: Plan = []
+    place = 0  # of the batch among all of the plan, so that small folds do not all fall to the first shards
+    for members, indices in plan:
+        batches = [indices[b : b + batch] for b in range(0, len(indices), batch)]
+        own = [cut for k, cut in enumerate(batches, place) if k % shard.count == shard.number - 1]
+        out.append((members, [index for cut in own for index in cut]))
+        place += len(batches)
+    return [(members, indices) for members, indices in out if indices]
 
 
 class ShardJournals:

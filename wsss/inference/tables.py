@@ -203,7 +203,6 @@ def _batches(file: Any, path: Path) -> Iterator[Any]:
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Name the file that is missing or damaged, whatever its decoder makes of it."""
-
     try:
         yield
     except FileNotFoundError:

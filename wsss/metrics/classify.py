@@ -12,7 +12,6 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the (K,) float64 average precision of each class, as scikit-learn defines it."""
-
     _same_shape(truth, scores)
     out = np.full(truth.shape[1], np.nan)
     for k in np.flatnonzero(truth.sum(axis=0)):
@@ -47,7 +46,6 @@ def best_f1(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     The threshold is chosen on the very samples it is scored on: an upper bound, no estimate.
     """
-
     _same_shape(truth, scores)
     best, chosen = np.full((2, truth.shape[1]), np.nan)
     for k in np.flatnonzero(truth.sum(axis=0)):

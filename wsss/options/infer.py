@@ -1,14 +1,55 @@
-"""The options of the stage infer."""
+"""Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from wsss.core.checks import ConfigError, check_choice, check_range
+import yaml
+from jsonargparse import ArgumentParser
+
+from wsss.core.checks import ConfigError, DataError, check_choice, check_range
 from wsss.core.ray_cluster import ENGINES
-from wsss.inference.shards import Shard
 from wsss.options.masks import MaskInferConfig
+from wsss.options.parsing import parse
 from wsss.options.scoring import CropConfig, ScoreConfig
 from wsss.options.views import TtaConfig
+
+EXAMPLES = """\
+  python -m wsss.infer --run runs/hpa-seresnext50
+  python -m wsss.infer --data data/test --run runs/hpa-seresnext50 --out preds/test
+  python -m wsss.infer --data data/hpa --run runs/hpa-seresnext50 --out preds/hpa-oof --oof true
+  python -m wsss.infer --run runs/hpa-seresnext50 --shard 2/4   (of 4 jobs; afterwards the same with --merge)
+"""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` of `count`, counted from 1."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read 'i/n'.
+
+        Raises:
+            ConfigError: it is not two whole numbers with 1 <= i <= n.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise ConfigError(f"shard is '{text}', expected i/n with i from 1 to n, such as 1/4.")
+        return cls(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @property
+    def journal(self) -> str:
+        """Name of the file that holds what this shard has done."""
+        return f"shard-{self.number}-of-{self.count}.sqlite"
 
 
 @dataclass(frozen=True)
@@ -80,3 +121,29 @@ class InferOptions:
             raise ConfigError("engine ray spreads the images itself: leave --shard and --merge out.")
         if self.shard and self.merge:
             raise ConfigError("shard and merge are two steps: run every --shard first, then --merge true without it.")
+
+
+OPTIONS = (InferOptions,)
+
+
+def read(parser: ArgumentParser, words: Sequence[str] | None) -> list[Any]:
+    """Read the flags, with the score and crop options of the run as defaults."""
+    first: InferOptions = parse(parser, words, *OPTIONS)[0]
+    recipe = run_config(first.run)
+    parser.set_defaults({name: recipe[name] for name in ("score", "crops") if name in recipe})
+    return parse(parser, words, *OPTIONS)
+
+
+def run_config(run: Path) -> dict[str, Any]:
+    """Return the recipe a run was made with, as its config.yaml tells."""
+    found = [run / "config.yaml", *sorted(run.glob("*/config.yaml"))]
+    path = next((path for path in found if path.exists()), None)
+    if path is None:
+        raise ConfigError(f"{run} is no run folder (no config.yaml in it): check --run, or train it first.")
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} is not plain YAML ({' '.join(str(error).split())}): restore it.") from error
+    if not isinstance(recipe, dict):
+        raise DataError(f"{path} holds no options, expected 'name: value' lines: restore it.")
+    return recipe

@@ -8,34 +8,27 @@ command goes on from what is done.
 import dataclasses
 import itertools
 import json
-import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
+from jsonargparse import ArgumentParser
 
-from wsss.core.checks import ConfigError, Terminated, UserError, nearest
-from wsss.core.console import OutputOptions, record, record_end, say, tell_as
-from wsss.core.files import needs_room
-
-__all__ = ["Main", "default_dataset", "make_parser", "parse", "run", "say"]
+from wsss.core.checks import ConfigError, nearest
+from wsss.core.console import OutputOptions, tell_as
 
 EXIT_CODES = """\
 exit codes:
   0 done; 1 done, but what failed is listed; 2 something for you to mend, told in one line;
   130 or 143 interrupted (Ctrl-C, SIGTERM): start the same command again to go on"""
 
-Main = Callable[[Sequence[str] | None], int]
-"""A stage: takes its words (None for those of the command line) and returns its exit code."""
-
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-class _Parser(jsonargparse.ArgumentParser):
+class _Parser(ArgumentParser):
     """A parser whose errors are ConfigErrors of one line, with the nearest option name."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -50,7 +43,7 @@ class _Parser(jsonargparse.ArgumentParser):
         raise ConfigError(f"{text.rstrip('.')}.{hint} See --help.") from ex
 
 
-def make_parser(stage: str, about: str, examples: str, *options: type) -> jsonargparse.ArgumentParser:
+def make_parser(stage: str, about: str, examples: str, *options: type) -> ArgumentParser:
     """Build the parser of a stage from its option dataclasses; every field is a flag and a key of --config."""
     parser = _Parser(
         prog=f"python -m wsss.{stage}",
@@ -75,7 +68,7 @@ def _formatter() -> type:
     return Formatter
 
 
-def parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str] | None, *options: type) -> list[Any]:
+def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) -> list[Any]:
     """Read flags and config files into one instance per dataclass of `options`.
 
     Flags may be written with '-' or '_'; a switch may stand alone, '--oof' for '--oof true'; several values may follow
@@ -93,6 +86,24 @@ def parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str] | None, *opti
     ]
     tell_as(found.pop(), parser.prog.rpartition(".")[2])
     return found
+
+
+def parser_of(stage: str, module: ModuleType) -> ArgumentParser:
+    """Return the parser of a stage whose options are in `module`: its docstring, EXAMPLES and OPTIONS."""
+    return make_parser(stage, module.__doc__ or "", module.EXAMPLES, *module.OPTIONS)
+
+
+def read_options(stage: str, module: ModuleType, words: Sequence[str] | None) -> list[Any]:
+    """Read the options of a stage from words (those of the command line if None), one instance for each of OPTIONS.
+
+    Raises:
+        ConfigError: an unknown or misshapen option.
+    """
+    parser = parser_of(stage, module)
+    if hasattr(module, "read"):  # where reading takes more than parsing
+        values: list[Any] = module.read(parser, words)
+        return values
+    return parse(parser, words, *module.OPTIONS)
 
 
 def _switches(options: Sequence[type], prefix: str = "--") -> set[str]:
@@ -146,46 +157,3 @@ def _underscores(word: str) -> str:
         return word
     name, equals, value = word[2:].partition("=")
     return "--" + name.replace("-", "_") + equals + value
-
-
-def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
-    """Call a stage's `main` and exit with its code; a UserError becomes one line on stderr and exit code 2."""
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        with needs_room():
-            code = main(argv)
-        sys.stdout.flush()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        record("error", text=str(error))
-        code = 2
-    except KeyboardInterrupt as error:
-        print("interrupted: start the same command again to go on from here.", file=sys.stderr)
-        code = 143 if isinstance(error, Terminated) else 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    record_end(code or 0)
-    sys.exit(code or 0)
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise Terminated
-
-
-def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:
-    """Return `data`, or the only data set prepared under `home`.
-
-    Raises:
-        ConfigError: none is prepared, or there are several to choose from.
-    """
-    if data is not None:
-        return data
-    found = sorted(path.parent for path in home.glob("*/dataset.json"))
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise ConfigError(f"no data set is prepared under {home}/: run python -m wsss.prepare first, or pass --data.")
-    raise ConfigError(f"several data sets are prepared under {home}/: choose one with --data {found[0]} (or another).")

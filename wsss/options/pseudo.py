@@ -1,9 +1,17 @@
-"""Options of pseudo-masks: from class maps to masks with an ignore band."""
+"""Turn a trained run's class maps into pseudo-masks with an ignore band, for a U-Net to learn from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from wsss.core.checks import ConfigError, check_range
+from wsss.options.views import TtaConfig
+
+EXAMPLES = """\
+  python -m wsss.pseudo --data data/hpa --run runs/hpa-seresnext50
+  python -m wsss.train --task maps --data data/hpa --pseudo pseudo/hpa-seresnext50 --fold all --run runs/hpa-unet
+  python -m wsss.infer --data data/test --run runs/hpa-seresnext50 --unet runs/hpa-unet
+"""
 
 
 @dataclass(frozen=True)
@@ -34,3 +42,35 @@ class PseudoConfig:
             raise ConfigError(f"pseudo.low is {self.low:g}, above pseudo.high {self.high:g}: expected it below.")
         if self.paint == "cells" and not self.inside_cells:
             raise ConfigError("pseudo.paint is cells, which needs the cell masks: leave pseudo.inside_cells at true.")
+
+
+@dataclass(frozen=True)
+class PseudoOptions:
+    """Whose maps are turned into masks, and where they go."""
+
+    run: Path
+    """Run folder of a classifier: each of its networks makes the masks of the images it was trained on."""
+    data: Path | None = None
+    """Prepared and segmented data set that it was trained on; default: the only one under data/."""
+    out: Path | None = None
+    """Folder for the masks; default: pseudo/<run>."""
+    oof: bool = False
+    """Let each image's masks be made by the network that never saw it; for one U-Net on all images (--fold none)."""
+    batch: int = 8
+    """Images the network sees at once."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: str = "auto"
+    """fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU."""
+    overwrite: bool = False
+    """Replace the masks of other options in --out."""
+    tta: TtaConfig = field(default_factory=lambda: TtaConfig("flips", [1.5, 1.0, 0.75]))
+    """Views and sizes whose maps are averaged."""
+    pseudo: PseudoConfig = field(default_factory=PseudoConfig)
+    """From maps to masks."""
+
+    def __post_init__(self) -> None:
+        check_range("batch", self.batch, 1)
+
+
+OPTIONS = (PseudoOptions,)

@@ -231,7 +231,8 @@ class Recipe:
         check_range("drop_rate", self.drop_rate, 0, 0.95)
         if self.self_training.enabled and not self.feature_classifier.enabled:
             raise ConfigError(
-                "self_training.enabled needs feature_classifier.enabled, whose soft labels it learns: pass --feature_classifier.enabled true."
+                "self_training.enabled needs feature_classifier.enabled, whose soft labels it learns: pass "
+                "--feature_classifier.enabled true."
             )
         ends = self.optim.cycle_ends(self.epochs)
         if self.optim.schedule in ("cosine", "cyclic") and any(end % 1 for end in ends):

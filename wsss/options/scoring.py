@@ -54,7 +54,8 @@ class ScoreConfig:
     normalise_rows: bool = False
     """Divide the scores of a cell by their sum, so that classes compete."""
     feature_share: float = 0.5
-    """Share of a cell's score taken from the feature classifier, where the run has one (train --feature_classifier.enabled true)."""
+    """Share of a cell's score taken from the feature classifier, where the run has one (train
+    --feature_classifier.enabled true)."""
     self_training_share: float = 0.1
     """Share of the feature classifier taken from the self-trained network of single cells, where the run has one (train
     --self_training.enabled true)."""

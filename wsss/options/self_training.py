@@ -7,7 +7,8 @@ from wsss.core.checks import check_range
 
 @dataclass(frozen=True)
 class SelfTrainingConfig:
-    """A second network, for crops of single cells, that learns the soft labels which the feature classifier settled on."""
+    """A second network, for crops of single cells, that learns the soft labels which the feature classifier settled
+    on."""
 
     enabled: bool = False
     """Train one for each fold (needs feature_classifier.enabled); infer then blends it with the feature classifier."""

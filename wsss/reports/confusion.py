@@ -19,7 +19,6 @@ def write_confusion(rows: Sequence[Mapping[str, Any]], csv: Path, picture: Path)
         csv: receives numbers of cells, fractional where a cell has several true classes.
         picture: receives shares of the true class's cells, as PNG.
     """
-
     table, true, found = confusion_table(rows)
     frame = pd.DataFrame(table, columns=found)
     frame.insert(0, "true class", true)
@@ -46,7 +45,6 @@ def confusion_table(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list
 
 def draw_confusion(table: np.ndarray, true: Sequence[str], found: Sequence[str]) -> Any:
     """Draw (T, F) numbers of cells as a matplotlib figure; fields show per cent of their row."""
-
     cells = table.sum(axis=1)
     shares = table / np.maximum(cells, 1e-9)[:, None]
     figure = Figure(figsize=(3.5 + 0.42 * len(found), 2.6 + 0.36 * len(true)), layout="constrained", dpi=110)

@@ -31,7 +31,6 @@ def calibration_svg(count: np.ndarray, score: np.ndarray, truth: np.ndarray) -> 
         score: (bins,) their mean, NaN where the bin is empty.
         truth: (bins,) the share of them that is true, NaN where the bin is empty.
     """
-
     figure = Figure(figsize=(4.6, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], ":", color="0.4", label="scores mean what they say")

@@ -191,7 +191,6 @@ def contact_sheet(panels: Sequence[Panel], shown: Sequence[int], names: Sequence
 
 def cell_boxes(label_map: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
     """Return cell id -> y0 x0 y1 x1 of every cell, half-open; ids may be large and have gaps."""
-
     ids, dense = np.unique(label_map, return_inverse=True)
     found = ndimage.find_objects(dense.reshape(label_map.shape) + 1)
     return {

@@ -83,7 +83,6 @@ def render(page: Page) -> str:
 
     Every text is escaped by the template engine, and a content security policy forbids the page to fetch anything.
     """
-
     rules = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     engine = Environment(loader=PackageLoader("wsss.reports"), **rules)  # type: ignore[arg-type]
     engine.filters.update(css=css_colour, figure=figure_text, percent=percent, short=short_name)

@@ -20,7 +20,6 @@ def plot_reliability(panels: Mapping[str, tuple[Bins, Bins]], path: Path, truth:
         path: of the PNG.
         truth: what the scores are compared with, for the axis.
     """
-
     figure = Figure(figsize=(4.8 * len(panels), 5.4), layout="constrained", dpi=110)
     axes = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=(3, 1))
     for (title, pair), upper, lower in zip(panels.items(), axes[0], axes[1], strict=True):

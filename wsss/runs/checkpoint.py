@@ -20,7 +20,6 @@ FORMAT = "wsss-1"
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write tensors and JSON-like `meta` to `path`; the file that was there stays beside it as `<name>.previous`."""
-
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
     # One entry only: safetensors writes several in an order of its own, and equal content must give equal bytes.
@@ -48,7 +47,6 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         DataError: the file is missing, no checkpoint of wsss, or damaged.
     """
-
     if not path.is_file():
         raise DataError(f"{path} does not exist: train the run first, or check the folder.")
     try:
@@ -87,7 +85,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: the file is missing, or is neither.
     """
-
     if not path.is_file():
         raise DataError(f"{path} does not exist: expected a .safetensors or .pth file of weights.")
     try:

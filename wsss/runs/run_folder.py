@@ -52,7 +52,6 @@ class RunFolder:
 
     def begin(self, recipe: Recipe, train_ids: list[str]) -> None:
         """Write what is known before the first step."""
-
         write_text(self.path / "config.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
         write_text(self.ids, "".join(f"{name}\n" for name in train_ids))
 
@@ -78,7 +77,6 @@ class RunFolder:
 
     def write_log(self, rows: list[dict[str, Any]]) -> None:
         """Write log.csv: one row an epoch, all of them each time, so that a resumed run has no row twice."""
-
         table = pd.DataFrame(rows)
         first = [name for name in ("epoch", "lr") if name in table]
         write_csv(self.path / "log.csv", table[[*first, *sorted(str(name) for name in table if name not in first)]])

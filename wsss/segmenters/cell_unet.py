@@ -58,7 +58,6 @@ def load_cell_unet(path: Path) -> Unet:
         ConfigError: the file is missing.
         DataError: it holds other weights.
     """
-
     if not path.is_file():
         raise ConfigError(f"--weights {path} is no file, expected one of scripts/train_segmenter.py.")
     try:

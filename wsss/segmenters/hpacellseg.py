@@ -78,7 +78,6 @@ class HpaCellSeg:
         Raises:
             ConfigError: the device has not enough memory for them.
         """
-
         red, blue, yellow = ([_scaled(field.image[c]) for field in fields] for c in (RED, BLUE, YELLOW))
         try:
             nuclei = self.net.pred_nuclei(blue)
@@ -110,7 +109,6 @@ def _scaled(plane: np.ndarray) -> np.ndarray:
 
 def _rescale(image: np.ndarray, scale: float, multichannel: bool = False) -> np.ndarray:
     """Stand in for scikit-image's rescale, which since 0.23 does not know the word `multichannel` of the package."""
-
     return np.asarray(transform.rescale(image, scale, channel_axis=-1 if multichannel else None))
 
 
@@ -121,7 +119,6 @@ def load_network(path: Path) -> tuple[torch.nn.Module, bool]:
         ConfigError: the file is missing, or the package with the architecture.
         DataError: the file is no converted network.
     """
-
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: convert the published pickles by scripts/convert_hpacellseg.py.")
     try:
@@ -171,7 +168,6 @@ def convert_pickle(source: Path, target: Path, *, er: bool = True) -> None:
     Raises:
         DataError: the file is missing, no pickle of a network, or one of another architecture.
     """
-
     need("pytorch_zoo.unet", "hpacellseg", INSTALL)
     try:
         network: Any = torch.load(source, map_location="cpu", weights_only=False)

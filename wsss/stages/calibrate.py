@@ -1,20 +1,19 @@
 """Fit curves that make scores mean what they say, on predictions of images that the networks did not learn from."""
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import DataError, check_choice, some
+from wsss.core.checks import DataError, some
+from wsss.core.console import say
 from wsss.core.labels import HPA, ClassList
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.tables import read_labels
 from wsss.inference.blend_tables import MemberTables, read_members
 from wsss.inference.calibration import (
-    METHODS,
     Calibration,
     apply_curves,
     fit_curves,
@@ -25,46 +24,15 @@ from wsss.inference.calibration import (
 from wsss.metrics.cells import join_by_number
 from wsss.metrics.classify import reliability
 from wsss.metrics.truth import read_cell_truth
-from wsss.options import parsing as cli
+from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.reliability import plot_reliability
 
-EXAMPLES = """\
-  python -m wsss.infer --data data/hpa --run runs/hpa --oof --out preds/oof
-  python -m wsss.calibrate --preds preds/oof --out runs/hpa/calibration.json
-  python -m wsss.infer --data data/test --run runs/hpa --calibration runs/hpa/calibration.json
-  python -m wsss.calibrate --preds preds/val --truth val/cells_truth.csv --labels val/train.csv
-"""
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""
 
 
-@dataclass(frozen=True)
-class CalibrateOptions:
-    """What the curves are fitted to, and where they go."""
-
-    preds: Path
-    """Folder of predictions: out of fold, or of images that the networks did not learn from."""
-    data: Path | None = None
-    """Data set with the labels of these images; default: the one the predictions were made from."""
-    labels: Path | None = None
-    """Table of image labels, in any form of prepare, instead of those of the data set."""
-    truth: Path | None = None
-    """Table of true cells (ID, cell number, classes). Without it, cells are compared with what their images' labels
-    leave possible: that corrects classes the image does not show, not mistakes among those it does."""
-    method: str = "auto"
-    """auto: isotonic for classes with 100 true events, Platt from 10, all classes together below; isotonic; platt."""
-    out: Path | None = None
-    """Where the curves go; default: calibration.json in the folder of predictions. A picture goes beside it (.png)."""
-
-    def __post_init__(self) -> None:
-
-        check_choice("--method", self.method, METHODS)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: CalibrateOptions) -> int:
     """Calibrate as the options say; return the exit code."""
-    parser = cli.make_parser("calibrate", __doc__ or "", EXAMPLES, CalibrateOptions)
-    (options,) = cli.parse(parser, argv, CalibrateOptions)
     return calibrate(options)
 
 
@@ -82,7 +50,6 @@ class Events:
 
 def calibrate(options: CalibrateOptions) -> int:
     """Fit, write curves and picture, print what they do; return 0."""
-
     tables = read_members([options.preds])[0]
     data = _data(options, tables)
     classes = _classes(data, len(tables.columns))
@@ -104,8 +71,8 @@ def calibrate(options: CalibrateOptions) -> int:
     plot_reliability(panels, out.with_suffix(".png"), "share that is true")
     for name, own in _named(cells, images):
         _print(name, report[name], [curve.method for curve in curves[name]], len(own.scores))
-    cli.say(f"cells are compared with {basis}; 'after' is cross-validated, part by part of the images")
-    cli.say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {out}")
+    say(f"cells are compared with {basis}; 'after' is cross-validated, part by part of the images")
+    say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {out}")
     return 0
 
 
@@ -115,13 +82,12 @@ def _named(cells: Events, images: Events) -> list[tuple[str, Events]]:
 
 def _data(options: CalibrateOptions, tables: MemberTables) -> DataSet | None:
     """Open the data set that the labels are taken from; None where they come from a table."""
-
     if options.data is not None:
         return DataSet.open(options.data)
     recorded = Path(str(tables.provenance.get("data", "")))
     if (recorded / "dataset.json").exists():
         return DataSet.open(recorded)
-    return None if options.labels is not None else DataSet.open(cli.default_dataset(None))
+    return None if options.labels is not None else DataSet.open(default_dataset(None))
 
 
 def _classes(data: DataSet | None, count: int) -> ClassList:
@@ -135,7 +101,6 @@ def _classes(data: DataSet | None, count: int) -> ClassList:
 
 def _labels(options: CalibrateOptions, data: DataSet | None, classes: ClassList) -> dict[str, np.ndarray]:
     """Return ID -> (K,) labels of the images that have them."""
-
     if options.labels is not None:
         return {name: classes.encode(own) for name, own in read_labels(options.labels, classes).labels.items()}
     assert data is not None
@@ -170,7 +135,6 @@ def _cell_events(
     options: CalibrateOptions, tables: MemberTables, labels: dict[str, np.ndarray], classes: ClassList
 ) -> tuple[Events, str]:
     """Return cells beside their truth, or beside what their images' labels leave possible; and which it is."""
-
     cells, scores = tables.cells, tables.scores
     ids = cells.ID.to_numpy(object)
     groups = _groups(ids, cells.fold.to_numpy())
@@ -203,7 +167,6 @@ def _image_events(tables: MemberTables, labels: dict[str, np.ndarray]) -> Events
 
 def _groups(ids: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Return the fold of each row; where there is but one, a part that follows from the image's ID."""
-
     if len(np.unique(folds)) > 1:
         return folds
     return np.array([zlib.crc32(str(name).encode()) % GROUPS for name in ids])
@@ -211,7 +174,6 @@ def _groups(ids: np.ndarray, folds: np.ndarray) -> np.ndarray:
 
 def _cross_fitted(events: Events, method: str) -> np.ndarray:
     """Calibrate each part by curves fitted on the others; (N, K)."""
-
     out = np.array(events.scores, np.float32)
     for part in np.unique(events.group):
         own = events.group == part
@@ -239,11 +201,11 @@ def _report(events: Events, after: np.ndarray, classes: ClassList) -> dict[str, 
 
 
 def _print(what: str, report: dict[str, Any], methods: list[str], count: int) -> None:
-    cli.say(f"{what}: {count}; calibration error {report['before']:.4f} before, {report['after']:.4f} after")
+    say(f"{what}: {count}; calibration error {report['before']:.4f} before, {report['after']:.4f} after")
     width = max(len(row["name"]) for row in report["per_class"])
     for row, method in zip(report["per_class"], methods, strict=True):
         if row["true"] >= 0.5:
-            cli.say(
+            say(
                 f"{row['id']:5}  {row['name']:{width}}  {row['true']:8.0f} true  "
                 f"{row['before']:.4f} -> {row['after']:.4f}  {method}"
             )

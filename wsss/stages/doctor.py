@@ -1,49 +1,30 @@
 """Look at this machine, the prepared data sets and the trained runs, and say what is to be mended."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 from wsss.core.checks import DataError
+from wsss.core.console import say
 from wsss.core.machine import Finding, examine_machine
 from wsss.data.health import examine_data
-from wsss.options import parsing as cli
+from wsss.options.doctor import DoctorOptions
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.run_folder import RunFolder
 
-EXAMPLES = """\
-  python -m wsss.doctor
-  python -m wsss.doctor --data data/hpa --run runs/hpa-seresnext50
-  python -m wsss.doctor --json
-"""
 
-
-@dataclass(frozen=True)
-class DoctorOptions:
-    """What is looked at beside the machine."""
-
-    data: list[Path] = field(default_factory=list)
-    """Prepared data sets; default: all under data/."""
-    run: list[Path] = field(default_factory=list)
-    """Run folders; default: all under runs/."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: DoctorOptions) -> int:
     """Look at everything; return 0, or 1 if something is to be mended."""
-    parser = cli.make_parser("doctor", __doc__ or "", EXAMPLES, DoctorOptions)
-    (options,) = cli.parse(parser, argv, DoctorOptions)
     counts: Counter[str] = Counter()
     for finding in examine(options):
         counts[finding.level] += 1
-        cli.say(f"{finding.level:4}  {finding.topic}: {finding.text}", "finding", **vars(finding))
-    cli.say(f"\n{counts['bad']} to be mended, {counts['note']} to be looked at, {counts['ok']} in order")
+        say(f"{finding.level:4}  {finding.topic}: {finding.text}", "finding", **vars(finding))
+    say(f"\n{counts['bad']} to be mended, {counts['note']} to be looked at, {counts['ok']} in order")
     return 1 if counts["bad"] else 0
 
 
 def examine(options: DoctorOptions) -> Iterator[Finding]:
     """Yield all findings: machine, data sets, runs."""
-
     data = options.data or sorted(path.parent for path in Path("data").glob("*/dataset.json"))
     runs = options.run or sorted({path.parents[1] for path in Path("runs").glob("*/*/config.yaml")})
     yield from examine_machine([Path(), *data, *runs])
@@ -55,7 +36,6 @@ def examine(options: DoctorOptions) -> Iterator[Finding]:
 
 def examine_run(run: Path) -> Iterator[Finding]:
     """Yield for every fold of a run how far it came and whether its weights are whole."""
-
     folders = sorted(path.parent for path in [*run.glob("config.yaml"), *run.glob("*/config.yaml")])
     if not folders:
         yield Finding("bad", str(run), "no config.yaml in it or in its folds: this is no run folder")

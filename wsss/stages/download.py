@@ -1,66 +1,26 @@
 """Fetch images of the public Human Protein Atlas: four channels an image, named as prepare reads them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pandas as pd
 
 from wsss import __version__
-from wsss.core.checks import ConfigError, DataError, check_range, some
+from wsss.core.checks import DataError, some
+from wsss.core.console import say
 from wsss.core.csv_text import guard_text, read_text, unguard_text
 from wsss.core.files import write_csv
-from wsss.core.labels import HPA_CHANNELS
 from wsss.core.runtime import progress
 from wsss.data import ids
 from wsss.data.fetch import FetchError, Manners, Rate, fetch
-from wsss.options import parsing as cli
+from wsss.options.download import DownloadOptions
 
-EXAMPLES = """\
-  python -m wsss.download --ids 10580/1610_C1_1,19661_221_G1_1 --out images/hpa
-  python -m wsss.download --labels external.csv --out images/hpa --workers 2
-"""
 FAILED = "failed.csv"
 AGENT = f"wsss/{__version__} (research download; Python urllib)"
-
-
-@dataclass(frozen=True)
-class DownloadOptions:
-    """What is fetched from where."""
-
-    out: Path
-    """Folder for <ID>_<channel>.jpg; start the same command again to go on."""
-    ids: str = ""
-    """IDs, antibody/plate_well_site or antibody_plate_well_site, separated by commas; or a text file, one a line."""
-    labels: Path | None = None
-    """Label table whose column ID names the images."""
-    base: str = "https://images.proteinatlas.org"
-    """Where <antibody>/<plate_well_site>_<channel>.jpg is found."""
-    channels: str = ",".join(HPA_CHANNELS)
-    """Channels to fetch, as they stand in the addresses."""
-    workers: int = 4
-    """Files fetched at once."""
-    rate: float = 8.0
-    """Requests a second, at most."""
-    retries: int = 4
-    """Further tries after a failure that may pass (broken connection, busy server), with growing pauses."""
-    timeout: float = 30.0
-    """Seconds without an answer after which a try has failed."""
-
-    def __post_init__(self) -> None:
-        check_range("--workers", self.workers, 1, 16)
-        check_range("--rate", self.rate, 0.01, 100)
-        check_range("--retries", self.retries, 0, 20)
-        check_range("--timeout", self.timeout, 0.1, 3600)
-        if bool(self.ids) == (self.labels is not None):
-            raise ConfigError("pass either --ids or --labels: which images are to be fetched.")
-        if urlsplit(self.base).scheme not in ("http", "https"):
-            raise ConfigError(f"--base is '{self.base}', expected an address that begins with https:// or http://.")
-        if not all(name.isalnum() for name in self.channels.split(",")):
-            raise ConfigError(f"--channels is '{self.channels}', expected names and commas.")
 
 
 @dataclass(frozen=True)
@@ -77,16 +37,13 @@ class AtlasImage:
         return f"{self.antibody}_{self.place}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: DownloadOptions) -> int:
     """Run the stage; return 0, or 1 if some images are incomplete."""
-    parser = cli.make_parser("download", __doc__ or "", EXAMPLES, DownloadOptions)
-    (options,) = cli.parse(parser, argv, DownloadOptions)
     return download(options)
 
 
 def download(options: DownloadOptions) -> int:
     """Fetch what is not there yet; write failed.csv if something failed, and return the exit code."""
-
     images = wanted_images(options)
     manners = Manners(AGENT, options.retries, options.timeout, deadline=10 * options.timeout)
     rate, failures = Rate(options.rate), []
@@ -102,14 +59,14 @@ def download(options: DownloadOptions) -> int:
     path = options.out / FAILED
     if not failures:
         path.unlink(missing_ok=True)
-        cli.say(f"{options.out}: {len(images)} images are complete.")
+        say(f"{options.out}: {len(images)} images are complete.")
         return 0
     table = pd.DataFrame(sorted(failures), columns=["ID", "channel", "url", "reason"])
     write_csv(path, guard_text(table))
     broken = table["ID"].nunique()
-    cli.say(f"{options.out}: {len(images) - broken} of {len(images)} images are complete; {path} names the others.")
+    say(f"{options.out}: {len(images) - broken} of {len(images)} images are complete; {path} names the others.")
     for row in table.head(3).itertuples():
-        cli.say(f"failed: {row.ID} {row.channel}: {row.reason}")
+        say(f"failed: {row.ID} {row.channel}: {row.reason}")
     return 1
 
 
@@ -119,7 +76,6 @@ def wanted_images(options: DownloadOptions) -> list[AtlasImage]:
     Raises:
         DataError: an ID is no ID of the Atlas, or the table has none.
     """
-
     if options.labels is not None:
         table = read_text(options.labels)
         column = next((name for name in ("ID", "Id", "id") if name in table), None)
@@ -142,7 +98,6 @@ def atlas_image(text: str, where: str) -> AtlasImage:
     Raises:
         DataError: it is neither, or cannot be a file name.
     """
-
     antibody, cut, place = text.partition("/") if "/" in text else text.partition("_")
     reason = ids.fault(f"{antibody}_{place}")
     if not (antibody and cut and place.count("_") >= 2) or reason:
@@ -163,7 +118,6 @@ def _fetch_image(
     image: AtlasImage, options: DownloadOptions, manners: Manners, rate: Rate
 ) -> list[tuple[str, str, str, str]]:
     """Fetch the channels of an image; return (ID, channel, address, reason) of those that failed."""
-
     failures: list[tuple[str, str, str, str]] = []
     sizes: dict[str, tuple[int, int]] = {}
     for channel in options.channels.split(","):

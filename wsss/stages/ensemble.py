@@ -1,16 +1,15 @@
 """Blend several predictions of the same cells into one: the same tables, and what each member adds."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import ConfigError, DataError, check_choice, check_range
+from wsss.core.checks import DataError
+from wsss.core.console import say
 from wsss.core.files import write_json
 from wsss.core.labels import HPA, ClassList
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.blend_tables import MemberTables, blended_frames, image_sizes, read_members
 from wsss.inference.ensemble import Fitted, Score, blend, fit_nested, prepare
 from wsss.inference.submission import write_submission
@@ -18,73 +17,16 @@ from wsss.inference.tables import iter_cells, write_cells, write_images
 from wsss.metrics.cells import join_by_number
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.metrics.truth import read_cell_truth
-from wsss.options import parsing as cli
-
-EXAMPLES = """\
-  python -m wsss.ensemble --preds preds/a-oof preds/b-oof --weights auto --data data/hpa --out preds/blend-oof
-  python -m wsss.ensemble --preds preds/a preds/b --weights 0.7,0.3 --out preds/blend
-  python -m wsss.ensemble --preds preds/a preds/b preds/c --how rank --out preds/blend
-"""
+from wsss.options.ensemble import EnsembleOptions, given_weights
 
 
-@dataclass(frozen=True)
-class EnsembleOptions:
-    """What is blended, and how."""
-
-    preds: list[Path]
-    """Folders of predictions of the same cells, two or more."""
-    out: Path
-    """Folder for the blend's tables."""
-    weights: str = "equal"
-    """equal; one number a member, such as 2,1,1; or auto: fitted on out-of-fold predictions, each fold's weights on the
-    other folds only."""
-    how: str = "mean"
-    """mean, geometric, or rank (mean of ranks within the table; the result is no probability)."""
-    data: Path | None = None
-    """auto: data set whose image labels the weights are fitted to; default: the one recorded or the only one."""
-    truth: Path | None = None
-    """auto: table of true cells to fit to, instead of image labels; ids as in the label maps."""
-    min_score: float = 0.01
-    """Predictions below this are left out of submission.csv."""
-
-    def __post_init__(self) -> None:
-        check_choice("--how", self.how, ("mean", "geometric", "rank"))
-        check_range("--min-score", self.min_score, 0, 1)
-        if len(self.preds) < 2 or len({path.resolve() for path in self.preds}) != len(self.preds):
-            raise ConfigError(f"--preds has {len(self.preds)} folders, expected two or more, all different.")
-        if self.out.resolve() in {path.resolve() for path in self.preds}:
-            raise ConfigError(f"--out {self.out} is one of --preds: choose another folder.")
-        if self.weights not in ("auto", "equal"):
-            given_weights(self.weights, len(self.preds))
-
-
-def given_weights(text: str, count: int) -> list[float]:
-    """Read '2,1,1'.
-
-    Raises:
-        ConfigError: not one number >= 0 for each member, or all are 0.
-    """
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--weights is '{text}', expected auto, equal or {count} numbers and commas.") from None
-    if len(found) != count or not all(0 <= weight < float("inf") for weight in found) or sum(found) == 0:
-        raise ConfigError(
-            f"--weights is '{text}', expected {count} numbers from 0 on, not all 0: one for each --preds."
-        )
-    return found
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: EnsembleOptions) -> int:
     """Run the stage; return the exit code."""
-    parser = cli.make_parser("ensemble", __doc__ or "", EXAMPLES, EnsembleOptions)
-    (options,) = cli.parse(parser, argv, EnsembleOptions)
     return ensemble(options)
 
 
 def ensemble(options: EnsembleOptions) -> int:
     """Blend, write the tables, tell what each member adds; return 0."""
-
     members = read_members(options.preds)
     prepared = [prepare(member.scores, options.how) for member in members]
     folds = members[0].cells.fold.to_numpy()
@@ -117,7 +59,6 @@ def _target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Scor
     Raises:
         DataError: the tables are not out of fold, or there is nothing to compare with.
     """
-
     cells = members[0].cells
     not_oof = [member.folder for member in members if member.provenance and not member.is_oof]
     if (cells.fold < 0).any() or not_oof or cells.fold.nunique() < 2:
@@ -176,7 +117,7 @@ def _data(options: EnsembleOptions, first: MemberTables) -> DataSet:
     recorded = Path(str(first.provenance.get("data", "")))
     if options.data is None and (recorded / "dataset.json").exists():
         return DataSet.open(recorded)
-    return DataSet.open(cli.default_dataset(options.data))
+    return DataSet.open(default_dataset(options.data))
 
 
 def _classes(options: EnsembleOptions, first: MemberTables) -> ClassList:
@@ -191,7 +132,6 @@ def _report(
     prepared: list[np.ndarray], folds: np.ndarray, scores: np.ndarray, score: Score, options: EnsembleOptions
 ) -> dict[str, Any]:
     """Say how good blend, equal weights, each member alone and the blend without it are; all on unseen folds."""
-
     every = np.arange(len(folds))
     count, full = len(prepared), score(scores, every)
     rows = []
@@ -205,29 +145,27 @@ def _report(
 
 def _print(options: EnsembleOptions, weights: np.ndarray, facts: dict[str, Any]) -> None:
     report = facts["report"]
-    cli.say(f"weights fitted on the {facts['fitted_on']}; each fold scored with weights fitted on the others")
-    cli.say(f"{'member':40} {'weight':>7} {'alone':>7} {'adds':>7}   weights by fold")
+    say(f"weights fitted on the {facts['fitted_on']}; each fold scored with weights fitted on the others")
+    say(f"{'member':40} {'weight':>7} {'alone':>7} {'adds':>7}   weights by fold")
     for k, (row, weight) in enumerate(zip(report["members"], weights, strict=True)):
         own = " ".join(f"{values[k]:.2f}" for values in facts["by_fold"].values())
-        cli.say(f"{row['preds'][-40:]:40} {weight:7.3f} {row['alone']:7.4f} {row['adds']:+7.4f}   {own}")
-    cli.say(f"blend {report['blend']:.4f}, equal weights {report['equal']:.4f}")
-    cli.say(f"for predictions of new images: --weights {','.join(f'{weight:.3g}' for weight in weights)}")
+        say(f"{row['preds'][-40:]:40} {weight:7.3f} {row['alone']:7.4f} {row['adds']:+7.4f}   {own}")
+    say(f"blend {report['blend']:.4f}, equal weights {report['equal']:.4f}")
+    say(f"for predictions of new images: --weights {','.join(f'{weight:.3g}' for weight in weights)}")
 
 
 def _print_differences(
     options: EnsembleOptions, prepared: list[np.ndarray], weights: np.ndarray, scores: np.ndarray
 ) -> None:
     """Without labels, tell how far each member is from the blend: a member like the others adds nothing."""
-
-    cli.say(f"{'member':40} {'weight':>7} {'mean |score - blend|':>22}")
+    say(f"{'member':40} {'weight':>7} {'mean |score - blend|':>22}")
     for path, own, weight in zip(options.preds, prepared, weights, strict=True):
         apart = np.abs(blend([own], np.ones(1), options.how) - scores)
-        cli.say(f"{str(path)[-40:]:40} {weight:7.3f} {apart.mean() if apart.size else 0:22.4f}")
+        say(f"{str(path)[-40:]:40} {weight:7.3f} {apart.mean() if apart.size else 0:22.4f}")
 
 
 def _blend_images(members: list[MemberTables], weights: np.ndarray, fitted: Fitted | None, how: str) -> np.ndarray:
     """Return (I, K) scores of the images, blended as their cells are; NaN where an image failed."""
-
     columns, folds = members[0].columns, members[0].images.fold.to_numpy()
     found = [member.images[columns].to_numpy(np.float32) for member in members]
     good = ~np.isnan(np.stack(found)).any(axis=(0, 2))
@@ -249,4 +187,4 @@ def _write(options: EnsembleOptions, members: list[MemberTables], scores: np.nda
     images[first.columns] = of_images
     write_images(options.out, images)
     done = write_submission(options.out / "submission.csv", sizes, iter_cells(options.out), min_score=options.min_score)
-    cli.say(f"{options.out}: {count} cells in {len(images)} images; {done.predictions} predictions in submission.csv")
+    say(f"{options.out}: {count} cells in {len(images)} images; {done.predictions} predictions in submission.csv")

@@ -1,13 +1,12 @@
 """Score predictions against true labels of cells: average precision per class, and the competition's mAP."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import DataError, check_choice, check_range, some
+from wsss.core.checks import DataError, some
+from wsss.core.console import say
 from wsss.core.files import read_json, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
 from wsss.core.runtime import progress
@@ -20,66 +19,17 @@ from wsss.metrics.confusion import confusion_rows
 from wsss.metrics.instances import InstanceScorer, instance_table
 from wsss.metrics.true_masks import TrueMasks
 from wsss.metrics.truth import CellTruth, read_cell_truth
-from wsss.options import parsing as cli
+from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.confusion import write_confusion
 from wsss.stages.evaluate_join import join_cells
 from wsss.stages.evaluate_masks import evaluate_masks, is_mask_folder
 from wsss.stages.evaluate_text import print_scores
 
-if TYPE_CHECKING:
-    Values = dict[str, np.ndarray]
-
-EXAMPLES = """\
-  python -m wsss.evaluate --preds preds/demo --truth fields/cells_truth.csv
-  python -m wsss.evaluate --preds preds/hpa --truth cells.csv --masks true_masks --labels train.csv
-"""
-JOINS = ("auto", "number", "iou")
+Values = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What is compared with what."""
-
-    preds: Path
-    """Folder of predictions: cells.parquet or cells.csv, images.csv, submission.csv."""
-    truth: Path
-    """Table of true cells: ID, the cell's number (cell_id, cell or Cell_index), its classes (Cell_Label or Label);
-    for predicted masks, the folder of images and true masks."""
-    masks: Path | None = None
-    """Folder of true label maps at original size; needed for the competition's mAP."""
-    labels: Path | None = None
-    """Table of image labels, in any form of prepare; default: those in the truth table, or its cells' together."""
-    submission: Path | None = None
-    """Submission to score against the masks; default: submission.csv in the folder of predictions."""
-    data: Path | None = None
-    """Data set whose class names are used; default: the 19 classes of the Human Protein Atlas."""
-    out: Path | None = None
-    """Where the figures go; default: scores.json in the folder of predictions."""
-    join: str = "auto"
-    """Which predicted cell stands for a true one. number: the one with its number (true masks were given);
-    iou: the one that overlaps it; auto: iou where masks are given and predictions have them, else number."""
-    join_iou: float = 0.5
-    """Lowest IoU of the join by overlap."""
-    match_iou: float = 0.6
-    """Lowest IoU at which a submitted mask finds a true cell."""
-    threshold: float = 0.5
-    """Scores from here on count as found, for F1."""
-    search: bool = False
-    """Masks: choose threshold and minimum size on these images; only where the predictions are out of fold."""
-    sheet: int = 10
-    """Masks: images on the picture of image, truth, prediction and error; 0 for no picture."""
-
-    def __post_init__(self) -> None:
-        check_choice("join", self.join, JOINS)
-        for name in ("join_iou", "match_iou", "threshold"):
-            check_range(name, getattr(self, name), 1e-9, 1)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: EvaluateOptions) -> int:
     """Evaluate as the options say; return the exit code."""
-    parser = cli.make_parser("evaluate", __doc__ or "", EXAMPLES, EvaluateOptions)
-    (options,) = cli.parse(parser, argv, EvaluateOptions)
-
     if is_mask_folder(options.preds):
         return evaluate_masks(options)
     report, classes = evaluate(options)
@@ -88,13 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_scores(report, classes)
     if report["cells"]["confusions"]:
         write_confusion(report["cells"]["confusions"], *(out.with_name(f"confusion.{kind}") for kind in ("csv", "png")))
-    cli.say(f"written to {out}")
+    say(f"written to {out}")
     return 0
 
 
 def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     """Return all figures as a JSON record (null where there is none), and the classes they are about."""
-
     cells = read_cells(options.preds)
     columns = score_columns(cells, options.preds)
     classes = _classes(options.data, len(columns))
@@ -156,7 +105,6 @@ def _image_labels(options: EvaluateOptions, truth: CellTruth, classes: ClassList
 
 def _image_scores(options: EvaluateOptions, columns: list[str]) -> Values:
     """Return ID -> (K,) scores of the images that have them; nothing where there is no images.csv."""
-
     if not (options.preds / "images.csv").exists():
         return {}
     table = read_images(options.preds)
@@ -183,7 +131,6 @@ def _images(labels: Values, probs: Values, classes: ClassList, threshold: float)
 
 def _instances(options: EvaluateOptions, masks: TrueMasks, classes: ClassList) -> dict[str, Any] | None:
     """Score the submission against the true masks; None where there is no submission."""
-
     path = options.submission or options.preds / "submission.csv"
     if options.submission is None and not path.exists():
         return None

@@ -10,14 +10,13 @@ from wsss.metrics.cells import Join, join_by_number, joined
 from wsss.metrics.instances import match_pairs
 from wsss.metrics.true_masks import TrueMasks
 from wsss.metrics.truth import CellTruth
-from wsss.stages.evaluate import EvaluateOptions
+from wsss.options.evaluate import EvaluateOptions
 
 
 def join_cells(
     options: EvaluateOptions, truth: CellTruth, cells: pd.DataFrame, masks: TrueMasks | None
 ) -> tuple[Join, str]:
     """Find the predicted cell of each true one as --join says; return the join, and how it was made."""
-
     how = options.join
     if how == "auto":
         how = "iou" if masks and (options.preds / "cells.parquet").exists() else "number"
@@ -30,7 +29,6 @@ def join_cells(
 
 def _overlapping(options: EvaluateOptions, masks: TrueMasks, images: int) -> np.ndarray:
     """Return the (N,) row of the predicted cell that overlaps each true one, -1 for none; `images` have cells."""
-
     rows = np.full(len(masks.truth.ids), -1)
     known, start = set(masks.image_ids), 0
     for image_id, own in progress(iter_cells(options.preds), "join cells", total=images):

@@ -6,12 +6,12 @@ from typing import Any
 import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.console import say
 from wsss.core.files import write_csv, write_json
 from wsss.data.large import LargeImage
 from wsss.data.large_masks import LargeMask
 from wsss.data.tile_set import TileSet
-from wsss.options import parsing as cli
-from wsss.stages.evaluate import EvaluateOptions
+from wsss.options.evaluate import EvaluateOptions
 
 PART = 2048
 """Edge of the parts that are read at once, px."""
@@ -24,7 +24,6 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, An
         ConfigError: a threshold is asked for; only masks are kept of large images.
         DataError: no image has both.
     """
-
     if options.search:
         raise ConfigError(
             "no threshold can be chosen on large images, of which only masks are kept: leave --search out."
@@ -42,14 +41,13 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, An
     out = options.out or options.preds / "scores.json"
     write_json(out, report | {"images": len(common), "oof": facts["oof"]} | figures)
     write_csv(out.with_name("image_scores.csv"), table)
-    cli.say(f"{len(common)} large images, {'out of fold' if facts['oof'] else 'not out of fold'}")
-    cli.say(f"  Dice {figures['dice']:.4f}  IoU {figures['iou']:.4f}; written to {out}")
+    say(f"{len(common)} large images, {'out of fold' if facts['oof'] else 'not out of fold'}")
+    say(f"  Dice {figures['dice']:.4f}  IoU {figures['iou']:.4f}; written to {out}")
     return 0
 
 
 def _score(predicted: Path, truth: LargeMask) -> dict[str, float]:
     """Return Dice and IoU of one image; both 1 where prediction and truth are empty."""
-
     image = LargeImage(predicted)
     height, width = image.size
     found = true = both = 0

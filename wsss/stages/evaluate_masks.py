@@ -10,15 +10,15 @@ import pandas as pd
 
 from wsss.cells.mask_instances import decode
 from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.console import say
 from wsss.core.files import read_json, write_csv, write_json
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import overlap
 from wsss.metrics.segmentation import MaskScore, mean_score, score_mask, search
-from wsss.options import parsing as cli
+from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.mask_sheet import SheetRow, draw_sheet
-from wsss.stages.evaluate import EvaluateOptions
 from wsss.stages.evaluate_large import evaluate_large
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -34,7 +34,6 @@ def is_mask_folder(preds: Path) -> bool:
 
 def evaluate_masks(options: EvaluateOptions) -> int:
     """Score predicted masks as the options say; return the exit code."""
-
     facts = read_json(options.preds / "provenance.json")
     masks = open_set(options.truth, facts["channels"], facts.get("tile", 1024))
     if isinstance(masks, TileSet):
@@ -61,7 +60,6 @@ def evaluate_masks(options: EvaluateOptions) -> int:
 
 def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
     """Return the images with truth and a prediction."""
-
     table = pd.read_csv(options.preds / "images.csv", dtype={"ID": str}, keep_default_na=False)
     done = set(table.ID[table.status == "ok"])
     found = [i for i, name in enumerate(masks.ids) if masks.has_truth[i] and name in done]
@@ -87,7 +85,6 @@ def _search(
     Raises:
         ConfigError: the predictions are not out of fold; a choice made on them would flatter itself.
     """
-
     if not facts["oof"]:
         raise ConfigError(
             f"{options.preds} is not out of fold, and a threshold chosen on images a network has learnt means "
@@ -116,15 +113,15 @@ def _probs(preds: Path, name: str) -> np.ndarray:
 
 def _say(report: dict[str, Any], out: Path) -> None:
     where = "out of fold" if report["oof"] else "not out of fold"
-    cli.say(f"{report['images']} images, {where}; {report['without_prediction']} without a prediction left out")
+    say(f"{report['images']} images, {where}; {report['without_prediction']} without a prediction left out")
     for key, name in NAMES.items():
-        cli.say(f"  {name:24} {report[key]:.4f}")
+        say(f"  {name:24} {report[key]:.4f}")
     for choice in report.get("search", [])[:1]:
-        cli.say(
+        say(
             f"best on these images: --segmentation.threshold {choice['threshold']:g} "
             f"--segmentation.min_size {choice['min_size']} ({choice['score']:.4f})"
         )
-    cli.say(f"written to {out}")
+    say(f"written to {out}")
 
 
 def _draw(
@@ -136,13 +133,12 @@ def _draw(
     path: Path,
 ) -> None:
     """Write the picture of images, truths, predictions and errors, from the worst score to the best."""
-
     objects = facts["segmentation"]["objects"]
     order = np.argsort([own.instance_ap if objects else own.iou for own in scores], kind="stable")
     shown = order[np.linspace(0, len(order) - 1, min(options.sheet, len(order))).round().astype(int)]
     rows = (_row(options.preds, facts, masks, indices[k], scores[k]) for k in shown)
     draw_sheet(rows, path)
-    cli.say(f"{len(shown)} images from the worst score to the best, with truth, prediction and error: {path}")
+    say(f"{len(shown)} images from the worst score to the best, with truth, prediction and error: {path}")
 
 
 def _row(preds: Path, facts: dict[str, Any], masks: MaskSet, i: int, score: MaskScore) -> SheetRow:

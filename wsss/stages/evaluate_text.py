@@ -2,23 +2,23 @@
 
 from typing import Any
 
+from wsss.core.console import say
 from wsss.core.labels import ClassList
-from wsss.options import parsing as cli
 
 
 def print_scores(report: dict[str, Any], classes: ClassList) -> None:
     """Print the figures of each class, the means, and the most frequent mistakes."""
     cells, instances = report["cells"], report["instances"]
     width = max(map(len, classes.names))
-    cli.say(f"{'class':>5}  {'name':{width}}  {'cells':>7}  {'AP':>6}  {'F1':>6}  {'mask AP' if instances else ''}")
+    say(f"{'class':>5}  {'name':{width}}  {'cells':>7}  {'AP':>6}  {'F1':>6}  {'mask AP' if instances else ''}")
     for row in cells["per_class"]:
         mask = _number(instances["per_class"][row["id"]]["ap"]) if instances else ""
-        cli.say(
+        say(
             f"{row['id']:5}  {row['name']:{width}}  {row['count']:7}  {_number(row['ap'])}  {_number(row['f1'])}  "
             f"{mask:>7}".rstrip()
         )
     found = f"{cells['count']} cells, {cells['missing']} without a prediction, joined by {cells['joined_by']}"
-    cli.say(f"\n{found}; {cells['unknown']} predicted cells without a truth left out")
+    say(f"\n{found}; {cells['unknown']} predicted cells without a truth left out")
     lines = [("cells, mean AP", cells)]
     lines += [("  image scores copied to all cells", report["baselines"]["image_scores_copied"])]
     lines += [("  image labels copied to all cells", report["baselines"]["image_labels_copied"])]
@@ -29,10 +29,10 @@ def print_scores(report: dict[str, Any], classes: ClassList) -> None:
             mean_f1 = f", mean F1 {_number(part['mean_f1'])}" if "mean_f1" in part else ""
             at = f" at IoU {part['match_iou']:g}" if "match_iou" in part else ""
             classes_with = f"{part['classes']} classes"
-            cli.say(f"{name + at:35} {_number(part['mean_ap'])} ({classes_with}; {other}{mean_f1})")
+            say(f"{name + at:35} {_number(part['mean_ap'])} ({classes_with}; {other}{mean_f1})")
     for row in [row for row in cells["confusions"] if row["true"] != row["predicted"]][:5]:
         what = f"{row['true_name']} taken for {row['predicted_name']}"
-        cli.say(f"{what}: {row['cells']:.0f} cells, {row['share']:.0%} of its cells")
+        say(f"{what}: {row['cells']:.0f} cells, {row['share']:.0%} of its cells")
 
 
 def _number(value: float | None) -> str:

@@ -1,19 +1,20 @@
 """Take results into other tools: predictions as AnnData, COCO, GeoJSON, TIFF or a table; a run as a model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
-from wsss.core.checks import ConfigError, DataError, check_choice, check_range, some
+from wsss.core.checks import DataError, some
+from wsss.core.console import say
 from wsss.core.device import choose_device
 from wsss.core.files import read_json
 from wsss.core.runtime import progress
 from wsss.data import ids
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, default_dataset
 from wsss.exports.coco import write_coco
 from wsss.exports.geojson import cell_features, write_geojson
 from wsss.exports.h5ad import write_h5ad
@@ -24,57 +25,12 @@ from wsss.inference.members import find_folders, load_member
 from wsss.inference.onnx import export_onnx
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, read_cells, score_columns
-from wsss.options import parsing as cli
+from wsss.options.export import OF_RUNS, ExportOptions
 from wsss.reports.palette import colour
 
-EXAMPLES = """\
-  python -m wsss.export --preds preds/hpa --to h5ad --out hpa.h5ad                cells x classes, for scanpy
-  python -m wsss.export --preds preds/hpa --to geojson --out qupath               a file an image, for QuPath
-  python -m wsss.export --preds preds/hpa --to tiff --out labels                  label maps, for Fiji and napari
-  python -m wsss.export --run runs/hpa-seresnext50 --to huggingface --out model   a model to share
-"""
-OF_PREDICTIONS = ("h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle")
-OF_RUNS = ("huggingface", "onnx")
-FORMS = Literal["h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle", "huggingface", "onnx"]
 
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What is exported, and in which form."""
-
-    to: FORMS
-    """h5ad, coco, geojson, tiff, csv, parquet or kaggle (of --preds); huggingface or onnx (of --run)."""
-    out: Path
-    """File to write; a folder for geojson, tiff, huggingface and onnx. A .gz behind a COCO file compresses it."""
-    preds: Path | None = None
-    """Folder of predictions."""
-    data: Path | None = None
-    """Data set the predictions are of; default: the one they were made from, or the only one under data/."""
-    run: Path | None = None
-    """Run folder: all its folds, or one fold's."""
-    gz: bool = True
-    """Compress GeoJSON files (QuPath opens .geojson.gz)."""
-    every_class: bool = False
-    """COCO: one annotation for each cell and class from --min-score on, instead of one a cell."""
-    min_score: float = 0.01
-    """Scores below this are left out of kaggle, and of coco with --every-class."""
-    push: str = ""
-    """Hugging Face repository, USER/NAME, to upload the model to."""
-
-    def __post_init__(self) -> None:
-        check_choice("--to", self.to, (*OF_PREDICTIONS, *OF_RUNS))
-        check_range("--min-score", self.min_score, 0, 1)
-        wanted, other = ("run", "preds") if self.to in OF_RUNS else ("preds", "run")
-        if getattr(self, wanted) is None or getattr(self, other) is not None:
-            raise ConfigError(f"--to {self.to} is made from --{wanted}: pass --{wanted} FOLDER, and no --{other}.")
-        if self.push and self.to != "huggingface":
-            raise ConfigError("--push uploads a model: use it with --to huggingface.")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: ExportOptions) -> int:
     """Run the stage; return the exit code."""
-    parser = cli.make_parser("export", __doc__ or "", EXAMPLES, ExportOptions)
-    (options,) = cli.parse(parser, argv, ExportOptions)
     return export_run(options) if options.to in OF_RUNS else export_predictions(options)
 
 
@@ -91,7 +47,6 @@ class Predictions:
 
     def cells(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Yield (ID, its cells with masks), each checked against the data set."""
-
         for name, own in iter_cells(self.folder):
             self._check(name, own)
             yield name, own
@@ -123,7 +78,6 @@ class Predictions:
 
 def export_predictions(options: ExportOptions) -> int:
     """Write predictions in another form; return 0."""
-
     assert options.preds is not None
     data = DataSet.open(data_folder_of(options.preds, options.data))
     writers: dict[str, Callable[[ExportOptions, Predictions], str]] = {
@@ -141,7 +95,7 @@ def export_predictions(options: ExportOptions) -> int:
             raise DataError(f"{options.preds} has {len(columns)} classes, {data.folder} has {len(data.classes)}.")
         _write_table(options, cells, data)
         done = f"{len(cells)} cells"
-    cli.say(f"{options.out}: {done} written")
+    say(f"{options.out}: {done} written")
     return 0
 
 
@@ -152,7 +106,7 @@ def data_folder_of(preds: Path, chosen: Path | None) -> Path:
         recorded = Path(str(read_json(record).get("data", "")))
         if (recorded / "dataset.json").exists():
             return recorded
-    return cli.default_dataset(chosen)
+    return default_dataset(chosen)
 
 
 def _write_table(options: ExportOptions, cells: pd.DataFrame, data: DataSet) -> None:
@@ -201,7 +155,6 @@ def _geojson(options: ExportOptions, found: Predictions) -> str:
 
 def _label_maps(found: Predictions) -> Iterator[tuple[str, Any, pd.DataFrame | None]]:
     """Yield (ID, label map, cells) of every image, with a progress bar."""
-
     for name, size, own in progress(found.each_image(), "export", total=len(found.images())):
         reason = ids.fault(name)
         if reason:
@@ -212,16 +165,15 @@ def _label_maps(found: Predictions) -> Iterator[tuple[str, Any, pd.DataFrame | N
 
 def export_run(options: ExportOptions) -> int:
     """Write a run's networks as a model for others; return 0."""
-
     assert options.run is not None
     members = [load_member(folder, choose_device("cpu", "fp32")) for folder in find_folders(options.run)]
     if options.to == "onnx":
         for path, worst in export_onnx(members, options.out):
-            cli.say(f"{path}: largest difference from PyTorch {worst:.2g}")
+            say(f"{path}: largest difference from PyTorch {worst:.2g}")
         return 0
 
     save_model(members, options.run, options.out)
-    cli.say(f"{options.out}: {len(members)} networks written; wsss.load('{options.out}') reads them")
+    say(f"{options.out}: {len(members)} networks written; wsss.load('{options.out}') reads them")
     if options.push:
-        cli.say(f"pushed to {push_model(options.out, options.push)}")
+        say(f"pushed to {push_model(options.out, options.push)}")
     return 0

@@ -1,19 +1,18 @@
 """Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import ConfigError
+from wsss.core.console import say
 from wsss.core.device import Device, choose_device
 from wsss.core.files import digest_json, read_json, write_json
 from wsss.core.runtime import keep_freed_memory, progress
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.calibration import Calibration, check_origin, load_calibration
 from wsss.inference.following import Beside, Following
 from wsss.inference.map_nets import load_map_net, pair
@@ -32,35 +31,28 @@ from wsss.inference.members import (
 from wsss.inference.pipeline import predict
 from wsss.inference.provenance import prediction_facts
 from wsss.inference.results import write_results
-from wsss.inference.shards import Shard, ShardJournals
+from wsss.inference.shards import ShardJournals, take
 from wsss.inference.task import Scored, Task
-from wsss.options import parsing as cli
-from wsss.options.infer import InferOptions
+from wsss.options.infer import InferOptions, Shard, run_config
+from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import LOCK, hold
 from wsss.stages.infer_masks import infer_masks
-from wsss.stages.segment import SegmentOptions, segment
+from wsss.stages.segment import segment
 
-EXAMPLES = """\
-  python -m wsss.infer --run runs/hpa-seresnext50
-  python -m wsss.infer --data data/test --run runs/hpa-seresnext50 --out preds/test
-  python -m wsss.infer --data data/hpa --run runs/hpa-seresnext50 --out preds/hpa-oof --oof true
-  python -m wsss.infer --run runs/hpa-seresnext50 --shard 2/4   (of 4 jobs; afterwards the same with --merge)
-"""
 JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: InferOptions) -> int:
     """Predict as the options say; return the exit code."""
-    options = _options(argv)
     keep_freed_memory()
-    if _run_config(options.run).get("task") == "masks":
+    if run_config(options.run).get("task") == "masks":
         if options.shard or options.merge or options.engine != "local":
             raise ConfigError(f"{options.run} finds masks: such runs are not cut up, leave --shard and --engine out.")
         return infer_masks(options)
-    if _run_config(options.run).get("task") == "maps":
+    if run_config(options.run).get("task") == "maps":
         raise ConfigError(f"{options.run} finds class maps alone: pass its classifier as --run, and it as --unet.")
-    folder = cli.default_dataset(options.data)
+    folder = default_dataset(options.data)
     out = options.out or Path("preds") / f"{folder.name}-{options.run.name}{'-oof' if options.oof else ''}"
 
     on_ray = options.engine == "ray"  # this process only plans then
@@ -72,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     """Open data and networks, and plan which predict which images."""
-
-    data = DataSet.open(cli.default_dataset(options.data))
+    data = DataSet.open(default_dataset(options.data))
     folders = find_folders(options.run)
     members = [member for found in folders for member in load_members(found, device, snapshots=options.snapshots)]
     for member in members:
@@ -89,7 +80,6 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
 
 def _calibration(options: InferOptions, data: DataSet, plan: Plan) -> Calibration | None:
     """Read the curves of --calibration, if they fit what is predicted."""
-
     if options.calibration is None:
         return None
     found = load_calibration(options.calibration, len(data.classes))
@@ -99,7 +89,6 @@ def _calibration(options: InferOptions, data: DataSet, plan: Plan) -> Calibratio
 
 def open_in_worker(words: dict[str, Any], device_name: str) -> tuple[Task, Plan, str]:
     """Open what a worker of another machine predicts, from the options by name; with the fingerprint of it all."""
-
     options = InferOptions(**words)
     task, plan = _open(options, choose_device(device_name, options.precision))
     return task, plan, digest_json(prediction_facts(options, task.data, plan))
@@ -107,10 +96,9 @@ def open_in_worker(words: dict[str, Any], device_name: str) -> tuple[Task, Plan,
 
 def _predict_into(out: Path, options: InferOptions, task: Task, plan: Plan) -> int:
     """Predict what is not there yet and write the tables; return the exit code."""
-
     facts = prediction_facts(options, task.data, plan)
     if not _begin(out, facts, options):
-        cli.say(f"{out} holds these predictions already: nothing to do.")
+        say(f"{out} holds these predictions already: nothing to do.")
         return 0
     if options.shard:
         return _run_shard(task, plan, out, facts, options)
@@ -135,7 +123,6 @@ def _segmented(
 
 def _predict(task: Task, plan: Plan, out: Path, facts: dict[str, Any], options: InferOptions) -> tuple[int, list[Path]]:
     """Write the tables, from all shards or after predicting here; return failed images and the journals used."""
-
     fingerprint, parts = digest_json(facts), _parts(options, plan[0][0] if plan else [])
     if options.merge:
         wanted = [task.data.ids[i] for _, indices in plan for i in indices]
@@ -149,11 +136,11 @@ def _predict(task: Task, plan: Plan, out: Path, facts: dict[str, Any], options: 
 def _run_shard(task: Task, plan: Plan, out: Path, facts: dict[str, Any], options: InferOptions) -> int:
     """Predict one shard into a journal of its own."""
     shard = Shard.parse(options.shard)
-    own = shard.take(plan, options.batch)
+    own = take(shard, plan, options.batch)
     with Journal(out / shard.journal, digest_json(facts)) as journal:
         _run(task, own, journal, options)
         count = len(journal)
-    cli.say(f"{out / shard.journal}: {count} images; when all {shard.count} are done, run the same with --merge true")
+    say(f"{out / shard.journal}: {count} images; when all {shard.count} are done, run the same with --merge true")
     return 0
 
 
@@ -161,32 +148,6 @@ def _remove(journals: list[Path]) -> None:
     for path in journals:
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def _options(argv: Sequence[str] | None) -> InferOptions:
-    """Read the flags, with the score and crop options of the run as defaults."""
-    parser = cli.make_parser("infer", __doc__ or "", EXAMPLES, InferOptions)
-    first: InferOptions = cli.parse(parser, argv, InferOptions)[0]
-    recipe = _run_config(first.run)
-    parser.set_defaults({name: recipe[name] for name in ("score", "crops") if name in recipe})
-    found: InferOptions = cli.parse(parser, argv, InferOptions)[0]
-    return found
-
-
-def _run_config(run: Path) -> dict[str, Any]:
-    """Return the recipe a run was made with, as its config.yaml tells."""
-
-    found = [run / "config.yaml", *sorted(run.glob("*/config.yaml"))]
-    path = next((path for path in found if path.exists()), None)
-    if path is None:
-        raise ConfigError(f"{run} is no run folder (no config.yaml in it): check --run, or train it first.")
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} is not plain YAML ({' '.join(str(error).split())}): restore it.") from error
-    if not isinstance(recipe, dict):
-        raise DataError(f"{path} holds no options, expected 'name: value' lines: restore it.")
-    return recipe
 
 
 def _begin(out: Path, facts: dict[str, Any], options: InferOptions) -> bool:
@@ -210,7 +171,7 @@ def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions) -> Non
     skip = {i for _, indices in plan for i in indices if ids[i] in done}
     total = sum(len(indices) for _, indices in plan)
     if done:
-        cli.say(f"{len(done)} of {total} images are there already: going on.")
+        say(f"{len(done)} of {total} images are there already: going on.")
     folds = [members[0].fold if options.oof and members[0].fold is not None else -1 for members, _ in plan]
     predicted = _on_ray(task, plan, folds, skip, options) if options.engine == "ray" else _here(task, plan, folds, skip)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
@@ -239,7 +200,6 @@ def _on_ray(task: Task, plan: Plan, folds: list[int], skip: set[int], options: I
 
 def _parts(options: InferOptions, members: list[Member]) -> list[str]:
     """Return the parts of the score that are written beside the blend."""
-
     found = ["image", "cam"]
     found += ["crop"] if options.crops.mode != "none" else []
     found += ["feature_classifier"] if has_feature_classifiers(members, options.score) else []

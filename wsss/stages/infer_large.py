@@ -7,24 +7,23 @@ submission.csv      id,rle_mask: one mask an image
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.console import say
 from wsss.core.device import Device
 from wsss.core.files import as_read, digest_json, read_json, write_csv, write_json
 from wsss.core.runtime import progress, versions
 from wsss.data.large import LargeImage
 from wsss.inference.large import large_runs, predict_large
 from wsss.inference.semantic import MaskMember, MaskPredictor
-from wsss.options import parsing as cli
 from wsss.options.infer import InferOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
 
-if TYPE_CHECKING:
-    LargePlan = list[tuple[list[MaskMember], dict[str, Path]]]
+LargePlan = list[tuple[list[MaskMember], dict[str, Path]]]
 
 JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
 
@@ -40,7 +39,7 @@ def infer_large(options: InferOptions, plan: LargePlan, device: Device) -> int:
         if (out / PROVENANCE).exists() and not options.overwrite:
             if read_json(out / PROVENANCE) != facts:
                 raise ConfigError(f"{out} holds other predictions: choose another --out, or pass --overwrite true.")
-            cli.say(f"{out} holds these predictions already: nothing to do.")
+            say(f"{out} holds these predictions already: nothing to do.")
             return 0
         for path in [*out.glob(f"{JOURNAL}*"), out / PROVENANCE] if options.overwrite else []:
             path.unlink(missing_ok=True)
@@ -72,7 +71,6 @@ def _facts(options: InferOptions, plan: LargePlan) -> dict[str, Any]:
 
 def _predict(out: Path, options: InferOptions, plan: LargePlan, device: Device, journal: Journal) -> int:
     """Predict what the journal lacks and write the tables; return the number of images that failed."""
-
     done = journal.keys()
     total = sum(len(paths) for _, paths in plan)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
@@ -90,15 +88,14 @@ def _predict(out: Path, options: InferOptions, plan: LargePlan, device: Device, 
     runs = [[name, record["runs"]] for name, record in rows.items()]
     write_csv(out / "submission.csv", pd.DataFrame(runs, columns=["id", "rle_mask"]))
     failed = [f"  {name}: {record['status']}" for name, record in rows.items() if record["status"] != "ok"]
-    cli.say(f"{out}: masks of {len(rows)} large images, {len(failed)} failed")
+    say(f"{out}: masks of {len(rows)} large images, {len(failed)} failed")
     for line in failed[:10]:
-        cli.say(line)
+        say(line)
     return len(failed)
 
 
 def _predict_one(out: Path, name: str, path: Path, predictor: Any, options: InferOptions) -> dict[str, Any]:
     """Write the mask of one image; return its record. A broken image is recorded with its reason."""
-
     target = out / "masks" / f"{name}.tif"
     try:
         image = LargeImage(path)

@@ -18,6 +18,7 @@ import pandas as pd
 
 from wsss.cells.mask_instances import decode
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.console import say
 from wsss.core.device import choose_device
 from wsss.core.files import as_read, digest_json, read_json, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
@@ -27,7 +28,6 @@ from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.members import find_folders
 from wsss.inference.semantic import MaskMember, MaskPlan, MaskPredictor, load_mask_members, plan_masks
-from wsss.options import parsing as cli
 from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.journal import Journal
@@ -39,7 +39,6 @@ JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
 
 def infer_masks(options: InferOptions) -> int:
     """Predict masks as the options say; return the exit code."""
-
     if (options.data is None) == (not options.large):
         raise ConfigError(
             f"{options.run} finds masks, which needs a folder of images or large files: pass --data FOLDER or "
@@ -68,7 +67,7 @@ def _predict(out: Path, options: InferOptions, masks: MaskSet, members: list[Mas
     if (out / PROVENANCE).exists() and not options.overwrite:
         if read_json(out / PROVENANCE) != facts:
             raise ConfigError(f"{out} holds other predictions: choose another --out, or pass --overwrite true.")
-        cli.say(f"{out} holds these predictions already: nothing to do.")
+        say(f"{out} holds these predictions already: nothing to do.")
         return 0
     if options.overwrite:
         _forget(out)
@@ -105,7 +104,6 @@ def _facts(options: InferOptions, masks: MaskSet, members: list[MaskMember]) -> 
 
 def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, out: Path, journal: Journal) -> None:
     """Predict what the journal lacks; a broken image is recorded with its reason."""
-
     done, total = journal.keys(), sum(len(indices) for _, indices in plan)
     device = choose_device(options.device, options.precision)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
@@ -128,7 +126,6 @@ def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, out: Path, journ
 
 def _write_image(out: Path, name: str, probs: np.ndarray, target: str, options: InferOptions) -> dict[str, Any]:
     """Write one image's files; return its row with the run-length texts of its masks."""
-
     config = options.segmentation
     found = decode(probs, target, config.threshold, config.min_size, objects=config.objects)
     write_bytes(out / "masks" / f"{name}.png", cv2.imencode(".png", (found > 0).astype(np.uint8) * 255)[1].tobytes())
@@ -145,7 +142,6 @@ def _write_image(out: Path, name: str, probs: np.ndarray, target: str, options: 
 
 def _write_tables(out: Path, masks: MaskSet, journal: Journal, config: MaskInferConfig) -> int:
     """Write images.csv and submission.csv; return the number of images that failed."""
-
     columns = ["fold", "n_objects", "area_px", "status"]
     nothing: dict[str, Any] = {"fold": -1, "n_objects": 0, "area_px": 0, "status": "failed: no fold holds it out"}
     rows, lines, failed = [], [], []
@@ -160,7 +156,7 @@ def _write_tables(out: Path, masks: MaskSet, journal: Journal, config: MaskInfer
     names = ["ImageId", "EncodedPixels"] if config.objects else ["id", "rle_mask"]
     write_csv(out / "submission.csv", pd.DataFrame(lines, columns=names))
     empty = sum(row[3] == 0 for row in rows)
-    cli.say(f"{out}: masks of {len(rows)} images, {empty} of them empty, {len(failed)} failed")
+    say(f"{out}: masks of {len(rows)} images, {empty} of them empty, {len(failed)} failed")
     for line in failed[:10]:
-        cli.say(line)
+        say(line)
     return len(failed)

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,15 @@ import pandas as pd
 import pyarrow.parquet
 from PIL import Image
 
-from wsss.core.checks import DataError, check_range, some
+from wsss.core.checks import DataError, some
+from wsss.core.console import say
 from wsss.core.files import read_json, write_bytes
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import parse_label
 from wsss.core.runtime import progress
-from wsss.data.catalog import DataSet
-from wsss.options import parsing as cli
+from wsss.data.catalog import DataSet, default_dataset
+from wsss.options.overlay import OverlayOptions
 from wsss.reports.overlay import (
     Note,
     Panel,
@@ -30,13 +30,6 @@ from wsss.reports.overlay import (
     overlay_page,
 )
 
-ABOUT = "Draw images with their cells outlined by predicted class: one PNG per image, and overview.png."
-EXAMPLES = """\
-  python -m wsss.overlay --preds preds/demo --out pictures
-  python -m wsss.overlay --data data/demo --preds preds/demo --out pictures --truth cells_truth.csv --most 20
-  python -m wsss.overlay --preds preds/demo --out pictures --truth cells_truth.csv --masks true_masks
-  python -m wsss.overlay --preds preds/demo --out pictures --ids val02_00001,val02_00007"""
-
 Notes = Mapping[str, Mapping[int, "Note"]]
 """ID -> cell id -> what is written on the cell."""
 
@@ -47,44 +40,14 @@ THUMB = 360
 """Edge in px of the small pictures in overview.png."""
 
 
-@dataclass(frozen=True)
-class OverlayOptions:
-    """What to draw."""
-
-    preds: Path
-    """Folder of predictions, with cells.parquet."""
-    out: Path
-    """Folder for the pictures."""
-    data: Path | None = None
-    """Prepared data set with label maps in its cells/; by default the only one under data/."""
-    ids: str = ""
-    """Images to draw, separated by commas; by default --most images spread over the set."""
-    most: int = 10
-    """How many images to draw where --ids is not given."""
-    truth: Path | None = None
-    """CSV of ID, cell, Label with the true classes of each cell: adds a panel."""
-    masks: Path | None = None
-    """Folder of the true label maps, whose ids --truth speaks of: the panel then shows the true cells. Needed unless
-    the data set's own cells are those (segment --backend masks)."""
-    max_size: int = 1024
-    """Longer edge of a panel in px, at most."""
-
-    def __post_init__(self) -> None:
-        check_range("--most", self.most, 1)
-        check_range("--max-size", self.max_size, 64, 16384)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: OverlayOptions) -> int:
     """Run the stage; return the exit code."""
-    parser = cli.make_parser("overlay", ABOUT, EXAMPLES, OverlayOptions)
-    (options,) = cli.parse(parser, argv, OverlayOptions)
     return draw(options)
 
 
 def draw(options: OverlayOptions) -> int:
     """Write the pictures; return 0."""
-
-    data = DataSet.open(cli.default_dataset(options.data))
+    data = DataSet.open(default_dataset(options.data))
     names = data.classes.names
     check_truth(data, options)
     chosen = choose_images(data, options)
@@ -99,7 +62,7 @@ def draw(options: OverlayOptions) -> int:
         thumbs.append(thumb)
         shown |= classes
     write_bytes(options.out / "overview.png", _png(contact_sheet(thumbs, sorted(shown), names)))
-    cli.say(f"{len(chosen)} pictures and overview.png written to {options.out}")
+    say(f"{len(chosen)} pictures and overview.png written to {options.out}")
     return 0
 
 
@@ -109,7 +72,6 @@ def check_truth(data: DataSet, options: OverlayOptions) -> None:
     Raises:
         DataError: that is so.
     """
-
     record = data.folder / "segment.json"
     if options.truth is None or options.masks is not None or not record.exists():
         return
@@ -127,7 +89,6 @@ def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
     Raises:
         DataError: an ID is not in the set, or its image has no pixels, or no image has.
     """
-
     if options.ids:
         wanted = [name.strip() for name in options.ids.split(",") if name.strip()]
         places = {name: i for i, name in enumerate(data.ids)}
@@ -151,7 +112,6 @@ def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str]) -> No
     Raises:
         DataError: the table is missing, or lacks a column.
     """
-
     if not path.exists():
         raise DataError(f"{path} does not exist: run python -m wsss.infer first, or pass another --preds.")
     columns = ["ID", "cell_id", *(str(k) for k in range(len(names)))]
@@ -172,7 +132,6 @@ def read_truth(path: Path, ids: Sequence[str], names: Sequence[str]) -> Notes:
     Raises:
         DataError: the table is missing, lacks a column, or has a label that is no class.
     """
-
     if not path.exists():
         raise DataError(f"{path} does not exist: --truth expects a CSV with the columns ID, cell, Label.")
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -202,7 +161,6 @@ def draw_image(
     Returns:
         Its page (H, W, 3) uint8, its small panel for the overview, and the classes shown on it.
     """
-
     name, geometry, names = data.ids[i], data.geometry(i), data.classes.names
     content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
     stored = read_label_map(find_label_map(data.folder / "cells", name))
@@ -230,7 +188,6 @@ def _true_map(folder: Path, name: str, geometry: Geometry) -> np.ndarray:
     Raises:
         DataError: it is missing, broken, or of another size than the image.
     """
-
     path = find_label_map(folder, name)
     found = read_label_map(path)
     if found.shape != (geometry.height, geometry.width):

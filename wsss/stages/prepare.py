@@ -4,16 +4,13 @@ Reads <ID>_red.png, <ID>_green.png, ... (or one four-channel file per image), 8 
 image labels if there is one. Can be stopped at any time and started again with the same command.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from wsss.core.checks import ConfigError, DataError, check_choice, check_range, some
-from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
-from wsss.core.ray_cluster import ENGINES
-from wsss.core.runtime import Workers
+from wsss.core.checks import DataError, some
+from wsss.core.console import say
+from wsss.core.labels import HPA, ClassList
 from wsss.data import matching, path_list, planes, tables
 from wsss.data import source as sources
 from wsss.data.build import COLUMNS, SHARDS, SOURCES, Spec, finish
@@ -23,91 +20,18 @@ from wsss.data.ingest import Job
 from wsss.data.source import Source
 from wsss.data.store import Shards
 from wsss.data.summary import summary
-from wsss.options import parsing as cli
+from wsss.options.prepare import PrepareOptions, channel_names
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
 
-EXAMPLES = """\
-  python -m wsss.prepare --images hpa/train --labels hpa/train.csv --out data/hpa
-  python -m wsss.prepare --images external --labels external.csv --out data/hpa --source external    add a source
-  python -m wsss.prepare --images hpa/test --out data/test                                           no labels
-"""
 
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    """What the stage is asked to do."""
-
-    images: Path
-    """Folder of the image files, or a path_list.csv that names them."""
-    out: Path
-    """Folder of the data set to make, data/NAME."""
-    labels: Path | None = None
-    """Label table (CSV); without it the images are there to be predicted."""
-    size: int = 512
-    """Edge of the stored square images, in pixels."""
-    source: str = "main"
-    """Name of this source; another name adds the images to a data set that exists."""
-    classes: Path | None = None
-    """YAML file with `names:` and `negative:`; the 19 classes of the Human Protein Atlas if left out."""
-    channels: str = ",".join(HPA_CHANNELS)
-    """Names of the four channels as they stand in file names or inside files, in the order red, green, blue, yellow;
-    red=Cy3,green=GFP,blue=DAPI,yellow=Cy5 where the files call them otherwise."""
-    folds: int | None = None
-    """Number of folds; 4 if left out, or what the data set has already."""
-    seed: int | None = None
-    """Seed of the folds; 0 if left out, or what the data set has already."""
-    workers: int | None = None
-    """Processes; one per core if left out, 0 for none beside the main one."""
-    engine: str = "local"
-    """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to."""
-    skip: str = ""
-    """IDs to leave out, separated by commas; or a text file with one ID a line."""
-    depth: str = "auto"
-    """Bits that 16-bit files use: 8, 12 or 16; auto tells from the largest value of each image."""
-    allow_unlabelled: bool = False
-    """Take images that the label table does not name, without labels, instead of stopping."""
-    overwrite: bool = False
-    """Make this source anew even if it exists with other images or options."""
-
-    def __post_init__(self) -> None:
-        check_range("--size", self.size, 8, 16384)
-        check_choice("--engine", self.engine, ENGINES)
-        check_choice("--depth", self.depth, ("auto", "8", "12", "16"))
-        if self.folds is not None:
-            check_range("--folds", self.folds, 2, 100)
-        if self.seed is not None:
-            check_range("--seed", self.seed, 0, 2**32 - 1)
-        if self.workers is not None:
-            check_range("--workers", self.workers, 0)
-        if not self.source.replace("-", "").replace("_", "").isalnum() or not self.source.isascii():
-            raise ConfigError(f"--source is '{self.source}', expected letters, digits, - and _.")
-        names, in_files = channel_names(self.channels)
-        if len(set(names)) != 4 or len(set(in_files)) != 4 or not all(name.isalnum() for name in names):
-            raise ConfigError(f"--channels is '{self.channels}', expected four different names and commas.")
-
-    @property
-    def pool(self) -> Workers:
-        """What does the work: processes of this machine, or of a Ray cluster."""
-        return "ray" if self.engine == "ray" else self.workers
-
-
-def channel_names(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read 'red=Cy3,green,...': the names of the channels, and what the files call them."""
-    parts = [part.partition("=") for part in text.split(",")]
-    return tuple(name for name, _, _ in parts), tuple(other.strip() or name for name, _, other in parts)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: PrepareOptions) -> int:
     """Run the stage; return 0, or 1 if some images could not be prepared."""
-    parser = cli.make_parser("prepare", __doc__ or "", EXAMPLES, PrepareOptions)
-    (options,) = cli.parse(parser, argv, PrepareOptions)
     return prepare(options)
 
 
 def prepare(options: PrepareOptions) -> int:
     """Prepare what is not prepared yet; return the exit code."""
-
     classes, source = _find(options)
     with hold(options.out, SHARDS, f"{SOURCES}/{options.source}"):
         return _bring_in(options, classes, source)
@@ -115,7 +39,6 @@ def prepare(options: PrepareOptions) -> int:
 
 def _bring_in(options: PrepareOptions, classes: ClassList, source: Source) -> int:
     """Bring a source into the data set; return the exit code."""
-
     past = Past.read(options.out)
     spec = _spec(options, classes, past)
     path = options.out / f"prepare-{options.source}.journal"
@@ -149,7 +72,6 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source) -> in
 
 def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     """Find images and labels and match them, before anything is decoded or written."""
-
     classes = tables.read_classes(options.classes) if options.classes else HPA
     channels, in_files = channel_names(options.channels)
     table = tables.read_labels(options.labels, classes) if options.labels else None
@@ -159,9 +81,9 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     files = matching.without(found.images, options.skip)
     matched = matching.match(files, table, allow_unlabelled=options.allow_unlabelled)
     for note in matched.notes:
-        cli.say(f"note: {note}")
+        say(f"note: {note}")
     if found.extra:
-        cli.say(f"note: {len(found.extra)} files are no channel of their image, not read: {some(found.extra)}.")
+        say(f"note: {len(found.extra)} files are no channel of their image, not read: {some(found.extra)}.")
     shards = Shards(options.out / SHARDS, options.source, len(files), len(channels), options.size)
     return classes, Source(options.source, folder, options.depth, matched, shards)
 
@@ -196,12 +118,11 @@ def _remove_journal(path: Path) -> None:
 
 def _announce(todo: list[Job], total: int) -> None:
     if len(todo) < total:
-        cli.say(f"{total - len(todo)} of {total} images are prepared already; {len(todo)} are left.")
+        say(f"{total - len(todo)} of {total} images are prepared already; {len(todo)} are left.")
 
 
 def _is_finished(folder: Path, past: Past, spec: Spec, rows: pd.DataFrame) -> bool:
     """Say whether the data set on the disk is what would be written now."""
-
     name = rows["source"].iloc[0]
     own = past.table[past.table["source"] == name]
     same = own["Label"].fillna("-").tolist() == rows["Label"].fillna("-").tolist()
@@ -212,7 +133,7 @@ def _is_finished(folder: Path, past: Past, spec: Spec, rows: pd.DataFrame) -> bo
         if past.folds:
             data.folds()
     except DataError as error:
-        cli.say(f"note: {error}")
+        say(f"note: {error}")
         return False
     return True
 
@@ -235,13 +156,12 @@ def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame) -> None:
 
 def _report(folder: Path, name: str, done: bool) -> int:
     """Print the outcome; return the exit code."""
-
     data = DataSet.open(folder)
     failed = int(((data.table["source"] == name) & ~data.ok).sum())
     if done:
-        cli.say(f"{folder} is prepared already ({len(data)} images, {failed} failed): nothing to do.")
+        say(f"{folder} is prepared already ({len(data)} images, {failed} failed): nothing to do.")
     else:
         for line in summary(data.table, data.classes):
-            cli.say(line)
-        cli.say(f"{folder} is prepared.")
+            say(line)
+        say(f"{folder} is prepared.")
     return 1 if failed else 0

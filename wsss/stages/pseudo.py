@@ -1,8 +1,7 @@
 """Turn a trained run's class maps into pseudo-masks with an ignore band, for a U-Net to learn from."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,63 +9,26 @@ import numpy as np
 import pandas as pd
 
 from wsss.cells.pseudo_masks import make_masks, values_of
-from wsss.core.checks import ConfigError, DataError, check_range
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.console import say
 from wsss.core.device import Device, choose_device
 from wsss.core.files import as_read, digest_json, read_json, write_csv, write_json
 from wsss.core.runtime import keep_freed_memory, progress, versions
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.pseudo import FORMAT, MANIFEST, write_masks
 from wsss.inference.members import Plan, check_fits, find_folders, load_member
 from wsss.inference.pseudo import cells_of, label_maps, plan_pseudo
-from wsss.options import parsing as cli
-from wsss.options.pseudo import PseudoConfig
-from wsss.options.views import TtaConfig
+from wsss.options.pseudo import PseudoConfig, PseudoOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
 
-EXAMPLES = """\
-  python -m wsss.pseudo --data data/hpa --run runs/hpa-seresnext50
-  python -m wsss.train --task maps --data data/hpa --pseudo pseudo/hpa-seresnext50 --fold all --run runs/hpa-unet
-  python -m wsss.infer --data data/test --run runs/hpa-seresnext50 --unet runs/hpa-unet
-"""
 JOURNAL = "journal.sqlite"
 
 
-@dataclass(frozen=True)
-class PseudoOptions:
-    """Whose maps are turned into masks, and where they go."""
-
-    run: Path
-    """Run folder of a classifier: each of its networks makes the masks of the images it was trained on."""
-    data: Path | None = None
-    """Prepared and segmented data set that it was trained on; default: the only one under data/."""
-    out: Path | None = None
-    """Folder for the masks; default: pseudo/<run>."""
-    oof: bool = False
-    """Let each image's masks be made by the network that never saw it; for one U-Net on all images (--fold none)."""
-    batch: int = 8
-    """Images the network sees at once."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    precision: str = "auto"
-    """fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU."""
-    overwrite: bool = False
-    """Replace the masks of other options in --out."""
-    tta: TtaConfig = field(default_factory=lambda: TtaConfig("flips", [1.5, 1.0, 0.75]))
-    """Views and sizes whose maps are averaged."""
-    pseudo: PseudoConfig = field(default_factory=PseudoConfig)
-    """From maps to masks."""
-
-    def __post_init__(self) -> None:
-        check_range("batch", self.batch, 1)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: PseudoOptions) -> int:
     """Make pseudo-masks as the options say; return the exit code."""
-    parser = cli.make_parser("pseudo", __doc__ or "", EXAMPLES, PseudoOptions)
-    options: PseudoOptions = cli.parse(parser, argv, PseudoOptions)[0]
     keep_freed_memory()
-    folder = cli.default_dataset(options.data)
+    folder = default_dataset(options.data)
 
     data = DataSet.open(folder)
     if options.pseudo.inside_cells and not (data.folder / "cells").is_dir():
@@ -87,12 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: Device) -> int:
     """Make what is not there yet of one folder; return the number of images without masks."""
-
     facts = _facts(options, data, plan)
     if (out / MANIFEST).exists() and not options.overwrite:
         if read_json(out / MANIFEST)["facts"] != facts:
             raise ConfigError(f"{out} holds other pseudo-masks: choose another --out, or pass --overwrite true.")
-        cli.say(f"{out} holds these pseudo-masks already: nothing to do.")
+        say(f"{out} holds these pseudo-masks already: nothing to do.")
         return 0
     (out / MANIFEST).unlink(missing_ok=True)
     if options.overwrite:
@@ -103,7 +64,7 @@ def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: 
     _finish(out, data, plan, facts, done)
     _forget(out)
     wanted = sum(len(indices) for _, indices in plan)
-    cli.say(f"{out}: pseudo-masks of {len(done)} images, {wanted - len(done)} without cells left out")
+    say(f"{out}: pseudo-masks of {len(done)} images, {wanted - len(done)} without cells left out")
     return wanted - len(done)
 
 
@@ -121,7 +82,6 @@ def _facts(options: PseudoOptions, data: DataSet, plan: Plan) -> dict[str, Any]:
 
 def _find_maps(options: PseudoOptions, data: DataSet, plan: Plan, device: Device, journal: Journal) -> None:
     """Put the maps of every image into the journal, as far as they are not there yet."""
-
     done = journal.keys()
     total = sum(len(indices) for _, indices in plan)
     with progress(None, "class maps", total=total, initial=len(done)) as bar:
@@ -141,7 +101,6 @@ def _cut_maps(
     out: Path, config: PseudoConfig, data: DataSet, plan: Plan, journal: Journal
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Write the masks of every image with maps; return (index, classes, (n, 2) shares of each class)."""
-
     typical = _typical_peaks(data, journal)
     done = []
     for index in progress([i for _, indices in plan for i in indices], "pseudo-masks"):
@@ -161,7 +120,6 @@ def _cut_maps(
 
 def _typical_peaks(data: DataSet, journal: Journal) -> np.ndarray:
     """Return the median of the peaks of each class over the images that bear it: (K,), 0 for a class of none."""
-
     found: list[list[float]] = [[] for _ in data.classes.names]
     rows = {name: i for i, name in enumerate(data.ids)}
     for name, record, _ in journal.items():
@@ -172,7 +130,6 @@ def _typical_peaks(data: DataSet, journal: Journal) -> np.ndarray:
 
 def _finish(out: Path, data: DataSet, plan: Plan, facts: dict[str, Any], done: list[Any]) -> None:
     """Write the table of shares and, last of all, the manifest."""
-
     if not done:
         raise DataError(f"no image of {data.folder} has labels and cells: nothing to make pseudo-masks of.")
     rows = [

@@ -13,7 +13,7 @@ from wsss.reports.notable import Pick
 from wsss.reports.overlay import composite
 from wsss.reports.page import Crop, CropGroup
 from wsss.reports.palette import short_name
-from wsss.stages.report import Found
+from wsss.stages.report_contents import Contents
 from wsss.stages.report_maps import Mapper
 
 PIECES = "In several pieces"
@@ -22,16 +22,16 @@ PIECES = "In several pieces"
 class Drawing:
     """Fields and crops, filled in by `add`, one image at a time, so that memory holds one image."""
 
-    def __init__(self, found: Found, picks: Sequence[Pick], mapper: Mapper | None = None) -> None:
-        self.found = found
+    def __init__(self, contents: Contents, picks: Sequence[Pick], mapper: Mapper | None = None) -> None:
+        self.contents = contents
         self.picks = picks
         self.mapper = mapper
         self.rows: dict[str, np.ndarray] = {
-            str(name): np.asarray(own) for name, own in found.cells.groupby("ID", sort=False).indices.items()
+            str(name): np.asarray(own) for name, own in contents.cells.groupby("ID", sort=False).indices.items()
         }
-        self.places = {name: i for i, name in enumerate(found.data.ids)}
-        self.shown = spread_images(found.images.ID[[self._drawable(name) for name in found.images.ID]], found)
-        picked = {found.cells.ID.iloc[row] for pick in picks for row in pick.rows}
+        self.places = {name: i for i, name in enumerate(contents.data.ids)}
+        self.shown = spread_images(contents.images.ID[[self._drawable(name) for name in contents.images.ID]], contents)
+        picked = {contents.cells.ID.iloc[row] for pick in picks for row in pick.rows}
         self.wanted = dict.fromkeys([*self.shown, *sorted(picked - set(self.shown))])
         """IDs of the images that are read."""
         self._fields: dict[str, Field] = {}
@@ -46,12 +46,12 @@ class Drawing:
 
     def add(self, name: str, masks: pd.DataFrame | None) -> None:
         """Draw one image; `masks` are its cells with their column rle, None where it has no cells."""
-        data = self.found.data
+        data = self.contents.data
         place = self.places[name]
         geometry = data.geometry(place)
         size = (geometry.height, geometry.width)
         given = ([], []) if masks is None else (masks.cell_id.tolist(), masks.rle.tolist())
-        native = label_map_of(*given, size, f"{self.found.options.preds}: {name}")
+        native = label_map_of(*given, size, f"{self.contents.options.preds}: {name}")
         content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
         stored = geometry.labels_to_store(native)
         label_map = stored[content]
@@ -63,8 +63,8 @@ class Drawing:
         if wanted:
             picture = composite(planes, data.channels)
             for row in sorted(wanted):
-                cell, top = int(self.found.cells.cell_id.iloc[row]), int(self.found.scores[row].argmax())
-                self._crops[row] = crop_uri(picture, label_map, cell, top, self.found.options.quality)
+                cell, top = int(self.contents.cells.cell_id.iloc[row]), int(self.contents.scores[row].argmax())
+                self._crops[row] = crop_uri(picture, label_map, cell, top, self.contents.options.quality)
         if name in self.shown:
             maps = self.mapper.maps(place, stored) if self.mapper else []
             self._fields[name] = self._field(name, planes, label_map, rows, maps)
@@ -72,65 +72,67 @@ class Drawing:
     def groups(self) -> list[CropGroup]:
         """Return the picked cells with their pictures."""
         about = f"More than one connected piece; looked for in the {len(self.wanted)} images that were drawn."
-        broken = Pick("pieces", PIECES, about, self._broken[: self.found.options.crops], len(self._broken))
+        broken = Pick("pieces", PIECES, about, self._broken[: self.contents.options.crops], len(self._broken))
         return [
-            CropGroup(pick.key, pick.title, pick.about, [self._crop(row) for row in pick.rows], pick.found)
+            CropGroup(pick.key, pick.title, pick.about, [self._crop(row) for row in pick.rows], pick.contents)
             for pick in [*self.picks, broken]
         ]
 
     def _drawable(self, name: str) -> bool:
-        return bool(self.found.data.ok[self.places[name]])
+        return bool(self.contents.data.ok[self.places[name]])
 
     def _find_broken(self, native: np.ndarray, rows: np.ndarray) -> set[int]:
         """Note the cells in several pieces; return those whose picture is needed."""
         table = describe_cells(native)
         broken = set(table.cell_id[table.pieces > 1].tolist())
-        own = [int(row) for row in rows if int(self.found.cells.cell_id.iloc[row]) in broken]
-        room = max(0, self.found.options.crops - len(self._broken))
+        own = [int(row) for row in rows if int(self.contents.cells.cell_id.iloc[row]) in broken]
+        room = max(0, self.contents.options.crops - len(self._broken))
         self._broken += own
         return set(own[:room])
 
     def _field(
         self, name: str, planes: np.ndarray, label_map: np.ndarray, rows: np.ndarray, maps: Sequence[ClassMap]
     ) -> Field:
-        found, edge = self.found, self.found.options.edge
+        contents, edge = self.contents, self.contents.options.edge
         longest = max(label_map.shape)
         height, width = (max(1, round(own * edge / longest)) for own in label_map.shape)
         return Field(
             name=name,
             about=self._about(name, len(rows)),
             size=(height, width),
-            tops=sorted(set(found.scores[rows].argmax(axis=1).tolist())) if len(rows) else [],
-            packed=pack_field(planes, label_map, [self._cell(row) for row in rows], edge, found.options.quality, maps),
+            tops=sorted(set(contents.scores[rows].argmax(axis=1).tolist())) if len(rows) else [],
+            packed=pack_field(
+                planes, label_map, [self._cell(row) for row in rows], edge, contents.options.quality, maps
+            ),
         )
 
     def _about(self, name: str, cells: int) -> str:
-        data, row = self.found.data, self.found.data.table.iloc[self.places[name]]
+        data, row = self.contents.data, self.contents.data.table.iloc[self.places[name]]
         labels = "no labels"
         if data.has_labels[self.places[name]]:
             labels = "labels: " + (", ".join(data.classes.names[k] for k in parse_label(row.Label)) or "none")
         return f"{row.ImageHeight} × {row.ImageWidth} px, {cells} cells, {labels}"
 
     def _truth(self, row: int) -> list[int] | None:
-        truth = self.found.evidence.truth
+        truth = self.contents.evidence.truth
         return None if truth is None or np.isnan(truth[row, 0]) else np.flatnonzero(truth[row]).tolist()
 
     def _cell(self, row: int) -> FieldCell:
-        own = self.found.cells.iloc[row]
-        scores = self.found.scores[row].tolist()
+        own = self.contents.cells.iloc[row]
+        scores = self.contents.scores[row].tolist()
         return FieldCell(int(own.cell_id), scores, int(own.area_px), bool(own.touches_border), self._truth(row))
 
     def _crop(self, row: int) -> Crop:
-        names, own = self.found.data.classes.names, self.found.cells.iloc[row]
-        top, truth = int(self.found.scores[row].argmax()), self._truth(row)
-        said = f"{short_name(names[top])} {self.found.scores[row, top]:.2f}"
+        names, own = self.contents.data.classes.names, self.contents.cells.iloc[row]
+        top, truth = int(self.contents.scores[row].argmax()), self._truth(row)
+        said = f"{short_name(names[top])} {self.contents.scores[row, top]:.2f}"
         if truth is not None:
             said += "; true: " + ", ".join(short_name(names[k]) for k in truth)
         return Crop(self._crops[row], str(own.ID), int(own.cell_id), said)
 
 
-def spread_images(ids: pd.Series, found: Found) -> list[str]:
+def spread_images(ids: pd.Series, contents: Contents) -> list[str]:
     """Return at most `--most` IDs, spread evenly over the set, in its order."""
     names = [str(name) for name in ids]
-    step = np.linspace(0, len(names) - 1, min(found.options.most, len(names)))
+    step = np.linspace(0, len(names) - 1, min(contents.options.most, len(names)))
     return [names[k] for k in np.rint(step).astype(int)]

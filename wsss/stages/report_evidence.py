@@ -15,7 +15,8 @@ from wsss.metrics.cells import score_table
 from wsss.metrics.classify import Reliability, reliability
 from wsss.metrics.true_masks import TrueMasks
 from wsss.metrics.truth import read_cell_truth
-from wsss.stages.evaluate import EvaluateOptions, evaluate
+from wsss.options.evaluate import EvaluateOptions
+from wsss.stages.evaluate import evaluate
 from wsss.stages.evaluate_join import join_cells
 
 

@@ -8,18 +8,18 @@ import pandas as pd
 from wsss.core.checks import DataError
 from wsss.reports.figures import training_svg
 from wsss.reports.page import Figure
-from wsss.stages.report import Found
+from wsss.stages.report_contents import Contents
 
 
-def run_folder(found: Found) -> Path | None:
+def run_folder(contents: Contents) -> Path | None:
     """Return the run to tell of: the one asked for, or the recorded one where it is still there.
 
     Raises:
         DataError: the one asked for has no log.csv.
     """
-    chosen = found.options.run
+    chosen = contents.options.run
     if chosen is None:
-        recorded = found.record.get("run")
+        recorded = contents.record.get("run")
         folder = Path(str(recorded)) if recorded else None
         return folder if folder is not None and fold_folders(folder) else None
     if not fold_folders(chosen):
@@ -34,7 +34,6 @@ def fold_folders(run: Path) -> list[Path]:
 
 def training(run: Path | None) -> list[Figure]:
     """Draw the curves of every fold of the run."""
-
     out = []
     for folder in fold_folders(run) if run else []:
         table = pd.read_csv(folder / "log.csv")
@@ -48,8 +47,8 @@ def training(run: Path | None) -> list[Figure]:
     return out
 
 
-def records(found: Found, run: Path | None) -> list[tuple[str, str]]:
+def records(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
     """Return the files that tell all of it."""
-    out = [("provenance.json", json.dumps(found.record, indent=2))] if found.record else []
+    out = [("provenance.json", json.dumps(contents.record, indent=2))] if contents.record else []
     configs = [folder / "config.yaml" for folder in (fold_folders(run) if run else [])]
     return out + [(str(path), path.read_text()) for path in configs if path.exists()]

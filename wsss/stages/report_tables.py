@@ -8,19 +8,19 @@ import numpy as np
 
 from wsss.reports.figures import calibration_svg, confusion_svg
 from wsss.reports.page import Figure
-from wsss.stages.report import Found
+from wsss.stages.report_contents import Contents
 from wsss.stages.report_evidence import Evidence
 
 
-def facts(found: Found, run: Path | None) -> list[tuple[str, str]]:
+def facts(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
     """Return what was run and on what, in words."""
-    data, record = found.data, found.record
+    data, record = contents.data, contents.record
     labelled = int(data.has_labels.sum())
     out = [
-        ("predictions", str(found.options.preds)),
+        ("predictions", str(contents.options.preds)),
         ("data set", f"{data.folder}: {len(data)} images at {data.size} px, {labelled} labelled"),
         ("channels", ", ".join(data.channels)),
-        ("predicted", f"{len(found.images)} images, {len(found.cells)} cells"),
+        ("predicted", f"{len(contents.images)} images, {len(contents.cells)} cells"),
         ("run", str(run or record.get("run", "not recorded"))),
     ]
     members = record.get("members") or []
@@ -52,24 +52,23 @@ def tiles(evidence: Evidence) -> list[tuple[str, float | None, str]]:
     return out
 
 
-def images_note(found: Found) -> str:
+def images_note(contents: Contents) -> str:
     """Say what the figures of images are measured against."""
-    if found.evidence.images is None:
+    if contents.evidence.images is None:
         return ""
-    if found.record.get("oof"):
+    if contents.record.get("oof"):
         return "Figures of images: out of fold, against the labels of the data set."
     return "Figures of images: against the labels of the data set; they flatter a run that was trained on these images."
 
 
-def class_table(found: Found) -> tuple[list[tuple[str, str, str]], list[dict[str, Any]]]:
+def class_table(contents: Contents) -> tuple[list[tuple[str, str, str]], list[dict[str, Any]]]:
     """Return the columns of the table of classes (key, heading, kind) and its rows."""
-
-    data, evidence, options = found.data, found.evidence, found.options
+    data, evidence, options = contents.data, contents.evidence, contents.options
     count = len(data.classes)
-    columns = [("top", "top class of cells", "count"), ("found", f"cells ≥ {options.threshold:g}", "count")]
+    columns = [("top", "top class of cells", "count"), ("contents", f"cells ≥ {options.threshold:g}", "count")]
     values: dict[str, Sequence[Any]] = {
-        "top": np.bincount(found.scores.argmax(axis=1), minlength=count).tolist(),
-        "found": (found.scores >= options.threshold).sum(axis=0).tolist(),
+        "top": np.bincount(contents.scores.argmax(axis=1), minlength=count).tolist(),
+        "contents": (contents.scores >= options.threshold).sum(axis=0).tolist(),
     }
     if data.has_labels.any():
         columns.insert(0, ("labelled", "images labelled", "count"))
@@ -89,7 +88,6 @@ def class_table(found: Found) -> tuple[list[tuple[str, str, str]], list[dict[str
 
 def calibration(evidence: Evidence) -> list[Figure]:
     """Draw how far scores are true, of cells and of images."""
-
     parts = (("Cells", evidence.cells), ("Images", evidence.of_images))
     return [
         Figure(
@@ -104,7 +102,6 @@ def calibration(evidence: Evidence) -> list[Figure]:
 
 def mistakes(evidence: Evidence) -> list[Figure]:
     """Draw which class the cells of each are taken for, and name the most frequent mistakes."""
-
     rows = evidence.record["cells"].get("confusions") if evidence.record else None
     if not rows:
         return []
@@ -116,8 +113,8 @@ def mistakes(evidence: Evidence) -> list[Figure]:
     return [Figure("Cells", confusion_svg(rows), most or "no cell has another class on top than its own")]
 
 
-def failures(found: Found) -> list[tuple[str, str, str]]:
+def failures(contents: Contents) -> list[tuple[str, str, str]]:
     """Return ID, status and reason of every image that has no full prediction."""
-    reasons = dict(zip(found.data.ids, found.data.table["reason"].fillna("").astype(str), strict=True))
-    bad = found.images[found.images.status != "ok"]
+    reasons = dict(zip(contents.data.ids, contents.data.table["reason"].fillna("").astype(str), strict=True))
+    bad = contents.images[contents.images.status != "ok"]
     return [(name, status, reasons[name]) for name, status in zip(bad.ID, bad.status, strict=True)]

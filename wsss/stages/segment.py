@@ -2,81 +2,27 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
-from wsss.core.checks import NoSpaceError, check_choice, check_range
+from wsss.core.checks import NoSpaceError
+from wsss.core.console import say
 from wsss.core.csv_text import guard_text
 from wsss.core.files import digest_json, write_csv, write_json
-from wsss.core.ray_cluster import ENGINES
-from wsss.core.runtime import Workers, progress, versions
-from wsss.data.catalog import DataSet
+from wsss.core.runtime import progress, versions
+from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.following import Following
-from wsss.options import parsing as cli
+from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
 from wsss.segmenters import AnyBackend, BackendOptions, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, segment_images
 
-EXAMPLES = """\
-  python -m wsss.segment --data data/mine                                  find the cells by their stains
-  python -m wsss.segment --data data/mine --backend masks --masks maps/    take given label maps
-  python -m wsss.segment --data data/mine --backend masks --masks cells.json     the same from a COCO file
-  python -m wsss.segment --data data/mine --backend hpacellseg --weights weights/hpacellseg
-"""
 
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """What the stage is asked to do."""
-
-    data: Path | None = None
-    """The prepared data set; may be left out where only one is prepared under data/."""
-    backend: str = "classical"
-    """How cells are found: classical, unet (a network that comes with wsss), masks, hpacellseg, cellpose, instanseg, or
-    one that another package registers (group wsss.backends)."""
-    masks: Path | None = None
-    """For the backend masks: a folder of label maps, <ID>.png|tif|npz|npy at original or stored size; a COCO JSON; or
-    a table (CSV or Parquet) with the masks as run lengths, a submission included."""
-    weights: Path | None = None
-    """Weights of a network: a folder for hpacellseg, a file for the others (if left out, cellpose and instanseg fetch
-    their own, and unet has its own)."""
-    device: str = "auto"
-    """Where a network computes: auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    batch: int = 8
-    """Images that a network takes at once."""
-    pixel_um: float | None = None
-    """Micrometres per pixel of the original images, for instanseg; left out, each is taken for a whole field of the
-    HPA (164 um)."""
-    workers: int | None = None
-    """Processes; one per core if left out, 0 for none beside the main one."""
-    engine: str = "local"
-    """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to.
-    Networks that find cells run here, and the cluster labels, measures and writes."""
-    overwrite: bool = False
-    """Forget what earlier runs made and segment every image again."""
-
-    def __post_init__(self) -> None:
-        check_choice("--engine", self.engine, ENGINES)
-        if self.workers is not None:
-            check_range("--workers", self.workers, 0)
-        check_range("--batch", self.batch, 1)
-        if self.pixel_um is not None:
-            check_range("--pixel-um", self.pixel_um, 1e-4)
-
-    @property
-    def pool(self) -> Workers:
-        """What does the work: processes of this machine, or of a Ray cluster."""
-        return "ray" if self.engine == "ray" else self.workers
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(options: SegmentOptions) -> int:
     """Run the stage; return 0, or 1 if some images could not be segmented."""
-    parser = cli.make_parser("segment", __doc__ or "", EXAMPLES, SegmentOptions)
-    (options,) = cli.parse(parser, argv, SegmentOptions)
     return segment(options)
 
 
@@ -85,8 +31,7 @@ def segment(options: SegmentOptions, following: Following | None = None) -> int:
 
     `following` is told of each image as it is done, by a stage that works on them at the same time.
     """
-
-    folder = cli.default_dataset(options.data)
+    folder = default_dataset(options.data)
     DataSet.open(folder)  # a folder that is none is told before anything is written there
     with hold(folder, "cells", "nuclei"):
         return _segment(folder, options, following)
@@ -151,7 +96,6 @@ def _work(
     following: Following | None,
 ) -> None:
     """Segment the images `todo` and journal each as it is done."""
-
     marks = _marks(data)
     job = Job(data.folder, options.backend, _backend_options(options))
     with progress(None, "segment", len(todo)) as bar:
@@ -186,7 +130,6 @@ COLUMNS = {
 
 def _summary(data: DataSet, journal: Journal) -> tuple[pd.DataFrame, Counter[str]]:
     """Return one row per image of the data set, and the seconds spent on the ones of the journal."""
-
     records = {name: record for name, record, _ in journal.items()}
     spent: Counter[str] = Counter()
     rows = []
@@ -226,12 +169,12 @@ def _report(table: pd.DataFrame, worked: int, seconds: float, spent: Counter[str
     broken = table[(table.status == "failed") & ~table.reason.str.startswith("not prepared")]
     rate = f"{worked / seconds:.1f} images/s" if worked else "nothing was left to do"
     parts = ", ".join(f"{name} {value:.1f} s" for name, value in spent.items())
-    cli.say(f"{len(table)} images, {cells} cells, {border} of them at the border; {rate} ({parts}).")
+    say(f"{len(table)} images, {cells} cells, {border} of them at the border; {rate} ({parts}).")
     empty = int(((table.status == "ok") & (table.n_cells == 0)).sum())
     if empty:
-        cli.say(f"{empty} images hold no cell.")
+        say(f"{empty} images hold no cell.")
     for row in broken.head(5).itertuples():
-        cli.say(f"failed: {row.ID}: {row.reason}")
+        say(f"failed: {row.ID}: {row.reason}")
     if len(broken):
-        cli.say(f"{len(broken)} images failed; segments.csv names each with its reason.")
+        say(f"{len(broken)} images failed; segments.csv names each with its reason.")
     return 1 if len(broken) else 0

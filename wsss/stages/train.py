@@ -1,23 +1,23 @@
 """Train a Puzzle-CAM classifier on a prepared data set: one run folder, one sub-folder a fold."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.console import say
 from wsss.core.device import Device, choose_device
 from wsss.core.runtime import keep_freed_memory
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import without_cells
 from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.models.cam_net import CamNet
-from wsss.options import parsing as cli
 from wsss.options.recipe import Recipe
+from wsss.options.train import TrainOptions
 from wsss.reports.curves import plot_curves
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
+from wsss.stages.train_common import fold_name, going_on, loader_workers, make_job
 from wsss.stages.train_maps import train_maps
 from wsss.stages.train_masks import train_masks
 from wsss.stages.train_start import FoldPlan, start_classifier
@@ -30,26 +30,15 @@ from wsss.training.self_training import ensure_self_trained
 from wsss.training.tensorboard import open_tensorboard
 from wsss.training.validate import Validator
 
-EXAMPLES = """\
-  python -m wsss.train --backbone seresnext50
-  python -m wsss.train --data data/hpa --fold all --run runs/seresnext50
-  python -m wsss.train --data data/hpa --config configs/puzzle_hpa.yaml --optim.lr 1e-4 --epochs 24
-  python -m wsss.train --data data/hpa --lr_find true
-  python -m wsss.train --data salt/train --config configs/unet_salt.yaml --fold all
-  torchrun --nproc_per_node 4 -m -- wsss.train --data data/hpa --fold all --run runs/four
-"""
 
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(recipe: Recipe, options: TrainOptions) -> int:
     """Train as the options say; return the exit code."""
-    parser = cli.make_parser("train", __doc__ or "", EXAMPLES, Recipe, TrainOptions)
-    recipe, options = cli.parse(parser, argv, Recipe, TrainOptions)
     keep_freed_memory()
     if recipe.task == "masks":
         return train_masks(recipe, options)
     if recipe.task == "maps":
         return train_maps(recipe, options)
-    folder = cli.default_dataset(options.data)
+    folder = default_dataset(options.data)
 
     with join(options.device) as world:
         data = DataSet.open(folder)
@@ -76,7 +65,6 @@ def _plan_fold(
     recipe: Recipe, options: TrainOptions, data: DataSet, path: Path, fold: int | None, world: World
 ) -> FoldPlan:
     """Find out what there is to train on, and whether it can be done."""
-
     device = choose_device(options.device, recipe.precision)
     _check_fit(recipe, data)
     _check_world(recipe, device, world)
@@ -91,11 +79,10 @@ def _plan_fold(
 
 def train_fold(plan: FoldPlan) -> None:
     """Train one network, or go on with it."""
-
     recipe, options, data, world, device = plan.recipe, plan.options, plan.data, plan.world, plan.device
     state, facts, teacher = start_classifier(plan)
     if world.leads:
-        cli.say(
+        say(
             f"{plan.folder.path}: {recipe.backbone}, {len(plan.train)} images to train on, {len(plan.valid)} held out, "
             f"on {device.place}{f' x {world.size}' if world.size > 1 else ''}{going_on(state)}"
         )
@@ -115,30 +102,28 @@ def train_fold(plan: FoldPlan) -> None:
 
 def _feature_classifier(plan: FoldPlan) -> None:
     """Fit the classifier on cell features beside the network, if the recipe wants it and it is not there yet."""
-
     recipe, taught = plan.recipe, plan.recipe.self_training.enabled
     if recipe.feature_classifier.enabled and ensure_feature_classifier(
         plan.folder, plan.data, plan.train, recipe.feature_classifier, recipe.seed, soft_labels=taught
     ):
-        cli.say(
+        say(
             f"{plan.folder.feature_classifier}: feature classifier fitted; feature_classifier.json says what it goes by"
         )
 
 
 def _self_training(plan: FoldPlan, net: CamNet) -> None:
     """Train the network of single cells beside the first, if the recipe wants it and it is not there yet."""
-
     if plan.recipe.self_training.enabled and ensure_self_trained(
         plan.folder, plan.data, plan.train, plan.recipe, net, plan.device
     ):
-        cli.say(
-            f"{plan.folder.self_trained}: self-trained network of single cells; self_trained.json says what it learnt from"
+        say(
+            f"{plan.folder.self_trained}: self-trained network of single cells; self_trained.json says what it "
+            "learnt from"
         )
 
 
 def _watches(plan: FoldPlan) -> list[Watch]:
     """Return what looks on after each epoch."""
-
     options = plan.options
     found: list[Watch] = []
     if options.preview_every and len(plan.valid):
@@ -171,7 +156,6 @@ def _check_world(recipe: Recipe, device: Device, world: World) -> None:
 
 def _check_cells(train: Any, data: DataSet, world: World) -> None:
     """Refuse a data set without label maps; say how many images lack theirs."""
-
     lacking = without_cells(data, train)
     if len(lacking) == len(train):
         raise ConfigError(
@@ -179,7 +163,7 @@ def _check_cells(train: Any, data: DataSet, world: World) -> None:
             f"train on: run python -m wsss.segment --data {data.folder}, or leave these options out."
         )
     if lacking and world.leads:
-        cli.say(f"{len(lacking)} images have no label map and count as one cell each: {some(lacking)}")
+        say(f"{len(lacking)} images have no label map and count as one cell each: {some(lacking)}")
 
 
 def _check_images(train: Any, valid: Any, fold: int | None, data: DataSet) -> None:

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from wsss.core.checks import ConfigError
+from wsss.core.console import say
 from wsss.core.device import Device, choose_device
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.pseudo import PseudoSet
-from wsss.options import parsing as cli
 from wsss.options.recipe import Recipe
+from wsss.options.train import TrainOptions
 from wsss.reports.curves import plot_curves
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
+from wsss.stages.train_common import fold_name, going_on, loader_workers, make_job
 from wsss.stages.train_start import run_facts, start_unet
 from wsss.training.distributed import World, join
 from wsss.training.fit import fit
@@ -42,7 +43,6 @@ class MapPlan:
     @property
     def train(self) -> np.ndarray:
         """Numbers of the images to train on."""
-
         own = set(self.pseudo.ids)
         return np.array([i for i, name in enumerate(self.data.ids) if name in own], np.int64)
 
@@ -55,13 +55,12 @@ class MapPlan:
 
 def train_maps(recipe: Recipe, options: TrainOptions) -> int:
     """Train U-Nets of class maps as the recipe and the options say; return the exit code."""
-
     if options.pseudo is None:
         raise ConfigError("task is maps, which needs pseudo-masks: run python -m wsss.pseudo and pass --pseudo FOLDER.")
     if recipe.mask_loss.needs_border:
         raise ConfigError("mask_loss term 'border' is for objects: pseudo-masks have none, choose other terms.")
     with join(options.device) as world:
-        data = DataSet.open(cli.default_dataset(options.data))
+        data = DataSet.open(default_dataset(options.data))
         device = choose_device(options.device, recipe.precision)
         run = options.run or Path("runs") / f"{data.folder.name}-maps-{recipe.backbone}"
         for fold in _folds(options.fold, data):
@@ -98,7 +97,6 @@ def _source(pseudo: Path, fold: int | None) -> Path:
 
 def train_fold(plan: MapPlan) -> None:
     """Train one network, or go on with it."""
-
     recipe, options, data, world, device = plan.recipe, plan.options, plan.data, plan.world, plan.device
     # Whose labels have reached it: those of its images, and those its teacher was trained on.
     seen = sorted(plan.pseudo.seen)
@@ -106,7 +104,7 @@ def train_fold(plan: MapPlan) -> None:
     channels, outputs = len(data.channels), len(data.classes)
     state = start_unet(plan, facts, channels=channels, outputs=outputs, seen=seen, held_out=plan.held_out)
     if world.leads:
-        cli.say(
+        say(
             f"{plan.folder.path}: U-Net of class maps on {recipe.backbone}, {len(plan.train)} images with pseudo-masks "
             f"of {plan.pseudo.folder}, on {device.place}{going_on(state)}"
         )

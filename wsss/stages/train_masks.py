@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import ConfigError
+from wsss.core.console import say
 from wsss.core.device import Device, choose_device
 from wsss.core.files import as_read, digest_json
 from wsss.core.runtime import versions
@@ -14,11 +15,11 @@ from wsss.data.augment_recipe import load_recipe
 from wsss.data.mask_samples import Survey, coverage_folds, folds_digest, survey, training_augment
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import open_set
-from wsss.options import parsing as cli
 from wsss.options.recipe import Recipe
+from wsss.options.train import TrainOptions
 from wsss.reports.curves import plot_curves
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.train_common import TrainOptions, fold_name, going_on, loader_workers, make_job
+from wsss.stages.train_common import fold_name, going_on, loader_workers, make_job
 from wsss.stages.train_start import start_unet
 from wsss.training.distributed import World, join
 from wsss.training.fit import fit
@@ -43,13 +44,11 @@ class MaskPlan:
     @property
     def valid(self) -> np.ndarray:
         """Numbers of the held-out images."""
-
         return np.flatnonzero(self.folds == self.fold) if self.fold is not None else np.zeros(0, np.int64)
 
     @property
     def train(self) -> np.ndarray:
         """Numbers of the images to train on."""
-
         return np.flatnonzero((self.folds >= 0) & (self.folds != (-2 if self.fold is None else self.fold)))
 
     @property
@@ -60,7 +59,6 @@ class MaskPlan:
 
 def train_masks(recipe: Recipe, options: TrainOptions) -> int:
     """Train mask networks as the recipe and the options say; return the exit code."""
-
     if options.data is None:
         raise ConfigError("task is masks, which needs a folder of images and masks: pass --data FOLDER.")
     with join(options.device) as world:
@@ -88,7 +86,6 @@ def _folds(wanted: int | str, count: int) -> list[int | None]:
 
 def train_fold(plan: MaskPlan) -> None:
     """Train one network, or go on with it."""
-
     recipe, options, masks, world, device = plan.recipe, plan.options, plan.masks, plan.world, plan.device
     facts = run_facts(plan)
     state = start_unet(
@@ -100,7 +97,7 @@ def train_fold(plan: MaskPlan) -> None:
         held_out=[masks.ids[i] for i in plan.valid],
     )
     if world.leads:
-        cli.say(
+        say(
             f"{plan.folder.path}: U-Net on {recipe.backbone}, {len(plan.train)} images to train on, "
             f"{len(plan.valid)} held out, on {device.place}{going_on(state)}"
         )
@@ -121,7 +118,6 @@ def train_fold(plan: MaskPlan) -> None:
 
 def run_facts(plan: MaskPlan) -> dict[str, Any]:
     """Return what every checkpoint of a run says of it; a resumed run must agree, and --oof proves itself by it."""
-
     facts = {
         "recipe": asdict(plan.recipe),
         "augment": load_recipe(plan.recipe.augment),

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.unet import build_unet
 from wsss.models.weights import load_weights
 from wsss.options.recipe import Recipe
+from wsss.options.train import TrainOptions
 from wsss.runs.run_folder import RunFolder, check_same_run
-from wsss.stages.train_common import Plan, TrainOptions, fold_name
+from wsss.stages.train_common import Plan, fold_name
 from wsss.training.distributed import World
 from wsss.training.state import TrainState
 
-if TYPE_CHECKING:
-    Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
+Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ class FoldPlan:
 
 def start_classifier(plan: FoldPlan) -> tuple[TrainState, dict[str, Any], CamNet | None]:
     """Build the network, or load it as it was left; return it with what its checkpoints say, and its teacher."""
-
     recipe, world, data = plan.recipe, plan.world, plan.data
     loaded = _left(plan)
     teacher = _earlier_network(recipe.drs.refine_from, "drs.refine_from", plan)
@@ -85,14 +84,12 @@ def start_classifier(plan: FoldPlan) -> tuple[TrainState, dict[str, Any], CamNet
 
 def _join_norms(net: CamNet, plan: FoldPlan) -> CamNet:
     """Join the batch norms of all processes, if the recipe says so."""
-
     joined: CamNet = convert_sync_batchnorm(net) if plan.recipe.sync_bn and plan.world.size > 1 else net
     return joined
 
 
 def run_facts(recipe: Recipe, data: DataSet, fold: int | None, train_ids: list[str]) -> dict[str, Any]:
     """Return what every checkpoint of a run says of it; a resumed run must agree, and --oof proves itself by it."""
-
     facts = {
         "recipe": asdict(recipe),
         "augment": load_recipe(recipe.augment),
@@ -132,7 +129,6 @@ def _go_on(plan: Plan, state: TrainState, facts: dict[str, Any], loaded: Checkpo
 
 def _check_together(plan: Plan, state: TrainState) -> None:
     """Refuse processes that found different checkpoints: the folder of the run is not shared by their machines."""
-
     where = state.progress
     places = plan.world.gather(np.array([[where.epoch, where.step]], np.float64))
     if (places != places[0]).any():
@@ -155,7 +151,6 @@ def start_unet(
         seen: IDs of the images whose labels reach it.
         held_out: IDs of those whose labels must not.
     """
-
     recipe, world = plan.recipe, plan.world
     loaded = _left(plan)
     first = recipe
@@ -178,7 +173,6 @@ def _earlier_network(run: str | None, option: str, plan: FoldPlan) -> Member | N
         ConfigError: there is none.
         DataError: it has other classes or channels, or it saw a held-out image.
     """
-
     if run is None:
         return None
     member = load_member(_same_fold(run, option, plan.fold), plan.device)
@@ -202,7 +196,6 @@ def _earlier_weights(run: str, fold: int | None, held_out: Collection[str]) -> P
 
 def _same_fold(run: str, option: str, fold: int | None) -> RunFolder:
     """Return the folder of a fold in an earlier run; a run of one network serves any fold."""
-
     found = find_folders(Path(run))
     same = [folder for folder in found if folder.path.name == fold_name(fold)]
     if not same and len(found) > 1:

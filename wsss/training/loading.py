@@ -189,7 +189,6 @@ def _collate(samples: list[tuple[Tensor, Tensor, int]] | list[tuple[Tensor, Tens
 
 def _quiet_worker(worker: int) -> None:
     """Keep a loader process to one core, leave signals to stop to the main process, and end with it quietly."""
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgrp()  # a SIGTERM to the main process's group is its own: it saves its state first, then ends its loaders
     sys.excepthook = _hang_up
@@ -199,6 +198,5 @@ def _quiet_worker(worker: int) -> None:
 
 def _hang_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Pass over that the main process has gone while a loader's thread was handing it an image."""
-
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)

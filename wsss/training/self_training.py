@@ -4,8 +4,8 @@ Why no label of a held-out image can reach it. Let T be the training images of a
 way of self-training takes out-of-fold scores as soft labels; but the networks that score T out of fold have, all but
 one, seen H, so a network taught by them knows labels of H. Here everything is a function of T alone:
 
-- the teacher is the feature classifier of this very fold. It sorts out which label each cell of T bears by learners that
-  did not see the cell's image, in inner folds inside T (`cells.weak.fit_weak`);
+- the teacher is the feature classifier of this very fold. It sorts out which label each cell of T bears by learners
+  that did not see the cell's image, in inner folds inside T (`cells.weak.fit_weak`);
 - soft labels outside an image's own labels (and Negative) are zero, and those labels are of images in T;
 - the weights begin as those of the fold's network after its last epoch, not its best one, which the validation loss
   on H chose. (With `optim.schedule plateau` or `optim.early_stop` that loss steers its training nevertheless.)
@@ -68,8 +68,9 @@ def ensure_self_trained(
     """Train the network of single cells of a fold unless the folder holds it already; return whether it was trained.
 
     Args:
-        folder: of the fold's run, with its feature classifier; receives self_trained.safetensors and self_trained.json. What the
-            rounds before the last one found is kept in self_trained.partial.safetensors until the end.
+        folder: of the fold's run, with its feature classifier; receives self_trained.safetensors and
+            self_trained.json. What the rounds before the last one found is kept in self_trained.partial.safetensors
+            until the end.
         data: the data set, with segmented cells.
         train: numbers of the images to learn from: no other is looked at.
         recipe: its self_training, crops, feature_classifier and seed.

@@ -1,0 +1,126 @@
+"""The commands: which options and which function each stage has, and how a command ends.
+
+This is the only place that imports late: `--help` reads the options of one stage and nothing else.
+
+Exit codes: 0 done; 1 done, but some images failed (they are listed), or a bug, with its traceback; 2 a mistake the user
+can fix, a full disk or a killed worker; 130 interrupted by Ctrl-C; 143 ended by SIGTERM. After 2, 130 and 143 the same
+command goes on from what is done.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from wsss import __version__
+from wsss.core.checks import ConfigError, Terminated, UserError, nearest
+from wsss.core.console import record, record_end, say
+from wsss.core.files import needs_room
+from wsss.options.parsing import EXIT_CODES, read_options
+
+Main = Callable[[Sequence[str] | None], int]
+"""A command: takes its words (None for those of the command line) and returns its exit code."""
+
+STAGES = {
+    "prepare": "images + labels -> a data set",
+    "segment": "a data set -> its cells",
+    "train": "a data set -> a trained run",
+    "infer": "a run -> scores of every cell",
+    "pseudo": "a run -> pseudo-masks for a U-Net",
+    "evaluate": "scores -> figures",
+    "overlay": "scores -> pictures",
+    "report": "scores -> one HTML page",
+    "export": "scores or a run -> the forms of other tools",
+    "ensemble": "several scores -> one",
+    "calibrate": "scores of unseen images -> curves that make scores mean what they say",
+    "download": "IDs -> images of the public Atlas",
+    "doctor": "machine, data sets and runs -> what needs fixing",
+    "demo": "all of it on fields drawn by code",
+}
+"""Every stage with its line in `wsss --help`. The stage NAME has its options in wsss.options.NAME (docstring, EXAMPLES,
+OPTIONS, and `read` where reading takes more than parsing) and its function in wsss.stages.NAME (`run`)."""
+
+EXAMPLES = """\
+examples:
+  wsss demo                                    try it, with nothing else
+  wsss doctor                                  is this machine fit for it?
+  wsss prepare --images images --labels train.csv --out data/mine
+  wsss segment --data data/mine
+  wsss train --data data/mine --fold all --run runs/mine
+  wsss infer --data data/mine --run runs/mine --out preds/mine --oof
+  wsss report --preds preds/mine --maps --out mine.html
+"""
+
+
+def options_of(name: str) -> ModuleType:
+    """Return the module with the options of a stage."""
+    return importlib.import_module(f"wsss.options.{name}")
+
+
+def run_stage(name: str, words: Sequence[str] | None = None) -> int:
+    """Read the options of a stage from words (those of the command line if None), run it, return its exit code."""
+    options = read_options(name, options_of(name), words)
+    code: int = importlib.import_module(f"wsss.stages.{name}").run(*options)
+    return code
+
+
+def command(name: str) -> Main:
+    """Return the command of a stage: a function of its words."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        """Run the stage; return its exit code."""
+        return run_stage(name, argv)
+
+    return main
+
+
+def stages(argv: Sequence[str] | None = None) -> int:
+    """Run the stage named by the first word: `wsss STAGE ...`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        say("usage: wsss STAGE [options]     (wsss STAGE --help shows them; --quiet and --json go with all)\n")
+        for name, about in STAGES.items():
+            say(f"  {name:10} {about}")
+        say(f"\n{EXAMPLES}\n{EXIT_CODES}")
+        return 0
+    if words[0] == "--version":
+        say(f"wsss {__version__}")
+        return 0
+    if words[0] not in STAGES:
+        raise ConfigError(f"there is no stage '{words[0]}', expected {', '.join(STAGES)}.{nearest(words[0], STAGES)}")
+    return run_stage(words[0], words[1:])
+
+
+def main() -> None:
+    """Entry point of the `wsss` script."""
+    run(stages)
+
+
+def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
+    """Call a stage's `main` and exit with its code; a UserError becomes one line on stderr and exit code 2."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with needs_room():
+            code = main(argv)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        record("error", text=str(error))
+        code = 2
+    except KeyboardInterrupt as error:
+        print("interrupted: start the same command again to go on from here.", file=sys.stderr)
+        code = 143 if isinstance(error, Terminated) else 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    record_end(code or 0)
+    sys.exit(code or 0)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated

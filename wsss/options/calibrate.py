@@ -1,0 +1,42 @@
+"""Fit curves that make scores mean what they say, on predictions of images that the networks did not learn from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss.core.checks import check_choice
+
+EXAMPLES = """\
+  python -m wsss.infer --data data/hpa --run runs/hpa --oof --out preds/oof
+  python -m wsss.calibrate --preds preds/oof --out runs/hpa/calibration.json
+  python -m wsss.infer --data data/test --run runs/hpa --calibration runs/hpa/calibration.json
+  python -m wsss.calibrate --preds preds/val --truth val/cells_truth.csv --labels val/train.csv
+"""
+
+
+METHODS = ("auto", "isotonic", "platt")
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """What the curves are fitted to, and where they go."""
+
+    preds: Path
+    """Folder of predictions: out of fold, or of images that the networks did not learn from."""
+    data: Path | None = None
+    """Data set with the labels of these images; default: the one the predictions were made from."""
+    labels: Path | None = None
+    """Table of image labels, in any form of prepare, instead of those of the data set."""
+    truth: Path | None = None
+    """Table of true cells (ID, cell number, classes). Without it, cells are compared with what their images' labels
+    leave possible: that corrects classes the image does not show, not mistakes among those it does."""
+    method: str = "auto"
+    """auto: isotonic for classes with 100 true events, Platt from 10, all classes together below; isotonic; platt."""
+    out: Path | None = None
+    """Where the curves go; default: calibration.json in the folder of predictions. A picture goes beside it (.png)."""
+
+    def __post_init__(self) -> None:
+
+        check_choice("--method", self.method, METHODS)
+
+
+OPTIONS = (CalibrateOptions,)

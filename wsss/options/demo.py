@@ -1,0 +1,42 @@
+"""The main job from end to end on fields drawn by code: draw, prepare, segment, train, infer, evaluate, overlay."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss.core.checks import check_range
+
+EXAMPLES = """\
+  python -m wsss.demo
+  python -m wsss.demo --out demo-large --train-fields 600 --epochs 20
+"""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """How large the demo is."""
+
+    out: Path = Path("demo")
+    """Folder for everything the demo makes."""
+    train_fields: int = 200
+    """Fields with image labels, to learn from."""
+    test_fields: int = 40
+    """Fields to predict."""
+    size: int = 256
+    """Edge of a field in px."""
+    epochs: int = 14
+    """Passes over the training fields."""
+    lr: float = 1e-3
+    """Highest learning rate."""
+    seed: int = 1
+    """Seed of the fields and of the training."""
+    backend: str = "classical"
+    """How the cells are found: classical, or masks (the drawn ones)."""
+
+    def __post_init__(self) -> None:
+        check_range("train_fields", self.train_fields, 8)
+        check_range("test_fields", self.test_fields, 1)
+        check_range("size", self.size, 128, 2048)
+        check_range("epochs", self.epochs, 1)
+
+
+OPTIONS = (DemoOptions,)

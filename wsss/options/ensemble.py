@@ -1,0 +1,63 @@
+"""Blend several predictions of the same cells into one: the same tables, and what each member adds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss.core.checks import ConfigError, check_choice, check_range
+
+EXAMPLES = """\
+  python -m wsss.ensemble --preds preds/a-oof preds/b-oof --weights auto --data data/hpa --out preds/blend-oof
+  python -m wsss.ensemble --preds preds/a preds/b --weights 0.7,0.3 --out preds/blend
+  python -m wsss.ensemble --preds preds/a preds/b preds/c --how rank --out preds/blend
+"""
+
+
+@dataclass(frozen=True)
+class EnsembleOptions:
+    """What is blended, and how."""
+
+    preds: list[Path]
+    """Folders of predictions of the same cells, two or more."""
+    out: Path
+    """Folder for the blend's tables."""
+    weights: str = "equal"
+    """equal; one number a member, such as 2,1,1; or auto: fitted on out-of-fold predictions, each fold's weights on the
+    other folds only."""
+    how: str = "mean"
+    """mean, geometric, or rank (mean of ranks within the table; the result is no probability)."""
+    data: Path | None = None
+    """auto: data set whose image labels the weights are fitted to; default: the one recorded or the only one."""
+    truth: Path | None = None
+    """auto: table of true cells to fit to, instead of image labels; ids as in the label maps."""
+    min_score: float = 0.01
+    """Predictions below this are left out of submission.csv."""
+
+    def __post_init__(self) -> None:
+        check_choice("--how", self.how, ("mean", "geometric", "rank"))
+        check_range("--min-score", self.min_score, 0, 1)
+        if len(self.preds) < 2 or len({path.resolve() for path in self.preds}) != len(self.preds):
+            raise ConfigError(f"--preds has {len(self.preds)} folders, expected two or more, all different.")
+        if self.out.resolve() in {path.resolve() for path in self.preds}:
+            raise ConfigError(f"--out {self.out} is one of --preds: choose another folder.")
+        if self.weights not in ("auto", "equal"):
+            given_weights(self.weights, len(self.preds))
+
+
+def given_weights(text: str, count: int) -> list[float]:
+    """Read '2,1,1'.
+
+    Raises:
+        ConfigError: not one number >= 0 for each member, or all are 0.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--weights is '{text}', expected auto, equal or {count} numbers and commas.") from None
+    if len(found) != count or not all(0 <= weight < float("inf") for weight in found) or sum(found) == 0:
+        raise ConfigError(
+            f"--weights is '{text}', expected {count} numbers from 0 on, not all 0: one for each --preds."
+        )
+    return found
+
+
+OPTIONS = (EnsembleOptions,)

@@ -1,0 +1,42 @@
+"""Draw images with their cells outlined by predicted class: one PNG per image, and overview.png."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss.core.checks import check_range
+
+EXAMPLES = """\
+  python -m wsss.overlay --preds preds/demo --out pictures
+  python -m wsss.overlay --data data/demo --preds preds/demo --out pictures --truth cells_truth.csv --most 20
+  python -m wsss.overlay --preds preds/demo --out pictures --truth cells_truth.csv --masks true_masks
+  python -m wsss.overlay --preds preds/demo --out pictures --ids val02_00001,val02_00007"""
+
+
+@dataclass(frozen=True)
+class OverlayOptions:
+    """What to draw."""
+
+    preds: Path
+    """Folder of predictions, with cells.parquet."""
+    out: Path
+    """Folder for the pictures."""
+    data: Path | None = None
+    """Prepared data set with label maps in its cells/; by default the only one under data/."""
+    ids: str = ""
+    """Images to draw, separated by commas; by default --most images spread over the set."""
+    most: int = 10
+    """How many images to draw where --ids is not given."""
+    truth: Path | None = None
+    """CSV of ID, cell, Label with the true classes of each cell: adds a panel."""
+    masks: Path | None = None
+    """Folder of the true label maps, whose ids --truth speaks of: the panel then shows the true cells. Needed unless
+    the data set's own cells are those (segment --backend masks)."""
+    max_size: int = 1024
+    """Longer edge of a panel in px, at most."""
+
+    def __post_init__(self) -> None:
+        check_range("--most", self.most, 1)
+        check_range("--max-size", self.max_size, 64, 16384)
+
+
+OPTIONS = (OverlayOptions,)

@@ -1,0 +1,62 @@
+"""Find the cells of a prepared data set: one lossless label map per image, written as it is made."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss.core.checks import check_choice, check_range
+from wsss.core.ray_cluster import ENGINES
+from wsss.core.runtime import Workers
+
+EXAMPLES = """\
+  python -m wsss.segment --data data/mine                                  find the cells by their stains
+  python -m wsss.segment --data data/mine --backend masks --masks maps/    take given label maps
+  python -m wsss.segment --data data/mine --backend masks --masks cells.json     the same from a COCO file
+  python -m wsss.segment --data data/mine --backend hpacellseg --weights weights/hpacellseg
+"""
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What the stage is asked to do."""
+
+    data: Path | None = None
+    """The prepared data set; may be left out where only one is prepared under data/."""
+    backend: str = "classical"
+    """How cells are found: classical, unet (a network that comes with wsss), masks, hpacellseg, cellpose, instanseg, or
+    one that another package registers (group wsss.backends)."""
+    masks: Path | None = None
+    """For the backend masks: a folder of label maps, <ID>.png|tif|npz|npy at original or stored size; a COCO JSON; or
+    a table (CSV or Parquet) with the masks as run lengths, a submission included."""
+    weights: Path | None = None
+    """Weights of a network: a folder for hpacellseg, a file for the others (if left out, cellpose and instanseg fetch
+    their own, and unet has its own)."""
+    device: str = "auto"
+    """Where a network computes: auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    batch: int = 8
+    """Images that a network takes at once."""
+    pixel_um: float | None = None
+    """Micrometres per pixel of the original images, for instanseg; left out, each is taken for a whole field of the
+    HPA (164 um)."""
+    workers: int | None = None
+    """Processes; one per core if left out, 0 for none beside the main one."""
+    engine: str = "local"
+    """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to.
+    Networks that find cells run here, and the cluster labels, measures and writes."""
+    overwrite: bool = False
+    """Forget what earlier runs made and segment every image again."""
+
+    def __post_init__(self) -> None:
+        check_choice("--engine", self.engine, ENGINES)
+        if self.workers is not None:
+            check_range("--workers", self.workers, 0)
+        check_range("--batch", self.batch, 1)
+        if self.pixel_um is not None:
+            check_range("--pixel-um", self.pixel_um, 1e-4)
+
+    @property
+    def pool(self) -> Workers:
+        """What does the work: processes of this machine, or of a Ray cluster."""
+        return "ray" if self.engine == "ray" else self.workers
+
+
+OPTIONS = (SegmentOptions,)
