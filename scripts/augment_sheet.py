@@ -14,8 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from wsss import cli
 from wsss.core import files
 from wsss.core.checks import DataError, nearest
+from wsss.core.console import say
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import read_label_map
 from wsss.core.labels import HPA_CHANNELS
@@ -23,7 +25,6 @@ from wsss.data.augment import build_augment
 from wsss.data.augment_recipe import alone, load_recipe
 from wsss.data.catalog import DataSet
 from wsss.data.pixels import read_image
-from wsss.options import parsing as cli
 
 SEEDS = 24
 WHOLE = 8
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         native = read_label_map(args.label_map)
         label_map = Geometry(*native.shape, image.shape[1]).labels_to_store(native)
     files.write_bytes(args.out, encode_png(draw_sheet(image, label_map, args.recipe, args.crop)))
-    cli.say(f"wrote {args.out}")
+    say(f"wrote {args.out}")
     return 0
 
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from wsss import cli
+from wsss.core.console import say
 from wsss.data.augment import Augment, build_augment
 from wsss.data.augment_recipe import Step, alone, load_recipe
-from wsss.options import parsing as cli
 
 TARGET_MS = 15.0
 
@@ -31,18 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     ops = {name: time_op(steps, image, args.crop, args.images) for name, steps in alone(recipe)}
     shares = use_shares(recipe)
     base = ops[next(iter(ops))][0]
-    cli.say(f"{args.size} -> {args.crop} px, 4 channels, {args.images} images, CPU milliseconds an image")
-    cli.say(f"{'op':26}{'mean':>8}{'95 %':>8}{'used':>8}{'share':>8}")
+    say(f"{args.size} -> {args.crop} px, 4 channels, {args.images} images, CPU milliseconds an image")
+    say(f"{'op':26}{'mean':>8}{'95 %':>8}{'used':>8}{'share':>8}")
     for (name, (mean, high)), used in sorted(zip(ops.items(), shares, strict=True), key=lambda row: -row[0][1][0]):
         own = mean if name == next(iter(ops)) else max(0.0, mean - base)
         costly = "  costly" if own > TARGET_MS / 2 else ""
-        cli.say(f"{name:26}{own:8.2f}{high:8.2f}{used:8.1%}{own * used:8.2f}{costly}")
+        say(f"{name:26}{own:8.2f}{high:8.2f}{used:8.1%}{own * used:8.2f}{costly}")
     mean, high = time_augment(build_augment(recipe, args.crop), image, args.images)
     # the naive order: every op works on the stored size, the crop comes last
     late, late_high = time_augment(build_augment([*recipe[1:], recipe[0]], args.crop), image, args.images)
     verdict = "within" if mean <= TARGET_MS else "above"
-    cli.say(f"{'whole recipe':26}{mean:8.2f}{high:8.2f}  {verdict} the target of {TARGET_MS:g} ms")
-    cli.say(f"{'the same, crop last':26}{late:8.2f}{late_high:8.2f}  {late / mean:.1f} x")
+    say(f"{'whole recipe':26}{mean:8.2f}{high:8.2f}  {verdict} the target of {TARGET_MS:g} ms")
+    say(f"{'the same, crop last':26}{late:8.2f}{late_high:8.2f}  {late / mean:.1f} x")
     return 0
 
 

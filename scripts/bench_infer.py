@@ -31,13 +31,14 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from wsss import cli
+from wsss.core.console import say
 from wsss.core.device import choose_device
 from wsss.core.files import digest_json
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.synthetic.fields import draw_field
 from wsss.inference.members import load_member
 from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.options import parsing as cli
 from wsss.options.recipe import Recipe
 from wsss.runs.run_folder import RunFolder
 
@@ -63,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare(folder: Path, args: argparse.Namespace) -> None:
     """Print the table."""
     make_run(folder / "run", args.backbone)
-    cli.say(f"{args.backbone}, {args.precision}, {torch.get_num_threads()} threads, fields of {args.edge} px")
-    cli.say(f"{'':10}{'images':>8}{'cells':>8}{'s an image':>12}{'CPU s':>8}{'not network':>13}{'peak MB':>9}")
+    say(f"{args.backbone}, {args.precision}, {torch.get_num_threads()} threads, fields of {args.edge} px")
+    say(f"{'':10}{'images':>8}{'cells':>8}{'s an image':>12}{'CPU s':>8}{'not network':>13}{'peak MB':>9}")
     ours = {}
     for count in args.images:
         cells = write_fields(folder / str(count), count, args.edge)
@@ -78,8 +79,8 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
         for k, what in enumerate(("s an image", "CPU s")):
             whole = sum(spent[k] for spent in ours.values())
             ratio = plain[k] / ours["infer"][k]
-            cli.say(f"{what}: plain / infer {ratio:.1f}, plain / (prepare + segment + infer) {plain[k] / whole:.1f}")
-        cli.say(f"largest difference of a score {difference(folder, str(args.images[-1])):.1e}")
+            say(f"{what}: plain / infer {ratio:.1f}, plain / (prepare + segment + infer) {plain[k] / whole:.1f}")
+        say(f"largest difference of a score {difference(folder, str(args.images[-1])):.1e}")
 
 
 def commands(folder: Path, name: str, precision: str) -> dict[str, list[str]]:
@@ -98,7 +99,7 @@ def report(name: str, count: int, cells: int, found: dict[str, float]) -> tuple[
     each, spent = found["seconds"] / count, found["processor"] / count
     outside = f"{1 - found['network'] / found['seconds']:.1%}" if found["network"] else "-"
     peak = f"{found['peak'] / 1024:.0f}"
-    cli.say(f"{name:10}{count:8}{cells or '':>8}{each:12.3f}{spent:8.3f}{outside:>13}{peak:>9}")
+    say(f"{name:10}{count:8}{cells or '':>8}{each:12.3f}{spent:8.3f}{outside:>13}{peak:>9}")
     return each, spent
 
 

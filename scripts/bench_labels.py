@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from label_bench.methods import METHODS, Method
 
+from wsss import cli
 from wsss.core.checks import ConfigError, UserError, nearest
+from wsss.core.console import say
 from wsss.core.files import read_json, write_json
 from wsss.core.runtime import cores, keep_freed_memory
-from wsss.options import parsing as cli
 
 if TYPE_CHECKING:  # worker processes import this file too: they need none of it
     from label_bench.fields import FieldSet
@@ -31,7 +32,7 @@ def main() -> int:
     options = _options()
     if options.list:
         for method in METHODS:
-            cli.say(f"{method.group:12} {method.name:34} {method.about}")
+            say(f"{method.group:12} {method.name:34} {method.about}")
         return 0
     methods = choose(options.methods)
 
@@ -46,9 +47,9 @@ def main() -> int:
     bench = Bench(options.out, train, options.size, flags, options.epochs, options.minutes)
     rows, failed = run(bench, methods, sets, options)
     if rows:
-        cli.say("\n" + write_table(options.out, rows, _about(options)))
+        say("\n" + write_table(options.out, rows, _about(options)))
     for line in failed:
-        cli.say(f"failed: {line}")
+        say(f"failed: {line}")
     return 1 if failed else 0
 
 
@@ -121,7 +122,7 @@ def run(
                     report = bench.report(method, fields, seed, options.seeds)
                 except UserError as error:  # the other methods do not need this one
                     failed.append(f"{method.name}, {fields.name}, seed {seed}: {error}")
-                    cli.say(failed[-1])
+                    say(failed[-1])
                     continue
                 row = {"method": method.name, "about": method.about, "set": fields.name, "seed": seed}
                 rows.append(row | bench.seconds(method, fields, seed) | figures(report))

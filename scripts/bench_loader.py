@@ -19,13 +19,14 @@ import numpy as np
 import psutil
 import torch
 
+from wsss import cli
+from wsss.core.console import say
 from wsss.data.augment import build_augment
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.dataset import EpochBatches, ImageSamples
 from wsss.data.sampler import draw_epoch, image_weights
 from wsss.data.synthetic.fields import draw_field
-from wsss.options import parsing as cli
 
 DRAWN, MANY = 8, 100
 
@@ -46,20 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         create_dataset(Path(folder), images, {name: [0] for name in images}, Spec(size=args.size))
         data = DataSet.open(folder)
         recipes = {"as stored": None, "hpa recipe": build_augment("hpa", args.crop)}
-        cli.say(f"{'':14}{'images a CPU second':>24}{'a wall second':>16}")
+        say(f"{'':14}{'images a CPU second':>24}{'a wall second':>16}")
         for name, augment in recipes.items():
             rates = [sample_rate(ImageSamples(data, augment), args.images) for _ in range(args.repeats)]
             cpu, wall = np.array(rates).T
             spread = f"{np.median(cpu):.0f} ({cpu.min():.0f}-{cpu.max():.0f})"
-            cli.say(f"{name:14}{spread:>24}{np.median(wall):16.0f}")
+            say(f"{name:14}{spread:>24}{np.median(wall):16.0f}")
         create_dataset(
             Path(folder) / "many", dict.fromkeys(map(str, range(MANY)), images["im00"]), spec=Spec(size=args.size)
         )
         seen, own = memory_of_second_reader(DataSet.open(Path(folder) / "many"))
         shared = f"a second process that reads {MANY} images sees {seen:.0f} MB more, of which its own are {own:.1f} MB"
     spent = [start_epoch(args.set, epoch) for epoch in range(args.repeats)]
-    cli.say(f"start of an epoch of {args.set} images: {np.median(spent):.3f} s ({min(spent):.3f}-{max(spent):.3f})")
-    cli.say(shared)
+    say(f"start of an epoch of {args.set} images: {np.median(spent):.3f} s ({min(spent):.3f}-{max(spent):.3f})")
+    say(shared)
     return 0
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import cv2
 
+from wsss import cli
+from wsss.core.console import say
 from wsss.core.runtime import cores, parallel
-from wsss.options import parsing as cli
-from wsss.stages.prepare import main as prepare
+from wsss.prepare import main as prepare
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,8 +45,8 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
     write_fields(folder / "fields", args.images, args.edge)
     files = sorted((folder / "fields" / "images").iterdir())
     megabytes = sum(path.stat().st_size for path in files) / args.images / 1e6
-    cli.say(f"{args.images} fields of {args.edge} px, {megabytes:.1f} MB of PNG each, {cores()} cores")
-    cli.say(f"{'':14}{'s an image':>22}{'CPU s':>9}{'cores busy':>12}")
+    say(f"{args.images} fields of {args.edge} px, {megabytes:.1f} MB of PNG each, {cores()} cores")
+    say(f"{'':14}{'s an image':>22}{'CPU s':>9}{'cores busy':>12}")
     out = folder / "data"
     words = ["--images", f"{folder}/fields/images", "--size", str(args.size)]
     ways: dict[str, Callable[[int], object]] = {
@@ -53,7 +54,7 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
         "prepare": lambda k: prepare_silently([*words, "--out", f"{out}{k}"]),
     }
     took = {name: measure(name, way, args) for name, way in ways.items()}
-    cli.say(f"prepare takes {took['prepare'] / took['decode alone']:.2f} times the decoding")
+    say(f"prepare takes {took['prepare'] / took['decode alone']:.2f} times the decoding")
 
 
 def prepare_silently(words: list[str]) -> None:
@@ -87,7 +88,7 @@ def measure(name: str, way: Callable[[int], object], args: argparse.Namespace) -
         spent.append(sum(getattr(now, part) - getattr(used, part) for part in TIMES) / args.images)
     middle, work = statistics.median(clock), statistics.median(spent)
     shown = f"{middle:.3f} ({min(clock):.3f}-{max(clock):.3f})"
-    cli.say(f"{name:14}{shown:>22}{work:9.3f}{work / middle:12.1f}")
+    say(f"{name:14}{shown:>22}{work:9.3f}{work / middle:12.1f}")
     return middle
 
 

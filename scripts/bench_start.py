@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsss.__main__ import STAGES
-from wsss.options import parsing as cli
+from wsss import cli
+from wsss.cli import STAGES
+from wsss.core.console import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,13 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     commands = {"numpy + pandas": ["-c", "import numpy, pandas"]}
     commands |= {f"wsss.{stage}": ["-m", f"wsss.{stage}", "--help"] for stage in STAGES}
-    cli.say(f"{'':18}{'wall s':>22}{'CPU s':>8}")
+    say(f"{'':18}{'wall s':>22}{'CPU s':>8}")
     for name, words in commands.items():
         wall, spent = zip(*(start(words) for _ in range(args.repeats + 1)), strict=True)
         wall, spent = wall[1:], spent[1:]  # the first start reads the files from the disk
         late = f"  above {args.limit} s" if np.median(wall) > args.limit else ""
         spread = f"{np.median(wall):.2f} ({min(wall):.2f}-{max(wall):.2f})"
-        cli.say(f"{name:18}{spread:>22}{np.median(spent):8.2f}{late}")
+        say(f"{name:18}{spread:>22}{np.median(spent):8.2f}{late}")
     return 0
 
 

@@ -20,12 +20,13 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from wsss import cli
+from wsss.core.console import say
 from wsss.core.labels import HPA_CHANNELS
 from wsss.data.build import SHARDS, Spec, create_dataset, finish
 from wsss.data.catalog import DataSet
 from wsss.data.store import Shards
 from wsss.data.synthetic.fields import Look, draw_field
-from wsss.options import parsing as cli
 
 Read = Callable[[int], np.ndarray]
 
@@ -63,8 +64,8 @@ def time_reads(folder: Path, images: dict[str, np.ndarray], repeats: int) -> Non
     create_dataset(folder / "data", images, spec=Spec(size=size))
     raw = len(HPA_CHANNELS) * size**2
     order = np.random.default_rng(1).permutation(len(images))
-    cli.say(f"{len(images)} images of {size} x {size} x 4, raw {raw:,} bytes an image; ms a random read, warm")
-    cli.say(f"{'':24}{'ms':>24}{'ratio':>8}{'bytes/raw':>12}")
+    say(f"{len(images)} images of {size} x {size} x 4, raw {raw:,} bytes an image; ms a random read, warm")
+    say(f"{'':24}{'ms':>24}{'ratio':>8}{'bytes/raw':>12}")
     truth = list(images.values())
     base = 0.0
     for name, opened in forms(folder, images).items():
@@ -74,7 +75,7 @@ def time_reads(folder: Path, images: dict[str, np.ndarray], repeats: int) -> Non
             spent = [1000 * timed(read, order) for _ in range(repeats)]
         base = base or float(np.median(spent))
         spread = f"{np.median(spent):.3f} ({min(spent):.3f}-{max(spent):.3f})"
-        cli.say(f"{name:24}{spread:>24}{np.median(spent) / base:8.1f}{stored / len(images) / raw:12.3f}")
+        say(f"{name:24}{spread:>24}{np.median(spent) / base:8.1f}{stored / len(images) / raw:12.3f}")
 
 
 def timed(read: Read, order: np.ndarray) -> float:
@@ -125,7 +126,7 @@ def forms(folder: Path, images: dict[str, np.ndarray]) -> dict[str, AbstractCont
         "four PNG files": png(folder / "png", images),
     }
     if importlib.util.find_spec("h5py") is None:
-        cli.say("h5py is not installed: HDF5 is left out.")
+        say("h5py is not installed: HDF5 is left out.")
         return found
     return found | {f"HDF5, {name}": hdf5(folder / f"{name}.h5", images, name) for name in ("lzf", "gzip")}
 
@@ -145,7 +146,7 @@ def time_open(folder: Path, count: int, size: int, repeats: int) -> None:
         data.image(count // 2)
         first.append(time.perf_counter() - begin)
     held = total(folder / "large") - sum(path.stat().st_size for path in (folder / "large" / SHARDS).iterdir())
-    cli.say(
+    say(
         f"opening {count} images: {np.median(spent):.3f} s ({min(spent):.3f}-{max(spent):.3f}), to the first pixel "
         f"{np.median(first):.3f} s; {held / count:.0f} bytes an image beside the pixels"
     )

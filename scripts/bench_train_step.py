@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
+from wsss import cli
+from wsss.core.console import say
 from wsss.core.device import Device, choose_device
 from wsss.models.cam_net import build_cam_net
-from wsss.options import parsing as cli
 from wsss.options.recipe import DrsConfig, PuzzleConfig, Recipe
 from wsss.runs.run_folder import RunFolder
 from wsss.training.job import Job
@@ -128,18 +129,18 @@ def profile(learner: Learner, batch: Batch, device: Device) -> None:
     rows = sorted(found.key_averages(), key=lambda row: -getattr(row, place))
     total = sum(getattr(row, place) for row in rows)
     for row in rows[:12]:
-        cli.say(f"{getattr(row, place) / total:7.1%}{row.count:7}  {row.key}")
+        say(f"{getattr(row, place) / total:7.1%}{row.count:7}  {row.key}")
 
 
 def report(spent: dict[str, list[float]], memory: dict[str, float], args: argparse.Namespace) -> None:
     first = next(iter(spent))
     base = statistics.median(spent[first])
-    cli.say(f"{args.backbone}, {args.batch} x {args.crop} px, stride {args.stride}, {args.steps} steps each")
-    cli.say(f"{'variant':34}{'ms':>9}{'time':>7}{'MiB':>9}{'memory':>8}{'images/s':>10}")
+    say(f"{args.backbone}, {args.batch} x {args.crop} px, stride {args.stride}, {args.steps} steps each")
+    say(f"{'variant':34}{'ms':>9}{'time':>7}{'MiB':>9}{'memory':>8}{'images/s':>10}")
     for name, times in spent.items():
         middle = statistics.median(times)
         ratios = f"{middle / base:6.2f}x{memory[name]:9.0f}{memory[name] / memory[first]:7.2f}x"
-        cli.say(f"{name:34}{1000 * middle:9.1f}{ratios}{args.batch / middle:10.1f}")
+        say(f"{name:34}{1000 * middle:9.1f}{ratios}{args.batch / middle:10.1f}")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from wsss import cli
+from wsss.core.console import say
 from wsss.core.files import write_csv
 from wsss.core.label_maps import write_label_map
 from wsss.core.runtime import progress
 from wsss.data.compose import CLEAN, EDGE, HARD, CellBank, Composed, compose_field
-from wsss.options import parsing as cli
 
 CHANNELS = ("red", "green", "blue", "yellow")
 NEGATIVE = 18
@@ -45,7 +46,7 @@ def main() -> int:
         truth += [(name, cell, label) for cell, label in enumerate(field.truth, 1)]
     write_csv(options.out / "train.csv", pd.DataFrame(weak, columns=["ID", "Label"]))
     write_csv(options.out / "cells_truth.csv", pd.DataFrame(truth, columns=["ID", "cell", "Label"]))
-    cli.say(f"{options.out}: {len(weak)} fields, {len(truth)} cells")
+    say(f"{options.out}: {len(weak)} fields, {len(truth)} cells")
     return 0
 
 

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wsss import cli
 from wsss.core.checks import ConfigError
-from wsss.options import parsing as cli
+from wsss.core.console import say
 
 WARNING = (
     "WARNING: these files are pickles. Loading a pickle runs whatever code its maker put into it, with all your "
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     convert_pickle(args.nuclei_model, args.out / NUCLEI, er=False)
     convert_pickle(args.cell_model, args.out / CELLS, er=not args.two_channel)
-    cli.say(f"wrote {args.out / NUCLEI} and {args.out / CELLS}; the pickles are not needed any more.")
+    say(f"wrote {args.out / NUCLEI} and {args.out / CELLS}; the pickles are not needed any more.")
     return 0
 
 

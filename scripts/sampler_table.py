@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss import cli
+from wsss.core.console import say
 from wsss.core.labels import HPA
 from wsss.data import sampler
 from wsss.data.tables import read_labels
-from wsss.options import parsing as cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,18 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     expected = sampler.expected_share(labels, weights)
 
     name = "none" if limit is None else f"{limit} {HPA.names[limit]}"
-    cli.say(f"{n} images, {args.epochs} epochs of {n} draws, clip class: {name}")
-    cli.say("share of the images that show a class; an image may show several")
-    cli.say(f"{'class':46}{'images':>8}{'plain':>9}{'expected':>10}{'drawn':>9}{'sd':>8}{'times':>8}")
+    say(f"{n} images, {args.epochs} epochs of {n} draws, clip class: {name}")
+    say("share of the images that show a class; an image may show several")
+    say(f"{'class':46}{'images':>8}{'plain':>9}{'expected':>10}{'drawn':>9}{'sd':>8}{'times':>8}")
     for k, title in enumerate(HPA.names):
         times = expected[k] / plain[k] if plain[k] else 0.0
-        cli.say(
+        say(
             f"{k:2} {title:43}{int(labels[:, k].sum()):8}{plain[k]:9.2%}{expected[k]:10.2%}"
             f"{shares[:, k].mean():9.2%}{shares[:, k].std():8.2%}{times:8.1f}"
         )
     seen = np.mean([len(np.unique(indices)) for indices in drawn]) / n
     most = max(int(np.bincount(indices).max()) for indices in drawn)
-    cli.say(f"an epoch shows {seen:.1%} of the images, one of them up to {most} times")
+    say(f"an epoch shows {seen:.1%} of the images, one of them up to {most} times")
     return 0
 
 

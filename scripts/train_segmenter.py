@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from wsss import cli
+from wsss.core.console import say
 from wsss.core.files import write_bytes
 from wsss.core.runtime import progress
 from wsss.data.cell_scenes import Scene, compose_scene, drawn_scene, photograph_scene
 from wsss.data.compose import CellBank
 from wsss.losses.semantic import MaskLoss
 from wsss.models.cell_unet import BACKBONE, build_cell_unet
-from wsss.options import parsing as cli
 from wsss.options.masks import MaskLossConfig
 from wsss.segmenters.stretch import stretch
 
@@ -107,7 +108,7 @@ def main() -> int:
         recent.append(float(found.detach()))
         late = time.monotonic() > end
         if late or (step + 1) % SAVE_EVERY == 0 or step + 1 == options.steps:
-            cli.say(f"step {step + 1} of {options.steps}: loss {sum(recent) / len(recent):.4f}")
+            say(f"step {step + 1} of {options.steps}: loss {sum(recent) / len(recent):.4f}")
             recent.clear()
             state = {name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}
             torch.save(state, last.with_suffix(".part"))
@@ -124,7 +125,7 @@ def export(net: torch.nn.Module, options: argparse.Namespace) -> None:
     half = {name: own.contiguous() for name, own in half.items()}
     about = {"backbone": BACKBONE, "split": options.split, "steps": options.steps, "seed": options.seed}
     write_bytes(options.out, save(half, {"wsss": json.dumps(about)}))
-    cli.say(f"{options.out}: {options.out.stat().st_size / 2**20:.2f} MiB")
+    say(f"{options.out}: {options.out.stat().st_size / 2**20:.2f} MiB")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsss.data.augment import build_augment
-from wsss.options import parsing as cli
+from wsss.options.parsing import make_parser, parse
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
 
@@ -16,8 +16,8 @@ RECIPES = sorted(set(CONFIGS.glob("*.yaml")) - set(AUGMENTS))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_a_recipe_is_taken_by_train(path: Path) -> None:
-    parser = cli.make_parser("train", "", "", Recipe, TrainOptions)
-    recipe, _ = cli.parse(parser, ["--config", str(path)], Recipe, TrainOptions)
+    parser = make_parser("train", "", "", Recipe, TrainOptions)
+    recipe, _ = parse(parser, ["--config", str(path)], Recipe, TrainOptions)
     assert isinstance(recipe, Recipe)
 
 

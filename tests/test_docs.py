@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from wsss.__main__ import STAGES
+from wsss.cli import STAGES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

@@ -20,7 +20,7 @@ from peak import at_most
 from wsss.core.checks import UserError
 from wsss.core.files import read_json
 from wsss.core.label_maps import read_label_map
-from wsss.options import parsing as cli
+from wsss.options.parsing import make_parser, parse
 from wsss.runs.checkpoint import load_checkpoint, read_tensors
 from wsss.runs.journal import Journal
 
@@ -172,9 +172,9 @@ def test_yaml_with_tags_runs_nothing_wherever_yaml_is_read(which: int, tmp_path:
         load_recipe(path)
     with refused(mark):
         _run_config(tmp_path)
-    parser = cli.make_parser("train", "", "", Recipe)
+    parser = make_parser("train", "", "", Recipe)
     with refused(mark):
-        cli.parse(parser, ["--config", str(path)], Recipe)
+        parse(parser, ["--config", str(path)], Recipe)
 
 
 def absurd(header: dict[str, object] | None, length: int | None = None) -> bytes:

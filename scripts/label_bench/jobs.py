@@ -13,8 +13,8 @@ from label_bench.fields import FieldSet
 from label_bench.methods import CONFIG, INFERENCES, NETWORK_ALONE, TRAININGS, Blend, Method, Training
 from label_bench.references import copied_report, supervised_report
 from wsss.core.checks import DataError
+from wsss.core.console import say
 from wsss.core.files import digest_file, digest_json, read_json, write_json
-from wsss.options import parsing as cli
 from wsss.options.evaluate import EvaluateOptions
 from wsss.stages.evaluate import evaluate
 
@@ -148,7 +148,7 @@ class Bench:
         more = again if self._done(job).exists() else ""
 
         def work() -> dict[str, Any]:
-            cli.say(f"\n$ python -m wsss.{stage} {' '.join(words.split())}{more}")
+            say(f"\n$ python -m wsss.{stage} {' '.join(words.split())}{more}")
             began = time.perf_counter()
             if importlib.import_module(f"wsss.{stage}").main([*words.split(), *more.split()]):
                 raise DataError(f"{job}: {stage} ended with failed images, see above.")

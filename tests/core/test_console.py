@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from wsss import cli
 from wsss.core import console
 from wsss.core.checks import ConfigError, DataError
-from wsss.options import parsing as cli
+from wsss.core.console import say
+from wsss.options.parsing import make_parser, parse
 
 ROOT = Path(__file__).parents[2] / "wsss"
 SPEAKERS = ("console.py", "cli.py")
@@ -30,10 +32,10 @@ def plain() -> Iterator[None]:
 
 
 def stage(argv: Sequence[str] | None) -> int:
-    (options,) = cli.parse(cli.make_parser("stage", "", "", Options), argv, Options)
+    (options,) = parse(make_parser("stage", "", "", Options), argv, Options)
     for _ in console.progress(range(options.count), "things", delay=0):
         time.sleep(0.001)
-    cli.say("done", "result", loss=float("nan"), parts=[1, 2])
+    say("done", "result", loss=float("nan"), parts=[1, 2])
     if options.count == 0:
         raise DataError("there are no things.")
     return 1
@@ -106,12 +108,12 @@ def test_a_stage_called_from_a_stage_tells_things_in_the_same_way() -> None:
 
 def test_quiet_and_json_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="pass one of them"):
-        cli.parse(cli.make_parser("stage", "", "", Options), ["--quiet", "--json"], Options)
+        parse(make_parser("stage", "", "", Options), ["--quiet", "--json"], Options)
 
 
 def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.parse(cli.make_parser("stage", "", "  an example", Options), ["--help"], Options)
+        parse(make_parser("stage", "", "  an example", Options), ["--help"], Options)
     shown = capsys.readouterr().out
     for text in ("exit codes:", "an example", "--quiet", "--json"):
         assert text in shown

@@ -12,7 +12,6 @@ from hypothesis.extra.numpy import arrays
 
 from wsss.core.checks import DataError
 from wsss.inference.calibration import (
-    METHODS,
     Calibration,
     apply_curves,
     check_origin,
@@ -24,6 +23,7 @@ from wsss.inference.calibration import (
     weak_targets,
 )
 from wsss.metrics.classify import average_precision, reliability
+from wsss.options.calibrate import METHODS
 
 
 def overconfident(count: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from wsss import cli
 from wsss.core.checks import ConfigError, DataError, check_range
-from wsss.options import parsing as cli
+from wsss.options.parsing import make_parser, parse
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Options:
 
 
 def read(*words: str) -> Options:
-    parser = cli.make_parser("stage", "About.", "  example", Options)
-    return cli.parse(parser, words, Options)[0]
+    parser = make_parser("stage", "About.", "  example", Options)
+    return parse(parser, words, Options)[0]
 
 
 def test_flags_reach_nested_options() -> None:
@@ -121,14 +122,14 @@ class Several:
 
 @pytest.mark.parametrize("text", ["--names a b c --deep", "--deep --names a b c", '--names ["a","b","c"] --deep true'])
 def test_several_values_may_follow_a_list_flag(text: str) -> None:
-    parser = cli.make_parser("stage", "", "", Several)
-    (found,) = cli.parse(parser, text.split(), Several)
+    parser = make_parser("stage", "", "", Several)
+    (found,) = parse(parser, text.split(), Several)
     assert found == Several([Path("a"), Path("b"), Path("c")], True)
 
 
 def test_a_list_flag_keeps_values_that_look_like_other_things() -> None:
-    parser = cli.make_parser("stage", "", "", Several)
-    (found,) = cli.parse(parser, ["--names", "1", "a b", "null"], Several)
+    parser = make_parser("stage", "", "", Several)
+    (found,) = parse(parser, ["--names", "1", "a b", "null"], Several)
     assert found.names == [Path("1"), Path("a b"), Path("null")]
 
 
@@ -150,5 +151,5 @@ class Views:
 @pytest.mark.parametrize(("weights", "wanted"), [("2 3", [2.0, 3.0]), ("null", None)])
 def test_numbers_may_follow_a_nested_list_flag(scales: str, weights: str, wanted: list[float] | None) -> None:
     words = f"--tta.scales {scales} --tta.weights {weights}".split()
-    (found,) = cli.parse(cli.make_parser("stage", "", "", Views), words, Views)
+    (found,) = parse(make_parser("stage", "", "", Views), words, Views)
     assert found == Views(Scales([1.0, 0.75], wanted))

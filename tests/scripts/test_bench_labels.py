@@ -14,8 +14,8 @@ from label_bench.references import copied_report
 from label_bench.table import write_table
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.options import parsing as cli
 from wsss.options.infer import InferOptions
+from wsss.options.parsing import make_parser, parse
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
 
@@ -33,13 +33,13 @@ def test_every_row_names_what_there_is_and_once() -> None:
 @pytest.mark.parametrize("name", TRAININGS)
 def test_the_flags_of_every_training_are_understood(name: str) -> None:
     words = ["--config", str(CONFIG), *TRAININGS[name].flags.split()]
-    cli.parse(cli.make_parser("train", "", "", Recipe, TrainOptions), words, Recipe, TrainOptions)
+    parse(make_parser("train", "", "", Recipe, TrainOptions), words, Recipe, TrainOptions)
 
 
 @pytest.mark.parametrize("name", INFERENCES)
 def test_the_flags_of_every_inference_are_understood(name: str) -> None:
     words = ["--run", "run", *INFERENCES[name].flags.split()]
-    cli.parse(cli.make_parser("infer", "", "", InferOptions), words, InferOptions)
+    parse(make_parser("infer", "", "", InferOptions), words, InferOptions)
 
 
 def test_methods_are_chosen_by_name_and_by_group() -> None:

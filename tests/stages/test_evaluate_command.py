@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score
 
 from wsss.core import rle
 from wsss.core.checks import DataError
+from wsss.evaluate import main
 from wsss.inference import submission, tables
-from wsss.stages.evaluate import main
 
 K, SIZE = 3, (40, 50)
 OTHER_NUMBER = {1: 4, 2: 3, 3: 2, 4: 1}

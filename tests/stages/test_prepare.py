@@ -14,7 +14,7 @@ from PIL import Image
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
-from wsss.stages.prepare import main
+from wsss.prepare import main
 
 CHANNELS = ("red", "green", "blue", "yellow")
 

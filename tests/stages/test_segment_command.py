@@ -12,7 +12,7 @@ import pytest
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import read_label_map, write_label_map
 from wsss.data.build import Spec, create_dataset
-from wsss.stages.segment import main
+from wsss.segment import main
 
 
 def blobs(*centres: tuple[int, int], shape: tuple[int, int] = (96, 96)) -> np.ndarray:

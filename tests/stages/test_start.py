@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from wsss.__main__ import STAGES
+from wsss.cli import STAGES
 
 HEAVY = ("torch", "timm", "albumentations", "skimage", "cv2", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib")
 ASK = """

@@ -19,14 +19,14 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import choose_device
 from wsss.core.label_maps import read_label_map, write_label_map
 from wsss.data.catalog import DataSet
+from wsss.export import main as export
+from wsss.infer import main as infer
 from wsss.models.cam_net import build_cam_net
 from wsss.options.cell_training import CellTrainConfig
 from wsss.options.recipe import OptimConfig, PuzzleConfig, Recipe
 from wsss.options.scoring import CropConfig
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.export import main as export
-from wsss.stages.infer import main as infer
-from wsss.stages.train import main
+from wsss.train import main
 from wsss.training.job import Job
 from wsss.training.loading import Batch, TrainLoader
 from wsss.training.state import TrainState

@@ -18,7 +18,7 @@ from squares import final, make_squares, words
 from wsss.core.checks import ConfigError
 from wsss.data.dataset import EpochBatches
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
-from wsss.stages.train import main
+from wsss.train import main
 from wsss.training.distributed import World, join
 
 # Layer norms and SGD: batch norms would see other images in each process, Adam would enlarge rounding.

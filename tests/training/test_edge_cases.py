@@ -12,7 +12,7 @@ from squares import SIZE, final, make_squares, words
 from wsss.core.checks import DataError
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.stages.train import main
+from wsss.train import main
 from wsss.training.step import Learner
 
 SLOW, param = pytest.mark.slow, pytest.param

@@ -9,8 +9,8 @@ import torch
 from squares import final, make_squares, words
 
 from wsss.core.label_maps import write_label_map
-from wsss.stages.infer import main as infer
-from wsss.stages.train import main as train
+from wsss.infer import main as infer
+from wsss.train import main as train
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from squares import equal, final, make_squares, words
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
-from wsss.stages.train import main
+from wsss.train import main
 
 MORE = (
     "--optim.ema",

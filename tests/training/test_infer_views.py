@@ -9,9 +9,9 @@ from squares import make_squares, words
 from wsss.core.checks import ConfigError
 from wsss.core.files import read_json
 from wsss.core.label_maps import write_label_map
+from wsss.infer import main as infer
 from wsss.inference.tables import read_cells
-from wsss.stages.infer import main as infer
-from wsss.stages.train import main
+from wsss.train import main
 
 
 def test_views_change_scores_and_stay_out_of_fold(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from squares import equal, make_squares, words
 
-from wsss.stages.train import main
+from wsss.train import main
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,11 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device, choose_device
 from wsss.core.files import read_json
 from wsss.core.label_maps import write_label_map
+from wsss.infer import main as infer
 from wsss.models.cam_net import build_cam_net
 from wsss.options.recipe import OptimConfig, Recipe
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.infer import main as infer
-from wsss.stages.train import main
+from wsss.train import main
 from wsss.training.job import Job
 from wsss.training.loading import Batch
 from wsss.training.lr_find import suggest
