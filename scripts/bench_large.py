@@ -30,7 +30,7 @@ from wsss.runs.run_folder import RunFolder
 TILE = 512
 CUT = 2048
 PITCH = 460
-PROCESS = "from wsss import infer; from wsss.core import cli; cli.run(infer.main)"
+PROCESS = "from wsss import cli; cli.run(cli.command('infer'))"
 
 
 def draw_large(path: Path, edge: int) -> None:
