@@ -19,7 +19,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^ *```(?P<language>\w*)\n(?P<fenced>.*?)^ *```|(?P<indented>(?:^ {4}[^\n]*\n)+)", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"^ *```(?P<language>\w*)\n(?P<fenced>.*?)^ *```|(?P<indented>(?:^ {4}[^\n]*\n)+)", re.DOTALL | re.MULTILINE
+)
 COMMAND = re.compile(r"^\s*(?:python |wsss |scripts/|bash |torchrun |srun |pip |ray )", re.MULTILINE)
 
 

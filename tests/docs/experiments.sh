@@ -1,4 +1,4 @@
-# What of docs/quality.md is run, in its order; see scripts/run_docs.py.
+# What of docs/experiments.md is run, in its order; see scripts/run_docs.py.
 
 #: skip python - <<'EOP'
 #: reason an hour; the quick benchmark below runs the same script in small
