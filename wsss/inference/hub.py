@@ -93,7 +93,7 @@ def load_model(folder: Path, device: Device) -> list[Member]:
         recipe = recipe_from(facts["recipe"], str(folder / CONFIG))
         net = build_cam_net(recipe, channels=len(facts["channels"]), classes=len(facts["classes"]), pretrained=False)
         load_weights(net, strip(tensors, f"{facts['name']}."))
-        net = net.to(device.place).eval()
+        net = device.settle(net).eval()
         kept = folder / _feature_classifier_file(facts["name"])
         feature_classifier = load_feature_classifier(kept, FEATURES) if kept.exists() else None
         kept = folder / _self_trained_file(facts["name"])

@@ -124,7 +124,7 @@ def load_member(folder: RunFolder, device: Device, weights: Path | None = None) 
     ids = folder.ids.read_text().splitlines()
     if digest_json(ids) != facts["train_ids"]:
         raise DataError(f"{folder.ids} was changed: it is not the list {source} was trained on.")
-    net = net.to(device.place).eval()
+    net = device.settle(net).eval()
     feature_classifier = _load_feature_classifier(folder, facts["train_ids"])
     self_trained = _load_self_trained(folder, recipe, facts, device)
     return Member(
@@ -191,7 +191,7 @@ def load_self_trained(path: Path, recipe: Recipe, facts: dict[str, Any], device:
     tensors, meta = load_checkpoint(path)
     net = build_cam_net(recipe, channels=len(facts["channels"]), classes=len(facts["classes"]), pretrained=False)
     load_weights(net, strip(tensors, "net."))
-    return SelfTrained(net.to(device.place).eval(), CropConfig(**meta["crops"]), digest_file(path)), meta["train_ids"]
+    return SelfTrained(device.settle(net).eval(), CropConfig(**meta["crops"]), digest_file(path)), meta["train_ids"]
 
 
 def check_feature_classifiers(members: list[Member], score: ScoreConfig) -> None:

@@ -20,6 +20,7 @@ from wsss.cells.morphology import drop_small, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device, choose_device
 from wsss.models.cell_unet import BACKBONE, build_cell_unet
+from wsss.models.memory import in_parts
 from wsss.models.unet import Unet
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.classical import tidy_cells
@@ -104,14 +105,13 @@ class CellUnet:
 
     @torch.inference_mode()
     def _run(self, images: np.ndarray) -> np.ndarray:
-        batch = self.device.put(torch.from_numpy(images)).to(memory_format=torch.channels_last)
-        try:
+        def see(rows: slice) -> np.ndarray:
+            batch = self.device.put(torch.from_numpy(images[rows])).to(memory_format=torch.channels_last)
             with self.device.autocast():
                 logits = self.net(batch).logits
-        except torch.cuda.OutOfMemoryError as error:
-            raise ConfigError("the GPU's memory does not hold the batch: pass a smaller --batch.") from error
-        found: np.ndarray = (255 * logits.float().sigmoid()).round().byte().cpu().numpy()
-        return found
+            return np.asarray((255 * logits.float().sigmoid()).round().byte().cpu().numpy())
+
+        return np.concatenate(in_parts(self.net, images.shape, see))
 
 
 def _zoomed(planes: np.ndarray, zoom: float) -> np.ndarray:

@@ -75,7 +75,7 @@ def start_classifier(plan: FoldPlan) -> tuple[TrainState, dict[str, Any], CamNet
     net = build_cam_net(recipe, channels=len(data.channels), classes=len(data.classes), pretrained=fetch)
     if first is not None:
         load_weights(net, first.net.state_dict())
-    net = _join_norms(net.to(plan.device.place), plan)
+    net = _join_norms(plan.device.settle(net), plan)
     world.spread(net)
     state = TrainState(net, recipe, plan.device)
     _go_on(plan, state, facts, loaded, plan.train_ids)
@@ -158,7 +158,7 @@ def start_unet(
         first = replace(recipe, weights=str(_earlier_weights(recipe.init_from, plan.fold, held_out)))
     torch.manual_seed(recipe.seed)
     fetch = loaded is None and world.leads
-    net = build_unet(first, channels=channels, outputs=outputs, pretrained=fetch).to(plan.device.place)
+    net = plan.device.settle(build_unet(first, channels=channels, outputs=outputs, pretrained=fetch))
     world.spread(net)
     # The loop asks of a network no more than its state dict and its new parameters.
     state = TrainState(cast(Any, net), recipe, plan.device)

@@ -38,11 +38,20 @@ class Batch(NamedTuple):
     """(B,) numbers in the data set."""
     cells: Tensor | None = None
     """(B, h, w) int32 label maps, numbered 1..N in each image; None where training does not look at cells."""
+    counts: Tensor | None = None
+    """(B,) cells of each image, which stay in the main memory: a GPU need not be waited for to know them."""
 
     def on(self, device: Device) -> "Batch":
         """Return the batch with what the network sees moved to a device."""
         cells = None if self.cells is None else device.put(self.cells)
-        return Batch(device.put(self.images), device.put(self.labels), self.indices, cells)
+        return Batch(device.put(self.images), device.put(self.labels), self.indices, cells, self.counts)
+
+    @property
+    def seen(self) -> tuple[Any, ...]:
+        """What the network is called with."""
+        if self.cells is None or self.counts is None:
+            return (self.images,)
+        return self.images, self.cells, self.counts.tolist()
 
     def first(self, count: int) -> "Batch":
         """Return the first images alone."""
@@ -184,7 +193,11 @@ def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pin
 
 def _collate(samples: list[tuple[Tensor, Tensor, int]] | list[tuple[Tensor, Tensor, int, Tensor]]) -> Batch:
     images, labels, indices, *cells = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(indices), *map(torch.stack, cells))
+    plain = torch.stack(images), torch.stack(labels), torch.tensor(indices)
+    if not cells:
+        return Batch(*plain)
+    maps = torch.stack(cells[0])
+    return Batch(*plain, maps, maps.amax(dim=(1, 2)))
 
 
 def _quiet_worker(worker: int) -> None:
