@@ -10,7 +10,8 @@ import torch
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
-from wsss.core.files import digest_file, digest_json
+from wsss.core.files import digest_file, digest_json, read_lines
+from wsss.core.run_facts import check_facts
 from wsss.data.mask_samples import coverage_folds, folds_digest, survey
 from wsss.data.masks import MaskSet
 from wsss.inference.members import weights_of
@@ -59,12 +60,13 @@ def load_mask_member(folder: RunFolder, device: Device, weights: Path) -> MaskMe
         DataError: a file is missing or damaged, is of another task, or train_ids.txt is not that of the checkpoint.
     """
     tensors, facts = load_checkpoint(weights)
+    check_facts(facts, weights, ("recipe", "fold", "train_ids"))
     recipe = recipe_from(facts["recipe"], str(weights))
     if recipe.task != "masks":
         raise DataError(f"{folder.path} was trained for the task '{recipe.task}', expected masks.")
     net = build_unet(recipe, channels=recipe.masks.channels, outputs=recipe.masks.outputs, pretrained=False)
     load_weights(net, strip(tensors, "net."))
-    ids = folder.ids.read_text().splitlines() if folder.ids.exists() else []
+    ids = read_lines(folder.ids) if folder.ids.exists() else []
     if digest_json(ids) != facts["train_ids"]:
         raise DataError(f"{folder.ids} is missing or changed: it is not the list {weights} was trained on.")
     net = device.settle(net).eval()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
-from wsss.core.files import as_read, digest_file, digest_json
+from wsss.core.files import as_read, digest_file, digest_json, read_lines
 from wsss.core.runtime import versions
 from wsss.data.augment_recipe import load_recipe
 from wsss.data.catalog import DataSet
@@ -189,7 +189,7 @@ def _earlier_weights(run: str, fold: int | None, held_out: Collection[str]) -> P
         DataError: it saw a held-out image.
     """
     folder = _same_fold(run, "init_from", fold)
-    known = set(folder.ids.read_text().splitlines()) if folder.ids.exists() else set()
+    known = set(read_lines(folder.ids)) if folder.ids.exists() else set()
     _check_unseen(folder.path, known, held_out, "init_from")
     return folder.best
 

@@ -4,10 +4,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -163,13 +164,17 @@ class _Loader(DataLoader[Batch]):
     """Batches whose processes start small, although the first validation, or a second fold, comes after much work."""
 
     started = False
+    running: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
+    """The epochs of this process that loader processes serve."""
 
     def __iter__(self) -> Any:
         """Begin an epoch; the first one starts the processes, forks of this one."""
         if self.num_workers and not self.started:
             return_freed_memory()
             self.started = True
-        return super().__iter__()
+        epoch = super().__iter__()
+        self.running.add(epoch)
+        return epoch
 
 
 def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> DataLoader[Batch]:
@@ -205,6 +210,8 @@ def _quiet_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgrp()  # a SIGTERM to the main process's group is its own: it saves its state first, then ends its loaders
     sys.excepthook = _hang_up
+    for epoch in list(_Loader.running):  # copies of the main process's: their loaders are not this one's to end
+        epoch._shutdown = True
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
