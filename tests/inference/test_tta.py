@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wsss.inference.tta import VIEWS, apply, predict_views, undo
+from wsss.inference.views import VIEWS, apply, predict_views, undo
 
 IMAGE = torch.rand(1, 2, 5, 8)
 

@@ -6,10 +6,8 @@ import torch
 
 from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
-from wsss.inference.cam import class_maps, crop_probs
-from wsss.inference.tta import VIEWS
-from wsss.inference.view_maps import resized, view_crop_probs, view_maps
-from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.inference.views import VIEWS, resized, view_crop_probs, view_maps
+from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
 from wsss.options.recipe import Recipe
 from wsss.options.views import TtaConfig
 

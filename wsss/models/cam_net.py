@@ -1,13 +1,17 @@
 """The classifier whose class maps are its class activation maps."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsss.core.device import Device
+from wsss.core.label_maps import number_cells
 from wsss.models.backbone import Backbone, build_backbone, features_of
-from wsss.models.cell_pool import CellPool, cell_means, is_present
+from wsss.models.cell_pool import CellPool, cell_means, cell_weights, is_present
 from wsss.models.drs import Suppress, add_drs, build_neck
 from wsss.options.recipe import Recipe
 
@@ -106,3 +110,48 @@ def build_cam_net(recipe: Recipe, *, channels: int, classes: int, pretrained: bo
     pool = CellPool(recipe.cells, features, classes) if recipe.cells.pooled else None
     net = CamNet(replace(backbone, features=features), classes, recipe.drop_rate, neck, pool)
     return net.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def class_maps(
+    net: CamNet, images: np.ndarray, device: Device, cells: Sequence[np.ndarray | None] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the raw class maps (B, K, h, w) and probabilities (B, K), float32, of (B, C, H, W) uint8 images.
+
+    Args:
+        net: the network.
+        images: (B, C, H, W) uint8.
+        device: where to compute.
+        cells: (H, W) label map of each image, None for one without; a network that was trained to pool over cells does
+            so, and takes an image without cells for a single one.
+    """
+    with device.autocast():
+        output = net(device.put(torch.from_numpy(images)))
+    if net.pool is not None and cells is not None:
+        none = np.zeros(images.shape[2:], np.int32)
+        numbered = np.stack([none if label_map is None else number_cells(label_map) for label_map in cells])
+        output = net.pooled(output, cell_weights(device.put(torch.from_numpy(numbered)), output.cam.shape[2:]))
+    return output.cam.float().cpu().numpy(), output.logits.sigmoid().cpu().numpy()
+
+
+@torch.no_grad()
+def crop_probs(
+    net: CamNet,
+    batches: Iterable[np.ndarray],
+    device: Device,
+    activation: Literal["sigmoid", "softmax"] = "sigmoid",
+) -> np.ndarray:
+    """Return the probabilities (N, K) float32 of crops that come in batches of (n, C, s, s) uint8.
+
+    Args:
+        net: in evaluation mode.
+        batches: of crops; there may be none.
+        device: where to compute.
+        activation: sigmoid for a network of images; softmax for one of single cells, whose rows sum to 1.
+    """
+    probs = [np.zeros((0, net.classifier.out_channels), np.float32)]
+    for crops in batches:
+        with device.autocast():
+            logits = net(device.put(torch.from_numpy(crops))).logits.float()
+        probs.append((logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)).cpu().numpy())
+    return np.concatenate(probs)
