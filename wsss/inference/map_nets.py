@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
-from wsss.core.files import digest_file, digest_json
+from wsss.core.files import digest_file, digest_json, read_lines
+from wsss.core.run_facts import check_facts
 from wsss.inference.members import MapNet, Member
 from wsss.models.unet import build_unet
 from wsss.models.weights import load_weights, strip
@@ -20,15 +21,16 @@ def load_map_net(folder: RunFolder, device: Device) -> MapNet:
         DataError: a file is missing or damaged, is of another task, or train_ids.txt is not that of the checkpoint.
     """
     tensors, facts = load_checkpoint(folder.best)
+    check_facts(facts, folder.best, ("recipe", "fold", "classes", "channels", "train_ids"))
     recipe = recipe_from(facts["recipe"], str(folder.best))
     if recipe.task != "maps":
         raise DataError(f"{folder.path} was trained for the task '{recipe.task}', expected maps.")
     net = build_unet(recipe, channels=len(facts["channels"]), outputs=len(facts["classes"]), pretrained=False)
     load_weights(net, strip(tensors, "net."))
-    ids = folder.ids.read_text().splitlines() if folder.ids.exists() else []
+    ids = read_lines(folder.ids) if folder.ids.exists() else []
     if digest_json(ids) != facts["train_ids"]:
         raise DataError(f"{folder.ids} is missing or changed: it is not the list {folder.best} was trained on.")
-    net = net.to(device.place).eval()
+    net = device.settle(net).eval()
     return MapNet(folder.path, facts["fold"], net, facts, frozenset(ids), digest_file(folder.best))
 
 

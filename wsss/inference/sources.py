@@ -25,6 +25,8 @@ from wsss.inference.members import Member
 from wsss.inference.overlap import Overlap
 from wsss.inference.views import view_crop_probs, view_maps
 from wsss.models.cam_net import crop_probs
+from wsss.models.memory import in_parts
+from wsss.models.unet import Unet
 from wsss.options.scoring import CropConfig, ScoreConfig
 from wsss.options.views import TtaConfig
 
@@ -303,12 +305,18 @@ class UnetScores(Source):
     def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[list[np.ndarray]]:
         """Return the class maps (K, h, w) float32 in [0, 1] of each U-Net, for each image."""
         nets = {net.digest: net.net for member in self.members for net in member.unets}
-        maps = []
-        for net in nets.values():
-            with self.task.device.autocast():
-                logits = net(self.task.device.put(torch.from_numpy(batch.images))).logits
-            maps.append(F.avg_pool2d(logits.float().sigmoid(), BLOCK).cpu().numpy())
-        return [[own[b] for own in maps] for b in range(len(batch.samples))]
+        maps = [self._maps(net, batch.images) for net in nets.values()]
+        return [[of_net[b] for of_net in maps] for b in range(len(batch.samples))]
+
+    def _maps(self, net: Unet, images: np.ndarray) -> np.ndarray:
+        device = self.task.device
+
+        def see(rows: slice) -> np.ndarray:
+            with device.autocast():
+                logits = net(device.put(torch.from_numpy(images[rows]))).logits
+            return np.asarray(F.avg_pool2d(logits.float().sigmoid(), BLOCK).cpu().numpy())
+
+        return np.concatenate(in_parts(net, images.shape, see))
 
     def score(self, sample: Sample) -> np.ndarray:
         """Return the mean of the U-Nets' scores, which go by the image's probabilities too."""

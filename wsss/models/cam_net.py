@@ -13,6 +13,7 @@ from wsss.core.label_maps import number_cells
 from wsss.models.backbone import Backbone, build_backbone, features_of
 from wsss.models.cell_pool import CellPool, cell_means, cell_weights, is_present
 from wsss.models.drs import Suppress, add_drs, build_neck
+from wsss.models.memory import in_parts
 from wsss.options.recipe import Recipe
 
 
@@ -120,18 +121,32 @@ def class_maps(
 
     Args:
         net: the network.
-        images: (B, C, H, W) uint8.
+        images: (B, C, H, W) uint8, B at least 1; seen in parts where memory does not hold all.
         device: where to compute.
         cells: (H, W) label map of each image, None for one without; a network that was trained to pool over cells does
             so, and takes an image without cells for a single one.
     """
-    with device.autocast():
-        output = net(device.put(torch.from_numpy(images)))
-    if net.pool is not None and cells is not None:
+
+    def see(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        output = see_images(net, device.put(torch.from_numpy(images[rows])), device, numbered(rows))
+        return output.cam.float().cpu().numpy(), output.logits.sigmoid().cpu().numpy()
+
+    def numbered(rows: slice) -> Tensor | None:
+        if net.pool is None or cells is None:
+            return None
         none = np.zeros(images.shape[2:], np.int32)
-        numbered = np.stack([none if label_map is None else number_cells(label_map) for label_map in cells])
-        output = net.pooled(output, cell_weights(device.put(torch.from_numpy(numbered)), output.cam.shape[2:]))
-    return output.cam.float().cpu().numpy(), output.logits.sigmoid().cpu().numpy()
+        label_maps = [none if label_map is None else number_cells(label_map) for label_map in cells[rows]]
+        return device.put(torch.from_numpy(np.stack(label_maps)))
+
+    maps, probs = zip(*in_parts(net, images.shape, see), strict=True)
+    return np.concatenate(maps), np.concatenate(probs)
+
+
+def see_images(net: CamNet, images: Tensor, device: Device, cells: Tensor | None = None) -> CamOutput:
+    """Return the output for (B, C, H, W) images on the device, pooled over their (B, H, W) cells if there are any."""
+    with device.autocast():
+        output: CamOutput = net(images)
+    return output if cells is None else net.pooled(output, cell_weights(cells, output.cam.shape[2:]))
 
 
 @torch.no_grad()
@@ -145,13 +160,17 @@ def crop_probs(
 
     Args:
         net: in evaluation mode.
-        batches: of crops; there may be none.
+        batches: of crops; there may be none. They are seen in parts where memory does not hold all of one.
         device: where to compute.
         activation: sigmoid for a network of images; softmax for one of single cells, whose rows sum to 1.
     """
-    probs = [np.zeros((0, net.classifier.out_channels), np.float32)]
-    for crops in batches:
-        with device.autocast():
-            logits = net(device.put(torch.from_numpy(crops))).logits.float()
-        probs.append((logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)).cpu().numpy())
-    return np.concatenate(probs)
+
+    def probs(crops: np.ndarray) -> np.ndarray:
+        def see(rows: slice) -> np.ndarray:
+            logits = see_images(net, device.put(torch.from_numpy(crops[rows])), device).logits.float()
+            return np.asarray((logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)).cpu().numpy())
+
+        return np.concatenate(in_parts(net, crops.shape, see))
+
+    none = np.zeros((0, net.classifier.out_channels), np.float32)
+    return np.concatenate([none, *map(probs, batches)])
