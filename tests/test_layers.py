@@ -25,7 +25,7 @@ LAYER = {
 }
 COMMAND = 9
 HEAVY = {"albumentations", "cv2"}
-LIGHT_PLACES = ("models", "losses", "inference/cam.py", "cells/scoring.py", "cells/blending.py")
+LIGHT_PLACES = ("models", "losses", "inference/views.py", "cells/scoring.py", "cells/blending.py")
 TORCHLESS = ("core", "options", "cells", "metrics", "reports", "exports")
 
 

@@ -14,7 +14,6 @@ from wsss.core.checks import DataError
 from wsss.inference.calibration import (
     Calibration,
     apply_curves,
-    check_origin,
     fit_curves,
     isotonic_curve,
     load_calibration,
@@ -22,6 +21,7 @@ from wsss.inference.calibration import (
     save_calibration,
     weak_targets,
 )
+from wsss.inference.provenance import check_origin
 from wsss.metrics.classify import average_precision, reliability
 from wsss.options.calibrate import METHODS
 

@@ -18,10 +18,10 @@ from wsss.inference.calibration import (
     Calibration,
     apply_curves,
     fit_curves,
-    origin_of,
     save_calibration,
     weak_targets,
 )
+from wsss.inference.provenance import origin_of
 from wsss.metrics.cells import join_by_number
 from wsss.metrics.classify import reliability
 from wsss.metrics.truth import read_cell_truth

@@ -12,7 +12,7 @@ from wsss.core.console import say
 from wsss.core.files import digest_json, write_csv, write_json
 from wsss.core.runtime import progress, versions
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.inference.following import Following
+from wsss.inference.overlap import Overlap
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
@@ -25,18 +25,18 @@ def run(options: SegmentOptions) -> int:
     return segment(options)
 
 
-def segment(options: SegmentOptions, following: Following | None = None) -> int:
+def segment(options: SegmentOptions, overlap: Overlap | None = None) -> int:
     """Segment what is not segmented yet and write `segments.csv` and `segment.json`; return the exit code.
 
-    `following` is told of each image as it is done, by a stage that works on them at the same time.
+    `overlap` is told of each image as it is done, for a stage that works on them at the same time.
     """
     folder = default_dataset(options.data)
     DataSet.open(folder)  # a folder that is none is told before anything is written there
     with hold(folder, "cells", "nuclei"):
-        return _segment(folder, options, following)
+        return _segment(folder, options, overlap)
 
 
-def _segment(folder: Path, options: SegmentOptions, following: Following | None) -> int:
+def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None) -> int:
 
     data = DataSet.open(folder)
     asked = _backend_options(options)
@@ -51,10 +51,10 @@ def _segment(folder: Path, options: SegmentOptions, following: Following | None)
     with Journal(path, fingerprint) as journal:
         todo = _unfinished(data, journal)
         (folder / "segments.csv").unlink(missing_ok=True)
-        if following is not None:
+        if overlap is not None:
             number = {name: i for i, name in enumerate(data.ids)}
-            todo = [number[name] for name in following.begin(data.ids[i] for i in todo)]
-        _work(data, journal, todo, backend, options, following)
+            todo = [number[name] for name in overlap.begin(data.ids[i] for i in todo)]
+        _work(data, journal, todo, backend, options, overlap)
         table, spent = _summary(data, journal)
     _write(folder, table, options, spent)
     return _report(table, len(todo), time.perf_counter() - began, spent)
@@ -92,7 +92,7 @@ def _work(
     todo: list[int],
     backend: AnyBackend,
     options: SegmentOptions,
-    following: Following | None,
+    overlap: Overlap | None,
 ) -> None:
     """Segment the images `todo` and journal each as it is done."""
     marks = _marks(data)
@@ -110,8 +110,8 @@ def _work(
             else:
                 record = result
             journal.add(name, {**record, "mark": marks[name]})
-            if following is not None:
-                following.done(name)
+            if overlap is not None:
+                overlap.done(name)
             bar.update()
 
 
