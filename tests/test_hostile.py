@@ -161,8 +161,8 @@ def tagged(mark: Path) -> list[str]:
 def test_yaml_with_tags_runs_nothing_wherever_yaml_is_read(which: int, tmp_path: Path, mark: Path) -> None:
     from wsss.data.augment_recipe import load_recipe
     from wsss.data.tables import read_classes
-    from wsss.options.recipe import Recipe
     from wsss.options.infer import run_config
+    from wsss.options.recipe import Recipe
 
     path = tmp_path / "config.yaml"
     path.write_text(tagged(mark)[which])
