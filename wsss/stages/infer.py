@@ -27,9 +27,8 @@ from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import predict
 from wsss.inference.provenance import check_origin, prediction_facts
 from wsss.inference.results import Scored, write_results
-from wsss.inference.shards import Shard, ShardJournals, take
+from wsss.inference.shards import ShardJournals, take
 from wsss.inference.sources import SOURCES, Task, source_shares
-from wsss.inference.task import Scored, Task
 from wsss.options.infer import InferOptions, Shard, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
