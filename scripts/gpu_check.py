@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from wsss.inference.cam import crop_probs
+from wsss.inference.view_maps import view_maps
 
 from wsss.core.checks import ConfigError
 from wsss.core.device import Device, choose_device
 from wsss.core.runtime import versions
-from wsss.inference.cam import crop_probs
-from wsss.inference.view_maps import view_maps
 from wsss.models.cam_net import build_cam_net
 from wsss.options.recipe import OptimConfig, PuzzleConfig, Recipe
 from wsss.options.views import TtaConfig

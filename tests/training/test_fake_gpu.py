@@ -18,13 +18,13 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from wsss.inference.cam import class_maps, crop_probs
+from wsss.inference.view_maps import view_maps
+from wsss.models.cell_probs import cell_probs
 
 from wsss.core.device import Device
-from wsss.inference.cam import class_maps, crop_probs
 from wsss.inference.semantic import MaskPredictor
-from wsss.inference.view_maps import view_maps
 from wsss.models.cam_net import build_cam_net
-from wsss.models.cell_probs import cell_probs
 from wsss.models.unet import build_unet
 from wsss.options.cell_training import CellTrainConfig
 from wsss.options.masks import MaskConfig, MaskInferConfig, MaskLossConfig
