@@ -42,6 +42,7 @@ from wsss.inference.submission import iter_submission
 from wsss.inference.tables import iter_cells, read_cells, read_images
 from wsss.models.cam_net import build_cam_net
 from wsss.models.weights import load_weights
+from wsss.options.infer import run_config
 from wsss.options.parsing import make_parser, parse
 from wsss.options.recipe import Recipe
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -50,7 +51,6 @@ from wsss.segmenters.coco import CocoMasks
 from wsss.segmenters.mask_tables import TableMasks
 from wsss.segmenters.painted import paint
 from wsss.stages.download import DownloadOptions
-from wsss.stages.infer import _run_config
 from wsss.stages.overlay import read_predictions
 
 MORE_MEMORY, SECONDS = 300, 1.0
@@ -166,7 +166,7 @@ YAML = {
 YAML_READERS: dict[str, tuple[str, Read]] = {
     "classes": ("classes.yaml", read_classes),
     "augmentation": ("augment.yaml", load_recipe),
-    "run": ("config.yaml", lambda path: _run_config(path.parent)),
+    "run": ("config.yaml", lambda path: run_config(path.parent)),
     "options": (
         "options.yaml",
         lambda path: parse(make_parser("train", "", "", Recipe), ["--config", str(path)], Recipe),

@@ -18,13 +18,11 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from wsss.inference.cam import class_maps, crop_probs
-from wsss.inference.view_maps import view_maps
-from wsss.models.cell_probs import cell_probs
 
 from wsss.core.device import Device
 from wsss.inference.semantic import MaskPredictor
-from wsss.models.cam_net import build_cam_net
+from wsss.inference.views import view_maps
+from wsss.models.cam_net import build_cam_net, class_maps, crop_probs
 from wsss.models.unet import build_unet
 from wsss.options.cell_training import CellTrainConfig
 from wsss.options.masks import MaskConfig, MaskInferConfig, MaskLossConfig
@@ -225,7 +223,7 @@ def test_maps_views_and_crops_stay_on_the_gpu_until_they_are_done(
         maps, probs = class_maps(net, images, device, cells)
         assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
         assert crop_probs(net, [images, images[:1]], device).shape == (3, 2)
-        assert cell_probs(net, [images], device).shape == (2, 2)
+        assert crop_probs(net, [images], device, "softmax").shape == (2, 2)
     assert watch.waits == [BACK] * 5  # maps and probabilities, and those of three batches of crops
     assert not watch.doubles
     with Watch() as watch:

@@ -41,7 +41,11 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None) -> 
     data = DataSet.open(folder)
     asked = _backend_options(options)
     backend = make_backend(options.backend, asked)  # a wrong option shows before any work
+    for note in getattr(backend, "notes", ()):
+        say(f"note: {note}")
     what = {"backend": options.backend, "masks": str(asked.masks), "weights": str(asked.weights)}
+    if options.category:  # without it as ever: what earlier versions found stays known
+        what["category"] = options.category
     fingerprint = digest_json({"size": data.size, "pixel_um": asked.pixel_um, **what})
     path = folder / "segment.journal"
     if options.overwrite:
@@ -63,7 +67,7 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None) -> 
 def _backend_options(options: SegmentOptions) -> BackendOptions:
 
     masks, weights = (path.resolve() if path else None for path in (options.masks, options.weights))
-    return BackendOptions(masks, weights, options.device, options.batch, options.pixel_um)
+    return BackendOptions(masks, weights, options.device, options.batch, options.pixel_um, options.category)
 
 
 def _unfinished(data: DataSet, journal: Journal) -> list[int]:
