@@ -30,6 +30,8 @@ FORMAT = 1
 MOST_NETWORKS = 100
 SHARED = ("classes", "negative", "channels", "size", "fold", "versions")
 """What of a network's record goes with it; IDs of training images, data and paths stay at home."""
+IMAGES = ("roles", "bits")
+"""What is said of the images where it is not the usual."""
 
 
 def save_model(members: list[Member], run: Path, out: Path) -> None:
@@ -80,7 +82,7 @@ def _shared(member: Member) -> dict[str, Any]:
         recipe["weights"] = "none"  # a path of the maker's machine; the weights are in the model itself
     recipe["augment"] = Path(recipe["augment"]).name
     recipe["init_from"] = recipe["drs"]["refine_from"] = None
-    record = {name: member.facts[name] for name in SHARED}
+    record = {name: member.facts[name] for name in (*SHARED, *(set(IMAGES) & set(member.facts)))}
     return as_read(record | {"recipe": recipe, "trained_on": len(member.train_ids)})
 
 
