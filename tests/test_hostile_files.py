@@ -13,7 +13,6 @@ import pytest
 import torch
 from peak import at_most
 
-from wsss import infer
 from wsss.core.checks import UserError
 from wsss.core.csv_text import read_numbers, read_text
 from wsss.core.device import choose_device
@@ -42,8 +41,9 @@ from wsss.inference.submission import iter_submission
 from wsss.inference.tables import iter_cells, read_cells, read_images
 from wsss.models.cam_net import build_cam_net
 from wsss.models.weights import load_weights
+from wsss.options import infer as infer_options
 from wsss.options.infer import run_config
-from wsss.options.parsing import make_parser, parse
+from wsss.options.parsing import make_parser, parse, read_options
 from wsss.options.recipe import Recipe
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.segmenters.cell_unet import load_cell_unet
@@ -316,15 +316,6 @@ def test_hostile_polygons(tmp_path: Path) -> None:
     contents = {
         "far outside": coco([far]),
         "just within the numbers": coco([[999_999.0, 0.0, 0.0, 999_999.0, 999_999.0, 999_999.0]]),
-        "not a number": coco([[float("nan"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
-        "infinite": coco([[float("inf"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
-        "too large a number": coco([[1e308, 1.0, 5.0, 1.0, 5.0, 5.0]]),
-        "a number of 300 digits": coco([[10**300, 1, 5, 1, 5, 5]]),
-        "two corners": coco([[1.0, 1.0, 5.0, 5.0]]),
-        "half a corner": coco([[*square, 1.0]]),
-        "no polygon": coco([]),
-        "an empty polygon": coco([[]]),
-        "words": coco([["a"] * 8]),
         "an image of 10**18 pixels": coco([square], (10**9, 10**9)),
         "an image of no pixels": coco([square], (0, 100)),
         "an image of infinite height": coco([square], (float("inf"), 100)),
@@ -335,6 +326,20 @@ def test_hostile_polygons(tmp_path: Path) -> None:
         "an image whose id is a list": coco([square], image={"id": [1]}),
         "an id below one": coco([square], id=-3),
     }
+    strays = {
+        "not a number": coco([[float("nan"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "infinite": coco([[float("inf"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "too large a number": coco([[1e308, 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "a number of 300 digits": coco([[10**300, 1, 5, 1, 5, 5]]),
+        "two corners": coco([[1.0, 1.0, 5.0, 5.0]]),
+        "half a corner": coco([[*square, 1.0]]),
+        "no polygon": coco([]),
+        "an empty polygon": coco([[]]),
+        "words": coco([["a"] * 8]),
+    }
+    for what, content in strays.items():  # cost themselves, not the image
+        (tmp_path / "strays.json").write_bytes(content)
+        assert not paint(CocoMasks(tmp_path / "strays.json").masks("a", (100, 100))).any(), what
     all_refused(tmp_path, "masks.json", lambda path: paint(CocoMasks(path).masks("a", (100, 100))), contents)
     rings = {
         "far": [[0, 0], [1e300, 0], [1, 1]],
@@ -506,7 +511,7 @@ def test_options_of_a_newer_version_are_named_as_such(tmp_path: Path) -> None:
     for text, name in (("score: {newer: 1}\n", "newer"), ("crops: 3\n", "crops"), ("score: {weight: x}\n", "weight")):
         path.write_text(text)
         with pytest.raises(UserError, match=rf"config\.yaml.*{name}"):
-            infer._options(["--run", str(tmp_path), "--data", str(tmp_path)])
+            read_options("infer", infer_options, ["--run", str(tmp_path), "--data", str(tmp_path)])
 
 
 def test_names_of_classes_are_plain_text_in_the_card_of_a_model() -> None:
