@@ -24,6 +24,7 @@ from wsss.core.console import say
 from wsss.core.device import Device, choose_device
 from wsss.models.cam_net import build_cam_net
 from wsss.options.recipe import DrsConfig, PuzzleConfig, Recipe
+from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 from wsss.training.job import Job
 from wsss.training.loading import Batch
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_learner(recipe: Recipe, device: Device, classes: int) -> Learner:
     net = build_cam_net(recipe, channels=4, classes=classes)
-    job = Job(recipe, device, RunFolder(Path()), {}, [])
+    job = Job(recipe, device, RunFolder(Path()), RunRecord(recipe, None, "", (), ()), [])
     return Learner(job, TrainState(net, recipe, device), [])
 
 

@@ -87,7 +87,7 @@ def test_true_cells_are_used_where_they_are_known(home: Path, capsys: pytest.Cap
 
 def test_predictions_of_training_images_are_refused(home: Path) -> None:
     predict(home, "seen")
-    with pytest.raises(DataError, match="learnt from them"):
+    with pytest.raises(DataError, match=r"trained on im.*curves fitted to what a network has seen mislead"):
         curves(home, preds="seen")
 
 

@@ -11,7 +11,7 @@ from wsss.runs.checkpoint import load_checkpoint
 SIZE = 64
 
 
-def make_squares(folder: Path) -> Path:
+def make_squares(folder: Path, prefix: str = "im") -> Path:
     """Write twelve images in which a bright green square means class 1, and a bright red one class 0."""
     rng = np.random.default_rng(0)
     images, labels = {}, {}
@@ -19,7 +19,7 @@ def make_squares(folder: Path) -> Path:
         image = rng.integers(0, 40, (4, SIZE, SIZE)).astype(np.uint8)
         y, x = rng.integers(0, SIZE - 24, 2)
         image[n % 2, y : y + 24, x : x + 24] = 230
-        images[f"im{n:02}"], labels[f"im{n:02}"] = image, [n % 2]
+        images[f"{prefix}{n:02}"], labels[f"{prefix}{n:02}"] = image, [n % 2]
     return create_dataset(folder, images, labels, Spec(size=SIZE))
 
 

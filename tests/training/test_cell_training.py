@@ -25,6 +25,7 @@ from wsss.models.cam_net import build_cam_net
 from wsss.options.cell_training import CellTrainConfig
 from wsss.options.recipe import OptimConfig, PuzzleConfig, Recipe
 from wsss.options.scoring import CropConfig
+from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 from wsss.train import main
 from wsss.training.job import Job
@@ -144,7 +145,11 @@ def test_parts_of_a_batch_teach_what_the_batch_teaches(data: Path, tmp_path: Pat
     )
     net = build_cam_net(recipe, channels=4, classes=19)
     device = choose_device("cpu")
-    learner = Learner(Job(recipe, device, RunFolder(tmp_path), {}, []), TrainState(net, recipe, device), [])
+    learner = Learner(
+        Job(recipe, device, RunFolder(tmp_path), RunRecord(recipe, 0, "", (), ("red",)), []),
+        TrainState(net, recipe, device),
+        [],
+    )
     batch = next(TrainLoader(DataSet.open(data), np.array([1, 5, 7, 11]), recipe).epoch(0))
     assert isinstance(batch, Batch)
     assert batch.cells is not None

@@ -18,6 +18,7 @@ from wsss.core.label_maps import write_label_map
 from wsss.infer import main as infer
 from wsss.models.cam_net import build_cam_net
 from wsss.options.recipe import OptimConfig, Recipe
+from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 from wsss.train import main
 from wsss.training.job import Job
@@ -98,7 +99,9 @@ def test_fine_tuning_starts_from_the_best_weights_of_the_fold(data: Path, first:
     assert main([*arguments, "--optim.lr", "1e-12", "--optim.floor", "0"]) == 0
     tuned, best = final(run)[0], final(first, "best")[0]
     assert torch.allclose(tuned["net.classifier.weight"], best["net.classifier.weight"], atol=1e-6)
-    assert final(run)[1]["parents"]["init_from"]  # type: ignore[index]
+    (ancestor,) = RunFolder(run / "fold0").read()[0].ancestors or ()
+    assert ancestor.chain == (f"init_from {first / 'fold0'}",)
+    assert ancestor.images == set(RunFolder(first / "fold0").ids.read_text().split())
 
 
 def test_a_run_that_saw_the_held_out_images_is_no_start(data: Path, first: Path, tmp_path: Path) -> None:
@@ -183,7 +186,8 @@ def test_too_little_memory_tells_the_batch_that_fits(
 
     monkeypatch.setattr(type(net), "forward", small)
     device = choose_device("cpu")
-    job = Job(recipe, device, RunFolder(tmp_path), {}, [])
+    record = RunRecord(recipe, 0, "", (), ("red",))
+    job = Job(recipe, device, RunFolder(tmp_path), record, [])
     learner = Learner(job, TrainState(net, recipe, device), [])
     batch = Batch(torch.zeros(8, 4, 64, 64, dtype=torch.uint8), torch.ones(8, 2), torch.arange(8))
     with pytest.raises(ConfigError, match=advice):

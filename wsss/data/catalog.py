@@ -94,6 +94,13 @@ class DataSet:
         return out
 
     @cached_property
+    def twins(self) -> dict[str, str]:
+        """The images that have near-duplicates: ID -> ID of the first image of the same field."""
+        first = self.table["duplicate_of"].fillna(self.table["ID"])
+        several = first[first.duplicated(keep=False)]
+        return dict(zip(self.table["ID"][several.index], several, strict=True))
+
+    @cached_property
     def _places(self) -> list[tuple[str, int]]:
         return list(zip(self.table["shard"].tolist(), self.table["slot"].tolist(), strict=True))
 

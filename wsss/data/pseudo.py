@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import digest_file, read_json, write_bytes
 from wsss.data.catalog import DataSet
+from wsss.runs.record import Lineage, lineage_from
 
 MANIFEST, MASKS = "pseudo.json", "masks"
 FORMAT = 1
@@ -65,6 +66,11 @@ class PseudoSet:
         return frozenset(self.manifest["ids"]) | frozenset(self.manifest["trained_on"])
 
     @property
+    def ancestors(self) -> Lineage | None:
+        """What reached these masks through networks that theirs were made from; None if that is not known."""
+        return lineage_from(self.manifest.get("ancestors"))
+
+    @property
     def digest(self) -> str:
         """What tells these masks from others."""
         return digest_file(self.folder / MANIFEST)
@@ -81,15 +87,3 @@ class PseudoSet:
                 return found["classes"].astype(np.int64), found["masks"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is missing or damaged ({error}): make the pseudo-masks again.") from error
-
-    def check_held_out(self, ids: set[str]) -> None:
-        """Refuse masks that the labels of these images have shaped.
-
-        Raises:
-            DataError: some have.
-        """
-        if leaked := sorted(self.seen & ids):
-            raise DataError(
-                f"{self.folder} was made with the labels of {some(leaked)}, which this fold holds out: make "
-                "pseudo-masks without --oof, so that each fold has its own, or train with --fold none."
-            )

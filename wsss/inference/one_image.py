@@ -17,8 +17,8 @@ from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet
 from wsss.data.pixels import to_uint8
 from wsss.inference.calibration import Calibration, check_origin, load_calibration
+from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.image_tables import take_stage
-from wsss.inference.members import Member
 from wsss.inference.pipeline import score_now
 from wsss.inference.provenance import digests
 from wsss.inference.task import Sample, Task
@@ -45,7 +45,7 @@ class _OneImage:
 class Model:
     """The networks of a run, ready for images in memory; made by `wsss.load`."""
 
-    members: list[Member]
+    members: list[CamCheckpoint]
     """Their scores are averaged."""
     device: Device
     score: ScoreConfig
@@ -71,18 +71,18 @@ class Model:
     @property
     def classes(self) -> ClassList:
         """The classes, in the order of the score columns '0', '1', ..."""
-        facts = self.members[0].facts
-        return ClassList(tuple(facts["classes"]), facts["negative"])
+        record = self.members[0].record
+        return ClassList(record.classes, record.negative)
 
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the image channels, in order."""
-        return tuple(self.members[0].facts["channels"])
+        return self.members[0].record.channels
 
     @property
     def size(self) -> int:
         """Edge in px of the square that images are scaled into."""
-        return int(self.members[0].facts["size"])
+        return self.members[0].record.size
 
     def predict(self, image: np.ndarray, label_map: np.ndarray | None = None, *, name: str = "image") -> pd.DataFrame:
         """Score the cells of an image.
@@ -147,7 +147,7 @@ def _find_cells(stored: np.ndarray, geometry: Geometry, name: str) -> tuple[np.n
     return np.pad(maps.cells, padding), None if maps.nuclei is None else np.pad(maps.nuclei, padding)
 
 
-def check_alike(members: list[Member], where: str) -> None:
+def check_alike(members: list[CamCheckpoint], where: str) -> None:
     """Refuse networks that do not speak of the same classes, channels and size.
 
     Raises:
@@ -157,7 +157,7 @@ def check_alike(members: list[Member], where: str) -> None:
         if member.recipe.task != "classify":
             raise DataError(f"{member.path} was trained for {member.recipe.task}: it gives no labels of cells.")
         for what in ("classes", "negative", "channels", "size"):
-            own, first = member.facts[what], members[0].facts[what]
+            own, first = getattr(member.record, what), getattr(members[0].record, what)
             if own != first:
-                shown = some(own) if isinstance(own, list) else own
+                shown = some(own) if isinstance(own, tuple) else own
                 raise DataError(f"{where}: {member.path} has other {what} ({shown}) than {members[0].path}.")

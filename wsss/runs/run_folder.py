@@ -8,15 +8,24 @@ import pandas as pd
 import yaml
 from torch import Tensor
 
-from wsss.core.checks import DataError
-from wsss.core.files import write_csv, write_text
-from wsss.options.recipe import Recipe, recipe_from
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.files import digest_file, digest_json, read_json, write_csv, write_json, write_text
 from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
+from wsss.runs.record import (
+    Lineage,
+    RunRecord,
+    fold_name,
+    lineage_from,
+    lineage_json,
+    record_from,
+    unrecorded,
+)
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """config.yaml, train_ids.txt, log.csv, last.safetensors (the whole state), best.safetensors (weights)."""
+    """config.yaml, train_ids.txt, ancestors.json, log.csv, last.safetensors (the whole state), best.safetensors
+    (weights)."""
 
     path: Path
 
@@ -50,10 +59,50 @@ class RunFolder:
         """The IDs the weights were trained on, one a line."""
         return self.path / "train_ids.txt"
 
-    def begin(self, recipe: Recipe, train_ids: list[str]) -> None:
+    @property
+    def ancestors(self) -> Path:
+        """The images that reached the weights through other networks, and by which way; missing where none did."""
+        return self.path / "ancestors.json"
+
+    def begin(self, record: RunRecord) -> None:
         """Write what is known before the first step."""
-        write_text(self.path / "config.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
-        write_text(self.ids, "".join(f"{name}\n" for name in train_ids))
+        write_text(self.path / "config.yaml", yaml.safe_dump(asdict(record.recipe), sort_keys=False))
+        write_text(self.ids, "".join(f"{name}\n" for name in record.train_ids))
+        if record.ancestors == ():
+            self.ancestors.unlink(missing_ok=True)
+        else:
+            write_json(self.ancestors, lineage_json(record.ancestors))
+
+    def read(self, weights: Path | None = None) -> tuple[RunRecord, dict[str, Tensor]]:
+        """Read a checkpoint (the best if none is named) with its record.
+
+        Raises:
+            DataError: a file is missing or damaged, or the lists of images are not those of the checkpoint.
+        """
+        source = weights or self.best
+        tensors, facts = load_checkpoint(source)
+        if not self.ids.exists():
+            raise DataError(f"{self.ids} is missing: it belongs to the run and proves what it was trained on.")
+        ids = self.ids.read_text().splitlines()
+        if digest_json(ids) != facts["train_ids"]:
+            raise DataError(f"{self.ids} was changed: it is not the list {source} was trained on.")
+        return record_from(facts, self.path, ids, self.read_ancestors(facts), digest_file(source)), tensors
+
+    def read_ancestors(self, facts: dict[str, Any]) -> Lineage | None:
+        """Return what came through other networks, by a checkpoint's facts and ancestors.json; None if not known.
+
+        Raises:
+            DataError: the file is missing, or is not that of the checkpoint.
+        """
+        if "ancestors" not in facts:
+            return None if unrecorded(facts["recipe"]) else ()
+        values = read_json(self.ancestors) if self.ancestors.exists() else []
+        if digest_json(values) != facts["ancestors"]:
+            raise DataError(
+                f"{self.ancestors} is missing or was changed: it proves which images reached the run through other "
+                "networks. Restore it, or train the run again."
+            )
+        return lineage_from(values)
 
     def save(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Save the whole state."""
@@ -94,34 +143,28 @@ class RunFolder:
         return None
 
 
-FREE = ("versions", "score", "crops", "feature_classifier", "self_training")
-"""What may differ when a run goes on: it does not shape the weights."""
-
-
-def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on with another recipe, other data, or another fold.
+def find_folders(run: Path) -> list[RunFolder]:
+    """Return the folders with trained weights in a run: its folds, or the run itself if it is one fold's.
 
     Raises:
-        DataError: the first thing that differs, with both values.
+        ConfigError: there is none.
     """
-    # Options that are newer than the run had their defaults.
-    found = {**found, "recipe": asdict(recipe_from(found.get("recipe", {}), "the checkpoint"))}
-    for name in now:
-        old, new = (_weight_shaping(facts.get(name)) for facts in (found, now))
-        if name not in FREE and old != new:
-            raise DataError(
-                f"the run was begun with another {name}: {_difference(old, new)}. Choose another "
-                "--run folder, go back to the first value, or pass --resume never to start over."
-            )
+    if (run / "best.safetensors").exists():
+        return [RunFolder(run)]
+    found = sorted(path.parent for path in run.glob("*/best.safetensors"))
+    if not found:
+        raise ConfigError(f"{run} holds no trained weights (best.safetensors): train it first, or check --run.")
+    return [RunFolder(path) for path in found]
 
 
-def _weight_shaping(value: object) -> object:
-    return {k: v for k, v in value.items() if k not in FREE} if isinstance(value, dict) else value
+def same_fold(run: Path, option: str, fold: int | None) -> RunFolder:
+    """Return the folder of a fold in an earlier run that an option names; a run of one network serves any fold.
 
-
-def _difference(old: object, new: object) -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in new:
-            if old.get(key) != new[key]:
-                return f"{key} was {_difference(old.get(key), new[key])}"
-    return f"{old}, now {new}"
+    Raises:
+        ConfigError: there is none.
+    """
+    folders = find_folders(run)
+    same = [folder for folder in folders if folder.path.name == fold_name(fold)]
+    if not same and len(folders) > 1:
+        raise ConfigError(f"{option} is {run}, which has no {fold_name(fold)}: name the folder of one of its folds.")
+    return (same or folders)[0]

@@ -14,20 +14,20 @@ from wsss.core.files import digest_json, read_json, write_json
 from wsss.core.runtime import keep_freed_memory, progress
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.calibration import Calibration, check_origin, load_calibration
-from wsss.inference.following import Beside, Following
-from wsss.inference.map_nets import load_map_net, pair
-from wsss.inference.members import (
-    Member,
+from wsss.inference.checkpoints import (
+    CamCheckpoint,
     Plan,
     check_feature_classifiers,
     check_fits,
-    find_folders,
     has_feature_classifiers,
     has_self_trained,
-    load_members,
+    load_classifiers,
+    load_unet,
+    pair,
     plan_all,
     plan_oof,
 )
+from wsss.inference.following import Beside, Following
 from wsss.inference.pipeline import predict
 from wsss.inference.provenance import prediction_facts
 from wsss.inference.results import write_results
@@ -37,6 +37,7 @@ from wsss.options.infer import InferOptions, Shard, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import LOCK, hold
+from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_masks import infer_masks
 from wsss.stages.segment import segment
 
@@ -66,12 +67,12 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     """Open data and networks, and plan which predict which images."""
     data = DataSet.open(default_dataset(options.data))
     folders = find_folders(options.run)
-    members = [member for found in folders for member in load_members(found, device, snapshots=options.snapshots)]
+    members = [member for found in folders for member in load_classifiers(found, device, snapshots=options.snapshots)]
     for member in members:
         check_fits(member, data)
     check_feature_classifiers(members, options.score)
     if options.unet is not None:
-        nets = [load_map_net(found, device) for found in find_folders(options.unet)]
+        nets = [load_unet(found, device, "maps") for found in find_folders(options.unet)]
         members = pair(members, nets, oof=options.oof)
     plan = plan_oof(members, data) if options.oof else plan_all(members, data)
     curves = _calibration(options, data, plan)
@@ -198,7 +199,7 @@ def _on_ray(task: Task, plan: Plan, folds: list[int], skip: set[int], options: I
     yield from predict_on_ray(build, fingerprint, chunks, options.device)
 
 
-def _parts(options: InferOptions, members: list[Member]) -> list[str]:
+def _parts(options: InferOptions, members: list[CamCheckpoint]) -> list[str]:
     """Return the parts of the score that are written beside the blend."""
     found = ["image", "cam"]
     found += ["crop"] if options.crops.mode != "none" else []

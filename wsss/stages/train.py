@@ -16,8 +16,9 @@ from wsss.models.cam_net import CamNet
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
 from wsss.reports.curves import plot_curves
+from wsss.runs.record import fold_name
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.train_common import fold_name, going_on, loader_workers, make_job
+from wsss.stages.train_common import going_on, loader_workers, make_job
 from wsss.stages.train_maps import train_maps
 from wsss.stages.train_masks import train_masks
 from wsss.stages.train_start import FoldPlan, start_classifier
@@ -80,7 +81,7 @@ def _plan_fold(
 def train_fold(plan: FoldPlan) -> None:
     """Train one network, or go on with it."""
     recipe, options, data, world, device = plan.recipe, plan.options, plan.data, plan.world, plan.device
-    state, facts, teacher = start_classifier(plan)
+    state, record, teacher = start_classifier(plan)
     if world.leads:
         say(
             f"{plan.folder.path}: {recipe.backbone}, {len(plan.train)} images to train on, {len(plan.valid)} held out, "
@@ -88,7 +89,7 @@ def train_fold(plan: FoldPlan) -> None:
         )
     workers = loader_workers(options, world)
     loader = TrainLoader(data, plan.train, recipe, workers=workers, pinned=device.is_cuda, world=world)
-    job = make_job(plan, facts, data.ids, teacher)
+    job = make_job(plan, record, data.ids, teacher)
     if options.lr_find:
         find_rate(job, state, loader)
         return

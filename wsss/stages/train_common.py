@@ -1,12 +1,13 @@
 """What `train` has in common for its three tasks: options, names of folders, and what the loop is given."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from wsss.core.device import Device
 from wsss.core.runtime import cores
 from wsss.models.cam_net import CamNet
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
+from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 from wsss.training.distributed import World
 from wsss.training.job import Job
@@ -30,11 +31,6 @@ class Plan(Protocol):
     def world(self) -> World: ...  # noqa: D102
 
 
-def fold_name(fold: int | None) -> str:
-    """Return the sub-folder of a fold's run; None is the run that holds nothing out."""
-    return "full" if fold is None else f"fold{fold}"
-
-
 def loader_workers(options: TrainOptions, world: World) -> int:
     """Return the loader processes of this process: as asked for, or one less than its share of the cores, 8 at most."""
     usual = max(0, min(8, (cores() - 1) // world.local_size))
@@ -47,14 +43,14 @@ def going_on(state: TrainState) -> str:
     return f"; going on after epoch {where.epoch}, step {where.step}" if where.epoch or where.step else ""
 
 
-def make_job(plan: Plan, facts: dict[str, Any], names: list[str], teacher: CamNet | None = None) -> Job:
+def make_job(plan: Plan, record: RunRecord, names: list[str], teacher: CamNet | None = None) -> Job:
     """Return what the loop works with."""
     options = plan.options
     return Job(
         plan.recipe,
         plan.device,
         plan.folder,
-        facts,
+        record,
         names,
         save_every=options.save_every,
         bad_batches=options.bad_batches,

@@ -5,7 +5,7 @@ training images. So no label of the images that fold k holds out reaches it, nei
 There are no masks to validate on: the weights are those of the last epoch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,11 @@ from wsss.data.pseudo import PseudoSet
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
 from wsss.reports.curves import plot_curves
+from wsss.runs.leaks import check_unseen
+from wsss.runs.record import RunRecord, fold_name
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.train_common import fold_name, going_on, loader_workers, make_job
-from wsss.stages.train_start import run_facts, start_unet
+from wsss.stages.train_common import going_on, loader_workers, make_job
+from wsss.stages.train_start import run_record, start_unet
 from wsss.training.distributed import World, join
 from wsss.training.fit import fit
 from wsss.training.lr_find import find_rate
@@ -66,7 +68,6 @@ def train_maps(recipe: Recipe, options: TrainOptions) -> int:
         for fold in _folds(options.fold, data):
             pseudo = PseudoSet.open(_source(options.pseudo, fold), data)
             plan = MapPlan(recipe, options, data, pseudo, RunFolder(run / fold_name(fold)), fold, world, device)
-            pseudo.check_held_out(plan.held_out)
             with world.hold(plan.folder.path):
                 train_fold(plan)
     return 0
@@ -95,14 +96,28 @@ def _source(pseudo: Path, fold: int | None) -> Path:
     return found[0]
 
 
+def _check_masks(plan: MapPlan, record: RunRecord) -> None:
+    """Refuse pseudo-masks that images of the held-out fold have shaped."""
+    check_unseen(
+        plan.pseudo.folder,
+        record.lineage,
+        plan.held_out,
+        "images that this fold holds out",
+        "Make pseudo-masks without --oof, so that each fold has its own, or train with --fold none.",
+        plan.data.twins,
+    )
+
+
 def train_fold(plan: MapPlan) -> None:
     """Train one network, or go on with it."""
     recipe, options, data, world, device = plan.recipe, plan.options, plan.data, plan.world, plan.device
-    # Whose labels have reached it: those of its images, and those its teacher was trained on.
-    seen = sorted(plan.pseudo.seen)
-    facts = {**run_facts(recipe, data, plan.fold, seen), "pseudo": plan.pseudo.digest}
+    record = run_record(recipe, data, plan.fold, sorted(plan.pseudo.seen))
+    record = replace(record, inputs={"pseudo": plan.pseudo.digest}, ancestors=plan.pseudo.ancestors)
+    _check_masks(plan, record)
     channels, outputs = len(data.channels), len(data.classes)
-    state = start_unet(plan, facts, channels=channels, outputs=outputs, seen=seen, held_out=plan.held_out)
+    state, record = start_unet(
+        plan, record, channels=channels, outputs=outputs, held_out=plan.held_out, twins=data.twins
+    )
     if world.leads:
         say(
             f"{plan.folder.path}: U-Net of class maps on {recipe.backbone}, {len(plan.train)} images with pseudo-masks "
@@ -110,7 +125,7 @@ def train_fold(plan: MapPlan) -> None:
         )
     workers = loader_workers(options, world)
     loader = MapLoader(data, plan.pseudo, plan.train, recipe, workers=workers, pinned=device.is_cuda, world=world)
-    job = make_job(plan, facts, data.ids)
+    job = make_job(plan, record, data.ids)
     if options.lr_find:
         find_rate(job, state, loader, MapLearner)
         return

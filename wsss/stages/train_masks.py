@@ -1,15 +1,13 @@
 """The task 'masks' of `train`: a U-Net on images with masks, with the run folders and the loop of the classifier."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wsss.core.checks import ConfigError
 from wsss.core.console import say
 from wsss.core.device import Device, choose_device
-from wsss.core.files import as_read, digest_json
 from wsss.core.runtime import versions
 from wsss.data.augment_recipe import load_recipe
 from wsss.data.mask_samples import Survey, coverage_folds, folds_digest, survey, training_augment
@@ -18,8 +16,9 @@ from wsss.data.tile_set import open_set
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
 from wsss.reports.curves import plot_curves
+from wsss.runs.record import RunRecord, fold_name
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.train_common import fold_name, going_on, loader_workers, make_job
+from wsss.stages.train_common import going_on, loader_workers, make_job
 from wsss.stages.train_start import start_unet
 from wsss.training.distributed import World, join
 from wsss.training.fit import fit
@@ -87,14 +86,13 @@ def _folds(wanted: int | str, count: int) -> list[int | None]:
 def train_fold(plan: MaskPlan) -> None:
     """Train one network, or go on with it."""
     recipe, options, masks, world, device = plan.recipe, plan.options, plan.masks, plan.world, plan.device
-    facts = run_facts(plan)
-    state = start_unet(
+    state, record = start_unet(
         plan,
-        facts,
+        run_record(plan),
         channels=masks.channels,
         outputs=recipe.masks.outputs,
-        seen=plan.train_ids,
         held_out=[masks.ids[i] for i in plan.valid],
+        twins=masks.twins,
     )
     if world.leads:
         say(
@@ -106,7 +104,7 @@ def train_fold(plan: MaskPlan) -> None:
     empty = np.nan_to_num(plan.found.coverage) == 0
     pinned = device.is_cuda
     loader = MaskLoader(masks, plan.train, empty, recipe, augment, workers=workers, pinned=pinned, world=world)
-    job = make_job(plan, facts, masks.ids)
+    job = make_job(plan, record, masks.ids)
     if options.lr_find:
         find_rate(job, state, loader, MaskLearner)
         return
@@ -116,14 +114,14 @@ def train_fold(plan: MaskPlan) -> None:
         plot_curves(state.progress.history, plan.folder.path / "curves.png", str(plan.folder.path))
 
 
-def run_facts(plan: MaskPlan) -> dict[str, Any]:
-    """Return what every checkpoint of a run says of it; a resumed run must agree, and --oof proves itself by it."""
-    facts = {
-        "recipe": asdict(plan.recipe),
-        "augment": load_recipe(plan.recipe.augment),
-        "fold": plan.fold,
-        "data": folds_digest(plan.masks.ids, plan.folds),
-        "train_ids": digest_json(plan.train_ids),
-        "versions": versions(),
-    }
-    return as_read(facts)
+def run_record(plan: MaskPlan) -> RunRecord:
+    """Return the record of a mask network."""
+    return RunRecord(
+        plan.recipe,
+        plan.fold,
+        folds_digest(plan.masks.ids, plan.folds),
+        tuple(plan.train_ids),
+        ("grey",) if plan.masks.channels == 1 else ("red", "green", "blue"),
+        augment=load_recipe(plan.recipe.augment),
+        versions=versions(),
+    )

@@ -1,7 +1,7 @@
 """How a training begins: the network as it is built or as it was left, and what its checkpoints say of it."""
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,20 +10,23 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import DataError
 from wsss.core.device import Device
-from wsss.core.files import as_read, digest_file, digest_json
+from wsss.core.files import digest_file
 from wsss.core.runtime import versions
 from wsss.data.augment_recipe import load_recipe
 from wsss.data.catalog import DataSet
-from wsss.inference.members import Member, check_fits, find_folders, load_member
+from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.unet import build_unet
 from wsss.models.weights import load_weights
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
-from wsss.runs.run_folder import RunFolder, check_same_run
-from wsss.stages.train_common import Plan, fold_name
+from wsss.runs.checkpoint import is_checkpoint
+from wsss.runs.leaks import check_unseen
+from wsss.runs.record import RunRecord, check_same_run, inherit, join
+from wsss.runs.run_folder import RunFolder, same_fold
+from wsss.stages.train_common import Plan
 from wsss.training.distributed import World
 from wsss.training.state import TrainState
 
@@ -57,18 +60,14 @@ class FoldPlan:
         return [self.data.ids[i] for i in self.valid]
 
 
-def start_classifier(plan: FoldPlan) -> tuple[TrainState, dict[str, Any], CamNet | None]:
-    """Build the network, or load it as it was left; return it with what its checkpoints say, and its teacher."""
+def start_classifier(plan: FoldPlan) -> tuple[TrainState, RunRecord, CamNet | None]:
+    """Build the network, or load it as it was left; return it with its record, and its teacher."""
     recipe, world, data = plan.recipe, plan.world, plan.data
     loaded = _left(plan)
     teacher = _earlier_network(recipe.drs.refine_from, "drs.refine_from", plan)
     first = _earlier_network(recipe.init_from, "init_from", plan) if loaded is None else None
-    facts = run_facts(recipe, data, plan.fold, plan.train_ids)
-    parents = {"refine_from": teacher.digest if teacher else None, "init_from": first.digest if first else None}
-    if loaded is not None:
-        parents["init_from"] = loaded[1].get("parents", {}).get("init_from")  # no longer needed, nor looked at
-    if any(parents.values()):
-        facts["parents"] = parents
+    record = run_record(recipe, data, plan.fold, plan.train_ids)
+    record = _with_ancestors(plan, record, loaded, {"init_from": first, "drs.refine_from": teacher})
 
     torch.manual_seed(recipe.seed)
     fetch = loaded is None and first is None and world.leads
@@ -78,8 +77,19 @@ def start_classifier(plan: FoldPlan) -> tuple[TrainState, dict[str, Any], CamNet
     net = _join_norms(net.to(plan.device.place), plan)
     world.spread(net)
     state = TrainState(net, recipe, plan.device)
-    _go_on(plan, state, facts, loaded, plan.train_ids)
-    return state, facts, None if teacher is None else teacher.net
+    _go_on(plan, state, record, loaded)
+    return state, record, None if teacher is None else teacher.net
+
+
+def _with_ancestors(
+    plan: Plan, record: RunRecord, loaded: Checkpoint | None, earlier: Mapping[str, CamCheckpoint | RunRecord | None]
+) -> RunRecord:
+    """Add what reaches a network through others, by the option that names each; a run that goes on has recorded it."""
+    if loaded is not None:
+        return replace(record, ancestors=plan.folder.read_ancestors(loaded[1]))
+    parents = {option: own.record if isinstance(own, CamCheckpoint) else own for option, own in earlier.items() if own}
+    inherited = [inherit(parent.lineage, f"{option} {parent.path}") for option, parent in parents.items()]
+    return replace(record, ancestors=join(record.ancestors, *inherited))
 
 
 def _join_norms(net: CamNet, plan: FoldPlan) -> CamNet:
@@ -88,24 +98,23 @@ def _join_norms(net: CamNet, plan: FoldPlan) -> CamNet:
     return joined
 
 
-def run_facts(recipe: Recipe, data: DataSet, fold: int | None, train_ids: list[str]) -> dict[str, Any]:
-    """Return what every checkpoint of a run says of it; a resumed run must agree, and --oof proves itself by it."""
-    facts = {
-        "recipe": asdict(recipe),
-        "augment": load_recipe(recipe.augment),
-        "classes": list(data.classes.names),
-        "negative": data.classes.negative,
-        "channels": list(data.channels),
-        "size": data.size,
-        "fold": fold,
-        "data": data.folds_digest,
-        "train_ids": digest_json(train_ids),
-        "versions": versions(),
-    }
-    found = data.folder / "segments.csv"
-    if recipe.cells.wanted and found.exists():
-        facts["cells"] = digest_file(found)  # these cells shape the weights
-    return as_read(facts)
+def run_record(recipe: Recipe, data: DataSet, fold: int | None, train_ids: list[str]) -> RunRecord:
+    """Return the record of a network that learns from a data set."""
+    segments = data.folder / "segments.csv"
+    known = recipe.cells.wanted and segments.exists()  # these cells shape the weights
+    return RunRecord(
+        recipe,
+        fold,
+        data.folds_digest,
+        tuple(train_ids),
+        data.channels,
+        tuple(data.classes.names),
+        data.classes.negative,
+        data.size,
+        augment=load_recipe(recipe.augment),
+        inputs={"cells": digest_file(segments)} if known else {},
+        versions=versions(),
+    )
 
 
 def _left(plan: Plan) -> Checkpoint | None:
@@ -113,17 +122,17 @@ def _left(plan: Plan) -> Checkpoint | None:
     return plan.folder.load() if plan.options.resume == "auto" and not plan.options.lr_find else None
 
 
-def _go_on(plan: Plan, state: TrainState, facts: dict[str, Any], loaded: Checkpoint | None, seen: list[str]) -> None:
+def _go_on(plan: Plan, state: TrainState, record: RunRecord, loaded: Checkpoint | None) -> None:
     """Bring a state to where its run was left, or begin the run.
 
     Raises:
-        DataError: the run was made with other facts, or processes found it at different places.
+        DataError: the run was made with another record, or processes found it at different places.
     """
     if loaded is not None:
-        check_same_run(loaded[1], facts)
+        check_same_run(loaded[1], record.facts())
         state.restore(*loaded)
     elif plan.world.leads and not plan.options.lr_find:
-        plan.folder.begin(plan.recipe, seen)
+        plan.folder.begin(record)
     _check_together(plan, state)
 
 
@@ -139,34 +148,38 @@ def _check_together(plan: Plan, state: TrainState) -> None:
 
 
 def start_unet(
-    plan: Plan, facts: dict[str, Any], *, channels: int, outputs: int, seen: list[str], held_out: Collection[str]
-) -> TrainState:
-    """Build a U-Net, or load it as it was left.
+    plan: Plan, record: RunRecord, *, channels: int, outputs: int, held_out: Collection[str], twins: Mapping[str, str]
+) -> tuple[TrainState, RunRecord]:
+    """Build a U-Net, or load it as it was left; return it with its record.
 
     Args:
         plan: what is trained.
-        facts: what its checkpoints say of it.
+        record: what its checkpoints say of it, but for the network that it starts from.
         channels: of its images.
         outputs: its maps.
-        seen: IDs of the images whose labels reach it.
-        held_out: IDs of those whose labels must not.
+        held_out: IDs of the images that must not reach it.
+        twins: near-duplicates of these.
     """
     recipe, world = plan.recipe, plan.world
     loaded = _left(plan)
-    first = recipe
-    if recipe.init_from is not None and loaded is None:
-        first = replace(recipe, weights=str(_earlier_weights(recipe.init_from, plan.fold, held_out)))
+    first, earlier = recipe, None
+    if loaded is None and (weights := _earlier_weights(recipe, plan.fold)):
+        option, folder, path = weights
+        earlier = {option: folder.read(path)[0]}
+        _check_unseen(earlier[option], held_out, option, twins)
+        first = replace(recipe, weights=str(path))
+    record = _with_ancestors(plan, record, loaded, earlier or {})
     torch.manual_seed(recipe.seed)
     fetch = loaded is None and world.leads
     net = build_unet(first, channels=channels, outputs=outputs, pretrained=fetch).to(plan.device.place)
     world.spread(net)
     # The loop asks of a network no more than its state dict and its new parameters.
     state = TrainState(cast(Any, net), recipe, plan.device)
-    _go_on(plan, state, facts, loaded, seen)
-    return state
+    _go_on(plan, state, record, loaded)
+    return state, record
 
 
-def _earlier_network(run: str | None, option: str, plan: FoldPlan) -> Member | None:
+def _earlier_network(run: str | None, option: str, plan: FoldPlan) -> CamCheckpoint | None:
     """Load the classifier of an earlier run that saw none of the images held out now.
 
     Raises:
@@ -175,38 +188,33 @@ def _earlier_network(run: str | None, option: str, plan: FoldPlan) -> Member | N
     """
     if run is None:
         return None
-    member = load_member(_same_fold(run, option, plan.fold), plan.device)
-    check_fits(member, plan.data)
-    _check_unseen(member.path, member.train_ids, plan.held_out, option)
-    return member
+    checkpoint = load_classifier(same_fold(Path(run), option, plan.fold), plan.device)
+    check_fits(checkpoint, plan.data)
+    _check_unseen(checkpoint.record, plan.held_out, option, plan.data.twins)
+    return checkpoint
 
 
-def _earlier_weights(run: str, fold: int | None, held_out: Collection[str]) -> Path:
-    """Return the weights of the same fold of an earlier run, which must not have seen the images held out now.
+def _earlier_weights(recipe: Recipe, fold: int | None) -> tuple[str, RunFolder, Path] | None:
+    """Return option, folder and file of the earlier run that a U-Net's encoder starts from; None without one.
 
     Raises:
         ConfigError: the run has no such fold.
-        DataError: it saw a held-out image.
     """
-    folder = _same_fold(run, "init_from", fold)
-    known = set(folder.ids.read_text().splitlines()) if folder.ids.exists() else set()
-    _check_unseen(folder.path, known, held_out, "init_from")
-    return folder.best
+    if recipe.init_from is not None:
+        folder = same_fold(Path(recipe.init_from), "init_from", fold)
+        return "init_from", folder, folder.best
+    path = Path(recipe.weights)
+    if path.is_file() and is_checkpoint(path):
+        return "weights", RunFolder(path.parent), path
+    return None
 
 
-def _same_fold(run: str, option: str, fold: int | None) -> RunFolder:
-    """Return the folder of a fold in an earlier run; a run of one network serves any fold."""
-    found = find_folders(Path(run))
-    same = [folder for folder in found if folder.path.name == fold_name(fold)]
-    if not same and len(found) > 1:
-        raise ConfigError(f"{option} is {run}, which has no {fold_name(fold)}: name the folder of one of its folds.")
-    return (same or found)[0]
-
-
-def _check_unseen(path: Path, trained_on: Collection[str], held_out: Collection[str], option: str) -> None:
-    seen = set(trained_on) & set(held_out)
-    if seen:
-        raise DataError(
-            f"{path} was trained on {some(sorted(seen))}, held out in this run: its validation would be worth nothing. "
-            f"Choose a run that holds out the same images, for {option}."
-        )
+def _check_unseen(record: RunRecord, held_out: Collection[str], option: str, twins: Mapping[str, str]) -> None:
+    check_unseen(
+        record.path,
+        record.lineage,
+        held_out,
+        "images held out in this run, whose validation would be worth nothing",
+        f"Choose a run that never saw them, for {option}.",
+        twins,
+    )

@@ -1,11 +1,11 @@
 """What a training works with."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from wsss.core.device import Device
 from wsss.models.cam_net import CamNet
 from wsss.options.recipe import Recipe
+from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 from wsss.training.distributed import World
 
@@ -17,7 +17,7 @@ class Job:
     recipe: Recipe
     device: Device
     folder: RunFolder
-    facts: dict[str, Any]
+    record: RunRecord
     """What the checkpoints say of the run."""
     names: list[str]
     """ID of every image of the data set, for naming those of a bad batch."""

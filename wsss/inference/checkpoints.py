@@ -1,0 +1,367 @@
+"""Checkpoints: trained networks with their run records; which of them predicts which images, and the proof of it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.device import Device
+from wsss.core.files import digest_file, digest_json
+from wsss.data.catalog import DataSet
+from wsss.data.mask_samples import coverage_folds, folds_digest, survey
+from wsss.data.masks import MaskSet
+from wsss.feature_classifier.features import FEATURES
+from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
+from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.unet import Unet, build_unet
+from wsss.models.weights import load_weights, strip
+from wsss.options.recipe import Recipe
+from wsss.options.scoring import CropConfig, ScoreConfig
+from wsss.runs.checkpoint import load_checkpoint
+from wsss.runs.leaks import check_unseen
+from wsss.runs.record import RunRecord, fold_name
+from wsss.runs.run_folder import RunFolder
+
+Net = TypeVar("Net", CamNet, Unet)
+
+
+@dataclass(frozen=True)
+class Checkpoint(Generic[Net]):
+    """A trained network, ready to be asked."""
+
+    record: RunRecord
+    net: Net
+
+    @property
+    def path(self) -> Path:
+        """Folder of the fold's run."""
+        return self.record.path
+
+    @property
+    def fold(self) -> int | None:
+        """The fold it never saw; None if it was trained on every image."""
+        return self.record.fold
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it was trained with."""
+        return self.record.recipe
+
+    @property
+    def digest(self) -> str:
+        """Of its checkpoint file."""
+        return self.record.digest
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """The records of all networks that its answers come from."""
+        return (self.record,)
+
+
+@dataclass(frozen=True)
+class SelfTrained:
+    """A self-trained network of single cells."""
+
+    net: CamNet
+    crops: CropConfig
+    """How it wants cells to be cut out."""
+    digest: str
+    """Of its file."""
+
+
+@dataclass(frozen=True)
+class CamCheckpoint(Checkpoint[CamNet]):
+    """A trained classifier with what scores cells beside it."""
+
+    feature_classifier: FeatureClassifier | None = None
+    """The feature classifier that was fitted on the same images; None if there is none."""
+    self_trained: SelfTrained | None = None
+    """The self-trained network that learnt from cells of the same images; None if there is none."""
+    unets: tuple[Checkpoint[Unet], ...] = ()
+    """U-Nets whose class maps are scored beside its own."""
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """The records of all networks that its answers come from."""
+        return (self.record, *(unet.record for unet in self.unets))
+
+
+def weights_of(folder: RunFolder, *, snapshots: bool = False) -> list[Path]:
+    """Return the file of the best weights of a folder, or those at the end of each cycle.
+
+    Raises:
+        ConfigError: snapshots are asked for, and there are none.
+    """
+    if not snapshots:
+        return [folder.best]
+    paths = folder.snapshots()
+    if not paths:
+        raise ConfigError(
+            f"{folder.path} holds no snapshots: train with --optim.schedule cosine (or cyclic) --optim.cycles N."
+        )
+    return paths
+
+
+def load_classifiers(folder: RunFolder, device: Device, *, snapshots: bool = False) -> list[CamCheckpoint]:
+    """Load the best classifier of a folder, or those at the end of each cycle of its learning rate.
+
+    Raises:
+        ConfigError: snapshots are asked for, and there are none.
+        DataError: see `load_classifier`.
+    """
+    return [load_classifier(folder, device, path) for path in weights_of(folder, snapshots=snapshots)]
+
+
+def load_classifier(folder: RunFolder, device: Device, weights: Path | None = None) -> CamCheckpoint:
+    """Load one classifier: the best of the folder, or the one in the file `weights`.
+
+    Raises:
+        DataError: a file is missing or damaged, or is of another task.
+    """
+    record, tensors = folder.read(weights)
+    _check_task(record, "classify")
+    net = _cam_net(record, strip(tensors, "net."), device)
+    feature_classifier = _load_feature_classifier(folder, record)
+    return CamCheckpoint(record, net, feature_classifier, _load_self_trained(folder, record, device))
+
+
+def load_unets(folder: RunFolder, device: Device, task: str, *, snapshots: bool = False) -> list[Checkpoint[Unet]]:
+    """Load the best U-Net of a folder, or those at the end of each cycle; `task` is masks or maps.
+
+    Raises:
+        ConfigError: snapshots are asked for, and there are none.
+        DataError: a file is missing or damaged, or is of another task.
+    """
+    return [load_unet(folder, device, task, path) for path in weights_of(folder, snapshots=snapshots)]
+
+
+def load_unet(folder: RunFolder, device: Device, task: str, weights: Path | None = None) -> Checkpoint[Unet]:
+    """Load one U-Net: the best of the folder, or the one in the file `weights`.
+
+    Raises:
+        DataError: a file is missing or damaged, or is of another task.
+    """
+    record, tensors = folder.read(weights)
+    _check_task(record, task)
+    recipe = record.recipe
+    masks = task == "masks"
+    channels = recipe.masks.channels if masks else len(record.channels)
+    outputs = recipe.masks.outputs if masks else len(record.classes)
+    net = build_unet(recipe, channels=channels, outputs=outputs, pretrained=False)
+    load_weights(net, strip(tensors, "net."))
+    return Checkpoint(record, net.to(device.place).eval())
+
+
+def _check_task(record: RunRecord, task: str) -> None:
+    if record.recipe.task != task:
+        raise DataError(f"{record.path} was trained for the task '{record.recipe.task}', expected {task}.")
+
+
+def _cam_net(record: RunRecord, tensors: dict[str, Tensor], device: Device) -> CamNet:
+    net = build_cam_net(record.recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
+    load_weights(net, tensors)
+    return net.to(device.place).eval()
+
+
+def _load_feature_classifier(folder: RunFolder, record: RunRecord) -> FeatureClassifier | None:
+    """Load the feature classifier beside a network, if there is one.
+
+    Raises:
+        DataError: it is damaged, or was fitted on other images than the network.
+    """
+    if not folder.feature_classifier.exists():
+        return None
+    fitted = load_feature_classifier(folder.feature_classifier, FEATURES)
+    if fitted.meta["train_ids"] != digest_json(list(record.train_ids)):
+        raise DataError(
+            f"{folder.feature_classifier} was fitted on other images than the network beside it: remove it and run "
+            "the same train command again."
+        )
+    return fitted
+
+
+def _load_self_trained(folder: RunFolder, record: RunRecord, device: Device) -> SelfTrained | None:
+    """Load the self-trained network beside a network, if there is one.
+
+    Raises:
+        DataError: it is damaged, or learnt from other images than the network.
+    """
+    if not folder.self_trained.exists():
+        return None
+    trained, train_ids = load_self_trained(folder.self_trained, record, device)
+    if train_ids != digest_json(list(record.train_ids)):
+        raise DataError(
+            f"{folder.self_trained} learnt from other images than the network beside it: remove it and run the same "
+            "train command again."
+        )
+    return trained
+
+
+def load_self_trained(path: Path, record: RunRecord, device: Device) -> tuple[SelfTrained, str]:
+    """Load a self-trained network; return it with the digest of the IDs that it learnt from.
+
+    Args:
+        path: its file.
+        record: of the network it began as.
+        device: where to compute.
+
+    Raises:
+        DataError: it is missing or damaged, or of another kind of network.
+    """
+    tensors, meta = load_checkpoint(path)
+    net = _cam_net(record, strip(tensors, "net."), device)
+    return SelfTrained(net, CropConfig(**meta["crops"]), digest_file(path)), meta["train_ids"]
+
+
+def check_feature_classifiers(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) -> None:
+    """Refuse networks of which some lack the feature classifier, or the self-trained network, that they or others
+    should have.
+
+    Raises:
+        DataError: one is missing.
+    """
+    if score.feature_share > 0 and score.self_training_share > 0:
+        _check_self_trained(checkpoints)
+    wanted = any(own.feature_classifier or own.recipe.feature_classifier.enabled for own in checkpoints)
+    lacking = [str(own.path) for own in checkpoints if own.feature_classifier is None]
+    if score.feature_share > 0 and wanted and lacking:
+        raise DataError(
+            f"{some(lacking)} has no feature classifier (feature_classifier.safetensors), which the run wants: run "
+            "the same train command again with --feature_classifier.enabled true to make it, or pass "
+            "--score.feature_share 0 to do without."
+        )
+
+
+def _check_self_trained(checkpoints: Sequence[CamCheckpoint]) -> None:
+    wanted = any(own.self_trained or own.recipe.self_training.enabled for own in checkpoints)
+    lacking = [str(own.path) for own in checkpoints if own.self_trained is None]
+    if wanted and lacking:
+        raise DataError(
+            f"{some(lacking)} has no self-trained network (self_trained.safetensors), which the run wants: run the "
+            "same train command again with --self_training.enabled true, or pass --score.self_training_share 0 to do "
+            "without."
+        )
+
+
+def has_self_trained(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) -> bool:
+    """Whether self-trained networks take part in the score."""
+    used = has_feature_classifiers(checkpoints, score) and score.self_training_share > 0
+    return used and all(own.self_trained is not None for own in checkpoints)
+
+
+def has_feature_classifiers(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) -> bool:
+    """Whether feature classifiers take part in the score."""
+    return score.feature_share > 0 and all(own.feature_classifier is not None for own in checkpoints)
+
+
+def check_fits(checkpoint: CamCheckpoint, data: DataSet) -> None:
+    """Refuse a network made for other classes or channels than the data set's.
+
+    Raises:
+        DataError: they differ.
+    """
+    record = checkpoint.record
+    for name, trained, now in (
+        ("classes", record.classes, data.classes.names),
+        ("channels", record.channels, data.channels),
+    ):
+        if tuple(trained) != tuple(now):
+            raise DataError(f"{record.path} was trained with {name} {some(trained)}; {data.folder} has {some(now)}.")
+
+
+def pair(checkpoints: list[CamCheckpoint], unets: list[Checkpoint[Unet]], *, oof: bool) -> list[CamCheckpoint]:
+    """Give each classifier the U-Nets of class maps that held out the same fold; else those that held out none.
+
+    Raises:
+        ConfigError: there is none for a classifier.
+        DataError: it is for other classes, channels or sizes; or, out of fold, for other folds.
+    """
+    paired = []
+    for checkpoint in checkpoints:
+        same = [unet for unet in unets if unet.fold == checkpoint.fold] or [u for u in unets if u.fold is None]
+        if not same:
+            raise ConfigError(
+                f"no U-Net held out fold {checkpoint.fold}, as {checkpoint.path} did: train it with that --fold."
+            )
+        for unet in same:
+            _check_same_data(unet.record, checkpoint.record, oof=oof)
+        paired.append(replace(checkpoint, unets=tuple(same)))
+    return paired
+
+
+def _check_same_data(unet: RunRecord, record: RunRecord, *, oof: bool) -> None:
+    for name in ("classes", "channels", "size", *(["data"] if oof else [])):
+        if getattr(unet, name) != getattr(record, name):
+            raise DataError(f"{unet.path} and {record.path} were trained on other {name}: choose runs of one data set.")
+
+
+Plan = list[tuple[list[CamCheckpoint], list[int]]]
+"""Which classifiers predict which images (indices in the data set)."""
+MaskPlan = list[tuple[list[Checkpoint[Unet]], list[int]]]
+"""Which mask networks predict which images."""
+AnyCheckpoint = TypeVar("AnyCheckpoint", CamCheckpoint, Checkpoint[Unet])
+
+
+def plan_all(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
+    """Every network predicts every image; their scores are averaged."""
+    return [(checkpoints, [i for i in range(len(data)) if data.ok[i]])]
+
+
+def plan_oof(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
+    """Each image is predicted by the network that held out its fold, or by all that did (snapshots).
+
+    Raises:
+        DataError: a fold has no network, the networks saw other folds or labels, or one saw an image it would predict.
+    """
+    folds = np.where(data.ok, data.folds(), -1)
+    return _plan_folds(checkpoints, folds, data.ids, data.folds_digest, data.twins, data.folder)
+
+
+def plan_masks(checkpoints: list[Checkpoint[Unet]], masks: MaskSet, *, oof: bool) -> MaskPlan:
+    """Let all networks predict every image; or, out of fold, each image the one (its snapshots) that held it out.
+
+    Raises:
+        DataError: out of fold, a fold has no network, or a network saw other folds or an image it would predict.
+    """
+    if not oof:
+        return [(checkpoints, list(range(len(masks))))]
+    recipe = checkpoints[0].recipe
+    folds = coverage_folds(survey(masks).coverage, recipe.masks.folds, recipe.seed, masks.groups)
+    return _plan_folds(checkpoints, folds, masks.ids, folds_digest(masks.ids, folds), masks.twins, masks.folder)
+
+
+def _plan_folds(
+    checkpoints: Sequence[AnyCheckpoint],
+    folds: np.ndarray,
+    ids: Sequence[str],
+    digest: str,
+    twins: Mapping[str, str],
+    where: Path,
+) -> list[tuple[list[AnyCheckpoint], list[int]]]:
+    """Let each fold, (N,) int with -1 for none, be predicted by the networks that held it out."""
+    plan = []
+    for fold in sorted(set(folds[folds >= 0].tolist())):
+        unseeing = [checkpoint for checkpoint in checkpoints if checkpoint.fold == fold]
+        if not unseeing:
+            raise DataError(f"no network of the run held out fold {fold}: train it with --fold {fold}, or --fold all.")
+        indices = np.flatnonzero(folds == fold).tolist()
+        for record in (record for checkpoint in unseeing for record in checkpoint.records):
+            _check_out_of_fold(record, [ids[i] for i in indices], digest, twins, where)
+        plan.append((unseeing, indices))
+    return plan
+
+
+def _check_out_of_fold(
+    record: RunRecord, predicted: Collection[str], digest: str, twins: Mapping[str, str], where: Path
+) -> None:
+    if record.data != digest:
+        raise DataError(
+            f"{record.path} was trained on other labels or folds than {where} has now: its predictions would not be "
+            "out of fold. Train it again on these folds."
+        )
+    advice = f"Train {fold_name(record.fold)} again from networks that never saw them, or leave --oof out."
+    check_unseen(record.path, record.lineage, predicted, "images that it would predict out of fold", advice, twins)
