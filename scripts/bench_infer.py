@@ -37,7 +37,7 @@ from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.synthetic.fields import draw_field
 from wsss.inference.checkpoints import load_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 
@@ -186,7 +186,7 @@ def difference(folder: Path, name: str) -> float:
 def make_run(folder: Path, backbone: str) -> None:
     """Write a run whose network has random weights."""
     torch.manual_seed(0)
-    recipe = Recipe(backbone=backbone, weights="none")
+    recipe = ClassifyRecipe(backbone=backbone, weights="none")
     net = build_cam_net(recipe, channels=len(HPA_CHANNELS), classes=len(HPA.names), pretrained=False)
     run = RunFolder(folder)
     folder.mkdir()

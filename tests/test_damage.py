@@ -139,10 +139,10 @@ def test_damage_is_noticed_or_touches_nothing(kind: str, tmp_path: Path, example
 def state() -> Any:
     from wsss.core.device import choose_device
     from wsss.models.cam_net import build_cam_net
-    from wsss.options.recipe import Recipe
+    from wsss.options.recipe import ClassifyRecipe
     from wsss.training.state import TrainState
 
-    recipe = Recipe(backbone="test_resnet", weights="none")
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none")
     made = TrainState(build_cam_net(recipe, channels=4, classes=3, pretrained=False), recipe, choose_device("cpu"))
     for weight in made.net.parameters():
         weight.grad = torch.zeros_like(weight)

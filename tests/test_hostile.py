@@ -161,7 +161,7 @@ def tagged(mark: Path) -> list[str]:
 def test_yaml_with_tags_runs_nothing_wherever_yaml_is_read(which: int, tmp_path: Path, mark: Path) -> None:
     from wsss.data.augment_recipe import load_recipe
     from wsss.data.tables import read_classes
-    from wsss.options.recipe import Recipe
+    from wsss.options.recipe import ClassifyRecipe
     from wsss.stages.infer import _run_config
 
     path = tmp_path / "config.yaml"
@@ -172,9 +172,9 @@ def test_yaml_with_tags_runs_nothing_wherever_yaml_is_read(which: int, tmp_path:
         load_recipe(path)
     with refused(mark):
         _run_config(tmp_path)
-    parser = make_parser("train", "", "", Recipe)
+    parser = make_parser("train", "", "", ClassifyRecipe)
     with refused(mark):
-        parse(parser, ["--config", str(path)], Recipe)
+        parse(parser, ["--config", str(path)], ClassifyRecipe)
 
 
 def absurd(header: dict[str, object] | None, length: int | None = None) -> bytes:

@@ -6,8 +6,7 @@ from wsss.core.device import choose_device
 from wsss.inference.checkpoints import check_feature_classifiers, load_classifier
 from wsss.inference.hub import is_model, load_model, pull_model
 from wsss.inference.one_image import Model, check_alike
-from wsss.options.scoring import CropConfig, ScoreConfig
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 from wsss.runs.run_folder import find_folders
 
 

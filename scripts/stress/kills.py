@@ -38,7 +38,14 @@ BEGINS = {
     "infer": ("wsss.inference.pipeline", "_score_batch", lambda task, members, fields, *rest: len(fields)),
 }
 """Stage -> module and name of the function that begins with images, and how many they are."""
-PRELOAD = ["wsss.prepare", "wsss.segment", "wsss.train", "wsss.infer", "wsss.training.fit", "wsss.training.validate"]
+PRELOAD = [
+    "wsss.prepare",
+    "wsss.segment",
+    "wsss.train",
+    "wsss.infer",
+    "wsss.training.fit",
+    "wsss.training.tasks.classify",
+]
 PRELOAD += [
     "wsss.training.loading",
     "wsss.inference.task",

@@ -27,11 +27,11 @@ def test_mean_blend_weighs_stage_2_and_mixes_with_the_image() -> None:
     np.testing.assert_allclose(mixed, [[0.7 * 0.2 + 0.09], [0.7 * 0.4 + 0.09]], atol=1e-6)
 
 
-def test_border_and_outlier_cells_are_weighted_down_after_the_rows_are_normalised() -> None:
-    config = ScoreConfig(normalise_rows=True, border_power=1, outlier_power=2)
+def test_cells_at_the_border_are_weighted_down_after_the_rows_are_normalised() -> None:
+    config = ScoreConfig(normalise_rows=True, border_power=1)
     scores = np.array([[0.2, 0.2], [0.0, 0.0]])
-    out = finish_scores(scores, None, config, visible=np.array([0.5, 1]), weight=np.array([0.5, 1]))
-    np.testing.assert_allclose(out, [[0.5 * 0.5 * 0.25] * 2, [0, 0]])
+    out = finish_scores(scores, None, config, visible=np.array([0.5, 1]))
+    np.testing.assert_allclose(out, [[0.5 * 0.5] * 2, [0, 0]])
 
 
 @pytest.mark.parametrize("region", REGION_RULES)

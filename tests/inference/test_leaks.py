@@ -11,7 +11,7 @@ from wsss.core.checks import DataError
 from wsss.data.build import FOLDS, Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.inference.checkpoints import CamCheckpoint, plan_oof
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.record import Ancestor, RunRecord
 
 SIZE = 32
@@ -32,7 +32,7 @@ def network(of: DataSet, fold: int | None, **other: Any) -> Any:
     """A network that was trained as it should be."""
     folds = of.folds()
     seen = tuple(ID for ID, own in zip(of.ids, folds, strict=True) if own != fold)
-    record = RunRecord(Recipe(), fold, of.folds_digest, seen, of.channels, path=Path(f"run/fold{fold}"))
+    record = RunRecord(ClassifyRecipe(), fold, of.folds_digest, seen, of.channels, path=Path(f"run/fold{fold}"))
     return CamCheckpoint(dataclasses.replace(record, **other), None)  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json, write_json
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import TtaConfig
 
 SCORES = [str(k) for k in range(19)]
 SIZE = 64

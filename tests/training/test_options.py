@@ -17,17 +17,16 @@ from wsss.core.files import read_json
 from wsss.core.label_maps import write_label_map
 from wsss.infer import main as infer
 from wsss.models.cam_net import build_cam_net
-from wsss.options.recipe import OptimConfig, Recipe
+from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 from wsss.train import main
-from wsss.training.job import Job
 from wsss.training.loading import Batch
 from wsss.training.lr_find import suggest
 from wsss.training.optim import LearningRate
 from wsss.training.preview import choose_fields
-from wsss.training.state import TrainState
-from wsss.training.step import Learner
+from wsss.training.state import Job, TrainState
+from wsss.training.tasks.classify import ClassifyLearner
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_snapshots_are_averaged_when_asked_for(data: Path, first: Path, tmp_path
 
 def test_cycles_must_end_with_an_epoch() -> None:
     with pytest.raises(ConfigError, match=r"optim.cycles 3 of 10 epochs"):
-        Recipe(epochs=10, optim=OptimConfig(schedule="cosine", cycles=3))
+        ClassifyRecipe(epochs=10, optim=OptimConfig(schedule="cosine", cycles=3))
     rate = LearningRate(OptimConfig(schedule="cosine", cycles=2, warmup=0.2))
     assert [rate.cycle_ended(epoch, 10) for epoch in range(1, 11)] == [0, 0, 0, 0, 0, 1, 0, 0, 0, 2]
 
@@ -165,7 +164,7 @@ def test_a_compiled_network_learns_the_same_and_is_saved_under_the_same_names(da
 
 
 def test_fp16_scales_its_gradients() -> None:
-    recipe = Recipe(backbone="test_resnet", weights="none", crop=64)
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64)
     net = build_cam_net(recipe, channels=4, classes=2)
     assert TrainState(net, recipe, Device(torch.device("cpu"), torch.float16)).scaler.is_enabled()
     assert not TrainState(net, recipe, choose_device("cpu")).scaler.is_enabled()
@@ -175,7 +174,7 @@ def test_fp16_scales_its_gradients() -> None:
 def test_too_little_memory_tells_the_batch_that_fits(
     fits: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Recipe(backbone="test_resnet", weights="none", crop=64, batch=8)
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64, batch=8)
     net = build_cam_net(recipe, channels=4, classes=2)
     plain = type(net).forward
 
@@ -188,7 +187,7 @@ def test_too_little_memory_tells_the_batch_that_fits(
     device = choose_device("cpu")
     record = RunRecord(recipe, 0, "", (), ("red",))
     job = Job(recipe, device, RunFolder(tmp_path), record, [])
-    learner = Learner(job, TrainState(net, recipe, device), [])
+    learner = ClassifyLearner(job, TrainState(net, recipe, device), [])
     batch = Batch(torch.zeros(8, 4, 64, 64, dtype=torch.uint8), torch.ones(8, 2), torch.arange(8))
     with pytest.raises(ConfigError, match=advice):
         learner.step(batch, 1.0, 1)

@@ -14,9 +14,8 @@ def finish_scores(
     negative: int | None = None,
     feature_classifier: np.ndarray | None = None,
     visible: np.ndarray | None = None,
-    weight: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Blend stages 1 and 2; then image_mix, normalise_rows, feature_share, prior_rounds, border_power, outlier_power.
+    """Blend stages 1 and 2; then image_mix, normalise_rows, feature_share, prior_rounds, border_power.
 
     Args:
         cam_scores: (N, K) in [0, 1].
@@ -25,7 +24,6 @@ def finish_scores(
         negative: id of the class 'no specific signal', or None; for prior_rounds.
         feature_classifier: (N, K) in [0, 1], the feature classifier; None to do without.
         visible: (N,) in [0, 1], share of the cell that the image shows (`runs.visible_share`); None for whole cells.
-        weight: (N,) in [0, 1], low for outlier cells; None for 1.
 
     Returns:
         (N, K) float32 in [0, 1].
@@ -43,9 +41,8 @@ def finish_scores(
     if feature_classifier is not None:
         scores = (1 - config.feature_share) * scores + config.feature_share * feature_classifier
     scores = share_field(scores, negative, config.prior_rounds)
-    for factor, power in ((visible, config.border_power), (weight, config.outlier_power)):
-        if factor is not None:
-            scores = scores * np.reshape(factor, (len(scores), 1)) ** power
+    if visible is not None:
+        scores = scores * np.reshape(visible, (len(scores), 1)) ** config.border_power
     return np.clip(scores, 0, 1).astype(np.float32)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -19,7 +19,6 @@ from wsss.feature_classifier.store import FeatureClassifier, load_feature_classi
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
-from wsss.options.recipe import Recipe
 from wsss.options.scoring import CropConfig, ScoreConfig
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.leaks import check_unseen
@@ -47,8 +46,8 @@ class Checkpoint(Generic[Net]):
         return self.record.fold
 
     @property
-    def recipe(self) -> Recipe:
-        """What it was trained with."""
+    def recipe(self) -> Any:
+        """What it was trained with: the recipe of its task."""
         return self.record.recipe
 
     @property
@@ -123,7 +122,7 @@ def load_classifier(folder: RunFolder, device: Device, weights: Path | None = No
         DataError: a file is missing or damaged, or is of another task.
     """
     record, tensors = folder.read(weights)
-    _check_task(record, "classify")
+    record.check_task("classify")
     net = _cam_net(record, strip(tensors, "net."), device)
     feature_classifier = _load_feature_classifier(folder, record)
     return CamCheckpoint(record, net, feature_classifier, _load_self_trained(folder, record, device))
@@ -146,7 +145,7 @@ def load_unet(folder: RunFolder, device: Device, task: str, weights: Path | None
         DataError: a file is missing or damaged, or is of another task.
     """
     record, tensors = folder.read(weights)
-    _check_task(record, task)
+    record.check_task(task)
     recipe = record.recipe
     masks = task == "masks"
     channels = recipe.masks.channels if masks else len(record.channels)
@@ -154,11 +153,6 @@ def load_unet(folder: RunFolder, device: Device, task: str, weights: Path | None
     net = build_unet(recipe, channels=channels, outputs=outputs, pretrained=False)
     load_weights(net, strip(tensors, "net."))
     return Checkpoint(record, net.to(device.place).eval())
-
-
-def _check_task(record: RunRecord, task: str) -> None:
-    if record.recipe.task != task:
-        raise DataError(f"{record.path} was trained for the task '{record.recipe.task}', expected {task}.")
 
 
 def _cam_net(record: RunRecord, tensors: dict[str, Tensor], device: Device) -> CamNet:
@@ -264,13 +258,7 @@ def check_fits(checkpoint: CamCheckpoint, data: DataSet) -> None:
     Raises:
         DataError: they differ.
     """
-    record = checkpoint.record
-    for name, trained, now in (
-        ("classes", record.classes, data.classes.names),
-        ("channels", record.channels, data.channels),
-    ):
-        if tuple(trained) != tuple(now):
-            raise DataError(f"{record.path} was trained with {name} {some(trained)}; {data.folder} has {some(now)}.")
+    checkpoint.record.check_fits("classify", data.classes.names, data.channels, data.folder)
 
 
 def pair(checkpoints: list[CamCheckpoint], unets: list[Checkpoint[Unet]], *, oof: bool) -> list[CamCheckpoint]:

@@ -22,8 +22,7 @@ from wsss.inference.image_tables import take_stage
 from wsss.inference.pipeline import score_now
 from wsss.inference.provenance import digests
 from wsss.inference.task import Sample, Task
-from wsss.options.scoring import CropConfig, ScoreConfig
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 from wsss.segmenters import Field
 from wsss.segmenters.classical import segment_field
 

@@ -13,7 +13,7 @@ from wsss.data.cell_maps import read_cells
 from wsss.inference.checkpoints import CamCheckpoint, Plan, plan_oof
 from wsss.inference.view_maps import view_maps
 from wsss.options.pseudo import PseudoConfig
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import TtaConfig
 
 GRID = 4
 """Maps are kept, and refined, at a pixel for so many of the stored image."""

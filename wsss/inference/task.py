@@ -9,8 +9,7 @@ from wsss.core.device import Device
 from wsss.data.catalog import DataSet
 from wsss.inference.calibration import Calibration
 from wsss.inference.following import Following
-from wsss.options.scoring import CropConfig, ScoreConfig
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from wsss.core.device import Device
 from wsss.inference.cam import class_maps, crop_probs
 from wsss.inference.tta import VIEWS, View, apply, undo
 from wsss.models.cam_net import CamNet
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import TtaConfig
 
 STEP = 32
 """Edges are multiples of it, so that the maps of every size cover just the image."""

@@ -13,8 +13,8 @@ from wsss.core.checks import ConfigError, DataError, check_choice, check_range
 from wsss.core.ray_cluster import ENGINES
 from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import parse
-from wsss.options.scoring import CropConfig, ScoreConfig
-from wsss.options.views import TtaConfig
+from wsss.options.renamed import renamed
+from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 
 EXAMPLES = """\
   python -m wsss.infer --run runs/hpa-seresnext50
@@ -146,4 +146,4 @@ def run_config(run: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not plain YAML ({' '.join(str(error).split())}): restore it.") from error
     if not isinstance(recipe, dict):
         raise DataError(f"{path} holds no options, expected 'name: value' lines: restore it.")
-    return recipe
+    return renamed(recipe, str(path))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, some
 from wsss.core.files import as_read, digest_json
 from wsss.options.recipe import Recipe, recipe_from
 
@@ -64,6 +64,7 @@ class RunRecord:
     """How a network came to be. Its checkpoints carry it; train_ids.txt and ancestors.json hold the image lists."""
 
     recipe: Recipe
+    """That of its task."""
     fold: int | None
     """The held-out part, none of whose images reached the network; None where nothing was held out."""
     data: str
@@ -99,6 +100,26 @@ class RunRecord:
     def lineage(self) -> Lineage | None:
         """All images that reached the network; None where that is not known."""
         return join((Ancestor((), frozenset(self.train_ids)),), self.ancestors)
+
+    def check_fits(self, task: str, classes: Sequence[str], channels: Sequence[str], where: Path) -> None:
+        """Refuse a network made for another task, other classes or other channels than the data's.
+
+        Raises:
+            DataError: they differ.
+        """
+        self.check_task(task)
+        for name, trained, now in (("classes", self.classes, classes), ("channels", self.channels, channels)):
+            if tuple(trained) != tuple(now):
+                raise DataError(f"{self.path} was trained with {name} {some(trained)}; {where} has {some(now)}.")
+
+    def check_task(self, task: str) -> None:
+        """Refuse a network of another task.
+
+        Raises:
+            DataError: it is.
+        """
+        if self.recipe.task != task:
+            raise DataError(f"{self.path} was trained for the task '{self.recipe.task}', expected {task}.")
 
     def facts(self) -> dict[str, Any]:
         """Return what the network's checkpoints say of it, as JSON; lists of images by their digests."""

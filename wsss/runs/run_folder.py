@@ -157,13 +157,13 @@ def find_folders(run: Path) -> list[RunFolder]:
     return [RunFolder(path) for path in found]
 
 
-def same_fold(run: Path, option: str, fold: int | None) -> RunFolder:
+def same_fold(run: Path | str, option: str, fold: int | None) -> RunFolder:
     """Return the folder of a fold in an earlier run that an option names; a run of one network serves any fold.
 
     Raises:
         ConfigError: there is none.
     """
-    folders = find_folders(run)
+    folders = find_folders(Path(run))
     same = [folder for folder in folders if folder.path.name == fold_name(fold)]
     if not same and len(folders) > 1:
         raise ConfigError(f"{option} is {run}, which has no {fold_name(fold)}: name the folder of one of its folds.")

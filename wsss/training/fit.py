@@ -12,24 +12,22 @@ from torch import Tensor
 from wsss.core.checks import DataError, Terminated, some
 from wsss.core.console import say
 from wsss.core.runtime import progress
-from wsss.models.cam_net import CamNet
-from wsss.training.job import Job
-from wsss.training.loading import Batches, loaders_alive
-from wsss.training.state import TrainState
+from wsss.training.loading import EpochLoader, loaders_alive
+from wsss.training.state import Job, Net, TrainState
 from wsss.training.step import Learner, Outcome
 
-Validate = Callable[[CamNet], dict[str, float]]
-Watch = Callable[[CamNet, dict[str, Any]], None]
+Validate = Callable[[Any], dict[str, float]]
+Watch = Callable[[Net, dict[str, Any]], None]
 """Called after each epoch with the network that inference would use and the epoch's figures, by one process."""
 
 
 def fit(
     job: Job,
     state: TrainState,
-    loader: Batches,
+    loader: EpochLoader,
     validate: Validate | None,
+    learner: type[Learner],
     watches: Sequence[Watch] = (),
-    learner: type[Learner] = Learner,
 ) -> None:
     """Train until the recipe's last epoch, or until it stops early, from wherever `state` stands.
 
@@ -56,7 +54,7 @@ def fit(
         say(f"stopped early: no better validation loss for {where.since_best} epochs")
 
 
-def _train_epoch(job: Job, state: TrainState, loader: Batches, learner: Learner) -> int:
+def _train_epoch(job: Job, state: TrainState, loader: EpochLoader, learner: Learner) -> int:
     """Do the rest of the epoch under way; return the images seen by all processes."""
     recipe, where = job.recipe, state.progress
     title = f"epoch {where.epoch + 1}/{recipe.epochs}"

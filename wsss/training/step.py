@@ -1,6 +1,7 @@
 """One step of learning: forward, loss, agreement of all processes, backward, update."""
 
 import math
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -10,12 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wsss.core.checks import ConfigError
-from wsss.losses.refine import refinement
-from wsss.losses.total import ComboLoss
-from wsss.models.puzzle import PuzzleCam, SiameseOutput
-from wsss.training.job import Job
 from wsss.training.loading import Batch
-from wsss.training.state import TrainState
+from wsss.training.state import Job, TrainState
 
 
 class Outcome(NamedTuple):
@@ -34,8 +31,8 @@ class Outcome(NamedTuple):
         return math.isfinite(self.values["loss"]) and self.gradient
 
 
-class Learner:
-    """The network as it is trained: siamese, compiled if wanted, its gradients shared between processes.
+class Learner(ABC):
+    """The network as it is trained: compiled if wanted, its gradients shared between processes.
 
     Args:
         job: recipe, device, processes, first network of a refinement.
@@ -45,16 +42,24 @@ class Learner:
 
     def __init__(self, job: Job, state: TrainState, stopped: list[int]) -> None:
         self.job, self.state, self.stopped = job, state, stopped
-        self.loss = ComboLoss(job.recipe.loss, job.recipe.puzzle, job.recipe.cells)
-        self.siamese: nn.Module = self.build()
+        self.net: nn.Module = self.build()
         if job.compiled:
-            self.siamese = torch.compile(self.siamese)  # type: ignore[assignment]
-        self.model = job.world.wrap(self.siamese)
+            self.net = torch.compile(self.net)  # type: ignore[assignment]
+        self.model = job.world.wrap(self.net)
 
+    @abstractmethod
     def build(self) -> nn.Module:
-        """Return what is trained, made of the state's network."""
-        recipe = self.job.recipe
-        return PuzzleCam(self.state.net, recipe.puzzle.side, recipe.cells.pieces, recipe.cells.piece_size)
+        """Return what is trained, made of the state's network; make what the loss needs."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
+        """Return the loss and its parts of one batch.
+
+        Args:
+            model: what `build` returned, as it is trained.
+            batch: the images.
+            done: share of the training that is behind it.
+        """
 
     def step(self, batch: Batch, share: float, steps: int) -> Outcome:
         """Learn from one batch.
@@ -97,20 +102,6 @@ class Learner:
         where, rank = self.state.progress, self.job.world.rank
         key = [self.job.recipe.seed, where.epoch, where.step, *([rank] if rank else [])]
         torch.manual_seed(int(np.random.default_rng(key).integers(2**62)))
-
-    def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
-        """Return the loss and its parts of one batch, when the share `done` of the training is behind it."""
-        drs = self.job.recipe.drs
-        with self.job.device.autocast():
-            output: SiameseOutput = model(batch.images, batch.cells)
-        full, tiles = output.views(self.job.recipe.puzzle.maps)
-        parts = self.loss(full, tiles, batch.labels, done, output.pieces)
-        if self.job.teacher is not None:
-            with torch.no_grad(), self.job.device.autocast():
-                taught = self.job.teacher(batch.images).cam
-            parts["refine"] = refinement(output.full.cam, taught, batch.labels)
-            parts["loss"] = parts["loss"] + drs.refine_weight * parts["refine"]
-        return parts
 
     def _agree(self, parts: dict[str, Tensor], share: float) -> Outcome:
         """Return the means over all processes, and whether any of them must stop."""
@@ -166,7 +157,7 @@ class Learner:
         if batch.images.is_cuda:
             torch.cuda.empty_cache()
         try:
-            self.losses(self.siamese, batch, 0.0)["loss"].backward()
+            self.losses(self.net, batch, 0.0)["loss"].backward()
         except torch.cuda.OutOfMemoryError:
             return False
         return True
