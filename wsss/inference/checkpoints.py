@@ -146,7 +146,7 @@ def load_unet(folder: RunFolder, device: Device, task: str, weights: Path | None
     """
     record, tensors = folder.read(weights)
     record.check_task(task)
-    recipe = record.recipe
+    recipe: Any = record.recipe  # that of the task
     masks = task == "masks"
     channels = recipe.masks.channels if masks else len(record.channels)
     outputs = recipe.masks.outputs if masks else len(record.classes)
@@ -156,7 +156,8 @@ def load_unet(folder: RunFolder, device: Device, task: str, weights: Path | None
 
 
 def _cam_net(record: RunRecord, tensors: dict[str, Tensor], device: Device) -> CamNet:
-    net = build_cam_net(record.recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
+    recipe: Any = record.recipe  # that of the task
+    net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
     load_weights(net, tensors)
     return net.to(device.place).eval()
 

@@ -281,7 +281,8 @@ _INDENT: dict[str, Any] = {"initial_indent": "      ", "subsequent_indent": "   
 
 def _brief(parser: ArgumentParser) -> str:
     """Return a help page with a line for each option at top level and each group."""
-    single, groups = [], {}
+    single: list[str] = []
+    groups: dict[str, list[str]] = {}
     for action in options_of(parser):
         group, dot, name = action.dest.partition(".")
         if dot:
@@ -300,7 +301,7 @@ def _brief(parser: ArgumentParser) -> str:
             f"{parser.format_usage()}",
             f"{parser.description}\n",
             "options, with their defaults:",
-            "  --config FILE              YAML file with any of these options; flags override it.",
+            "  --config FILE             YAML file with any of these options; flags override it.",
             *single,
             "\ngroups of options (--help GROUP explains one of them, --help all everything):",
             *rows,

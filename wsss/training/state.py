@@ -1,7 +1,7 @@
 """What a training works with, and everything it is as tensors and JSON: a resumed run equals the unbroken one."""
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from wsss.core.checks import DataError, some
 from wsss.core.device import Device
 from wsss.models.cam_net import CamNet
-from wsss.models.unet import Unet
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import Recipe
 from wsss.runs.record import RunRecord
@@ -62,8 +61,8 @@ class Progress:
     """Batches skipped because their loss was not finite."""
 
 
-Net = CamNet | Unet
-"""What is trained."""
+Net = Any
+"""What is trained, a CamNet or a Unet: of it the loop knows weights and new parameters."""
 
 
 class TrainState:
@@ -87,7 +86,7 @@ class TrainState:
     @property
     def inference_net(self) -> Net:
         """The weights that validation and inference use: the moving average where there is one."""
-        return self.net if self.ema is None else cast(Net, self.ema.module)
+        return self.net if self.ema is None else self.ema.module
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the run by name: 'net.', 'ema.' and 'optim.'."""
