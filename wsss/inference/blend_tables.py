@@ -10,7 +10,7 @@ import pandas as pd
 
 from wsss.core.checks import DataError
 from wsss.core.csv_text import read_text
-from wsss.core.files import digest_file, read_json
+from wsss.core.files import digest_file, read_record
 from wsss.inference.tables import iter_cells, read_cells, read_images, score_columns
 
 SAME = ("fold", "ImageHeight", "ImageWidth", "area_px", "y0", "x0", "y1", "x1")
@@ -58,7 +58,7 @@ def read_members(folders: list[Path]) -> list[MemberTables]:
     members: list[MemberTables] = []
     for folder in folders:
         record = folder / "provenance.json"
-        provenance = read_json(record) if record.exists() else {}
+        provenance = read_record(record) if record.exists() else {}
         cells, images = read_cells(folder), read_images(folder)
         if members:
             first = members[0]

@@ -152,14 +152,14 @@ def load_unet(folder: RunFolder, device: Device, task: str, weights: Path | None
     outputs = recipe.masks.outputs if masks else len(record.classes)
     net = build_unet(recipe, channels=channels, outputs=outputs, pretrained=False)
     load_weights(net, strip(tensors, "net."))
-    return Checkpoint(record, net.to(device.place).eval())
+    return Checkpoint(record, device.settle(net).eval())
 
 
 def _cam_net(record: RunRecord, tensors: dict[str, Tensor], device: Device) -> CamNet:
     recipe: Any = record.recipe  # that of the task
     net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
     load_weights(net, tensors)
-    return net.to(device.place).eval()
+    return device.settle(net).eval()
 
 
 def _load_feature_classifier(folder: RunFolder, record: RunRecord) -> FeatureClassifier | None:
@@ -208,8 +208,11 @@ def load_self_trained(path: Path, record: RunRecord, device: Device) -> tuple[Se
         DataError: it is missing or damaged, or of another kind of network.
     """
     tensors, meta = load_checkpoint(path)
-    net = _cam_net(record, strip(tensors, "net."), device)
-    return SelfTrained(net, CropConfig(**meta["crops"]), digest_file(path)), meta["train_ids"]
+    try:
+        crops, train_ids = CropConfig(**meta["crops"]), str(meta["train_ids"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} does not say how its network was trained ({error}): remove it, train again.") from None
+    return SelfTrained(_cam_net(record, strip(tensors, "net."), device), crops, digest_file(path)), train_ids
 
 
 def check_feature_classifiers(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) -> None:

@@ -5,10 +5,12 @@ from functools import partial
 import numpy as np
 import torch
 
+from wsss.core.checks import ConfigError
 from wsss.core.device import Device
 from wsss.inference.checkpoints import Checkpoint
 from wsss.inference.tiles import predict_tiles
 from wsss.inference.tta import predict_views
+from wsss.models.memory import MemoryFull, attempt
 from wsss.models.unet import Unet, probabilities
 from wsss.options.masks import MaskInferConfig
 
@@ -45,7 +47,14 @@ class MaskPredictor:
         """Return the maps of an image, or of a tile, that is seen as a whole."""
         images = self.device.put(torch.from_numpy(np.array(image))[None])
         config = self.config
-        maps = [predict_views(partial(self._ask, own), images, config.tta, config.scales) for own in self.checkpoints]
+        ask = [partial(self._ask, own) for own in self.checkpoints]
+        try:
+            maps = [attempt(partial(predict_views, own, images, config.tta, config.scales)) for own in ask]
+        except MemoryFull as full:
+            edges = " x ".join(map(str, image.shape[1:]))
+            raise ConfigError(
+                f"memory is too small for {edges} px ({full}): pass a smaller --segmentation.tile."
+            ) from None
         return torch.stack(maps).mean(dim=0)[0].cpu().numpy()
 
     def _ask(self, checkpoint: Checkpoint[Unet], images: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,8 @@ from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, nearest
 from wsss.core.console import OutputOptions, say, tell_as
+from wsss.core.files import is_file
+from wsss.core.reading import read_yaml
 from wsss.options.renamed import renamed, renamed_flags
 
 EXIT_CODES = """\
@@ -44,7 +46,8 @@ class _Parser(ArgumentParser):
         name = (unknown.group(1) or unknown.group(2)) if unknown else ""
         names = [action.dest for action in self._actions]
         hint = (nearest(name, names) or nearest(name.split(".")[0], names)) if name else ""
-        raise ConfigError(f"{text.rstrip('.')}.{hint} See --help.") from ex
+        newer = " If a newer wsss wrote the file, update wsss or take the option out." if "config" in text else ""
+        raise ConfigError(f"{text.rstrip('.')}.{hint}{newer} See --help.") from ex
 
 
 def make_parser(stage: str, about: str, examples: str, *options: type) -> ArgumentParser:
@@ -83,6 +86,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) ->
     """
     words = _current(sys.argv[1:] if argv is None else argv)
     words = _gather(_complete(words, _switches((*options, OutputOptions))), _lists(options))
+    _check_configs(words)
     values = parser.instantiate(parser.parse_args(words))
     found = [
         option(**{own.name: values[own.name] for own in dataclasses.fields(option)})
@@ -308,6 +312,18 @@ def _brief(parser: ArgumentParser) -> str:
             f"\n{parser.epilog}",
         ]
     )
+
+
+def _check_configs(words: Sequence[str]) -> None:
+    """Read the files of --config within limits, before the parser reads them without any.
+
+    Raises:
+        ConfigError: one is no YAML, or blows up.
+    """
+    for word, after in itertools.pairwise([*words, ""]):
+        name, _, value = word.partition("=")
+        if name == "--config" and is_file(value or after):
+            read_yaml(Path(value or after), ConfigError)
 
 
 def _switches(options: Sequence[type], prefix: str = "--") -> set[str]:

@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any
 
 from wsss.core.checks import DataError, NoSpaceError
+from wsss.core.files import disk_errors
+from wsss.core.reading import parse_json
 
 
 class Journal:
@@ -30,9 +32,11 @@ class Journal:
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._db = sqlite3.connect(path, isolation_level=None)
+        with self._named():
+            self._db = sqlite3.connect(path, isolation_level=None)
         try:
             found = self._open(fingerprint)
         except BaseException:
@@ -128,7 +132,7 @@ class Journal:
             raise self._damaged("an item is of another kind")
         if crc != _checksum(key, text, payload):
             raise self._damaged(f"the checksum of {key} is another")
-        return key, json.loads(text), payload
+        return key, parse_json(text, self.path), payload
 
 
 def _checksum(key: str, text: str, payload: bytes) -> int:

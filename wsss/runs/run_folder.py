@@ -9,7 +9,8 @@ import yaml
 from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.files import digest_file, digest_json, read_json, write_csv, write_json, write_text
+from wsss.core.files import digest_file, digest_json, read_json, read_lines, write_csv, write_json, write_text
+from wsss.core.run_facts import NETWORK, check_facts
 from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
 from wsss.runs.record import (
     Lineage,
@@ -20,6 +21,13 @@ from wsss.runs.record import (
     record_from,
     unrecorded,
 )
+
+_NEEDED = ("recipe", "fold", "train_ids")
+
+
+def _task(facts: dict[str, Any]) -> object:
+    recipe = facts.get("recipe")
+    return recipe.get("task") if isinstance(recipe, dict) else None
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,8 @@ class RunFolder:
         tensors, facts = load_checkpoint(source)
         if not self.ids.exists():
             raise DataError(f"{self.ids} is missing: it belongs to the run and proves what it was trained on.")
-        ids = self.ids.read_text().splitlines()
+        check_facts(facts, source, (*_NEEDED, *(NETWORK if _task(facts) != "masks" else ())))
+        ids = read_lines(self.ids)
         if digest_json(ids) != facts["train_ids"]:
             raise DataError(f"{self.ids} was changed: it is not the list {source} was trained on.")
         return record_from(facts, self.path, ids, self.read_ancestors(facts), digest_file(source)), tensors

@@ -7,9 +7,10 @@ import numpy as np
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
-from wsss.core.files import read_json, without_nan, write_json
+from wsss.core.files import without_nan, write_json
 from wsss.core.labels import HPA, ClassList
 from wsss.core.runtime import progress
+from wsss.data.build import read_manifest
 from wsss.data.tables import read_labels
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
@@ -85,7 +86,7 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
 
 def _classes(data: Path | None, count: int) -> ClassList:
     if data is not None:
-        known = read_json(data / "dataset.json")
+        known = read_manifest(data)
         classes = ClassList(tuple(known["classes"]), known["negative"])
         if len(classes) != count:
             raise DataError(f"{data} has {len(classes)} classes, the predictions have {count}.")

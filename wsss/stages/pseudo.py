@@ -12,7 +12,8 @@ from wsss.cells.pseudo_masks import make_masks, values_of
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.core.device import Device, choose_device
-from wsss.core.files import as_read, digest_json, read_json, write_csv, write_json
+from wsss.core.files import as_read, digest_json, read_record, write_csv, write_json
+from wsss.core.reading import parse_npy
 from wsss.core.runtime import keep_freed_memory, progress, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.pseudo import FORMAT, MANIFEST, write_masks
@@ -53,7 +54,7 @@ def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: 
     """Make what is not there yet of one folder; return the number of images without masks."""
     facts = _facts(options, data, plan)
     if (out / MANIFEST).exists() and not options.overwrite:
-        if read_json(out / MANIFEST)["facts"] != facts:
+        if read_record(out / MANIFEST).get("facts") != facts:
             raise ConfigError(f"{out} holds other pseudo-masks: choose another --out, or pass --overwrite true.")
         say(f"{out} holds these pseudo-masks already: nothing to do.")
         return 0
@@ -111,7 +112,7 @@ def _cut_maps(
             continue
         classes = np.flatnonzero(data.labels[index])
         cells = cells_of(data, index, config)
-        values = values_of(np.load(io.BytesIO(entry[1]), allow_pickle=False), cells, config)
+        values = values_of(parse_npy(entry[1], journal.path), cells, config)
         peaks = np.array(entry[0]["peaks"]) if config.peak == "image" else typical[classes]
         masks = make_masks(values, peaks, cells, config)
         write_masks(out, data.ids[index], classes, masks)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsss.core.checks import NoSpaceError
+from wsss.core.checks import DiskError
 from wsss.core.console import say
-from wsss.core.csv_text import guard_text
 from wsss.core.files import digest_json, write_csv, write_json
 from wsss.core.runtime import progress, versions
 from wsss.data.catalog import DataSet, default_dataset
@@ -101,7 +100,7 @@ def _work(
     with progress(None, "segment", len(todo)) as bar:
         for index, result in segment_images(job, backend, todo, options.pool):
             name = data.ids[index]
-            if isinstance(result, NoSpaceError):
+            if isinstance(result, DiskError):
                 raise result
             if isinstance(result, RECORDABLE):
                 record = {"status": "failed", "reason": " ".join(str(result).split())}
@@ -160,7 +159,7 @@ def _write(folder: Path, table: pd.DataFrame, options: SegmentOptions, spent: Co
             "versions": versions(),
         },
     )
-    write_csv(folder / "segments.csv", guard_text(table, ("ID", "reason")))
+    write_csv(folder / "segments.csv", table)
 
 
 def _report(table: pd.DataFrame, worked: int, seconds: float, spent: Counter[str]) -> int:

@@ -66,8 +66,8 @@ def train_fold(plan: Plan) -> None:
     if options.lr_find:
         find_rate(job, state, batches, task.learner)
         return
-    watches = task.watches(split, folder) if world.leads else []
-    if options.tensorboard and world.leads:
+    watches = task.watches(split, folder)
+    if options.tensorboard:
         watches.append(open_tensorboard(folder.path))
     fit(job, state, batches, task.validator(split, workers), task.learner, watches)
     if world.leads:

@@ -52,7 +52,7 @@ def start(plan: Plan) -> tuple[Job, TrainState]:
         record = replace(record, ancestors=join(record.ancestors, *inherited))
 
     torch.manual_seed(recipe.seed)
-    net = task.build(earlier, pretrained=saved is None and world.leads).to(device.place)
+    net = device.settle(task.build(earlier, pretrained=saved is None and world.leads))
     if recipe.sync_bn and world.size > 1:
         net = convert_sync_batchnorm(net)
     world.spread(net)

@@ -47,13 +47,14 @@ class ClassifyLearner(Learner):
         recipe = self.job.recipe
         assert isinstance(recipe, ClassifyRecipe)
         self.recipe = recipe
+        self.fixed_sizes = not recipe.cells.pieces  # of which there are more or fewer
         self.loss = ComboLoss(recipe.loss, recipe.puzzle, recipe.cells)
         return PuzzleCam(self.state.net, recipe.puzzle.side, recipe.cells.pieces, recipe.cells.piece_size)
 
     def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
         """Return the loss and its parts of one batch, when the share `done` of the training is behind it."""
         with self.job.device.autocast():
-            output: SiameseOutput = model(batch.images, batch.cells)
+            output: SiameseOutput = model(*batch.seen)
         full, tiles = output.views(self.recipe.puzzle.maps)
         parts = self.loss(full, tiles, batch.labels, done, output.pieces)
         if self.job.teacher is not None:
@@ -164,7 +165,7 @@ class ClassifyTask(Task):
         assert isinstance(record.recipe, ClassifyRecipe)
         net = self._net(record.recipe, pretrained=False)
         load_weights(net, tensors)
-        return net.to(self.device.place).eval()
+        return self.device.settle(net).eval()
 
     def _net(self, recipe: ClassifyRecipe, *, pretrained: bool) -> CamNet:
         channels, classes = len(self.data.channels), len(self.data.classes)
@@ -283,7 +284,7 @@ class Validator:
         for batch in progress(self.batches, "validate", leave=False, disable=not self.world.leads):
             batch = batch.on(self.device)
             with self.device.autocast():
-                output: SiameseOutput = model(batch.images, batch.cells)
+                output: SiameseOutput = model(*batch.seen)
             full, tiles = output.views(self.recipe.puzzle.maps)
             for name, value in self.loss(full, tiles, batch.labels, pieces=output.pieces).items():
                 sums[name] += float(value) * len(batch.images)
