@@ -34,6 +34,7 @@ from wsss import cli
 from wsss.core.console import say
 from wsss.core.device import choose_device
 from wsss.core.labels import HPA, HPA_CHANNELS
+from wsss.core.runtime import versions
 from wsss.data.synthetic.fields import draw_field
 from wsss.inference.checkpoints import load_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
@@ -190,7 +191,7 @@ def make_run(folder: Path, backbone: str) -> None:
     net = build_cam_net(recipe, channels=len(HPA_CHANNELS), classes=len(HPA.names), pretrained=False)
     run = RunFolder(folder)
     folder.mkdir()
-    record = RunRecord(recipe, None, "", (), HPA_CHANNELS, HPA.names)
+    record = RunRecord(recipe, None, "", (), HPA_CHANNELS, HPA.names, size=512, versions=versions())
     run.begin(record)
     run.save_best({f"net.{name}": tensor for name, tensor in net.state_dict().items()}, record.facts())
 

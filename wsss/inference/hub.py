@@ -21,7 +21,7 @@ from wsss.models.cam_net import build_cam_net
 from wsss.models.weights import load_weights, strip
 from wsss.runs.checkpoint import read_tensors
 from wsss.runs.record import record_from
-from wsss.runs.run_folder import RunFolder
+from wsss.runs.run_folder import RunFolder, first_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 SENT = [CONFIG, WEIGHTS, CARD, "feature_classifier-*.safetensors", "self_trained-*.safetensors"]
@@ -118,9 +118,10 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
         net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
         load_weights(net, strip(tensors, f"{facts['name']}."))
         net = device.settle(net).eval()
-        kept = folder / _feature_classifier_file(facts["name"])
+        name = facts["name"]
+        kept = first_of(folder / _feature_classifier_file(name), folder / f"opinion-{name}.safetensors")
         feature_classifier = load_feature_classifier(kept, FEATURES) if _belongs(kept, files) else None
-        kept = folder / _self_trained_file(facts["name"])
+        kept = first_of(folder / _self_trained_file(name), folder / f"student-{name}.safetensors")
         self_trained = load_self_trained(kept, record, device)[0] if _belongs(kept, files) else None
         members.append(CamCheckpoint(record, net, feature_classifier, self_trained))
     return members

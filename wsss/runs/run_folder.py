@@ -50,7 +50,7 @@ class RunFolder:
     @property
     def feature_classifier(self) -> Path:
         """The feature classifier, where there is one."""
-        return self.path / "feature_classifier.safetensors"
+        return first_of(self.path / "feature_classifier.safetensors", self.path / "opinion.safetensors")
 
     @property
     def soft_labels(self) -> Path:
@@ -60,7 +60,7 @@ class RunFolder:
     @property
     def self_trained(self) -> Path:
         """The self-trained network of single cells, where there is one."""
-        return self.path / "self_trained.safetensors"
+        return first_of(self.path / "self_trained.safetensors", self.path / "student.safetensors")
 
     @property
     def ids(self) -> Path:
@@ -150,6 +150,11 @@ class RunFolder:
         if previous(self.last).exists():  # killed between the two renames of a save
             return load_checkpoint(previous(self.last))
         return None
+
+
+def first_of(path: Path, old: Path) -> Path:
+    """Return where a file is, or will be: its name of today, or that of version 0.1.0 if it is there alone."""
+    return old if old.exists() and not path.exists() else path
 
 
 def find_folders(run: Path) -> list[RunFolder]:
