@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from wsss.core.device import choose_device
-from wsss.inference.checkpoints import check_feature_classifiers, load_classifier
+from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import is_model, load_model, pull_model
 from wsss.inference.one_image import Model, check_alike
+from wsss.inference.sources import source_shares
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 from wsss.runs.run_folder import find_folders
 
@@ -47,13 +48,14 @@ def load(
     place = choose_device(device, precision)
     text = str(source)
     folder = pull_model(text.removeprefix("hf:")) if text.startswith("hf:") else Path(source)
-    members = (
-        load_model(folder, place) if is_model(folder) else [load_classifier(f, place) for f in find_folders(folder)]
-    )
+    if is_model(folder):
+        members = load_model(folder, place)
+    else:
+        members = [load_classifier(fold, place) for fold in find_folders(folder)]
     check_alike(members, str(folder))
     recipe = members[0].recipe
     rules = score or recipe.score
     if not is_model(folder):  # a shared model holds the networks alone
-        check_feature_classifiers(members, rules)
+        source_shares(members, rules, crops or recipe.crops)
     model = Model(members, place, rules, crops or recipe.crops, tta or TtaConfig())
     return model if calibration is None else model.calibrated(Path(calibration))

@@ -1,12 +1,18 @@
 """A tiny learnable data set, and the words of a short training on it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from wsss.core.device import Device
 from wsss.data.build import Spec, create_dataset
+from wsss.options.recipe import Recipe
 from wsss.runs.checkpoint import load_checkpoint
+from wsss.runs.record import RunRecord
+from wsss.runs.run_folder import RunFolder
+from wsss.training.state import Job
 
 SIZE = 64
 
@@ -26,6 +32,11 @@ def make_squares(folder: Path, prefix: str = "im") -> Path:
 def words(data: Path, run: Path, *more: str) -> list[str]:
     plain = ["--data", str(data), "--run", str(run), "--backbone", "test_resnet", "--weights", "none", "--crop", "64"]
     return [*plain, "--batch", "3", "--epochs", "2", "--workers", "0", "--device", "cpu", *more]
+
+
+def make_job(recipe: Recipe, device: Device, **more: Any) -> Job:
+    """Return what a learner works with, without a folder."""
+    return Job(recipe, device, RunFolder(Path()), RunRecord(recipe, 0, "", (), ()), [], **more)
 
 
 def final(run: Path, name: str = "last") -> tuple[dict[str, torch.Tensor], dict[str, object]]:

@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -139,10 +140,11 @@ def find_label_map(folder: Path, name: str) -> Path:
     Raises:
         DataError: there is none.
     """
-    for suffix in SUFFIXES:
-        path = folder / f"{name}{suffix}"
-        if path.exists():
-            return path
+    for form in dict.fromkeys((name, unicodedata.normalize("NFD", name))):  # macOS writes names apart
+        for suffix in SUFFIXES:
+            path = folder / f"{form}{suffix}"
+            if path.exists():
+                return path
     raise DataError(f"{folder} holds no label map of {name}: expected {name} with one of {', '.join(SUFFIXES)}.")
 
 

@@ -102,6 +102,11 @@ class DataSet:
         return dict(zip(self.table["ID"][several.index], several, strict=True))
 
     @cached_property
+    def carried(self) -> pd.DataFrame:
+        """The columns that the label tables brought along, as text, one row per image; '' where there is nothing."""
+        return self.table[[name for name in self.table if name not in COLUMNS]]
+
+    @cached_property
     def _places(self) -> list[tuple[str, int]]:
         return list(zip(self.table["shard"].tolist(), self.table["slot"].tolist(), strict=True))
 

@@ -66,6 +66,18 @@ class Past:
         return self.manifest.get("sources", [])
 
     @property
+    def group(self) -> str:
+        """The column by which the folds are grouped, '' for none."""
+        return str((self.manifest.get("folds") or {}).get("group", ""))
+
+    def fold_of(self, spec: Spec) -> dict[str, int]:
+        """Return ID -> fold of the images that keep theirs when folds are made by `spec`."""
+        if self.folds != (spec.folds, spec.seed):
+            return {}
+        held = self.table[self.table["fold"] >= 0]
+        return dict(zip(held["ID"], held["fold"].astype(int), strict=True))
+
+    @property
     def folds(self) -> tuple[int, int] | None:
         """Number and seed of the folds, if there are any."""
         found = self.manifest.get("folds")

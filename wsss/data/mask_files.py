@@ -54,7 +54,7 @@ def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
 
 
 def read_text_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Read a CSV with these columns as text, nothing turned into numbers or NaN.
+    """Read a table with these columns as text, nothing turned into numbers or NaN.
 
     Raises:
         DataError: it cannot be read, lacks a column, or names an ID twice.

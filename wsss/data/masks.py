@@ -17,6 +17,7 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.run_length import decode
+from wsss.data.ids import composed
 from wsss.data.mask_files import PICTURES, read_mask, read_picture, read_text_table
 
 
@@ -146,7 +147,7 @@ def _bowl(folder: Path) -> list[MaskItem]:
         if len(pictures) != 1:
             raise DataError(f"{own / 'images'} holds {len(pictures)} pictures, expected one.")
         masks = tuple(_pictures(own / "masks").values()) if (own / "masks").is_dir() else None
-        items.append(MaskItem(own.name, next(iter(pictures.values())), masks))
+        items.append(MaskItem(composed(own.name), next(iter(pictures.values())), masks))
     return items
 
 
@@ -181,11 +182,10 @@ def _pictures(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
         if path.suffix.lower() in PICTURES:
-            if path.stem in found:
-                raise DataError(
-                    f"{folder} holds {found[path.stem].name} and {path.name}: expected one file of each ID."
-                )
-            found[path.stem] = path
+            name = composed(path.stem)
+            if name in found:
+                raise DataError(f"{folder} holds {found[name].name} and {path.name}: expected one file of each ID.")
+            found[name] = path
     return found
 
 

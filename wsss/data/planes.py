@@ -47,7 +47,7 @@ def find_images(folder: Path, channels: tuple[str, ...]) -> Found:
     planes: dict[str, dict[str, list[str]]] = {}
     merged: dict[str, list[str]] = {}
     for name in _names(folder):
-        stem = name[: name.rindex(".")]
+        stem = ids.composed(name[: name.rindex(".")])
         stem = stem[:-4] if stem.lower().endswith(".ome") else stem
         ID, _, channel = stem.rpartition("_")
         if ID and channel in channels:

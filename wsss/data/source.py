@@ -129,7 +129,8 @@ def rows(source: Source, known: Known) -> pd.DataFrame:
         place = {"ID": ID, "source": source.name, "shard": shard, "slot": slot, "Label": label}
         records.append({**place, **known[ID][0]})
     empty = {"duplicate_of": None, "fold": -1}
-    return pd.DataFrame(records).assign(**empty).astype(COLUMNS)[list(COLUMNS)]
+    plain = pd.DataFrame(records).assign(**empty).astype(COLUMNS)[list(COLUMNS)]
+    return pd.concat([plain, source.matched.carried], axis=1)
 
 
 def write_extras(folder: Path, source: Source, known: Known, stamp: dict[str, int]) -> None:

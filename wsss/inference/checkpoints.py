@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import Tensor
 
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device
 from wsss.core.files import digest_file, digest_json
 from wsss.data.catalog import DataSet
@@ -19,9 +19,9 @@ from wsss.feature_classifier.store import FeatureClassifier, load_feature_classi
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
-from wsss.options.scoring import CropConfig, ScoreConfig
+from wsss.options.scoring import CropConfig
 from wsss.runs.checkpoint import load_checkpoint
-from wsss.runs.leaks import check_unseen
+from wsss.runs.leaks import check_unseen, has_seen
 from wsss.runs.record import RunRecord, fold_name
 from wsss.runs.run_folder import RunFolder
 
@@ -215,47 +215,6 @@ def load_self_trained(path: Path, record: RunRecord, device: Device) -> tuple[Se
     return SelfTrained(_cam_net(record, strip(tensors, "net."), device), crops, digest_file(path)), train_ids
 
 
-def check_feature_classifiers(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) -> None:
-    """Refuse networks of which some lack the feature classifier, or the self-trained network, that they or others
-    should have.
-
-    Raises:
-        DataError: one is missing.
-    """
-    if score.feature_share > 0 and score.self_training_share > 0:
-        _check_self_trained(checkpoints)
-    wanted = any(own.feature_classifier or own.recipe.feature_classifier.enabled for own in checkpoints)
-    lacking = [str(own.path) for own in checkpoints if own.feature_classifier is None]
-    if score.feature_share > 0 and wanted and lacking:
-        raise DataError(
-            f"{some(lacking)} has no feature classifier (feature_classifier.safetensors), which the run wants: run "
-            "the same train command again with --feature_classifier.enabled true to make it, or pass "
-            "--score.feature_share 0 to do without."
-        )
-
-
-def _check_self_trained(checkpoints: Sequence[CamCheckpoint]) -> None:
-    wanted = any(own.self_trained or own.recipe.self_training.enabled for own in checkpoints)
-    lacking = [str(own.path) for own in checkpoints if own.self_trained is None]
-    if wanted and lacking:
-        raise DataError(
-            f"{some(lacking)} has no self-trained network (self_trained.safetensors), which the run wants: run the "
-            "same train command again with --self_training.enabled true, or pass --score.self_training_share 0 to do "
-            "without."
-        )
-
-
-def has_self_trained(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) -> bool:
-    """Whether self-trained networks take part in the score."""
-    used = has_feature_classifiers(checkpoints, score) and score.self_training_share > 0
-    return used and all(own.self_trained is not None for own in checkpoints)
-
-
-def has_feature_classifiers(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) -> bool:
-    """Whether feature classifiers take part in the score."""
-    return score.feature_share > 0 and all(own.feature_classifier is not None for own in checkpoints)
-
-
 def check_fits(checkpoint: CamCheckpoint, data: DataSet) -> None:
     """Refuse a network made for other classes or channels than the data set's.
 
@@ -306,11 +265,30 @@ def plan_all(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
 def plan_oof(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
     """Each image is predicted by the network that held out its fold, or by all that did (snapshots).
 
+    An image without a fold, having no labels, is predicted by the networks of all folds.
+
     Raises:
         DataError: a fold has no network, the networks saw other folds or labels, or one saw an image it would predict.
     """
     folds = np.where(data.ok, data.folds(), -1)
-    return _plan_folds(checkpoints, folds, data.ids, data.folds_digest, data.twins, data.folder)
+    plan = _plan_folds(checkpoints, folds, data.ids, data.folds_digest, data.twins, data.folder)
+    return [*plan, *_plan_of_no_fold([own for unseeing, _ in plan for own in unseeing], data)]
+
+
+def _plan_of_no_fold(checkpoints: Sequence[CamCheckpoint], data: DataSet) -> Plan:
+    """Plan images without a fold: all networks that none of their near-duplicates and none of their group reached."""
+    ids, group = data.table["ID"], data.manifest["folds"].get("group")
+    first = data.table["duplicate_of"].fillna(ids)
+    alike = ids.groupby(first).agg(set)
+    of_group = ids.groupby(data.table[group]).agg(set) if group else {}
+    plan: dict[tuple[int, ...], list[int]] = {}
+    for i in np.flatnonzero(data.ok & (data.folds() < 0)).tolist():
+        near = alike[first[i]]
+        if group and data.table[group][i]:
+            near = near | of_group[data.table[group][i]]
+        unseen = tuple(k for k, own in enumerate(checkpoints) if not any(has_seen(r, near) for r in own.records))
+        plan.setdefault(unseen, []).append(i)
+    return [([checkpoints[k] for k in unseen], images) for unseen, images in plan.items() if unseen]
 
 
 def plan_masks(checkpoints: list[Checkpoint[Unet]], masks: MaskSet, *, oof: bool) -> MaskPlan:

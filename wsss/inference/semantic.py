@@ -9,7 +9,7 @@ from wsss.core.checks import ConfigError
 from wsss.core.device import Device
 from wsss.inference.checkpoints import Checkpoint
 from wsss.inference.tiles import predict_tiles
-from wsss.inference.tta import predict_views
+from wsss.inference.views import predict_views
 from wsss.models.memory import MemoryFull, attempt
 from wsss.models.unet import Unet, probabilities
 from wsss.options.masks import MaskInferConfig

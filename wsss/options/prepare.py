@@ -14,6 +14,7 @@ from wsss.core.runtime import Workers
 EXAMPLES = """\
   python -m wsss.prepare --images hpa/train --labels hpa/train.csv --out data/hpa
   python -m wsss.prepare --images external --labels external.csv --out data/hpa --source external    add a source
+  python -m wsss.prepare --images hpa/train --labels hpa/train.csv --group antibody --out data/hpa   folds by protein
   python -m wsss.prepare --images hpa/test --out data/test                                           no labels
 """
 
@@ -33,7 +34,8 @@ class PrepareOptions:
     out: Path
     """Folder of the data set to make, data/NAME."""
     labels: Path | None = None
-    """Label table (CSV); without it the images are there to be predicted."""
+    """Label table (CSV); without it the images are there to be predicted. Columns beside ID and labels are carried
+    along into every table."""
     size: int = 512
     """Edge of the stored square images, in pixels."""
     source: str = "main"
@@ -46,7 +48,11 @@ class PrepareOptions:
     folds: int | None = None
     """Number of folds; 4 if left out, or what the data set has already."""
     seed: int | None = None
-    """Seed of the folds; 0 if left out, or what the data set has already."""
+    """Seed of the folds; 0 if left out, or what the data set has already. Images that have a fold keep it when a source
+    is added; another number of folds or another seed makes all of them anew."""
+    group: str | None = None
+    """Column of the label table (antibody, plate, patient, ...) whose images of one value go to the same fold; none if
+    left out, or what the data set has already."""
     workers: int | None = None
     """Processes; one per core if left out, 0 for none beside the main one."""
     engine: str = "local"

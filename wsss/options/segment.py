@@ -25,8 +25,12 @@ class SegmentOptions:
     """How cells are found: classical, unet (a network that comes with wsss), masks, hpacellseg, cellpose, instanseg, or
     one that another package registers (group wsss.backends)."""
     masks: Path | None = None
-    """For the backend masks: a folder of label maps, <ID>.png|tif|npz|npy at original or stored size; a COCO JSON; or
-    a table (CSV or Parquet) with the masks as run lengths, a submission included."""
+    """For the backend masks: a folder of label maps, <ID>.png|tif|npz|npy at original or stored size, or of outlines,
+    <ID>.geojson (QuPath, StarDist); a COCO JSON; or a table (CSV or Parquet) with the masks as run lengths, or a
+    submission."""
+    category: str = ""
+    """Which categories of a COCO JSON are cells: names or ids, separated by commas, or all. Needed where it has several
+    and it is not clear; one of nuclei is paired with the cells."""
     weights: Path | None = None
     """Weights of a network: a folder for hpacellseg, a file for the others (if left out, cellpose and instanseg fetch
     their own, and unet has its own)."""

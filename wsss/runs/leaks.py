@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from wsss.core.checks import DataError, some
-from wsss.runs.record import Ancestor, Lineage
+from wsss.runs.record import Ancestor, Lineage, RunRecord
 
 
 def check_unseen(
@@ -47,6 +47,12 @@ def check_unseen(
         for ancestor in lineage:
             if seen := sorted(ancestor.images & images):
                 raise DataError(f"{path} was trained on {some(seen)}{_way(path, ancestor)}: {relation}{role}. {advice}")
+
+
+def has_seen(record: RunRecord, images: Collection[str]) -> bool:
+    """Whether any of these images has reached a network, as far as that is known; it counts as seen if it is not."""
+    wanted, lineage = frozenset(images), record.lineage
+    return lineage is None or any(ancestor.images & wanted for ancestor in lineage)
 
 
 def _way(path: Path, ancestor: Ancestor) -> str:

@@ -51,7 +51,8 @@ class BackendOptions:
     """What the stage hands to every factory; a backend takes what concerns it."""
 
     masks: Path | None = None
-    """Given masks: a folder of label maps, `<ID>.png|tif|tiff|npz|npy`, a COCO JSON, or a table with run lengths."""
+    """Given masks: a folder of label maps, `<ID>.png|tif|tiff|npz|npy`, or of outlines, `<ID>.geojson`, a COCO JSON, or
+    a table with run lengths."""
     weights: Path | None = None
     """Weights of a network: a file, or a folder for hpacellseg."""
     device: str = "auto"
@@ -60,6 +61,8 @@ class BackendOptions:
     """Fields that a network takes at once."""
     pixel_um: float | None = None
     """Micrometres per pixel of the original images; None takes each for a whole field of the HPA."""
+    category: str = ""
+    """Of a COCO JSON: names or ids of the categories that are cells, separated by commas; 'all'; '' for no choice."""
 
 
 Backend = Callable[[Field], CellMaps]

@@ -13,26 +13,14 @@ from wsss.core.device import Device, choose_device
 from wsss.core.files import digest_json, read_json, write_json
 from wsss.core.runtime import keep_freed_memory, progress
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.inference.calibration import Calibration, check_origin, load_calibration
-from wsss.inference.checkpoints import (
-    CamCheckpoint,
-    Plan,
-    check_feature_classifiers,
-    check_fits,
-    has_feature_classifiers,
-    has_self_trained,
-    load_classifiers,
-    load_unet,
-    pair,
-    plan_all,
-    plan_oof,
-)
-from wsss.inference.following import Beside, Following
+from wsss.inference.calibration import Calibration, load_calibration
+from wsss.inference.checkpoints import Plan, check_fits, load_classifiers, load_unet, pair, plan_all, plan_oof
+from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import predict
-from wsss.inference.provenance import prediction_facts
-from wsss.inference.results import write_results
+from wsss.inference.provenance import check_origin, prediction_facts
+from wsss.inference.results import Scored, write_results
 from wsss.inference.shards import ShardJournals, take
-from wsss.inference.task import Scored, Task
+from wsss.inference.sources import SOURCES, Task, source_shares
 from wsss.options.infer import InferOptions, Shard, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
@@ -59,7 +47,7 @@ def run(options: InferOptions) -> int:
     on_ray = options.engine == "ray"  # this process only plans then
     task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
     lock = f"{LOCK}.{options.shard.replace('/', '-of-')}" if options.shard else LOCK  # shards run side by side
-    with hold(out, "image", "cam", "crop", "feature_classifier", "self_trained", "unet", lock=lock):
+    with hold(out, *(source.name for source in SOURCES), lock=lock):
         return _predict_into(out, options, task, plan)
 
 
@@ -70,7 +58,6 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     members = [member for found in folders for member in load_classifiers(found, device, snapshots=options.snapshots)]
     for member in members:
         check_fits(member, data)
-    check_feature_classifiers(members, options.score)
     if options.unet is not None:
         nets = [load_unet(found, device, "maps") for found in find_folders(options.unet)]
         members = pair(members, nets, oof=options.oof)
@@ -103,28 +90,25 @@ def _predict_into(out: Path, options: InferOptions, task: Task, plan: Plan) -> i
         return 0
     if options.shard:
         return _run_shard(task, plan, out, facts, options)
-    with _segmented(task, plan, options) as following:
-        failed, journals = _predict(replace(task, following=following), plan, out, facts, options)
+    with _segmented(task, plan, options) as overlap:
+        failed, journals = _predict(replace(task, overlap=overlap), plan, out, facts, options)
     write_json(out / PROVENANCE, facts)
     _remove(journals)
     return 1 if failed else 0
 
 
-def _segmented(
-    task: Task, plan: Plan, options: InferOptions
-) -> AbstractContextManager[Following] | AbstractContextManager[None]:
-    """Return what finds the cells beside the block, in the order in which it wants them; or nothing."""
+def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContextManager[Overlap | None]:
+    """Find the cells while the block lasts, in the order in which it wants them; or do nothing."""
     if not options.segment:
         return nullcontext()
-
     asked = SegmentOptions(data=task.data.folder, backend=options.segment, device=options.device)
     order = [task.data.ids[i] for _, indices in plan for i in indices]
-    return Beside(lambda following: segment(asked, following), Following(order))
+    return running(lambda overlap: segment(asked, overlap), Overlap(order))
 
 
 def _predict(task: Task, plan: Plan, out: Path, facts: dict[str, Any], options: InferOptions) -> tuple[int, list[Path]]:
     """Write the tables, from all shards or after predicting here; return failed images and the journals used."""
-    fingerprint, parts = digest_json(facts), _parts(options, plan[0][0] if plan else [])
+    fingerprint, parts = digest_json(facts), _parts(options, plan)
     if options.merge:
         wanted = [task.data.ids[i] for _, indices in plan for i in indices]
         with ShardJournals(out, fingerprint, wanted) as shards:
@@ -173,7 +157,8 @@ def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions) -> Non
     total = sum(len(indices) for _, indices in plan)
     if done:
         say(f"{len(done)} of {total} images are there already: going on.")
-    folds = [members[0].fold if options.oof and members[0].fold is not None else -1 for members, _ in plan]
+    held = task.data.folds() if options.oof else None
+    folds = [-1 if held is None else int(held[images[0]]) for _, images in plan]
     predicted = _on_ray(task, plan, folds, skip, options) if options.engine == "ray" else _here(task, plan, folds, skip)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
         for scored in predicted:
@@ -199,11 +184,6 @@ def _on_ray(task: Task, plan: Plan, folds: list[int], skip: set[int], options: I
     yield from predict_on_ray(build, fingerprint, chunks, options.device)
 
 
-def _parts(options: InferOptions, members: list[CamCheckpoint]) -> list[str]:
+def _parts(options: InferOptions, plan: Plan) -> list[str]:
     """Return the parts of the score that are written beside the blend."""
-    found = ["image", "cam"]
-    found += ["crop"] if options.crops.mode != "none" else []
-    found += ["feature_classifier"] if has_feature_classifiers(members, options.score) else []
-    found += ["self_trained"] if has_self_trained(members, options.score) else []
-    found += ["unet"] if options.unet is not None else []
-    return found if options.parts else []
+    return list(source_shares(plan[0][0], options.score, options.crops)) if options.parts and plan else []

@@ -96,7 +96,8 @@ def _spec(options: PrepareOptions, classes: ClassList, past: Past) -> Spec:
     folds, seed = past.folds or (4, 0)
     folds = folds if options.folds is None else options.folds
     seed = seed if options.seed is None else options.seed
-    return Spec(options.size, channel_names(options.channels)[0], classes, folds, seed)
+    group = past.group if options.group is None else options.group
+    return Spec(options.size, channel_names(options.channels)[0], classes, folds, seed, group)
 
 
 def _check_same_images(past: Past, source: Source) -> None:
@@ -128,8 +129,10 @@ def _is_finished(folder: Path, past: Past, spec: Spec, rows: pd.DataFrame) -> bo
     """Say whether the data set on the disk is what would be written now."""
     name = rows["source"].iloc[0]
     own = past.table[past.table["source"] == name]
-    same = own["Label"].fillna("-").tolist() == rows["Label"].fillna("-").tolist()
+    same = own["Label"].fillna("-").tolist() == rows["Label"].fillna("-").tolist() and _same_carried(own, rows)
     if past.source(name) is None or not same or past.folds not in (None, (spec.folds, spec.seed)):
+        return False
+    if past.folds and past.group != spec.group:
         return False
     try:
         data = DataSet.open(folder)
@@ -139,6 +142,14 @@ def _is_finished(folder: Path, past: Past, spec: Spec, rows: pd.DataFrame) -> bo
         say(f"note: {error}")
         return False
     return True
+
+
+def _same_carried(own: pd.DataFrame, rows: pd.DataFrame) -> bool:
+    """Say whether the rows of a source bring the same columns along as before."""
+    now = rows.drop(columns=list(COLUMNS))
+    before = own.drop(columns=list(COLUMNS))
+    gone = [name for name in before if name not in now and (before[name].fillna("") != "").any()]
+    return not gone and all(name in before and before[name].tolist() == now[name].tolist() for name in now)
 
 
 def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame) -> None:
@@ -154,7 +165,21 @@ def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame) -> None:
         records.append(record)
     table = pd.concat([past.others(source.name).astype(COLUMNS), rows])
     order = {record["name"]: k for k, record in enumerate(records)}
-    finish(past.folder, spec, table.sort_values("source", key=lambda s: s.map(order), kind="stable"), records)
+    before = past.fold_of(spec)
+    table = table.sort_values("source", key=lambda s: s.map(order), kind="stable")
+    _tell_moved(before, finish(past.folder, spec, table, records, before=before), spec.group)
+
+
+def _tell_moved(before: dict[str, int], table: pd.DataFrame, group: str) -> None:
+    """Report images that are not in the fold they were in before."""
+    now = dict(zip(table["ID"], table["fold"].astype(int), strict=True))
+    moved = [ID for ID, fold in before.items() if now.get(ID, -1) not in (fold, -1)]
+    if moved:
+        why = f"near-duplicates or one {group} with" if group else "near-duplicates of"
+        say(
+            f"note: {len(moved)} images are in another fold than before, being {why} images of other folds: "
+            f"{some(moved)}. Networks trained before cannot predict them out of fold."
+        )
 
 
 @contextmanager

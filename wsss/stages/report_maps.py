@@ -7,8 +7,8 @@ import numpy as np
 from wsss.cells.scoring import normalise, resize
 from wsss.core.device import choose_device
 from wsss.data.catalog import DataSet
-from wsss.inference.cam import class_maps
 from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof
+from wsss.models.cam_net import class_maps
 from wsss.reports.gallery import ClassMap
 from wsss.runs.run_folder import find_folders
 
@@ -30,9 +30,7 @@ class Mapper:
 
     def __init__(self, run: Path, data: DataSet, *, oof: bool) -> None:
         self.data, self.device = data, choose_device()
-        members = [
-            own for folder in find_folders(run) for own in load_classifiers(folder, self.device, snapshots=False)
-        ]
+        members = [own for folder in find_folders(run) for own in load_classifiers(folder, self.device)]
         for member in members:
             check_fits(member, data)
         plan = plan_oof(members, data) if oof else plan_all(members, data)

@@ -12,7 +12,7 @@ from wsss.core.console import say
 from wsss.core.files import digest_json, write_csv, write_json
 from wsss.core.runtime import progress, versions
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.inference.following import Following
+from wsss.inference.overlap import Overlap
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
@@ -25,23 +25,27 @@ def run(options: SegmentOptions) -> int:
     return segment(options)
 
 
-def segment(options: SegmentOptions, following: Following | None = None) -> int:
+def segment(options: SegmentOptions, overlap: Overlap | None = None) -> int:
     """Segment what is not segmented yet and write `segments.csv` and `segment.json`; return the exit code.
 
-    `following` is told of each image as it is done, by a stage that works on them at the same time.
+    `overlap` is told of each image as it is done, for a stage that works on them at the same time.
     """
     folder = default_dataset(options.data)
     DataSet.open(folder)  # a folder that is none is told before anything is written there
     with hold(folder, "cells", "nuclei"):
-        return _segment(folder, options, following)
+        return _segment(folder, options, overlap)
 
 
-def _segment(folder: Path, options: SegmentOptions, following: Following | None) -> int:
+def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None) -> int:
 
     data = DataSet.open(folder)
     asked = _backend_options(options)
     backend = make_backend(options.backend, asked)  # a wrong option shows before any work
+    for note in getattr(backend, "notes", ()):
+        say(f"note: {note}")
     what = {"backend": options.backend, "masks": str(asked.masks), "weights": str(asked.weights)}
+    if options.category:  # without it as ever: what earlier versions found stays known
+        what["category"] = options.category
     fingerprint = digest_json({"size": data.size, "pixel_um": asked.pixel_um, **what})
     path = folder / "segment.journal"
     if options.overwrite:
@@ -51,10 +55,10 @@ def _segment(folder: Path, options: SegmentOptions, following: Following | None)
     with Journal(path, fingerprint) as journal:
         todo = _unfinished(data, journal)
         (folder / "segments.csv").unlink(missing_ok=True)
-        if following is not None:
+        if overlap is not None:
             number = {name: i for i, name in enumerate(data.ids)}
-            todo = [number[name] for name in following.begin(data.ids[i] for i in todo)]
-        _work(data, journal, todo, backend, options, following)
+            todo = [number[name] for name in overlap.begin(data.ids[i] for i in todo)]
+        _work(data, journal, todo, backend, options, overlap)
         table, spent = _summary(data, journal)
     _write(folder, table, options, spent)
     return _report(table, len(todo), time.perf_counter() - began, spent)
@@ -63,7 +67,7 @@ def _segment(folder: Path, options: SegmentOptions, following: Following | None)
 def _backend_options(options: SegmentOptions) -> BackendOptions:
 
     masks, weights = (path.resolve() if path else None for path in (options.masks, options.weights))
-    return BackendOptions(masks, weights, options.device, options.batch, options.pixel_um)
+    return BackendOptions(masks, weights, options.device, options.batch, options.pixel_um, options.category)
 
 
 def _unfinished(data: DataSet, journal: Journal) -> list[int]:
@@ -92,7 +96,7 @@ def _work(
     todo: list[int],
     backend: AnyBackend,
     options: SegmentOptions,
-    following: Following | None,
+    overlap: Overlap | None,
 ) -> None:
     """Segment the images `todo` and journal each as it is done."""
     marks = _marks(data)
@@ -110,8 +114,8 @@ def _work(
             else:
                 record = result
             journal.add(name, {**record, "mark": marks[name]})
-            if following is not None:
-                following.done(name)
+            if overlap is not None:
+                overlap.done(name)
             bar.update()
 
 

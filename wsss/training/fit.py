@@ -12,6 +12,7 @@ from torch import Tensor
 from wsss.core.checks import DataError, Terminated, some
 from wsss.core.console import say
 from wsss.core.runtime import progress
+from wsss.training.foresight import foresee
 from wsss.training.loading import EpochLoader, loaders_alive
 from wsss.training.state import Job, Net, TrainState
 from wsss.training.step import Learner, Outcome
@@ -65,6 +66,9 @@ def _train_epoch(job: Job, state: TrainState, loader: EpochLoader, learner: Lear
     quiet = not job.world.leads
     with progress(batches, title, total=loader.steps, initial=where.step, leave=False, disable=quiet) as bar:
         for batch in bar:
+            if not learner.foreseen:
+                foresee(learner, batch)
+                learner.foreseen = True
             own, whole = loader.sizes(where.step)
             outcome = learner.step(batch, own / whole, loader.steps)
             if outcome.finite:

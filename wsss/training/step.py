@@ -49,6 +49,8 @@ class Learner(ABC):
     def __init__(self, job: Job, state: TrainState, stopped: list[int]) -> None:
         self.job, self.state, self.stopped = job, state, stopped
         self.net = self.build()
+        self.foreseen = False
+        """Whether the memory of a step has been measured."""
         self.model = job.world.wrap(torch.compile(self.net) if job.compiled else self.net)  # type: ignore[arg-type]
         if job.device.is_cuda:
             torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32, as in convolutions
