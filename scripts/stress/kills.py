@@ -53,7 +53,7 @@ PRELOAD += [
     "wsss.data.source",
     "wsss.data.existing",
 ]
-PRELOAD += ["wsss.segmenters.many", "wsss.segmenters.classical", "wsss.inference.members", "wsss.inference.tables"]
+PRELOAD += ["wsss.segmenters.many", "wsss.segmenters.classical", "wsss.inference.checkpoints", "wsss.inference.tables"]
 PRELOAD += ["wsss.data.build", "iterstrat.ml_stratifiers", "pyarrow.parquet", "pyarrow.feather", "PIL.PngImagePlugin"]
 PRELOAD += ["matplotlib.figure", "matplotlib.backends.backend_agg"]
 """What the stages import: read once, so that a process is at work as soon as it starts."""

@@ -209,9 +209,13 @@ def test_only_broken_images_are_an_error(inputs: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--channels", "a,b,c"], "four different names"),
+        (["--channels", "a,b,a"], "different names"),
+        (["--channels", "a,b", "--roles", "nucleus=c"], "names the channel 'c', expected one of a, b"),
+        (["--roles", "kernel=blue"], "ROLE=CHANNEL"),
         (["--source", "../x"], "letters, digits"),
-        (["--depth", "10"], "expected one of"),
+        (["--bits", "11"], "expected one of"),
+        (["--plane", "Z"], "expected a number from 1"),
+        (["--project", "sum"], "expected one of max, mean"),
         (["--folds", "1"], "from 2"),
         (["--sise", "32"], "Did you mean 'size'"),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
 from wsss.core.files import digest_file, digest_json, read_record, write_atomic, write_csv, write_json
 from wsss.core.geometry import Geometry
@@ -60,6 +61,8 @@ class Spec:
     seed: int = 0
     group: str = ""
     """Carried column whose images of one value go to one fold; '' for none."""
+    roles: tuple[str, ...] = ()
+    """What each channel shows, see `wsss.core.channels`; () for what their names say."""
 
 
 def finish(
@@ -116,6 +119,7 @@ def finish(
         "unfinished": False,
         "size": spec.size,
         "channels": list(spec.channels),
+        "roles": list(spec.roles or default_roles(spec.channels)),
         "classes": list(spec.classes.names),
         "negative": spec.classes.negative,
         "images": len(table),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
 from wsss.core.files import digest_file
 from wsss.core.parquet import read_parquet
@@ -121,6 +122,10 @@ class Past:
             wanted = {
                 "--size": (spec.size, self.manifest["size"]),
                 "--channels": (",".join(spec.channels), ",".join(self.manifest["channels"])),
+                "--roles": (
+                    list(spec.roles or default_roles(spec.channels)),
+                    list(self.manifest.get("roles") or default_roles(self.manifest["channels"])),
+                ),
                 "--classes": (list(spec.classes.names), self.manifest["classes"]),
                 "--classes (negative)": (spec.classes.negative, self.manifest["negative"]),
             }

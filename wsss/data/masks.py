@@ -4,7 +4,7 @@
     bowl      FOLDER/<id>/images/<one file>, FOLDER/<id>/masks/*.png, one object a file
     folders   FOLDER/images/<id>.*, FOLDER/masks/<id>.*, and FOLDER/ignore/<id>.* for pixels that must not count
 
-Masks are 0 and 255. Images without any mask can be predicted but not learnt from.
+Masks are 0 and 255 (or 1, or 65535). Images without any mask can be predicted but not learnt from.
 """
 
 from collections.abc import Iterable
@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
+from wsss.core.rasters import SUFFIXES, stem_of
 from wsss.core.run_length import decode
 from wsss.data.ids import composed
-from wsss.data.mask_files import PICTURES, read_mask, read_picture, read_text_table
+from wsss.data.mask_files import read_mask, read_picture, read_text_table
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,8 @@ def _pictures(folder: Path) -> dict[str, Path]:
     """Return ID -> picture of a folder, which may be missing."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
-        if path.suffix.lower() in PICTURES:
-            name = composed(path.stem)
+        if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
+            name = stem_of(path.name)
             if name in found:
                 raise DataError(f"{folder} holds {found[name].name} and {path.name}: expected one file of each ID.")
             found[name] = path

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import open_rows
+from wsss.core.rasters import SUFFIXES
 from wsss.data import ids
-from wsss.data.planes import SUFFIXES, Found, ImageFiles
+from wsss.data.planes import Found, ImageFiles
 
 COLUMNS = ("r_image", "g_image", "b_image", "y_image")
 """Columns of the channels, in the order red, green, blue, yellow."""

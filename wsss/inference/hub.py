@@ -30,6 +30,8 @@ FORMAT = 1
 MOST_NETWORKS = 100
 SHARED = ("classes", "negative", "channels", "size", "fold", "versions")
 """What of a network's record goes with it; IDs of training images, data and paths stay at home."""
+IMAGES = ("roles", "bits")
+"""What is said of the images where it is not the usual."""
 
 
 def save_model(members: list[CamCheckpoint], run: Path, out: Path) -> None:
@@ -81,6 +83,7 @@ def _shared(member: CamCheckpoint) -> dict[str, Any]:
     recipe["augment"] = Path(recipe["augment"]).name
     recipe["init_from"] = recipe["drs"]["refine_from"] = None
     record = {name: getattr(member.record, name) for name in SHARED}
+    record |= {name: value for name in IMAGES if (value := getattr(member.record, name))}
     return as_read(record | {"recipe": recipe, "trained_on": len(member.record.train_ids)})
 
 

@@ -82,7 +82,12 @@ class Model:
     @property
     def roles(self) -> tuple[str, ...]:
         """What each channel shows: nucleus, signal, cell, outline, or ''."""
-        return tuple(self.members[0].facts.get("roles") or default_roles(self.channels))
+        return self.members[0].record.roles or tuple(default_roles(self.channels))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What each channel shows: nucleus, signal, cell, outline, or ''."""
+        return self.members[0].record.roles or tuple(default_roles(self.channels))
 
     @property
     def size(self) -> int:
@@ -107,7 +112,7 @@ class Model:
         Raises:
             DataError: the image or the label map is not what it must be.
         """
-        planes = check_image(image, len(self.channels), bits or self.members[0].facts.get("bits"))
+        planes = check_image(image, len(self.channels), bits or self.members[0].record.bits)
         shape = (planes.shape[1], planes.shape[2])
         geometry = Geometry(*shape, self.size)
         stored = geometry.image_to_store(planes)

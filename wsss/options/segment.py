@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_choice, check_range
+from wsss.core.checks import ConfigError, check_choice, check_range
 from wsss.core.ray_cluster import ENGINES
 from wsss.core.runtime import Workers
 
@@ -41,6 +41,11 @@ class SegmentOptions:
     pixel_um: float | None = None
     """Micrometres per pixel of the original images, for instanseg; left out, each is taken for a whole field of the
     HPA (164 um)."""
+    split: bool = False
+    """For the backend masks: take each connected part of a label as a cell of its own, as in a binary mask."""
+    grow: float = 0.0
+    """For the backend classical where only nuclei are stained: how far cells reach around them, in radii of a typical
+    nucleus; 0 takes the nuclei for the cells."""
     workers: int | None = None
     """Processes; one per core if left out, 0 for none beside the main one."""
     engine: str = "local"
@@ -54,6 +59,9 @@ class SegmentOptions:
         if self.workers is not None:
             check_range("--workers", self.workers, 0)
         check_range("--batch", self.batch, 1)
+        check_range("--grow", self.grow, 0, 20)
+        if self.split and self.backend != "masks":
+            raise ConfigError("--split parts given masks: pass --backend masks with it.")
         if self.pixel_um is not None:
             check_range("--pixel-um", self.pixel_um, 1e-4)
 

@@ -84,6 +84,10 @@ class RunRecord:
     """The steps of its augmentation."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Digests of what else shaped the weights, by name: cells, pseudo."""
+    roles: tuple[str, ...] = ()
+    """What each channel shows, where it is not what its name says."""
+    bits: int | None = None
+    """Of the images it was trained on; None for 8, or several."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of wsss and of the libraries that made it."""
     path: Path = Path()
@@ -123,6 +127,8 @@ class RunRecord:
 
     def facts(self) -> dict[str, Any]:
         """Return what the network's checkpoints say of it, as JSON; lists of images by their digests."""
+        images = {"roles": list(self.roles)} if self.roles else {}
+        images |= {} if self.bits is None else {"bits": self.bits}
         return as_read(
             {
                 "recipe": asdict(self.recipe),
@@ -136,6 +142,7 @@ class RunRecord:
                 "train_ids": digest_json(list(self.train_ids)),
                 "ancestors": digest_json(lineage_json(self.ancestors)),
                 "versions": self.versions,
+                **images,
                 **self.inputs,
             }
         )
@@ -174,6 +181,8 @@ def record_from(
         ancestors,
         facts.get("augment"),
         {name: facts[name] for name in ("cells", "pseudo") if name in facts},
+        tuple(facts.get("roles", ())),
+        facts.get("bits"),
         facts["versions"],
         where,
         digest,

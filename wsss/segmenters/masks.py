@@ -5,14 +5,15 @@ the outlines <ID>.geojson. Pickles (Cellpose's _seg.npy) are never loaded.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from wsss.cells.plausible import doubts_of, split_pieces
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.label_maps import SUFFIXES, find_label_map, read_label_map
+from wsss.core.label_maps import SUFFIXES, find_label_map, has_odd_palette, read_label_map
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
 from wsss.segmenters.coco import CocoMasks
 from wsss.segmenters.geojson import SUFFIXES as OUTLINES
@@ -49,10 +50,12 @@ class GivenFile:
     source: _Source
     notes: Sequence[str] = field(default_factory=list)
     """What the user should know of the file, a line each."""
+    split: bool = False
+    """Whether each connected part of a mask is a cell of its own."""
 
     def __call__(self, field: Field) -> CellMaps:
         """Paint the masks of one field, see `read_file`."""
-        return read_file(field, self.source)
+        return _judged(read_file(field, self.source), field, self.split)
 
 
 def make(options: BackendOptions) -> Backend:
@@ -71,9 +74,9 @@ def make(options: BackendOptions) -> Backend:
         raise ConfigError(f"--category chooses among the categories of a COCO JSON, and --masks is {given}.")
     if given.is_file() and is_coco:
         coco = CocoMasks(given, options.category)
-        return GivenFile(coco, coco.notes)
+        return GivenFile(coco, coco.notes, options.split)
     if given.is_file() and name.endswith(FILES):
-        return GivenFile(TableMasks(given))
+        return GivenFile(TableMasks(given), split=options.split)
     if given.is_file() and name.endswith(OUTLINES):
         raise ConfigError(f"--masks {given} has the outlines of one image: pass the folder with <ID>.geojson of each.")
     if not given.is_dir():
@@ -86,7 +89,16 @@ def make(options: BackendOptions) -> Backend:
             f"--masks {given} holds no label map, expected <ID> with one of {', '.join((*SUFFIXES, *OUTLINES))}."
             + _way_out(names)
         )
-    return lambda field: read_folder(field, given)
+    return lambda field: _judged(read_folder(field, given), field, options.split)
+
+
+def _judged(found: CellMaps, field: Field, split: bool) -> CellMaps:
+    """Return maps with what speaks against them; or with each connected part as a cell of its own."""
+    if split:
+        return replace(found, cells=split_pieces(found.cells))
+    is_native = found.cells.shape == (field.height, field.width)
+    height, width = found.cells.shape if is_native else field.image.shape[1:]
+    return replace(found, doubts=(*found.doubts, *doubts_of(found.cells[:height, :width])))
 
 
 def _way_out(names: Sequence[str]) -> str:
@@ -110,7 +122,8 @@ def read_folder(field: Field, folder: Path) -> CellMaps:
     path = _find(folder, field.name)
     cells = read_label_map(path)
     _check_size(cells.shape, field, str(path))
-    return CellMaps(cells=_within(cells, field, str(path)), nuclei=None)
+    doubts = ("palette",) if has_odd_palette(path) else ()
+    return CellMaps(cells=_within(cells, field, str(path)), nuclei=None, doubts=doubts)
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -148,7 +148,7 @@ def draw_image(
     content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
     stored = read_label_map(find_label_map(data.folder / "cells", name))
     label_map = geometry.labels_to_store(stored)[content]
-    picture = composite(data.image(i)[(slice(None), *content)], data.channels)
+    picture = composite(data.image(i)[(slice(None), *content)], data.tints)
     edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
     large = fit(picture, edge)
     told = [("predicted", label_map, predicted[name])]

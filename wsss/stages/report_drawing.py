@@ -61,7 +61,7 @@ class Drawing:
         if len(rows):
             wanted |= self._find_broken(native, rows)
         if wanted:
-            picture = composite(planes, data.channels)
+            picture = composite(planes, data.tints)
             for row in sorted(wanted):
                 cell, top = int(self.contents.cells.cell_id.iloc[row]), int(self.contents.scores[row].argmax())
                 self._crops[row] = crop_uri(picture, label_map, cell, top, self.contents.options.quality)

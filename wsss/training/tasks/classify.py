@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsss.core.channels import HPA_ROLES, default_roles
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.device import Device
@@ -98,6 +99,11 @@ class ClassifyTask(Task):
             raise ConfigError(
                 f"images of {data.folder} are stored at {data.size} px, expected a multiple of {step} "
                 "(puzzle.side x output_stride): prepare them at another --size, or choose other tiles."
+            )
+        if (recipe.feature_classifier.enabled or recipe.self_training.enabled) and data.roles != HPA_ROLES:
+            raise ConfigError(
+                "feature_classifier.enabled and self_training.enabled look at four channels, microtubules, protein, "
+                f"nucleus and ER in this order; {data.folder} has {some(data.channels)}: leave them out."
             )
         weights = recipe.loss.class_weights
         if weights is not None and len(weights) != len(data.classes):
@@ -218,6 +224,8 @@ def record_of_data(recipe: Any, data: DataSet, fold: int | None, train_ids: list
         data.classes.negative,
         data.size,
         augment=load_recipe(recipe.augment),
+        roles=() if data.roles == default_roles(data.channels) else tuple(data.roles),
+        bits=data.bits,
         versions=versions(),
     )
 
