@@ -85,11 +85,6 @@ class Model:
         return self.members[0].record.roles or tuple(default_roles(self.channels))
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """What each channel shows: nucleus, signal, cell, outline, or ''."""
-        return self.members[0].record.roles or tuple(default_roles(self.channels))
-
-    @property
     def size(self) -> int:
         """Edge in px of the square that images are scaled into."""
         return self.members[0].record.size
