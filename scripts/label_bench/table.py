@@ -7,12 +7,12 @@ import pandas as pd
 
 from wsss.core.files import write_csv, write_text
 
-FIGURES = {"ap": "mean AP", "no_negative": "without Negative", "ece": "ECE"}
+FIGURES = {"ap": "mean AP", "several": "several classes", "ece": "ECE"}
 
 
 def figures(report: dict[str, Any]) -> dict[str, float | None]:
     """Return what the table wants of a record of `evaluate`."""
-    found = {"ap": report["mean_ap"], "no_negative": report["mean_ap_without_negative"]}
+    found = {"ap": report["mean_ap"], "several": report["mean_ap_of_several_classes"]}
     found["ece"] = report["calibration_error"]
     classes = {f"AP {row['id']} {row['name']}": row["ap"] for row in report["per_class"] if row["count"]}
     return found | classes
@@ -38,7 +38,7 @@ def write_table(folder: Path, rows: list[dict[str, Any]], about: str) -> str:
 
 
 def _overview(table: pd.DataFrame) -> str:
-    """One row a method: mean AP with its spread, AP without Negative and ECE of each set; times."""
+    """One row a method: mean AP with its spread, AP of cells of several classes and ECE of each set; times."""
     sets = list(dict.fromkeys(table.index.get_level_values("set")))
     head = ["method", "scores of a cell", *(f"{own}: {FIGURES[f]}" for own in sets for f in FIGURES)]
     lines = _head([*head, "seeds", "training, min", "inference, s"])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsss.cells.blending import Part, blend, blend_parts, share_field, take_shares
+from wsss.cells.blending import EVEN_SHARE, Part, blend, blend_parts, image_prior, take_shares
 from wsss.cells.scoring import cell_cam_scores, cell_values, normalise
 from wsss.options.scoring import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig, preset
 
@@ -97,35 +97,45 @@ def test_the_feature_classifier_has_its_share_before_border_cells_are_weighted()
     np.testing.assert_allclose(alone, feature_classifier, atol=1e-6)
 
 
-def test_cells_of_a_field_settle_a_doubtful_cell() -> None:
+def test_cells_of_an_image_settle_a_doubtful_cell() -> None:
     sure, doubtful = [0.8, 0.1, 0.1], [0.4, 0.45, 0.15]
-    out = share_field(np.array([sure, sure, sure, doubtful]), negative=2, rounds=1)
-    assert out[3].argmax() == 0
-    np.testing.assert_allclose(out.sum(axis=1), 1)
+    out = image_prior(np.array([sure, sure, sure, doubtful]), negative=2, rounds=1)
+    assert out[3, 0] > 0.5 > out[3, 1]
+
+
+def test_several_classes_of_an_image_do_not_compete() -> None:
+    both = np.array([[0.8, 0.7, 0.1]] * 6)
+    out = image_prior(both, negative=None, rounds=3)
+    assert (out[:, :2] > both[:, :2]).all()
+    assert (out[:, 2] < 0.1).all()
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_negative_keeps_its_score_and_the_other_classes_share_the_rest(rounds: int) -> None:
+def test_negative_keeps_its_score(rounds: int) -> None:
     scores = np.array([[0.8, 0.1, 0.1]] * 5 + [[0.2, 0.0, 0.8], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    out = share_field(scores, negative=2, rounds=rounds)
-    np.testing.assert_allclose(out[:, 2], scores[:, 2])
-    np.testing.assert_allclose(out.sum(axis=1), scores.sum(axis=1))
-    assert out[6, 0] > 0.4
+    out = image_prior(scores, negative=2, rounds=rounds)
+    np.testing.assert_array_equal(out[:, 2], scores[:, 2])
+    assert out[6, 0] > 0.4 > out[6, 1]
 
 
-def test_one_round_of_field_shares_known_value() -> None:
-    out = share_field(np.array([[0.6, 0.4], [0.9, 0.1]]), negative=None, rounds=1)
-    shares = np.array([0.751, 0.251]) / 0.751
-    np.testing.assert_allclose(out[0], np.array([0.6, 0.4]) * shares / (np.array([0.6, 0.4]) @ shares))
+def test_one_round_of_the_image_prior_known_value() -> None:
+    out = image_prior(np.array([[0.6, 0.4], [0.9, 0.1]]), negative=None, rounds=1)
+    odds = 0.6 / 0.4 * (0.75 / 0.25) / (EVEN_SHARE / (1 - EVEN_SHARE))
+    assert out[0, 0] == pytest.approx(odds / (1 + odds))
 
 
 @pytest.mark.parametrize("scores", [np.zeros((0, 3)), np.zeros((4, 3)), np.full((1, 3), 1.0)])
-def test_field_shares_of_empty_and_single_cells_are_finite(scores: np.ndarray) -> None:
-    out = share_field(scores, negative=1, rounds=3)
+def test_the_prior_of_empty_and_single_cells_is_finite(scores: np.ndarray) -> None:
+    out = image_prior(scores, negative=1, rounds=3)
     assert out.shape == scores.shape
-    assert np.isfinite(out).all()
+    assert ((out >= 0) & (out <= 1)).all()
+
+
+def test_a_class_that_scores_zero_stays_at_zero() -> None:
+    out = image_prior(np.array([[0.0, 0.9]]), negative=None, rounds=3)
+    assert out[0, 0] == 0
 
 
 def test_no_rounds_change_nothing() -> None:
     scores = np.array([[0.7, 0.9]])
-    assert share_field(scores, None, 0) is scores
+    assert image_prior(scores, None, 0) is scores

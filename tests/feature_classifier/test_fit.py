@@ -4,10 +4,20 @@ import numpy as np
 import pytest
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.feature_classifier.fit import Copies, WeakModel, candidates, fit_weak, oof_weak, renew
+from wsss.feature_classifier.fit import (
+    ALONE,
+    EXCEPTION,
+    Copies,
+    WeakModel,
+    candidates,
+    first_labels,
+    fit_weak,
+    oof_weak,
+    renew,
+)
 from wsss.options.feature_classifier import WeakConfig
 
-QUICK = WeakConfig(rounds=3, folds=3, trees=20, leaf=2)
+QUICK = WeakConfig(rounds=3, folds=3, trees=30, leaf=2, strength=1.0)
 NEGATIVE = 3
 
 
@@ -36,13 +46,28 @@ def test_cells_get_their_own_label_though_only_images_were_labelled() -> None:
     assert (model.predict(unseen).argmax(axis=1) == unseen_truth).mean() > 0.9
 
 
-def test_soft_labels_stay_within_the_candidates() -> None:
+def test_soft_labels_follow_the_labels_of_the_image() -> None:
     features, image_of_cell, labels, _ = toy()
     soft = fit_weak(features, image_of_cell, labels, NEGATIVE, 0, QUICK).soft
     allowed = labels[image_of_cell] > 0
     allowed[:, NEGATIVE] = True
-    assert (soft[~allowed] == 0).all()
-    np.testing.assert_allclose(soft.sum(axis=1), 1, atol=1e-5)
+    assert soft[~allowed].mean() < 0.02
+    assert soft[allowed].mean() > 0.3
+
+
+def test_a_cell_may_show_several_classes_of_its_image() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.zeros((60, 4))
+    for row in labels:
+        row[rng.choice(3, 2, replace=False)] = 1
+    image_of_cell = np.repeat(np.arange(60), 6)
+    truth = labels[image_of_cell] * (rng.random((360, 4)) < 0.7)
+    features = (3 * truth + rng.normal(0, 0.7, truth.shape)).astype(np.float32)
+    model = fit_weak(features, image_of_cell, labels, NEGATIVE, 0, replace(QUICK, strength=1.0))
+    both = truth.sum(axis=1) == 2
+    assert both.sum() > 100
+    assert ((model.soft[both] > 0.5) == truth[both].astype(bool))[:, :3].all(axis=1).mean() > 0.9
+    assert ((model.predict(features)[both] > 0.5) == truth[both].astype(bool))[:, :3].all(axis=1).mean() > 0.8
 
 
 def test_the_same_seed_gives_the_same_scores() -> None:
@@ -71,20 +96,27 @@ def test_classes_that_no_image_has_score_zero() -> None:
     assert (scores[:, 4:] == 0).all()
 
 
-def test_candidates_by_hand() -> None:
+def test_first_labels_by_hand() -> None:
     labels = np.array([[1, 1, 0], [0, 0, 1], [0, 1, 0]])
-    soft = candidates(np.array([0, 1, 2]), labels, 2, 0.2)
-    np.testing.assert_allclose(soft, [[0.4, 0.4, 0.2], [0, 0, 1], [0, 0.8, 0.2]])
-    soft = candidates(np.array([0, 1, 2]), labels, None, 0.2)
-    np.testing.assert_allclose(soft, [[0.5, 0.5, 0], [0, 0, 1], [0, 1, 0]])
+    config = WeakConfig(negative_share=0.2, shown_share=0.6)
+    allowed = candidates(np.array([0, 1, 2]), labels, 2)
+    assert allowed.tolist() == [[True, True, True], [False, False, True], [False, True, True]]
+    e = EXCEPTION
+    np.testing.assert_allclose(first_labels(allowed, 2, config), [[0.6, 0.6, 0.2], [e, e, 1 - e], [e, ALONE, 0.2]])
+    allowed = candidates(np.array([0, 1, 2]), labels, None)
+    np.testing.assert_allclose(first_labels(allowed, None, config), [[0.6, 0.6, e], [e, e, ALONE], [e, ALONE, e]])
 
 
-def test_renewed_labels_follow_both_learners() -> None:
-    views = np.array([[[0.9, 0.1]], [[0.9, 0.1]]])
-    half = np.array([[0.5, 0.5]])
-    plain = WeakConfig(balance=0, sharpen=1)
-    np.testing.assert_allclose(renew(views, half, half, plain), [[0.9, 0.1]])
-    assert renew(views, half, half, WeakConfig(balance=0, sharpen=2))[0, 0] > 0.98
+def test_renewed_labels_follow_the_share_of_the_class_in_the_image() -> None:
+    image = np.repeat([0, 1], 20)
+    allowed = np.ones((40, 2), bool)
+    soft = np.where(image[:, None] == 0, [[0.9, 0.5]], [[0.1, 0.5]])
+    new = renew(np.full((40, 2), 0.5), soft, image, allowed)
+    assert (new[:20, 0] > 0.8).all()
+    assert (new[20:, 0] < 0.2).all()
+    np.testing.assert_allclose(new[:, 1], 0.5)
+    lacking = renew(np.full((40, 2), 0.5), soft, image, np.tile([True, False], (40, 1)))
+    assert (lacking[:, 1] < 0.05).all()
 
 
 def test_an_image_without_label_and_too_few_images_are_named() -> None:
@@ -106,7 +138,7 @@ def test_importance_points_at_the_features_that_matter() -> None:
     features, image_of_cell, labels, _ = toy()
     noise = np.random.default_rng(0).normal(size=features.shape).astype(np.float32)
     model = fit_weak(np.hstack([features, noise]), image_of_cell, labels, NEGATIVE, 0, QUICK)
-    assert model.importance[:4].sum() > 0.8
+    assert model.importance[:4].sum() > 0.6
 
 
 def test_copies_teach_what_plain_cells_do_not_show() -> None:
@@ -126,7 +158,6 @@ def test_copies_teach_what_plain_cells_do_not_show() -> None:
     assert share_right(20 + unseen, plain) < 0.5
     assert share_right(20 + unseen, model) > share_right(20 + unseen, plain) + 0.2
     assert model.predict(np.full((1, 4), -20, np.float32)).argmax() == NEGATIVE
-    assert (plain.soft == model.soft).all()
 
 
 def test_images_of_one_class_alone_are_no_problem() -> None:
@@ -134,7 +165,7 @@ def test_images_of_one_class_alone_are_no_problem() -> None:
     alone = np.zeros_like(labels)
     alone[:, 1] = 1
     model = fit_weak(features, image_of_cell, alone, None, 0, QUICK)
-    np.testing.assert_allclose(model.predict(features), np.tile([0, 1, 0, 0], (len(features), 1)))
+    np.testing.assert_allclose(model.predict(features), np.tile([0, 1, 0, 0], (len(features), 1)), atol=0.02)
 
 
 def test_a_class_of_one_image_is_not_taken_for_negative() -> None:

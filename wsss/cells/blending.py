@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from scipy.special import expit, logit
 
 from wsss.options.scoring import ScoreConfig
 
@@ -70,7 +71,7 @@ def blend_parts(
         scores = _normalise_rows(scores)
     if groups["features"]:
         scores = (1 - weights["features"]) * scores + weights["features"] * _mean(groups["features"])
-    scores = share_field(scores, negative, config.prior_rounds)
+    scores = image_prior(scores, negative, config.prior_rounds)
     if visible is not None:
         scores = scores * np.reshape(visible, (len(scores), 1)) ** config.border_power
     return np.clip(scores, 0, 1).astype(np.float32)
@@ -88,20 +89,23 @@ def _normalise_rows(scores: np.ndarray) -> np.ndarray:
     return np.divide(scores, total, out=np.zeros_like(scores), where=total > 0)
 
 
-LEAST_SHARE = 1e-3
-"""Added to the share of every class in a field: no field rules a class out altogether."""
+LEAST_SCORE, LEAST_SHARE = 1e-3, 0.01
+"""Scores and shares are kept this far from 0 and 1: no cell and no image rules a class out altogether."""
+EVEN_SHARE = 0.38
+"""Share of an image's cells at which a class is neither raised nor lowered: about the mean share of the classes that an
+image bears and of those it lacks, weighed by what the scores of such cells are worth."""
 
 
-def share_field(scores: np.ndarray, negative: int | None, rounds: int) -> np.ndarray:
-    """Let the cells of one image tell each other which classes it shows.
+def image_prior(scores: np.ndarray, negative: int | None, rounds: int) -> np.ndarray:
+    """Let the cells of one image tell which classes it shows, class by class.
 
     An image shows few classes, so a class that the other cells do not show is unlikely in this cell too. In each round
-    q is the mean of the current scores over the cells; the scores become s * q, rows normalised, from the first scores
-    s. Negative keeps its score, and the others share what it leaves: any cell may have lost its signal, whatever the
-    other cells show.
+    the odds of a score are multiplied by those of the class's share, relative to EVEN_SHARE; the share is the mean of
+    the current scores over the cells, and the odds always those of the first scores. Negative keeps its score: any cell
+    may have lost its signal, whatever the other cells show.
 
     Args:
-        scores: (N, K) in [0, 1], all cells of one image; N may be 0.
+        scores: (N, K) in [0, 1], all cells of one image; several classes of a cell may be true. N may be 0.
         negative: id of the class 'no specific signal', or None.
         rounds: 0 leaves the scores as they are.
 
@@ -109,16 +113,16 @@ def share_field(scores: np.ndarray, negative: int | None, rounds: int) -> np.nda
         (N, K) in [0, 1].
 
     Source: estimation of class shares by expectation-maximisation (Saerens, Latinne, Decaestecker 2002), each image
-    taken as a sample with shares of its own.
+    taken as a sample with shares of its own and each class by itself.
     """
     if rounds == 0 or not len(scores):
         return scores
-    first = now = _normalise_rows(scores)
+    odds = logit(np.clip(scores.astype(np.float64), LEAST_SCORE, 1 - LEAST_SCORE))
     others = np.arange(scores.shape[1]) != (-1 if negative is None else negative)
-    left = first[:, others].sum(axis=1, keepdims=True)
+    now = scores
     for _ in range(rounds):
-        share = now.mean(axis=0) + LEAST_SHARE
-        now = np.where(others, _normalise_rows(first * share * others) * left, first)
+        share = np.clip(now.mean(axis=0), LEAST_SHARE, 1 - LEAST_SHARE)
+        now = np.where(others & (scores > 0), expit(odds + logit(share) - logit(EVEN_SHARE)), scores)
     return now
 
 

@@ -20,7 +20,7 @@ def choose_cells(soft: np.ndarray, confidence: float, most: int, seed: int) -> n
     """Choose the cells to learn from: confident ones, balanced by class where there are too many.
 
     Args:
-        soft: (N, K) soft labels, rows sum to 1.
+        soft: (N, K) soft labels in [0, 1].
         confidence: least strongest label of a chosen cell.
         most: cells at most.
         seed: of the choice.

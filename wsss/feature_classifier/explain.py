@@ -1,5 +1,4 @@
-"""Why a cell has its label: the named features that speak most for it, from the linear half of the feature
-classifier."""
+"""Why a cell has a label: the named features that speak most for it, from the linear half of the feature classifier."""
 
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ class Reason:
     words: str
     """The feature in words."""
     weight: float
-    """How much it raises the log-odds of the label above the mean of all labels."""
+    """How much it raises the log odds of the label above those of a cell of median features."""
 
 
 def contributions(feature_classifier: FeatureClassifier, features: np.ndarray) -> np.ndarray:
@@ -33,10 +32,11 @@ def contributions(feature_classifier: FeatureClassifier, features: np.ndarray) -
         features: (N, F) float32, from `cell_features`.
 
     Returns:
-        (N, C, F) float64 for the classes in `feature_classifier.classes`; over the classes they sum to 0.
+        (N, C, F) float64 for the classes in `feature_classifier.classes`; with the intercept they sum over the
+        features to the log odds of the linear half.
     """
     scaled = feature_classifier.linear.scale(np.asarray(features, np.float32))
-    return scaled[:, None, :] * _centred(feature_classifier)
+    return scaled[:, None, :] * feature_classifier.linear.weights
 
 
 def explain_cell(feature_classifier: FeatureClassifier, features: np.ndarray, label: int) -> list[Reason]:
@@ -54,22 +54,17 @@ def explain_cell(feature_classifier: FeatureClassifier, features: np.ndarray, la
     if label not in known:
         raise ValueError(f"the feature_classifier knows the classes {known}, not {label}.")
     scaled = feature_classifier.linear.scale(np.asarray(features, np.float32)[None])[0]
-    own = scaled * _centred(feature_classifier)[known.index(label)]
+    own = scaled * feature_classifier.linear.weights[known.index(label)]
     return [_reason(feature_classifier, k, scaled[k], own[k]) for k in np.argsort(-own)[:TOP] if own[k] > 0]
 
 
 def explain_classes(feature_classifier: FeatureClassifier) -> dict[int, list[Reason]]:
     """Return for each class that the feature_classifier knows the features that tell it from the others most."""
     found = {}
-    for label, own in zip(feature_classifier.classes.tolist(), _centred(feature_classifier), strict=True):
+    for label, own in zip(feature_classifier.classes.tolist(), feature_classifier.linear.weights, strict=True):
         order = np.argsort(-np.abs(own))[:TOP]
         found[label] = [_reason(feature_classifier, k, own[k], abs(own[k])) for k in order]
     return found
-
-
-def _centred(feature_classifier: FeatureClassifier) -> np.ndarray:
-    weights = feature_classifier.linear.weights
-    return np.asarray(weights - weights.mean(axis=0))
 
 
 def _reason(feature_classifier: FeatureClassifier, k: int, value: float, weight: float) -> Reason:

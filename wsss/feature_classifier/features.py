@@ -1,6 +1,6 @@
 """Cell features that a biologist would name: where in the cell the protein is, how it is textured, what it goes with.
 
-Nearly all are ratios, correlations or ranks, which do not change when the protein's stain is brighter or weaker.
+All are ratios, correlations or shapes of profiles, which change little when the protein's stain is brighter or weaker.
 """
 
 from collections.abc import Callable
@@ -9,61 +9,100 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from wsss.cells.regions import CellPixels, group_pixels
+from wsss.cells.field_pixels import BLUE, GREEN, RED, YELLOW, FieldPixels, blur
 
-RED, GREEN, BLUE, YELLOW = range(4)
 EPSILON = 0.004
 """One grey level of 255: added to both sides of a ratio, so that darkness gives 1 and not noise."""
-SCALES = (1.0, 2.0, 4.0, 8.0)
-"""Sigmas in pixels between which the texture energies lie."""
-RINGS = (0.0, 0.2, 0.45, 0.7, 1.0)
-"""Borders of the rings from the cell's edge (0) to its innermost point (1)."""
+ZONES = 5
+"""Parts of the way from the nucleus (1) to the cell's edge (5)."""
+EDGE_BANDS = (0.0, 1.5, 2.5, 3.5, 5.0, 8.0, 13.0)
+"""Borders in pixels of the bands along the cell's edge."""
+SIGMAS = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+"""Blurs in pixels between which the texture energies lie."""
+OPENINGS = (3, 5, 9, 13)
+"""Widths in pixels up to which grains are counted."""
+DIRECTIONS = 36
+"""Directions from the nucleus in which the rim is looked at."""
+LAGS = (2, 4, 8)
+"""Distances in pixels over which the protein is compared with itself."""
+PARTS_OF_CELL = {"cytoplasm": "cytoplasm", "nucleus": "nucleus"}
 
-DESCRIPTIONS = {
-    "green_mean": "protein: mean brightness in the cell, logarithmic",
-    "green_to_field": "protein: brightness relative to the other cells of the field",
-    "green_rank": "protein: rank of the cell's brightness within the field",
-    "green_to_background": "protein: brightness above the space between cells, relative to the brightest cells",
-    "green_variation": "protein: standard deviation over mean",
-    "green_skew": "protein: skewness of brightness, high for few bright spots",
-    "green_q10": "protein: its dark tenth relative to the mean",
-    "green_q50": "protein: its median relative to the mean",
-    "green_q90": "protein: its bright tenth relative to the mean",
-    "green_q99": "protein: its brightest hundredth relative to the mean",
-    "texture_1_2": "protein: structures of about 2 pixels",
-    "texture_2_4": "protein: structures of about 4 pixels",
-    "texture_4_8": "protein: structures of about 8 pixels",
-    "texture_grain": "protein: fine against coarse structures",
-    "texture_skew": "protein: fine structures bright on dark (above 0) or dark on bright",
-    "spots": "protein: share of pixels in small bright spots",
-    "granularity": "protein: share of the signal in grains up to 5 pixels wide",
-    "ring_outer": "protein: at the cell's edge, relative to the mean",
-    "ring_second": "protein: in the second ring from the edge, relative to the mean",
-    "ring_third": "protein: in the third ring from the edge, relative to the mean",
-    "ring_inner": "protein: in the cell's middle, relative to the mean",
-    "membrane": "protein: a thin line at the edge against the band just inside",
-    "edge_variation": "protein: unevenness along the cell's edge",
-    "nucleus_to_cytoplasm": "protein: nucleus against cytoplasm",
-    "nucleus_share": "protein: share of the signal that lies in the nucleus",
-    "nucleus_variation": "protein: unevenness within the nucleus",
-    "nucleus_peak": "protein: brightest part of the nucleus against its mean (nucleoli, bodies)",
-    "nucleus_rim": "protein: rim of the nucleus against its inside",
-    "perinuclear": "protein: band around the nucleus against the rest of the cytoplasm",
-    "cytoplasm_variation": "protein: unevenness within the cytoplasm",
-    "nucleus_fine": "protein: fine structures in the nucleus",
-    "cytoplasm_fine": "protein: fine structures in the cytoplasm",
-    "with_red": "protein goes with microtubules (correlation)",
-    "with_blue": "protein goes with DNA (correlation)",
-    "with_yellow": "protein goes with the endoplasmic reticulum (correlation)",
-    "with_red_outside": "protein goes with microtubules in the cytoplasm",
-    "with_yellow_outside": "protein goes with the endoplasmic reticulum in the cytoplasm",
-    "with_blue_inside": "protein goes with DNA within the nucleus",
-    "fine_with_red": "fine structures of the protein go with those of the microtubules",
-    "fine_with_yellow": "fine structures of the protein go with those of the endoplasmic reticulum",
-    "area": "cell: area, logarithmic",
-    "nucleus_area": "cell: share of the nucleus in the area",
-    "roundness": "cell: 1 for a disk, lower for long or lobed shapes",
-}
+Columns = dict[str, np.ndarray]
+
+
+def _describe() -> dict[str, str]:
+    """Return every feature in words, by name, in the order of the columns."""
+    words = {}
+    zones = {"nucleus_inner": "the inside of the nucleus", "nucleus_outer": "the outer part of the nucleus"}
+    zones |= {f"zone_{k}": f"zone {k} of {ZONES} from nucleus to edge" for k in range(1, ZONES + 1)}
+    for name, place in zones.items():
+        words[name] = f"protein in {place}, relative to the cell"
+        for stain, other in (("red", "microtubules"), ("yellow", "endoplasmic reticulum")):
+            words[f"{name}_to_{stain}"] = f"protein in {place}, relative to the cell and to the {other}"
+    for k, (low, high) in enumerate(pairwise(EDGE_BANDS), 1):
+        words[f"edge_{k}"] = f"protein {low:g} to {high:g} px from the cell's edge, relative to the cytoplasm"
+    words |= {
+        "rim_mean": "protein: brightest line at the edge against the band inside, mean over directions",
+        "rim_median": "protein: brightest line at the edge against the band inside, median over directions",
+        "rim_low": "protein: brightest line at the edge against the band inside, weakest quarter of the directions",
+        "rim_high": "protein: brightest line at the edge against the band inside, strongest quarter of the directions",
+        "rim_variation": "protein: unevenness along the cell's edge",
+    }
+    for part in PARTS_OF_CELL:
+        for stain, other in (("red", "microtubules"), ("yellow", "endoplasmic reticulum"), ("blue", "DNA")):
+            words[f"{part}_follows_{stain}"] = (
+                f"protein in the {part} goes with the {other}, the other stains considered"
+            )
+        words[f"{part}_explained"] = f"protein in the {part}: share of its variation that the stains explain"
+        words[f"{part}_rest"] = f"protein in the {part}: variation that the stains do not explain"
+    for name, place in (
+        ("edge", "at the edge"),
+        ("edge_inner", "just inside the edge"),
+        ("middle", "midway from nucleus to edge"),
+        ("halo", "around the nucleus"),
+    ):
+        words[f"excess_{name}"] = f"protein {place}: more than the stains explain"
+    for part in PARTS_OF_CELL:
+        for low, high in pairwise(SIGMAS):
+            words[f"{part}_texture_{low:g}"] = f"protein in the {part}: structures of {low:g} to {high:g} px"
+            if low in (1, 2, 4):
+                words[f"{part}_skew_{low:g}"] = (
+                    f"protein in the {part}: such of {low:g} px bright on dark, or the reverse"
+                )
+                words[f"{part}_contrast_{low:g}"] = (
+                    f"protein in the {part}: such of {low:g} px against their surroundings"
+                )
+        words[f"{part}_coarseness"] = f"protein in the {part}: coarse against fine structures"
+        for share in (5, 25, 75, 90, 97):
+            words[f"{part}_q{share:02}"] = f"protein in the {part}: its {share} % quantile against its median"
+    for sigma in (1, 2):
+        for part in (*PARTS_OF_CELL, "edge"):
+            words[f"{part}_ridges_{sigma}"] = f"protein at the {part}: bright lines of about {2 * sigma} px"
+            if part != "edge":
+                words[f"{part}_spots_{sigma}"] = f"protein in the {part}: bright spots of about {2 * sigma} px"
+                words[f"{part}_holes_{sigma}"] = f"protein in the {part}: dark spots of about {2 * sigma} px"
+        words[f"alignment_{sigma}"] = f"protein in the cytoplasm: structures of {2 * sigma} px that lie side by side"
+        words[f"cytoplasm_radial_{sigma}"] = f"protein in the cytoplasm: changes away from the nucleus ({sigma} px)"
+        words[f"edge_radial_{sigma}"] = f"protein at the edge: changes across rather than along it ({sigma} px)"
+        words[f"slope_{sigma}"] = f"protein in the cytoplasm: rises (above 0) or falls towards the edge ({sigma} px)"
+    words |= {f"likeness_{lag}": f"protein in the cytoplasm: resembles itself {lag} px away" for lag in LAGS}
+    words["dark_dna"] = "protein in the nucleus: where DNA is sparse (nucleoli) against where it is dense"
+    for sigma in (1, 2, 4):
+        words[f"nucleus_peak_{sigma}"] = f"protein in the nucleus: its brightest spot of about {2 * sigma} px"
+        words[f"nucleus_pit_{sigma}"] = f"protein in the nucleus: its darkest spot of about {2 * sigma} px"
+    for part in PARTS_OF_CELL:
+        for width in OPENINGS:
+            words[f"{part}_grains_{width}"] = f"protein in the {part}: share of the signal in grains of {width} px"
+    return words | {
+        "nucleus_to_cytoplasm": "protein: nucleus against cytoplasm",
+        "brightness": "protein: mean brightness above the darkest cell pixels, logarithmic",
+        "to_yellow": "protein: brightness relative to the endoplasmic reticulum",
+        "to_red": "protein: brightness relative to the microtubules",
+        "nucleus_depth": "cell: distance of the nucleus from the edge, logarithmic",
+    }
+
+
+DESCRIPTIONS = _describe()
 """Every feature in words, by name."""
 
 FEATURES = tuple(DESCRIPTIONS)
@@ -85,214 +124,254 @@ def cell_features(image: np.ndarray, label_map: np.ndarray, nuclei: np.ndarray |
     """
     if image.shape != (4, *label_map.shape):
         raise ValueError(f"the image is {image.shape}, expected (4, H, W) of the label map {label_map.shape}.")
-    cells = group_pixels(label_map)
-    if len(cells) == 0:
+    field = FieldPixels(image, label_map, nuclei)
+    if not len(field.cells):
         return np.zeros((0, len(FEATURES)), np.float32)
-    field = _Field(image, label_map, cells, nuclei)
-    found: dict[str, np.ndarray] = {}
+    columns: Columns = {}
     for part in PARTS:
-        found |= part(field)
-    table = np.column_stack([found[name] for name in FEATURES])
+        columns |= part(field)
+    table = np.column_stack([columns[name] for name in FEATURES])
     return np.nan_to_num(table, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
-
-
-class _Field:
-    """The pixels of the cells of one field, cell after cell, with what several features share."""
-
-    def __init__(self, image: np.ndarray, label_map: np.ndarray, cells: CellPixels, nuclei: np.ndarray | None) -> None:
-        self.cells, self.owner, self.label_map = cells, cells.owner, label_map
-        planes = image.astype(np.float32) / 255
-        self.green_plane = planes[GREEN]
-        self.red, self.green, self.blue, self.yellow = (self.take(plane) for plane in planes)
-        self.blurred = {sigma: _blur(planes[GREEN], sigma) for sigma in SCALES}
-        self.fine = self.take(self.blurred[1.0] - self.blurred[2.0])
-        self.fine_other = {
-            name: self.take(_fine(planes[channel])) for name, channel in (("red", RED), ("yellow", YELLOW))
-        }
-        self.mean = self.average(self.green)
-        self.depth_px = self.take(_depth(label_map))
-        self.depth = self.depth_px / np.maximum(self.largest(self.depth_px), 1)[self.owner]
-        smooth_blue = self.take(cv2.blur(planes[BLUE], (3, 3), borderType=cv2.BORDER_REFLECT))
-        self.nucleus = self._nucleus(smooth_blue) if nuclei is None else self.take(nuclei) > 0
-
-    def take(self, plane: np.ndarray) -> np.ndarray:
-        """The plane's values in the cells' pixels, (P,)."""
-        return plane.ravel()[self.cells.order]
-
-    def largest(self, values: np.ndarray) -> np.ndarray:
-        """The maximum of each cell, (N,)."""
-        return np.maximum.reduceat(values, self.cells.starts)
-
-    def average(self, values: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-        """The mean of each cell (N,), over the pixels `where` (P,) if given; NaN without any."""
-        starts, number = self.cells.starts, self.cells.sizes
-        if where is not None:
-            values, number = values * where, np.add.reduceat(where, starts, dtype=np.int64)
-        total = np.add.reduceat(values, starts, dtype=np.float64)
-        return np.divide(total, number, out=np.full(len(starts), np.nan), where=number > 0)
-
-    def deviation(self, values: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-        """The standard deviation of each cell, (N,)."""
-        return np.sqrt(self.average(self.centred(values, where) ** 2, where))
-
-    def centred(self, values: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-        """The values less the mean of their cell, (P,) float32."""
-        return values - np.nan_to_num(self.average(values, where)).astype(np.float32)[self.owner]
-
-    def correlation(self, a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-        """Pearson's correlation of two channels in each cell (N,); 0 where one of them is flat."""
-        a, b = self.centred(a, where), self.centred(b, where)
-        both, aa, bb = (self.average(x, where) for x in (a * b, a * a, b * b))
-        return both / (np.sqrt(aa * bb) + 1e-6)
-
-    def _nucleus(self, blue: np.ndarray) -> np.ndarray:
-        """Pixels brighter in blue than halfway between the cell's dark and bright ends."""
-        low, high = _quantiles(blue, self.cells, (0.2, 0.97))
-        return blue > (low + 0.45 * (high - low))[self.owner]
-
-
-def _blur(plane: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur by about a Gaussian: two box filters, whose cost does not grow with sigma."""
-    width = round(float(np.sqrt(6 * sigma**2 + 1))) | 1
-    once = cv2.blur(plane, (width, width), borderType=cv2.BORDER_REPLICATE)
-    return cv2.blur(once, (width, width), borderType=cv2.BORDER_REPLICATE)
-
-
-def _fine(plane: np.ndarray) -> np.ndarray:
-    return _blur(plane, 1.0) - _blur(plane, 2.0)
-
-
-def _depth(label_map: np.ndarray) -> np.ndarray:
-    """Distance in pixels from each cell pixel to the nearest pixel of another cell or of the background."""
-    border = np.zeros(label_map.shape, bool)
-    rows, columns = label_map[1:] != label_map[:-1], label_map[:, 1:] != label_map[:, :-1]
-    border[1:] |= rows
-    border[:-1] |= rows
-    border[:, 1:] |= columns
-    border[:, :-1] |= columns
-    if not border.any():
-        return np.ones(label_map.shape, np.float32)
-    depth = cv2.distanceTransform((~border).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(depth, np.float32)
-
-
-def _quantiles(values: np.ndarray, cells: CellPixels, wanted: tuple[float, ...]) -> np.ndarray:
-    """Return quantiles of each cell, (len(wanted), N)."""
-    parts = [np.sort(part) for part in np.split(values, cells.starts[1:])]
-    ranks = np.array(wanted)[:, None] * (cells.sizes - 1)
-    low = ranks.astype(np.int64)
-    high = np.minimum(low + 1, cells.sizes - 1)
-    ordered = np.concatenate(parts)
-    below, above = ordered[cells.starts + low], ordered[cells.starts + high]
-    return below + (above - below) * (ranks - low)
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """log((a + e) / (b + e)); 0 where a side has no pixels."""
-    return np.nan_to_num(np.log((a + EPSILON) / (b + EPSILON)))
+    return np.nan_to_num(np.log((np.maximum(a, 0) + EPSILON) / (np.maximum(b, 0) + EPSILON)))
 
 
-def _intensity(field: _Field) -> dict[str, np.ndarray]:
-    mean, centred = field.mean, field.centred(field.green)
-    deviation = np.sqrt(field.average(centred**2))
-    outside = field.green_plane[field.label_map == 0]
-    background = np.median(outside) if outside.size else 0.0
-    above = np.maximum(mean - background, 0)
-    rank = mean.argsort().argsort() / max(1, len(mean) - 1)
-    q10, q50, q90, q99 = _quantiles(field.green, field.cells, (0.1, 0.5, 0.9, 0.99))
-    return {
-        "green_mean": np.log(mean + EPSILON),
-        "green_to_field": _ratio(mean, np.full_like(mean, np.median(mean))),
-        "green_rank": rank,
-        "green_to_background": above / (np.quantile(above, 0.9) + EPSILON),
-        "green_variation": deviation / (mean + EPSILON),
-        "green_skew": field.average(centred**3) / (deviation**3 + EPSILON**3),
-        "green_q10": _ratio(q10, mean),
-        "green_q50": _ratio(q50, mean),
-        "green_q90": _ratio(q90, mean),
-        "green_q99": _ratio(q99, mean),
+def _parts(field: FieldPixels) -> dict[str, np.ndarray]:
+    return {"cytoplasm": field.cytoplasm, "nucleus": field.nucleus}
+
+
+def _way(field: FieldPixels) -> np.ndarray:
+    """(P,) 0 at the nucleus, 1 at the cell's edge."""
+    return field.from_nucleus / (field.from_nucleus + field.depth + 1e-6)
+
+
+def _profile(field: FieldPixels) -> Columns:
+    """Protein by the way from the middle of the nucleus to the edge, plain and relative to two stains."""
+    inner = field.in_nucleus / np.maximum(field.largest(field.in_nucleus), 1)[field.owner] >= 0.5
+    zone = np.minimum((_way(field) * ZONES).astype(np.int64), ZONES - 1)
+    places = {"nucleus_inner": field.nucleus & inner, "nucleus_outer": field.nucleus & ~inner}
+    places |= {f"zone_{k + 1}": field.cytoplasm & (zone == k) for k in range(ZONES)}
+    stains = {"red": field.take(field.planes[RED]), "yellow": field.take(field.planes[YELLOW])}
+    mean, means = field.average(field.green), {name: field.average(stain) for name, stain in stains.items()}
+    out = {}
+    for name, place in places.items():
+        out[name] = _ratio(field.average(field.green, place), mean)
+        for stain, values in stains.items():
+            out[f"{name}_to_{stain}"] = out[name] - _ratio(field.average(values, place), means[stain])
+    return out
+
+
+def _edge(field: FieldPixels) -> Columns:
+    """Protein by distance from the edge, and its line along the edge by direction."""
+    depth, cytoplasm = field.depth, field.average(field.green, field.cytoplasm)
+    out = {}
+    for k, (low, high) in enumerate(pairwise(EDGE_BANDS), 1):
+        band = (depth >= low) & (depth < high) & field.cytoplasm
+        out[f"edge_{k}"] = _ratio(field.average(field.green, band), cytoplasm)
+    count = len(field.cells) * DIRECTIONS
+    sector = np.minimum(((_angle(field) + np.pi) / (2 * np.pi) * DIRECTIONS).astype(np.int64), DIRECTIONS - 1)
+    sector += field.owner * DIRECTIONS
+    smooth = field.take(field.blurred(GREEN, 0.8))
+    rim = np.full(count, -1.0)
+    np.maximum.at(rim, sector, np.where(depth < 5, smooth, -1))
+    inside = (depth >= 5) & (depth < 12) & field.cytoplasm
+    number = np.bincount(sector, inside, count)
+    within = np.bincount(sector, smooth * inside, count) / np.maximum(number, 1)
+    seen = ((rim >= 0) & (number > 0)).reshape(-1, DIRECTIONS)
+    line = np.log((np.maximum(rim, 0) + EPSILON) / (within + EPSILON)).reshape(seen.shape)
+    lines = np.ma.array(line, mask=~seen)
+    quarters = [_masked_quantile(lines, share) for share in (0.25, 0.5, 0.75)]
+    rims = np.ma.array(rim.reshape(seen.shape), mask=~seen)
+    return out | {
+        "rim_mean": lines.mean(axis=1).filled(0),
+        "rim_median": quarters[1],
+        "rim_low": quarters[0],
+        "rim_high": quarters[2],
+        "rim_variation": (rims.std(axis=1) / (rims.mean(axis=1) + EPSILON)).filled(0),
     }
 
 
-def _texture(field: _Field) -> dict[str, np.ndarray]:
-    mean = field.mean + EPSILON
-    energy, out = {}, {}
-    for low, high in pairwise(SCALES):
-        name = f"texture_{low:.0f}_{high:.0f}"
-        energy[name] = field.deviation(field.take(field.blurred[low] - field.blurred[high]))
-        out[name] = np.log(energy[name] / mean + 0.01)
-    fine_spread = field.deviation(field.fine) + 1e-4
-    out["texture_grain"] = np.log((energy["texture_1_2"] + 1e-4) / (energy["texture_4_8"] + 1e-4))
-    out["texture_skew"] = field.average((field.fine / fine_spread[field.owner]) ** 3)
-    out["spots"] = field.average((field.fine > 0.12 * mean[field.owner]).astype(np.float32))
-    opened = field.take(cv2.morphologyEx(field.green_plane, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)))
-    out["granularity"] = (field.mean - field.average(opened)) / mean
-    return out
+def _masked_quantile(table: np.ma.MaskedArray, share: float) -> np.ndarray:
+    """Quantile of each row over what is not masked; 0 for rows without any."""
+    known = ~np.ma.getmaskarray(table)
+    ordered = np.sort(np.where(known, table.data, np.finfo(float).max), axis=1)
+    rank = share * np.maximum(known.sum(axis=1) - 1, 0)
+    low, high = np.floor(rank).astype(int), np.ceil(rank).astype(int)
+    rows = np.arange(len(ordered))
+    below, above = ordered[rows, low], ordered[rows, high]
+    return np.where(known.any(axis=1), below + np.where(high > low, (above - below) * (rank - low), 0), 0)
 
 
-def _position(field: _Field) -> dict[str, np.ndarray]:
+def _angle(field: FieldPixels) -> np.ndarray:
+    """(P,) direction from the middle of the cell's nucleus, or of the cell where it has none, in -pi..pi."""
+    places = np.unravel_index(field.cells.order, field.label_map.shape)
+    away = []
+    for place in (p.astype(np.float64) for p in places):
+        middle = field.average(place, field.nucleus)
+        middle = np.where(np.isnan(middle), field.average(place), middle)
+        away.append(place - middle[field.owner])
+    return np.arctan2(*away)
+
+
+def _company(field: FieldPixels) -> Columns:
+    """Protein fitted by the other stains, in the cytoplasm and in the nucleus, and where it exceeds the fit."""
+    smooth = {channel: field.take(field.blurred(channel, 1.5)) for channel in (RED, YELLOW, BLUE, GREEN)}
     out = {}
-    for name, low, high in zip(("outer", "second", "third", "inner"), RINGS[:-1], RINGS[1:], strict=True):
-        inside = (field.depth >= low) & ((field.depth < high) | (high == 1))
-        out[f"ring_{name}"] = _ratio(field.average(field.green, inside), field.mean)
-    line = field.depth_px < 3
-    band = (field.depth_px >= 4) & (field.depth_px < 9)
-    at_edge = field.average(field.green, line)
-    out["membrane"] = _ratio(at_edge, field.average(field.green, band))
-    out["edge_variation"] = field.deviation(field.green, line) / (np.nan_to_num(at_edge) + EPSILON)
+    for part, place in _parts(field).items():
+        green = field.centred(smooth[GREEN], place) * place
+        stains = []
+        for channel in (RED, YELLOW, BLUE):
+            stain = field.centred(smooth[channel], place) * place
+            spread = np.sqrt(field.average(stain**2)) + 1e-4
+            stains.append(stain / spread[field.owner].astype(np.float32))
+        gram = np.array([[field.average(a * b) for b in stains] for a in stains]).transpose(2, 0, 1)
+        right = np.array([field.average(a * green) for a in stains]).T
+        weights = np.linalg.solve(gram + 0.02 * np.eye(3), right[..., None])[..., 0]
+        rest = green - sum(weights[field.owner, k].astype(np.float32) * stain for k, stain in enumerate(stains))
+        mean = np.nan_to_num(field.average(field.green, place)) + EPSILON
+        out |= {f"{part}_follows_{name}": weights[:, k] / mean for k, name in enumerate(("red", "yellow", "blue"))}
+        out[f"{part}_explained"] = 1 - field.average(rest**2) / (field.average(green**2) + 1e-6)
+        out[f"{part}_rest"] = np.log(np.sqrt(np.nan_to_num(field.average(rest**2, place))) / mean + 0.01)
+        if part == "cytoplasm":
+            way = _way(field)
+            places = {
+                "edge": field.depth < 2.5,
+                "edge_inner": (field.depth >= 2.5) & (field.depth < 5),
+                "middle": (way > 0.3) & (way < 0.7),
+                "halo": field.from_nucleus < 4,
+            }
+            out |= {f"excess_{k}": field.average(rest, where & place) / mean for k, where in places.items()}
     return out
 
 
-def _compartments(field: _Field) -> dict[str, np.ndarray]:
-    inside, outside = field.nucleus, ~field.nucleus
-    mask = np.zeros(field.label_map.shape, np.uint8)
-    mask.ravel()[field.cells.order[inside]] = 1
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    core = field.take(cv2.erode(mask, cross, iterations=2)) > 0
-    halo = (field.take(cv2.dilate(mask, cross, iterations=5)) > 0) & outside
-    nucleus, cytoplasm = field.average(field.green, inside), field.average(field.green, outside)
-    share = field.average(inside.astype(np.float32))
-    bright = field.largest(np.where(inside, field.take(field.blurred[1.0]), 0))
+def _texture(field: FieldPixels) -> Columns:
+    """Structures of the protein by size, their contrast and whether they are bright or dark; quantiles."""
+    planes = [field.blurred(GREEN, sigma) for sigma in SIGMAS]
+    smooth = field.take(field.blurred(GREEN, 0.8))
+    out = {}
+    for part, place in {"cytoplasm": field.cytoplasm & (field.depth >= 2), "nucleus": field.nucleus}.items():
+        mean = np.nan_to_num(field.average(field.green, place)) + EPSILON
+        energies = []
+        for low, (fine, coarse) in zip(SIGMAS, pairwise(planes), strict=False):
+            bands = field.take(fine - coarse)
+            energy = np.nan_to_num(field.deviation(bands, place))
+            energies.append(energy**2)
+            out[f"{part}_texture_{low:g}"] = np.log(energy / mean + 0.005)
+            if low in (1, 2, 4):
+                scaled = field.centred(bands, place) / (energy[field.owner] + 1e-4)
+                out[f"{part}_skew_{low:g}"] = field.average(scaled**3, place)
+                local = field.take((fine - coarse) / (planes[-1] + EPSILON))
+                out[f"{part}_contrast_{low:g}"] = np.log(np.nan_to_num(field.deviation(local, place)) + 0.005)
+        total = np.sum(energies, axis=0) + 1e-9
+        out[f"{part}_coarseness"] = np.tensordot(np.arange(len(energies)), np.array(energies), 1) / total
+        q05, q25, q50, q75, q90, q97 = field.quantiles(smooth, (0.05, 0.25, 0.5, 0.75, 0.9, 0.97), place)
+        for name, values in (("05", q05), ("25", q25), ("75", q75), ("90", q90), ("97", q97)):
+            out[f"{part}_q{name}"] = _ratio(values, q50)
+    return out
+
+
+def _lines(field: FieldPixels) -> Columns:
+    """Lines and spots from the second derivatives of the protein, directions from its first ones."""
+    angle = _angle(field)
+    outwards = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    inner = field.cytoplasm & (field.depth >= 3)
+    cytoplasm = field.average(field.green, field.cytoplasm) + EPSILON
+    out = {}
+    for sigma in (1, 2):
+        gy, gx = np.gradient(field.blurred(GREEN, float(sigma)))
+        gyy, gyx = np.gradient(gy)
+        gxx = np.gradient(gx, axis=1)
+        middle, apart = (gxx + gyy) / 2, np.sqrt(((gxx - gyy) / 2) ** 2 + gyx**2)
+        low, high = middle - apart, middle + apart
+        spots = np.maximum(-high, 0)
+        kinds = {"ridges": np.maximum(-low, 0) - spots, "spots": spots, "holes": np.maximum(low, 0)}
+        places = {"cytoplasm": inner, "nucleus": field.nucleus, "edge": field.cytoplasm & (field.depth < 3)}
+        for part, place in places.items():
+            mean = np.nan_to_num(field.average(field.green, place)) + EPSILON
+            for kind in ("ridges",) if part == "edge" else tuple(kinds):
+                strength = np.nan_to_num(field.average(field.take(kinds[kind]), place))
+                out[f"{part}_{kind}_{sigma}"] = np.log(strength / mean + 0.003)
+        xx, yy, xy = (blur(plane, 2.0 * sigma) for plane in (gx * gx, gy * gy, gx * gy))
+        aligned, total = (field.take(p) for p in (np.sqrt((xx - yy) ** 2 + 4 * xy**2), xx + yy))
+        out[f"alignment_{sigma}"] = field.average(aligned, inner) / (field.average(total, inner) + 1e-7)
+        gx, gy = field.take(gx), field.take(gy)
+        across, along = gx * outwards[0] + gy * outwards[1], gy * outwards[0] - gx * outwards[1]
+        for part, place in (("cytoplasm", inner), ("edge", field.cytoplasm & (field.depth < 4))):
+            sides = (np.sqrt(field.average(side**2, place)) for side in (across, along))
+            out[f"{part}_radial_{sigma}"] = _ratio(*sides)
+        out[f"slope_{sigma}"] = field.average(across, inner) / cytoplasm
+    return out
+
+
+def _likeness(field: FieldPixels) -> Columns:
+    """Correlation of the protein in the cytoplasm with itself some pixels away."""
+    inner = field.cytoplasm & (field.depth >= 2)
+    own = field.take(field.label_map)
+    out = {}
+    for lag in LAGS:
+        both = 0.0
+        for step in ((lag, 0), (0, lag)):
+            same = inner & (field.take(np.roll(field.label_map, step, (0, 1))) == own)
+            both = both + field.correlation(field.green, field.take(np.roll(field.planes[GREEN], step, (0, 1))), same)
+        out[f"likeness_{lag}"] = np.asarray(both) / 2
+    return out
+
+
+def _nucleus(field: FieldPixels) -> Columns:
+    """Where in the nucleus the protein is: with sparse or dense DNA, in spots or around them."""
+    core = field.nucleus & (field.in_nucleus > 2)
+    blue = field.take(field.blurred(BLUE, 1.5))
+    sparse, dense = (bound[field.owner] for bound in field.quantiles(blue, (0.2, 0.8), core))
+    at_sparse, at_dense = (field.average(field.green, core & side) for side in (blue <= sparse, blue >= dense))
+    out = {"dark_dna": _ratio(at_sparse, at_dense)}
+    mean = field.average(field.green, field.nucleus) + EPSILON
+    for sigma in (1, 2, 4):
+        coarse = SIGMAS[SIGMAS.index(sigma) + 2]
+        bands = field.take(field.blurred(GREEN, float(sigma)) - field.blurred(GREEN, coarse))
+        out[f"nucleus_peak_{sigma}"] = field.largest(np.where(core, bands, -1)) / mean
+        out[f"nucleus_pit_{sigma}"] = field.largest(np.where(core, -bands, -1)) / mean
+    return out
+
+
+def _grains(field: FieldPixels) -> Columns:
+    """Share of the protein that openings of rising width take away."""
+    out, last = {}, field.planes[GREEN]
+    for width in OPENINGS:
+        disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+        opened = cv2.morphologyEx(field.planes[GREEN], cv2.MORPH_OPEN, disk)
+        taken, last = field.take(last - opened), opened
+        for part, place in _parts(field).items():
+            mean = field.average(field.green, place) + EPSILON
+            out[f"{part}_grains_{width}"] = field.average(taken, place) / mean
+    return out
+
+
+def _levels(field: FieldPixels) -> Columns:
+    """Brightness against haze, compartments and stains; the nucleus's place."""
+    haze = float(np.quantile(field.green, 0.002))
+    mean = field.average(field.green)
+    nucleus, cytoplasm = (field.average(field.green, part) - haze for part in (field.nucleus, field.cytoplasm))
+    depth = field.average(field.depth, field.nucleus)
     return {
         "nucleus_to_cytoplasm": _ratio(nucleus, cytoplasm),
-        "nucleus_share": np.nan_to_num(nucleus) * share / (field.mean + EPSILON),
-        "nucleus_variation": field.deviation(field.green, inside) / (nucleus + EPSILON),
-        "nucleus_peak": _ratio(bright, nucleus),
-        "nucleus_rim": _ratio(field.average(field.green, inside & ~core), field.average(field.green, core)),
-        "perinuclear": _ratio(field.average(field.green, halo), field.average(field.green, outside & ~halo)),
-        "cytoplasm_variation": field.deviation(field.green, outside) / (cytoplasm + EPSILON),
-        "nucleus_fine": field.deviation(field.fine, inside) / (nucleus + EPSILON),
-        "cytoplasm_fine": field.deviation(field.fine, outside) / (cytoplasm + EPSILON),
-        "nucleus_area": share,
+        "brightness": np.log(np.maximum(mean - haze, 0) + EPSILON),
+        "to_yellow": _ratio(mean, field.average(field.take(field.planes[YELLOW]))),
+        "to_red": _ratio(mean, field.average(field.take(field.planes[RED]))),
+        "nucleus_depth": np.log(np.maximum(depth, 0.5)),
     }
 
 
-def _company(field: _Field) -> dict[str, np.ndarray]:
-    outside, green = ~field.nucleus, field.green
-    return {
-        "with_red": field.correlation(green, field.red),
-        "with_blue": field.correlation(green, field.blue),
-        "with_yellow": field.correlation(green, field.yellow),
-        "with_red_outside": field.correlation(green, field.red, outside),
-        "with_yellow_outside": field.correlation(green, field.yellow, outside),
-        "with_blue_inside": field.correlation(green, field.blue, field.nucleus),
-        "fine_with_red": field.correlation(field.fine, field.fine_other["red"]),
-        "fine_with_yellow": field.correlation(field.fine, field.fine_other["yellow"]),
-    }
-
-
-def _shape(field: _Field) -> dict[str, np.ndarray]:
-    sizes = field.cells.sizes
-    # a disk of radius r has a mean depth of r / 3: the ratio falls for every other shape
-    mean_depth = field.average(field.depth_px)
-    return {"area": np.log(sizes), "roundness": 3 * mean_depth * np.sqrt(np.pi / sizes)}
-
-
-PARTS: tuple[Callable[[_Field], dict[str, np.ndarray]], ...] = (
-    _intensity,
-    _texture,
-    _position,
-    _compartments,
+PARTS: tuple[Callable[[FieldPixels], Columns], ...] = (
+    _profile,
+    _edge,
     _company,
-    _shape,
+    _texture,
+    _lines,
+    _likeness,
+    _nucleus,
+    _grains,
+    _levels,
 )

@@ -1,27 +1,43 @@
-"""A feature classifier: from cell features and image labels to cell labels, by sorting out which cell bears which
-label.
+"""The feature classifier: from cell features and image labels to cell labels, several of which may be true at once.
 
-Every cell may bear its image's labels or none (Negative). Two learners of different kinds, a forest and a regularised
-linear model, are trained on soft labels and predict the cells of images they did not see; where both favour a
-candidate, the cell's soft label moves there; and so on for some rounds (expectation-maximisation with held-out
-predictions).
+A class that the image lacks is almost surely absent from its cells; a class that it bears is shown by a share of them
+that differs from image to image; Negative may be any cell. Two learners of different kinds, a forest and a regularised
+linear model, are trained on soft labels, class by class, and predict the cells of images they did not see; these
+predictions and the class's share among the cells of the image give new soft labels; and so on for some rounds
+(expectation-maximisation with held-out predictions and a prior for each image and class).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import expit, logit
 from sklearn.model_selection import GroupKFold
 
 from wsss.core.checks import DataError
 from wsss.feature_classifier.learners import Forest, Linear
 from wsss.options.feature_classifier import WeakConfig
 
-LEAST = 1e-4
-"""A probability below this counts as this: no learner alone can rule a candidate out."""
+LEAST = 2e-3
+"""A probability of a learner below this counts as this, above 1 less this as that: no learner alone decides."""
+EXCEPTION = 0.006
+"""Share of the cells that show a class which their image's labels lack."""
+ALONE = 0.82
+"""Share of the cells that is assumed at first to show the only label of their image."""
+SHARES = (0.02, 0.98)
+"""Bounds of the share of an image's cells that show one of its labels."""
+PSEUDO_CELLS = 3.0
+"""Cells with the mean share of the class that are added to those of each image."""
+FEWER_TREES = 3
+"""The rounds take so many times fewer trees than the final forest."""
 
 Learner = Forest | Linear
 LEARNERS: tuple[Callable[[WeakConfig, int], Learner], ...] = (Forest, Linear)
+
+
+def agreement(views: np.ndarray) -> np.ndarray:
+    """Join probabilities of several learners: the mean of their log odds, (learners, N, K) -> (N, K) float64."""
+    return np.asarray(expit(logit(np.clip(views, LEAST, 1 - LEAST)).mean(axis=0)))
 
 
 @dataclass(frozen=True)
@@ -33,16 +49,15 @@ class WeakModel:
     classes: np.ndarray
     """(C,) the class ids that some training cell may have; the others always score 0."""
     soft: np.ndarray
-    """(N, K) float32, the soft labels of the training cells in the end: 0 outside the candidates, rows sum to 1."""
+    """(N, K) float32 in [0, 1], the soft labels of the training cells in the end; several of a cell may be high."""
     history: list[float]
-    """Mean change of a cell's soft label in each round, in [0, 1]; small when the labels have settled."""
+    """Mean change of a soft label in each round, in [0, 1]; small when the labels have settled."""
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return scores (N, K) float32 in [0, 1] for (N, F) features; rows sum to about 1."""
+        """Return scores (N, K) float32 in [0, 1] for (N, F) features; each class is scored by itself."""
         out = np.zeros((len(features), self.soft.shape[1]), np.float32)
         if len(features):
-            views = [learner.predict(features) for learner in self.learners]
-            out[:, self.classes] = np.clip(np.mean(views, axis=0), 0, 1)
+            out[:, self.classes] = agreement(np.array([learner.predict(features) for learner in self.learners]))
         return out
 
     @property
@@ -81,67 +96,77 @@ def fit_weak(
         negative: class that every cell may have whatever its image's labels; None for none.
         seed: of the learners; the same input and seed give the same model.
         config: the rules.
-        copies: more cells to learn from in the end, whose labels follow from those of the cells above.
+        copies: more cells to learn from, whose labels follow from those of the cells above.
 
     Raises:
         DataError: fewer images than folds, or a cell's image has no label.
     """
     config = config or WeakConfig()
-    every = candidates(image_of_cell, image_labels, negative, config.negative_share)
-    classes = np.flatnonzero(every.any(axis=0))
-    possible = every[:, classes]
-    images = len(np.unique(image_of_cell))
-    if images < config.folds:
-        raise DataError(f"the cells come from {images} images, expected at least {config.folds}.")
-    parts = list(GroupKFold(config.folds).split(features, groups=image_of_cell))
-    soft, history = possible, []
+    allowed = candidates(image_of_cell, image_labels, negative)
+    classes = np.flatnonzero(allowed.any(axis=0))
+    images, row = np.unique(image_of_cell, return_inverse=True)
+    if len(images) < config.folds:
+        raise DataError(f"the cells come from {len(images)} images, expected at least {config.folds}.")
+    place = None if negative is None or negative not in classes else int(np.searchsorted(classes, negative))
+    pool = _Pool(features, row, allowed[:, classes], place, copies)
+    soft, history = first_labels(pool.allowed, place, config), []
     for turn in range(config.rounds):
-        views, strange = _held_out_views(features, soft, parts, config, seed + turn)
-        renewed = np.where(strange[:, None], soft, renew(views, possible, soft, config))
-        history.append(float(np.abs(renewed - soft).sum(axis=1).mean() / 2))
+        views, known = _held_out_views(pool, soft, config, seed + turn)
+        renewed = np.where(known, renew(agreement(views), soft, pool.image, pool.allowed), soft)
+        history.append(float(np.abs(renewed - soft).mean()))
         soft = renewed
+    rows, wanted = pool.lesson(np.ones(len(soft), bool), soft)
+    final = [make(config, seed + config.rounds).fit(rows, wanted) for make in LEARNERS]
+    every = np.zeros(allowed.shape, np.float32)
     every[:, classes] = soft
-    if copies is not None:
-        features, soft = _with_copies(features, every, copies, negative)
-        config = replace(config, leaf=round(config.leaf * len(features) / len(every)))
-        soft = soft[:, classes]
-    final = [make(config, seed + config.rounds).fit(features, soft) for make in LEARNERS]
-    return WeakModel(final, classes, every.astype(np.float32), history)
+    return WeakModel(final, classes, every, history)
 
 
-def _held_out_views(
-    features: np.ndarray,
-    soft: np.ndarray,
-    parts: list[tuple[np.ndarray, np.ndarray]],
-    config: WeakConfig,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class _Pool:
+    """The cells to learn from, for the classes that occur."""
+
+    features: np.ndarray
+    image: np.ndarray
+    """(N,) images from 0 without gaps."""
+    allowed: np.ndarray
+    """(N, C) bool."""
+    negative: int | None
+    copies: Copies | None
+
+    def lesson(self, seen: np.ndarray, soft: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return features and soft labels of the cells `seen` (N,) bool and of their copies."""
+        if self.copies is None:
+            return self.features[seen], soft[seen]
+        kept = seen[self.copies.source]
+        inherited = soft[self.copies.source[kept]]
+        emptied = self.copies.emptied[kept]
+        if emptied.any():
+            if self.negative is None:
+                raise ValueError("some copies have lost their signal, but there is no class Negative.")
+            inherited[emptied] = np.arange(soft.shape[1]) == self.negative
+        return (
+            np.concatenate([self.features[seen], self.copies.features[kept]]),
+            np.concatenate([soft[seen], inherited]),
+        )
+
+
+def _held_out_views(pool: _Pool, soft: np.ndarray, config: WeakConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Predict every cell by learners that did not see its image.
 
     Returns:
-        (learners, N, K) probabilities, and (N,) bool: which cells may have a class that their learners never met, as
-        happens to classes of a few images. What those learners think of such a cell says nothing.
+        (learners, N, C) probabilities, and (N, C) bool: where they mean something. Learners that met no image with a
+        class, as happens to classes of a few images, know nothing about it.
     """
-    views = np.zeros((len(LEARNERS), *soft.shape))
-    strange = np.zeros(len(soft), bool)
-    for seen, unseen in parts:
-        met = (soft[seen] > 0).any(axis=0)
-        strange[unseen] = (soft[unseen][:, ~met] > 0).any(axis=1)
+    config = replace(config, trees=-(-config.trees // FEWER_TREES))
+    views, known = np.zeros((len(LEARNERS), *soft.shape)), np.zeros(soft.shape, bool)
+    for seen, unseen in GroupKFold(config.folds).split(soft, groups=pool.image):
+        inside = np.isin(np.arange(len(soft)), seen)
+        rows, wanted = pool.lesson(inside, soft)
         for view, make in zip(views, LEARNERS, strict=True):
-            view[unseen] = make(config, seed).fit(features[seen], soft[seen]).predict(features[unseen])
-    return views, strange
-
-
-def _with_copies(
-    features: np.ndarray, soft: np.ndarray, copies: Copies, negative: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return features and soft labels of the plain cells and of their copies."""
-    inherited = soft[copies.source]
-    if copies.emptied.any():
-        if negative is None:
-            raise ValueError("some copies have lost their signal, but there is no class Negative.")
-        inherited[copies.emptied] = np.arange(soft.shape[1]) == negative
-    return np.concatenate([features, copies.features]), np.concatenate([soft, inherited])
+            view[unseen] = make(config, seed).fit(rows, wanted).predict(pool.features[unseen])
+        known[unseen] = pool.allowed[seen].any(axis=0)
+    return views, known
 
 
 def oof_weak(
@@ -171,35 +196,54 @@ def oof_weak(
     return out
 
 
-def candidates(
-    image_of_cell: np.ndarray, image_labels: np.ndarray, negative: int | None, negative_share: float
-) -> np.ndarray:
-    """First soft labels (N, K): the image's labels in equal parts, Negative with its share; rows sum to 1.
+def candidates(image_of_cell: np.ndarray, image_labels: np.ndarray, negative: int | None) -> np.ndarray:
+    """Which classes the image of each cell allows, (N, K) bool: its labels, and Negative.
 
     Raises:
         DataError: a cell's image has no label.
     """
-    labels = np.asarray(image_labels, np.float64)[image_of_cell] > 0
-    if not labels.any(axis=1).all():
-        empty = np.unique(np.asarray(image_of_cell)[~labels.any(axis=1)])
+    allowed = np.asarray(image_labels)[image_of_cell] > 0
+    if not allowed.any(axis=1).all():
+        empty = np.unique(np.asarray(image_of_cell)[~allowed.any(axis=1)])
         raise DataError(f"{len(empty)} images with cells have no label, the first is row {empty[0]}.")
-    others = labels.copy()
+    if negative is not None:
+        allowed[:, negative] = True
+    return allowed
+
+
+def first_labels(allowed: np.ndarray, negative: int | None, config: WeakConfig) -> np.ndarray:
+    """First soft labels (N, K) from the classes that each cell's image allows (N, K) bool, each class by itself."""
+    others = allowed.copy()
     if negative is not None:
         others[:, negative] = False
-    soft = labels / labels.sum(axis=1, keepdims=True)
+    count = others.sum(axis=1, keepdims=True)
+    soft = np.where(others, np.where(count == 1, ALONE, config.shown_share), EXCEPTION)
     if negative is not None:
-        mixed = others.any(axis=1)
-        soft[mixed] = (1 - negative_share) * others[mixed] / others[mixed].sum(axis=1, keepdims=True)
-        soft[mixed, negative] = negative_share
+        soft[:, negative] = np.where(count[:, 0] > 0, config.negative_share, 1 - EXCEPTION)
     return soft
 
 
-def renew(views: np.ndarray, possible: np.ndarray, soft: np.ndarray, config: WeakConfig) -> np.ndarray:
-    """New soft labels (N, K): the learners' agreement among the possible, rows sum to 1.
+def renew(probs: np.ndarray, soft: np.ndarray, image_of_cell: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """New soft labels (N, K): the odds of a class, relative to its frequency, times the odds of its share in the image.
 
-    The geometric mean g of the learners gives (g / frequency ** balance) ** sharpen.
+    Args:
+        probs: (N, K) in [0, 1], held-out predictions of learners trained on `soft`.
+        soft: (N, K) the soft labels so far; they give the shares.
+        image_of_cell: (N,) number of each cell's image.
+        allowed: (N, K) bool, the classes that the image allows; the share of another is EXCEPTION.
+
+    Returns:
+        (N, K) float64 in [0, 1]; where an image allows one class alone, that class is as sure as the others are absent.
     """
-    agreed = np.exp(np.log(np.clip(views, LEAST, 1)).mean(axis=0))
-    frequency = soft.mean(axis=0) + 1e-3
-    found = np.where(possible > 0, (agreed / frequency**config.balance) ** config.sharpen, 0)
-    return found / found.sum(axis=1, keepdims=True)
+    images, row = np.unique(image_of_cell, return_inverse=True)
+    shown = np.zeros((len(images), soft.shape[1]))
+    np.add.at(shown, row, soft)
+    counted = np.maximum(allowed.sum(axis=0), 1)
+    usual = (soft * allowed).sum(axis=0) / counted
+    cells = np.bincount(row)[:, None]
+    share = np.clip((shown + PSEUDO_CELLS * usual) / (cells + PSEUDO_CELLS), *SHARES)[row]
+    alone = allowed & (allowed.sum(axis=1, keepdims=True) == 1)
+    prior = np.where(allowed, np.where(alone, 1 - EXCEPTION, share), EXCEPTION)
+    frequency = np.clip(soft.mean(axis=0), 0.01, 0.99)
+    odds = logit(np.clip(probs, LEAST, 1 - LEAST)) - logit(frequency) + logit(prior)
+    return np.asarray(expit(odds))

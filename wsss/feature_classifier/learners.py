@@ -1,9 +1,9 @@
 """Two learners of soft cell labels, of different kinds so that their mistakes differ: a forest and a linear model."""
 
 import numpy as np
-from scipy.special import softmax
+from scipy.optimize import minimize
+from scipy.special import expit
 from sklearn.ensemble import ExtraTreesRegressor
-from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import QuantileTransformer
 
 from wsss.core.runtime import cores
@@ -11,16 +11,18 @@ from wsss.options.feature_classifier import WeakConfig
 
 SPREAD = 4.0
 """Normal scores of features beyond this are cut."""
+STEPS = 60
+"""Steps at most of the linear model's fit."""
 
 
 class Forest:
-    """Extremely randomised trees that predict soft labels."""
+    """Extremely randomised trees that predict soft labels, each class by itself."""
 
     def __init__(self, config: WeakConfig, seed: int) -> None:
         self._trees = ExtraTreesRegressor(
             config.trees,
             min_samples_leaf=config.leaf,
-            max_features=0.3,
+            max_features=0.2,
             random_state=seed,
         )
 
@@ -65,40 +67,48 @@ class Forest:
 
 
 class Linear:
-    """Multinomial logistic regression on features turned into normal scores; soft labels are weights."""
+    """Logistic regression of each class against the rest, on features turned into normal scores."""
 
     def __init__(self, config: WeakConfig, seed: int) -> None:
         self._scale = QuantileTransformer(output_distribution="normal", random_state=seed)
-        self._model = LogisticRegression(C=config.strength, max_iter=300)
-        self._weights = self._intercept = np.zeros(0)
+        self._penalty = 1 / config.strength
+        self._weights = np.zeros((0, 0))
 
     def fit(self, features: np.ndarray, soft: np.ndarray) -> "Linear":
         """Learn from (N, F) features and (N, K) soft labels."""
         self._scale.set_params(n_quantiles=min(200, len(features)))
-        scaled = np.clip(self._scale.fit_transform(features), -SPREAD, SPREAD)
-        cell, label = np.nonzero(soft > 0.01)
-        self._weights = np.zeros((soft.shape[1], features.shape[1]))
-        # a class that no cell has gets the probability 0
-        self._intercept = np.full(soft.shape[1], -np.inf)
-        known = np.unique(label)
-        self._intercept[known] = 0
-        if len(known) > 1:
-            self._model.fit(scaled[cell], label, sample_weight=soft[cell, label])
-            # of two classes, scikit-learn keeps one row: the second against the first
-            rows = known[-len(self._model.coef_) :]
-            self._weights[rows], self._intercept[rows] = self._model.coef_, self._model.intercept_
+        self._scale.fit(features)
+        scaled, wanted = self._scaled(features).astype(np.float32), soft.astype(np.float32)
+        shape = scaled.shape[1], soft.shape[1]
+
+        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            weights = flat.reshape(shape).astype(np.float32)
+            logits = scaled @ weights
+            value = (np.logaddexp(0, logits) - wanted * logits).sum(dtype=np.float64)
+            slope = scaled.T @ (expit(logits) - wanted)
+            weights[-1] = 0  # the intercept is free
+            value += self._penalty / 2 * (weights.astype(np.float64) ** 2).sum()
+            slope += np.float32(self._penalty) * weights
+            return value / len(scaled), slope.ravel().astype(np.float64) / len(scaled)
+
+        found = minimize(loss, np.zeros(np.prod(shape)), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+        self._weights = found.x.reshape(shape)
         return self
+
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        """Return (N, F + 1) normal scores, the last column 1."""
+        scaled = np.clip(self._scale.transform(features), -SPREAD, SPREAD)
+        return np.hstack([scaled, np.ones((len(features), 1))])
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return (N, K) probabilities."""
-        scaled = np.clip(self._scale.transform(features), -SPREAD, SPREAD)
-        return np.asarray(softmax(scaled @ self._weights.T + self._intercept, axis=1))
+        return np.asarray(expit(self._scaled(features) @ self._weights))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the model as arrays: quantiles, references, and weights and intercept with a row a class."""
         return {
             "quantiles": self._scale.quantiles_,
             "references": self._scale.references_,
-            "weights": self._weights,
-            "intercept": self._intercept,
+            "weights": np.ascontiguousarray(self._weights[:-1].T),
+            "intercept": self._weights[-1].copy(),
         }

@@ -19,7 +19,7 @@ class SoftLabels:
     cell_ids: np.ndarray
     """(N,) int64, the cell's value in the image's label map."""
     soft: np.ndarray
-    """(N, K) float32: 0 outside the image's labels and Negative, rows sum to 1."""
+    """(N, K) float32 in [0, 1], each class by itself: near 0 outside the image's labels and Negative."""
 
 
 def save_soft_labels(path: Path, labels: SoftLabels) -> None:

@@ -13,20 +13,18 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from scipy.special import ndtri, softmax
+from scipy.special import expit, ndtri
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import as_read, write_bytes
 from wsss.core.labels import MOST_CLASSES
 from wsss.core.reading import parse_json
 from wsss.core.seal import check_format
-from wsss.feature_classifier.fit import WeakModel
+from wsss.feature_classifier.fit import WeakModel, agreement
 from wsss.feature_classifier.learners import SPREAD, Forest, Linear
 from wsss.options.feature_classifier import WeakConfig
 
-FORMAT = "wsss-feature_classifier-1"
-FORMAT_0_1_0 = "wsss-opinion-1"
-"""The same by the name it had in version 0.1.0."""
+FORMAT = "wsss-feature_classifier-2"
 LEAF = -1
 """What stands for the feature of a node that has no children."""
 ROWS = 256
@@ -68,7 +66,7 @@ class StoredForest:
 
 @dataclass(frozen=True)
 class StoredLinear:
-    """Multinomial logistic regression on normal scores of the features."""
+    """Logistic regression of each class against the rest, on normal scores of the features."""
 
     quantiles: np.ndarray
     """(Q, F) float64, the values of each feature at `references`, rising."""
@@ -93,7 +91,7 @@ class StoredLinear:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return (N, C) float64 probabilities for (N, F) features."""
-        return np.asarray(softmax(self.scale(features) @ self.weights.T + self.intercept, axis=1))
+        return np.asarray(expit(self.scale(features) @ self.weights.T + self.intercept))
 
 
 @dataclass(frozen=True)
@@ -110,12 +108,11 @@ class FeatureClassifier:
     """Of the content: equal feature_classifiers have equal digests."""
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return scores (N, K) float32 in [0, 1] for (N, F) float32 features; rows sum to about 1."""
+        """Return scores (N, K) float32 in [0, 1] for (N, F) float32 features; each class by itself."""
         features = np.asarray(features, np.float32)
         out = np.zeros((len(features), self.meta["count"]), np.float32)
         if len(features):
-            views = self.forest.predict(features), self.linear.predict(features)
-            out[:, self.classes] = np.clip(np.mean(views, axis=0), 0, 1)
+            out[:, self.classes] = agreement(np.array([self.forest.predict(features), self.linear.predict(features)]))
         return out
 
 
@@ -174,8 +171,7 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path} is damaged or no safetensors file ({error}): {again}.") from error
     header = header if isinstance(header, dict) else {}
-    kind = FORMAT if header.get("format") == FORMAT_0_1_0 else header.get("format")
-    check_format(path, kind, FORMAT, "feature classifier", again)
+    check_format(path, header.get("format"), FORMAT, "feature classifier", again)
     meta = header.get("meta")
     if not isinstance(meta, dict) or _digest(arrays, meta) != header.get("digest"):
         raise DataError(f"{path} is damaged, its content does not match its digest: {again}.")

@@ -275,7 +275,7 @@ class SelfTrainedScores(Source):
     def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[np.ndarray]:
         """Return (N, K) of each image, the mean of the networks."""
         nets = [own.self_trained.net for own in self.members if own.self_trained]
-        by_net = [crop_probs(net, of_net, self.task.device, "softmax") for net, of_net in zip(nets, crops, strict=True)]
+        by_net = [crop_probs(net, of_net, self.task.device) for net, of_net in zip(nets, crops, strict=True)]
         return batch.split(np.mean(by_net, axis=0))
 
     def score(self, sample: Sample) -> np.ndarray:

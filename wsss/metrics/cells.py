@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.labels import ClassList
-from wsss.metrics.classify import average_precision, f1, mean_of_classes, reliability
+from wsss.metrics.classify import average_precision, f1, mean_of_classes, reliability, several_class_precision
 from wsss.metrics.truth import CellTruth
 
 
@@ -58,19 +58,29 @@ def score_table(truth: np.ndarray, scores: np.ndarray, classes: ClassList, thres
     """Return what there is to say about (N, K) scores of cells or images, as a JSON-like record.
 
     Means go over the classes that occur in the truth, Negative included; a second mean leaves Negative out. A class
-    that does not occur has NaN.
+    that does not occur has NaN. The AP of several classes is that of `several_class_precision`.
     """
+    several = several_class_precision(truth, scores)
     ap, f1s = average_precision(truth, scores), f1(truth, scores, threshold)
     return {
         "count": len(truth),
         "classes": int(np.isfinite(ap).sum()),
         "mean_ap": mean_of_classes(ap),
         "mean_ap_without_negative": mean_of_classes(ap, classes.negative),
+        "several_class_count": int(((truth > 0).sum(axis=1) > 1).sum()),
+        "mean_ap_of_several_classes": mean_of_classes(several),
         "mean_f1": mean_of_classes(f1s),
         "threshold": threshold,
         "calibration_error": reliability(truth, scores).error,
         "per_class": [
-            {"id": k, "name": name, "count": int(truth[:, k].sum()), "ap": float(ap[k]), "f1": float(f1s[k])}
+            {
+                "id": k,
+                "name": name,
+                "count": int(truth[:, k].sum()),
+                "ap": float(ap[k]),
+                "ap_of_several_classes": float(several[k]),
+                "f1": float(f1s[k]),
+            }
             for k, name in enumerate(classes.names)
         ],
     }

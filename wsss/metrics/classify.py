@@ -19,6 +19,20 @@ def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return out
 
 
+def several_class_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the (K,) float64 average precision of each class on samples of several classes.
+
+    Positives are the samples that bear the class and at least one other, negatives those that lack the class; samples
+    of that class alone are left out. NaN for a class without such positives.
+    """
+    several = (truth > 0).sum(axis=1) > 1
+    out = np.full(truth.shape[1], np.nan)
+    for k in range(truth.shape[1]):
+        kept = (truth[:, k] == 0) | several
+        out[k] = average_precision(truth[kept, k : k + 1], scores[kept, k : k + 1])[0]
+    return out
+
+
 def mean_of_classes(values: np.ndarray, without: int | None = None) -> float:
     """Return the mean of (K,) values over the classes that have one, NaN if none has.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -154,7 +154,6 @@ def crop_probs(
     net: CamNet,
     batches: Iterable[np.ndarray],
     device: Device,
-    activation: Literal["sigmoid", "softmax"] = "sigmoid",
 ) -> np.ndarray:
     """Return the probabilities (N, K) float32 of crops that come in batches of (n, C, s, s) uint8.
 
@@ -162,13 +161,12 @@ def crop_probs(
         net: in evaluation mode.
         batches: of crops; there may be none. They are seen in parts where memory does not hold all of one.
         device: where to compute.
-        activation: sigmoid for a network of images; softmax for one of single cells, whose rows sum to 1.
     """
 
     def probs(crops: np.ndarray) -> np.ndarray:
         def see(rows: slice) -> np.ndarray:
             logits = see_images(net, device.put(torch.from_numpy(crops[rows])), device).logits.float()
-            return np.asarray((logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)).cpu().numpy())
+            return logits.sigmoid().cpu().numpy()
 
         return np.concatenate(in_parts(net, crops.shape, see))
 

@@ -9,22 +9,21 @@ from wsss.core.checks import between, check_fields
 class WeakConfig:
     """How cell labels are learnt from image labels."""
 
-    rounds: int = between(5, 1, 100)
+    rounds: int = between(3, 1, 100)
     """Times the soft labels are renewed."""
     folds: int = between(4, 2, 100)
     """Parts into which the images are split for predictions of unseen cells."""
     trees: int = between(100, 1)
-    """Trees of the forest."""
+    """Trees of the forest; in the rounds, a third of them."""
     leaf: int = between(5, 1)
-    """Fewest cells in a leaf; with changed copies beside the plain cells, as many times more."""
-    strength: float = between(0.03, 1e-6, 1e6)
+    """Fewest cells in a leaf."""
+    strength: float = between(0.01, 1e-6, 1e6)
     """Inverse regularisation (C) of the linear model: lower is smoother."""
+    shown_share: float = between(0.65, 0.05, 0.95)
+    """Share of the cells that is assumed at first to show a label of their image where it bears several; then each
+    image and class has a share of its own."""
     negative_share: float = between(0.125, 0, 0.9)
     """Share of cells without signal that is assumed at first in images with other labels."""
-    balance: float = between(0.5, 0, 1)
-    """0 lets frequent classes grow from round to round, 1 treats all classes as equally likely."""
-    sharpen: float = between(1.5, 0.1, 10)
-    """Power by which the learners' agreement is raised; above 1 the labels settle sooner."""
 
     def __post_init__(self) -> None:
         check_fields(self, "weak")

@@ -63,8 +63,8 @@ class ScoreConfig:
     unet_share: float = between(0.5, 0, 1)
     """Share of stage 1 taken from the maps of a U-Net, where there is one (infer --unet RUN)."""
     prior_rounds: int = between(0, 0, 100)
-    """Rounds in which the cells of an image tell each other which classes it shows: s_k becomes s_k * q_k, rows
-    normalised, with q_k the mean of s_k over the image's cells. Negative keeps its score, the others share the rest."""
+    """Rounds of the image prior, class by class: the odds of a cell's score are multiplied by the odds of the class's
+    share, the mean of the scores over the image's cells. Negative keeps its score."""
     border_power: float = between(0.0, 0, 100)
     """Multiply the scores of a cell by (visible share) ** border_power; 0 leaves cells at the border as they are."""
 

@@ -30,6 +30,9 @@ def print_scores(report: dict[str, Any], classes: ClassList) -> None:
             at = f" at IoU {part['match_iou']:g}" if "match_iou" in part else ""
             classes_with = f"{part['classes']} classes"
             say(f"{name + at:35} {_number(part['mean_ap'])} ({classes_with}; {other}{mean_f1})")
+    if cells["several_class_count"]:
+        value = _number(cells["mean_ap_of_several_classes"])
+        say(f"{'cells of several classes, mean AP':35} {value} ({cells['several_class_count']} cells)")
     for row in [row for row in cells["confusions"] if row["true"] != row["predicted"]][:5]:
         what = f"{row['true_name']} taken for {row['predicted_name']}"
         say(f"{what}: {row['cells']:.0f} cells, {row['share']:.0%} of its cells")

@@ -4,9 +4,9 @@ Why no label of a held-out image can reach it. Let T be the training images of a
 way of self-training takes out-of-fold scores as soft labels; but the networks that score T out of fold have, all but
 one, seen H, so a network taught by them knows labels of H. Here everything is a function of T alone:
 
-- the teacher is the feature classifier of this very fold. It sorts out which label each cell of T bears by learners
+- the teacher is the feature classifier of this very fold. It sorts out which labels each cell of T bears by learners
   that did not see the cell's image, in inner folds inside T (`cells.weak.fit_weak`);
-- soft labels outside an image's own labels (and Negative) are zero, and those labels are of images in T;
+- soft labels come from the labels of images in T alone; outside an image's labels (and Negative) they are near zero;
 - the weights begin as those of the fold's network after its last epoch, not its best one, which the validation loss
   on H chose. (With `optim.schedule plateau` or `optim.early_stop` that loss steers its training nevertheless.)
 - in further rounds two networks, each trained on one half of T, label the other half anew; then one learns from all.
@@ -29,7 +29,7 @@ from wsss.core.device import Device
 from wsss.core.files import digest_file, digest_json, write_json
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells
-from wsss.feature_classifier.fit import candidates, renew
+from wsss.feature_classifier.fit import agreement, candidates, renew
 from wsss.feature_classifier.soft_labels import SoftLabels, load_soft_labels
 from wsss.models.cam_net import CamNet, build_cam_net, crop_probs
 from wsss.models.weights import load_weights
@@ -174,20 +174,13 @@ class _Rounds:
         for half, (seen, unseen) in enumerate(GroupKFold(HALVES).split(soft, groups=pool.image)):
             title = f"self-training {turn + 1}, half {half + 1}"
             self_trained, loss, count = self._learn(pool, soft, seen, turn, title)
-            found[unseen] = crop_probs(self_trained, _in_batches(pool.crops[unseen]), self.device, "softmax")
+            found[unseen] = crop_probs(self_trained, _in_batches(pool.crops[unseen]), self.device)
             losses.append(loss)
             counts.append(count)
-        possible = self._possible(pool)
-        new = renew(
-            np.stack([pool.soft, found]).astype(np.float64), possible, soft, self.recipe.feature_classifier.weak
-        )
-        change = float(np.abs(new - soft).sum(axis=1).mean() / 2)
+        allowed = candidates(pool.image, self.data.labels, self.data.classes.negative)
+        new = renew(agreement(np.stack([pool.soft, found])), soft, pool.image, allowed)
+        change = float(np.abs(new - soft).mean())
         return new.astype(np.float32), {"cells": counts, "loss": losses, "change": round(change, 6)}
-
-    def _possible(self, pool: _Pool) -> np.ndarray:
-        """Return (N, K), not 0 where the cell's image allows the class."""
-        weak = self.recipe.feature_classifier.weak
-        return candidates(pool.image, self.data.labels, self.data.classes.negative, weak.negative_share)
 
     def _learn(
         self, pool: _Pool, soft: np.ndarray, rows: np.ndarray, turn: int, title: str

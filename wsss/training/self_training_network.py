@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from wsss.cells.confident import class_balance
 from wsss.core.checks import DataError
@@ -28,7 +29,7 @@ class Lesson:
     crops: np.ndarray
     """(N, 4, s, s) uint8, black outside the cell."""
     soft: np.ndarray
-    """(N, K) float32, rows sum to 1."""
+    """(N, K) float32 in [0, 1], each class by itself."""
     negative: int | None
     """Class of cells that lost their protein."""
 
@@ -36,7 +37,7 @@ class Lesson:
 def train_self_trained(
     start: CamNet, lesson: Lesson, config: SelfTrainingConfig, seed: int, device: Device, title: str
 ) -> tuple[CamNet, list[float]]:
-    """Train a copy of a network to give each cell its soft label: cross-entropy of the softmax of its logits.
+    """Train a copy of a network to give each cell its soft labels: binary cross-entropy, summed over the classes.
 
     Every class is drawn as often as any other. Every random number is a function of seed, epoch and step.
 
@@ -69,7 +70,9 @@ def train_self_trained(
                     group["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * bar.n / steps))
                 with device.autocast():
                     logits = net(device.put(images)).logits
-                loss = -(device.put(soft) * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
+                loss = (
+                    binary_cross_entropy_with_logits(logits.float(), device.put(soft), reduction="none").sum(1).mean()
+                )
                 total += _finite(loss, title) * len(images)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()
