@@ -6,9 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsss.losses.classify import asymmetric, bce, build_classify, focal
-from wsss.losses.puzzle import agreement, ramp_weight
-from wsss.losses.total import ComboLoss
+from wsss.losses.classify import ComboLoss, agreement, asymmetric, bce, build_classify, focal, ramp_weight
 from wsss.options.recipe import LossConfig, PuzzleConfig
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.0], [-3.0, 0.5, 4.0]])

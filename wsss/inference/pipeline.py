@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from wsss.cells.crops import crop_batches
+from wsss.cells.instances import crop_batches
 from wsss.cells.regions import cell_ids
 from wsss.core.checks import DataError
 from wsss.core.runtime import cores

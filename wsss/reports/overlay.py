@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from wsss.core.labels import HPA_CHANNELS
-from wsss.reports.palette import NO_CLASS, Colour, colour, ink_on, short_name
+from wsss.reports.figures import NO_CLASS, Colour, colour, ink_on, short_name
 
 TINTS = {"red": (0.8, 0.05, 0.0), "green": (0.1, 1.0, 0.1), "blue": (0.1, 0.3, 1.0), "yellow": (0.22, 0.2, 0.0)}
 """What each channel adds to R, G, B: the protein leads, the nucleus is a blue that screens show, ER is faint."""

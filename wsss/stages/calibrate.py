@@ -13,7 +13,6 @@ from wsss.core.files import read_lines
 from wsss.core.labels import HPA, ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.tables import read_labels
-from wsss.inference.blend_tables import MemberTables, read_members
 from wsss.inference.calibration import (
     Calibration,
     apply_curves,
@@ -21,12 +20,13 @@ from wsss.inference.calibration import (
     save_calibration,
     weak_targets,
 )
+from wsss.inference.ensemble import MemberTables, read_members
 from wsss.inference.provenance import origin_of
 from wsss.metrics.cells import join_by_number
 from wsss.metrics.classify import reliability
 from wsss.metrics.truth import read_cell_truth
 from wsss.options.calibrate import CalibrateOptions
-from wsss.reports.reliability import plot_reliability
+from wsss.reports.figures import plot_reliability
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""

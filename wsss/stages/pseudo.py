@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.cells.pseudo_masks import make_masks, values_of
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.core.device import Device, choose_device
@@ -18,7 +17,7 @@ from wsss.core.runtime import keep_freed_memory, progress, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.pseudo import FORMAT, MANIFEST, write_masks
 from wsss.inference.members import Plan, check_fits, find_folders, load_member
-from wsss.inference.pseudo import cells_of, label_maps, plan_pseudo
+from wsss.inference.pseudo import cells_of, label_maps, make_masks, plan_pseudo, values_of
 from wsss.options.pseudo import PseudoConfig, PseudoOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold

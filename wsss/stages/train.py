@@ -15,7 +15,7 @@ from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.models.cam_net import CamNet
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
-from wsss.reports.curves import plot_curves
+from wsss.reports.figures import plot_curves
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.train_common import fold_name, going_on, loader_workers, make_job
 from wsss.stages.train_maps import train_maps

@@ -17,7 +17,7 @@ from wsss.data.masks import MaskSet
 from wsss.data.tile_set import open_set
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
-from wsss.reports.curves import plot_curves
+from wsss.reports.figures import plot_curves
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.train_common import fold_name, going_on, loader_workers, make_job
 from wsss.stages.train_start import start_unet

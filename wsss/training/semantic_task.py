@@ -16,7 +16,7 @@ from wsss.data.mask_samples import MaskSamples, unpack_target
 from wsss.data.masks import MaskSet
 from wsss.data.sampler import draw_epoch
 from wsss.losses.semantic import MaskLoss
-from wsss.metrics.segmentation import MaskScore, score_mask
+from wsss.metrics.instances import MaskScore, score_mask
 from wsss.models.unet import MaskOutput, Unet, probabilities
 from wsss.options.recipe import Recipe
 from wsss.training.distributed import World

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wsss.core.checks import ConfigError
-from wsss.losses.refine import refinement
-from wsss.losses.total import ComboLoss
-from wsss.models.cell_pieces import still_norms
+from wsss.losses.classify import ComboLoss, refinement
 from wsss.models.memory import MemoryFull, attempt
-from wsss.models.puzzle import PuzzleCam, SiameseOutput
+from wsss.models.puzzle import PuzzleCam, SiameseOutput, still_norms
 from wsss.training.job import Job
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState

@@ -7,7 +7,7 @@ from wsss.core.device import Device
 from wsss.core.runtime import progress
 from wsss.data.catalog import DataSet
 from wsss.data.sampler import shard
-from wsss.losses.total import ComboLoss
+from wsss.losses.classify import ComboLoss
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
 from wsss.models.cam_net import CamNet
 from wsss.models.puzzle import PuzzleCam, SiameseOutput
