@@ -92,8 +92,8 @@ def test_a_survey_tells_coverage_and_finds_every_fault(masks: MaskSet, tmp_path:
     found = survey(masks)
     assert found.coverage.tolist() == pytest.approx([48 / 400, 48 / 600])
     assert found.sizes.tolist() == [[20, 20], [30, 20]]
-    Image.fromarray(np.ones((30, 20), np.uint8)).save(tmp_path / "masks" / "b.png")
-    with pytest.raises(DataError, match="holds the values 1"):
+    Image.fromarray(np.full((30, 20), 7, np.uint8)).save(tmp_path / "masks" / "b.png")
+    with pytest.raises(DataError, match="holds the values 7"):
         survey(open_masks(tmp_path))
 
 

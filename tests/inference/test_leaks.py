@@ -81,3 +81,22 @@ def test_folds_edited_by_hand_are_refused_and_the_image_named(data: DataSet) -> 
     path.write_text("\n".join([*lines[:4], f"{ID},{1 - int(fold)},{label}", *lines[5:]]) + "\n")
     with pytest.raises(DataError, match=rf"was changed after the folds were made: {ID} has fold"):
         plan_oof([member(data, 0), member(data, 1)], DataSet.open(data.folder))
+
+
+def test_an_image_without_labels_is_predicted_by_all_folds_that_saw_no_twin_of_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = {f"im{k:02}": rng.integers(0, 200, (4, SIZE, SIZE), dtype=np.uint8) for k in range(11)}
+    images["im11"] = images["im03"] + 9
+    labels = {ID: [k % 2] for k, ID in enumerate(images) if ID not in ("im10", "im11")}
+    spec = Spec(size=SIZE, folds=2)
+    data = DataSet.open(create_dataset(tmp_path / "data", images, labels, spec, group_duplicates=True))
+
+    def trained(fold: int) -> Any:
+        seen = {data.ids[i] for i in np.flatnonzero((data.folds() >= 0) & (data.folds() != fold))}
+        return member(data, fold, train_ids=frozenset(seen))
+
+    plan = plan_oof([trained(0), trained(1)], data)
+    assert sorted(i for _, own in plan for i in own) == list(range(12))
+    by_image = {i: [net.fold for net in nets] for nets, own in plan for i in own}
+    assert by_image[10] == [0, 1]
+    assert by_image[11] == [int(data.folds()[3])]

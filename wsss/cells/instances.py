@@ -21,6 +21,9 @@ GEOMETRY_COLUMNS = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "
 BRIGHT, SMALL = 1.4, 0.75
 """Condensed chromatin: so much brighter in blue, and less than this share of the area, of the median nucleus."""
 
+MOST_CHANNELS = 4
+"""Channels that OpenCV scales at once."""
+
 
 @dataclass(frozen=True)
 class _Axis:
@@ -307,8 +310,11 @@ def _cut(
     if scale != 1:
         height, width = (max(1, min(size, round(edge * scale))) for edge in mask.shape)
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        scaled = cv2.resize(pixels, (width, height), interpolation=method)
-        pixels = np.asarray(scaled, np.uint8).reshape(height, width, len(image))
+        parts = [
+            cv2.resize(pixels[..., k : k + MOST_CHANNELS], (width, height), interpolation=method)
+            for k in range(0, len(image), MOST_CHANNELS)
+        ]
+        pixels = np.concatenate([part.reshape(height, width, -1) for part in parts], axis=-1)
     height, width = pixels.shape[:2]
     y, x = (size - height) // 2, (size - width) // 2
     out[:, y : y + height, x : x + width] = pixels.transpose(2, 0, 1)

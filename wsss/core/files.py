@@ -1,13 +1,16 @@
 """Files that are there whole or not at all, and digests to know them again."""
 
 import errno
+import gzip
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import secrets
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,7 +143,7 @@ def write_json(path: Path, value: object) -> None:
 
 def as_read(facts: dict[str, Any]) -> dict[str, Any]:
     """Return facts as they come back from a file: tuples are lists, keys are strings."""
-    found: dict[str, Any] = json.loads(json.dumps(facts))
+    found: dict[str, Any] = parse_json(json.dumps(facts), "a record")
     return found
 
 
@@ -154,27 +157,44 @@ def without_nan(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file, and compare it with its DIGEST, which is taken off, if it has one.
+    """Read a JSON file, with or without a byte order mark, plain or gzipped; compare it with its DIGEST, which is taken
+    off, if it has one.
 
     Raises:
         DataError: the file is missing, is not JSON, or is damaged.
     """
     try:
-        found = parse_json(path.read_text(), path)
+        content = path.read_bytes()
+        found = parse_json(_unzipped(content, path) if content[:2] == b"\x1f\x8b" else content, path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run the stage that writes it first.") from None
-    except UnicodeDecodeError as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not JSON ({error}): it is damaged, make it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
-    if isinstance(found, dict) and DIGEST in found:
-        digest = found.pop(DIGEST)
+    if not isinstance(found, dict) or not found:
+        return found
+    last = next(reversed(found))
+    if last == DIGEST or found[last] == digest_json({k: v for k, v in found.items() if k != last}):
+        digest = found.pop(last)  # also where its name alone is damaged
         if digest != digest_json(found):
             raise DataError(
                 f"{path} is damaged: its content does not match its digest. Make it again, or, if it was changed on "
                 f'purpose, remove its "{DIGEST}".'
             )
     return found
+
+
+LARGEST_JSON = 1 << 31
+"""Bytes of an unpacked JSON file, at most."""
+
+
+def _unzipped(content: bytes, path: Path) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+        plain = stream.read(LARGEST_JSON + 1)
+    if len(plain) > LARGEST_JSON:
+        raise DataError(f"{path} unpacks to more than {LARGEST_JSON} bytes: it is damaged, or made to do harm.")
+    return plain
 
 
 def read_lines(path: Path) -> list[str]:

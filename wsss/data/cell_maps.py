@@ -3,7 +3,7 @@
 import numpy as np
 
 from wsss.core.checks import DataError
-from wsss.core.label_maps import SUFFIXES, find_label_map, number_cells, read_label_map
+from wsss.core.label_maps import find_label_map, given_maps, number_cells, read_label_map
 from wsss.data.catalog import DataSet
 
 
@@ -22,8 +22,7 @@ def read_cells(data: DataSet, index: int) -> np.ndarray:
 
 def without_cells(data: DataSet, indices: np.ndarray) -> list[str]:
     """Return the IDs of those images that have no label map, by the names of the files."""
-    folder = data.folder / "cells"
-    found = {path.stem for path in folder.iterdir() if path.suffix in SUFFIXES} if folder.is_dir() else set()
+    found = given_maps(data.folder / "cells")
     return [data.ids[i] for i in indices if data.ids[i] not in found]
 
 

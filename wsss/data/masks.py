@@ -4,7 +4,7 @@
     bowl      FOLDER/<id>/images/<one file>, FOLDER/<id>/masks/*.png, one object a file
     folders   FOLDER/images/<id>.*, FOLDER/masks/<id>.*, and FOLDER/ignore/<id>.* for pixels that must not count
 
-Masks are 0 and 255. Images without any mask can be predicted but not learnt from.
+Masks are 0 and 255 (or 1, or 65535). Images without any mask can be predicted but not learnt from.
 """
 
 from collections.abc import Iterable
@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
+from wsss.core.rasters import SUFFIXES, stem_of
 from wsss.core.run_length import decode
-from wsss.data.mask_files import PICTURES, read_mask, read_picture, read_text_table
+from wsss.data.ids import composed
+from wsss.data.mask_files import read_mask, read_picture, read_text_table
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _bowl(folder: Path) -> list[MaskItem]:
         if len(pictures) != 1:
             raise DataError(f"{own / 'images'} holds {len(pictures)} pictures, expected one.")
         masks = tuple(_pictures(own / "masks").values()) if (own / "masks").is_dir() else None
-        items.append(MaskItem(own.name, next(iter(pictures.values())), masks))
+        items.append(MaskItem(composed(own.name), next(iter(pictures.values())), masks))
     return items
 
 
@@ -175,12 +177,11 @@ def _pictures(folder: Path) -> dict[str, Path]:
     """Return ID -> picture of a folder, which may be missing."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
-        if path.suffix.lower() in PICTURES:
-            if path.stem in found:
-                raise DataError(
-                    f"{folder} holds {found[path.stem].name} and {path.name}: expected one file of each ID."
-                )
-            found[path.stem] = path
+        if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
+            name = stem_of(path.name)
+            if name in found:
+                raise DataError(f"{folder} holds {found[name].name} and {path.name}: expected one file of each ID.")
+            found[name] = path
     return found
 
 

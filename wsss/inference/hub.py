@@ -32,6 +32,8 @@ FORMAT = 1
 MOST_NETWORKS = 100
 SHARED = ("classes", "negative", "channels", "size", "fold", "versions")
 """What of a network's record goes with it; IDs of training images, data and paths stay at home."""
+IMAGES = ("roles", "bits")
+"""What is said of the images where it is not the usual."""
 
 
 def save_model(members: list[Member], run: Path, out: Path) -> None:
@@ -82,7 +84,7 @@ def _shared(member: Member) -> dict[str, Any]:
         recipe["weights"] = "none"  # a path of the maker's machine; the weights are in the model itself
     recipe["augment"] = Path(recipe["augment"]).name
     recipe["init_from"] = recipe["drs"]["refine_from"] = None
-    record = {name: member.facts[name] for name in SHARED}
+    record = {name: member.facts[name] for name in (*SHARED, *(set(IMAGES) & set(member.facts)))}
     return as_read(record | {"recipe": recipe, "trained_on": len(member.train_ids)})
 
 
@@ -98,11 +100,11 @@ def load_model(folder: Path, device: Device) -> list[Member]:
         DataError: a file is missing, damaged, of another tool or of a later format.
     """
     where = folder / CONFIG
-    config = read_record(where, "library_name", "format", "networks")
-    if config["library_name"] != "wsss":
+    config = read_record(where)
+    if config.get("library_name") != "wsss":
         raise DataError(f"{where} is not of a wsss model: export the run again.")
-    check_format(where, config["format"], FORMAT, "wsss model", "export the run again")
-    networks = config["networks"]
+    check_format(where, config.get("format"), FORMAT, "wsss model", "export the run again")
+    networks = config.get("networks")
     if not isinstance(networks, list) or not 0 < len(networks) <= MOST_NETWORKS:
         raise DataError(f"{where} lists no networks, or more than {MOST_NETWORKS}: export the run again.")
     for facts in networks:

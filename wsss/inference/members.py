@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
 from wsss.core.files import digest_file, digest_json, read_lines
@@ -225,6 +227,8 @@ def plan_all(members: list[Member], data: DataSet) -> Plan:
 def plan_oof(members: list[Member], data: DataSet) -> Plan:
     """Each image is predicted by the network that held out its fold, or by all that did (snapshots).
 
+    An image without a fold, having no labels, is predicted by the networks of all folds.
+
     Raises:
         DataError: a fold has no network, the networks saw other folds or labels, or one saw an image it would predict.
     """
@@ -241,7 +245,23 @@ def plan_oof(members: list[Member], data: DataSet) -> Plan:
         for member in by_fold[fold]:
             _check_unseen(member, {data.ids[i] for i in own}, data)
         plan.append((by_fold[fold], own))
-    return plan
+    return [*plan, *_plan_of_no_fold(by_fold, data, folds)]
+
+
+def _plan_of_no_fold(by_fold: dict[int, list[Member]], data: DataSet, folds: np.ndarray) -> Plan:
+    """Plan images without a fold: all networks that saw none of their near-duplicates and none of their group."""
+    members = [member for fold in sorted(by_fold) for member in by_fold[fold]]
+    ids, group = data.table["ID"], data.manifest["folds"].get("group")
+    first = data.table["duplicate_of"].fillna(ids)
+    alike = ids.groupby(first).agg(set)
+    of_group = ids.groupby(data.table[group]).agg(set) if group else {}
+    plan: dict[tuple[int, ...], list[int]] = {}
+    for i in np.flatnonzero(data.ok & (folds < 0)).tolist():
+        near = alike[first[i]]
+        if group and data.table[group][i]:
+            near = near | of_group[data.table[group][i]]
+        plan.setdefault(tuple(k for k, member in enumerate(members) if not member.train_ids & near), []).append(i)
+    return [([members[k] for k in unseen], images) for unseen, images in plan.items() if unseen]
 
 
 def _check_unseen(member: Member, own: set[str], data: DataSet) -> None:

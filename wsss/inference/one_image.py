@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from wsss.core.channels import BITS, default_roles
 from wsss.core.checks import DataError, some
 from wsss.core.device import Device
 from wsss.core.files import as_read
@@ -80,18 +81,26 @@ class Model:
         return tuple(self.members[0].facts["channels"])
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        """What each channel shows: nucleus, signal, cell, outline, or ''."""
+        return tuple(self.members[0].facts.get("roles") or default_roles(self.channels))
+
+    @property
     def size(self) -> int:
         """Edge in px of the square that images are scaled into."""
         return int(self.members[0].facts["size"])
 
-    def predict(self, image: np.ndarray, label_map: np.ndarray | None = None, *, name: str = "image") -> pd.DataFrame:
+    def predict(
+        self, image: np.ndarray, label_map: np.ndarray | None = None, *, name: str = "image", bits: int | None = None
+    ) -> pd.DataFrame:
         """Score the cells of an image.
 
         Args:
-            image: (C, H, W) or (H, W, C) in the order of `channels`, of any size; uint8, uint16 (12 and 16 bits are
-                told apart by the largest value) or float in [0, 1].
+            image: (C, H, W) or (H, W, C) in the order of `channels`, of any size; uint8, uint16 or float in [0, 1].
             label_map: (H, W) whole numbers, 0 background; None finds the cells by their stains.
             name: what stands in the column ID.
+            bits: that uint16 values use, one of 8, 10, 12, 14, 16; None for those of the images that the run was
+                trained on or, if these were of 8 bits, the fewest that hold the largest value.
 
         Returns:
             One row a cell: the columns of cells.parquet, positions and masks at the size of `image`.
@@ -99,12 +108,12 @@ class Model:
         Raises:
             DataError: the image or the label map is not what it must be.
         """
-        planes = check_image(image, len(self.channels))
+        planes = check_image(image, len(self.channels), bits or self.members[0].facts.get("bits"))
         shape = (planes.shape[1], planes.shape[2])
         geometry = Geometry(*shape, self.size)
         stored = geometry.image_to_store(planes)
         if label_map is None:
-            found, nuclei = _find_cells(stored, geometry, name)
+            found, nuclei = _find_cells(stored, self.roles, geometry, name)
         else:
             found, nuclei = check_label_map(label_map, "label_map"), None
             if found.shape != shape:
@@ -116,8 +125,8 @@ class Model:
         return cells
 
 
-def check_image(image: np.ndarray, channels: int) -> np.ndarray:
-    """Return an image as (channels, H, W) uint8.
+def check_image(image: np.ndarray, channels: int, bits: int | None = None) -> np.ndarray:
+    """Return an image as (channels, H, W) uint8; uint16 values use so many `bits`, None for the fewest.
 
     Raises:
         DataError: neither first nor last axis holds the channels, or both might; or the values are no intensities.
@@ -130,19 +139,23 @@ def check_image(image: np.ndarray, channels: int) -> np.ndarray:
         )
     if found.shape[0] == found.shape[2]:
         raise DataError(f"the image has the shape {found.shape}: which axis holds the channels cannot be told.")
+    if bits is not None and bits not in BITS:
+        raise DataError(f"bits is {bits}, expected one of {', '.join(map(str, BITS))}.")
     if str(found.dtype) not in ("uint8", "uint16", "float16", "float32", "float64"):
         raise DataError(f"the image holds {found.dtype} values, expected uint8, uint16, or floats in 0..1.")
     planes = found if found.shape[0] == channels else np.moveaxis(found, 2, 0)
-    return np.ascontiguousarray(to_uint8(list(planes), ["the image"] * channels, "auto")[0])
+    return np.ascontiguousarray(to_uint8(list(planes), ["the image"] * channels, bits)[0])
 
 
-def _find_cells(stored: np.ndarray, geometry: Geometry, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _find_cells(
+    stored: np.ndarray, roles: tuple[str, ...], geometry: Geometry, name: str
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return cells and nuclei at stored size, as the stage segment would."""
-    if len(stored) != 4:
-        raise DataError(f"cells are found in images of 4 channels, this one has {len(stored)}: pass a label_map.")
+    if not {"nucleus", "cell"} & set(roles):
+        raise DataError("no channel of the run shows nuclei or fills the cells (prepare --roles): pass a label_map.")
     height, width = geometry.content_height, geometry.content_width
     content = np.ascontiguousarray(stored[:, :height, :width])
-    maps = segment_field(Field(name, content, geometry.height, geometry.width, geometry.size))
+    maps = segment_field(Field(name, content, geometry.height, geometry.width, geometry.size, roles))
     padding = ((0, geometry.size - height), (0, geometry.size - width))
     return np.pad(maps.cells, padding), None if maps.nuclei is None else np.pad(maps.nuclei, padding)
 

@@ -146,7 +146,7 @@ class Pieces(NamedTuple):
 
 
 def cut_pieces(images: Tensor, cells: Tensor, count: int, size: int, found: int | None = None) -> Pieces:
-    """Cut out the cells 1..count of every image, as `cells.crops.cell_crops` does in mode 'stored'.
+    """Cut out the cells 1..count of every image, as `cells.instances.cell_crops` does in mode 'stored'.
 
     A window of `size` pixels at the image's scale; cells larger than it are shrunk to fit (bilinear).
 

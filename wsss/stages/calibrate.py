@@ -22,11 +22,11 @@ from wsss.inference.calibration import (
 )
 from wsss.inference.ensemble import MemberTables, read_members
 from wsss.inference.provenance import origin_of
-from wsss.metrics.cells import join_by_number
 from wsss.metrics.classify import reliability
-from wsss.metrics.truth import read_cell_truth
+from wsss.metrics.truth import TrueMasks, read_cell_truth
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.figures import plot_reliability
+from wsss.stages.evaluate import check_numbers, join_cells
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""
@@ -141,12 +141,17 @@ def _cell_events(
     groups = _groups(ids, cells.fold.to_numpy())
     if options.truth is not None:
         truth = read_cell_truth(options.truth, classes)
-        rows = join_by_number(truth, ids, cells.cell_id.to_numpy()).rows
+        masks = TrueMasks(options.masks, truth) if options.masks else None
+        check_numbers(options, options.truth, masks)
+        join, how = join_cells(options, truth, cells, masks)
+        rows = join.rows
         known = rows >= 0
         if not known.any():
             raise DataError(f"no cell of {options.truth} is among the predictions in {tables.folder}.")
         rows = rows[known]
-        return Events(scores[rows], truth.labels[known], groups[rows]), f"the true cells of {options.truth}"
+        return Events(
+            scores[rows], truth.labels[known], groups[rows]
+        ), f"the true cells of {options.truth}, joined by {how}"
     labelled = np.array([name in labels for name in ids], bool)
     if not labelled.any():
         raise DataError(f"no cell of {tables.folder} is in an image with labels: pass --data or --labels.")

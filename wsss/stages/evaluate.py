@@ -1,14 +1,14 @@
 """Score predictions against true labels of cells: average precision per class, and the competition's mAP."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
-from wsss.core.files import without_nan, write_json
+from wsss.core.files import read_json, read_record, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
 from wsss.core.runtime import progress
 from wsss.data.build import read_manifest
@@ -24,6 +24,43 @@ from wsss.reports.figures import write_confusion
 from wsss.stages.evaluate_masks import evaluate_masks, is_mask_folder
 
 Values = dict[str, np.ndarray]
+
+
+class JoinOptions(Protocol):
+    """What a stage that joins cells is asked."""
+
+    @property
+    def preds(self) -> Path:
+        """Folder of predictions."""
+
+    @property
+    def join(self) -> str:
+        """auto, number or iou."""
+
+    @property
+    def join_iou(self) -> float:
+        """Lowest IoU of the join by overlap."""
+
+
+def check_numbers(options: JoinOptions, truth: Path, masks: TrueMasks | None) -> None:
+    """Refuse to join by number, unless asked for, where the predicted cells were numbered by what found them.
+
+    Raises:
+        DataError: that is so.
+    """
+    record = options.preds / "provenance.json"
+    if options.join != "auto" or masks is not None or not record.exists():
+        return
+    segments = Path(str(read_json(record).get("data", ""))) / "segment.json"
+    if not segments.is_file():
+        return
+    backend = read_json(segments)["options"]["backend"]
+    if backend != "masks":
+        raise DataError(
+            f"the cells of {options.preds} were found by --backend {backend}, so their numbers need not be those of "
+            f"{truth}: pass the folder of the true label maps as --masks, or --join number if the table was made for "
+            "these very cells."
+        )
 
 
 def run(options: EvaluateOptions) -> int:
@@ -44,7 +81,7 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     """Return all figures as a JSON record (null where there is none), and the classes they are about."""
     cells = read_cells(options.preds)
     columns = score_columns(cells, options.preds)
-    classes = _classes(options.data, len(columns))
+    classes = _classes(options.data or _recorded(options.preds), len(columns))
     truth = read_cell_truth(options.truth, classes)
     masks = TrueMasks(options.masks, truth) if options.masks else None
     join, joined_by = join_cells(options, truth, cells, masks)
@@ -79,6 +116,13 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     report["instances"] = _instances(options, masks, classes) if masks else None
     plain: dict[str, Any] = without_nan(report)
     return plain, classes
+
+
+def _recorded(preds: Path) -> Path | None:
+    """Return the data set that the predictions say they were made from, if it is there."""
+    record = preds / "provenance.json"
+    found = Path(str(read_record(record).get("data", ""))) if record.exists() else None
+    return found if found is not None and (found / "dataset.json").is_file() else None
 
 
 def _classes(data: Path | None, count: int) -> ClassList:
@@ -185,7 +229,7 @@ def _number(value: float | None) -> str:
 
 
 def join_cells(
-    options: EvaluateOptions, truth: CellTruth, cells: pd.DataFrame, masks: TrueMasks | None
+    options: JoinOptions, truth: CellTruth, cells: pd.DataFrame, masks: TrueMasks | None
 ) -> tuple[Join, str]:
     """Find the predicted cell of each true one as --join says; return the join, and how it was made."""
     how = options.join
@@ -198,7 +242,7 @@ def join_cells(
     return joined(truth, _overlapping(options, masks, cells.ID.nunique()), cells.ID.to_numpy()), how
 
 
-def _overlapping(options: EvaluateOptions, masks: TrueMasks, images: int) -> np.ndarray:
+def _overlapping(options: JoinOptions, masks: TrueMasks, images: int) -> np.ndarray:
     """Return the (N,) row of the predicted cell that overlaps each true one, -1 for none; `images` have cells."""
     rows = np.full(len(masks.truth.ids), -1)
     known, start = set(masks.image_ids), 0

@@ -164,7 +164,8 @@ def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions) -> Non
     total = sum(len(indices) for _, indices in plan)
     if done:
         say(f"{len(done)} of {total} images are there already: going on.")
-    folds = [members[0].fold if options.oof and members[0].fold is not None else -1 for members, _ in plan]
+    held = task.data.folds() if options.oof else None
+    folds = [-1 if held is None else int(held[images[0]]) for _, images in plan]
     predicted = _on_ray(task, plan, folds, skip, options) if options.engine == "ray" else _here(task, plan, folds, skip)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
         for scored in predicted:

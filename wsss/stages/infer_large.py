@@ -15,6 +15,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.core.device import Device
 from wsss.core.files import as_read, digest_json, read_json, write_csv, write_json
+from wsss.core.rasters import stem_of
 from wsss.core.runtime import progress, versions
 from wsss.data.large import LargeImage
 from wsss.inference.large import large_runs, predict_large
@@ -31,7 +32,7 @@ JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
 def infer_large(options: InferOptions, plan: LargePlan, device: Device) -> int:
     """Predict every image of the plan, members by ID and file; return the exit code."""
     count = len(options.large)
-    if count and len({path.stem for path in options.large}) < count:
+    if count and len({stem_of(path.name) for path in options.large}) < count:
         raise ConfigError("--large names several files of one ID: their masks would overwrite each other.")
     out = options.out or Path("preds") / f"large-{options.run.name}"
     facts = _facts(options, plan)

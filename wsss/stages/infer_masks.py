@@ -22,6 +22,7 @@ from wsss.core.console import say
 from wsss.core.device import choose_device
 from wsss.core.files import as_read, digest_json, read_json, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
+from wsss.core.rasters import stem_of
 from wsss.core.run_length import encode
 from wsss.core.runtime import progress, versions
 from wsss.core.seal import BLANK, sealed
@@ -50,7 +51,7 @@ def infer_masks(options: InferOptions) -> int:
     members = [own for folder in folders for own in load_mask_members(folder, device, snapshots=options.snapshots)]
     config = members[0].recipe.masks
     if options.data is None:
-        return infer_large(options, [(members, {path.stem: path for path in options.large})], device)
+        return infer_large(options, [(members, {stem_of(path.name): path for path in options.large})], device)
     masks = open_set(options.data, config.channels, config.tile)
     name = f"{masks.folder.resolve().name}-{options.run.name}{'-oof' if options.oof else ''}"
     out = options.out or Path("preds") / name

@@ -11,7 +11,7 @@ import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_numbers
-from wsss.core.files import read_record
+from wsss.core.files import read_lines, read_record
 from wsss.data.catalog import DataSet
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
 from wsss.metrics.cells import score_table
@@ -98,7 +98,7 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
     """
     figures, of_images = _images(data, images, given.threshold)
     path = preds / "scores.json"
-    known = read_record(path, "table", "truth", "cells") if path.exists() else None
+    known = read_record(path, "truth", "cells") if path.exists() else None
     if given.table is None:
         note = "There are no figures of cells: run python -m wsss.evaluate first, or pass --truth."
         if known and known.get("table") != table_digest(preds):
@@ -147,6 +147,11 @@ def facts(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
         ("predicted", f"{len(contents.images)} images, {len(contents.cells)} cells"),
         ("run", str(run or record.get("run", "not recorded"))),
     ]
+    if len(data.carried.columns):
+        values = [f"{name} ({data.carried[name].nunique()} values)" for name in data.carried]
+        out.append(("from the label table", ", ".join(values)))
+    if group := (data.manifest["folds"] or {}).get("group"):
+        out.append(("folds", f"images of one {group} are in one fold"))
     members = record.get("members") or []
     if members:
         how = ", each for the images it never saw" if record.get("oof") else ", their mean" if len(members) > 1 else ""
@@ -287,4 +292,4 @@ def records(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
     """Return the files that tell all of it."""
     out = [("provenance.json", json.dumps(contents.record, indent=2))] if contents.record else []
     configs = [folder / "config.yaml" for folder in (fold_folders(run) if run else [])]
-    return out + [(str(path), path.read_text()) for path in configs if path.exists()]
+    return out + [(str(path), "\n".join(read_lines(path))) for path in configs if path.exists()]

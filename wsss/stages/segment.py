@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from wsss.cells.plausible import doubt_notes
 from wsss.core.checks import DiskError
 from wsss.core.console import say
 from wsss.core.files import digest_json, write_csv, write_json
@@ -39,9 +40,15 @@ def segment(options: SegmentOptions, overlap: Overlap | None = None) -> int:
 def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None) -> int:
 
     data = DataSet.open(folder)
-    asked = _backend_options(options)
+    asked = _backend_options(options, data.roles)
     backend = make_backend(options.backend, asked)  # a wrong option shows before any work
+    for note in getattr(backend, "notes", ()):
+        say(f"note: {note}")
     what = {"backend": options.backend, "masks": str(asked.masks), "weights": str(asked.weights)}
+    if options.category:  # without it as ever: what earlier versions found stays known
+        what["category"] = options.category
+    what |= {"split": True} if asked.split else {}
+    what |= {"grow": asked.grow} if asked.grow else {}
     fingerprint = digest_json({"size": data.size, "pixel_um": asked.pixel_um, **what})
     path = folder / "segment.journal"
     if options.overwrite:
@@ -56,14 +63,27 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None) -> 
             todo = [number[name] for name in overlap.begin(data.ids[i] for i in todo)]
         _work(data, journal, todo, backend, options, overlap)
         table, spent = _summary(data, journal)
+        doubts = {name: record.get("doubts", ()) for name, record, _ in journal.items()}
+    for note in doubt_notes({name: doubts[name] for name in data.ids if name in doubts}):
+        say(f"note: {note}")
     _write(folder, table, options, spent)
     return _report(table, len(todo), time.perf_counter() - began, spent)
 
 
-def _backend_options(options: SegmentOptions) -> BackendOptions:
+def _backend_options(options: SegmentOptions, roles: tuple[str, ...]) -> BackendOptions:
 
     masks, weights = (path.resolve() if path else None for path in (options.masks, options.weights))
-    return BackendOptions(masks, weights, options.device, options.batch, options.pixel_um)
+    return BackendOptions(
+        masks,
+        weights,
+        options.device,
+        options.batch,
+        options.pixel_um,
+        options.category,
+        roles,
+        options.split,
+        options.grow,
+    )
 
 
 def _unfinished(data: DataSet, journal: Journal) -> list[int]:
@@ -96,7 +116,7 @@ def _work(
 ) -> None:
     """Segment the images `todo` and journal each as it is done."""
     marks = _marks(data)
-    job = Job(data.folder, options.backend, _backend_options(options))
+    job = Job(data.folder, options.backend, _backend_options(options, data.roles))
     with progress(None, "segment", len(todo)) as bar:
         for index, result in segment_images(job, backend, todo, options.pool):
             name = data.ids[index]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from wsss.core.channels import HPA_ROLES
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.device import Device, choose_device
@@ -139,6 +140,12 @@ def _check_fit(recipe: Recipe, data: DataSet) -> None:
         raise ConfigError(
             f"images of {data.folder} are stored at {data.size} px, expected a multiple of {step} "
             "(puzzle.side x output_stride): prepare them at another --size, or choose other tiles."
+        )
+    if (recipe.feature_classifier.enabled or recipe.self_training.enabled) and data.roles != HPA_ROLES:
+        raise ConfigError(
+            "feature_classifier.enabled and self_training.enabled look at four channels, microtubules, protein, "
+            "nucleus and ER in "
+            f"this order; {data.folder} has {some(data.channels)}: leave them out."
         )
     weights = recipe.loss.class_weights
     if weights is not None and len(weights) != len(data.classes):

@@ -10,6 +10,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
+from wsss.core.channels import default_roles
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
 from wsss.core.files import as_read, digest_file, digest_json, read_lines
@@ -102,6 +103,10 @@ def run_facts(recipe: Recipe, data: DataSet, fold: int | None, train_ids: list[s
         "train_ids": digest_json(train_ids),
         "versions": versions(),
     }
+    if data.roles != default_roles(data.channels):
+        facts["roles"] = list(data.roles)
+    if data.bits is not None:
+        facts["bits"] = data.bits
     found = data.folder / "segments.csv"
     if recipe.cells.wanted and found.exists():
         facts["cells"] = digest_file(found)  # these cells shape the weights
