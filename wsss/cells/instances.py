@@ -78,9 +78,9 @@ def describe_cells(
         pairs = _pair(label_map, nuclei, ids)
         table["n_nuclei"], table["nucleus_id"] = pairs.n_nuclei.to_numpy(), pairs.nucleus_id.to_numpy()
         bodies = _measure(cell_runs(nuclei), axes)
-        own = bodies.set_index("cell_id").reindex(table.nucleus_id)
-        table["nucleus_area_px"] = own.area_px.fillna(0).to_numpy().astype(np.int64)
-        table["share_inside"] = _share_inside(table, own.reset_index(drop=True), axes)
+        nucleus = bodies.set_index("cell_id").reindex(table.nucleus_id)
+        table["nucleus_area_px"] = nucleus.area_px.fillna(0).to_numpy().astype(np.int64)
+        table["share_inside"] = _share_inside(table, nucleus.reset_index(drop=True), axes)
         if blue is not None:
             table["mitotic"] = table.nucleus_id.isin(_condensed(group_pixels(nuclei), blue, bodies.area_px))
     return _add_um(table, pixel_um) if pixel_um is not None else table
@@ -194,10 +194,10 @@ def _share_inside(table: pd.DataFrame, nucleus: pd.DataFrame, axes: tuple[_Axis,
     frame = np.array([int(axis.first[-1]) for axis in axes], float)
     whole = nucleus[~nucleus.touches_border.fillna(True).astype(bool)]
     typical = float(np.sqrt((whole if len(whole) else nucleus).area_px.median() / np.pi))
-    own = nucleus[cut]
+    cut_nuclei = nucleus[cut]
     centres = np.stack(
         [
-            _completed(own[f"center_{a}"], own[f"{a}0"], own[f"{a}1"], typical, length)
+            _completed(cut_nuclei[f"center_{a}"], cut_nuclei[f"{a}0"], cut_nuclei[f"{a}1"], typical, length)
             for a, length in zip("yx", frame, strict=True)
         ],
         axis=1,

@@ -81,8 +81,8 @@ class Fitted:
         """Blend each row with the weights of its fold; (N, K) float32."""
         out = np.zeros(prepared[0].shape, np.float32)
         for fold, weights in self.by_fold.items():
-            own = folds == fold
-            out[own] = blend([scores[own] for scores in prepared], weights, how)
+            held_out = folds == fold
+            out[held_out] = blend([scores[held_out] for scores in prepared], weights, how)
         return out
 
 
@@ -95,10 +95,10 @@ def fit_nested(prepared: Sequence[np.ndarray], folds: np.ndarray, how: str, scor
         how: rule of the blend.
         score: what is to be high.
     """
-    found = np.unique(folds)
+    numbers = np.unique(folds)
     by_fold = {
         int(fold): fit_weights(prepared, np.flatnonzero(folds != fold), how, score)
-        for fold in progress(found, "fit weights", leave=False)
+        for fold in progress(numbers, "fit weights", leave=False)
     }
     return Fitted(by_fold, np.mean(list(by_fold.values()), axis=0))
 
@@ -160,12 +160,12 @@ def read_members(folders: list[Path]) -> list[MemberTables]:
 
 
 def _aligned(table: pd.DataFrame, first: pd.DataFrame, key: list[str], folder: Path, other: Path) -> pd.DataFrame:
-    wanted, found = pd.MultiIndex.from_frame(first[key]), pd.MultiIndex.from_frame(table[key])
-    rows = found.get_indexer(wanted)
-    missing, extra = int((rows < 0).sum()), int((~found.isin(wanted)).sum())
+    wanted, given = pd.MultiIndex.from_frame(first[key]), pd.MultiIndex.from_frame(table[key])
+    rows = given.get_indexer(wanted)
+    missing, extra = int((rows < 0).sum()), int((~given.isin(wanted)).sum())
     if missing or extra:
         what = "cells" if len(key) > 1 else "images"
-        name = " cell ".join(map(str, (wanted[rows < 0] if missing else found[~found.isin(wanted)])[0]))
+        name = " cell ".join(map(str, (wanted[rows < 0] if missing else given[~given.isin(wanted)])[0]))
         raise DataError(
             f"{folder} lacks {missing} {what} of {other} and has {extra} it has not ({name}): "
             "blend predictions of one data set, with the same label maps."
@@ -203,10 +203,10 @@ def blended_frames(first: MemberTables, scores: np.ndarray) -> Iterator[pd.DataF
     """Yield each image's cells of the first member, with masks, scores replaced; needs its cells.parquet."""
     start = 0
     empty = True
-    for _, own in iter_cells(first.folder):
-        own[first.columns] = scores[start : start + len(own)]
-        start, empty = start + len(own), False
-        yield own
+    for _, cells in iter_cells(first.folder):
+        cells[first.columns] = scores[start : start + len(cells)]
+        start, empty = start + len(cells), False
+        yield cells
     if empty:
         yield pd.DataFrame({name: pd.Series(dtype=first.cells[name].dtype) for name in first.cells}).assign(
             rle=pd.Series(dtype="str")

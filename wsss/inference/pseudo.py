@@ -34,18 +34,18 @@ def plan_pseudo(members: list[Member], data: DataSet, *, oof: bool) -> dict[str,
     """
     if oof:
         return {"oof": plan_oof(members, data)}
-    found: dict[str, Plan] = {}
+    plans: dict[str, Plan] = {}
     for member in members:
-        own = [i for i, name in enumerate(data.ids) if data.ok[i] and name in member.train_ids]
-        if len(own) < len(member.train_ids):
+        learnt = [i for i, name in enumerate(data.ids) if data.ok[i] and name in member.train_ids]
+        if len(learnt) < len(member.train_ids):
             raise DataError(
-                f"{member.path} was trained on {len(member.train_ids)} images, of which {data.folder} has {len(own)}: "
+                f"{member.path} was trained on {len(member.train_ids)} images, {data.folder} has {len(learnt)} of them: "
                 "pass the data set that it was trained on."
             )
-        if member.path.name in found:
+        if member.path.name in plans:
             raise ConfigError(f"{member.path} is the second network named {member.path.name}: pass one run.")
-        found[member.path.name] = [([member], own)]
-    return found
+        plans[member.path.name] = [([member], learnt)]
+    return plans
 
 
 def cells_of(data: DataSet, index: int, config: PseudoConfig) -> np.ndarray:
@@ -79,20 +79,20 @@ def label_maps(
     """
     size = (data.size // GRID, data.size // GRID)
     for first in range(0, len(indices), batch):
-        own = indices[first : first + batch]
-        if set(own) <= skip:
+        chosen = indices[first : first + batch]
+        if set(chosen) <= skip:
             continue
-        images = np.stack([data.image(i) for i in own])
-        cells = [_cells_or_none(data, i, config) for i in own]
+        images = np.stack([data.image(i) for i in chosen])
+        cells = [_cells_or_none(data, i, config) for i in chosen]
         averaged = [view_maps(member.net, images, device, tta, cells)[0] for member in members]
         maps = np.mean(averaged, axis=0)  # (B, K, h, w)
-        for b, i in enumerate(own):
-            found = cells[b]
-            if found is None or i in skip:
+        for b, i in enumerate(chosen):
+            label_map = cells[b]
+            if label_map is None or i in skip:
                 continue
             positive = np.maximum(resize(maps[b][data.labels[i] > 0], size), 0)
             positive = refine(positive, _shrunk(images[b]), config)
-            yield i, positive, peaks_of(values_of(positive, found, config))
+            yield i, positive, peaks_of(values_of(positive, label_map, config))
 
 
 def _cells_or_none(data: DataSet, index: int, config: PseudoConfig) -> np.ndarray | None:
@@ -132,7 +132,7 @@ def refine(maps: np.ndarray, image: np.ndarray, config: PseudoConfig) -> np.ndar
     if config.refine == "adaptive":
         return adaptive(maps, image.astype(np.float32))
     if config.refine == "walk":
-        return np.stack([_walk(own, image, config) for own in maps]) if len(maps) else maps
+        return np.stack([_walk(one, image, config) for one in maps]) if len(maps) else maps
     return maps
 
 
@@ -165,8 +165,8 @@ def _walk(values: np.ndarray, image: np.ndarray, config: PseudoConfig) -> np.nda
     if peak <= 0 or len(np.unique(seeds)) < 3:  # nothing sure, or nothing left to decide
         return values
     scaled = np.moveaxis(image.astype(np.float64), 0, -1) / max(1.0, float(image.max()))
-    found = random_walker(scaled, seeds, mode="cg_j", channel_axis=-1, return_full_prob=True, prob_tol=0.1)
-    return np.asarray(np.clip(found[1], 0, 1) * peak, np.float32)  # the solver is iterative, and off by some 1e-3
+    probs = random_walker(scaled, seeds, mode="cg_j", channel_axis=-1, return_full_prob=True, prob_tol=0.1)
+    return np.asarray(np.clip(probs[1], 0, 1) * peak, np.float32)  # the solver is iterative, and off by some 1e-3
 
 
 def values_of(maps: np.ndarray, label_map: np.ndarray, config: PseudoConfig) -> np.ndarray:
@@ -186,8 +186,8 @@ def values_of(maps: np.ndarray, label_map: np.ndarray, config: PseudoConfig) -> 
 def _painted(values: np.ndarray, label_map: np.ndarray) -> np.ndarray:
     """Give every pixel of a cell the mean of the cell, in each of (n, H, W) maps; 0 outside the cells."""
     cells, out = group_pixels(label_map), np.zeros_like(values)
-    for own, painted in zip(values, out, strict=True):
-        painted.ravel()[cells.order] = np.repeat(cell_means(own.ravel()[cells.order], cells), cells.sizes)
+    for plane, painted in zip(values, out, strict=True):
+        painted.ravel()[cells.order] = np.repeat(cell_means(plane.ravel()[cells.order], cells), cells.sizes)
     return out
 
 

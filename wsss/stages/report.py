@@ -58,11 +58,12 @@ class Mapper:
 
     def __init__(self, run: Path, data: DataSet, *, oof: bool) -> None:
         self.data, self.device = data, choose_device()
-        members = [own for folder in find_folders(run) for own in load_members(folder, self.device, snapshots=False)]
+        folders = find_folders(run)
+        members = [one for folder in folders for one in load_members(folder, self.device, snapshots=False)]
         for member in members:
             check_fits(member, data)
         plan = plan_oof(members, data) if oof else plan_all(members, data)
-        self._members: dict[int, list[Member]] = {i: own for own, indices in plan for i in indices}
+        self._members: dict[int, list[Member]] = {i: predicting for predicting, indices in plan for i in indices}
 
     def maps(self, i: int, cells: np.ndarray) -> list[ClassMap]:
         """Return the maps of image i, none where no network predicts it.
@@ -75,13 +76,13 @@ class Mapper:
         if not members:
             return []
         image = np.array(self.data.image(i))[None]  # a copy: torch wants to be allowed to write
-        found = [class_maps(member.net, image, self.device, [cells]) for member in members]
-        probs = np.mean([p[0] for _, p in found], axis=0)
+        seen = [class_maps(member.net, image, self.device, [cells]) for member in members]
+        probs = np.mean([p[0] for _, p in seen], axis=0)
         shown = np.flatnonzero(probs > LEAST)
-        cam01 = np.mean([normalise(cam[0])[shown] for cam, _ in found], axis=0)
+        cam01 = np.mean([normalise(cam[0])[shown] for cam, _ in seen], axis=0)
         geometry = self.data.geometry(i)
         full = resize(cam01, (geometry.size, geometry.size))[:, : geometry.content_height, : geometry.content_width]
-        return [ClassMap(int(k), float(probs[k]), own) for k, own in zip(shown, full, strict=True)]
+        return [ClassMap(int(k), float(probs[k]), class_map) for k, class_map in zip(shown, full, strict=True)]
 
 
 def run(options: ReportOptions) -> int:
@@ -154,10 +155,10 @@ def _mapper(contents: Contents, run: Path | None) -> Mapper | None:
 def _each_wanted(contents: Contents, wanted: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame | None]]:
     """Yield (ID, its cells with masks or None) of the wanted images in the order of the table of images."""
     left = dict.fromkeys(wanted)
-    for name, own in iter_cells(contents.options.preds):
+    for name, cells in iter_cells(contents.options.preds):
         if name in left:
             del left[name]
-            yield name, own
+            yield name, cells
     for name in left:
         yield name, None
 
@@ -173,7 +174,7 @@ class Drawing:
         self.notable = notable
         self.mapper = mapper
         self.rows: dict[str, np.ndarray] = {
-            str(name): np.asarray(own) for name, own in contents.cells.groupby("ID", sort=False).indices.items()
+            str(name): np.asarray(rows) for name, rows in contents.cells.groupby("ID", sort=False).indices.items()
         }
         self.places = {name: i for i, name in enumerate(contents.data.ids)}
         self.shown = spread_images(contents.images.ID[[self._drawable(name) for name in contents.images.ID]], contents)
@@ -231,17 +232,17 @@ class Drawing:
         """Note the cells in several pieces; return those whose picture is needed."""
         table = describe_cells(native)
         broken = set(table.cell_id[table.pieces > 1].tolist())
-        own = [int(row) for row in rows if int(self.contents.cells.cell_id.iloc[row]) in broken]
+        broken_rows = [int(row) for row in rows if int(self.contents.cells.cell_id.iloc[row]) in broken]
         room = max(0, self.contents.options.crops - len(self._broken))
-        self._broken += own
-        return set(own[:room])
+        self._broken += broken_rows
+        return set(broken_rows[:room])
 
     def _field(
         self, name: str, planes: np.ndarray, label_map: np.ndarray, rows: np.ndarray, maps: Sequence[ClassMap]
     ) -> Field:
         contents, edge = self.contents, self.contents.options.edge
         longest = max(label_map.shape)
-        height, width = (max(1, round(own * edge / longest)) for own in label_map.shape)
+        height, width = (max(1, round(length * edge / longest)) for length in label_map.shape)
         return Field(
             name=name,
             about=self._about(name, len(rows)),
@@ -265,17 +266,17 @@ class Drawing:
         return None if truth is None or np.isnan(truth[row, 0]) else np.flatnonzero(truth[row]).tolist()
 
     def _cell(self, row: int) -> FieldCell:
-        own = self.contents.cells.iloc[row]
+        cell = self.contents.cells.iloc[row]
         scores = self.contents.scores[row].tolist()
-        return FieldCell(int(own.cell_id), scores, int(own.area_px), bool(own.touches_border), self._truth(row))
+        return FieldCell(int(cell.cell_id), scores, int(cell.area_px), bool(cell.touches_border), self._truth(row))
 
     def _crop(self, row: int) -> Crop:
-        names, own = self.contents.data.classes.names, self.contents.cells.iloc[row]
+        names, cell = self.contents.data.classes.names, self.contents.cells.iloc[row]
         top, truth = int(self.contents.scores[row].argmax()), self._truth(row)
         said = f"{short_name(names[top])} {self.contents.scores[row, top]:.2f}"
         if truth is not None:
             said += "; true: " + ", ".join(short_name(names[k]) for k in truth)
-        return Crop(self._crops[row], str(own.ID), int(own.cell_id), said)
+        return Crop(self._crops[row], str(cell.ID), int(cell.cell_id), said)
 
 
 def spread_images(ids: pd.Series, contents: Contents) -> list[str]:

@@ -178,9 +178,9 @@ def tiles(evidence: Evidence) -> list[tuple[str, float | None, str]]:
         if masks:
             out.append(("mAP of masks", masks["mean_ap"], f"the competition's figure, IoU {masks['match_iou']:g}"))
     if evidence.images:
-        own = evidence.images
-        out.append(("mean AP of images", own["mean_ap"], f"{own['count']} labelled images"))
-        out.append(("mean F1 of images", own["mean_f1"], f"scores from {own['threshold']:g} on"))
+        figures = evidence.images
+        out.append(("mean AP of images", figures["mean_ap"], f"{figures['count']} labelled images"))
+        out.append(("mean F1 of images", figures["mean_f1"], f"scores from {figures['threshold']:g} on"))
     return out
 
 
@@ -224,11 +224,11 @@ def calibration(evidence: Evidence) -> list[Figure]:
     return [
         Figure(
             title,
-            calibration_svg(own.count, own.score, own.truth),
-            f"share of scores that are true; expected calibration error {own.error:.3f}",
+            calibration_svg(curve.count, curve.score, curve.truth),
+            f"share of scores that are true; expected calibration error {curve.error:.3f}",
         )
-        for title, own in parts
-        if own is not None
+        for title, curve in parts
+        if curve is not None
     ]
 
 
