@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from peak import at_most
-from wsss.inference.model_card import plain
 
 from wsss.core.checks import UserError
 from wsss.core.csv_text import read_numbers, read_text
@@ -35,8 +34,8 @@ from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.soft_labels import load_soft_labels
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import load_calibration
-from wsss.inference.hub import load_model
-from wsss.inference.members import load_self_trained
+from wsss.inference.checkpoints import load_self_trained
+from wsss.inference.hub import load_model, plain
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import iter_cells, read_cells, read_images
 from wsss.models.cam_net import build_cam_net
@@ -44,8 +43,9 @@ from wsss.models.weights import load_weights
 from wsss.options import infer as infer_options
 from wsss.options.infer import run_config
 from wsss.options.parsing import make_parser, parse, read_options
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
+from wsss.runs.record import RunRecord
 from wsss.segmenters.cell_unet import load_cell_unet
 from wsss.segmenters.coco import CocoMasks
 from wsss.segmenters.mask_tables import TableMasks
@@ -91,7 +91,7 @@ def loaded() -> None:
     import pyarrow.parquet  # noqa: F401
     import safetensors.torch  # noqa: F401
 
-    build_cam_net(Recipe(backbone="test_resnet", weights="none"), channels=4, classes=2, pretrained=False)
+    build_cam_net(ClassifyRecipe(backbone="test_resnet", weights="none"), channels=4, classes=2, pretrained=False)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ YAML_READERS: dict[str, tuple[str, Read]] = {
     "run": ("config.yaml", lambda path: run_config(path.parent)),
     "options": (
         "options.yaml",
-        lambda path: parse(make_parser("train", "", "", Recipe), ["--config", str(path)], Recipe),
+        lambda path: parse(make_parser("train", "", "", ClassifyRecipe), ["--config", str(path)], ClassifyRecipe),
     ),
 }
 
@@ -461,12 +461,12 @@ def test_hostile_checkpoints(tmp_path: Path) -> None:
     all_refused(tmp_path, "last.safetensors", load_checkpoint, contents)
     all_refused(tmp_path, "unet.safetensors", load_cell_unet, contents)
     records: dict[str, dict[str, Any]] = {"nothing": {}, "crops": {"crops": {"newer": 1}, "train_ids": "x"}}
-    recipe, facts = Recipe(backbone="test_resnet", weights="none"), {"channels": ["r"], "classes": ["a"]}
+    record = RunRecord(ClassifyRecipe(backbone="test_resnet", weights="none"), 0, "", (), ("r",), ("a",))
     for meta in records.values():
         save_checkpoint(tmp_path / "self_trained.safetensors", {"net.w": torch.ones(1)}, meta)
         refuse(
             tmp_path / "self_trained.safetensors",
-            lambda path: load_self_trained(path, recipe, facts, choose_device("cpu")),
+            lambda path: load_self_trained(path, record, choose_device("cpu")),
         )
 
 
@@ -505,9 +505,9 @@ def test_a_log_of_words_is_no_number(tmp_path: Path) -> None:
 def test_options_of_a_newer_version_are_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("epochs: 3\nnewer: 1\n")
-    parser = make_parser("train", "", "", Recipe)
+    parser = make_parser("train", "", "", ClassifyRecipe)
     with pytest.raises(UserError, match=r"newer.*If it stands in a file of a newer wsss, update wsss or take it out"):
-        parse(parser, ["--config", str(path)], Recipe)
+        parse(parser, ["--config", str(path)], ClassifyRecipe)
     for text, name in (("score: {newer: 1}\n", "newer"), ("crops: 3\n", "crops"), ("score: {weight: x}\n", "weight")):
         path.write_text(text)
         with pytest.raises(UserError, match=rf"config\.yaml.*{name}"):

@@ -112,6 +112,13 @@ class DataSet:
         return out
 
     @cached_property
+    def twins(self) -> dict[str, str]:
+        """The images that have near-duplicates: ID -> ID of the first image of the same field."""
+        first = self.table["duplicate_of"].fillna(self.table["ID"])
+        several = first[first.duplicated(keep=False)]
+        return dict(zip(self.table["ID"][several.index], several, strict=True))
+
+    @cached_property
     def carried(self) -> pd.DataFrame:
         """The columns that the label tables brought along, as text, one row per image; '' where there is nothing."""
         return self.table[[name for name in self.table if name not in COLUMNS]]

@@ -72,6 +72,11 @@ class MaskSet:
         """(N,) int: images of one number stay together in one fold; here each is by itself."""
         return np.arange(len(self))
 
+    @property
+    def twins(self) -> dict[str, str]:
+        """Of each image what tells it from other fields: the same for images that stay together."""
+        return dict(zip(self.ids, map(str, self.groups.tolist()), strict=True))
+
     def image(self, i: int) -> np.ndarray:
         """Return image i as (channels, H, W) uint8."""
         return read_picture(self.items[i].image, self.channels)

@@ -17,13 +17,13 @@ from wsss.core.run_facts import NETWORK, check_facts
 from wsss.core.seal import check_format
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
-from wsss.inference.members import Member, load_self_trained
+from wsss.inference.checkpoints import CamCheckpoint, load_self_trained
 from wsss.inference.one_image import check_alike
 from wsss.models.cam_net import build_cam_net
 from wsss.models.weights import load_weights, strip
-from wsss.options.recipe import recipe_from
 from wsss.runs.checkpoint import read_tensors
-from wsss.runs.run_folder import RunFolder
+from wsss.runs.record import record_from
+from wsss.runs.run_folder import RunFolder, first_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 SENT = [CONFIG, WEIGHTS, CARD, "feature_classifier-*.safetensors", "self_trained-*.safetensors"]
@@ -36,7 +36,7 @@ IMAGES = ("roles", "bits")
 """What is said of the images where it is not the usual."""
 
 
-def save_model(members: list[Member], run: Path, out: Path) -> None:
+def save_model(members: list[CamCheckpoint], run: Path, out: Path) -> None:
     """Write the networks of a run to the folder `out`, README.md with the figures of the run's own logs.
 
     Raises:
@@ -78,14 +78,15 @@ def _self_trained_file(name: str) -> str:
     return f"self_trained-{name}.safetensors"
 
 
-def _shared(member: Member) -> dict[str, Any]:
+def _shared(member: CamCheckpoint) -> dict[str, Any]:
     recipe = asdict(member.recipe)
     if recipe["weights"] not in ("hub", "package", "none"):
         recipe["weights"] = "none"  # a path of the maker's machine; the weights are in the model itself
     recipe["augment"] = Path(recipe["augment"]).name
     recipe["init_from"] = recipe["drs"]["refine_from"] = None
-    record = {name: member.facts[name] for name in (*SHARED, *(set(IMAGES) & set(member.facts)))}
-    return as_read(record | {"recipe": recipe, "trained_on": len(member.train_ids)})
+    record = {name: getattr(member.record, name) for name in SHARED}
+    record |= {name: value for name in IMAGES if (value := getattr(member.record, name))}
+    return as_read(record | {"recipe": recipe, "trained_on": len(member.record.train_ids)})
 
 
 def is_model(folder: Path) -> bool:
@@ -93,7 +94,7 @@ def is_model(folder: Path) -> bool:
     return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
 
 
-def load_model(folder: Path, device: Device) -> list[Member]:
+def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
     """Read the networks that `save_model` wrote.
 
     Raises:
@@ -116,18 +117,18 @@ def load_model(folder: Path, device: Device) -> list[Member]:
     digest = digest_file(folder / WEIGHTS)
     members = []
     for facts in networks:
-        recipe = recipe_from(facts["recipe"], str(folder / CONFIG))
-        net = build_cam_net(recipe, channels=len(facts["channels"]), classes=len(facts["classes"]), pretrained=False)
+        # Whose images reached it stayed at its maker's: nothing may be predicted out of fold with it.
+        record = record_from(facts, folder / facts["name"], [], None, digest)
+        recipe: Any = record.recipe  # of a classifier
+        net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
         load_weights(net, strip(tensors, f"{facts['name']}."))
         net = device.settle(net).eval()
-        kept = folder / _feature_classifier_file(facts["name"])
+        name = facts["name"]
+        kept = first_of(folder / _feature_classifier_file(name), folder / f"opinion-{name}.safetensors")
         feature_classifier = load_feature_classifier(kept, FEATURES) if _belongs(kept, files) else None
-        kept = folder / _self_trained_file(facts["name"])
-        self_trained = load_self_trained(kept, recipe, facts, device)[0] if _belongs(kept, files) else None
-        path = folder / facts["name"]
-        members.append(
-            Member(path, facts["fold"], net, recipe, facts, frozenset(), digest, feature_classifier, self_trained)
-        )
+        kept = first_of(folder / _self_trained_file(name), folder / f"student-{name}.safetensors")
+        self_trained = load_self_trained(kept, record, device)[0] if _belongs(kept, files) else None
+        members.append(CamCheckpoint(record, net, feature_classifier, self_trained))
     return members
 
 
@@ -224,19 +225,19 @@ One row a cell; the columns `0` to `{last}` are the scores of the classes below.
 """
 
 
-def model_card(members: list[Member], name: str) -> str:
+def model_card(members: list[CamCheckpoint], name: str) -> str:
     """Return a README for the networks of the run called `name`; figures that no log holds are left out."""
-    facts, recipe = members[0].facts, members[0].recipe
+    record, recipe = members[0].record, members[0].recipe
     parts = [
         HEAD.format(
             name=plain(name),
-            version=facts["versions"]["wsss"],
-            n_channels=len(facts["channels"]),
-            channels=" ".join(", ".join(facts["channels"]).replace("`", "'").split()),
-            last=len(facts["classes"]) - 1,
+            version=record.versions["wsss"],
+            n_channels=len(record.channels),
+            channels=" ".join(", ".join(record.channels).replace("`", "'").split()),
+            last=len(record.classes) - 1,
         ),
         "## Training\n",
-        f"Backbone `{recipe.backbone}`, images of {facts['size']} px, crops of {recipe.crop or facts['size']} px, "
+        f"Backbone `{recipe.backbone}`, images of {record.size} px, crops of {recipe.crop or record.size} px, "
         f"puzzle of {recipe.puzzle.side} x {recipe.puzzle.side} tiles with weight {recipe.puzzle.weight:g}, "
         f"{recipe.optim.name} at {recipe.optim.lr:g}, batch {recipe.batch}, at most {recipe.epochs} epochs. "
         f"All options: `config.json`.\n",
@@ -244,7 +245,7 @@ def model_card(members: list[Member], name: str) -> str:
         "Figures are of the images each network held out, at the epoch its weights are from; the labels they are "
         "compared with are those of whole images.\n",
         "## Classes\n",
-        "\n".join(f"- `{k}` {plain(label)}" for k, label in enumerate(facts["classes"])) + "\n",
+        "\n".join(f"- `{k}` {plain(label)}" for k, label in enumerate(record.classes)) + "\n",
         "## Limits\n",
         "Scores are ranked confidences, no calibrated probabilities. Images of other microscopes, stains or cell "
         "lines than those trained on are outside what these figures say.\n",
@@ -258,7 +259,7 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", escaped)
 
 
-def _figures(members: list[Member]) -> str:
+def _figures(members: list[CamCheckpoint]) -> str:
     rows = [_row(member) for member in members]
     shown = [column for column in FIGURES if any(column in row for row in rows)]
     head = ["network", "images trained on", "epoch", *(FIGURES[column] for column in shown)]
@@ -268,10 +269,10 @@ def _figures(members: list[Member]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _row(member: Member) -> dict[str, str]:
+def _row(member: CamCheckpoint) -> dict[str, str]:
     """Return the figures of the epoch whose weights are kept, as the log has them."""
     name = "all images" if member.fold is None else f"held out fold {member.fold}"
-    row = {"network": name, "images": str(len(member.train_ids)), "epoch": "-"}
+    row = {"network": name, "images": str(len(member.record.train_ids)), "epoch": "-"}
     log = _log(member.path / "log.csv")
     if log is None:
         return row

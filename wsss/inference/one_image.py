@@ -18,13 +18,12 @@ from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet
 from wsss.data.pixels import to_uint8
 from wsss.inference.calibration import Calibration, load_calibration
-from wsss.inference.members import Member
+from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.pipeline import make_sample, score_now
 from wsss.inference.provenance import check_origin
 from wsss.inference.results import take_part
 from wsss.inference.sources import Task, digests
-from wsss.options.scoring import CropConfig, ScoreConfig
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 from wsss.segmenters import Field
 from wsss.segmenters.classical import segment_field
 
@@ -46,7 +45,7 @@ class _OneImage:
 class Model:
     """The networks of a run, ready for images in memory; made by `wsss.load`."""
 
-    members: list[Member]
+    members: list[CamCheckpoint]
     """Their scores are averaged."""
     device: Device
     score: ScoreConfig
@@ -72,23 +71,23 @@ class Model:
     @property
     def classes(self) -> ClassList:
         """The classes, in the order of the score columns '0', '1', ..."""
-        facts = self.members[0].facts
-        return ClassList(tuple(facts["classes"]), facts["negative"])
+        record = self.members[0].record
+        return ClassList(record.classes, record.negative)
 
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the image channels, in order."""
-        return tuple(self.members[0].facts["channels"])
+        return self.members[0].record.channels
 
     @property
     def roles(self) -> tuple[str, ...]:
         """What each channel shows: nucleus, signal, cell, outline, or ''."""
-        return tuple(self.members[0].facts.get("roles") or default_roles(self.channels))
+        return self.members[0].record.roles or tuple(default_roles(self.channels))
 
     @property
     def size(self) -> int:
         """Edge in px of the square that images are scaled into."""
-        return int(self.members[0].facts["size"])
+        return self.members[0].record.size
 
     def predict(
         self, image: np.ndarray, label_map: np.ndarray | None = None, *, name: str = "image", bits: int | None = None
@@ -108,7 +107,7 @@ class Model:
         Raises:
             DataError: the image or the label map is not what it must be.
         """
-        planes = check_image(image, len(self.channels), bits or self.members[0].facts.get("bits"))
+        planes = check_image(image, len(self.channels), bits or self.members[0].record.bits)
         shape = (planes.shape[1], planes.shape[2])
         geometry = Geometry(*shape, self.size)
         stored = geometry.image_to_store(planes)
@@ -160,7 +159,7 @@ def _find_cells(
     return np.pad(maps.cells, padding), None if maps.nuclei is None else np.pad(maps.nuclei, padding)
 
 
-def check_alike(members: list[Member], where: str) -> None:
+def check_alike(members: list[CamCheckpoint], where: str) -> None:
     """Refuse networks that do not speak of the same classes, channels and size.
 
     Raises:
@@ -170,7 +169,7 @@ def check_alike(members: list[Member], where: str) -> None:
         if member.recipe.task != "classify":
             raise DataError(f"{member.path} was trained for {member.recipe.task}: it gives no labels of cells.")
         for what in ("classes", "negative", "channels", "size"):
-            fact, first = member.facts[what], members[0].facts[what]
+            fact, first = getattr(member.record, what), getattr(members[0].record, what)
             if fact != first:
-                shown = some(fact) if isinstance(fact, list) else fact
+                shown = some(fact) if isinstance(fact, tuple) else fact
                 raise DataError(f"{where}: {member.path} has other {what} ({shown}) than {members[0].path}.")

@@ -11,17 +11,17 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells
-from wsss.inference.members import Member, Plan, plan_oof
+from wsss.inference.checkpoints import CamCheckpoint, Plan, plan_oof
 from wsss.inference.views import view_maps
 from wsss.options.masks import IGNORE
 from wsss.options.pseudo import PseudoConfig
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import TtaConfig
 
 GRID = 4
 """Maps are kept, and refined, at a pixel for so many of the stored image."""
 
 
-def plan_pseudo(members: list[Member], data: DataSet, *, oof: bool) -> dict[str, Plan]:
+def plan_pseudo(members: list[CamCheckpoint], data: DataSet, *, oof: bool) -> dict[str, Plan]:
     """Decide which network makes the maps of which images, by name of the folder they go into.
 
     Out of fold there is one folder, 'oof', in which each image's maps are by the network that held it out; together
@@ -36,10 +36,11 @@ def plan_pseudo(members: list[Member], data: DataSet, *, oof: bool) -> dict[str,
         return {"oof": plan_oof(members, data)}
     plans: dict[str, Plan] = {}
     for member in members:
-        learnt = [i for i, name in enumerate(data.ids) if data.ok[i] and name in member.train_ids]
-        if len(learnt) < len(member.train_ids):
+        trained_on = frozenset(member.record.train_ids)
+        learnt = [i for i, name in enumerate(data.ids) if data.ok[i] and name in trained_on]
+        if len(learnt) < len(trained_on):
             raise DataError(
-                f"{member.path} was trained on {len(member.train_ids)} images, {data.folder} has {len(learnt)} of them: "
+                f"{member.path} was trained on {len(trained_on)} images, of which {data.folder} has {len(learnt)}: "
                 "pass the data set that it was trained on."
             )
         if member.path.name in plans:
@@ -64,7 +65,7 @@ def cells_of(data: DataSet, index: int, config: PseudoConfig) -> np.ndarray:
 
 def label_maps(
     data: DataSet,
-    members: list[Member],
+    members: list[CamCheckpoint],
     indices: list[int],
     tta: TtaConfig,
     config: PseudoConfig,

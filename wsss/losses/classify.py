@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.options.cell_training import CellTrainConfig
-from wsss.options.recipe import LossConfig, PuzzleConfig
+from wsss.options.recipe import CellTrainConfig, LossConfig, PuzzleConfig
 
 
 def bce(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
 """Fit curves that make scores mean what they say, on predictions of images that the networks did not learn from."""
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError
 from wsss.core.console import say
-from wsss.core.files import read_lines
 from wsss.core.labels import HPA, ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.tables import read_labels
@@ -26,6 +26,8 @@ from wsss.metrics.classify import reliability
 from wsss.metrics.truth import TrueMasks, read_cell_truth
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.figures import plot_reliability
+from wsss.runs.leaks import check_unseen
+from wsss.runs.run_folder import RunFolder
 from wsss.stages.evaluate import check_numbers, join_cells
 
 GROUPS = 5
@@ -55,7 +57,7 @@ def calibrate(options: CalibrateOptions) -> int:
     data = _data(options, tables)
     classes = _classes(data, len(tables.columns))
     labels = _labels(options, data, classes)
-    _check_unseen(tables, set(labels) | set(tables.cells.ID))
+    _check_unseen(tables, set(labels) | set(tables.cells.ID), {} if data is None else data.twins)
     cells, basis = _cell_events(options, tables, labels, classes)
     images = _image_events(tables, labels)
     curves = {name: fit_curves(own.scores, own.truth, options.method) for name, own in _named(cells, images)}
@@ -108,7 +110,7 @@ def _labels(options: CalibrateOptions, data: DataSet | None, classes: ClassList)
     return {name: row for name, row, has in zip(data.ids, data.labels, data.has_labels, strict=True) if has}
 
 
-def _check_unseen(tables: MemberTables, ids: set[str]) -> None:
+def _check_unseen(tables: MemberTables, ids: set[str], twins: Mapping[str, str]) -> None:
     """Refuse predictions of images that the networks learnt from.
 
     Raises:
@@ -116,19 +118,22 @@ def _check_unseen(tables: MemberTables, ids: set[str]) -> None:
     """
     if tables.is_oof:
         return
-    for member in tables.provenance.get("members", [{}]):
-        path = Path(member["path"]) / "train_ids.txt" if member.get("path") else None
-        if path is None or not path.is_file():
-            lacking = "no network is named" if path is None else f"{path} is not there"
-            raise DataError(
-                f"{tables.folder} is not out of fold and does not say what its networks learnt from ({lacking}): "
-                "curves fitted on images that a network has seen mislead. Make them with infer --oof."
-            )
-        seen = sorted(ids & set(read_lines(path)))
-        if seen:
-            raise DataError(
-                f"{tables.folder} holds predictions of {some(seen)} by a network that learnt from them: curves fitted "
-                "there mislead. Make predictions with infer --oof, or of other labelled images."
+    for network in tables.provenance.get("members", [{}]):
+        paths = [network.get("path"), *network.get("unet_paths", [None] * len(network.get("unets", [])))]
+        for path in paths:
+            if path is None or not (Path(path) / "best.safetensors").is_file():
+                lacking = "no network is named" if path is None else f"{path} is not there"
+                raise DataError(
+                    f"{tables.folder} is not out of fold and does not say what its networks learnt from ({lacking}): "
+                    "curves fitted on images that a network has seen mislead. Make them with infer --oof."
+                )
+            check_unseen(
+                Path(path),
+                RunFolder(Path(path)).read()[0].lineage,
+                ids,
+                f"images predicted in {tables.folder}, and curves fitted to what a network has seen mislead",
+                "Make predictions with infer --oof, or of other labelled images.",
+                twins,
             )
 
 

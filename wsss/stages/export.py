@@ -19,13 +19,14 @@ from wsss.exports.coco import write_coco
 from wsss.exports.geojson import cell_features, write_geojson
 from wsss.exports.label_tiff import label_map_of, write_label_tiff
 from wsss.exports.table import write_h5ad, write_table
+from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import push_model, save_model
-from wsss.inference.members import find_folders, load_member
 from wsss.inference.onnx import export_onnx
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, read_cells, score_columns
 from wsss.options.export import OF_RUNS, ExportOptions
 from wsss.reports.figures import colour
+from wsss.runs.run_folder import find_folders
 
 
 def run(options: ExportOptions) -> int:
@@ -165,7 +166,7 @@ def _label_maps(found: Predictions) -> Iterator[tuple[str, Any, pd.DataFrame | N
 def export_run(options: ExportOptions) -> int:
     """Write a run's networks as a model for others; return 0."""
     assert options.run is not None
-    members = [load_member(folder, choose_device("cpu", "fp32")) for folder in find_folders(options.run)]
+    members = [load_classifier(folder, choose_device("cpu", "fp32")) for folder in find_folders(options.run)]
     if options.to == "onnx":
         for path, worst in export_onnx(members, options.out):
             say(f"{path}: largest difference from PyTorch {worst:.2g}")

@@ -14,15 +14,7 @@ from wsss.core.files import digest_json, read_json, write_json
 from wsss.core.runtime import keep_freed_memory, progress
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.calibration import Calibration, load_calibration
-from wsss.inference.map_nets import load_map_net, pair
-from wsss.inference.members import (
-    Plan,
-    check_fits,
-    find_folders,
-    load_members,
-    plan_all,
-    plan_oof,
-)
+from wsss.inference.checkpoints import Plan, check_fits, load_classifiers, load_unet, pair, plan_all, plan_oof
 from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import predict
 from wsss.inference.provenance import check_origin, prediction_facts
@@ -33,6 +25,7 @@ from wsss.options.infer import InferOptions, Shard, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import LOCK, hold
+from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_masks import infer_masks
 from wsss.stages.segment import segment
 
@@ -62,11 +55,11 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     """Open data and networks, and plan which predict which images."""
     data = DataSet.open(default_dataset(options.data))
     folders = find_folders(options.run)
-    members = [member for found in folders for member in load_members(found, device, snapshots=options.snapshots)]
+    members = [member for found in folders for member in load_classifiers(found, device, snapshots=options.snapshots)]
     for member in members:
         check_fits(member, data)
     if options.unet is not None:
-        nets = [load_map_net(found, device) for found in find_folders(options.unet)]
+        nets = [load_unet(found, device, "maps") for found in find_folders(options.unet)]
         members = pair(members, nets, oof=options.oof)
     plan = plan_oof(members, data) if options.oof else plan_all(members, data)
     curves = _calibration(options, data, plan)

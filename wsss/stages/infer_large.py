@@ -18,13 +18,15 @@ from wsss.core.files import as_read, digest_json, read_json, write_csv, write_js
 from wsss.core.rasters import stem_of
 from wsss.core.runtime import progress, versions
 from wsss.data.large import LargeImage
+from wsss.inference.checkpoints import Checkpoint
 from wsss.inference.large import large_runs, predict_large
-from wsss.inference.semantic import MaskMember, MaskPredictor
+from wsss.inference.semantic import MaskPredictor
+from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
 
-LargePlan = list[tuple[list[MaskMember], dict[str, Path]]]
+LargePlan = list[tuple[list[Checkpoint[Unet]], dict[str, Path]]]
 
 JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
 

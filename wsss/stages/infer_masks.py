@@ -28,12 +28,14 @@ from wsss.core.runtime import progress, versions
 from wsss.core.seal import BLANK, sealed
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
-from wsss.inference.members import find_folders
-from wsss.inference.semantic import MaskMember, MaskPlan, MaskPredictor, load_mask_members, plan_masks
+from wsss.inference.checkpoints import Checkpoint, MaskPlan, load_unets, plan_masks
+from wsss.inference.semantic import MaskPredictor
+from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
+from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_large import infer_large
 
 JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
@@ -46,9 +48,11 @@ def infer_masks(options: InferOptions) -> int:
             f"{options.run} finds masks, which needs a folder of images or large files: pass --data FOLDER or "
             "--large FILE ..., one of them."
         )
+    if options.large and options.oof:
+        raise ConfigError("oof needs the folder of images that was trained on: pass --data FOLDER instead of --large.")
     device = choose_device(options.device, options.precision)
     folders = find_folders(options.run)
-    members = [own for folder in folders for own in load_mask_members(folder, device, snapshots=options.snapshots)]
+    members = [own for folder in folders for own in load_unets(folder, device, "masks", snapshots=options.snapshots)]
     config = members[0].recipe.masks
     if options.data is None:
         return infer_large(options, [(members, {stem_of(path.name): path for path in options.large})], device)
@@ -63,7 +67,7 @@ def infer_masks(options: InferOptions) -> int:
         return _predict(out, options, masks, members, plan)
 
 
-def _predict(out: Path, options: InferOptions, masks: MaskSet, members: list[MaskMember], plan: MaskPlan) -> int:
+def _predict(out: Path, options: InferOptions, masks: MaskSet, members: list[Checkpoint[Unet]], plan: MaskPlan) -> int:
     """Predict what is not there yet and write the tables; return the exit code."""
     facts = _facts(options, masks, members)
     if (out / PROVENANCE).exists() and not options.overwrite:
@@ -87,7 +91,7 @@ def _forget(out: Path, keep: str = "") -> None:
             path.unlink(missing_ok=True)
 
 
-def _facts(options: InferOptions, masks: MaskSet, members: list[MaskMember]) -> dict[str, Any]:
+def _facts(options: InferOptions, masks: MaskSet, members: list[Checkpoint[Unet]]) -> dict[str, Any]:
     """Return what these predictions are made of; other facts are other predictions."""
     facts = {
         "task": "masks",
@@ -98,7 +102,7 @@ def _facts(options: InferOptions, masks: MaskSet, members: list[MaskMember]) -> 
         "target": members[0].recipe.masks.target,
         "channels": masks.channels,
         "segmentation": asdict(options.segmentation),
-        "members": [{"path": str(own.folder.path), "weights": own.digest, "held_out": own.fold} for own in members],
+        "members": [{"path": str(own.path), "weights": own.digest, "held_out": own.fold} for own in members],
         "versions": versions(),
     }
     return as_read(facts)

@@ -17,7 +17,7 @@ from wsss.core.labels import parse_label
 from wsss.core.runtime import progress
 from wsss.data.catalog import DataSet
 from wsss.exports.label_tiff import label_map_of
-from wsss.inference.members import Member, check_fits, find_folders, load_members, plan_all, plan_oof
+from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof
 from wsss.inference.tables import iter_cells
 from wsss.models.cam_net import class_maps
 from wsss.options.report import ReportOptions
@@ -25,6 +25,7 @@ from wsss.reports.figures import short_name
 from wsss.reports.notable import NotableCells, notable_by_score, notable_by_shape
 from wsss.reports.overlay import composite
 from wsss.reports.page import ClassMap, Crop, CropGroup, Field, FieldCell, Page, crop_uri, pack_field, render
+from wsss.runs.run_folder import find_folders
 from wsss.stages.report_contents import (
     Contents,
     calibration,
@@ -59,11 +60,11 @@ class Mapper:
     def __init__(self, run: Path, data: DataSet, *, oof: bool) -> None:
         self.data, self.device = data, choose_device()
         folders = find_folders(run)
-        members = [one for folder in folders for one in load_members(folder, self.device, snapshots=False)]
+        members = [one for folder in folders for one in load_classifiers(folder, self.device)]
         for member in members:
             check_fits(member, data)
         plan = plan_oof(members, data) if oof else plan_all(members, data)
-        self._members: dict[int, list[Member]] = {i: predicting for predicting, indices in plan for i in indices}
+        self._members: dict[int, list[CamCheckpoint]] = {i: predicting for predicting, indices in plan for i in indices}
 
     def maps(self, i: int, cells: np.ndarray) -> list[ClassMap]:
         """Return the maps of image i, none where no network predicts it.
