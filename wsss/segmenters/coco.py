@@ -12,7 +12,6 @@ from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.files import read_json
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.names import composed
-from wsss.data.ids import composed
 from wsss.segmenters.painted import GivenMasks
 
 LONGEST = 1 << 20
