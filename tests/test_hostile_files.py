@@ -13,7 +13,6 @@ import pytest
 import torch
 from peak import at_most
 
-from wsss import infer
 from wsss.core.checks import UserError
 from wsss.core.csv_text import read_numbers, read_text
 from wsss.core.device import choose_device
@@ -42,8 +41,9 @@ from wsss.inference.submission import iter_submission
 from wsss.inference.tables import iter_cells, read_cells, read_images
 from wsss.models.cam_net import build_cam_net
 from wsss.models.weights import load_weights
+from wsss.options import infer as infer_options
 from wsss.options.infer import run_config
-from wsss.options.parsing import make_parser, parse
+from wsss.options.parsing import make_parser, parse, read_options
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.runs.record import RunRecord
@@ -317,15 +317,6 @@ def test_hostile_polygons(tmp_path: Path) -> None:
     contents = {
         "far outside": coco([far]),
         "just within the numbers": coco([[999_999.0, 0.0, 0.0, 999_999.0, 999_999.0, 999_999.0]]),
-        "not a number": coco([[float("nan"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
-        "infinite": coco([[float("inf"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
-        "too large a number": coco([[1e308, 1.0, 5.0, 1.0, 5.0, 5.0]]),
-        "a number of 300 digits": coco([[10**300, 1, 5, 1, 5, 5]]),
-        "two corners": coco([[1.0, 1.0, 5.0, 5.0]]),
-        "half a corner": coco([[*square, 1.0]]),
-        "no polygon": coco([]),
-        "an empty polygon": coco([[]]),
-        "words": coco([["a"] * 8]),
         "an image of 10**18 pixels": coco([square], (10**9, 10**9)),
         "an image of no pixels": coco([square], (0, 100)),
         "an image of infinite height": coco([square], (float("inf"), 100)),
@@ -336,6 +327,20 @@ def test_hostile_polygons(tmp_path: Path) -> None:
         "an image whose id is a list": coco([square], image={"id": [1]}),
         "an id below one": coco([square], id=-3),
     }
+    strays = {
+        "not a number": coco([[float("nan"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "infinite": coco([[float("inf"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "too large a number": coco([[1e308, 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "a number of 300 digits": coco([[10**300, 1, 5, 1, 5, 5]]),
+        "two corners": coco([[1.0, 1.0, 5.0, 5.0]]),
+        "half a corner": coco([[*square, 1.0]]),
+        "no polygon": coco([]),
+        "an empty polygon": coco([[]]),
+        "words": coco([["a"] * 8]),
+    }
+    for what, content in strays.items():  # cost themselves, not the image
+        (tmp_path / "strays.json").write_bytes(content)
+        assert not paint(CocoMasks(tmp_path / "strays.json").masks("a", (100, 100))).any(), what
     all_refused(tmp_path, "masks.json", lambda path: paint(CocoMasks(path).masks("a", (100, 100))), contents)
     rings = {
         "far": [[0, 0], [1e300, 0], [1, 1]],
@@ -418,6 +423,10 @@ def feature_classifier(**changes: np.ndarray) -> bytes:
 def test_hostile_forests(tmp_path: Path) -> None:
     (tmp_path / "good").write_bytes(feature_classifier())
     assert load_feature_classifier(tmp_path / "good", FEATURES).predict(np.zeros((2, len(FEATURES)))).shape == (2, 3)
+    (tmp_path / "good").write_bytes(
+        feature_classifier(linear_intercept=np.array([0, -np.inf]))
+    )  # a class that no cell had
+    assert np.isfinite(load_feature_classifier(tmp_path / "good", FEATURES).predict(np.zeros((2, len(FEATURES))))).all()
     inner = np.array([0, 0, -1], np.int16)
     contents = {
         "a node that is its own child": feature_classifier(forest_left=np.array([0, 1, 2], np.int32)),
@@ -434,6 +443,8 @@ def test_hostile_forests(tmp_path: Path) -> None:
         "no class": feature_classifier(classes=np.zeros(0, np.int64)),
         "quantiles of another shape": feature_classifier(linear_quantiles=np.zeros((5, 1))),
         "weights that are infinite": feature_classifier(linear_weights=np.full((2, len(FEATURES)), np.inf)),
+        "intercepts that are no numbers": feature_classifier(linear_intercept=np.array([0, np.nan])),
+        "no class that is ever likely": feature_classifier(linear_intercept=np.full(2, -np.inf)),
         "more arrays": feature_classifier(forest_more=np.zeros(1)),
     }
     all_refused(
@@ -507,7 +518,7 @@ def test_options_of_a_newer_version_are_named_as_such(tmp_path: Path) -> None:
     for text, name in (("score: {newer: 1}\n", "newer"), ("crops: 3\n", "crops"), ("score: {weight: x}\n", "weight")):
         path.write_text(text)
         with pytest.raises(UserError, match=rf"config\.yaml.*{name}"):
-            infer._options(["--run", str(tmp_path), "--data", str(tmp_path)])
+            read_options("infer", infer_options, ["--run", str(tmp_path), "--data", str(tmp_path)])
 
 
 def test_names_of_classes_are_plain_text_in_the_card_of_a_model() -> None:

@@ -100,7 +100,7 @@ def test_coco_files_that_do_not_hold_together_are_refused_at_once(tmp_path: Path
         ({"images": [], "annotations": [{"id": 1}]}, "lacks id, image_id or segmentation"),
         ({"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}, "lacks id, file_name, height"),
         ({"images": [image, image], "annotations": []}, "two images for the ID ab"),
-        ({"images": [image | {"height": 0}], "annotations": []}, "expected pixels"),
+        ({"images": [image | {"height": 0}], "annotations": []}, "expected 1 to"),
     ):
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         with pytest.raises(DataError, match=words):
@@ -166,7 +166,7 @@ def test_tables_without_masks_and_other_files_are_refused(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="lacks the column"):
         backend(tmp_path / "cells.csv")
     (tmp_path / "cells.parquet").write_text("no parquet")
-    with pytest.raises(DataError, match="no Parquet table"):
+    with pytest.raises(DataError, match="no Parquet file"):
         backend(tmp_path / "cells.parquet")
     (tmp_path / "cells.xlsx").touch()
     with pytest.raises(ConfigError, match="no file with one of"):

@@ -123,8 +123,7 @@ def _features(model: nn.Module, name: str, channels: int) -> int:
     """Return the channels of the model's feature maps, by trying it on an empty image; freeze what is not in them."""
     was_training = model.training
     try:
-        with torch.no_grad():
-            maps: Any = features_of(model.eval(), torch.zeros(1, channels, 64, 64))
+        maps: Any = features_of(model.eval(), torch.zeros(1, channels, 64, 64))
     except (RuntimeError, AssertionError, ValueError, IndexError):  # transformers take one size only, each says so anew
         maps = None
     model.train(was_training)

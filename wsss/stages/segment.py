@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -44,7 +45,7 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None) -> 
     backend = make_backend(options.backend, asked)  # a wrong option shows before any work
     for note in getattr(backend, "notes", ()):
         say(f"note: {note}")
-    what = {"backend": options.backend, "masks": str(asked.masks), "weights": str(asked.weights)}
+    what: dict[str, Any] = {"backend": options.backend, "masks": str(asked.masks), "weights": str(asked.weights)}
     if options.category:  # without it as ever: what earlier versions found stays known
         what["category"] = options.category
     what |= {"split": True} if asked.split else {}
