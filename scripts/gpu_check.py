@@ -251,13 +251,13 @@ class Check:
         """Measure the images a second that the loader processes bring; the step must not wait for them."""
         from wsss.core.runtime import cores  # as above
         from wsss.data.catalog import DataSet
-        from wsss.training.loading import TrainLoader
+        from wsss.training.tasks.classify import train_loader
 
         count = 16 if self.quick else 512
         data = DataSet.open(self.data("loader", count, 64 if self.quick else 512))
         recipe = ClassifyRecipe(batch=self.batch, crop=self.crop, weights="none")
         workers = max(1, min(8, cores() - 1))
-        loader = TrainLoader(data, np.arange(count), recipe, workers=workers, pinned=self.place.type == "cuda")
+        loader = train_loader(data, np.arange(count), recipe, workers=workers, pinned=self.place.type == "cuda")
         for _ in loader.epoch(0):
             pass
         began = time.perf_counter()
@@ -268,7 +268,7 @@ class Check:
 
     def tests(self) -> dict[str, Any]:
         """Run the tests of the suite that need a GPU."""
-        words = [sys.executable, "-m", "pytest", "tests/engine/test_on_gpu.py", "-p", "no:cacheprovider"]
+        words = [sys.executable, "-m", "pytest", "tests/training/test_on_gpu.py", "-p", "no:cacheprovider"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             raise AssertionError(done.stdout[-3000:])
