@@ -1,14 +1,16 @@
 """Files that are there whole or not at all, and digests to know them again."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,6 +18,10 @@ from wsss.core.checks import DataError, NoSpaceError
 
 if TYPE_CHECKING:  # half of the start of a command would go into importing it
     import pandas as pd
+
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+"""Name of a temporary file of ours."""
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -32,18 +38,29 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def _write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, name = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    """Make a temporary file beside `path`, locked as long as it is open, so that others know its writer lives."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with suppress(OSError):  # a disk without locks: others then leave the file alone
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if Path(name).exists():
+            return handle, name
+        os.close(handle)  # cleared away between our making and our locking it
 
 
 @contextmanager
@@ -70,10 +87,23 @@ def needs_room(path: Path | None = None) -> Iterator[None]:
         ) from error
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove the temporary files that killed writers left in `folder`; nobody may be writing there."""
+def remove_parts(folder: Path, name: str = "") -> None:
+    """Remove the temporary files that killed writers left in `folder`; those of living writers, locked, stay.
+
+    Args:
+        folder: where.
+        name: only those for the file of this name.
+    """
     for path in folder.glob(".*.part"):
-        path.unlink(missing_ok=True)
+        if not path.name.startswith(f".{name}") or not TEMPORARY.fullmatch(path.name):
+            continue
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:
