@@ -91,9 +91,10 @@ def test_a_copied_result_is_the_same_result(tmp_path: Path, source: Path) -> Non
 
 
 def test_an_input_that_changes_while_it_is_read_is_noticed(tmp_path: Path, source: Path) -> None:
-    with pytest.raises(DataError, match="input.csv has changed while it was read"), in_folder(
-        tmp_path / "out", "ensemble"
-    ) as output:
+    with (
+        pytest.raises(DataError, match="input.csv has changed while it was read"),
+        in_folder(tmp_path / "out", "ensemble") as output,
+    ):
         output.begin(lambda digests: {"files": {"input.csv": digests.of(source)}})
         output.path("a.csv").write_text("x")
         source.write_text("two")
@@ -103,9 +104,10 @@ def test_an_input_that_changes_while_it_is_read_is_noticed(tmp_path: Path, sourc
 
 def test_files_of_another_result_in_the_same_folder_are_not_replaced(tmp_path: Path, source: Path) -> None:
     make(tmp_path / "out", source)
-    with pytest.raises(ConfigError, match="a.csv belongs to the result there"), beside_file(
-        tmp_path / "out" / "a.csv", "evaluate"
-    ) as output:
+    with (
+        pytest.raises(ConfigError, match="a.csv belongs to the result there"),
+        beside_file(tmp_path / "out" / "a.csv", "evaluate") as output,
+    ):
         output.begin(lambda digests: {})
         output.path("a.csv").write_text("x")
         output.publish()
@@ -179,12 +181,14 @@ def test_a_kill_at_any_change_leaves_the_old_result_or_the_new_one(tmp_path: Pat
         source.write_text("one")
         make(out, source, names=("a.csv", "b/c.csv", "old.csv"))
         source.write_text("two")
-        status = in_child(killed_at(step, lambda: make(out, source, subject=("options",), names=("a.csv", "b/c.csv", "new.csv"))))
+        status = in_child(
+            killed_at(step, lambda: make(out, source, subject=("options",), names=("a.csv", "b/c.csv", "new.csv")))
+        )
         settle(out)
         content = {name: (out / name).read_text() for name in visible(out) if not name.startswith(".lock")}
         assert content in (
-            {name: "one" for name in ("a.csv", "b/c.csv", "old.csv")},
-            {name: "two" for name in ("a.csv", "b/c.csv", "new.csv")},
+            dict.fromkeys(("a.csv", "b/c.csv", "old.csv"), "one"),
+            dict.fromkeys(("a.csv", "b/c.csv", "new.csv"), "two"),
         ), step
         states.add(content["a.csv"])
         make(out, source, subject=("options",), names=("a.csv", "b/c.csv", "new.csv"))

@@ -34,6 +34,10 @@ class Digests:
         self.seen: Seen = {}
         """What this one has read, for the next one."""
 
+    def know(self, seen: Mapping[str, Sequence[str]]) -> None:
+        """Add what another result remembers of files."""
+        self._known = dict(seen) | self._known
+
     def of(self, path: Path) -> str | None:
         """Return the digest of a file, or of all files below a folder; None if there is nothing."""
         try:

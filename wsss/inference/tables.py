@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import check_columns, guard_text, read_text, unguard_text
 from wsss.core.files import csv_bytes, digest_file, write_atomic, write_csv
+from wsss.runs.output import settle
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
@@ -27,6 +28,16 @@ FEW_TABLES = 256
 LARGEST = 2**53
 """Whole numbers from here on are not exact as floats."""
 WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
+
+
+FILES = ("cells.parquet", "cells.csv", "images.csv", "submission.csv", "provenance.json")
+"""What the folder of a prediction holds."""
+
+
+def prediction_files(folder: Path) -> list[Path]:
+    """Return the files of a prediction, whether they are there or not; a publishing that was cut short is completed."""
+    settle(folder)
+    return [folder / name for name in FILES]
 
 
 def cells_frame(

@@ -17,8 +17,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,9 +74,14 @@ class Output:
         """Folder of what an unfinished run has made."""
         return self.folder / STATE / f"{self.name}.work"
 
+    @property
+    def home(self) -> Path:
+        """Folder of the result's files until they are published."""
+        return self.work / "files"
+
     def path(self, name: str | Path) -> Path:
         """Return where to write the result's file `name` (relative to its folder) until it is published."""
-        path = self.work / "files" / name
+        path = self.home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -88,6 +93,7 @@ class Output:
         subject: Collection[str] | None = None,
         items: Mapping[str, str] | None = None,
         legacy: Collection[str] = (),
+        always: bool = False,
     ) -> bool:
         """Compare what is there with what is to be made; return whether there is work to do.
 
@@ -98,6 +104,7 @@ class Output:
                 where only others differ, the result is out of date and made again. None: every one does.
             items: image -> what its part of the result is made from, for stages that can redo single images.
             legacy: files that show a result of an earlier version, without a record.
+            always: there is always work: what is there is looked at piece by piece.
 
         Raises:
             ConfigError: there is another result, one that was changed by hand, or an unfinished one of other inputs.
@@ -111,7 +118,7 @@ class Output:
         if overwrite:
             self.forget()
         elif found is not None:
-            if not self._compare(found, subject):
+            if not self._compare(found, subject, always):
                 return False
         elif old := [name for name in legacy if (self.folder / name).exists()]:
             raise ConfigError(
@@ -124,7 +131,7 @@ class Output:
             write_json(self.work / "seen.json", {"seen": self.seen})
         return True
 
-    def _compare(self, found: dict[str, Any], subject: Collection[str] | None) -> bool:
+    def _compare(self, found: dict[str, Any], subject: Collection[str] | None, always: bool) -> bool:
         """Return whether the result that is there is to be made again; refuse one that is another."""
         if found["command"] != self.command:
             raise ConfigError(f"{self.shown} holds a result of {found['command']}: {self.way_out}.")
@@ -136,6 +143,8 @@ class Output:
         }
         if others:
             raise ConfigError(f"{self.shown} holds another result ({in_short(others)}): {self.way_out}.")
+        if always:
+            return True
         missing, changed = self._state(found)
         if changed:
             raise ConfigError(f"{some(changed)} was changed by hand since it was written: {self.way_out}.")
@@ -205,7 +214,7 @@ class Output:
                 f"{in_short(changed)} while it was read: start the same command again; {self.shown} is as before."
             )
         self.items = self.items if items is None else dict(items)
-        home = self.work / "files"
+        home = self.home
         names = sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file())
         before = (record_of(self.folder, self.name) or {"files": {}})["files"]
         self._check_free(names, before)
@@ -229,8 +238,12 @@ class Output:
         strange = [name for name in names if name not in before and (self.folder / name).exists()]
         if strange and not self.overwrite:
             others = [path.stem for path in (self.folder / STATE).glob("*.json") if path.stem != self.name]
-            owner = next((own for own in others if strange[0] in (record_of(self.folder, own) or {"files": {}})["files"]), "")
-            whose = f"belongs to {'the result there' if owner == FOLDER else owner}" if owner else "is not of this result"
+            owner = next(
+                (own for own in others if strange[0] in (record_of(self.folder, own) or {"files": {}})["files"]), ""
+            )
+            whose = (
+                f"belongs to {'the result there' if owner == FOLDER else owner}" if owner else "is not of this result"
+            )
             raise ConfigError(f"{self.folder / strange[0]} {whose} and would be replaced: {self.way_out}.")
 
     @property
@@ -242,7 +255,7 @@ class Output:
         if not self._commit.exists():
             return
         commit = read_json(self._commit)
-        record, home = commit["record"], self.work / "files"
+        record, home = commit["record"], self.home
         for name in commit["remove"]:
             if name not in record["files"] or (home / name).exists():  # else it is the new one already
                 (self.folder / name).unlink(missing_ok=True)
@@ -306,7 +319,9 @@ def beside_file(path: Path, command: str, *, way_out: str | None = None) -> Iter
     if path.is_dir():
         raise ConfigError(f"{path} is a folder, expected a file: choose another --out.")
     folder = path.parent
-    with _held(Output(folder, path.name, command), way_out, hold(folder, lock=_lock_of(path.name), clean=False)) as output:
+    with _held(
+        Output(folder, path.name, command), way_out, hold(folder, lock=_lock_of(path.name), clean=False)
+    ) as output:
         yield output
 
 
@@ -363,6 +378,45 @@ def record_of(folder: Path, name: str = FOLDER) -> dict[str, Any] | None:
         raise DataError(f"{path} is of format {found.get('format')}, expected {FORMAT}: it was made by a newer wsss.")
     rest = {key: value for key, value in found.items() if key != "digest"}
     return rest if found.get("digest") == digest_json(rest) else None
+
+
+def what_is_read(
+    options: Any, digests: Digests, files: Iterable[Path | None] = (), leave: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return what a result is made from: the options of its stage, contents of files and folders, and the version.
+
+    Args:
+        options: a dataclass; `out` and `overwrite` do not count.
+        digests: for the contents.
+        files: files and folders that are read; None and what does not exist count as absent.
+        leave: further options that shape nothing.
+    """
+    plain = {
+        name: os.path.normpath(value) if isinstance(value, Path) else value
+        for name, value in asdict(options).items()
+        if name not in ("out", "overwrite", *leave)
+    }
+    wanted = list(dict.fromkeys(path for path in files if path is not None))
+    contents = dict(zip(map(os.path.normpath, wanted), digests.of_files(wanted), strict=True))
+    found = {"options": plain, "files": {name: digest for name, digest in contents.items() if digest is not None}}
+    shown: dict[str, Any] = json.loads(json.dumps(found, default=os.path.normpath))
+    return shown | {"version": __version__}
+
+
+def record_over(folder: Path) -> dict[str, Any] | None:
+    """Return the record of the result in a folder, or of the one that the folder is a part of."""
+    found = record_of(folder)
+    if found is None and (above := record_of(folder.parent)) is not None:
+        found = above if any(name.startswith(f"{folder.name}/") for name in above["files"]) else None
+    return found
+
+
+def outdated(folder: Path, name: str = FOLDER) -> dict[str, str]:
+    """Return in words which files that a result was made from have changed since; files that are gone do not count."""
+    found = record_of(folder, name)
+    before = found["read"].get("files", {}) if found else {}
+    now = {name: digest for name in before if (digest := Digests().of(Path(name))) is not None}
+    return differences({name: before[name] for name in now}, now)
 
 
 def _write_record(path: Path, record: dict[str, Any]) -> None:

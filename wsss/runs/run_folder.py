@@ -50,6 +50,12 @@ class RunFolder:
         """The IDs the weights were trained on, one a line."""
         return self.path / "train_ids.txt"
 
+    @property
+    def used(self) -> list[Path]:
+        """The files that other stages read, whether they are there or not."""
+        more = [self.path / name for name in ("config.yaml", "log.csv")]
+        return [self.best, self.ids, self.feature_classifier, self.self_trained, *more]
+
     def begin(self, recipe: Recipe, train_ids: list[str]) -> None:
         """Write what is known before the first step."""
         write_text(self.path / "config.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))

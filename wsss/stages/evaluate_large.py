@@ -12,13 +12,14 @@ from wsss.data.large import LargeImage
 from wsss.data.large_masks import LargeMask
 from wsss.data.tile_set import TileSet
 from wsss.options.evaluate import EvaluateOptions
+from wsss.runs.output import Output
 
 PART = 2048
 """Edge of the parts that are read at once, px."""
 
 
-def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, Any]) -> int:
-    """Write Dice and IoU of every large image with truth and a prediction, and their means; return the exit code.
+def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, Any], output: Output, out: Path) -> None:
+    """Publish Dice and IoU of every large image with truth and a prediction, and their means, with the file `out`.
 
     Raises:
         ConfigError: a threshold is asked for; only masks are kept of large images.
@@ -38,12 +39,11 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, An
     table = pd.DataFrame([{"ID": name, **_score(masks[name], truth.truths[name])} for name in common])
     report = {"format": 1, "task": "masks", "preds": str(options.preds), "truth": str(options.truth)}
     figures = {name: float(table[name].mean()) for name in ("dice", "iou")}
-    out = options.out or options.preds / "scores.json"
-    write_json(out, report | {"images": len(common), "oof": facts["oof"]} | figures)
-    write_csv(out.with_name("image_scores.csv"), table)
+    write_json(output.path(out.name), report | {"images": len(common), "oof": facts["oof"]} | figures)
+    write_csv(output.path("image_scores.csv"), table)
+    output.publish()
     say(f"{len(common)} large images, {'out of fold' if facts['oof'] else 'not out of fold'}")
     say(f"  Dice {figures['dice']:.4f}  IoU {figures['iou']:.4f}; written to {out}")
-    return 0
 
 
 def _score(predicted: Path, truth: LargeMask) -> dict[str, float]:

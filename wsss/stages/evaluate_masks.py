@@ -19,6 +19,7 @@ from wsss.metrics.instances import overlap
 from wsss.metrics.segmentation import MaskScore, mean_score, score_mask, search
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.mask_sheet import SheetRow, draw_sheet
+from wsss.runs.output import Output
 from wsss.stages.evaluate_large import evaluate_large
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -32,12 +33,13 @@ def is_mask_folder(preds: Path) -> bool:
     return path.exists() and read_json(path).get("task") == "masks"
 
 
-def evaluate_masks(options: EvaluateOptions) -> int:
-    """Score predicted masks as the options say; return the exit code."""
+def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
+    """Score predicted masks as the options say, and publish the figures with the file `out`."""
     facts = read_json(options.preds / "provenance.json")
     masks = open_set(options.truth, facts["channels"], facts.get("tile", 1024))
     if isinstance(masks, TileSet):
-        return evaluate_large(options, masks, facts)
+        evaluate_large(options, masks, facts, output, out)
+        return
     indices = _common(options, masks)
     scores = [
         score_mask(_predicted(options.preds, masks.ids[i], facts), masks.label_map(i), masks.ignored(i))
@@ -48,14 +50,15 @@ def evaluate_masks(options: EvaluateOptions) -> int:
     report |= {"images": len(indices), "without_prediction": missing, "oof": facts["oof"], **mean_score(scores)}
     if options.search:
         report["search"] = _search(options, facts, masks, indices)
-    out = options.out or options.preds / "scores.json"
-    write_json(out, report)
+    write_json(output.path(out.name), report)
     table = pd.DataFrame([{"ID": masks.ids[i], **asdict(own)} for i, own in zip(indices, scores, strict=True)])
-    write_csv(out.with_name("image_scores.csv"), table)
+    write_csv(output.path("image_scores.csv"), table)
+    if options.sheet:
+        _draw(options, facts, masks, indices, scores, output.path("sheet.png"))
+    output.publish()
     _say(report, out)
     if options.sheet:
-        _draw(options, facts, masks, indices, scores, out.with_name("sheet.png"))
-    return 0
+        say(f"images from the worst score to the best, with truth, prediction and error: {out.with_name('sheet.png')}")
 
 
 def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
@@ -138,7 +141,6 @@ def _draw(
     shown = order[np.linspace(0, len(order) - 1, min(options.sheet, len(order))).round().astype(int)]
     rows = (_row(options.preds, facts, masks, indices[k], scores[k]) for k in shown)
     draw_sheet(rows, path)
-    say(f"{len(shown)} images from the worst score to the best, with truth, prediction and error: {path}")
 
 
 def _row(preds: Path, facts: dict[str, Any], masks: MaskSet, i: int, score: MaskScore) -> SheetRow:

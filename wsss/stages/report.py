@@ -1,6 +1,7 @@
 """One HTML page of a data set's predictions: figures, training, fields to look through, cells to look at first."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,24 @@ import pandas as pd
 
 from wsss.core.checks import ConfigError
 from wsss.core.console import say
+from wsss.core.digests import Digests
 from wsss.core.files import write_text
 from wsss.core.runtime import progress
-from wsss.inference.tables import iter_cells
+from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import check_current, marks_for
+from wsss.inference.blend_tables import read_provenance
+from wsss.inference.tables import iter_cells, prediction_files
 from wsss.options.report import ReportOptions
 from wsss.reports.gallery import Field
 from wsss.reports.notable import Pick, pick_by_score, pick_oddities
 from wsss.reports.page import CropGroup, Page, render
+from wsss.runs.output import Output, beside_file, record_of, what_is_read
+from wsss.runs.run_folder import RunFolder
+from wsss.stages.export import data_folder_of
 from wsss.stages.report_contents import Contents, collect
 from wsss.stages.report_drawing import Drawing
 from wsss.stages.report_maps import Mapper
-from wsss.stages.report_run import records, run_folder, training
+from wsss.stages.report_run import fold_folders, records, run_folder, training
 from wsss.stages.report_tables import calibration, class_table, facts, failures, images_note, mistakes, tiles
 
 
@@ -29,14 +37,34 @@ def run(options: ReportOptions) -> int:
 
 def report(options: ReportOptions) -> int:
     """Write the page; return 0."""
-    page = build(collect(options))
+    with beside_file(options.out, "report") as output:
+        if output.begin(partial(_read, options), overwrite=options.overwrite, subject=("options.preds",)):
+            _report(options, output)
+    return 0
+
+
+def _read(options: ReportOptions, digests: Digests) -> dict[str, Any]:
+    files = [*prediction_files(options.preds), options.truth, options.masks]
+    scores = record_of(options.preds, "scores.json")
+    if options.truth is None:
+        files += [options.preds / "scores.json", *map(Path, scores["read"]["files"] if scores else ())]
+    data = DataSet.open(data_folder_of(options.preds, options.data))
+    files.append(data.folder / "dataset.json")
+    run = options.run or Path(str(read_provenance(options.preds).get("run", "")))
+    files += [path for folder in fold_folders(run) for path in RunFolder(folder).used]
+    return what_is_read(options, digests, files) | {"images": marks_for(options.preds, data, digests)}
+
+
+def _report(options: ReportOptions, output: Output) -> None:
+    contents = collect(options)
+    page = build(contents)
     text = render(page)
-    write_text(options.out, text)
+    write_text(output.path(options.out.name), text)
+    output.publish()
     packed = sum(len(field.packed) for field in page.fields)
     each = f", {packed / 1024 / len(page.fields):.0f} KiB each" if page.fields else ""
     size = len(text.encode()) / 1024**2
     say(f"{options.out}: {size:.1f} MiB, {len(page.fields)} of {page.images} images in the gallery{each}")
-    return 0
 
 
 def build(contents: Contents) -> Page:
@@ -73,6 +101,9 @@ def build(contents: Contents) -> Page:
 def draw(contents: Contents, picks: Sequence[Pick], run: Path | None) -> tuple[list[Field], list[CropGroup]]:
     """Draw the gallery's fields and the crops of the picked cells, image after image."""
     work = Drawing(contents, picks, _mapper(contents, run))
+    places = {name: i for i, name in enumerate(contents.data.ids)}
+    drawn = [i for i in (places[name] for name in work.wanted) if contents.data.ok[i]]
+    check_current(contents.options.preds, contents.data, drawn)
     for name, masks in progress(_each_wanted(contents, work.wanted), "report", total=len(work.wanted)):
         work.add(name, masks)
     return work.fields, work.groups()

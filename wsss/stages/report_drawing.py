@@ -74,7 +74,7 @@ class Drawing:
         about = f"More than one connected piece; looked for in the {len(self.wanted)} images that were drawn."
         broken = Pick("pieces", PIECES, about, self._broken[: self.contents.options.crops], len(self._broken))
         return [
-            CropGroup(pick.key, pick.title, pick.about, [self._crop(row) for row in pick.rows], pick.contents)
+            CropGroup(pick.key, pick.title, pick.about, [self._crop(row) for row in pick.rows], pick.found)
             for pick in [*self.picks, broken]
         ]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError
+from wsss.core.digests import in_short
 from wsss.core.files import read_json
 from wsss.data.catalog import DataSet
 from wsss.inference.tables import score_columns, table_digest
@@ -16,6 +17,7 @@ from wsss.metrics.classify import Reliability, reliability
 from wsss.metrics.true_masks import TrueMasks
 from wsss.metrics.truth import read_cell_truth
 from wsss.options.evaluate import EvaluateOptions
+from wsss.runs.output import outdated
 from wsss.stages.evaluate import evaluate
 from wsss.stages.evaluate_join import join_cells
 
@@ -58,6 +60,8 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
         note = "There are no figures of cells: run python -m wsss.evaluate first, or pass --truth."
         if known and known.get("table") != table_digest(preds):
             known, note = None, f"{path} is of other predictions than these: run python -m wsss.evaluate again."
+        elif known and (changed := outdated(preds, path.name)):
+            known, note = None, f"{path} is out of date ({in_short(changed)}): run python -m wsss.evaluate again."
         if known:
             note = f"Figures of cells: from {path}, compared with {known['truth']}."
         return Evidence(known, note, None, None, figures, of_images)
