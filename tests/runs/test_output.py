@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,26 +92,22 @@ def test_a_copied_result_is_the_same_result(tmp_path: Path, source: Path) -> Non
 
 
 def test_an_input_that_changes_while_it_is_read_is_noticed(tmp_path: Path, source: Path) -> None:
-    with (
-        pytest.raises(DataError, match="input.csv has changed while it was read"),
-        in_folder(tmp_path / "out", "ensemble") as output,
-    ):
+    with in_folder(tmp_path / "out", "ensemble") as output:
         output.begin(lambda digests: {"files": {"input.csv": digests.of(source)}})
         output.path("a.csv").write_text("x")
         source.write_text("two")
-        output.publish()
+        with pytest.raises(DataError, match=r"input\.csv has changed while it was read"):
+            output.publish()
     assert not (tmp_path / "out").exists()
 
 
 def test_files_of_another_result_in_the_same_folder_are_not_replaced(tmp_path: Path, source: Path) -> None:
     make(tmp_path / "out", source)
-    with (
-        pytest.raises(ConfigError, match="a.csv belongs to the result there"),
-        beside_file(tmp_path / "out" / "a.csv", "evaluate") as output,
-    ):
+    with beside_file(tmp_path / "out" / "a.csv", "evaluate") as output:
         output.begin(lambda digests: {})
         output.path("a.csv").write_text("x")
-        output.publish()
+        with pytest.raises(ConfigError, match=r"a\.csv belongs to the result there"):
+            output.publish()
     assert not make(tmp_path / "out", source)
 
 
@@ -181,9 +178,8 @@ def test_a_kill_at_any_change_leaves_the_old_result_or_the_new_one(tmp_path: Pat
         source.write_text("one")
         make(out, source, names=("a.csv", "b/c.csv", "old.csv"))
         source.write_text("two")
-        status = in_child(
-            killed_at(step, lambda: make(out, source, subject=("options",), names=("a.csv", "b/c.csv", "new.csv")))
-        )
+        again = partial(make, out, source, subject=("options",), names=("a.csv", "b/c.csv", "new.csv"))
+        status = in_child(killed_at(step, again))
         settle(out)
         content = {name: (out / name).read_text() for name in visible(out) if not name.startswith(".lock")}
         assert content in (
@@ -191,7 +187,7 @@ def test_a_kill_at_any_change_leaves_the_old_result_or_the_new_one(tmp_path: Pat
             dict.fromkeys(("a.csv", "b/c.csv", "new.csv"), "two"),
         ), step
         states.add(content["a.csv"])
-        make(out, source, subject=("options",), names=("a.csv", "b/c.csv", "new.csv"))
+        again()
         assert visible(out) == ["a.csv", "b/c.csv", "new.csv"]
         assert [path.name for path in (out / STATE).iterdir()] == ["result.json"]
         if status == 0:

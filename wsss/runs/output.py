@@ -237,14 +237,15 @@ class Output:
         """Refuse to replace files that are not of the result before."""
         strange = [name for name in names if name not in before and (self.folder / name).exists()]
         if strange and not self.overwrite:
-            others = [path.stem for path in (self.folder / STATE).glob("*.json") if path.stem != self.name]
-            owner = next(
-                (own for own in others if strange[0] in (record_of(self.folder, own) or {"files": {}})["files"]), ""
-            )
-            whose = (
-                f"belongs to {'the result there' if owner == FOLDER else owner}" if owner else "is not of this result"
-            )
+            whose = self._owner(strange[0])
             raise ConfigError(f"{self.folder / strange[0]} {whose} and would be replaced: {self.way_out}.")
+
+    def _owner(self, name: str) -> str:
+        """Return in words whose a file is."""
+        for path in (self.folder / STATE).glob("*.json"):
+            if path.stem != self.name and name in (record_of(self.folder, path.stem) or {"files": {}})["files"]:
+                return f"belongs to {'the result there' if path.stem == FOLDER else path.stem}"
+        return "is not of this result"
 
     @property
     def _commit(self) -> Path:

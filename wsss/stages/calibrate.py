@@ -82,9 +82,8 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     after = {name: _cross_fitted(own, options.method) for name, own in _named(cells, images)}
     report: dict[str, Any] = {name: _report(own, after[name], classes) for name, own in _named(cells, images)}
     report |= {"cells_compared_with": basis, "preds": str(options.preds), "method": options.method}
-    save_calibration(
-        output.path(out.name), Calibration(curves["cells"], curves["images"], origin_of(tables.provenance)), report
-    )
+    fitted = Calibration(curves["cells"], curves["images"], origin_of(tables.provenance))
+    save_calibration(output.path(out.name), fitted, report)
     titles = {"cells": f"cells, {'truth known' if options.truth else 'from image labels alone'}", "images": "images"}
     panels = {
         titles[name]: (_bins(own.truth, own.scores), _bins(own.truth, after[name]))

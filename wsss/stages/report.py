@@ -22,6 +22,7 @@ from wsss.reports.notable import Pick, pick_by_score, pick_oddities
 from wsss.reports.page import CropGroup, Page, render
 from wsss.runs.output import Output, beside_file, record_of, what_is_read
 from wsss.runs.run_folder import RunFolder
+from wsss.stages.evaluate_masks import is_mask_folder
 from wsss.stages.export import data_folder_of
 from wsss.stages.report_contents import Contents, collect
 from wsss.stages.report_drawing import Drawing
@@ -37,6 +38,8 @@ def run(options: ReportOptions) -> int:
 
 def report(options: ReportOptions) -> int:
     """Write the page; return 0."""
+    if is_mask_folder(options.preds):
+        raise ConfigError(f"{options.preds} holds masks, not cells: python -m wsss.evaluate draws them as sheet.png.")
     with beside_file(options.out, "report") as output:
         if output.begin(partial(_read, options), overwrite=options.overwrite, subject=("options.preds",)):
             _report(options, output)

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import DataError, some
 from wsss.core.files import read_json
 from wsss.data.catalog import DataSet
 from wsss.inference.tables import read_cells, read_images, score_columns
 from wsss.options.report import ReportOptions
-from wsss.stages.evaluate_masks import is_mask_folder
 from wsss.stages.export import data_folder_of
 from wsss.stages.report_evidence import Evidence, Truth, gather
 
@@ -38,8 +37,6 @@ def collect(options: ReportOptions) -> Contents:
     Raises:
         DataError: predictions, data set and truth do not fit each other.
     """
-    if is_mask_folder(options.preds):
-        raise ConfigError(f"{options.preds} holds masks, not cells: python -m wsss.evaluate draws them as sheet.png.")
     data = DataSet.open(data_folder_of(options.preds, options.data))
     cells, images = read_cells(options.preds), read_images(options.preds)
     columns = score_columns(cells, options.preds)
