@@ -115,7 +115,7 @@ def test_an_unfinished_work_goes_on_and_a_failed_item_is_tried_again(tmp_path: P
     def work(marks: dict[str, str], *, fail: str = "", stop: bool = False) -> list[str]:
         done = []
         with in_folder(tmp_path / "out", "infer") as output:
-            if not output.begin(lambda digests: {"options": {}}, items=marks):
+            if not output.begin(lambda digests: {"options": {}}, marks=lambda digests: marks):
                 return ["nothing"]
             with output.journal() as journal:
                 fresh = output.fresh(journal)

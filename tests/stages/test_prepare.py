@@ -15,6 +15,7 @@ from PIL import Image
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
 from wsss.prepare import main
+from wsss.runs.output import STATE
 
 CHANNELS = ("red", "green", "blue", "yellow")
 
@@ -46,7 +47,11 @@ def labelled(inputs: Path, *more: str, **options: object) -> int:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.parent.name != STATE
+    }
 
 
 def test_images_and_labels_become_a_data_set(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,15 +81,15 @@ def read_cells(data: DataSet, index: int) -> np.ndarray:
     return label_map
 
 
-def check_cells(data: DataSet) -> None:
-    """Refuse a data set without any label map.
+def check_cells(data: DataSet, or_else: str = "") -> None:
+    """Refuse a data set without any label map; `or_else` ends the message with another way out.
 
     Raises:
         ConfigError: it has none.
     """
     if data.ok.any() and len(without_cells(data, np.flatnonzero(data.ok))) == int(data.ok.sum()):
         raise ConfigError(
-            f"{data.folder} has no label map of any image: run python -m wsss.segment --data {data.folder} first."
+            f"{data.folder} has no cells: run python -m wsss.segment --data {data.folder} first{or_else}."
         )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.files import digest_file, read_json, write_bytes
 from wsss.data.catalog import DataSet
+from wsss.runs.output import settle
 
 MANIFEST, MASKS = "pseudo.json", "masks"
 FORMAT = 1
@@ -45,6 +46,7 @@ class PseudoSet:
             ConfigError: there are none, or they are unfinished.
             DataError: they are of other images, labels, folds, classes or another size.
         """
+        settle(folder)
         if not (folder / MANIFEST).exists():
             raise ConfigError(f"{folder} holds no finished pseudo-masks ({MANIFEST}): run python -m wsss.pseudo.")
         found = read_json(folder / MANIFEST)

@@ -57,8 +57,8 @@ class Journal:
         if found != text:
             self._db.close()
             raise ConfigError(
-                f"{where or path.parent} was begun with other inputs or options ({_what_differs(found, read)}) and is "
-                f"unfinished: go back to them, {way_out}."
+                f"{where or path.parent} was begun with other inputs or options ({_what_differs(found, read)}): "
+                f"go back to them, {way_out}."
             )
 
     def _open(self, fingerprint: str) -> str:

@@ -33,6 +33,8 @@ from wsss.runs.lock import LOCK, hold
 STATE = ".wsss"
 FOLDER = "result"
 """NAME of the result that is a whole folder."""
+SEGMENT = "segment"
+"""NAME of the tables of label maps in a data set."""
 FORMAT = 1
 WAIT_S = 30
 """How long a reader waits for another process to complete the publishing of a result."""
@@ -40,6 +42,9 @@ WAIT_S = 30
 Gather = Callable[[Digests], Mapping[str, Any]]
 """Returns everything that a result is made from: options, contents of files, versions. It is called before the work
 and again after it, so that a change in between is noticed."""
+
+Marks = Callable[[Digests], Mapping[str, str]]
+"""Returns image -> digest of what the image's part of a result is made from."""
 
 
 @dataclass
@@ -58,6 +63,7 @@ class Output:
     command: str
     way_out: str = "choose another --out, or pass --overwrite true"
     gather: Gather | None = None
+    marks: Marks | None = None
     read: dict[str, Any] = field(default_factory=dict)
     items: dict[str, str] = field(default_factory=dict)
     seen: Seen = field(default_factory=dict)
@@ -67,7 +73,7 @@ class Output:
     @property
     def shown(self) -> Path:
         """The result as messages name it."""
-        return self.folder if self.name == FOLDER else self.folder / self.name
+        return self.folder if self.name in (FOLDER, SEGMENT) else self.folder / self.name
 
     @property
     def work(self) -> Path:
@@ -91,7 +97,7 @@ class Output:
         *,
         overwrite: bool = False,
         subject: Collection[str] | None = None,
-        items: Mapping[str, str] | None = None,
+        marks: Marks | None = None,
         legacy: Collection[str] = (),
         always: bool = False,
     ) -> bool:
@@ -102,7 +108,8 @@ class Output:
             overwrite: replace another result, and files that are not ours.
             subject: names (as `differences` gives them, or their beginnings) whose values make it another result;
                 where only others differ, the result is out of date and made again. None: every one does.
-            items: image -> what its part of the result is made from, for stages that can redo single images.
+            marks: returns image -> digest of what its part of the result is made from, for stages that can redo single
+                images.
             legacy: files that show a result of an earlier version, without a record.
             always: there is always work: what is there is looked at piece by piece.
 
@@ -112,8 +119,9 @@ class Output:
         seen = _read_quietly(self.work / "seen.json").get("seen", {})
         found = record_of(self.folder, self.name)
         digests = Digests(seen | (found or {}).get("seen", {}))
-        self.gather, self.overwrite, self.items = gather, overwrite, dict(items or {})
+        self.gather, self.marks, self.overwrite = gather, marks, overwrite
         self.read = as_read(dict(gather(digests)))
+        self.items = dict(marks(digests)) if marks is not None else {}
         self.seen = digests.seen
         if overwrite:
             self.forget()
@@ -200,7 +208,7 @@ class Output:
 
         Args:
             failed: images without a result; the same command then tries them again.
-            items: what each image was made from, where that was found while working.
+            items: what each image was made from, where that was found while working, or is known of its sources.
 
         Raises:
             DataError: something that was read has changed meanwhile.
@@ -209,11 +217,15 @@ class Output:
         assert self.gather is not None, "begin comes first"
         digests = Digests(self.seen)
         changed = differences(self.read, as_read(dict(self.gather(digests))))
+        if self.marks is not None:
+            before, self.items = self.items if items is None else items, dict(self.marks(digests))
+            changed |= self._items_differing(before)
+        elif items is not None:
+            self.items = dict(items)
         if changed:
             raise DataError(
                 f"{in_short(changed)} while it was read: start the same command again; {self.shown} is as before."
             )
-        self.items = self.items if items is None else dict(items)
         home = self.home
         names = sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file())
         before = (record_of(self.folder, self.name) or {"files": {}})["files"]
@@ -296,13 +308,16 @@ class Output:
 
 
 @contextlib.contextmanager
-def in_folder(folder: Path, command: str, *inside: str, way_out: str | None = None) -> Iterator[Output]:
+def in_folder(
+    folder: Path, command: str, *inside: str, name: str = FOLDER, way_out: str | None = None
+) -> Iterator[Output]:
     """Hold a folder that a command writes its result into; what a killed run left there is completed or removed.
 
     Args:
         folder: made if missing.
         command: the stage.
         inside: sub-folders that the command writes into by itself.
+        name: SEGMENT for the label maps that a data set holds beside its own result.
         way_out: what a user may do where another result is there, for messages.
 
     Raises:
@@ -310,7 +325,7 @@ def in_folder(folder: Path, command: str, *inside: str, way_out: str | None = No
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file, expected a folder: choose another --out.")
-    with _held(Output(folder, FOLDER, command), way_out, hold(folder, *inside)) as output:
+    with _held(Output(folder, name, command), way_out, hold(folder, *inside)) as output:
         yield output
 
 
@@ -337,7 +352,7 @@ def _held(output: Output, way_out: str | None, held: contextlib.AbstractContextM
 
 
 def _lock_of(name: str) -> str:
-    return LOCK if name == FOLDER else f".{name}.lock"
+    return LOCK if name in (FOLDER, SEGMENT) else f".{name}.lock"
 
 
 def settle(folder: Path) -> None:
