@@ -4,7 +4,7 @@ import io
 import logging
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -143,6 +143,12 @@ def find_label_map(folder: Path, name: str) -> Path:
         if path.exists():
             return path
     raise DataError(f"{folder} holds no label map of {name}: expected {name} with one of {', '.join(SUFFIXES)}.")
+
+
+def map_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Return the file of each image's label map in `folder`, or a path where nothing is; the folder is read once."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return [folder / next((name + end for end in SUFFIXES if name + end in there), f"{name}.none") for name in names]
 
 
 def _encode_png(label_map: np.ndarray) -> bytes:

@@ -9,7 +9,7 @@ from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_bytes
-from wsss.core.label_maps import SUFFIXES, find_label_map, number_cells, read_label_map
+from wsss.core.label_maps import SUFFIXES, find_label_map, map_files, number_cells, read_label_map
 from wsss.data.catalog import DataSet
 from wsss.runs.output import record_over
 
@@ -23,7 +23,8 @@ def image_marks(data: DataSet, digests: Digests, indices: Iterable[int] | None =
         indices: numbers of the images; all that have pixels if left out.
     """
     wanted = [int(i) for i in (np.flatnonzero(data.ok) if indices is None else indices)]
-    found = [digests.of_files(_map_files(data, kind, wanted)) for kind in ("cells", "nuclei")]
+    names = [data.ids[i] for i in wanted]
+    found = [digests.of_files(map_files(data.folder / kind, names)) for kind in ("cells", "nuclei")]
     crc = data.table["crc32"].to_numpy()
     return {
         data.ids[i]: digest_bytes(f"{int(crc[i]):x} {cells} {nuclei}".encode())
@@ -35,17 +36,6 @@ def marks_for(preds: Path, data: DataSet, digests: Digests, indices: Iterable[in
     """Return `image_marks` for a stage that draws a prediction; files unchanged since it are not read again."""
     digests.know((record_over(preds) or {}).get("seen", {}))
     return image_marks(data, digests, indices)
-
-
-def _map_files(data: DataSet, kind: str, indices: list[int]) -> list[Path]:
-    """Return the label map of each image, or a path where nothing is."""
-    folder = data.folder / kind
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    chosen = []
-    for i in indices:
-        name = data.ids[i]
-        chosen.append(folder / next((name + end for end in SUFFIXES if name + end in names), f"{name}.none"))
-    return chosen
 
 
 def check_current(preds: Path, data: DataSet, indices: Iterable[int]) -> None:

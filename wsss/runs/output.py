@@ -114,8 +114,31 @@ class Output:
             always: there is always work: what is there is looked at piece by piece.
 
         Raises:
-            ConfigError: there is another result, one that was changed by hand, or an unfinished one of other inputs.
+            ConfigError: there is another result, or one that was changed by hand.
         """
+        if not self.compare(gather, overwrite=overwrite, subject=subject, marks=marks, legacy=legacy, always=always):
+            return False
+        if overwrite:
+            self.forget()
+        if (self.work / "journal.sqlite").exists():
+            self._carry()
+        else:
+            self.forget()
+        if self.seen:
+            write_json(self.work / "seen.json", {"seen": self.seen})
+        return True
+
+    def compare(
+        self,
+        gather: Gather,
+        *,
+        overwrite: bool = False,
+        subject: Collection[str] | None = None,
+        marks: Marks | None = None,
+        legacy: Collection[str] = (),
+        always: bool = False,
+    ) -> bool:
+        """Do what `begin` does, but touch nothing: for a part of the work that another process puts together."""
         seen = _read_quietly(self.work / "seen.json").get("seen", {})
         found = record_of(self.folder, self.name)
         digests = Digests(seen | (found or {}).get("seen", {}))
@@ -124,19 +147,14 @@ class Output:
         self.items = dict(marks(digests)) if marks is not None else {}
         self.seen = digests.seen
         if overwrite:
-            self.forget()
-        elif found is not None:
-            if not self._compare(found, subject, always):
-                return False
-        elif old := [name for name in legacy if (self.folder / name).exists()]:
+            return True
+        if found is not None:
+            return self._compare(found, subject, always)
+        if old := [name for name in legacy if (self.folder / name).exists()]:
             raise ConfigError(
                 f"{self.folder / old[0]} is of an earlier version, or not of wsss: what it was made from is not known. "
                 f"{self.way_out[:1].upper()}{self.way_out[1:]}."
             )
-        if not self.keeps_work:
-            self._remove_files()
-        if self.keeps_work or self.seen:
-            write_json(self.work / "seen.json", {"seen": self.seen})
         return True
 
     def _compare(self, found: dict[str, Any], subject: Collection[str] | None, always: bool) -> bool:
@@ -288,10 +306,17 @@ class Output:
         else:
             shutil.rmtree(self.work, ignore_errors=True)
 
-    def _remove_files(self) -> None:
-        """Remove what an earlier run has left that no journal belongs to."""
-        if not (self.work / "journal.sqlite").exists():
-            shutil.rmtree(self.work, ignore_errors=True)
+    def _carry(self) -> None:
+        """Take the files of a result of which some images are tried again over into the work."""
+        found = record_of(self.folder, self.name)
+        for name in found["files"] if found is not None and found["failed"] else ():
+            target = self.path(name)
+            if target.exists() or not (self.folder / name).is_file():
+                continue
+            try:
+                os.link(self.folder / name, target)
+            except OSError:  # a disk without links, or another one
+                shutil.copy2(self.folder / name, target)
 
     def forget(self) -> None:
         """Remove what an unfinished run has made so far."""

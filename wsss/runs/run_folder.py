@@ -9,6 +9,8 @@ import yaml
 from torch import Tensor
 
 from wsss.core.checks import DataError
+from wsss.core.console import say
+from wsss.core.digests import DIGEST
 from wsss.core.files import write_csv, write_text
 from wsss.options.recipe import Recipe, recipe_from
 from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
@@ -104,6 +106,14 @@ FREE = ("versions", "score", "crops", "feature_classifier", "self_training")
 """What may differ when a run goes on: it does not shape the weights."""
 
 
+SINCE = {
+    "pixels": "which pixels it learnt from",
+    "cells": "which label maps it learnt from",
+    "files": "which images and masks it learnt from",
+}
+"""What runs of earlier versions do not record, in words."""
+
+
 def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to go on with another recipe, other data, or another fold.
 
@@ -114,7 +124,9 @@ def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
     found = {**found, "recipe": asdict(recipe_from(found.get("recipe", {}), "the checkpoint"))}
     for name in now:
         old, new = (_weight_shaping(facts.get(name)) for facts in (found, now))
-        if name not in FREE and old != new:
+        if name in SINCE and name not in found:
+            say(f"note: the run is of an earlier version and does not say {SINCE[name]}: they may have changed since.")
+        elif name not in FREE and old != new:
             raise DataError(
                 f"the run was begun with another {name}: {_difference(old, new)}. Choose another "
                 "--run folder, go back to the first value, or pass --resume never to start over."
@@ -130,4 +142,6 @@ def _difference(old: object, new: object) -> str:
         for key in new:
             if old.get(key) != new[key]:
                 return f"{key} was {_difference(old.get(key), new[key])}"
+    if isinstance(new, str) and DIGEST.fullmatch(new):
+        return "what was read has changed"
     return f"{old}, now {new}"

@@ -15,7 +15,6 @@ from wsss.core.console import say
 from wsss.core.csv_text import guard_text
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_csv, write_json
-from wsss.core.label_maps import SUFFIXES
 from wsss.core.runtime import progress, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.following import Following
@@ -100,11 +99,7 @@ def _marks(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str
     if given is None:
         return {name: str(int(crc[name])) for name in names}
     if given.is_dir():
-        there = {path.name for path in given.iterdir()}
-        files = [
-            next((given / (name + end) for end in SUFFIXES if name + end in there), given / name) for name in names
-        ]
-        found = digests.of_files(files)
+        found = digests.of_files(map_files(given, names))
     else:
         found = [digests.of(given)] * len(names)
     return {name: digest_json([int(crc[name]), digest]) for name, digest in zip(names, found, strict=True)}

@@ -9,6 +9,7 @@ import numpy as np
 from wsss.core.checks import ConfigError
 from wsss.core.console import say
 from wsss.core.device import Device, choose_device
+from wsss.core.digests import Digests
 from wsss.core.files import as_read, digest_json
 from wsss.core.runtime import versions
 from wsss.data.augment_recipe import load_recipe
@@ -124,6 +125,7 @@ def run_facts(plan: MaskPlan) -> dict[str, Any]:
         "fold": plan.fold,
         "data": folds_digest(plan.masks.ids, plan.folds),
         "train_ids": digest_json(plan.train_ids),
+        "files": Digests().of(plan.masks.folder),
         "versions": versions(),
     }
     return as_read(facts)

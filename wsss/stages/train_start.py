@@ -12,10 +12,12 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
-from wsss.core.files import as_read, digest_file, digest_json
+from wsss.core.digests import Digests
+from wsss.core.files import as_read, digest_json
 from wsss.core.runtime import versions
 from wsss.data.augment_recipe import load_recipe
 from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import image_marks
 from wsss.inference.members import Member, check_fits, find_folders, load_member
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.unet import build_unet
@@ -102,9 +104,11 @@ def run_facts(recipe: Recipe, data: DataSet, fold: int | None, train_ids: list[s
         "train_ids": digest_json(train_ids),
         "versions": versions(),
     }
-    found = data.folder / "segments.csv"
-    if recipe.cells.wanted and found.exists():
-        facts["cells"] = digest_file(found)  # these cells shape the weights
+    facts["pixels"] = digest_json(data.table.loc[data.ok & data.has_labels, ["ID", "crc32"]].to_numpy().tolist())
+    if recipe.cells.wanted:  # these cells shape the weights
+        seen = set(train_ids)
+        marks = image_marks(data, Digests(), [i for i, name in enumerate(data.ids) if name in seen])
+        facts["cells"] = digest_json(marks)
     return as_read(facts)
 
 
