@@ -1,11 +1,13 @@
 """Run the commands of a documentation page in a temporary folder, on drawn data: python scripts/run_docs.py docs/X.md
 
-What is run, in the order of the page, in one shell that ends at the first error:
+What is run is in tests/docs/X.sh: a shell script in the order of the page, run in one shell that ends at the first
+error. Its lines are run as they stand, such as drawing images; these comments bring in the page's blocks of commands,
+each named by its first command:
 
-    <!-- run -->               the next ```bash block is run
-    <!-- run COMMANDS -->      what the reader does not see is run, such as drawing images
-    <!-- run replace: A => B --> in the next block B stands for A, such as a small network for a large one
-    <!-- not run: REASON -->   says why the next block is left out; a test finds blocks of commands without any mark
+    #: replace A => B    in the next block B stands for A, such as a small network for a large one
+    #: run COMMAND       the block is run here
+    #: skip COMMAND      the block is left out ...
+    #: reason TEXT       ... for this reason
 """
 
 import argparse
@@ -16,40 +18,65 @@ import sys
 import tempfile
 from pathlib import Path
 
-PART = re.compile(r"<!-- run(?P<hidden>.*?)-->|```bash\n(?P<block>.*?)```", re.DOTALL)
 ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(
+    r"^ *```(?P<language>\w*)\n(?P<fenced>.*?)^ *```|(?P<indented>(?:^ {4}[^\n]*\n)+)", re.DOTALL | re.MULTILINE
+)
+COMMAND = re.compile(r"^\s*(?:python |wsss |scripts/|bash |torchrun |srun |pip |ray )", re.MULTILINE)
 
 
-def script_of(text: str) -> str:
-    """Return the shell script of a page: its marked blocks, in their order.
+def command_blocks(text: str) -> list[tuple[str, str]]:
+    """Return (first command, block) of every block of a page, fenced or indented, that holds a command."""
+    found = [(match["language"], match["fenced"] or match["indented"] or "") for match in BLOCK.finditer(text)]
+    return [(_first_command(block), block) for name, block in found if name == "bash" or COMMAND.search(block)]
+
+
+def _first_command(block: str) -> str:
+    lines = (line.strip() for line in block.splitlines())
+    return next(line for line in lines if line and not line.startswith("#"))
+
+
+def script_of(page: str, plan: str) -> str:
+    """Return the shell script of a page, from its text and from what tests/docs says of it.
 
     Raises:
-        ValueError: a mark has no block behind it, or what it replaces is not there.
+        ValueError: the plan names a block that the page does not have at that place, or the page has one it leaves out.
     """
     parts: list[str] = []
-    marked, changes = False, []
-    for found in PART.finditer(text):
-        hidden, block = found["hidden"], found["block"]
-        if block is None:
-            told = hidden.strip()
-            if told.startswith("replace:"):
-                changes.append(tuple(part.strip() for part in told.removeprefix("replace:").split("=>")))
-            elif told:
-                parts.append(told + "\n")
-            else:
-                marked = True
-            continue
-        if not marked:
-            continue
-        for old, new in changes:
-            if old not in block:
-                raise ValueError(f"the block has no '{old}' to replace:\n{block}")
-            block = block.replace(old, new)
-        parts.append(block)
-        marked, changes = False, []
-    if marked or changes:
-        raise ValueError("a mark '<!-- run -->' has no ```bash block behind it.")
-    return "\n".join(parts)
+    changes: list[tuple[str, str]] = []
+    left = command_blocks(page)
+    for line in plan.splitlines():
+        word, _, rest = line.removeprefix("#:").strip().partition(" ")
+        if not line.startswith("#:"):
+            parts.append(line)
+        elif word == "replace":
+            old, _, new = rest.partition("=>")
+            changes.append((old.strip(), new.strip()))
+        elif word in ("run", "skip"):
+            if not left or left[0][0] != rest.strip():
+                raise ValueError(f"the page's next block is '{left[0][0] if left else 'none'}', the plan's '{rest}'.")
+            _, block = left.pop(0)
+            parts += [_replaced(block, changes)] if word == "run" else []
+            changes = []
+        elif word != "reason" or not rest:
+            raise ValueError(f"'{line}' is none of replace, run, skip and reason.")
+    if left:
+        raise ValueError(f"nothing says whether this block is run:\n{left[0][1]}")
+    return "\n".join(parts) + "\n"
+
+
+def _replaced(block: str, changes: list[tuple[str, str]]) -> str:
+    for old, new in changes:
+        if old not in block:
+            raise ValueError(f"the block has no '{old}' to replace:\n{block}")
+        block = block.replace(old, new)
+    return block
+
+
+def plan_of(page: Path) -> str:
+    """Return what tests/docs says of a page; nothing for a page without commands."""
+    path = ROOT / "tests" / "docs" / f"{page.stem}.sh"
+    return path.read_text() if path.exists() else ""
 
 
 def run(page: Path, folder: Path) -> int:
@@ -57,7 +84,7 @@ def run(page: Path, folder: Path) -> int:
     for name in ("scripts", "configs"):
         (folder / name).symlink_to(ROOT / name)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    script = f"set -euo pipefail\n{script_of(page.read_text())}"
+    script = f"set -euo pipefail\n{script_of(page.read_text(), plan_of(page))}"
     # so small a work goes faster with one thread than with several that wait for each other
     env = {"OMP_NUM_THREADS": "1", **os.environ, "PATH": path}
     return subprocess.run(["bash", "-x", "-c", script], cwd=folder, env=env).returncode

@@ -8,15 +8,12 @@ from types import ModuleType
 
 import pytest
 
-from wsss.cli import STAGES
+from wsss.cli import STAGES, options_of
+from wsss.options.parsing import parser_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-RUN = [page for page in PAGES if "<!-- run" in page.read_text()]
 FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
-PIECE = re.compile(r"<!--.*?-->|^ *```\w*\n.*?^ *```|(?:^ {4}[^\n]*\n)+", re.DOTALL | re.MULTILINE)
-RUNS = re.compile(r"^\s*(?:python |wsss |scripts/|bash |torchrun |srun |pip |ray )", re.MULTILINE)
-MARK = re.compile(r"<!-- run -->|<!-- not run: \S.*-->")
 COMMAND = re.compile(r"(?:python -m wsss\.|\bwsss )(\w+)((?:\\\n|[^\n`|])*)")
 
 
@@ -33,8 +30,8 @@ def script(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def flags() -> dict[str, set[str]]:
     """Return the options of every stage."""
-    make = script("make_options")
-    return {stage: {action.dest for action in make.stage_parser(stage)._actions} for stage in STAGES}
+    parsers = {stage: parser_of(stage, options_of(stage)) for stage in STAGES}
+    return {stage: {action.dest for action in parser._actions} for stage, parser in parsers.items()}
 
 
 def commands(page: Path) -> list[tuple[str, str]]:
@@ -71,53 +68,30 @@ def test_the_reference_of_options_is_made_from_this_code() -> None:
     assert found == script("make_options").page(), "run: python scripts/make_options.py"
 
 
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
-def test_what_is_replaced_in_a_block_is_there(page: Path) -> None:
-    assert script("run_docs").script_of(page.read_text())
-
-
-def test_marked_blocks_are_found_and_changed() -> None:
-    page = "```bash\nno\n```\n<!-- run\nhidden\n-->\n"
-    page += "<!-- run -->\n<!-- run replace: big => small -->\n```bash\nbig\n```\n"
-    run_docs = script("run_docs")
-    assert run_docs.script_of(page) == "hidden\n\nsmall\n"
-    with pytest.raises(ValueError, match="no 'x' to replace"):
-        run_docs.script_of("<!-- run -->\n<!-- run replace: x => y -->\n```bash\nbig\n```")
-    with pytest.raises(ValueError, match="no ```bash block"):
-        run_docs.script_of("<!-- run -->\ntext")
-
-
-def unmarked(text: str) -> list[str]:
-    """Return the code blocks, fenced or indented, that hold a command and have no mark right before them."""
-    found, marked, end = [], False, 0
-    for piece in PIECE.finditer(text):
-        marked = marked and not text[end : piece.start()].strip()
-        end = piece.end()
-        if piece[0].startswith("<!--"):
-            marked = marked or MARK.fullmatch(piece[0]) is not None
-            continue
-        if RUNS.search(piece[0]) and not marked:
-            found.append(piece[0])
-        marked = False
-    return found
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_of_commands_is_run_or_says_why_not(page: Path) -> None:
-    assert unmarked(page.read_text()) == []
+    run_docs = script("run_docs")
+    run_docs.script_of(page.read_text(), run_docs.plan_of(page))
+    assert "<!--" not in page.read_text()  # what readers of the source should not have to read past
 
 
-def test_blocks_without_a_mark_are_found() -> None:
-    fenced, indented = "```bash\nwsss train\n```", "    x = 1\n    python a.py\n"
-    assert unmarked(f"<!-- run\n    wsss hidden\n-->\n{fenced}\n\n{indented}") == [fenced, indented]
-    assert unmarked(f"<!-- run -->\n\ntext\n{fenced}") == [fenced]
-    assert unmarked(f"<!-- not run: -->\n{fenced}") == [fenced]
-    assert unmarked(f"<!-- run -->\n<!-- run replace: a => b -->\n{fenced}") == []
-    assert unmarked(f"<!-- not run: needs the network -->\n{fenced}") == []
-    assert unmarked("```python\nimport wsss\n```") == []
+def test_blocks_are_run_replaced_and_skipped_in_their_order() -> None:
+    script_of = script("run_docs").script_of
+    page = "```bash\n# first\nwsss big\n```\ntext\n\n    python a.py\n\n```python\nimport wsss\n```\n"
+    plan = "draw\n#: replace big => small\n#: run wsss big\n#: skip python a.py\n#: reason it takes hours\n"
+    assert script_of(page, plan) == "draw\n# first\nwsss small\n\n"
+    for wrong, message in (
+        ("#: run python a.py", "next block is 'wsss big'"),
+        ("#: replace x => y\n#: run wsss big", "no 'x' to replace"),
+        ("#: run wsss big", "whether this block is run:\n    python a.py"),
+        ("#: walk wsss big", "none of replace"),
+        (plan + "#: run wsss big", "next block is 'none'"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            script_of(page, wrong)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if script("run_docs").plan_of(p)], ids=lambda page: page.name)
 def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     assert script("run_docs").run(page, tmp_path) == 0

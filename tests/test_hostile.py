@@ -161,8 +161,8 @@ def tagged(mark: Path) -> list[str]:
 def test_yaml_with_tags_runs_nothing_wherever_yaml_is_read(which: int, tmp_path: Path, mark: Path) -> None:
     from wsss.data.augment_recipe import load_recipe
     from wsss.data.tables import read_classes
+    from wsss.options.infer import run_config
     from wsss.options.recipe import Recipe
-    from wsss.stages.infer import _run_config
 
     path = tmp_path / "config.yaml"
     path.write_text(tagged(mark)[which])
@@ -171,7 +171,7 @@ def test_yaml_with_tags_runs_nothing_wherever_yaml_is_read(which: int, tmp_path:
     with refused(mark):
         load_recipe(path)
     with refused(mark):
-        _run_config(tmp_path)
+        run_config(tmp_path)
     parser = make_parser("train", "", "", Recipe)
     with refused(mark):
         parse(parser, ["--config", str(path)], Recipe)

@@ -18,7 +18,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from wsss.core import rle, run_length
 from wsss.core.checks import DataError
-from wsss.core.csv_text import guard_text, unguard_text
+from wsss.core.csv_text import unguard_text
+from wsss.core.files import guard_text
 from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.data import ids

@@ -18,7 +18,7 @@ from typing import NoReturn
 from wsss import __version__
 from wsss.core.checks import ConfigError, Terminated, UserError, nearest
 from wsss.core.console import record, record_end, say
-from wsss.core.files import needs_room
+from wsss.core.files import disk_errors
 from wsss.options.parsing import EXIT_CODES, read_options
 
 Main = Callable[[Sequence[str] | None], int]
@@ -103,7 +103,7 @@ def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
     """Call a stage's `main` and exit with its code; a UserError becomes one line on stderr and exit code 2."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        with needs_room():
+        with disk_errors():
             code = main(argv)
         sys.stdout.flush()
     except UserError as error:

@@ -61,7 +61,7 @@ def test_the_lock_of_a_killed_run_is_free_at_once_and_its_temporary_files_go(
 ) -> None:
     run = tmp_path / "run"
     (run / "cells").mkdir()
-    for name in (".a.csv.abcdefg1.part", "cells/.b.png.abcdefg2.part", "kept.csv", ".foreign.part"):
+    for name in (".a.csv.abcdef01.part", "cells/.b.png.abcdef02.part", "kept.csv", ".foreign.part"):
         (run / name).write_text("half")
     holder.send_signal(signal.SIGKILL)
     holder.wait()

@@ -87,7 +87,7 @@ def test_what_killed_writers_left_is_cleared_away(inputs: Path) -> None:
     assert labelled(inputs) == 0
     before = content(inputs / "set")
     for folder in ("", "shards", "sources/main"):
-        (inputs / "set" / folder / ".thumbnails.npy.abcdefg1.part").write_text("of a writer that was killed")
+        (inputs / "set" / folder / ".thumbnails.npy.abcdef01.part").write_text("of a writer that was killed")
     assert labelled(inputs) == 0
     assert content(inputs / "set") == before
 

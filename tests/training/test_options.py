@@ -20,13 +20,10 @@ from wsss.models.cam_net import build_cam_net
 from wsss.options.recipe import OptimConfig, Recipe
 from wsss.runs.run_folder import RunFolder
 from wsss.train import main
-from wsss.training.job import Job
-from wsss.training.loading import Batch
 from wsss.training.lr_find import suggest
 from wsss.training.optim import LearningRate
 from wsss.training.preview import choose_fields
 from wsss.training.state import TrainState
-from wsss.training.step import Learner
 
 
 @pytest.fixture(scope="module")
@@ -166,25 +163,3 @@ def test_fp16_scales_its_gradients() -> None:
     net = build_cam_net(recipe, channels=4, classes=2)
     assert TrainState(net, recipe, Device(torch.device("cpu"), torch.float16)).scaler.is_enabled()
     assert not TrainState(net, recipe, choose_device("cpu")).scaler.is_enabled()
-
-
-@pytest.mark.parametrize(("fits", "advice"), [(3, r"2 would fit: pass --batch 2 --optim.accumulate 4"), (0, "--crop")])
-def test_too_little_memory_tells_the_batch_that_fits(
-    fits: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = Recipe(backbone="test_resnet", weights="none", crop=64, batch=8)
-    net = build_cam_net(recipe, channels=4, classes=2)
-    plain = type(net).forward
-
-    def small(self: torch.nn.Module, images: torch.Tensor) -> object:
-        if len(images) > 4 * fits:  # the tiles of `fits` images
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return plain(self, images)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(type(net), "forward", small)
-    device = choose_device("cpu")
-    job = Job(recipe, device, RunFolder(tmp_path), {}, [])
-    learner = Learner(job, TrainState(net, recipe, device), [])
-    batch = Batch(torch.zeros(8, 4, 64, 64, dtype=torch.uint8), torch.ones(8, 2), torch.arange(8))
-    with pytest.raises(ConfigError, match=advice):
-        learner.step(batch, 1.0, 1)

@@ -19,8 +19,12 @@ class DataError(UserError):
     """A file, table or image is not what it must be."""
 
 
-class NoSpaceError(UserError):
-    """The disk is full: no fault of one image, so the run ends; what was done is kept."""
+class DiskError(UserError):
+    """The file system refuses a file or folder: no fault of one image, so the run ends; what was done is kept."""
+
+
+class NoSpaceError(DiskError):
+    """The disk is full."""
 
 
 class Terminated(KeyboardInterrupt):

@@ -1,14 +1,20 @@
-"""CSV files read as text, column by column, and text cells that no spreadsheet takes for a formula."""
+"""CSV files read as text, column by column; what the writer put before formulas is taken off."""
 
-from collections.abc import Iterable
+import csv
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError, UserError, some
 
-_FORMULA = r"^(?=[=+\-@'])"
-_GUARDED = r"^'(?=[=+\-@'])"
+_GUARDED = r"^'(?=[=+\-@'\t\r])"
+
+
+LONGEST_HEADER = 1 << 20
+"""Bytes of the first line, at most."""
+MOST_COLUMNS = 20_000
 
 
 def read_text(path: Path, needed: Iterable[str] = ()) -> pd.DataFrame:
@@ -17,14 +23,65 @@ def read_text(path: Path, needed: Iterable[str] = ()) -> pd.DataFrame:
     Raises:
         DataError: the file is missing, is no CSV, or lacks a needed column.
     """
-    try:
+    with _named(path):
+        check_header(path)
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: check the path.") from None
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no CSV table ({' '.join(str(error).split())}).") from error
     check_columns(table, needed, path)
     return table
+
+
+def read_chunks(path: Path, rows: int, needed: Iterable[str] = ()) -> Iterator[pd.DataFrame]:
+    """Read a CSV file as `read_text` does, a number of rows at a time; their index counts on.
+
+    Raises:
+        DataError: see `read_text`.
+    """
+    with _named(path):
+        check_header(path)
+        with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=rows) as chunks:
+            for chunk in chunks:
+                check_columns(chunk, needed, path)
+                yield chunk
+
+
+def read_numbers(path: Path) -> pd.DataFrame:
+    """Read a CSV file of numbers, such as log.csv; what is none is NaN.
+
+    Raises:
+        DataError: see `read_text`.
+    """
+    return read_text(path).apply(pd.to_numeric, errors="coerce")
+
+
+def check_header(path: Path, separators: str = ",") -> None:
+    """Refuse a table by its first line, before it is read: too long, or with too many columns.
+
+    Raises:
+        DataError: so it is.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        begin = stream.read(LONGEST_HEADER + 1).lstrip()
+    first = begin.splitlines()[0] if begin else b""
+    columns = 1 + max(first.count(separator.encode()) for separator in separators)
+    if len(first) >= LONGEST_HEADER or columns > MOST_COLUMNS:
+        raise DataError(
+            f"{path} begins with a line of {len(first)} bytes or more and {columns} columns, expected the names of at "
+            f"most {MOST_COLUMNS} columns: it is no table."
+        )
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file that is missing or no CSV."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: check the path.") from None
+    except UserError:
+        raise
+    except (OSError, ValueError, csv.Error, OverflowError) as error:  # those of pandas are ValueErrors
+        raise DataError(f"{path} is no CSV table ({' '.join(str(error).split())[:200]}).") from error
 
 
 def check_columns(table: pd.DataFrame, needed: Iterable[str], path: Path) -> None:
@@ -34,11 +91,6 @@ def check_columns(table: pd.DataFrame, needed: Iterable[str], path: Path) -> Non
         raise DataError(f"{path} lacks the column(s) {some(missing)}; it has {some(table.columns, 8)}.")
 
 
-def guard_text(table: pd.DataFrame, columns: Iterable[str] = ("ID",)) -> pd.DataFrame:
-    """Put ' before text that begins with = + - @ or ', so that a spreadsheet shows it and does not run it."""
-    return table.assign(**{name: table[name].str.replace(_FORMULA, "'", regex=True) for name in columns})
-
-
 def unguard_text(table: pd.DataFrame, columns: Iterable[str] = ("ID",)) -> pd.DataFrame:
-    """Undo guard_text."""
+    """Undo `files.guard_text` in some columns."""
     return table.assign(**{name: table[name].str.replace(_GUARDED, "", regex=True) for name in columns})

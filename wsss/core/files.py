@@ -7,20 +7,21 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from wsss.core.checks import DataError, NoSpaceError
+from wsss.core.checks import DataError, DiskError, NoSpaceError, some
+from wsss.core.reading import parse_json
 
 if TYPE_CHECKING:  # half of the start of a command would go into importing it
     import pandas as pd
 
 
-TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 """Name of a temporary file of ours."""
 
 
@@ -28,63 +29,93 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it, and rename it into place.
 
     A reader sees the old file or the whole new one; after an error the old file stays and the temporary is removed.
+    Permissions are those of any new file (umask).
 
     Raises:
-        NoSpaceError: the disk is full.
+        DiskError: the file cannot be written; NoSpaceError if the disk is full.
     """
-    with needs_room(path):
+    with disk_errors(path):
         _write_atomic(path, write)
 
 
 def _write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = _temporary(path)
+    handle, part = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+            part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
-def _temporary(path: Path) -> tuple[int, str]:
+def _temporary(path: Path) -> tuple[int, Path]:
     """Make a temporary file beside `path`, locked as long as it is open, so that others know its writer lives."""
     while True:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")  # no longer than `path`
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask
         with suppress(OSError):  # a disk without locks: others then leave the file alone
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if Path(name).exists():
-            return handle, name
+        if part.exists():
+            return handle, part
         os.close(handle)  # cleared away between our making and our locking it
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK = {
+    errno.EROFS: ("the disk is read-only", "choose a folder elsewhere"),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "choose another path"),
+    errno.EISDIR: ("it is a folder, expected a file", "choose another path"),
+    errno.EEXIST: ("there is a file of that name, expected a folder", "choose another path"),
+    errno.ENOTEMPTY: ("there is a folder of that name with files in it", "move it away, or choose another path"),
+    errno.ENAMETOOLONG: ("its name is too long", "choose a shorter one"),
+    errno.EFBIG: ("the limit for the size of a file is reached (ulimit -f)", "raise the limit"),
+    errno.EACCES: ("access is not allowed", "check the rights, or choose another path"),
+    errno.EPERM: ("it is not permitted", "check the rights, or choose another path"),
+    errno.ELOOP: ("its links go round in a circle", "mend them, or choose another path"),
+    errno.ENOENT: ("there is no such file or folder", "check the path"),
+    errno.EIO: ("the disk reports an error", "check the disk, or choose another one"),
+    errno.ESTALE: ("the network disk has lost it", "check the disk"),
+    errno.ETXTBSY: ("it is in use", "wait, or choose another path"),
+    errno.EBUSY: ("it is in use", "wait, or choose another path"),
+    errno.EXDEV: ("it lies on another disk", "choose another path"),
+    errno.EMFILE: ("too many files are open (ulimit -n)", "raise the limit, or use fewer workers"),
+    errno.ENFILE: ("too many files are open on this machine", "close some"),
+}
+
+
 @contextmanager
-def needs_room(path: Path | None = None) -> Iterator[None]:
-    """Turn the error of a full disk, or of a full quota, into one that says so.
+def disk_errors(path: Path | None = None) -> Iterator[None]:
+    """Turn what the file system refuses into one line that names the file and the way out.
 
     Args:
         path: what is being written, where the error itself may not name it.
 
     Raises:
-        NoSpaceError: the disk is full.
+        DiskError: a disk that is read-only, a file where a folder should be, a name too long, and the like;
+            NoSpaceError if the disk, or a quota, is full.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        named = error.filename if isinstance(error.filename, str | os.PathLike) else None
+        where = Path(path or named or ".")
+        what = str(where) if path or named else "a file"
+        if error.errno in _FULL:
+            home = next(place for place in (where.absolute(), *where.absolute().parents) if place.is_dir())
+            free = shutil.disk_usage(home).free / 1e6
+            raise NoSpaceError(
+                f"{what} cannot be written: no room is left ({free:.1f} MB free "
+                f"in {home}). Make room and start the same command again; what was done is kept."
+            ) from error
+        if error.errno not in _DISK:
             raise
-        where = Path(path or error.filename or ".")
-        home = next(place for place in (where.absolute(), *where.absolute().parents) if place.is_dir())
-        free = shutil.disk_usage(home).free / 1e6
-        raise NoSpaceError(
-            f"{where if path or error.filename else 'a file'} cannot be written: no room is left ({free:.1f} MB free "
-            f"in {home}). Make room and start the same command again; what was done is kept."
-        ) from error
+        why, way_out = _DISK[error.errno]
+        raise DiskError(f"{what[:300]} cannot be {'written' if path else 'used'}: {why}; {way_out}.") from error
 
 
 def remove_parts(folder: Path, name: str = "") -> None:
@@ -125,8 +156,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+DIGEST = "wsss_digest"
+"""Entry of every JSON file of ours: the digest of the others."""
+
+
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, whole or not at all; a dictionary gets the entry DIGEST."""
+    if isinstance(value, dict):
+        value = {**value, DIGEST: digest_json(as_read(value))}
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -146,33 +183,110 @@ def without_nan(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, and compare it with its DIGEST, which is taken off, if it has one.
 
     Raises:
-        DataError: the file is missing or is not JSON.
+        DataError: the file is missing, is not JSON, or is damaged.
     """
     try:
-        return json.loads(path.read_text())
+        found = parse_json(path.read_text(), path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run the stage that writes it first.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path} is not JSON ({error}): it is damaged, make it again.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    if isinstance(found, dict) and DIGEST in found:
+        digest = found.pop(DIGEST)
+        if digest != digest_json(found):
+            raise DataError(
+                f"{path} is damaged: its content does not match its digest. Make it again, or, if it was changed on "
+                f'purpose, remove its "{DIGEST}".'
+            )
+    return found
 
 
-def csv_bytes(table: "pd.DataFrame", *, header: bool = True) -> bytes:
-    """Return a table as CSV: UTF-8, comma, no index; floats with 6 significant digits."""
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 text file, such as train_ids.txt.
+
+    Raises:
+        DataError: it is missing or no text.
+    """
+    try:
+        return path.read_text("utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: check the path.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as text in UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def is_file(text: str) -> bool:
+    """Say whether a word is the path of a file; one that is too long for a path is none."""
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False
+
+
+def listed(text: str) -> list[str]:
+    """Return the items of an option that lists them with commas, or names a text file with one a line.
+
+    Raises:
+        DataError: the file is no text.
+    """
+    items = read_lines(Path(text)) if is_file(text) else text.split(",")
+    return [item.strip() for item in items if item.strip()]
+
+
+def read_record(path: Path, *needed: str) -> dict[str, Any]:
+    """Read a JSON file that holds a dictionary with the entries `needed`.
+
+    Raises:
+        DataError: see `read_json`; or it holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no record (name: value): make it again.")
+    if missing := [name for name in needed if name not in found]:
+        raise DataError(f"{path} lacks the entry {some(missing)}: it is damaged or of another version, make it again.")
+    return found
+
+
+_FORMULA = re.compile(r"[=+\-@'\t\r]")
+
+
+def guard_text(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Put ' before every text, column names included, that begins with = + - @ ' tab or return.
+
+    A spreadsheet then shows it and does not run it. `csv_text.unguard_text` undoes this.
+    """
+    texts = table.select_dtypes(["object", "string", "category"])
+    table = table.assign(**{name: table[name].astype(object).map(_guarded) for name in texts})
+    return table.rename(columns=_guarded)
+
+
+def _guarded(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def csv_bytes(table: "pd.DataFrame", *, header: bool = True, guard: bool = True) -> bytes:
+    """Return a table as CSV: UTF-8, comma, no index; floats with 6 significant digits.
+
+    Args:
+        table: the table.
+        header: begin with the names of the columns.
+        guard: keep text from being run as a formula (see `guard_text`).
+    """
+    table = guard_text(table) if guard else table
     text: str = table.to_csv(index=False, header=header, float_format="%.6g", lineterminator="\n")
     return text.encode()
 
 
-def write_csv(path: Path, table: "pd.DataFrame") -> None:
+def write_csv(path: Path, table: "pd.DataFrame", *, guard: bool = True) -> None:
     """Write a table as CSV (see `csv_bytes`), whole or not at all."""
-    write_bytes(path, csv_bytes(table))
-
-
-def write_parquet(path: Path, table: "pd.DataFrame") -> None:
-    """Write a table as Parquet, whole or not at all."""
-    write_atomic(path, lambda stream: table.to_parquet(stream, index=False))
+    write_bytes(path, csv_bytes(table, guard=guard))
 
 
 def digest_bytes(content: bytes) -> str:

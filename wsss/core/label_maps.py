@@ -3,10 +3,10 @@
 import io
 import logging
 import math
+import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
 from wsss.core.png import check_png
+from wsss.core.reading import check_npy, parse_npy, read_npy
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npz", ".npy")
 """Forms that are read, in this order where an ID has several files."""
@@ -197,27 +198,21 @@ def _read_tiff(path: Path) -> np.ndarray:
 
 def _read_npy(path: Path) -> np.ndarray:
     with path.open("rb") as stream:
-        _check_header(stream, path)
-    return np.asarray(np.load(path, allow_pickle=False))
+        shape, _ = check_npy(stream, path.stat().st_size, path)
+        _check_pixels(shape, path)
+    return read_npy(path, "Make it again.")
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as arrays:
-        names = list(arrays.files)
-        if len(names) != 1:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len(members) != 1:
+            names = [member.filename.removesuffix(".npy") for member in members]
             raise DataError(f"{path} holds the arrays {some(names) or 'none'}, expected exactly one, the label map.")
-        with arrays.zip.open(arrays.zip.namelist()[0]) as stream:
-            _check_header(stream, path)
-        return np.asarray(arrays[names[0]])
-
-
-def _check_header(stream: IO[bytes], path: Path) -> None:
-    """Refuse an array too large, or of Python objects, by what its header says."""
-    readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-    shape, _, dtype = readers[np.lib.format.read_magic(stream)[0]](stream)
-    if dtype.hasobject:
-        raise DataError(f"{path} holds pickled Python objects, which are never loaded: save whole numbers.")
-    _check_pixels(shape, path)
+        with archive.open(members[0]) as stream:
+            shape, _ = check_npy(stream, members[0].file_size, path)
+            _check_pixels(shape, path)
+        return parse_npy(archive.read(members[0]), path)
 
 
 def _check_pixels(shape: Sequence[int], path: Path) -> None:

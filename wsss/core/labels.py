@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, some
+
+MOST_CLASSES = 10_000
 
 HPA_CHANNELS = ("red", "green", "blue", "yellow")
 
@@ -58,8 +60,10 @@ class ClassList:
     """Id of the class 'no specific signal', or None if there is none."""
 
     def __post_init__(self) -> None:
+        if len(self.names) > MOST_CLASSES:
+            raise DataError(f"there are {len(self.names)} class names, expected {MOST_CLASSES} at most.")
         if len(self.names) == 0 or len(set(self.names)) != len(self.names):
-            raise DataError(f"class names must be distinct and at least one, got {list(self.names)}.")
+            raise DataError(f"class names must be distinct and at least one, got {some(self.names, 30) or 'none'}.")
         if self.negative is not None and not 0 <= self.negative < len(self.names):
             raise DataError(f"the negative class is {self.negative}, expected 0..{len(self.names) - 1} or none.")
 

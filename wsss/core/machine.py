@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsss.core.device import gpu_precision
 from wsss.core.runtime import cores, versions
 
 GIB = 1024**3
@@ -87,8 +88,7 @@ def _gpus() -> Iterator[Finding]:
     for k in range(torch.cuda.device_count()):
         own = torch.cuda.get_device_properties(k)
         free, total = torch.cuda.mem_get_info(k)
-        half = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        text = f"cuda:{k} {own.name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free, half precision {half}"
+        text = f"cuda:{k} {own.name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free, precision {gpu_precision(k)}"
         yield Finding("ok", "GPU", text)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import albumentations as A
 import cv2
 import numpy as np
-import yaml
 
 from wsss.core.checks import ConfigError, check_choice, check_range, nearest
+from wsss.core.reading import read_yaml
 from wsss.data import photometric as robust
 
 Step = Mapping[str, Any]
@@ -89,12 +89,7 @@ def load_recipe(source: str | Path) -> list[Step]:
         shipped = {file.stem.removeprefix("augment_"): file for file in CONFIGS.glob("augment_*.yaml")}
         check_choice("augment", str(source), ["none", *sorted(shipped), "a YAML file"])
         path = shipped[str(source)]
-    try:
-        steps = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"augmentation recipe {path} does not exist.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from error
+    steps = read_yaml(path, ConfigError)
     if not isinstance(steps, list):
         raise ConfigError(f"{path} holds a {type(steps).__name__}, expected a list of '- op: ...' entries.")
     return steps

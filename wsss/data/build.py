@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError
-from wsss.core.csv_text import guard_text
-from wsss.core.files import digest_file, digest_json, read_json, write_atomic, write_csv, write_json, write_parquet
+from wsss.core.files import digest_file, digest_json, read_record, write_atomic, write_csv, write_json
 from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
+from wsss.core.parquet import write_parquet
+from wsss.core.reading import read_npy
 from wsss.core.runtime import versions
+from wsss.core.seal import check_format
 from wsss.data.duplicates import EDGE, find_duplicates, thumbnail
 from wsss.data.folds import make_folds
 from wsss.data.store import ShardReader, Shards
@@ -93,10 +95,10 @@ def finish(
     labelled = bool((table["fold"] >= 0).any())
     columns = ["ID", "duplicate_of", "correlation"]
     found = pd.DataFrame([(ids[b], ids[a], r) for a, b, r in pairs], columns=columns)
-    write_csv(home / DUPLICATES, guard_text(found.astype({"ID": "str", "duplicate_of": "str"}), columns[:2]))
+    write_csv(home / DUPLICATES, found.astype({"ID": "str", "duplicate_of": "str"}))
     write_parquet(home / TABLE, table)
     if labelled:
-        write_csv(home / FOLDS, guard_text(table.loc[table["fold"] >= 0, ["ID", "fold", "Label"]]))
+        write_csv(home / FOLDS, table.loc[table["fold"] >= 0, ["ID", "fold", "Label"]])
     else:
         (home / FOLDS).unlink(missing_ok=True)
     recorded = {"n": spec.folds, "seed": spec.seed, "digest": folds_digest(table, spec.folds, spec.seed)}
@@ -180,9 +182,8 @@ def folds_digest(table: pd.DataFrame, n: int, seed: int) -> str:
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write dataset.json with a digest of itself, so that damage is noticed."""
-    rest = {name: value for name, value in manifest.items() if name != "digest"}
-    write_json(folder / MANIFEST, {**rest, "digest": digest_json(rest)})
+    """Write dataset.json."""
+    write_json(folder / MANIFEST, {name: value for name, value in manifest.items() if name != "digest"})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -192,11 +193,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         DataError: it is missing, damaged or of another format.
     """
     path = folder / MANIFEST
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise DataError(f"{path} is not of format {FORMAT}: prepare the data set again.")
+    found = read_record(path)
+    check_format(path, found.get("format"), FORMAT, "manifest of a data set", "prepare the data set again")
     rest = {name: value for name, value in found.items() if name != "digest"}
-    if found.get("digest", digest_json(rest)) != digest_json(rest):
+    if found.get("digest", digest_json(rest)) != digest_json(rest):  # of older versions
         raise DataError(f"{path} is damaged: its content does not match its digest. Run prepare with --overwrite.")
     return found
 
@@ -231,11 +231,7 @@ def read_extra(folder: Path, source: str, name: str) -> np.ndarray:
     Raises:
         DataError: it is missing or damaged.
     """
-    path = folder / SOURCES / source / f"{name}.npy"
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): run prepare with --overwrite.") from error
+    return read_npy(folder / SOURCES / source / f"{name}.npy", "Run prepare with --overwrite.")
 
 
 def _duplicates(

@@ -15,6 +15,7 @@ from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import digest_file
 from wsss.core.geometry import Geometry
 from wsss.core.labels import ClassList, parse_label
+from wsss.core.parquet import read_parquet
 from wsss.data.build import COLUMNS, FOLDS, MANIFEST, SHARDS, TABLE, folds_digest, read_manifest
 from wsss.data.store import ShardReader
 from wsss.runs.output import settle
@@ -162,7 +163,7 @@ def _read_table(folder: Path, manifest: dict[str, Any]) -> pd.DataFrame:
             f"{path} is not the one {MANIFEST} describes: prepare was interrupted or the file changed. "
             "Start the same prepare command again."
         )
-    table = pd.read_parquet(path)
+    table = read_parquet(path, again="Run prepare with another --out.")
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise DataError(f"{path} has no column {some(missing)}: prepare the data set again.")

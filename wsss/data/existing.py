@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
+from wsss.core.files import digest_file
+from wsss.core.parquet import read_parquet
+from wsss.core.seal import check_seal
 from wsss.data import ids
 from wsss.data.build import (
     COLUMNS,
@@ -47,10 +50,13 @@ class Past:
         manifest = read_manifest(folder)
         if not manifest["unfinished"]:  # else they may be newer than it
             check_extras(folder, manifest)
-        try:
-            table = pd.read_parquet(folder / TABLE)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder / TABLE} cannot be read ({error}): choose another --out.") from error
+        again = f"Restore it, or remove {folder} and prepare again."
+        table = read_parquet(folder / TABLE, again=again)  # sealed; it may be newer than the manifest
+        old = not manifest["unfinished"] and not check_seal(folder / TABLE, again)  # of an older version
+        if old and digest_file(folder / TABLE) != manifest["table"]:
+            raise DataError(f"{folder / TABLE} is not the one that {MANIFEST} describes. {again}")
+        if missing := [name for name in COLUMNS if name not in table]:
+            raise DataError(f"{folder / TABLE} has no column {some(missing)}. {again}")
         names = [source["name"] for source in manifest["sources"]]
         return cls(folder, manifest, table[table["source"].isin(names)])
 

@@ -1,6 +1,7 @@
 """Fetch files over HTTP as a guest should: at a limited rate, with patience, each file whole or not at all."""
 
 import io
+import re
 import threading
 import time
 import urllib.error
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 
 from PIL import Image
@@ -112,9 +113,13 @@ def _get(url: str, manners: Manners) -> bytes:
         if error.code in (408, 425, 429) or error.code >= 500:
             raise _TryAgain(reason, _retry_after(error.headers)) from error
         raise FetchError(reason) from error
+    except (InvalidURL, UnicodeError) as error:  # an address, or one that the server sends us on to, that is none
+        raise FetchError(f"the address is not one ({' '.join(str(error).split())[:120]})") from error
+    except ValueError as error:  # headers of the answer that are no numbers
+        raise FetchError(f"the server's answer cannot be read ({' '.join(str(error).split())[:120]})") from error
     except (HTTPException, OSError) as error:  # broken, refused or timed-out connections
         raise _TryAgain(f"the connection failed ({' '.join(str(error).split()) or type(error).__name__})") from error
-    if length is not None and length.isdecimal() and len(content) != int(length):
+    if length is not None and re.fullmatch(r"[0-9]{1,18}", length) and len(content) != int(length):
         raise _TryAgain(f"{len(content)} of {length} bytes came")
     return content
 
@@ -134,11 +139,11 @@ def _read(answer: io.BufferedIOBase, end: float) -> bytes:
 def _retry_after(headers: Message) -> float:
     """Return the seconds a server asks us to stay away."""
     text = headers.get("Retry-After", "")
-    if text.isdecimal():
+    if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError, TypeError):
         return 0.0
 
 

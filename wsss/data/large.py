@@ -8,6 +8,7 @@ import numpy as np
 import tifffile
 
 from wsss.core.checks import DataError
+from wsss.core.reading import read_npy
 
 KEPT = 64
 """Decoded tiles of a TIFF that are kept, for neighbouring parts overlap."""
@@ -47,8 +48,7 @@ class LargeImage:
     def _map(self) -> np.ndarray | None:
         """Return the pixels as a map of the file; None for a TIFF that has to be decoded."""
         if self.path.suffix == ".npy":
-            mapped: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            return mapped
+            return read_npy(self.path, "Save it again as .npy or TIFF of 8 bits.", mapped=True)
         if self._page is None:
             self._file = tifffile.TiffFile(self.path)
             series = self._file.series[0]

@@ -1,6 +1,5 @@
 """Masks of large images, read part by part: run-length text, or polygons."""
 
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,6 +7,7 @@ import numpy as np
 from skimage.draw import polygon
 
 from wsss.core.checks import DataError
+from wsss.core.reading import parse_json
 from wsss.core.run_length import parse
 
 
@@ -84,7 +84,7 @@ class PolygonMask:
 def _polygons(path: Path) -> list[Any]:
     """Return the coordinates of every polygon of a file: lists of rings."""
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(path.read_text(), path)
         features = found["features"] if isinstance(found, dict) else found
         shapes = [feature["geometry"] for feature in features]
         kinds = {shape["type"] for shape in shapes}

@@ -7,6 +7,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from wsss.core.checks import DataError, some
+from wsss.core.csv_text import read_text
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA")
@@ -58,13 +59,7 @@ def read_text_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     Raises:
         DataError: it cannot be read, lacks a column, or names an ID twice.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path} cannot be read as CSV ({' '.join(str(error).split())}).") from error
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise DataError(f"{path} has the columns {some(table.columns)}, expected also {some(missing)}.")
+    table = read_text(path, columns)
     twice = table[columns[0]][table[columns[0]].duplicated()]
     if len(twice):
         raise DataError(f"{path} names {some(twice.unique())} more than once.")

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
+from wsss.core.files import listed
 from wsss.core.labels import format_label
 from wsss.data import ids
 from wsss.data.planes import ImageFiles
@@ -77,9 +77,7 @@ def without(files: Sequence[ImageFiles], skip: str) -> list[ImageFiles]:
     """
     if not skip:
         return list(files)
-    path = Path(skip)
-    names = path.read_text("utf-8-sig").splitlines() if path.is_file() else skip.split(",")
-    wanted = {name.strip() for name in names if name.strip()}
+    wanted = set(listed(skip))
     known = {image.ID for image in files}
     if unknown := sorted(wanted - known):
         raise ConfigError(f"--skip names {some(unknown)}, not found among the images.{nearest(unknown[0], known)}")

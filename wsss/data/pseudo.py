@@ -7,7 +7,10 @@ FOLDER/shares.csv        ID, class, share of the image that is of the class, sha
 """
 
 import io
+import math
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +18,25 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.files import digest_file, read_json, write_bytes
+from wsss.core.files import digest_file, read_record, write_bytes
+from wsss.core.reading import check_npy, parse_npy
+from wsss.core.seal import BLANK, check_format, check_seal, sealed
 from wsss.data.catalog import DataSet
 from wsss.runs.output import settle
 
 MANIFEST, MASKS = "pseudo.json", "masks"
 FORMAT = 1
+DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error)
+"""What reading a damaged .npz raises beside the usual."""
 
 
 def write_masks(folder: Path, name: str, classes: np.ndarray, masks: np.ndarray) -> None:
     """Write one image's masks."""
     stream = io.BytesIO()
     np.savez_compressed(stream, classes=classes.astype(np.int16), masks=masks)
-    write_bytes(folder / MASKS / f"{name}.npz", stream.getvalue())
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.comment = BLANK.encode()
+    write_bytes(folder / MASKS / f"{name}.npz", sealed(stream.getvalue()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +58,8 @@ class PseudoSet:
         settle(folder)
         if not (folder / MANIFEST).exists():
             raise ConfigError(f"{folder} holds no finished pseudo-masks ({MANIFEST}): run python -m wsss.pseudo.")
-        found = read_json(folder / MANIFEST)
+        found = read_record(folder / MANIFEST, "ids", "trained_on")
+        check_format(folder / MANIFEST, found.get("format"), FORMAT, "set of pseudo-masks", "run wsss.pseudo again")
         now = {"folds": data.folds_digest, "classes": list(data.classes.names), "size": data.size}
         for name, value in now.items():
             if found.get(name) != value:
@@ -78,11 +88,22 @@ class PseudoSet:
             DataError: the file is missing or damaged.
         """
         path = self.folder / MASKS / f"{name}.npz"
+        again = "Make the pseudo-masks again."
+        size, most = self.manifest["size"], len(self.manifest["classes"])
         try:
-            with np.load(path, allow_pickle=False) as found:
-                return found["classes"].astype(np.int64), found["masks"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is missing or damaged ({error}): make the pseudo-masks again.") from error
+            check_seal(path, again)
+            with zipfile.ZipFile(path) as archive:
+                classes, masks = (_member(archive, key, most * size**2, path) for key in ("classes", "masks"))
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing. {again}") from None
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, *DAMAGED) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path} is damaged ({' '.join(str(error).split())}). {again}") from error
+        fits = classes.ndim == 1 and classes.dtype.kind in "iu" and masks.dtype == np.uint8
+        if not fits or masks.shape != (len(classes), size, size) or not ((classes >= 0) & (classes < most)).all():
+            raise DataError(f"{path} holds {masks.dtype} of shape {masks.shape}, no masks of this data set. {again}")
+        return classes.astype(np.int64), masks
 
     def check_held_out(self, ids: set[str]) -> None:
         """Refuse masks that the labels of these images have shaped.
@@ -95,3 +116,13 @@ class PseudoSet:
                 f"{self.folder} was made with the labels of {some(leaked)}, which this fold holds out: make "
                 "pseudo-masks without --oof, so that each fold has its own, or train with --fold none."
             )
+
+
+def _member(archive: zipfile.ZipFile, key: str, most: int, path: Path) -> np.ndarray:
+    """Read one array of an .npz of at most so many numbers."""
+    info = archive.getinfo(f"{key}.npy")
+    with archive.open(info) as stream:
+        shape, _ = check_npy(stream, info.file_size, path)
+    if math.prod(shape) > most:
+        raise DataError(f"{path} promises {math.prod(shape)} values, expected {most} at most: it is damaged.")
+    return parse_npy(archive.read(info), path)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss.core.checks import DataError
+from wsss.core.reading import read_npy
 
 SHARD_IMAGES = 256
 _AGAIN = "Run prepare with --overwrite."
@@ -129,11 +130,7 @@ class ShardReader:
 
     def _open(self, name: str) -> np.ndarray:
         path = self.folder / name
-        try:
-            shard = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
-            text = " ".join(str(error).split())
-            raise DataError(f"{path} is damaged ({text}). {_AGAIN}") from error
+        shard = read_npy(path, _AGAIN, mapped=True)
         if shard.dtype != np.uint8 or shard.shape[1:] != self.shape:
             raise DataError(f"{path} holds {shard.dtype} {shard.shape}, expected uint8 (n, {self.shape}). {_AGAIN}")
         self._maps[name] = shard.view(np.ndarray)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from wsss.core.checks import DataError, UserError, some
+from wsss.core.csv_text import check_header
 from wsss.core.labels import HPA, KAGGLE2018_TO_HPA, ClassList
+from wsss.core.reading import read_yaml
 from wsss.data import ids
 
 Reader = Callable[[Sequence[str]], "tuple[int, ...] | None"]
@@ -77,10 +77,7 @@ def read_classes(path: Path) -> ClassList:
     Raises:
         DataError: the file is not such a list.
     """
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as YAML ({' '.join(str(error).split())[:200]}).") from None
+    value = read_yaml(path)
     names = value.get("names") if isinstance(value, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: expected 'names:' with a list of class names, and 'negative:' with one of them.")
@@ -102,6 +99,7 @@ def read_classes(path: Path) -> ClassList:
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, fields) of every row that is not blank."""
     try:
+        check_header(path, ",;\t")
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.console import progress
-from wsss.core.csv_text import guard_text
-from wsss.core.files import csv_bytes, write_atomic, write_parquet
+from wsss.core.files import csv_bytes, write_atomic
 from wsss.core.labels import ClassList
+from wsss.core.parquet import write_parquet
 
 ROWS = 20_000
 """Written at once, between two looks at the progress."""
@@ -36,7 +36,7 @@ def write_table(path: Path, cells: pd.DataFrame, classes: ClassList, *, parquet:
     if parquet:
         write_parquet(path, table)
     else:
-        write_atomic(path, lambda stream: _pour(guard_text(table, ("ID", "top_class")), stream))
+        write_atomic(path, lambda stream: _pour(table, stream))
 
 
 def _pour(table: pd.DataFrame, stream: IO[bytes]) -> None:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from wsss.core.checks import DataError
-from wsss.core.files import write_parquet
+from wsss.core.parquet import read_parquet, write_parquet
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,11 @@ def load_soft_labels(path: Path) -> SoftLabels:
     Raises:
         DataError: the file is missing or damaged.
     """
+    again = "Remove it and run the same train command again."
+    table = read_parquet(path, again=again)
     try:
-        table = pd.read_parquet(path)
         scores = table[[str(k) for k in range(table.shape[1] - 2)]].to_numpy(np.float32)
         return SoftLabels(table["ID"].to_numpy(object), table["cell_id"].to_numpy(np.int64), scores)
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+    except (KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} is no table of soft labels ({reason}): remove it and train again.") from error
+        raise DataError(f"{path} is no table of soft labels ({reason}). {again}") from error

@@ -17,6 +17,9 @@ from scipy.special import ndtri, softmax
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import as_read, write_bytes
+from wsss.core.labels import MOST_CLASSES
+from wsss.core.reading import parse_json
+from wsss.core.seal import check_format
 from wsss.feature_classifier.fit import WeakModel
 from wsss.feature_classifier.learners import SPREAD, Forest, Linear
 from wsss.options.feature_classifier import WeakConfig
@@ -164,23 +167,62 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
     again = "remove it and run the same train command again to make a new one"
     try:
         with safe_open(path, framework="numpy") as stream:
-            header = json.loads((stream.metadata() or {}).get("wsss", "{}"))
+            header = parse_json((stream.metadata() or {}).get("wsss", "{}"), path)
             arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path} is damaged or no safetensors file ({error}): {again}.") from error
-    if header.get("format") != FORMAT:
-        raise DataError(
-            f"{path} is no feature_classifier of this version (format {header.get('format')}, expected {FORMAT})."
-        )
-    meta = header["meta"]
-    if _digest(arrays, meta) != header["digest"]:
+    header = header if isinstance(header, dict) else {}
+    check_format(path, header.get("format"), FORMAT, "feature classifier", again)
+    meta = header.get("meta")
+    if not isinstance(meta, dict) or _digest(arrays, meta) != header.get("digest"):
         raise DataError(f"{path} is damaged, its content does not match its digest: {again}.")
-    if meta["names"] != list(names):
-        other = sorted(set(meta["names"]) ^ set(names)) or ["the same in another order"]
+    if meta.get("names") != list(names):
+        known = meta.get("names") if isinstance(meta.get("names"), list) else []
+        other = sorted({str(name) for name in known} ^ set(names)) or ["the same in another order"]
         raise DataError(f"{path} was made from other cell features ({some(other)}): {again}.")
     forest = {name.split(".")[1]: array for name, array in arrays.items() if name.startswith("forest.")}
     linear = {name.split(".")[1]: array for name, array in arrays.items() if name.startswith("linear.")}
-    return FeatureClassifier(StoredForest(**forest), StoredLinear(**linear), arrays["classes"], meta, header["digest"])
+    try:
+        stored = StoredForest(**forest), StoredLinear(**linear)
+        _check_arrays(*stored, arrays["classes"], meta["count"], len(names))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"{path} holds no forest and linear model that fit each other ({error}): {again}.") from error
+    return FeatureClassifier(*stored, arrays["classes"], meta, header["digest"])
+
+
+def _check_arrays(forest: StoredForest, linear: StoredLinear, classes: np.ndarray, count: int, features: int) -> None:
+    """Refuse arrays that do not fit each other, above all trees whose walk would not end.
+
+    Raises:
+        ValueError: what does not fit.
+    """
+    if not isinstance(count, int) or not 0 < count <= MOST_CLASSES:
+        raise ValueError(f"{count!r} classes")
+    if classes.ndim != 1 or not len(classes) or classes.min() < 0 or classes.max() >= count:
+        raise ValueError("the classes that it knows are not among those that there are")
+    nodes = len(forest.feature)
+    shapes = {
+        "forest": [own.shape for own in (forest.feature, forest.threshold, forest.left, forest.right)],
+        "values": [forest.value.shape],
+        "linear": [linear.quantiles.shape, linear.references.shape, linear.weights.shape, linear.intercept.shape],
+    }
+    steps = len(linear.references)
+    wanted = {
+        "forest": [(nodes,)] * 4,
+        "values": [(nodes, len(classes))],
+        "linear": [(steps, features), (steps,), (len(classes), features), (len(classes),)],
+    }
+    if shapes != wanted or forest.roots.ndim != 1 or not len(forest.roots) or not steps:
+        raise ValueError(f"shapes {shapes}")
+    own = np.arange(nodes)
+    leaf = forest.feature == LEAF
+    inner = (forest.feature >= 0) & (forest.feature < features)
+    below = [np.where(leaf, child == own, (child > own) & (child < nodes)) for child in (forest.left, forest.right)]
+    if not ((leaf | inner) & below[0] & below[1]).all() or forest.roots.min() < 0 or forest.roots.max() >= nodes:
+        raise ValueError("a node of a tree that is above itself, or asks for no feature")
+    numbers = (forest.value, linear.quantiles, linear.references, linear.weights, linear.intercept)
+    if not all(np.isfinite(array).all() for array in numbers):
+        raise ValueError("values that are no numbers")
 
 
 def _arrays(forest: StoredForest, linear: StoredLinear, classes: np.ndarray) -> dict[str, np.ndarray]:

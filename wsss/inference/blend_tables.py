@@ -10,7 +10,7 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import read_text
-from wsss.core.files import digest_file, read_json
+from wsss.core.files import digest_file, read_record
 from wsss.inference.tables import iter_cells, read_cells, read_images, score_columns
 from wsss.runs.output import record_over
 
@@ -72,7 +72,7 @@ def read_members(folders: list[Path]) -> list[MemberTables]:
 def read_provenance(folder: Path) -> dict[str, Any]:
     """Return what infer or ensemble recorded of a prediction; empty for tables made by others."""
     record = folder / "provenance.json"
-    found: dict[str, Any] = read_json(record) if record.exists() else {}
+    found: dict[str, Any] = read_record(record) if record.exists() else {}
     return found
 
 

@@ -14,7 +14,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from wsss.core.checks import DataError
-from wsss.core.files import read_json, write_json
+from wsss.core.files import read_record, write_json
+from wsss.core.seal import check_format
 
 FORMAT = "wsss-calibration-1"
 LEAST_ISOTONIC, LEAST_PLATT = 100, 10
@@ -196,13 +197,12 @@ def load_calibration(path: Path, classes: int) -> Calibration:
     Raises:
         DataError: the file is missing, of another kind, for other classes, or a curve does not rise over [0, 1].
     """
-    record = read_json(path)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise DataError(f"{path} is no calibration ({FORMAT}): make it with python -m wsss.calibrate.")
+    record = read_record(path)
+    check_format(path, record.get("format"), FORMAT, "calibration", "make it with python -m wsss.calibrate")
     try:
         cells, images = ([_read(own) for own in record[name]] for name in ("cells", "images"))
         origin = dict(record["origin"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is damaged ({error!r}): make it again with python -m wsss.calibrate.") from error
     for curves in (cells, images):
         if len(curves) != classes:

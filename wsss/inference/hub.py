@@ -1,5 +1,6 @@
 """A run as a Hugging Face model: config.json, model.safetensors with all its networks, README.md with its figures."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from safetensors.torch import save
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device
-from wsss.core.files import as_read, digest_file, read_json, write_bytes, write_json, write_text
+from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
+from wsss.core.run_facts import NETWORK, check_facts
+from wsss.core.seal import check_format
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.members import Member, load_self_trained
@@ -24,6 +27,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 SENT = [CONFIG, WEIGHTS, CARD, "feature_classifier-*.safetensors", "self_trained-*.safetensors"]
 """What a model consists of."""
 FORMAT = 1
+MOST_NETWORKS = 100
 SHARED = ("classes", "negative", "channels", "size", "fold", "versions")
 """What of a network's record goes with it; IDs of training images, data and paths stay at home."""
 
@@ -43,15 +47,23 @@ def save_model(members: list[Member], run: Path, out: Path) -> None:
         for name, member in zip(names, members, strict=True)
         for key, tensor in member.net.state_dict().items()
     }
+    beside: list[Path] = []
     for name, member in zip(names, members, strict=True):
         if member.feature_classifier is not None:
-            write_bytes(out / _feature_classifier_file(name), RunFolder(member.path).feature_classifier.read_bytes())
+            beside.append(out / _feature_classifier_file(name))
+            write_bytes(beside[-1], RunFolder(member.path).feature_classifier.read_bytes())
         if member.self_trained is not None:
-            write_bytes(out / _self_trained_file(name), RunFolder(member.path).self_trained.read_bytes())
+            beside.append(out / _self_trained_file(name))
+            write_bytes(beside[-1], RunFolder(member.path).self_trained.read_bytes())
     networks = [{"name": name, **_shared(member)} for name, member in zip(names, members, strict=True)]
     write_bytes(out / WEIGHTS, save(tensors, {"format": "pt"}))
     write_text(out / CARD, model_card(members, run.name))
-    write_json(out / CONFIG, {"library_name": "wsss", "model_type": "wsss-cam", "format": FORMAT, "networks": networks})
+    files = [WEIGHTS, *(path.name for path in beside)]
+    config = {"library_name": "wsss", "model_type": "wsss-cam", "format": FORMAT, "networks": networks}
+    write_json(out / CONFIG, config | {"files": {name: digest_file(out / name) for name in files}})
+    for path in (*out.glob(_feature_classifier_file("*")), *out.glob(_self_trained_file("*"))):
+        if path not in beside:
+            path.unlink()  # of an earlier export: it is no part of this model
 
 
 def _feature_classifier_file(name: str) -> str:
@@ -83,26 +95,57 @@ def load_model(folder: Path, device: Device) -> list[Member]:
     Raises:
         DataError: a file is missing, damaged, of another tool or of a later format.
     """
-    config = read_json(folder / CONFIG)
-    if not isinstance(config, dict) or config.get("library_name") != "wsss" or config.get("format") != FORMAT:
-        raise DataError(f"{folder / CONFIG} is not of a wsss model of format {FORMAT}: export the run again.")
+    where = folder / CONFIG
+    config = read_record(where, "library_name", "format", "networks")
+    if config["library_name"] != "wsss":
+        raise DataError(f"{where} is not of a wsss model: export the run again.")
+    check_format(where, config["format"], FORMAT, "wsss model", "export the run again")
+    networks = config["networks"]
+    if not isinstance(networks, list) or not 0 < len(networks) <= MOST_NETWORKS:
+        raise DataError(f"{where} lists no networks, or more than {MOST_NETWORKS}: export the run again.")
+    for facts in networks:
+        _check_network(facts, where)
+    files = config.get("files")  # none in models of older versions
+    if files is not None:
+        _check_files(folder, files)
     tensors = read_tensors(folder / WEIGHTS)
     digest = digest_file(folder / WEIGHTS)
     members = []
-    for facts in config["networks"]:
+    for facts in networks:
         recipe = recipe_from(facts["recipe"], str(folder / CONFIG))
         net = build_cam_net(recipe, channels=len(facts["channels"]), classes=len(facts["classes"]), pretrained=False)
         load_weights(net, strip(tensors, f"{facts['name']}."))
-        net = net.to(device.place).eval()
+        net = device.settle(net).eval()
         kept = folder / _feature_classifier_file(facts["name"])
-        feature_classifier = load_feature_classifier(kept, FEATURES) if kept.exists() else None
+        feature_classifier = load_feature_classifier(kept, FEATURES) if _belongs(kept, files) else None
         kept = folder / _self_trained_file(facts["name"])
-        self_trained = load_self_trained(kept, recipe, facts, device)[0] if kept.exists() else None
+        self_trained = load_self_trained(kept, recipe, facts, device)[0] if _belongs(kept, files) else None
         path = folder / facts["name"]
         members.append(
             Member(path, facts["fold"], net, recipe, facts, frozenset(), digest, feature_classifier, self_trained)
         )
     return members
+
+
+def _check_network(facts: Any, where: Path) -> None:
+    """Refuse the record of a network that is none."""
+    if not isinstance(facts, dict) or not re.fullmatch(r"full|fold\d{1,4}", str(facts.get("name"))):
+        raise DataError(f"{where} lists '{str(facts)[:80]}', expected networks named full, fold0, fold1, ...")
+    check_facts(facts, where, NETWORK)
+
+
+def _check_files(folder: Path, files: Any) -> None:
+    """Compare the files of a model with their digests."""
+    if not isinstance(files, dict) or WEIGHTS not in files or any(Path(name).name != name for name in files):
+        raise DataError(f"{folder / CONFIG} does not list the files of the model: export the run again.")
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file() or digest_file(path) != digest:
+            raise DataError(f"{path} is missing or damaged: fetch it again, or export the run again.")
+
+
+def _belongs(path: Path, files: dict[str, str] | None) -> bool:
+    return path.exists() if files is None else path.name in files
 
 
 def push_model(folder: Path, repository: str) -> str:

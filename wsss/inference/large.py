@@ -8,7 +8,7 @@ import tifffile
 
 from wsss.cells.mask_instances import mask_channel
 from wsss.core.checks import DataError
-from wsss.core.files import needs_room
+from wsss.core.files import disk_errors
 from wsss.core.run_length import Order, encode_parts
 from wsss.data.large import LargeImage
 from wsss.inference.semantic import MaskPredictor
@@ -38,18 +38,22 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path) -> int
     masks = (mask_channel(probs, predictor.target) >= config.threshold for _, probs in bands)
     area = [0]
     part = out.with_name(f".{out.name}.part")  # tifffile wants a path: a stream without a name will not do
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with needs_room(out):
-        tifffile.imwrite(
-            part,
-            _tiles(masks, image.size[1], area),
-            shape=image.size,
-            dtype=np.uint8,
-            tile=(EDGE, EDGE),
-            compression="zlib",
-            bigtiff=True,
-        )
-        part.replace(out)
+    with disk_errors(out):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            tifffile.imwrite(
+                part,
+                _tiles(masks, image.size[1], area),
+                shape=image.size,
+                dtype=np.uint8,
+                tile=(EDGE, EDGE),
+                compression="zlib",
+                bigtiff=True,
+            )
+            part.replace(out)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
     return area[0]
 
 

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
-from wsss.core.files import digest_file, digest_json
+from wsss.core.files import digest_file, digest_json, read_lines
+from wsss.core.run_facts import check_facts
 from wsss.inference.members import MapNet, Member
-from wsss.models.unet import build_unet
+from wsss.models.memory import in_parts
+from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import recipe_from
 from wsss.runs.checkpoint import load_checkpoint
@@ -28,15 +30,16 @@ def load_map_net(folder: RunFolder, device: Device) -> MapNet:
         DataError: a file is missing or damaged, is of another task, or train_ids.txt is not that of the checkpoint.
     """
     tensors, facts = load_checkpoint(folder.best)
+    check_facts(facts, folder.best, ("recipe", "fold", "classes", "channels", "train_ids"))
     recipe = recipe_from(facts["recipe"], str(folder.best))
     if recipe.task != "maps":
         raise DataError(f"{folder.path} was trained for the task '{recipe.task}', expected maps.")
     net = build_unet(recipe, channels=len(facts["channels"]), outputs=len(facts["classes"]), pretrained=False)
     load_weights(net, strip(tensors, "net."))
-    ids = folder.ids.read_text().splitlines() if folder.ids.exists() else []
+    ids = read_lines(folder.ids) if folder.ids.exists() else []
     if digest_json(ids) != facts["train_ids"]:
         raise DataError(f"{folder.ids} is missing or changed: it is not the list {folder.best} was trained on.")
-    net = net.to(device.place).eval()
+    net = device.settle(net).eval()
     return MapNet(folder.path, facts["fold"], net, facts, frozenset(ids), digest_file(folder.best))
 
 
@@ -74,9 +77,13 @@ def _check(net: MapNet, member: Member, *, oof: bool) -> None:
 def unet_maps(members: Sequence[Member], images: np.ndarray, device: Device) -> list[np.ndarray]:
     """Return the class maps (B, K, h, w) float32 in [0, 1] of each U-Net of the members, of (B, C, H, W) uint8."""
     nets = {net.digest: net for member in members for net in member.unets}
-    found = []
-    for net in nets.values():
+    return [_maps(net.net, images, device) for net in nets.values()]
+
+
+def _maps(net: Unet, images: np.ndarray, device: Device) -> np.ndarray:
+    def see(rows: slice) -> np.ndarray:
         with device.autocast():
-            logits = net.net(device.put(torch.from_numpy(images))).logits
-        found.append(F.avg_pool2d(logits.float().sigmoid(), BLOCK).cpu().numpy())
-    return found
+            logits = net(device.put(torch.from_numpy(images[rows]))).logits
+        return np.asarray(F.avg_pool2d(logits.float().sigmoid(), BLOCK).cpu().numpy())
+
+    return np.concatenate(in_parts(net, images.shape, see))

@@ -6,7 +6,8 @@ from typing import Any
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
-from wsss.core.files import digest_file, digest_json
+from wsss.core.files import digest_file, digest_json, read_lines
+from wsss.core.run_facts import NETWORK, check_facts
 from wsss.data.catalog import DataSet
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
@@ -116,15 +117,16 @@ def load_member(folder: RunFolder, device: Device, weights: Path | None = None) 
     """
     source = weights or folder.best
     tensors, facts = load_checkpoint(source)
+    check_facts(facts, source, (*NETWORK, "train_ids"))
     recipe = recipe_from(facts["recipe"], str(source))
     net = build_cam_net(recipe, channels=len(facts["channels"]), classes=len(facts["classes"]), pretrained=False)
     load_weights(net, strip(tensors, "net."))
     if not folder.ids.exists():
         raise DataError(f"{folder.ids} is missing: it belongs to the run and proves what it was trained on.")
-    ids = folder.ids.read_text().splitlines()
+    ids = read_lines(folder.ids)
     if digest_json(ids) != facts["train_ids"]:
         raise DataError(f"{folder.ids} was changed: it is not the list {source} was trained on.")
-    net = net.to(device.place).eval()
+    net = device.settle(net).eval()
     feature_classifier = _load_feature_classifier(folder, facts["train_ids"])
     self_trained = _load_self_trained(folder, recipe, facts, device)
     return Member(
@@ -189,9 +191,13 @@ def load_self_trained(path: Path, recipe: Recipe, facts: dict[str, Any], device:
         DataError: it is missing or damaged, or of another kind of network.
     """
     tensors, meta = load_checkpoint(path)
+    try:
+        crops, train_ids = CropConfig(**meta["crops"]), str(meta["train_ids"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} does not say how its network was trained ({error}): remove it, train again.") from None
     net = build_cam_net(recipe, channels=len(facts["channels"]), classes=len(facts["classes"]), pretrained=False)
     load_weights(net, strip(tensors, "net."))
-    return SelfTrained(net.to(device.place).eval(), CropConfig(**meta["crops"]), digest_file(path)), meta["train_ids"]
+    return SelfTrained(device.settle(net).eval(), crops, digest_file(path)), train_ids
 
 
 def check_feature_classifiers(members: list[Member], score: ScoreConfig) -> None:

@@ -1,10 +1,13 @@
 """The README.md of a shared model, made from the run's own files."""
 
+import html
+import re
 from pathlib import Path
 
 import pandas as pd
 
 from wsss.core.checks import DataError
+from wsss.core.csv_text import read_numbers
 from wsss.inference.members import Member
 
 FIGURES = {"val_loss": "validation loss", "val_map": "mAP of images", "val_f1": "F1 of images"}
@@ -44,10 +47,10 @@ def model_card(members: list[Member], name: str) -> str:
     facts, recipe = members[0].facts, members[0].recipe
     parts = [
         HEAD.format(
-            name=name,
+            name=plain(name),
             version=facts["versions"]["wsss"],
             n_channels=len(facts["channels"]),
-            channels=", ".join(facts["channels"]),
+            channels=" ".join(", ".join(facts["channels"]).replace("`", "'").split()),
             last=len(facts["classes"]) - 1,
         ),
         "## Training\n",
@@ -59,12 +62,18 @@ def model_card(members: list[Member], name: str) -> str:
         "Figures are of the images each network held out, at the epoch its weights are from; the labels they are "
         "compared with are those of whole images.\n",
         "## Classes\n",
-        "\n".join(f"- `{k}` {label}" for k, label in enumerate(facts["classes"])) + "\n",
+        "\n".join(f"- `{k}` {plain(label)}" for k, label in enumerate(facts["classes"])) + "\n",
         "## Limits\n",
         "Scores are ranked confidences, no calibrated probabilities. Images of other microscopes, stains or cell "
         "lines than those trained on are outside what these figures say.\n",
     ]
     return "\n".join(parts)
+
+
+def plain(text: str) -> str:
+    """Return text that Markdown shows as it is: on one line, nothing of it taken for HTML, links or emphasis."""
+    escaped = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", escaped)
 
 
 def _figures(members: list[Member]) -> str:
@@ -94,7 +103,7 @@ def _log(path: Path) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        log = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no table ({error}): restore it, or delete it to leave its figures out.") from error
+        log = read_numbers(path)
+    except DataError as error:
+        raise DataError(f"{error} Restore it, or delete it to leave its figures out.") from error
     return log if len(log) and "epoch" in log else None

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
-from wsss.core.files import digest_file, digest_json
+from wsss.core.files import digest_file, digest_json, read_lines
+from wsss.core.run_facts import check_facts
 from wsss.data.mask_samples import coverage_folds, folds_digest, survey
 from wsss.data.masks import MaskSet
 from wsss.inference.members import weights_of
 from wsss.inference.tiles import predict_tiles
 from wsss.inference.tta import predict_views
+from wsss.models.memory import MemoryFull, attempt
 from wsss.models.unet import Unet, build_unet, probabilities
 from wsss.models.weights import load_weights, strip
 from wsss.options.masks import MaskInferConfig
@@ -58,15 +60,16 @@ def load_mask_member(folder: RunFolder, device: Device, weights: Path) -> MaskMe
         DataError: a file is missing or damaged, is of another task, or train_ids.txt is not that of the checkpoint.
     """
     tensors, facts = load_checkpoint(weights)
+    check_facts(facts, weights, ("recipe", "fold", "train_ids"))
     recipe = recipe_from(facts["recipe"], str(weights))
     if recipe.task != "masks":
         raise DataError(f"{folder.path} was trained for the task '{recipe.task}', expected masks.")
     net = build_unet(recipe, channels=recipe.masks.channels, outputs=recipe.masks.outputs, pretrained=False)
     load_weights(net, strip(tensors, "net."))
-    ids = folder.ids.read_text().splitlines() if folder.ids.exists() else []
+    ids = read_lines(folder.ids) if folder.ids.exists() else []
     if digest_json(ids) != facts["train_ids"]:
         raise DataError(f"{folder.ids} is missing or changed: it is not the list {weights} was trained on.")
-    net = net.to(device.place).eval()
+    net = device.settle(net).eval()
     return MaskMember(folder, facts["fold"], net, recipe, facts, frozenset(ids), digest_file(weights))
 
 
@@ -137,7 +140,14 @@ class MaskPredictor:
         """Return the maps of an image, or of a tile, that is seen as a whole."""
         images = self.device.put(torch.from_numpy(np.array(image))[None])
         config = self.config
-        maps = [predict_views(partial(self._ask, own), images, config.tta, config.scales) for own in self.members]
+        ask = [partial(self._ask, own) for own in self.members]
+        try:
+            maps = [attempt(partial(predict_views, own, images, config.tta, config.scales)) for own in ask]
+        except MemoryFull as full:
+            edges = " x ".join(map(str, image.shape[1:]))
+            raise ConfigError(
+                f"memory is too small for {edges} px ({full}): pass a smaller --segmentation.tile."
+            ) from None
         return torch.stack(maps).mean(dim=0)[0].cpu().numpy()
 
     def _ask(self, member: MaskMember, images: torch.Tensor) -> torch.Tensor:

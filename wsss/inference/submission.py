@@ -4,6 +4,7 @@ The string is a list of `class confidence mask` triplets; a mask is base64 of zl
 original image size. IDs are written as they are, since whoever scores the file looks them up.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 
 from wsss.core import rle
 from wsss.core.checks import DataError, check_range
-from wsss.core.csv_text import check_columns
+from wsss.core.csv_text import check_columns, read_chunks
 from wsss.core.files import write_atomic
 from wsss.inference.tables import score_columns
 
@@ -162,23 +163,15 @@ def iter_submission(path: Path, classes: int) -> Iterator[SubmittedImage]:
     Raises:
         DataError: the file is missing, has other columns, an image comes twice, or a row does not hold.
     """
-    try:
-        chunks = pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=32)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: run python -m wsss.infer first, or check the path.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no CSV table ({' '.join(str(error).split())}).") from error
     seen: set[str] = set()
-    with chunks:
-        for chunk in chunks:
-            check_columns(chunk, COLUMNS, path)
-            for row, (image_id, width, height, text) in enumerate(
-                chunk[list(COLUMNS)].itertuples(index=False, name=None), chunk.index[0] + 2
-            ):
-                where = f"{path} row {row} ({image_id})"
-                if image_id in seen:
-                    raise DataError(f"{where}: the image comes twice.")
-                if not (width.isdecimal() and height.isdecimal()):
-                    raise DataError(f"{where}: the image is '{width}' x '{height}', expected pixels.")
-                seen.add(image_id)
-                yield parse_row(where, image_id, (int(height), int(width)), text, classes)
+    for chunk in read_chunks(path, 32, COLUMNS):
+        for row, (image_id, width, height, text) in enumerate(
+            chunk[list(COLUMNS)].itertuples(index=False, name=None), chunk.index[0] + 2
+        ):
+            where = f"{path} row {row} ({image_id})"
+            if image_id in seen:
+                raise DataError(f"{where}: the image comes twice.")
+            if not all(re.fullmatch(r"[0-9]{1,9}", text) for text in (width, height)):
+                raise DataError(f"{where}: the image is '{width}' x '{height}', expected pixels.")
+            seen.add(image_id)
+            yield parse_row(where, image_id, (int(height), int(width)), text, classes)

@@ -5,7 +5,6 @@ Positions and sizes are in pixels of the original image; the score of class k st
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
-from wsss.core.csv_text import check_columns, guard_text, read_text, unguard_text
+from wsss.core.csv_text import check_columns, read_text, unguard_text
 from wsss.core.files import csv_bytes, digest_file, write_atomic, write_csv
+from wsss.core.parquet import named, open_parquet, read_parquet, sealed_schema
+from wsss.core.seal import seal
 from wsss.runs.output import settle
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
@@ -27,6 +28,7 @@ FEW_TABLES = 256
 """Tables of single images that wait for their group; more are put into one."""
 LARGEST = 2**53
 """Whole numbers from here on are not exact as floats."""
+_AGAIN = "Run python -m wsss.infer again to make it."
 WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
 
 
@@ -100,9 +102,11 @@ def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) ->
     writer, waiting, count, rows = None, [], 0, 0
     try:
         for frame in frames:
-            text.write(csv_bytes(guard_text(frame.drop(columns="rle")), header=writer is None))
+            text.write(csv_bytes(frame.drop(columns="rle"), header=writer is None))
             table = pa.Table.from_pandas(frame, preserve_index=False)
-            writer = writer or pq.ParquetWriter(binary, table.schema, compression="zstd", write_page_checksum=True)
+            writer = writer or pq.ParquetWriter(
+                binary, sealed_schema(table.schema), compression="zstd", write_page_checksum=True
+            )
             waiting.append(table.cast(writer.schema))
             rows, count = rows + len(frame), count + len(frame)
             if len(waiting) >= FEW_TABLES:  # thousands of small ones would take far more room than their content
@@ -117,12 +121,13 @@ def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) ->
     finally:
         if writer is not None:
             writer.close()
+    seal(binary)
     return count
 
 
 def write_images(folder: Path, table: pd.DataFrame) -> None:
     """Write images.csv: IMAGE_COLUMNS and a score column per class; a failed image has no scores."""
-    write_csv(folder / "images.csv", guard_text(table))
+    write_csv(folder / "images.csv", table)
 
 
 def score_columns(table: pd.DataFrame, path: Path) -> list[str]:
@@ -146,9 +151,7 @@ def read_cells(folder: Path) -> pd.DataFrame:
     """
     path = folder / "cells.parquet"
     if path.exists():
-        names = [name for name in _parquet(path).schema_arrow.names if name != "rle"]
-        with _named(path):
-            table = pq.read_table(path, columns=names, page_checksum_verification=True).to_pandas()
+        table = read_parquet(path, leave_out=["rle"], again=_AGAIN)
         first_row = 1
     else:
         path, first_row = folder / "cells.csv", 2
@@ -169,7 +172,7 @@ def iter_cells(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
         DataError: the file is missing, has no masks, or a row is not what it must be.
     """
     path = folder / "cells.parquet"
-    file = _parquet(path)
+    file = open_parquet(path, _AGAIN)
     check_columns(pd.DataFrame(columns=file.schema_arrow.names), ["rle"], path)
     held, row = pd.DataFrame(), 1
     seen: set[str] = set()
@@ -200,27 +203,9 @@ def _once(cells: pd.DataFrame, seen: set[str], path: Path) -> str:
     return name
 
 
-def _parquet(path: Path) -> Any:
-
-    with _named(path):
-        return pq.ParquetFile(path, page_checksum_verification=True)
-
-
 def _batches(file: Any, path: Path) -> Iterator[Any]:
-    with _named(path):
+    with named(path, _AGAIN):
         yield from file.iter_batches(batch_size=4096)
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Name the file that is missing or damaged, whatever its decoder makes of it."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: run python -m wsss.infer first.") from None
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is no Parquet file, or damaged ({text}): make it again.") from error
 
 
 def read_images(folder: Path) -> pd.DataFrame:

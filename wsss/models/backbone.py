@@ -1,6 +1,7 @@
 """Backbones: any convolutional timm model as a feature extractor with any number of input channels."""
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -116,14 +117,26 @@ def dilate_vgg(layers: nn.Sequential, stride: int) -> None:
 
 
 def _features(model: nn.Module, name: str, channels: int) -> int:
-    """Return the channels of the model's feature maps, by trying it on an empty image."""
+    """Return the channels of the model's feature maps, by trying it on an empty image; freeze what is not in them."""
     was_training = model.training
-    with torch.no_grad():
-        maps = features_of(model.eval(), torch.zeros(1, channels, 64, 64))
+    maps = features_of(model.eval(), torch.zeros(1, channels, 64, 64))
     model.train(was_training)
     if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[2] > 32 or maps.shape[3] > 32:
         raise ConfigError(f"backbone '{name}' gives no (B, C, h, w) feature maps: choose a convolutional network.")
+    freeze_unused(model, [maps])
     return maps.shape[1]
+
+
+def freeze_unused(model: nn.Module, maps: Sequence[Tensor]) -> None:
+    """Freeze the parameters of a model that its `maps` do not depend on, such as those of a head behind them.
+
+    Processes that train together wait for the gradient of every parameter that is not frozen. They stay in the state
+    dict: checkpoints fit whatever timm puts behind the maps.
+    """
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad([own.sum() for own in maps], parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
 
 
 def pretrained_config(model: nn.Module) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Pieces(NamedTuple):
     """(B, count) bool: which slots hold a cell; a single black crop stands in where no image has any."""
 
 
-def cut_pieces(images: Tensor, cells: Tensor, count: int, size: int) -> Pieces:
+def cut_pieces(images: Tensor, cells: Tensor, count: int, size: int, found: int | None = None) -> Pieces:
     """Cut out the cells 1..count of every image, as `cells.crops.cell_crops` does in mode 'stored'.
 
     A window of `size` pixels at the image's scale; cells larger than it are shrunk to fit (bilinear).
@@ -30,12 +30,12 @@ def cut_pieces(images: Tensor, cells: Tensor, count: int, size: int) -> Pieces:
         cells: (B, H, W) whole numbers, 0 background.
         count: most cells of an image.
         size: edge of the window in pixels.
+        found: how many of these cells there are in all; None counts them, for which a GPU has to be waited for.
     """
     low, high = _boxes(cells, count)  # (B * count, 2) y and x
     present = high[:, 0] > low[:, 0]
-    slots = present.nonzero().flatten()
-    if not len(slots):
-        slots = slots.new_zeros(1)
+    found = int(present.sum()) if found is None else found
+    slots = (~present).byte().argsort(stable=True)[: max(1, found)]  # the present ones come first, in their order
     low, edges = low[slots], (high - low)[slots]
     step = (edges.amax(dim=1, keepdim=True) / size).clamp(min=1.0)  # image pixels per pixel of the crop
     margin = torch.div(size - (edges / step).round(), 2, rounding_mode="floor")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wsss.options.cell_training import CellTrainConfig
 
 
-def cell_weights(cells: Tensor, size: Sequence[int], least: int = 1) -> Tensor:
+def cell_weights(cells: Tensor, size: Sequence[int], least: int = 1, most: int | None = None) -> Tensor:
     """Return what each pixel of a class map counts in the mean over each cell.
 
     The mean of a cell is that of the map resized to the image (bilinear, align_corners=False), as stage 1 takes it.
@@ -26,6 +26,7 @@ def cell_weights(cells: Tensor, size: Sequence[int], least: int = 1) -> Tensor:
         cells: (B, H, W) whole numbers, 0 background, cells 1..M in each image; gaps count as cells without pixels.
         size: (h, w) of the maps.
         least: lowest M wanted.
+        most: highest number in `cells`; None looks for it, for which a GPU has to be waited for.
 
     Returns:
         (B, M, h * w) float32. Rows sum to 1, or to 0 where there is no such cell; in images without any
@@ -33,7 +34,7 @@ def cell_weights(cells: Tensor, size: Sequence[int], least: int = 1) -> Tensor:
     """
     b, height, width = cells.shape
     h, w = size
-    most = max(1, least, int(cells.max()))
+    most = max(1, least, int(cells.max()) if most is None else most)
     place = (torch.arange(b, device=cells.device).view(-1, 1, 1) * (most + 1) + cells.long()) * h
     out = torch.zeros(b * (most + 1) * h * w, device=cells.device)
     for rows, share_y in _corners(height, h, cells.device):
@@ -43,7 +44,7 @@ def cell_weights(cells: Tensor, size: Sequence[int], least: int = 1) -> Tensor:
             out.index_add_(0, index.flatten(), share.flatten())
     weights = out.view(b, most + 1, h * w)[:, 1:]  # without the background
     empty = weights.sum(dim=(1, 2)) == 0
-    weights[empty, 0] = 1.0
+    weights[:, 0] += empty.unsqueeze(1)
     return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-12)
 
 

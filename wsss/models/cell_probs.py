@@ -7,6 +7,7 @@ import torch
 
 from wsss.core.device import Device
 from wsss.models.cam_net import CamNet
+from wsss.models.memory import in_parts
 
 
 @torch.no_grad()
@@ -18,9 +19,14 @@ def cell_probs(net: CamNet, batches: Iterable[np.ndarray], device: Device) -> np
         batches: of crops; there may be none.
         device: where to compute.
     """
-    found = [np.zeros((0, net.classifier.out_channels), np.float32)]
-    for crops in batches:
+    none = np.zeros((0, net.classifier.out_channels), np.float32)
+    return np.concatenate([none, *(_probs(net, crops, device) for crops in batches)])
+
+
+def _probs(net: CamNet, crops: np.ndarray, device: Device) -> np.ndarray:
+    def see(rows: slice) -> np.ndarray:
         with device.autocast():
-            output = net(device.put(torch.from_numpy(crops)))
-        found.append(output.logits.float().softmax(dim=1).cpu().numpy())
-    return np.concatenate(found)
+            logits = net(device.put(torch.from_numpy(crops[rows]))).logits
+        return np.asarray(logits.float().softmax(dim=1).cpu().numpy())
+
+    return np.concatenate(in_parts(net, crops.shape, see))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
-from wsss.models.backbone import SHORT_NAMES, InputStatistics, pretrained_state, stem_kernel
+from wsss.models.backbone import SHORT_NAMES, InputStatistics, freeze_unused, pretrained_state, stem_kernel
 from wsss.models.weights import strip
 
 PLAIN = InputStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -159,13 +159,13 @@ def _drop_stem_pool(model: nn.Module, name: str) -> None:
 
 
 def _scales(model: nn.Module, name: str, channels: int) -> tuple[Scale, ...]:
-    """Return the scales of an encoder by trying it on an empty image."""
+    """Return the scales of an encoder by trying it on an empty image; freeze what is in none of its maps."""
     size, was_training = 64, model.training
-    with torch.no_grad():
-        try:
-            maps: list[Tensor] = model.eval()(torch.zeros(1, channels, size, size))
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"backbone '{name}' takes no image of any size ({error}): choose another.") from error
+    try:
+        maps: list[Tensor] = model.eval()(torch.zeros(1, channels, size, size))
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"backbone '{name}' takes no image of any size ({error}): choose another.") from error
+    freeze_unused(model, [own for own in maps[1:] if own.requires_grad])
     model.train(was_training)
     return tuple(Scale(own.shape[1], size // own.shape[2]) for own in maps[1:])
 

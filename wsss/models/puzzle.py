@@ -6,6 +6,7 @@ image, so that stages 1 and 2 are trained to agree.
 Source: Jo and Yu, Puzzle-CAM (arXiv 2101.11253), with the recipe's changes (method, section 2).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -58,19 +59,23 @@ class PuzzleCam(nn.Module):
         self.net = net
         self.side, self.pieces, self.piece_size = side, pieces, piece_size
 
-    def forward(self, images: Tensor, cells: Tensor | None = None) -> SiameseOutput:
+    def forward(
+        self, images: Tensor, cells: Tensor | None = None, counts: Sequence[int] | None = None
+    ) -> SiameseOutput:
         """See images, and pool over their cells where they are given.
 
         Args:
             images: (B, C, H, W), H and W divisible by side x stride.
             cells: (B, H, W) whole numbers, 0 background, cells 1..M in each image; 1..P are the pieces.
+            counts: cells of each image; None counts them, for which a GPU has to be waited for.
         """
         full = self.net(images)
         tiles = None if self.side == 1 else self._see_tiles(images, full)
         if cells is None:
             return SiameseOutput(full, tiles)
-        weights = cell_weights(cells, full.cam.shape[2:], least=self.pieces)
-        pieces = self._see_pieces(images, cells, full, weights) if self.pieces else None
+        most = None if counts is None else max(counts)
+        weights = cell_weights(cells, full.cam.shape[2:], self.pieces, most)
+        pieces = self._see_pieces(images, cells, full, weights, counts) if self.pieces else None
         tiles = None if tiles is None else self.net.pooled(tiles, weights)
         return SiameseOutput(self.net.pooled(full, weights), tiles, pieces)
 
@@ -84,9 +89,12 @@ class PuzzleCam(nn.Module):
             )
         return CamOutput(cam.float().mean(dim=(2, 3)), cam, merge(tiles.features, self.side))
 
-    def _see_pieces(self, images: Tensor, cells: Tensor, full: CamOutput, weights: Tensor) -> PieceOutput:
+    def _see_pieces(
+        self, images: Tensor, cells: Tensor, full: CamOutput, weights: Tensor, counts: Sequence[int] | None
+    ) -> PieceOutput:
         """See the first cells of each image alone."""
-        cut = cut_pieces(images, cells, self.pieces, self.piece_size)
+        found = None if counts is None else sum(min(count, self.pieces) for count in counts)
+        cut = cut_pieces(images, cells, self.pieces, self.piece_size, found)
         with still_norms(self.net):
             seen = self.net.poolable(self.net(cut.crops)).float().mean(dim=(2, 3))  # (n, J)
         inside = cell_means(self.net.poolable(full), weights)  # (B, M, J)

@@ -28,4 +28,9 @@ def load_weights(net: nn.Module, tensors: dict[str, Tensor]) -> None:
             f"the checkpoint does not fit {type(net).__name__}: missing {some(missing) or 'none'}; "
             f"extra {some(extra) or 'none'}; of another shape {some(shapes) or 'none'}."
         )
+    if broken := [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
+        raise DataError(
+            f"the checkpoint holds weights that are no numbers (NaN or infinite) in {some(broken)}: train again, with "
+            "a lower --optim.lr or --precision fp32."
+        )
     net.load_state_dict(tensors)

@@ -45,10 +45,18 @@ class DownloadOptions:
         check_range("--timeout", self.timeout, 0.1, 3600)
         if bool(self.ids) == (self.labels is not None):
             raise ConfigError("pass either --ids or --labels: which images are to be fetched.")
-        if urlsplit(self.base).scheme not in ("http", "https"):
+        if not _is_address(self.base):
             raise ConfigError(f"--base is '{self.base}', expected an address that begins with https:// or http://.")
         if not all(name.isalnum() for name in self.channels.split(",")):
             raise ConfigError(f"--channels is '{self.channels}', expected names and commas.")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number
+        return False
 
 
 OPTIONS = (DownloadOptions,)

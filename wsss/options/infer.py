@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, DataError, check_choice, check_range
 from wsss.core.ray_cluster import ENGINES
+from wsss.core.reading import read_yaml
 from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import parse
 from wsss.options.scoring import CropConfig, ScoreConfig
@@ -140,10 +140,7 @@ def run_config(run: Path) -> dict[str, Any]:
     path = next((path for path in found if path.exists()), None)
     if path is None:
         raise ConfigError(f"{run} is no run folder (no config.yaml in it): check --run, or train it first.")
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} is not plain YAML ({' '.join(str(error).split())}): restore it.") from error
+    recipe = read_yaml(path)
     if not isinstance(recipe, dict):
         raise DataError(f"{path} holds no options, expected 'name: value' lines: restore it.")
     return recipe

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
@@ -19,6 +20,8 @@ from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, nearest
 from wsss.core.console import OutputOptions, tell_as
+from wsss.core.files import is_file
+from wsss.core.reading import read_yaml
 
 EXIT_CODES = """\
 exit codes:
@@ -40,7 +43,8 @@ class _Parser(ArgumentParser):
         name = (unknown.group(1) or unknown.group(2)) if unknown else ""
         names = [action.dest for action in self._actions]
         hint = (nearest(name, names) or nearest(name.split(".")[0], names)) if name else ""
-        raise ConfigError(f"{text.rstrip('.')}.{hint} See --help.") from ex
+        newer = " If a newer wsss wrote the file, update wsss or take the option out." if "config" in text else ""
+        raise ConfigError(f"{text.rstrip('.')}.{hint}{newer} See --help.") from ex
 
 
 def make_parser(stage: str, about: str, examples: str, *options: type) -> ArgumentParser:
@@ -79,6 +83,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) ->
     """
     words = [_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
     words = _gather(_complete(words, _switches((*options, OutputOptions))), _lists(options))
+    _check_configs(words)
     values = parser.instantiate(parser.parse_args(words))
     found = [
         option(**{own.name: values[own.name] for own in dataclasses.fields(option)})
@@ -104,6 +109,18 @@ def read_options(stage: str, module: ModuleType, words: Sequence[str] | None) ->
         values: list[Any] = module.read(parser, words)
         return values
     return parse(parser, words, *module.OPTIONS)
+
+
+def _check_configs(words: Sequence[str]) -> None:
+    """Read the files of --config within limits, before the parser reads them without any.
+
+    Raises:
+        ConfigError: one is no YAML, or blows up.
+    """
+    for word, after in itertools.pairwise([*words, ""]):
+        name, _, value = word.partition("=")
+        if name == "--config" and is_file(value or after):
+            read_yaml(Path(value or after), ConfigError)
 
 
 def _switches(options: Sequence[type], prefix: str = "--") -> set[str]:

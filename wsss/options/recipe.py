@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from wsss.core.checks import ConfigError, DataError, check_range
 from wsss.options.cell_training import CellTrainConfig
@@ -255,15 +255,27 @@ def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
     """Build a recipe from the nested dictionary that `dataclasses.asdict` made of one.
 
     Raises:
-        DataError: it has an option this version does not know.
+        DataError: it has an option this version does not know, or one of another kind.
     """
-    return _build(Recipe, values, where)
+    try:
+        return cast(Recipe, _build(Recipe, values, where))
+    except ConfigError as error:
+        raise DataError(f"{where} has an option that this version of wsss does not take: {error}") from None
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where} has an option of another kind ({error}): restore it.") from error
 
 
 def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise DataError(f"{where} has '{str(values)[:80]}' in place of options, expected names and values.")
     known = {option.name: option for option in fields(kind)}
     for name in values:
         if name not in known:
-            raise DataError(f"{where} has the option '{name}', which this version of wsss does not know.")
+            raise DataError(
+                f"{where} has the option '{name}', which this version of wsss does not know: it was made by a newer "
+                "wsss, or changed by hand. Update wsss, or take the option out."
+            )
     nested = {name: option.default_factory for name, option in known.items() if is_dataclass(option.default_factory)}
     return kind(**{n: _build(nested[n], v, where) if n in nested else v for n, v in values.items()})

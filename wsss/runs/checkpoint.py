@@ -14,6 +14,8 @@ from torch import Tensor
 
 from wsss.core.checks import DataError
 from wsss.core.files import sync_folder, write_bytes
+from wsss.core.reading import parse_json
+from wsss.core.seal import check_format
 
 FORMAT = "wsss-1"
 
@@ -51,15 +53,20 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DataError(f"{path} does not exist: train the run first, or check the folder.")
     try:
         with safe_open(path, framework="pt", device="cpu") as stream:
-            header = json.loads((stream.metadata() or {}).get("wsss", "{}"))
+            header = parse_json((stream.metadata() or {}).get("wsss", "{}"), path)
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
+    except DataError as error:
+        raise DataError(f"{error}{_way_out(path)}") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path} is damaged or no safetensors file ({error}).{_way_out(path)}") from error
-    if header.get("format") != FORMAT:
-        raise DataError(f"{path} is no checkpoint of wsss (format {header.get('format')}, expected {FORMAT}).")
-    if header.get("digest") != _digest(tensors, header.get("meta", "")):
+    header = header if isinstance(header, dict) else {}
+    check_format(path, header.get("format"), FORMAT, "checkpoint of wsss", "pass another file")
+    if header.get("digest") != _digest(tensors, str(header.get("meta", ""))):
         raise DataError(f"{path} is damaged: its content does not match its digest.{_way_out(path)}")
-    return tensors, json.loads(header["meta"])
+    meta = parse_json(header["meta"], path)
+    if not isinstance(meta, dict):
+        raise DataError(f"{path} holds no record of its training: pass another file.")
+    return tensors, meta
 
 
 def _way_out(path: Path) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 
 from wsss.core.checks import ConfigError, DataError, NoSpaceError
 from wsss.core.digests import differences, in_short
+from wsss.core.files import disk_errors
+from wsss.core.reading import parse_json
 
 
 class Journal:
@@ -41,9 +43,11 @@ class Journal:
         where: Path | None = None,
         way_out: str = "choose another output folder, or pass --overwrite true",
     ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._db = sqlite3.connect(path, isolation_level=None)
+        with self._named():
+            self._db = sqlite3.connect(path, isolation_level=None)
         text = json.dumps(read, sort_keys=True)
         try:
             found = self._open(text)
@@ -144,7 +148,7 @@ class Journal:
             raise self._damaged("an item is of another kind")
         if crc != _checksum(key, text, payload):
             raise self._damaged(f"the checksum of {key} is another")
-        return key, json.loads(text), payload
+        return key, parse_json(text, self.path), payload
 
 
 def _what_differs(found: str, read: object) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from wsss.core.checks import ConfigError
 from wsss.core.console import say
 from wsss.core.files import remove_parts
+from wsss.core.reading import parse_json
 
 LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -94,7 +95,7 @@ def _holder(handle: int) -> str:
     """Say who holds a lock, as its file tells."""
     for _ in range(5):
         try:
-            facts = json.loads(os.pread(handle, 4096, 0))
+            facts = parse_json(os.pread(handle, 4096, 0), LOCK)
             return f"process {facts['pid']} on {facts['host']} since {facts['since']} ({facts['command']})"
         except (ValueError, KeyError, TypeError):
             time.sleep(0.1)  # it has the lock, but has not told yet

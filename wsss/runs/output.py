@@ -26,7 +26,7 @@ from wsss import __version__
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests, Seen, differences, in_short, mark_of
-from wsss.core.files import as_read, digest_file, digest_json, read_json, remove_parts, sync_folder, write_json
+from wsss.core.files import as_read, digest_file, read_record, remove_parts, sync_folder, write_json
 from wsss.runs.journal import Journal
 from wsss.runs.lock import LOCK, hold
 
@@ -285,7 +285,7 @@ class Output:
         """Complete the publishing of a result that is on its way, if there is one."""
         if not self._commit.exists():
             return
-        commit = read_json(self._commit)
+        commit = read_record(self._commit)
         record, home = commit["record"], self.home
         for name in commit["remove"]:
             if name not in record["files"] or (home / name).exists():  # else it is the new one already
@@ -299,7 +299,7 @@ class Output:
         _remove_empty(self.folder, commit["remove"])
         for name, entry in record["files"].items():
             entry[0] = mark_of(self.folder / name) if (self.folder / name).exists() else ""
-        _write_record(self.folder / STATE / f"{self.name}.json", record)
+        write_json(self.folder / STATE / f"{self.name}.json", record)
         self._commit.unlink()
         if commit["keep"]:
             shutil.rmtree(home, ignore_errors=True)
@@ -417,8 +417,7 @@ def record_of(folder: Path, name: str = FOLDER) -> dict[str, Any] | None:
         return None
     if found.get("format") != FORMAT:
         raise DataError(f"{path} is of format {found.get('format')}, expected {FORMAT}: it was made by a newer wsss.")
-    rest = {key: value for key, value in found.items() if key != "digest"}
-    return rest if found.get("digest") == digest_json(rest) else None
+    return found
 
 
 def what_is_read(
@@ -460,18 +459,12 @@ def outdated(folder: Path, name: str = FOLDER) -> dict[str, str]:
     return differences({name: before[name] for name in now}, now)
 
 
-def _write_record(path: Path, record: dict[str, Any]) -> None:
-    plain = as_read(record)
-    write_json(path, plain | {"digest": digest_json(plain)})
-
-
 def _read_quietly(path: Path) -> dict[str, Any]:
     """Read a JSON record that may be missing or damaged, and is empty then."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        return read_record(path)
+    except (DataError, OSError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _move(source: Path, target: Path) -> None:

@@ -5,7 +5,6 @@ backends knows it by name.
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,9 @@ from wsss.cells.mask_instances import objects_of
 from wsss.cells.morphology import drop_small, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device, choose_device
+from wsss.core.reading import parse_json
 from wsss.models.cell_unet import BACKBONE, build_cell_unet
+from wsss.models.memory import in_parts
 from wsss.models.unet import Unet
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.classical import tidy_cells
@@ -62,13 +63,13 @@ def load_cell_unet(path: Path) -> Unet:
         raise ConfigError(f"--weights {path} is no file, expected one of scripts/train_segmenter.py.")
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("wsss", "{}"))
+            about = parse_json((file.metadata() or {}).get("wsss", "{}"), path)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        if about.get("backbone") != BACKBONE:
+        if not isinstance(about, dict) or about.get("backbone") != BACKBONE:
             raise DataError(f"{path} does not name {BACKBONE} as its backbone: choose a file of train_segmenter.py.")
         net = build_cell_unet()
         net.load_state_dict({name: own.float() if own.is_floating_point() else own for name, own in state.items()})
-    except (SafetensorError, RuntimeError, json.JSONDecodeError) as error:
+    except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"{path} holds no weights of the cell U-Net ({reason}): choose another file.") from error
     return net.eval()
@@ -104,14 +105,13 @@ class CellUnet:
 
     @torch.inference_mode()
     def _run(self, images: np.ndarray) -> np.ndarray:
-        batch = self.device.put(torch.from_numpy(images)).to(memory_format=torch.channels_last)
-        try:
+        def see(rows: slice) -> np.ndarray:
+            batch = self.device.put(torch.from_numpy(images[rows])).to(memory_format=torch.channels_last)
             with self.device.autocast():
                 logits = self.net(batch).logits
-        except torch.cuda.OutOfMemoryError as error:
-            raise ConfigError("the GPU's memory does not hold the batch: pass a smaller --batch.") from error
-        found: np.ndarray = (255 * logits.float().sigmoid()).round().byte().cpu().numpy()
-        return found
+            return np.asarray((255 * logits.float().sigmoid()).round().byte().cpu().numpy())
+
+        return np.concatenate(in_parts(self.net, images.shape, see))
 
 
 def _zoomed(planes: np.ndarray, zoom: float) -> np.ndarray:

@@ -5,12 +5,16 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as coco
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import read_json
+from wsss.core.label_maps import MOST_PIXELS
 from wsss.segmenters.painted import GivenMasks
 
+LONGEST = 1 << 20
+"""Pixels round a polygon, at most: pycocotools keeps each in memory several times, and does not ask whether it may."""
 _COLOUR = re.compile(r"_(red|green|blue|yellow)$")
 
 
@@ -34,6 +38,7 @@ class CocoMasks:
         for annotation in content["annotations"]:
             if not isinstance(annotation, dict) or not {"id", "image_id", "segmentation"} <= set(annotation):
                 raise DataError(f"{path}: an annotation lacks id, image_id or segmentation: {str(annotation)[:80]}.")
+            _check_id(annotation["image_id"], path)
             self._cells[annotation["image_id"]].append(annotation)
         missing = set(self._cells) - {own for own, _ in self._images.values()}
         if missing:
@@ -59,11 +64,17 @@ def _image(image: Any, path: Path) -> tuple[str, Any, int, int]:
     try:
         file = PurePosixPath(PureWindowsPath(image["file_name"]).as_posix())
         found = _COLOUR.sub("", file.stem), image["id"], int(image["height"]), int(image["width"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: an image lacks id, file_name, height or width: {str(image)[:80]}.") from error
-    if min(found[2:]) < 1:
-        raise DataError(f"{path}: {file} is {found[2]} x {found[3]}, expected pixels.")
+    _check_id(found[1], path)
+    if min(found[2:]) < 1 or found[2] * found[3] > MOST_PIXELS:
+        raise DataError(f"{path}: {file} is {found[2]} x {found[3]}, expected 1 to {MOST_PIXELS} pixels.")
     return found
+
+
+def _check_id(value: Any, path: Path) -> None:
+    if not isinstance(value, int | str):
+        raise DataError(f"{path}: the id of an image is {str(value)[:80]}, expected a number or a word.")
 
 
 def _counts(segmentation: Any, size: tuple[int, int], where: str) -> bytes:
@@ -75,7 +86,7 @@ def _counts(segmentation: Any, size: tuple[int, int], where: str) -> bytes:
         raise DataError(f"{where} is neither polygons nor run lengths of {size[0]} x {size[1]}.")
     if isinstance(counts, str):
         return counts.encode("ascii", "replace")
-    if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != size[0] * size[1]:
+    if not all(isinstance(n, int) and 0 <= n < 2**31 for n in counts) or sum(counts) != size[0] * size[1]:
         raise DataError(f"{where}: the run lengths do not add up to {size[0]} x {size[1]} pixels.")
     packed: bytes = coco.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
     return packed
@@ -86,5 +97,9 @@ def _from_polygons(polygons: list[Any], size: tuple[int, int], where: str) -> by
         numbers = isinstance(polygon, list) and all(isinstance(n, int | float) and abs(n) < 1e6 for n in polygon)
         if not numbers or len(polygon) < 6 or len(polygon) % 2:
             raise DataError(f"{where}: a polygon is no list x, y, x, y, ... of at least three corners.")
+        corners = np.array(polygon, np.float64).reshape(-1, 2)
+        around = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()
+        if around > LONGEST:
+            raise DataError(f"{where}: a polygon is {around:.0f} pixels round, more than {LONGEST} are refused.")
     packed: bytes = coco.merge(coco.frPyObjects(polygons, *size))["counts"]
     return packed

@@ -23,6 +23,8 @@ from skimage import transform
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import choose_device
 from wsss.core.files import write_bytes
+from wsss.core.reading import parse_json
+from wsss.core.seal import BLANK, check_seal, sealed
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.extras import need
 from wsss.segmenters.label_cells import label_cells
@@ -121,20 +123,24 @@ def load_network(path: Path) -> tuple[torch.nn.Module, bool]:
     """
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: convert the published pickles by scripts/convert_hpacellseg.py.")
+    check_seal(path, "Convert the pickle again.")
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("wsss", "{}"))
+            about = parse_json((file.metadata() or {}).get("wsss", "{}"), path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is no safetensors file of a network ({error}): convert the pickle again.") from error
-    if about.get("architecture") != ARCHITECTURE:
+    if not isinstance(about, dict) or about.get("architecture") != ARCHITECTURE:
         raise DataError(f"{path} does not name {ARCHITECTURE} as its architecture: convert the pickle again.")
-    network = build_network(int(about["classes"]), int(about["channels"]))
+    shape = [about.get(name) for name in ("classes", "channels")]
+    if not all(isinstance(n, int) and 0 < n <= 16 for n in shape):
+        raise DataError(f"{path} names {shape} classes and channels, expected up to 16: convert the pickle again.")
+    network = build_network(*shape)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise DataError(f"{path} does not fit {ARCHITECTURE}: convert the pickle again.") from error
-    return network.eval(), bool(about["er"])
+    return network.eval(), bool(about.get("er"))
 
 
 def build_network(classes: int, channels: int) -> torch.nn.Module:
@@ -182,5 +188,5 @@ def convert_pickle(source: Path, target: Path, *, er: bool = True) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     classes, channels = int(network.target_channel_num), int(network.input_channel_num)
     build_network(classes, channels).load_state_dict(tensors)
-    about = {"architecture": ARCHITECTURE, "classes": classes, "channels": channels, "er": er}
-    write_bytes(target, save(tensors, {"wsss": json.dumps(about)}))
+    about = {"architecture": ARCHITECTURE, "classes": classes, "channels": channels, "er": er, "digest": BLANK}
+    write_bytes(target, sealed(save(tensors, {"wsss": json.dumps(about)})))

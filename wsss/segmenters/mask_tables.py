@@ -8,6 +8,7 @@ import pandas as pd
 from wsss.core import rle
 from wsss.core.checks import DataError
 from wsss.core.csv_text import check_columns, read_text, unguard_text
+from wsss.core.parquet import read_parquet
 from wsss.segmenters.painted import GivenMasks
 
 SUBMISSION = "PredictionString"
@@ -61,12 +62,7 @@ def _read(path: Path) -> pd.DataFrame:
     if path.suffix.lower() != ".parquet":
         table = read_text(path, ["ID"])
         return table if SUBMISSION in table else unguard_text(table)
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: check the path.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no Parquet table ({' '.join(str(error).split())}).") from error
+    table = read_parquet(path, again="Check the path, or make it again.")
     check_columns(table, ["ID"], path)
     return table
 

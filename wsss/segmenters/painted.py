@@ -1,11 +1,13 @@
 """Masks of cells as somebody gave them, one by one, and the label map that they make."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from wsss.core import rle
 from wsss.core.checks import DataError, some
+from wsss.core.label_maps import MOST_PIXELS
 
 MOST = 2**31 - 1
 
@@ -32,6 +34,9 @@ def paint(given: GivenMasks) -> np.ndarray:
             left without a pixel: its row could not be joined to the map.
     """
     check_ids(given.ids, given.where)
+    if min(given.size) < 1 or given.size[0] * given.size[1] > MOST_PIXELS:
+        told = f"{given.size[0]} x {given.size[1]}"
+        raise DataError(f"{given.where} has masks of {told}, expected 1 to {MOST_PIXELS} pixels.")
     try:
         runs = [rle.check(counts, given.size) for counts in given.counts]
     except DataError as error:
@@ -55,5 +60,5 @@ def check_ids(ids: list[int], where: str) -> None:
     if wrong:
         raise DataError(f"{where}: a cell has the number {some(wrong)}, expected whole numbers from 1 to {MOST}.")
     if len(set(ids)) < len(ids):
-        twice = sorted(k for k in set(ids) if ids.count(k) > 1)
+        twice = sorted(k for k, count in Counter(ids).items() if count > 1)
         raise DataError(f"{where}: cell {some(twice)} comes twice.")

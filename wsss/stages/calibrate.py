@@ -11,6 +11,7 @@ import numpy as np
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
+from wsss.core.files import read_lines
 from wsss.core.labels import HPA, ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.tables import read_labels
@@ -149,7 +150,7 @@ def _check_unseen(tables: MemberTables, ids: set[str]) -> None:
                 f"{tables.folder} is not out of fold and does not say what its networks learnt from ({lacking}): "
                 "curves fitted on images that a network has seen mislead. Make them with infer --oof."
             )
-        seen = sorted(ids & set(path.read_text().splitlines()))
+        seen = sorted(ids & set(read_lines(path)))
         if seen:
             raise DataError(
                 f"{tables.folder} holds predictions of {some(seen)} by a network that learnt from them: curves fitted "

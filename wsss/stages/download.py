@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
@@ -12,8 +11,8 @@ import pandas as pd
 from wsss import __version__
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
-from wsss.core.csv_text import guard_text, read_text, unguard_text
-from wsss.core.files import write_csv
+from wsss.core.csv_text import read_text, unguard_text
+from wsss.core.files import is_file, listed, write_csv
 from wsss.core.runtime import progress
 from wsss.data import ids
 from wsss.data.fetch import FetchError, Manners, Rate, fetch
@@ -74,7 +73,7 @@ def _download(options: DownloadOptions, images: list[AtlasImage], output: Output
         say(f"{options.out}: {len(images)} images are complete.")
         return 0
     table = pd.DataFrame(sorted(failures), columns=["ID", "channel", "url", "reason"])
-    write_csv(output.path(FAILED), guard_text(table))
+    write_csv(output.path(FAILED), table)
     output.publish()
     broken = table["ID"].nunique()
     say(f"{options.out}: {len(images) - broken} of {len(images)} images are complete; {path} names the others.")
@@ -95,10 +94,8 @@ def wanted_images(options: DownloadOptions) -> list[AtlasImage]:
         if column is None:
             raise DataError(f"{options.labels} lacks the column ID; it has {some(table.columns, 8)}.")
         texts, where = unguard_text(table, (column,))[column].tolist(), str(options.labels)
-    elif Path(options.ids).is_file():
-        texts, where = Path(options.ids).read_text().splitlines(), options.ids
     else:
-        texts, where = options.ids.split(","), "--ids"
+        texts, where = listed(options.ids), options.ids if is_file(options.ids) else "--ids"
     found = [atlas_image(text.strip(), where) for text in texts if text.strip()]
     if not found:
         raise DataError(f"{where} names no images.")

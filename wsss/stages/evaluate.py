@@ -9,9 +9,10 @@ import numpy as np
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
-from wsss.core.files import read_json, without_nan, write_json
+from wsss.core.files import read_record, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
 from wsss.core.runtime import progress
+from wsss.data.build import read_manifest
 from wsss.data.tables import read_labels
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import prediction_files, read_cells, read_images, score_columns, table_digest
@@ -37,7 +38,7 @@ def run(options: EvaluateOptions) -> int:
     with beside_file(out, "evaluate") as output:
         if not output.begin(partial(_read, options), overwrite=options.overwrite, subject=SUBJECT):
             if not is_mask_folder(options.preds):
-                report = read_json(out)
+                report = read_record(out)
                 print_scores(report, _classes(options.data, len(report["cells"]["per_class"])))
         elif is_mask_folder(options.preds):
             evaluate_masks(options, output, out)
@@ -109,7 +110,7 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
 
 def _classes(data: Path | None, count: int) -> ClassList:
     if data is not None:
-        known = read_json(data / "dataset.json")
+        known = read_manifest(data)
         classes = ClassList(tuple(known["classes"]), known["negative"])
         if len(classes) != count:
             raise DataError(f"{data} has {len(classes)} classes, the predictions have {count}.")

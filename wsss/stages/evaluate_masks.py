@@ -11,8 +11,11 @@ import pandas as pd
 from wsss.cells.mask_instances import decode
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
-from wsss.core.files import read_json, write_csv, write_json
+from wsss.core.csv_text import read_text, unguard_text
+from wsss.core.files import read_record, write_csv, write_json
 from wsss.core.label_maps import find_label_map, read_label_map
+from wsss.core.reading import read_npy
+from wsss.core.seal import check_seal
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import overlap
@@ -30,12 +33,12 @@ NAMES = {"dice": "Dice", "iou": "IoU", "threshold_mean": "mean over IoU .5 to .9
 def is_mask_folder(preds: Path) -> bool:
     """Whether a folder of predictions is of the task 'masks'."""
     path = preds / "provenance.json"
-    return path.exists() and read_json(path).get("task") == "masks"
+    return path.exists() and read_record(path).get("task") == "masks"
 
 
 def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
     """Score predicted masks as the options say, and publish the figures with the file `out`."""
-    facts = read_json(options.preds / "provenance.json")
+    facts = read_record(options.preds / "provenance.json", "channels", "oof")
     masks = open_set(options.truth, facts["channels"], facts.get("tile", 1024))
     if isinstance(masks, TileSet):
         evaluate_large(options, masks, facts, output, out)
@@ -63,7 +66,7 @@ def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
 
 def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
     """Return the images with truth and a prediction."""
-    table = pd.read_csv(options.preds / "images.csv", dtype={"ID": str}, keep_default_na=False)
+    table = unguard_text(read_text(options.preds / "images.csv", ("ID", "status")))
     done = set(table.ID[table.status == "ok"])
     found = [i for i, name in enumerate(masks.ids) if masks.has_truth[i] and name in done]
     if not found:
@@ -110,8 +113,10 @@ def _pairs(preds: Path, masks: MaskSet, indices: list[int]) -> Iterator[tuple[np
 
 
 def _probs(preds: Path, name: str) -> np.ndarray:
-
-    return np.load(preds / "probs" / f"{name}.npy", allow_pickle=False).astype(np.float32) / 255
+    path, again = preds / "probs" / f"{name}.npy", "Run infer again to make it."
+    found = read_npy(path, again)
+    check_seal(path, again)
+    return found.astype("float32") / 255
 
 
 def _say(report: dict[str, Any], out: Path) -> None:

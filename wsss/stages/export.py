@@ -12,7 +12,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.device import choose_device
 from wsss.core.digests import Digests
-from wsss.core.files import read_json
+from wsss.core.files import read_record
 from wsss.core.runtime import progress
 from wsss.data import ids
 from wsss.data.catalog import DataSet, default_dataset
@@ -122,7 +122,7 @@ def data_folder_of(preds: Path, chosen: Path | None) -> Path:
     """Return the data set: the chosen one, or the one that the predictions say they were made from."""
     record = preds / "provenance.json"
     if chosen is None and record.exists():
-        recorded = Path(str(read_json(record).get("data", "")))
+        recorded = Path(str(read_record(record).get("data", "")))
         if (recorded / "dataset.json").exists():
             return recorded
     return default_dataset(chosen)
@@ -133,7 +133,7 @@ def _write_table(options: ExportOptions, out: Path, cells: pd.DataFrame, data: D
     if options.to == "h5ad":
         assert options.preds is not None
         record = options.preds / "provenance.json"
-        write_h5ad(out, cells, data.classes, read_json(record) if record.exists() else {})
+        write_h5ad(out, cells, data.classes, read_record(record) if record.exists() else {})
     else:
         write_table(out, cells, data.classes, parquet=options.to == "parquet")
 

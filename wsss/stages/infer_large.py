@@ -89,7 +89,7 @@ def _predict(output: Output, options: InferOptions, plan: LargePlan, device: Dev
     table = [[name, *(record[column] for column in columns)] for name, record in rows.items()]
     write_csv(output.path("images.csv"), pd.DataFrame(table, columns=["ID", *columns]))
     runs = [[name, record["runs"]] for name, record in rows.items()]
-    write_csv(output.path("submission.csv"), pd.DataFrame(runs, columns=["id", "rle_mask"]))
+    write_csv(output.path("submission.csv"), pd.DataFrame(runs, columns=["id", "rle_mask"]), guard=False)
     failed = [f"  {name}: {record['status']}" for name, record in rows.items() if record["status"] != "ok"]
     say(f"{output.folder}: masks of {len(rows)} large images, {len(failed)} failed")
     for line in failed[:10]:

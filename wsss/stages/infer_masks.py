@@ -25,6 +25,7 @@ from wsss.core.files import as_read, digest_json, write_bytes, write_csv, write_
 from wsss.core.label_maps import write_label_map
 from wsss.core.run_length import encode
 from wsss.core.runtime import progress, versions
+from wsss.core.seal import BLANK, sealed
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.members import find_folders
@@ -132,7 +133,8 @@ def _write_image(out: Path, name: str, probs: np.ndarray, target: str, options: 
         write_label_map(out / "objects" / name, found)
     stream = io.BytesIO()
     np.save(stream, np.rint(probs * 255).astype(np.uint8), allow_pickle=False)
-    write_bytes(out / "probs" / f"{name}.npy", stream.getvalue())
+    stream.write(BLANK.encode())  # behind the array, where readers of .npy do not look
+    write_bytes(out / "probs" / f"{name}.npy", sealed(stream.getvalue()))
     parts = range(1, int(found.max(initial=0)) + 1) if config.objects else [1]
     runs = [encode(found == k, config.runs) for k in parts]
     row = {"status": "ok", "n_objects": int(found.max(initial=0)), "area_px": int((found > 0).sum())}
@@ -153,7 +155,7 @@ def _write_tables(output: Output, masks: MaskSet, journal: Journal, config: Mask
             failed.append(f"  {name}: {row['status']}")
     write_csv(output.path("images.csv"), pd.DataFrame(rows, columns=["ID", *columns]))
     names = ["ImageId", "EncodedPixels"] if config.objects else ["id", "rle_mask"]
-    write_csv(output.path("submission.csv"), pd.DataFrame(lines, columns=names))
+    write_csv(output.path("submission.csv"), pd.DataFrame(lines, columns=names), guard=False)
     empty = sum(row[3] == 0 for row in rows)
     say(f"{output.folder}: masks of {len(rows)} images, {empty} of them empty, {len(failed)} failed")
     for line in failed[:10]:

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow.parquet
 from PIL import Image
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
+from wsss.core.csv_text import read_text
 from wsss.core.digests import Digests
-from wsss.core.files import read_json, write_bytes
+from wsss.core.files import read_record, write_bytes
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import parse_label
+from wsss.core.parquet import read_parquet
 from wsss.core.runtime import progress
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import check_cells, check_current, marks_for
@@ -97,7 +97,7 @@ def check_truth(data: DataSet, options: OverlayOptions) -> None:
     record = data.folder / "segment.json"
     if options.truth is None or options.masks is not None or not record.exists():
         return
-    backend = read_json(record)["options"]["backend"]
+    backend = read_record(record, "options")["options"].get("backend")
     if backend != "masks":
         raise DataError(
             f"the cells of {data.folder} were found by --backend {backend}, so their numbers are not those of "
@@ -134,13 +134,9 @@ def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str]) -> No
     Raises:
         DataError: the table is missing, or lacks a column.
     """
-    if not path.exists():
-        raise DataError(f"{path} does not exist: run python -m wsss.infer first, or pass another --preds.")
     columns = ["ID", "cell_id", *(str(k) for k in range(len(names)))]
-    missing = [name for name in columns if name not in pyarrow.parquet.read_schema(path).names]
-    if missing:
-        raise DataError(f"{path} has no column {some(missing)}: it was predicted for other classes than --data has.")
-    table = pd.read_parquet(path, columns=columns, filters=[("ID", "in", list(ids))])
+    again = "Run python -m wsss.infer to make it, for the classes that --data has, or pass another --preds."
+    table = read_parquet(path, columns, ids=ids, again=again)
     scores = table[columns[2:]].to_numpy(np.float32)
     notes: dict[str, dict[int, Note]] = {name: {} for name in ids}
     for name, cell, row in zip(table["ID"], table["cell_id"], scores, strict=True):
@@ -154,12 +150,7 @@ def read_truth(path: Path, ids: Sequence[str], names: Sequence[str]) -> Notes:
     Raises:
         DataError: the table is missing, lacks a column, or has a label that is no class.
     """
-    if not path.exists():
-        raise DataError(f"{path} does not exist: --truth expects a CSV with the columns ID, cell, Label.")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    missing = [name for name in ("ID", "cell", "Label") if name not in table]
-    if missing:
-        raise DataError(f"{path} has no column {some(missing)}, expected ID, cell, Label.")
+    table = read_text(path, ("ID", "cell", "Label"))
     notes: dict[str, dict[int, Note]] = {name: {} for name in ids}
     for name, cell, text in table[table["ID"].isin(list(ids))][["ID", "cell", "Label"]].to_numpy():
         try:

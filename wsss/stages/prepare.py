@@ -4,11 +4,13 @@ Reads <ID>_red.png, <ID>_green.png, ... (or one four-channel file per image), 8 
 image labels if there is one. Can be stopped at any time and started again with the same command.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError, DataError, UserError, some
 from wsss.core.console import say
 from wsss.core.labels import HPA, ClassList
 from wsss.data import matching, path_list, planes, tables
@@ -70,7 +72,8 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
         done = _is_finished(options.out, past, spec, rows)
         if not done:
             sources.write_extras(options.out, source, known, stamp)
-            _finish(past, spec, source, rows, output)
+            with _broken_named(rows):
+                _finish(past, spec, source, rows, output)
     _remove_journal(path)
     return _report(options.out, source.name, done)
 
@@ -203,6 +206,19 @@ def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame, output: 
     order = {record["name"]: k for k, record in enumerate(records)}
     table = table.sort_values("source", key=lambda s: s.map(order), kind="stable")
     finish(past.folder, spec, table, records, output=output)
+
+
+@contextmanager
+def _broken_named(rows: pd.DataFrame) -> Iterator[None]:
+    """Add the broken images to an error that they may have caused: they are not in the catalogue yet."""
+    try:
+        yield
+    except UserError as error:
+        failed = rows[rows["status"] == "failed"]
+        if failed.empty:
+            raise
+        reasons = some((f"{ID} ({reason})" for ID, reason in zip(failed["ID"], failed["reason"], strict=True)), 3)
+        raise type(error)(f"{error} {len(failed)} of {len(rows)} images could not be prepared: {reasons}.") from error
 
 
 def _report(folder: Path, name: str, done: bool) -> int:

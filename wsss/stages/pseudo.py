@@ -15,6 +15,7 @@ from wsss.core.console import say
 from wsss.core.device import Device, choose_device
 from wsss.core.digests import Digests
 from wsss.core.files import as_read, digest_json, write_csv, write_json
+from wsss.core.reading import parse_npy
 from wsss.core.runtime import keep_freed_memory, progress, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import check_cells, image_marks
@@ -118,7 +119,7 @@ def _cut_maps(
             continue
         classes = np.flatnonzero(data.labels[index])
         cells = cells_of(data, index, config)
-        values = values_of(np.load(io.BytesIO(entry[1]), allow_pickle=False), cells, config)
+        values = values_of(parse_npy(entry[1], journal.path), cells, config)
         peaks = np.array(entry[0]["peaks"]) if config.peak == "image" else typical[classes]
         masks = make_masks(values, peaks, cells, config)
         write_masks(out, data.ids[index], classes, masks)

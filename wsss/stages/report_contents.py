@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.files import read_json
+from wsss.core.files import read_record
 from wsss.data.catalog import DataSet
 from wsss.inference.tables import read_cells, read_images, score_columns
 from wsss.options.report import ReportOptions
@@ -48,5 +48,5 @@ def collect(options: ReportOptions) -> Contents:
     given = Truth(options.truth, options.masks, options.threshold)
     evidence = gather(options.preds, data, cells, images, given)
     path = options.preds / "provenance.json"
-    record = read_json(path) if path.exists() else {}
+    record = read_record(path) if path.exists() else {}
     return Contents(options, data, cells, images, cells[columns].to_numpy(np.float32), evidence, record)

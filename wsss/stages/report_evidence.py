@@ -9,7 +9,7 @@ import pandas as pd
 
 from wsss.core.checks import DataError
 from wsss.core.digests import in_short
-from wsss.core.files import read_json
+from wsss.core.files import read_record
 from wsss.data.catalog import DataSet
 from wsss.inference.tables import score_columns, table_digest
 from wsss.metrics.cells import score_table
@@ -55,7 +55,7 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
     """
     figures, of_images = _images(data, images, given.threshold)
     path = preds / "scores.json"
-    known = read_json(path) if path.exists() else None
+    known = read_record(path, "table", "truth", "cells") if path.exists() else None
     if given.table is None:
         note = "There are no figures of cells: run python -m wsss.evaluate first, or pass --truth."
         if known and known.get("table") != table_digest(preds):

@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-import pandas as pd
-
 from wsss.core.checks import DataError
+from wsss.core.csv_text import read_numbers
 from wsss.reports.figures import training_svg
 from wsss.reports.page import Figure
 from wsss.stages.report_contents import Contents
@@ -36,7 +35,7 @@ def training(run: Path | None) -> list[Figure]:
     """Draw the curves of every fold of the run."""
     out = []
     for folder in fold_folders(run) if run else []:
-        table = pd.read_csv(folder / "log.csv")
+        table = read_numbers(folder / "log.csv")
         rows = [{str(k): v for k, v in row.dropna().items()} for _, row in table.iterrows()]
         last = ", ".join(
             f"{name} {table[name].iloc[-1]:.4g}"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from wsss.core.checks import NoSpaceError, some
+from wsss.core.checks import DiskError, some
 from wsss.core.console import say
-from wsss.core.csv_text import guard_text
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_csv, write_json
+from wsss.core.label_maps import map_files
 from wsss.core.runtime import progress, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.following import Following
@@ -142,7 +142,7 @@ def _work(
     with progress(None, "segment", len(todo)) as bar:
         for index, result in segment_images(job, backend, todo, options.pool):
             name = data.ids[index]
-            if isinstance(result, NoSpaceError):
+            if isinstance(result, DiskError):
                 raise result
             if isinstance(result, RECORDABLE):
                 record = {"status": "failed", "reason": " ".join(str(result).split())}
@@ -201,7 +201,7 @@ def _write(folder: Path, table: pd.DataFrame, options: SegmentOptions, spent: Co
             "versions": versions(),
         },
     )
-    write_csv(folder / "segments.csv", guard_text(table, ("ID", "reason")))
+    write_csv(folder / "segments.csv", table)
 
 
 def _report(table: pd.DataFrame, worked: int, seconds: float, spent: Counter[str]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
 from wsss.core.digests import Digests
-from wsss.core.files import as_read, digest_json
+from wsss.core.files import as_read, digest_json, read_lines
 from wsss.core.runtime import versions
 from wsss.data.augment_recipe import load_recipe
 from wsss.data.catalog import DataSet
@@ -77,7 +77,7 @@ def start_classifier(plan: FoldPlan) -> tuple[TrainState, dict[str, Any], CamNet
     net = build_cam_net(recipe, channels=len(data.channels), classes=len(data.classes), pretrained=fetch)
     if first is not None:
         load_weights(net, first.net.state_dict())
-    net = _join_norms(net.to(plan.device.place), plan)
+    net = _join_norms(plan.device.settle(net), plan)
     world.spread(net)
     state = TrainState(net, recipe, plan.device)
     _go_on(plan, state, facts, loaded, plan.train_ids)
@@ -162,7 +162,7 @@ def start_unet(
         first = replace(recipe, weights=str(_earlier_weights(recipe.init_from, plan.fold, held_out)))
     torch.manual_seed(recipe.seed)
     fetch = loaded is None and world.leads
-    net = build_unet(first, channels=channels, outputs=outputs, pretrained=fetch).to(plan.device.place)
+    net = plan.device.settle(build_unet(first, channels=channels, outputs=outputs, pretrained=fetch))
     world.spread(net)
     # The loop asks of a network no more than its state dict and its new parameters.
     state = TrainState(cast(Any, net), recipe, plan.device)
@@ -193,7 +193,7 @@ def _earlier_weights(run: str, fold: int | None, held_out: Collection[str]) -> P
         DataError: it saw a held-out image.
     """
     folder = _same_fold(run, "init_from", fold)
-    known = set(folder.ids.read_text().splitlines()) if folder.ids.exists() else set()
+    known = set(read_lines(folder.ids)) if folder.ids.exists() else set()
     _check_unseen(folder.path, known, held_out, "init_from")
     return folder.best
 

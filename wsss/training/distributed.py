@@ -23,7 +23,11 @@ from wsss.core.checks import ConfigError, UserError
 from wsss.runs.lock import hold
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others before it gives up."""
+"""How long a process waits for the others within a step before it gives up."""
+
+PATIENCE = timedelta(days=30)
+"""How long it waits for process 0 to do alone what only one can do: fetch weights, fit the classifier on cell features,
+train the network of single cells, draw. A process that dies ends the others at once all the same."""
 
 HEAD_START_S = 10
 """How long the other processes hold back a mistake, for process 0 to tell it."""
@@ -43,6 +47,8 @@ class World:
     """Number of processes on its machine."""
     place: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where tensors must be to travel between processes."""
+    patient: "dist.ProcessGroup | None" = None
+    """The same processes, with patience."""
 
     @property
     def leads(self) -> bool:
@@ -61,6 +67,12 @@ class World:
         dist.all_reduce(tensor)
         return cast(list[float], tensor.tolist())
 
+    def add(self, values: torch.Tensor) -> torch.Tensor:
+        """Add up a tensor over the processes, in place, without waiting for the GPU."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Undo taking every `size`-th row: return all rows (N, K) float in their order, from each process's own."""
         if self.size == 1:
@@ -75,8 +87,9 @@ class World:
         return torch.stack(parts, dim=1).flatten(0, 1)[:count].cpu().numpy()
 
     def spread(self, net: nn.Module) -> None:
-        """Give the weights and buffers of process 0 to all."""
+        """Give the weights and buffers of process 0 to all, as soon as it has them."""
         if self.size > 1:
+            self.wait()
             for tensor in net.state_dict().values():
                 dist.broadcast(tensor, src=0)
 
@@ -87,8 +100,9 @@ class World:
             yield
 
     def wait(self) -> None:
-        """Wait until every process is here."""
-        self.total([0.0])
+        """Wait until every process is here, however long it takes."""
+        if self.size > 1:
+            dist.barrier(self.patient)
 
 
 @contextmanager
@@ -106,9 +120,17 @@ def join(device: str = "auto") -> Iterator[World]:
         return
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     place = _place(device, local)
+    # Loader processes are forks, made when the threads of NCCL are alive. That is safe here: a fork has none of these
+    # threads, its loader touches neither GPU nor NCCL, and it ends without their clean-up (os._exit). What is left is
+    # memory registered with InfiniBand, which a fork must not take over: these variables, read by its library, see to
+    # that on kernels before 5.12. Started anew ("spawn") they would hold the data set once more each, and outlive a
+    # killed training.
+    os.environ.setdefault("IBV_FORK_SAFE", "1")
+    os.environ.setdefault("RDMAV_FORK_SAFE", "1")
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield World(rank, size, local, int(os.environ["LOCAL_WORLD_SIZE"]), place)
+        patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        yield World(rank, size, local, int(os.environ["LOCAL_WORLD_SIZE"]), place, patient)
     except (UserError, KeyboardInterrupt):
         if rank > 0:
             time.sleep(HEAD_START_S)  # torchrun ends this process before, if process 0 found the same

@@ -52,6 +52,8 @@ def fit(
             _close_epoch(job, state, row)
             for watch in watches if job.world.leads else ():
                 watch(state.inference_net, row)
+            if watches:
+                job.world.wait()  # drawing may take its time
     if job.world.leads and where.epoch < job.recipe.epochs:
         say(f"stopped early: no better validation loss for {where.since_best} epochs")
 

@@ -4,10 +4,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -38,11 +39,20 @@ class Batch(NamedTuple):
     """(B,) numbers in the data set."""
     cells: Tensor | None = None
     """(B, h, w) int32 label maps, numbered 1..N in each image; None where training does not look at cells."""
+    counts: Tensor | None = None
+    """(B,) cells of each image, which stay in the main memory: a GPU need not be waited for to know them."""
 
     def on(self, device: Device) -> "Batch":
         """Return the batch with what the network sees moved to a device."""
         cells = None if self.cells is None else device.put(self.cells)
-        return Batch(device.put(self.images), device.put(self.labels), self.indices, cells)
+        return Batch(device.put(self.images), device.put(self.labels), self.indices, cells, self.counts)
+
+    @property
+    def seen(self) -> tuple[Any, ...]:
+        """What the network is called with."""
+        if self.cells is None or self.counts is None:
+            return (self.images,)
+        return self.images, self.cells, self.counts.tolist()
 
     def first(self, count: int) -> "Batch":
         """Return the first images alone."""
@@ -154,13 +164,17 @@ class _Loader(DataLoader[Batch]):
     """Batches whose processes start small, although the first validation, or a second fold, comes after much work."""
 
     started = False
+    running: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
+    """The epochs of this process that loader processes serve."""
 
     def __iter__(self) -> Any:
         """Begin an epoch; the first one starts the processes, forks of this one."""
         if self.num_workers and not self.started:
             return_freed_memory()
             self.started = True
-        return super().__iter__()
+        epoch = super().__iter__()
+        self.running.add(epoch)
+        return epoch
 
 
 def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pinned: bool) -> DataLoader[Batch]:
@@ -184,7 +198,11 @@ def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pin
 
 def _collate(samples: list[tuple[Tensor, Tensor, int]] | list[tuple[Tensor, Tensor, int, Tensor]]) -> Batch:
     images, labels, indices, *cells = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(indices), *map(torch.stack, cells))
+    plain = torch.stack(images), torch.stack(labels), torch.tensor(indices)
+    if not cells:
+        return Batch(*plain)
+    maps = torch.stack(cells[0])
+    return Batch(*plain, maps, maps.amax(dim=(1, 2)))
 
 
 def _quiet_worker(worker: int) -> None:
@@ -192,6 +210,8 @@ def _quiet_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgrp()  # a SIGTERM to the main process's group is its own: it saves its state first, then ends its loaders
     sys.excepthook = _hang_up
+    for epoch in list(_Loader.running):  # copies of the main process's: their loaders are not this one's to end
+        epoch._shutdown = True
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

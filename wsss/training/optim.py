@@ -14,8 +14,8 @@ def build_optimizer(model: nn.Module, head: set[nn.Parameter], config: OptimConf
     head_ids = {id(p) for p in head}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
-        if p.requires_grad:
-            groups.setdefault((id(p) in head_ids, p.ndim > 1), []).append(p)
+        # Those that are frozen too: they keep their places in the optimiser's state, in which checkpoints number them.
+        groups.setdefault((id(p) in head_ids, p.ndim > 1), []).append(p)
     settings = [
         {
             "params": params,
@@ -25,10 +25,12 @@ def build_optimizer(model: nn.Module, head: set[nn.Parameter], config: OptimConf
         }
         for (is_head, decays), params in sorted(groups.items(), key=lambda item: item[0])
     ]
+    # One kernel for many weights; it also leaves out infinite gradients of fp16 without asking the CPU.
+    fused = all(p.is_cuda for params in groups.values() for p in params) or None
     if config.name == "sgd":
-        return torch.optim.SGD(settings, lr=config.lr, momentum=config.beta1)
+        return torch.optim.SGD(settings, lr=config.lr, momentum=config.beta1, fused=fused)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(settings, lr=config.lr, betas=(config.beta1, 0.999))
+    return kind(settings, lr=config.lr, betas=(config.beta1, 0.999), fused=fused)
 
 
 class LearningRate:

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from wsss.core.checks import DataError, some
 from wsss.core.device import Device
@@ -45,11 +45,11 @@ class TrainState:
     """
 
     def __init__(self, net: CamNet, recipe: Recipe, device: Device) -> None:
-        self.net = net.to(device.place)
+        self.net = device.settle(net)
         self.optimizer = build_optimizer(net, net.new_parameters(), recipe.optim)
         self.rate = LearningRate(recipe.optim)
-        decay = recipe.optim.ema
-        self.ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+        self.decay = recipe.optim.ema
+        self.ema = AveragedModel(net, use_buffers=True) if self.decay else None
         self.scaler = torch.amp.GradScaler(device.place.type, enabled=device.half is torch.float16)
         self.progress = Progress()
 
@@ -57,6 +57,26 @@ class TrainState:
     def inference_net(self) -> CamNet:
         """The weights that validation and inference use: the moving average where there is one."""
         return self.net if self.ema is None else cast(CamNet, self.ema.module)
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move the average of the weights, if there is one, towards the weights.
+
+        `AveragedModel.update_parameters` does the same, but copies its counter to the GPU each time, and waits for it.
+        """
+        if self.ema is None:
+            return
+        share = 1 - self.decay if self.ema.n_averaged > 0 else 1.0
+        self.ema.n_averaged += 1
+        pairs = zip(self.ema.module.state_dict().values(), self.net.state_dict().values(), strict=True)
+        real: tuple[list[Tensor], list[Tensor]] = [], []
+        counters: tuple[list[Tensor], list[Tensor]] = [], []
+        for averaged, now in pairs:
+            for into, tensor in zip(real if averaged.is_floating_point() else counters, (averaged, now), strict=True):
+                into.append(tensor)
+        torch._foreach_lerp_(*real, share)
+        if counters[0]:
+            torch._foreach_copy_(*counters)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the run by name: 'net.', 'ema.' and 'optim.'."""

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from wsss.core.checks import ConfigError
 from wsss.losses.refine import refinement
 from wsss.losses.total import ComboLoss
+from wsss.models.cell_pieces import still_norms
+from wsss.models.memory import MemoryFull, attempt
 from wsss.models.puzzle import PuzzleCam, SiameseOutput
 from wsss.training.job import Job
 from wsss.training.loading import Batch
@@ -46,10 +49,11 @@ class Learner:
     def __init__(self, job: Job, state: TrainState, stopped: list[int]) -> None:
         self.job, self.state, self.stopped = job, state, stopped
         self.loss = ComboLoss(job.recipe.loss, job.recipe.puzzle, job.recipe.cells)
-        self.siamese: nn.Module = self.build()
-        if job.compiled:
-            self.siamese = torch.compile(self.siamese)  # type: ignore[assignment]
-        self.model = job.world.wrap(self.siamese)
+        self.siamese = self.build()
+        self.fixed_sizes = not job.recipe.cells.pieces  # of which there are more or fewer
+        self.model = job.world.wrap(torch.compile(self.siamese) if job.compiled else self.siamese)  # type: ignore[arg-type]
+        if job.device.is_cuda:
+            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32, as in convolutions
 
     def build(self) -> nn.Module:
         """Return what is trained, made of the state's network."""
@@ -68,28 +72,33 @@ class Learner:
             the loss and its parts; nothing was learnt if they are not finite.
 
         Raises:
-            ConfigError: the GPU's memory is too small, with the batch that would fit.
+            ConfigError: the memory is too small, with the batch that would fit.
         """
-        recipe, device, where = self.job.recipe, self.job.device, self.state.progress
+        recipe, where = self.job.recipe, self.state.progress
         self._seed()
         done = (where.epoch * steps + where.step) / (recipe.epochs * steps)
         self.state.rate.apply(self.state.optimizer, done)
-        batch = batch.on(device)
         updates = (where.step + 1) % recipe.optim.accumulate == 0 or where.step + 1 == steps
         self.model.train()
         try:
-            with self._apart(not updates):
-                parts = self.losses(self.model, batch, done)
-                outcome = self._agree(parts, share)
-                if outcome.finite:
-                    weight = share * self.job.world.size / recipe.optim.accumulate
-                    self.state.scaler.scale(parts["loss"] * weight).backward()
-        except torch.cuda.OutOfMemoryError as error:
-            raise ConfigError(self._too_large(batch)) from error
-        if updates and outcome.finite:
-            outcome = outcome._replace(gradient=self._update())
-        elif updates:
-            self.state.optimizer.zero_grad(set_to_none=True)  # the batches summed with a bad one go with it
+            return attempt(partial(self._learn, batch, share, done, updates))
+        except MemoryFull as full:
+            raise ConfigError(self._advice(batch, full)) from None
+
+    def _learn(self, batch: Batch, share: float, done: float, updates: bool) -> Outcome:
+        """Do the step. A GPU is waited for once, when all but the update has been handed to it."""
+        state, batch = self.state, batch.on(self.job.device)
+        weight = share * self.job.world.size / self.job.recipe.optim.accumulate
+        with self._apart(not updates), self.job.device.searching(self.fixed_sizes):
+            parts = self.losses(self.model, batch, done)
+            state.scaler.scale(parts["loss"] * weight).backward()
+        outcome = self._agree(parts, share, self._gradient_norm() if updates else None)
+        if outcome.finite and updates:
+            self._update()
+        elif updates and state.scaler.is_enabled():
+            state.scaler.update()  # which forgets that the gradients were unscaled
+        if updates or not outcome.finite:
+            state.optimizer.zero_grad(set_to_none=True)  # the batches summed with a bad one go with it
         return outcome
 
     def _seed(self) -> None:
@@ -102,7 +111,7 @@ class Learner:
         """Return the loss and its parts of one batch, when the share `done` of the training is behind it."""
         drs = self.job.recipe.drs
         with self.job.device.autocast():
-            output: SiameseOutput = model(batch.images, batch.cells)
+            output: SiameseOutput = model(*batch.seen)
         full, tiles = output.views(self.job.recipe.puzzle.maps)
         parts = self.loss(full, tiles, batch.labels, done, output.pieces)
         if self.job.teacher is not None:
@@ -112,61 +121,68 @@ class Learner:
             parts["loss"] = parts["loss"] + drs.refine_weight * parts["refine"]
         return parts
 
-    def _agree(self, parts: dict[str, Tensor], share: float) -> Outcome:
-        """Return the means over all processes, and whether any of them must stop."""
-        found = torch.stack([value.detach().float() for value in parts.values()]).tolist()  # one wait for the GPU
-        own = [value * share for value in found]
-        *values, stops = self.job.world.total([*own, float(bool(self.stopped))])
-        return Outcome(dict(zip(parts, values, strict=True)), stops > 0)
+    def _agree(self, parts: dict[str, Tensor], share: float, norm: Tensor | None) -> Outcome:
+        """Return the means over all processes, whether any of them must stop, and whether the gradient is a number."""
+        values = torch.stack([value.detach().float() for value in parts.values()]) * share
+        stop = values.new_full((1,), float(bool(self.stopped)))
+        shared = self.job.world.add(torch.cat([values, stop]))
+        length = values.new_ones(1) if norm is None else norm.float().view(1)
+        *means, stops, size = [float(value) for value in torch.cat([shared, length]).cpu()]  # the one wait for a GPU
+        # A scaler looks out for infinite gradients itself: it tries scales until they appear.
+        gradient = self.state.scaler.is_enabled() or math.isfinite(size)
+        return Outcome(dict(zip(parts, means, strict=True)), stops > 0, gradient)
 
     def _apart(self, apart: bool) -> AbstractContextManager[None]:
         """Keep gradients in this process while more batches are summed into them."""
         shared = isinstance(self.model, DistributedDataParallel)
         return self.model.no_sync() if apart and shared else nullcontext()  # type: ignore[operator]
 
-    def _update(self) -> bool:
-        """Let the optimiser use the gradients, and forget them; False, and nothing learnt, if they are not finite."""
-        state, clip = self.state, self.job.recipe.optim.clip
-        scaled = state.scaler.is_enabled()  # then it looks out for infinite gradients itself
-        if clip:
-            state.scaler.unscale_(state.optimizer)
-        if clip or not scaled:
-            norm = nn.utils.clip_grad_norm_(state.net.parameters(), clip or math.inf)
-            if not scaled and not norm.isfinite():
-                state.optimizer.zero_grad(set_to_none=True)
-                return False
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
-        if state.ema is not None:
-            state.ema.update_parameters(state.net)
-        return True
+    def _gradient_norm(self) -> Tensor:
+        """Return the norm of the gradients of all parameters, which are clipped if the recipe says so."""
+        if self.state.scaler.is_enabled():
+            self.state.scaler.unscale_(self.state.optimizer)
+        if self.job.recipe.optim.clip:
+            return nn.utils.clip_grad_norm_(self.state.net.parameters(), self.job.recipe.optim.clip)
+        grads = [p.grad for p in self.state.net.parameters() if p.grad is not None]
+        # PyTorch's get_total_norm does the same from 2.6 on.
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
 
-    def _too_large(self, batch: Batch) -> str:
+    def _update(self) -> None:
+        """Let the optimiser use the gradients; a scaler leaves out those that it made infinite."""
+        self.state.scaler.step(self.state.optimizer)
+        self.state.scaler.update()
+        self.state.average()
+
+    def _advice(self, batch: Batch, full: MemoryFull) -> str:
         """Find by trying which share of the batch would fit, and say it."""
-        tried = fits = len(batch.images)
-        moments = 2 if not self.state.optimizer.state else 0  # those of Adam, which come with the first update
-        room = [torch.empty_like(p) for p in self.state.net.parameters() for _ in range(moments)]
-        while fits > 1:
+        tried, recipe = len(batch.images), self.job.recipe
+        images = f"{tried} images of {batch.images.shape[-1]} px"
+        said = f"the memory of {self.job.device.place} is too small for {images} at a time ({full})"
+        fits = tried // 2
+        while fits and not self._fits(batch.first(fits)):
             fits //= 2
-            self.state.optimizer.zero_grad(set_to_none=True)
-            if self._would_fit(batch.first(fits)):
-                break
-        else:
-            fits = 0
-        del room
-        size, recipe = self.job.world.size, self.job.recipe
-        said = f"the GPU's memory is too small for {tried} images of {batch.images.shape[-1]} px at a time"
         if not fits:
             return f"{said}, even for one: lower --crop, or choose a smaller --backbone."
         more = recipe.optim.accumulate * -(-tried // fits)
-        return f"{said}; {fits} would fit: pass --batch {fits * size} --optim.accumulate {more}, or lower --crop."
+        whole = fits * self.job.world.size
+        return f"{said}; {fits} would fit: pass --batch {whole} --optim.accumulate {more}, or lower --crop."
 
-    def _would_fit(self, batch: Batch) -> bool:
-        if batch.images.is_cuda:
-            torch.cuda.empty_cache()
+    def _fits(self, batch: Batch) -> bool:
+        self.state.optimizer.zero_grad(set_to_none=True)
         try:
-            self.losses(self.siamese, batch, 0.0)["loss"].backward()
-        except torch.cuda.OutOfMemoryError:
+            attempt(partial(self.rehearse, batch))
+        except MemoryFull:
             return False
         return True
+
+    def rehearse(self, batch: Batch) -> None:
+        """Do a step of this process alone that takes the memory of a real one, and learns nothing."""
+        optimizer, moments = self.state.optimizer, []
+        if not optimizer.state:  # its moments come with the first update, and stay
+            count = 1 if isinstance(optimizer, torch.optim.SGD) else 2
+            moments = [torch.empty_like(p) for p in self.state.net.parameters() for _ in range(count)]
+        # Batch norms keep their statistics, and do not wait for other processes.
+        with still_norms(self.siamese), self.job.device.searching(self.fixed_sizes):
+            self.losses(self.siamese, batch.on(self.job.device), 0.0)["loss"].backward()
+        del moments
+        optimizer.zero_grad(set_to_none=True)

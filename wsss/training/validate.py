@@ -54,7 +54,7 @@ class Validator:
         for batch in progress(self.batches, "validate", leave=False, disable=not self.world.leads):
             batch = batch.on(self.device)
             with self.device.autocast():
-                output: SiameseOutput = model(batch.images, batch.cells)
+                output: SiameseOutput = model(*batch.seen)
             full, tiles = output.views(self.recipe.puzzle.maps)
             for name, value in self.loss(full, tiles, batch.labels, pieces=output.pieces).items():
                 sums[name] += float(value) * len(batch.images)

@@ -1,4 +1,4 @@
-"""The classifier in docs/quality.md, trained on an out-of-fold table by code that knows nothing of this project."""
+"""The classifier in docs/experiments.md, trained on an out-of-fold table by code that knows nothing of this project."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from wsss.inference import tables
 from wsss.options.evaluate import EvaluateOptions
 from wsss.stages.evaluate import evaluate
 
-PAGE = Path(__file__).parents[1] / "docs" / "quality.md"
+PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"
 CLASSES = 19
 
 

@@ -1,0 +1,78 @@
+"""Where a network computes and in which arithmetic, for GPUs that are not here."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from wsss.core import machine
+from wsss.core.checks import ConfigError
+from wsss.core.device import choose_device
+
+Gpus = list[tuple[int, int]]
+NATIVE = {
+    (5, 2): None,
+    (6, 0): torch.float16,  # P100
+    (6, 1): None,  # GTX 1080
+    (7, 0): torch.float16,  # V100
+    (7, 5): torch.float16,  # T4
+    (8, 0): torch.bfloat16,  # A100
+    (8, 9): torch.bfloat16,  # L4
+    (9, 0): torch.bfloat16,  # H100
+    (10, 0): torch.bfloat16,  # B200
+}
+NAMES = {None: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
+    """Make PyTorch see GPUs of the compute capabilities that a test puts into this list; the first one is current."""
+    found: Gpus = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(found))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(found))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: found[index or 0])
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(name=f"GPU {index}"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (2**33, 2**34))
+    return found
+
+
+@pytest.mark.parametrize("capability", NATIVE)
+def test_the_precision_is_what_the_gpu_computes_in_and_doctor_says_the_same(
+    gpus: Gpus, capability: tuple[int, int]
+) -> None:
+    gpus.append(capability)
+    assert choose_device("auto").half is NATIVE[capability]
+    (finding,) = machine._gpus()
+    assert finding.text.endswith(f"precision {NAMES[NATIVE[capability]]}")
+
+
+def test_it_is_that_of_the_gpu_that_is_used_not_of_the_current_one(gpus: Gpus) -> None:
+    gpus += [(9, 0), (7, 5)]
+    assert choose_device("cuda:1").half is torch.float16
+    assert choose_device("cuda:0").half is torch.bfloat16
+    assert [finding.text[-4:] for finding in machine._gpus()] == ["bf16", "fp16"]
+
+
+def test_bf16_is_refused_where_it_would_be_emulated(gpus: Gpus) -> None:
+    gpus.append((7, 5))
+    with pytest.raises(ConfigError, match="only emulates: pass --precision fp16"):
+        choose_device("cuda", "bf16")
+    assert choose_device("cuda", "fp16").half is torch.float16
+    assert choose_device("cuda", "fp32").half is None
+
+
+def test_a_gpu_that_is_not_there_is_named(gpus: Gpus) -> None:
+    with pytest.raises(ConfigError, match="PyTorch sees no GPU"):
+        choose_device("cuda")
+    gpus.append((8, 0))
+    with pytest.raises(ConfigError, match="device is 'cuda:3', but this machine has 1 GPUs"):
+        choose_device("cuda:3")
+
+
+def test_the_cpu_computes_in_fp32_unless_told_otherwise() -> None:
+    assert choose_device("cpu").half is None
+    assert choose_device("cpu", "bf16").half is torch.bfloat16
+    with pytest.raises(ConfigError, match="fp16, which needs a GPU"):
+        choose_device("cpu", "fp16")

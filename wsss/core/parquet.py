@@ -1,0 +1,125 @@
+"""Parquet tables: ours carry a seal and a format that every reader compares, others are read within limits."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from wsss.core.checks import DataError, some
+from wsss.core.files import write_atomic
+from wsss.core.seal import BLANK, check_format, check_seal, seal
+
+FORMAT = "wsss-table-1"
+FEW_ROWS = 200_000
+"""Tables of no more rows are read however small their file is."""
+LEAST_PER_ROW = 1.0
+"""Bytes of the file for each row of larger tables, at least: rows that all say the same are no table of ours."""
+MOST_COLUMNS = 20_000
+MOST_BLOWN_UP = 1 << 28
+"""Bytes that the pages of a table may have unpacked, if that is more than 100 times the file."""
+
+
+def sealed_schema(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with the format, and with room for the seal that `seal` puts in once the file is written."""
+    return schema.with_metadata({**(schema.metadata or {}), b"wsss": f"{FORMAT} {BLANK}".encode()})
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as sealed Parquet, whole or not at all."""
+    found = pa.Table.from_pandas(table, preserve_index=False)
+    found = found.cast(sealed_schema(found.schema))
+
+    def pour(stream: Any) -> None:
+        pq.write_table(found, stream)
+        seal(stream)
+
+    write_atomic(path, pour)
+
+
+def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
+    """Open a table after comparing it with its seal, if it has one, and what it promises with its size.
+
+    Args:
+        path: the file.
+        again: the way out if it is damaged or missing, as a sentence.
+
+    Raises:
+        DataError: it is missing, no Parquet, damaged, of a newer format, or promises too much.
+    """
+    with named(path, again):
+        check_seal(path, again)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        about = file.metadata
+        told = (about.metadata or {}).get(b"wsss", b"").decode("ascii", "replace").partition(" ")[0]
+        rows, columns, size = about.num_rows, about.num_columns, path.stat().st_size
+        unpacked = sum(
+            about.row_group(k).column(c).total_uncompressed_size
+            for k in range(about.num_row_groups)
+            for c in range(columns)
+        )
+    if told:
+        check_format(path, told, FORMAT, "table", again.rstrip("."))
+    if columns > MOST_COLUMNS or rows > max(FEW_ROWS, size / LEAST_PER_ROW):
+        raise DataError(f"{path} promises {rows} rows of {columns} columns in {size} bytes: that is no table of cells.")
+    if unpacked > max(MOST_BLOWN_UP, 100 * size):
+        raise DataError(f"{path} unpacks from {size} to {unpacked} bytes: it is damaged, or made to do harm.")
+    return file
+
+
+def read_parquet(
+    path: Path,
+    columns: Sequence[str] | None = None,
+    *,
+    leave_out: Sequence[str] = (),
+    ids: Sequence[str] | None = None,
+    again: str = "Make it again.",
+) -> pd.DataFrame:
+    """Read a table.
+
+    Args:
+        path: the file.
+        columns: those to read; all by default.
+        leave_out: columns that are not read.
+        ids: keep only the rows with these IDs.
+        again: the way out if it is damaged or missing, as a sentence.
+
+    Raises:
+        DataError: see `open_parquet`; or a column is missing.
+    """
+    file = open_parquet(path, again)
+    names = file.schema_arrow.names
+    if missing := [name for name in columns or () if name not in names]:
+        raise DataError(f"{path} has no column {some(missing)}; it has {some(names, 8)}.")
+    chosen = [name for name in (names if columns is None else columns) if name not in leave_out]
+    parts = []
+    with named(path, again):
+        wanted = pa.array(ids or [], pa.string())
+        for batch in file.iter_batches(columns=chosen):
+            part = pa.Table.from_batches([batch])
+            if ids is not None:
+                part = part.filter(pc.is_in(part["ID"].cast(pa.string()), value_set=wanted))
+            if part.num_rows:
+                parts.append(part)
+        kinds = [file.schema_arrow.field(name) for name in chosen]
+        whole = pa.concat_tables(parts) if parts else pa.schema(kinds, file.schema_arrow.metadata).empty_table()
+        return whole.to_pandas()
+
+
+@contextmanager
+def named(path: Path, again: str) -> Iterator[None]:
+    """Name the file that is missing or damaged, whatever its decoder makes of it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. {again}") from None
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        # what pyarrow and pandas raise for footers, schemas and pages that do not fit each other
+        text = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is no Parquet file, or damaged ({text}). {again}") from error

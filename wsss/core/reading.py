@@ -1,0 +1,174 @@
+"""JSON, YAML and .npy from files that others may have made: limits before work, every fault in one line.
+
+These formats are read here and nowhere else (`tests/test_layers.py` checks that).
+"""
+
+import io
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import yaml
+
+from wsss.core.checks import DataError, UserError
+
+MOST_YAML = 1 << 20
+"""Bytes of the largest YAML file that is read."""
+DEEPEST = 50
+"""Lists and mappings within each other in a YAML file, at most."""
+LONGEST_NUMBER = 1000
+"""Characters of a number in YAML, at most: long ones take seconds to convert."""
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NUMBER = re.compile(r"[-+0-9_.:a-fA-FxoXO]+")
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(text: str | bytes, where: object) -> Any:
+    """Read JSON.
+
+    Args:
+        text: the JSON.
+        where: the file it is from, for messages.
+
+    Raises:
+        DataError: it is no JSON, nested too deep, or holds numbers or characters that cannot be used.
+    """
+    try:
+        found = json.loads(text)
+        if _HALF_CHARACTER.search(text if isinstance(text, str) else text.decode()):
+            json.dumps(found, ensure_ascii=False).encode()  # half of a pair of code units is no character
+        return found
+    except RecursionError:
+        raise DataError(f"{where} nests its lists too deep: it is damaged, or made to do harm.") from None
+    except ValueError as error:  # also of numbers with thousands of digits, and of bytes that are no UTF-8
+        raise DataError(f"{where} is not JSON ({_line(error)}): it is damaged, make it again.") from error
+
+
+def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> Any:
+    """Read YAML without tags of Python and without anchors.
+
+    Args:
+        text: the YAML.
+        where: the file it is from, for messages.
+        kind: of the error.
+
+    Raises:
+        UserError: it is no YAML, too large, nested too deep, or uses anchors (which blow up a small file).
+    """
+    if len(text) > MOST_YAML:
+        raise kind(f"{where} has {len(text)} characters, more than {MOST_YAML} are not read as YAML.")
+    try:
+        _check_events(text, where, kind)
+        return yaml.load(text, Loader=_LOADER)
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        # The constructors of PyYAML raise all of these for values that do not fit their tag.
+        raise kind(f"{where} is not YAML ({_line(error)}).") from error
+
+
+def _check_events(text: str, where: object, kind: type[UserError]) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise kind(f"{where} refers to an anchor (*{event.anchor}), which is not read: write the value out.")
+        if isinstance(event, yaml.ScalarEvent):
+            if len(event.value) > LONGEST_NUMBER and _NUMBER.fullmatch(event.value):
+                raise kind(f"{where} has a number of {len(event.value)} characters: it is damaged.")
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEEPEST:
+                raise kind(f"{where} nests its lists more than {DEEPEST} deep: it is damaged, or made to do harm.")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def read_yaml(path: Path, kind: type[UserError] = DataError) -> Any:
+    """Read a YAML file as `parse_yaml` does.
+
+    Raises:
+        UserError: the file is missing or cannot be read, or see `parse_yaml`.
+    """
+    try:
+        if (size := path.stat().st_size) > MOST_YAML:
+            raise kind(f"{path} has {size} bytes, more than {MOST_YAML} are not read as YAML.")
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise kind(f"{path} does not exist: check the path.") from None
+    except OSError as error:
+        raise kind(f"{path} cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise kind(f"{path} is not UTF-8 text (byte {error.start}): save it as YAML in UTF-8.") from None
+    return parse_yaml(text, path, kind)
+
+
+def check_npy(stream: IO[bytes], size: int, where: object) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Read the header of an .npy array, and compare what it promises with what is there.
+
+    Args:
+        stream: at the beginning of the array; left where its numbers begin.
+        size: bytes of the whole array, header included.
+        where: its file, for messages.
+
+    Returns:
+        Shape and type of the array.
+
+    Raises:
+        DataError: no such header, an array of Python objects, or one larger than its file.
+    """
+    readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    begin = stream.tell()
+    try:
+        shape, _, dtype = readers[np.lib.format.read_magic(stream)[0]](stream)
+    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, EOFError) as error:
+        # Headers are Python literals; numpy passes on what its parser raises.
+        raise DataError(f"{where} is no .npy array, or damaged ({_line(error)}).") from error
+    if dtype.hasobject:
+        raise DataError(f"{where} holds pickled Python objects, which are never loaded: save numbers.")
+    if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize > size - (stream.tell() - begin):
+        told = " x ".join(map(str, shape))
+        raise DataError(f"{where} is damaged: it promises {told} values of {dtype}, more than it holds.")
+    return shape, dtype
+
+
+def read_npy(path: Path, again: str, *, mapped: bool = False) -> np.ndarray:
+    """Read an .npy file, or map it; nothing is unpickled.
+
+    Args:
+        path: the file.
+        again: the way out if it is damaged, as a sentence.
+        mapped: map it read-only instead of reading it.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        with path.open("rb") as stream:
+            check_npy(stream, os.fstat(stream.fileno()).st_size, path)
+        found: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        return found
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing. {again}") from None
+    except DataError as error:
+        raise DataError(f"{error} {again}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is damaged ({_line(error)}). {again}") from error
+
+
+def parse_npy(content: bytes, where: object) -> np.ndarray:
+    """Read an .npy array from memory; nothing is unpickled.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    check_npy(io.BytesIO(content), len(content), where)
+    found: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+    return found
+
+
+def _line(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
