@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from wsss import train
-from wsss.cells.blending import finish_scores
+from wsss.cells.blending import blend
 from wsss.cells.crops import cell_crops
 from wsss.cells.scoring import cell_cam_scores, cell_values, normalise, resize
 from wsss.core.device import Device, choose_device
@@ -23,9 +23,8 @@ from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset
 from wsss.data.synthetic import Field, draw_field
-from wsss.inference.cam import class_maps, crop_probs
 from wsss.inference.members import Member, find_folders, load_members
-from wsss.models.cam_net import CamNet
+from wsss.models.cam_net import CamNet, class_maps, crop_probs
 from wsss.models.puzzle import merge, split
 from wsss.reports.overlay import Note, Panel, composite, describe, describe_truth, fit, heat, mark_cells, overlay_page
 from wsss.reports.palette import short_name
@@ -141,7 +140,7 @@ def show_scores(field: Field, cam: np.ndarray, probs: np.ndarray, member: Member
     first = cell_cam_scores(cam, probs, field.label_map, rules, negative=HPA.negative)
     crops = np.concatenate([own for _, own in cell_crops(field.image, field.label_map, member.recipe.crops)])
     second = crop_probs(member.net, [crops], device)
-    final = finish_scores(first, second, rules, negative=HPA.negative)
+    final = blend(first, second, rules.blend, rules.crop_share)
     ids = np.unique(field.label_map)[1:].tolist()
     full = resize(normalise(cam)[k : k + 1], field.label_map.shape)[0]
     edge, cells = 2 * EDGE - 60, fit(field.label_map, 2 * EDGE - 60, labels=True)

@@ -25,7 +25,7 @@ LAYER = {
 }
 COMMAND = 9
 HEAVY = {"albumentations", "cv2"}
-LIGHT_PLACES = ("models", "losses", "inference/cam.py", "cells/scoring.py", "cells/blending.py")
+LIGHT_PLACES = ("models", "losses", "inference/views.py", "cells/scoring.py", "cells/blending.py")
 TORCHLESS = ("core", "options", "cells", "metrics", "reports", "exports")
 
 
@@ -84,3 +84,36 @@ def test_light_places_need_neither_albumentations_nor_opencv(light: str) -> None
 def test_lower_rows_need_no_torch(folder: str) -> None:
     for path in sorted((ROOT / folder).rglob("*.py")):
         assert "torch" not in {m.split(".")[0] for m in imports(path, top_level_only=True)}, path
+
+
+READERS = {
+    "json.load": (),
+    "json.loads": ("core/reading.py",),
+    "yaml.load": ("core/reading.py",),
+    "yaml.safe_load": (),
+    "np.load": ("core/reading.py",),
+    "numpy.load": (),
+    "pd.read_parquet": (),
+    "pq.read_table": (),
+    "pq.ParquetFile": ("core/parquet.py",),
+    "pd.read_csv": ("core/csv_text.py",),
+    "pd.read_json": (),
+    "pd.read_pickle": (),
+    "pickle.load": (),
+    "pickle.loads": (),
+    "torch.load": ("runs/checkpoint.py", "segmenters/hpacellseg.py"),
+    "to_csv": ("core/files.py",),
+    "to_parquet": (),
+}
+"""What reads or writes a file without limits, digests or guards -> the only files that may call it."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_read_and_written_through_one_module_a_format(path: Path) -> None:
+    inside = str(path.relative_to(ROOT))
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            for name in (node.func.attr, f"{owner}.{node.func.attr}"):
+                allowed = READERS.get(name, (inside,))
+                assert inside in allowed, f"{inside}:{node.lineno} calls {name}: use core/reading, parquet or csv_text"

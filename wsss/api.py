@@ -4,8 +4,9 @@ from pathlib import Path
 
 from wsss.core.device import choose_device
 from wsss.inference.hub import is_model, load_model, pull_model
-from wsss.inference.members import check_feature_classifiers, find_folders, load_member
+from wsss.inference.members import find_folders, load_member
 from wsss.inference.one_image import Model, check_alike
+from wsss.inference.sources import source_shares
 from wsss.options.scoring import CropConfig, ScoreConfig
 from wsss.options.views import TtaConfig
 
@@ -52,6 +53,6 @@ def load(
     recipe = members[0].recipe
     rules = score or recipe.score
     if not is_model(folder):  # a shared model holds the networks alone
-        check_feature_classifiers(members, rules)
+        source_shares(members, rules, crops or recipe.crops)
     model = Model(members, place, rules, crops or recipe.crops, tta or TtaConfig())
     return model if calibration is None else model.calibrated(Path(calibration))

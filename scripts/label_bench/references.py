@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from label_bench.fields import FieldSet
-from wsss.cells.runs import cell_ids
+from wsss.cells.regions import cell_ids
 from wsss.core.files import without_nan
 from wsss.core.labels import HPA
 from wsss.data.catalog import DataSet

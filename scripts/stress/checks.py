@@ -29,6 +29,18 @@ PARTS = {
     "saves": Part(1, "SIGKILL of training, each third within a save", "-m slow tests/engine/test_kills.py"),
     "disk": Part(3, "disk full at every stage, TMPDIR full", ALL + "tests/commands/test_full_disk.py"),
     "damage": Part(4, "our files cut (200) or one bit flipped (500)", "tests/test_damage.py --examples 700"),
+    "small": Part(21, "small files that ask for much, through every reader", "tests/test_hostile_files.py"),
+    "mistakes": Part(
+        22,
+        "read-only disks, files where folders should be, names too long, at every stage",
+        ALL + "tests/commands/test_disk_refusals.py tests/engine/test_loading.py",
+    ),
+    "text": Part(
+        23,
+        "formulas, permissions, later formats, HTML",
+        "tests/commands/test_disk_refusals.py tests/core/test_csv_text.py tests/test_damage.py "
+        "tests/test_hostile_files.py -k csv\\ or\\ permissions\\ or\\ newer\\ or\\ plain",
+    ),
     "hostile": Part(5, "pickles, YAML tags, objects, absurd headers", "tests/test_hostile.py"),
     "images": Part(6, "1,000 mutated images, bombs", "tests/commands/test_broken_images.py --examples 1000"),
     "forms": Part(

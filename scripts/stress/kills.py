@@ -36,13 +36,13 @@ IMAGES, EPOCHS, IN_A_ROW = 16, 3, 6
 BEGINS = {
     "prepare": ("wsss.data.source", "ingest", lambda job: 1),
     "segment": ("wsss.segmenters.many", "_work", lambda task: 1),
-    "infer": ("wsss.inference.pipeline", "_score_batch", lambda task, members, fields, *rest: len(fields)),
+    "infer": ("wsss.inference.pipeline", "_score_batch", lambda task, members, sources, samples, *rest: len(samples)),
 }
 """Stage -> module and name of the function that begins with images, and how many they are."""
 PRELOAD = ["wsss.prepare", "wsss.segment", "wsss.train", "wsss.infer", "wsss.training.fit", "wsss.training.validate"]
 PRELOAD += [
     "wsss.training.loading",
-    "wsss.inference.task",
+    "wsss.inference.sources",
     "wsss.inference.pipeline",
     "wsss.data.source",
     "wsss.data.existing",

@@ -1,9 +1,24 @@
 import numpy as np
 import pytest
 
-from wsss.cells.blending import blend, finish_scores, share_field
+from wsss.cells.blending import Part, blend, blend_parts, share_field, take_shares
 from wsss.cells.scoring import cell_cam_scores, cell_values, normalise
 from wsss.options.scoring import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig, preset
+
+
+def finish(
+    cam: np.ndarray,
+    crop: np.ndarray | None,
+    config: ScoreConfig,
+    features: np.ndarray | None = None,
+    visible: np.ndarray | None = None,
+) -> np.ndarray:
+    """Blend up to three sources with the shares of `config`."""
+    groups = [("maps", cam, 1.0), ("crops", crop, config.crop_share), ("features", features, config.feature_share)]
+    there = [(name, scores, taken) for name, scores, taken in groups if scores is not None]
+    shares = take_shares([taken for _, _, taken in there])
+    parts = [Part(name, name, share, scores) for (name, scores, _), share in zip(there, shares, strict=True)]
+    return blend_parts(parts, config, visible=visible)
 
 
 def test_geometric_blend_of_the_mean_preset_is_the_published_formula() -> None:
@@ -17,21 +32,35 @@ def test_geometric_blend_of_the_mean_preset_is_the_published_formula() -> None:
     wanted = np.sqrt(means * crop_scores) * np.sqrt([0.5, 0.3, 1])
     wanted /= wanted.sum(axis=1, keepdims=True)
     cam_scores = cell_cam_scores(cam, probs, label_map, config, negative=2)
-    np.testing.assert_allclose(finish_scores(cam_scores, crop_scores, config), wanted, atol=1e-6)
+    np.testing.assert_allclose(finish(cam_scores, crop_scores, config), wanted, atol=1e-6)
 
 
 def test_mean_blend_weighs_stage_2_and_mixes_with_the_image() -> None:
     a, b = np.array([[0.2], [0.4]]), np.array([[0.6], [0.8]])
-    np.testing.assert_allclose(blend(a, b, ScoreConfig(crop_share=0.25)), [[0.3], [0.5]])
-    mixed = finish_scores(a, None, ScoreConfig(image_mix=0.3))
+    np.testing.assert_allclose(blend(a, b, "mean", 0.25), [[0.3], [0.5]])
+    mixed = finish(a, None, ScoreConfig(image_mix=0.3))
     np.testing.assert_allclose(mixed, [[0.7 * 0.2 + 0.09], [0.7 * 0.4 + 0.09]], atol=1e-6)
 
 
-def test_border_and_outlier_cells_are_weighted_down_after_the_rows_are_normalised() -> None:
-    config = ScoreConfig(normalise_rows=True, border_power=1, outlier_power=2)
-    scores = np.array([[0.2, 0.2], [0.0, 0.0]])
-    out = finish_scores(scores, None, config, visible=np.array([0.5, 1]), weight=np.array([0.5, 1]))
-    np.testing.assert_allclose(out, [[0.5 * 0.5 * 0.25] * 2, [0, 0]])
+def test_border_cells_are_weighted_down_after_the_rows_are_normalised() -> None:
+    config = ScoreConfig(normalise_rows=True, border_power=2)
+    out = finish(np.array([[0.2, 0.2], [0.0, 0.0]]), None, config, visible=np.array([0.5, 1]))
+    np.testing.assert_allclose(out, [[0.5 * 0.25] * 2, [0, 0]])
+
+
+def test_each_share_is_taken_from_those_before_it() -> None:
+    np.testing.assert_allclose(take_shares([1.0, 0.5, 0.1]), [0.45, 0.45, 0.1])
+    assert take_shares([0.3]) == [1.0]
+    assert take_shares([]) == []
+
+
+def test_sources_of_a_group_are_averaged_by_their_shares_before_groups_are_blended() -> None:
+    one, two, crop = np.array([[0.2]]), np.array([[0.6]]), np.array([[0.9]])
+    parts = [Part("a", "maps", 0.1, one), Part("b", "maps", 0.3, two), Part("c", "crops", 0.6, crop)]
+    parts.append(Part("d", None, 0.0, np.array([[1.0]])))
+    np.testing.assert_allclose(blend_parts(parts, ScoreConfig()), [[0.02 + 0.18 + 0.54]])
+    wanted = (0.25 * 0.2 + 0.75 * 0.6) ** 0.4 * 0.9**0.6
+    np.testing.assert_allclose(blend_parts(parts, ScoreConfig(blend="geometric")), [[wanted]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("region", REGION_RULES)
@@ -46,7 +75,7 @@ def test_odd_images_give_finite_scores_in_the_unit_interval(region: str, negativ
         for cam in (random, np.zeros_like(random), -np.ones_like(random)):
             cam_scores = cell_cam_scores(cam, np.array([0.9, 0.005, 0.3]), label_map, config, negative=2)
             for crop_scores in (None, np.zeros_like(cam_scores)):
-                scores = finish_scores(cam_scores, crop_scores, config)
+                scores = finish(cam_scores, crop_scores, config)
                 assert scores.shape == (count, 3)
                 assert scores.dtype == np.float32
                 assert ((scores >= 0) & (scores <= 1)).all()
@@ -54,17 +83,17 @@ def test_odd_images_give_finite_scores_in_the_unit_interval(region: str, negativ
 
 def test_scores_outside_the_unit_interval_are_refused() -> None:
     with pytest.raises(ValueError, match="outside"):
-        finish_scores(np.array([[1.5]]), None, ScoreConfig())
-    with pytest.raises(ValueError, match="stage 2 is"):
-        finish_scores(np.ones((1, 2)), np.ones((2, 2)), ScoreConfig())
+        finish(np.array([[1.5]]), None, ScoreConfig())
+    with pytest.raises(ValueError, match="those of crops"):
+        finish(np.ones((1, 2)), np.ones((2, 2)), ScoreConfig())
 
 
 def test_the_feature_classifier_has_its_share_before_border_cells_are_weighted() -> None:
     network, feature_classifier = np.array([[0.2, 0.2], [0.6, 0.2]]), np.array([[0.0, 1.0], [0.4, 0.6]])
     config = ScoreConfig(feature_share=0.25, normalise_rows=True, border_power=1)
-    found = finish_scores(network, None, config, feature_classifier=feature_classifier, visible=np.array([1.0, 0.5]))
+    found = finish(network, None, config, feature_classifier, np.array([1.0, 0.5]))
     np.testing.assert_allclose(found, [[0.375, 0.625], [0.33125, 0.16875]], atol=1e-6)
-    alone = finish_scores(network, None, ScoreConfig(feature_share=1.0), feature_classifier=feature_classifier)
+    alone = finish(network, None, ScoreConfig(feature_share=1.0), feature_classifier)
     np.testing.assert_allclose(alone, feature_classifier, atol=1e-6)
 
 

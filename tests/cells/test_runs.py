@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from wsss.cells.regions import group_pixels, spread
-from wsss.cells.runs import cell_ids, cell_runs
+from wsss.cells.regions import cell_ids, cell_runs, group_pixels, spread
 
 
 def blobs(seed: int, shape: tuple[int, int] = (40, 56)) -> np.ndarray:

@@ -15,8 +15,8 @@ from wsss.cells.regions import (
     sample_places,
     spread,
     top_mean_rule,
+    visible_share,
 )
-from wsss.cells.runs import visible_share
 from wsss.cells.scoring import (
     apply_negative,
     cell_cam_scores,

@@ -125,7 +125,7 @@ def test_a_file_that_is_no_picture_is_refused(folders: Path) -> None:
         ("id,rle_mask\na,\n", "b of images/ is not in train.csv"),
         ("id,rle_mask\na,\nb,\nc,\n", "c of train.csv is not in images/"),
         ("id,rle_mask\na,\nb,\nb,\n", "names b more than once"),
-        ("id,mask\na,\nb,\n", "expected also rle_mask"),
+        ("id,mask\na,\nb,\n", r"lacks the column\(s\) rle_mask"),
     ],
 )
 def test_faults_of_the_table_are_one_line(salt: Path, text: str, message: str) -> None:

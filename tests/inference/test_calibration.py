@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from wsss.core.checks import DataError
+from wsss.core.files import read_json
 from wsss.inference.calibration import (
     Calibration,
     apply_curves,
-    check_origin,
     fit_curves,
     isotonic_curve,
     load_calibration,
@@ -22,6 +22,7 @@ from wsss.inference.calibration import (
     save_calibration,
     weak_targets,
 )
+from wsss.inference.provenance import check_origin
 from wsss.metrics.classify import average_precision, reliability
 from wsss.options.calibrate import METHODS
 
@@ -164,7 +165,7 @@ def test_curves_of_other_scores_are_refused(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_told(change: dict[str, object], said: str, tmp_path: Path) -> None:
     save_calibration(tmp_path / "c.json", calibration(), {})
-    record = json.loads((tmp_path / "c.json").read_text()) | change
+    record = read_json(tmp_path / "c.json") | change
     (tmp_path / "c.json").write_text(json.dumps(record))
     with pytest.raises(DataError, match=said):
         load_calibration(tmp_path / "c.json", 2)

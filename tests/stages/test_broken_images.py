@@ -15,6 +15,7 @@ from peak import at_most
 from PIL import Image
 
 from wsss import prepare
+from wsss.core.checks import ConfigError
 from wsss.data.catalog import DataSet
 
 GOOD, SIZE = 8, 32
@@ -164,3 +165,12 @@ def test_a_file_under_another_forms_name_is_read_or_named(suffix: str, tmp_path:
     assert len(table) == 3
     assert table.status["good"] == "ok"
     assert (table.reason[table.status == "failed"] != "").all()
+
+
+def test_broken_images_are_named_even_if_another_error_ends_the_run(tmp_path: Path) -> None:
+    for k in range(4):
+        (tmp_path / f"i{k}.png").write_bytes(encoded("png", k)[: 200 if k < 2 else None])
+    (tmp_path / "train.csv").write_text("ID,Label\n" + "".join(f"i{k},{k}\n" for k in range(4)))
+    words = ["--images", str(tmp_path), "--labels", str(tmp_path / "train.csv"), "--out", str(tmp_path / "data")]
+    with pytest.raises(ConfigError, match=r"--folds 4 needs .* 2 of 4 images could not be prepared: i0 \(.*, i1 \("):
+        prepare.main([*words, "--size", "32", "--workers", "0"])

@@ -63,9 +63,11 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "slow":
             time.sleep(1.6)
         body = {"html": b"<html>no</html>", "noise": b"\xff\xd8" + b"x" * 50, "small": jpeg(9, 9)}.get(fault, GOOD)
-        self.send_response(200)
+        self.send_response(302 if fault == "moved" else 200)
         self.send_header("Content-Type", "text/html" if fault == "html" else "image/jpeg")
-        self.send_header("Content-Length", str(len(body)))
+        if fault == "moved":
+            self.send_header("Location", "http://[::1")
+        self.send_header("Content-Length", "9" * 5000 if fault == "long" else str(len(body)))
         self.end_headers()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who waited for us has gone
             self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
@@ -187,3 +189,18 @@ def test_the_rate_holds_over_threads() -> None:
     for thread in threads:
         thread.join()
     assert time.monotonic() - began >= 19 / 100
+
+
+@pytest.mark.parametrize("fault", ["long", "moved"])
+def test_answers_with_absurd_headers_fail_one_file_and_end_nothing(fault: str, server: Server, tmp_path: Path) -> None:
+    server.faults["/10580/1610_C1_1_blue.jpg"] = [fault]
+    code = run(server, tmp_path / "out", "--retries", "0")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {f"10580_1610_C1_1_{name}.jpg" for name in ("red", "green", "yellow")} <= names
+    assert code == (1 if (tmp_path / "out" / "failed.csv").exists() else 0)
+
+
+def test_more_ids_than_a_file_name_has_letters_are_read(tmp_path: Path) -> None:
+    ids = ",".join(f"10580/1610_C1_{k}" for k in range(40))
+    assert len(ids) > 255
+    assert len(download.wanted_images(download.DownloadOptions(out=tmp_path, ids=ids))) == 40

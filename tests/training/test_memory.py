@@ -6,6 +6,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,10 +16,8 @@ from squares import make_squares, words
 
 from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
-from wsss.inference.cam import class_maps, crop_probs
-from wsss.inference.view_maps import view_maps
-from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.models.cell_probs import cell_probs
+from wsss.inference.views import view_maps
+from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
 from wsss.models.memory import MemoryFull, attempt
 from wsss.options.recipe import OptimConfig, Recipe
 from wsss.options.views import TtaConfig
@@ -108,13 +107,15 @@ def test_images_that_do_not_fit_at_once_are_seen_in_parts(net: CamNet, capsys: p
     ]
 
 
-@pytest.mark.parametrize("see", [crop_probs, cell_probs])
-def test_so_are_crops_whatever_the_size_of_the_last_batch(net: CamNet, see: "type[crop_probs]") -> None:
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_so_are_crops_whatever_the_size_of_the_last_batch(
+    net: CamNet, activation: Literal["sigmoid", "softmax"]
+) -> None:
     batches = [IMAGES, IMAGES[:5], IMAGES[:1]]
     with MemoryLimit() as memory:
-        whole = see(net, batches, CPU)
+        whole = crop_probs(net, batches, CPU, activation)
     with MemoryLimit(memory.peak / 2) as small:
-        parts = see(net, batches, CPU)
+        parts = crop_probs(net, batches, CPU, activation)
     assert small.refusals
     np.testing.assert_allclose(whole, parts, atol=1e-5)
 

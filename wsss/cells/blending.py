@@ -1,52 +1,86 @@
-"""From the scores of both stages to those of the tables: blend, rows, feature classifier, field shares, border
-cells."""
+"""From the scores of all sources to those of the tables: blend, rows, image prior, border cells."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
 from wsss.options.scoring import ScoreConfig
 
+Group = Literal["maps", "crops", "features"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""Kinds of scores, in the order in which they are blended."""
 
-def finish_scores(
-    cam_scores: np.ndarray,
-    crop_scores: np.ndarray | None,
-    config: ScoreConfig,
-    *,
-    negative: int | None = None,
-    feature_classifier: np.ndarray | None = None,
-    visible: np.ndarray | None = None,
-    weight: np.ndarray | None = None,
+
+@dataclass(frozen=True)
+class Part:
+    """The scores of one source."""
+
+    name: str
+    group: Group | None
+    """None: not blended."""
+    share: float
+    """Weight in the blend, in [0, 1]; those of all parts sum to 1."""
+    scores: np.ndarray
+    """(N, K) in [0, 1]."""
+
+
+def take_shares(taken: Sequence[float]) -> list[float]:
+    """Return weights that sum to 1: the first has all, and each further one takes its share from those before it.
+
+    Example:
+        >>> take_shares([1.0, 0.5, 0.1])
+        [0.45, 0.45, 0.1]
+    """
+    shares: list[float] = []
+    for share in taken:
+        shares = [other * (1 - share) for other in shares] + [share if shares else 1.0]
+    return shares
+
+
+def blend_parts(
+    parts: Sequence[Part], config: ScoreConfig, *, negative: int | None = None, visible: np.ndarray | None = None
 ) -> np.ndarray:
-    """Blend stages 1 and 2; then image_mix, normalise_rows, feature_share, prior_rounds, border_power, outlier_power.
+    """Blend maps and crops; then image_mix, normalise_rows, the features' scores, prior_rounds, border_power.
 
     Args:
-        cam_scores: (N, K) in [0, 1].
-        crop_scores: (N, K) in [0, 1], the network's view of each cell's crop; None to do without.
+        parts: what is blended; there must be maps.
         config: the rules.
         negative: id of the class 'no specific signal', or None; for prior_rounds.
-        feature_classifier: (N, K) in [0, 1], the feature classifier; None to do without.
-        visible: (N,) in [0, 1], share of the cell that the image shows (`runs.visible_share`); None for whole cells.
-        weight: (N,) in [0, 1], low for outlier cells; None for 1.
+        visible: (N,) in [0, 1], share of the cell that the image shows (`visible_share`); None for whole cells.
 
     Returns:
         (N, K) float32 in [0, 1].
 
     Raises:
-        ValueError: the shapes differ, or a score is outside [0, 1].
+        ValueError: the shapes differ, or a score of maps or crops is outside [0, 1].
     """
-    scores = cam_scores if crop_scores is None else blend(cam_scores, crop_scores, config)
+    groups = {group: [part for part in parts if part.group == group] for group in GROUPS}
+    weights = {group: sum(part.share for part in own) for group, own in groups.items()}
+    scores = _mean(groups["maps"])
+    if groups["crops"]:
+        both = weights["maps"] + weights["crops"]
+        scores = blend(scores, _mean(groups["crops"]), config.blend, weights["crops"] / both if both else 0.5)
     if not ((scores >= 0) & (scores <= 1)).all():
-        raise ValueError("a score of stage 1 or 2 is outside [0, 1].")
+        raise ValueError("a score of maps or crops is outside [0, 1].")
     if len(scores):
         scores = (1 - config.image_mix) * scores + config.image_mix * scores.mean(axis=0)
     if config.normalise_rows:
         scores = _normalise_rows(scores)
-    if feature_classifier is not None:
-        scores = (1 - config.feature_share) * scores + config.feature_share * feature_classifier
+    if groups["features"]:
+        scores = (1 - weights["features"]) * scores + weights["features"] * _mean(groups["features"])
     scores = share_field(scores, negative, config.prior_rounds)
-    for factor, power in ((visible, config.border_power), (weight, config.outlier_power)):
-        if factor is not None:
-            scores = scores * np.reshape(factor, (len(scores), 1)) ** power
+    if visible is not None:
+        scores = scores * np.reshape(visible, (len(scores), 1)) ** config.border_power
     return np.clip(scores, 0, 1).astype(np.float32)
+
+
+def _mean(parts: Sequence[Part]) -> np.ndarray:
+    """Average (N, K) scores by their shares; equally where all are 0."""
+    total = sum(part.share for part in parts)
+    shares = [part.share / total if total else 1 / len(parts) for part in parts]
+    return np.asarray(sum(share * part.scores for share, part in zip(shares, parts, strict=True)))
 
 
 def _normalise_rows(scores: np.ndarray) -> np.ndarray:
@@ -88,11 +122,14 @@ def share_field(scores: np.ndarray, negative: int | None, rounds: int) -> np.nda
     return now
 
 
-def blend(cam_scores: np.ndarray, crop_scores: np.ndarray, config: ScoreConfig) -> np.ndarray:
-    """Blend two score tables (N, K): (1 - w) a + w b, or a ** (1 - w) * b ** w; w is crop_share."""
-    if cam_scores.shape != crop_scores.shape:
-        raise ValueError(f"stage 1 is {cam_scores.shape}, stage 2 is {crop_scores.shape}.")
-    w = config.crop_share
-    if config.blend == "mean":
-        return (1 - w) * cam_scores + w * crop_scores
-    return cam_scores ** (1 - w) * crop_scores**w
+def blend(first: np.ndarray, second: np.ndarray, how: str, weight: float) -> np.ndarray:
+    """Blend two score tables (N, K): mean, (1 - w) a + w b; or geometric, a ** (1 - w) * b ** w.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"the scores of maps are {first.shape}, those of crops {second.shape}.")
+    if how == "mean":
+        return (1 - weight) * first + weight * second
+    return first ** (1 - weight) * second**weight

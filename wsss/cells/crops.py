@@ -6,7 +6,7 @@ from itertools import islice
 import cv2
 import numpy as np
 
-from wsss.cells.runs import cell_ids, cell_runs
+from wsss.cells.regions import cell_ids, cell_runs
 from wsss.options.scoring import CropConfig
 
 

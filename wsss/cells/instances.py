@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from skimage.measure import label
 
-from wsss.cells.regions import CellPixels, group_pixels
-from wsss.cells.runs import CellRuns, cell_runs
+from wsss.cells.regions import CellPixels, CellRuns, cell_runs, group_pixels
 from wsss.core.geometry import Geometry
 
 GEOMETRY_COLUMNS = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")

@@ -169,7 +169,7 @@ def write_json(path: Path, value: object) -> None:
 
 def as_read(facts: dict[str, Any]) -> dict[str, Any]:
     """Return facts as they come back from a file: tuples are lists, keys are strings."""
-    found: dict[str, Any] = json.loads(json.dumps(facts))
+    found: dict[str, Any] = parse_json(json.dumps(facts), "a record")
     return found
 
 
@@ -196,8 +196,11 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not JSON ({error}): it is damaged, make it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
-    if isinstance(found, dict) and DIGEST in found:
-        digest = found.pop(DIGEST)
+    if not isinstance(found, dict) or not found:
+        return found
+    last = next(reversed(found))
+    if last == DIGEST or found[last] == digest_json({k: v for k, v in found.items() if k != last}):
+        digest = found.pop(last)  # also where its name alone is damaged
         if digest != digest_json(found):
             raise DataError(
                 f"{path} is damaged: its content does not match its digest. Make it again, or, if it was changed on "

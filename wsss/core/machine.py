@@ -18,6 +18,8 @@ SHARED = Path("/dev/shm")
 DRIVER = Path("/proc/driver/nvidia/version")
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
+MEMORY_USED = (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"))
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -45,13 +47,25 @@ def examine_machine(folders: Sequence[Path]) -> Iterator[Finding]:
     yield from _extras()
 
 
+def free_memory() -> int:
+    """Return the bytes of main memory that this process can still get: of the machine, and of its container."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    for limit, used in zip(MEMORY_LIMITS, MEMORY_USED, strict=True):
+        most, now = (path.read_text().strip() if path.exists() else "" for path in (limit, used))
+        if most.isdecimal() and now.isdecimal():
+            free = min(free, max(0, int(most) - int(now)))
+    return free
+
+
 def _memory() -> Finding:
     import psutil
 
     found = psutil.virtual_memory()
     limits = [path.read_text().strip() for path in MEMORY_LIMITS if path.exists()]
     limit = min([found.total, *(int(text) for text in limits if text.isdecimal())])
-    text = f"{limit / GIB:.1f} GiB, {min(found.available, limit) / GIB:.1f} GiB free"
+    text = f"{limit / GIB:.1f} GiB, {free_memory() / GIB:.1f} GiB free"
     if limit < LITTLE_MEMORY * GIB:
         return Finding("note", "memory", f"{text}: train with a small --batch and --crop")
     return Finding("ok", "memory", text)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import tokenize
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,19 @@ DEEPEST = 50
 """Lists and mappings within each other in a YAML file, at most."""
 LONGEST_NUMBER = 1000
 """Characters of a number in YAML, at most: long ones take seconds to convert."""
+_HEADER_FAULTS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    tokenize.TokenError,
+    RecursionError,
+    MemoryError,
+    EOFError,
+    OverflowError,
+)
+"""What numpy raises for .npy headers, which are Python literals: all that Python's parser does."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NUMBER = re.compile(r"[-+0-9_.:a-fA-FxoXO]+")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
@@ -124,8 +138,7 @@ def check_npy(stream: IO[bytes], size: int, where: object) -> tuple[tuple[int, .
     begin = stream.tell()
     try:
         shape, _, dtype = readers[np.lib.format.read_magic(stream)[0]](stream)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, EOFError) as error:
-        # Headers are Python literals; numpy passes on what its parser raises.
+    except _HEADER_FAULTS as error:
         raise DataError(f"{where} is no .npy array, or damaged ({_line(error)}).") from error
     if dtype.hasobject:
         raise DataError(f"{where} holds pickled Python objects, which are never loaded: save numbers.")

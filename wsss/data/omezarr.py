@@ -1,5 +1,6 @@
 """OME-Zarr images (folders `<ID>.zarr` or `<ID>.ome.zarr`), versions 0.4 and 0.5, at full resolution."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,10 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import DataError
+from wsss.core.files import read_json
+
+MOST_NUMBERS = 2**29
+"""Numbers of an image, and of a chunk of it, at most."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,9 @@ def open_zarr(path: Path) -> ZarrImage:
         import zarr
     except ImportError as error:
         raise DataError(f"{path.name} needs the package zarr: pip install 'wsss[zarr]'.") from error
+    for name in (".zattrs", ".zgroup", "zarr.json"):
+        if (path / name).is_file():
+            read_json(path / name)  # within limits, which zarr has none of
     group = zarr.open_group(str(path), mode="r")
     facts: dict[str, Any] = dict(group.attrs)
     facts = facts.get("ome", facts)  # 0.5 keeps them one level down
@@ -56,5 +64,8 @@ def open_zarr(path: Path) -> ZarrImage:
     lengths = dict(zip(axes, array.shape, strict=True))
     if axes[-2:] != ("y", "x") or any(n != 1 for axis, n in lengths.items() if axis not in ("c", "y", "x")):
         raise DataError(f"{path.name} has the axes {lengths}, expected one plane per channel: c, y, x.")
+    for what, numbers in (("shape", array.shape), ("chunks", array.chunks)):
+        if math.prod(numbers) > MOST_NUMBERS:
+            raise DataError(f"{path.name} has the {what} {numbers}, more than {MOST_NUMBERS} numbers are refused.")
     names = [str(channel.get("label", "")) for channel in facts.get("omero", {}).get("channels", [])]
     return ZarrImage(array, axes, names)

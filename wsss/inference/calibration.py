@@ -221,31 +221,3 @@ def _is_curve(curve: Curve) -> bool:
     if x.ndim != 1 or x.shape != y.shape or len(x) < 2 or (x[0], x[-1]) != (0, 1):
         return False
     return bool((np.diff(x) > 0).all() and (np.diff(y) >= 0).all() and y[0] >= 0 and y[-1] <= 1)
-
-
-def check_origin(calibration: Calibration, facts: Mapping[str, Any], path: Path) -> None:
-    """Refuse curves that were fitted to scores of other networks or other rules.
-
-    Args:
-        calibration: the curves.
-        facts: of the predictions to calibrate, as in provenance.json.
-        path: of the curves.
-
-    Raises:
-        DataError: they differ.
-    """
-    for name, wanted in origin_of(facts).items():
-        if name in calibration.origin and calibration.origin[name] != wanted:
-            raise DataError(
-                f"{path} was fitted to scores made with other {name}: predict with those, or make it again from "
-                "predictions of this run with these options (python -m wsss.calibrate)."
-            )
-
-
-def origin_of(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Take out of the provenance of predictions what shapes their scores; each network once."""
-    found = {name: facts[name] for name in ("score", "crops", "tta") if name in facts}
-    if "members" in facts:
-        keys = ("weights", "feature_classifier", "self_trained", "unets")
-        found["members"] = sorted({"/".join(str(own.get(key)) for key in keys) for own in facts["members"]})
-    return found

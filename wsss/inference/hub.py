@@ -96,11 +96,11 @@ def load_model(folder: Path, device: Device) -> list[Member]:
         DataError: a file is missing, damaged, of another tool or of a later format.
     """
     where = folder / CONFIG
-    config = read_record(where, "library_name", "format", "networks")
-    if config["library_name"] != "wsss":
+    config = read_record(where)
+    if config.get("library_name") != "wsss":
         raise DataError(f"{where} is not of a wsss model: export the run again.")
-    check_format(where, config["format"], FORMAT, "wsss model", "export the run again")
-    networks = config["networks"]
+    check_format(where, config.get("format"), FORMAT, "wsss model", "export the run again")
+    networks = config.get("networks")
     if not isinstance(networks, list) or not 0 < len(networks) <= MOST_NETWORKS:
         raise DataError(f"{where} lists no networks, or more than {MOST_NETWORKS}: export the run again.")
     for facts in networks:

@@ -1,26 +1,17 @@
-"""U-Nets of class maps beside a classifier's networks: whose maps go into whose scores, and the maps themselves."""
+"""U-Nets of class maps beside a classifier's networks: whose maps go into whose scores."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-
-import numpy as np
-import torch
-import torch.nn.functional as F
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
 from wsss.core.files import digest_file, digest_json, read_lines
 from wsss.core.run_facts import check_facts
 from wsss.inference.members import MapNet, Member
-from wsss.models.memory import in_parts
-from wsss.models.unet import Unet, build_unet
+from wsss.models.unet import build_unet
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import recipe_from
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.run_folder import RunFolder
-
-BLOCK = 4
-"""Maps are averaged over blocks of so many pixels: the statistics of a cell need no finer ones."""
 
 
 def load_map_net(folder: RunFolder, device: Device) -> MapNet:
@@ -71,19 +62,3 @@ def _check(net: MapNet, member: Member, *, oof: bool) -> None:
             f"labels of {some(seen)} have reached {net.path}, which {member.path} holds out: its maps would not be out "
             "of fold. Make pseudo-masks without --oof and train one U-Net a fold."
         )
-
-
-@torch.inference_mode()
-def unet_maps(members: Sequence[Member], images: np.ndarray, device: Device) -> list[np.ndarray]:
-    """Return the class maps (B, K, h, w) float32 in [0, 1] of each U-Net of the members, of (B, C, H, W) uint8."""
-    nets = {net.digest: net for member in members for net in member.unets}
-    return [_maps(net.net, images, device) for net in nets.values()]
-
-
-def _maps(net: Unet, images: np.ndarray, device: Device) -> np.ndarray:
-    def see(rows: slice) -> np.ndarray:
-        with device.autocast():
-            logits = net(device.put(torch.from_numpy(images[rows]))).logits
-        return np.asarray(F.avg_pool2d(logits.float().sigmoid(), BLOCK).cpu().numpy())
-
-    return np.concatenate(in_parts(net, images.shape, see))

@@ -15,7 +15,7 @@ from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.unet import Unet
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import Recipe, recipe_from
-from wsss.options.scoring import CropConfig, ScoreConfig
+from wsss.options.scoring import CropConfig
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.run_folder import RunFolder
 
@@ -198,49 +198,6 @@ def load_self_trained(path: Path, recipe: Recipe, facts: dict[str, Any], device:
     net = build_cam_net(recipe, channels=len(facts["channels"]), classes=len(facts["classes"]), pretrained=False)
     load_weights(net, strip(tensors, "net."))
     return SelfTrained(device.settle(net).eval(), crops, digest_file(path)), train_ids
-
-
-def check_feature_classifiers(members: list[Member], score: ScoreConfig) -> None:
-    """Refuse networks of which some lack the feature classifier, or self-trained network, that they or others
-    should have.
-
-    Raises:
-        DataError: one is missing.
-    """
-    if score.feature_share > 0 and score.self_training_share > 0:
-        _check_self_trained(members)
-    wanted = any(member.feature_classifier or member.recipe.feature_classifier.enabled for member in members)
-    lacking = [str(member.path) for member in members if member.feature_classifier is None]
-    if score.feature_share > 0 and wanted and lacking:
-        raise DataError(
-            f"{some(lacking)} has no feature classifier (feature_classifier.safetensors), which the run wants: "
-            "run the same train "
-            "command again with --feature_classifier.enabled true to make it, or pass --score.feature_share 0 "
-            "to do without."
-        )
-
-
-def _check_self_trained(members: list[Member]) -> None:
-    wanted = any(member.self_trained or member.recipe.self_training.enabled for member in members)
-    lacking = [str(member.path) for member in members if member.self_trained is None]
-    if wanted and lacking:
-        raise DataError(
-            f"{some(lacking)} has no self-trained network (self_trained.safetensors), which the run wants: run "
-            "the same "
-            "train command again with --self_training.enabled true, or pass --score.self_training_share 0 to do "
-            "without."
-        )
-
-
-def has_self_trained(members: list[Member], score: ScoreConfig) -> bool:
-    """Whether self-trained networks take part in the score."""
-    used = has_feature_classifiers(members, score) and score.self_training_share > 0
-    return used and all(member.self_trained is not None for member in members)
-
-
-def has_feature_classifiers(members: list[Member], score: ScoreConfig) -> bool:
-    """Whether feature classifiers take part in the score."""
-    return score.feature_share > 0 and all(member.feature_classifier is not None for member in members)
 
 
 def check_fits(member: Member, data: DataSet) -> None:

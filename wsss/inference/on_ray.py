@@ -18,7 +18,8 @@ from wsss.core.ray_cluster import MOST_LOSSES, connect, go_to
 from wsss.core.runtime import keep_freed_memory
 from wsss.inference.members import Plan
 from wsss.inference.pipeline import predict
-from wsss.inference.task import Scored, Task
+from wsss.inference.results import Scored
+from wsss.inference.sources import Task
 
 BATCHES = 4
 """Of a chunk: within it reading, network and scoring overlap; it is what a lost worker costs."""

@@ -16,12 +16,12 @@ from wsss.core.label_maps import check_label_map
 from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet
 from wsss.data.pixels import to_uint8
-from wsss.inference.calibration import Calibration, check_origin, load_calibration
-from wsss.inference.image_tables import take_stage
+from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.members import Member
-from wsss.inference.pipeline import score_now
-from wsss.inference.provenance import digests
-from wsss.inference.task import Sample, Task
+from wsss.inference.pipeline import make_sample, score_now
+from wsss.inference.provenance import check_origin
+from wsss.inference.results import take_part
+from wsss.inference.sources import Task, digests
 from wsss.options.scoring import CropConfig, ScoreConfig
 from wsss.options.views import TtaConfig
 from wsss.segmenters import Field
@@ -111,8 +111,8 @@ class Model:
                 raise DataError(f"label_map is {found.shape}, expected the image's {shape}.")
         data = cast(DataSet, _OneImage([name], self.size, self.classes, shape))
         task = Task(data, self.score, self.crops, self.device, tta=self.tta, calibration=self.calibration)
-        (scored,) = score_now(task, self.members, [Sample(0, stored, found, nuclei)])
-        (cells,) = take_stage([pd.read_feather(BytesIO(scored.payload))], "")
+        (scored,) = score_now(task, self.members, [make_sample(data, 0, stored, found, nuclei)])
+        (cells,) = take_part([pd.read_feather(BytesIO(scored.payload))], "")
         return cells
 
 

@@ -1,24 +1,21 @@
-"""The flow of images: reading, network, cell scores and encoding overlap; memory is bounded by a batch."""
+"""The flow of images: reading, networks, cell scores and encoding overlap; memory is bounded by a batch."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from wsss.cells.crops import crop_batches
-from wsss.cells.runs import cell_ids
+from wsss.cells.regions import cell_ids
+from wsss.core.checks import DataError
 from wsss.core.runtime import cores
-from wsss.inference.image_tables import finish_image
-from wsss.inference.map_nets import unet_maps
-from wsss.inference.members import Member, has_self_trained
-from wsss.inference.reading import read_sample, stored_map
-from wsss.inference.task import Sample, Scored, Task
-from wsss.inference.view_maps import view_crop_probs, view_maps
-from wsss.models.cell_probs import cell_probs
-
-Field = tuple[Sample, np.ndarray | None]
-"""An image as it is read, and its cells at stored size, (S, S) int32."""
+from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import read_cells, read_nuclei
+from wsss.inference.members import Member
+from wsss.inference.results import Scored, finish_image
+from wsss.inference.sources import Batch, Sample, Source, Task, look, sources_of
 
 
 def predict(task: Task, members: list[Member], indices: list[int], skip: set[int], fold: int) -> Iterator[Scored]:
@@ -31,6 +28,7 @@ def predict(task: Task, members: list[Member], indices: list[int], skip: set[int
         skip: images whose results are there already; batches of such images alone are left out.
         fold: what the tables say of these images; -1 for not out of fold.
     """
+    sources = sources_of(members, task)
     batches = [indices[b : b + task.batch] for b in range(0, len(indices), task.batch)]
     todo = [batch for batch in batches if not set(batch) <= skip]
     helpers = max(2, min(8, cores() // 2))  # a GPU outruns two
@@ -42,8 +40,8 @@ def predict(task: Task, members: list[Member], indices: list[int], skip: set[int
         ThreadPoolExecutor(1) as network,
     ):
         finished: list[Future[Scored]] = []
-        for fields in _ahead(readers, task, todo):
-            running = network.submit(_score_batch, task, members, fields, fold, cutter, writers)
+        for samples in _ahead(readers, task, todo):
+            running = network.submit(_score_batch, task, members, sources, samples, fold, cutter, writers)
             # while the network runs, so that a kill costs no more than what is under way
             yield from (future.result() for future in finished)
             finished = running.result()
@@ -52,78 +50,78 @@ def predict(task: Task, members: list[Member], indices: list[int], skip: set[int
 
 def score_now(task: Task, members: list[Member], samples: list[Sample], fold: int = -1) -> list[Scored]:
     """Score samples that are in memory already, as one batch."""
-    fields = [(sample, stored_map(task.data, sample)) for sample in samples]
+    sources = sources_of(members, task)
     with ThreadPoolExecutor(1) as pool:
-        return [future.result() for future in _score_batch(task, members, fields, fold, pool, pool)]
+        return [future.result() for future in _score_batch(task, members, sources, samples, fold, pool, pool)]
 
 
-def _ahead(pool: ThreadPoolExecutor, task: Task, batches: list[list[int]]) -> Iterator[list[Field]]:
-    """Yield the fields of each batch while the next one is being read."""
-    reading: list[Future[Field]] = []
+def read_sample(task: Task, index: int) -> Sample:
+    """Read one image; where its cells cannot be read, the sample says why."""
+    data = task.data
+    if task.overlap is not None:
+        task.overlap.wait(data.ids[index])
+    image = np.array(data.image(index))
+    try:
+        label_map = read_cells(data, index)
+    except DataError as error:
+        return make_sample(data, index, image, None, problem=str(error))
+    return make_sample(data, index, image, label_map, read_nuclei(data, index))
+
+
+def make_sample(
+    data: DataSet,
+    index: int,
+    image: np.ndarray,
+    label_map: np.ndarray | None,
+    nuclei: np.ndarray | None = None,
+    problem: str = "",
+) -> Sample:
+    """Put an image (C, S, S) and its label map at native or stored size, None without cells, together."""
+    geometry = data.geometry(index)
+    none = np.zeros((data.size, data.size), np.int32)
+    cells = none if label_map is None else geometry.labels_to_store(label_map)
+    content = (geometry.content_height, geometry.content_width)
+    return Sample(index, image, label_map, cells, cell_ids(cells), content, nuclei, problem)
+
+
+def _ahead(pool: ThreadPoolExecutor, task: Task, batches: list[list[int]]) -> Iterator[list[Sample]]:
+    """Yield the samples of each batch while the next one is being read."""
+    reading: list[Future[Sample]] = []
     for batch in [*batches, []]:
-        upcoming = [pool.submit(_read, task, index) for index in batch]
+        upcoming = [pool.submit(read_sample, task, index) for index in batch]
         if reading:
             yield [future.result() for future in reading]
         reading = upcoming
 
 
-def _read(task: Task, index: int) -> Field:
-    sample = read_sample(task, index)
-    return sample, stored_map(task.data, sample)
-
-
 def _score_batch(
     task: Task,
     members: list[Member],
-    fields: list[Field],
+    sources: list[Source],
+    samples: list[Sample],
     fold: int,
     cutter: ThreadPoolExecutor,
     writers: ThreadPoolExecutor,
 ) -> list[Future[Scored]]:
     """Run the networks on a batch, its crops cut in `cutter`; hand each image's scoring and encoding to `writers`."""
-    images = np.stack([sample.image for sample, _ in fields])
-    stored = [label_map for _, label_map in fields]
-    with_cells = [(sample.image, label_map) for sample, label_map in fields if label_map is not None]
-    crops = None
-    if task.crops.mode != "none":
-        crops = _one_ahead(cutter, crop_batches(with_cells, task.crops))  # the first are cut beside stage 1
-    maps = [view_maps(member.net, images, task.device, task.tta, stored) for member in members]
-    crop_scores = None if crops is None else _crop_scores(task, members, crops)
-    self_trained_nets = _self_trained_scores(task, members, with_cells)
-    unets = unet_maps(members, images, task.device)
-    counts = [0 if label_map is None else len(cell_ids(label_map)) for label_map in stored]
-    ends = np.cumsum(counts)
+    batch = Batch(samples, np.stack([sample.image for sample in samples]))
+    fields = [(sample.image, sample.cells) for sample in samples]
+    # the first crops are cut while the maps are made
+    crops = [[_one_ahead(cutter, crop_batches(fields, cut)) for cut in source.cuts] for source in sources]
+    maps = look(members, task, batch)
+    seen = {source.name: source.see(batch, own) for source, own in zip(sources, crops, strict=True)}
     scoring = []
-    for b, (sample, label_map) in enumerate(fields):
-        cells = slice(ends[b] - counts[b], ends[b])
-        own = None if crop_scores is None else crop_scores[cells]
-        self_trained = None if self_trained_nets is None else self_trained_nets[cells]
-        views = [(cam[b], probs[b]) for cam, probs in maps]
-        unet = [cam[b] for cam in unets]
-        scoring.append(
-            writers.submit(finish_image, task, members, sample, label_map, views, own, fold, self_trained, unet)
+    for b, sample in enumerate(samples):
+        by_network = tuple(probs[b] for _, probs in maps)
+        filled = replace(
+            sample,
+            maps=tuple(cam[b] for cam, _ in maps),
+            probs=np.mean(by_network, axis=0),
+            probs_by_network=by_network,
+            seen={name: of_images[b] for name, of_images in seen.items()},
         )
+        scoring.append(writers.submit(finish_image, task, sources, filled, fold))
     return scoring
-
-
-def _crop_scores(task: Task, members: list[Member], crops: Iterator[np.ndarray]) -> np.ndarray:
-    """Return the mean over the members of the probabilities (N, K) of crops, each batch cut once for all of them."""
-    found = [
-        np.mean([view_crop_probs(member.net, [batch], task.device, task.tta) for member in members], axis=0)
-        for batch in crops
-    ]
-    none = view_crop_probs(members[0].net, [], task.device, task.tta)
-    return np.concatenate([none, *found])
-
-
-def _self_trained_scores(
-    task: Task, members: list[Member], fields: list[tuple[np.ndarray, np.ndarray]]
-) -> np.ndarray | None:
-    """Return the mean of the members' self-trained networks (N, K); None where they are not asked for."""
-    if not has_self_trained(members, task.score):
-        return None
-    self_trained_nets = [member.self_trained for member in members if member.self_trained]
-    return np.mean([cell_probs(s.net, crop_batches(fields, s.crops), task.device) for s in self_trained_nets], axis=0)
 
 
 def _one_ahead(pool: ThreadPoolExecutor, items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

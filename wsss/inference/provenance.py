@@ -1,12 +1,17 @@
-"""What predictions are made of; other facts are other predictions."""
+"""What predictions are made of: other facts are other predictions, and need other calibration curves."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from wsss.core.checks import DataError
 from wsss.core.files import as_read, digest_file
 from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet
+from wsss.inference.calibration import Calibration
 from wsss.inference.members import Member, Plan
+from wsss.inference.sources import SOURCES, digests, source_shares
 from wsss.options.infer import InferOptions
 
 
@@ -24,7 +29,8 @@ def prediction_facts(options: InferOptions, data: DataSet, plan: Plan) -> dict[s
         "precision": options.precision,
         "min_score": options.min_score,
         "calibration": None if options.calibration is None else digest_file(options.calibration),
-        "members": [_planned(member, indices, options.oof) for own, indices in plan for member in own],
+        "sources": source_shares(plan[0][0], options.score, options.crops) if plan else {},
+        "members": [_planned(member, indices, options.oof) for members, indices in plan for member in members],
         "parts": options.parts,
         "versions": versions(),
     }
@@ -38,11 +44,29 @@ def _planned(member: Member, indices: list[int], oof: bool) -> dict[str, Any]:
     return facts | digests(member) | ({"seen_and_predicted": 0} if oof else {})
 
 
-def digests(member: Member) -> dict[str, Any]:
-    """Return the digests of a network and of all that scores beside it."""
-    return {
-        "weights": member.digest,
-        "feature_classifier": None if member.feature_classifier is None else member.feature_classifier.digest,
-        "self_trained": None if member.self_trained is None else member.self_trained.digest,
-        "unets": [net.digest for net in member.unets],
-    }
+def check_origin(calibration: Calibration, facts: Mapping[str, Any], path: Path) -> None:
+    """Refuse curves that were fitted to scores of other networks or other rules.
+
+    Args:
+        calibration: the curves.
+        facts: of the predictions to calibrate, as in provenance.json.
+        path: of the curves.
+
+    Raises:
+        DataError: they differ.
+    """
+    for name, wanted in origin_of(facts).items():
+        if name in calibration.origin and calibration.origin[name] != wanted:
+            raise DataError(
+                f"{path} was fitted to scores made with other {name}: predict with those, or make it again from "
+                "predictions of this run with these options (python -m wsss.calibrate)."
+            )
+
+
+def origin_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of the provenance of predictions what shapes their scores; each network once."""
+    origin = {name: facts[name] for name in ("score", "crops", "tta") if name in facts}
+    if "members" in facts:
+        keys = ["weights", *(kind.record for kind in SOURCES if kind.record)]
+        origin["members"] = sorted({"/".join(str(member.get(key)) for key in keys) for member in facts["members"]})
+    return origin

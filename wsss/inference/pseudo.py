@@ -11,7 +11,7 @@ from wsss.core.device import Device
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells
 from wsss.inference.members import Member, Plan, plan_oof
-from wsss.inference.view_maps import view_maps
+from wsss.inference.views import view_maps
 from wsss.options.pseudo import PseudoConfig
 from wsss.options.views import TtaConfig
 

@@ -16,7 +16,7 @@ from wsss.data.mask_samples import coverage_folds, folds_digest, survey
 from wsss.data.masks import MaskSet
 from wsss.inference.members import weights_of
 from wsss.inference.tiles import predict_tiles
-from wsss.inference.tta import predict_views
+from wsss.inference.views import predict_views
 from wsss.models.memory import MemoryFull, attempt
 from wsss.models.unet import Unet, build_unet, probabilities
 from wsss.models.weights import load_weights, strip

@@ -32,6 +32,7 @@ def asymmetric(logits: Tensor, targets: Tensor, gamma: float, margin: float) -> 
 
 def build_classify(config: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the loss of `config`: float32 mean over batch and classes, smoothed and weighted as it says."""
+    weights = None if config.class_weights is None else torch.tensor(config.class_weights)
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         logits = logits.float()
@@ -42,8 +43,8 @@ def build_classify(config: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
             values = asymmetric(logits, targets, config.negative_gamma, config.negative_margin)
         else:
             values = bce(logits, targets)
-        if config.class_weights is not None:
-            values = values * torch.tensor(config.class_weights, device=values.device)
+        if weights is not None:
+            values = values * weights.to(values.device, non_blocking=True)
         return values.mean()
 
     return loss

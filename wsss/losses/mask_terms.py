@@ -34,10 +34,11 @@ def border_term(logits: Tensor, truth: Tensor, valid: Tensor, weights: Tensor) -
 
 def ohem_term(logits: Tensor, truth: Tensor, valid: Tensor, share: float) -> Tensor:
     """Cross-entropy of the hardest `share` of the valid pixels of the batch, at least one."""
-    values = bce(logits, truth)[valid]
-    if values.numel() == 0:
-        return logits.sum() * 0
-    return values.topk(max(1, round(share * values.numel()))).values.mean()
+    values = bce(logits, truth).masked_fill(~valid, -torch.inf).flatten().sort(descending=True).values
+    # How many count is known to the GPU alone, and is not waited for.
+    count = (share * valid.sum()).round().clamp(min=1)
+    counts = (torch.arange(len(values), device=values.device) < count) & values.isfinite()
+    return values.where(counts, 0.0).sum() / count
 
 
 def dice_term(logits: Tensor, truth: Tensor, valid: Tensor, per_image: bool) -> Tensor:

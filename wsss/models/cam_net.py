@@ -1,14 +1,19 @@
 """The classifier whose class maps are its class activation maps."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsss.core.device import Device
+from wsss.core.label_maps import number_cells
 from wsss.models.backbone import Backbone, build_backbone, features_of
-from wsss.models.cell_pool import CellPool, cell_means, is_present
+from wsss.models.cell_pool import CellPool, cell_means, cell_weights, is_present
 from wsss.models.drs import Suppress, add_drs, build_neck
+from wsss.models.memory import in_parts
 from wsss.options.recipe import Recipe
 
 
@@ -106,3 +111,66 @@ def build_cam_net(recipe: Recipe, *, channels: int, classes: int, pretrained: bo
     pool = CellPool(recipe.cells, features, classes) if recipe.cells.pooled else None
     net = CamNet(replace(backbone, features=features), classes, recipe.drop_rate, neck, pool)
     return net.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def class_maps(
+    net: CamNet, images: np.ndarray, device: Device, cells: Sequence[np.ndarray | None] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the raw class maps (B, K, h, w) and probabilities (B, K), float32, of (B, C, H, W) uint8 images.
+
+    Args:
+        net: the network.
+        images: (B, C, H, W) uint8, B at least 1; seen in parts where memory does not hold all.
+        device: where to compute.
+        cells: (H, W) label map of each image, None for one without; a network that was trained to pool over cells does
+            so, and takes an image without cells for a single one.
+    """
+
+    def see(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        output = see_images(net, device.put(torch.from_numpy(images[rows])), device, numbered(rows))
+        return output.cam.float().cpu().numpy(), output.logits.sigmoid().cpu().numpy()
+
+    def numbered(rows: slice) -> Tensor | None:
+        if net.pool is None or cells is None:
+            return None
+        none = np.zeros(images.shape[2:], np.int32)
+        label_maps = [none if label_map is None else number_cells(label_map) for label_map in cells[rows]]
+        return device.put(torch.from_numpy(np.stack(label_maps)))
+
+    maps, probs = zip(*in_parts(net, images.shape, see), strict=True)
+    return np.concatenate(maps), np.concatenate(probs)
+
+
+def see_images(net: CamNet, images: Tensor, device: Device, cells: Tensor | None = None) -> CamOutput:
+    """Return the output for (B, C, H, W) images on the device, pooled over their (B, H, W) cells if there are any."""
+    with device.autocast():
+        output: CamOutput = net(images)
+    return output if cells is None else net.pooled(output, cell_weights(cells, output.cam.shape[2:]))
+
+
+@torch.no_grad()
+def crop_probs(
+    net: CamNet,
+    batches: Iterable[np.ndarray],
+    device: Device,
+    activation: Literal["sigmoid", "softmax"] = "sigmoid",
+) -> np.ndarray:
+    """Return the probabilities (N, K) float32 of crops that come in batches of (n, C, s, s) uint8.
+
+    Args:
+        net: in evaluation mode.
+        batches: of crops; there may be none. They are seen in parts where memory does not hold all of one.
+        device: where to compute.
+        activation: sigmoid for a network of images; softmax for one of single cells, whose rows sum to 1.
+    """
+
+    def probs(crops: np.ndarray) -> np.ndarray:
+        def see(rows: slice) -> np.ndarray:
+            logits = see_images(net, device.put(torch.from_numpy(crops[rows])), device).logits.float()
+            return np.asarray((logits.sigmoid() if activation == "sigmoid" else logits.softmax(dim=1)).cpu().numpy())
+
+        return np.concatenate(in_parts(net, crops.shape, see))
+
+    none = np.zeros((0, net.classifier.out_channels), np.float32)
+    return np.concatenate([none, *map(probs, batches)])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.models.backbone import SHORT_NAMES, InputStatistics, freeze_unused, pretrained_state, stem_kernel
+from wsss.models.hub import quick_hub
 from wsss.models.weights import strip
 
 PLAIN = InputStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -93,9 +94,10 @@ def _build_smp(name: str, channels: int, depth: int, weights: str) -> nn.Module:
     if weights == "hub":
         try:
             known = smp.encoders.encoders[name]["pretrained_settings"]
-            model: nn.Module = smp.encoders.get_encoder(
-                name, in_channels=channels, depth=depth, weights=next(iter(known))
-            )
+            with quick_hub():
+                model: nn.Module = smp.encoders.get_encoder(
+                    name, in_channels=channels, depth=depth, weights=next(iter(known))
+                )
         except Exception as error:  # each hub client has its own errors for 'offline'
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise ConfigError(

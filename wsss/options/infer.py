@@ -13,6 +13,7 @@ from wsss.core.ray_cluster import ENGINES
 from wsss.core.reading import read_yaml
 from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import parse
+from wsss.options.recipe import recipe_from
 from wsss.options.scoring import CropConfig, ScoreConfig
 from wsss.options.views import TtaConfig
 
@@ -143,4 +144,5 @@ def run_config(run: Path) -> dict[str, Any]:
     recipe = read_yaml(path)
     if not isinstance(recipe, dict):
         raise DataError(f"{path} holds no options, expected 'name: value' lines: restore it.")
+    recipe_from(recipe, str(path))
     return recipe

@@ -43,7 +43,8 @@ class _Parser(ArgumentParser):
         name = (unknown.group(1) or unknown.group(2)) if unknown else ""
         names = [action.dest for action in self._actions]
         hint = (nearest(name, names) or nearest(name.split(".")[0], names)) if name else ""
-        newer = " If a newer wsss wrote the file, update wsss or take the option out." if "config" in text else ""
+        in_file = "is not accepted" in text
+        newer = " If it stands in a file of a newer wsss, update wsss or take it out." if in_file else ""
         raise ConfigError(f"{text.rstrip('.')}.{hint}{newer} See --help.") from ex
 
 

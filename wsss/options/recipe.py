@@ -278,4 +278,4 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
                 "wsss, or changed by hand. Update wsss, or take the option out."
             )
     nested = {name: option.default_factory for name, option in known.items() if is_dataclass(option.default_factory)}
-    return kind(**{n: _build(nested[n], v, where) if n in nested else v for n, v in values.items()})
+    return kind(**{n: _build(nested[n], v, f"{where} ({n})") if n in nested else v for n, v in values.items()})

@@ -20,10 +20,10 @@ from wsss.inference.calibration import (
     Calibration,
     apply_curves,
     fit_curves,
-    origin_of,
     save_calibration,
     weak_targets,
 )
+from wsss.inference.provenance import origin_of
 from wsss.inference.tables import prediction_files
 from wsss.metrics.cells import join_by_number
 from wsss.metrics.classify import reliability

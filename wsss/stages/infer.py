@@ -16,26 +16,22 @@ from wsss.core.runtime import keep_freed_memory, progress
 from wsss.data.build import TABLE
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import check_cells, image_marks
-from wsss.inference.calibration import Calibration, check_origin, load_calibration
-from wsss.inference.following import Beside, Following
+from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.map_nets import load_map_net, pair
 from wsss.inference.members import (
-    Member,
     Plan,
-    check_feature_classifiers,
     check_fits,
     find_folders,
-    has_feature_classifiers,
-    has_self_trained,
     load_members,
     plan_all,
     plan_oof,
 )
+from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import predict
-from wsss.inference.provenance import prediction_facts
-from wsss.inference.results import write_results
+from wsss.inference.provenance import check_origin, prediction_facts
+from wsss.inference.results import Scored, write_results
 from wsss.inference.shards import ShardJournals, take
-from wsss.inference.task import Scored, Task
+from wsss.inference.sources import Task, source_shares
 from wsss.options.infer import InferOptions, Shard, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
@@ -77,7 +73,6 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     members = [member for found in folders for member in load_members(found, device, snapshots=options.snapshots)]
     for member in members:
         check_fits(member, data)
-    check_feature_classifiers(members, options.score)
     if options.unet is not None:
         nets = [load_map_net(found, device) for found in find_folders(options.unet)]
         members = pair(members, nets, oof=options.oof)
@@ -107,8 +102,8 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
     facts, read, marks = _read(options, task, plan)
     if not output.begin(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
-    with _segmented(task, plan, options) as following:
-        failed, again, items, shards = _predict(replace(task, following=following), plan, output, options)
+    with _segmented(task, plan, options) as overlap:
+        failed, again, items, shards = _predict(replace(task, overlap=overlap), plan, output, options)
     write_json(output.path(PROVENANCE), facts)
     output.publish(failed=again, items=items)
     if not again:  # else the shards with images that failed may be run again
@@ -124,16 +119,13 @@ def _read(options: InferOptions, task: Task, plan: Plan) -> tuple[dict[str, Any]
     return facts, read, lambda digests: image_marks(task.data, digests, [i for _, own in plan for i in own])
 
 
-def _segmented(
-    task: Task, plan: Plan, options: InferOptions
-) -> AbstractContextManager[Following] | AbstractContextManager[None]:
-    """Return what finds the cells beside the block, in the order in which it wants them; or nothing."""
+def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContextManager[Overlap | None]:
+    """Find the cells while the block lasts, in the order in which it wants them; or do nothing."""
     if not options.segment:
         return nullcontext()
-
     asked = SegmentOptions(data=task.data.folder, backend=options.segment, device=options.device)
     order = [task.data.ids[i] for _, indices in plan for i in indices]
-    return Beside(lambda following: segment(asked, following), Following(order))
+    return running(lambda overlap: segment(asked, overlap), Overlap(order))
 
 
 def _predict(
@@ -145,7 +137,7 @@ def _predict(
         images without a result, those of them that can be tried again, what each image was made from, and the journals
         of shards.
     """
-    parts = _parts(options, plan[0][0] if plan else [])
+    parts = _parts(options, plan)
     wanted = [task.data.ids[i] for _, indices in plan for i in indices]
     with ExitStack() as stack:
         paths: list[Path] = []
@@ -204,7 +196,7 @@ def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output
             if scored.index not in skip:
                 name = ids[scored.index]
                 mark = output.items[name]  # taken before the image was read
-                if task.following is not None:  # its cells are new
+                if task.overlap is not None:  # its cells are new
                     mark = image_marks(task.data, digests, [scored.index])[name]
                 failed = scored.record["status"] != "ok"
                 journal.add(name, {**scored.record, "mark": mark, "failed": failed}, scored.payload)
@@ -228,11 +220,6 @@ def _on_ray(task: Task, plan: Plan, folds: list[int], skip: set[int], options: I
     yield from predict_on_ray(build, fingerprint, chunks, options.device)
 
 
-def _parts(options: InferOptions, members: list[Member]) -> list[str]:
+def _parts(options: InferOptions, plan: Plan) -> list[str]:
     """Return the parts of the score that are written beside the blend."""
-    found = ["image", "cam"]
-    found += ["crop"] if options.crops.mode != "none" else []
-    found += ["feature_classifier"] if has_feature_classifiers(members, options.score) else []
-    found += ["self_trained"] if has_self_trained(members, options.score) else []
-    found += ["unet"] if options.unet is not None else []
-    return found if options.parts else []
+    return list(source_shares(plan[0][0], options.score, options.crops)) if options.parts and plan else []

@@ -55,7 +55,7 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
     """
     figures, of_images = _images(data, images, given.threshold)
     path = preds / "scores.json"
-    known = read_record(path, "table", "truth", "cells") if path.exists() else None
+    known = read_record(path, "truth", "cells") if path.exists() else None
     if given.table is None:
         note = "There are no figures of cells: run python -m wsss.evaluate first, or pass --truth."
         if known and known.get("table") != table_digest(preds):

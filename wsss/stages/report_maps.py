@@ -7,8 +7,8 @@ import numpy as np
 from wsss.cells.scoring import normalise, resize
 from wsss.core.device import choose_device
 from wsss.data.catalog import DataSet
-from wsss.inference.cam import class_maps
 from wsss.inference.members import Member, check_fits, find_folders, load_members, plan_all, plan_oof
+from wsss.models.cam_net import class_maps
 from wsss.reports.gallery import ClassMap
 
 LEAST = 0.01

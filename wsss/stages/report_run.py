@@ -5,6 +5,7 @@ from pathlib import Path
 
 from wsss.core.checks import DataError
 from wsss.core.csv_text import read_numbers
+from wsss.core.files import read_lines
 from wsss.reports.figures import training_svg
 from wsss.reports.page import Figure
 from wsss.stages.report_contents import Contents
@@ -50,4 +51,4 @@ def records(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
     """Return the files that tell all of it."""
     out = [("provenance.json", json.dumps(contents.record, indent=2))] if contents.record else []
     configs = [folder / "config.yaml" for folder in (fold_folders(run) if run else [])]
-    return out + [(str(path), path.read_text()) for path in configs if path.exists()]
+    return out + [(str(path), "\n".join(read_lines(path))) for path in configs if path.exists()]

@@ -17,7 +17,7 @@ from wsss.core.files import digest_json, write_csv, write_json
 from wsss.core.label_maps import map_files
 from wsss.core.runtime import progress, versions
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.inference.following import Following
+from wsss.inference.overlap import Overlap
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
 from wsss.runs.output import SEGMENT, Output, in_folder
@@ -30,18 +30,18 @@ def run(options: SegmentOptions) -> int:
     return segment(options)
 
 
-def segment(options: SegmentOptions, following: Following | None = None) -> int:
+def segment(options: SegmentOptions, overlap: Overlap | None = None) -> int:
     """Segment what is not segmented yet and write `segments.csv` and `segment.json`; return the exit code.
 
-    `following` is told of each image as it is done, by a stage that works on them at the same time.
+    `overlap` is told of each image as it is done, for a stage that works on them at the same time.
     """
     folder = default_dataset(options.data)
     DataSet.open(folder)  # a folder that is none is named before anything is written there
     with in_folder(folder, "segment", "cells", "nuclei", name=SEGMENT) as output:
-        return _segment(folder, options, following, output)
+        return _segment(folder, options, overlap, output)
 
 
-def _segment(folder: Path, options: SegmentOptions, following: Following | None, output: Output) -> int:
+def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, output: Output) -> int:
 
     data = DataSet.open(folder)
     asked = _backend_options(options)
@@ -57,10 +57,10 @@ def _segment(folder: Path, options: SegmentOptions, following: Following | None,
         todo = _unfinished(data, journal, output)
         if todo:
             (folder / "segments.csv").unlink(missing_ok=True)  # until it is whole again
-        if following is not None:
+        if overlap is not None:
             number = {name: i for i, name in enumerate(data.ids)}
-            todo = [number[name] for name in following.begin(data.ids[i] for i in todo)]
-        _work(data, journal, todo, backend, options, following, output)
+            todo = [number[name] for name in overlap.begin(data.ids[i] for i in todo)]
+        _work(data, journal, todo, backend, options, overlap, output)
         table, spent = _summary(data, journal)
     _write(output.home, table, options, spent)
     output.publish(failed=int((table.status == "failed").sum()))
@@ -133,7 +133,7 @@ def _work(
     todo: list[int],
     backend: AnyBackend,
     options: SegmentOptions,
-    following: Following | None,
+    overlap: Overlap | None,
     output: Output,
 ) -> None:
     """Segment the images `todo` and journal each as it is done."""
@@ -152,8 +152,8 @@ def _work(
             else:
                 record = result
             journal.add(name, {**record, "mark": marks[name]})
-            if following is not None:
-                following.done(name)
+            if overlap is not None:
+                overlap.done(name)
             bar.update()
 
 

@@ -13,6 +13,7 @@ from wsss.core.checks import DataError, Terminated, some
 from wsss.core.console import say
 from wsss.core.runtime import progress
 from wsss.models.cam_net import CamNet
+from wsss.training.foresight import foresee
 from wsss.training.job import Job
 from wsss.training.loading import Batches, loaders_alive
 from wsss.training.state import TrainState
@@ -67,6 +68,9 @@ def _train_epoch(job: Job, state: TrainState, loader: Batches, learner: Learner)
     quiet = not job.world.leads
     with progress(batches, title, total=loader.steps, initial=where.step, leave=False, disable=quiet) as bar:
         for batch in bar:
+            if not learner.foreseen:
+                foresee(learner, batch)
+                learner.foreseen = True
             own, whole = loader.sizes(where.step)
             outcome = learner.step(batch, own / whole, loader.steps)
             if outcome.finite:

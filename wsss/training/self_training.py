@@ -31,8 +31,7 @@ from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells
 from wsss.feature_classifier.fit import candidates, renew
 from wsss.feature_classifier.soft_labels import SoftLabels, load_soft_labels
-from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.models.cell_probs import cell_probs
+from wsss.models.cam_net import CamNet, build_cam_net, crop_probs
 from wsss.models.weights import load_weights
 from wsss.options.recipe import Recipe
 from wsss.options.scoring import CropConfig
@@ -175,7 +174,7 @@ class _Rounds:
         for half, (seen, unseen) in enumerate(GroupKFold(HALVES).split(soft, groups=pool.image)):
             title = f"self-training {turn + 1}, half {half + 1}"
             self_trained, loss, count = self._learn(pool, soft, seen, turn, title)
-            found[unseen] = cell_probs(self_trained, _in_batches(pool.crops[unseen]), self.device)
+            found[unseen] = crop_probs(self_trained, _in_batches(pool.crops[unseen]), self.device, "softmax")
             losses.append(loss)
             counts.append(count)
         possible = self._possible(pool)

@@ -54,8 +54,9 @@ def train_self_trained(
     Raises:
         DataError: the loss is not finite.
     """
-    net = copy.deepcopy(start).to(device.place).train()
-    optimizer = torch.optim.AdamW(net.parameters(), config.lr, weight_decay=WEIGHT_DECAY)
+    net = device.settle(copy.deepcopy(start)).train()
+    fused = device.is_cuda or None
+    optimizer = torch.optim.AdamW(net.parameters(), config.lr, weight_decay=WEIGHT_DECAY, fused=fused)
     scaler = torch.amp.GradScaler(device.place.type, enabled=device.half is torch.float16)
     steps = config.epochs * -(-len(lesson.crops) // config.batch)
     losses: list[float] = []

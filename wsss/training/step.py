@@ -50,6 +50,8 @@ class Learner:
         self.job, self.state, self.stopped = job, state, stopped
         self.loss = ComboLoss(job.recipe.loss, job.recipe.puzzle, job.recipe.cells)
         self.siamese = self.build()
+        self.foreseen = False
+        """Whether the memory of a step has been measured."""
         self.fixed_sizes = not job.recipe.cells.pieces  # of which there are more or fewer
         self.model = job.world.wrap(torch.compile(self.siamese) if job.compiled else self.siamese)  # type: ignore[arg-type]
         if job.device.is_cuda:

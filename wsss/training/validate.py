@@ -56,8 +56,9 @@ class Validator:
             with self.device.autocast():
                 output: SiameseOutput = model(*batch.seen)
             full, tiles = output.views(self.recipe.puzzle.maps)
-            for name, value in self.loss(full, tiles, batch.labels, pieces=output.pieces).items():
-                sums[name] += float(value) * len(batch.images)
+            parts = self.loss(full, tiles, batch.labels, pieces=output.pieces)
+            for name, value in zip(parts, torch.stack(list(parts.values())).tolist(), strict=True):  # one wait
+                sums[name] += value * len(batch.images)
             probs.append(output.full.logits.sigmoid().cpu().numpy())
         scores = self.world.gather(np.concatenate(probs))
         totals = self.world.total(list(sums.values()))

@@ -1,4 +1,4 @@
-"""Test-time augmentation of class maps: undone on the maps, averaged, and absent by default."""
+"""Test-time augmentation: each view is undone exactly on the output, views are averaged, and absent by default."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,8 @@ import torch
 
 from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
-from wsss.inference.cam import class_maps, crop_probs
-from wsss.inference.tta import VIEWS
-from wsss.inference.view_maps import resized, view_crop_probs, view_maps
-from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.inference.views import VIEWS, apply, predict_views, resized, undo, view_crop_probs, view_maps
+from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
 from wsss.options.recipe import Recipe
 from wsss.options.views import TtaConfig
 
@@ -74,7 +72,7 @@ def test_cells_are_turned_with_their_image(net: CamNet, monkeypatch: pytest.Monk
         seen.append(cells)
         return class_maps(net, images, CPU)
 
-    monkeypatch.setattr("wsss.inference.view_maps.class_maps", note)
+    monkeypatch.setattr("wsss.inference.views.class_maps", note)
     view_maps(net, IMAGES, CPU, TtaConfig(views="turns", scales=[1.0, 2.0]), [label_map, None])
     assert len(seen) == 2 * len(VIEWS["turns"])
     assert all(cells[1] is None for cells in seen)
@@ -86,3 +84,42 @@ def test_cells_are_turned_with_their_image(net: CamNet, monkeypatch: pytest.Monk
 def test_no_scale_at_all_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"tta\.scales is empty"):
         TtaConfig(scales=[])
+
+
+IMAGE = torch.rand(1, 2, 5, 8)
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_every_view_is_undone_and_all_differ(kind: str) -> None:
+    seen = {tuple(apply(IMAGE, view).flatten().tolist()) for view in VIEWS[kind]}
+    assert len(seen) == len(VIEWS[kind]) == {"none": 1, "flips": 4, "turns": 8}[kind]
+    for view in VIEWS[kind]:
+        assert torch.equal(undo(apply(IMAGE, view), view), IMAGE)
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_a_pixelwise_network_gives_the_same_with_and_without_views(kind: str) -> None:
+    assert torch.allclose(predict_views(lambda x: 1 - x, IMAGE, kind), 1 - IMAGE, atol=1e-6)
+
+
+def test_a_network_that_looks_left_is_averaged_over_its_views() -> None:
+    def left(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x[..., :1], x[..., :-1]], dim=-1)
+
+    found = predict_views(left, IMAGE, "flips")
+    right = left(IMAGE.flip(-1)).flip(-1)
+    assert torch.allclose(found, (left(IMAGE) + right) / 2, atol=1e-6)
+
+
+def test_sizes_are_undone_too() -> None:
+    smooth = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    seen: list[torch.Size] = []
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.shape[2:])
+        return x
+
+    found = predict_views(note, smooth, scales=(0.5, 1.0, 1.5))
+    assert seen == [(16, 16), (32, 32), (48, 48)]
+    assert found.shape == smooth.shape
+    assert (found - smooth).abs().max() < 0.02

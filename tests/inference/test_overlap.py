@@ -8,68 +8,68 @@ from wsss import infer, segment, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import write_label_map
 from wsss.data.build import Spec, create_dataset
-from wsss.inference.following import Beside, Following, Stopped
+from wsss.inference.overlap import Overlap, Stopped, running
 from wsss.options.infer import InferOptions
 
 SIZE = 128
 
 
 def test_what_is_there_already_is_not_waited_for_and_the_rest_comes_in_the_order_asked_for() -> None:
-    following = Following(["c", "a", "b"])
-    assert following.begin(["a", "c"]) == ["c", "a"]
-    following.wait("b")
-    following.done("c")
-    following.wait("c")
+    overlap = Overlap(["c", "a", "b"])
+    assert overlap.begin(["a", "c"]) == ["c", "a"]
+    overlap.wait("b")
+    overlap.done("c")
+    overlap.wait("c")
 
 
 def test_an_image_is_given_out_when_it_is_made_and_not_before() -> None:
     go, told = threading.Event(), []
 
-    def work(following: Following) -> None:
-        for name in following.begin(["a", "b"]):
+    def work(overlap: Overlap) -> None:
+        for name in overlap.begin(["a", "b"]):
             go.wait(10)
             told.append(name)
-            following.done(name)
+            overlap.done(name)
 
-    with Beside(work, Following(["a", "b"])) as following:
+    with running(work, Overlap(["a", "b"])) as overlap:
         assert told == []
         go.set()
-        following.wait("a")
+        overlap.wait("a")
         assert told[0] == "a"
 
 
 def test_the_error_of_the_other_stage_ends_the_waiting() -> None:
-    def work(following: Following) -> None:
-        following.begin(["a"])
+    def work(overlap: Overlap) -> None:
+        overlap.begin(["a"])
         raise ConfigError("no weights")
 
-    with pytest.raises(ConfigError, match="no weights"), Beside(work, Following(["a"])) as following:
-        following.wait("a")
-    with pytest.raises(ConfigError, match="no weights"), Beside(work, Following(["a"])):
+    with pytest.raises(ConfigError, match="no weights"), running(work, Overlap(["a"])) as overlap:
+        overlap.wait("a")
+    with pytest.raises(ConfigError, match="no weights"), running(work, Overlap(["a"])):
         pass
 
 
 def test_a_stage_that_ends_without_an_image_is_told() -> None:
     with (
         pytest.raises(DataError, match="cells of a were not made"),
-        Beside(lambda following: following.begin(["a"]), Following(["a"])) as following,
+        running(lambda overlap: overlap.begin(["a"]), Overlap(["a"])) as overlap,
     ):
-        following.wait("a")
+        overlap.wait("a")
 
 
 def test_the_other_stage_ends_when_the_block_fails() -> None:
     ended = []
 
-    def work(following: Following) -> None:
-        following.begin(map(str, range(10**6)))
+    def work(overlap: Overlap) -> None:
+        overlap.begin(map(str, range(10**6)))
         try:
             for k in range(10**6):
-                following.done(str(k))
+                overlap.done(str(k))
         except Stopped:
             ended.append(True)
             raise
 
-    with pytest.raises(KeyError), Beside(work, Following([])):
+    with pytest.raises(KeyError), running(work, Overlap([])):
         raise KeyError
     assert ended
 
@@ -91,7 +91,7 @@ def make_set(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("backend", ["classical", "unet"])
-def test_cells_found_beside_give_the_very_tables_of_cells_found_before(tmp_path: Path, backend: str) -> None:
+def test_cells_found_at_the_same_time_give_the_very_tables_of_cells_found_before(tmp_path: Path, backend: str) -> None:
     first, second = make_set(tmp_path / "data"), tmp_path / "moved"
     write_label_map(first / "cells/im0", np.ones((SIZE, SIZE), np.int32))  # training needs some cells, not these
     words = f"--data {first} --run {tmp_path}/run --fold all --backbone test_resnet --weights none --crop 64 --batch 3"
@@ -101,13 +101,13 @@ def test_cells_found_beside_give_the_very_tables_of_cells_found_before(tmp_path:
     assert infer.main([*ask.split(), "--out", f"{tmp_path}/before"]) == 0
     first.rename(second)
     make_set(first)
-    assert infer.main([*ask.split(), "--out", f"{tmp_path}/beside", "--segment", backend]) == 0
+    assert infer.main([*ask.split(), "--out", f"{tmp_path}/overlap", "--segment", backend]) == 0
     for name in ("cells.csv", "cells.parquet", "images.csv", "submission.csv", "provenance.json"):
-        assert (tmp_path / "before" / name).read_bytes() == (tmp_path / "beside" / name).read_bytes(), name
+        assert (tmp_path / "before" / name).read_bytes() == (tmp_path / "overlap" / name).read_bytes(), name
     for path in sorted((second / "cells").iterdir()):
         assert path.read_bytes() == (first / "cells" / path.name).read_bytes()
 
 
-def test_segmentation_beside_and_cut_up_work_exclude_each_other(tmp_path: Path) -> None:
+def test_overlapping_segmentation_and_cut_up_work_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run python -m wsss\.segment first"):
         InferOptions(run=tmp_path, segment="classical", shard="1/2")

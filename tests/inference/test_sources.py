@@ -1,0 +1,118 @@
+"""Every source is blended, written and recorded through one list."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from wsss.core.checks import DataError
+from wsss.core.device import choose_device
+from wsss.inference import sources
+from wsss.inference.members import Member
+from wsss.inference.sources import Sample, Source, Task, digests, source_shares, sources_of
+from wsss.options.scoring import CropConfig, ScoreConfig
+
+NETWORK = SimpleNamespace(enabled=False)
+RECIPE = SimpleNamespace(feature_classifier=NETWORK, self_training=NETWORK)
+RECIPE_WITH_ALL = SimpleNamespace(feature_classifier=SimpleNamespace(enabled=True), self_training=NETWORK)
+PLAIN = CropConfig()
+NO_CROPS = CropConfig(mode="none")
+
+
+def member(**beside: Any) -> Member:
+    """Make a network with what scores beside it; sources look no further."""
+    nothing: dict[str, Any] = {"feature_classifier": None, "self_trained": None, "unets": ()}
+    about = {"path": "runs/a", "digest": "0", "recipe": RECIPE}
+    return cast(Member, SimpleNamespace(**(about | nothing | beside)))
+
+
+def with_digest(text: str) -> SimpleNamespace:
+    return SimpleNamespace(digest=text)
+
+
+FULL = {
+    "feature_classifier": with_digest("f"),
+    "self_trained": SimpleNamespace(digest="s", crops=PLAIN, net=None),
+    "unets": (with_digest("u"),),
+}
+
+
+def test_a_plain_run_is_scored_by_maps_and_crops() -> None:
+    assert source_shares([member()], ScoreConfig(crop_share=0.3), PLAIN) == {"image": 0, "cam": 0.7, "crop": 0.3}
+    assert source_shares([member()], ScoreConfig(crop_share=0.3), NO_CROPS) == {"image": 0, "cam": 1}
+
+
+def test_shares_of_all_sources_are_what_the_options_say() -> None:
+    rules = ScoreConfig(crop_share=0.5, feature_share=0.4, self_training_share=0.1, unet_share=0.2)
+    shares = source_shares([member(**FULL)], rules, PLAIN)
+    wanted = {"cam": 0.24, "unet": 0.06, "crop": 0.3, "feature_classifier": 0.36, "self_trained": 0.04}
+    assert shares == pytest.approx(wanted | {"image": 0})
+    assert list(shares) == [kind.name for kind in sources.SOURCES]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("crops", [PLAIN, NO_CROPS])
+def test_shares_sum_to_one_whatever_takes_part(share: float, crops: CropConfig) -> None:
+    rules = ScoreConfig(crop_share=share, feature_share=share, self_training_share=share, unet_share=share)
+    for beside in ({}, FULL, {"unets": FULL["unets"]}, {"feature_classifier": FULL["feature_classifier"]}):
+        assert sum(source_shares([member(**beside)], rules, crops).values()) == pytest.approx(1)
+
+
+def test_without_a_share_feature_classifiers_are_not_asked() -> None:
+    assert "feature_classifier" not in source_shares([member(**FULL)], ScoreConfig(feature_share=0), PLAIN)
+    assert "self_trained" not in source_shares([member(**FULL)], ScoreConfig(feature_share=0), PLAIN)
+
+
+def test_a_network_without_the_feature_classifier_that_others_have_is_refused() -> None:
+    both = [member(**FULL), member(path="runs/b")]
+    with pytest.raises(DataError, match=r"runs/b has no feature classifier .*--score\.feature_share 0"):
+        source_shares(both, ScoreConfig(), PLAIN)
+    assert "feature_classifier" not in source_shares(both, ScoreConfig(feature_share=0), PLAIN)
+    with pytest.raises(DataError, match="which the run wants"):
+        source_shares([member(recipe=RECIPE_WITH_ALL)], ScoreConfig(), PLAIN)
+
+
+def test_a_network_without_the_self_trained_one_that_others_have_is_refused() -> None:
+    lacking = member(path="runs/b", feature_classifier=with_digest("g"))
+    with pytest.raises(DataError, match=r"runs/b has no self-trained network"):
+        source_shares([member(**FULL), lacking], ScoreConfig(), PLAIN)
+
+
+def test_digests_name_all_that_scores() -> None:
+    assert digests(member(**FULL)) == {"weights": "0", "feature_classifier": "f", "self_trained": "s", "unets": ["u"]}
+    assert digests(member()) == {"weights": "0", "feature_classifier": None, "self_trained": None, "unets": []}
+
+
+class Brightness(Source):
+    """A source that a project adds: the mean of the first channel, for every class."""
+
+    name = "brightness"
+    group = "features"
+    record = "brightness"
+
+    @staticmethod
+    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float:
+        return 0.25
+
+    @staticmethod
+    def digest(member: Member) -> str:
+        return "b"
+
+    def score(self, sample: Sample) -> np.ndarray:
+        means = [sample.image[0][sample.cells == cell].mean() / 255 for cell in sample.cell_ids]
+        return np.tile(np.reshape(means, (-1, 1)), (1, len(sample.probs))).astype(np.float32)
+
+
+def test_a_new_source_is_one_class_and_its_name_in_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SOURCES", (*sources.SOURCES, Brightness))
+    shares = source_shares([member(**FULL)], ScoreConfig(feature_share=0.4, self_training_share=0), PLAIN)
+    assert shares["brightness"] == pytest.approx(0.1)
+    assert digests(member())["brightness"] == "b"
+    task = Task(cast(Any, None), ScoreConfig(), PLAIN, choose_device("cpu"))
+    (*_, added) = sources_of([member(**FULL)], task)
+    cells = np.array([[0, 3], [7, 7]], np.int32)
+    image = np.array([[[9, 51], [0, 204]]], np.uint8)
+    sample = Sample(0, image, cells, cells, np.array([3, 7], np.int32), (2, 2), probs=np.zeros(2))
+    np.testing.assert_allclose(added.score(sample), [[0.2, 0.2], [0.4, 0.4]], rtol=1e-6)

@@ -1,0 +1,514 @@
+"""Small files from strangers through every reader: each refused in one line, within a second and 300 MB."""
+
+import io
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peak import at_most
+
+from wsss import infer
+from wsss.core.checks import UserError
+from wsss.core.csv_text import read_numbers, read_text
+from wsss.core.device import choose_device
+from wsss.core.files import read_lines, read_record
+from wsss.core.label_maps import read_label_map
+from wsss.core.labels import HPA
+from wsss.core.parquet import read_parquet
+from wsss.core.reading import parse_json, parse_yaml, read_npy
+from wsss.data.augment_recipe import load_recipe
+from wsss.data.build import Spec, create_dataset, read_extra, read_manifest
+from wsss.data.catalog import DataSet
+from wsss.data.existing import Past
+from wsss.data.large import LargeImage
+from wsss.data.large_masks import PolygonMask
+from wsss.data.mask_files import read_text_table
+from wsss.data.pseudo import PseudoSet
+from wsss.data.tables import read_classes, read_labels
+from wsss.feature_classifier.features import FEATURES
+from wsss.feature_classifier.soft_labels import load_soft_labels
+from wsss.feature_classifier.store import load_feature_classifier
+from wsss.inference.calibration import load_calibration
+from wsss.inference.hub import load_model
+from wsss.inference.members import load_self_trained
+from wsss.inference.model_card import plain
+from wsss.inference.submission import iter_submission
+from wsss.inference.tables import iter_cells, read_cells, read_images
+from wsss.models.cam_net import build_cam_net
+from wsss.models.weights import load_weights
+from wsss.options.parsing import make_parser, parse
+from wsss.options.recipe import Recipe
+from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
+from wsss.segmenters.cell_unet import load_cell_unet
+from wsss.segmenters.coco import CocoMasks
+from wsss.segmenters.mask_tables import TableMasks
+from wsss.segmenters.painted import paint
+from wsss.stages.download import DownloadOptions
+from wsss.stages.infer import _run_config
+from wsss.stages.overlay import read_predictions
+
+MORE_MEMORY, SECONDS = 300, 1.0
+Read = Callable[[Path], object]
+"""Reads a file."""
+
+
+def refuse(path: Path, read: Read) -> None:
+    """Expect one line that names the file or its folder, soon, with little memory."""
+    began = time.process_time()
+    with at_most(MORE_MEMORY), pytest.raises(UserError) as caught:
+        read(path)
+    took = time.process_time() - began
+    told = str(caught.value)
+    assert took < SECONDS, f"{took:.1f} s"
+    assert "\n" not in told
+    assert len(told) < 1500
+    assert path.name in told or path.parent.name in told, told
+
+
+def all_refused(folder: Path, name: str, read: Read, contents: dict[str, bytes]) -> None:
+    """Put one content after the other into a file and expect that it is refused."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for what, content in contents.items():
+        path.write_bytes(content)
+        try:
+            refuse(path, read)
+        except BaseException as error:
+            error.add_note(f"the file was: {what}")
+            raise
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loaded() -> None:
+    """Import what the readers import when first used, and build the first network: that is not theirs to answer for."""
+    import pyarrow.compute
+    import pyarrow.parquet  # noqa: F401
+    import safetensors.torch  # noqa: F401
+
+    build_cam_net(Recipe(backbone="test_resnet", weights="none"), channels=4, classes=2, pretrained=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    images = {f"i{k}": np.full((4, 16, 16), k, np.uint8) for k in range(4)}
+    folder = tmp_path_factory.mktemp("data") / "set"
+    create_dataset(folder, images, {ID: [k % 2] for k, ID in enumerate(images)}, Spec(size=16, folds=2))
+    return DataSet.open(folder)
+
+
+JSON = {
+    "nested": b"[" * 100_000,
+    "nested and closed": b"[" * 100_000 + b"]" * 100_000,
+    "nested names": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "a number of 5,000 digits": b'{"format": ' + b"1" * 5000 + b"}",
+    "half a character": b'{"library_name": "\\ud800"}',
+    "no UTF-8": b'{"a": "\xff\xfe"}',
+    "cut": b'{"format": 1, "ids": [',
+    "nothing": b"",
+    "zeros": bytes(1000),
+    "a number": b"3",
+    "null": b"null",
+    "a word": b'"wsss"',
+    "other names": b'{"format": "other", "networks": 3, "images": 3, "features": 3}',
+    "of a later format": b'{"format": 99, "library_name": "wsss", "networks": [], "annotations": 1}',
+    "a wrong digest": b'{"format": 1, "wsss_digest": "0123456789abcdef"}',
+}
+JSON_READERS: dict[str, tuple[str, Read]] = {
+    "calibration": ("calibration.json", lambda path: load_calibration(path, 3)),
+    "data set": ("dataset.json", lambda path: DataSet.open(path.parent)),
+    "prepare": ("dataset.json", lambda path: Past.read(path.parent)),
+    "manifest": ("dataset.json", lambda path: read_manifest(path.parent)),
+    "COCO": ("masks.json", CocoMasks),
+    "polygons": ("a.geojson", lambda path: PolygonMask(path, (10, 10))),
+    "record": ("provenance.json", lambda path: read_record(path, "options")),
+}
+
+
+@pytest.mark.parametrize("reader", JSON_READERS)
+def test_hostile_json(reader: str, tmp_path: Path) -> None:
+    name, read = JSON_READERS[reader]
+    all_refused(tmp_path, name, read, JSON)
+
+
+def test_hostile_records_of_models_and_pseudo_masks(tmp_path: Path, data: DataSet) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    all_refused(tmp_path, "config.json", lambda path: load_model(path.parent, choose_device("cpu")), JSON)
+    all_refused(tmp_path, "pseudo.json", lambda path: PseudoSet.open(path.parent, data), JSON)
+
+
+YAML = {
+    "anchors that blow up": b"a: &a [x,x,x,x,x,x,x,x,x]\n"
+    + b"".join(b"%c: &%c [%s]\n" % (98 + k, 98 + k, b",".join([b"*%c" % (97 + k)] * 9)) for k in range(9)),
+    "one anchor": b"names: &a [x, y]\nmore: *a\n",
+    "an anchor within itself": b"&a [*a]\n",
+    "merged": b"names: &a {x: 1}\nmore: {<<: *a}\n",
+    "nested": b"[" * 100_000,
+    "nested and closed": b"a: " + b"[" * 100_000 + b"]" * 100_000,
+    "nested blocks": b"- " * 100_000 + b"a",
+    "a number of 5,000 digits": b"epochs: " + b"1" * 5000,
+    "a number to the base of 60": b"epochs: 1" + b":1" * 200_000,
+    "no date": b"epochs: !!timestamp x",
+    "no number": b"epochs: !!int ''",
+    "no truth": b"epochs: !!bool maybe",
+    "a date that is none": b"epochs: 2001-99-99",
+    "a tag of Python": b"epochs: !!python/object/apply:os.getcwd []",
+    "more than a megabyte": b"# " + b"x" * 2**20,
+    "no UTF-8": b"a: \xff\xfe",
+    "zeros": bytes(100),
+    "keys that are lists": b"? [a, b]\n: 1\n",
+}
+YAML_READERS: dict[str, tuple[str, Read]] = {
+    "classes": ("classes.yaml", read_classes),
+    "augmentation": ("augment.yaml", load_recipe),
+    "run": ("config.yaml", lambda path: _run_config(path.parent)),
+    "options": (
+        "options.yaml",
+        lambda path: parse(make_parser("train", "", "", Recipe), ["--config", str(path)], Recipe),
+    ),
+}
+
+
+@pytest.mark.parametrize("reader", YAML_READERS)
+def test_hostile_yaml(reader: str, tmp_path: Path) -> None:
+    name, read = YAML_READERS[reader]
+    all_refused(tmp_path, name, read, YAML)
+
+
+CSV = {
+    "a million columns": b"ID," + b",".join(b"%d" % k for k in range(1_000_000)),
+    "a first line of 3 MB": b"ID" + b"x" * 3_000_000,
+    "no UTF-8": b"ID,Label\n\xff\xfe,\x80\n",
+    "nothing": b"",
+    "an open quote": b'ID,"Label\n' + b"a,1\n" * 1000,
+    "one name twice": b"ID,ID,ID\na,b,c\n",
+    "a wrong header": b"x,y\n1,2\n",
+}
+CSV_READERS: dict[str, tuple[str, Read]] = {
+    "text": ("t.csv", lambda path: read_text(path, ["ID", "Label"])),
+    "label table": ("train.csv", lambda path: read_labels(path, HPA)),
+    "cells": ("cells.csv", lambda path: read_cells(path.parent)),
+    "images": ("images.csv", lambda path: read_images(path.parent)),
+    "masks": ("masks.csv", TableMasks),
+    "mask set": ("train.csv", lambda path: read_text_table(path, ("id", "rle_mask"))),
+    "submission": ("submission.csv", lambda path: list(iter_submission(path, 3))),
+}
+
+
+@pytest.mark.parametrize("reader", CSV_READERS)
+def test_hostile_csv(reader: str, tmp_path: Path) -> None:
+    name, read = CSV_READERS[reader]
+    all_refused(tmp_path, name, read, CSV)
+
+
+def header(text: str) -> bytes:
+    """Return an .npy file with any header."""
+    padded = text.encode().ljust(118 - 10) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + bytes(64)
+
+
+def shaped(shape: str, kind: str = "|u1") -> bytes:
+    return header(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}")
+
+
+NPY = {
+    "a shape of 10**12": shaped("(1000000, 1000000)"),
+    "a shape of 10**30": shaped("(1000000000000000, 1000000000000000)"),
+    "a negative shape": shaped("(-1, 4)"),
+    "a shape that is no number": shaped("('a', 4)"),
+    "a shape of one more than there is": shaped("(65, 1)"),
+    "objects": shaped("(2, 2)", "|O"),
+    "an unknown type": shaped("(2, 2)", "|?99"),
+    "an open bracket": header("{'descr': '|u1', 'shape': ((((((("),
+    "brackets": header("(" * 100),
+    "nothing in the header": header(""),
+    "another version": b"\x93NUMPY\x09\x00" + bytes(100),
+    "nothing": b"",
+    "zeros": bytes(300),
+}
+NPY_READERS: dict[str, tuple[str, Read]] = {
+    "label map": ("a.npy", read_label_map),
+    "array": ("a.npy", lambda path: read_npy(path, "Again.")),
+    "mapped": ("a.npy", lambda path: read_npy(path, "Again.", mapped=True)),
+    "large image": ("a.npy", LargeImage),
+    "thumbnails": ("sources/main/thumbnails.npy", lambda path: read_extra(path.parents[2], "main", "thumbnails")),
+}
+
+
+@pytest.mark.parametrize("reader", NPY_READERS)
+def test_hostile_npy(reader: str, tmp_path: Path) -> None:
+    name, read = NPY_READERS[reader]
+    all_refused(tmp_path, name, read, NPY)
+
+
+def zipped(member: str, content: bytes) -> bytes:
+    import zipfile
+
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, content)
+    return stream.getvalue()
+
+
+def test_hostile_npz(tmp_path: Path, data: DataSet) -> None:
+    contents = {what: zipped("cells.npy", content) for what, content in NPY.items()}
+    all_refused(tmp_path, "a.npz", read_label_map, contents)
+    manifest = {"size": 16, "classes": ["a", "b"]}
+    contents = {what: zipped("classes.npy", content) for what, content in NPY.items()}
+    contents["300 MB in 300 kB"] = zipped("classes.npy", shaped("(300000000,)") + bytes(300_000_000))
+    read = partial(_masks, PseudoSet(tmp_path, manifest))
+    all_refused(tmp_path / "masks", "i0.npz", read, contents)
+
+
+def _masks(masks: PseudoSet, path: Path) -> object:
+    return masks.masks(path.stem)
+
+
+def crowded(rows: int, content: dict[str, Any]) -> bytes:
+    """Return Parquet of very many equal rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stream = io.BytesIO()
+    part = pa.table({name: pa.array([value] * 500_000) for name, value in content.items()})
+    with pq.ParquetWriter(stream, part.schema) as writer:
+        for _ in range(rows // 500_000):
+            writer.write_table(part)
+    return stream.getvalue()
+
+
+def test_hostile_parquet(tmp_path: Path) -> None:
+    geometry = dict.fromkeys(("cell_id", "fold", "ImageHeight", "ImageWidth", "center_y", "center_x"), 1)
+    geometry |= dict.fromkeys(("y0", "x0", "y1", "x1", "area_px"), 1)
+    many = crowded(5_000_000, {"ID": "a", "0": 0.5, "1": 0.5, "rle": "0", **geometry})
+    assert len(many) < 1_000_000
+    contents = {
+        "five million rows in less than a megabyte": many,
+        "cut": many[:-1000],
+        "only the end": many[-1000:],
+        "nothing": b"",
+        "the mark alone": b"PAR1PAR1",
+        "a footer longer than the file": b"PAR1" + b"\xff\xff\xff\x7fPAR1",
+        "zeros": b"PAR1" + bytes(1000) + b"\x10\x00\x00\x00PAR1",
+    }
+    all_refused(tmp_path, "cells.parquet", read_parquet, contents)
+    all_refused(tmp_path, "cells.parquet", lambda path: read_cells(path.parent), contents)
+    all_refused(tmp_path, "cells.parquet", lambda path: list(iter_cells(path.parent)), contents)
+    all_refused(tmp_path, "cells.parquet", lambda path: read_predictions(path, ["a"], ["x", "y"]), contents)
+    all_refused(tmp_path, "soft.parquet", load_soft_labels, contents)
+    all_refused(tmp_path, "masks.parquet", TableMasks, contents)
+
+
+def coco(segmentation: Any, size: tuple[Any, Any] = (100, 100), **more: Any) -> bytes:
+    image = {"id": 1, "file_name": "a.png", "height": size[0], "width": size[1]} | more.pop("image", {})
+    annotation = {"id": 1, "image_id": 1, "segmentation": segmentation} | more
+    return json.dumps({"images": [image], "annotations": [annotation]}).encode()
+
+
+def test_hostile_polygons(tmp_path: Path) -> None:
+    far = [float(k % 3 * 400_000 - 400_000 * (k % 2)) for k in range(100)]
+    square = [1.0, 1.0, 5.0, 1.0, 5.0, 5.0, 1.0, 5.0]
+    contents = {
+        "far outside": coco([far]),
+        "just within the numbers": coco([[999_999.0, 0.0, 0.0, 999_999.0, 999_999.0, 999_999.0]]),
+        "not a number": coco([[float("nan"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "infinite": coco([[float("inf"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "too large a number": coco([[1e308, 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "a number of 300 digits": coco([[10**300, 1, 5, 1, 5, 5]]),
+        "two corners": coco([[1.0, 1.0, 5.0, 5.0]]),
+        "half a corner": coco([[*square, 1.0]]),
+        "no polygon": coco([]),
+        "an empty polygon": coco([[]]),
+        "words": coco([["a"] * 8]),
+        "an image of 10**18 pixels": coco([square], (10**9, 10**9)),
+        "an image of no pixels": coco([square], (0, 100)),
+        "an image of infinite height": coco([square], (float("inf"), 100)),
+        "run lengths beyond the image": coco({"size": [100, 100], "counts": [2**40, 10_000 - 2**40]}),
+        "run lengths below zero": coco({"size": [100, 100], "counts": [-5, 10_005]}),
+        "broken run-length text": coco({"size": [100, 100], "counts": "\x7f" * 50}),
+        "an id that is a list": coco([square], image_id=[1]),
+        "an image whose id is a list": coco([square], image={"id": [1]}),
+        "an id below one": coco([square], id=-3),
+    }
+    all_refused(tmp_path, "masks.json", lambda path: paint(CocoMasks(path).masks("a", (100, 100))), contents)
+    rings = {
+        "far": [[0, 0], [1e300, 0], [1, 1]],
+        "nan": [[0, float("nan")], [1, 0], [1, 1]],
+        "words": [["a", "b"], [1, 0], [1, 1]],
+        "two": [[0, 0], [1, 1]],
+        "ragged": [[0], [1, 0, 0, 0], [1]],
+    }
+    geo = {
+        what: json.dumps([{"geometry": {"type": "Polygon", "coordinates": [ring]}}]).encode()
+        for what, ring in rings.items()
+    }
+    all_refused(tmp_path, "a.geojson", lambda path: PolygonMask(path, (10, 10)), geo)
+
+
+def network(**changes: Any) -> dict[str, Any]:
+    recipe = {"backbone": "test_resnet", "weights": "none"} | changes.pop("recipe", {})
+    facts = {"name": "fold0", "recipe": recipe, "classes": ["a"], "negative": None, "channels": ["r"], "size": 64}
+    return {**facts, "fold": 0, "versions": {"wsss": "1"}, **changes}
+
+
+def test_hostile_models(tmp_path: Path) -> None:
+    def config(*networks: Any, **more: Any) -> bytes:
+        return json.dumps({"library_name": "wsss", "format": 1, "networks": list(networks)} | more).encode()
+
+    contents = {
+        "a million classes": config(network(classes=[f"c{k}" for k in range(1_000_000)])),
+        "a million channels": config(network(channels=[f"c{k}" for k in range(1_000_000)])),
+        "a class of a megabyte": config(network(classes=["x" * 2**20])),
+        "a million networks": config(*[1] * 1_000_000),
+        "no network": config(),
+        "networks that are none": config(3, None),
+        "a name that is a path": config(network(name="../../x")),
+        "classes that are numbers": config(network(classes=[1, 2])),
+        "one class twice": config(network(classes=["a", "a"])),
+        "a negative class beyond": config(network(negative=1)),
+        "a fold that is a word": config(network(fold="x")),
+        "an image of 10**9": config(network(size=10**9)),
+        "options that are a list": config(network(recipe={"score": [1, 2]})),
+        "an unknown option": config(network(recipe={"newer": 1})),
+        "an option that is a word": config(network(recipe={"epochs": "many"})),
+        "an option out of range": config(network(recipe={"crop": -7})),
+        "an unknown network": config(network(recipe={"backbone": "../../etc"})),
+        "a network of the hub": config(network(recipe={"backbone": "hf-hub:me/it"})),
+        "a network of a folder": config(network(recipe={"backbone": "local-dir:/tmp"})),
+        "files that lie elsewhere": config(network(), files={"model.safetensors": "0", "../x": "1"}),
+        "files that are no list": config(network(), files=3),
+        "a wrong digest of its weights": config(network(), files={"model.safetensors": "0"}),
+    }
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    all_refused(tmp_path, "config.json", lambda path: load_model(path.parent, choose_device("cpu")), contents)
+
+
+def feature_classifier(**changes: np.ndarray) -> bytes:
+    """Return a feature classifier of one tree of three nodes, with a digest that fits whatever is changed."""
+    from safetensors.numpy import save
+
+    from wsss.feature_classifier.store import FORMAT, _digest
+
+    count = len(FEATURES)
+    arrays = {
+        "forest.roots": np.array([0], np.int32),
+        "forest.feature": np.array([0, -1, -1], np.int16),
+        "forest.threshold": np.zeros(3),
+        "forest.left": np.array([1, 1, 2], np.int32),
+        "forest.right": np.array([2, 1, 2], np.int32),
+        "forest.value": np.ones((3, 2), np.float32),
+        "linear.quantiles": np.zeros((5, count)),
+        "linear.references": np.linspace(0, 1, 5),
+        "linear.weights": np.zeros((2, count)),
+        "linear.intercept": np.zeros(2),
+        "classes": np.array([0, 1]),
+    }
+    arrays |= {name.replace("_", ".", 1): np.asarray(value) for name, value in changes.items()}
+    meta = {"count": 3, "names": list(FEATURES)}
+    head = {"format": FORMAT, "meta": meta, "digest": _digest(arrays, meta)}
+    return save(arrays, {"wsss": json.dumps(head)})
+
+
+def test_hostile_forests(tmp_path: Path) -> None:
+    (tmp_path / "good").write_bytes(feature_classifier())
+    assert load_feature_classifier(tmp_path / "good", FEATURES).predict(np.zeros((2, len(FEATURES)))).shape == (2, 3)
+    inner = np.array([0, 0, -1], np.int16)
+    contents = {
+        "a node that is its own child": feature_classifier(forest_left=np.array([0, 1, 2], np.int32)),
+        "a node below itself": feature_classifier(forest_feature=inner, forest_left=np.array([1, 0, 2], np.int32)),
+        "a child beyond": feature_classifier(forest_right=np.array([9, 1, 2], np.int32)),
+        "a child below zero": feature_classifier(forest_left=np.array([-1, 1, 2], np.int32)),
+        "a root beyond": feature_classifier(forest_roots=np.array([7], np.int32)),
+        "no root": feature_classifier(forest_roots=np.zeros(0, np.int32)),
+        "a feature beyond": feature_classifier(forest_feature=np.array([30_000, -1, -1], np.int16)),
+        "an unknown leaf": feature_classifier(forest_feature=np.array([0, -2, -1], np.int16)),
+        "values of another shape": feature_classifier(forest_value=np.ones((3, 5), np.float32)),
+        "values that are no numbers": feature_classifier(forest_value=np.full((3, 2), np.nan, np.float32)),
+        "a class beyond": feature_classifier(classes=np.array([0, 7])),
+        "no class": feature_classifier(classes=np.zeros(0, np.int64)),
+        "quantiles of another shape": feature_classifier(linear_quantiles=np.zeros((5, 1))),
+        "weights that are infinite": feature_classifier(linear_weights=np.full((2, len(FEATURES)), np.inf)),
+        "more arrays": feature_classifier(forest_more=np.zeros(1)),
+    }
+    all_refused(
+        tmp_path, "feature_classifier.safetensors", lambda path: load_feature_classifier(path, FEATURES), contents
+    )
+
+
+def test_hostile_checkpoints(tmp_path: Path) -> None:
+    from safetensors.torch import save
+
+    heads = {
+        "nested": "[" * 100_000,
+        "a number of 5,000 digits": '{"format": ' + "1" * 5000 + "}",
+        "a list": "[1]",
+        "a number": "3",
+        "of a later format": '{"format": "wsss-7"}',
+        "without digest": '{"format": "wsss-1", "meta": "{}"}',
+        "a record that is a number": '{"format": "wsss-1", "meta": 3, "digest": "0"}',
+    }
+    contents = {what: save({"w": torch.ones(2)}, {"wsss": head}) for what, head in heads.items()}
+    all_refused(tmp_path, "last.safetensors", load_checkpoint, contents)
+    all_refused(tmp_path, "unet.safetensors", load_cell_unet, contents)
+    records: dict[str, dict[str, Any]] = {"nothing": {}, "crops": {"crops": {"newer": 1}, "train_ids": "x"}}
+    recipe, facts = Recipe(backbone="test_resnet", weights="none"), {"channels": ["r"], "classes": ["a"]}
+    for meta in records.values():
+        save_checkpoint(tmp_path / "self_trained.safetensors", {"net.w": torch.ones(1)}, meta)
+        refuse(
+            tmp_path / "self_trained.safetensors",
+            lambda path: load_self_trained(path, recipe, facts, choose_device("cpu")),
+        )
+
+
+def test_weights_that_are_no_numbers_are_named() -> None:
+    net = torch.nn.Linear(2, 1)
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"no numbers \(NaN or infinite\) in bias: train again"):
+            load_weights(net, {"weight": torch.zeros(1, 2), "bias": torch.tensor([value])})
+
+
+def test_hostile_lists_of_ids(tmp_path: Path) -> None:
+    all_refused(tmp_path, "ids.txt", read_lines, {"no UTF-8": b"\xff\xfe\x00", "half a character": b"a\nb\xc3"})
+
+
+@pytest.mark.parametrize(
+    "base", ["http://[::1", "http://", "ftp://a", "http://a:99999999", "http://a:x", "https://[x]"]
+)
+def test_addresses_that_are_none_are_refused_before_work(base: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--base is"):
+        DownloadOptions(out=tmp_path, ids="1/1_A1_1", base=base)
+
+
+def test_plain_files_of_all_kinds_are_still_read() -> None:
+    assert parse_json('{"a": "\\ud83d\\ude00", "b": 1e5}', "a") == {"a": "\U0001f600", "b": 1e5}
+    assert parse_yaml("a: [1, 2.5, x]\nb: {c: null, d: true}\n", "a") == {
+        "a": [1, 2.5, "x"],
+        "b": {"c": None, "d": True},
+    }
+
+
+def test_a_log_of_words_is_no_number(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("epoch,val_loss\n0,0.5\n1,oops\n")
+    assert read_numbers(tmp_path / "log.csv")["val_loss"].isna().tolist() == [False, True]
+
+
+def test_options_of_a_newer_version_are_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("epochs: 3\nnewer: 1\n")
+    parser = make_parser("train", "", "", Recipe)
+    with pytest.raises(UserError, match=r"newer.*If it stands in a file of a newer wsss, update wsss or take it out"):
+        parse(parser, ["--config", str(path)], Recipe)
+    for text, name in (("score: {newer: 1}\n", "newer"), ("crops: 3\n", "crops"), ("score: {weight: x}\n", "weight")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=rf"config\.yaml.*{name}"):
+            infer._options(["--run", str(tmp_path), "--data", str(tmp_path)])
+
+
+def test_names_of_classes_are_plain_text_in_the_card_of_a_model() -> None:
+    assert plain("<img src=x onerror=alert(1)>") == "&lt;img src=x onerror=alert\\(1\\)&gt;"
+    assert plain("a\n\n# [b](http://c) `d`") == "a \\# \\[b\\]\\(http://c\\) \\`d\\`"

@@ -1,0 +1,248 @@
+"""Training and inference on a GPU that is not here: fake tensors, which have shapes, types and devices but no values.
+
+They refuse to mix devices by themselves. A dispatch mode counts what makes the CPU wait for the GPU, and finds float64,
+which GPUs are slow at. The backward pass itself needs a driver: gradients of the right shape stand in for it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from wsss.inference.cam import class_maps, crop_probs
+from wsss.inference.view_maps import view_maps
+from wsss.models.cell_probs import cell_probs
+
+from wsss.core.device import Device
+from wsss.inference.semantic import MaskPredictor
+from wsss.models.cam_net import build_cam_net
+from wsss.models.unet import build_unet
+from wsss.options.cell_training import CellTrainConfig
+from wsss.options.masks import MaskConfig, MaskInferConfig, MaskLossConfig
+from wsss.options.recipe import DrsConfig, LossConfig, OptimConfig, PuzzleConfig, Recipe
+from wsss.options.scoring import CropConfig
+from wsss.options.views import TtaConfig
+from wsss.runs.run_folder import RunFolder
+from wsss.training.job import Job
+from wsss.training.loading import Batch
+from wsss.training.map_task import MapLearner
+from wsss.training.semantic_task import MaskLearner
+from wsss.training.state import TrainState
+from wsss.training.step import Learner
+
+GPU = torch.device("cuda:0")
+HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+ATEN = torch.ops.aten
+WAITS = {ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.masked_select.default, ATEN.equal.default}
+BACK = f"{ATEN._to_copy.default} cuda:0 to cpu"
+BASE = Recipe(backbone="test_resnet", weights="none", crop=64, batch=2)
+PLAIN = replace(BASE, puzzle=PuzzleConfig(side=1))
+CELLS: dict[str, Any] = {"pieces": 2, "piece_size": 32}
+WINDOWS = CropConfig("stored", 32, margin=0)
+
+VARIANTS = {
+    "plain": PLAIN,
+    "puzzle": replace(BASE, optim=OptimConfig(ema=0.9, clip=1.0)),
+    "puzzle of features": replace(BASE, puzzle=PuzzleConfig(maps="features")),
+    "weighted focal": replace(PLAIN, loss=LossConfig("focal", class_weights=[1.0, 2.0])),
+    "asymmetric": replace(PLAIN, loss=LossConfig("asymmetric")),
+    "noisy or, pieces": replace(BASE, cells=CellTrainConfig("noisy_or", **CELLS), crops=WINDOWS),
+    "attention, pieces": replace(PLAIN, cells=CellTrainConfig("attention", **CELLS), crops=WINDOWS),
+    "lse": replace(BASE, cells=CellTrainConfig("lse")),
+    "DRS": replace(PLAIN, drs=DrsConfig(mode="fixed", extra=1)),
+    "learned DRS, refined": replace(PLAIN, drs=DrsConfig(mode="learned", after="activations")),
+}
+TERMS = [{"bce": 1.0, "dice": 1.0}, {"lovasz": 1.0, "ohem": 1.0}, {"jaccard": 1.0, "focal": 1.0, "border": 1.0}]
+
+
+class Watch(TorchDispatchMode):
+    """Count what the GPU is waited for, and note float64 on it, but for single numbers (the scale of fp16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+        self.doubles: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        on_gpu = any(isinstance(leaf, torch.Tensor) and leaf.device == GPU for leaf in tree_leaves((args, kwargs)))
+        if func in WAITS and on_gpu:
+            self.waits.append(str(func))
+        if func is ATEN._local_scalar_dense.default:
+            return 0.5
+        result = func(*args, **kwargs)
+        if isinstance(result, torch.Tensor) and func in (ATEN._to_copy.default, ATEN.copy_.default):
+            source = args[1] if func is ATEN.copy_.default else args[0]
+            patient = (args[2] if len(args) > 2 else False) or kwargs.get("non_blocking", False)
+            if source.device != result.device and not (patient and result.device == GPU):
+                self.waits.append(f"{func} {source.device} to {result.device}")
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.device == GPU and leaf.dtype == torch.float64 and leaf.ndim:
+                self.doubles.append(str(func))
+        return result
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
+    """Make tensors fake, and PyTorch believe in a GPU."""
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(Device, "settle", lambda self, net: net)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:  # the nodes of a graph ask the driver
+        yield mode
+
+
+def settle(net: nn.Module, mode: FakeTensorMode) -> Any:
+    """Put a network that was built on the CPU on the GPU that is not here."""
+    for module in net.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                module._parameters[name] = nn.Parameter(mode.from_tensor(p.data).to(GPU), p.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = mode.from_tensor(buffer).to(GPU)
+    return net
+
+
+@pytest.fixture(scope="module")
+def build() -> Callable[[Recipe], nn.Module]:
+    """Build networks outside of the fake mode."""
+
+    def built(recipe: Recipe) -> nn.Module:
+        with torch.enable_grad(), fake_tensor.unset_fake_temporarily():
+            if recipe.task == "classify":
+                return build_cam_net(recipe, channels=4, classes=2)
+            return build_unet(recipe, channels=4, outputs=2)
+
+    return built
+
+
+def stand_in(net: nn.Module) -> Callable[..., None]:
+    def backward(loss: torch.Tensor) -> None:
+        assert loss.dtype == torch.float32
+        for p in net.parameters():
+            p.grad = torch.empty_like(p) if p.requires_grad else None
+
+    return backward
+
+
+def take_steps(learner: Learner, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Take two steps; return what the GPU was waited for in the second one."""
+    monkeypatch.setattr(torch.Tensor, "backward", stand_in(learner.state.net))
+    with Watch():
+        learner.step(batch, 1.0, 4)
+    with Watch() as watch:
+        outcome = learner.step(batch, 1.0, 4)
+    assert outcome.finite
+    assert not watch.doubles
+    return watch.waits
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_waits_once(
+    variant: str, half: str, gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, device = VARIANTS[variant], Device(GPU, HALVES[half])
+    state = TrainState(settle(build(recipe), gpu), recipe, device)
+    teacher = settle(build(PLAIN), gpu).eval() if "refined" in variant else None
+    learner = Learner(Job(recipe, device, RunFolder(Path()), {}, [], teacher=teacher), state, [])
+    cells = torch.zeros(2, 64, 64, dtype=torch.int32) if recipe.cells.wanted else None
+    batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), torch.ones(2, 2), torch.arange(2), cells)
+    if cells is not None:
+        batch = batch._replace(counts=Counts([3, 1]))  # type: ignore[arg-type]
+    assert take_steps(learner, batch, monkeypatch) == [BACK]
+
+
+class Counts(list[int]):
+    """Numbers in the main memory, which fake tensors have none of."""
+
+    def tolist(self) -> list[int]:
+        return self
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("terms", TERMS, ids=lambda terms: "+".join(terms))
+@pytest.mark.parametrize("target", ["binary", "softmax"])
+def test_a_step_of_a_unet_waits_once(
+    target: str, terms: dict[str, float], half: str, gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = MaskConfig(target=target)  # type: ignore[arg-type]
+    recipe = replace(PLAIN, task="masks", masks=masks, mask_loss=MaskLossConfig(terms=terms))
+    device = Device(GPU, HALVES[half])
+    with torch.enable_grad(), fake_tensor.unset_fake_temporarily():
+        net = build_unet(recipe, channels=4, outputs=masks.outputs)
+    state = TrainState(settle(net, gpu), recipe, device)
+    learner = MaskLearner(Job(recipe, device, RunFolder(Path()), {}, []), state, [])
+    targets = torch.zeros(2, masks.outputs + ("border" in terms), 64, 64, dtype=torch.uint8)
+    batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), targets, torch.arange(2))
+    assert take_steps(learner, batch, monkeypatch) == [BACK]
+
+
+def test_a_step_of_class_maps_from_pseudo_masks_waits_once(
+    gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, device = replace(PLAIN, task="maps"), Device(GPU, torch.bfloat16)
+    state = TrainState(settle(build(recipe), gpu), recipe, device)
+    learner = MapLearner(Job(recipe, device, RunFolder(Path()), {}, []), state, [])
+    batch = Batch(
+        torch.zeros(2, 4, 64, 64, dtype=torch.uint8), torch.zeros(2, 2, 64, 64, dtype=torch.uint8), torch.arange(2)
+    )
+    assert take_steps(learner, batch, monkeypatch) == [BACK]
+
+
+@pytest.fixture
+def empty_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give fake tensors that are back in the main memory something to be read."""
+    kinds = {torch.uint8: np.uint8, torch.float32: np.float32}
+
+    def numpy(tensor: torch.Tensor) -> np.ndarray:
+        assert tensor.device.type == "cpu"
+        return np.zeros(tuple(tensor.shape), kinds[tensor.dtype])
+
+    monkeypatch.setattr(torch.Tensor, "numpy", numpy)
+
+
+@pytest.mark.usefixtures("empty_arrays")
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("variant", ["plain", "attention, pieces", "learned DRS, refined"])
+def test_maps_views_and_crops_stay_on_the_gpu_until_they_are_done(
+    variant: str, half: str, gpu: FakeTensorMode, build: Any
+) -> None:
+    net, device = settle(build(VARIANTS[variant]), gpu).eval(), Device(GPU, HALVES[half])
+    images = np.zeros((2, 4, 64, 64), np.uint8)
+    cells = [np.ones((64, 64), np.int32), None]
+    with Watch() as watch:
+        maps, probs = class_maps(net, images, device, cells)
+        assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
+        assert crop_probs(net, [images, images[:1]], device).shape == (3, 2)
+        assert cell_probs(net, [images], device).shape == (2, 2)
+    assert watch.waits == [BACK] * 5  # maps and probabilities, and those of three batches of crops
+    assert not watch.doubles
+    with Watch() as watch:
+        maps, probs = view_maps(net, images, device, TtaConfig(views="turns", scales=[1.0, 1.5]), cells)
+    assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
+    assert not watch.doubles
+
+
+@pytest.mark.usefixtures("empty_arrays")
+@pytest.mark.parametrize("half", HALVES)
+def test_so_do_the_maps_of_a_unet_and_its_views(half: str, gpu: FakeTensorMode, build: Any) -> None:
+    recipe, device = replace(PLAIN, task="masks"), Device(GPU, HALVES[half])
+    with torch.enable_grad(), fake_tensor.unset_fake_temporarily():
+        net = build_unet(recipe, channels=4, outputs=recipe.masks.outputs)
+    member: Any = SimpleNamespace(net=settle(net, gpu).eval(), recipe=recipe)
+    predictor = MaskPredictor([member], MaskInferConfig(tta="turns", scales=[1.0, 0.75]), device)
+    with Watch() as watch:
+        assert predictor.part(np.zeros((4, 64, 96), np.uint8)).shape == (1, 64, 96)
+    assert watch.waits == [BACK]
+    assert not watch.doubles

@@ -1,0 +1,391 @@
+"""The ways of scoring cells. Each is a Source; blend, parts, provenance and report iterate over one list of them.
+
+To add one, write a class here and name it in SOURCES: `infer` then blends it, writes it with `--parts` and records it.
+Networks run on batches of images (`see`, one batch at a time), scores are made image by image (`score`, several images
+at a time).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from wsss.cells.blending import GROUPS, Group, take_shares
+from wsss.cells.scoring import cell_cam_scores
+from wsss.core.checks import DataError, some
+from wsss.core.device import Device
+from wsss.data.catalog import DataSet
+from wsss.feature_classifier.features import cell_features
+from wsss.inference.calibration import Calibration
+from wsss.inference.members import Member
+from wsss.inference.overlap import Overlap
+from wsss.inference.views import view_crop_probs, view_maps
+from wsss.models.cam_net import crop_probs
+from wsss.models.memory import in_parts
+from wsss.models.unet import Unet
+from wsss.options.scoring import CropConfig, ScoreConfig
+from wsss.options.views import TtaConfig
+
+BLOCK = 4
+"""Maps of U-Nets are averaged over blocks of this many pixels: the statistics of a cell need no finer ones."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do with every image."""
+
+    data: DataSet
+    score: ScoreConfig
+    crops: CropConfig
+    device: Device
+    batch: int = 8
+    """Images the network sees at once. Batches are cut from the plan, never from what is left of it, so that a run
+    that was interrupted gives the very numbers of one that was not."""
+    tta: TtaConfig = field(default_factory=TtaConfig)
+    """Views that the network's answers are averaged over."""
+    calibration: Calibration | None = None
+    """Curves that the final scores go through; None to leave them as they are."""
+    overlap: Overlap | None = None
+    """The segmentation that runs at the same time and is waited for, image by image; None where the cells are there."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, read, and what the networks see in it."""
+
+    index: int
+    image: np.ndarray
+    """(C, S, S) uint8."""
+    label_map: np.ndarray | None
+    """As kept on disk, native or stored size; None if there is none."""
+    cells: np.ndarray
+    """(S, S) int32 label map at stored size; all 0 if there is none."""
+    cell_ids: np.ndarray
+    """(N,) int32, its cells, rising: the rows of all scores."""
+    content: tuple[int, int]
+    """(height, width) of the image inside the square."""
+    nuclei: np.ndarray | None = None
+    """(S, S) nuclei at stored size, where the cell masks come with them."""
+    problem: str = ""
+    """Why there is no label map."""
+    maps: tuple[np.ndarray, ...] = ()
+    """Raw class maps (K, h, w) of each network of the run."""
+    probs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(K,) probabilities of the image, the mean of the networks."""
+    probs_by_network: tuple[np.ndarray, ...] = ()
+    """The same of each network."""
+    seen: Mapping[str, Any] = field(default_factory=dict)
+    """What each source's `see` returned for this image, by name of the source."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that the networks see at once."""
+
+    samples: list[Sample]
+    images: np.ndarray
+    """(B, C, S, S) uint8."""
+
+    def split(self, scores: np.ndarray) -> list[np.ndarray]:
+        """Cut (N, K) scores of the cells of all images into those of each image."""
+        return np.split(scores, np.cumsum([len(sample.cell_ids) for sample in self.samples])[:-1])
+
+
+class Source(ABC):
+    """One way of scoring cells: class maps, crops, cell features, a U-Net's maps.
+
+    Args:
+        members: the networks of the run.
+        task: data and rules.
+        share: weight in the blend, in [0, 1]; the shares of all sources sum to 1.
+    """
+
+    name: ClassVar[str]
+    """Column group in the journal and folder of `--parts`."""
+    group: ClassVar[Group | None]
+    """Sources of a group are averaged before groups are blended; None for scores that are written, not blended."""
+    record: ClassVar[str | None] = None
+    """Key of its digest in provenance.json; None where the digest of the run's networks covers it."""
+
+    def __init__(self, members: Sequence[Member], task: Task, share: float) -> None:
+        self.members, self.task, self.share = members, task, share
+
+    @staticmethod
+    @abstractmethod
+    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float | None:
+        """Return the share that it takes from the sources before it in its group; None where it takes no part.
+
+        Raises:
+            DataError: it should take part, and some of the networks lack what it needs.
+        """
+
+    @staticmethod
+    def digest(member: Member) -> Any:
+        """Return the digest, or digests, of what it scores with; None if there is nothing."""
+        return None
+
+    @property
+    def cuts(self) -> Sequence[CropConfig]:
+        """The ways in which it wants cells to be cut out; the first crops are made before `see` is called."""
+        return ()
+
+    def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[Any]:
+        """Run its networks on a batch and return what `score` needs of each image.
+
+        Args:
+            batch: the images.
+            crops: for each of its `cuts` the cells of all images, (n, C, size, size) uint8 at a time.
+        """
+        return [None] * len(batch.samples)
+
+    @abstractmethod
+    def score(self, sample: Sample) -> np.ndarray:
+        """Return cell scores (N, K) float32 in [0, 1]; row i is the i-th smallest id of the label map. N may be 0."""
+
+
+class ImageProbs(Source):
+    """The image's probabilities, for every cell alike: what the other sources are to be compared with."""
+
+    name = "image"
+    group = None
+
+    @staticmethod
+    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float:
+        """Always there, never blended."""
+        return 0.0
+
+    def score(self, sample: Sample) -> np.ndarray:
+        """Return the same row for every cell."""
+        return np.tile(sample.probs, (len(sample.cell_ids), 1))
+
+
+class CamScores(Source):
+    """The class maps of the run's networks."""
+
+    name = "cam"
+    group = "maps"
+
+    @staticmethod
+    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float:
+        """Always there."""
+        return 1.0
+
+    def score(self, sample: Sample) -> np.ndarray:
+        """Return the mean of the networks' scores."""
+        views = zip(sample.maps, sample.probs_by_network, strict=True)
+        return np.mean([map_scores(self.task, sample, maps, probs) for maps, probs in views], axis=0)
+
+
+class CropScores(Source):
+    """The run's networks on crops of single cells."""
+
+    name = "crop"
+    group = "crops"
+
+    @staticmethod
+    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float | None:
+        """There unless crops.mode is none."""
+        return None if crops.mode == "none" else 1.0
+
+    @property
+    def cuts(self) -> Sequence[CropConfig]:
+        """As the options say."""
+        return (self.task.crops,)
+
+    def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[np.ndarray]:
+        """Return (N, K) of each image, the mean of the networks; each batch of crops is cut once for all of them."""
+        device, tta = self.task.device, self.task.tta
+        scores = [view_crop_probs(self.members[0].net, [], device, tta)]
+        for crop in crops[0]:
+            scores.append(np.mean([view_crop_probs(own.net, [crop], device, tta) for own in self.members], axis=0))
+        return batch.split(np.concatenate(scores))
+
+    def score(self, sample: Sample) -> np.ndarray:
+        """Return what was seen."""
+        return np.asarray(sample.seen[self.name])
+
+
+class FeatureScores(Source):
+    """The feature classifiers that were fitted beside the run's networks."""
+
+    name = "feature_classifier"
+    group = "features"
+    record = "feature_classifier"
+
+    @staticmethod
+    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float | None:
+        """There if the run has them and score.feature_share is above 0."""
+        if score.feature_share == 0:
+            return None
+        lacking = [str(member.path) for member in members if member.feature_classifier is None]
+        if lacking and any(own.feature_classifier or own.recipe.feature_classifier.enabled for own in members):
+            raise DataError(
+                f"{some(lacking)} has no feature classifier (feature_classifier.safetensors), which the run wants: run "
+                "the same train command again with --feature_classifier.enabled true to make it, or pass "
+                "--score.feature_share 0 to do without."
+            )
+        return None if lacking else 1.0
+
+    @staticmethod
+    def digest(member: Member) -> str | None:
+        """Return that of the feature classifier."""
+        return None if member.feature_classifier is None else member.feature_classifier.digest
+
+    def score(self, sample: Sample) -> np.ndarray:
+        """Return the mean of the feature classifiers."""
+        features = cell_features(sample.image, sample.cells, sample.nuclei)
+        found = [own.feature_classifier.predict(features) for own in self.members if own.feature_classifier]
+        return np.mean(found, axis=0)
+
+
+class SelfTrainedScores(Source):
+    """The self-trained networks of single cells; they go with the feature classifier."""
+
+    name = "self_trained"
+    group = "features"
+    record = "self_trained"
+
+    @staticmethod
+    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float | None:
+        """There if the run has them and neither score.feature_share nor score.self_training_share is 0."""
+        if score.self_training_share == 0 or FeatureScores.takes(members, score, crops) is None:
+            return None
+        lacking = [str(member.path) for member in members if member.self_trained is None]
+        if lacking and any(own.self_trained or own.recipe.self_training.enabled for own in members):
+            raise DataError(
+                f"{some(lacking)} has no self-trained network (self_trained.safetensors), which the run wants: run the "
+                "same train command again with --self_training.enabled true, or pass --score.self_training_share 0 to "
+                "do without."
+            )
+        return None if lacking else score.self_training_share
+
+    @staticmethod
+    def digest(member: Member) -> str | None:
+        """Return that of the network."""
+        return None if member.self_trained is None else member.self_trained.digest
+
+    @property
+    def cuts(self) -> Sequence[CropConfig]:
+        """As each network was trained with."""
+        return [own.self_trained.crops for own in self.members if own.self_trained]
+
+    def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[np.ndarray]:
+        """Return (N, K) of each image, the mean of the networks."""
+        nets = [own.self_trained.net for own in self.members if own.self_trained]
+        by_net = [crop_probs(net, of_net, self.task.device, "softmax") for net, of_net in zip(nets, crops, strict=True)]
+        return batch.split(np.mean(by_net, axis=0))
+
+    def score(self, sample: Sample) -> np.ndarray:
+        """Return what was seen."""
+        return np.asarray(sample.seen[self.name])
+
+
+class UnetScores(Source):
+    """The maps of U-Nets that learnt from pseudo-masks (`--unet`)."""
+
+    name = "unet"
+    group = "maps"
+    record = "unets"
+
+    @staticmethod
+    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float | None:
+        """There if U-Nets were given."""
+        return score.unet_share if any(member.unets for member in members) else None
+
+    @staticmethod
+    def digest(member: Member) -> list[str]:
+        """Return that of every U-Net."""
+        return [net.digest for net in member.unets]
+
+    @torch.inference_mode()
+    def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[list[np.ndarray]]:
+        """Return the class maps (K, h, w) float32 in [0, 1] of each U-Net, for each image."""
+        nets = {net.digest: net.net for member in self.members for net in member.unets}
+        maps = [self._maps(net, batch.images) for net in nets.values()]
+        return [[of_net[b] for of_net in maps] for b in range(len(batch.samples))]
+
+    def _maps(self, net: Unet, images: np.ndarray) -> np.ndarray:
+        device = self.task.device
+
+        def see(rows: slice) -> np.ndarray:
+            with device.autocast():
+                logits = net(device.put(torch.from_numpy(images[rows]))).logits
+            return np.asarray(F.avg_pool2d(logits.float().sigmoid(), BLOCK).cpu().numpy())
+
+        return np.concatenate(in_parts(net, images.shape, see))
+
+    def score(self, sample: Sample) -> np.ndarray:
+        """Return the mean of the U-Nets' scores, which go by the image's probabilities too."""
+        maps = sample.seen[self.name]
+        return np.mean([map_scores(self.task, sample, own, sample.probs, normalised=True) for own in maps], axis=0)
+
+
+SOURCES: tuple[type[Source], ...] = (
+    ImageProbs,
+    CamScores,
+    CropScores,
+    FeatureScores,
+    SelfTrainedScores,
+    UnetScores,
+)
+"""Every source, those of a group in the order in which they take their shares."""
+
+
+def sources_of(members: Sequence[Member], task: Task) -> list[Source]:
+    """Return the sources that take part, with their shares.
+
+    Raises:
+        DataError: some of the networks lack what a source needs.
+    """
+    shares = source_shares(members, task.score, task.crops)
+    return [kind(members, task, shares[kind.name]) for kind in SOURCES if kind.name in shares]
+
+
+def source_shares(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> dict[str, float]:
+    """Return the weight in the blend of each source that takes part, by name; they sum to 1.
+
+    Raises:
+        DataError: some of the networks lack what a source needs.
+    """
+    takes = {kind: kind.takes(members, score, crops) for kind in SOURCES}
+    shares = {kind.name: 0.0 for kind, taken in takes.items() if taken is not None}
+    groups = {group: [kind for kind in SOURCES if kind.group == group and kind.name in shares] for group in GROUPS}
+    there = [group for group, kinds in groups.items() if kinds]
+    of_groups = take_shares(
+        [{"maps": 1.0, "crops": score.crop_share, "features": score.feature_share}[g] for g in there]
+    )
+    for group, of_group in zip(there, of_groups, strict=True):
+        within = take_shares([takes[kind] or 0.0 for kind in groups[group]])
+        shares |= {kind.name: of_group * own for kind, own in zip(groups[group], within, strict=True)}
+    return shares
+
+
+def digests(member: Member) -> dict[str, Any]:
+    """Return the digests of a network and of all that scores beside it, as they stand in provenance.json."""
+    return {"weights": member.digest} | {kind.record: kind.digest(member) for kind in SOURCES if kind.record}
+
+
+def look(members: Sequence[Member], task: Task, batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the raw class maps (B, K, h, w) and probabilities (B, K) of each network of the run."""
+    cells = [sample.cells for sample in batch.samples]
+    return [view_maps(member.net, batch.images, task.device, task.tta, cells) for member in members]
+
+
+def map_scores(
+    task: Task, sample: Sample, maps: np.ndarray, probs: np.ndarray, *, normalised: bool = False
+) -> np.ndarray:
+    """Score the cells of an image from class maps (K, h, w); see `cell_cam_scores`."""
+    return cell_cam_scores(
+        maps,
+        probs,
+        sample.cells,
+        task.score,
+        negative=task.data.classes.negative,
+        nuclei=sample.nuclei,
+        content=sample.content,
+        normalised=normalised,
+    )
