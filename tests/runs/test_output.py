@@ -125,7 +125,7 @@ def test_an_unfinished_work_goes_on_and_a_failed_item_is_tried_again(tmp_path: P
                     if stop:
                         raise KeyboardInterrupt
                 output.path("table.csv").write_text(",".join(sorted(journal.keys())))
-            output.publish(failed=int(bool(fail)))
+            output.publish(failed=[fail] if fail else [])
         return done
 
     with pytest.raises(KeyboardInterrupt):

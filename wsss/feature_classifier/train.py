@@ -95,7 +95,7 @@ def _holds(path: Path, facts: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     found = load_feature_classifier(path, FEATURES).meta
-    return all(found.get(name) == value for name, value in facts.items())
+    return all(found.get(name, value) == value for name, value in facts.items())
 
 
 def fit_feature_classifier(

@@ -161,7 +161,7 @@ class Output:
         """Return whether the result that is there is to be made again; refuse one that is another."""
         if found["command"] != self.command:
             raise ConfigError(f"{self.shown} holds a result of {found['command']}: {self.way_out}.")
-        differing = differences(found["read"], self.read) | self._items_differing(found.get("items", {}))
+        differing = differences(found["read"], self.read) | self._items_differing(found["items"], found["failed"])
         others = {
             name: text
             for name, text in differing.items()
@@ -181,14 +181,15 @@ class Output:
             say(f"{some(missing)} is gone: {self.shown} is made again.")
             return True
         if found["failed"]:
-            say(f"{found['failed']} images of {self.shown} failed before: they are tried again.")
+            say(f"{some(found['failed'], 3)} of {self.shown} failed before: tried again.")
             return True
         say(f"{self.shown} holds this result already: nothing to do.")
         return False
 
-    def _items_differing(self, before: Mapping[str, str]) -> dict[str, str]:
+    def _items_differing(self, before: Mapping[str, str], failed: Collection[str] = ()) -> dict[str, str]:
         now = self.items
-        names = [name for name in dict.fromkeys([*now, *before]) if before.get(name) != now.get(name)]
+        known = dict.fromkeys([*now, *before])
+        names = [name for name in known if before.get(name) != now.get(name) and name not in failed]
         words = {"items": f"pixels or label maps of {some(names, 3)} have changed"}
         return words if names else {}
 
@@ -221,11 +222,11 @@ class Output:
             if not record.get("failed") and record.get("mark", "") == self.items.get(name, "")
         }
 
-    def publish(self, *, failed: int = 0, items: Mapping[str, str] | None = None) -> None:
+    def publish(self, *, failed: Collection[str] = (), items: Mapping[str, str] | None = None) -> None:
         """Put all files written under `path` in their places, and remove those of the result before.
 
         Args:
-            failed: images without a result; the same command then tries them again.
+            failed: images without a result, which the same command then tries again.
             items: what each image was made from, where that was found while working, or is known of its sources.
 
         Raises:
@@ -254,7 +255,7 @@ class Output:
             "version": __version__,
             "read": self.read,
             "items": self.items,
-            "failed": failed,
+            "failed": sorted(failed),
             "seen": digests.seen,
             "files": {name: ["", digest_file(home / name)] for name in names},
         }

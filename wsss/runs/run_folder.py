@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 from torch import Tensor
 
-from wsss.core.checks import DataError
+from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.digests import DIGEST
 from wsss.core.files import write_csv, write_text
@@ -100,6 +100,25 @@ class RunFolder:
         if previous(self.last).exists():  # killed between the two renames of a save
             return load_checkpoint(previous(self.last))
         return None
+
+
+def check_free(path: Path) -> None:
+    """Refuse a folder that holds something, but no training.
+
+    Raises:
+        ConfigError: it does.
+    """
+    names = {own.name for own in path.iterdir() if not own.name.startswith(".")} if path.is_dir() else set()
+    ours = (
+        "config.yaml",
+        "last.safetensors",
+        "last.safetensors.previous",
+        "best.safetensors",
+        "lr_find.csv",
+        "lr_find.png",
+    )
+    if names and not names & set(ours):
+        raise ConfigError(f"{path} holds {some(sorted(names), 3)}, and no training: choose another --run.")
 
 
 FREE = ("versions", "score", "crops", "feature_classifier", "self_training")

@@ -130,7 +130,7 @@ def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContext
 
 def _predict(
     task: Task, plan: Plan, output: Output, options: InferOptions
-) -> tuple[int, int, dict[str, str], list[Path]]:
+) -> tuple[int, list[str], dict[str, str], list[Path]]:
     """Write the tables, from all shards or after predicting here.
 
     Returns:
@@ -154,7 +154,7 @@ def _predict(
             raise DataError(
                 f"pixels or label maps of {some(stale, 3)} have changed since its shard was made: run the shards again."
             )
-        again = sum(bool(record.get("failed")) for record in records.values())
+        again = [name for name, record in records.items() if record.get("failed")]
         failed = write_results(output.home, task.data, journal, parts, options.min_score, shown=output.folder)
     return failed, again, items, paths
 

@@ -47,8 +47,9 @@ def infer_large(options: InferOptions, plan: LargePlan, device: Device) -> int:
             return 0
         with output.journal() as journal:
             failed = _predict(output, options, plan, device, journal)
+            again = [name for name, record, _ in journal.items() if record["failed"]]
         write_json(output.path(PROVENANCE), facts)
-        output.publish(failed=failed)
+        output.publish(failed=again)
     return 1 if failed else 0
 
 

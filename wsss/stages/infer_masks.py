@@ -76,7 +76,7 @@ def _predict(output: Output, options: InferOptions, masks: MaskSet, members: lis
         return 0
     with output.journal() as journal:
         _run(options, masks, plan, output, journal)
-        again = sum(bool(record["failed"]) for _, record, _ in journal.items())
+        again = [name for name, record, _ in journal.items() if record["failed"]]
         failed = _write_tables(output, masks, journal, options.segmentation)
     write_json(output.path(PROVENANCE), facts)
     output.publish(failed=again)

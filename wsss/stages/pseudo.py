@@ -62,7 +62,7 @@ def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: 
         _find_maps(options, data, plan, device, journal, output)
         done = _cut_maps(output.home, options.pseudo, data, plan, journal)
         _finish(output.home, data, plan, facts | {"images": digest_json(output.items)}, done)
-    output.publish(failed=wanted - len(done))
+    output.publish(failed=set(output.items) - {data.ids[index] for index, _, _ in done})
     say(f"{out}: pseudo-masks of {len(done)} images, {wanted - len(done)} without cells left out")
     return wanted - len(done)
 

@@ -63,7 +63,7 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, out
         _work(data, journal, todo, backend, options, overlap, output)
         table, spent = _summary(data, journal)
     _write(output.home, table, options, spent)
-    output.publish(failed=int((table.status == "failed").sum()))
+    output.publish(failed=table.ID[(table.status == "failed") & table.ID.isin(list(output.items))].tolist())
     return _report(table, len(todo), time.perf_counter() - began, spent)
 
 
