@@ -21,7 +21,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,13 @@ from PIL import Image
 from wsss import cli
 from wsss.core.console import say
 from wsss.core.device import choose_device
-from wsss.core.files import digest_json
 from wsss.core.labels import HPA, HPA_CHANNELS
+from wsss.core.runtime import versions
 from wsss.data.synthetic.fields import draw_field
-from wsss.inference.members import load_member
+from wsss.inference.checkpoints import load_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import ClassifyRecipe
+from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 
 DIFFERENT = 48
@@ -169,7 +169,7 @@ def run_plain(folder: Path, name: str, count: int) -> None:
     """Predict the first images plainly, and write their scores and submission."""
     from plain_recipe import predict_image
 
-    net = load_member(RunFolder(folder / "run"), choose_device("cpu")).net
+    net = load_classifier(RunFolder(folder / "run"), choose_device("cpu")).net
     names = sorted(path.stem for path in (folder / name / "masks").iterdir())[:count]
     tables, lines = zip(*(predict_image(net, folder / name, one) for one in names), strict=True)
     pd.concat(tables).to_parquet(folder / "plain.parquet")
@@ -187,14 +187,13 @@ def difference(folder: Path, name: str) -> float:
 def make_run(folder: Path, backbone: str) -> None:
     """Write a run whose network has random weights."""
     torch.manual_seed(0)
-    recipe = Recipe(backbone=backbone, weights="none")
+    recipe = ClassifyRecipe(backbone=backbone, weights="none")
     net = build_cam_net(recipe, channels=len(HPA_CHANNELS), classes=len(HPA.names), pretrained=False)
     run = RunFolder(folder)
     folder.mkdir()
-    run.begin(recipe, [])
-    facts = {"recipe": json.loads(json.dumps(asdict(recipe), default=str)), "fold": None, "train_ids": digest_json([])}
-    facts |= {"channels": list(HPA_CHANNELS), "classes": list(HPA.names)}
-    run.save_best({f"net.{name}": tensor for name, tensor in net.state_dict().items()}, facts)
+    record = RunRecord(recipe, None, "", (), HPA_CHANNELS, HPA.names, size=512, versions=versions())
+    run.begin(record)
+    run.save_best({f"net.{name}": tensor for name, tensor in net.state_dict().items()}, record.facts())
 
 
 def write_fields(folder: Path, count: int, edge: int) -> int:

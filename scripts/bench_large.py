@@ -22,7 +22,8 @@ from bench_unet import write_salt
 from wsss import train
 from wsss.core.device import choose_device
 from wsss.data.large import LargeImage
-from wsss.inference.semantic import MaskPredictor, load_mask_members
+from wsss.inference.checkpoints import load_unets
+from wsss.inference.semantic import MaskPredictor
 from wsss.inference.tiles import predict_tiles, seam_ratio, tile_starts
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.run_folder import RunFolder
@@ -91,7 +92,7 @@ def measure(run: Path, image: Path, work: Path) -> tuple[float, float]:
 def seams(run: Path, image: Path) -> None:
     """Print how visible the borders of tiles are at several overlaps."""
     device = choose_device("cpu")
-    members = load_mask_members(RunFolder(run / "full"), device)
+    members = load_unets(RunFolder(run / "full"), device, "masks")
     pixels = LargeImage(image).read(0, CUT, 0, CUT)
     predictor = MaskPredictor(members, MaskInferConfig(), device)
 

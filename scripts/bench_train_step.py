@@ -23,17 +23,18 @@ from wsss import cli
 from wsss.core.console import say
 from wsss.core.device import Device, choose_device
 from wsss.models.cam_net import build_cam_net
-from wsss.options.recipe import DrsConfig, PuzzleConfig, Recipe
+from wsss.options.recipe import ClassifyRecipe, DrsConfig, PuzzleConfig
+from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
-from wsss.training.job import Job
 from wsss.training.loading import Batch
-from wsss.training.state import TrainState
+from wsss.training.state import Job, TrainState
 from wsss.training.step import Learner
+from wsss.training.tasks.classify import ClassifyLearner
 
 VARIANTS = ("plain", "puzzle", "drs")
 
 
-def variants(base: Recipe, wanted: Sequence[str]) -> dict[str, Recipe]:
+def variants(base: ClassifyRecipe, wanted: Sequence[str]) -> dict[str, ClassifyRecipe]:
     """Return the recipes to compare; the first is what the others are measured against."""
     plain = replace(base, puzzle=PuzzleConfig(side=1))
     found = {"plain CAM": plain}
@@ -60,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="plain is always there")
     parser.add_argument("--profile", action="store_true", help="list the costliest operators of the last variant")
     args = parser.parse_args(argv)
-    base = Recipe(backbone=args.backbone, weights="none", crop=args.crop, batch=args.batch, output_stride=args.stride)
+    base = ClassifyRecipe(
+        backbone=args.backbone, weights="none", crop=args.crop, batch=args.batch, output_stride=args.stride
+    )
     device = choose_device(args.device, args.precision)
     images = torch.randint(0, 256, (args.batch, 4, args.crop, args.crop), dtype=torch.uint8)
     labels = torch.randint(0, 2, (args.batch, args.classes)).float()
@@ -81,10 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_learner(recipe: Recipe, device: Device, classes: int) -> Learner:
+def make_learner(recipe: ClassifyRecipe, device: Device, classes: int) -> Learner:
     net = build_cam_net(recipe, channels=4, classes=classes)
-    job = Job(recipe, device, RunFolder(Path()), {}, [])
-    return Learner(job, TrainState(net, recipe, device), [])
+    job = Job(recipe, device, RunFolder(Path()), RunRecord(recipe, None, "", (), ()), [])
+    return ClassifyLearner(job, TrainState(net, recipe, device), [])
 
 
 def measure_memory(learner: Learner, batch: Batch, device: Device) -> float:

@@ -27,7 +27,7 @@ from wsss.data.masks import open_masks
 from wsss.data.synthetic.salt import draw_salt
 from wsss.models.unet import build_unet
 from wsss.options.masks import UnetConfig
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import MaskRecipe
 
 ENCODER = ["--backbone", "tf_efficientnet_lite0", "--weights", "package", "--device", "cpu"]
 LOSSES = {
@@ -135,7 +135,7 @@ def write_salt(folder: Path, first: int, images: int) -> None:
 
 
 def timing(given: argparse.Namespace) -> None:
-    recipe = Recipe(task="masks", backbone="tf_efficientnet_lite0", weights="none", unet=UnetConfig())
+    recipe = MaskRecipe(backbone="tf_efficientnet_lite0", weights="none", unet=UnetConfig())
     net = build_unet(recipe, channels=3, outputs=1).eval()
     print(f"tf_efficientnet_lite0, one image at a time, {torch.get_num_threads()} threads, median of 9")
     for edge in (101, 512):

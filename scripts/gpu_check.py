@@ -27,13 +27,14 @@ from wsss.core.checks import ConfigError
 from wsss.core.device import Device, choose_device
 from wsss.core.runtime import versions
 from wsss.models.cam_net import build_cam_net
-from wsss.options.recipe import OptimConfig, PuzzleConfig, Recipe
-from wsss.options.views import TtaConfig
+from wsss.options.recipe import ClassifyRecipe, OptimConfig, PuzzleConfig
+from wsss.options.scoring import TtaConfig
+from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
-from wsss.training.job import Job
 from wsss.training.loading import Batch
-from wsss.training.state import TrainState
+from wsss.training.state import Job, TrainState
 from wsss.training.step import Learner
+from wsss.training.tasks.classify import ClassifyLearner
 
 PEAKS = {
     "H100": {"fp32": 494.7e12, "half": 989.4e12},
@@ -95,16 +96,16 @@ class Check:
             found |= {"device": own.name, "capability": f"{own.major}.{own.minor}", "bytes": own.total_memory}
         return found
 
-    def learner(self, recipe: Recipe, device: Device, *, compiled: bool = False, classes: int = 19) -> Learner:
+    def learner(self, recipe: ClassifyRecipe, device: Device, *, compiled: bool = False, classes: int = 19) -> Learner:
         """Build what takes steps."""
         torch.manual_seed(0)
         net = build_cam_net(recipe, channels=4, classes=classes)
-        job = Job(recipe, device, RunFolder(self.out), {}, [], compiled=compiled)
-        return Learner(job, TrainState(net, recipe, device), [])
+        job = Job(recipe, device, RunFolder(self.out), RunRecord(recipe, 0, "", (), ()), [], compiled=compiled)
+        return ClassifyLearner(job, TrainState(net, recipe, device), [])
 
     def learn(self, half: str) -> dict[str, Any]:
         """Train on squares, on the CPU and here; the validation losses must agree."""
-        recipe = Recipe(backbone="test_resnet", weights="none", crop=64, batch=16, optim=OptimConfig(lr=3e-3))
+        recipe = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64, batch=16, optim=OptimConfig(lr=3e-3))
         losses = {}
         for name, device in (("cpu", choose_device("cpu")), ("here", choose_device(self.name, half))):
             learner = self.learner(recipe, device, classes=2)
@@ -120,7 +121,7 @@ class Check:
     def step(self, name: str, kind: str, half: str, *, compiled: bool = False) -> dict[str, Any]:
         """Measure a step: its time, its memory, and the share of the GPU's peak that it reaches."""
         puzzle = PuzzleConfig(side=1) if kind == "plain" else PuzzleConfig()
-        recipe = Recipe(backbone=name, weights="none", crop=self.crop, batch=self.batch, puzzle=puzzle)
+        recipe = ClassifyRecipe(backbone=name, weights="none", crop=self.crop, batch=self.batch, puzzle=puzzle)
         learner, batch = self.learner(recipe, choose_device(self.name, half), compiled=compiled), self.images()
         with FlopCounterMode(display=False) as counter:
             learner.rehearse(batch)
@@ -164,7 +165,7 @@ class Check:
     def infer(self, half: str) -> dict[str, Any]:
         """Measure both stages, 15 cells an image."""
         device, count, cells = choose_device(self.name, half), self.batch // 2, 15
-        recipe = Recipe(backbone=self.backbones[0], weights="none")
+        recipe = ClassifyRecipe(backbone=self.backbones[0], weights="none")
         net = device.settle(build_cam_net(recipe, channels=4, classes=19)).eval()
         rng = np.random.default_rng(0)
         edge = 64 if self.quick else 512
@@ -184,7 +185,10 @@ class Check:
         """Take a step that does not fit; the batch that is advised must."""
         if self.place.type != "cuda":
             return {"skipped": "the CPU's memory is the system's"}
-        device, recipe = choose_device(self.name), Recipe(backbone="resnet18", weights="none", crop=256, batch=256)
+        device, recipe = (
+            choose_device(self.name),
+            ClassifyRecipe(backbone="resnet18", weights="none", crop=256, batch=256),
+        )
         learner = self.learner(recipe, device)
         images = torch.zeros(256, 4, 256, 256, dtype=torch.uint8)
         batch = Batch(images, torch.zeros(256, 19), torch.arange(256))
@@ -252,7 +256,7 @@ class Check:
 
         count = 16 if self.quick else 512
         data = DataSet.open(self.data("loader", count, 64 if self.quick else 512))
-        recipe = Recipe(batch=self.batch, crop=self.crop, weights="none")
+        recipe = ClassifyRecipe(batch=self.batch, crop=self.crop, weights="none")
         workers = max(1, min(8, cores() - 1))
         loader = TrainLoader(data, np.arange(count), recipe, workers=workers, pinned=self.place.type == "cuda")
         for _ in loader.epoch(0):

@@ -23,11 +23,12 @@ from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset
 from wsss.data.synthetic import Field, draw_field
-from wsss.inference.members import Member, find_folders, load_members
+from wsss.inference.checkpoints import CamCheckpoint, load_classifier
 from wsss.models.cam_net import CamNet, class_maps, crop_probs
 from wsss.models.puzzle import merge, split
 from wsss.reports.overlay import Note, Panel, composite, describe, describe_truth, fit, heat, mark_cells, overlay_page
 from wsss.reports.palette import short_name
+from wsss.runs.run_folder import find_folders
 
 CLASSES = (2, 10, 13, 14)
 SIZE, EDGE = 192, 300
@@ -58,7 +59,7 @@ def main() -> None:
         print(options.out / f"{name}.webp", picture.shape)
 
 
-def network(work: Path, fields: int, epochs: int) -> tuple[Member, Device]:
+def network(work: Path, fields: int, epochs: int) -> tuple[CamCheckpoint, Device]:
     """Train on drawn fields of one or two classes, labels of images alone; return the network."""
     data = work / "data"
     if not (data / "dataset.json").exists():
@@ -72,7 +73,7 @@ def network(work: Path, fields: int, epochs: int) -> tuple[Member, Device]:
     if not (work / "run/full/best.safetensors").exists():
         train.main(words.split())
     device = choose_device()
-    return load_members(find_folders(work / "run")[0], device)[0], device
+    return load_classifier(find_folders(work / "run")[0], device), device
 
 
 def maps_of(net: CamNet, image: np.ndarray, device: Device) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +134,7 @@ def show_puzzle(field: Field, cam: np.ndarray, net: CamNet, device: Device) -> n
     return overlay_page(title, panels, [], HPA.names)
 
 
-def show_scores(field: Field, cam: np.ndarray, probs: np.ndarray, member: Member, device: Device) -> np.ndarray:
+def show_scores(field: Field, cam: np.ndarray, probs: np.ndarray, member: CamCheckpoint, device: Device) -> np.ndarray:
     """Show for one class the map in each cell, and for all cells how the two stages become a score."""
     k, rules = SHOWN[1], replace(member.recipe.score, feature_share=0.0)
     values = cell_values(normalise(cam), field.label_map, rules, negative=HPA.negative)

@@ -4,13 +4,12 @@ A test holds that the file is current.
 """
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from wsss import cli
 from wsss.cli import STAGES
-from wsss.options.parsing import parser_of
+from wsss.options.parsing import default_text, options_of, parser_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """\
@@ -28,34 +27,36 @@ TABLE = "| option | default | what it does |\n|---|---|---|"
 BAR = "\\|"
 
 
-def options_of(parser: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield flag, default and help of every option; groups of options are told by their members."""
-    dests = {action.dest for action in parser._actions}
-    for action in parser._actions:
-        group = any(other.startswith(f"{action.dest}.") for other in dests)
-        if action.dest in ("help", "config", "print_config", "quiet", "json") or group or not action.option_strings:
-            continue
-        yield action.option_strings[-1], _default(action), " ".join((action.help or "").split())
+def rows_of(parser: Any) -> dict[str, str]:
+    """Return the row of every option by its flag."""
+    rows = {}
+    for action in options_of(parser):
+        if action.dest not in ("quiet", "json"):
+            default = "needed" if action.required else default_text(action) and f"`{default_text(action)}`"
+            text = " ".join((action.help or "").split()).replace("|", BAR)
+            rows[f"--{action.dest}"] = f"| `--{action.dest}` | {default} | {text} |"
+    return rows
 
 
-def _default(action: Any) -> str:
-    if action.required:
-        return "needed"
-    value = action.default
-    if value is None or value == "":
-        return ""
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+def tables(stage: str) -> list[str]:
+    """Return the table of a stage; of one with tasks, that of all tasks and of each what it has beside."""
+    module = cli.options_of(stage)
+    if not hasattr(module, "TASKS"):
+        return [TABLE, *rows_of(parser_of(stage, module)).values(), ""]
+    of_task = {task: rows_of(parser_of(stage, module, task)) for task in module.TASKS}
+    common = set.intersection(*map(set, of_task.values()))
+    first = next(iter(of_task.values()))
+    lines = [TABLE, *(row for flag, row in first.items() if flag in common), ""]
+    for task, rows in of_task.items():
+        lines += [f"### {stage} --task {task}\n", TABLE, *(r for flag, r in rows.items() if flag not in common), ""]
+    return lines
 
 
 def page() -> str:
     """Return the text of docs/options.md."""
     parts = [HEAD]
     for stage, about in STAGES.items():
-        rows = [
-            f"| `{flag}` | {default} | {text.replace('|', BAR)} |"
-            for flag, default, text in options_of(parser_of(stage, cli.options_of(stage)))
-        ]
-        parts.append("\n".join([f"## {stage}\n\n{about}\n", TABLE, *rows, ""]))
+        parts.append("\n".join([f"## {stage}\n\n{about}\n", *tables(stage)]))
     return "\n".join(parts)
 
 

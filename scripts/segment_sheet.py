@@ -20,7 +20,7 @@ def panel(data: DataSet, index: int, edge: int) -> Panel:
     """Draw one image with the outlines of its cells and of their nuclei."""
     name, geometry = data.ids[index], data.geometry(index)
     height, width = geometry.content_height, geometry.content_width
-    picture = fit(composite(data.image(index)[:, :height, :width], data.channels), edge)
+    picture = fit(composite(data.image(index)[:, :height, :width], data.tints), edge)
     cells = 0
     for kind in ("nuclei", "cells"):
         if kind == "cells" or (data.folder / kind).is_dir():

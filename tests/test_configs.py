@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from wsss.data.augment import build_augment
-from wsss.options.parsing import make_parser, parse
+from wsss.options import train
+from wsss.options.parsing import read_options
 from wsss.options.recipe import Recipe
-from wsss.options.train import TrainOptions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 AUGMENTS = sorted(CONFIGS.glob("augment_*.yaml"))
@@ -16,8 +16,7 @@ RECIPES = sorted(set(CONFIGS.glob("*.yaml")) - set(AUGMENTS))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_a_recipe_is_taken_by_train(path: Path) -> None:
-    parser = make_parser("train", "", "", Recipe, TrainOptions)
-    recipe, _ = parse(parser, ["--config", str(path)], Recipe, TrainOptions)
+    recipe, _ = read_options("train", train, ["--config", str(path)])
     assert isinstance(recipe, Recipe)
 
 

@@ -1,5 +1,6 @@
 """Files of ours that are cut or have a flipped bit: the damage is noticed, or does not touch what the file holds."""
 
+import dataclasses
 import io
 import shutil
 from collections import Counter
@@ -24,13 +25,14 @@ from wsss.data.existing import Past
 from wsss.data.pseudo import PseudoSet, write_masks
 from wsss.feature_classifier.soft_labels import SoftLabels, load_soft_labels, save_soft_labels
 from wsss.inference.calibration import Calibration, Curve, load_calibration, save_calibration
+from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.hub import load_model, save_model
-from wsss.inference.members import Member
 from wsss.inference.tables import cells_frame, iter_cells, read_cells, write_cells
 from wsss.models.cam_net import build_cam_net
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.runs.journal import Journal
+from wsss.runs.record import RunRecord
 from wsss.stages import evaluate_masks
 from wsss.stages.overlay import read_predictions
 
@@ -143,15 +145,14 @@ def probabilities(folder: Path) -> tuple[Path, Read]:
 def model(folder: Path, name: str) -> tuple[Path, Read]:
     """A run, exported for Hugging Face."""
     device = choose_device("cpu", "fp32")
-    recipe = Recipe(backbone="test_resnet", weights="none")
-    facts = {"classes": ["a", "b"], "negative": 1, "channels": ["r", "g", "b", "y"], "size": 64, "fold": 0}
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none")
+    record = RunRecord(recipe, 0, "", ("a", "b", "c"), ("r", "g", "b", "y"), ("a", "b"), 1, 64, versions={"wsss": "1"})
     net = build_cam_net(recipe, channels=4, classes=2, pretrained=False)
-    member = Member(folder, 0, net, recipe, facts | {"versions": {"wsss": "1"}}, frozenset("abc"), "d")
-    save_model([member], folder, folder)
+    save_model([CamCheckpoint(dataclasses.replace(record, path=folder), net)], folder, folder)
 
     def read() -> object:
         found = load_model(folder, device)[0]
-        return found.facts, found.recipe, {key: own.tolist() for key, own in found.net.state_dict().items()}
+        return found.record, {key: own.tolist() for key, own in found.net.state_dict().items()}
 
     return folder / name, read
 
@@ -286,7 +287,7 @@ def test_a_second_export_leaves_no_file_of_the_first(tmp_path: Path) -> None:
 def state() -> Any:
     from wsss.training.state import TrainState
 
-    recipe = Recipe(backbone="test_resnet", weights="none")
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none")
     made = TrainState(build_cam_net(recipe, channels=4, classes=3, pretrained=False), recipe, choose_device("cpu"))
     for weight in made.net.parameters():
         weight.grad = torch.zeros_like(weight)

@@ -30,8 +30,13 @@ def script(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def flags() -> dict[str, set[str]]:
     """Return the options of every stage."""
-    parsers = {stage: parser_of(stage, options_of(stage)) for stage in STAGES}
-    return {stage: {action.dest for action in parser._actions} for stage, parser in parsers.items()}
+    flags: dict[str, set[str]] = {}
+    for stage in STAGES:
+        module = options_of(stage)
+        for task in getattr(module, "TASKS", [""]):
+            parser = parser_of(stage, module, task)
+            flags.setdefault(stage, set()).update(action.dest for action in parser._actions)
+    return flags
 
 
 def commands(page: Path) -> list[tuple[str, str]]:

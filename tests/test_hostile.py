@@ -162,7 +162,7 @@ def test_yaml_with_tags_runs_nothing_wherever_yaml_is_read(which: int, tmp_path:
     from wsss.data.augment_recipe import load_recipe
     from wsss.data.tables import read_classes
     from wsss.options.infer import run_config
-    from wsss.options.recipe import Recipe
+    from wsss.options.recipe import ClassifyRecipe
 
     path = tmp_path / "config.yaml"
     path.write_text(tagged(mark)[which])
@@ -172,9 +172,9 @@ def test_yaml_with_tags_runs_nothing_wherever_yaml_is_read(which: int, tmp_path:
         load_recipe(path)
     with refused(mark):
         run_config(tmp_path)
-    parser = make_parser("train", "", "", Recipe)
+    parser = make_parser("train", "", "", ClassifyRecipe)
     with refused(mark):
-        parse(parser, ["--config", str(path)], Recipe)
+        parse(parser, ["--config", str(path)], ClassifyRecipe)
 
 
 def absurd(header: dict[str, object] | None, length: int | None = None) -> bytes:

@@ -13,7 +13,6 @@ import pytest
 import torch
 from peak import at_most
 
-from wsss import infer
 from wsss.core.checks import UserError
 from wsss.core.csv_text import read_numbers, read_text
 from wsss.core.device import choose_device
@@ -35,22 +34,24 @@ from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.soft_labels import load_soft_labels
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import load_calibration
+from wsss.inference.checkpoints import load_self_trained
 from wsss.inference.hub import load_model
-from wsss.inference.members import load_self_trained
 from wsss.inference.model_card import plain
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import iter_cells, read_cells, read_images
 from wsss.models.cam_net import build_cam_net
 from wsss.models.weights import load_weights
-from wsss.options.parsing import make_parser, parse
-from wsss.options.recipe import Recipe
+from wsss.options import infer as infer_options
+from wsss.options.infer import run_config
+from wsss.options.parsing import make_parser, parse, read_options
+from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
+from wsss.runs.record import RunRecord
 from wsss.segmenters.cell_unet import load_cell_unet
 from wsss.segmenters.coco import CocoMasks
 from wsss.segmenters.mask_tables import TableMasks
 from wsss.segmenters.painted import paint
 from wsss.stages.download import DownloadOptions
-from wsss.stages.infer import _run_config
 from wsss.stages.overlay import read_predictions
 
 MORE_MEMORY, SECONDS = 300, 1.0
@@ -91,7 +92,7 @@ def loaded() -> None:
     import pyarrow.parquet  # noqa: F401
     import safetensors.torch  # noqa: F401
 
-    build_cam_net(Recipe(backbone="test_resnet", weights="none"), channels=4, classes=2, pretrained=False)
+    build_cam_net(ClassifyRecipe(backbone="test_resnet", weights="none"), channels=4, classes=2, pretrained=False)
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +167,10 @@ YAML = {
 YAML_READERS: dict[str, tuple[str, Read]] = {
     "classes": ("classes.yaml", read_classes),
     "augmentation": ("augment.yaml", load_recipe),
-    "run": ("config.yaml", lambda path: _run_config(path.parent)),
+    "run": ("config.yaml", lambda path: run_config(path.parent)),
     "options": (
         "options.yaml",
-        lambda path: parse(make_parser("train", "", "", Recipe), ["--config", str(path)], Recipe),
+        lambda path: parse(make_parser("train", "", "", ClassifyRecipe), ["--config", str(path)], ClassifyRecipe),
     ),
 }
 
@@ -316,15 +317,6 @@ def test_hostile_polygons(tmp_path: Path) -> None:
     contents = {
         "far outside": coco([far]),
         "just within the numbers": coco([[999_999.0, 0.0, 0.0, 999_999.0, 999_999.0, 999_999.0]]),
-        "not a number": coco([[float("nan"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
-        "infinite": coco([[float("inf"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
-        "too large a number": coco([[1e308, 1.0, 5.0, 1.0, 5.0, 5.0]]),
-        "a number of 300 digits": coco([[10**300, 1, 5, 1, 5, 5]]),
-        "two corners": coco([[1.0, 1.0, 5.0, 5.0]]),
-        "half a corner": coco([[*square, 1.0]]),
-        "no polygon": coco([]),
-        "an empty polygon": coco([[]]),
-        "words": coco([["a"] * 8]),
         "an image of 10**18 pixels": coco([square], (10**9, 10**9)),
         "an image of no pixels": coco([square], (0, 100)),
         "an image of infinite height": coco([square], (float("inf"), 100)),
@@ -335,6 +327,20 @@ def test_hostile_polygons(tmp_path: Path) -> None:
         "an image whose id is a list": coco([square], image={"id": [1]}),
         "an id below one": coco([square], id=-3),
     }
+    strays = {
+        "not a number": coco([[float("nan"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "infinite": coco([[float("inf"), 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "too large a number": coco([[1e308, 1.0, 5.0, 1.0, 5.0, 5.0]]),
+        "a number of 300 digits": coco([[10**300, 1, 5, 1, 5, 5]]),
+        "two corners": coco([[1.0, 1.0, 5.0, 5.0]]),
+        "half a corner": coco([[*square, 1.0]]),
+        "no polygon": coco([]),
+        "an empty polygon": coco([[]]),
+        "words": coco([["a"] * 8]),
+    }
+    for what, content in strays.items():  # cost themselves, not the image
+        (tmp_path / "strays.json").write_bytes(content)
+        assert not paint(CocoMasks(tmp_path / "strays.json").masks("a", (100, 100))).any(), what
     all_refused(tmp_path, "masks.json", lambda path: paint(CocoMasks(path).masks("a", (100, 100))), contents)
     rings = {
         "far": [[0, 0], [1e300, 0], [1, 1]],
@@ -456,12 +462,12 @@ def test_hostile_checkpoints(tmp_path: Path) -> None:
     all_refused(tmp_path, "last.safetensors", load_checkpoint, contents)
     all_refused(tmp_path, "unet.safetensors", load_cell_unet, contents)
     records: dict[str, dict[str, Any]] = {"nothing": {}, "crops": {"crops": {"newer": 1}, "train_ids": "x"}}
-    recipe, facts = Recipe(backbone="test_resnet", weights="none"), {"channels": ["r"], "classes": ["a"]}
+    record = RunRecord(ClassifyRecipe(backbone="test_resnet", weights="none"), 0, "", (), ("r",), ("a",))
     for meta in records.values():
         save_checkpoint(tmp_path / "self_trained.safetensors", {"net.w": torch.ones(1)}, meta)
         refuse(
             tmp_path / "self_trained.safetensors",
-            lambda path: load_self_trained(path, recipe, facts, choose_device("cpu")),
+            lambda path: load_self_trained(path, record, choose_device("cpu")),
         )
 
 
@@ -500,13 +506,13 @@ def test_a_log_of_words_is_no_number(tmp_path: Path) -> None:
 def test_options_of_a_newer_version_are_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("epochs: 3\nnewer: 1\n")
-    parser = make_parser("train", "", "", Recipe)
+    parser = make_parser("train", "", "", ClassifyRecipe)
     with pytest.raises(UserError, match=r"newer.*If it stands in a file of a newer wsss, update wsss or take it out"):
-        parse(parser, ["--config", str(path)], Recipe)
+        parse(parser, ["--config", str(path)], ClassifyRecipe)
     for text, name in (("score: {newer: 1}\n", "newer"), ("crops: 3\n", "crops"), ("score: {weight: x}\n", "weight")):
         path.write_text(text)
         with pytest.raises(UserError, match=rf"config\.yaml.*{name}"):
-            infer._options(["--run", str(tmp_path), "--data", str(tmp_path)])
+            read_options("infer", infer_options, ["--run", str(tmp_path), "--data", str(tmp_path)])
 
 
 def test_names_of_classes_are_plain_text_in_the_card_of_a_model() -> None:

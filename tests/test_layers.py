@@ -117,3 +117,33 @@ def test_files_are_read_and_written_through_one_module_a_format(path: Path) -> N
             for name in (node.func.attr, f"{owner}.{node.func.attr}"):
                 allowed = READERS.get(name, (inside,))
                 assert inside in allowed, f"{inside}:{node.lineno} calls {name}: use core/reading, parquet or csv_text"
+
+
+OPENERS = {"PIL.Image.open", "cv2.imread", "cv2.imdecode", "tifffile.imread", "tifffile.memmap", "tifffile.TiffFile"}
+OTHER_READERS = {"imageio", "skimage.io", "matplotlib.image", "imagecodecs"}
+
+
+def calls(path: Path) -> set[str]:
+    """Return the dotted names that a file calls, by the modules that they come from."""
+    tree = ast.parse(path.read_text())
+    known: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            known |= {name.asname or name.name: name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            known |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            head, _, rest = ast.unparse(node.func).partition(".")
+            found.add(f"{known.get(head, head)}.{rest}".rstrip("."))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_picture_files_are_opened_in_one_place_alone(path: Path) -> None:
+    if path == ROOT / "core/rasters.py":
+        assert {"PIL.Image.open", "tifffile.TiffFile"} <= calls(path), "the test sees what it looks for"
+        return
+    assert not calls(path) & OPENERS
+    assert not {module for module in imports(path) if module in OTHER_READERS}

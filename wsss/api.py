@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from wsss.core.device import choose_device
+from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import is_model, load_model, pull_model
-from wsss.inference.members import find_folders, load_member
 from wsss.inference.one_image import Model, check_alike
 from wsss.inference.sources import source_shares
-from wsss.options.scoring import CropConfig, ScoreConfig
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
+from wsss.runs.run_folder import find_folders
 
 
 def load(
@@ -48,7 +48,10 @@ def load(
     place = choose_device(device, precision)
     text = str(source)
     folder = pull_model(text.removeprefix("hf:")) if text.startswith("hf:") else Path(source)
-    members = load_model(folder, place) if is_model(folder) else [load_member(f, place) for f in find_folders(folder)]
+    if is_model(folder):
+        members = load_model(folder, place)
+    else:
+        members = [load_classifier(fold, place) for fold in find_folders(folder)]
     check_alike(members, str(folder))
     recipe = members[0].recipe
     rules = score or recipe.score

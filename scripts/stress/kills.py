@@ -39,7 +39,14 @@ BEGINS = {
     "infer": ("wsss.inference.pipeline", "_score_batch", lambda task, members, sources, samples, *rest: len(samples)),
 }
 """Stage -> module and name of the function that begins with images, and how many they are."""
-PRELOAD = ["wsss.prepare", "wsss.segment", "wsss.train", "wsss.infer", "wsss.training.fit", "wsss.training.validate"]
+PRELOAD = [
+    "wsss.prepare",
+    "wsss.segment",
+    "wsss.train",
+    "wsss.infer",
+    "wsss.training.fit",
+    "wsss.training.tasks.classify",
+]
 PRELOAD += [
     "wsss.training.loading",
     "wsss.inference.sources",
@@ -47,7 +54,7 @@ PRELOAD += [
     "wsss.data.source",
     "wsss.data.existing",
 ]
-PRELOAD += ["wsss.segmenters.many", "wsss.segmenters.classical", "wsss.inference.members", "wsss.inference.tables"]
+PRELOAD += ["wsss.segmenters.many", "wsss.segmenters.classical", "wsss.inference.checkpoints", "wsss.inference.tables"]
 PRELOAD += ["wsss.data.build", "iterstrat.ml_stratifiers", "pyarrow.parquet", "pyarrow.feather", "PIL.PngImagePlugin"]
 PRELOAD += ["matplotlib.figure", "matplotlib.backends.backend_agg"]
 """What the stages import: read once, so that a process is at work as soon as it starts."""

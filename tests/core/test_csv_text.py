@@ -29,7 +29,8 @@ def test_numbers_and_missing_words_stay_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "does not exist"), ("", "no CSV"), ("Id,Label\n1,2\n", r"lacks the column\(s\) ID")]
+    ("content", "message"),
+    [(None, "does not exist"), ("", "no CSV"), ("key,Label\n1,2\n", r"lacks the column\(s\) ID")],
 )
 def test_a_bad_table_is_refused_by_name(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "t.csv"

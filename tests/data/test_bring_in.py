@@ -1,5 +1,6 @@
 """Images as other tools leave them: tinted pictures, named channels, lists of paths, OME-Zarr."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import tifffile
 from PIL import Image
 
 from wsss.core.checks import DataError
+from wsss.core.stacks import parse_choice
 from wsss.data.path_list import read_path_list
 from wsss.data.pixels import check_headers, read_image
 from wsss.data.planes import find_images
@@ -71,7 +73,8 @@ def test_channels_of_an_ome_tiff_are_found_by_name_in_any_order(tmp_path: Path) 
     tifffile.imwrite(path, data, metadata={"axes": "CYX", "Channel": {"Name": names}})
     (files,) = find_images(tmp_path, CHANNELS).images
     assert files.ID == "x"
-    assert check_headers([path], 4, CHANNELS) == (32, 48)
+    header = check_headers([path], 4, CHANNELS)
+    assert (header.height, header.width) == (32, 48)
     np.testing.assert_array_equal(read_image([path], 4, names=files.channels)[0], image)
 
 
@@ -169,3 +172,41 @@ def test_ome_zarr_is_read_with_its_channel_names(tmp_path: Path, version: int) -
     group.attrs.clear()
     with pytest.raises(DataError, match=r"x\.ome\.zarr"):
         check_headers([tmp_path / "x.ome.zarr"], 4, CHANNELS)
+
+
+def write_zarr(path: Path, pixels: np.ndarray, axes: str, version: int, **options: object) -> None:
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(path, mode="w", zarr_format=version)
+    group.create_array("0", data=pixels, **options)
+    facts = {"multiscales": [{"axes": [{"name": n} for n in axes], "datasets": [{"path": "0"}]}]}
+    group.attrs.update(facts if version == 2 else {"ome": facts})
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_stacks_of_ome_zarr_are_chosen_from(tmp_path: Path, version: int) -> None:
+    image = planes()
+    write_zarr(tmp_path / "x.zarr", np.stack([image, image // 2]), "zcyx", version)
+    with pytest.raises(DataError, match=r"x\.zarr is a stack \(Z .*2 planes.*--plane N"):
+        read_image([tmp_path / "x.zarr"], 4)
+    found = read_image([tmp_path / "x.zarr"], 4, choice=parse_choice("2", ""))[0]
+    np.testing.assert_array_equal(found, image // 2)
+    found = read_image([tmp_path / "x.zarr"], 4, choice=parse_choice("", "max"))[0]
+    np.testing.assert_array_equal(found, image)
+
+
+def test_an_ome_zarr_unpickles_nothing_and_stays_in_its_folder(tmp_path: Path) -> None:
+    write_zarr(tmp_path / "x.zarr", planes(), "cyx", 2)
+    array = tmp_path / "x.zarr/0/.zarray"
+    good = array.read_text()
+    array.write_text(good.replace('"filters": null', '"filters": [{"id": "pickle"}]'))
+    assert "pickle" in array.read_text()
+    with pytest.raises(DataError, match="packed by pickle"):
+        read_image([tmp_path / "x.zarr"], 4)
+    array.write_text(good)
+    group = tmp_path / "x.zarr/.zattrs"
+    group.write_text(group.read_text().replace('"path": "0"', '"path": "../other"'))
+    with pytest.raises(DataError, match="outside its own folder"):
+        read_image([tmp_path / "x.zarr"], 4)
+    os.mkfifo(tmp_path / "x.zarr/0/0.0.0.part")
+    with pytest.raises(DataError, match="is no ordinary file"):
+        read_image([tmp_path / "x.zarr"], 4)

@@ -62,3 +62,26 @@ def test_the_competition_table_is_even_in_every_class() -> None:
     labels = np.stack([HPA.encode(found) for found in read_labels(KAGGLE, HPA).labels.values()]).astype(bool)
     fold = make_folds(labels, np.arange(len(labels)), 4, 0)
     assert np.ptp(fold_table(labels, fold, 4), axis=1).max() <= 1
+
+
+def test_images_that_have_a_fold_keep_it_and_new_ones_even_out_around_them() -> None:
+    old, new = draw(200, 0), draw(60, 1)
+    before = make_folds(old, np.arange(200), 4, 0)
+    labels, known = np.vstack([old, new]), np.append(before, np.full(60, -1))
+    fold = make_folds(labels, np.arange(260), 4, 0, known)
+    assert (fold[:200] == before).all()
+    counts = np.stack([labels[fold == f].sum(0) for f in range(4)])
+    assert (counts.max(0) - counts.min(0)).max() <= 1
+
+
+def test_a_new_image_joins_its_groups_fold_and_a_torn_group_goes_where_most_of_it_is() -> None:
+    labels = draw(40, 0)
+    before = make_folds(labels[:38], np.arange(38), 4, 0).astype(int)
+    a, b = np.flatnonzero(before == 0)[:2]
+    c = int(np.flatnonzero(before == 1)[0])
+    groups = np.arange(40)
+    groups[[b, c, 38]] = groups[a]
+    fold = make_folds(labels, groups, 4, 0, np.append(before, [-1, -1]))
+    assert fold[[a, b, c, 38]].tolist() == [0, 0, 0, 0]
+    kept = np.setdiff1d(np.arange(38), [c])
+    assert (fold[kept] == before[kept]).all()

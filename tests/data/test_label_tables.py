@@ -57,9 +57,9 @@ def test_equal_repeated_rows_are_merged_and_different_ones_refused(tmp_path: Pat
     ("row", "fault"),
     [
         ("a,19", "row 3: label 19 is outside the classes 0..18"),
-        ("a,-1", "row 3: label '-1' is not a class id"),
-        ("a,1.0", "'1.0' is not a class id"),
-        ("a,Nucleoli", "'Nucleoli' is not a class id"),
+        ("a,-1", "row 3: label '-1' is neither a class id nor a class name"),
+        ("a,1.0", "'1.0' is neither a class id"),
+        ("a,Nucleolus", "'Nucleolus' is neither a class id nor a class name (Did you mean 'Nucleoli'?)"),
         ("a,", "row 3: no label"),
         ("a", "row 3: has 1 fields"),
         (",1", "row 3: the ID '' is empty"),
@@ -83,7 +83,7 @@ def test_a_bad_row_is_named_with_file_and_row(tmp_path: Path, row: str, fault: s
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "columns"),
+        ("", "it is empty"),
         ("ID,Label\n", "no rows"),
         ("name,Label\na,1\n", "expected one named ID"),
         ("ID,colour\na,1\n", "expected ID and Label"),
@@ -101,7 +101,7 @@ def test_a_file_that_is_no_label_table_is_refused_in_one_line(tmp_path: Path, te
 
 
 def test_an_absent_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="does not exist"):
         read_labels(tmp_path / "train.csv", HPA)
 
 
@@ -151,3 +151,29 @@ def test_a_bad_class_list_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "classes.yaml").write_text(text)
     with pytest.raises(DataError, match=r"classes\.yaml"):
         read_classes(tmp_path / "classes.yaml")
+
+
+def test_the_public_atlas_table_is_read_with_addresses_and_names(tmp_path: Path) -> None:
+    base = "https://images.proteinatlas.org"
+    text = (
+        "Image\tLabel\tCellline\tin_trainset\n"
+        f"{base}/10580/1610_C1_1_\tNucleoplasm,Peroxisomes\tU-2 OS\tTrue\n"
+        f"{base}/686/4109_24_H11_1\tMidbody\tA-431\tFalse\n"
+    )
+    found = read_labels(table(tmp_path, text), HPA)
+    assert found.labels == {"10580_1610_C1_1": (0, 17)}
+    assert found.vanished == ["686_4109_24_H11_1"]
+    assert found.lost == {"Midbody": 1}
+    assert found.aliases["1610_C1_1"] == "10580_1610_C1_1"
+    assert found.carried.loc["686_4109_24_H11_1"].tolist() == ["A-431", "False"]
+
+
+def test_columns_beside_the_labels_are_carried_and_empty_ones_are_not(tmp_path: Path) -> None:
+    found = read_labels(table(tmp_path, "ID,Label,antibody,note\na,1,HPA1,\nb,2,,\n"), HPA)
+    assert found.carried.to_dict("index") == {"a": {"antibody": "HPA1"}, "b": {"antibody": ""}}
+
+
+def test_file_names_in_the_id_column_mean_their_image(tmp_path: Path) -> None:
+    found = read_labels(table(tmp_path, "filename,class\na.png,one\nb_red.tif,two\n"), THREE)
+    assert found.labels == {"a": (0,), "b_red": (1,)}
+    assert found.aliases == {"a": "a", "b": "b_red"}

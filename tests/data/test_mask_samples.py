@@ -21,7 +21,7 @@ from wsss.data.mask_samples import (
 from wsss.data.masks import MaskSet, open_masks
 from wsss.data.targets import gap_weights
 from wsss.options.masks import MaskConfig, MaskLossConfig
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import MaskRecipe
 
 
 @pytest.fixture
@@ -92,12 +92,12 @@ def test_a_survey_tells_coverage_and_finds_every_fault(masks: MaskSet, tmp_path:
     found = survey(masks)
     assert found.coverage.tolist() == pytest.approx([48 / 400, 48 / 600])
     assert found.sizes.tolist() == [[20, 20], [30, 20]]
-    Image.fromarray(np.ones((30, 20), np.uint8)).save(tmp_path / "masks" / "b.png")
-    with pytest.raises(DataError, match="holds the values 1"):
+    Image.fromarray(np.full((30, 20), 7, np.uint8)).save(tmp_path / "masks" / "b.png")
+    with pytest.raises(DataError, match="holds the values 7"):
         survey(open_masks(tmp_path))
 
 
 def test_whole_images_must_have_one_size(masks: MaskSet) -> None:
-    recipe = Recipe(task="masks", crop=0, augment="none")
+    recipe = MaskRecipe(crop=0, augment="none")
     with pytest.raises(ConfigError, match="edges of 20 to 30 px"):
         training_augment(recipe, masks, survey(masks))

@@ -100,9 +100,19 @@ def test_a_mask_of_another_size_is_refused(folders: Path) -> None:
     assert "a.png is 5 x 6, its image" in fault(folders)
 
 
-def test_other_values_than_0_and_255_are_refused(folders: Path) -> None:
-    save(folders / "masks" / "a.png", MASK.astype(np.uint8))
-    assert "holds the values 0, 1, expected 0 and 255" in fault(folders)
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16])
+@pytest.mark.parametrize("top", [1, 255, 65535])
+def test_masks_of_0_and_1_255_or_65535_are_read(folders: Path, dtype: type, top: int) -> None:
+    if top > np.iinfo(np.uint8).max and dtype is not np.uint16:
+        pytest.skip("no such value")
+    mask = MASK if dtype is bool else MASK.astype(dtype) * dtype(top)
+    save(folders / "masks" / "a.png", mask)
+    assert np.array_equal(open_masks(folders).label_map(0), MASK)
+
+
+def test_other_values_are_refused_with_the_values(folders: Path) -> None:
+    save(folders / "masks" / "a.png", MASK.astype(np.uint8) * 38)
+    assert "holds the values 0, 38, expected 0 and one of 1, 255 and 65535" in fault(folders)
 
 
 def test_colour_masks_and_16_bit_images_are_refused(folders: Path) -> None:
@@ -114,7 +124,7 @@ def test_colour_masks_and_16_bit_images_are_refused(folders: Path) -> None:
 
 def test_a_file_that_is_no_picture_is_refused(folders: Path) -> None:
     (folders / "masks" / "a.png").write_bytes(b"nothing")
-    assert "cannot be read as a picture" in fault(folders)
+    assert "is no PNG, JPEG, TIFF or BMP file" in fault(folders)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +135,7 @@ def test_a_file_that_is_no_picture_is_refused(folders: Path) -> None:
         ("id,rle_mask\na,\n", "b of images/ is not in train.csv"),
         ("id,rle_mask\na,\nb,\nc,\n", "c of train.csv is not in images/"),
         ("id,rle_mask\na,\nb,\nb,\n", "names b more than once"),
-        ("id,mask\na,\nb,\n", r"lacks the column\(s\) rle_mask"),
+        ("id,mask\na,\nb,\n", "lacks the column.*rle_mask"),
     ],
 )
 def test_faults_of_the_table_are_one_line(salt: Path, text: str, message: str) -> None:
@@ -155,3 +165,20 @@ def test_two_files_of_one_id_and_no_layout_are_refused(folders: Path, tmp_path: 
         open_masks(tmp_path / "empty")
     with pytest.raises(DataError, match="does not exist"):
         open_masks(tmp_path / "nowhere")
+
+
+def test_the_salt_competitions_own_files_are_read(tmp_path: Path) -> None:
+    for name, mask in (("a", MASK.astype(np.uint16) * 65535), ("empty", np.zeros((6, 5), np.uint8))):
+        save(tmp_path / "images" / f"{name}.png", np.full((6, 5, 3), 9, np.uint8))
+        save(tmp_path / "masks" / f"{name}.png", mask)
+    (tmp_path / "train.csv").write_text(f"id,rle_mask\na,{encode(MASK)}\nempty,\n")
+    masks = open_masks(tmp_path, channels=1)
+    assert masks.image(0).shape == (1, 6, 5)
+    np.testing.assert_array_equal(masks.label_map(0) > 0, MASK)
+    assert not masks.label_map(1).any()
+
+
+def test_image_and_mask_may_differ_in_their_endings(tmp_path: Path) -> None:
+    save(tmp_path / "images" / "A.png", np.full((6, 5), 9, np.uint8))
+    save(tmp_path / "masks" / "A.TIF", grey(MASK))
+    np.testing.assert_array_equal(open_masks(tmp_path).label_map(0), MASK)

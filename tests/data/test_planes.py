@@ -49,9 +49,10 @@ def test_ids_equal_but_for_case_are_refused(tmp_path: Path) -> None:
         find_images(touch(tmp_path, *planes("AB"), *planes("ab")), CHANNELS)
 
 
-def test_ids_equal_but_for_unicode_form_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Unicode form"):
-        find_images(touch(tmp_path, *planes("\u00e9"), *planes("e\u0301")), CHANNELS)
+def test_files_equal_but_for_unicode_form_are_one_image_with_each_channel_twice(tmp_path: Path) -> None:
+    (image,) = find_images(touch(tmp_path, *planes("\u00e9"), *planes("e\u0301")), CHANNELS).images
+    assert image.ID == "\u00e9"
+    assert "several files for one channel" in image.reason
 
 
 @pytest.mark.parametrize("ID", ["a\nb", "x" * 201, "a..b"])

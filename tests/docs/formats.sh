@@ -12,6 +12,9 @@ EOP
 
 #: run wsss prepare --images slides --channels red=Cy3,green=GFP,blue=DAPI,yellow=Cy5 --out data/mine
 
+#: skip wsss prepare --images nuclei --channels DAPI --roles nucleus=DAPI --out data/nuclei
+#: reason images of other microscopes
+
 #: skip wsss download --ids 10580/1610_C1_1 --out images/hpa
 #: reason needs the network
 

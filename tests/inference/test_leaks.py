@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,9 @@ import pytest
 from wsss.core.checks import DataError
 from wsss.data.build import FOLDS, Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.inference.members import plan_oof
+from wsss.inference.checkpoints import CamCheckpoint, plan_oof
+from wsss.options.recipe import ClassifyRecipe
+from wsss.runs.record import Ancestor, RunRecord
 
 SIZE = 32
 
@@ -27,28 +28,28 @@ def data(tmp_path: Path) -> DataSet:
     return DataSet.open(folder)
 
 
-def member(data: DataSet, fold: int | None, **other: Any) -> Any:
+def network(of: DataSet, fold: int | None, **other: Any) -> Any:
     """A network that was trained as it should be."""
-    folds = data.folds()
-    seen = frozenset(ID for ID, own in zip(data.ids, folds, strict=True) if own != fold)
-    kept = {"path": Path(f"run/fold{fold}"), "fold": fold, "train_ids": seen, "facts": {"data": data.folds_digest}}
-    return SimpleNamespace(**{**kept, **other})
+    folds = of.folds()
+    seen = tuple(ID for ID, own in zip(of.ids, folds, strict=True) if own != fold)
+    record = RunRecord(ClassifyRecipe(), fold, of.folds_digest, seen, of.channels, path=Path(f"run/fold{fold}"))
+    return CamCheckpoint(dataclasses.replace(record, **other), None)  # type: ignore[arg-type]
 
 
 def test_each_image_is_predicted_by_the_network_that_never_saw_it_or_its_twin(data: DataSet) -> None:
-    plan = plan_oof([member(data, 0), member(data, 1)], data)
+    plan = plan_oof([network(data, 0), network(data, 1)], data)
     assert sorted(i for _, own in plan for i in own) == list(range(12))
     for (one,), own in plan:
-        assert not one.train_ids & {data.ids[i] for i in own}
+        assert not set(one.record.train_ids) & {data.ids[i] for i in own}
     assert data.folds()[3] == data.folds()[11]
     assert data.table["duplicate_of"][11] == "im03"
 
 
 def test_an_image_in_the_training_and_in_its_own_prediction_is_named(data: DataSet) -> None:
     ID = data.ids[int(np.flatnonzero(data.folds() == 0)[0])]
-    wrong = member(data, 0, train_ids=member(data, 0).train_ids | {ID})
-    with pytest.raises(DataError, match=rf"was trained on {ID}, which it would predict"):
-        plan_oof([wrong, member(data, 1)], data)
+    wrong = network(data, 0, train_ids=(*network(data, 0).record.train_ids, ID))
+    with pytest.raises(DataError, match=rf"was trained on {ID}: images that it would predict"):
+        plan_oof([wrong, network(data, 1)], data)
 
 
 def test_a_near_duplicate_in_the_training_is_named(data: DataSet) -> None:
@@ -58,20 +59,20 @@ def test_a_near_duplicate_in_the_training_is_named(data: DataSet) -> None:
     folds = {**data.manifest["folds"]}
     split = dataclasses.replace(data, table=table, manifest={**data.manifest, "folds": folds})
     split.__dict__["folds"] = lambda: table["fold"].to_numpy(np.int64)
-    wrong = member(split, 1 - moved)
-    assert {"im11"} <= wrong.train_ids
-    with pytest.raises(DataError, match=r"was trained on im(03|11), near-duplicates of images that it would predict"):
-        plan_oof([wrong, member(split, moved)], split)
+    wrong = network(split, 1 - moved)
+    assert "im11" in wrong.record.train_ids
+    with pytest.raises(DataError, match=r"was trained on im(03|11): near-duplicates of images that it would predict"):
+        plan_oof([wrong, network(split, moved)], split)
 
 
 def test_a_network_trained_on_other_folds_or_labels_is_refused(data: DataSet) -> None:
     with pytest.raises(DataError, match="other labels or folds"):
-        plan_oof([member(data, 0, facts={"data": "of an earlier time"}), member(data, 1)], data)
+        plan_oof([network(data, 0, data="of an earlier time"), network(data, 1)], data)
 
 
 def test_a_fold_without_its_network_is_named(data: DataSet) -> None:
     with pytest.raises(DataError, match="no network of the run held out fold 1"):
-        plan_oof([member(data, 0), member(data, None)], data)
+        plan_oof([network(data, 0), network(data, None)], data)
 
 
 def test_folds_edited_by_hand_are_refused_and_the_image_named(data: DataSet) -> None:
@@ -80,4 +81,43 @@ def test_folds_edited_by_hand_are_refused_and_the_image_named(data: DataSet) -> 
     ID, fold, label = lines[4].split(",")
     path.write_text("\n".join([*lines[:4], f"{ID},{1 - int(fold)},{label}", *lines[5:]]) + "\n")
     with pytest.raises(DataError, match=rf"was changed after the folds were made: {ID} has fold"):
-        plan_oof([member(data, 0), member(data, 1)], DataSet.open(data.folder))
+        plan_oof([network(data, 0), network(data, 1)], DataSet.open(data.folder))
+
+
+def test_an_image_that_came_through_an_ancestor_is_named_with_its_way(data: DataSet) -> None:
+    ID = data.ids[int(np.flatnonzero(data.folds() == 0)[0])]
+    ancestors = (Ancestor(("init_from runs/b", "init_from runs/a/full"), frozenset({ID})),)
+    chain = rf"trained on {ID} \(through run/fold0 <- init_from runs/b <- init_from runs/a/full\): images that it would"
+    with pytest.raises(DataError, match=chain):
+        plan_oof([network(data, 0, ancestors=ancestors), network(data, 1)], data)
+
+
+def test_a_network_whose_ancestors_were_not_recorded_is_refused(data: DataSet) -> None:
+    with pytest.raises(DataError, match=r"made from other networks by version 0.1.0.*Train it again"):
+        plan_oof([network(data, 0, ancestors=None), network(data, 1)], data)
+
+
+def test_the_unets_beside_a_network_are_looked_at_too(data: DataSet) -> None:
+    unet = network(data, None)
+    one = dataclasses.replace(network(data, 0), unets=(unet,))
+    with pytest.raises(DataError, match=r"run/foldNone was trained on .* images that it would predict"):
+        plan_oof([one, network(data, 1)], data)
+
+
+def test_an_image_without_labels_is_predicted_by_all_folds_that_saw_no_twin_of_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = {f"im{k:02}": rng.integers(0, 200, (4, SIZE, SIZE), dtype=np.uint8) for k in range(11)}
+    images["im11"] = images["im03"] + 9
+    labels = {ID: [k % 2] for k, ID in enumerate(images) if ID not in ("im10", "im11")}
+    spec = Spec(size=SIZE, folds=2)
+    data = DataSet.open(create_dataset(tmp_path / "data", images, labels, spec, group_duplicates=True))
+
+    def trained(fold: int) -> Any:
+        seen = {data.ids[i] for i in np.flatnonzero((data.folds() >= 0) & (data.folds() != fold))}
+        return network(data, fold, train_ids=tuple(sorted(seen)))
+
+    plan = plan_oof([trained(0), trained(1)], data)
+    assert sorted(i for _, own in plan for i in own) == list(range(12))
+    by_image = {i: [net.fold for net in nets] for nets, own in plan for i in own}
+    assert by_image[10] == [0, 1]
+    assert by_image[11] == [int(data.folds()[3])]

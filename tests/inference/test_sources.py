@@ -10,7 +10,7 @@ import pytest
 from wsss.core.checks import DataError
 from wsss.core.device import choose_device
 from wsss.inference import sources
-from wsss.inference.members import Member
+from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.sources import Sample, Source, Task, digests, source_shares, sources_of
 from wsss.options.scoring import CropConfig, ScoreConfig
 
@@ -21,11 +21,11 @@ PLAIN = CropConfig()
 NO_CROPS = CropConfig(mode="none")
 
 
-def member(**beside: Any) -> Member:
+def member(**beside: Any) -> CamCheckpoint:
     """Make a network with what scores beside it; sources look no further."""
     nothing: dict[str, Any] = {"feature_classifier": None, "self_trained": None, "unets": ()}
     about = {"path": "runs/a", "digest": "0", "recipe": RECIPE}
-    return cast(Member, SimpleNamespace(**(about | nothing | beside)))
+    return cast(CamCheckpoint, SimpleNamespace(**(about | nothing | beside)))
 
 
 def with_digest(text: str) -> SimpleNamespace:
@@ -93,11 +93,11 @@ class Brightness(Source):
     record = "brightness"
 
     @staticmethod
-    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float:
+    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float:
         return 0.25
 
     @staticmethod
-    def digest(member: Member) -> str:
+    def digest(member: CamCheckpoint) -> str:
         return "b"
 
     def score(self, sample: Sample) -> np.ndarray:

@@ -8,8 +8,8 @@ from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
 from wsss.inference.views import VIEWS, apply, predict_views, resized, undo, view_crop_probs, view_maps
 from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
-from wsss.options.recipe import Recipe
-from wsss.options.views import TtaConfig
+from wsss.options.recipe import ClassifyRecipe
+from wsss.options.scoring import TtaConfig
 
 CPU = choose_device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 4, 96, 96), np.uint8)
@@ -18,7 +18,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 4, 96, 96), np.uint8)
 @pytest.fixture(scope="module")
 def net() -> CamNet:
     torch.manual_seed(0)
-    recipe = Recipe(backbone="test_resnet", weights="none")
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none")
     return build_cam_net(recipe, channels=4, classes=3, pretrained=False).eval()
 
 

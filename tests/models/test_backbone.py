@@ -1,6 +1,9 @@
 """Backbones: names, stems, statistics, weights."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -9,6 +12,7 @@ from safetensors.torch import save_file
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.models.backbone import build_backbone, features_of, pretrained_state, resolve_backbone, stem_kernel
+from wsss.models.encoder import build_encoder
 
 TINY = "test_resnet"
 
@@ -141,3 +145,56 @@ def test_stride_16_gives_maps_of_twice_the_size() -> None:
 def test_networks_without_maps_are_refused() -> None:
     with pytest.raises(ConfigError, match="convolutional"):
         build_backbone("test_vit")
+
+
+def saved(path: Path, name: str, prefix: str = "", *, in_order: bool = False, classes: int = 5) -> Path:
+    """Write the weights of a model as others do, under its names or under none that is known."""
+    torch.manual_seed(1)
+    state = timm.create_model(name, num_classes=classes).state_dict()
+    if in_order:
+        state = {f"x{k}.{own.rpartition('.')[2]}": tensor for k, (own, tensor) in enumerate(state.items())}
+    torch.save({prefix + own: tensor for own, tensor in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("build", [build_backbone, partial(build_encoder, channels=4)])
+@pytest.mark.parametrize(("name", "other"), [("resnet10t", "resnet14t")])
+@pytest.mark.parametrize("in_order", [False, True])
+def test_weights_of_a_larger_sister_are_refused(
+    tmp_path: Path, build: Callable[..., Any], name: str, other: str, in_order: bool
+) -> None:
+    with pytest.raises(DataError, match=r"do not fit this network.*Choose the file of this backbone"):
+        build(name, weights=str(saved(tmp_path / "w.pth", other, in_order=in_order)))
+
+
+@pytest.mark.parametrize("build", [build_backbone, partial(build_encoder, channels=4)])
+@pytest.mark.parametrize("prefix", ["module.", "model._orig_mod."])
+def test_prefixes_of_wrappers_do_not_count(tmp_path: Path, build: Callable[..., Any], prefix: str) -> None:
+    plain, wrapped = (build(TINY, weights=str(saved(tmp_path / f"{len(p)}.pth", TINY, p))).model for p in ("", prefix))
+    for one, two in zip(plain.state_dict().values(), wrapped.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_tensor_that_is_left_over_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", TINY)
+    torch.save({**torch.load(path, weights_only=True), "layer1.7.conv1.weight": torch.zeros(1)}, path)
+    with pytest.raises(DataError, match=r"left over layer1\.7\.conv1\.weight"):
+        build_backbone(TINY, weights=str(path))
+
+
+def test_tensors_in_order_must_be_of_the_same_kind(tmp_path: Path) -> None:
+    state = timm.create_model(TINY, num_classes=5).state_dict()
+    swapped = {"weight": "bias", "bias": "weight"}
+    kinds = [name.rpartition(".")[2] for name in state]
+    names = [f"x{k}.{swapped.get(kind, kind)}" for k, kind in enumerate(kinds)]
+    renamed = dict(zip(names, state.values(), strict=True))
+    torch.save(renamed, tmp_path / "w.pth")
+    with pytest.raises(DataError, match="do not fit this network"):
+        build_backbone(TINY, weights=str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("name", ["test_vit"])
+def test_a_network_without_maps_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"choose a convolutional network|can't be built") as error:
+        build_backbone(name)
+    assert "\n" not in str(error.value)

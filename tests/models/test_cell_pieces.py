@@ -11,16 +11,17 @@ from wsss.losses.total import ComboLoss
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.cell_pieces import cut_pieces, still_norms
 from wsss.models.puzzle import PuzzleCam
-from wsss.options.cell_training import CellTrainConfig
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import CellTrainConfig, ClassifyRecipe
 from wsss.options.scoring import CropConfig
 
 SIZE = 64
 
 
-def recipe(pooling: str = "noisy_or", pieces: int = 2) -> Recipe:
+def recipe(pooling: str = "noisy_or", pieces: int = 2) -> ClassifyRecipe:
     cells = CellTrainConfig(pooling, pieces=pieces, piece_size=SIZE)  # type: ignore[arg-type]
-    return Recipe(backbone="test_resnet", weights="none", crop=SIZE, cells=cells, crops=CropConfig("stored", SIZE))
+    return ClassifyRecipe(
+        backbone="test_resnet", weights="none", crop=SIZE, cells=cells, crops=CropConfig("stored", SIZE)
+    )
 
 
 def make_net(pooling: str = "noisy_or") -> CamNet:
@@ -131,6 +132,6 @@ def test_without_cells_the_model_is_what_it_was(images: Tensor) -> None:
 
 def test_pieces_that_stage_2_would_cut_otherwise_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"pass --crops.mode stored --crops.size 96 --crops.margin 0"):
-        Recipe(cells=CellTrainConfig(pieces=4))
+        ClassifyRecipe(cells=CellTrainConfig(pieces=4))
     with pytest.raises(ConfigError, match=r"cells.pooling is 'noisyor'.*Did you mean 'noisy_or'"):
         CellTrainConfig("noisyor")  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss.models.cell_pool import CellPool, cell_means, cell_weights, is_present, noisy_or
-from wsss.options.cell_training import POOLINGS, CellTrainConfig
+from wsss.options.recipe import POOLINGS, CellTrainConfig
 
 REAL = [name for name in POOLINGS if name != "none"]
 K = 3

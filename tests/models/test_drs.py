@@ -8,13 +8,13 @@ from wsss.core.checks import ConfigError
 from wsss.models.backbone import build_backbone, features_of
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.drs import Suppress, add_drs
-from wsss.options.recipe import DrsConfig, Recipe
+from wsss.options.recipe import ClassifyRecipe, DrsConfig
 
 MAP = torch.tensor([[-2.0, 1.0], [4.0, 10.0]]).view(1, 1, 2, 2)
 
 
 def net(backbone: str = "test_resnet", **drs: object) -> CamNet:
-    recipe = Recipe(backbone=backbone, weights="none", drs=DrsConfig(**drs))  # type: ignore[arg-type]
+    recipe = ClassifyRecipe(backbone=backbone, weights="none", drs=DrsConfig(**drs))  # type: ignore[arg-type]
     return build_cam_net(recipe, channels=4, classes=3)
 
 

@@ -5,13 +5,13 @@ import torch
 
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.puzzle import PuzzleCam, merge, split
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import ClassifyRecipe
 
 
 @pytest.fixture(scope="module")
 def net() -> CamNet:
     torch.manual_seed(0)
-    return build_cam_net(Recipe(backbone="test_resnet", weights="none"), channels=4, classes=5).eval()
+    return build_cam_net(ClassifyRecipe(backbone="test_resnet", weights="none"), channels=4, classes=5).eval()
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])

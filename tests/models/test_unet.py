@@ -11,7 +11,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.models.encoder import build_encoder
 from wsss.models.unet import Unet, build_unet, cut_back, fill_to_multiple
 from wsss.options.masks import UnetConfig
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import ClassifyRecipe, MaskRecipe
 
 SLIM = [16, 12, 8, 8, 4]
 
@@ -19,9 +19,7 @@ SLIM = [16, 12, 8, 8, 4]
 def unet(backbone: str = "test_resnet", outputs: int = 2, channels: int = 4, **options: object) -> Unet:
     torch.manual_seed(0)
     config = UnetConfig(**{"channels": SLIM, **options})  # type: ignore[arg-type]
-    return build_unet(
-        Recipe(task="masks", backbone=backbone, weights="none", unet=config), channels=channels, outputs=outputs
-    )
+    return build_unet(MaskRecipe(backbone=backbone, weights="none", unet=config), channels=channels, outputs=outputs)
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "test_convnext", "resnet18", "mobileone_s0"])
@@ -113,7 +111,7 @@ def test_weights_of_a_file_reach_the_encoder_with_the_stem_widened(tmp_path: Pat
 def test_a_trained_classifiers_backbone_reaches_the_encoder(tmp_path: Path) -> None:
     from wsss.models.cam_net import build_cam_net
 
-    classifier = build_cam_net(Recipe(backbone="test_resnet", weights="none"), channels=4, classes=3)
+    classifier = build_cam_net(ClassifyRecipe(backbone="test_resnet", weights="none"), channels=4, classes=3)
     path = tmp_path / "best.safetensors"
     save_file({f"net.{name}": value.contiguous() for name, value in classifier.state_dict().items()}, path)
     encoder = build_encoder("test_resnet", channels=4, weights=str(path)).model.state_dict()
@@ -123,7 +121,7 @@ def test_a_trained_classifiers_backbone_reaches_the_encoder(tmp_path: Path) -> N
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     save_file(timm.create_model("test_efficientnet").state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(DataError, match="do not fit the encoder: missing"):
+    with pytest.raises(DataError, match="do not fit this network: missing"):
         build_encoder("test_resnet", channels=3, weights=str(tmp_path / "other.safetensors"))
 
 

@@ -16,7 +16,7 @@ from label_bench.table import write_table
 from wsss.core.checks import ConfigError, DataError
 from wsss.options.infer import InferOptions
 from wsss.options.parsing import make_parser, parse
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import ClassifyRecipe
 from wsss.options.train import TrainOptions
 
 
@@ -33,7 +33,7 @@ def test_every_row_names_what_there_is_and_once() -> None:
 @pytest.mark.parametrize("name", TRAININGS)
 def test_the_flags_of_every_training_are_understood(name: str) -> None:
     words = ["--config", str(CONFIG), *TRAININGS[name].flags.split()]
-    parse(make_parser("train", "", "", Recipe, TrainOptions), words, Recipe, TrainOptions)
+    parse(make_parser("train", "", "", ClassifyRecipe, TrainOptions), words, ClassifyRecipe, TrainOptions)
 
 
 @pytest.mark.parametrize("name", INFERENCES)

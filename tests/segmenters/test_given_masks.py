@@ -1,14 +1,21 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.labels import ClassList
+from wsss.exports.coco import write_coco
+from wsss.exports.geojson import cell_features, write_geojson
 from wsss.segmenters import Backend, BackendOptions, Field, NetworkBackend, make_backend
+from wsss.segmenters.masks import CONVERT_SEG
 
 FIELD = Field("ab", np.zeros((4, 5, 10), np.uint8), 20, 40, 10)
 CELLS = np.zeros((20, 40), np.int32)
@@ -68,10 +75,7 @@ def test_the_smaller_of_overlapping_cells_lies_on_top(tmp_path: Path) -> None:
     [
         ({0: polygon(0, 0, 5, 5)}, "number 0, expected whole numbers from 1"),
         ({1.5: polygon(0, 0, 5, 5)}, "number 1.5"),
-        ({1: polygon(3, 3, 3, 3)}, "no pixel is left of cell 1"),
         ({1: polygon(0, 0, 5, 5), 2: polygon(0, 0, 5, 5)}, "no pixel is left of cell 1"),
-        ({1: [[0, 0, 5, 5]]}, "annotation 1: a polygon is no list"),
-        ({1: []}, "annotation 1: a polygon is no list"),
         ({1: {"size": [40, 20], "counts": [800]}}, "run lengths of 20 x 40"),
         ({1: {"size": [20, 40], "counts": [5, 5]}}, "do not add up to 20 x 40"),
         ({1: {"size": [20, 40], "counts": "é?"}}, "mask has"),
@@ -96,7 +100,7 @@ def test_coco_files_that_do_not_hold_together_are_refused_at_once(tmp_path: Path
         ({"images": [], "annotations": [{"id": 1}]}, "lacks id, image_id or segmentation"),
         ({"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}, "lacks id, file_name, height"),
         ({"images": [image, image], "annotations": []}, "two images for the ID ab"),
-        ({"images": [image | {"height": 0}], "annotations": []}, "expected pixels"),
+        ({"images": [image | {"height": 0}], "annotations": []}, "expected 1 to"),
     ):
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         with pytest.raises(DataError, match=words):
@@ -154,7 +158,7 @@ def test_broken_rows_are_named_with_file_and_image(tmp_path: Path, change: dict[
     cell_table(**change).to_csv(tmp_path / "cells.csv", index=False)
     with pytest.raises(DataError, match=words) as error:
         backend(tmp_path / "cells.csv")(FIELD)
-    assert "cells.csv (ab)" in str(error.value)
+    assert "cells.csv (ab)" in str(error.value) or "cells.csv row 3" in str(error.value)
 
 
 def test_tables_without_masks_and_other_files_are_refused(tmp_path: Path) -> None:
@@ -162,8 +166,138 @@ def test_tables_without_masks_and_other_files_are_refused(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="lacks the column"):
         backend(tmp_path / "cells.csv")
     (tmp_path / "cells.parquet").write_text("no parquet")
-    with pytest.raises(DataError, match="no Parquet table"):
+    with pytest.raises(DataError, match="no Parquet file"):
         backend(tmp_path / "cells.parquet")
-    (tmp_path / "cells.txt").touch()
+    (tmp_path / "cells.xlsx").touch()
     with pytest.raises(ConfigError, match="no file with one of"):
-        backend(tmp_path / "cells.txt")
+        backend(tmp_path / "cells.xlsx")
+
+
+def crowded(path: Path, **kinds: str) -> Path:
+    """A file of two categories: cell 7 and, in it, nucleus 8; and a crowd."""
+    coco(path, {7: polygon(2, 3, 9, 12), 8: polygon(4, 5, 7, 8), 9: polygon(0, 0, 20, 2)})
+    content = json.loads(path.read_text())
+    for annotation, (category, crowd) in zip(content["annotations"], ((1, 0), (2, 0), (1, 1)), strict=True):
+        annotation |= {"category_id": category, "iscrowd": crowd}
+    content["categories"] = [{"id": 1, "name": kinds["one"]}, {"id": 2, "name": kinds["two"]}]
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_crowds_are_left_out_and_nuclei_paired_with_their_cells(tmp_path: Path) -> None:
+    made = backend(crowded(tmp_path / "c.json", one="cell", two="nucleus"))
+    found = made(FIELD)
+    assert np.unique(found.cells).tolist() == [0, 7]
+    assert (found.cells == 7).sum() == 7 * 9
+    assert found.nuclei is not None
+    assert (found.nuclei == 7).sum() == 3 * 3
+    assert [note for note in made.notes if "1 annotations of crowds" in note]  # type: ignore[attr-defined]
+
+
+def test_two_categories_that_say_nothing_are_asked_for(tmp_path: Path) -> None:
+    path = crowded(tmp_path / "c.json", one="big", two="small")
+    with pytest.raises(ConfigError, match=r"big \(1 annotations\), small \(1 annotations\): say which are cells"):
+        backend(path)
+    for word, ids in (("Big", [7]), ("2", [8]), ("all", [7, 8]), ("big,small", [7, 8])):
+        made = make_backend("masks", BackendOptions(path, category=word))
+        assert not isinstance(made, NetworkBackend)
+        assert np.setdiff1d(made(FIELD).cells, 0).tolist() == ids
+    with pytest.raises(ConfigError, match=r"--category is 'smal'.*Did you mean 'small'"):
+        make_backend("masks", BackendOptions(path, category="smal"))
+
+
+@pytest.mark.parametrize("stray", [[[0, 0, 5, 5]], [], polygon(3, 3, 3, 3), polygon(50, 50, 60, 60)])
+def test_a_stray_polygon_costs_itself_and_is_told(tmp_path: Path, stray: list[Any]) -> None:
+    made = backend(coco(tmp_path / "c.json", {7: polygon(2, 3, 9, 12), 1: stray}))
+    assert np.unique(made(FIELD).cells).tolist() == [0, 7]
+    assert "of annotation 1" in made.notes[0]  # type: ignore[attr-defined]
+
+
+def test_an_id_with_dots_is_found_by_its_file_name(tmp_path: Path) -> None:
+    made = backend(coco(tmp_path / "c.json", {7: runs(7)}, "a.b.2_green.ome.tif"))
+    assert made(Field("a.b.2", FIELD.image, 20, 40, 10)).cells.any()
+
+
+@pytest.mark.parametrize("every_class", [False, True])
+def test_our_own_coco_export_comes_back_with_the_same_ids(tmp_path: Path, every_class: bool) -> None:
+    table = cell_table(ID="a.2", ImageHeight=20, ImageWidth=40, fold=-1, area_px=1, touches_border=False)
+    table = table.assign(y0=0, x0=0, y1=1, x1=1, **{"0": 0.4, "1": 0.6})
+    images = pd.DataFrame({"ID": ["a.2", "none_red"], "ImageHeight": 20, "ImageWidth": 40})
+    path, classes = tmp_path / "cells.json.gz", ClassList(("x", "y"), None)
+    write_coco(path, images, [("a.2", table)], classes, every_class=every_class)
+    made = backend(path)
+    np.testing.assert_array_equal(made(Field("a.2", FIELD.image, 20, 40, 10)).cells, CELLS)
+    assert not made(Field("none_red", FIELD.image, 20, 40, 10)).cells.any()
+
+
+def features(**more: Any) -> list[dict[str, Any]]:
+    rings = {7: [[3, 2], [12, 2], [12, 9], [3, 9], [3, 2]], 3: [[20, 4], [33, 4], [33, 18], [20, 18], [20, 4]]}
+    return [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"objectType": "cell", "measurements": {"cell_id": k}, **more},
+        }
+        for k, ring in rings.items()
+    ]
+
+
+@pytest.mark.parametrize("collection", [True, False])
+def test_outlines_of_qupath_are_read_with_nuclei_and_without_the_region_around_them(
+    tmp_path: Path, collection: bool
+) -> None:
+    found = features()
+    found[0]["nucleusGeometry"] = {"type": "Polygon", "coordinates": [[[4, 4], [7, 4], [7, 7], [4, 7]]]}
+    region = {"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [40, 0], [40, 20], [0, 20]]]}}
+    found.append(region | {"properties": {"objectType": "annotation"}})
+    found.append({"geometry": {"type": "Point", "coordinates": [1, 1]}, "properties": {}})
+    content = {"type": "FeatureCollection", "features": found} if collection else found
+    (tmp_path / "ab.geojson").write_text(json.dumps(content))
+    maps = backend(tmp_path)(FIELD)
+    np.testing.assert_array_equal(maps.cells, CELLS)
+    assert maps.nuclei is not None
+    assert (maps.nuclei == 7).sum() == 9
+
+
+def test_our_own_geojson_export_comes_back_with_holes_and_the_same_ids(tmp_path: Path) -> None:
+    cells = CELLS.copy()
+    cells[8:12, 24:28] = 0
+    cells[0, 39] = 3
+    table = pd.DataFrame({"ID": "ab", "cell_id": [3, 7], "area_px": 1, "touches_border": False, "fold": -1})
+    table = table.assign(**{"0": 0.4, "1": 0.6})
+    classes = ClassList(("fold", "y"), None)
+    written = list(cell_features(table, cells, classes, lambda k: (0, 0, 0)))
+    write_geojson(tmp_path / "ab.geojson.gz", written)
+    np.testing.assert_array_equal(backend(tmp_path)(FIELD).cells, cells)
+    measured = written[0]["properties"]["measurements"]
+    assert (measured["fold (0)"], measured["fold"]) == (0.4, -1), "a class named like a column is not lost"
+
+
+def test_masks_of_cellpose_are_read_and_its_pickles_refused_with_the_line_that_converts_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "ab_seg.npy", {"masks": CELLS}, allow_pickle=True)
+    with pytest.raises(ConfigError, match=r"pickles, which are never loaded.*python -c"):
+        backend(tmp_path)
+    Image.fromarray(CELLS.astype(np.uint16)).save(tmp_path / "cd_green_cp_masks.png")
+    with pytest.raises(DataError, match=r"no label map of ab.*python -c"):
+        backend(tmp_path)(FIELD)
+    maps = backend(tmp_path)(Field("cd", FIELD.image, 20, 40, 10))
+    np.testing.assert_array_equal(maps.cells, CELLS)
+
+
+def test_the_line_that_converts_cellpose_files_makes_readable_ones(tmp_path: Path) -> None:
+    np.save(tmp_path / "ab_seg.npy", {"masks": CELLS.astype(np.uint16)}, allow_pickle=True)
+    line = CONVERT_SEG.replace("python", sys.executable, 1)
+    subprocess.run(line, shell=True, cwd=tmp_path, check=True)
+    np.testing.assert_array_equal(backend(tmp_path)(FIELD).cells, CELLS)
+
+
+def test_roi_sets_of_imagej_are_refused_with_the_line_that_converts_them(tmp_path: Path) -> None:
+    (tmp_path / "ab.zip").write_bytes(b"PK")
+    with pytest.raises(ConfigError, match="pip install roifile; python -c"):
+        backend(tmp_path)
+
+
+def test_a_json_with_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    path = coco(tmp_path / "c.json", {7: runs(7)})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert backend(path)(FIELD).cells.any()

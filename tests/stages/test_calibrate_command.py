@@ -13,7 +13,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json, write_json
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import TtaConfig
 
 SCORES = [str(k) for k in range(19)]
 SIZE = 64
@@ -88,7 +88,7 @@ def test_true_cells_are_used_where_they_are_known(home: Path, capsys: pytest.Cap
 
 def test_predictions_of_training_images_are_refused(home: Path) -> None:
     predict(home, "seen")
-    with pytest.raises(DataError, match="learnt from them"):
+    with pytest.raises(DataError, match=r"trained on im.*curves fitted to what a network has seen mislead"):
         curves(home, preds="seen")
 
 

@@ -78,35 +78,41 @@ FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def test_16_bit_12_bit_float_rgba_and_rgb_files_give_the_cells_and_scores_of_8_bit(run: Path, tmp_path: Path) -> None:
+def scored_form(home: Path, form: str, images: list[np.ndarray], run: Path) -> pd.DataFrame:
+    """Take a set of images of one form through all stages; return its cells."""
+    home.mkdir()
+    for k, planes in enumerate(images):
+        if form == "stack":
+            tifffile.imwrite(home / f"i{k}.tif", planes, photometric="minisblack")
+        else:
+            save(home, f"i{k}", FORMS[form](planes) if form in FORMS else planes)
+    data = home / "data"
+    assert prepare.main(["--images", str(home), "--out", str(data), "--size", str(SIZE), "--workers", "0"]) == 0
+    assert segment.main(["--data", str(data), "--workers", "0"]) == 0
+    return score(data, run, home / "preds")[0]
+
+
+def test_16_and_12_bit_float_rgb_and_stacked_files_give_the_cells_and_scores_of_8_bit(
+    run: Path, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:96, :96]
-    (tmp_path / "images").mkdir()
-    for k in range(2):
+    images = []
+    for _ in range(2):
         planes = rng.integers(0, 12, (4, 96, 96))
         for cy, cx in rng.integers(15, 81, (3, 2)):
             distance = np.hypot(y - cy, x - cx)
             planes += np.array([90, 120, 200, 70])[:, None, None] * (
                 distance < np.array([16, 12, 7, 15])[:, None, None]
             )
-        eight = np.clip(planes, 0, 255).astype(np.uint8)
-        save(tmp_path / "images", f"eight{k}", eight)
-        for form, change in FORMS.items():
-            save(tmp_path / "images", f"{form}{k}", change(eight))
-        Image.fromarray(np.ascontiguousarray(np.moveaxis(eight, 0, -1)), "RGBA").save(tmp_path / f"images/rgba{k}.png")
-    data = tmp_path / "data"
-    place = ["--images", str(tmp_path / "images"), "--out", str(data), "--size", str(SIZE), "--workers", "0"]
-    assert prepare.main(place) == 0
-    assert segment.main(["--data", str(data), "--workers", "0"]) == 0
-    cells, _ = score(data, run, tmp_path / "preds")
-    columns = ["cell_id", "y0", "x0", "y1", "x1", "area_px", "rle"]
-    for k in range(2):
-        wanted = cells[cells["ID"] == f"eight{k}"]
-        assert len(wanted)
-        for form in (*FORMS, "rgba"):
-            own = cells[cells["ID"] == f"{form}{k}"]
-            assert own[columns].to_numpy().tolist() == wanted[columns].to_numpy().tolist(), form
-            np.testing.assert_allclose(own[SCORES], wanted[SCORES], atol=0.01, err_msg=form)
+        images.append(np.clip(planes, 0, 255).astype(np.uint8))
+    wanted = scored_form(tmp_path / "eight", "eight", images, run)
+    assert len(wanted)
+    for form in (*FORMS, "stack"):
+        found = scored_form(tmp_path / form, form, images, run)
+        columns = ["ID", "cell_id", "y0", "x0", "y1", "x1", "area_px", "rle"]
+        assert found[columns].to_numpy().tolist() == wanted[columns].to_numpy().tolist(), form
+        np.testing.assert_allclose(found[SCORES], wanted[SCORES], atol=0.01, err_msg=form)
 
 
 def test_names_that_a_spreadsheet_would_run_are_made_harmless_in_every_table(run: Path, tmp_path: Path) -> None:

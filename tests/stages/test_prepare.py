@@ -126,7 +126,7 @@ def test_only_mended_images_are_read_again(inputs: Path, capsys: pytest.CaptureF
     assert labelled(inputs) == 0
     assert "11 of 12 images are prepared already; 1 are left" in capsys.readouterr().out
     labelled(inputs, out="fresh")
-    assert content(inputs / "set") == content(inputs / "fresh")
+    assert content(inputs / "set" / "shards") == content(inputs / "fresh" / "shards")
 
 
 def test_changed_labels_make_new_folds_without_reading_pixels(inputs: Path) -> None:
@@ -214,9 +214,13 @@ def test_only_broken_images_are_an_error(inputs: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--channels", "a,b,c"], "four different names"),
+        (["--channels", "a,b,a"], "different names"),
+        (["--channels", "a,b", "--roles", "nucleus=c"], "names the channel 'c', expected one of a, b"),
+        (["--roles", "kernel=blue"], "ROLE=CHANNEL"),
         (["--source", "../x"], "letters, digits"),
-        (["--depth", "10"], "expected one of"),
+        (["--bits", "11"], "expected one of"),
+        (["--plane", "Z"], "expected a number from 1"),
+        (["--project", "sum"], "expected one of max, mean"),
         (["--folds", "1"], "from 2"),
         (["--sise", "32"], "Did you mean 'size'"),
     ],
@@ -266,3 +270,60 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(inputs: Path) -> None:
     assert kills
     assert labelled(inputs, "--allow-unlabelled", out="killed") == 0
     assert content(inputs / "killed") == content(inputs / "whole")
+
+
+def test_adding_a_source_leaves_old_images_in_their_folds(inputs: Path) -> None:
+    assert labelled(inputs) == 0
+    before = DataSet.open(inputs / "set")
+    first = before.folds().tolist()
+    for k in range(6):
+        draw(inputs / "more", f"n{k}", 100 + k)
+    (inputs / "more.csv").write_text("ID,Label\n" + "".join(f"n{k},{k % 3}\n" for k in range(6)))
+    words = ["--images", str(inputs / "more"), "--labels", str(inputs / "more.csv"), "--source", "more"]
+    assert main([*words, "--out", str(inputs / "set"), "--size", "32", "--workers", "0"]) == 0
+    after = DataSet.open(inputs / "set")
+    folds = dict(zip(after.ids, after.folds().tolist(), strict=True))
+    assert [folds[ID] for ID in before.ids] == first
+    assert {folds[f"n{k}"] for k in range(6)} <= {0, 1, 2, 3}
+
+
+def test_an_old_image_that_must_move_is_told(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert labelled(inputs) == 0
+    before = DataSet.open(inputs / "set")
+    first = before.folds()
+    other = next(ID for ID, fold in zip(before.ids, first, strict=True) if fold != first[0])
+    header, *lines = (inputs / "train.csv").read_text().splitlines()
+    rows = [f"{line},{'P' if line[:3] in (before.ids[0], other) else ''}" for line in lines]
+    (inputs / "train.csv").write_text("\n".join([f"{header},plate", *rows]))
+    capsys.readouterr()
+    assert labelled(inputs, "--group", "plate") == 0
+    assert "note: 1 images are in another fold than before" in capsys.readouterr().out
+    after = DataSet.open(inputs / "set")
+    folds = dict(zip(after.ids, after.folds().tolist(), strict=True))
+    assert folds[before.ids[0]] == folds[other]
+    assert sum(folds[ID] != fold for ID, fold in zip(before.ids, first, strict=True)) == 1
+
+
+def test_one_antibody_is_never_on_both_sides_of_a_fold_and_stays_in_the_tables(inputs: Path) -> None:
+    (inputs / "train.csv").write_text(
+        "ID;Label;antibody;source\n" + "".join(f"i{k:02d};Nucleoli;HPA{k // 2};x\n" for k in range(12))
+    )
+    assert labelled(inputs, "--group", "antibody") == 0
+    data = DataSet.open(inputs / "set")
+    assert data.carried.columns.tolist() == ["antibody", "given_source"]
+    assert (data.table.groupby("antibody")["fold"].nunique() == 1).all()
+    assert labelled(inputs) == 0, "the second time nothing is left to do, and the group is known"
+    assert DataSet.open(inputs / "set").manifest["folds"]["group"] == "antibody"
+
+
+def test_a_group_that_no_table_has_is_refused(inputs: Path) -> None:
+    with pytest.raises(DataError, match="--group is 'antibody', but the label tables bring along no other column"):
+        labelled(inputs, "--group", "antibody")
+
+
+def test_names_that_macos_writes_apart_join_with_composed_ids(tmp_path: Path) -> None:
+    for k in range(4):
+        draw(tmp_path / "images", f"u\u0308{k}", k)
+    (tmp_path / "train.csv").write_text("ID,Label\n" + "".join(f"\u00fc{k},1\n" for k in range(4)))
+    assert labelled(tmp_path, "--folds", "2") == 0
+    assert DataSet.open(tmp_path / "set").ids == [f"\u00fc{k}" for k in range(4)]

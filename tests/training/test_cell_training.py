@@ -22,15 +22,14 @@ from wsss.data.catalog import DataSet
 from wsss.export import main as export
 from wsss.infer import main as infer
 from wsss.models.cam_net import build_cam_net
-from wsss.options.cell_training import CellTrainConfig
-from wsss.options.recipe import OptimConfig, PuzzleConfig, Recipe
+from wsss.options.recipe import CellTrainConfig, ClassifyRecipe, OptimConfig, PuzzleConfig
 from wsss.options.scoring import CropConfig
+from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 from wsss.train import main
-from wsss.training.job import Job
-from wsss.training.loading import Batch, TrainLoader
-from wsss.training.state import TrainState
-from wsss.training.step import Learner
+from wsss.training.loading import Batch
+from wsss.training.state import Job, TrainState
+from wsss.training.tasks.classify import ClassifyLearner, train_loader
 
 PIECES = ["--cells.pieces", "2", "--cells.piece_size", "32", "--crops.mode", "stored", "--crops.size", "32"]
 ALL = ["--cells.pooling", "attention", *PIECES, "--optim.ema", "0.9", "--optim.accumulate", "2"]
@@ -133,7 +132,7 @@ def test_the_onnx_form_is_refused_and_a_shared_model_works(data: Path, run: Path
 
 def test_parts_of_a_batch_teach_what_the_batch_teaches(data: Path, tmp_path: Path) -> None:
     """What several processes rest on: losses of the parts, weighted by their images, add up to that of the whole."""
-    recipe = Recipe(
+    recipe = ClassifyRecipe(
         backbone="test_efficientnet_ln",  # batch norms would see other images in each part
         weights="none",
         crop=64,
@@ -144,8 +143,12 @@ def test_parts_of_a_batch_teach_what_the_batch_teaches(data: Path, tmp_path: Pat
     )
     net = build_cam_net(recipe, channels=4, classes=19)
     device = choose_device("cpu")
-    learner = Learner(Job(recipe, device, RunFolder(tmp_path), {}, []), TrainState(net, recipe, device), [])
-    batch = next(TrainLoader(DataSet.open(data), np.array([1, 5, 7, 11]), recipe).epoch(0))
+    learner = ClassifyLearner(
+        Job(recipe, device, RunFolder(tmp_path), RunRecord(recipe, 0, "", (), ("red",)), []),
+        TrainState(net, recipe, device),
+        [],
+    )
+    batch = next(train_loader(DataSet.open(data), np.array([1, 5, 7, 11]), recipe).epoch(0))
     assert isinstance(batch, Batch)
     assert batch.cells is not None
     gradients = []
@@ -159,10 +162,10 @@ def test_parts_of_a_batch_teach_what_the_batch_teaches(data: Path, tmp_path: Pat
 
 
 def test_plain_batches_carry_no_cells(data: Path) -> None:
-    recipe = Recipe(batch=2, crop=64, puzzle=PuzzleConfig(side=1))
-    assert next(TrainLoader(DataSet.open(data), np.arange(4), recipe).epoch(0)).cells is None
+    recipe = ClassifyRecipe(batch=2, crop=64, puzzle=PuzzleConfig(side=1))
+    assert next(train_loader(DataSet.open(data), np.arange(4), recipe).epoch(0)).cells is None
     knowing = replace(recipe, cells=CellTrainConfig("lse"))
-    assert next(TrainLoader(DataSet.open(data), np.arange(4), knowing).epoch(0)).cells.shape == (2, 64, 64)  # type: ignore[union-attr]
+    assert next(train_loader(DataSet.open(data), np.arange(4), knowing).epoch(0)).cells.shape == (2, 64, 64)  # type: ignore[union-attr]
 
 
 @pytest.mark.slow

@@ -83,13 +83,13 @@ def test_the_parts_of_a_batch_are_the_batch(world: int) -> None:
 
 def test_a_batch_smaller_than_the_processes_is_refused(data: Path, tmp_path: Path) -> None:
     from wsss.core.device import choose_device
-    from wsss.options.recipe import Recipe
-    from wsss.stages.train import _check_world
+    from wsss.options.recipe import ClassifyRecipe
+    from wsss.training.start import check_world
 
     with pytest.raises(ConfigError, match="fewer than the 4 processes"):
-        _check_world(Recipe(batch=3), choose_device("cpu"), World(0, 4))
+        check_world(ClassifyRecipe(batch=3), choose_device("cpu"), World(0, 4))
     with pytest.raises(ConfigError, match="sync_bn needs GPUs"):
-        _check_world(Recipe(sync_bn=True), choose_device("cpu"), World(0, 4))
+        check_world(ClassifyRecipe(sync_bn=True), choose_device("cpu"), World(0, 4))
 
 
 def test_two_processes_train_the_network_that_one_trains(data: Path, tmp_path: Path, torchrun: Start) -> None:

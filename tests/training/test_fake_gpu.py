@@ -6,45 +6,49 @@ which GPUs are slow at. The backward pass itself needs a driver: gradients of th
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from squares import make_job
 from torch import nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from wsss.inference.cam import class_maps, crop_probs
-from wsss.inference.view_maps import view_maps
-from wsss.models.cell_probs import cell_probs
 
 from wsss.core.device import Device
 from wsss.inference.semantic import MaskPredictor
-from wsss.models.cam_net import build_cam_net
+from wsss.inference.views import view_maps
+from wsss.models.cam_net import build_cam_net, class_maps, crop_probs
 from wsss.models.unet import build_unet
-from wsss.options.cell_training import CellTrainConfig
 from wsss.options.masks import MaskConfig, MaskInferConfig, MaskLossConfig
-from wsss.options.recipe import DrsConfig, LossConfig, OptimConfig, PuzzleConfig, Recipe
-from wsss.options.scoring import CropConfig
-from wsss.options.views import TtaConfig
-from wsss.runs.run_folder import RunFolder
-from wsss.training.job import Job
+from wsss.options.recipe import (
+    CellTrainConfig,
+    ClassifyRecipe,
+    DrsConfig,
+    LossConfig,
+    MapRecipe,
+    MaskRecipe,
+    OptimConfig,
+    PuzzleConfig,
+)
+from wsss.options.scoring import CropConfig, TtaConfig
 from wsss.training.loading import Batch
-from wsss.training.map_task import MapLearner
-from wsss.training.semantic_task import MaskLearner
 from wsss.training.state import TrainState
 from wsss.training.step import Learner
+from wsss.training.tasks.classify import ClassifyLearner
+from wsss.training.tasks.maps import MapLearner
+from wsss.training.tasks.masks import MaskLearner
 
 GPU = torch.device("cuda:0")
 HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATEN = torch.ops.aten
 WAITS = {ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.masked_select.default, ATEN.equal.default}
 BACK = f"{ATEN._to_copy.default} cuda:0 to cpu"
-BASE = Recipe(backbone="test_resnet", weights="none", crop=64, batch=2)
+BASE = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64, batch=2)
 PLAIN = replace(BASE, puzzle=PuzzleConfig(side=1))
 CELLS: dict[str, Any] = {"pieces": 2, "piece_size": 32}
 WINDOWS = CropConfig("stored", 32, margin=0)
@@ -114,10 +118,10 @@ def settle(net: nn.Module, mode: FakeTensorMode) -> Any:
 
 
 @pytest.fixture(scope="module")
-def build() -> Callable[[Recipe], nn.Module]:
+def build() -> Callable[[ClassifyRecipe], nn.Module]:
     """Build networks outside of the fake mode."""
 
-    def built(recipe: Recipe) -> nn.Module:
+    def built(recipe: ClassifyRecipe) -> nn.Module:
         with torch.enable_grad(), fake_tensor.unset_fake_temporarily():
             if recipe.task == "classify":
                 return build_cam_net(recipe, channels=4, classes=2)
@@ -155,7 +159,7 @@ def test_a_step_waits_once(
     recipe, device = VARIANTS[variant], Device(GPU, HALVES[half])
     state = TrainState(settle(build(recipe), gpu), recipe, device)
     teacher = settle(build(PLAIN), gpu).eval() if "refined" in variant else None
-    learner = Learner(Job(recipe, device, RunFolder(Path()), {}, [], teacher=teacher), state, [])
+    learner = ClassifyLearner(make_job(recipe, device, teacher=teacher), state, [])
     cells = torch.zeros(2, 64, 64, dtype=torch.int32) if recipe.cells.wanted else None
     batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), torch.ones(2, 2), torch.arange(2), cells)
     if cells is not None:
@@ -177,12 +181,13 @@ def test_a_step_of_a_unet_waits_once(
     target: str, terms: dict[str, float], half: str, gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks = MaskConfig(target=target)  # type: ignore[arg-type]
-    recipe = replace(PLAIN, task="masks", masks=masks, mask_loss=MaskLossConfig(terms=terms))
+    loss = MaskLossConfig(terms=terms)
+    recipe = MaskRecipe(backbone="test_resnet", weights="none", crop=64, batch=2, masks=masks, mask_loss=loss)
     device = Device(GPU, HALVES[half])
     with torch.enable_grad(), fake_tensor.unset_fake_temporarily():
         net = build_unet(recipe, channels=4, outputs=masks.outputs)
     state = TrainState(settle(net, gpu), recipe, device)
-    learner = MaskLearner(Job(recipe, device, RunFolder(Path()), {}, []), state, [])
+    learner = MaskLearner(make_job(recipe, device), state, [])
     targets = torch.zeros(2, masks.outputs + ("border" in terms), 64, 64, dtype=torch.uint8)
     batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), targets, torch.arange(2))
     assert take_steps(learner, batch, monkeypatch) == [BACK]
@@ -191,9 +196,9 @@ def test_a_step_of_a_unet_waits_once(
 def test_a_step_of_class_maps_from_pseudo_masks_waits_once(
     gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, device = replace(PLAIN, task="maps"), Device(GPU, torch.bfloat16)
-    state = TrainState(settle(build(recipe), gpu), recipe, device)
-    learner = MapLearner(Job(recipe, device, RunFolder(Path()), {}, []), state, [])
+    recipe, device = MapRecipe(backbone="test_resnet", weights="none", crop=64, batch=2), Device(GPU, torch.bfloat16)
+    state = TrainState(settle(build(PLAIN), gpu), recipe, device)
+    learner = MapLearner(make_job(recipe, device), state, [])
     batch = Batch(
         torch.zeros(2, 4, 64, 64, dtype=torch.uint8), torch.zeros(2, 2, 64, 64, dtype=torch.uint8), torch.arange(2)
     )
@@ -225,7 +230,7 @@ def test_maps_views_and_crops_stay_on_the_gpu_until_they_are_done(
         maps, probs = class_maps(net, images, device, cells)
         assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
         assert crop_probs(net, [images, images[:1]], device).shape == (3, 2)
-        assert cell_probs(net, [images], device).shape == (2, 2)
+        assert crop_probs(net, [images], device, "softmax").shape == (2, 2)
     assert watch.waits == [BACK] * 5  # maps and probabilities, and those of three batches of crops
     assert not watch.doubles
     with Watch() as watch:

@@ -5,18 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from squares import make_job
 
 from wsss.core import machine
 from wsss.core.device import choose_device
 from wsss.models.cam_net import build_cam_net
-from wsss.options.recipe import Recipe
-from wsss.runs.run_folder import RunFolder
+from wsss.options.recipe import ClassifyRecipe
 from wsss.training import foresight
 from wsss.training.foresight import foresee, peak_bytes
-from wsss.training.job import Job
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
-from wsss.training.step import Learner
+from wsss.training.tasks.classify import ClassifyLearner
 
 CPU = choose_device("cpu")
 BATCH = Batch(torch.zeros(8, 4, 64, 64, dtype=torch.uint8), torch.ones(8, 2), torch.arange(8))
@@ -43,9 +42,9 @@ def test_what_a_step_takes_is_told_with_the_batch_that_fits(
     free: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One image takes 200 MiB here, each further one 100: 900 for eight; nine tenths of what is free may be taken."""
-    recipe = Recipe(backbone="test_resnet", weights="none", crop=64, batch=8)
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64, batch=8)
     net = build_cam_net(recipe, channels=4, classes=2)
-    learner = Learner(Job(recipe, CPU, RunFolder(Path()), {}, []), TrainState(net, recipe, CPU), [])
+    learner = ClassifyLearner(make_job(recipe, CPU), TrainState(net, recipe, CPU), [])
     peaks = iter([200 * MIB, 300 * MIB])
     monkeypatch.setattr(foresight, "free_memory", lambda: free * MIB)
     monkeypatch.setattr(foresight, "peak_bytes", lambda call, device: call() or next(peaks))

@@ -23,7 +23,7 @@ PRELOAD = [
     "wsss.train",
     "wsss.training.fit",
     "wsss.training.loading",
-    "wsss.training.validate",
+    "wsss.training.tasks.classify",
     "wsss.training.preview",
 ]
 

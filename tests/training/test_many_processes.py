@@ -12,7 +12,7 @@ from squares import final, make_squares, words
 from wsss.models.backbone import build_backbone
 from wsss.models.encoder import build_encoder
 from wsss.models.unet import build_unet
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import MapRecipe
 
 BACKBONES = [
     *("resnet18", "seresnext50_32x4d", "resnetv2_50", "res2net50_26w_4s", "skresnet18", "densenet121", "vgg11"),
@@ -37,7 +37,7 @@ def test_what_the_maps_do_not_use_is_frozen_and_stays_in_the_state_dict(name: st
 def test_a_shallow_encoder_has_gradients_for_all_that_it_trains() -> None:
     for name, depth in (("resnet18", 5), ("mobilenetv4_conv_small_050", 4)):
         assert build_encoder(name, channels=4, depth=depth).scales
-    net = build_unet(Recipe(backbone="resnet18", weights="none"), channels=4, outputs=2).train()
+    net = build_unet(MapRecipe(backbone="resnet18", weights="none"), channels=4, outputs=2).train()
     net(torch.rand(2, 4, 64, 64)).logits.sum().backward()
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
 
@@ -58,23 +58,25 @@ import sys
 from pathlib import Path
 import torch
 from wsss.core.device import choose_device
-from wsss.options.recipe import PuzzleConfig, Recipe
+from wsss.options.recipe import ClassifyRecipe, PuzzleConfig
+from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 from wsss.training.distributed import join
-from wsss.training.job import Job
 from wsss.training.loading import Batch
-from wsss.training.state import TrainState
-from wsss.training.step import Learner
+from wsss.training.state import Job, TrainState
+from wsss.training.tasks.classify import ClassifyLearner
 from wsss.models.cam_net import build_cam_net
 
 batch = Batch(torch.randint(0, 255, (2, 4, 64, 64), dtype=torch.uint8), torch.ones(2, 2), torch.arange(2))
 failed = []
 with join("cpu") as world:
     for name in sys.argv[1:]:
-        recipe = Recipe(backbone=name, weights="none", crop=64, puzzle=PuzzleConfig(side=1))
+        recipe = ClassifyRecipe(backbone=name, weights="none", crop=64, puzzle=PuzzleConfig(side=1))
         state = TrainState(build_cam_net(recipe, channels=4, classes=2), recipe, choose_device("cpu"))
         world.spread(state.net)
-        learner = Learner(Job(recipe, choose_device("cpu"), RunFolder(Path()), {}, [], world=world), state, [])
+        record = RunRecord(recipe, 0, "", (), ())
+        job = Job(recipe, choose_device("cpu"), RunFolder(Path()), record, [], world=world)
+        learner = ClassifyLearner(job, state, [])
         try:
             outcomes = [learner.step(batch, 0.5, 2) for _ in range(2)]
         except RuntimeError as error:

@@ -12,32 +12,31 @@ import numpy as np
 import pytest
 import torch
 from memory_limit import MemoryLimit
-from squares import make_squares, words
+from squares import make_job, make_squares, words
 
 from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
 from wsss.inference.views import view_maps
 from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
 from wsss.models.memory import MemoryFull, attempt
-from wsss.options.recipe import OptimConfig, Recipe
-from wsss.options.views import TtaConfig
-from wsss.runs.run_folder import RunFolder
-from wsss.training.job import Job
+from wsss.options.recipe import ClassifyRecipe, OptimConfig
+from wsss.options.scoring import TtaConfig
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
 from wsss.training.step import Learner
+from wsss.training.tasks.classify import ClassifyLearner
 
 CPU = choose_device("cpu")
 BATCH = Batch(torch.zeros(8, 4, 64, 64, dtype=torch.uint8), torch.ones(8, 2), torch.arange(8))
-RECIPE = Recipe(backbone="test_resnet", weights="none", crop=64, batch=8)
+RECIPE = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64, batch=8)
 
 
-def make_learner(recipe: Recipe = RECIPE) -> Learner:
+def make_learner(recipe: ClassifyRecipe = RECIPE) -> Learner:
     net = build_cam_net(recipe, channels=4, classes=2)
-    return Learner(Job(recipe, CPU, RunFolder(Path()), {}, []), TrainState(net, recipe, CPU), [])
+    return ClassifyLearner(make_job(recipe, CPU), TrainState(net, recipe, CPU), [])
 
 
-def needed(images: int, recipe: Recipe = RECIPE) -> int:
+def needed(images: int, recipe: ClassifyRecipe = RECIPE) -> int:
     """Return the bytes of a step, beside those of the weights."""
     with MemoryLimit() as memory:
         make_learner(recipe).rehearse(BATCH.first(images))
@@ -53,7 +52,8 @@ def advice(learner: Learner, limit: float) -> str:
 @pytest.mark.parametrize("fits", [2, 4])
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_a_training_that_does_not_fit_is_told_the_batch_that_does(fits: int, name: str) -> None:
-    recipe = Recipe(backbone="test_resnet", weights="none", crop=64, batch=8, optim=OptimConfig(name=name))  # type: ignore[arg-type]
+    optim = OptimConfig(name=name)  # type: ignore[arg-type]
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64, batch=8, optim=optim)
     said = advice(make_learner(recipe), 1.01 * needed(fits, recipe))
     assert f"too small for 8 images of 64 px at a time (CUDA out of memory. Tried to allocate.); {fits} would" in said
     assert f"pass --batch {fits} --optim.accumulate {8 // fits}" in said
@@ -129,7 +129,7 @@ ONE_FULL = """
 import sys
 from pathlib import Path
 from wsss import cli
-from wsss.training.step import Learner
+from wsss.training.tasks.classify import ClassifyLearner as Learner
 from wsss.train import main
 import torch
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from wsss.training.job import Job
 
 from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
 from wsss.models.cam_net import build_cam_net
-from wsss.options.recipe import OptimConfig, Recipe
+from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.runs.run_folder import RunFolder
 from wsss.training.foresight import peak_bytes
-from wsss.training.job import Job
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
 from wsss.training.step import Learner
@@ -23,7 +23,7 @@ BATCH = Batch(torch.randint(0, 255, (8, 4, 64, 64), dtype=torch.uint8), torch.on
 
 
 def make_learner(device: str, precision: str = "fp32", **optim: object) -> Learner:
-    recipe = Recipe(backbone="test_resnet", weights="none", crop=64, batch=8, optim=OptimConfig(**optim))  # type: ignore[arg-type]
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64, batch=8, optim=OptimConfig(**optim))  # type: ignore[arg-type]
     torch.manual_seed(0)
     place = choose_device(device, precision)
     net = build_cam_net(recipe, channels=4, classes=2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wsss.core.checks import ConfigError
-from wsss.options.recipe import OptimConfig, Recipe
+from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.training.optim import LearningRate
 
 
@@ -28,4 +28,4 @@ def test_triangles_follow_a_warm_up_and_end_with_snapshots() -> None:
 
 def test_triangles_must_end_with_an_epoch() -> None:
     with pytest.raises(ConfigError, match="end within an epoch"):
-        Recipe(epochs=10, optim=OptimConfig(schedule="cyclic", cycles=3))
+        ClassifyRecipe(epochs=10, optim=OptimConfig(schedule="cyclic", cycles=3))

@@ -17,7 +17,7 @@ from wsss.core.files import read_json
 from wsss.core.label_maps import write_label_map
 from wsss.infer import main as infer
 from wsss.models.cam_net import build_cam_net
-from wsss.options.recipe import OptimConfig, Recipe
+from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.runs.run_folder import RunFolder
 from wsss.train import main
 from wsss.training.lr_find import suggest
@@ -59,7 +59,7 @@ def test_snapshots_are_averaged_when_asked_for(data: Path, first: Path, tmp_path
 
 def test_cycles_must_end_with_an_epoch() -> None:
     with pytest.raises(ConfigError, match=r"optim.cycles 3 of 10 epochs"):
-        Recipe(epochs=10, optim=OptimConfig(schedule="cosine", cycles=3))
+        ClassifyRecipe(epochs=10, optim=OptimConfig(schedule="cosine", cycles=3))
     rate = LearningRate(OptimConfig(schedule="cosine", cycles=2, warmup=0.2))
     assert [rate.cycle_ended(epoch, 10) for epoch in range(1, 11)] == [0, 0, 0, 0, 0, 1, 0, 0, 0, 2]
 
@@ -95,7 +95,9 @@ def test_fine_tuning_starts_from_the_best_weights_of_the_fold(data: Path, first:
     assert main([*arguments, "--optim.lr", "1e-12", "--optim.floor", "0"]) == 0
     tuned, best = final(run)[0], final(first, "best")[0]
     assert torch.allclose(tuned["net.classifier.weight"], best["net.classifier.weight"], atol=1e-6)
-    assert final(run)[1]["parents"]["init_from"]  # type: ignore[index]
+    (ancestor,) = RunFolder(run / "fold0").read()[0].ancestors or ()
+    assert ancestor.chain == (f"init_from {first / 'fold0'}",)
+    assert ancestor.images == set(RunFolder(first / "fold0").ids.read_text().split())
 
 
 def test_a_run_that_saw_the_held_out_images_is_no_start(data: Path, first: Path, tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_a_compiled_network_learns_the_same_and_is_saved_under_the_same_names(da
 
 
 def test_fp16_scales_its_gradients() -> None:
-    recipe = Recipe(backbone="test_resnet", weights="none", crop=64)
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64)
     net = build_cam_net(recipe, channels=4, classes=2)
     assert TrainState(net, recipe, Device(torch.device("cpu"), torch.float16)).scaler.is_enabled()
     assert not TrainState(net, recipe, choose_device("cpu")).scaler.is_enabled()

@@ -22,9 +22,8 @@ from wsss.data.catalog import DataSet
 from wsss.feature_classifier.soft_labels import load_soft_labels
 from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.models.cam_net import build_cam_net
-from wsss.options.feature_classifier import FeatureClassifierConfig, WeakConfig
-from wsss.options.recipe import Recipe
-from wsss.options.self_training import SelfTrainingConfig
+from wsss.options.feature_classifier import FeatureClassifierConfig, SelfTrainingConfig, WeakConfig
+from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.run_folder import RunFolder
 from wsss.training import self_training
@@ -33,7 +32,7 @@ from wsss.training.self_training import ensure_self_trained
 TAUGHT = [*QUICK, "--self_training.enabled", "true", "--self_training.size", "32", "--self_training.batch", "8"]
 TAUGHT += ["--self_training.confidence", "0.4", "--self_training.lr", "0.003", "--self_training.epochs", "8"]
 TAUGHT += ["--self_training.changed", "0"]
-RECIPE = Recipe(
+RECIPE = ClassifyRecipe(
     backbone="test_resnet",
     weights="none",
     crop=64,
@@ -61,7 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def taught(folder: Path, data: DataSet, recipe: Recipe = RECIPE) -> dict[str, torch.Tensor]:
+def taught(folder: Path, data: DataSet, recipe: ClassifyRecipe = RECIPE) -> dict[str, torch.Tensor]:
     """Teach a network the cells of the images outside fold 0; return its weights."""
     torch.manual_seed(0)
     net = build_cam_net(recipe, channels=4, classes=19, pretrained=False)
@@ -212,4 +211,4 @@ def test_without_a_confident_cell_the_way_out_is_told(home: Path, tmp_path: Path
 
 def test_a_teacher_is_needed() -> None:
     with pytest.raises(ConfigError, match=r"needs feature_classifier\.enabled"):
-        Recipe(self_training=SelfTrainingConfig(enabled=True))
+        ClassifyRecipe(self_training=SelfTrainingConfig(enabled=True))

@@ -10,9 +10,10 @@ from wsss.data.augment import build_augment
 from wsss.data.masks import MaskSet
 from wsss.models.unet import MaskOutput
 from wsss.options.masks import MaskConfig
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import MaskRecipe
 from wsss.training.distributed import World
-from wsss.training.semantic_task import MaskLoader, MaskValidator
+from wsss.training.loading import EpochLoader
+from wsss.training.tasks.masks import MaskValidator, mask_loader
 
 
 class Squares(MaskSet):
@@ -36,11 +37,11 @@ class Squares(MaskSet):
         return np.zeros((16, 16), bool)
 
 
-def loader(world: World | None = None, **masks: object) -> MaskLoader:
-    recipe = Recipe(task="masks", batch=3, masks=MaskConfig(**masks))  # type: ignore[arg-type]
+def loader(world: World | None = None, **masks: object) -> EpochLoader:
+    recipe = MaskRecipe(batch=3, masks=MaskConfig(**masks))  # type: ignore[arg-type]
     empty = np.arange(10) % 2 == 0
     augment = build_augment("none", 16, channels=1)
-    return MaskLoader(Squares(), np.arange(10), empty, recipe, augment, world=world)
+    return mask_loader(Squares(), np.arange(10), empty, recipe, augment, world=world)
 
 
 @pytest.mark.parametrize(("share", "empties"), [(1.0, 5), (0.4, 2), (0.0, 0)])
@@ -77,13 +78,13 @@ class Bright(nn.Module):
 
 
 def test_a_perfect_network_validates_perfectly() -> None:
-    figures = MaskValidator(Squares(), np.arange(10), Recipe(task="masks"), choose_device("cpu"))(Bright())
+    figures = MaskValidator(Squares(), np.arange(10), MaskRecipe(), choose_device("cpu"))(Bright())
     assert figures["iou"] == figures["dice"] == figures["threshold_mean"] == 1
     assert figures["loss"] < 0.01
 
 
 def test_validation_does_not_depend_on_the_number_of_processes() -> None:
-    recipe, device = Recipe(task="masks"), choose_device("cpu")
+    recipe, device = MaskRecipe(), choose_device("cpu")
     indices = np.array([1, 3, 4, 8])
     whole = MaskValidator(Squares(), indices, recipe, device)
     assert MaskValidator(Squares(), indices, recipe, device, World(rank=1, size=2)).own.tolist() == [3, 8]

@@ -9,6 +9,9 @@ import numpy as np
 from wsss.cells.regions import cell_ids, cell_runs
 from wsss.options.scoring import CropConfig
 
+MOST_CHANNELS = 4
+"""Channels that OpenCV scales at once."""
+
 
 def cell_crops(image: np.ndarray, label_map: np.ndarray, config: CropConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Cut out every cell of an image, its surroundings black, batch by batch: memory does not grow with the cells.
@@ -73,8 +76,11 @@ def _cut(
     if scale != 1:
         height, width = (max(1, min(size, round(edge * scale))) for edge in mask.shape)
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        scaled = cv2.resize(pixels, (width, height), interpolation=method)
-        pixels = np.asarray(scaled, np.uint8).reshape(height, width, len(image))
+        parts = [
+            cv2.resize(pixels[..., k : k + MOST_CHANNELS], (width, height), interpolation=method)
+            for k in range(0, len(image), MOST_CHANNELS)
+        ]
+        pixels = np.concatenate([part.reshape(height, width, -1) for part in parts], axis=-1)
     height, width = pixels.shape[:2]
     y, x = (size - height) // 2, (size - width) // 2
     out[:, y : y + height, x : x + width] = pixels.transpose(2, 0, 1)

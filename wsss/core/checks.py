@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import field, fields
+from typing import Any
 
 
 class UserError(ValueError):
@@ -49,6 +51,36 @@ def check_range(where: str, value: float, low: float, high: float = float("inf")
     if not low <= value <= high:
         wanted = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
         raise ConfigError(f"{where} is {value:g}, expected {wanted}.")
+
+
+def between(default: Any, low: float, high: float = float("inf")) -> Any:
+    """Declare a field of a dataclass whose value, or each of whose values, must lie within bounds; see `check_fields`.
+
+    Args:
+        default: its default, or a function that makes it.
+        low: lowest value.
+        high: highest value.
+    """
+    metadata = {"bounds": (low, high)}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def check_fields(options: Any, group: str = "") -> None:
+    """Raise ConfigError for a field outside the bounds that `between` declared; None and texts have none.
+
+    Args:
+        options: an instance of a dataclass.
+        group: what stands before its fields' names, such as 'puzzle'.
+    """
+    for declared in fields(options):
+        if "bounds" not in declared.metadata:
+            continue
+        name, value = f"{group}.{declared.name}" if group else declared.name, getattr(options, declared.name)
+        for k, number in enumerate(value) if isinstance(value, list | tuple) else [(None, value)]:
+            if isinstance(number, int | float):
+                check_range(name if k is None else f"{name}[{k}]", number, *declared.metadata["bounds"])
 
 
 def some(items: Iterable[object], most: int = 5) -> str:

@@ -1,87 +1,193 @@
-"""CSV files read as text, column by column; what the writer put before formulas is taken off."""
+"""The one reader of text tables, whatever wrote them; and text cells that no spreadsheet takes for a formula."""
 
 import csv
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import io
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from wsss.core.checks import DataError, UserError, some
+from wsss.core.checks import DataError, some
 
 _GUARDED = r"^'(?=[=+\-@'\t\r])"
-
-
 LONGEST_HEADER = 1 << 20
-"""Bytes of the first line, at most."""
+"""Characters of the first line, at most."""
 MOST_COLUMNS = 20_000
+SEPARATORS = ",;\t"
+CHUNK = 50_000
+"""Rows that are turned into columns at once."""
+_SEP_LINE = re.compile(r'"?sep=(.)"?[;,\t]*\r?\n?', re.IGNORECASE)
+_DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
+
+csv.field_size_limit(2**31 - 1)  # the masks of one image may stand in a single field
 
 
-def read_text(path: Path, needed: Iterable[str] = ()) -> pd.DataFrame:
-    """Read a CSV file with every value as text; an empty cell is ''.
+@dataclass(frozen=True)
+class TextRows:
+    """The rows of a text table, read one by one."""
+
+    path: Path
+    separator: str
+    rows: Iterator[tuple[int, list[str]]]
+    """(line in the file, counted from 1; fields) of every row that is not blank."""
+
+
+def open_rows(path: Path) -> TextRows:
+    """Open a text table; its fields are separated by comma, semicolon or tab, by which one its first row shows.
+
+    Understands what spreadsheets write: a byte order mark (UTF-8 or UTF-16), a first line `sep=;`, quoted fields, blank
+    rows. Text comes in composed Unicode (NFC), so that names written under macOS are the same as elsewhere.
 
     Raises:
-        DataError: the file is missing, is no CSV, or lacks a needed column.
+        DataError: the file is missing, or is no text table; names the row.
     """
-    with _named(path):
-        check_header(path)
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    check_columns(table, needed, path)
+    lines = _lines(path)
+    skipped, first, separator = 0, "", ""
+    for first in lines:
+        told = _SEP_LINE.fullmatch(first)
+        if told and not skipped:
+            separator = told[1]
+        elif first.strip():
+            break
+        skipped += 1
+    else:
+        raise DataError(f"{path} is no CSV table (it is empty).")
+    bare = re.sub(r'"[^"]*"', "", first)
+    separator = separator or max(SEPARATORS, key=bare.count)
+    return TextRows(path, separator, _rows(path, itertools.chain([first], lines), separator, skipped))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file with their ends, in NFC."""
+    number = 0
+    try:
+        with path.open("rb") as binary:
+            utf16 = binary.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
+            text = io.TextIOWrapper(binary, "utf-16" if utf16 else "utf-8-sig", newline="")
+            while line := text.readline(LONGEST_HEADER if number == 0 else -1):
+                number += 1
+                if number == 1 and len(line) >= LONGEST_HEADER:
+                    raise DataError(
+                        f"{path} begins with a line of {LONGEST_HEADER} characters or more: it is no table."
+                    )
+                if "\0" in line:
+                    raise DataError(f"{path} has a NUL byte in row {number}: it is not a text table.")
+                yield line if line.isascii() else unicodedata.normalize("NFC", line)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: check the path.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from None
+    except UnicodeError as error:  # its position counts from a block of the file: the row says more
+        raise DataError(
+            f"{path} is not UTF-8 text (after row {number}: {' '.join(str(error).split())[:80]}): "
+            "save it as CSV in UTF-8."
+        ) from None
+
+
+def _rows(path: Path, lines: Iterable[str], separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{path}, row {reader.line_num + skipped}: {error}.") from None
+        if row is None:
+            return
+        if any(cell and not cell.isspace() for cell in row):
+            yield reader.line_num + skipped, row
+
+
+def iter_text(
+    path: Path, needed: Iterable[str] = (), optional: Iterable[str] = (), chunk: int = CHUNK
+) -> Iterator[pd.DataFrame]:
+    """Read a table with every value as text, `chunk` rows at a time; an empty cell is ''.
+
+    Columns of the names in `needed` and `optional` are found in any upper or lower case and named as they stand there;
+    other columns keep their names. The index holds each row's line in the file. A first column without a name is
+    somebody's row numbers and left out, like columns and rows that are empty.
+
+    Raises:
+        DataError: the file is missing, is no text table, lacks a needed column, or has a row of another length.
+    """
+    source = open_rows(path)
+    _, header = next(source.rows)
+    names = [name.strip() for name in header]
+    while names and not names[-1]:
+        names.pop()
+    _check_header(names, path)
+    needed = list(needed)
+    kept = [k for k, name in enumerate(names) if name]
+    columns = _canonical([names[k] for k in kept], [*needed, *optional], path)
+    check_columns(pd.DataFrame(columns=columns), needed, path)
+    full = _full(source.rows, names, path)
+    begun = False
+    while block := list(itertools.islice(full, chunk)):
+        fields = list(zip(*(row for _, row in block), strict=True))
+        index = pd.Index([line for line, _ in block], name="row")
+        yield _frame({name: fields[k] for k, name in zip(kept, columns, strict=True)}, index, source.separator)
+        begun = True
+    if not begun:
+        yield _frame(dict.fromkeys(columns, ()), pd.Index([], dtype=np.int64, name="row"), source.separator)
+
+
+def _frame(columns: dict[str, Sequence[str]], index: pd.Index, separator: str) -> pd.DataFrame:
+    table = pd.DataFrame({name: pd.Series(values, index, dtype="str") for name, values in columns.items()}, index)
+    table.attrs["separator"] = separator
     return table
 
 
-def read_chunks(path: Path, rows: int, needed: Iterable[str] = ()) -> Iterator[pd.DataFrame]:
-    """Read a CSV file as `read_text` does, a number of rows at a time; their index counts on.
+def read_text(path: Path, needed: Iterable[str] = (), optional: Iterable[str] = ()) -> pd.DataFrame:
+    """Read a table whole, as `iter_text` does.
 
     Raises:
-        DataError: see `read_text`.
+        DataError: see `iter_text`.
     """
-    with _named(path):
-        check_header(path)
-        with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=rows) as chunks:
-            for chunk in chunks:
-                check_columns(chunk, needed, path)
-                yield chunk
+    parts = list(iter_text(path, needed, optional))
+    return parts[0] if len(parts) == 1 else pd.concat(parts)
 
 
-def read_numbers(path: Path) -> pd.DataFrame:
-    """Read a CSV file of numbers, such as log.csv; what is none is NaN.
-
-    Raises:
-        DataError: see `read_text`.
-    """
-    return read_text(path).apply(pd.to_numeric, errors="coerce")
-
-
-def check_header(path: Path, separators: str = ",") -> None:
-    """Refuse a table by its first line, before it is read: too long, or with too many columns.
-
-    Raises:
-        DataError: so it is.
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as stream:
-        begin = stream.read(LONGEST_HEADER + 1).lstrip()
-    first = begin.splitlines()[0] if begin else b""
-    columns = 1 + max(first.count(separator.encode()) for separator in separators)
-    if len(first) >= LONGEST_HEADER or columns > MOST_COLUMNS:
-        raise DataError(
-            f"{path} begins with a line of {len(first)} bytes or more and {columns} columns, expected the names of at "
-            f"most {MOST_COLUMNS} columns: it is no table."
-        )
+def _check_header(names: Sequence[str], path: Path) -> None:
+    given = [name for name in names if name]
+    if len(names) > MOST_COLUMNS:
+        raise DataError(f"{path} names {len(names)} columns, expected {MOST_COLUMNS} at most: it is no table.")
+    if twice := sorted({name for name in given if given.count(name) > 1}):
+        raise DataError(f"{path} has two columns of one name: {some(twice)}.")
+    if not given:
+        raise DataError(f"{path} is no CSV table (its first row names no column).")
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Name the file that is missing or no CSV."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: check the path.") from None
-    except UserError:
-        raise
-    except (OSError, ValueError, csv.Error, OverflowError) as error:  # those of pandas are ValueErrors
-        raise DataError(f"{path} is no CSV table ({' '.join(str(error).split())[:200]}).") from error
+def _canonical(names: list[str], wanted: Iterable[str], path: Path) -> list[str]:
+    """Rename columns that differ from a wanted name in upper and lower case only; an exact name goes first."""
+    out = list(names)
+    for name in wanted:
+        if name in out:
+            continue
+        alike = [k for k, other in enumerate(names) if other.casefold() == name.casefold() and out[k] == other]
+        if len(alike) > 1:
+            raise DataError(f"{path} has the columns {some(names[k] for k in alike)}: keep one {name}.")
+        if alike:
+            out[alike[0]] = name
+    return out
+
+
+def _full(rows: Iterable[tuple[int, list[str]]], names: Sequence[str], path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows with as many fields as there are names, after checking that none is lost."""
+    width, nameless = len(names), [k for k, name in enumerate(names) if not name and k]
+    for line, row in rows:
+        if len(row) > width and not any(cell.strip() for cell in row[width:]):
+            row = row[:width]
+        if len(row) != width:
+            decimal = " (is a decimal comma among them?)" if len(row) > width else ""
+            raise DataError(f"{path} row {line}: has {len(row)} fields, the header has {width}{decimal}.")
+        for k in nameless:
+            if row[k].strip():
+                raise DataError(f"{path} row {line}: column {k + 1} holds '{row[k].strip()[:40]}' and has no name.")
+        yield line, row
 
 
 def check_columns(table: pd.DataFrame, needed: Iterable[str], path: Path) -> None:
@@ -91,6 +197,71 @@ def check_columns(table: pd.DataFrame, needed: Iterable[str], path: Path) -> Non
         raise DataError(f"{path} lacks the column(s) {some(missing)}; it has {some(table.columns, 8)}.")
 
 
+def any_case(table: pd.DataFrame, wanted: Iterable[str], path: Path) -> pd.DataFrame:
+    """Return a table whose columns of the wanted names, in any upper or lower case, are named as they stand there."""
+    return table.set_axis(_canonical([str(name) for name in table.columns], wanted, path), axis=1)
+
+
+def numbers(
+    table: pd.DataFrame, name: str, path: Path, *, whole: bool = False, low: float = -np.inf, called: str = ""
+) -> np.ndarray:
+    """Return a column as (N,) float64, or int64 for whole numbers.
+
+    A decimal comma is read, unless the table is separated by commas and it may part thousands ('1,234').
+
+    Args:
+        table: as `read_text` gives it: the index holds the rows' numbers.
+        name: of the column.
+        path: the file, for messages.
+        whole: only whole numbers below 2**53 are right; '3.0' is one.
+        low: the least that is right.
+        called: what the column is called in messages, if not by its name.
+
+    Raises:
+        DataError: a value is none; names file, row and column.
+    """
+    column = table[name]
+    if not pd.api.types.is_numeric_dtype(column):
+        text = column.astype("str")
+        comma = text.str.match(_DECIMAL_COMMA)
+        if table.attrs.get("separator") == ",":
+            comma &= ~text.str.match(r"^\s*[+-]?[1-9]\d{0,2},\d{3}\s*$")
+        if comma.any():
+            text = text.where(~comma, text.str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True))
+        column = pd.to_numeric(text, errors="coerce")
+    values = column.to_numpy(np.float64, na_value=np.nan)
+    good = np.isfinite(values) & (values >= low)
+    if whole:
+        good[good] = (values[good] == np.floor(values[good])) & (np.abs(values[good]) < 2**53)
+    if not good.all():
+        at = int(np.flatnonzero(~good)[0])
+        kind = "a whole number" if whole else "a number"
+        least = f" of at least {low:g}" if np.isfinite(low) else ""
+        raise DataError(
+            f"{path} row {table.index[at]}: {called or name} is '{table[name].iloc[at]}', expected {kind}{least}."
+        )
+    return values.astype(np.int64) if whole else values
+
+
+def read_list(path: Path) -> list[str]:
+    """Return the entries of a text file with one a line, as written by any editor; blank lines do not count.
+
+    Raises:
+        DataError: the file is missing or is no text.
+    """
+    return [text for line in _lines(path) if (text := line.strip().strip('"'))]
+
+
 def unguard_text(table: pd.DataFrame, columns: Iterable[str] = ("ID",)) -> pd.DataFrame:
     """Undo `files.guard_text` in some columns."""
-    return table.assign(**{name: table[name].str.replace(_GUARDED, "", regex=True) for name in columns})
+    text = [name for name in columns if pd.api.types.is_string_dtype(table[name])]
+    return table.assign(**{name: table[name].str.replace(_GUARDED, "", regex=True) for name in text})
+
+
+def read_numbers(path: Path) -> pd.DataFrame:
+    """Read a CSV file of numbers, such as log.csv; what is none is NaN.
+
+    Raises:
+        DataError: see `iter_text`.
+    """
+    return read_text(path).apply(pd.to_numeric, errors="coerce")

@@ -2,13 +2,16 @@
 
 import errno
 import fcntl
+import gzip
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import secrets
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -183,16 +186,18 @@ def without_nan(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file, and compare it with its DIGEST, which is taken off, if it has one.
+    """Read a JSON file, with or without a byte order mark, plain or gzipped; compare it with its DIGEST, which is taken
+    off, if it has one.
 
     Raises:
         DataError: the file is missing, is not JSON, or is damaged.
     """
     try:
-        found = parse_json(path.read_text(), path)
+        content = path.read_bytes()
+        found = parse_json(_unzipped(content, path) if content[:2] == b"\x1f\x8b" else content, path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run the stage that writes it first.") from None
-    except UnicodeDecodeError as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not JSON ({error}): it is damaged, make it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
@@ -207,6 +212,18 @@ def read_json(path: Path) -> Any:
                 f'purpose, remove its "{DIGEST}".'
             )
     return found
+
+
+LARGEST_JSON = 1 << 31
+"""Bytes of an unpacked JSON file, at most."""
+
+
+def _unzipped(content: bytes, path: Path) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+        plain = stream.read(LARGEST_JSON + 1)
+    if len(plain) > LARGEST_JSON:
+        raise DataError(f"{path} unpacks to more than {LARGEST_JSON} bytes: it is damaged, or made to do harm.")
+    return plain
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Label maps on disk: one lossless file per image, every cell keeping its number."""
 
+import functools
 import io
-import logging
 import math
 import zipfile
 import zlib
@@ -11,19 +11,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
-from PIL import Image
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
-from wsss.core.png import check_png
+from wsss.core.rasters import LOSSLESS, check_regular, open_raster, stem_of
 from wsss.core.reading import check_npy, parse_npy, read_npy
 
-SUFFIXES = (".png", ".tif", ".tiff", ".npz", ".npy")
-"""Forms that are read, in this order where an ID has several files."""
+SUFFIXES = (*LOSSLESS, ".npz", ".npy")
+"""Forms that are read, in this order where an ID has several files; in any case, and with `.ome` before them."""
 
 MOST_IN_PNG = 65535
-
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its faults come back as exceptions, or are checked here
 
 CHECKSUM = "wsss crc32 "
 """What the description of a TIFF of ours begins with."""
@@ -70,17 +67,17 @@ def check_label_map(label_map: np.ndarray, where: str) -> np.ndarray:
 def read_label_map(path: Path) -> np.ndarray:
     """Read a label map as (H, W) int32, 0 background.
 
-    Reads grey PNG of 1 to 16 bits, TIFF of any number type, NPY, and NPZ holding one array. Nothing is unpickled, and
-    sizes are checked in the header first.
+    Reads grey PNG of 1 to 16 bits, TIFF of any number type, BMP, NPY, and NPZ holding one array; a palette's places
+    count as numbers. Nothing is unpickled, and sizes are checked in the header first.
 
     Raises:
         DataError: the file is missing, cannot be read, is no label map, or promises more than MOST_PIXELS.
     """
-    readers = {".png": _read_png, ".tif": _read_tiff, ".tiff": _read_tiff, ".npz": _read_npz, ".npy": _read_npy}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    reader = {".npz": _read_npz, ".npy": _read_npy}.get(path.suffix.lower(), _read_picture)
+    if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path} is no form of label map that is read here, expected {', '.join(SUFFIXES)}.")
     try:
+        check_regular(path)
         found = reader(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: give a label map, or run segment first.") from None
@@ -92,6 +89,25 @@ def read_label_map(path: Path) -> np.ndarray:
         text = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} cannot be read as a label map ({text}): make it again.") from error
     return check_label_map(found, str(path))
+
+
+def has_odd_palette(path: Path) -> bool:
+    """Say whether a label map is a picture with a table of colours in which its numbers cannot be cell numbers.
+
+    That is so where 0 does not stand for the darkest colour, or where all colours are greys other than the numbers:
+    what was meant are the colours, then. Files that cannot be read are left to `read_label_map`.
+    """
+    if path.suffix.lower() in (".npy", ".npz"):
+        return False
+    with open_raster(path, where=str(path)) as raster:
+        if raster.colours is None:
+            return False
+        used = np.unique(raster.numbers())
+    colours = raster.colours[np.minimum(used, len(raster.colours) - 1)].astype(np.int64)
+    bright = colours.sum(axis=1)
+    grey = (colours == colours[:, :1]).all() and len(np.unique(colours[:, 0])) > 1
+    swapped = used[0] == 0 and bright[0] > bright.min()
+    return bool(swapped or (grey and (colours[:, 0] != used).any() and len(used) > 2))
 
 
 def number_cells(label_map: np.ndarray) -> np.ndarray:
@@ -143,13 +159,29 @@ def find_label_map(folder: Path, name: str) -> Path:
         path = folder / f"{name}{suffix}"
         if path.exists():
             return path
+    path = _kept_maps(folder, folder.stat().st_mtime_ns).get(name, path) if folder.is_dir() else path
+    if path.exists():
+        return path
     raise DataError(f"{folder} holds no label map of {name}: expected {name} with one of {', '.join(SUFFIXES)}.")
 
 
 def map_files(folder: Path, names: Iterable[str]) -> list[Path]:
     """Return the file of each image's label map in `folder`, or a path where nothing is; the folder is read once."""
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return [folder / next((name + end for end in SUFFIXES if name + end in there), f"{name}.none") for name in names]
+    there = given_maps(folder)
+    return [there.get(name, folder / f"{name}.none") for name in names]
+
+
+def given_maps(folder: Path) -> dict[str, Path]:
+    """Return ID -> label map of a folder, whatever the case of their endings; {} where there is no such folder."""
+    files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES] if folder.is_dir() else []
+    files.sort(key=lambda path: (SUFFIXES.index(path.suffix.lower()), path.name), reverse=True)
+    return {stem_of(path.name): path for path in files if path.name[0] != "."}
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_maps(folder: Path, changed: int) -> dict[str, Path]:
+    """Return `given_maps` of a folder, listed once for all its images as long as it is as old."""
+    return given_maps(folder)
 
 
 def _encode_png(label_map: np.ndarray) -> bytes:
@@ -174,24 +206,18 @@ def _checksum(pixels: np.ndarray) -> str:
     return f"{zlib.crc32(np.ascontiguousarray(pixels, np.uint32).data, zlib.crc32(str(pixels.shape).encode())):08x}"
 
 
-def _read_png(path: Path) -> np.ndarray:
-
-    with Image.open(path, formats=("PNG",)) as picture:  # whatever the name says: other forms may start programs
-        _check_pixels(picture.size, path)
-        if picture.mode not in ("P", "1", "L", "I", "I;16", "I;16B"):  # a palette picture's numbers are its ids
+def _read_picture(path: Path) -> np.ndarray:
+    with open_raster(path, where=str(path)) as raster:
+        header = raster.header
+        if header.kind == "JPEG":
+            raise DataError(f"{path} is a JPEG, which does not keep cell numbers: save the label map as PNG or TIFF.")
+        if header.samples != 1:
             raise DataError(
-                f"{path} is a {picture.mode} picture, expected grey of 8 or 16 bits whose values are cell numbers."
+                f"{path} is a picture of {header.samples} channels, expected one plane of grey values that are cell "
+                "numbers: save a label map, not a colour picture of it."
             )
-        check_png(path)
-        return np.asarray(picture)
-
-
-def _read_tiff(path: Path) -> np.ndarray:
-
-    with tifffile.TiffFile(path) as file:
-        _check_pixels(file.series[0].shape, path)
-        pixels, told = np.asarray(file.series[0].asarray()), file.pages.first.description
-    if told.startswith(CHECKSUM) and told != f"{CHECKSUM}{_checksum(pixels)}":
+        pixels = raster.numbers()[..., 0]
+    if raster.description.startswith(CHECKSUM) and raster.description != f"{CHECKSUM}{_checksum(pixels)}":
         raise DataError(f"{path} is damaged: its cells do not match their checksum. Make it again.")
     return pixels
 

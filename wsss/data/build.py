@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import DataError
+from wsss.core.channels import default_roles
+from wsss.core.checks import DataError, some
 from wsss.core.files import digest_file, digest_json, read_record, write_atomic, write_csv, write_json
 from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
@@ -59,6 +60,10 @@ class Spec:
     classes: ClassList = field(default_factory=lambda: HPA)
     folds: int = 4
     seed: int = 0
+    group: str = ""
+    """Carried column whose images of one value go to one fold; '' for none."""
+    roles: tuple[str, ...] = ()
+    """What each channel shows, see `wsss.core.channels`; () for what their names say."""
 
 
 def finish(
@@ -69,6 +74,7 @@ def finish(
     *,
     group_duplicates: bool = True,
     output: Output | None = None,
+    before: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Find near-duplicates, make folds and write the catalogue.
 
@@ -80,18 +86,24 @@ def finish(
         group_duplicates: look for near-duplicates and keep them in one fold.
         output: the folder as it is held, which publishes catalogue, folds and manifest together; None to write them
             one by one, for a folder that nobody else knows.
+        before: ID -> fold of images that have one already: they stay, unless a group of theirs is in several folds.
 
     Returns:
         The table as written.
+
+    Raises:
+        DataError: no label table has the column of `spec.group`.
     """
     home = folder if output is None else output.home
     table = table.reset_index(drop=True)
+    carried = [name for name in table if name not in COLUMNS]
     pairs = _duplicates(folder, spec, table, sources) if group_duplicates else []
     first = _first_of_group(len(table), pairs)
     ids = table["ID"].to_numpy(object)
     table["duplicate_of"] = pd.Series([ids[k] if k != i else None for i, k in enumerate(first)], dtype="str")
-    table["fold"] = _folds(spec, table, first)
-    table = table.astype(COLUMNS)[list(COLUMNS)]
+    table["fold"] = _folds(spec, table, pairs, before or {})
+    table = table.astype({**COLUMNS, **dict.fromkeys(carried, "str")})[[*COLUMNS, *carried]]
+    table[carried] = table[carried].fillna("")
     labelled = bool((table["fold"] >= 0).any())
     columns = ["ID", "duplicate_of", "correlation"]
     found = pd.DataFrame([(ids[b], ids[a], r) for a, b, r in pairs], columns=columns)
@@ -101,12 +113,18 @@ def finish(
         write_csv(home / FOLDS, table.loc[table["fold"] >= 0, ["ID", "fold", "Label"]])
     else:
         (home / FOLDS).unlink(missing_ok=True)
-    recorded = {"n": spec.folds, "seed": spec.seed, "digest": folds_digest(table, spec.folds, spec.seed)}
+    recorded = {
+        "n": spec.folds,
+        "seed": spec.seed,
+        "group": spec.group,
+        "digest": folds_digest(table, spec.folds, spec.seed),
+    }
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "unfinished": False,
         "size": spec.size,
         "channels": list(spec.channels),
+        "roles": list(spec.roles or default_roles(spec.channels)),
         "classes": list(spec.classes.names),
         "negative": spec.classes.negative,
         "images": len(table),
@@ -265,7 +283,9 @@ def _first_of_group(count: int, pairs: Sequence[tuple[int, int, float]]) -> np.n
     return np.array([root(i) for i in range(count)], dtype=np.intp)
 
 
-def _folds(spec: Spec, table: pd.DataFrame, first: np.ndarray) -> np.ndarray:
+def _folds(
+    spec: Spec, table: pd.DataFrame, pairs: Sequence[tuple[int, int, float]], before: Mapping[str, int]
+) -> np.ndarray:
     """Return (N,) int8 folds of the images that are ok and have labels, -1 for the others."""
     fold = np.full(len(table), -1, np.int8)
     held = np.flatnonzero((table["status"] == "ok").to_numpy() & table["Label"].notna().to_numpy())
@@ -273,5 +293,21 @@ def _folds(spec: Spec, table: pd.DataFrame, first: np.ndarray) -> np.ndarray:
         labels = np.zeros((len(held), len(spec.classes)), bool)
         for row, text in enumerate(table["Label"].iloc[held]):
             labels[row, parse_label(text)] = True
-        fold[held] = make_folds(labels, first[held], spec.folds, spec.seed)
+        groups = _first_of_group(len(table), [*pairs, *_same_value(table, spec.group)])
+        past = np.array([before.get(ID, -1) for ID in table["ID"].iloc[held]], np.int64)
+        fold[held] = make_folds(labels, groups[held], spec.folds, spec.seed, past)
     return fold
+
+
+def _same_value(table: pd.DataFrame, column: str) -> list[tuple[int, int, float]]:
+    """Return pairs of images that have the same text in a carried column; an empty one is nobody's."""
+    if not column:
+        return []
+    if column not in table or column in COLUMNS:
+        known = [name for name in table if name not in COLUMNS]
+        raise DataError(
+            f"--group is '{column}', but the label tables bring along {some(known, 10) or 'no other column'}."
+        )
+    first: dict[str, int] = {}
+    texts = enumerate(table[column].fillna("").astype(str))
+    return [(first.setdefault(text, i), i, 1.0) for i, text in texts if text]

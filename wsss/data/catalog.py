@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wsss.core.channels import default_roles, tint_names
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import digest_file
@@ -68,6 +69,22 @@ class DataSet:
         """Names of the channels, in stored order."""
         return tuple(self.manifest["channels"])
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What each channel shows: nucleus, signal, cell, outline, or '' where nothing is known."""
+        return tuple(self.manifest.get("roles") or default_roles(self.channels))
+
+    @property
+    def tints(self) -> tuple[str, ...]:
+        """The colour that each channel is drawn in, see `wsss.reports.overlay`."""
+        return tint_names(self.channels, self.roles)
+
+    @property
+    def bits(self) -> int | None:
+        """Bits that its 16-bit files use; None without such files, and where sources differ."""
+        found = {source.get("bits") for source in self.manifest["sources"]} - {None}
+        return found.pop() if len(found) == 1 else None
+
     @cached_property
     def classes(self) -> ClassList:
         """The classes that labels refer to."""
@@ -95,6 +112,18 @@ class DataSet:
         for row, text in enumerate(self.table["Label"].fillna("")):
             out[row, parse_label(text)] = 1
         return out
+
+    @cached_property
+    def twins(self) -> dict[str, str]:
+        """The images that have near-duplicates: ID -> ID of the first image of the same field."""
+        first = self.table["duplicate_of"].fillna(self.table["ID"])
+        several = first[first.duplicated(keep=False)]
+        return dict(zip(self.table["ID"][several.index], several, strict=True))
+
+    @cached_property
+    def carried(self) -> pd.DataFrame:
+        """The columns that the label tables brought along, as text, one row per image; '' where there is nothing."""
+        return self.table[[name for name in self.table if name not in COLUMNS]]
 
     @cached_property
     def _places(self) -> list[tuple[str, int]]:

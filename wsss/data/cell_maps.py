@@ -9,7 +9,7 @@ from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_bytes
-from wsss.core.label_maps import SUFFIXES, find_label_map, map_files, number_cells, read_label_map
+from wsss.core.label_maps import find_label_map, given_maps, map_files, number_cells, read_label_map
 from wsss.data.catalog import DataSet
 from wsss.runs.output import record_over
 
@@ -85,8 +85,7 @@ def check_cells(data: DataSet, or_else: str = "") -> None:
 
 def without_cells(data: DataSet, indices: np.ndarray) -> list[str]:
     """Return the IDs of those images that have no label map, by the names of the files."""
-    folder = data.folder / "cells"
-    found = {path.stem for path in folder.iterdir() if path.suffix in SUFFIXES} if folder.is_dir() else set()
+    found = given_maps(data.folder / "cells")
     return [data.ids[i] for i in indices if data.ids[i] not in found]
 
 

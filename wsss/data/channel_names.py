@@ -1,35 +1,12 @@
-"""The names that a multi-channel file gives its channels, and which of them are wanted, in which order."""
+"""Which of a file's channels are wanted, in which order, by the names that it gives them."""
 
 import re
 from collections.abc import Sequence
-from typing import Any
-from xml.etree import ElementTree
 
 from wsss.core.checks import DataError, some
 
 _NUMBERED = re.compile(r"(channel|chan|ch|c)?[\s:_#-]*\d*(/\d+)?", re.IGNORECASE)
 """Names that say no more than a position: '', '2', 'Channel 2', 'C:1/4'."""
-
-
-def tiff_channel_names(tiff: Any) -> tuple[list[str], bool]:
-    """Return the channel names of an open tifffile.TiffFile, and whether they are meant as such.
-
-    OME-TIFF names channels in its XML; ImageJ labels slices, with names of channels or of anything else.
-    """
-    if tiff.ome_metadata:
-        try:
-            root = ElementTree.fromstring(tiff.ome_metadata)
-        except ElementTree.ParseError as error:
-            raise DataError(f"its OME-XML is broken ({error})") from error
-        pixels = next((node for node in root.iter() if _tag(node) == "Pixels"), None)
-        found = [] if pixels is None else [node for node in pixels if _tag(node) == "Channel"]
-        return [node.get("Name") or "" for node in found], True
-    labels = (tiff.imagej_metadata or {}).get("Labels") or []
-    return [str(label) for label in labels], False
-
-
-def _tag(node: ElementTree.Element) -> str:
-    return node.tag.rpartition("}")[2]
 
 
 def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence[str], file: str) -> list[int]:

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from wsss.core.checks import DataError, check_range
 from wsss.core.csv_text import check_columns, read_text
+from wsss.data.mask_files import read_picture
 
 EDGE = 1024
 """Edge of a field in pixels, at the scale of the cells."""
@@ -124,8 +125,8 @@ class CellBank:
             DataError: its file is missing or has not five panels.
         """
         path = self._folder / f"{rng.choice(self.by_class[label])}.png"
-        strip = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        if strip is None or strip.shape[1] % 5:
+        strip = read_picture(path, 1)[0]
+        if strip.shape[1] % 5:
             raise DataError(f"{path} is no picture of five panels side by side.")
         panels = np.stack(np.split(strip, 5, axis=1))
         panels = np.rot90(panels, int(rng.integers(4)), (1, 2))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
 from wsss.core.files import digest_file
 from wsss.core.parquet import read_parquet
@@ -66,6 +67,18 @@ class Past:
         return self.manifest.get("sources", [])
 
     @property
+    def group(self) -> str:
+        """The column by which the folds are grouped, '' for none."""
+        return str((self.manifest.get("folds") or {}).get("group", ""))
+
+    def fold_of(self, spec: Spec) -> dict[str, int]:
+        """Return ID -> fold of the images that keep theirs when folds are made by `spec`."""
+        if self.folds != (spec.folds, spec.seed):
+            return {}
+        held = self.table[self.table["fold"] >= 0]
+        return dict(zip(held["ID"], held["fold"].astype(int), strict=True))
+
+    @property
     def folds(self) -> tuple[int, int] | None:
         """Number and seed of the folds, if there are any."""
         found = self.manifest.get("folds")
@@ -109,6 +122,10 @@ class Past:
             wanted = {
                 "--size": (spec.size, self.manifest["size"]),
                 "--channels": (",".join(spec.channels), ",".join(self.manifest["channels"])),
+                "--roles": (
+                    list(spec.roles or default_roles(spec.channels)),
+                    list(self.manifest.get("roles") or default_roles(self.manifest["channels"])),
+                ),
                 "--classes": (list(spec.classes.names), self.manifest["classes"]),
                 "--classes (negative)": (spec.classes.negative, self.manifest["negative"]),
             }

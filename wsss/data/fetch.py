@@ -1,22 +1,21 @@
 """Fetch files over HTTP as a guest should: at a limited rate, with patience, each file whole or not at all."""
 
-import io
 import re
 import threading
 import time
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, InvalidURL
+from io import BufferedIOBase
 from pathlib import Path
 
-from PIL import Image
-
+from wsss.core.checks import DataError
 from wsss.core.files import write_bytes
+from wsss.core.rasters import open_raster
 
 LARGEST = 1 << 28
 """Bytes of the largest file that is taken."""
@@ -124,7 +123,7 @@ def _get(url: str, manners: Manners) -> bytes:
     return content
 
 
-def _read(answer: io.BufferedIOBase, end: float) -> bytes:
+def _read(answer: BufferedIOBase, end: float) -> bytes:
     parts, total = [], 0
     while part := answer.read1(1 << 16):
         parts.append(part)
@@ -154,10 +153,8 @@ def picture_size(content: bytes) -> tuple[int, int]:
         FetchError: it is none, or damaged.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "TIFF")) as picture:
-                picture.load()
-                return picture.height, picture.width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise FetchError(f"what came is no picture or damaged ({' '.join(str(error).split())[:120]})") from error
+        with open_raster(content, where="what came") as raster:
+            pixels = raster.shown()
+    except DataError as error:
+        raise FetchError(f"what came is no picture or damaged ({str(error)[:120]})") from error
+    return pixels.shape[0], pixels.shape[1]

@@ -1,4 +1,4 @@
-"""Cross-validation folds: every class spread evenly, near-duplicates together."""
+"""Cross-validation folds: every class spread evenly, groups of images together, old images where they were."""
 
 import numpy as np
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
@@ -11,7 +11,9 @@ MOST_KINDS = 1000
 """Most kinds of groups of a fold that one step looks at, drawn at random if there are more."""
 
 
-def make_folds(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) -> np.ndarray:
+def make_folds(
+    labels: np.ndarray, groups: np.ndarray, n: int, seed: int, before: np.ndarray | None = None
+) -> np.ndarray:
     """Assign every image to one of n folds.
 
     Multilabel stratification (Sechidis et al. 2011, as in iterative-stratification) first. It knows no groups, and
@@ -23,6 +25,8 @@ def make_folds(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) -> np.
         groups: (N,) int; images with the same number go to the same fold.
         n: number of folds.
         seed: the same seed gives the same folds.
+        before: (N,) int, the fold that each image has already, -1 for none. Its whole group goes there; where a group
+            has images of several folds, to the one that most of them are in.
 
     Returns:
         (N,) int8 in 0..n-1.
@@ -36,8 +40,26 @@ def make_folds(labels: np.ndarray, groups: np.ndarray, n: int, seed: int) -> np.
         raise ConfigError(f"--folds {n} needs at least {n} different labelled images, got {count}.")
     sums = np.zeros((count, labels.shape[1] + 1), np.int64)  # images of the group per class, and in all
     np.add.at(sums, group, np.column_stack([labels, np.ones(len(labels), bool)]))
-    fold = _stratify(sums[:, :-1] > 0, n, seed)
-    return _even_out(sums, fold, n, seed)[group].astype(np.int8)
+    fold = _kept(group, count, n, before)
+    new = fold < 0
+    totals = np.stack([sums[fold == f].sum(0) for f in range(n)])
+    if new.sum() >= n:
+        fold[new] = _stratify(sums[new, :-1] > 0, n, seed)
+    else:
+        fold[new] = np.argsort(totals[:, -1], kind="stable")[: new.sum()]
+    if new.any():
+        fold[new] = _even_out(sums[new], fold[new], totals, seed)
+    return fold[group].astype(np.int8)
+
+
+def _kept(group: np.ndarray, count: int, n: int, before: np.ndarray | None) -> np.ndarray:
+    """Return (count,) the fold that each group has already, -1 for a new one."""
+    if before is None:
+        return np.full(count, -1)
+    votes = np.zeros((count, n), np.int64)
+    held = before >= 0
+    np.add.at(votes, (group[held], before[held]), 1)
+    return np.where(votes.any(axis=1), votes.argmax(axis=1), -1)
 
 
 def fold_table(labels: np.ndarray, fold: np.ndarray, n: int) -> np.ndarray:
@@ -56,8 +78,10 @@ def _stratify(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     return fold
 
 
-def _even_out(sums: np.ndarray, fold: np.ndarray, n: int, seed: int) -> np.ndarray:
+def _even_out(sums: np.ndarray, fold: np.ndarray, totals: np.ndarray, seed: int) -> np.ndarray:
     """Exchange groups between folds until per class (and in all) they differ by at most one, or nothing helps.
+
+    `totals` (n, K + 1) are the sums of what is in the folds for good.
 
     Groups with the same sums are interchangeable, so each step looks at all exchanges of kinds of groups between the
     two folds that differ most: with d the difference of the folds' sums and x that of what they exchange, the squared
@@ -65,7 +89,7 @@ def _even_out(sums: np.ndarray, fold: np.ndarray, n: int, seed: int) -> np.ndarr
     """
     kinds, kind = np.unique(np.vstack([sums, np.zeros_like(sums[:1])]), axis=0, return_inverse=True)
     nothing, kind = int(kind[-1]), kind[:-1]  # the last kind is 'no group': an exchange with it is a move
-    state = _State(kinds, kind, fold.copy(), n, np.random.default_rng(seed))
+    state = _State(kinds, kind, fold.copy(), totals, np.random.default_rng(seed))
     best, least = state.fold.copy(), state.excess()
     for _ in range(RESTARTS):
         while state.excess() and state.improve(nothing):
@@ -81,10 +105,13 @@ def _even_out(sums: np.ndarray, fold: np.ndarray, n: int, seed: int) -> np.ndarr
 class _State:
     """Groups in folds, and the sums of the folds."""
 
-    def __init__(self, kinds: np.ndarray, kind: np.ndarray, fold: np.ndarray, n: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, kinds: np.ndarray, kind: np.ndarray, fold: np.ndarray, kept: np.ndarray, rng: np.random.Generator
+    ) -> None:
+        n = len(kept)
         self.kinds, self.kind, self.fold, self.rng = kinds, kind, fold, rng
         self.norms = (kinds**2).sum(1)
-        self.totals = np.stack([kinds[kind[fold == f]].sum(0) for f in range(n)])  # (n, K + 1)
+        self.totals = kept + np.stack([kinds[kind[fold == f]].sum(0) for f in range(n)])  # (n, K + 1)
         self.pairs = [(a, b) for a in range(n) for b in range(n) if a < b]
 
     def excess(self) -> int:

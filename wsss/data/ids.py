@@ -1,7 +1,10 @@
 """IDs of images: what may be one, and which two would clash as file names."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from wsss.core.checks import DataError, some
 
@@ -22,6 +25,41 @@ def fault(ID: str) -> str:
     if len(ID.encode()) > LONGEST:
         return f"is longer than {LONGEST} bytes"
     return ""
+
+
+def from_name(text: str) -> list[str]:
+    """Return the ID that a cell of a table means, and further names that its image may go by.
+
+    `https://images.proteinatlas.org/10580/1610_C1_1_` is 10580_1610_C1_1 (as `download` names it) or 1610_C1_1;
+    `a.png` and `a_red.png` are a. Other text is the ID itself.
+    """
+    text = composed(text.strip())
+    if re.match(r"https?://", text):
+        parts = [part for part in unquote(urlsplit(text).path).split("/") if part][-2:]
+        *head, last = [*parts[:-1], _stem(parts[-1]).rstrip("_")] if parts else [""]
+        return ["_".join([*head, last]), last]
+    stem = _stem(text)
+    return [stem] if stem == text else [stem, _COLOUR.sub("", stem)]
+
+
+_IMAGE = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|zarr)$", re.IGNORECASE)
+_COLOUR = re.compile(r"_(red|green|blue|yellow)$", re.IGNORECASE)
+
+
+def _stem(name: str) -> str:
+    """Return the name of an image file without its suffix; other names as they are."""
+    return _IMAGE.sub("", name)
+
+
+def composed(name: str) -> str:
+    """Return a name in composed Unicode (NFC): macOS writes 'ü' as two letters, other systems as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def as_on_disk(folder: Path, name: str) -> str:
+    """Return a composed file name as the folder has it: decomposed if only that is there."""
+    apart = unicodedata.normalize("NFD", name)
+    return apart if apart != name and not (folder / name).exists() and (folder / apart).exists() else name
 
 
 def shown(ID: str) -> str:

@@ -8,7 +8,9 @@ import numpy as np
 import tifffile
 
 from wsss.core.checks import DataError
+from wsss.core.rasters import alpha_places, check_regular, first_series, open_tiff, orientation_of
 from wsss.core.reading import read_npy
+from wsss.core.stacks import CHANNEL_AXES
 
 KEPT = 64
 """Decoded tiles of a TIFF that are kept, for neighbouring parts overlap."""
@@ -27,9 +29,15 @@ class LargeImage:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._page: Any = None
+        self._colours: int | None = None
+        self._inverted = False
         try:
+            if path.suffix.lower() != ".npy":
+                self._open_tiff()
             pixels = self._map()
         except (OSError, ValueError, tifffile.TiffFileError, IndexError) as error:
+            if isinstance(error, DataError):
+                raise
             raise DataError(f"{path} cannot be read as a large image ({' '.join(str(error).split())}).") from error
         self._mapped = pixels is not None
         described: Any = self._page if pixels is None else pixels
@@ -42,21 +50,43 @@ class LargeImage:
         plane = shape[1:] if self.planes_first else shape[:2]
         self.size: tuple[int, int] = (int(plane[0]), int(plane[1]))
         """(H, W)."""
-        self.channels = 1 if len(shape) == 2 else int(shape[0] if self.planes_first else shape[2])
+        self._samples = 1 if len(shape) == 2 else int(shape[0] if self.planes_first else shape[2])
+        self.channels = self._colours or self._samples
+        """Without transparency."""
         self._segment = lru_cache(KEPT)(self._decode)
+
+    def _open_tiff(self) -> None:
+        """Open a TIFF and refuse what it says of itself that is not done part by part."""
+        self._file = open_tiff(self.path)
+        self._series = first_series(self._file)
+        page: Any = self._series.pages[0]
+        self._page, self._plain = page, self._series.dataoffset is not None
+        for axis, n in zip(self._series.axes, self._series.shape, strict=True):
+            if axis not in f"YX{CHANNEL_AXES}" and n > 1:
+                raise DataError(f"{self.path} is a stack of {n} planes along {axis}, which are no channels: save one.")
+        kind = getattr(page.photometric, "name", str(page.photometric))
+        if kind not in ("MINISBLACK", "MINISWHITE", "RGB", "YCBCR"):
+            raise DataError(f"{self.path} is a TIFF of kind {kind}, expected grey values or RGB.")
+        if orientation_of(page) != 1:
+            raise DataError(f"{self.path} is stored turned or mirrored (orientation {orientation_of(page)}): turn it.")
+        apart = len(self._series.pages) > 1 or page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+        if apart and not self._plain:
+            raise ValueError("channels lie apart: expected one page with all channels of a pixel together")
+        self._inverted = kind == "MINISWHITE"
+        alpha = alpha_places(page)
+        if alpha and min(alpha) >= page.samplesperpixel - len(alpha):
+            self._colours = page.samplesperpixel - len(alpha)
 
     def _map(self) -> np.ndarray | None:
         """Return the pixels as a map of the file; None for a TIFF that has to be decoded."""
-        if self.path.suffix == ".npy":
-            return read_npy(self.path, "Save it again as .npy or TIFF of 8 bits.", mapped=True)
         if self._page is None:
-            self._file = tifffile.TiffFile(self.path)
-            series = self._file.series[0]
-            self._page, self._plain = series.pages[0], series.dataoffset is not None
-            apart = len(series.pages) > 1 or self._page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
-            if apart and not self._plain:
-                raise ValueError("channels lie apart: expected one page with all channels of a pixel together")
-        return tifffile.memmap(self.path, mode="r") if self._plain else None
+            check_regular(self.path)
+            return read_npy(self.path, "Save it again as .npy or TIFF of 8 bits.", mapped=True)
+        if not self._plain:
+            return None
+        series = self._series
+        dtype = series.dtype.newbyteorder(self._file.byteorder)
+        return np.memmap(self.path, dtype, mode="r", offset=series.dataoffset, shape=series.shape)
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Return a part: (C, y1 - y0, x1 - x0) uint8, channels first."""
@@ -64,14 +94,16 @@ class LargeImage:
         if pixels is None:
             part = self._read_segments(y0, y1, x0, x1)
         elif self.planes_first:
-            return np.array(pixels[:, y0:y1, x0:x1])
+            part = np.moveaxis(pixels[:, y0:y1, x0:x1], 0, 2)
         else:
             part = np.array(pixels[y0:y1, x0:x1])
-        return np.ascontiguousarray(part[None] if part.ndim == 2 else np.moveaxis(part, 2, 0))
+        part = part[..., None] if part.ndim == 2 else part[..., : self.channels]
+        part = np.ascontiguousarray(np.moveaxis(part, 2, 0))
+        return 255 - part if self._inverted else part
 
     def _read_segments(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         edge_y, edge_x = self._page.chunks[:2]
-        out = np.zeros((y1 - y0, x1 - x0, self.channels), np.uint8)
+        out = np.zeros((y1 - y0, x1 - x0, self._samples), np.uint8)
         for row in range(y0 // edge_y, -(-y1 // edge_y)):
             for column in range(x0 // edge_x, -(-x1 // edge_x)):
                 segment = self._segment(row, column)
@@ -90,5 +122,5 @@ class LargeImage:
         content = handle.read(self._page.databytecounts[index])
         pixels, _, shape = self._page.decode(content or None, index, jpegtables=self._page.jpegtables)
         if pixels is None:
-            return np.zeros((*shape[1:3], self.channels), np.uint8)
+            return np.zeros((*shape[1:3], self._samples), np.uint8)
         return np.asarray(pixels[0, : shape[1], : shape[2]])

@@ -7,7 +7,7 @@ import numpy as np
 from skimage.draw import polygon
 
 from wsss.core.checks import DataError
-from wsss.core.reading import parse_json
+from wsss.core.files import read_json
 from wsss.core.run_length import parse
 
 
@@ -84,7 +84,7 @@ class PolygonMask:
 def _polygons(path: Path) -> list[Any]:
     """Return the coordinates of every polygon of a file: lists of rings."""
     try:
-        found = parse_json(path.read_text(), path)
+        found = read_json(path)
         features = found["features"] if isinstance(found, dict) else found
         shapes = [feature["geometry"] for feature in features]
         kinds = {shape["type"] for shape in shapes}
@@ -95,7 +95,7 @@ def _polygons(path: Path) -> list[Any]:
             for shape in shapes
             for part in ([shape["coordinates"]] if shape["type"] == "Polygon" else shape["coordinates"])
         ]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} cannot be read as polygons ({' '.join(str(error).split())}): expected GeoJSON features of the "
             "types Polygon or MultiPolygon."

@@ -15,7 +15,7 @@ from wsss.data.folds import make_folds
 from wsss.data.masks import MaskSet
 from wsss.data.targets import gap_weights, make_target
 from wsss.options.masks import MaskConfig, MaskLossConfig
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import MaskRecipe
 
 COVERAGE_BINS = 5
 """Kinds of images by share of the mask, beside the empty ones, over which folds are spread evenly."""
@@ -118,7 +118,7 @@ def unpack_target(packed: Tensor, outputs: int, most: float) -> tuple[Tensor, Te
     return packed[:, :outputs], 1 + most / 255 * packed[:, outputs:].float()
 
 
-def training_augment(recipe: Recipe, masks: MaskSet, found: Survey) -> Augment:
+def training_augment(recipe: MaskRecipe, masks: MaskSet, found: Survey) -> Augment:
     """Build the augmentation of a recipe; crop 0 is the size of the images, if they all have one.
 
     Raises:

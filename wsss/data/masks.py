@@ -4,7 +4,7 @@
     bowl      FOLDER/<id>/images/<one file>, FOLDER/<id>/masks/*.png, one object a file
     folders   FOLDER/images/<id>.*, FOLDER/masks/<id>.*, and FOLDER/ignore/<id>.* for pixels that must not count
 
-Masks are 0 and 255. Images without any mask can be predicted but not learnt from.
+Masks are 0 and 255 (or 1, or 65535). Images without any mask can be predicted but not learnt from.
 """
 
 from collections.abc import Iterable
@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
+from wsss.core.rasters import SUFFIXES, stem_of
 from wsss.core.run_length import decode
-from wsss.data.mask_files import PICTURES, read_mask, read_picture, read_text_table
+from wsss.data.ids import composed
+from wsss.data.mask_files import read_mask, read_picture, read_text_table
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class MaskSet:
     def groups(self) -> np.ndarray:
         """(N,) int: images of one number stay together in one fold; here each is by itself."""
         return np.arange(len(self))
+
+    @property
+    def twins(self) -> dict[str, str]:
+        """Of each image what tells it from other fields: the same for images that stay together."""
+        return dict(zip(self.ids, map(str, self.groups.tolist()), strict=True))
 
     def image(self, i: int) -> np.ndarray:
         """Return image i as (channels, H, W) uint8."""
@@ -141,7 +148,7 @@ def _bowl(folder: Path) -> list[MaskItem]:
         if len(pictures) != 1:
             raise DataError(f"{own / 'images'} holds {len(pictures)} pictures, expected one.")
         masks = tuple(_pictures(own / "masks").values()) if (own / "masks").is_dir() else None
-        items.append(MaskItem(own.name, next(iter(pictures.values())), masks))
+        items.append(MaskItem(composed(own.name), next(iter(pictures.values())), masks))
     return items
 
 
@@ -175,12 +182,11 @@ def _pictures(folder: Path) -> dict[str, Path]:
     """Return ID -> picture of a folder, which may be missing."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
-        if path.suffix.lower() in PICTURES:
-            if path.stem in found:
-                raise DataError(
-                    f"{folder} holds {found[path.stem].name} and {path.name}: expected one file of each ID."
-                )
-            found[path.stem] = path
+        if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
+            name = stem_of(path.name)
+            if name in found:
+                raise DataError(f"{folder} holds {found[name].name} and {path.name}: expected one file of each ID.")
+            found[name] = path
     return found
 
 

@@ -1,15 +1,22 @@
 """OME-Zarr images (folders `<ID>.zarr` or `<ID>.ome.zarr`), versions 0.4 and 0.5, at full resolution."""
 
 import math
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, some
 from wsss.core.files import read_json
+from wsss.core.rasters import Header, check_regular, named
+from wsss.core.stacks import PlaneChoice, Stack
 
+_PACKERS = ("blosc", "zlib", "gzip", "zstd", "lz4", "lzma", "bz2", "crc32", "crc32c", "adler32", "delta", "shuffle")
+CODECS = {"bytes", "transpose", "sharding_indexed", *_PACKERS, *(f"numcodecs.{name}" for name in _PACKERS)}
+"""Codecs that only pack numbers."""
 MOST_NUMBERS = 2**29
 """Numbers of an image, and of a chunk of it, at most."""
 
@@ -18,6 +25,8 @@ MOST_NUMBERS = 2**29
 class ZarrImage:
     """An opened image; pixels are still on the disk."""
 
+    name: str
+    """Of the folder."""
     array: Any
     axes: tuple[str, ...]
     """Names of the axes, such as t c z y x."""
@@ -25,47 +34,92 @@ class ZarrImage:
     """Labels of the channels, empty if there are none."""
 
     @property
-    def samples(self) -> int:
-        """Number of channels."""
-        return int(self.array.shape[self.axes.index("c")]) if "c" in self.axes else 1
-
-    @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
         height, width = self.array.shape[-2:]
         return int(height), int(width)
 
-    def read(self) -> np.ndarray:
+    def header(self, choice: PlaneChoice) -> Header:
+        """Return what the image says of itself.
+
+        Raises:
+            DataError: it is a stack of which nothing is chosen.
+        """
+        return Header(
+            "OME-Zarr",
+            *self.size,
+            self._stack.samples(choice, self.name),
+            str(self.array.dtype),
+            names=tuple(self.names),
+            binding=True,
+        )
+
+    def read(self, choice: PlaneChoice) -> np.ndarray:
         """Return (H, W, channels)."""
-        return np.moveaxis(np.asarray(self.array[...]).reshape(self.samples, *self.size), 0, -1)
+        return self._stack.read(choice, self.name)
+
+    @property
+    def _stack(self) -> Stack:
+        lead = "".join(axis[:1].upper() for axis in self.axes[:-2])
+        return Stack(lead, self.array.shape[:-2], "YX", self.array.shape[-2:], lambda at: np.asarray(self.array[at]))
 
 
 def open_zarr(path: Path) -> ZarrImage:
     """Open the first image of an OME-Zarr.
 
     Raises:
-        DataError: zarr is not installed, or the folder holds no image of one plane per channel.
+        DataError: zarr is not installed, or the folder holds no image that can be read.
     """
     try:
-        import zarr
+        import zarr  # an extra
     except ImportError as error:
         raise DataError(f"{path.name} needs the package zarr: pip install 'wsss[zarr]'.") from error
-    for name in (".zattrs", ".zgroup", "zarr.json"):
-        if (path / name).is_file():
-            read_json(path / name)  # within limits, which zarr has none of
-    group = zarr.open_group(str(path), mode="r")
-    facts: dict[str, Any] = dict(group.attrs)
-    facts = facts.get("ome", facts)  # 0.5 keeps them one level down
-    if not facts.get("multiscales"):
-        raise DataError(f"{path.name} is no OME-Zarr image (no 'multiscales' in its attributes).")
-    scales = facts["multiscales"][0]
-    array: Any = group[scales["datasets"][0]["path"]]
-    axes = tuple(axis["name"] if isinstance(axis, dict) else str(axis) for axis in scales["axes"])
-    lengths = dict(zip(axes, array.shape, strict=True))
-    if axes[-2:] != ("y", "x") or any(n != 1 for axis, n in lengths.items() if axis not in ("c", "y", "x")):
-        raise DataError(f"{path.name} has the axes {lengths}, expected one plane per channel: c, y, x.")
-    for what, numbers in (("shape", array.shape), ("chunks", array.chunks)):
-        if math.prod(numbers) > MOST_NUMBERS:
-            raise DataError(f"{path.name} has the {what} {numbers}, more than {MOST_NUMBERS} numbers are refused.")
-    names = [str(channel.get("label", "")) for channel in facts.get("omero", {}).get("channels", [])]
-    return ZarrImage(array, axes, names)
+    with named(path.name):
+        _check_content(path)
+        group = zarr.open_group(str(path), mode="r")
+        facts: dict[str, Any] = dict(group.attrs)
+        facts = facts.get("ome", facts)  # 0.5 keeps them one level down
+        if not facts.get("multiscales"):
+            raise DataError(f"{path.name} is no OME-Zarr image (no 'multiscales' in its attributes).")
+        scales = facts["multiscales"][0]
+        place = str(scales["datasets"][0]["path"])
+        if place.startswith("/") or ".." in place.split("/"):
+            raise DataError(f"{path.name} names pixels outside its own folder, which is never opened.")
+        array: Any = group[place]
+        axes = tuple(axis["name"] if isinstance(axis, dict) else str(axis) for axis in scales["axes"])
+        if axes[-2:] != ("y", "x") or len(axes) != len(array.shape):
+            raise DataError(f"{path.name} has the axes {', '.join(axes)}, expected planes: the last two y and x.")
+        for what, numbers in (("shape", array.shape), ("chunks", array.chunks)):
+            if math.prod(numbers) > MOST_NUMBERS:
+                raise DataError(f"{path.name} has the {what} {numbers}, more than {MOST_NUMBERS} numbers are refused.")
+        names = [str(channel.get("label", "")) for channel in facts.get("omero", {}).get("channels", [])]
+    return ZarrImage(path.name, array, axes, names)
+
+
+def _check_content(folder: Path) -> None:
+    """Refuse pipes, links out of the folder, and codecs that are not known to be harmless (one of them unpickles)."""
+    home = folder.resolve()
+    for place, _, files in os.walk(folder):
+        for name in files:
+            file = Path(place) / name
+            check_regular(file)
+            if file.is_symlink() and not file.resolve().is_relative_to(home):
+                raise DataError(f"{folder.name} holds {name}, a link to another folder, which is never opened.")
+            if name in (".zattrs", ".zgroup", ".zarray", "zarr.json"):
+                unknown = sorted(set(_codecs(read_json(file))) - CODECS)  # within limits, which zarr has none of
+                if unknown:
+                    raise DataError(f"{folder.name} is packed by {some(unknown)}, never unpacked here: save it anew.")
+
+
+def _codecs(facts: Any) -> Iterator[str]:
+    """Yield the names of all codecs in the metadata of an array."""
+    if not isinstance(facts, dict):
+        return
+    for key in ("codecs", "index_codecs", "filters", "compressor"):
+        own = facts.get(key) or []
+        for codec in own if isinstance(own, list) else [own]:
+            yield str(codec.get("id") or codec.get("name")) if isinstance(codec, dict) else str(codec)
+            yield from _codecs(codec.get("configuration") if isinstance(codec, dict) else None)
+    consolidated = facts.get("consolidated_metadata")
+    for own in (consolidated.get("metadata") or {}).values() if isinstance(consolidated, dict) else []:
+        yield from _codecs(own)

@@ -1,12 +1,13 @@
 """Images listed in a table of paths, `path_list.csv`: r_image, y_image, b_image, g_image, ..., output_prefix."""
 
-import csv
 import itertools
 from pathlib import Path
 
 from wsss.core.checks import DataError, some
+from wsss.core.csv_text import open_rows
+from wsss.core.rasters import SUFFIXES
 from wsss.data import ids
-from wsss.data.planes import SUFFIXES, Found, ImageFiles
+from wsss.data.planes import Found, ImageFiles
 
 COLUMNS = ("r_image", "g_image", "b_image", "y_image")
 """Columns of the channels, in the order red, green, blue, yellow."""
@@ -30,7 +31,7 @@ def read_path_list(path: Path, channels: tuple[str, ...]) -> Found:
         reason = ids.fault(ID)
         if reason:
             raise DataError(f"{path} row {line}: the ID {ids.shown(ID)} {reason}: mend its output_prefix.")
-        found.images.append(_image(ID, row, channels, line))
+        found.images.append(_image(ID, row, channels, line, path.parent))
     found.images.sort(key=lambda image: image.ID)
     names = [image.ID for image in found.images]
     twice = sorted({name for name, after in itertools.pairwise(names) if name == after})
@@ -42,15 +43,9 @@ def read_path_list(path: Path, channels: tuple[str, ...]) -> Found:
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Return (line, column -> value) of every row."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            lines = [(k, [value.strip() for value in row]) for k, row in enumerate(csv.reader(stream), 1) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a list of images ({error}).") from error
-    if nul := [k for k, row in lines if any("\0" in value for value in row)]:
-        raise DataError(f"{path} has a NUL byte in row {nul[0]}: it is not a text table.")
+    lines = [(line, [value.strip() for value in row]) for line, row in open_rows(path).rows]
     header = list(_OLD)
-    if lines and "r_image" in (first := [value.lstrip("# ") for value in lines[0][1]]):
+    if lines and "r_image" in (first := [value.lstrip("# ").lower() for value in lines[0][1]]):
         header, lines = first, lines[1:]
     missing = [name for name in COLUMNS if name not in header]
     if missing or not lines:
@@ -69,8 +64,8 @@ def _id(row: dict[str, str], channels: tuple[str, ...]) -> str:
     return head if head and tail in (*channels, "green") else stem
 
 
-def _image(ID: str, row: dict[str, str], channels: tuple[str, ...], line: int) -> ImageFiles:
-    names = tuple(row[column] for column in COLUMNS)
+def _image(ID: str, row: dict[str, str], channels: tuple[str, ...], line: int, folder: Path) -> ImageFiles:
+    names = tuple(ids.as_on_disk(folder, row[column]) for column in COLUMNS)
     missing = [channel for channel, name in zip(channels, names, strict=True) if not name]
     if missing:
         return ImageFiles(ID, tuple(filter(None, names)), f"channel {', '.join(missing)} is missing (row {line})")

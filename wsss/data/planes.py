@@ -1,13 +1,13 @@
 """Find the image files of a folder: one file per channel, or one (OME-Zarr: a folder) for all channels of an image."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsss.core.checks import DataError, some
+from wsss.core.rasters import SUFFIXES, ome_files, stem_of
 from wsss.data import ids
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 ZARR = ".zarr"
 
 
@@ -22,6 +22,8 @@ class ImageFiles:
     """Why the image cannot be used, '' if nothing is known against it."""
     channels: tuple[str, ...] = ()
     """Names of the channels as the files have them, in order."""
+    beside: tuple[str, ...] = ()
+    """Other files of the same OME set that hold planes of the image."""
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Found:
     """Sorted by ID."""
     extra: list[str] = field(default_factory=list)
     """Image files that belong to an image but are none of its channels (previews, masks), sorted."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know, a line each."""
 
 
 def find_images(folder: Path, channels: tuple[str, ...]) -> Found:
@@ -39,7 +43,8 @@ def find_images(folder: Path, channels: tuple[str, ...]) -> Found:
 
     Of `<ID>.ome.tif` and `<ID>.ome.zarr` the ID has no '.ome'.
 
-    An image with a channel missing or there twice is listed with its reason.
+    An image with a channel missing or there twice is listed with its reason. The files of an OME set are one image,
+    named after the file of its first plane.
 
     Raises:
         DataError: no such folder, no image in it, or a name that cannot be an ID.
@@ -47,8 +52,7 @@ def find_images(folder: Path, channels: tuple[str, ...]) -> Found:
     planes: dict[str, dict[str, list[str]]] = {}
     merged: dict[str, list[str]] = {}
     for name in _names(folder):
-        stem = name[: name.rindex(".")]
-        stem = stem[:-4] if stem.lower().endswith(".ome") else stem
+        stem = stem_of(name)
         ID, _, channel = stem.rpartition("_")
         if ID and channel in channels:
             planes.setdefault(ID, {}).setdefault(channel, []).append(name)
@@ -58,18 +62,36 @@ def find_images(folder: Path, channels: tuple[str, ...]) -> Found:
     for stem in sorted(merged):
         if stem not in planes and any(head in planes for head in _heads(stem)):
             found.extra += merged.pop(stem)
+    sets = _join_sets(folder, merged)
     for ID in sorted(planes.keys() | merged.keys()):
         reason = ids.fault(ID)
         if reason:
             raise DataError(f"{folder}: the ID {ids.shown(ID)} {reason}: rename its files.")
-        found.images.append(_image(ID, planes.get(ID, {}), merged.get(ID, []), channels))
+        image = _image(ID, planes.get(ID, {}), merged.get(ID, []), channels)
+        found.images.append(replace(image, beside=sets.get(ID, ())))
+    if sets:
+        found.notes.append(f"{len(sets)} images lie in several OME-TIFFs each, with the ID of the first: {some(sets)}.")
     if not found.images:
         raise DataError(
             f"{folder} holds no images: expected files like ID_{channels[0]}.png, one for each of "
-            f"{', '.join(channels)}, or one {len(channels)}-channel file per image ({', '.join(SUFFIXES)})."
+            f"{', '.join(channels)}, or one file of {len(channels)} channel(s) per image ({', '.join(SUFFIXES)})."
         )
     ids.check_distinct((image.ID for image in found.images), str(folder))
     return found
+
+
+def _join_sets(folder: Path, merged: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    """Leave of each OME set only the file of its first plane in `merged`; return the others under its ID."""
+    several = [names[0] for names in merged.values() if len(names) == 1 and ".ome.tif" in names[0].lower()]
+    sets: dict[str, tuple[str, ...]] = {}
+    for name in several if len(several) > 1 else []:
+        files = ome_files(folder / name)
+        if files and files[0] == name and all(file in several for file in files):
+            sets[stem_of(name)] = files[1:]
+    for files in sets.values():
+        for name in files:
+            merged.pop(stem_of(name), None)
+    return sets
 
 
 def _names(folder: Path) -> list[str]:

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import digest_file, read_record, write_bytes
 from wsss.core.reading import check_npy, parse_npy
 from wsss.core.seal import BLANK, check_format, check_seal, sealed
 from wsss.data.catalog import DataSet
 from wsss.runs.output import settle
+from wsss.runs.record import Lineage, lineage_from
 
 MANIFEST, MASKS = "pseudo.json", "masks"
 FORMAT = 1
@@ -77,6 +78,11 @@ class PseudoSet:
         return frozenset(self.manifest["ids"]) | frozenset(self.manifest["trained_on"])
 
     @property
+    def ancestors(self) -> Lineage | None:
+        """What reached these masks through networks that theirs were made from; None if that is not known."""
+        return lineage_from(self.manifest.get("ancestors"))
+
+    @property
     def digest(self) -> str:
         """What tells these masks from others."""
         return digest_file(self.folder / MANIFEST)
@@ -104,18 +110,6 @@ class PseudoSet:
         if not fits or masks.shape != (len(classes), size, size) or not ((classes >= 0) & (classes < most)).all():
             raise DataError(f"{path} holds {masks.dtype} of shape {masks.shape}, no masks of this data set. {again}")
         return classes.astype(np.int64), masks
-
-    def check_held_out(self, ids: set[str]) -> None:
-        """Refuse masks that the labels of these images have shaped.
-
-        Raises:
-            DataError: some have.
-        """
-        if leaked := sorted(self.seen & ids):
-            raise DataError(
-                f"{self.folder} was made with the labels of {some(leaked)}, which this fold holds out: make "
-                "pseudo-masks without --oof, so that each fold has its own, or train with --fold none."
-            )
 
 
 def _member(archive: zipfile.ZipFile, key: str, most: int, path: Path) -> np.ndarray:

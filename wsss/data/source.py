@@ -3,26 +3,31 @@
 import itertools
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from wsss.core.channels import BITS
 from wsss.core.checks import DataError, some
 from wsss.core.digests import mark_of
 from wsss.core.files import digest_json
 from wsss.core.runtime import Workers, parallel, progress
+from wsss.core.stacks import NO_CHOICE, PlaneChoice
 from wsss.data.build import COLUMNS, write_extra
 from wsss.data.duplicates import EDGE
-from wsss.data.existing import Known
-from wsss.data.ingest import Job, ingest, precheck
+from wsss.data.existing import Known, Past
+from wsss.data.ingest import Job, ingest, largest, precheck
 from wsss.data.matching import Matched
+from wsss.data.pixels import bits_for
 from wsss.data.store import Shards
 from wsss.runs.journal import Journal
 
 CHUNK = 64
+BITS_KEY = ""
+"""Key of a journal under which the bits of the source stand; no image has it as its ID."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,12 @@ class Source:
 
     name: str
     images: Path
-    depth: str
+    bits: str
+    """Bits that 16-bit files use; auto: the fewest that hold the largest value of all."""
     matched: Matched
     shards: Shards
+    choice: PlaneChoice = NO_CHOICE
+    """What is taken of stacks."""
 
     @property
     def ids(self) -> list[str]:
@@ -43,16 +51,19 @@ class Source:
     @property
     def fingerprint(self) -> str:
         """Digest of what decides where each image lies and how it is stored."""
-        return digest_json([self.ids, self.depth, self.shards.size, self.name])
+        facts = [self.ids, self.bits, self.shards.size, self.name]
+        return digest_json([*facts, asdict(self.choice)] if self.choice else facts)
 
     @property
     def inputs(self) -> dict[str, Any]:
         """The same in words, for messages."""
-        return {"--source": self.name, "--size": self.shards.size, "--depth": self.depth, "IDs": digest_json(self.ids)}
+        found = {"--source": self.name, "--size": self.shards.size, "--bits": self.bits, "IDs": digest_json(self.ids)}
+        return found | {f"--{name}": value for name, value in asdict(self.choice).items()}
 
     def jobs(self) -> list[Job]:
         """Return one job per image, in the order of IDs."""
-        return [Job(k, files, self.images, self.depth, self.shards) for k, files in enumerate(self.matched.files)]
+        files = enumerate(self.matched.files)
+        return [Job(k, own, self.images, self.shards, choice=self.choice) for k, own in files]
 
 
 def stamps(source: Source) -> dict[str, int]:
@@ -60,7 +71,7 @@ def stamps(source: Source) -> dict[str, int]:
     out = {}
     for files in source.matched.files:
         facts = [files.reason, *files.channels]
-        for name in files.names:
+        for name in (*files.names, *files.beside):
             try:
                 facts += [f"{name} {mark_of(path)}" for path in _parts(source.images / name)]
             except OSError as error:
@@ -79,14 +90,16 @@ def recall(journal: Journal, source: Source, stamp: dict[str, int]) -> Known:
     number = {ID: k for k, ID in enumerate(source.ids)}
     known: Known = {}
     for ID, record, thumbnail in journal.items():
+        if ID == BITS_KEY:
+            continue
         intact = record["status"] == "ok" and source.shards.crc32(number[ID]) == record["crc32"]
         if record.pop("stamp") == stamp[ID] and intact:
             known[ID] = (record, thumbnail)
     return known
 
 
-def check(jobs: list[Job], workers: Workers, *, others: bool = False) -> list[Job]:
-    """Read all headers; return the jobs, the hopeless ones with their reason.
+def check(jobs: list[Job], workers: Workers, *, others: bool = False) -> tuple[list[Job], list[Job]]:
+    """Read all headers; return the jobs, the hopeless ones with their reason, and those of 16-bit files.
 
     Args:
         jobs: the images.
@@ -97,18 +110,72 @@ def check(jobs: list[Job], workers: Workers, *, others: bool = False) -> list[Jo
         DataError: no image can be used.
     """
     reasons: dict[int, str] = {}
+    deep: list[Job] = []
     with progress(None, "check", len(jobs)) as bar:
         for chunk, result in parallel(_precheck, _chunks(jobs), workers if len(jobs) > CHUNK else 0):
             if isinstance(result, Exception):
                 raise result
-            reasons.update({job.k: reason for job, reason in zip(chunk, result, strict=True) if reason})
+            reasons.update({job.k: reason for job, (reason, _) in zip(chunk, result, strict=True) if reason})
+            deep += [job for job, (_, is_deep) in zip(chunk, result, strict=True) if is_deep]
             bar.update(len(chunk))
     if len(reasons) == len(jobs) and not others:
         raise DataError(f"none of the {len(jobs)} images can be used: {some(reasons.values(), 2)}")
-    return [replace(job, files=replace(job.files, reason=reasons[job.k])) if job.k in reasons else job for job in jobs]
+    checked = [
+        replace(job, files=replace(job.files, reason=reasons[job.k])) if job.k in reasons else job for job in jobs
+    ]
+    return checked, sorted(deep, key=lambda job: job.k)
 
 
-def _precheck(jobs: tuple[Job, ...]) -> list[str]:
+def decide_bits(
+    source: Source, deep: list[Job], journal: Journal, stamp: dict[str, int], workers: Workers
+) -> int | None:
+    """Return the bits that the 16-bit files of a source use, the same for all of them; None if there are none.
+
+    Without `--bits` every such file is read until one needs all 16, for no image may be scaled by itself. The answer is
+    journalled: a run that is started again does not read them anew unless a file has changed.
+
+    Args:
+        source: whose images.
+        deep: its jobs of 16-bit files, or jobs among which they are.
+        journal: of the run.
+        stamp: of the files.
+        workers: processes.
+    """
+    held = digest_json(sorted(stamp.items()))
+    entry = journal.get(BITS_KEY)
+    if entry is not None and entry[0]["files"] == held:
+        return entry[0]["bits"]
+    if source.bits != "auto":
+        bits = int(source.bits) if deep else None
+    else:
+        bits = _fewest_bits(deep, workers)
+    journal.add(BITS_KEY, {"bits": bits, "files": held})
+    return bits
+
+
+def _fewest_bits(deep: list[Job], workers: Workers) -> int | None:
+    """Return the fewest bits that hold every value of these images; None if none of them is of 16-bit files."""
+    most = -1
+    with progress(None, "bits", len(deep)) as bar:
+        for _, value in parallel(largest, deep, workers if len(deep) > CHUNK else 0):
+            if isinstance(value, Exception):
+                raise value
+            most = max(most, value)
+            bar.update()
+            if most >= 2 ** BITS[-2]:
+                break
+    return bits_for(most) if most >= 0 else None
+
+
+def bits_before(source: Source, past: Past, journal: Journal) -> int | None:
+    """Return the bits of the images that are in the store already, by an interrupted run or a finished one."""
+    entry = journal.get(BITS_KEY)
+    if entry is not None:
+        return entry[0]["bits"]
+    return (past.source(source.name) or {}).get("bits")
+
+
+def _precheck(jobs: tuple[Job, ...]) -> list[tuple[str, bool]]:
     return [precheck(job) for job in jobs]
 
 
@@ -136,6 +203,29 @@ def execute(jobs: list[Job], journal: Journal, stamp: dict[str, int], workers: W
     return known
 
 
+def bit_notes(known: Known, bits: int | None) -> list[str]:
+    """Return what is to be told of images that differ from the others in the bits that they use, a line each."""
+    notes = []
+    ok = {ID: record for ID, (record, _) in known.items() if record["status"] == "ok"}
+    kinds: dict[str, list[str]] = {}
+    for ID, record in sorted(ok.items()):
+        kind = "float" if record["depth"] == "float" else "16-bit" if record.get("top") is not None else "8-bit"
+        kinds.setdefault(kind, []).append(ID)
+    if len(kinds) > 1 and all("top" in record for record in ok.values()):
+        most, *rest = sorted(kinds, key=lambda kind: -len(kinds[kind]))
+        told = "; ".join(f"{len(kinds[kind])} of {kind} files: {some(kinds[kind])}" for kind in rest)
+        notes.append(f"most images are of {most} files, {told}: look whether they are as bright.")
+    tops = {ID: record["top"] for ID, record in sorted(ok.items()) if record.get("top") is not None}
+    few = {ID: top for ID, top in tops.items() if bits is not None and bits_for(top) < bits}
+    if few:
+        dim = some(f"{ID} (largest value {top})" for ID, top in few.items())
+        notes.append(
+            f"{len(few)} of {len(tops)} images of 16-bit files use fewer than the {bits} bits of the set and stay as "
+            f"dim as they are: {dim}. Saved with fewer bits, they belong in a --source of their own with --bits."
+        )
+    return notes
+
+
 def rows(source: Source, known: Known) -> pd.DataFrame:
     """Return the catalogue rows of a source that is in the store."""
     records: list[dict[str, Any]] = []
@@ -144,7 +234,8 @@ def rows(source: Source, known: Known) -> pd.DataFrame:
         place = {"ID": ID, "source": source.name, "shard": shard, "slot": slot, "Label": label}
         records.append({**place, **known[ID][0]})
     empty = {"duplicate_of": None, "fold": -1}
-    return pd.DataFrame(records).assign(**empty).astype(COLUMNS)[list(COLUMNS)]
+    plain = pd.DataFrame(records).assign(**empty).astype(COLUMNS)[list(COLUMNS)]
+    return pd.concat([plain, source.matched.carried], axis=1)
 
 
 def write_extras(folder: Path, source: Source, known: Known, stamp: dict[str, int]) -> None:

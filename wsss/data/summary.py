@@ -23,7 +23,7 @@ def summary(table: pd.DataFrame, classes: ClassList) -> Iterator[str]:
     if len(table["source"].unique()) > 1:
         yield "  sources: " + _counted(table["source"])
     if {"12", "16"} <= set(ok["depth"]):
-        yield "  note: 12 and 16 bit are mixed; if the microscope wrote 16 bit throughout, pass --depth 16."
+        yield "  note: 12 and 16 bit are mixed; if the microscope wrote 16 bit throughout, pass --bits 16."
     doubles = table[table["duplicate_of"].notna()]
     yield f"{len(doubles)} near-duplicates" + (", kept in one fold (duplicates.csv):" if len(doubles) else ".")
     for row in doubles.head(MOST).itertuples():

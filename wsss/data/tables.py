@@ -1,19 +1,27 @@
 """Label tables: every form that is around, read into class ids per image, every doubt named with file and row."""
 
-import csv
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+
 from wsss.core.checks import DataError, UserError, some
-from wsss.core.csv_text import check_header
+from wsss.core.csv_text import read_text, unguard_text
+from wsss.core.label_text import LabelReader
 from wsss.core.labels import HPA, KAGGLE2018_TO_HPA, ClassList
 from wsss.core.reading import read_yaml
 from wsss.data import ids
 
-Reader = Callable[[Sequence[str]], "tuple[int, ...] | None"]
-"""Turns a row into class ids; None where the labels have no counterpart here. Raises ValueError with the fault."""
+Read = Callable[[Sequence[str]], "tuple[tuple[int, ...], list[str]]"]
+"""Turns the label cells of a row into class ids and labels without a counterpart. Raises ValueError with the fault."""
+
+ID_COLUMNS = ("ID", "Image", "image_id", "ImageId", "image_name", "filename", "file_name", "file")
+"""Names of the column with the image, in order of preference and any upper or lower case."""
+LABEL_COLUMNS = ("Label", "Labels", "class", "classes", "location", "locations")
+"""Names of the column with the labels, likewise."""
+TARGET = "Target"
+"""The label column of the 2018 competition."""
 
 
 @dataclass
@@ -24,51 +32,75 @@ class LabelTable:
     labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """ID -> sorted class ids."""
     vanished: list[str] = field(default_factory=list)
-    """IDs of the 2018 table whose classes have no counterpart: they are in the table, without labels."""
+    """IDs whose labels have no counterpart among the classes: they are in the table, without labels."""
     merged: int = 0
     """Rows that repeated an ID with the same labels."""
+    lost: dict[str, int] = field(default_factory=dict)
+    """Label without a counterpart -> rows that have it."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Other name of an image's files -> its ID here; only names that no two images share."""
+    carried: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """The other columns as text, with the IDs as index."""
 
 
 def read_labels(path: Path, classes: ClassList) -> LabelTable:
     """Read a label table.
 
-    Columns, separated by comma, semicolon or tab: `ID,Label` with labels like `8|5|0`, `8 5 0` or `[8, 5, 0]`;
-    `Id,Target` of the 2018 competition, mapped to the 19 classes; or `ID` and one 0/1 column per class, named by its
-    id or its name. Other columns do not count. Upper and lower case of ID, Label and Target are the same.
+    Columns, separated by comma, semicolon or tab: `ID,Label` with labels like `8|5|0`, `8 5 0`, `[8, 5, 0]` or
+    `Nucleoplasm|Cytosol` (ids or names, see `LabelReader`); `Image,Label` of the public Atlas, with addresses or names
+    of files; `Id,Target` of the 2018 competition, mapped to the 19 classes; or `ID` and one 0/1 column per class, named
+    by its id or its name. Other columns are carried along. Upper and lower case of column names are the same.
 
     Raises:
         DataError: the table is none of these, or has bad rows, named by their line in the file.
     """
-    rows = _rows(path)
-    _, header = next(rows, (0, list[str]()))
-    at, read = _reader(path, header, classes)
-    table = LabelTable(path)
+    table = read_text(path, (), [*ID_COLUMNS, *LABEL_COLUMNS, TARGET])
+    at = next((name for name in ID_COLUMNS if name in table), None)
+    if at is None:
+        raise DataError(f"{path} has the columns {some(table.columns)}: expected one named ID.")
+    columns, read = _reader(path, table, classes)
+    out = LabelTable(path)
+    names = unguard_text(table[[at]], [at])[at].tolist()
     lines: dict[str, int] = {}
-    found: dict[str, tuple[int, ...] | None] = {}
+    known: dict[str, tuple[int, ...]] = {}
+    others: dict[str, list[str]] = {}
     faults: list[str] = []
-    for line, row in rows:
+    for line, name, cells in zip(table.index, names, table[columns].itertuples(index=False), strict=True):
         try:
-            if len(row) != len(header):
-                raise ValueError(f"has {len(row)} fields, the header has {len(header)}")
-            ID = row[at].strip()
+            ID, *also = ids.from_name(name)
             if reason := ids.fault(ID):
                 raise ValueError(f"the ID {ids.shown(ID)} {reason}")
-            value = read(row)
-            if found.setdefault(ID, value) != value:
+            value, lost = read(cells)
+            if known.setdefault(ID, value) != value:
                 raise ValueError(f"the ID {ids.shown(ID)} has other labels in row {lines[ID]}")
         except ValueError as error:
             faults.append(f"row {line}: {error}")
             continue
-        table.merged += ID in lines
+        out.merged += ID in lines
         lines.setdefault(ID, line)
+        for label in lost:
+            out.lost[label] = out.lost.get(label, 0) + 1
+        if lost and not value:
+            out.vanished.append(ID)
+        for other in also:
+            others.setdefault(other, []).append(ID)
     if faults:
-        raise DataError(f"{path}: {len(faults)} bad row(s): {'; '.join(faults[:5])}. Mend them and start again.")
-    if not found:
+        raise DataError(f"{path}: {len(faults)} bad row(s): {'; '.join(faults[:5])}. Fix them and start again.")
+    if not known:
         raise DataError(f"{path} has no rows below its header.")
-    ids.check_distinct(found, str(path))
-    table.labels = {ID: value for ID, value in found.items() if value is not None}
-    table.vanished = [ID for ID, value in found.items() if value is None]
-    return table
+    ids.check_distinct(known, str(path))
+    gone = set(out.vanished)
+    out.vanished = [ID for ID in known if ID in gone]
+    out.labels = {ID: value for ID, value in known.items() if ID not in gone}
+    out.aliases = {name: alike[0] for name, alike in others.items() if len(set(alike)) == 1}
+    out.carried = _carried(table.loc[list(lines.values())].drop(columns=[at, *columns]), list(lines))
+    return out
+
+
+def _carried(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return the columns that are no labels, without those that are empty, with the IDs as index."""
+    table = table.apply(lambda column: column.str.strip()).set_axis(pd.Index(names, name="ID", dtype="str"))
+    return table.loc[:, [bool((table[name] != "").any()) for name in table]]
 
 
 def read_classes(path: Path) -> ClassList:
@@ -96,94 +128,51 @@ def read_classes(path: Path) -> ClassList:
         raise DataError(f"{path}: {error}") from None
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, fields) of every row that is not blank."""
-    try:
-        check_header(path, ",;\t")
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as CSV in UTF-8.") from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{path} has a NUL byte in row {line}: it is not a text table.")
-    first = text.lstrip("\r\n").split("\n", 1)[0]
-    separator = max(",;\t", key=first.count)
-    reader = csv.reader(re.split(r"(?<=\n)|(?<=\r)(?!\n)", text), delimiter=separator, strict=True)
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise DataError(f"{path}, row {reader.line_num}: {error}.") from None
-        if row is None:
-            return
-        if any(cell.strip() for cell in row):
-            yield reader.line_num, row
-
-
-def _reader(path: Path, header: Sequence[str], classes: ClassList) -> tuple[int, Reader]:
-    """Return the column of the ID and what reads the labels of a row."""
-    names = [name.strip() for name in header]
-    lower = [name.lower() for name in names]
-    if len(set(names)) != len(names):
-        raise DataError(f"{path} has two columns of one name: {some(names)}.")
-    if lower.count("id") != 1:
-        raise DataError(f"{path} has the columns {some(names)}: expected one named ID.")
-    at = lower.index("id")
-    for name in ("label", "labels"):
-        if name in lower:
-            return at, _text_reader(lower.index(name), classes)
-    if "target" in lower:
-        return at, _text_reader(lower.index("target"), classes, KAGGLE2018_TO_HPA if classes == HPA else None)
+def _reader(path: Path, table: pd.DataFrame, classes: ClassList) -> tuple[list[str], Read]:
+    """Return the columns of the labels, and what reads them in a row."""
+    names = list(table.columns)
+    for name in LABEL_COLUMNS:
+        if name in names:
+            return [name], _text_reader(LabelReader(classes))
+    if TARGET in names:
+        return [TARGET], _text_reader(LabelReader(classes, KAGGLE2018_TO_HPA if classes == HPA else None))
     for wanted in (classes.columns, list(classes.names)):
         if set(wanted) <= set(names):
-            return at, _one_hot_reader([names.index(name) for name in wanted], names, classes)
+            return wanted, _one_hot_reader(wanted, classes)
     raise DataError(
         f"{path} has the columns {some(names, 30)}: expected ID and Label, Id and Target, or ID and one column for "
         f"each of the {len(classes)} classes (0..{len(classes) - 1}, or their names)."
     )
 
 
-def _text_reader(column: int, classes: ClassList, mapping: dict[int, int | None] | None = None) -> Reader:
-    last = max(mapping) if mapping else len(classes) - 1
-
-    def read(row: Sequence[str]) -> tuple[int, ...] | None:
-        parts = re.split(r"[|,;\s]+", row[column].strip().strip("[]").strip())
-        found: set[int] = set()
-        for part in filter(None, parts):
-            if not re.fullmatch(r"[0-9]{1,9}", part):
-                raise ValueError(f"label {ids.shown(part)} is not a class id")
-            if int(part) > last:
-                raise ValueError(f"label {part} is outside the classes 0..{last}")
-            found.add(int(part))
-        _check_any(found, classes)
-        if mapping is None:
-            return tuple(sorted(found))
-        kept = {target for k in found if (target := mapping[k]) is not None}
-        return tuple(sorted(kept)) if kept else None
+def _text_reader(reader: LabelReader) -> Read:
+    def read(row: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
+        found, lost = reader.read(row[0])
+        if not lost:
+            _check_any(found, reader.classes)
+        return found, lost
 
     return read
 
 
-def _one_hot_reader(columns: Sequence[int], names: Sequence[str], classes: ClassList) -> Reader:
-    values = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+def _one_hot_reader(columns: Sequence[str], classes: ClassList) -> Read:
+    values = {"0": False, "0.0": False, "0,0": False, "false": False, "1": True, "1.0": True, "1,0": True, "true": True}
 
-    def read(row: Sequence[str]) -> tuple[int, ...]:
-        found = set()
-        for k, column in enumerate(columns):
-            value = values.get(row[column].strip().lower())
+    def read(row: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
+        found = []
+        for k, (column, text) in enumerate(zip(columns, row, strict=True)):
+            value = values.get(text.strip().lower())
             if value is None:
-                raise ValueError(f"column {names[column]} is {ids.shown(row[column])}, expected 0 or 1")
+                raise ValueError(f"column {column} is {ids.shown(text)}, expected 0 or 1")
             if value:
-                found.add(k)
+                found.append(k)
         _check_any(found, classes)
-        return tuple(sorted(found))
+        return tuple(found), []
 
     return read
 
 
-def _check_any(found: set[int], classes: ClassList) -> None:
+def _check_any(found: Sequence[int], classes: ClassList) -> None:
     """An image of a data set with a negative class shows at least that."""
     if not found and classes.negative is not None:
         raise ValueError(f"no label (an image without signal is class {classes.negative})")

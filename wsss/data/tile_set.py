@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss.core.checks import DataError, some
+from wsss.core.rasters import stem_of
 from wsss.data.large import LargeImage
 from wsss.data.large_masks import LargeMask, PolygonMask, RunMask
 from wsss.data.mask_files import read_text_table
@@ -126,10 +127,10 @@ def open_tiles(folder: Path, channels: int, tile: int) -> TileSet:
         DataError: a file is broken, or in one place only; see `RunMask` and `PolygonMask`.
     """
     found = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in LARGE]
-    paths = {path.stem: path for path in found}
+    paths = {stem_of(path.name): path for path in found}
     if len(paths) < len(found):
         raise DataError(f"{folder} holds several images of one ID: keep one file of each.")
-    polygons = {path.stem: path for path in folder.glob("*.json")}
+    polygons = {stem_of(path.name): path for path in folder.glob("*.json")}
     runs: dict[str, str] = {}
     if (folder / "train.csv").exists():
         table = read_text_table(folder / "train.csv", ("id", "encoding"))

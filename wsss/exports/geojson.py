@@ -15,6 +15,8 @@ from wsss.core.files import write_atomic
 from wsss.core.labels import ClassList
 from wsss.exports.outlines import Polygon, cell_polygons, signed_area
 
+MEASURED = ("cell_id", "area_px", "touches_border", "fold")
+"""Measurements of a cell beside its scores."""
 Colour = Callable[[int], Sequence[int]]
 """Class id -> red, green, blue of 0..255."""
 
@@ -70,7 +72,8 @@ def cell_features(
         if row["cell_id"] not in polygons:
             continue  # a cell that scaling to the original size left without a pixel has no outline
         top = int(own.argmax())
-        measured = {name: float(f"{score:.6g}") for name, score in zip(classes.names, own, strict=True)}
+        values = zip(measured_names(classes), own, strict=True)
+        measured = {name: float(f"{score:.6g}") for name, score in values}
         properties = {
             "objectType": "cell",
             "name": f"{row['ID']} {row['cell_id']}",
@@ -89,6 +92,11 @@ def cell_features(
             "geometry": geometry(polygons[row["cell_id"]]),
             "properties": properties,
         }
+
+
+def measured_names(classes: ClassList) -> list[str]:
+    """Return the names of the classes as measurements; one that is called like another measurement gets its id."""
+    return [f"{name} ({k})" if name in MEASURED else name for k, name in enumerate(classes.names)]
 
 
 def geometry(polygons: list[Polygon]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import ConfigError
+from wsss.core.columns import carried_columns
 from wsss.core.console import waiting
 from wsss.core.labels import ClassList
 
@@ -18,7 +19,7 @@ def to_anndata(cells: pd.DataFrame, classes: ClassList, provenance: dict[str, An
 
     X holds the scores; obs has image, cell, area (px), border, fold, image_height, image_width and top_class;
     obsm['spatial'] the centres as x, y in pixels of the image; var_names are the class names, var['class_id'] their
-    ids; uns['wsss'] the provenance as JSON text. Names of cells are '<image>:<cell>'.
+    ids; obs has the carried columns too; uns['wsss'] the provenance as JSON text. Names of cells are '<image>:<cell>'.
 
     Raises:
         ConfigError: anndata is not installed.
@@ -43,6 +44,8 @@ def to_anndata(cells: pd.DataFrame, classes: ClassList, provenance: dict[str, An
         },
         index=pd.Index(names, dtype=object),
     )
+    for name in carried_columns(cells.columns):
+        obs[name.replace("/", "_")] = pd.Categorical(cells[name].astype(object))
     var = pd.DataFrame({"class_id": np.arange(len(classes))}, index=pd.Index(classes.names, dtype=object))
     table = anndata.AnnData(scores, obs=obs, var=var)
     table.obsm["spatial"] = cells[["center_x", "center_y"]].to_numpy(np.float64)

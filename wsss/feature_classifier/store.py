@@ -25,6 +25,8 @@ from wsss.feature_classifier.learners import SPREAD, Forest, Linear
 from wsss.options.feature_classifier import WeakConfig
 
 FORMAT = "wsss-feature_classifier-1"
+FORMAT_0_1_0 = "wsss-opinion-1"
+"""The same by the name it had in version 0.1.0."""
 LEAF = -1
 """What stands for the feature of a node that has no children."""
 ROWS = 256
@@ -172,7 +174,8 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path} is damaged or no safetensors file ({error}): {again}.") from error
     header = header if isinstance(header, dict) else {}
-    check_format(path, header.get("format"), FORMAT, "feature classifier", again)
+    kind = FORMAT if header.get("format") == FORMAT_0_1_0 else header.get("format")
+    check_format(path, kind, FORMAT, "feature classifier", again)
     meta = header.get("meta")
     if not isinstance(meta, dict) or _digest(arrays, meta) != header.get("digest"):
         raise DataError(f"{path} is damaged, its content does not match its digest: {again}.")

@@ -14,14 +14,14 @@ from wsss.core.run_facts import NETWORK, check_facts
 from wsss.core.seal import check_format
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
-from wsss.inference.members import Member, load_self_trained
+from wsss.inference.checkpoints import CamCheckpoint, load_self_trained
 from wsss.inference.model_card import model_card
 from wsss.inference.one_image import check_alike
 from wsss.models.cam_net import build_cam_net
 from wsss.models.weights import load_weights, strip
-from wsss.options.recipe import recipe_from
 from wsss.runs.checkpoint import read_tensors
-from wsss.runs.run_folder import RunFolder
+from wsss.runs.record import record_from
+from wsss.runs.run_folder import RunFolder, first_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 SENT = [CONFIG, WEIGHTS, CARD, "feature_classifier-*.safetensors", "self_trained-*.safetensors"]
@@ -30,9 +30,11 @@ FORMAT = 1
 MOST_NETWORKS = 100
 SHARED = ("classes", "negative", "channels", "size", "fold", "versions")
 """What of a network's record goes with it; IDs of training images, data and paths stay at home."""
+IMAGES = ("roles", "bits")
+"""What is said of the images where it is not the usual."""
 
 
-def save_model(members: list[Member], run: Path, out: Path) -> None:
+def save_model(members: list[CamCheckpoint], run: Path, out: Path) -> None:
     """Write the networks of a run to the folder `out`, README.md with the figures of the run's own logs.
 
     Raises:
@@ -74,14 +76,15 @@ def _self_trained_file(name: str) -> str:
     return f"self_trained-{name}.safetensors"
 
 
-def _shared(member: Member) -> dict[str, Any]:
+def _shared(member: CamCheckpoint) -> dict[str, Any]:
     recipe = asdict(member.recipe)
     if recipe["weights"] not in ("hub", "package", "none"):
         recipe["weights"] = "none"  # a path of the maker's machine; the weights are in the model itself
     recipe["augment"] = Path(recipe["augment"]).name
     recipe["init_from"] = recipe["drs"]["refine_from"] = None
-    record = {name: member.facts[name] for name in SHARED}
-    return as_read(record | {"recipe": recipe, "trained_on": len(member.train_ids)})
+    record = {name: getattr(member.record, name) for name in SHARED}
+    record |= {name: value for name in IMAGES if (value := getattr(member.record, name))}
+    return as_read(record | {"recipe": recipe, "trained_on": len(member.record.train_ids)})
 
 
 def is_model(folder: Path) -> bool:
@@ -89,7 +92,7 @@ def is_model(folder: Path) -> bool:
     return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
 
 
-def load_model(folder: Path, device: Device) -> list[Member]:
+def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
     """Read the networks that `save_model` wrote.
 
     Raises:
@@ -112,18 +115,18 @@ def load_model(folder: Path, device: Device) -> list[Member]:
     digest = digest_file(folder / WEIGHTS)
     members = []
     for facts in networks:
-        recipe = recipe_from(facts["recipe"], str(folder / CONFIG))
-        net = build_cam_net(recipe, channels=len(facts["channels"]), classes=len(facts["classes"]), pretrained=False)
+        # Whose images reached it stayed at its maker's: nothing may be predicted out of fold with it.
+        record = record_from(facts, folder / facts["name"], [], None, digest)
+        recipe: Any = record.recipe  # of a classifier
+        net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
         load_weights(net, strip(tensors, f"{facts['name']}."))
         net = device.settle(net).eval()
-        kept = folder / _feature_classifier_file(facts["name"])
+        name = facts["name"]
+        kept = first_of(folder / _feature_classifier_file(name), folder / f"opinion-{name}.safetensors")
         feature_classifier = load_feature_classifier(kept, FEATURES) if _belongs(kept, files) else None
-        kept = folder / _self_trained_file(facts["name"])
-        self_trained = load_self_trained(kept, recipe, facts, device)[0] if _belongs(kept, files) else None
-        path = folder / facts["name"]
-        members.append(
-            Member(path, facts["fold"], net, recipe, facts, frozenset(), digest, feature_classifier, self_trained)
-        )
+        kept = first_of(folder / _self_trained_file(name), folder / f"student-{name}.safetensors")
+        self_trained = load_self_trained(kept, record, device)[0] if _belongs(kept, files) else None
+        members.append(CamCheckpoint(record, net, feature_classifier, self_trained))
     return members
 
 

@@ -29,7 +29,7 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path) -> int
     Raises:
         DataError: the image has other channels than the network was trained with.
     """
-    recipe, config = predictor.members[0].recipe, predictor.config
+    recipe, config = predictor.checkpoints[0].recipe, predictor.config
     if image.channels != recipe.masks.channels:
         raise DataError(
             f"{image.path} has {image.channels} channels, the network was trained with {recipe.masks.channels}."

@@ -8,7 +8,7 @@ import pandas as pd
 
 from wsss.core.checks import DataError
 from wsss.core.csv_text import read_numbers
-from wsss.inference.members import Member
+from wsss.inference.checkpoints import CamCheckpoint
 
 FIGURES = {"val_loss": "validation loss", "val_map": "mAP of images", "val_f1": "F1 of images"}
 """Columns of log.csv that the card shows."""
@@ -42,19 +42,19 @@ One row a cell; the columns `0` to `{last}` are the scores of the classes below.
 """
 
 
-def model_card(members: list[Member], name: str) -> str:
+def model_card(members: list[CamCheckpoint], name: str) -> str:
     """Return a README for the networks of the run called `name`; figures that no log holds are left out."""
-    facts, recipe = members[0].facts, members[0].recipe
+    record, recipe = members[0].record, members[0].recipe
     parts = [
         HEAD.format(
             name=plain(name),
-            version=facts["versions"]["wsss"],
-            n_channels=len(facts["channels"]),
-            channels=" ".join(", ".join(facts["channels"]).replace("`", "'").split()),
-            last=len(facts["classes"]) - 1,
+            version=record.versions["wsss"],
+            n_channels=len(record.channels),
+            channels=" ".join(", ".join(record.channels).replace("`", "'").split()),
+            last=len(record.classes) - 1,
         ),
         "## Training\n",
-        f"Backbone `{recipe.backbone}`, images of {facts['size']} px, crops of {recipe.crop or facts['size']} px, "
+        f"Backbone `{recipe.backbone}`, images of {record.size} px, crops of {recipe.crop or record.size} px, "
         f"puzzle of {recipe.puzzle.side} x {recipe.puzzle.side} tiles with weight {recipe.puzzle.weight:g}, "
         f"{recipe.optim.name} at {recipe.optim.lr:g}, batch {recipe.batch}, at most {recipe.epochs} epochs. "
         f"All options: `config.json`.\n",
@@ -62,7 +62,7 @@ def model_card(members: list[Member], name: str) -> str:
         "Figures are of the images each network held out, at the epoch its weights are from; the labels they are "
         "compared with are those of whole images.\n",
         "## Classes\n",
-        "\n".join(f"- `{k}` {plain(label)}" for k, label in enumerate(facts["classes"])) + "\n",
+        "\n".join(f"- `{k}` {plain(label)}" for k, label in enumerate(record.classes)) + "\n",
         "## Limits\n",
         "Scores are ranked confidences, no calibrated probabilities. Images of other microscopes, stains or cell "
         "lines than those trained on are outside what these figures say.\n",
@@ -76,7 +76,7 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", escaped)
 
 
-def _figures(members: list[Member]) -> str:
+def _figures(members: list[CamCheckpoint]) -> str:
     rows = [_row(member) for member in members]
     shown = [column for column in FIGURES if any(column in row for row in rows)]
     head = ["network", "images trained on", "epoch", *(FIGURES[column] for column in shown)]
@@ -86,10 +86,10 @@ def _figures(members: list[Member]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _row(member: Member) -> dict[str, str]:
+def _row(member: CamCheckpoint) -> dict[str, str]:
     """Return the figures of the epoch whose weights are kept, as the log has them."""
     name = "all images" if member.fold is None else f"held out fold {member.fold}"
-    row = {"network": name, "images": str(len(member.train_ids)), "epoch": "-"}
+    row = {"network": name, "images": str(len(member.record.train_ids)), "epoch": "-"}
     log = _log(member.path / "log.csv")
     if log is None:
         return row

@@ -16,7 +16,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.core.ray_cluster import MOST_LOSSES, connect, go_to
 from wsss.core.runtime import keep_freed_memory
-from wsss.inference.members import Plan
+from wsss.inference.checkpoints import Plan
 from wsss.inference.pipeline import predict
 from wsss.inference.results import Scored
 from wsss.inference.sources import Task

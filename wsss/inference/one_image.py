@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from wsss.core.channels import BITS, default_roles
 from wsss.core.checks import DataError, some
 from wsss.core.device import Device
 from wsss.core.files import as_read
@@ -17,13 +18,12 @@ from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet
 from wsss.data.pixels import to_uint8
 from wsss.inference.calibration import Calibration, load_calibration
-from wsss.inference.members import Member
+from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.pipeline import make_sample, score_now
 from wsss.inference.provenance import check_origin
 from wsss.inference.results import take_part
 from wsss.inference.sources import Task, digests
-from wsss.options.scoring import CropConfig, ScoreConfig
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 from wsss.segmenters import Field
 from wsss.segmenters.classical import segment_field
 
@@ -45,7 +45,7 @@ class _OneImage:
 class Model:
     """The networks of a run, ready for images in memory; made by `wsss.load`."""
 
-    members: list[Member]
+    members: list[CamCheckpoint]
     """Their scores are averaged."""
     device: Device
     score: ScoreConfig
@@ -71,27 +71,35 @@ class Model:
     @property
     def classes(self) -> ClassList:
         """The classes, in the order of the score columns '0', '1', ..."""
-        facts = self.members[0].facts
-        return ClassList(tuple(facts["classes"]), facts["negative"])
+        record = self.members[0].record
+        return ClassList(record.classes, record.negative)
 
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the image channels, in order."""
-        return tuple(self.members[0].facts["channels"])
+        return self.members[0].record.channels
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What each channel shows: nucleus, signal, cell, outline, or ''."""
+        return self.members[0].record.roles or tuple(default_roles(self.channels))
 
     @property
     def size(self) -> int:
         """Edge in px of the square that images are scaled into."""
-        return int(self.members[0].facts["size"])
+        return self.members[0].record.size
 
-    def predict(self, image: np.ndarray, label_map: np.ndarray | None = None, *, name: str = "image") -> pd.DataFrame:
+    def predict(
+        self, image: np.ndarray, label_map: np.ndarray | None = None, *, name: str = "image", bits: int | None = None
+    ) -> pd.DataFrame:
         """Score the cells of an image.
 
         Args:
-            image: (C, H, W) or (H, W, C) in the order of `channels`, of any size; uint8, uint16 (12 and 16 bits are
-                told apart by the largest value) or float in [0, 1].
+            image: (C, H, W) or (H, W, C) in the order of `channels`, of any size; uint8, uint16 or float in [0, 1].
             label_map: (H, W) whole numbers, 0 background; None finds the cells by their stains.
             name: what stands in the column ID.
+            bits: that uint16 values use, one of 8, 10, 12, 14, 16; None for those of the images that the run was
+                trained on or, if these were of 8 bits, the fewest that hold the largest value.
 
         Returns:
             One row a cell: the columns of cells.parquet, positions and masks at the size of `image`.
@@ -99,12 +107,12 @@ class Model:
         Raises:
             DataError: the image or the label map is not what it must be.
         """
-        planes = check_image(image, len(self.channels))
+        planes = check_image(image, len(self.channels), bits or self.members[0].record.bits)
         shape = (planes.shape[1], planes.shape[2])
         geometry = Geometry(*shape, self.size)
         stored = geometry.image_to_store(planes)
         if label_map is None:
-            found, nuclei = _find_cells(stored, geometry, name)
+            found, nuclei = _find_cells(stored, self.roles, geometry, name)
         else:
             found, nuclei = check_label_map(label_map, "label_map"), None
             if found.shape != shape:
@@ -116,8 +124,8 @@ class Model:
         return cells
 
 
-def check_image(image: np.ndarray, channels: int) -> np.ndarray:
-    """Return an image as (channels, H, W) uint8.
+def check_image(image: np.ndarray, channels: int, bits: int | None = None) -> np.ndarray:
+    """Return an image as (channels, H, W) uint8; uint16 values use so many `bits`, None for the fewest.
 
     Raises:
         DataError: neither first nor last axis holds the channels, or both might; or the values are no intensities.
@@ -130,24 +138,28 @@ def check_image(image: np.ndarray, channels: int) -> np.ndarray:
         )
     if found.shape[0] == found.shape[2]:
         raise DataError(f"the image has the shape {found.shape}: which axis holds the channels cannot be told.")
+    if bits is not None and bits not in BITS:
+        raise DataError(f"bits is {bits}, expected one of {', '.join(map(str, BITS))}.")
     if str(found.dtype) not in ("uint8", "uint16", "float16", "float32", "float64"):
         raise DataError(f"the image holds {found.dtype} values, expected uint8, uint16, or floats in 0..1.")
     planes = found if found.shape[0] == channels else np.moveaxis(found, 2, 0)
-    return np.ascontiguousarray(to_uint8(list(planes), ["the image"] * channels, "auto")[0])
+    return np.ascontiguousarray(to_uint8(list(planes), ["the image"] * channels, bits)[0])
 
 
-def _find_cells(stored: np.ndarray, geometry: Geometry, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _find_cells(
+    stored: np.ndarray, roles: tuple[str, ...], geometry: Geometry, name: str
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return cells and nuclei at stored size, as the stage segment would."""
-    if len(stored) != 4:
-        raise DataError(f"cells are found in images of 4 channels, this one has {len(stored)}: pass a label_map.")
+    if not {"nucleus", "cell"} & set(roles):
+        raise DataError("no channel of the run shows nuclei or fills the cells (prepare --roles): pass a label_map.")
     height, width = geometry.content_height, geometry.content_width
     content = np.ascontiguousarray(stored[:, :height, :width])
-    maps = segment_field(Field(name, content, geometry.height, geometry.width, geometry.size))
+    maps = segment_field(Field(name, content, geometry.height, geometry.width, geometry.size, roles))
     padding = ((0, geometry.size - height), (0, geometry.size - width))
     return np.pad(maps.cells, padding), None if maps.nuclei is None else np.pad(maps.nuclei, padding)
 
 
-def check_alike(members: list[Member], where: str) -> None:
+def check_alike(members: list[CamCheckpoint], where: str) -> None:
     """Refuse networks that do not speak of the same classes, channels and size.
 
     Raises:
@@ -157,7 +169,7 @@ def check_alike(members: list[Member], where: str) -> None:
         if member.recipe.task != "classify":
             raise DataError(f"{member.path} was trained for {member.recipe.task}: it gives no labels of cells.")
         for what in ("classes", "negative", "channels", "size"):
-            own, first = member.facts[what], members[0].facts[what]
+            own, first = getattr(member.record, what), getattr(members[0].record, what)
             if own != first:
-                shown = some(own) if isinstance(own, list) else own
+                shown = some(own) if isinstance(own, tuple) else own
                 raise DataError(f"{where}: {member.path} has other {what} ({shown}) than {members[0].path}.")

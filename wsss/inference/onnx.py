@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import waiting
 from wsss.core.files import write_bytes
-from wsss.inference.members import Member
+from wsss.inference.checkpoints import CamCheckpoint
 from wsss.models.cam_net import CamNet
 
 TOLERANCE = 1e-3
@@ -33,7 +33,7 @@ class _Outputs(nn.Module):
         return output.logits.sigmoid(), output.cam
 
 
-def export_onnx(members: list[Member], out: Path) -> list[tuple[Path, float]]:
+def export_onnx(members: list[CamCheckpoint], out: Path) -> list[tuple[Path, float]]:
     """Write <out>/fold<k>.onnx for every network; return each file with its largest difference from PyTorch.
 
     Input `images`: (B, C, H, W) float32, 0..255, H and W multiples of 32. Outputs `probs` (B, K) and `cam`
@@ -60,8 +60,8 @@ def export_onnx(members: list[Member], out: Path) -> list[tuple[Path, float]]:
         name = "full" if member.fold is None else f"fold{member.fold}"
         net = _Outputs(member.net).eval()
         with waiting(f"export {name}"):
-            content = _convert(net, channels=len(member.facts["channels"]))
-            worst = _compare(content, net, len(member.facts["channels"]))
+            content = _convert(net, channels=len(member.record.channels))
+            worst = _compare(content, net, len(member.record.channels))
         if not worst <= TOLERANCE:
             raise DataError(f"{member.path}: as ONNX it differs from PyTorch by {worst:.2g}, allowed is {TOLERANCE:g}.")
         write_bytes(out / f"{name}.onnx", content)

@@ -13,12 +13,14 @@ from wsss.core.checks import DataError
 from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells, read_nuclei
-from wsss.inference.members import Member
+from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.results import Scored, finish_image
 from wsss.inference.sources import Batch, Sample, Source, Task, look, sources_of
 
 
-def predict(task: Task, members: list[Member], indices: list[int], skip: set[int], fold: int) -> Iterator[Scored]:
+def predict(
+    task: Task, members: list[CamCheckpoint], indices: list[int], skip: set[int], fold: int
+) -> Iterator[Scored]:
     """Score images with the mean of `members`, in batches in order.
 
     Args:
@@ -48,7 +50,7 @@ def predict(task: Task, members: list[Member], indices: list[int], skip: set[int
         yield from (future.result() for future in finished)
 
 
-def score_now(task: Task, members: list[Member], samples: list[Sample], fold: int = -1) -> list[Scored]:
+def score_now(task: Task, members: list[CamCheckpoint], samples: list[Sample], fold: int = -1) -> list[Scored]:
     """Score samples that are in memory already, as one batch."""
     sources = sources_of(members, task)
     with ThreadPoolExecutor(1) as pool:
@@ -96,7 +98,7 @@ def _ahead(pool: ThreadPoolExecutor, task: Task, batches: list[list[int]]) -> It
 
 def _score_batch(
     task: Task,
-    members: list[Member],
+    members: list[CamCheckpoint],
     sources: list[Source],
     samples: list[Sample],
     fold: int,

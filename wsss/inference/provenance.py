@@ -10,7 +10,7 @@ from wsss.core.files import as_read, digest_file
 from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet
 from wsss.inference.calibration import Calibration
-from wsss.inference.members import Member, Plan
+from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.sources import SOURCES, digests, source_shares
 from wsss.options.infer import InferOptions
 
@@ -37,9 +37,12 @@ def prediction_facts(options: InferOptions, data: DataSet, plan: Plan) -> dict[s
     return as_read(facts)
 
 
-def _planned(member: Member, indices: list[int], oof: bool) -> dict[str, Any]:
+def _planned(member: CamCheckpoint, indices: list[int], oof: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {"path": str(member.path), "held_out_fold": member.fold}
-    facts |= {"trained_on": len(member.train_ids), "train_ids": member.facts["train_ids"], "predicts": len(indices)}
+    made = member.record.facts()
+    facts |= {"trained_on": len(member.record.train_ids), "train_ids": made["train_ids"]}
+    facts |= {"ancestors": made["ancestors"], "unet_paths": [str(unet.path) for unet in member.unets]}
+    facts |= {"predicts": len(indices)}
     # plan_oof has refused anything else
     return facts | digests(member) | ({"seen_and_predicted": 0} if oof else {})
 

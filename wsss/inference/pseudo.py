@@ -10,16 +10,16 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells
-from wsss.inference.members import Member, Plan, plan_oof
+from wsss.inference.checkpoints import CamCheckpoint, Plan, plan_oof
 from wsss.inference.views import view_maps
 from wsss.options.pseudo import PseudoConfig
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import TtaConfig
 
 GRID = 4
 """Maps are kept, and refined, at a pixel for so many of the stored image."""
 
 
-def plan_pseudo(members: list[Member], data: DataSet, *, oof: bool) -> dict[str, Plan]:
+def plan_pseudo(members: list[CamCheckpoint], data: DataSet, *, oof: bool) -> dict[str, Plan]:
     """Decide which network makes the maps of which images, by name of the folder they go into.
 
     Out of fold there is one folder, 'oof', in which each image's maps are by the network that held it out; together
@@ -34,10 +34,11 @@ def plan_pseudo(members: list[Member], data: DataSet, *, oof: bool) -> dict[str,
         return {"oof": plan_oof(members, data)}
     found: dict[str, Plan] = {}
     for member in members:
-        own = [i for i, name in enumerate(data.ids) if data.ok[i] and name in member.train_ids]
-        if len(own) < len(member.train_ids):
+        trained_on = frozenset(member.record.train_ids)
+        own = [i for i, name in enumerate(data.ids) if data.ok[i] and name in trained_on]
+        if len(own) < len(trained_on):
             raise DataError(
-                f"{member.path} was trained on {len(member.train_ids)} images, of which {data.folder} has {len(own)}: "
+                f"{member.path} was trained on {len(trained_on)} images, of which {data.folder} has {len(own)}: "
                 "pass the data set that it was trained on."
             )
         if member.path.name in found:
@@ -62,7 +63,7 @@ def cells_of(data: DataSet, index: int, config: PseudoConfig) -> np.ndarray:
 
 def label_maps(
     data: DataSet,
-    members: list[Member],
+    members: list[CamCheckpoint],
     indices: list[int],
     tta: TtaConfig,
     config: PseudoConfig,

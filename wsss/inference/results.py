@@ -19,7 +19,7 @@ from wsss.data.catalog import DataSet
 from wsss.inference.shards import ShardJournals
 from wsss.inference.sources import Sample, Source, Task
 from wsss.inference.submission import write_submission
-from wsss.inference.tables import cells_frame, iter_cells, write_cells, write_images
+from wsss.inference.tables import cells_frame, iter_cells, put_carried, write_cells, write_images
 from wsss.runs.journal import Journal
 
 
@@ -134,10 +134,11 @@ def write_results(
 
 def _frames(data: DataSet, journal: Journal | ShardJournals) -> Iterator[pd.DataFrame]:
     """Yield every image's table, in the order of the data set."""
-    for name in progress(data.ids, "tables"):
+    carried = data.carried.to_dict("records")
+    for i, name in enumerate(progress(data.ids, "tables")):
         entry = journal.get(name)
         if entry is not None:
-            yield pd.read_feather(BytesIO(entry[1]))
+            yield put_carried(pd.read_feather(BytesIO(entry[1])), carried[i])
 
 
 def _images_table(data: DataSet, journal: Journal | ShardJournals) -> pd.DataFrame:
@@ -151,4 +152,7 @@ def _images_table(data: DataSet, journal: Journal | ShardJournals) -> pd.DataFra
         else:
             record = entry[0]
             rows.append([name, record["fold"], record["n_cells"], record["status"], *record["probs"]])
-    return pd.DataFrame(rows, columns=["ID", "fold", "n_cells", "status", *data.classes.columns])
+    table = pd.DataFrame(rows, columns=["ID", "fold", "n_cells", "status", *data.classes.columns])
+    for k, name in enumerate(data.carried.columns):
+        table.insert(4 + k, name, data.carried[name])
+    return table

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from wsss.core.checks import DataError, some
-from wsss.inference.members import Plan
+from wsss.inference.checkpoints import Plan
 from wsss.options.infer import Shard
 from wsss.runs.journal import Journal
 

@@ -21,14 +21,13 @@ from wsss.core.device import Device
 from wsss.data.catalog import DataSet
 from wsss.feature_classifier.features import cell_features
 from wsss.inference.calibration import Calibration
-from wsss.inference.members import Member
+from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.overlap import Overlap
 from wsss.inference.views import view_crop_probs, view_maps
 from wsss.models.cam_net import crop_probs
 from wsss.models.memory import in_parts
 from wsss.models.unet import Unet
-from wsss.options.scoring import CropConfig, ScoreConfig
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 
 BLOCK = 4
 """Maps of U-Nets are averaged over blocks of this many pixels: the statistics of a cell need no finer ones."""
@@ -111,12 +110,12 @@ class Source(ABC):
     record: ClassVar[str | None] = None
     """Key of its digest in provenance.json; None where the digest of the run's networks covers it."""
 
-    def __init__(self, members: Sequence[Member], task: Task, share: float) -> None:
+    def __init__(self, members: Sequence[CamCheckpoint], task: Task, share: float) -> None:
         self.members, self.task, self.share = members, task, share
 
     @staticmethod
     @abstractmethod
-    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float | None:
+    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
         """Return the share that it takes from the sources before it in its group; None where it takes no part.
 
         Raises:
@@ -124,7 +123,7 @@ class Source(ABC):
         """
 
     @staticmethod
-    def digest(member: Member) -> Any:
+    def digest(member: CamCheckpoint) -> Any:
         """Return the digest, or digests, of what it scores with; None if there is nothing."""
         return None
 
@@ -154,7 +153,7 @@ class ImageProbs(Source):
     group = None
 
     @staticmethod
-    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float:
+    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float:
         """Always there, never blended."""
         return 0.0
 
@@ -170,7 +169,7 @@ class CamScores(Source):
     group = "maps"
 
     @staticmethod
-    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float:
+    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float:
         """Always there."""
         return 1.0
 
@@ -187,7 +186,7 @@ class CropScores(Source):
     group = "crops"
 
     @staticmethod
-    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float | None:
+    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
         """There unless crops.mode is none."""
         return None if crops.mode == "none" else 1.0
 
@@ -217,7 +216,7 @@ class FeatureScores(Source):
     record = "feature_classifier"
 
     @staticmethod
-    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float | None:
+    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
         """There if the run has them and score.feature_share is above 0."""
         if score.feature_share == 0:
             return None
@@ -231,7 +230,7 @@ class FeatureScores(Source):
         return None if lacking else 1.0
 
     @staticmethod
-    def digest(member: Member) -> str | None:
+    def digest(member: CamCheckpoint) -> str | None:
         """Return that of the feature classifier."""
         return None if member.feature_classifier is None else member.feature_classifier.digest
 
@@ -250,7 +249,7 @@ class SelfTrainedScores(Source):
     record = "self_trained"
 
     @staticmethod
-    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float | None:
+    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
         """There if the run has them and neither score.feature_share nor score.self_training_share is 0."""
         if score.self_training_share == 0 or FeatureScores.takes(members, score, crops) is None:
             return None
@@ -264,7 +263,7 @@ class SelfTrainedScores(Source):
         return None if lacking else score.self_training_share
 
     @staticmethod
-    def digest(member: Member) -> str | None:
+    def digest(member: CamCheckpoint) -> str | None:
         """Return that of the network."""
         return None if member.self_trained is None else member.self_trained.digest
 
@@ -292,12 +291,12 @@ class UnetScores(Source):
     record = "unets"
 
     @staticmethod
-    def takes(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> float | None:
+    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
         """There if U-Nets were given."""
         return score.unet_share if any(member.unets for member in members) else None
 
     @staticmethod
-    def digest(member: Member) -> list[str]:
+    def digest(member: CamCheckpoint) -> list[str]:
         """Return that of every U-Net."""
         return [net.digest for net in member.unets]
 
@@ -335,7 +334,7 @@ SOURCES: tuple[type[Source], ...] = (
 """Every source, those of a group in the order in which they take their shares."""
 
 
-def sources_of(members: Sequence[Member], task: Task) -> list[Source]:
+def sources_of(members: Sequence[CamCheckpoint], task: Task) -> list[Source]:
     """Return the sources that take part, with their shares.
 
     Raises:
@@ -345,7 +344,7 @@ def sources_of(members: Sequence[Member], task: Task) -> list[Source]:
     return [kind(members, task, shares[kind.name]) for kind in SOURCES if kind.name in shares]
 
 
-def source_shares(members: Sequence[Member], score: ScoreConfig, crops: CropConfig) -> dict[str, float]:
+def source_shares(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> dict[str, float]:
     """Return the weight in the blend of each source that takes part, by name; they sum to 1.
 
     Raises:
@@ -364,12 +363,12 @@ def source_shares(members: Sequence[Member], score: ScoreConfig, crops: CropConf
     return shares
 
 
-def digests(member: Member) -> dict[str, Any]:
+def digests(member: CamCheckpoint) -> dict[str, Any]:
     """Return the digests of a network and of all that scores beside it, as they stand in provenance.json."""
     return {"weights": member.digest} | {kind.record: kind.digest(member) for kind in SOURCES if kind.record}
 
 
-def look(members: Sequence[Member], task: Task, batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
+def look(members: Sequence[CamCheckpoint], task: Task, batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the raw class maps (B, K, h, w) and probabilities (B, K) of each network of the run."""
     cells = [sample.cells for sample in batch.samples]
     return [view_maps(member.net, batch.images, task.device, task.tta, cells) for member in members]

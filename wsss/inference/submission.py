@@ -15,7 +15,7 @@ import pandas as pd
 
 from wsss.core import rle
 from wsss.core.checks import DataError, check_range
-from wsss.core.csv_text import check_columns, read_chunks
+from wsss.core.csv_text import check_columns, iter_text
 from wsss.core.files import write_atomic
 from wsss.inference.tables import score_columns
 
@@ -164,10 +164,8 @@ def iter_submission(path: Path, classes: int) -> Iterator[SubmittedImage]:
         DataError: the file is missing, has other columns, an image comes twice, or a row does not hold.
     """
     seen: set[str] = set()
-    for chunk in read_chunks(path, 32, COLUMNS):
-        for row, (image_id, width, height, text) in enumerate(
-            chunk[list(COLUMNS)].itertuples(index=False, name=None), chunk.index[0] + 2
-        ):
+    for chunk in iter_text(path, COLUMNS, chunk=32):
+        for row, image_id, width, height, text in chunk[list(COLUMNS)].itertuples(name=None):
             where = f"{path} row {row} ({image_id})"
             if image_id in seen:
                 raise DataError(f"{where}: the image comes twice.")

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
-from wsss.core.csv_text import check_columns, read_text, unguard_text
+from wsss.core.columns import carried_columns
+from wsss.core.csv_text import any_case, check_columns, numbers, read_text, unguard_text
 from wsss.core.files import csv_bytes, digest_file, write_atomic, write_csv
 from wsss.core.parquet import named, open_parquet, read_parquet, sealed_schema
 from wsss.core.seal import seal
@@ -26,8 +27,6 @@ IMAGE_COLUMNS = ("ID", "fold", "n_cells", "status")
 ROWS_PER_GROUP = 20_000
 FEW_TABLES = 256
 """Tables of single images that wait for their group; more are put into one."""
-LARGEST = 2**53
-"""Whole numbers from here on are not exact as floats."""
 _AGAIN = "Run python -m wsss.infer again to make it."
 WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
 
@@ -130,6 +129,17 @@ def write_images(folder: Path, table: pd.DataFrame) -> None:
     write_csv(folder / "images.csv", table)
 
 
+def _unguarded(table: pd.DataFrame) -> pd.DataFrame:
+    return unguard_text(table, ["ID", *carried_columns(table.columns)])
+
+
+def put_carried(frame: pd.DataFrame, carried: Mapping[str, str]) -> pd.DataFrame:
+    """Put columns that are the same for all rows of an image before its scores."""
+    at = next((k for k, name in enumerate(frame.columns) if name.isdecimal()), len(frame.columns))
+    new = pd.DataFrame({name: pd.Series([text] * len(frame), frame.index, "str") for name, text in carried.items()})
+    return pd.concat([frame.iloc[:, :at], new, frame.iloc[:, at:]], axis=1) if carried else frame
+
+
 def score_columns(table: pd.DataFrame, path: Path) -> list[str]:
     """Return the names of the score columns, '0' ... 'K-1'.
 
@@ -152,11 +162,11 @@ def read_cells(folder: Path) -> pd.DataFrame:
     path = folder / "cells.parquet"
     if path.exists():
         table = read_parquet(path, leave_out=["rle"], again=_AGAIN)
-        first_row = 1
+        table.index = pd.RangeIndex(1, len(table) + 1)
     else:
-        path, first_row = folder / "cells.csv", 2
-        table = unguard_text(read_text(path, CELL_COLUMNS))
-    return _checked_cells(table, path, first_row)
+        path = folder / "cells.csv"
+        table = _unguarded(read_text(path, CELL_COLUMNS))
+    return _checked_cells(table, path)
 
 
 def table_digest(folder: Path) -> str:
@@ -179,7 +189,8 @@ def iter_cells(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
     for batch in _batches(file, path):
         if not batch.num_rows:
             continue
-        table = _checked_cells(batch.to_pandas(), path, row)
+        table = batch.to_pandas().set_axis(pd.RangeIndex(row, row + batch.num_rows), axis=0)
+        table = _checked_cells(table, path)
         row += len(table)
         table = pd.concat([held, table], ignore_index=True) if len(held) else table
         borders = np.flatnonzero(table.ID.ne(table.ID.shift()))
@@ -215,59 +226,49 @@ def read_images(folder: Path) -> pd.DataFrame:
         DataError: the file is missing, or a row is not what it must be; names file and row.
     """
     path = folder / "images.csv"
-    table = unguard_text(read_text(path, IMAGE_COLUMNS))
-    table = _numbers(table, ("fold", "n_cells"), path, 2, whole=True)
-    scores = score_columns(table, path)
+    table = _unguarded(read_text(path, IMAGE_COLUMNS))
+    table = _numbers(table, ("fold", "n_cells"), path, whole=True)
     good = (table.status == "ok").to_numpy()
-    table[scores] = _scores(table[scores], path, 2, good)
-    _no_doubles(table, ["ID"], path, 2)
-    return table
+    _put_scores(table, path, good)
+    _no_doubles(table, ["ID"], path)
+    return table.reset_index(drop=True)
 
 
-def _checked_cells(table: pd.DataFrame, path: Path, first_row: int) -> pd.DataFrame:
+def _checked_cells(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Check cells whose index holds their rows in the file."""
+    table = any_case(table, CELL_COLUMNS, path)
     check_columns(table, CELL_COLUMNS, path)
-    scores = score_columns(table, path)
-    table = _numbers(table, WHOLE, path, first_row, whole=True)
-    table = _numbers(table, ("center_y", "center_x"), path, first_row)
-    values = _scores(table[scores], path, first_row, np.ones(len(table), bool))
-    table[scores] = values
-    table["touches_border"] = table.touches_border.astype(str).isin(["True", "true", "1"])
-    _no_doubles(table, ["ID", "cell_id"], path, first_row)
-    return table
+    table = _numbers(table, WHOLE, path, whole=True)
+    table = _numbers(table, ("center_y", "center_x"), path)
+    _put_scores(table, path, np.ones(len(table), bool))
+    table["touches_border"] = table.touches_border.astype(str).str.lower().isin(["true", "1"])
+    _no_doubles(table, ["ID", "cell_id"], path)
+    return table.reset_index(drop=True)
 
 
-def _numbers(
-    table: pd.DataFrame, names: Sequence[str], path: Path, first_row: int, *, whole: bool = False
-) -> pd.DataFrame:
-    new = {}
-    for name in names:
-        values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
-        good = np.isfinite(values)
-        if whole:
-            good[good] = (values[good] == np.floor(values[good])) & (np.abs(values[good]) < LARGEST)
-        if not good.all():
-            row = int(np.flatnonzero(~good)[0])
-            kind = "a whole number" if whole else "a number"
-            raise DataError(f"{path} row {row + first_row}: {name} is '{table[name].iloc[row]}', expected {kind}.")
-        new[name] = values.astype(np.int64) if whole else values
-    return table.assign(**new)
+def _numbers(table: pd.DataFrame, names: Sequence[str], path: Path, *, whole: bool = False) -> pd.DataFrame:
+    return table.assign(**{name: numbers(table, name, path, whole=whole) for name in names})
 
 
-def _scores(table: pd.DataFrame, path: Path, first_row: int, wanted: np.ndarray) -> np.ndarray:
-    """Return (N, K) float32 scores, after checking that they lie in [0, 1]; only rows not wanted may be NaN."""
-    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
-    wrong = ~((values >= 0) & (values <= 1)) & (wanted[:, None] | ~np.isnan(values))
-    if wrong.any():
-        row, k = np.argwhere(wrong)[0]
-        raise DataError(
-            f"{path} row {row + first_row}: the score of class {k} is '{table.iloc[row, k]}', expected 0..1."
-        )
-    return values
+def _put_scores(table: pd.DataFrame, path: Path, wanted: np.ndarray) -> None:
+    """Turn the scores into float32, after checking that they lie in [0, 1]; only rows not wanted may be empty."""
+    for name in score_columns(table, path):
+        text = table[name]
+        empty = ~wanted & (text.isna() | (text.astype("str").str.strip() == "")).to_numpy()
+        values = np.full(len(table), np.nan)
+        values[~empty] = numbers(table[~empty], name, path, called=f"the score of class {name}")
+        wrong = np.flatnonzero(~empty & ~((values >= 0) & (values <= 1)))
+        if wrong.size:
+            raise DataError(
+                f"{path} row {table.index[wrong[0]]}: the score of class {name} is '{text.iloc[wrong[0]]}', "
+                "expected 0..1."
+            )
+        table[name] = values.astype(np.float32)
 
 
-def _no_doubles(table: pd.DataFrame, key: list[str], path: Path, first_row: int) -> None:
+def _no_doubles(table: pd.DataFrame, key: list[str], path: Path) -> None:
     twice = np.flatnonzero(table.duplicated(key))
     if twice.size:
         row = int(twice[0])
         what = " of ".join(str(v) for v in table[key].iloc[row][::-1])
-        raise DataError(f"{path} row {row + first_row}: {what} comes twice.")
+        raise DataError(f"{path} row {table.index[row]}: {what} comes twice.")

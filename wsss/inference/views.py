@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wsss.core.device import Device
 from wsss.models.cam_net import CamNet, class_maps, crop_probs
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import TtaConfig
 
 STEP = 32
 """Edges of resized images are multiples of it, so that the maps of every size cover just the image."""

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from wsss.losses.classify import build_classify
 from wsss.losses.puzzle import agreement, ramp_weight
-from wsss.options.cell_training import CellTrainConfig
-from wsss.options.recipe import LossConfig, PuzzleConfig
+from wsss.options.recipe import CellTrainConfig, LossConfig, PuzzleConfig
 
 Pieces = tuple[Tensor | None, Tensor, Tensor]
 

@@ -1,6 +1,5 @@
 """The true labels of cells: one row a cell, in any of the forms such tables come in."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.csv_text import read_text, unguard_text
+from wsss.core.csv_text import numbers, read_text, unguard_text
+from wsss.core.label_text import LabelReader
 from wsss.core.labels import ClassList
 
 CELL_COLUMNS = ("cell_id", "cell", "Cell_index")
@@ -46,31 +46,26 @@ class CellTruth:
 
 
 def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
-    """Read a table of true cells: ID, the cell's number, and its classes separated by | or ;
+    """Read a table of true cells: ID, the cell's number, and its classes, ids or names, in any form of `LabelReader`.
 
     Raises:
         DataError: a column is missing, or a row has no number, no or unknown classes, or comes twice.
     """
-    table = unguard_text(read_text(path, ["ID"]))
+    table = unguard_text(read_text(path, ["ID"], [*CELL_COLUMNS, *LABEL_COLUMNS]))
     cell = _first_of(CELL_COLUMNS, table, path)
     label = _first_of(LABEL_COLUMNS, table, path)
-    numbers = pd.to_numeric(table[cell], errors="coerce").to_numpy(np.float64)
-    wrong = np.flatnonzero(~((numbers >= 1) & (numbers < 2**31) & (numbers == np.floor(numbers))))
-    if wrong.size:
-        raise DataError(
-            f"{path} row {wrong[0] + 2}: {cell} is '{table[cell].iloc[wrong[0]]}', "
-            "expected the cell's number in its label map, 1 or more."
-        )
-    twice = np.flatnonzero(table.duplicated(["ID", cell]))
+    cells = numbers(table, cell, path, whole=True, low=1)
+    table["ID"] = table.ID.str.strip()
+    twice = np.flatnonzero(table.assign(**{cell: cells}).duplicated(["ID", cell]))
     if twice.size:
         row = table.iloc[twice[0]]
-        raise DataError(f"{path} row {twice[0] + 2}: cell {row[cell]} of {row.ID} comes twice.")
+        raise DataError(f"{path} row {table.index[twice[0]]}: cell {row[cell]} of {row.ID} comes twice.")
     labels = _encode(table[label], classes, path)
     of_image: dict[str, np.ndarray] = {}
     if label != "Label" and "Label" in table:
         first = ~table.duplicated("ID").to_numpy()
-        of_image = dict(zip(table.ID[first], _encode(table.Label, classes, path)[first], strict=True))
-    return CellTruth(table.ID.to_numpy(str), numbers.astype(np.int64), labels, of_image)
+        of_image = dict(zip(table.ID[first], _encode(table.Label[first], classes, path), strict=True))
+    return CellTruth(table.ID.to_numpy(str), cells, labels, of_image)
 
 
 def _first_of(names: tuple[str, ...], table: pd.DataFrame, path: Path) -> str:
@@ -81,13 +76,17 @@ def _first_of(names: tuple[str, ...], table: pd.DataFrame, path: Path) -> str:
 
 
 def _encode(texts: pd.Series, classes: ClassList, path: Path) -> np.ndarray:
+    """Return (N, K) float32 of 0/1; a label without a counterpart among the classes is left out where others stay."""
+    reader, known = LabelReader(classes), dict[str, np.ndarray]()
     out = np.zeros((len(texts), len(classes)), np.float32)
     for i, text in enumerate(texts):
-        parts = [part.strip() for part in re.split(r"[|;]", text)]
-        if not all(part.isdecimal() and len(part) < 10 for part in parts):
-            raise DataError(f"{path} row {i + 2}: the label is '{text}', expected class ids such as 8|5|0.")
-        try:
-            out[i] = classes.encode(int(part) for part in parts)
-        except DataError as error:
-            raise DataError(f"{path} row {i + 2}: {error}") from None
+        if text not in known:
+            try:
+                found, _ = reader.read(text)
+                if not found:
+                    raise ValueError(f"the label is '{text}', expected class ids such as 8|5|0, or class names")
+                known[text] = classes.encode(found)
+            except ValueError as error:
+                raise DataError(f"{path} row {texts.index[i]}: {error}.") from None
+        out[i] = known[text]
     return out

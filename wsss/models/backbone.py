@@ -1,7 +1,7 @@
 """Backbones: any convolutional timm model as a feature extractor with any number of input channels."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -11,8 +11,9 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from wsss.core.checks import ConfigError, DataError, nearest, some
+from wsss.core.checks import ConfigError, nearest, some
 from wsss.models.hub import installed, quick_hub
+from wsss.models.weights import match_weights, strip
 from wsss.runs.checkpoint import read_tensors
 
 SHORT_NAMES = {
@@ -92,12 +93,13 @@ def build_backbone(
     first = pretrained_config(model).get("first_conv")
     if not isinstance(first, str):
         raise ConfigError(f"backbone '{name}' has no single first convolution: choose a convolutional network.")
+    features = _features(model, name, channels)
     state = pretrained_state(full, weights)
     if state is not None:
-        load_pretrained(model, state, first_conv=f"{first}.weight", stem=stem)
+        load_pretrained(model, state, first_conv=f"{first}.weight", stem=stem, whole=whole_state(full))
     if is_vgg:
         dilate_vgg(cast(nn.Sequential, model.features), stride)
-    return Backbone(model, _features(model, name, channels), input_statistics(model, channels))
+    return Backbone(model, features, input_statistics(model, channels))
 
 
 def dilate_vgg(layers: nn.Sequential, stride: int) -> None:
@@ -120,12 +122,15 @@ def dilate_vgg(layers: nn.Sequential, stride: int) -> None:
 def _features(model: nn.Module, name: str, channels: int) -> int:
     """Return the channels of the model's feature maps, by trying it on an empty image; freeze what is not in them."""
     was_training = model.training
-    maps = features_of(model.eval(), torch.zeros(1, channels, 64, 64))
+    try:
+        maps: Any = features_of(model.eval(), torch.zeros(1, channels, 64, 64))
+    except (RuntimeError, AssertionError, ValueError, IndexError):  # transformers take one size only, each says so anew
+        maps = None
     model.train(was_training)
     if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[2] > 32 or maps.shape[3] > 32:
         raise ConfigError(f"backbone '{name}' gives no (B, C, h, w) feature maps: choose a convolutional network.")
     freeze_unused(model, [maps])
-    return maps.shape[1]
+    return int(maps.shape[1])
 
 
 def freeze_unused(model: nn.Module, maps: Sequence[Tensor]) -> None:
@@ -168,38 +173,40 @@ def stem_kernel(kernel: Tensor, channels: int, rule: Literal["mean", "timm"]) ->
 
 
 def load_pretrained(
-    model: nn.Module, state: dict[str, Tensor], *, first_conv: str, stem: Literal["mean", "timm"]
+    model: nn.Module,
+    state: dict[str, Tensor],
+    *,
+    first_conv: str,
+    stem: Literal["mean", "timm"],
+    whole: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Load a three-channel state dict, classifier included or not, into `model`.
+    """Load a three-channel state dict, classifier included or not, into `model`; see `match_weights`.
 
-    Names must match; where none does, tensors are taken in order, and every shape must then agree.
+    Args:
+        model: a backbone without its classifier.
+        state: the tensors.
+        first_conv: name of the first convolution's weight.
+        stem: rule for the kernels of channels after the third, see `stem_kernel`.
+        whole: state dict of the model with a classifier, by which what is left over is known.
 
     Raises:
-        DataError: tensors are missing or have another shape; they are named.
+        DataError: tensors are missing, have another shape or are left over; they are named.
     """
-    wanted = model.state_dict()
-    if not set(wanted) & set(state):
-        state = _by_order(wanted, state)
-    if first_conv in state and state[first_conv].ndim == 4:
-        state = {**state, first_conv: stem_kernel(state[first_conv], wanted[first_conv].shape[1], stem)}
-    missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]
-    misshapen = [
-        f"{n} {tuple(state[n].shape)} instead of {tuple(t.shape)}"
-        for n, t in wanted.items()
-        if n in state and state[n].shape != t.shape
-    ]
-    if missing or misshapen:
-        raise DataError(
-            f"the weights do not fit {type(model).__name__}: missing {some(missing) or 'none'}; "
-            f"of another shape {some(misshapen) or 'none'}. Choose the file of this backbone."
-        )
-    model.load_state_dict({n: state[n] for n in wanted if n in state}, strict=False)
+    state = strip(state, "net.backbone.") or state
+    found = match_weights(
+        model.state_dict(),
+        state,
+        whole or {},
+        first=first_conv,
+        adapt=lambda kernel, channels: stem_kernel(kernel, channels, stem),
+    )
+    model.load_state_dict(found, strict=False)
 
 
-def _by_order(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    names = [n for n in wanted if not n.endswith("num_batches_tracked")]
-    tensors = [t for t in state.values() if t.ndim > 0]  # the counters of batch norm are left out here too
-    return dict(zip(names, tensors, strict=False))
+def whole_state(name: str) -> dict[str, Tensor]:
+    """Return the names and shapes of timm's model with its classifier; the tensors hold nothing."""
+    with torch.device("meta"):
+        return timm.create_model(name, pretrained=False).state_dict()
 
 
 def pretrained_state(name: str, weights: str) -> dict[str, Tensor] | None:

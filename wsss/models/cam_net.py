@@ -14,7 +14,7 @@ from wsss.models.backbone import Backbone, build_backbone, features_of
 from wsss.models.cell_pool import CellPool, cell_means, cell_weights, is_present
 from wsss.models.drs import Suppress, add_drs, build_neck
 from wsss.models.memory import in_parts
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import ClassifyRecipe
 
 
 class CamOutput(NamedTuple):
@@ -93,7 +93,7 @@ class CamNet(nn.Module):
         return {p for module in (self.classifier, self.neck, *pools, *gates) for p in module.parameters()}
 
 
-def build_cam_net(recipe: Recipe, *, channels: int, classes: int, pretrained: bool = True) -> CamNet:
+def build_cam_net(recipe: ClassifyRecipe, *, channels: int, classes: int, pretrained: bool = True) -> CamNet:
     """Build the network of a recipe; `pretrained` False leaves the weights random, for loading a checkpoint.
 
     Raises:

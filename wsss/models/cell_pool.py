@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsss.options.cell_training import CellTrainConfig
+from wsss.options.recipe import CellTrainConfig
 
 
 def cell_weights(cells: Tensor, size: Sequence[int], least: int = 1, most: int | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from wsss.models.unet import Unet, build_unet
 from wsss.options.masks import UnetConfig
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import MaskRecipe
 
 BACKBONE = "test_resnet"
 """timm's smallest residual network, half a million weights: what its name says of tests is about its size."""
@@ -13,5 +13,5 @@ INPUTS, OUTPUTS = 3, 4
 
 def build_cell_unet() -> Unet:
     """Build the network with random weights."""
-    recipe = Recipe(backbone=BACKBONE, weights="none", unet=UnetConfig(channels=CHANNELS, upsample="bilinear"))
+    recipe = MaskRecipe(backbone=BACKBONE, weights="none", unet=UnetConfig(channels=CHANNELS, upsample="bilinear"))
     return build_unet(recipe, channels=INPUTS, outputs=OUTPUTS, pretrained=False)

@@ -1,5 +1,6 @@
 """Encoders of mask networks: any timm or segmentation_models_pytorch model that gives maps at several scales."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,10 +9,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from wsss.core.checks import ConfigError, DataError, nearest, some
-from wsss.models.backbone import SHORT_NAMES, InputStatistics, freeze_unused, pretrained_state, stem_kernel
+from wsss.core.checks import ConfigError, nearest
+from wsss.models.backbone import SHORT_NAMES, InputStatistics, freeze_unused, pretrained_state, stem_kernel, whole_state
 from wsss.models.hub import quick_hub
-from wsss.models.weights import strip
+from wsss.models.weights import match_weights, strip
 
 PLAIN = InputStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """ImageNet's, for models that declare none."""
@@ -65,7 +66,7 @@ def build_encoder(
         model = _build(f"tu-{full}", channels, depth)
         state = pretrained_state(full, weights)
         if state is not None:
-            load_encoder(model, state, stem)
+            load_encoder(model, state, stem, whole_state(full))
     elif full in smp.encoders.get_encoder_names():
         model = _build_smp(full, channels, depth, weights)
     else:
@@ -112,38 +113,31 @@ def _build_smp(name: str, channels: int, depth: int, weights: str) -> nn.Module:
     return model
 
 
-def load_encoder(model: nn.Module, state: dict[str, Tensor], stem: Literal["mean", "timm"]) -> None:
-    """Load a classifier's weights into an encoder; the names differ in dots and prefixes alone.
+def load_encoder(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    stem: Literal["mean", "timm"],
+    whole: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Load a classifier's weights into an encoder; the names differ in dots and prefixes alone. See `match_weights`.
 
     Weights of a trained run are known by their names, of a classifier 'net.backbone.' and of a mask network
-    'net.encoder.'. Where no name is known, tensors are taken in order, as in `backbone.load_pretrained`.
+    'net.encoder.'.
 
     Raises:
-        DataError: tensors are missing or have another shape; they are named.
+        DataError: tensors are missing, have another shape or are left over; they are named.
     """
     for prefix in ("net.backbone.", "net.encoder."):
         state = strip(state, prefix) or state
     wanted = model.state_dict()
-    given = {_plain(name): own for name, own in state.items()}
-    names = [name for name in wanted if not name.endswith("num_batches_tracked")]
-    if not any(_plain(name) in given for name in names):
-        in_order = (own for own in state.values() if own.ndim > 0)
-        given = {_plain(name): own for name, own in zip(names, in_order, strict=False)}
-    found = {name: given[_plain(name)] for name in wanted if _plain(name) in given}
-    first = next((name for name in names if wanted[name].ndim == 4), None)
-    if first in found and found[first].shape[1] != wanted[first].shape[1]:
-        found[first] = stem_kernel(found[first], wanted[first].shape[1], stem)
-    missing = [name for name in names if name not in found]
-    misshapen = [
-        f"{name} {tuple(own.shape)} instead of {tuple(wanted[name].shape)}"
-        for name, own in found.items()
-        if own.shape != wanted[name].shape
-    ]
-    if missing or misshapen:
-        raise DataError(
-            f"the weights do not fit the encoder: missing {some(missing) or 'none'}; of another shape "
-            f"{some(misshapen) or 'none'}. Choose the file of this backbone."
-        )
+    found = match_weights(
+        wanted,
+        state,
+        whole or {},
+        first=next((name for name, tensor in wanted.items() if tensor.ndim == 4), ""),
+        adapt=lambda kernel, channels: stem_kernel(kernel, channels, stem),
+        key=_plain,
+    )
     model.load_state_dict(found, strict=False)
 
 

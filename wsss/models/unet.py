@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from wsss.models.decoder import Decoder
 from wsss.models.encoder import Encoder, build_encoder
 from wsss.options.masks import UnetConfig
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import UnetRecipe
 
 
 class MaskOutput(NamedTuple):
@@ -102,7 +102,7 @@ def _resize(maps: Tensor, size: torch.Size) -> Tensor:
     return maps if maps.shape[2:] == size else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def build_unet(recipe: Recipe, *, channels: int, outputs: int, pretrained: bool = True) -> Unet:
+def build_unet(recipe: UnetRecipe, *, channels: int, outputs: int, pretrained: bool = True) -> Unet:
     """Build the mask network of a recipe; `pretrained` False leaves the weights random, for loading a checkpoint.
 
     Raises:

@@ -1,5 +1,8 @@
 """Weights by name: taking a part of a checkpoint, and loading it only if it fits."""
 
+import re
+from collections.abc import Callable, Iterable, Mapping
+
 from torch import Tensor, nn
 
 from wsss.core.checks import DataError, some
@@ -34,3 +37,100 @@ def load_weights(net: nn.Module, tensors: dict[str, Tensor]) -> None:
             "a lower --optim.lr or --precision fp32."
         )
     net.load_state_dict(tensors)
+
+
+PREFIXES = ("module.", "model.", "_orig_mod.")
+"""What DataParallel, Lightning and torch.compile put before every name."""
+_HEAD = re.compile(r"(fc|heads?|head_dist|classifier|last_linear|logits|pre_logits|aux\w*)([._]|$)", re.IGNORECASE)
+_KINDS = ("weight", "bias", "running_mean", "running_var")
+
+
+def without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict without what wrappers put before all of its names."""
+    while prefix := next((p for p in PREFIXES if state and all(name.startswith(p) for name in state)), ""):
+        state = strip(state, prefix)
+    return state
+
+
+def match_weights(
+    wanted: Mapping[str, Tensor],
+    state: dict[str, Tensor],
+    whole: Mapping[str, Tensor],
+    *,
+    first: str,
+    adapt: Callable[[Tensor, int], Tensor],
+    key: Callable[[str], str] = str,
+) -> dict[str, Tensor]:
+    """Find the tensors of a network without its classifier in a state dict, which must be of this very network.
+
+    Where not one name is known, tensors are paired in order, but only if their number, and every kind and shape, agree.
+
+    Args:
+        wanted: the state dict to fill.
+        state: the tensors, of the network with its classifier or without.
+        whole: state dict of the network with a classifier; only names and shapes count. Empty where it is not known.
+        first: name of the weight of the first convolution.
+        adapt: turns that weight (O, 3, h, w) into one of as many channels as are wanted.
+        key: brings names of `wanted`, `whole` and `state` into one form.
+
+    Returns:
+        Name -> tensor, for every name of `wanted` but the counters of batch norm, which may be missing.
+
+    Raises:
+        DataError: tensors are missing, have another shape, or are left over outside the classifier; they are named.
+    """
+    state = without_prefixes(state)
+    given = {key(name): tensor for name, tensor in state.items()}
+    if not any(key(name) in given for name in wanted):
+        state = _in_order(wanted, state, whole, key(first), key)
+        given = {key(name): tensor for name, tensor in state.items()}
+    found = {name: given[key(name)] for name in wanted if key(name) in given}
+    if first in found and found[first].ndim == 4:
+        found[first] = adapt(found[first], wanted[first].shape[1])
+    missing = [name for name in wanted if name not in found and not _is_counter(name)]
+    shapes = [
+        f"{name} {tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
+        for name, tensor in found.items()
+        if tensor.shape != wanted[name].shape
+    ]
+    known = {key(name) for names in (wanted, whole) for name in names}
+    left = [name for name in given if name not in known and not _HEAD.match(name) and not _is_counter(name)]
+    if missing or shapes or left:
+        raise DataError(
+            f"the weights do not fit this network: missing {some(missing) or 'none'}; of another shape "
+            f"{some(shapes) or 'none'}; left over {some(left) or 'none'}. Choose the file of this backbone."
+        )
+    return found
+
+
+def _in_order(
+    wanted: Mapping[str, Tensor],
+    given: dict[str, Tensor],
+    whole: Mapping[str, Tensor],
+    first: str,
+    key: Callable[[str], str],
+) -> dict[str, Tensor]:
+    """Name tensors by their place, if they are those of the network with or without its classifier."""
+    tensors = [(name, tensor) for name, tensor in given.items() if tensor.ndim > 0 and not _is_counter(name)]
+    for target in (whole, wanted):
+        names = [name for name in target if not _is_counter(name)]
+        pairs = list(zip(names, tensors, strict=False))
+        if len(names) == len(tensors) and all(
+            _is_alike(name, target[name].shape, *own, stem=key(name) == first) for name, own in pairs
+        ):
+            return {name: tensor for name, (_, tensor) in pairs}
+    return given
+
+
+def _is_alike(name: str, shape: Iterable[int], other: str, tensor: Tensor, *, stem: bool) -> bool:
+    kinds = [own.rpartition(".")[2] for own in (name, other)]
+    if kinds[0] != kinds[1] and set(kinds) <= set(_KINDS):
+        return False
+    if _HEAD.match(name):
+        return True  # another number of classes
+    now, then = tuple(shape), tuple(tensor.shape)
+    return now == then or (stem and len(now) == len(then) == 4 and (now[0], now[2:]) == (then[0], then[2:]))
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")

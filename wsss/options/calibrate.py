@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_choice
+from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
   python -m wsss.infer --data data/hpa --run runs/hpa --oof --out preds/oof
   python -m wsss.calibrate --preds preds/oof --out runs/hpa/calibration.json
   python -m wsss.infer --data data/test --run runs/hpa --calibration runs/hpa/calibration.json
-  python -m wsss.calibrate --preds preds/val --truth val/cells_truth.csv --labels val/train.csv
+  python -m wsss.calibrate --preds preds/val --truth val/cells_truth.csv --masks val/masks --labels val/train.csv
 """
 
 
@@ -29,6 +30,13 @@ class CalibrateOptions:
     truth: Path | None = None
     """Table of true cells (ID, cell number, classes). Without it, cells are compared with what their images' labels
     leave possible: that corrects classes the image does not show, not mistakes among those it does."""
+    masks: Path | None = None
+    """Folder of the true label maps at original size, whose ids --truth speaks of: cells are joined by overlap. Needed
+    unless the predicted cells are those (segment --backend masks)."""
+    join: str = "auto"
+    """Which predicted cell stands for a true one, as in evaluate: number, iou, or auto."""
+    join_iou: float = 0.5
+    """Lowest IoU of the join by overlap."""
     method: str = "auto"
     """auto: isotonic for classes with 100 true events, Platt from 10, all classes together below; isotonic; platt."""
     out: Path | None = None
@@ -39,6 +47,10 @@ class CalibrateOptions:
     def __post_init__(self) -> None:
 
         check_choice("--method", self.method, METHODS)
+        check_choice("--join", self.join, JOINS)
+        check_range("--join_iou", self.join_iou, 1e-9, 1)
+        if self.masks is not None and self.truth is None:
+            raise ConfigError("--masks holds the cells that --truth labels: pass the table too.")
 
 
 OPTIONS = (CalibrateOptions,)

@@ -22,7 +22,7 @@ class DownloadOptions:
     ids: str = ""
     """IDs, antibody/plate_well_site or antibody_plate_well_site, separated by commas; or a text file, one a line."""
     labels: Path | None = None
-    """Label table whose column ID names the images."""
+    """Label table whose column ID or Image names the images, by ID or by address."""
     base: str = "https://images.proteinatlas.org"
     """Where <antibody>/<plate_well_site>_<channel>.jpg is found."""
     channels: str = ",".join(HPA_CHANNELS)

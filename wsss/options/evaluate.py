@@ -10,8 +10,8 @@ EXAMPLES = """\
   python -m wsss.evaluate --preds preds/hpa --truth cells.csv --masks true_masks --labels train.csv
 """
 
-
 JOINS = ("auto", "number", "iou")
+"""Values of --join."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class EvaluateOptions:
     submission: Path | None = None
     """Submission to score against the masks; default: submission.csv in the folder of predictions."""
     data: Path | None = None
-    """Data set whose class names are used; default: the 19 classes of the Human Protein Atlas."""
+    """Data set whose class names are used; default: the one the predictions were made from, or else the 19 classes of
+    the Human Protein Atlas."""
     out: Path | None = None
     """Where the figures go; default: scores.json in the folder of predictions."""
     join: str = "auto"

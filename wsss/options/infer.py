@@ -14,8 +14,8 @@ from wsss.core.reading import read_yaml
 from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import parse
 from wsss.options.recipe import recipe_from
-from wsss.options.scoring import CropConfig, ScoreConfig
-from wsss.options.views import TtaConfig
+from wsss.options.renamed import renamed
+from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 
 EXAMPLES = """\
   python -m wsss.infer --run runs/hpa-seresnext50
@@ -145,4 +145,4 @@ def run_config(run: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise DataError(f"{path} holds no options, expected 'name: value' lines: restore it.")
     recipe_from(recipe, str(path))
-    return recipe
+    return renamed(recipe, str(path))

@@ -27,7 +27,7 @@ class OverlayOptions:
     most: int = 10
     """How many images to draw where --ids is not given."""
     truth: Path | None = None
-    """CSV of ID, cell, Label with the true classes of each cell: adds a panel."""
+    """Table of true cells, as for evaluate: adds a panel."""
     masks: Path | None = None
     """Folder of the true label maps, whose ids --truth speaks of: the panel then shows the true cells. Needed unless
     the data set's own cells are those (segment --backend masks)."""

@@ -1,7 +1,7 @@
 """The one command-line look of all stages: options are dataclasses, errors one line, exit codes the same everywhere.
 
 Exit codes: 0 done; 1 done, but some images failed (they are listed), or a bug, with its traceback; 2 a mistake the user
-can mend, a full disk or a killed worker; 130 interrupted by Ctrl-C; 143 ended by SIGTERM. After 2, 130 and 143 the same
+can fix, a full disk or a killed worker; 130 interrupted by Ctrl-C; 143 ended by SIGTERM. After 2, 130 and 143 the same
 command goes on from what is done.
 """
 
@@ -10,22 +10,25 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
+import yaml
 from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, nearest
-from wsss.core.console import OutputOptions, tell_as
+from wsss.core.console import OutputOptions, say, tell_as
 from wsss.core.files import is_file
 from wsss.core.reading import read_yaml
+from wsss.options.renamed import renamed, renamed_flags
 
 EXIT_CODES = """\
 exit codes:
-  0 done; 1 done, but what failed is listed; 2 something for you to mend, told in one line;
+  0 done; 1 done, but what failed is listed; 2 something for you to fix, shown in one line;
   130 or 143 interrupted (Ctrl-C, SIGTERM): start the same command again to go on"""
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -82,7 +85,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) ->
     Raises:
         ConfigError: an unknown or misshapen option.
     """
-    words = [_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = _current(sys.argv[1:] if argv is None else argv)
     words = _gather(_complete(words, _switches((*options, OutputOptions))), _lists(options))
     _check_configs(words)
     values = parser.instantiate(parser.parse_args(words))
@@ -94,22 +97,222 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) ->
     return found
 
 
-def parser_of(stage: str, module: ModuleType) -> ArgumentParser:
-    """Return the parser of a stage whose options are in `module`: its docstring, EXAMPLES and OPTIONS."""
-    return make_parser(stage, module.__doc__ or "", module.EXAMPLES, *module.OPTIONS)
+def parser_of(stage: str, module: ModuleType, task: str = "") -> ArgumentParser:
+    """Return the parser of a stage whose options are in `module`: its docstring, EXAMPLES and OPTIONS, or TASKS."""
+    options = module.TASKS[task] if task else module.OPTIONS
+    return make_parser(stage, module.__doc__ or "", module.EXAMPLES, *options)
 
 
 def read_options(stage: str, module: ModuleType, words: Sequence[str] | None) -> list[Any]:
     """Read the options of a stage from words (those of the command line if None), one instance for each of OPTIONS.
 
+    A stage with TASKS has options for each task; `choose` says from the words which task it is.
+
     Raises:
-        ConfigError: an unknown or misshapen option.
+        ConfigError: an unknown or misshapen option, or one of another task.
     """
-    parser = parser_of(stage, module)
-    if hasattr(module, "read"):  # where reading takes more than parsing
-        values: list[Any] = module.read(parser, words)
-        return values
-    return parse(parser, words, *module.OPTIONS)
+    words = _current(sys.argv[1:] if words is None else words)
+    if not hasattr(module, "TASKS"):
+        parser = parser_of(stage, module)
+        _help(words, parser.format_help, parser)
+        if hasattr(module, "read"):  # where reading takes more than parsing
+            values: list[Any] = module.read(parser, words)
+            return values
+        return parse(parser, words, *module.OPTIONS)
+    task = module.choose(words)
+    parser = parser_of(stage, module, task)
+    _help(words, lambda: _brief(parser), parser)
+    return parse(parser, _of_task(words, module.TASKS, task), *module.TASKS[task])
+
+
+def first_value(words: Sequence[str], name: str) -> str | None:
+    """Return the value that words, or the last file behind --config, give to an option at top level; None for none."""
+    found = None
+    for where, word in enumerate(words):
+        if word.startswith("--config"):
+            found = (_config_at(words, where) or {}).get(name, found)
+    for where, word in enumerate(words):
+        if word == f"--{name}" and where + 1 < len(words):
+            found = words[where + 1]
+        elif word.startswith(f"--{name}="):
+            found = word.partition("=")[2]
+    return None if found is None else str(found)
+
+
+def _current(words: Sequence[str]) -> list[str]:
+    """Return words with '_' for '-' and with options, also those in files behind --config, under today's names."""
+    return _with_configs(renamed_flags([_underscores(word) for word in words]), renamed)
+
+
+def _with_configs(words: list[str], change: Callable[[dict[str, Any], str], dict[str, Any]]) -> list[str]:
+    """Return words with the files behind --config replaced by their changed content, where it changes.
+
+    Args:
+        words: of the command line.
+        change: takes the options of a file and its name.
+    """
+    out = list(words)
+    for where, word in enumerate(words):
+        values = _config_at(words, where)
+        if values is None:
+            continue
+        name, equals, path = word.partition("=")
+        changed = change(values, path if equals else words[where + 1])
+        if changed != values:
+            out[where if equals else where + 1] = f"{name}={json.dumps(changed)}" if equals else json.dumps(changed)
+    return out
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as it is for the parser."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _config_at(words: Sequence[str], where: int) -> dict[str, Any] | None:
+    """Return the options in the file that a word '--config' names; None if it is no such word, or for the parser."""
+    name, equals, path = words[where].partition("=")
+    if name != "--config" or not (equals or where + 1 < len(words)):
+        return None
+    path = path if equals else words[where + 1]
+    try:
+        text = path if path.startswith("{") else Path(path).read_text()
+        values = yaml.load(text, _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None  # the parser says what is wrong
+    return values if isinstance(values, dict) and all(isinstance(key, str) for key in values) else None
+
+
+def _of_task(words: list[str], tasks: Mapping[str, Sequence[type]], task: str) -> list[str]:
+    """Refuse options of other tasks; those that a file, such as a config.yaml of version 0.1.0, leaves as they are by
+    default are dropped.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    known = dict(pair for option in tasks[task] for pair in _leaves(option))
+    owners: dict[str, list[str]] = {}
+    defaults: dict[str, Any] = {}
+    for other, options in tasks.items():
+        for name, default in (pair for option in options for pair in _leaves(option)):
+            if name not in known:
+                owners.setdefault(name, []).append(other)
+                defaults[name] = default
+
+    def refuse(name: str) -> NoReturn:
+        owner = " and ".join(owners.get(name) or next(o for n, o in owners.items() if n.startswith(f"{name}.")))
+        raise ConfigError(
+            f"--{name} is an option of task {owner}, not of {task}: leave it out, or pass another --task."
+        )
+
+    def own(values: dict[str, Any], above: str, kept: dict[str, Any]) -> dict[str, Any]:
+        for key, value in values.items():
+            name = f"{above}{key}"
+            if name in owners:
+                if json.dumps(value, default=str) != json.dumps(defaults[name], default=str):
+                    refuse(name)
+            elif isinstance(value, dict) and name not in known:
+                part = own(value, f"{name}.", {})
+                kept |= {key: part} if part or not value else {}
+            else:
+                kept[key] = value
+        return kept
+
+    groups = {name.partition(".")[0] for name in owners if "." in name} - {n.partition(".")[0] for n in known}
+    for word in words:
+        name = word[2:].partition("=")[0]
+        if word.startswith("--") and (name in owners or name in groups):
+            refuse(name)
+    return _with_configs(words, lambda values, path: own(values, "", {}))
+
+
+def _leaves(option: type, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the default of every option in a dataclass."""
+    for declared in dataclasses.fields(option):
+        factory = declared.default_factory
+        if dataclasses.is_dataclass(factory):
+            yield from _leaves(cast(type, factory), f"{above}{declared.name}.")
+        else:
+            yield f"{above}{declared.name}", declared.default if factory is dataclasses.MISSING else factory()
+
+
+def options_of(parser: ArgumentParser) -> Iterator[Any]:
+    """Yield the action of every option of a stage; groups are shown by their members."""
+    dests = {action.dest for action in parser._actions}
+    for action in parser._actions:
+        group = any(other.startswith(f"{action.dest}.") for other in dests)
+        if action.dest not in ("help", "config", "print_config") and not group and action.option_strings:
+            yield action
+
+
+def default_text(action: Any) -> str:
+    """Return the default of an option as one writes it; '' for none."""
+    if action.default is None or action.default == "":
+        return ""
+    return str(action.default).lower() if isinstance(action.default, bool) else str(action.default)
+
+
+def _help(words: Sequence[str], short: Callable[[], str], parser: ArgumentParser) -> None:
+    """Print help and end, if words ask for it: '--help', '--help all', or '--help GROUP'."""
+    where = next((k for k, word in enumerate(words) if word in ("--help", "-h")), None)
+    if where is None:
+        return
+    topic = words[where + 1] if where + 1 < len(words) and not words[where + 1].startswith("-") else ""
+    if not topic:
+        text = short()
+    elif topic == "all":
+        text = parser.format_help()
+    else:
+        actions = [own for own in options_of(parser) if own.dest == topic or own.dest.startswith(f"{topic}.")]
+        if not actions:
+            raise ConfigError(f"--help {topic}: there is no such option or group of options; see --help.")
+        text = "\n".join(_described(action) for action in actions)
+    say(text.rstrip())
+    sys.exit(0)
+
+
+def _described(action: Any) -> str:
+    """Return name, default and meaning of an option."""
+    default = default_text(action)
+    head = f"  --{action.dest}" + (f" (default: {default})" if default else "")
+    return f"{head}\n" + textwrap.fill(" ".join((action.help or "").split()), 116, **_INDENT)
+
+
+_INDENT: dict[str, Any] = {"initial_indent": "      ", "subsequent_indent": "      "}
+
+
+def _brief(parser: ArgumentParser) -> str:
+    """Return a help page with a line for each option at top level and each group."""
+    single: list[str] = []
+    groups: dict[str, list[str]] = {}
+    for action in options_of(parser):
+        group, dot, name = action.dest.partition(".")
+        if dot:
+            groups.setdefault(group, []).append(name)
+            continue
+        default = default_text(action)
+        meaning = " ".join((action.help or "").split())
+        head = f"  --{action.dest} {default}".ljust(27)
+        single.append(textwrap.fill(f"{head} {meaning}", 118, subsequent_indent=" " * 28))
+    rows = [
+        textwrap.fill(f"  --{group}.*".ljust(27) + " " + " ".join(names), 118, subsequent_indent=" " * 28)
+        for group, names in groups.items()
+    ]
+    return "\n".join(
+        [
+            f"{parser.format_usage()}",
+            f"{parser.description}\n",
+            "options, with their defaults:",
+            "  --config FILE             YAML file with any of these options; flags override it.",
+            *single,
+            "\ngroups of options (--help GROUP explains one of them, --help all everything):",
+            *rows,
+            f"\n{parser.epilog}",
+        ]
+    )
 
 
 def _check_configs(words: Sequence[str]) -> None:

@@ -1,27 +1,26 @@
 """Prepare images for everything that follows: one store of pixels, one catalogue, folds that stay.
 
-Reads <ID>_red.png, <ID>_green.png, ... (or one four-channel file per image), 8 or 16 bit, any size, and a table of
-image labels if there is one. Can be stopped at any time and started again with the same command."""
+Reads <ID>_red.png, <ID>_green.png, ... (or one file of all channels per image), 8 or 16 bit, any size and number of
+channels, and a table of image labels if there is one. Can be stopped at any time and started again with the same
+command."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsss.core.channels import BITS, channel_names, parse_roles
 from wsss.core.checks import ConfigError, check_choice, check_range
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.ray_cluster import ENGINES
 from wsss.core.runtime import Workers
+from wsss.core.stacks import parse_choice
 
 EXAMPLES = """\
   python -m wsss.prepare --images hpa/train --labels hpa/train.csv --out data/hpa
   python -m wsss.prepare --images external --labels external.csv --out data/hpa --source external    add a source
+  python -m wsss.prepare --images hpa/train --labels hpa/train.csv --group antibody --out data/hpa   folds by protein
   python -m wsss.prepare --images hpa/test --out data/test                                           no labels
+  python -m wsss.prepare --images mine --channels DAPI,GFP --roles nucleus=DAPI,signal=GFP --out data/mine
 """
-
-
-def channel_names(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read 'red=Cy3,green,...': the names of the channels, and what the files call them."""
-    parts = [part.partition("=") for part in text.split(",")]
-    return tuple(name for name, _, _ in parts), tuple(other.strip() or name for name, _, other in parts)
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,8 @@ class PrepareOptions:
     out: Path
     """Folder of the data set to make, data/NAME."""
     labels: Path | None = None
-    """Label table (CSV); without it the images are there to be predicted."""
+    """Label table (CSV); without it the images are there to be predicted. Columns beside ID and labels are carried
+    along into every table."""
     size: int = 512
     """Edge of the stored square images, in pixels."""
     source: str = "main"
@@ -41,20 +41,32 @@ class PrepareOptions:
     classes: Path | None = None
     """YAML file with `names:` and `negative:`; the 19 classes of the Human Protein Atlas if left out."""
     channels: str = ",".join(HPA_CHANNELS)
-    """Names of the four channels as they stand in file names or inside files, in the order red, green, blue, yellow;
-    red=Cy3,green=GFP,blue=DAPI,yellow=Cy5 where the files call them otherwise."""
+    """Names of the channels, one or more, as they stand in file names or inside files; NAME=NAME_IN_FILES where the
+    files call them otherwise: DAPI,GFP or red=Cy3,green=GFP,blue=DAPI,yellow=Cy5."""
+    roles: str = ""
+    """What the channels show: nucleus=DAPI,signal=GFP,cell=Tubulin+ER (nucleus; signal: the protein; cell: what fills
+    the cell; outline: its border); if left out, what the names red, green, blue, yellow, nucleus, ... say."""
     folds: int | None = None
     """Number of folds; 4 if left out, or what the data set has already."""
     seed: int | None = None
-    """Seed of the folds; 0 if left out, or what the data set has already."""
+    """Seed of the folds; 0 if left out, or what the data set has already. Images that have a fold keep it when a source
+    is added; another number of folds or another seed makes all of them anew."""
+    group: str | None = None
+    """Column of the label table (antibody, plate, patient, ...) whose images of one value go to the same fold; none if
+    left out, or what the data set has already."""
     workers: int | None = None
     """Processes; one per core if left out, 0 for none beside the main one."""
     engine: str = "local"
     """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to."""
     skip: str = ""
     """IDs to leave out, separated by commas; or a text file with one ID a line."""
-    depth: str = "auto"
-    """Bits that 16-bit files use: 8, 12 or 16; auto tells from the largest value of each image."""
+    bits: str = "auto"
+    """Bits that 16-bit files use: 8, 10, 12, 14 or 16, the same for all; auto: the fewest that hold the largest value
+    of all images of the source."""
+    plane: str = ""
+    """Which plane of files with Z or time to take, counted from 1: 3, or Z=3,T=1 where a file has several axes."""
+    project: str = ""
+    """How Z or time become one plane: max or mean."""
     allow_unlabelled: bool = False
     """Take images that the label table does not name, without labels, instead of stopping."""
     overwrite: bool = False
@@ -63,7 +75,8 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         check_range("--size", self.size, 8, 16384)
         check_choice("--engine", self.engine, ENGINES)
-        check_choice("--depth", self.depth, ("auto", "8", "12", "16"))
+        check_choice("--bits", self.bits, ("auto", *map(str, BITS)))
+        parse_choice(self.plane, self.project)
         if self.folds is not None:
             check_range("--folds", self.folds, 2, 100)
         if self.seed is not None:
@@ -72,9 +85,12 @@ class PrepareOptions:
             check_range("--workers", self.workers, 0)
         if not self.source.replace("-", "").replace("_", "").isalnum() or not self.source.isascii():
             raise ConfigError(f"--source is '{self.source}', expected letters, digits, - and _.")
-        names, in_files = channel_names(self.channels)
-        if len(set(names)) != 4 or len(set(in_files)) != 4 or not all(name.isalnum() for name in names):
-            raise ConfigError(f"--channels is '{self.channels}', expected four different names and commas.")
+        names, _ = channel_names(self.channels)
+        parse_roles(self.roles, names)
+        if self.images.suffix.lower() == ".csv" and len(names) != len(HPA_CHANNELS):
+            raise ConfigError(
+                f"--images {self.images} lists four files an image, --channels names {len(names)}: name four channels."
+            )
 
     @property
     def pool(self) -> Workers:

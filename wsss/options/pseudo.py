@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from wsss.core.checks import ConfigError, check_range
-from wsss.options.views import TtaConfig
+from wsss.options.scoring import TtaConfig
 
 EXAMPLES = """\
   python -m wsss.pseudo --data data/hpa --run runs/hpa-seresnext50

@@ -1,4 +1,4 @@
-"""The recipe of a training run: every option that shapes the weights, with its default, meaning and limits.
+"""The recipes of a training run, one class a task: every option that shapes the weights.
 
 `configs/*.yaml` hold whole recipes, flags override them, and the run folder keeps the one that was used.
 """
@@ -7,21 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, cast
 
-from wsss.core.checks import ConfigError, DataError, check_range
-from wsss.options.cell_training import CellTrainConfig
-from wsss.options.feature_classifier import FeatureClassifierConfig
+from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields
+from wsss.options.feature_classifier import FeatureClassifierConfig, SelfTrainingConfig
 from wsss.options.masks import MaskConfig, MaskLossConfig, UnetConfig
+from wsss.options.renamed import renamed
 from wsss.options.scoring import CropConfig, ScoreConfig
-from wsss.options.self_training import SelfTrainingConfig
 
 
 @dataclass(frozen=True)
 class PuzzleConfig:
     """Agreement between the maps of the whole image and the merged maps of its tiles (Puzzle-CAM)."""
 
-    side: int = 2
+    side: int = between(2, 1, 16)
     """Tiles per side; 1 turns the puzzle off (plain CAM). The crop must divide by side x stride of the network."""
-    weight: float = 0.5
+    weight: float = between(0.5, 0)
     """Weight of the agreement term in the loss (recipe: 0.25 to 0.5; original Puzzle-CAM: 4 with ramp and mask)."""
     distance: Literal["l1", "l2"] = "l1"
     """Mean absolute or mean squared difference of the two maps."""
@@ -29,15 +28,13 @@ class PuzzleConfig:
     """What must agree: raw class maps, rectified class maps, or the features below the classifier."""
     classes: Literal["all", "labels", "present"] = "all"
     """Classes in the term: all; all, maps of absent classes zeroed (original); or the mean over present ones."""
-    ramp: float = 0.0
+    ramp: float = between(0.0, 0, 1)
     """Share of the training over which the weight rises linearly from 0 (original: 0.5)."""
     stop_gradient: Literal["none", "full", "tiles"] = "none"
     """Which side of the agreement is a fixed target: neither, the full maps, or the merged maps."""
 
     def __post_init__(self) -> None:
-        check_range("puzzle.side", self.side, 1, 16)
-        check_range("puzzle.weight", self.weight, 0)
-        check_range("puzzle.ramp", self.ramp, 0, 1)
+        check_fields(self, "puzzle")
 
 
 @dataclass(frozen=True)
@@ -46,21 +43,66 @@ class DrsConfig:
 
     mode: Literal["none", "fixed", "learned"] = "none"
     """none; a fixed share; or a share learnt for each channel."""
-    delta: float = 0.55
+    delta: float = between(0.55, 0.01, 1)
     """The fixed share of the peak."""
     after: Literal["stages", "activations"] = "stages"
     """Behind the last activation of each stage, or behind every one (authors, on VGG16)."""
-    extra: int = 0
+    extra: int = between(0, 0, 16)
     """Convolutions (3x3, 512 maps, suppressed too) added below the classifier (authors, on VGG16: 3)."""
     refine_from: str | None = None
     """Run whose network of the same fold teaches its maps, each pixel's strongest class only, to this one."""
-    refine_weight: float = 1.0
+    refine_weight: float = between(1.0, 0)
     """Weight of that lesson (mean squared error) in the loss."""
 
     def __post_init__(self) -> None:
-        check_range("drs.delta", self.delta, 0.01, 1)
-        check_range("drs.extra", self.extra, 0, 16)
-        check_range("drs.refine_weight", self.refine_weight, 0)
+        check_fields(self, "drs")
+
+
+@dataclass(frozen=True)
+class CellTrainConfig:
+    """Training with the label maps that the stage segment made: pooling over cells, cells as puzzle pieces."""
+
+    pooling: Literal["none", "noisy_or", "lse", "attention"] = "none"
+    """How an image's probability comes from its class maps. none: mean over the image; the others pool the means of
+    the maps in each cell, background left out. noisy_or: 1 - product of (1 - p of the cell); lse: log of the mean of
+    exp(sharpness * logit), divided by sharpness; attention: mean of the logits with learnt weights."""
+    sharpness: float = between(1.0, 1e-3, 1e3)
+    """How near lse comes to the highest logit; towards 0 it is the mean."""
+    pieces: int = between(0, 0, 1000)
+    """Cells of each image, drawn anew each time, that the network also sees alone, cut out as for stage 2; 0 for none.
+    A cell's logits in the image and alone must agree (distance, classes, ramp and stop_gradient as in puzzle)."""
+    piece_size: int = between(96, 32, 2048)
+    """Edge of the window in px that a piece is cut with, at stored scale; must be crops.size."""
+    weight: float = between(0.5, 0)
+    """Weight of the agreement between cells in the image and alone."""
+    min_visible: float = between(0.3, 0, 1)
+    """Cells of which the training crop shows a smaller share are left out."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "cells")
+
+    def check_crops(self, crops: CropConfig) -> None:
+        """Refuse pieces that stage 2 would cut out in another way.
+
+        Raises:
+            ConfigError: `crops` differs.
+        """
+        if self.pieces and crops != CropConfig("stored", self.piece_size, batch=crops.batch):
+            raise ConfigError(
+                f"cells.pieces are windows of {self.piece_size} px at stored scale, but stage 2 would cut cells out by "
+                f"crops.mode {crops.mode}, crops.size {crops.size}, crops.margin {crops.margin:g}: "
+                f"pass --crops.mode stored --crops.size {self.piece_size} --crops.margin 0."
+            )
+
+    @property
+    def pooled(self) -> bool:
+        """Whether images are classified by their cells."""
+        return self.pooling != "none"
+
+    @property
+    def wanted(self) -> bool:
+        """Whether training needs label maps."""
+        return self.pooled or self.pieces > 0
 
 
 @dataclass(frozen=True)
@@ -69,28 +111,21 @@ class LossConfig:
 
     name: Literal["bce", "focal", "asymmetric"] = "bce"
     """Binary cross-entropy, focal loss, or asymmetric loss (easy negatives count less)."""
-    tile_weight: float = 1.0
+    tile_weight: float = between(1.0, 0)
     """Weight of the merged tiles' loss beside the whole image's (1.0)."""
-    focal_gamma: float = 2.0
+    focal_gamma: float = between(2.0, 0)
     """Exponent of the focal loss."""
-    negative_gamma: float = 4.0
+    negative_gamma: float = between(4.0, 0)
     """Exponent of the asymmetric loss for absent classes."""
-    negative_margin: float = 0.05
+    negative_margin: float = between(0.05, 0, 0.5)
     """Probability under which an absent class costs nothing in the asymmetric loss."""
-    smoothing: float = 0.0
+    smoothing: float = between(0.0, 0, 0.5)
     """Label smoothing: targets become y (1 - s) + s / 2."""
-    class_weights: list[float] | None = None
+    class_weights: list[float] | None = between(None, 0)
     """One weight per class, in the order of ids; none for equal weights."""
 
     def __post_init__(self) -> None:
-        check_range("loss.tile_weight", self.tile_weight, 0)
-        check_range("loss.focal_gamma", self.focal_gamma, 0)
-        check_range("loss.negative_gamma", self.negative_gamma, 0)
-        check_range("loss.negative_margin", self.negative_margin, 0, 0.5)
-        check_range("loss.smoothing", self.smoothing, 0, 0.5)
-        if self.class_weights is not None:
-            for k, weight in enumerate(self.class_weights):
-                check_range(f"loss.class_weights[{k}]", weight, 0)
+        check_fields(self, "loss")
 
 
 @dataclass(frozen=True)
@@ -99,53 +134,40 @@ class OptimConfig:
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Adam as in the recipe, AdamW, or SGD with momentum."""
-    lr: float = 3e-4
+    lr: float = between(3e-4, 1e-12)
     """Learning rate at the start (peak of one-cycle)."""
-    beta1: float = 0.9
+    beta1: float = between(0.9, 0, 0.9999)
     """First moment of Adam; momentum of SGD."""
-    weight_decay: float = 0.0
+    weight_decay: float = between(0.0, 0)
     """Weight decay; biases and norms are spared."""
-    head_lr_factor: float = 1.0
+    head_lr_factor: float = between(1.0, 0)
     """Learning rate of the new layers over that of the backbone (DRS: 10)."""
     schedule: Literal["plateau", "cosine", "cyclic", "onecycle", "constant"] = "plateau"
     """How the rate goes: falls on a plateau of the validation loss, by cosine or in triangles (see `cycles`), one-cycle
     or constant."""
-    factor: float = 0.3
+    factor: float = between(0.3, 1e-6, 1)
     """Plateau: what the rate is multiplied with."""
-    patience: int = 8
+    patience: int = between(8, 0)
     """Plateau: epochs without improvement before the rate falls."""
-    floor: float = 1e-6
+    floor: float = between(1e-6, 0)
     """The rate never falls below."""
-    cycles: int = 1
+    cycles: int = between(1, 1)
     """Cosine (warm restarts), cyclic: number of equal cycles; the weights at the end of each are kept as a snapshot."""
-    cycle_low: float = 0.1
+    cycle_low: float = between(0.1, 0, 1)
     """Cyclic: lowest rate over the highest; each cycle rises from it to `lr` and falls back, both linearly."""
-    warmup: float = 0.0
+    warmup: float = between(0.0, 0, 1)
     """Share of the training over which the rate rises linearly (one-cycle: .3 if 0)."""
-    accumulate: int = 1
+    accumulate: int = between(1, 1)
     """Batches whose gradients are summed into one step."""
-    clip: float = 0.0
+    clip: float = between(0.0, 0)
     """Largest norm of the gradient; 0 for no clipping."""
-    ema: float = 0.0
+    ema: float = between(0.0, 0, 0.99999)
     """Decay of the moving average of the weights that validation and inference use; 0 for none."""
-    early_stop: int = 0
+    early_stop: int = between(0, 0)
     """Epochs without a better validation loss after which the run ends; 0 to go on to the last."""
 
     def __post_init__(self) -> None:
-        check_range("optim.lr", self.lr, 1e-12)
-        check_range("optim.beta1", self.beta1, 0, 0.9999)
-        check_range("optim.weight_decay", self.weight_decay, 0)
-        check_range("optim.head_lr_factor", self.head_lr_factor, 0)
-        check_range("optim.factor", self.factor, 1e-6, 1)
-        check_range("optim.patience", self.patience, 0)
-        check_range("optim.floor", self.floor, 0)
-        check_range("optim.cycles", self.cycles, 1)
-        check_range("optim.cycle_low", self.cycle_low, 0, 1)
-        check_range("optim.warmup", self.warmup, 0, 1)
-        check_range("optim.accumulate", self.accumulate, 1)
-        check_range("optim.clip", self.clip, 0)
-        check_range("optim.ema", self.ema, 0, 0.99999)
-        check_range("optim.early_stop", self.early_stop, 0)
+        check_fields(self, "optim")
 
     def cycle_ends(self, epochs: int) -> list[float]:
         """Return the epoch (from 1) with which each cycle ends; fractions where it ends within one."""
@@ -166,11 +188,11 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that shapes the weights of a run."""
+    """What shapes the weights of a run, whatever its task."""
 
-    task: Literal["classify", "masks", "maps"] = "classify"
+    task: str = ""
     """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks; maps: a U-Net that learns
-    the pseudo-masks of wsss.pseudo, a map a class."""
+    the pseudo-masks of wsss.pseudo, a map a class. Each task has its own options."""
     backbone: str = "seresnext50"
     """Any convolutional timm model; short names of the recipe work (seresnext50, regnety_64, ...)."""
     weights: str = "hub"
@@ -179,15 +201,11 @@ class Recipe:
     """Run whose network of the same fold these weights start from (fine-tuning), instead of `weights`."""
     stem: Literal["mean", "timm"] = "mean"
     """Kernels of the channels after the third: mean of the three pretrained ones (recipe), or timm's rule."""
-    output_stride: int = 32
-    """Input pixels per pixel of the class maps (8, 16 or 32), where the backbone allows it."""
-    drop_rate: float = 0.0
-    """Dropout on the features below the classifier."""
-    epochs: int = 48
+    epochs: int = between(48, 1)
     """Passes over the training images."""
-    batch: int = 32
+    batch: int = between(32, 1)
     """Images in a batch; of several processes together, each gets its share."""
-    crop: int = 384
+    crop: int = between(384, 0)
     """Edge of the random training crop in px; 0 for whole images. Validation always sees whole images."""
     augment: str = "hpa"
     """Augmentation recipe: hpa, none, or a YAML file."""
@@ -197,6 +215,30 @@ class Recipe:
     """Arithmetic: auto is bf16 or fp16 on a GPU that has it, fp32 on the CPU."""
     sync_bn: bool = False
     """Batch norm over the batches of all GPUs; else over each GPU's share. Without effect on one."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser options."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        ends = self.optim.cycle_ends(self.epochs)
+        if self.optim.schedule in ("cosine", "cyclic") and any(end % 1 for end in ends):
+            raise ConfigError(
+                f"optim.cycles {self.optim.cycles} of {self.epochs} epochs end within an epoch ({ends[0]:g}): "
+                "choose epochs, less the share of optim.warmup, that divide by the cycles."
+            )
+
+
+@dataclass(frozen=True)
+class ClassifyRecipe(Recipe):
+    """What shapes a classifier with class maps."""
+
+    task: Literal["classify"] = "classify"
+    """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks; maps: a U-Net that learns
+    the pseudo-masks of wsss.pseudo, a map a class. Each task has its own options."""
+    output_stride: int = 32
+    """Input pixels per pixel of the class maps (8, 16 or 32), where the backbone allows it."""
+    drop_rate: float = between(0.0, 0, 0.95)
+    """Dropout on the features below the classifier."""
     puzzle: PuzzleConfig = field(default_factory=PuzzleConfig)
     """Puzzle options."""
     drs: DrsConfig = field(default_factory=DrsConfig)
@@ -205,8 +247,6 @@ class Recipe:
     """Options of training that knows the cells."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Loss options."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    """Optimiser options."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """Sampler options."""
     score: ScoreConfig = field(default_factory=ScoreConfig)
@@ -217,48 +257,93 @@ class Recipe:
     """Options of the feature classifier on cells; without effect on the network."""
     self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     """Options of self-training on single cells; without effect on the network."""
-    unet: UnetConfig = field(default_factory=UnetConfig)
-    """Decoder options (tasks masks and maps)."""
-    mask_loss: MaskLossConfig = field(default_factory=MaskLossConfig)
-    """Loss options (tasks masks and maps)."""
-    masks: MaskConfig = field(default_factory=MaskConfig)
-    """Target options (task masks)."""
 
     def __post_init__(self) -> None:
-        check_range("epochs", self.epochs, 1)
-        check_range("batch", self.batch, 1)
-        check_range("crop", self.crop, 0)
-        check_range("drop_rate", self.drop_rate, 0, 0.95)
+        super().__post_init__()
         if self.self_training.enabled and not self.feature_classifier.enabled:
             raise ConfigError(
                 "self_training.enabled needs feature_classifier.enabled, whose soft labels it learns: pass "
                 "--feature_classifier.enabled true."
             )
-        ends = self.optim.cycle_ends(self.epochs)
-        if self.optim.schedule in ("cosine", "cyclic") and any(end % 1 for end in ends):
-            raise ConfigError(
-                f"optim.cycles {self.optim.cycles} of {self.epochs} epochs end within an epoch ({ends[0]:g}): "
-                "choose epochs, less the share of optim.warmup, that divide by the cycles."
-            )
         if self.output_stride not in (8, 16, 32):
             raise ConfigError(f"output_stride is {self.output_stride}, expected 8, 16 or 32.")
         self.cells.check_crops(self.crops)
-        if self.task == "classify" and self.crop % (self.puzzle.side * self.output_stride):
-            step = self.puzzle.side * self.output_stride
+        step = self.puzzle.side * self.output_stride
+        if self.crop % step:
             raise ConfigError(
                 f"crop is {self.crop}, expected a multiple of {step} (puzzle.side x output_stride), "
                 f"such as {max(step, self.crop // step * step)}."
             )
 
 
+@dataclass(frozen=True)
+class UnetRecipe(Recipe):
+    """What shapes a U-Net."""
+
+    unet: UnetConfig = field(default_factory=UnetConfig)
+    """Decoder options."""
+    mask_loss: MaskLossConfig = field(default_factory=MaskLossConfig)
+    """Loss options."""
+
+
+@dataclass(frozen=True)
+class MaskRecipe(UnetRecipe):
+    """What shapes a U-Net that learns masks."""
+
+    task: Literal["masks"] = "masks"
+    """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks; maps: a U-Net that learns
+    the pseudo-masks of wsss.pseudo, a map a class. Each task has its own options."""
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    """Target options."""
+
+
+@dataclass(frozen=True)
+class MapRecipe(UnetRecipe):
+    """What shapes a U-Net that learns the pseudo-masks of class maps."""
+
+    task: Literal["maps"] = "maps"
+    """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks; maps: a U-Net that learns
+    the pseudo-masks of wsss.pseudo, a map a class. Each task has its own options."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """Sampler options."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask_loss.needs_border:
+            raise ConfigError("mask_loss term 'border' is for objects: pseudo-masks have none, choose other terms.")
+        if self.optim.early_stop:
+            raise ConfigError("optim.early_stop needs a validation loss, and the task maps has none: leave it out.")
+
+
+RECIPES: dict[str, type[Recipe]] = {"classify": ClassifyRecipe, "masks": MaskRecipe, "maps": MapRecipe}
+"""The recipe of each task."""
+
+
+def recipe_class(task: object) -> type[Recipe]:
+    """Return the recipe class of a task.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    check_choice("task", str(task), RECIPES)
+    return RECIPES[str(task)]
+
+
 def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
     """Build a recipe from the nested dictionary that `dataclasses.asdict` made of one.
+
+    Those of version 0.1.0 open too: options of other tasks are dropped, options that have been renamed are taken by
+    their new names.
 
     Raises:
         DataError: it has an option this version does not know, or one of another kind.
     """
     try:
-        return cast(Recipe, _build(Recipe, values, where))
+        kind = recipe_class(values.get("task", "classify"))
+        known = {option.name for option in fields(kind)}
+        others = {option.name for other in RECIPES.values() for option in fields(other)} - known
+        current = {name: value for name, value in renamed(values, where).items() if name not in others}
+        return cast(Recipe, _build(kind, current, where))
     except ConfigError as error:
         raise DataError(f"{where} has an option that this version of wsss does not take: {error}") from None
     except (TypeError, AttributeError, ValueError, OverflowError) as error:

@@ -1,8 +1,9 @@
-"""The options of the cell score: every rule from class maps to per-cell scores, chosen by name."""
+"""The options of the cell score: views, cell crops, and every rule from class maps to per-cell scores."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from wsss.core.checks import check_choice, check_range
+from wsss.core.checks import ConfigError, between, check_choice, check_fields
 
 REGION_RULES = ("quantile", "mean", "topk", "lse", "max")
 NEGATIVE_RULES = ("recipe", "complement", "max", "own")
@@ -20,23 +21,23 @@ class ScoreConfig:
     region: str = "quantile"
     """What stands for the map in a cell: quantile, mean, topk (mean of the highest pixels),
     lse (log of the mean of exp(sharpness * map), divided by sharpness), max."""
-    quantile: float = 0.99
+    quantile: float = between(0.99, 0, 1)
     """Which quantile the rule 'quantile' takes."""
-    top_share: float = 0.1
+    top_share: float = between(0.1, 1e-6, 1)
     """Share of a cell's pixels, at least one, that the rule 'topk' averages."""
-    sharpness: float = 8.0
+    sharpness: float = between(8.0, 1e-3, 500)
     """How near the rule 'lse' comes to the maximum; towards 0 it is the mean."""
     relative: bool = True
     """Divide r by the same statistic of the whole image and clip at 1; a statistic of zero gives r = 0."""
-    min_prob: float = 0.01
+    min_prob: float = between(0.01, 0, 1)
     """Classes whose image probability is not above this score 0."""
-    min_ratio: float = 0.02
+    min_ratio: float = between(0.02, 0, 1)
     """Scores whose r is not above this become 0."""
-    prob_power: float = 1.0
+    prob_power: float = between(1.0, 0, 100)
     """Score = r * p ** prob_power; 0 leaves the image probability out."""
     prob_for_negative: bool = True
     """Whether min_prob and prob_power count for the class Negative too."""
-    compartment: float = 0.0
+    compartment: float = between(0.0, 0, 1)
     """Share of r taken from the class's own compartment (needs nuclei): the nucleus for nuclear_classes, the rest of
     the cell for the others, always the whole cell for Negative and where a cell lacks the compartment."""
     nuclear_classes: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
@@ -47,40 +48,31 @@ class ScoreConfig:
     (1 - Negative); own: a class like any other."""
     blend: str = "mean"
     """Stages 1 and 2: mean, (1 - w) a + w b; geometric, a ** (1 - w) * b ** w; w is crop_share."""
-    crop_share: float = 0.5
+    crop_share: float = between(0.5, 0, 1)
     """Weight w of stage 2 in the blend."""
-    image_mix: float = 0.0
+    image_mix: float = between(0.0, 0, 1)
     """Share of a cell's score taken from the mean over the cells of its image."""
     normalise_rows: bool = False
     """Divide the scores of a cell by their sum, so that classes compete."""
-    feature_share: float = 0.5
+    feature_share: float = between(0.5, 0, 1)
     """Share of a cell's score taken from the feature classifier, where the run has one (train
     --feature_classifier.enabled true)."""
-    self_training_share: float = 0.1
+    self_training_share: float = between(0.1, 0, 1)
     """Share of the feature classifier taken from the self-trained network of single cells, where the run has one (train
     --self_training.enabled true)."""
-    unet_share: float = 0.5
+    unet_share: float = between(0.5, 0, 1)
     """Share of stage 1 taken from the maps of a U-Net, where there is one (infer --unet RUN)."""
-    prior_rounds: int = 0
+    prior_rounds: int = between(0, 0, 100)
     """Rounds in which the cells of an image tell each other which classes it shows: s_k becomes s_k * q_k, rows
     normalised, with q_k the mean of s_k over the image's cells. Negative keeps its score, the others share the rest."""
-    border_power: float = 0.0
+    border_power: float = between(0.0, 0, 100)
     """Multiply the scores of a cell by (visible share) ** border_power; 0 leaves cells at the border as they are."""
-    outlier_power: float = 0.0
-    """Multiply the scores of a cell by (cell weight) ** outlier_power; 0 leaves outlier cells as they are."""
 
     def __post_init__(self) -> None:
         check_choice("region", self.region, REGION_RULES)
         check_choice("negative", self.negative, NEGATIVE_RULES)
         check_choice("blend", self.blend, BLENDS)
-        shares = ("crop_share", "image_mix", "feature_share", "self_training_share", "unet_share")
-        for name in ("quantile", "min_prob", "min_ratio", "compartment", *shares):
-            check_range(name, getattr(self, name), 0, 1)
-        check_range("prior_rounds", self.prior_rounds, 0, 100)
-        check_range("top_share", self.top_share, 1e-6, 1)
-        check_range("sharpness", self.sharpness, 1e-3, 500)
-        for name in ("prob_power", "border_power", "outlier_power"):
-            check_range(name, getattr(self, name), 0, 100)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -90,18 +82,16 @@ class CropConfig:
     mode: str = "fit"
     """fit: the cell's square, resized to `size` (recipe); stored: a window of `size` px at stored scale, cells larger
     than it shrunk to fit; none: no stage 2."""
-    size: int = 384
+    size: int = between(384, 32, 2048)
     """Edge of a crop in px."""
-    margin: float = 0.0
+    margin: float = between(0.0, 0, 2)
     """Black border around the cell, as a share of its longer side, on each side."""
-    batch: int = 32
+    batch: int = between(32, 1)
     """Crops the network sees at once."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "crops")
         check_choice("crops.mode", self.mode, CROP_MODES)
-        check_range("crops.size", self.size, 32, 2048)
-        check_range("crops.margin", self.margin, 0, 2)
-        check_range("crops.batch", self.batch, 1)
 
 
 PRESETS = {
@@ -129,3 +119,23 @@ def preset(name: str, **changes: object) -> ScoreConfig:
     """
     check_choice("score preset", name, PRESETS)
     return replace(PRESETS[name], **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class TtaConfig:
+    """Views of each image, and of each cell's crop, that the network's answers are averaged over."""
+
+    views: Literal["none", "flips", "turns"] = "none"
+    """The image as it is; flipped too (4 ways); or flipped and turned (8 ways)."""
+    scales: list[float] = between(lambda: [1.0], 0.1, 8)
+    """Sizes of the image, relative to the stored one, rounded to multiples of 32 px; crops keep theirs."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "tta")
+        if not self.scales:
+            raise ConfigError("tta.scales is empty, expected at least 1.0.")
+
+    @property
+    def active(self) -> bool:
+        """Whether there is more than the image as it is."""
+        return self.views != "none" or self.scales != [1.0]

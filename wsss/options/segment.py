@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_choice, check_range
+from wsss.core.checks import ConfigError, check_choice, check_range
 from wsss.core.ray_cluster import ENGINES
 from wsss.core.runtime import Workers
 
@@ -25,8 +25,12 @@ class SegmentOptions:
     """How cells are found: classical, unet (a network that comes with wsss), masks, hpacellseg, cellpose, instanseg, or
     one that another package registers (group wsss.backends)."""
     masks: Path | None = None
-    """For the backend masks: a folder of label maps, <ID>.png|tif|npz|npy at original or stored size; a COCO JSON; or
-    a table (CSV or Parquet) with the masks as run lengths, a submission included."""
+    """For the backend masks: a folder of label maps, <ID>.png|tif|npz|npy at original or stored size, or of outlines,
+    <ID>.geojson (QuPath, StarDist); a COCO JSON; or a table (CSV or Parquet) with the masks as run lengths, or a
+    submission."""
+    category: str = ""
+    """Which categories of a COCO JSON are cells: names or ids, separated by commas, or all. Needed where it has several
+    and it is not clear; one of nuclei is paired with the cells."""
     weights: Path | None = None
     """Weights of a network: a folder for hpacellseg, a file for the others (if left out, cellpose and instanseg fetch
     their own, and unet has its own)."""
@@ -37,6 +41,11 @@ class SegmentOptions:
     pixel_um: float | None = None
     """Micrometres per pixel of the original images, for instanseg; left out, each is taken for a whole field of the
     HPA (164 um)."""
+    split: bool = False
+    """For the backend masks: take each connected part of a label as a cell of its own, as in a binary mask."""
+    grow: float = 0.0
+    """For the backend classical where only nuclei are stained: how far cells reach around them, in radii of a typical
+    nucleus; 0 takes the nuclei for the cells."""
     workers: int | None = None
     """Processes; one per core if left out, 0 for none beside the main one."""
     engine: str = "local"
@@ -50,6 +59,9 @@ class SegmentOptions:
         if self.workers is not None:
             check_range("--workers", self.workers, 0)
         check_range("--batch", self.batch, 1)
+        check_range("--grow", self.grow, 0, 20)
+        if self.split and self.backend != "masks":
+            raise ConfigError("--split parts given masks: pass --backend masks with it.")
         if self.pixel_um is not None:
             check_range("--pixel-um", self.pixel_um, 1e-4)
 

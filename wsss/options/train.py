@@ -1,11 +1,16 @@
-"""Train a Puzzle-CAM classifier on a prepared data set: one run folder, one sub-folder a fold."""
+"""Train a network on a prepared data set: one run folder, one sub-folder a fold.
 
+--task chooses what is learnt: classify (default), a Puzzle-CAM classifier from image labels; masks, a U-Net from masks;
+maps, a U-Net from the pseudo-masks of wsss.pseudo. Each has its own options."""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsss.core.checks import check_range
-from wsss.options.recipe import Recipe
+from wsss.core.checks import between, check_fields
+from wsss.options.parsing import first_value
+from wsss.options.recipe import ClassifyRecipe, MapRecipe, MaskRecipe, recipe_class
 
 EXAMPLES = """\
   python -m wsss.train --backbone seresnext50
@@ -22,25 +27,21 @@ class TrainOptions:
     """Where and how a run is made; nothing here changes its weights, but for rounding."""
 
     data: Path | None = None
-    """Prepared data set; default: the only one under data/."""
+    """Prepared data set, default: the only one under data/; for the task masks a folder of images and masks."""
     run: Path | None = None
     """Run folder; default: runs/<data set>-<backbone>."""
-    pseudo: Path | None = None
-    """Folder of pseudo-masks to learn from (task maps)."""
-    fold: int | Literal["all", "none"] = 0
+    fold: int | Literal["all", "none"] = between(0, 0)
     """Held-out fold; 'all' trains one network a fold, 'none' trains on every labelled image without validation."""
     resume: Literal["auto", "never"] = "auto"
     """auto: go on where the run stopped; never: start over, replacing what is there."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    workers: int | None = None
+    workers: int | None = between(None, 0, 256)
     """Loader processes; default: one less than the cores, 8 at most."""
-    save_every: int = 0
+    save_every: int = between(0, 0)
     """Steps between saves within an epoch; 0 saves at the end of each epoch."""
-    bad_batches: int = 0
+    bad_batches: int = between(0, 0)
     """Batches whose loss is not finite that are skipped before the run stops."""
-    preview_every: int = 0
-    """Epochs between pictures of a few validation images with their class maps (preview/); 0 for none."""
     tensorboard: bool = False
     """Write the figures of every epoch for TensorBoard too (needs the extra wsss[tensorboard])."""
     lr_find: bool = False
@@ -49,13 +50,40 @@ class TrainOptions:
     """Let torch.compile make the network faster; the first steps are slow, results differ by rounding."""
 
     def __post_init__(self) -> None:
-        check_range("save_every", self.save_every, 0)
-        check_range("bad_batches", self.bad_batches, 0)
-        check_range("preview_every", self.preview_every, 0)
-        if self.workers is not None:
-            check_range("workers", self.workers, 0, 256)
-        if isinstance(self.fold, int):
-            check_range("fold", self.fold, 0)
+        check_fields(self)
 
 
-OPTIONS = (Recipe, TrainOptions)
+@dataclass(frozen=True)
+class ClassifyOptions(TrainOptions):
+    """Where and how a classifier is trained."""
+
+    preview_every: int = between(0, 0)
+    """Epochs between pictures of a few validation images with their class maps (preview/); 0 for none."""
+
+
+@dataclass(frozen=True)
+class MapOptions(TrainOptions):
+    """Where and how a U-Net of class maps is trained."""
+
+    pseudo: Path | None = None
+    """Folder of pseudo-masks to learn from."""
+
+
+TASKS: dict[str, tuple[type, type]] = {
+    "classify": (ClassifyRecipe, ClassifyOptions),
+    "masks": (MaskRecipe, TrainOptions),
+    "maps": (MapRecipe, MapOptions),
+}
+"""The options of each task."""
+OPTIONS = TASKS["classify"]
+
+
+def choose(words: Sequence[str]) -> str:
+    """Return the task that words, or the file behind --config, name.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    task = first_value(words, "task") or "classify"
+    recipe_class(task)
+    return task

@@ -14,7 +14,13 @@ from scipy import ndimage
 from wsss.core.labels import HPA_CHANNELS
 from wsss.reports.palette import NO_CLASS, Colour, colour, ink_on, short_name
 
-TINTS = {"red": (0.8, 0.05, 0.0), "green": (0.1, 1.0, 0.1), "blue": (0.1, 0.3, 1.0), "yellow": (0.22, 0.2, 0.0)}
+TINTS = {
+    "red": (0.8, 0.05, 0.0),
+    "green": (0.1, 1.0, 0.1),
+    "blue": (0.1, 0.3, 1.0),
+    "yellow": (0.22, 0.2, 0.0),
+    "white": (1.0, 1.0, 1.0),
+}
 """What each channel adds to R, G, B: the protein leads, the nucleus is a blue that screens show, ER is faint."""
 OTHER_TINT = (0.5, 0.5, 0.5)
 """What a channel of any other name adds."""
@@ -42,18 +48,18 @@ class Panel:
     caption: str
 
 
-def composite(image: np.ndarray, channels: Sequence[str] = HPA_CHANNELS) -> np.ndarray:
+def composite(image: np.ndarray, tints: Sequence[str] = HPA_CHANNELS) -> np.ndarray:
     """Merge channels into one RGB picture, the contrast of each stretched to its own range.
 
     Args:
         image: (C, H, W) uint8.
-        channels: C names; red, green, blue and yellow have their tints, any other is grey.
+        tints: C names out of TINTS; any other is grey.
 
     Returns:
         (H, W, 3) uint8.
     """
     rgb = np.zeros((*image.shape[1:], 3), np.float32)
-    for name, plane in zip(channels, image, strict=True):
+    for name, plane in zip(tints, image, strict=True):
         rgb += stretch(plane)[..., None] * np.array(TINTS.get(name, OTHER_TINT), np.float32)
     return np.rint(255 * np.clip(rgb, 0, 1)).astype(np.uint8)
 

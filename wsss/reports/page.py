@@ -60,6 +60,8 @@ class Page:
     """Columns of the table of classes: key, heading, 'count' or 'share'."""
     class_names: Sequence[str]
     channels: Sequence[str]
+    tints: Sequence[str]
+    """The colour of each channel, see `wsss.reports.overlay`."""
     fields: Sequence[Field]
     images: int
     """How many images there are, in the gallery or not."""
@@ -93,7 +95,7 @@ def render(page: Page) -> str:
             {"name": name, "short": short_name(name), "colour": css_colour(colour(k))}
             for k, name in enumerate(page.class_names)
         ],
-        "tints": [css_colour(_tint(name)) for name in page.channels],
+        "tints": [css_colour(_tint(name)) for name in page.tints],
         "pale": css_colour(NO_CLASS),
     }
     template = engine.get_template("report.html")

@@ -69,6 +69,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, meta
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of wsss, by its header."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as stream:
+            return "wsss" in (stream.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def _way_out(path: Path) -> str:
     other = previous(path)
     return (

@@ -9,16 +9,31 @@ import yaml
 from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.console import say
-from wsss.core.digests import DIGEST
-from wsss.core.files import write_csv, write_text
-from wsss.options.recipe import Recipe, recipe_from
+from wsss.core.files import digest_file, digest_json, read_json, read_lines, write_csv, write_json, write_text
+from wsss.core.run_facts import NETWORK, check_facts
 from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
+from wsss.runs.record import (
+    Lineage,
+    RunRecord,
+    fold_name,
+    lineage_from,
+    lineage_json,
+    record_from,
+    unrecorded,
+)
+
+_NEEDED = ("recipe", "fold", "train_ids")
+
+
+def _task(facts: dict[str, Any]) -> object:
+    recipe = facts.get("recipe")
+    return recipe.get("task") if isinstance(recipe, dict) else None
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """config.yaml, train_ids.txt, log.csv, last.safetensors (the whole state), best.safetensors (weights)."""
+    """config.yaml, train_ids.txt, ancestors.json, log.csv, last.safetensors (the whole state), best.safetensors
+    (weights)."""
 
     path: Path
 
@@ -35,7 +50,7 @@ class RunFolder:
     @property
     def feature_classifier(self) -> Path:
         """The feature classifier, where there is one."""
-        return self.path / "feature_classifier.safetensors"
+        return first_of(self.path / "feature_classifier.safetensors", self.path / "opinion.safetensors")
 
     @property
     def soft_labels(self) -> Path:
@@ -45,7 +60,7 @@ class RunFolder:
     @property
     def self_trained(self) -> Path:
         """The self-trained network of single cells, where there is one."""
-        return self.path / "self_trained.safetensors"
+        return first_of(self.path / "self_trained.safetensors", self.path / "student.safetensors")
 
     @property
     def ids(self) -> Path:
@@ -53,15 +68,56 @@ class RunFolder:
         return self.path / "train_ids.txt"
 
     @property
+    def ancestors(self) -> Path:
+        """The images that reached the weights through other networks, and by which way; missing where none did."""
+        return self.path / "ancestors.json"
+
+    @property
     def used(self) -> list[Path]:
         """The files that other stages read, whether they are there or not."""
         more = [self.path / name for name in ("config.yaml", "log.csv")]
-        return [self.best, self.ids, self.feature_classifier, self.self_trained, *more]
+        return [self.best, self.ids, self.ancestors, self.feature_classifier, self.self_trained, *more]
 
-    def begin(self, recipe: Recipe, train_ids: list[str]) -> None:
+    def begin(self, record: RunRecord) -> None:
         """Write what is known before the first step."""
-        write_text(self.path / "config.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
-        write_text(self.ids, "".join(f"{name}\n" for name in train_ids))
+        write_text(self.path / "config.yaml", yaml.safe_dump(asdict(record.recipe), sort_keys=False))
+        write_text(self.ids, "".join(f"{name}\n" for name in record.train_ids))
+        if record.ancestors == ():
+            self.ancestors.unlink(missing_ok=True)
+        else:
+            write_json(self.ancestors, lineage_json(record.ancestors))
+
+    def read(self, weights: Path | None = None) -> tuple[RunRecord, dict[str, Tensor]]:
+        """Read a checkpoint (the best if none is named) with its record.
+
+        Raises:
+            DataError: a file is missing or damaged, or the lists of images are not those of the checkpoint.
+        """
+        source = weights or self.best
+        tensors, facts = load_checkpoint(source)
+        if not self.ids.exists():
+            raise DataError(f"{self.ids} is missing: it belongs to the run and proves what it was trained on.")
+        check_facts(facts, source, (*_NEEDED, *(NETWORK if _task(facts) != "masks" else ())))
+        ids = read_lines(self.ids)
+        if digest_json(ids) != facts["train_ids"]:
+            raise DataError(f"{self.ids} was changed: it is not the list {source} was trained on.")
+        return record_from(facts, self.path, ids, self.read_ancestors(facts), digest_file(source)), tensors
+
+    def read_ancestors(self, facts: dict[str, Any]) -> Lineage | None:
+        """Return what came through other networks, by a checkpoint's facts and ancestors.json; None if not known.
+
+        Raises:
+            DataError: the file is missing, or is not that of the checkpoint.
+        """
+        if "ancestors" not in facts:
+            return None if unrecorded(facts["recipe"]) else ()
+        values = read_json(self.ancestors) if self.ancestors.exists() else []
+        if digest_json(values) != facts["ancestors"]:
+            raise DataError(
+                f"{self.ancestors} is missing or was changed: it proves which images reached the run through other "
+                "networks. Restore it, or train the run again."
+            )
+        return lineage_from(values)
 
     def save(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Save the whole state."""
@@ -121,46 +177,33 @@ def check_free(path: Path) -> None:
         raise ConfigError(f"{path} holds {some(sorted(names), 3)}, and no training: choose another --run.")
 
 
-FREE = ("versions", "score", "crops", "feature_classifier", "self_training")
-"""What may differ when a run goes on: it does not shape the weights."""
+def first_of(path: Path, old: Path) -> Path:
+    """Return where a file is, or will be: its name of today, or that of version 0.1.0 if it is there alone."""
+    return old if old.exists() and not path.exists() else path
 
 
-SINCE = {
-    "pixels": "which pixels it learnt from",
-    "cells": "which label maps it learnt from",
-    "files": "which images and masks it learnt from",
-}
-"""What runs of earlier versions do not record, in words."""
-
-
-def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on with another recipe, other data, or another fold.
+def find_folders(run: Path) -> list[RunFolder]:
+    """Return the folders with trained weights in a run: its folds, or the run itself if it is one fold's.
 
     Raises:
-        DataError: the first thing that differs, with both values.
+        ConfigError: there is none.
     """
-    # Options that are newer than the run had their defaults.
-    found = {**found, "recipe": asdict(recipe_from(found.get("recipe", {}), "the checkpoint"))}
-    for name in now:
-        old, new = (_weight_shaping(facts.get(name)) for facts in (found, now))
-        if name in SINCE and name not in found:
-            say(f"note: the run is of an earlier version and does not say {SINCE[name]}: they may have changed since.")
-        elif name not in FREE and old != new:
-            raise DataError(
-                f"the run was begun with another {name}: {_difference(old, new)}. Choose another "
-                "--run folder, go back to the first value, or pass --resume never to start over."
-            )
+    if (run / "best.safetensors").exists():
+        return [RunFolder(run)]
+    found = sorted(path.parent for path in run.glob("*/best.safetensors"))
+    if not found:
+        raise ConfigError(f"{run} holds no trained weights (best.safetensors): train it first, or check --run.")
+    return [RunFolder(path) for path in found]
 
 
-def _weight_shaping(value: object) -> object:
-    return {k: v for k, v in value.items() if k not in FREE} if isinstance(value, dict) else value
+def same_fold(run: Path | str, option: str, fold: int | None) -> RunFolder:
+    """Return the folder of a fold in an earlier run that an option names; a run of one network serves any fold.
 
-
-def _difference(old: object, new: object) -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in new:
-            if old.get(key) != new[key]:
-                return f"{key} was {_difference(old.get(key), new[key])}"
-    if isinstance(new, str) and DIGEST.fullmatch(new):
-        return "what was read has changed"
-    return f"{old}, now {new}"
+    Raises:
+        ConfigError: there is none.
+    """
+    folders = find_folders(Path(run))
+    same = [folder for folder in folders if folder.path.name == fold_name(fold)]
+    if not same and len(folders) > 1:
+        raise ConfigError(f"{option} is {run}, which has no {fold_name(fold)}: name the folder of one of its folds.")
+    return (same or folders)[0]

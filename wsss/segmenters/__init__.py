@@ -15,7 +15,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from wsss.core.checks import check_choice
+from wsss.core.channels import HPA_ROLES
+from wsss.core.checks import ConfigError, check_choice
 
 GROUP = "wsss.backends"
 
@@ -27,13 +28,39 @@ class Field:
     name: str
     """The image's ID."""
     image: np.ndarray
-    """(4, h, w) uint8, red green blue yellow, without padding."""
+    """(C, h, w) uint8, without padding."""
     height: int
     """Rows of the original image."""
     width: int
     """Columns of the original image."""
     size: int
     """Edge of the stored square that the image is the top left part of."""
+    roles: tuple[str, ...] = HPA_ROLES
+    """What each channel shows; red, green, blue and yellow of the Atlas if left out."""
+
+    @property
+    def nucleus(self) -> np.ndarray | None:
+        """(h, w) uint8: the nuclear stain; None without one."""
+        return self._brightest("nucleus")
+
+    @property
+    def cell(self) -> np.ndarray | None:
+        """(h, w) uint8: what fills the cells, the brighter of several stains; None without one."""
+        return self._brightest("cell")
+
+    @property
+    def outline(self) -> np.ndarray | None:
+        """(h, w) uint8: the cells' borders; None without such a stain."""
+        return self._brightest("outline")
+
+    @property
+    def cells(self) -> list[np.ndarray]:
+        """The stains that fill the cells, each (h, w) uint8."""
+        return [plane for plane, role in zip(self.image, self.roles, strict=True) if role == "cell"]
+
+    def _brightest(self, wanted: str) -> np.ndarray | None:
+        planes = [plane for plane, role in zip(self.image, self.roles, strict=True) if role == wanted]
+        return np.max(planes, axis=0) if planes else None
 
 
 @dataclass(frozen=True)
@@ -44,6 +71,8 @@ class CellMaps:
     """(H, W) int32, 0 background."""
     nuclei: np.ndarray | None
     """(H, W) int32 with the ids of the cells, or None where the backend knows no nuclei."""
+    doubts: tuple[str, ...] = ()
+    """What speaks against given maps, keys of `wsss.cells.plausible.DOUBTS`."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +80,8 @@ class BackendOptions:
     """What the stage hands to every factory; a backend takes what concerns it."""
 
     masks: Path | None = None
-    """Given masks: a folder of label maps, `<ID>.png|tif|tiff|npz|npy`, a COCO JSON, or a table with run lengths."""
+    """Given masks: a folder of label maps, `<ID>.png|tif|tiff|npz|npy`, or of outlines, `<ID>.geojson`, a COCO JSON, or
+    a table with run lengths."""
     weights: Path | None = None
     """Weights of a network: a file, or a folder for hpacellseg."""
     device: str = "auto"
@@ -60,6 +90,28 @@ class BackendOptions:
     """Fields that a network takes at once."""
     pixel_um: float | None = None
     """Micrometres per pixel of the original images; None takes each for a whole field of the HPA."""
+    category: str = ""
+    """Of a COCO JSON: names or ids of the categories that are cells, separated by commas; 'all'; '' for no choice."""
+    roles: tuple[str, ...] = HPA_ROLES
+    """What each channel of the images shows."""
+    split: bool = False
+    """Whether each connected part of a given mask is a cell of its own."""
+    grow: float = 0.0
+    """How far cells reach around nuclei where no stain shows them, in radii of a typical nucleus."""
+
+    def need_roles(self, backend: str, *wanted: str) -> None:
+        """Check that the images have channels that show what a backend looks at.
+
+        Raises:
+            ConfigError: they have not.
+        """
+        missing = [role for role in wanted if role not in self.roles]
+        if missing:
+            known = ", ".join(sorted(filter(None, set(self.roles)))) or "none"
+            raise ConfigError(
+                f"--backend {backend} looks at channels of the role {' and '.join(wanted)}; the data set has {known}: "
+                "prepare it with --roles, choose another backend, or bring label maps (--backend masks)."
+            )
 
 
 Backend = Callable[[Field], CellMaps]

@@ -27,8 +27,6 @@ from wsss.segmenters.classical import tidy_cells
 from wsss.segmenters.stretch import stretch
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
-STAINS = [0, 2, 3]
-"""Red, blue, yellow. Green, the protein of interest, would shape the masks."""
 EDGE = 384
 """Longer edge, in pixels, of the field that the network sees first: the scale it was trained at."""
 RADIUS, LEAST_RADIUS, MOST_RADIUS = 10.0, 6.0, 16.0
@@ -49,6 +47,7 @@ def make(options: BackendOptions) -> "CellUnet":
         ConfigError: there is no such file, or no such device.
         DataError: the file holds other weights.
     """
+    options.need_roles("unet", "nucleus", "cell")
     return CellUnet(load_cell_unet(options.weights or WEIGHTS), choose_device(options.device))
 
 
@@ -84,7 +83,7 @@ class CellUnet:
 
     def segment_batch(self, fields: Sequence[Field]) -> list[Finish]:
         """Run the network on every field; the labelling is left to `label_field`."""
-        planes = [stretch(field.image[STAINS]) for field in fields]
+        planes = [stretch(_stains(field)) for field in fields]
         zooms = [EDGE / max(own.shape[1:]) for own in planes]
         maps = self._look(planes, zooms)
         again = {k: zoom for k, zoom in enumerate(map(_better_zoom, maps, planes, zooms)) if zoom is not None}
@@ -112,6 +111,15 @@ class CellUnet:
             return np.asarray((255 * logits.float().sigmoid()).round().byte().cpu().numpy())
 
         return np.concatenate(in_parts(self.net, images.shape, see))
+
+
+def _stains(field: Field) -> np.ndarray:
+    """Return a stain that fills the cells, the nuclei, and another such stain (the same if there is one), (3, h, w).
+
+    The protein of interest would shape the masks.
+    """
+    assert field.nucleus is not None, "checked when the backend was made"
+    return np.stack([field.cells[0], field.nucleus, field.cells[-1]])
 
 
 def _zoomed(planes: np.ndarray, zoom: float) -> np.ndarray:

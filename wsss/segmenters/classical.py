@@ -1,9 +1,10 @@
-"""Cells without a trained model: nuclei from the blue plane, cells by watershed over red and yellow.
+"""Cells without a trained model: nuclei from their stain, cells by watershed over stains that fill or outline them.
 
 Every length follows from the radius of a typical nucleus, which is measured in the image itself, so that one set of
 constants serves any microscope, any size of cell and any scale of storage.
 """
 
+import functools
 from dataclasses import dataclass
 
 import cv2
@@ -14,10 +15,9 @@ from skimage.segmentation import expand_labels, watershed
 
 from wsss.cells.morphology import drop_small, fill_holes, renumber
 from wsss.cells.regions import group_pixels
+from wsss.core.checks import DataError
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
 from wsss.segmenters.touching import part_touching
-
-RED, BLUE, YELLOW = 0, 2, 3
 
 
 @dataclass(frozen=True)
@@ -50,32 +50,84 @@ class ClassicalConfig:
     """Larger dark areas enclosed by cells are background."""
     edge: int = 640
     """Larger images are segmented at this edge length and the maps scaled back."""
+    grow: float = 0.0
+    """How far cells reach around nuclei where no stain shows them."""
 
 
 def make(options: BackendOptions) -> Backend:
-    """Make the backend; it needs no options."""
-    return segment_field
+    """Make the backend.
+
+    Raises:
+        ConfigError: no channel shows nuclei or fills the cells.
+    """
+    if "nucleus" not in options.roles:
+        options.need_roles("classical", "nucleus" if "cell" not in options.roles else "cell")
+    return functools.partial(segment_field, config=ClassicalConfig(grow=options.grow))
 
 
 def segment_field(field: Field, config: ClassicalConfig | None = None) -> CellMaps:
     """Segment one field.
 
     Args:
-        field: its image is (4, h, w) uint8, red green blue yellow.
+        field: with nuclei and, if it is there, a stain that fills the cells or shows their outline. Without one, cells
+            are the nuclei, grown by `config.grow`; without nuclei, cells are what is bright.
         config: None for the defaults.
 
     Returns:
-        Cells and nuclei with shared ids 1..N, both (h, w) int32; N may be 0.
+        Cells and nuclei with shared ids 1..N, both (h, w) int32; N may be 0. Without a nuclear stain no nuclei.
+
+    Raises:
+        DataError: no channel shows nuclei or fills the cells.
     """
     config = config or ClassicalConfig()
     height, width = field.image.shape[1:]
     scale = min(1.0, config.edge / max(height, width))
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-    red, blue, yellow = (np.sqrt(_plane(field.image[c], shape)) for c in (RED, BLUE, YELLOW))
-    nuclei, radius = find_nuclei(blue, config)
-    cells = grow_cells(nuclei, np.maximum(red, yellow), radius, config)
-    maps = [cv2.resize(m, (width, height), interpolation=cv2.INTER_NEAREST_EXACT) for m in (cells, nuclei)]
+    nucleus, cell, outline = (
+        None if plane is None else np.sqrt(_plane(plane, shape)) for plane in (field.nucleus, field.cell, field.outline)
+    )
+    if nucleus is not None:
+        nuclei, radius = find_nuclei(nucleus, config)
+        if cell is None and outline is None:
+            cells = expand_labels(nuclei, config.grow * radius) if config.grow else nuclei
+        elif cell is None:
+            cells = fill_outlines(nuclei, outline, radius, config)
+        else:
+            cells = grow_cells(nuclei, cell, radius, config)
+    elif cell is not None:
+        nuclei = None
+        cells = grow_cells(*_bodies(cell, config), config)
+    else:
+        raise DataError(f"{field.name} has no channel that shows nuclei or fills the cells: see prepare --roles.")
+    maps = [
+        None if m is None else cv2.resize(m.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        for m in (cells, nuclei)
+    ]
+    assert maps[0] is not None
     return CellMaps(cells=maps[0], nuclei=maps[1])
+
+
+def _bodies(cell: np.ndarray, config: ClassicalConfig) -> tuple[np.ndarray, np.ndarray, float]:
+    """Find cell bodies in a stain that fills them, as if they were nuclei; return them, the stain and their radius."""
+    bodies, radius = find_nuclei(cell, config)
+    return bodies, cell, radius
+
+
+def fill_outlines(nuclei: np.ndarray, outline: np.ndarray, radius: float, config: ClassicalConfig) -> np.ndarray:
+    """Grow one cell around every nucleus up to the bright line between cells, (h, w) float32.
+
+    Returns:
+        (h, w) int32 with the ids of `nuclei`; every nucleus lies within its cell.
+    """
+    if radius == 0:
+        return nuclei.copy()
+    signal = _smooth(outline, radius / 8)
+    _, floor = _cut(signal, config.cell_floor, 0.03)
+    away = _distance(nuclei == 0) / radius
+    mask = fill_holes(signal > floor, np.inf) & (away < config.reach) | (nuclei > 0)
+    relief = signal / max(float(signal.max()), 1e-6) + config.distance_weight * away
+    cells = watershed(relief, nuclei, mask=mask)
+    return tidy_cells(cells.astype(np.int32), nuclei, radius)
 
 
 def _plane(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

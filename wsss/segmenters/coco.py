@@ -1,48 +1,63 @@
 """Masks from a COCO JSON: polygons or run lengths, images told apart by their file names."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.files import read_json
 from wsss.core.label_maps import MOST_PIXELS
+from wsss.data.ids import composed
 from wsss.segmenters.painted import GivenMasks
 
 LONGEST = 1 << 20
 """Pixels round a polygon, at most: pycocotools keeps each in memory several times, and does not ask whether it may."""
 _COLOUR = re.compile(r"_(red|green|blue|yellow)$")
+_SUFFIX = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|bmp|webp|zarr|czi|nd2|lif)$", re.IGNORECASE)
+_NUCLEUS = re.compile(r"nucle(us|i|ar)|\bdapi\b|hoechst", re.IGNORECASE)
+ALL = "all"
+"""Value of --category that takes every category for cells."""
 
 
 class CocoMasks:
-    """A COCO file, read whole. The number of a cell is the id of its annotation."""
+    """A COCO file, read whole. The number of a cell is the id of its annotation, or its cell_id in a file of ours.
 
-    def __init__(self, path: Path) -> None:
+    Crowds (`iscrowd`) are left out. Of several categories the cells' one must be known: it is asked for, or the only
+    one beside one of nuclei, which are then paired with the cells.
+
+    Args:
+        path: the file.
+        category: names or ids of the categories that are cells, separated by commas; 'all'; '' for no choice.
+    """
+
+    def __init__(self, path: Path, category: str = "") -> None:
         content = read_json(path)
         if not isinstance(content, dict) or not all(
             isinstance(content.get(k), list) for k in ("images", "annotations")
         ):
             raise DataError(f"{path} is no COCO file: it lacks the lists 'images' and 'annotations'.")
         self.path = path
+        self.notes: list[str] = []
+        """What the user should know, a line each."""
+        info = content.get("info")
+        self._is_ours = isinstance(info, dict) and str(info.get("description", "")).startswith("wsss:")
         self._images: dict[str, tuple[Any, tuple[int, int]]] = {}
         for image in content["images"]:
-            name, *rest = _image(image, path)
+            name, *rest = _image(image, path, whole_name=self._is_ours)
             if name in self._images:
                 raise DataError(f"{path} has two images for the ID {name}: keep one file name of each image.")
             self._images[name] = (rest[0], (rest[1], rest[2]))
-        self._cells = defaultdict(list)
-        for annotation in content["annotations"]:
-            if not isinstance(annotation, dict) or not {"id", "image_id", "segmentation"} <= set(annotation):
-                raise DataError(f"{path}: an annotation lacks id, image_id or segmentation: {str(annotation)[:80]}.")
-            _check_id(annotation["image_id"], path)
-            self._cells[annotation["image_id"]].append(annotation)
-        missing = set(self._cells) - {own for own, _ in self._images.values()}
+        self._cells: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        self._nuclei: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        self._sort(_checked(content["annotations"], path), content.get("categories"), category)
+        missing = (set(self._cells) | set(self._nuclei)) - {own for own, _ in self._images.values()}
         if missing:
             raise DataError(f"{path}: annotations belong to the image {some(missing)}, which 'images' does not list.")
+        self._drop_strays()
 
     def masks(self, name: str, size: tuple[int, int]) -> GivenMasks:
         """Return the cells of the image `name`; `size` is not needed here.
@@ -50,20 +65,110 @@ class CocoMasks:
         Raises:
             DataError: the file does not list the image, or a segmentation is broken.
         """
+        return self._given(self._cells, name)
+
+    def nuclei(self, name: str) -> GivenMasks | None:
+        """Return the nuclei of the image `name`, numbered by themselves; None for a file without nuclei."""
+        return self._given(self._nuclei, name) if self._nuclei else None
+
+    def _given(self, annotations: dict[Any, list[dict[str, Any]]], name: str) -> GivenMasks:
         if name not in self._images:
             raise DataError(f"{self.path} lists no image {name}: expected a file name {name}.png or {name}_red.png.")
         own, size = self._images[name]
         where = f"{self.path} ({name})"
-        cells = self._cells.get(own, [])
-        counts = [_counts(a["segmentation"], size, f"{where}: annotation {a['id']}") for a in cells]
-        return GivenMasks(where, size, [a["id"] for a in cells], counts)
+        found = annotations.get(own, [])
+        if self._is_ours:  # one annotation a class: the mask of a cell may come several times
+            found = list({a.get("cell_id", a["id"]): a for a in found}.values())
+        counts = [_counts(a["segmentation"], size, f"{where}: annotation {a['id']}") for a in found]
+        numbers = [a.get("cell_id", a["id"]) if self._is_ours else a["id"] for a in found]
+        return GivenMasks(where, size, numbers, counts)
+
+    def _sort(self, annotations: list[dict[str, Any]], categories: Any, category: str) -> None:
+        """Put the annotations to cells or nuclei."""
+        plain = [a for a in annotations if not a.get("iscrowd")]
+        if crowds := len(annotations) - len(plain):
+            self.notes.append(f"{self.path}: {crowds} annotations of crowds (iscrowd) are left out.")
+        named = {c["id"]: str(c.get("name", c["id"])) for c in categories or [] if isinstance(c, dict) and "id" in c}
+        counts = Counter(a.get("category_id") for a in plain)
+        names = {k: named.get(k, str(k)) for k in counts}
+        cells, nuclei = (set(counts), set()) if self._is_ours else _roles(names, counts, category, self.path)
+        if nuclei or cells != set(counts):
+            told = f"{some(names[k] for k in cells)} are the cells"
+            told += f", {some(names[k] for k in nuclei)} their nuclei" if nuclei else ""
+            self.notes.append(f"{self.path}: of the categories {some(names.values())}, {told}.")
+        for annotation in plain:
+            for kinds, into in ((cells, self._cells), (nuclei, self._nuclei)):
+                if annotation.get("category_id") in kinds:
+                    into[annotation["image_id"]].append(annotation)
+
+    def _drop_strays(self) -> None:
+        """Take out polygons that outline nothing in their image, and annotations that have no other."""
+        sizes = dict(self._images.values())
+        gone: list[str] = []
+        for annotations in (self._cells, self._nuclei):
+            for image, own in annotations.items():
+                kept = []
+                for a in own:
+                    if not isinstance(a["segmentation"], list):
+                        kept.append(a)
+                        continue
+                    good = [p for p in a["segmentation"] if _outlines(p, sizes[image])]
+                    if len(good) < max(1, len(a["segmentation"])):
+                        gone.append(str(a["id"]))
+                    if good:
+                        kept.append({**a, "segmentation": good})
+                annotations[image] = kept
+        if gone:
+            self.notes.append(
+                f"{self.path}: polygons of fewer than three corners, of no area or outside their image are left out, "
+                f"of annotation {some(gone)}."
+            )
 
 
-def _image(image: Any, path: Path) -> tuple[str, Any, int, int]:
+def _roles(names: dict[Any, str], counts: Counter[Any], category: str, path: Path) -> tuple[set[Any], set[Any]]:
+    """Return which categories are cells and which nuclei.
+
+    Raises:
+        ConfigError: it has to be said, or what was said is no category.
+    """
+    nuclei = {k for k, name in names.items() if _NUCLEUS.search(name)}
+    if category == ALL:
+        return set(names), set()
+    if category:
+        cells: set[Any] = set()
+        for word in (part.strip() for part in category.split(",")):
+            alike = {k for k, name in names.items() if word.casefold() == name.casefold() or word == str(k)}
+            if not alike:
+                raise ConfigError(
+                    f"--category is '{word}', {path} has {some(names.values())}.{nearest(word, names.values())}"
+                )
+            cells |= alike
+        return cells, nuclei - cells
+    if len(names) <= 1:
+        return set(names), set()
+    if len(nuclei) == 1 and len(names) == 2:
+        return set(names) - nuclei, nuclei
+    told = some(f"{names[k]} ({count} annotations)" for k, count in counts.items())
+    raise ConfigError(
+        f"{path} has the categories {told}: say which are cells, --category {next(iter(names.values()))}, or "
+        f"--category {ALL}."
+    )
+
+
+def _checked(annotations: list[Any], path: Path) -> list[dict[str, Any]]:
+    for annotation in annotations:
+        if not isinstance(annotation, dict) or not {"id", "image_id", "segmentation"} <= set(annotation):
+            raise DataError(f"{path}: an annotation lacks id, image_id or segmentation: {str(annotation)[:80]}.")
+        _check_id(annotation["image_id"], path)
+    return annotations
+
+
+def _image(image: Any, path: Path, *, whole_name: bool) -> tuple[str, Any, int, int]:
     """Return ID, COCO id, height and width of an entry of 'images'."""
     try:
-        file = PurePosixPath(PureWindowsPath(image["file_name"]).as_posix())
-        found = _COLOUR.sub("", file.stem), image["id"], int(image["height"]), int(image["width"])
+        file = PurePosixPath(PureWindowsPath(image["file_name"]).as_posix()).name
+        name = image["file_name"] if whole_name else _COLOUR.sub("", _SUFFIX.sub("", file))
+        found = composed(name), image["id"], int(image["height"]), int(image["width"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: an image lacks id, file_name, height or width: {str(image)[:80]}.") from error
     _check_id(found[1], path)
@@ -77,10 +182,27 @@ def _check_id(value: Any, path: Path) -> None:
         raise DataError(f"{path}: the id of an image is {str(value)[:80]}, expected a number or a word.")
 
 
+def _outlines(polygon: Any, size: tuple[int, int]) -> bool:
+    """Say whether a polygon x, y, x, y, ... has at least three corners, an area, and a part inside the image."""
+    numbers = isinstance(polygon, list) and all(isinstance(n, int | float) and abs(n) < 1e6 for n in polygon)
+    if not numbers or len(polygon) < 6 or len(polygon) % 2:
+        return False
+    x, y = np.array(polygon, np.float64).reshape(-1, 2).T
+    area = abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+    inside = x.max() > 0 and y.max() > 0 and x.min() < size[1] and y.min() < size[0]
+    return area >= 0.5 and bool(inside)
+
+
 def _counts(segmentation: Any, size: tuple[int, int], where: str) -> bytes:
     """Return a segmentation in any of COCO's three forms as compressed counts."""
     if isinstance(segmentation, list):
-        return _from_polygons(segmentation, size, where)
+        for polygon in segmentation:
+            corners = np.array(polygon, np.float64).reshape(-1, 2)
+            around = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()
+            if around > LONGEST:
+                raise DataError(f"{where}: a polygon is {around:.0f} pixels round, more than {LONGEST} are refused.")
+        packed: bytes = coco.merge(coco.frPyObjects(segmentation, *size))["counts"]
+        return packed
     counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
     if not isinstance(counts, str | list) or segmentation.get("size") != list(size):
         raise DataError(f"{where} is neither polygons nor run lengths of {size[0]} x {size[1]}.")
@@ -88,18 +210,5 @@ def _counts(segmentation: Any, size: tuple[int, int], where: str) -> bytes:
         return counts.encode("ascii", "replace")
     if not all(isinstance(n, int) and 0 <= n < 2**31 for n in counts) or sum(counts) != size[0] * size[1]:
         raise DataError(f"{where}: the run lengths do not add up to {size[0]} x {size[1]} pixels.")
-    packed: bytes = coco.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
-    return packed
-
-
-def _from_polygons(polygons: list[Any], size: tuple[int, int], where: str) -> bytes:
-    for polygon in polygons or [None]:
-        numbers = isinstance(polygon, list) and all(isinstance(n, int | float) and abs(n) < 1e6 for n in polygon)
-        if not numbers or len(polygon) < 6 or len(polygon) % 2:
-            raise DataError(f"{where}: a polygon is no list x, y, x, y, ... of at least three corners.")
-        corners = np.array(polygon, np.float64).reshape(-1, 2)
-        around = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()
-        if around > LONGEST:
-            raise DataError(f"{where}: a polygon is {around:.0f} pixels round, more than {LONGEST} are refused.")
-    packed: bytes = coco.merge(coco.frPyObjects(polygons, *size))["counts"]
-    return packed
+    unpacked: bytes = coco.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
+    return unpacked

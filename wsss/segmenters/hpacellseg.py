@@ -38,7 +38,6 @@ EDGE = 512
 NUCLEI, CELLS = "nuclei.safetensors", "cells.safetensors"
 ARCHITECTURE = "pytorch_zoo.unet.DPNUnet"
 """The one architecture of the published networks, and the only one that is ever built."""
-RED, BLUE, YELLOW = 0, 2, 3
 
 
 def make(options: BackendOptions) -> "HpaCellSeg":
@@ -52,6 +51,7 @@ def make(options: BackendOptions) -> "HpaCellSeg":
             "--backend hpacellseg needs --weights FOLDER, made from the published pickles by "
             "scripts/convert_hpacellseg.py."
         )
+    options.need_roles("hpacellseg", "nucleus", "cell")
     return HpaCellSeg(options.weights, options.device)
 
 
@@ -80,7 +80,8 @@ class HpaCellSeg:
         Raises:
             ConfigError: the device has not enough memory for them.
         """
-        red, blue, yellow = ([_scaled(field.image[c]) for field in fields] for c in (RED, BLUE, YELLOW))
+        blue = [_scaled(field.nucleus) for field in fields if field.nucleus is not None]
+        red, yellow = ([_scaled(field.cells[k]) for field in fields] for k in (0, -1))
         try:
             nuclei = self.net.pred_nuclei(blue)
             cells = self.net.pred_cells([red, yellow if self.with_er else None, blue])

@@ -14,8 +14,6 @@ from wsss.segmenters import BackendOptions, Field, Finish
 from wsss.segmenters.extras import fetching, need, paired
 
 MODEL = "fluorescence_nuclei_and_cells"
-STAINS = [2, 0, 3]
-"""Blue, red, yellow: what shows nuclei and cells. Green, the protein of interest, would bias the masks."""
 FIELD_UM = 2048 * 0.08
 """Edge of a whole field of the HPA, in micrometres."""
 
@@ -26,6 +24,7 @@ def make(options: BackendOptions) -> "InstanSeg":
     Raises:
         ConfigError: the package or the weights are missing.
     """
+    options.need_roles("instanseg", "nucleus")
     package = need("instanseg", "instanseg", "pip install 'wsss[instanseg]'")
     device = str(choose_device(options.device).place)
     with fetching("instanseg"):
@@ -39,6 +38,12 @@ def _read(path: Path) -> Any:
         return torch.jit.load(path, map_location="cpu")
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"--weights {path} is no TorchScript file, expected InstanSeg's instanseg.pt.") from error
+
+
+def _stains(field: Field) -> np.ndarray:
+    """Return what shows nuclei and cells, (k, h, w); the protein of interest would bias the masks."""
+    planes = [field.nucleus, *field.cells, field.outline]
+    return np.stack([plane for plane in planes if plane is not None])
 
 
 class InstanSeg:
@@ -56,6 +61,6 @@ class InstanSeg:
         longest = max(field.height, field.width)
         original_um = FIELD_UM / longest if self.pixel_um is None else self.pixel_um
         stored_um = original_um * longest / max(field.image.shape[1:])
-        found = self.model.eval_small_image(field.image[STAINS], stored_um, return_image_tensor=False)
+        found = self.model.eval_small_image(_stains(field), stored_um, return_image_tensor=False)
         nuclei, cells = found[0].cpu().numpy().astype(np.int32)  # (1, 2, H, W)
         return functools.partial(paired, cells, nuclei)

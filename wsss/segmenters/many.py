@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -115,7 +115,9 @@ def _open_backend(name: str, options: BackendOptions) -> Backend:
 def _read(data: DataSet, index: int) -> Field:
     geometry = data.geometry(index)
     content = data.image(index)[:, : geometry.content_height, : geometry.content_width]
-    return Field(data.ids[index], np.ascontiguousarray(content), geometry.height, geometry.width, geometry.size)
+    return Field(
+        data.ids[index], np.ascontiguousarray(content), geometry.height, geometry.width, geometry.size, data.roles
+    )
 
 
 def _work(task: _Task) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def _work(task: _Task) -> dict[str, Any]:
     seconds["measuring"] = clock.lap()
     record |= _write(folder, name, found)
     seconds["writing"] = clock.lap()
-    return {"status": "ok", "reason": "", **record, "seconds": seconds}
+    return {"status": "ok", "reason": "", **record, "doubts": list(found.doubts), "seconds": seconds}
 
 
 class _Clock:
@@ -166,7 +168,7 @@ def _padded(found: CellMaps, geometry: Geometry) -> CellMaps:
             return label_map
         return np.pad(label_map, ((0, geometry.size - content[0]), (0, geometry.size - content[1])))
 
-    return CellMaps(pad(found.cells), None if found.nuclei is None else pad(found.nuclei))
+    return replace(found, cells=pad(found.cells), nuclei=None if found.nuclei is None else pad(found.nuclei))
 
 
 def _describe(found: CellMaps, geometry: Geometry) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """Masks from a table with run lengths: one row per cell (`ID, cell_id, rle`), or a submission of the competition."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from wsss.core import rle
 from wsss.core.checks import DataError
-from wsss.core.csv_text import check_columns, read_text, unguard_text
+from wsss.core.csv_text import any_case, check_columns, numbers, read_text, unguard_text
 from wsss.core.parquet import read_parquet
 from wsss.segmenters.painted import GivenMasks
 
@@ -45,26 +44,35 @@ class TableMasks:
             if name in self._empty:
                 return GivenMasks(where, size, [], [])
             raise DataError(f"{self.path} has no row of {name}; an image without cells needs one in images.csv.")
-        size = _size(rows, size, where)
+        size = self._size(rows, size, where)
         if self.submission:
             counts = _submitted(rows[SUBMISSION].tolist(), where)
         else:
             counts = [str(text).encode("ascii", "replace") for text in rows["rle"]]
         return GivenMasks(where, size, self._ids(rows, len(counts), where), counts)
 
+    def _size(self, rows: pd.DataFrame, size: tuple[int, int], where: str) -> tuple[int, int]:
+        if not set(SIZES) <= set(rows):
+            return size
+        height, width = (numbers(rows, name, self.path, whole=True) for name in SIZES)
+        if (height != height[0]).any() or (width != width[0]).any():
+            raise DataError(f"{where}: the rows tell different sizes of the image.")
+        return int(height[0]), int(width[0])
+
     def _ids(self, rows: pd.DataFrame, count: int, where: str) -> list[int]:
         if self.submission or self._number is None:
             return list(range(1, count + 1))
-        return [_whole(value, self._number, where) for value in rows[self._number]]
+        return numbers(rows, self._number, self.path, whole=True).tolist()
 
 
 def _read(path: Path) -> pd.DataFrame:
     if path.suffix.lower() != ".parquet":
-        table = read_text(path, ["ID"])
+        table = read_text(path, ["ID"], [SUBMISSION, "rle", *NUMBERS, *SIZES])
         return table if SUBMISSION in table else unguard_text(table)
     table = read_parquet(path, again="Check the path, or make it again.")
+    table = any_case(table, ["ID", SUBMISSION, "rle", *NUMBERS, *SIZES], path)
     check_columns(table, ["ID"], path)
-    return table
+    return table.set_axis(pd.RangeIndex(1, len(table) + 1), axis=0)
 
 
 def _without_cells(path: Path) -> set[str]:
@@ -73,23 +81,7 @@ def _without_cells(path: Path) -> set[str]:
     if not beside.is_file():
         return set()
     table = unguard_text(read_text(beside, ["ID", "n_cells"]))
-    return set(table.ID[table.n_cells == "0"])
-
-
-def _size(rows: pd.DataFrame, size: tuple[int, int], where: str) -> tuple[int, int]:
-    if not set(SIZES) <= set(rows):
-        return size
-    height, width = (_whole(rows[name].iloc[0], name, where) for name in SIZES)
-    if (rows[list(SIZES)] != rows[list(SIZES)].iloc[0]).any(axis=None):
-        raise DataError(f"{where}: the rows tell different sizes of the image.")
-    return height, width
-
-
-def _whole(value: Any, column: str, where: str) -> int:
-    try:
-        return int(str(value))
-    except ValueError:
-        raise DataError(f"{where}: {column} is '{value}', expected a whole number.") from None
+    return set(table.ID[table.n_cells.str.strip() == "0"])
 
 
 def _submitted(texts: list[str], where: str) -> list[bytes]:

@@ -1,58 +1,150 @@
-"""Cells that somebody else has segmented, taken as they are: label maps, a COCO JSON, or a table of run lengths."""
+"""Cells that somebody else has segmented, taken as they are: label maps, outlines, a COCO JSON, or run lengths.
 
-from collections.abc import Callable
+Of a folder, each image's file is the label map <ID>.png (or another form of those), Cellpose's <ID>_cp_masks.png, or
+the outlines <ID>.geojson. Pickles (Cellpose's _seg.npy) are never loaded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from wsss.cells.plausible import doubts_of, split_pieces
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.label_maps import SUFFIXES, find_label_map, read_label_map
+from wsss.core.label_maps import SUFFIXES, find_label_map, has_odd_palette, read_label_map
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
 from wsss.segmenters.coco import CocoMasks
+from wsss.segmenters.geojson import SUFFIXES as OUTLINES
+from wsss.segmenters.geojson import paint_outlines, read_outlines
 from wsss.segmenters.mask_tables import TableMasks
 from wsss.segmenters.painted import GivenMasks, paint
+from wsss.segmenters.pairing import pair_nuclei
+
+FILES = (".json", ".json.gz", ".csv", ".tsv", ".txt", ".parquet")
+"""Forms of one file with the masks of all images."""
+CELLPOSE = ("_cp_masks", "_red_cp_masks", "_green_cp_masks", "_blue_cp_masks", "_yellow_cp_masks")
+"""What Cellpose puts behind the name of the image that it was given."""
+CONVERT_SEG = (
+    "python -c \"import glob, numpy as np; [np.save(f[:-8] + '.npy', np.load(f, allow_pickle=True).item()['masks']) "
+    "for f in glob.glob('*_seg.npy')]\""
+)
+"""Run in a folder of one's own files: makes label maps of Cellpose's pickles."""
+CONVERT_ROI = (
+    "python -c \"import glob, json, roifile; [json.dump([{'geometry': {'type': 'Polygon', 'coordinates': "
+    "[r.coordinates().tolist()]}} for r in roifile.roiread(f)], open(f[:-4] + '.geojson', 'w')) "
+    "for f in glob.glob('*.zip')]\""
+)
+"""Makes outlines of ImageJ's ROI sets; needs the package roifile."""
 
 
 class _Source(Protocol):
     def masks(self, name: str, size: tuple[int, int]) -> GivenMasks: ...
 
 
-FILES: dict[str, Callable[[Path], _Source]] = {".json": CocoMasks, ".csv": TableMasks, ".parquet": TableMasks}
+@dataclass(frozen=True)
+class GivenFile:
+    """The backend of one file with the masks of all images."""
+
+    source: _Source
+    notes: Sequence[str] = field(default_factory=list)
+    """What the user should know of the file, a line each."""
+    split: bool = False
+    """Whether each connected part of a mask is a cell of its own."""
+
+    def __call__(self, field: Field) -> CellMaps:
+        """Paint the masks of one field, see `read_file`."""
+        return _judged(read_file(field, self.source), field, self.split)
 
 
 def make(options: BackendOptions) -> Backend:
     """Make the backend of given masks.
 
     Raises:
-        ConfigError: nothing is named, it is no form of masks, or a folder without label maps.
+        ConfigError: nothing is named, it is no form of masks, a folder without them, or a category has to be said.
         DataError: a file of masks cannot be read.
     """
     given = options.masks
     if given is None:
         raise ConfigError("--backend masks needs --masks: a folder with one label map per image, <ID>.png, or a file.")
-    if given.is_file() and given.suffix.lower() in FILES:
-        source = FILES[given.suffix.lower()](given)
-        return lambda field: read_file(field, source)
+    name = given.name.lower()
+    is_coco = name.endswith((".json", ".json.gz"))
+    if options.category and not is_coco:
+        raise ConfigError(f"--category chooses among the categories of a COCO JSON, and --masks is {given}.")
+    if given.is_file() and is_coco:
+        coco = CocoMasks(given, options.category)
+        return GivenFile(coco, coco.notes, options.split)
+    if given.is_file() and name.endswith(FILES):
+        return GivenFile(TableMasks(given), split=options.split)
+    if given.is_file() and name.endswith(OUTLINES):
+        raise ConfigError(f"--masks {given} has the outlines of one image: pass the folder with <ID>.geojson of each.")
     if not given.is_dir():
         raise ConfigError(
             f"--masks {given} is no folder of label maps, and no file with one of {', '.join(FILES)} either."
         )
-    if not any(path.suffix.lower() in SUFFIXES for path in given.iterdir()):
-        raise ConfigError(f"--masks {given} holds no label map, expected <ID> with one of {', '.join(SUFFIXES)}.")
-    return lambda field: read_folder(field, given)
+    names = [path.name.lower() for path in given.iterdir()]
+    if not any(name.endswith((*SUFFIXES, *OUTLINES)) and not name.endswith("_seg.npy") for name in names):
+        raise ConfigError(
+            f"--masks {given} holds no label map, expected <ID> with one of {', '.join((*SUFFIXES, *OUTLINES))}."
+            + _way_out(names)
+        )
+    return lambda field: _judged(read_folder(field, given), field, options.split)
+
+
+def _judged(found: CellMaps, field: Field, split: bool) -> CellMaps:
+    """Return maps with what speaks against them; or with each connected part as a cell of its own."""
+    if split:
+        return replace(found, cells=split_pieces(found.cells))
+    is_native = found.cells.shape == (field.height, field.width)
+    height, width = found.cells.shape if is_native else field.image.shape[1:]
+    return replace(found, doubts=(*found.doubts, *doubts_of(found.cells[:height, :width])))
+
+
+def _way_out(names: Sequence[str]) -> str:
+    """Return what makes readable files of forms that are not read, '' if there are none."""
+    if any(name.endswith("_seg.npy") for name in names):
+        return f" Cellpose's _seg.npy are pickles, which are never loaded; if they are your own: {CONVERT_SEG}"
+    if any(name.endswith((".zip", ".roi")) for name in names):
+        return f" Outlines are made of ImageJ's ROI sets by: pip install roifile; {CONVERT_ROI}"
+    return ""
 
 
 def read_folder(field: Field, folder: Path) -> CellMaps:
-    """Read the label map of one field, ids as they are.
+    """Read the label map or the outlines of one field, ids as they are.
 
     Raises:
-        DataError: there is no file, it is no label map, or it has neither the original nor the stored size.
+        DataError: there is no file, it is none of these, or it has neither the original nor the stored size.
     """
-    path = find_label_map(folder, field.name)
+    for suffix in OUTLINES:
+        if (path := folder / f"{field.name}{suffix}").exists():
+            return _from_outlines(field, path)
+    path = _find(folder, field.name)
     cells = read_label_map(path)
     _check_size(cells.shape, field, str(path))
-    return CellMaps(cells=_within(cells, field, str(path)), nuclei=None)
+    doubts = ("palette",) if has_odd_palette(path) else ()
+    return CellMaps(cells=_within(cells, field, str(path)), nuclei=None, doubts=doubts)
+
+
+def _find(folder: Path, name: str) -> Path:
+    try:
+        return find_label_map(folder, name)
+    except DataError as error:
+        for more in CELLPOSE:
+            try:
+                return find_label_map(folder, name + more)
+            except DataError:
+                continue
+        beside = [path.name.lower() for path in folder.iterdir() if path.name.startswith(name)]
+        raise DataError(f"{error}{_way_out(beside)}") from None
+
+
+def _from_outlines(field: Field, path: Path) -> CellMaps:
+    found, size = read_outlines(path), (field.height, field.width)
+    cells = paint_outlines(found.ids, found.cells, size)
+    if not any(found.nuclei):
+        return CellMaps(cells=cells, nuclei=None)
+    return CellMaps(cells=cells, nuclei=_paired(cells, paint_outlines(found.ids, found.nuclei, size)))
 
 
 def read_file(field: Field, source: _Source) -> CellMaps:
@@ -63,7 +155,17 @@ def read_file(field: Field, source: _Source) -> CellMaps:
     """
     given = source.masks(field.name, (field.height, field.width))
     _check_size(given.size, field, given.where)
-    return CellMaps(cells=_within(paint(given), field, given.where), nuclei=None)
+    cells = _within(paint(given), field, given.where)
+    nuclei = source.nuclei(field.name) if isinstance(source, CocoMasks) else None
+    return CellMaps(cells=cells, nuclei=None if nuclei is None else _paired(cells, paint(nuclei)))
+
+
+def _paired(cells: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
+    """Return the nuclei, cut to the cells that hold most of them, with the ids of these cells."""
+    ids = np.unique(cells)
+    names = np.append([0], ids[ids > 0]).astype(np.int32)
+    found: np.ndarray = names[pair_nuclei(cells, nuclei)[1]]
+    return found
 
 
 def _check_size(shape: tuple[int, ...], field: Field, where: str) -> None:

@@ -1,6 +1,7 @@
 """Fit curves that make scores mean what they say, on predictions of images that the networks did not learn from."""
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.core.digests import Digests
-from wsss.core.files import read_lines
 from wsss.core.labels import HPA, ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.tables import read_labels
@@ -25,12 +25,15 @@ from wsss.inference.calibration import (
 )
 from wsss.inference.provenance import origin_of
 from wsss.inference.tables import prediction_files
-from wsss.metrics.cells import join_by_number
 from wsss.metrics.classify import reliability
+from wsss.metrics.true_masks import TrueMasks
 from wsss.metrics.truth import read_cell_truth
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.reliability import plot_reliability
+from wsss.runs.leaks import check_unseen
 from wsss.runs.output import Output, beside_file, what_is_read
+from wsss.runs.run_folder import RunFolder
+from wsss.stages.evaluate_join import check_numbers, join_cells
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""
@@ -76,7 +79,7 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     data = _data(options, tables)
     classes = _classes(data, len(tables.columns))
     labels = _labels(options, data, classes)
-    _check_unseen(tables, set(labels) | set(tables.cells.ID))
+    _check_unseen(tables, set(labels) | set(tables.cells.ID), {} if data is None else data.twins)
     cells, basis = _cell_events(options, tables, labels, classes)
     images = _image_events(tables, labels)
     curves = {name: fit_curves(own.scores, own.truth, options.method) for name, own in _named(cells, images)}
@@ -134,7 +137,7 @@ def _labels(options: CalibrateOptions, data: DataSet | None, classes: ClassList)
     return {name: row for name, row, has in zip(data.ids, data.labels, data.has_labels, strict=True) if has}
 
 
-def _check_unseen(tables: MemberTables, ids: set[str]) -> None:
+def _check_unseen(tables: MemberTables, ids: set[str], twins: Mapping[str, str]) -> None:
     """Refuse predictions of images that the networks learnt from.
 
     Raises:
@@ -142,19 +145,22 @@ def _check_unseen(tables: MemberTables, ids: set[str]) -> None:
     """
     if tables.is_oof:
         return
-    for member in tables.provenance.get("members", [{}]):
-        path = Path(member["path"]) / "train_ids.txt" if member.get("path") else None
-        if path is None or not path.is_file():
-            lacking = "no network is named" if path is None else f"{path} is not there"
-            raise DataError(
-                f"{tables.folder} is not out of fold and does not say what its networks learnt from ({lacking}): "
-                "curves fitted on images that a network has seen mislead. Make them with infer --oof."
-            )
-        seen = sorted(ids & set(read_lines(path)))
-        if seen:
-            raise DataError(
-                f"{tables.folder} holds predictions of {some(seen)} by a network that learnt from them: curves fitted "
-                "there mislead. Make predictions with infer --oof, or of other labelled images."
+    for network in tables.provenance.get("members", [{}]):
+        paths = [network.get("path"), *network.get("unet_paths", [None] * len(network.get("unets", [])))]
+        for path in paths:
+            if path is None or not (Path(path) / "best.safetensors").is_file():
+                lacking = "no network is named" if path is None else f"{path} is not there"
+                raise DataError(
+                    f"{tables.folder} is not out of fold and does not say what its networks learnt from ({lacking}): "
+                    "curves fitted on images that a network has seen mislead. Make them with infer --oof."
+                )
+            check_unseen(
+                Path(path),
+                RunFolder(Path(path)).read()[0].lineage,
+                ids,
+                f"images predicted in {tables.folder}, and curves fitted to what a network has seen mislead",
+                "Make predictions with infer --oof, or of other labelled images.",
+                twins,
             )
 
 
@@ -167,12 +173,17 @@ def _cell_events(
     groups = _groups(ids, cells.fold.to_numpy())
     if options.truth is not None:
         truth = read_cell_truth(options.truth, classes)
-        rows = join_by_number(truth, ids, cells.cell_id.to_numpy()).rows
+        masks = TrueMasks(options.masks, truth) if options.masks else None
+        check_numbers(options, options.truth, masks)
+        join, how = join_cells(options, truth, cells, masks)
+        rows = join.rows
         known = rows >= 0
         if not known.any():
             raise DataError(f"no cell of {options.truth} is among the predictions in {tables.folder}.")
         rows = rows[known]
-        return Events(scores[rows], truth.labels[known], groups[rows]), f"the true cells of {options.truth}"
+        return Events(
+            scores[rows], truth.labels[known], groups[rows]
+        ), f"the true cells of {options.truth}, joined by {how}"
     labelled = np.array([name in labels for name in ids], bool)
     if not labelled.any():
         raise DataError(f"no cell of {tables.folder} is in an image with labels: pass --data or --labels.")

@@ -37,7 +37,7 @@ def run(options: DemoOptions) -> int:
     for stage, words in _commands(out, options):
         say(f"\n$ python -m wsss.{stage} {' '.join(words)}")
         module, function = STAGES[stage]
-        code = function(*read_options(stage, module, [*words, *flags()]))
+        code: int = function(*read_options(stage, module, [*words, *flags()]))
         if code:
             return code
     _summary(out, time.monotonic() - began)

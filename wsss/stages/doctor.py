@@ -4,10 +4,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
+from wsss.cells.plausible import doubt_notes, doubts_of
 from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.core.machine import Finding, examine_machine
-from wsss.data.health import examine_data
+from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import read_cells
+from wsss.data.health import SAMPLES, examine_data
 from wsss.options.doctor import DoctorOptions
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.run_folder import RunFolder
@@ -30,8 +35,31 @@ def examine(options: DoctorOptions) -> Iterator[Finding]:
     yield from examine_machine([Path(), *data, *runs])
     for folder in data:
         yield from examine_data(folder)
+        yield from examine_cells(folder)
     for run in runs:
         yield from examine_run(run)
+
+
+def examine_cells(folder: Path) -> Iterator[Finding]:
+    """Yield what speaks against the label maps of a data set; reads those of SAMPLES images."""
+    try:
+        data = DataSet.open(folder)
+    except DataError:
+        return  # said by examine_data
+    usable = np.flatnonzero(data.ok)
+    places = np.unique(np.rint(np.linspace(0, len(usable) - 1, min(SAMPLES, len(usable)))).astype(int))
+    doubts: dict[str, list[str]] = {}
+    for i in usable[places]:
+        geometry = data.geometry(int(i))
+        try:
+            cells = read_cells(data, int(i))
+        except DataError:
+            continue  # missing or broken: said by examine_data
+        if cells.shape != (geometry.height, geometry.width):
+            cells = cells[: geometry.content_height, : geometry.content_width]
+        doubts[data.ids[int(i)]] = doubts_of(cells)
+    for note in doubt_notes(doubts):
+        yield Finding("note", str(folder), note)
 
 
 def examine_run(run: Path) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from wsss.core.files import is_file, listed, write_csv
 from wsss.core.runtime import progress
 from wsss.data import ids
 from wsss.data.fetch import FetchError, Manners, Rate, fetch
+from wsss.data.tables import ID_COLUMNS
 from wsss.options.download import DownloadOptions
 from wsss.runs.output import Output, in_folder
 
@@ -89,8 +90,8 @@ def wanted_images(options: DownloadOptions) -> list[AtlasImage]:
         DataError: an ID is no ID of the Atlas, or the table has none.
     """
     if options.labels is not None:
-        table = read_text(options.labels)
-        column = next((name for name in ("ID", "Id", "id") if name in table), None)
+        table = read_text(options.labels, (), ID_COLUMNS)
+        column = next((name for name in ID_COLUMNS if name in table), None)
         if column is None:
             raise DataError(f"{options.labels} lacks the column ID; it has {some(table.columns, 8)}.")
         texts, where = unguard_text(table, (column,))[column].tolist(), str(options.labels)
@@ -108,7 +109,8 @@ def atlas_image(text: str, where: str) -> AtlasImage:
     Raises:
         DataError: it is neither, or cannot be a file name.
     """
-    antibody, cut, place = text.partition("/") if "/" in text else text.partition("_")
+    name = ids.from_name(text)[0]  # an address of the Atlas becomes antibody_plate_well_site
+    antibody, cut, place = name.partition("/") if "/" in name else name.partition("_")
     reason = ids.fault(f"{antibody}_{place}")
     if not (antibody and cut and place.count("_") >= 2) or reason:
         raise DataError(

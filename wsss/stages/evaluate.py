@@ -71,7 +71,7 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     """Return all figures as a JSON record (null where there is none), and the classes they are about."""
     cells = read_cells(options.preds)
     columns = score_columns(cells, options.preds)
-    classes = _classes(options.data, len(columns))
+    classes = _classes(options.data or _recorded(options.preds), len(columns))
     truth = read_cell_truth(options.truth, classes)
     masks = TrueMasks(options.masks, truth) if options.masks else None
     join, joined_by = join_cells(options, truth, cells, masks)
@@ -106,6 +106,13 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     report["instances"] = _instances(options, masks, classes) if masks else None
     plain: dict[str, Any] = without_nan(report)
     return plain, classes
+
+
+def _recorded(preds: Path) -> Path | None:
+    """Return the data set that the predictions say they were made from, if it is there."""
+    record = preds / "provenance.json"
+    found = Path(str(read_record(record).get("data", ""))) if record.exists() else None
+    return found if found is not None and (found / "dataset.json").is_file() else None
 
 
 def _classes(data: Path | None, count: int) -> ClassList:

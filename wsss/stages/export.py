@@ -21,14 +21,15 @@ from wsss.exports.geojson import cell_features, write_geojson
 from wsss.exports.h5ad import write_h5ad
 from wsss.exports.label_tiff import label_map_of, write_label_tiff
 from wsss.exports.table import write_table
+from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import push_model, save_model
-from wsss.inference.members import find_folders, load_member
 from wsss.inference.onnx import export_onnx
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, prediction_files, read_cells, score_columns
 from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions
 from wsss.reports.palette import colour
 from wsss.runs.output import Output, beside_file, in_folder, what_is_read
+from wsss.runs.run_folder import find_folders
 
 
 def run(options: ExportOptions) -> int:
@@ -185,7 +186,7 @@ def _label_maps(found: Predictions) -> Iterator[tuple[str, Any, pd.DataFrame | N
 def export_run(options: ExportOptions, output: Output) -> None:
     """Publish a run's networks as a model for others."""
     assert options.run is not None
-    members = [load_member(folder, choose_device("cpu", "fp32")) for folder in find_folders(options.run)]
+    members = [load_classifier(folder, choose_device("cpu", "fp32")) for folder in find_folders(options.run)]
     if options.to == "onnx":
         done = export_onnx(members, output.home)
         output.publish()

@@ -17,15 +17,7 @@ from wsss.data.build import TABLE
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import check_cells, image_marks
 from wsss.inference.calibration import Calibration, load_calibration
-from wsss.inference.map_nets import load_map_net, pair
-from wsss.inference.members import (
-    Plan,
-    check_fits,
-    find_folders,
-    load_members,
-    plan_all,
-    plan_oof,
-)
+from wsss.inference.checkpoints import Plan, check_fits, load_classifiers, load_unet, pair, plan_all, plan_oof
 from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import predict
 from wsss.inference.provenance import check_origin, prediction_facts
@@ -37,6 +29,7 @@ from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import LOCK, hold
 from wsss.runs.output import FOLDER, Marks, Output, in_folder
+from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_masks import infer_masks
 from wsss.stages.segment import segment
 
@@ -70,11 +63,11 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     """Open data and networks, and plan which predict which images."""
     data = DataSet.open(default_dataset(options.data))
     folders = find_folders(options.run)
-    members = [member for found in folders for member in load_members(found, device, snapshots=options.snapshots)]
+    members = [member for found in folders for member in load_classifiers(found, device, snapshots=options.snapshots)]
     for member in members:
         check_fits(member, data)
     if options.unet is not None:
-        nets = [load_map_net(found, device) for found in find_folders(options.unet)]
+        nets = [load_unet(found, device, "maps") for found in find_folders(options.unet)]
         members = pair(members, nets, oof=options.oof)
     plan = plan_oof(members, data) if options.oof else plan_all(members, data)
     curves = _calibration(options, data, plan)
@@ -189,7 +182,8 @@ def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output
     total = sum(len(indices) for _, indices in plan)
     if done:
         say(f"{len(done)} of {total} images are there already: going on.")
-    folds = [members[0].fold if options.oof and members[0].fold is not None else -1 for members, _ in plan]
+    held = task.data.folds() if options.oof else None
+    folds = [-1 if held is None else int(held[images[0]]) for _, images in plan]
     predicted = _on_ray(task, plan, folds, skip, options) if options.engine == "ray" else _here(task, plan, folds, skip)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
         for scored in predicted:

@@ -16,15 +16,18 @@ from wsss.core.console import say
 from wsss.core.device import Device
 from wsss.core.digests import Digests
 from wsss.core.files import as_read, write_csv, write_json
+from wsss.core.rasters import stem_of
 from wsss.core.runtime import progress, versions
 from wsss.data.large import LargeImage
+from wsss.inference.checkpoints import Checkpoint
 from wsss.inference.large import large_runs, predict_large
-from wsss.inference.semantic import MaskMember, MaskPredictor
+from wsss.inference.semantic import MaskPredictor
+from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
 
-LargePlan = list[tuple[list[MaskMember], dict[str, Path]]]
+LargePlan = list[tuple[list[Checkpoint[Unet]], dict[str, Path]]]
 
 PROVENANCE = "provenance.json"
 
@@ -32,7 +35,7 @@ PROVENANCE = "provenance.json"
 def infer_large(options: InferOptions, plan: LargePlan, device: Device) -> int:
     """Predict every image of the plan, members by ID and file; return the exit code."""
     count = len(options.large)
-    if count and len({path.stem for path in options.large}) < count:
+    if count and len({stem_of(path.name) for path in options.large}) < count:
         raise ConfigError("--large names several files of one ID: their masks would overwrite each other.")
     out = options.out or Path("preds") / f"large-{options.run.name}"
     facts = _facts(options, plan)

@@ -23,17 +23,20 @@ from wsss.core.device import choose_device
 from wsss.core.digests import Digests
 from wsss.core.files import as_read, digest_json, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
+from wsss.core.rasters import stem_of
 from wsss.core.run_length import encode
 from wsss.core.runtime import progress, versions
 from wsss.core.seal import BLANK, sealed
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
-from wsss.inference.members import find_folders
-from wsss.inference.semantic import MaskMember, MaskPlan, MaskPredictor, load_mask_members, plan_masks
+from wsss.inference.checkpoints import Checkpoint, MaskPlan, load_unets, plan_masks
+from wsss.inference.semantic import MaskPredictor
+from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
+from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_large import infer_large
 
 PROVENANCE = "provenance.json"
@@ -46,12 +49,14 @@ def infer_masks(options: InferOptions) -> int:
             f"{options.run} finds masks, which needs a folder of images or large files: pass --data FOLDER or "
             "--large FILE ..., one of them."
         )
+    if options.large and options.oof:
+        raise ConfigError("oof needs the folder of images that was trained on: pass --data FOLDER instead of --large.")
     device = choose_device(options.device, options.precision)
     folders = find_folders(options.run)
-    members = [own for folder in folders for own in load_mask_members(folder, device, snapshots=options.snapshots)]
+    members = [own for folder in folders for own in load_unets(folder, device, "masks", snapshots=options.snapshots)]
     config = members[0].recipe.masks
     if options.data is None:
-        return infer_large(options, [(members, {path.stem: path for path in options.large})], device)
+        return infer_large(options, [(members, {stem_of(path.name): path for path in options.large})], device)
     masks = open_set(options.data, config.channels, config.tile)
     name = f"{masks.folder.resolve().name}-{options.run.name}{'-oof' if options.oof else ''}"
     out = options.out or Path("preds") / name
@@ -63,7 +68,9 @@ def infer_masks(options: InferOptions) -> int:
         return _predict(output, options, masks, members, plan)
 
 
-def _predict(output: Output, options: InferOptions, masks: MaskSet, members: list[MaskMember], plan: MaskPlan) -> int:
+def _predict(
+    output: Output, options: InferOptions, masks: MaskSet, members: list[Checkpoint[Unet]], plan: MaskPlan
+) -> int:
     """Predict what is not there yet and publish masks and tables; return the exit code."""
     facts = _facts(options, masks, members)
     wanted = [masks.items[i] for _, indices in plan for i in indices]
@@ -83,7 +90,7 @@ def _predict(output: Output, options: InferOptions, masks: MaskSet, members: lis
     return 1 if failed else 0
 
 
-def _facts(options: InferOptions, masks: MaskSet, members: list[MaskMember]) -> dict[str, Any]:
+def _facts(options: InferOptions, masks: MaskSet, members: list[Checkpoint[Unet]]) -> dict[str, Any]:
     """Return what these predictions are made of; other facts are other predictions."""
     facts = {
         "task": "masks",
@@ -94,7 +101,7 @@ def _facts(options: InferOptions, masks: MaskSet, members: list[MaskMember]) -> 
         "target": members[0].recipe.masks.target,
         "channels": masks.channels,
         "segmentation": asdict(options.segmentation),
-        "members": [{"path": str(own.folder.path), "weights": own.digest, "held_out": own.fold} for own in members],
+        "members": [{"path": str(own.path), "weights": own.digest, "held_out": own.fold} for own in members],
         "versions": versions(),
     }
     return as_read(facts)

@@ -11,17 +11,17 @@ from PIL import Image
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
-from wsss.core.csv_text import read_text
 from wsss.core.digests import Digests
 from wsss.core.files import read_record, write_bytes
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import find_label_map, read_label_map
-from wsss.core.labels import parse_label
+from wsss.core.labels import ClassList
 from wsss.core.parquet import read_parquet
 from wsss.core.runtime import progress
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import check_cells, check_current, marks_for
 from wsss.inference.tables import prediction_files
+from wsss.metrics.truth import read_cell_truth
 from wsss.options.overlay import OverlayOptions
 from wsss.reports.overlay import (
     Note,
@@ -75,7 +75,7 @@ def _draw(options: OverlayOptions, output: Output) -> None:
     check_current(options.preds, data, chosen)
     ids = [data.ids[i] for i in chosen]
     predicted = read_predictions(options.preds / "cells.parquet", ids, names)
-    truth = read_truth(options.truth, ids, names) if options.truth else None
+    truth = read_truth(options.truth, ids, data.classes) if options.truth else None
     thumbs: list[Panel] = []
     shown: set[int] = set()
     for i in progress(chosen, "overlay"):
@@ -144,25 +144,17 @@ def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str]) -> No
     return notes
 
 
-def read_truth(path: Path, ids: Sequence[str], names: Sequence[str]) -> Notes:
-    """Read the true classes of the cells of some images from a CSV of ID, cell, Label.
+def read_truth(path: Path, ids: Sequence[str], classes: ClassList) -> Notes:
+    """Read the true classes of the cells of some images, from any table that `evaluate --truth` takes.
 
     Raises:
         DataError: the table is missing, lacks a column, or has a label that is no class.
     """
-    table = read_text(path, ("ID", "cell", "Label"))
+    truth = read_cell_truth(path, classes)
     notes: dict[str, dict[int, Note]] = {name: {} for name in ids}
-    for name, cell, text in table[table["ID"].isin(list(ids))][["ID", "cell", "Label"]].to_numpy():
-        try:
-            classes = parse_label(text)
-            number = int(cell)
-        except ValueError:
-            raise DataError(
-                f"{path}: cell '{cell}' of {name} has the label '{text}', expected such as '0|5'."
-            ) from None
-        if not classes or min(classes) < 0 or max(classes) >= len(names):
-            raise DataError(f"{path}: cell {cell} of {name} has the label '{text}', expected 0..{len(names) - 1}.")
-        notes[name][number] = describe_truth(classes, names)
+    for name, cell, row in zip(truth.ids, truth.cells.tolist(), truth.labels, strict=True):
+        if name in notes:
+            notes[name][cell] = describe_truth(row.nonzero()[0].tolist(), classes.names)
     return notes
 
 
@@ -178,7 +170,7 @@ def draw_image(
     content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
     stored = read_label_map(find_label_map(data.folder / "cells", name))
     label_map = geometry.labels_to_store(stored)[content]
-    picture = composite(data.image(i)[(slice(None), *content)], data.channels)
+    picture = composite(data.image(i)[(slice(None), *content)], data.tints)
     edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
     large = fit(picture, edge)
     told = [("predicted", label_map, predicted[name])]

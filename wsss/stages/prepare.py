@@ -1,28 +1,32 @@
 """Prepare images for everything that follows: one store of pixels, one catalogue, folds that stay.
 
-Reads <ID>_red.png, <ID>_green.png, ... (or one four-channel file per image), 8 or 16 bit, any size, and a table of
-image labels if there is one. Can be stopped at any time and started again with the same command.
+Reads <ID>_red.png, <ID>_green.png, ... (or one file of all channels per image), 8 or 16 bit, any size and number of
+channels, and a table of image labels if there is one. Can be stopped at any time and started again with the same
+command.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from wsss.core.channels import channel_names, parse_roles
 from wsss.core.checks import ConfigError, DataError, UserError, some
 from wsss.core.console import say
 from wsss.core.labels import HPA, ClassList
+from wsss.core.stacks import parse_choice
 from wsss.data import matching, path_list, planes, tables
 from wsss.data import source as sources
 from wsss.data.build import COLUMNS, DUPLICATES, FOLDS, SHARDS, SOURCES, TABLE, Spec, finish
 from wsss.data.catalog import DataSet
-from wsss.data.existing import Past
+from wsss.data.existing import Known, Past
 from wsss.data.ingest import Job
 from wsss.data.source import Source
 from wsss.data.store import Shards
 from wsss.data.summary import summary
-from wsss.options.prepare import PrepareOptions, channel_names
+from wsss.options.prepare import PrepareOptions
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
 
@@ -61,19 +65,22 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
     with _journal(path, source, past) as journal:
         known.update(sources.recall(journal, source, stamp))
         todo = [job for job in source.jobs() if job.files.ID not in known]
+        bits = sources.bits_before(source, past, journal)
         if todo:
             _announce(todo, len(source.ids))
-            todo = sources.check(todo, options.pool, others=bool(known))
+            todo, bits = _on_one_scale(options, past, source, known, journal, stamp, todo)
             if past.source(source.name) and any(job.files.ID not in unchanged for job in todo):
                 past.mark_unfinished()
             known.update(sources.execute(todo, journal, stamp, options.pool))
             source.shards.sync()
+            for note in sources.bit_notes(known, bits):
+                say(f"note: {note}")
         rows = sources.rows(source, known)
         done = _is_finished(options.out, past, spec, rows)
         if not done:
             sources.write_extras(options.out, source, known, stamp)
             with _broken_named(rows):
-                _finish(past, spec, source, rows, output)
+                _finish(past, spec, source, rows, bits, output)
     _remove_journal(path)
     return _report(options.out, source.name, done)
 
@@ -110,6 +117,28 @@ def _say_if_old(past: Past, source: Source) -> None:
         say(f"note: {past.folder} was prepared by an earlier version: the images of {source.name} are read once more.")
 
 
+def _on_one_scale(
+    options: PrepareOptions,
+    past: Past,
+    source: Source,
+    known: Known,
+    journal: Journal,
+    stamp: dict[str, int],
+    todo: list[Job],
+) -> tuple[list[Job], int | None]:
+    """Check headers and decide the bits of 16-bit files; return what is to be done, and the bits (None: no such file).
+
+    Where changed files change the bits, images that are stored already are taken out of `known` and done anew.
+    """
+    before = sources.bits_before(source, past, journal)
+    checked, deep = sources.check(todo, options.pool, others=bool(known))
+    bits = sources.decide_bits(source, source.jobs() if known else deep, journal, stamp, options.pool)
+    if known and before != bits:
+        known.clear()
+        checked, _ = sources.check(source.jobs(), options.pool)
+    return [replace(job, bits=bits) for job in checked], bits
+
+
 def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     """Find images and labels and match them, before anything is decoded or written."""
     classes = tables.read_classes(options.classes) if options.classes else HPA
@@ -120,12 +149,13 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     found, folder = find(options.images, in_files), options.images.parent if listed else options.images
     files = matching.without(found.images, options.skip)
     matched = matching.match(files, table, allow_unlabelled=options.allow_unlabelled)
-    for note in matched.notes:
+    for note in (*found.notes, *matched.notes):
         say(f"note: {note}")
     if found.extra:
         say(f"note: {len(found.extra)} files are no channel of their image, not read: {some(found.extra)}.")
     shards = Shards(options.out / SHARDS, options.source, len(files), len(channels), options.size)
-    return classes, Source(options.source, folder, options.depth, matched, shards)
+    choice = parse_choice(options.plane, options.project)
+    return classes, Source(options.source, folder, options.bits, matched, shards, choice)
 
 
 def _spec(options: PrepareOptions, classes: ClassList, past: Past) -> Spec:
@@ -133,7 +163,9 @@ def _spec(options: PrepareOptions, classes: ClassList, past: Past) -> Spec:
     folds, seed = past.folds or (4, 0)
     folds = folds if options.folds is None else options.folds
     seed = seed if options.seed is None else options.seed
-    return Spec(options.size, channel_names(options.channels)[0], classes, folds, seed)
+    group = past.group if options.group is None else options.group
+    names, _ = channel_names(options.channels)
+    return Spec(options.size, names, classes, folds, seed, group, parse_roles(options.roles, names))
 
 
 def _check_same_images(past: Past, source: Source) -> None:
@@ -144,9 +176,7 @@ def _check_same_images(past: Past, source: Source) -> None:
     held = set(past.table.loc[past.table["source"] == source.name, "ID"])
     changed = sorted(held ^ set(source.ids))
     what = (
-        f"{len(changed)} images came or went: {some(changed)}"
-        if changed
-        else f"--depth was {before.get('depth', 'another')}"
+        f"{len(changed)} images came or went: {some(changed)}" if changed else "--bits, --plane or --project is another"
     )
     raise DataError(
         f"source {source.name} of {past.folder} was prepared differently ({what}). "
@@ -171,9 +201,12 @@ def _is_finished(folder: Path, past: Past, spec: Spec, rows: pd.DataFrame) -> bo
     own = past.table[past.table["source"] == name]
     columns = ["ID", "status", "reason", "shard", "slot", "ImageHeight", "ImageWidth", "depth", "crc32", "Label"]
     same = own[columns].fillna("-").to_numpy().tolist() == rows[columns].fillna("-").to_numpy().tolist()
+    same = same and _same_carried(own, rows)
     if past.manifest.get("unfinished") or (record := past.source(name)) is None or record.get("stamps") != STAMPS:
         return False
     if past.source(name) is None or not same or past.folds not in (None, (spec.folds, spec.seed)):
+        return False
+    if past.folds and past.group != spec.group:
         return False
     try:
         data = DataSet.open(folder)
@@ -189,14 +222,22 @@ STAMPS = 2
 """Kind of marks by which files are known again; those of other kinds are unknown."""
 
 
-def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame, output: Output) -> None:
+def _same_carried(own: pd.DataFrame, rows: pd.DataFrame) -> bool:
+    """Say whether the rows of a source bring the same columns along as before."""
+    now = rows.drop(columns=list(COLUMNS))
+    before = own.drop(columns=list(COLUMNS))
+    gone = [name for name in before if name not in now and (before[name].fillna("") != "").any()]
+    return not gone and all(name in before and before[name].tolist() == now[name].tolist() for name in now)
+
+
+def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame, bits: int | None, output: Output) -> None:
 
     record = {
         "name": source.name,
         "images": len(rows),
         "failed": int((rows["status"] == "failed").sum()),
         "fingerprint": source.fingerprint,
-        "depth": source.depth,
+        "bits": bits,
         "stamps": STAMPS,
     }
     records = [record if old["name"] == source.name else old for old in past.sources]
@@ -204,8 +245,21 @@ def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame, output: 
         records.append(record)
     table = pd.concat([past.others(source.name).astype(COLUMNS), rows])
     order = {record["name"]: k for k, record in enumerate(records)}
+    before = past.fold_of(spec)
     table = table.sort_values("source", key=lambda s: s.map(order), kind="stable")
-    finish(past.folder, spec, table, records, output=output)
+    _tell_moved(before, finish(past.folder, spec, table, records, before=before, output=output), spec.group)
+
+
+def _tell_moved(before: dict[str, int], table: pd.DataFrame, group: str) -> None:
+    """Report images that are not in the fold they were in before."""
+    now = dict(zip(table["ID"], table["fold"].astype(int), strict=True))
+    moved = [ID for ID, fold in before.items() if now.get(ID, -1) not in (fold, -1)]
+    if moved:
+        why = f"near-duplicates or one {group} with" if group else "near-duplicates of"
+        say(
+            f"note: {len(moved)} images are in another fold than before, being {why} images of other folds: "
+            f"{some(moved)}. Networks trained before cannot predict them out of fold."
+        )
 
 
 @contextmanager

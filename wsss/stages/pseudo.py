@@ -20,11 +20,13 @@ from wsss.core.runtime import keep_freed_memory, progress, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import check_cells, image_marks
 from wsss.data.pseudo import FORMAT, MANIFEST, write_masks
-from wsss.inference.members import Plan, check_fits, find_folders, load_member
+from wsss.inference.checkpoints import Plan, check_fits, load_classifier
 from wsss.inference.pseudo import cells_of, label_maps, plan_pseudo
 from wsss.options.pseudo import PseudoConfig, PseudoOptions
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
+from wsss.runs.record import inherit, join, lineage_json
+from wsss.runs.run_folder import find_folders
 
 
 def run(options: PseudoOptions) -> int:
@@ -36,7 +38,7 @@ def run(options: PseudoOptions) -> int:
     if options.pseudo.inside_cells:
         check_cells(data, ", or pass --pseudo.inside_cells false")
     device = choose_device(options.device, options.precision)
-    members = [load_member(found, device) for found in find_folders(options.run)]
+    members = [load_classifier(found, device) for found in find_folders(options.run)]
     for member in members:
         check_fits(member, data)
     out = options.out or Path("pseudo") / options.run.name
@@ -148,7 +150,12 @@ def _finish(out: Path, data: DataSet, plan: Plan, facts: dict[str, Any], done: l
         for k, own in zip(classes, shares.tolist(), strict=True)
     ]
     write_csv(out / "shares.csv", pd.DataFrame(rows, columns=["ID", "class", "of_class", "ignored"]))
-    trained_on = sorted(set().union(*(member.train_ids for members, _ in plan for member in members)))
+    records = [member.record for members, _ in plan for member in members]
+    trained_on = sorted({name for record in records for name in record.train_ids})
+    ancestors = join(*(inherit(record.ancestors, f"masks of {record.path}") for record in records))
     manifest = {"format": FORMAT, "folds": data.folds_digest, "classes": list(data.classes.names), "size": data.size}
     ids = [data.ids[index] for index, _, _ in done]
-    write_json(out / MANIFEST, manifest | {"facts": facts, "ids": ids, "trained_on": trained_on})
+    write_json(
+        out / MANIFEST,
+        manifest | {"facts": facts, "ids": ids, "trained_on": trained_on} | {"ancestors": lineage_json(ancestors)},
+    )

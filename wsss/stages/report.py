@@ -87,6 +87,7 @@ def build(contents: Contents) -> Page:
         columns=columns,
         class_names=data.classes.names,
         channels=data.channels,
+        tints=data.tints,
         fields=fields,
         images=len(contents.images),
         scores_note=f"{evidence.note} {images_note(contents)}".strip(),

@@ -61,7 +61,7 @@ class Drawing:
         if len(rows):
             wanted |= self._find_broken(native, rows)
         if wanted:
-            picture = composite(planes, data.channels)
+            picture = composite(planes, data.tints)
             for row in sorted(wanted):
                 cell, top = int(self.contents.cells.cell_id.iloc[row]), int(self.contents.scores[row].argmax())
                 self._crops[row] = crop_uri(picture, label_map, cell, top, self.contents.options.quality)
@@ -111,7 +111,8 @@ class Drawing:
         labels = "no labels"
         if data.has_labels[self.places[name]]:
             labels = "labels: " + (", ".join(data.classes.names[k] for k in parse_label(row.Label)) or "none")
-        return f"{row.ImageHeight} × {row.ImageWidth} px, {cells} cells, {labels}"
+        carried = [f"; {column}: {row[column]}" for column in data.carried if row[column]]
+        return f"{row.ImageHeight} × {row.ImageWidth} px, {cells} cells, {labels}{''.join(carried)}"
 
     def _truth(self, row: int) -> list[int] | None:
         truth = self.contents.evidence.truth

@@ -7,9 +7,10 @@ import numpy as np
 from wsss.cells.scoring import normalise, resize
 from wsss.core.device import choose_device
 from wsss.data.catalog import DataSet
-from wsss.inference.members import Member, check_fits, find_folders, load_members, plan_all, plan_oof
+from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof
 from wsss.models.cam_net import class_maps
 from wsss.reports.gallery import ClassMap
+from wsss.runs.run_folder import find_folders
 
 LEAST = 0.01
 """Classes of which an image has a probability no higher than this have no map, as in the recipe's cell score."""
@@ -29,11 +30,11 @@ class Mapper:
 
     def __init__(self, run: Path, data: DataSet, *, oof: bool) -> None:
         self.data, self.device = data, choose_device()
-        members = [own for folder in find_folders(run) for own in load_members(folder, self.device, snapshots=False)]
+        members = [own for folder in find_folders(run) for own in load_classifiers(folder, self.device)]
         for member in members:
             check_fits(member, data)
         plan = plan_oof(members, data) if oof else plan_all(members, data)
-        self._members: dict[int, list[Member]] = {i: own for own, indices in plan for i in indices}
+        self._members: dict[int, list[CamCheckpoint]] = {i: own for own, indices in plan for i in indices}
 
     def maps(self, i: int, cells: np.ndarray) -> list[ClassMap]:
         """Return the maps of image i, none where no network predicts it.

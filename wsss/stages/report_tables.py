@@ -23,6 +23,11 @@ def facts(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
         ("predicted", f"{len(contents.images)} images, {len(contents.cells)} cells"),
         ("run", str(run or record.get("run", "not recorded"))),
     ]
+    if len(data.carried.columns):
+        values = [f"{name} ({data.carried[name].nunique()} values)" for name in data.carried]
+        out.append(("from the label table", ", ".join(values)))
+    if group := (data.manifest["folds"] or {}).get("group"):
+        out.append(("folds", f"images of one {group} are in one fold"))
     members = record.get("members") or []
     if members:
         how = ", each for the images it never saw" if record.get("oof") else ", their mean" if len(members) > 1 else ""

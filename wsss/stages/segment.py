@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from wsss.cells.plausible import doubt_notes
 from wsss.core.checks import DiskError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
@@ -44,8 +45,10 @@ def segment(options: SegmentOptions, overlap: Overlap | None = None) -> int:
 def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, output: Output) -> int:
 
     data = DataSet.open(folder)
-    asked = _backend_options(options)
+    asked = _backend_options(options, data.roles)
     backend = make_backend(options.backend, asked)  # a wrong option shows before any work
+    for note in getattr(backend, "notes", ()):
+        say(f"note: {note}")
     output.begin(partial(_read, data, options), marks=partial(_marks, data, options), subject=(), always=True)
     output.overwrite = True  # the tables are of this stage, whatever version of it
     path = folder / "segment.journal"
@@ -62,6 +65,9 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, out
             todo = [number[name] for name in overlap.begin(data.ids[i] for i in todo)]
         _work(data, journal, todo, backend, options, overlap, output)
         table, spent = _summary(data, journal)
+        doubts = {name: record.get("doubts", ()) for name, record, _ in journal.items()}
+    for note in doubt_notes({name: doubts[name] for name in data.ids if name in doubts}):
+        say(f"note: {note}")
     _write(output.home, table, options, spent)
     output.publish(failed=table.ID[(table.status == "failed") & table.ID.isin(list(output.items))].tolist())
     return _report(table, len(todo), time.perf_counter() - began, spent)
@@ -75,18 +81,29 @@ def version_of(package: str) -> str:
         return ""
 
 
-def _backend_options(options: SegmentOptions) -> BackendOptions:
+def _backend_options(options: SegmentOptions, roles: tuple[str, ...]) -> BackendOptions:
 
     masks, weights = (path.resolve() if path else None for path in (options.masks, options.weights))
-    return BackendOptions(masks, weights, options.device, options.batch, options.pixel_um)
+    return BackendOptions(
+        masks,
+        weights,
+        options.device,
+        options.batch,
+        options.pixel_um,
+        options.category,
+        roles,
+        options.split,
+        options.grow,
+    )
 
 
 def _read(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str, Any]:
     """Return what all label maps are made from, but for the images and their given masks."""
-    asked = _backend_options(options)
+    asked = _backend_options(options, data.roles)
     files = {} if asked.weights is None else {str(options.weights): digests.of(asked.weights)}
     chosen = {"backend": options.backend, "pixel_um": asked.pixel_um, "size": data.size}
-    chosen |= {"masks": str(asked.masks), "weights": str(asked.weights)}
+    chosen |= {"masks": str(asked.masks), "weights": str(asked.weights), "category": options.category or ""}
+    chosen |= {"split": asked.split, "grow": asked.grow, "roles": list(data.roles)}
     known = {"cellpose", "instanseg"} & {options.backend}
     return {"options": chosen, "files": files, "versions": {name: version_of(name) for name in known}}
 
@@ -138,7 +155,7 @@ def _work(
 ) -> None:
     """Segment the images `todo` and journal each as it is done."""
     marks = output.items
-    job = Job(data.folder, options.backend, _backend_options(options))
+    job = Job(data.folder, options.backend, _backend_options(options, data.roles))
     with progress(None, "segment", len(todo)) as bar:
         for index, result in segment_images(job, backend, todo, options.pool):
             name = data.ids[index]

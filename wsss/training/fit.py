@@ -12,25 +12,23 @@ from torch import Tensor
 from wsss.core.checks import DataError, Terminated, some
 from wsss.core.console import say
 from wsss.core.runtime import progress
-from wsss.models.cam_net import CamNet
 from wsss.training.foresight import foresee
-from wsss.training.job import Job
-from wsss.training.loading import Batches, loaders_alive
-from wsss.training.state import TrainState
+from wsss.training.loading import EpochLoader, loaders_alive
+from wsss.training.state import Job, Net, TrainState
 from wsss.training.step import Learner, Outcome
 
-Validate = Callable[[CamNet], dict[str, float]]
-Watch = Callable[[CamNet, dict[str, Any]], None]
+Validate = Callable[[Any], dict[str, float]]
+Watch = Callable[[Net, dict[str, Any]], None]
 """Called after each epoch with the network that inference would use and the epoch's figures, by one process."""
 
 
 def fit(
     job: Job,
     state: TrainState,
-    loader: Batches,
+    loader: EpochLoader,
     validate: Validate | None,
+    learner: type[Learner],
     watches: Sequence[Watch] = (),
-    learner: type[Learner] = Learner,
 ) -> None:
     """Train until the recipe's last epoch, or until it stops early, from wherever `state` stands.
 
@@ -59,7 +57,7 @@ def fit(
         say(f"stopped early: no better validation loss for {where.since_best} epochs")
 
 
-def _train_epoch(job: Job, state: TrainState, loader: Batches, learner: Learner) -> int:
+def _train_epoch(job: Job, state: TrainState, loader: EpochLoader, learner: Learner) -> int:
     """Do the rest of the epoch under way; return the images seen by all processes."""
     recipe, where = job.recipe, state.progress
     title = f"epoch {where.epoch + 1}/{recipe.epochs}"
@@ -121,7 +119,7 @@ def _epoch_row(state: TrainState, epochs: int, rate: float) -> dict[str, Any]:
 
 def _save(job: Job, state: TrainState) -> None:
     if job.world.leads:
-        job.folder.save(state.tensors(), {**job.facts, **state.meta()})
+        job.folder.save(state.tensors(), {**job.record.facts(), **state.meta()})
 
 
 def _close_epoch(job: Job, state: TrainState, row: dict[str, Any]) -> None:
@@ -138,7 +136,7 @@ def _close_epoch(job: Job, state: TrainState, row: dict[str, Any]) -> None:
     where.since_best = 0 if better else where.since_best + 1
     if not job.world.leads:
         return
-    facts = {**job.facts, "progress": vars(where)}
+    facts = {**job.record.facts(), "progress": vars(where)}
     if better:
         job.folder.save_best(state.inference_tensors(), facts)
     cycle = state.rate.cycle_ended(where.epoch, job.recipe.epochs)

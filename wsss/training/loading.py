@@ -5,10 +5,10 @@ import os
 import signal
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,12 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 from wsss.core.checks import DataError, Terminated
 from wsss.core.device import Device
 from wsss.core.runtime import return_freed_memory
-from wsss.data.augment import Augment, build_augment
 from wsss.data.catalog import DataSet
 from wsss.data.cell_samples import CellSamples
 from wsss.data.dataset import EpochBatches, ImageSamples
 from wsss.data.sampler import draw_epoch, image_weights
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import Recipe, SamplerConfig
 from wsss.training.distributed import World
 
 
@@ -59,27 +58,14 @@ class Batch(NamedTuple):
         return Batch(*(None if part is None else part[:count] for part in self))  # type: ignore[arg-type]
 
 
-class Batches(Protocol):
-    """What the training loop asks of its images."""
-
-    @property
-    def steps(self) -> int:
-        """Batches of an epoch."""
-
-    def sizes(self, step: int) -> tuple[int, int]:
-        """Return the images of batch `step` that count in this process, and in all."""
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from batch `start` on."""
-
-
-class TrainLoader:
-    """Augmented batches of the training images.
+class EpochLoader:
+    """Batches of the training images.
 
     Args:
-        data: the data set.
-        indices: its training images.
-        recipe: batch, crop, augmentation, sampler, seed.
+        samples: the images with their labels.
+        draw: returns the numbers of the images of an epoch, in order.
+        count: how many these are.
+        recipe: batch, seed.
         workers: loader processes; 0 loads in this one. The batches do not depend on it.
         pinned: whether a GPU will take them.
         world: this process among all; each takes its share of every batch.
@@ -87,44 +73,47 @@ class TrainLoader:
 
     def __init__(
         self,
-        data: DataSet,
-        indices: np.ndarray,
+        samples: Dataset[Any],
+        draw: Callable[[int], np.ndarray],
+        count: int,
         recipe: Recipe,
         *,
         workers: int = 0,
         pinned: bool = False,
         world: World | None = None,
     ) -> None:
-        self.indices = indices
-        self.recipe = recipe
+        self.draw, self.count, self.batch = draw, count, recipe.batch
         self.world = world or World()
-        labels = data.labels[self.indices]
-        self.weights = image_weights(labels, clip=recipe.sampler.clip) if recipe.sampler.balanced else None
         self.batches = EpochBatches(recipe.batch, recipe.seed, self.world.rank, self.world.size)
-        augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels))
-        self.loader = batch_loader(self.samples(data, augment), self.batches, workers, pinned)
-
-    def samples(self, data: DataSet, augment: Augment) -> Dataset[Any]:
-        """Return what the batches are made of."""
-        if self.recipe.cells.wanted:
-            return CellSamples(data, augment, min_visible=self.recipe.cells.min_visible)
-        return ImageSamples(data, augment)
+        self.loader = batch_loader(samples, self.batches, workers, pinned)
 
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
-        return -(-len(self.indices) // self.recipe.batch)
+        return -(-self.count // self.batch)
 
     def sizes(self, step: int) -> tuple[int, int]:
         """Return the images of batch `step` that count in this process, and in all."""
-        whole = min(self.recipe.batch, len(self.indices) - step * self.recipe.batch)
+        whole = min(self.batch, self.count - step * self.batch)
         return len(range(self.world.rank, whole, self.world.size)), whole
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on."""
-        drawn = draw_epoch(self.weights, len(self.indices), seed=self.recipe.seed, epoch=epoch)
-        self.batches.set(self.indices[drawn], epoch, start)
+        self.batches.set(self.draw(epoch), epoch, start)
         yield from self.loader
+
+
+def balanced_draw(labels: np.ndarray, indices: np.ndarray, config: SamplerConfig, seed: int) -> Callable[[int], Any]:
+    """Return what draws the images of an epoch, those of rare classes more often if the options say so.
+
+    Args:
+        labels: (N, K) 0/1 of all images.
+        indices: those to draw from.
+        config: whether, and how far.
+        seed: of the drawing.
+    """
+    weights = image_weights(labels[indices], clip=config.clip) if config.balanced else None
+    return lambda epoch: indices[draw_epoch(weights, len(indices), seed=seed, epoch=epoch)]
 
 
 def whole_images(

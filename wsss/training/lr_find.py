@@ -16,10 +16,9 @@ from wsss.core.runtime import progress
 from wsss.options.recipe import OptimConfig
 from wsss.reports.curves import plot_range_test
 from wsss.training.fit import stop_error, stop_signals
-from wsss.training.job import Job
-from wsss.training.loading import Batches
+from wsss.training.loading import EpochLoader
 from wsss.training.optim import LearningRate
-from wsss.training.state import TrainState
+from wsss.training.state import Job, TrainState
 from wsss.training.step import Learner
 
 SMOOTHING = 0.9
@@ -48,12 +47,12 @@ class Sweep(LearningRate):
 def range_test(
     job: Job,
     state: TrainState,
-    loader: Batches,
+    loader: EpochLoader,
+    learner: type[Learner],
     *,
     low: float = 1e-7,
     high: float = 1.0,
     steps: int = 100,
-    learner: type[Learner] = Learner,
 ) -> list[dict[str, float]]:
     """Train `state` with a climbing rate; nothing is saved, and the network is spent afterwards.
 
@@ -108,9 +107,9 @@ def suggest(rows: list[dict[str, float]]) -> float:
     return rows[int(np.gradient(smoothed[: lowest + 1], logs).argmin())]["lr"]
 
 
-def find_rate(job: Job, state: TrainState, loader: Batches, learner: type[Learner] = Learner) -> None:
+def find_rate(job: Job, state: TrainState, loader: EpochLoader, learner: type[Learner]) -> None:
     """Do a range test, write `lr_find.csv` and `lr_find.png` into the run's folder, say what it suggests."""
-    rows = range_test(job, state, loader, learner=learner)
+    rows = range_test(job, state, loader, learner)
     if not job.world.leads:
         return
     path, rate = job.folder.path, suggest(rows)

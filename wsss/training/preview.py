@@ -77,8 +77,8 @@ class Preview:
         self, index: int, image: np.ndarray, cam01: np.ndarray, probs: np.ndarray, classes: list[int]
     ) -> list[Panel]:
         names = self.data.classes.names
-        green = self.data.channels.index("green") if "green" in self.data.channels else 0
-        panels = [Panel(fit(composite(image, self.data.channels), EDGE), self.data.ids[index])]
+        green = self.data.roles.index("signal") if "signal" in self.data.roles else 0
+        panels = [Panel(fit(composite(image, self.data.tints), EDGE), self.data.ids[index])]
         for k in classes:
             picture = fit(heat(image, cam01[k], green=green), EDGE)
             panels.append(Panel(picture, f"{short_name(names[k])} {probs[k]:.2f}"))

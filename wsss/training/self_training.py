@@ -33,7 +33,7 @@ from wsss.feature_classifier.fit import candidates, renew
 from wsss.feature_classifier.soft_labels import SoftLabels, load_soft_labels
 from wsss.models.cam_net import CamNet, build_cam_net, crop_probs
 from wsss.models.weights import load_weights
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import ClassifyRecipe
 from wsss.options.scoring import CropConfig
 from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
 from wsss.runs.run_folder import RunFolder
@@ -55,14 +55,14 @@ class _Pool:
     """(N, K) float32, the teacher's soft labels."""
 
 
-def self_trained_crops(recipe: Recipe) -> CropConfig:
+def self_trained_crops(recipe: ClassifyRecipe) -> CropConfig:
     """Return how cells are cut out for the network of single cells."""
     mode = "fit" if recipe.crops.mode == "none" else recipe.crops.mode
     return replace(recipe.crops, mode=mode, size=recipe.self_training.size)
 
 
 def ensure_self_trained(
-    folder: RunFolder, data: DataSet, train: np.ndarray, recipe: Recipe, net: CamNet, device: Device
+    folder: RunFolder, data: DataSet, train: np.ndarray, recipe: ClassifyRecipe, net: CamNet, device: Device
 ) -> bool:
     """Train the network of single cells of a fold unless the folder holds it already; return whether it was trained.
 
@@ -96,7 +96,7 @@ def ensure_self_trained(
     return True
 
 
-def _facts(folder: RunFolder, data: DataSet, train: np.ndarray, recipe: Recipe, net: CamNet) -> dict[str, Any]:
+def _facts(folder: RunFolder, data: DataSet, train: np.ndarray, recipe: ClassifyRecipe, net: CamNet) -> dict[str, Any]:
     """Return what the network is made of: the same facts, the same network."""
     sha = hashlib.sha256()
     for name, tensor in sorted(net.state_dict().items()):
@@ -112,7 +112,7 @@ def _facts(folder: RunFolder, data: DataSet, train: np.ndarray, recipe: Recipe, 
     }
 
 
-def _read_pool(labels: SoftLabels, data: DataSet, train: np.ndarray, recipe: Recipe) -> _Pool:
+def _read_pool(labels: SoftLabels, data: DataSet, train: np.ndarray, recipe: ClassifyRecipe) -> _Pool:
     """Choose cells by the teacher's confidence, and cut them out.
 
     In one round, only confident cells are ever looked at; in more, cells may become confident.
@@ -151,7 +151,7 @@ class _Rounds:
     """The rounds of one fold's self-training; the soft labels after each are kept on disk."""
 
     def __init__(
-        self, folder: RunFolder, data: DataSet, recipe: Recipe, net: CamNet, device: Device, identity: str
+        self, folder: RunFolder, data: DataSet, recipe: ClassifyRecipe, net: CamNet, device: Device, identity: str
     ) -> None:
         self.data, self.recipe, self.net, self.device, self.identity = data, recipe, net, device, identity
         self.path = folder.path / "self_trained.partial.safetensors"
@@ -222,7 +222,9 @@ def _in_batches(crops: np.ndarray, size: int = 64) -> list[np.ndarray]:
     return [crops[start : start + size] for start in range(0, len(crops), size)]
 
 
-def _summary(pool: _Pool, soft: np.ndarray, meta: dict[str, Any], data: DataSet, recipe: Recipe) -> dict[str, Any]:
+def _summary(
+    pool: _Pool, soft: np.ndarray, meta: dict[str, Any], data: DataSet, recipe: ClassifyRecipe
+) -> dict[str, Any]:
     """Tell what was learnt from."""
     sure = soft.max(axis=1) >= recipe.self_training.confidence
     counts = np.bincount(soft[sure].argmax(axis=1), minlength=len(data.classes))

@@ -16,7 +16,7 @@ from wsss.core.runtime import progress
 from wsss.data.changed_crops import change_crop
 from wsss.data.sampler import draw_epoch
 from wsss.models.cam_net import CamNet
-from wsss.options.self_training import SelfTrainingConfig
+from wsss.options.feature_classifier import SelfTrainingConfig
 
 WEIGHT_DECAY = 1e-2
 

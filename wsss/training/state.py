@@ -1,7 +1,7 @@
-"""Everything a training run is, as tensors and JSON: so that a resumed run equals the unbroken one."""
+"""What a training works with, and everything it is as tensors and JSON: a resumed run equals the unbroken one."""
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,33 @@ from wsss.core.device import Device
 from wsss.models.cam_net import CamNet
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import Recipe
+from wsss.runs.record import RunRecord
+from wsss.runs.run_folder import RunFolder
+from wsss.training.distributed import World
 from wsss.training.optim import LearningRate, build_optimizer
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a fit works with, beside the state that it changes."""
+
+    recipe: Recipe
+    device: Device
+    folder: RunFolder
+    record: RunRecord
+    """What the checkpoints say of the run."""
+    names: list[str]
+    """ID of every image of the data set, for naming those of a bad batch."""
+    save_every: int = 0
+    """Steps between saves within an epoch; 0 for none."""
+    bad_batches: int = 0
+    """Batches with a loss that is not finite that are skipped before the run stops."""
+    world: World = field(default_factory=World)
+    """This process among all."""
+    teacher: CamNet | None = None
+    """The first network of a refinement, in evaluation mode."""
+    compiled: bool = False
+    """Whether torch.compile makes the network faster."""
 
 
 @dataclass
@@ -35,6 +61,10 @@ class Progress:
     """Batches skipped because their loss was not finite."""
 
 
+Net = Any
+"""What is trained, a CamNet or a Unet: of it the loop knows weights and new parameters."""
+
+
 class TrainState:
     """A network in training with its optimiser, rate, average and progress.
 
@@ -44,7 +74,7 @@ class TrainState:
         device: where the network computes, in which arithmetic.
     """
 
-    def __init__(self, net: CamNet, recipe: Recipe, device: Device) -> None:
+    def __init__(self, net: Net, recipe: Recipe, device: Device) -> None:
         self.net = device.settle(net)
         self.optimizer = build_optimizer(net, net.new_parameters(), recipe.optim)
         self.rate = LearningRate(recipe.optim)
@@ -54,9 +84,9 @@ class TrainState:
         self.progress = Progress()
 
     @property
-    def inference_net(self) -> CamNet:
+    def inference_net(self) -> Net:
         """The weights that validation and inference use: the moving average where there is one."""
-        return self.net if self.ema is None else cast(CamNet, self.ema.module)
+        return self.net if self.ema is None else self.ema.module
 
     @torch.no_grad()
     def average(self) -> None:

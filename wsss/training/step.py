@@ -1,6 +1,7 @@
 """One step of learning: forward, loss, agreement of all processes, backward, update."""
 
 import math
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -11,14 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wsss.core.checks import ConfigError
-from wsss.losses.refine import refinement
-from wsss.losses.total import ComboLoss
 from wsss.models.cell_pieces import still_norms
 from wsss.models.memory import MemoryFull, attempt
-from wsss.models.puzzle import PuzzleCam, SiameseOutput
-from wsss.training.job import Job
 from wsss.training.loading import Batch
-from wsss.training.state import TrainState
+from wsss.training.state import Job, TrainState
 
 
 class Outcome(NamedTuple):
@@ -37,8 +34,8 @@ class Outcome(NamedTuple):
         return math.isfinite(self.values["loss"]) and self.gradient
 
 
-class Learner:
-    """The network as it is trained: siamese, compiled if wanted, its gradients shared between processes.
+class Learner(ABC):
+    """The network as it is trained: compiled if wanted, its gradients shared between processes.
 
     Args:
         job: recipe, device, processes, first network of a refinement.
@@ -46,21 +43,31 @@ class Learner:
         stopped: filled by a signal handler when the run must stop.
     """
 
+    fixed_sizes = True
+    """Whether the network sees images of few sizes."""
+
     def __init__(self, job: Job, state: TrainState, stopped: list[int]) -> None:
         self.job, self.state, self.stopped = job, state, stopped
-        self.loss = ComboLoss(job.recipe.loss, job.recipe.puzzle, job.recipe.cells)
-        self.siamese = self.build()
+        self.net = self.build()
         self.foreseen = False
         """Whether the memory of a step has been measured."""
-        self.fixed_sizes = not job.recipe.cells.pieces  # of which there are more or fewer
-        self.model = job.world.wrap(torch.compile(self.siamese) if job.compiled else self.siamese)  # type: ignore[arg-type]
+        self.model = job.world.wrap(torch.compile(self.net) if job.compiled else self.net)  # type: ignore[arg-type]
         if job.device.is_cuda:
             torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32, as in convolutions
 
+    @abstractmethod
     def build(self) -> nn.Module:
-        """Return what is trained, made of the state's network."""
-        recipe = self.job.recipe
-        return PuzzleCam(self.state.net, recipe.puzzle.side, recipe.cells.pieces, recipe.cells.piece_size)
+        """Return what is trained, made of the state's network; make what the loss needs."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
+        """Return the loss and its parts of one batch.
+
+        Args:
+            model: what `build` returned, as it is trained.
+            batch: the images.
+            done: share of the training that is behind it.
+        """
 
     def step(self, batch: Batch, share: float, steps: int) -> Outcome:
         """Learn from one batch.
@@ -108,20 +115,6 @@ class Learner:
         where, rank = self.state.progress, self.job.world.rank
         key = [self.job.recipe.seed, where.epoch, where.step, *([rank] if rank else [])]
         torch.manual_seed(int(np.random.default_rng(key).integers(2**62)))
-
-    def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
-        """Return the loss and its parts of one batch, when the share `done` of the training is behind it."""
-        drs = self.job.recipe.drs
-        with self.job.device.autocast():
-            output: SiameseOutput = model(*batch.seen)
-        full, tiles = output.views(self.job.recipe.puzzle.maps)
-        parts = self.loss(full, tiles, batch.labels, done, output.pieces)
-        if self.job.teacher is not None:
-            with torch.no_grad(), self.job.device.autocast():
-                taught = self.job.teacher(batch.images).cam
-            parts["refine"] = refinement(output.full.cam, taught, batch.labels)
-            parts["loss"] = parts["loss"] + drs.refine_weight * parts["refine"]
-        return parts
 
     def _agree(self, parts: dict[str, Tensor], share: float, norm: Tensor | None) -> Outcome:
         """Return the means over all processes, whether any of them must stop, and whether the gradient is a number."""
@@ -184,7 +177,7 @@ class Learner:
             count = 1 if isinstance(optimizer, torch.optim.SGD) else 2
             moments = [torch.empty_like(p) for p in self.state.net.parameters() for _ in range(count)]
         # Batch norms keep their statistics, and do not wait for other processes.
-        with still_norms(self.siamese), self.job.device.searching(self.fixed_sizes):
-            self.losses(self.siamese, batch.on(self.job.device), 0.0)["loss"].backward()
+        with still_norms(self.net), self.job.device.searching(self.fixed_sizes):
+            self.losses(self.net, batch.on(self.job.device), 0.0)["loss"].backward()
         del moments
         optimizer.zero_grad(set_to_none=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from wsss.core.checks import ConfigError
-from wsss.models.cam_net import CamNet
 from wsss.training.fit import Watch
+from wsss.training.state import Net
 
 
 def open_tensorboard(folder: Path) -> Watch:
@@ -20,7 +20,7 @@ def open_tensorboard(folder: Path) -> Watch:
         raise ConfigError("tensorboard is not installed: pip install 'wsss[tensorboard]', or drop the flag.") from error
     writer = SummaryWriter(str(folder / "tensorboard"))
 
-    def write(net: CamNet, row: dict[str, Any]) -> None:
+    def write(net: Net, row: dict[str, Any]) -> None:
         for name, value in row.items():
             if name != "epoch":
                 writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])

@@ -1,0 +1,46 @@
+"""Signs that given label maps are none."""
+
+import numpy as np
+import pytest
+
+from wsss.cells.plausible import doubt_notes, doubts_of, split_pieces
+
+CELLS = np.zeros((60, 80), np.int32)
+for k, (y, x) in enumerate([(3, 3), (3, 30), (3, 60), (35, 10), (35, 50)], 1):
+    CELLS[y : y + 16, x : x + 18] = k
+
+
+def test_plain_label_maps_raise_no_doubt() -> None:
+    assert doubts_of(CELLS) == []
+    assert doubts_of(np.zeros((5, 5), np.int32)) == []
+    torn = CELLS.copy()
+    torn[40] = 0  # two cells of two pieces
+    assert doubts_of(torn) == []
+    one = np.where(CELLS == 1, 7, 0)
+    one[50, 50] = 7  # a speck
+    assert doubts_of(one) == []
+
+
+@pytest.mark.parametrize(
+    ("label_map", "doubt"),
+    [
+        ((CELLS > 0) * 255, "pieces"),
+        (np.where(CELLS > 2, 2, (CELLS > 0) * 1), "pieces"),
+        (CELLS + 1, "border"),
+        (np.kron(np.arange(1, 5).reshape(2, 2), np.ones((9, 9), int)), "full"),
+    ],
+)
+def test_what_is_no_label_map_is_told(label_map: np.ndarray, doubt: str) -> None:
+    assert doubts_of(label_map.astype(np.int32)) == [doubt]
+
+
+def test_a_binary_mask_is_parted_into_its_pieces() -> None:
+    np.testing.assert_array_equal(split_pieces((CELLS > 0) * 255), CELLS)
+
+
+def test_one_note_for_each_kind_names_images() -> None:
+    notes = doubt_notes({"a": ["pieces"], "b": [], "c": ["pieces", "border"]})
+    assert len(notes) == 2
+    assert "2 images (a, c)" in notes[0]
+    assert "--split" in notes[0]
+    assert "1 images (c)" in notes[1]

@@ -1,0 +1,69 @@
+"""Labels as people write them."""
+
+import pytest
+
+from wsss.core.label_text import ATLAS_TO_HPA, LabelReader
+from wsss.core.labels import HPA, HPA_NAMES, ClassList
+
+ATLAS = [
+    ("Peroxisomes", 17),
+    ("Lysosomes", 17),
+    ("Endosomes", 17),
+    ("Lipid droplets", 17),
+    ("Cytoplasmic bodies", 17),
+    ("Vesicles", 17),
+    ("Cell Junctions", 13),
+    ("Focal adhesion sites", 9),
+    ("Centriolar satellite", 12),
+    ("Microtubule ends", 10),
+    ("Nucleoli rim", 2),
+    ("No staining", 18),
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Nucleoplasm|Cytosol",
+        "Cytosol;Nucleoplasm",
+        "nucleoplasm, cytosol",
+        "['Nucleoplasm', 'Cytosol']",
+        "0|16",
+        "0 16",
+    ],
+)
+def test_names_and_ids_are_read_with_any_common_separator(text: str) -> None:
+    assert LabelReader(HPA).read(text) == ((0, 16), [])
+
+
+def test_names_with_blanks_stay_whole() -> None:
+    assert LabelReader(HPA).read("Golgi apparatus;Plasma membrane")[0] == (7, 13)
+
+
+@pytest.mark.parametrize(("name", "wanted"), ATLAS)
+def test_the_names_of_the_public_atlas_become_the_19_classes(name: str, wanted: int) -> None:
+    assert LabelReader(HPA).read(name) == ((wanted,), [])
+    assert LabelReader(HPA).read(name.upper()) == ((wanted,), [])
+
+
+def test_locations_without_a_counterpart_are_given_back() -> None:
+    assert LabelReader(HPA).read("Rods & Rings,Cytosol,Midbody") == ((16,), ["Rods & Rings", "Midbody"])
+
+
+def test_every_synonym_means_a_class_that_exists() -> None:
+    assert set(ATLAS_TO_HPA.values()) <= {*HPA_NAMES, None}
+    assert not set(ATLAS_TO_HPA) & set(HPA_NAMES)
+
+
+def test_ones_own_names_go_first_and_may_hold_separators() -> None:
+    reader = LabelReader(ClassList(("a, b", "c", "Vesicles"), None))
+    assert reader.read("a, b") == ((0,), [])
+    assert reader.read("a, b|c") == ((0, 1), [])
+    assert reader.read("vesicles") == ((2,), [])
+    with pytest.raises(ValueError, match="'Lysosomes' is neither a class id nor a class name"):
+        reader.read("Lysosomes")
+
+
+def test_a_number_that_is_one_classes_id_and_anothers_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="id of one class and the name of another"):
+        LabelReader(ClassList(("1", "2"), None)).read("1")

@@ -1,0 +1,224 @@
+"""Options belong to their task; names of version 0.1.0 are taken; every option is read by the code of its task."""
+
+import ast
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from squares import make_squares, words
+
+from wsss import cli, infer, train
+from wsss.cli import STAGES
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.label_maps import write_label_map
+from wsss.data.catalog import DataSet
+from wsss.options import renamed as renaming
+from wsss.options import train as train_options
+from wsss.options.parsing import read_options
+from wsss.options.recipe import ClassifyRecipe, MapRecipe, MaskRecipe, Recipe, recipe_from
+
+WSSS = Path(__file__).parents[2] / "wsss"
+
+
+@pytest.fixture(autouse=True)
+def unnoticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every test see the notices that are given once a process."""
+    monkeypatch.setattr(renaming, "_noticed", set())
+
+
+def read(*words: str) -> Any:
+    return read_options("train", train_options, words)[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task", "masks", "--puzzle.weight", "3"], "--puzzle.weight is an option of task classify, not of masks"),
+        (["--task=maps", "--drs.mode=fixed"], "--drs.mode is an option of task classify, not of maps"),
+        (["--unet.gates", "true"], "--unet.gates is an option of task masks and maps, not of classify"),
+        (["--task", "maps", "--preview_every", "1"], "--preview_every is an option of task classify, not of maps"),
+        (["--pseudo", "x"], "--pseudo is an option of task maps, not of classify"),
+        (["--task", "maps", "--masks.folds", "3"], "--masks.folds is an option of task masks, not of maps"),
+        (["--task", "boxes"], "task is 'boxes', expected one of classify, masks, maps"),
+    ],
+)
+def test_an_option_of_another_task_is_refused_by_name(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(*flags)
+
+
+def test_a_file_chooses_the_task_and_its_options_are_looked_at_too(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("task: masks\nepochs: 2\noptim: {lr: 1e-3}\n")
+    recipe = read("--config", str(path), "--masks.folds", "3")
+    assert isinstance(recipe, MaskRecipe)
+    assert (recipe.epochs, recipe.optim.lr, recipe.masks.folds) == (2, 1e-3, 3)
+    path.write_text("task: masks\npuzzle: {side: 4}\n")
+    with pytest.raises(ConfigError, match=r"--puzzle.side is an option of task classify, not of masks"):
+        read("--config", str(path))
+
+
+OLD = {
+    "task": "masks",
+    "epochs": 2,
+    "output_stride": 32,
+    "puzzle": {"side": 2, "weight": 0.5},
+    "opinion": {"enabled": False, "copies": 2},
+    "score": {"stage2_share": 0.5, "outlier_power": 0.0},
+    "optim": {"lr": 1e-3},
+}
+
+
+def test_a_config_of_version_0_1_0_opens_with_one_line_of_notice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(OLD))
+    assert read("--config", str(path)) == MaskRecipe(epochs=2, optim=dataclasses.replace(MaskRecipe().optim, lr=1e-3))
+    (notice,) = capsys.readouterr().out.splitlines()
+    assert notice.startswith(f"note: {path} has options of version 0.1.0: opinion is now feature_classifier")
+    old = {**OLD, "task": "classify", "opinion": {"enabled": True, "copies": 1}, "score": {"field_rounds": 3}}
+    path.write_text(yaml.safe_dump(old))
+    recipe = read("--config", str(path), "--score.stage2_share", "0.25")
+    assert (recipe.feature_classifier.enabled, recipe.feature_classifier.copies) == (True, 1)
+    assert (recipe.score.prior_rounds, recipe.score.crop_share) == (3, 0.25)
+    assert recipe_from(old, "x") == dataclasses.replace(recipe, score=dataclasses.replace(recipe.score, crop_share=0.5))
+
+
+def test_a_checkpoint_of_version_0_1_0_gives_the_recipe_of_its_task() -> None:
+    assert recipe_from(OLD, "x") == MaskRecipe(epochs=2, optim=dataclasses.replace(MaskRecipe().optim, lr=1e-3))
+    for recipe in (ClassifyRecipe(), MaskRecipe(), MapRecipe()):
+        assert recipe_from(asdict(recipe), "x") == recipe
+    with pytest.raises(DataError, match="has the option 'noise'"):
+        recipe_from({"noise": 1}, "x")
+
+
+def test_an_option_that_is_gone_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"--score.outlier_power is gone"):
+        read("--score.outlier_power", "1")
+
+
+@pytest.mark.parametrize("task", train_options.TASKS)
+def test_help_is_short_and_the_rest_is_there_when_asked_for(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read("--task", task, "--help")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 150
+    assert any("--epochs" in line for line in lines)
+    assert any("--puzzle.*" in line for line in lines) == (task == "classify")
+    with pytest.raises(SystemExit):
+        read("--task", task, "--help", "optim")
+    assert "--optim.lr (default: 0.0003)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        read("--task", task, "--help", "all")
+    assert "--optim.lr" in capsys.readouterr().out
+
+
+def test_an_early_stop_without_a_validation_loss_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a validation loss"):
+        MapRecipe(optim=dataclasses.replace(MapRecipe().optim, early_stop=2))
+    data = make_squares(tmp_path / "squares")
+    with pytest.raises(ConfigError, match="needs a validation loss"):
+        train.main(words(data, tmp_path / "run", "--fold", "none", "--optim.early_stop", "2"))
+
+
+def leaves(kind: Any, above: str = "") -> Iterator[tuple[type, str]]:
+    """Yield class and name of every option in a dataclass, groups by their members."""
+    for declared in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(declared.default_factory):
+            yield from leaves(declared.default_factory, f"{above}{declared.name}.")
+        else:
+            yield kind, declared.name
+
+
+def attributes_read() -> set[str]:
+    """Return the names of all attributes that code outside the options reads."""
+    found: set[str] = set()
+    for path in WSSS.rglob("*.py"):
+        if path.parent.name != "options":
+            found |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_option_is_read_somewhere(stage: str) -> None:
+    module, known = cli.options_of(stage), attributes_read() | {"later", "switch", "terms", "cycles"}  # read by methods
+    known |= {"warmup"}
+    for options in getattr(module, "TASKS", {"": module.OPTIONS}).values():
+        for option in options:
+            unread = [name for _, name in leaves(option) if name not in known]
+            assert not unread, f"{stage}: nothing reads {unread}"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """Collect class and name of every option that code outside the options, dataclasses and parsing reads."""
+    found: set[tuple[str, str]] = set()
+    kinds = {kind for own in train_options.TASKS.values() for option in own for kind, _ in leaves(option)}
+
+    def watch(kind: type) -> None:
+        names = {declared.name for declared in dataclasses.fields(kind)}
+
+        def get(self: object, name: str) -> Any:
+            if name in names:
+                frame = sys._getframe(1)
+                place = frame.f_code.co_filename
+                own = "/options/" in place and frame.f_code.co_name == "__post_init__"
+                if "/wsss/" in place and not own and not place.endswith("core/checks.py"):
+                    found.add((kind.__name__, name))
+            return object.__getattribute__(self, name)
+
+        monkeypatch.setattr(kind, "__getattribute__", get, raising=False)
+
+    for kind in kinds:
+        watch(kind)
+    return found
+
+
+def unread(recipe: type[Recipe], asked: set[tuple[str, str]]) -> list[str]:
+    """Return the options of a recipe, score and crops of infer aside, that nothing has asked for."""
+    names = {own.__name__ for own in recipe.__mro__ if own is not object}
+    return [
+        f"{kind.__name__}.{name}"
+        for kind, name in leaves(recipe)
+        if not any((other, name) in asked for other in (names if kind is recipe else {kind.__name__}))
+    ]
+
+
+def test_a_training_and_an_inference_read_every_option_of_a_classifier(
+    tmp_path: Path, asked: set[tuple[str, str]]
+) -> None:
+    data = make_squares(tmp_path / "squares")
+    cells = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((32, 32))).astype(np.int32)
+    for name in DataSet.open(data).ids:
+        write_label_map(data / "cells" / name, cells)
+    run = tmp_path / "run"
+    fitted = [
+        "--feature_classifier.enabled",
+        "--feature_classifier.copies",
+        "1",
+        "--feature_classifier.weak.trees",
+        "4",
+    ]
+    taught = ["--self_training.enabled", "--self_training.size", "32", "--self_training.confidence", "0"]
+    taught += ["--self_training.epochs", "1", "--crops.mode", "stored", "--crops.size", "64"]
+    pieces = ["--cells.pooling", "lse", "--cells.pieces", "1", "--cells.piece_size", "64", "--batch", "6"]
+    once = ["--epochs", "1", "--optim.schedule", "cosine"]
+    assert train.main(words(data, run, *once, *fitted, *taught, *pieces)) == 0
+    refined = ["--drs.mode", "fixed", "--drs.refine_from", str(run), "--loss.name", "asymmetric"]
+    assert train.main(words(data, tmp_path / "second", *once, *refined)) == 0
+    for name, schedule in (("focal", "plateau"), ("focal", "cyclic")):
+        flags = ["--loss.name", name, "--optim.schedule", schedule, "--optim.early_stop", "3", "--epochs", "1"]
+        assert train.main(words(data, tmp_path / schedule, *flags)) == 0
+    rules = ["--score.compartment", "0.5", "--crops.mode", "stored"]
+    for region in ("topk", "lse", "quantile"):
+        out = ["--out", str(tmp_path / region), "--score.region", region]
+        assert infer.main(["--data", str(data), "--run", str(run), "--device", "cpu", *rules, *out]) == 0
+    # score.nuclear_classes needs nuclei, unet_share a U-Net: tests/cells and tests/stages/test_pseudo_command.py
+    assert set(unread(ClassifyRecipe, asked)) <= {"ScoreConfig.nuclear_classes", "ScoreConfig.unet_share"}

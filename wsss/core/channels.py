@@ -1,0 +1,79 @@
+"""What microscopes write: the bits of a value, the channels of an image, and what each channel shows."""
+
+from collections.abc import Sequence
+
+from wsss.core.checks import ConfigError, nearest, some
+from wsss.core.labels import HPA_CHANNELS
+
+BITS = (8, 10, 12, 14, 16)
+"""Bits that microscopes use of files of 16."""
+
+ROLES = ("nucleus", "signal", "cell", "outline")
+"""What a channel shows: nuclei; the protein to be classified; what fills the cell; the cells' borders."""
+ALIASES = {"nuclei": "nucleus", "dna": "nucleus", "protein": "signal", "cytoplasm": "cell", "membrane": "outline"}
+HPA_ROLES = ("cell", "signal", "nucleus", "cell")
+"""Roles of red, green, blue and yellow."""
+
+_OF_NAMES = {**dict(zip(HPA_CHANNELS, HPA_ROLES, strict=True)), **{role: role for role in ROLES}, **ALIASES}
+_TINTS = {"nucleus": ("blue",), "signal": ("green",), "cell": ("red", "yellow"), "outline": ("yellow",)}
+
+
+def channel_names(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read 'red=Cy3,green,...': the names of the channels, and what the files call them.
+
+    Raises:
+        ConfigError: a name comes twice, or holds more than letters, digits and '-'.
+    """
+    parts = [part.partition("=") for part in text.split(",")]
+    names = tuple(name.strip() for name, _, _ in parts)
+    in_files = tuple(other.strip() or name.strip() for name, _, other in parts)
+    wrong = [name for name in names if not name.replace("-", "").isalnum()]
+    if wrong or len(set(names)) < len(names) or len(set(in_files)) < len(in_files):
+        raise ConfigError(
+            f"--channels is '{text}', expected different names of letters and digits with commas between them, such as "
+            "DAPI,GFP or nucleus=DAPI,signal=GFP."
+        )
+    return names, in_files
+
+
+def default_roles(channels: Sequence[str]) -> tuple[str, ...]:
+    """Return what channels show by their names: red, green, blue and yellow as in the Atlas, or a role's own name."""
+    return tuple(_OF_NAMES.get(name.lower(), "") for name in channels)
+
+
+def parse_roles(text: str, channels: Sequence[str]) -> tuple[str, ...]:
+    """Read 'nucleus=DAPI,signal=GFP,cell=Tubulin+ER': the role of each channel, '' for none.
+
+    Args:
+        text: '' for the roles that the names of the channels say.
+        channels: their names.
+
+    Raises:
+        ConfigError: no such role or channel, or two roles of one channel.
+    """
+    if not text:
+        return default_roles(channels)
+    roles = dict.fromkeys(channels, "")
+    for part in text.split(","):
+        name, _, wanted = (word.strip() for word in part.partition("="))
+        role = ALIASES.get(name.lower(), name.lower())
+        if role not in ROLES:
+            raise ConfigError(f"--roles has '{name}', expected ROLE=CHANNEL with one of {', '.join(ROLES)}.")
+        for channel in wanted.split("+"):
+            if channel not in roles:
+                hint = nearest(channel, channels)
+                raise ConfigError(f"--roles names the channel '{channel}', expected one of {some(channels, 20)}.{hint}")
+            if roles[channel]:
+                raise ConfigError(f"--roles gives {channel} two roles, {roles[channel]} and {role}: leave one.")
+            roles[channel] = role
+    return tuple(roles.values())
+
+
+def tint_names(channels: Sequence[str], roles: Sequence[str]) -> tuple[str, ...]:
+    """Return the colour that each channel is drawn in: by its role, else its own name; white if it is the only one."""
+    if len(channels) == 1:
+        return ("white",)
+    if set(channels) <= set(HPA_CHANNELS) and tuple(roles) == default_roles(channels):
+        return tuple(channels)
+    left = {role: list(tints) for role, tints in _TINTS.items()}
+    return tuple((left[role].pop(0) if left.get(role) else name) for name, role in zip(channels, roles, strict=True))

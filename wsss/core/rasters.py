@@ -1,0 +1,488 @@
+"""The one place where picture files are opened: PNG, JPEG, TIFF and BMP, told by their content, whatever their name.
+
+No file starts a program here or opens another one, except that a TIFF of an OME set is joined with its siblings in the
+same folder. What a file says of its pixels counts: axes, orientation, transparency, which end is white.
+"""
+
+import functools
+import io
+import logging
+import stat
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image
+
+from wsss.core.checks import DataError
+from wsss.core.ome import MOST_XML, OmeImage, metadata_file, read_ome, uuid_of
+from wsss.core.png import SIGNATURE, check_png
+from wsss.core.stacks import NO_CHOICE, PlaneChoice, Stack
+
+LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
+SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
+"""Endings of picture files, in any case; `.ome` before them is no part of an ID."""
+MOST_PIXELS = 2**27
+"""Most pixels of a plane (11,585 squared); more is refused from the header, before anything is decoded."""
+MOST_EXIF = 2**20
+MOST_BYTES = 2**33
+"""Most bytes of all planes that are read together."""
+
+_STARTS = {SIGNATURE: "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_COLOURS = ("red", "green", "blue", "alpha")
+_SHOWN = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "MASK")
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its faults come back as exceptions, or are checked here
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself."""
+
+    kind: str
+    """PNG, JPEG, TIFF, BMP, or OME-Zarr."""
+    height: int
+    """Of the picture as it is shown, that is, turned as its orientation says."""
+    width: int
+    samples: int
+    """Channels, without those that are transparency."""
+    dtype: str
+    bits: int = 8
+    """Bits per sample that are used, as far as the file says."""
+    alpha: int = 0
+    """Samples of transparency, which stand behind the channels."""
+    names: tuple[str, ...] = ()
+    """What the file calls its channels, and its transparency 'alpha'."""
+    binding: bool = False
+    """Whether `names` are meant as names of channels; ImageJ's labels may be anything."""
+    palette: bool = False
+    """Whether values are places in a table of colours."""
+    inverted: bool = False
+    """Whether 0 is white."""
+    photometric: str = ""
+    """A TIFF's kind of pixels where it is none that can be read as grey or RGB, else ''."""
+
+
+@dataclass(frozen=True)
+class Raster:
+    """An opened picture."""
+
+    header: Header
+    decode: Callable[[], np.ndarray]
+    """Returns (H, W, samples + alpha), as stored."""
+    orientation: int = 1
+    """1 to 8, as in EXIF."""
+    colours: np.ndarray | None = None
+    """(n, 3) uint8 table of a palette."""
+    description: str = ""
+    """A TIFF's own words."""
+
+    def numbers(self) -> np.ndarray:
+        """Return the values as numbers, upright: (H, W, samples), transparency left out.
+
+        Numbers are what is stored, also where 0 is shown white (ImageJ keeps masks so, 255 being the object), except
+        in pictures of one bit, where black and white is all that there is.
+        """
+        pixels = turn(self.decode(), self.orientation)[..., : self.header.samples]
+        return ~pixels if self.header.inverted and pixels.dtype == bool else pixels
+
+    def shown(self) -> np.ndarray:
+        """Return the values as a viewer shows them, upright: (H, W, samples + alpha); 1 to 4 bits are spread to 255."""
+        pixels = turn(self.decode(), self.orientation)
+        if self.colours is not None:
+            return np.asarray(self.colours[np.minimum(pixels[..., 0], len(self.colours) - 1)])
+        if pixels.dtype == bool or self.header.bits < 8:
+            pixels = pixels.astype(np.uint8) * np.uint8(255 // (2**self.header.bits - 1))
+        if not self.header.inverted:
+            return pixels
+        if pixels.dtype.kind != "u":
+            raise ValueError(f"it holds {pixels.dtype} values of which 0 is white: save it with 0 as black")
+        top = pixels.dtype.type(2**self.header.bits - 1 if self.header.bits > 8 else 255)
+        colours = self.header.samples
+        return np.concatenate([top - pixels[..., :colours], pixels[..., colours:]], axis=-1)
+
+
+def stem_of(name: str) -> str:
+    """Return the ID that a file name stands for: without its ending and an '.ome' before it, in composed Unicode.
+
+    macOS writes 'ü' as two letters, other systems as one.
+    """
+    stem = unicodedata.normalize("NFC", name[: name.rindex(".")] if "." in name else name)
+    return stem[:-4] if stem.lower().endswith(".ome") else stem
+
+
+def check_regular(path: Path) -> None:
+    """Refuse pipes, devices and sockets, which might keep a reader waiting for ever.
+
+    Raises:
+        DataError: it is no ordinary file.
+        OSError: it is not there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataError(f"{path} is no ordinary file (a folder, pipe or device): give a file.")
+
+
+@contextmanager
+def open_raster(
+    source: Path | bytes, *, choice: PlaneChoice = NO_CHOICE, join: bool = True, where: str = ""
+) -> Iterator[Raster]:
+    """Open a picture.
+
+    Args:
+        source: the file, or its content.
+        choice: what is taken of a stack; several channels are always all read.
+        join: take planes that an OME-TIFF has in sibling files too; else its own alone.
+        where: what to call it in messages; the file's name if left out.
+
+    Raises:
+        DataError: it is no picture, damaged, or too large; the text says which.
+    """
+    where = where or (source.name if isinstance(source, Path) else "the picture")
+    with named(where), ExitStack() as opened:
+        if isinstance(source, Path):
+            check_regular(source)
+        stream = opened.enter_context(io.BytesIO(source) if isinstance(source, bytes) else source.open("rb"))
+        start = stream.read(12)
+        stream.seek(0)
+        kind = next((kind for head, kind in _STARTS.items() if start.startswith(head)), "")
+        if start.startswith(_TIFF_STARTS):
+            tiff = opened.enter_context(_tiff(stream))
+            folder = source if isinstance(source, Path) and join else None
+            raster = _tiff_raster(tiff, folder, opened, choice, where)
+        elif kind:
+            raster = _pillow_raster(stream, kind, where)
+        else:
+            raise DataError(f"{where} is no PNG, JPEG, TIFF or BMP file, by its content: convert it.")
+        check_size(raster.header, where)
+        yield raster
+
+
+def check_size(header: Header, where: str) -> None:
+    """Refuse a picture that is empty or larger than any that is read here.
+
+    Raises:
+        DataError: it is.
+    """
+    if header.height == 0 or header.width == 0 or header.samples == 0:
+        raise DataError(f"{where} has no pixels.")
+    size = header.height * header.width
+    if size > MOST_PIXELS:
+        raise DataError(
+            f"{where} says it is {header.height} x {header.width}, more than {MOST_PIXELS} pixels: refused."
+        )
+    if size * (header.samples + header.alpha) * np.dtype(header.dtype).itemsize > MOST_BYTES:
+        raise DataError(f"{where} says it has {header.samples} planes of {header.height} x {header.width}: refused.")
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return (H, W, ...) pixels as an orientation of 1 to 8 says that they are meant.
+
+    Source: TIFF 6.0, tag Orientation; EXIF 2.3 has the same.
+    """
+    pixels = np.swapaxes(pixels, 0, 1) if orientation >= 5 else pixels
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Turn whatever a decoder makes of a broken file into a DataError that names the file.
+
+    Decoders fail with every kind of exception on damaged input (struct, zlib, index, memory, ... errors); here, and
+    only around a decoder's call, all of them mean the same: this file cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (DataError, FileNotFoundError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise DataError(f"{where} cannot be read ({text or type(error).__name__}): make it again.") from error
+
+
+def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
+    with Image.open(stream, formats=(kind,)) as picture:
+        exif = _png_exif(stream) if kind == "PNG" else picture.getexif()
+        orientation = exif.get(0x0112, 1)
+        orientation = orientation if orientation in range(1, 9) else 1
+        height, width = picture.size[::-1] if orientation < 5 else picture.size
+        mode, colours = picture.mode, None
+        if mode == "P":
+            colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    header = Header(kind, height, width, 1, "uint8", palette=mode == "P")
+    if kind == "PNG":
+        bits, colour = _png_kind(stream)
+        samples = _PNG_SAMPLES.get(colour, 0)
+        alpha = int(colour in (4, 6))
+        names = _COLOURS[: samples - 1] + _COLOURS[3:] if alpha else _COLOURS[:samples]
+        dtype = "bool" if bits == 1 and mode == "1" else "uint16" if bits == 16 else "uint8"
+        names = names if samples > 2 else ("grey", "alpha")[:samples]
+        header = replace(header, samples=samples - alpha, alpha=alpha, bits=bits, dtype=dtype, names=names)
+        wide = bits == 16 and samples > 1
+        return Raster(header, lambda: _decode_png(stream, bits, wide, where), orientation, colours)
+    if mode not in ("1", "L", "P", "RGB"):
+        raise DataError(f"{where} is a {kind} of mode {mode}, expected grey values or RGB.")
+    samples = 3 if mode == "RGB" else 1
+    bits, dtype = (1, "bool") if mode == "1" else (8, "uint8")
+    header = replace(header, samples=samples, bits=bits, dtype=dtype, names=_COLOURS[:3] if samples == 3 else ("grey",))
+    return Raster(header, lambda: _decode_pillow(stream, kind), orientation, colours)
+
+
+def _png_kind(stream: Any) -> tuple[int, int]:
+    """Return bit depth and colour type; Pillow's mode does not say 16-bit colour from 8-bit."""
+    stream.seek(0)
+    start = stream.read(26)
+    return start[24], start[25]
+
+
+def _png_exif(stream: Any) -> Image.Exif:
+    """Return the EXIF of a PNG, wherever it stands, from the heads of its chunks; Pillow would decode the pixels."""
+    exif, at = Image.Exif(), 8
+    while True:
+        stream.seek(at)
+        head = stream.read(8)
+        if len(head) < 8 or head[4:] == b"IEND":
+            return exif
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"eXIf" and length <= MOST_EXIF:
+            exif.load(stream.read(length))
+            return exif
+        at += 12 + length
+
+
+def _decode_png(stream: Any, bits: int, wide: bool, where: str) -> np.ndarray:
+    stream.seek(0)
+    content = stream.read()
+    check_png(content, where)
+    if wide:  # Pillow reads 16-bit colour as 8 bit
+        return np.asarray(imagecodecs.png_decode(content))
+    pixels = _decode_pillow(io.BytesIO(content), "PNG")
+    if bits == 16:
+        return pixels.astype(np.uint16)
+    spread = 255 // (2**bits - 1)
+    return pixels // np.uint8(spread) if bits in (2, 4) and _png_kind(stream)[1] == 0 else pixels
+
+
+def _decode_pillow(stream: Any, kind: str) -> np.ndarray:
+    stream.seek(0)
+    with Image.open(stream, formats=(kind,)) as picture:
+        picture.load()
+        pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def open_tiff(path: Path) -> tifffile.TiffFile:
+    """Open a TIFF that is to be read part by part; it is closed with the last reference to it.
+
+    Raises:
+        DataError: it is no ordinary file.
+        Exception: whatever tifffile makes of a broken file.
+    """
+    check_regular(path)
+    return _tiff(path.open("rb"))
+
+
+def _tiff(stream: Any) -> tifffile.TiffFile:
+    """Open a TIFF from a stream, so that tifffile knows no folder, and keep it from looking for other files."""
+    return tifffile.TiffFile(stream, _multifile=False)
+
+
+def _tiff_raster(
+    tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, choice: PlaneChoice, where: str
+) -> Raster:
+    page: Any = tiff.pages.first
+    stack, names, binding = _stack(tiff, source, opened, where)
+    samples = stack.samples(choice, where)
+    kind = getattr(page.photometric, "name", str(page.photometric))
+    if kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG:
+        kind = "RGB"  # decoded to it
+    places = alpha_places(page) if "S" in stack.page_axes and samples == page.samplesperpixel else []
+    orientation = orientation_of(page)
+    height, width = stack.size if orientation < 5 else stack.size[::-1]
+    dtype, bits = str(np.dtype(page.dtype).newbyteorder("=")), page.bitspersample
+    header = Header(
+        "TIFF", height, width, samples - len(places), dtype, bits if isinstance(bits, int) else max(bits), len(places)
+    )
+    header = replace(header, names=names, binding=binding, palette=kind == "PALETTE", inverted=kind == "MINISWHITE")
+    header = replace(header, photometric="" if kind in _SHOWN else kind)
+    if not names and kind == "RGB" and samples in (3, 4):
+        header = replace(header, names=_COLOURS[: header.samples] + _COLOURS[3:] * header.alpha)
+    order = [k for k in range(samples) if k not in places] + places
+
+    def decode() -> np.ndarray:
+        pixels = stack.read(choice, where)
+        if not pixels.dtype.isnative:
+            pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+        return pixels[..., order] if places else pixels
+
+    colours = None
+    if header.palette and page.colormap is not None:
+        colours = np.ascontiguousarray((np.asarray(page.colormap) >> 8).astype(np.uint8).T)
+    return Raster(header, decode, orientation, colours, page.description)
+
+
+def alpha_places(page: Any) -> list[int]:
+    """Return which samples of a TIFF's pixel are declared to be transparency."""
+    extra = [int(kind) for kind in page.extrasamples]
+    first = page.samplesperpixel - len(extra)
+    return [first + k for k, kind in enumerate(extra) if kind in (1, 2)]
+
+
+def orientation_of(page: Any) -> int:
+    """Return a TIFF page's orientation, 1 to 8."""
+    tag = page.tags.get(274)
+    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
+
+
+def first_series(tiff: tifffile.TiffFile) -> Any:
+    """Return the first series of a TIFF, of its own pages alone."""
+    vars(tiff).update(is_ndtiff=False, is_mmstack=False)  # these would look for other files
+    return tiff.series[0]
+
+
+def _stack(
+    tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, where: str
+) -> tuple[Stack, tuple[str, ...], bool]:
+    """Return the planes of a TIFF, the names of its channels, and whether they are meant as such."""
+    page: Any = tiff.pages.first
+    if tiff.is_ome and tiff.ome_metadata:
+        ome = _read_ome(str(tiff.ome_metadata), source, where)
+        return _ome_stack(tiff, ome, source, opened, where)
+    series = first_series(tiff)
+    axes, shape, pages = series.get_axes(False), series.get_shape(False), list(series.pages)
+    own = len(page.shape)
+    names = tuple(str(label) for label in (tiff.imagej_metadata or {}).get("Labels") or [])
+    lead = shape[: len(shape) - own]
+    if axes.endswith("S") and not page.axes.endswith("S"):
+        axes, shape = axes[:-1], shape[:-1]  # ImageJ's, of length 1
+        lead = shape[: len(shape) - own]
+    page_axes = axes[len(lead) :]
+    if shape[len(lead) :] != page.shape or sorted(page_axes) not in (["X", "Y"], ["S", "X", "Y"]):
+        raise DataError(f"{where} is a TIFF of shape {shape} (axes {axes}), expected planes of one size.")
+    count = int(np.prod(lead, dtype=np.int64))
+    if len(pages) == count and all(own is not None for own in pages):
+        numbers = np.arange(count).reshape(lead)
+        stack = Stack(axes[: len(lead)], lead, page_axes, page.shape, lambda at: _page(pages[numbers[at]], where))
+        return stack, names, False
+    if len(pages) > 1 or series.dataoffset is None:
+        raise DataError(f"{where} is cut short: it has {len(pages)} of {count} pages.")
+    _check_segments(page, where)  # one page, and the others behind it without a header of their own
+    whole = functools.lru_cache(1)(lambda: series.asarray().reshape(shape))
+    return Stack(axes[: len(lead)], lead, page_axes, page.shape, lambda at: whole()[at]), names, False
+
+
+def _read_ome(text: str, source: Path | None, where: str) -> OmeImage:
+    """Read the OME-XML of a file, or of the file that it names in its own folder."""
+    name, uuid = (source.name if source else where), uuid_of(text)
+    other = metadata_file(text)
+    if not other:
+        return read_ome(text, name, uuid)
+    if source is None:
+        raise DataError(f"{where} is part of an OME set whose metadata is in {other}: give all files in one folder.")
+    path = sibling(source, other)
+    if path.stat().st_size > MOST_XML:
+        raise DataError(f"{path} is larger than {MOST_XML} bytes: it is no OME-XML.")
+    return read_ome(path.read_text("utf-8"), name, uuid, companion=True)
+
+
+def sibling(path: Path, name: str) -> Path:
+    """Return the file `name` beside `path`.
+
+    Raises:
+        DataError: the name leads to another folder, or there is no such ordinary file.
+    """
+    other = path.parent / name
+    if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
+        raise DataError(f"{path.name} names the file {name[:80]!r} outside its own folder, which is never opened.")
+    if not other.exists():
+        raise DataError(f"{path.name} belongs with {name}, which is not beside it: put the files of a set together.")
+    check_regular(other)
+    if other.resolve().parent != path.parent.resolve() and other.is_symlink():
+        raise DataError(f"{path.name} names {name}, a link to another folder, which is never opened.")
+    return other
+
+
+def ome_files(path: Path) -> tuple[str, ...]:
+    """Return the names of all files of the OME set that a TIFF is of, in the order of their planes; () for none.
+
+    What cannot be read is left to whoever reads the pixels.
+    """
+    try:
+        with open_tiff(path) as tiff:
+            if not (tiff.is_ome and tiff.ome_metadata):
+                return ()
+            ome = _read_ome(str(tiff.ome_metadata), path, path.name)
+    except Exception:  # a decoder's, see `named`; said when the image is read
+        return ()
+    return tuple(name or path.name for name in ome.files) if len(ome.files) > 1 else ()
+
+
+def _ome_stack(
+    tiff: tifffile.TiffFile, ome: OmeImage, source: Path | None, opened: ExitStack, where: str
+) -> tuple[Stack, tuple[str, ...], bool]:
+    if ome.images > 1:
+        raise DataError(f"{where} holds {ome.images} OME images (positions), expected one: save them one by one.")
+    page: Any = tiff.pages.first
+    if sorted(page.axes) not in (["X", "Y"], ["S", "X", "Y"]):
+        raise DataError(f"{where} has pages with the axes {page.axes}, expected planes.")
+    files: dict[str, tifffile.TiffFile] = {"": tiff}
+
+    def opened_file(name: str) -> tifffile.TiffFile:
+        if name not in files:
+            if source is None:
+                raise DataError(f"{where} has planes in {name}: give the files of the set in one folder.")
+            stream = opened.enter_context(sibling(source, name).open("rb"))
+            files[name] = opened.enter_context(_tiff(stream))
+        return files[name]
+
+    def plane(at: tuple[int, ...]) -> np.ndarray:
+        place = ome.places.get((at[0], at[1], at[2]))
+        if place is None:
+            raise DataError(f"{where} is cut short: pixels are missing (plane C {at[0]}, Z {at[1]}, T {at[2]}).")
+        pages = opened_file(place[0]).pages
+        if place[1] >= len(pages):
+            raise DataError(f"{where} is cut short: page {place[1]} of {place[0] or 'it'} is missing.")
+        found: Any = pages[place[1]]
+        if found.shape != page.shape or found.dtype != page.dtype:
+            raise DataError(f"{where} has planes of {page.shape} {page.dtype} and of {found.shape} {found.dtype}.")
+        return _page(found, where)
+
+    if source is not None:
+        return Stack("CZT", ome.lengths, page.axes, page.shape, plane), ome.names, True
+    here = [at for at, place in ome.places.items() if not place[0]]  # its own planes alone
+    kept = [sorted({at[k] for at in here}) for k in range(3)]
+    own = Stack(
+        "CZT",
+        tuple(len(numbers) for numbers in kept),
+        page.axes,
+        page.shape,
+        lambda at: plane(tuple(numbers[n] for numbers, n in zip(kept, at, strict=True))),
+    )
+    return own, tuple(ome.names[c] for c in kept[0] if c < len(ome.names)), True
+
+
+def _page(page: Any, where: str) -> np.ndarray:
+    _check_segments(page, where)
+    return np.asarray(page.asarray())
+
+
+def _check_segments(page: Any, where: str) -> None:
+    """Refuse a page of which pieces are absent, which tifffile fills with zeros."""
+    length = page.parent.filehandle.size
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if offset <= 0 or count <= 0 or offset + count > length:
+            raise DataError(f"{where} is cut short: pixels are missing.")

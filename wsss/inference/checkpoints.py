@@ -1,0 +1,337 @@
+"""Checkpoints: trained networks with their run records; which of them predicts which images, and the proof of it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.device import Device
+from wsss.core.files import digest_file, digest_json
+from wsss.data.catalog import DataSet
+from wsss.data.mask_samples import coverage_folds, folds_digest, survey
+from wsss.data.masks import MaskSet
+from wsss.feature_classifier.features import FEATURES
+from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
+from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.unet import Unet, build_unet
+from wsss.models.weights import load_weights, strip
+from wsss.options.scoring import CropConfig
+from wsss.runs.checkpoint import load_checkpoint
+from wsss.runs.leaks import check_unseen, has_seen
+from wsss.runs.record import RunRecord, fold_name
+from wsss.runs.run_folder import RunFolder
+
+Net = TypeVar("Net", CamNet, Unet)
+
+
+@dataclass(frozen=True)
+class Checkpoint(Generic[Net]):
+    """A trained network, ready to be asked."""
+
+    record: RunRecord
+    net: Net
+
+    @property
+    def path(self) -> Path:
+        """Folder of the fold's run."""
+        return self.record.path
+
+    @property
+    def fold(self) -> int | None:
+        """The fold it never saw; None if it was trained on every image."""
+        return self.record.fold
+
+    @property
+    def recipe(self) -> Any:
+        """What it was trained with: the recipe of its task."""
+        return self.record.recipe
+
+    @property
+    def digest(self) -> str:
+        """Of its checkpoint file."""
+        return self.record.digest
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """The records of all networks that its answers come from."""
+        return (self.record,)
+
+
+@dataclass(frozen=True)
+class SelfTrained:
+    """A self-trained network of single cells."""
+
+    net: CamNet
+    crops: CropConfig
+    """How it wants cells to be cut out."""
+    digest: str
+    """Of its file."""
+
+
+@dataclass(frozen=True)
+class CamCheckpoint(Checkpoint[CamNet]):
+    """A trained classifier with what scores cells beside it."""
+
+    feature_classifier: FeatureClassifier | None = None
+    """The feature classifier that was fitted on the same images; None if there is none."""
+    self_trained: SelfTrained | None = None
+    """The self-trained network that learnt from cells of the same images; None if there is none."""
+    unets: tuple[Checkpoint[Unet], ...] = ()
+    """U-Nets whose class maps are scored beside its own."""
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """The records of all networks that its answers come from."""
+        return (self.record, *(unet.record for unet in self.unets))
+
+
+def weights_of(folder: RunFolder, *, snapshots: bool = False) -> list[Path]:
+    """Return the file of the best weights of a folder, or those at the end of each cycle.
+
+    Raises:
+        ConfigError: snapshots are asked for, and there are none.
+    """
+    if not snapshots:
+        return [folder.best]
+    paths = folder.snapshots()
+    if not paths:
+        raise ConfigError(
+            f"{folder.path} holds no snapshots: train with --optim.schedule cosine (or cyclic) --optim.cycles N."
+        )
+    return paths
+
+
+def load_classifiers(folder: RunFolder, device: Device, *, snapshots: bool = False) -> list[CamCheckpoint]:
+    """Load the best classifier of a folder, or those at the end of each cycle of its learning rate.
+
+    Raises:
+        ConfigError: snapshots are asked for, and there are none.
+        DataError: see `load_classifier`.
+    """
+    return [load_classifier(folder, device, path) for path in weights_of(folder, snapshots=snapshots)]
+
+
+def load_classifier(folder: RunFolder, device: Device, weights: Path | None = None) -> CamCheckpoint:
+    """Load one classifier: the best of the folder, or the one in the file `weights`.
+
+    Raises:
+        DataError: a file is missing or damaged, or is of another task.
+    """
+    record, tensors = folder.read(weights)
+    record.check_task("classify")
+    net = _cam_net(record, strip(tensors, "net."), device)
+    feature_classifier = _load_feature_classifier(folder, record)
+    return CamCheckpoint(record, net, feature_classifier, _load_self_trained(folder, record, device))
+
+
+def load_unets(folder: RunFolder, device: Device, task: str, *, snapshots: bool = False) -> list[Checkpoint[Unet]]:
+    """Load the best U-Net of a folder, or those at the end of each cycle; `task` is masks or maps.
+
+    Raises:
+        ConfigError: snapshots are asked for, and there are none.
+        DataError: a file is missing or damaged, or is of another task.
+    """
+    return [load_unet(folder, device, task, path) for path in weights_of(folder, snapshots=snapshots)]
+
+
+def load_unet(folder: RunFolder, device: Device, task: str, weights: Path | None = None) -> Checkpoint[Unet]:
+    """Load one U-Net: the best of the folder, or the one in the file `weights`.
+
+    Raises:
+        DataError: a file is missing or damaged, or is of another task.
+    """
+    record, tensors = folder.read(weights)
+    record.check_task(task)
+    recipe: Any = record.recipe  # that of the task
+    masks = task == "masks"
+    channels = recipe.masks.channels if masks else len(record.channels)
+    outputs = recipe.masks.outputs if masks else len(record.classes)
+    net = build_unet(recipe, channels=channels, outputs=outputs, pretrained=False)
+    load_weights(net, strip(tensors, "net."))
+    return Checkpoint(record, device.settle(net).eval())
+
+
+def _cam_net(record: RunRecord, tensors: dict[str, Tensor], device: Device) -> CamNet:
+    recipe: Any = record.recipe  # that of the task
+    net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
+    load_weights(net, tensors)
+    return device.settle(net).eval()
+
+
+def _load_feature_classifier(folder: RunFolder, record: RunRecord) -> FeatureClassifier | None:
+    """Load the feature classifier beside a network, if there is one.
+
+    Raises:
+        DataError: it is damaged, or was fitted on other images than the network.
+    """
+    if not folder.feature_classifier.exists():
+        return None
+    fitted = load_feature_classifier(folder.feature_classifier, FEATURES)
+    if fitted.meta["train_ids"] != digest_json(list(record.train_ids)):
+        raise DataError(
+            f"{folder.feature_classifier} was fitted on other images than the network beside it: remove it and run "
+            "the same train command again."
+        )
+    return fitted
+
+
+def _load_self_trained(folder: RunFolder, record: RunRecord, device: Device) -> SelfTrained | None:
+    """Load the self-trained network beside a network, if there is one.
+
+    Raises:
+        DataError: it is damaged, or learnt from other images than the network.
+    """
+    if not folder.self_trained.exists():
+        return None
+    trained, train_ids = load_self_trained(folder.self_trained, record, device)
+    if train_ids != digest_json(list(record.train_ids)):
+        raise DataError(
+            f"{folder.self_trained} learnt from other images than the network beside it: remove it and run the same "
+            "train command again."
+        )
+    return trained
+
+
+def load_self_trained(path: Path, record: RunRecord, device: Device) -> tuple[SelfTrained, str]:
+    """Load a self-trained network; return it with the digest of the IDs that it learnt from.
+
+    Args:
+        path: its file.
+        record: of the network it began as.
+        device: where to compute.
+
+    Raises:
+        DataError: it is missing or damaged, or of another kind of network.
+    """
+    tensors, meta = load_checkpoint(path)
+    try:
+        crops, train_ids = CropConfig(**meta["crops"]), str(meta["train_ids"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} does not say how its network was trained ({error}): remove it, train again.") from None
+    return SelfTrained(_cam_net(record, strip(tensors, "net."), device), crops, digest_file(path)), train_ids
+
+
+def check_fits(checkpoint: CamCheckpoint, data: DataSet) -> None:
+    """Refuse a network made for other classes or channels than the data set's.
+
+    Raises:
+        DataError: they differ.
+    """
+    checkpoint.record.check_fits("classify", data.classes.names, data.channels, data.folder)
+
+
+def pair(checkpoints: list[CamCheckpoint], unets: list[Checkpoint[Unet]], *, oof: bool) -> list[CamCheckpoint]:
+    """Give each classifier the U-Nets of class maps that held out the same fold; else those that held out none.
+
+    Raises:
+        ConfigError: there is none for a classifier.
+        DataError: it is for other classes, channels or sizes; or, out of fold, for other folds.
+    """
+    paired = []
+    for checkpoint in checkpoints:
+        same = [unet for unet in unets if unet.fold == checkpoint.fold] or [u for u in unets if u.fold is None]
+        if not same:
+            raise ConfigError(
+                f"no U-Net held out fold {checkpoint.fold}, as {checkpoint.path} did: train it with that --fold."
+            )
+        for unet in same:
+            _check_same_data(unet.record, checkpoint.record, oof=oof)
+        paired.append(replace(checkpoint, unets=tuple(same)))
+    return paired
+
+
+def _check_same_data(unet: RunRecord, record: RunRecord, *, oof: bool) -> None:
+    for name in ("classes", "channels", "size", *(["data"] if oof else [])):
+        if getattr(unet, name) != getattr(record, name):
+            raise DataError(f"{unet.path} and {record.path} were trained on other {name}: choose runs of one data set.")
+
+
+Plan = list[tuple[list[CamCheckpoint], list[int]]]
+"""Which classifiers predict which images (indices in the data set)."""
+MaskPlan = list[tuple[list[Checkpoint[Unet]], list[int]]]
+"""Which mask networks predict which images."""
+AnyCheckpoint = TypeVar("AnyCheckpoint", CamCheckpoint, Checkpoint[Unet])
+
+
+def plan_all(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
+    """Every network predicts every image; their scores are averaged."""
+    return [(checkpoints, [i for i in range(len(data)) if data.ok[i]])]
+
+
+def plan_oof(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
+    """Each image is predicted by the network that held out its fold, or by all that did (snapshots).
+
+    An image without a fold, having no labels, is predicted by the networks of all folds.
+
+    Raises:
+        DataError: a fold has no network, the networks saw other folds or labels, or one saw an image it would predict.
+    """
+    folds = np.where(data.ok, data.folds(), -1)
+    plan = _plan_folds(checkpoints, folds, data.ids, data.folds_digest, data.twins, data.folder)
+    return [*plan, *_plan_of_no_fold([own for unseeing, _ in plan for own in unseeing], data)]
+
+
+def _plan_of_no_fold(checkpoints: Sequence[CamCheckpoint], data: DataSet) -> Plan:
+    """Plan images without a fold: all networks that none of their near-duplicates and none of their group reached."""
+    ids, group = data.table["ID"], data.manifest["folds"].get("group")
+    first = data.table["duplicate_of"].fillna(ids)
+    alike = ids.groupby(first).agg(set)
+    of_group = ids.groupby(data.table[group]).agg(set) if group else {}
+    plan: dict[tuple[int, ...], list[int]] = {}
+    for i in np.flatnonzero(data.ok & (data.folds() < 0)).tolist():
+        near = alike[first[i]]
+        if group and data.table[group][i]:
+            near = near | of_group[data.table[group][i]]
+        unseen = tuple(k for k, own in enumerate(checkpoints) if not any(has_seen(r, near) for r in own.records))
+        plan.setdefault(unseen, []).append(i)
+    return [([checkpoints[k] for k in unseen], images) for unseen, images in plan.items() if unseen]
+
+
+def plan_masks(checkpoints: list[Checkpoint[Unet]], masks: MaskSet, *, oof: bool) -> MaskPlan:
+    """Let all networks predict every image; or, out of fold, each image the one (its snapshots) that held it out.
+
+    Raises:
+        DataError: out of fold, a fold has no network, or a network saw other folds or an image it would predict.
+    """
+    if not oof:
+        return [(checkpoints, list(range(len(masks))))]
+    recipe = checkpoints[0].recipe
+    folds = coverage_folds(survey(masks).coverage, recipe.masks.folds, recipe.seed, masks.groups)
+    return _plan_folds(checkpoints, folds, masks.ids, folds_digest(masks.ids, folds), masks.twins, masks.folder)
+
+
+def _plan_folds(
+    checkpoints: Sequence[AnyCheckpoint],
+    folds: np.ndarray,
+    ids: Sequence[str],
+    digest: str,
+    twins: Mapping[str, str],
+    where: Path,
+) -> list[tuple[list[AnyCheckpoint], list[int]]]:
+    """Let each fold, (N,) int with -1 for none, be predicted by the networks that held it out."""
+    plan = []
+    for fold in sorted(set(folds[folds >= 0].tolist())):
+        unseeing = [checkpoint for checkpoint in checkpoints if checkpoint.fold == fold]
+        if not unseeing:
+            raise DataError(f"no network of the run held out fold {fold}: train it with --fold {fold}, or --fold all.")
+        indices = np.flatnonzero(folds == fold).tolist()
+        for record in (record for checkpoint in unseeing for record in checkpoint.records):
+            _check_out_of_fold(record, [ids[i] for i in indices], digest, twins, where)
+        plan.append((unseeing, indices))
+    return plan
+
+
+def _check_out_of_fold(
+    record: RunRecord, predicted: Collection[str], digest: str, twins: Mapping[str, str], where: Path
+) -> None:
+    if record.data != digest:
+        raise DataError(
+            f"{record.path} was trained on other labels or folds than {where} has now: its predictions would not be "
+            "out of fold. Train it again on these folds."
+        )
+    advice = f"Train {fold_name(record.fold)} again from networks that never saw them, or leave --oof out."
+    check_unseen(record.path, record.lineage, predicted, "images that it would predict out of fold", advice, twins)

@@ -1,0 +1,248 @@
+"""The run record: what is known of a trained network, every image that reached it and by which way included."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from wsss.core.checks import DataError, some
+from wsss.core.console import say
+from wsss.core.digests import DIGEST
+from wsss.core.files import as_read, digest_json
+from wsss.options.recipe import Recipe, recipe_from
+
+FREE = ("versions", "score", "crops", "feature_classifier", "self_training")
+"""What may differ when a run goes on: it does not shape the weights."""
+SINCE = {
+    "pixels": "which pixels it learnt from",
+    "cells": "which label maps it learnt from",
+    "files": "which images and masks it learnt from",
+}
+"""Inputs that records of version 0.1.0 lack, in words."""
+NEWER = ("ancestors", "classes", "negative", "channels", "size")
+"""Entries that records of version 0.1.0 may lack."""
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """Images that reached a network, and the way they took."""
+
+    chain: tuple[str, ...]
+    """The steps back from the network, such as ('init_from runs/b/fold0', 'init_from runs/a/full'); () for its own
+    training images."""
+    images: frozenset[str]
+    """IDs of the images that were learnt from at the end of the chain."""
+
+    def through(self, step: str) -> "Ancestor":
+        """Return it as an ancestor of what was made from this one by a further step."""
+        return replace(self, chain=(step, *self.chain))
+
+
+Lineage = tuple[Ancestor, ...]
+"""All that a network goes back to, its own training images first."""
+
+
+def inherit(lineage: Lineage | None, step: str) -> Lineage | None:
+    """Return what a network takes over from another one by a step; None where that is unknown."""
+    return None if lineage is None else tuple(ancestor.through(step) for ancestor in lineage)
+
+
+def join(*parts: Lineage | None) -> Lineage | None:
+    """Return several lineages as one; None where one of them is unknown."""
+    known = [part for part in parts if part is not None]
+    return tuple(ancestor for part in known for ancestor in part) if len(known) == len(parts) else None
+
+
+def lineage_json(lineage: Lineage | None) -> list[dict[str, Any]] | None:
+    """Return a lineage as JSON; `lineage_from` reads it."""
+    if lineage is None:
+        return None
+    return [{"chain": list(own.chain), "images": sorted(own.images)} for own in lineage]
+
+
+def lineage_from(values: Sequence[Mapping[str, Any]] | None) -> Lineage | None:
+    """Read what `lineage_json` made."""
+    if values is None:
+        return None
+    return tuple(Ancestor(tuple(own["chain"]), frozenset(own["images"])) for own in values)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """How a network came to be. Its checkpoints carry it; train_ids.txt and ancestors.json hold the image lists."""
+
+    recipe: Recipe
+    """That of its task."""
+    fold: int | None
+    """The held-out part, none of whose images reached the network; None where nothing was held out."""
+    data: str
+    """Digest of IDs, labels and folds."""
+    train_ids: tuple[str, ...]
+    """The images whose pixels or labels it was trained on; with pseudo-masks also those that their network learnt."""
+    channels: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    """Names of the outputs' classes; none for masks."""
+    negative: int | None = None
+    """The class of cells without signal."""
+    size: int = 0
+    """Edge of a stored image in px; 0 where images keep their sizes."""
+    ancestors: Lineage | None = ()
+    """What came through other networks; None where a version that did not record it made the network."""
+    augment: Any = None
+    """The steps of its augmentation."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Digests of what else shaped the weights, by name: pixels, cells, files (images and masks), pseudo."""
+    roles: tuple[str, ...] = ()
+    """What each channel shows, where it is not what its name says."""
+    bits: int | None = None
+    """Of the images it was trained on; None for 8, or several."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of wsss and of the libraries that made it."""
+    path: Path = Path()
+    """Folder of the fold's run."""
+    digest: str = ""
+    """Of the checkpoint file it was read from."""
+
+    @property
+    def name(self) -> str:
+        """The folder of the fold within a run."""
+        return fold_name(self.fold)
+
+    @property
+    def lineage(self) -> Lineage | None:
+        """All images that reached the network; None where that is not known."""
+        return join((Ancestor((), frozenset(self.train_ids)),), self.ancestors)
+
+    def check_fits(self, task: str, classes: Sequence[str], channels: Sequence[str], where: Path) -> None:
+        """Refuse a network made for another task, other classes or other channels than the data's.
+
+        Raises:
+            DataError: they differ.
+        """
+        self.check_task(task)
+        for name, trained, now in (("classes", self.classes, classes), ("channels", self.channels, channels)):
+            if tuple(trained) != tuple(now):
+                raise DataError(f"{self.path} was trained with {name} {some(trained)}; {where} has {some(now)}.")
+
+    def check_task(self, task: str) -> None:
+        """Refuse a network of another task.
+
+        Raises:
+            DataError: it is.
+        """
+        if self.recipe.task != task:
+            raise DataError(f"{self.path} was trained for the task '{self.recipe.task}', expected {task}.")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the network's checkpoints say of it, as JSON; lists of images by their digests."""
+        images = {"roles": list(self.roles)} if self.roles else {}
+        images |= {} if self.bits is None else {"bits": self.bits}
+        return as_read(
+            {
+                "recipe": asdict(self.recipe),
+                "augment": self.augment,
+                "classes": list(self.classes),
+                "negative": self.negative,
+                "channels": list(self.channels),
+                "size": self.size,
+                "fold": self.fold,
+                "data": self.data,
+                "train_ids": digest_json(list(self.train_ids)),
+                "ancestors": digest_json(lineage_json(self.ancestors)),
+                "versions": self.versions,
+                **images,
+                **self.inputs,
+            }
+        )
+
+
+def fold_name(fold: int | None) -> str:
+    """Return the sub-folder of a fold's run; None is the run that holds nothing out."""
+    return "full" if fold is None else f"fold{fold}"
+
+
+def record_from(
+    facts: Mapping[str, Any], where: Path, train_ids: Sequence[str], ancestors: Lineage | None, digest: str
+) -> RunRecord:
+    """Build a record from the facts of a checkpoint and the lists beside it.
+
+    Args:
+        facts: what `RunRecord.facts` gave; those of version 0.1.0 do too.
+        where: folder of the fold's run.
+        train_ids: content of train_ids.txt.
+        ancestors: content of ancestors.json.
+        digest: of the checkpoint file.
+
+    Raises:
+        DataError: the recipe has an option this version does not know.
+    """
+    recipe = recipe_from(facts["recipe"], str(where))
+    return RunRecord(
+        recipe,
+        facts["fold"],
+        facts.get("data", ""),
+        tuple(train_ids),
+        tuple(facts.get("channels", ())),
+        tuple(facts.get("classes", ())),
+        facts.get("negative"),
+        facts.get("size", 0),
+        ancestors,
+        facts.get("augment"),
+        {name: facts[name] for name in ("pixels", "cells", "files", "pseudo") if name in facts},
+        tuple(facts.get("roles", ())),
+        facts.get("bits"),
+        facts["versions"],
+        where,
+        digest,
+    )
+
+
+def unrecorded(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe of version 0.1.0 names other networks, whose images that version did not record."""
+    weights = str(recipe.get("weights", ""))
+    of_run = Path(weights).name.startswith(("best.", "last.", "snapshot"))
+    return bool(
+        recipe.get("init_from")
+        or recipe.get("drs", {}).get("refine_from")
+        or recipe.get("task") == "maps"
+        or (of_run and recipe.get("task") == "masks")
+    )
+
+
+def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with another recipe, other data, or another fold.
+
+    Args:
+        found: the facts of the run's checkpoint.
+        now: those of the run as it is asked for.
+
+    Raises:
+        DataError: the first thing that differs, with both values.
+    """
+    # Options that are newer than the run had their defaults.
+    found = {**found, "recipe": as_read(asdict(recipe_from(found.get("recipe", {}), "the checkpoint")))}
+    for name in now:
+        if name in SINCE and name not in found:
+            say(f"note: the run is of an earlier version and does not say {SINCE[name]}: they may have changed since.")
+        if name in FREE or (name in (*NEWER, *SINCE) and name not in found):
+            continue
+        old, new = (_weight_shaping(facts.get(name)) for facts in (found, now))
+        if old != new:
+            raise DataError(
+                f"the run was begun with another {name}: {_difference(old, new)}. Choose another "
+                "--run folder, go back to the first value, or pass --resume never to start over."
+            )
+
+
+def _weight_shaping(value: object) -> object:
+    return {k: v for k, v in value.items() if k not in FREE} if isinstance(value, dict) else value
+
+
+def _difference(old: object, new: object) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in new:
+            if old.get(key) != new[key]:
+                return f"{key} was {_difference(old.get(key), new[key])}"
+    if isinstance(new, str) and DIGEST.fullmatch(new):
+        return "what was read has changed"
+    return f"{old}, now {new}"

@@ -1,0 +1,114 @@
+"""What the tasks of a training differ in: data, network, batches, loss, validation. One file for each task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from wsss.core.device import Device
+from wsss.options.recipe import Recipe
+from wsss.options.train import TrainOptions
+from wsss.runs.record import RunRecord
+from wsss.runs.run_folder import RunFolder
+from wsss.training.distributed import World
+from wsss.training.fit import Validate, Watch
+from wsss.training.loading import EpochLoader
+from wsss.training.state import Net
+from wsss.training.step import Learner
+
+Earlier = tuple[RunFolder, Path]
+"""Run and file of an earlier network."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one fold's training, by their numbers."""
+
+    fold: int | None
+    """The held-out part; None for none."""
+    train: np.ndarray
+    """To learn from."""
+    valid: np.ndarray
+    """To validate on."""
+    held_out: frozenset[str]
+    """IDs of all that must not reach the network."""
+
+
+class Task(ABC):
+    """A task on its data.
+
+    Args:
+        recipe: what shapes the weights.
+        options: where and how.
+        device: where to compute.
+        world: this process among all.
+
+    Raises:
+        ConfigError: the recipe does not go with the data.
+    """
+
+    learner: ClassVar[type[Learner]]
+    """The step of the loop with the task's loss."""
+    ids: list[str]
+    """ID of every image."""
+    twins: Mapping[str, str]
+    """Near-duplicates among them: ID -> what is the same for all of a field."""
+    run_name: str
+    """Name of the run where the options give none."""
+
+    def __init__(self, recipe: Any, options: Any, device: Device, world: World) -> None:
+        self.recipe: Recipe = recipe
+        self.options: TrainOptions = options
+        self.device, self.world = device, world
+
+    @property
+    @abstractmethod
+    def folds(self) -> int:
+        """Folds of the data."""
+
+    @abstractmethod
+    def split(self, fold: int | None) -> Split:
+        """Return the images of a fold.
+
+        Raises:
+            ConfigError: there is nothing to learn it from.
+            DataError: an image that is held out has reached what it is learnt from.
+        """
+
+    @abstractmethod
+    def record(self, split: Split) -> RunRecord:
+        """Return the record of a network, but for the networks that the options name."""
+
+    @abstractmethod
+    def earlier(self, fold: int | None, *, fresh: bool) -> dict[str, Earlier]:
+        """Return the earlier networks that reach this one, by the option that names them; `fresh`: at its beginning."""
+
+    @abstractmethod
+    def build(self, earlier: Mapping[str, Earlier], *, pretrained: bool) -> Net:
+        """Return the network on the CPU, with the weights it begins with; random ones if not `pretrained`."""
+
+    def teacher(self, earlier: Mapping[str, Earlier]) -> Any:
+        """Return the network whose maps are learnt too; None for none."""
+        return None
+
+    @abstractmethod
+    def batches(self, split: Split, workers: int) -> EpochLoader:
+        """Return the batches to learn from."""
+
+    @abstractmethod
+    def validator(self, split: Split, workers: int) -> Validate | None:
+        """Return what gives the figures of a network on the images to validate on; None where there are none."""
+
+    def watches(self, split: Split, folder: RunFolder) -> list[Watch]:
+        """Return what looks on after each epoch."""
+        return []
+
+    def finish(self, split: Split, folder: RunFolder, net: Any) -> None:  # noqa: B027 (most tasks have nothing to do)
+        """Make what stands beside a trained network."""
+
+    def describe(self, split: Split) -> str:
+        """Say what is trained on what, as part of a sentence."""
+        return f"{self.recipe.backbone}, {len(split.train)} images to train on, {len(split.valid)} held out"

@@ -1,0 +1,308 @@
+"""Classification: image labels and class maps (Puzzle-CAM)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsss.core.channels import HPA_ROLES, default_roles
+from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.console import say
+from wsss.core.device import Device
+from wsss.core.digests import Digests
+from wsss.core.files import digest_json
+from wsss.core.runtime import progress, versions
+from wsss.data.augment import build_augment
+from wsss.data.augment_recipe import load_recipe
+from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.cell_maps import image_marks, without_cells
+from wsss.data.cell_samples import CellSamples
+from wsss.data.dataset import ImageSamples
+from wsss.data.sampler import shard
+from wsss.feature_classifier.train import ensure_feature_classifier
+from wsss.losses.refine import refinement
+from wsss.losses.total import ComboLoss
+from wsss.metrics.classify import average_precision, f1, mean_of_classes
+from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.puzzle import PuzzleCam, SiameseOutput
+from wsss.models.weights import load_weights, strip
+from wsss.options.recipe import ClassifyRecipe
+from wsss.options.train import ClassifyOptions
+from wsss.runs.record import RunRecord
+from wsss.runs.run_folder import RunFolder, same_fold
+from wsss.training.distributed import World
+from wsss.training.fit import Validate, Watch
+from wsss.training.loading import Batch, EpochLoader, balanced_draw, whole_images
+from wsss.training.preview import Preview
+from wsss.training.self_training import ensure_self_trained
+from wsss.training.step import Learner
+from wsss.training.tasks import Earlier, Split, Task
+
+
+class ClassifyLearner(Learner):
+    """The step of the loop with a siamese network and the loss of images, tiles, their agreement and a teacher."""
+
+    def build(self) -> nn.Module:
+        """Return the siamese network."""
+        recipe = self.job.recipe
+        assert isinstance(recipe, ClassifyRecipe)
+        self.recipe = recipe
+        self.fixed_sizes = not recipe.cells.pieces  # of which there are more or fewer
+        self.loss = ComboLoss(recipe.loss, recipe.puzzle, recipe.cells)
+        return PuzzleCam(self.state.net, recipe.puzzle.side, recipe.cells.pieces, recipe.cells.piece_size)
+
+    def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
+        """Return the loss and its parts of one batch, when the share `done` of the training is behind it."""
+        with self.job.device.autocast():
+            output: SiameseOutput = model(*batch.seen)
+        full, tiles = output.views(self.recipe.puzzle.maps)
+        parts = self.loss(full, tiles, batch.labels, done, output.pieces)
+        if self.job.teacher is not None:
+            with torch.no_grad(), self.job.device.autocast():
+                taught = self.job.teacher(batch.images).cam
+            parts["refine"] = refinement(output.full.cam, taught, batch.labels)
+            parts["loss"] = parts["loss"] + self.recipe.drs.refine_weight * parts["refine"]
+        return parts
+
+
+class ClassifyTask(Task):
+    """Classifiers of a prepared data set."""
+
+    learner = ClassifyLearner
+    recipe: ClassifyRecipe
+    options: ClassifyOptions
+
+    def __init__(
+        self,
+        recipe: ClassifyRecipe,
+        options: ClassifyOptions,
+        device: Device,
+        world: World,
+        data: DataSet | None = None,
+    ) -> None:
+        super().__init__(recipe, options, device, world)
+        self.data = DataSet.open(default_dataset(options.data))
+        self.ids, self.twins = self.data.ids, self.data.twins
+        self.run_name = f"{self.data.folder.name}-{recipe.backbone}"
+        self._check_sizes()
+
+    @property
+    def folds(self) -> int:
+        """Folds of the data set."""
+        return int(self.data.folds().max()) + 1
+
+    def _check_sizes(self) -> None:
+        recipe, data = self.recipe, self.data
+        step = recipe.puzzle.side * recipe.output_stride
+        if data.size % step:
+            raise ConfigError(
+                f"images of {data.folder} are stored at {data.size} px, expected a multiple of {step} "
+                "(puzzle.side x output_stride): prepare them at another --size, or choose other tiles."
+            )
+        if (recipe.feature_classifier.enabled or recipe.self_training.enabled) and data.roles != HPA_ROLES:
+            raise ConfigError(
+                "feature_classifier.enabled and self_training.enabled look at four channels, microtubules, protein, "
+                f"nucleus and ER in this order; {data.folder} has {some(data.channels)}: leave them out."
+            )
+        weights = recipe.loss.class_weights
+        if weights is not None and len(weights) != len(data.classes):
+            raise ConfigError(
+                f"loss.class_weights has {len(weights)} values, expected one for each of {len(data.classes)}."
+            )
+
+    def split(self, fold: int | None) -> Split:
+        """Return the labelled images, those of the fold held out.
+
+        Raises:
+            ConfigError: cells are wanted and no image has any.
+            DataError: there is no labelled image in a part.
+        """
+        data, usable = self.data, self.data.ok & self.data.has_labels
+        held_out = np.zeros(len(usable), bool) if fold is None else usable & (data.folds() == fold)
+        train, valid = np.flatnonzero(usable & ~held_out), np.flatnonzero(held_out)
+        if len(train) == 0:
+            raise DataError(f"{data.folder} has no labelled image to train on: prepare it with --labels.")
+        if fold is not None and len(valid) == 0:
+            raise DataError(f"{data.folder} has no labelled image in fold {fold}: choose another --fold, or 'none'.")
+        if self.recipe.cells.wanted:
+            self._check_cells(train)
+        return Split(fold, train, valid, frozenset(data.ids[i] for i in valid))
+
+    def _check_cells(self, train: np.ndarray) -> None:
+        """Refuse a data set without label maps; say how many images lack theirs."""
+        data = self.data
+        lacking = without_cells(data, train)
+        if len(lacking) == len(train):
+            raise ConfigError(
+                f"cells.pooling and cells.pieces need label maps, and {data.folder} has none of the {len(train)} "
+                f"images to train on: run python -m wsss.segment --data {data.folder}, or leave these options out."
+            )
+        if lacking and self.world.leads:
+            say(f"{len(lacking)} images have no label map and count as one cell each: {some(lacking)}")
+
+    def record(self, split: Split) -> RunRecord:
+        """Return the record of a network that learns from the split."""
+        record = record_of_data(self.recipe, self.data, split.fold, [self.ids[i] for i in split.train])
+        if self.recipe.cells.wanted:  # these cells shape the weights
+            record.inputs["cells"] = digest_json(image_marks(self.data, Digests(), split.train))
+        return record
+
+    def earlier(self, fold: int | None, *, fresh: bool) -> dict[str, Earlier]:
+        """Return the teacher, and the start of a fresh run."""
+        named = {"drs.refine_from": self.recipe.drs.refine_from, "init_from": self.recipe.init_from if fresh else None}
+        folders = {option: same_fold(run, option, fold) for option, run in named.items() if run is not None}
+        return {option: (folder, folder.best) for option, folder in folders.items()}
+
+    def build(self, earlier: Mapping[str, Earlier], *, pretrained: bool) -> CamNet:
+        """Return the network, with the weights of the run that it starts from, or of its backbone."""
+        first = earlier.get("init_from")
+        net = self._net(self.recipe, pretrained=pretrained and first is None)
+        if first is not None:
+            load_weights(net, self._tensors(first)[1])
+        return net
+
+    def teacher(self, earlier: Mapping[str, Earlier]) -> CamNet | None:
+        """Return the first network of a refinement."""
+        if "drs.refine_from" not in earlier:
+            return None
+        record, tensors = self._tensors(earlier["drs.refine_from"])
+        assert isinstance(record.recipe, ClassifyRecipe)
+        net = self._net(record.recipe, pretrained=False)
+        load_weights(net, tensors)
+        return self.device.settle(net).eval()
+
+    def _net(self, recipe: ClassifyRecipe, *, pretrained: bool) -> CamNet:
+        channels, classes = len(self.data.channels), len(self.data.classes)
+        return build_cam_net(recipe, channels=channels, classes=classes, pretrained=pretrained)
+
+    def _tensors(self, earlier: Earlier) -> tuple[RunRecord, dict[str, Tensor]]:
+        """Read an earlier classifier of the same classes and channels."""
+        folder, path = earlier
+        record, tensors = folder.read(path)
+        record.check_fits("classify", self.data.classes.names, self.data.channels, self.data.folder)
+        return record, strip(tensors, "net.")
+
+    def batches(self, split: Split, workers: int) -> EpochLoader:
+        """Return augmented batches, rare classes drawn more often."""
+        pinned = self.device.is_cuda
+        return train_loader(self.data, split.train, self.recipe, workers=workers, pinned=pinned, world=self.world)
+
+    def validator(self, split: Split, workers: int) -> Validate | None:
+        """Return the figures on the held-out images."""
+        if not len(split.valid):
+            return None
+        return Validator(self.data, split.valid, self.recipe, self.device, workers, self.world)
+
+    def watches(self, split: Split, folder: RunFolder) -> list[Watch]:
+        """Return what draws the maps of a few held-out images."""
+        every = self.options.preview_every
+        shown = every and len(split.valid)
+        return [Preview(self.data, split.valid, self.device, folder.path, every=every)] if shown else []
+
+    def finish(self, split: Split, folder: RunFolder, net: CamNet) -> None:
+        """Fit the feature classifier and train the network of single cells, where wanted and not there yet."""
+        recipe, self_training = self.recipe, self.recipe.self_training.enabled
+        if recipe.feature_classifier.enabled and ensure_feature_classifier(
+            folder, self.data, split.train, recipe.feature_classifier, recipe.seed, soft_labels=self_training
+        ):
+            say(f"{folder.feature_classifier}: feature classifier fitted; feature_classifier.json says what it goes by")
+        if self_training and ensure_self_trained(folder, self.data, split.train, recipe, net, self.device):
+            say(f"{folder.self_trained}: self-trained network of single cells; self_trained.json has its figures")
+
+
+def record_of_data(recipe: Any, data: DataSet, fold: int | None, train_ids: list[str]) -> RunRecord:
+    """Return the record of a network that learns from images of a data set."""
+    pixels = data.table.loc[data.ok & data.has_labels, ["ID", "crc32"]].to_numpy().tolist()
+    return RunRecord(
+        recipe,
+        fold,
+        data.folds_digest,
+        tuple(train_ids),
+        data.channels,
+        tuple(data.classes.names),
+        data.classes.negative,
+        data.size,
+        augment=load_recipe(recipe.augment),
+        roles=() if data.roles == default_roles(data.channels) else tuple(data.roles),
+        bits=data.bits,
+        inputs={"pixels": digest_json(pixels)},
+        versions=versions(),
+    )
+
+
+def train_loader(
+    data: DataSet,
+    indices: np.ndarray,
+    recipe: ClassifyRecipe,
+    *,
+    workers: int = 0,
+    pinned: bool = False,
+    world: World | None = None,
+) -> EpochLoader:
+    """Return augmented batches of images with their labels, and with their cells if the recipe wants them.
+
+    Args:
+        data: the data set.
+        indices: its training images.
+        recipe: batch, crop, augmentation, sampler, seed.
+        workers, pinned, world: see `EpochLoader`.
+    """
+    augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels))
+    cells = recipe.cells
+    samples = CellSamples(data, augment, min_visible=cells.min_visible) if cells.wanted else ImageSamples(data, augment)
+    draw = balanced_draw(data.labels, indices, recipe.sampler, recipe.seed)
+    return EpochLoader(samples, draw, len(indices), recipe, workers=workers, pinned=pinned, world=world)
+
+
+class Validator:
+    """Figures of a network on held-out images.
+
+    Args:
+        data: the data set.
+        indices: the held-out images.
+        recipe: loss, puzzle, batch.
+        device: where to compute.
+        workers: loader processes.
+        world: this process among all; each looks at its part of the images, and all get the same figures.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        indices: np.ndarray,
+        recipe: ClassifyRecipe,
+        device: Device,
+        workers: int = 0,
+        world: World | None = None,
+    ) -> None:
+        self.recipe, self.device, self.labels = recipe, device, data.labels[indices]
+        self.world = world or World()
+        self.loss = ComboLoss(recipe.loss, recipe.puzzle, recipe.cells)
+        own, batch = shard(indices, self.world.rank, self.world.size), -(-recipe.batch // self.world.size)
+        cells = recipe.cells.wanted
+        self.batches = whole_images(data, own, batch, workers=workers, pinned=device.is_cuda, cells=cells)
+
+    @torch.no_grad()
+    def __call__(self, net: CamNet) -> dict[str, float]:
+        """Return 'loss' with its parts, 'f1' (at .5, mean over classes) and 'map', means over the images."""
+        cells = self.recipe.cells
+        model = PuzzleCam(net, self.recipe.puzzle.side, cells.pieces, cells.piece_size).eval()
+        sums = dict.fromkeys(self.loss.names, 0.0)
+        probs = [np.zeros((0, self.labels.shape[1]), np.float32)]
+        for batch in progress(self.batches, "validate", leave=False, disable=not self.world.leads):
+            batch = batch.on(self.device)
+            with self.device.autocast():
+                output: SiameseOutput = model(*batch.seen)
+            full, tiles = output.views(self.recipe.puzzle.maps)
+            parts = self.loss(full, tiles, batch.labels, pieces=output.pieces)
+            for name, value in zip(parts, torch.stack(list(parts.values())).tolist(), strict=True):  # one wait
+                sums[name] += value * len(batch.images)
+            probs.append(output.full.logits.sigmoid().cpu().numpy())
+        scores = self.world.gather(np.concatenate(probs))
+        totals = self.world.total(list(sums.values()))
+        figures = {name: value / len(scores) for name, value in zip(sums, totals, strict=True)}
+        figures["f1"] = mean_of_classes(f1(self.labels, scores))
+        figures["map"] = mean_of_classes(average_precision(self.labels, scores))
+        return figures

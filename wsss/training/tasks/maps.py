@@ -1,0 +1,137 @@
+"""Class maps: a U-Net learns the pseudo-masks of a classifier's class maps, one sigmoid map a class.
+
+The U-Net of fold k learns from the folder foldK of the pseudo-masks, which the classifier of fold k has made of its own
+training images. So no label of the images that fold k holds out reaches it, neither directly nor through its teacher.
+There are no masks to validate on: the weights are those of the last epoch.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from wsss.core.checks import ConfigError
+from wsss.core.device import Device
+from wsss.data.augment import build_augment
+from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.map_samples import MapSamples
+from wsss.data.pseudo import PseudoSet
+from wsss.losses.semantic import MaskLoss
+from wsss.models.unet import MaskOutput
+from wsss.options.recipe import MapRecipe
+from wsss.options.train import MapOptions
+from wsss.runs.leaks import check_unseen
+from wsss.runs.record import RunRecord, fold_name
+from wsss.training.distributed import World
+from wsss.training.fit import Validate
+from wsss.training.loading import Batch, EpochLoader, balanced_draw
+from wsss.training.step import Learner
+from wsss.training.tasks import Split
+from wsss.training.tasks.classify import record_of_data
+from wsss.training.tasks.unets import UnetTask
+
+
+class MapLearner(Learner):
+    """The step of the loop with the loss of masks; ignored pixels are in no term of it."""
+
+    def build(self) -> nn.Module:
+        """Return what is trained: the network itself."""
+        recipe = self.job.recipe
+        assert isinstance(recipe, MapRecipe)
+        self.loss = MaskLoss(recipe.mask_loss)
+        return self.state.net
+
+    def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
+        """Return the loss and its parts of one batch; its labels are the (B, K, h, w) targets."""
+        with self.job.device.autocast():
+            output: MaskOutput = model(batch.images)
+        return self.loss(output.logits, batch.labels, side=output.side, epoch=self.state.progress.epoch)
+
+
+class MapTask(UnetTask):
+    """U-Nets of the class maps of a prepared data set."""
+
+    learner = MapLearner
+    recipe: MapRecipe
+    options: MapOptions
+
+    def __init__(self, recipe: MapRecipe, options: MapOptions, device: Device, world: World) -> None:
+        super().__init__(recipe, options, device, world)
+        if options.pseudo is None:
+            raise ConfigError(
+                "task is maps, which needs pseudo-masks: run python -m wsss.pseudo and pass --pseudo FOLDER."
+            )
+        self.folder = options.pseudo
+        self.data = DataSet.open(default_dataset(options.data))
+        self.ids, self.twins = self.data.ids, self.data.twins
+        self.channels, self.outputs = len(self.data.channels), len(self.data.classes)
+        self.run_name = f"{self.data.folder.name}-maps-{recipe.backbone}"
+
+    @property
+    def folds(self) -> int:
+        """Folds of the data set."""
+        return int(self.data.folds().max()) + 1
+
+    def split(self, fold: int | None) -> Split:
+        """Return the images with pseudo-masks; those of the fold must not have shaped them.
+
+        Raises:
+            ConfigError: there are no pseudo-masks of the fold.
+            DataError: a held-out image reached them.
+        """
+        masks = self._masks(fold)
+        named = set(masks.ids)
+        train = np.array([i for i, name in enumerate(self.ids) if name in named], np.int64)
+        folds = self.data.folds() if fold is not None else np.full(len(self.ids), -1)
+        held_out = frozenset() if fold is None else frozenset(self.ids[i] for i in np.flatnonzero(folds == fold))
+        split = Split(fold, train, np.zeros(0, np.int64), held_out)
+        check_unseen(
+            masks.folder,
+            self.record(split).lineage,
+            held_out,
+            "images that this fold holds out",
+            "Make pseudo-masks without --oof, so that each fold has its own, or train with --fold none.",
+            self.twins,
+        )
+        return split
+
+    def _masks(self, fold: int | None) -> PseudoSet:
+        """Open the pseudo-masks of a fold; for none, out-of-fold ones or those of a network of all images.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        names = [fold_name(fold)] if fold is not None else ["oof", "full"]
+        folders = [self.folder / name for name in names if (self.folder / name).is_dir()]
+        if not folders:
+            held = sorted(path.name for path in self.folder.iterdir() if path.is_dir()) if self.folder.is_dir() else []
+            raise ConfigError(
+                f"{self.folder} has no {' or '.join(names)}, but {', '.join(held) or 'nothing'}: choose another "
+                "--fold, or make these pseudo-masks."
+            )
+        return PseudoSet.open(Path(folders[0]), self.data)
+
+    def record(self, split: Split) -> RunRecord:
+        """Return the record of a network; images have reached it through its masks' networks too."""
+        masks = self._masks(split.fold)
+        record = record_of_data(self.recipe, self.data, split.fold, sorted(masks.seen))
+        return replace(record, inputs={**record.inputs, "pseudo": masks.digest}, ancestors=masks.ancestors)
+
+    def batches(self, split: Split, workers: int) -> EpochLoader:
+        """Return batches in the classifier's order and augmentation, with a mask a class in the labels' place."""
+        recipe, data = self.recipe, self.data
+        augment = build_augment(recipe.augment, recipe.crop or data.size, channels=self.channels)
+        samples = MapSamples(data, self._masks(split.fold), augment)
+        draw = balanced_draw(data.labels, split.train, recipe.sampler, recipe.seed)
+        pinned = self.device.is_cuda
+        return EpochLoader(samples, draw, len(split.train), recipe, workers=workers, pinned=pinned, world=self.world)
+
+    def validator(self, split: Split, workers: int) -> Validate | None:
+        """Return None: there are no masks to validate on."""
+        return None
+
+    def describe(self, split: Split) -> str:
+        """Say what is trained on what."""
+        masks = self._masks(split.fold).folder
+        return f"U-Net of class maps on {self.recipe.backbone}, {len(split.train)} images with pseudo-masks of {masks}"

@@ -1,0 +1,196 @@
+"""Masks: a U-Net learns from images with masks."""
+
+from dataclasses import fields
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsss.cells.mask_instances import objects_of
+from wsss.core.checks import ConfigError
+from wsss.core.device import Device
+from wsss.core.digests import Digests
+from wsss.core.runtime import versions
+from wsss.data.augment import Augment
+from wsss.data.augment_recipe import load_recipe
+from wsss.data.mask_samples import (
+    MaskSamples,
+    coverage_folds,
+    folds_digest,
+    survey,
+    training_augment,
+    unpack_target,
+)
+from wsss.data.masks import MaskSet
+from wsss.data.sampler import draw_epoch
+from wsss.data.tile_set import open_set
+from wsss.losses.semantic import MaskLoss
+from wsss.metrics.segmentation import MaskScore, score_mask
+from wsss.models.unet import MaskOutput, Unet, probabilities
+from wsss.options.recipe import MaskRecipe
+from wsss.options.train import TrainOptions
+from wsss.runs.record import RunRecord
+from wsss.training.distributed import World
+from wsss.training.fit import Validate
+from wsss.training.loading import Batch, EpochLoader
+from wsss.training.step import Learner
+from wsss.training.tasks import Split
+from wsss.training.tasks.unets import UnetTask
+
+
+class MaskLearner(Learner):
+    """The step of the loop with the loss of masks."""
+
+    def build(self) -> nn.Module:
+        """Return what is trained: the network itself."""
+        recipe = self.job.recipe
+        assert isinstance(recipe, MaskRecipe)
+        self.recipe = recipe
+        self.loss = MaskLoss(recipe.mask_loss, softmax=recipe.masks.target == "softmax")
+        return self.state.net
+
+    def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
+        """Return the loss and its parts of one batch; its labels are the packed targets."""
+        with self.job.device.autocast():
+            output: MaskOutput = model(batch.images)
+        outputs, border = self.recipe.masks.outputs, self.recipe.mask_loss.border_weight
+        target, weights = unpack_target(batch.labels, outputs, border)
+        epoch = self.state.progress.epoch
+        return self.loss(output.logits, target, weights=weights, side=output.side, epoch=epoch)
+
+
+class MaskTask(UnetTask):
+    """Mask networks of a folder of images and masks."""
+
+    learner = MaskLearner
+    recipe: MaskRecipe
+
+    def __init__(self, recipe: MaskRecipe, options: TrainOptions, device: Device, world: World) -> None:
+        super().__init__(recipe, options, device, world)
+        if options.data is None:
+            raise ConfigError("task is masks, which needs a folder of images and masks: pass --data FOLDER.")
+        self.masks = open_set(options.data, recipe.masks.channels, recipe.masks.tile)
+        self.survey = survey(self.masks)
+        self.fold_of = coverage_folds(self.survey.coverage, recipe.masks.folds, recipe.seed, self.masks.groups)
+        self.ids, self.twins = self.masks.ids, self.masks.twins
+        self.channels, self.outputs = self.masks.channels, recipe.masks.outputs
+        self.run_name = f"{self.masks.folder.resolve().name}-unet-{recipe.backbone}"
+
+    @property
+    def folds(self) -> int:
+        """Folds that the recipe asks for."""
+        return self.recipe.masks.folds
+
+    def split(self, fold: int | None) -> Split:
+        """Return the images with masks, those of the fold held out."""
+        held_out = (self.fold_of == fold) if fold is not None else np.zeros(len(self.ids), bool)
+        train, valid = np.flatnonzero((self.fold_of >= 0) & ~held_out), np.flatnonzero(held_out)
+        return Split(fold, train, valid, frozenset(self.ids[i] for i in valid))
+
+    def record(self, split: Split) -> RunRecord:
+        """Return the record of a network that learns from the split."""
+        return RunRecord(
+            self.recipe,
+            split.fold,
+            folds_digest(self.ids, self.fold_of),
+            tuple(self.ids[i] for i in split.train),
+            ("grey",) if self.channels == 1 else ("red", "green", "blue"),
+            augment=load_recipe(self.recipe.augment),
+            inputs={"files": Digests().of(self.masks.folder) or ""},
+            versions=versions(),
+        )
+
+    def batches(self, split: Split, workers: int) -> EpochLoader:
+        """Return augmented batches; of the empty images an epoch draws a share alone."""
+        augment = training_augment(self.recipe, self.masks, self.survey)
+        empty, pinned = np.nan_to_num(self.survey.coverage) == 0, self.device.is_cuda
+        options = {"workers": workers, "pinned": pinned, "world": self.world}
+        return mask_loader(self.masks, split.train, empty, self.recipe, augment, **options)  # type: ignore[arg-type]
+
+    def validator(self, split: Split, workers: int) -> Validate | None:
+        """Return the figures on the held-out images."""
+        return (
+            MaskValidator(self.masks, split.valid, self.recipe, self.device, self.world) if len(split.valid) else None
+        )
+
+    def describe(self, split: Split) -> str:
+        """Say what is trained on what."""
+        return f"U-Net on {super().describe(split)}"
+
+
+def mask_loader(
+    masks: MaskSet,
+    indices: np.ndarray,
+    empty: np.ndarray,
+    recipe: MaskRecipe,
+    augment: Augment,
+    *,
+    workers: int = 0,
+    pinned: bool = False,
+    world: World | None = None,
+) -> EpochLoader:
+    """Return augmented batches of images with masks; of the empty ones an epoch draws a share alone.
+
+    Args:
+        masks: the images.
+        indices: those to train on.
+        empty: (N,) bool of all images: nothing to find in them.
+        recipe: batch, sampling, target, seed.
+        augment: of images and masks together.
+        workers, pinned, world: see `EpochLoader`.
+    """
+    nothing = empty[indices]
+    most_empty = round(recipe.masks.empty_share * int(nothing.sum()))
+
+    def draw(epoch: int) -> np.ndarray:
+        order = draw_epoch(None, len(indices), seed=recipe.seed, epoch=epoch)
+        keep = ~nothing[order] | (np.cumsum(nothing[order]) <= most_empty)
+        return indices[order[keep]]
+
+    count = int((~nothing).sum()) + most_empty
+    samples = MaskSamples(masks, augment, recipe.masks, recipe.mask_loss)
+    return EpochLoader(samples, draw, count, recipe, workers=workers, pinned=pinned, world=world)
+
+
+class MaskValidator:
+    """Figures of a network on held-out images, each at its own size.
+
+    Args:
+        masks: the images.
+        indices: the held-out ones.
+        recipe: loss and target.
+        device: where to compute.
+        world: this process among all; each takes every `size`-th image.
+    """
+
+    def __init__(
+        self, masks: MaskSet, indices: np.ndarray, recipe: MaskRecipe, device: Device, world: World | None = None
+    ) -> None:
+        self.world, self.device, self.recipe = world or World(), device, recipe
+        self.samples = MaskSamples(masks, None, recipe.masks, recipe.mask_loss)
+        self.own = indices[self.world.rank :: self.world.size]
+        self.loss = MaskLoss(recipe.mask_loss, softmax=recipe.masks.target == "softmax")
+
+    @torch.no_grad()
+    def __call__(self, net: nn.Module) -> dict[str, float]:
+        """Return 'loss' (by the terms of the last epoch), and the means of `MaskScore` at threshold .5."""
+        net.eval()
+        rows = [self._figures(cast(Unet, net), int(i)) for i in self.own]
+        found = self.world.gather(np.array(rows, np.float64).reshape(len(rows), -1)).mean(axis=0)
+        return dict(zip(["loss", *(own.name for own in fields(MaskScore))], found.tolist(), strict=True))
+
+    def _figures(self, net: Unet, index: int) -> list[float]:
+        image, packed, _ = self.samples[index, 0]
+        config = self.recipe.masks
+        with self.device.autocast():
+            logits = net(self.device.put(image[None])).logits.float()
+        packed = self.device.put(packed[None])
+        target, weights = unpack_target(packed, config.outputs, self.recipe.mask_loss.border_weight)
+        # One measure for all epochs: losses before and after a switch could not be compared.
+        loss = self.loss(logits, target, weights=weights, epoch=self.recipe.epochs)["loss"]
+        probs = probabilities(logits, config.target)[0].cpu().numpy()
+        masks = self.samples.masks
+        found = objects_of(probs, config.target)
+        score = score_mask(found, masks.label_map(index), masks.ignored(index))
+        return [float(loss), *(float(value) for value in vars(score).values())]
