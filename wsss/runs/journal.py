@@ -16,7 +16,7 @@ from typing import Any
 
 from wsss.core.checks import ConfigError, DataError, NoSpaceError
 from wsss.core.digests import differences, in_short
-from wsss.core.files import disk_errors
+from wsss.core.files import as_read, disk_errors
 from wsss.core.reading import parse_json
 
 
@@ -61,7 +61,7 @@ class Journal:
         if found != text:
             self._db.close()
             raise ConfigError(
-                f"{where or path.parent} was begun with other inputs or options ({_what_differs(found, read)}): "
+                f"{where or path.parent} was begun with other inputs or options ({_what_differs(found, read, path)}): "
                 f"go back to them, {way_out}."
             )
 
@@ -151,14 +151,14 @@ class Journal:
         return key, parse_json(text, self.path), payload
 
 
-def _what_differs(found: str, read: object) -> str:
+def _what_differs(found: str, read: object, path: Path) -> str:
     """Return in words what differs from the record in a file."""
     try:
-        before = json.loads(found)
-    except ValueError:
+        before = parse_json(found, path)
+    except DataError:
         before = None
     if isinstance(before, dict) and isinstance(read, dict):
-        return in_short(differences(before, json.loads(json.dumps(read))))
+        return in_short(differences(before, as_read(read)))
     return "they are of an earlier version"
 
 

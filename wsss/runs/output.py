@@ -13,7 +13,6 @@ So a kill at any moment leaves the old result, or the new one, or a commit that 
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import time
@@ -432,16 +431,20 @@ def what_is_read(
         files: files and folders that are read; None and what does not exist count as absent.
         leave: further options that shape nothing.
     """
-    plain = {
-        name: os.path.normpath(value) if isinstance(value, Path) else value
-        for name, value in asdict(options).items()
-        if name not in ("out", "overwrite", *leave)
-    }
+    plain = {name: _plain(value) for name, value in asdict(options).items() if name not in ("out", "overwrite", *leave)}
     wanted = list(dict.fromkeys(path for path in files if path is not None))
     contents = dict(zip(map(os.path.normpath, wanted), digests.of_files(wanted), strict=True))
     found = {"options": plain, "files": {name: digest for name, digest in contents.items() if digest is not None}}
-    shown: dict[str, Any] = json.loads(json.dumps(found, default=os.path.normpath))
-    return shown | {"version": __version__}
+    return as_read(found) | {"version": __version__}
+
+
+def _plain(value: Any) -> Any:
+    """Return an option with every path in it as text."""
+    if isinstance(value, dict):
+        return {name: _plain(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return os.path.normpath(value) if isinstance(value, Path) else value
 
 
 def record_over(folder: Path) -> dict[str, Any] | None:

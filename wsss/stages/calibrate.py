@@ -70,7 +70,7 @@ def calibrate(options: CalibrateOptions) -> int:
 
 def _read(options: CalibrateOptions, digests: Digests) -> dict[str, Any]:
     data = _data_folder(options, read_provenance(options.preds))
-    files = [*prediction_files(options.preds), options.truth, options.labels]
+    files = [*prediction_files(options.preds), options.truth, options.masks, options.labels]
     return what_is_read(options, digests, [*files, None if data is None else data / "dataset.json"])
 
 
