@@ -38,7 +38,7 @@ def marks_for(preds: Path, data: DataSet, digests: Digests, indices: Iterable[in
     return image_marks(data, digests, indices)
 
 
-def check_current(preds: Path, data: DataSet, indices: Iterable[int]) -> None:
+def check_current(preds: Path, data: DataSet, indices: Iterable[int] | None = None) -> None:
     """Refuse predictions of images whose pixels or label maps have changed since; say where that is not known.
 
     Raises:

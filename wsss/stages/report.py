@@ -105,9 +105,7 @@ def build(contents: Contents) -> Page:
 def draw(contents: Contents, picks: Sequence[Pick], run: Path | None) -> tuple[list[Field], list[CropGroup]]:
     """Draw the gallery's fields and the crops of the picked cells, image after image."""
     work = Drawing(contents, picks, _mapper(contents, run))
-    places = {name: i for i, name in enumerate(contents.data.ids)}
-    drawn = [i for i in (places[name] for name in work.wanted) if contents.data.ok[i]]
-    check_current(contents.options.preds, contents.data, drawn)
+    check_current(contents.options.preds, contents.data)
     for name, masks in progress(_each_wanted(contents, work.wanted), "report", total=len(work.wanted)):
         work.add(name, masks)
     return work.fields, work.groups()
