@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wsss.core.checks import ConfigError, UserError
 from wsss.runs.lock import hold
+from wsss.runs.run_folder import check_free
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others within a step before it gives up."""
@@ -97,6 +98,8 @@ class World:
     def hold(self, folder: Path) -> Iterator[None]:
         """Keep other runs out of a folder; process 0 does it for all."""
         with hold(folder, "preview") if self.leads else nullcontext():
+            if self.leads:
+                check_free(folder)
             yield
 
     def wait(self) -> None:
