@@ -102,8 +102,8 @@ def finish(
     ids = table["ID"].to_numpy(object)
     table["duplicate_of"] = pd.Series([ids[k] if k != i else None for i, k in enumerate(first)], dtype="str")
     table["fold"] = _folds(spec, table, pairs, before or {})
-    table = table.astype({**COLUMNS, **dict.fromkeys(carried, "str")})[[*COLUMNS, *carried]]
-    table[carried] = table[carried].fillna("")
+    table = table.astype({**COLUMNS, **dict.fromkeys(carried, "str")}).reindex(columns=[*COLUMNS, *map(str, carried)])
+    table = table.fillna(dict.fromkeys(map(str, carried), ""))
     labelled = bool((table["fold"] >= 0).any())
     columns = ["ID", "duplicate_of", "correlation"]
     found = pd.DataFrame([(ids[b], ids[a], r) for a, b, r in pairs], columns=columns)

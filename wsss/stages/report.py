@@ -290,7 +290,7 @@ class Drawing:
         labels = "no labels"
         if data.has_labels[self.places[name]]:
             labels = "labels: " + (", ".join(data.classes.names[k] for k in parse_label(row.Label)) or "none")
-        carried = [f"; {column}: {row[column]}" for column in data.carried if row[column]]
+        carried = [f"; {column}: {row[column]}" for column in map(str, data.carried) if row[column]]
         return f"{row.ImageHeight} × {row.ImageWidth} px, {cells} cells, {labels}{''.join(carried)}"
 
     def _truth(self, row: int) -> list[int] | None:

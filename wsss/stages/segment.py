@@ -101,7 +101,7 @@ def _read(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str,
     """Return what all label maps are made from, but for the images and their given masks."""
     asked = _backend_options(options, data.roles)
     files = {} if asked.weights is None else {str(options.weights): digests.of(asked.weights)}
-    chosen = {"backend": options.backend, "pixel_um": asked.pixel_um, "size": data.size}
+    chosen: dict[str, Any] = {"backend": options.backend, "pixel_um": asked.pixel_um, "size": data.size}
     chosen |= {"masks": str(asked.masks), "weights": str(asked.weights), "category": options.category or ""}
     chosen |= {"split": asked.split, "grow": asked.grow, "roles": list(data.roles)}
     known = {"cellpose", "instanseg"} & {options.backend}

@@ -132,7 +132,7 @@ def join(device: str = "auto") -> Iterator[World]:
     os.environ.setdefault("RDMAV_FORK_SAFE", "1")
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        patient = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
         yield World(rank, size, local, int(os.environ["LOCAL_WORLD_SIZE"]), place, patient)
     except (UserError, KeyboardInterrupt):
         if rank > 0:
