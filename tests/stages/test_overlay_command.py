@@ -14,8 +14,8 @@ from wsss.core.label_maps import write_label_map
 from wsss.core.labels import HPA, HPA_CHANNELS, HPA_NAMES
 from wsss.data.catalog import DataSet
 from wsss.options.overlay import OverlayOptions
+from wsss.reports.figures import colour
 from wsss.reports.overlay import describe_truth
-from wsss.reports.palette import colour
 from wsss.stages.overlay import choose_images, draw_image, read_predictions, read_truth
 
 COLUMNS = [str(k) for k in range(19)]

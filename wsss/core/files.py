@@ -283,7 +283,7 @@ def guard_text(table: "pd.DataFrame") -> "pd.DataFrame":
     A spreadsheet then shows it and does not run it. `csv_text.unguard_text` undoes this.
     """
     texts = table.select_dtypes(["object", "string", "category"])
-    table = table.assign(**{name: table[name].astype(object).map(_guarded) for name in texts})
+    table = table.assign(**{str(name): table[name].astype(object).map(_guarded) for name in texts})
     return table.rename(columns=_guarded)
 
 

@@ -223,8 +223,8 @@ def _check_arrays(forest: StoredForest, linear: StoredLinear, classes: np.ndarra
     below = [np.where(leaf, child == own, (child > own) & (child < nodes)) for child in (forest.left, forest.right)]
     if not ((leaf | inner) & below[0] & below[1]).all() or forest.roots.min() < 0 or forest.roots.max() >= nodes:
         raise ValueError("a node of a tree that is above itself, or asks for no feature")
-    numbers = (forest.value, linear.quantiles, linear.references, linear.weights, linear.intercept)
-    if not all(np.isfinite(array).all() for array in numbers):
+    numbers = (forest.value, linear.quantiles, linear.references, linear.weights, np.exp(linear.intercept))
+    if not all(np.isfinite(array).all() for array in numbers) or not np.isfinite(linear.intercept).any():
         raise ValueError("values that are no numbers")
 
 

@@ -135,7 +135,7 @@ class RunRecord:
 
     def facts(self) -> dict[str, Any]:
         """Return what the network's checkpoints say of it, as JSON; lists of images by their digests."""
-        images = {"roles": list(self.roles)} if self.roles else {}
+        images: dict[str, Any] = {"roles": list(self.roles)} if self.roles else {}
         images |= {} if self.bits is None else {"bits": self.bits}
         return as_read(
             {

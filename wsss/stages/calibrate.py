@@ -15,7 +15,6 @@ from wsss.core.digests import Digests
 from wsss.core.labels import HPA, ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.tables import read_labels
-from wsss.inference.blend_tables import MemberTables, read_members, read_provenance
 from wsss.inference.calibration import (
     Calibration,
     apply_curves,
@@ -23,17 +22,17 @@ from wsss.inference.calibration import (
     save_calibration,
     weak_targets,
 )
+from wsss.inference.ensemble import MemberTables, read_members, read_provenance
 from wsss.inference.provenance import origin_of
 from wsss.inference.tables import prediction_files
 from wsss.metrics.classify import reliability
-from wsss.metrics.true_masks import TrueMasks
-from wsss.metrics.truth import read_cell_truth
+from wsss.metrics.truth import TrueMasks, read_cell_truth
 from wsss.options.calibrate import CalibrateOptions
-from wsss.reports.reliability import plot_reliability
+from wsss.reports.figures import plot_reliability
 from wsss.runs.leaks import check_unseen
 from wsss.runs.output import Output, beside_file, what_is_read
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.evaluate_join import check_numbers, join_cells
+from wsss.stages.evaluate import check_numbers, join_cells
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""

@@ -12,8 +12,18 @@ from wsss.core.digests import Digests
 from wsss.core.files import write_json
 from wsss.core.labels import HPA, ClassList
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.inference.blend_tables import MemberTables, blended_frames, image_sizes, read_members, read_provenance
-from wsss.inference.ensemble import Fitted, Score, blend, fit_nested, prepare
+from wsss.inference.ensemble import (
+    Fitted,
+    MemberTables,
+    Score,
+    blend,
+    blended_frames,
+    fit_nested,
+    image_sizes,
+    prepare,
+    read_members,
+    read_provenance,
+)
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images
 from wsss.metrics.cells import join_by_number

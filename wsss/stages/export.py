@@ -18,16 +18,15 @@ from wsss.data import ids
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.exports.coco import write_coco
 from wsss.exports.geojson import cell_features, write_geojson
-from wsss.exports.h5ad import write_h5ad
 from wsss.exports.label_tiff import label_map_of, write_label_tiff
-from wsss.exports.table import write_table
+from wsss.exports.table import write_h5ad, write_table
 from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import push_model, save_model
 from wsss.inference.onnx import export_onnx
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, prediction_files, read_cells, score_columns
 from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions
-from wsss.reports.palette import colour
+from wsss.reports.figures import colour
 from wsss.runs.output import Output, beside_file, in_folder, what_is_read
 from wsss.runs.run_folder import find_folders
 

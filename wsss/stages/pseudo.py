@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.cells.pseudo_masks import make_masks, values_of
 from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.core.device import Device, choose_device
@@ -21,7 +20,7 @@ from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import check_cells, image_marks
 from wsss.data.pseudo import FORMAT, MANIFEST, write_masks
 from wsss.inference.checkpoints import Plan, check_fits, load_classifier
-from wsss.inference.pseudo import cells_of, label_maps, plan_pseudo
+from wsss.inference.pseudo import cells_of, label_maps, make_masks, plan_pseudo, values_of
 from wsss.options.pseudo import PseudoConfig, PseudoOptions
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder

@@ -22,8 +22,7 @@ from wsss.data.cell_samples import CellSamples
 from wsss.data.dataset import ImageSamples
 from wsss.data.sampler import shard
 from wsss.feature_classifier.train import ensure_feature_classifier
-from wsss.losses.refine import refinement
-from wsss.losses.total import ComboLoss
+from wsss.losses.classify import ComboLoss, refinement
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.puzzle import PuzzleCam, SiameseOutput

@@ -26,7 +26,7 @@ from wsss.data.masks import MaskSet
 from wsss.data.sampler import draw_epoch
 from wsss.data.tile_set import open_set
 from wsss.losses.semantic import MaskLoss
-from wsss.metrics.segmentation import MaskScore, score_mask
+from wsss.metrics.instances import MaskScore, score_mask
 from wsss.models.unet import MaskOutput, Unet, probabilities
 from wsss.options.recipe import MaskRecipe
 from wsss.options.train import TrainOptions
