@@ -128,7 +128,7 @@ def correct_maps(home: Path) -> None:
 
 
 PIXELS = both(new_pixels, remake("prepare"))
-GIVEN = both(lambda home: new_map(home / "given"), remake("segment"))
+GIVEN = both(lambda home: new_map(home / "given", names()[2]), remake("segment"))
 
 CHANGES: list[tuple[str, str, Change]] = [
     ("prepare", "pixels of an image", new_pixels),
