@@ -35,8 +35,7 @@ from wsss.feature_classifier.soft_labels import load_soft_labels
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import load_calibration
 from wsss.inference.checkpoints import load_self_trained
-from wsss.inference.hub import load_model
-from wsss.inference.model_card import plain
+from wsss.inference.hub import load_model, plain
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import iter_cells, read_cells, read_images
 from wsss.models.cam_net import build_cam_net
@@ -423,6 +422,10 @@ def feature_classifier(**changes: np.ndarray) -> bytes:
 def test_hostile_forests(tmp_path: Path) -> None:
     (tmp_path / "good").write_bytes(feature_classifier())
     assert load_feature_classifier(tmp_path / "good", FEATURES).predict(np.zeros((2, len(FEATURES)))).shape == (2, 3)
+    (tmp_path / "good").write_bytes(
+        feature_classifier(linear_intercept=np.array([0, -np.inf]))
+    )  # a class that no cell had
+    assert np.isfinite(load_feature_classifier(tmp_path / "good", FEATURES).predict(np.zeros((2, len(FEATURES))))).all()
     inner = np.array([0, 0, -1], np.int16)
     contents = {
         "a node that is its own child": feature_classifier(forest_left=np.array([0, 1, 2], np.int32)),
@@ -439,6 +442,8 @@ def test_hostile_forests(tmp_path: Path) -> None:
         "no class": feature_classifier(classes=np.zeros(0, np.int64)),
         "quantiles of another shape": feature_classifier(linear_quantiles=np.zeros((5, 1))),
         "weights that are infinite": feature_classifier(linear_weights=np.full((2, len(FEATURES)), np.inf)),
+        "intercepts that are no numbers": feature_classifier(linear_intercept=np.array([0, np.nan])),
+        "no class that is ever likely": feature_classifier(linear_intercept=np.full(2, -np.inf)),
         "more arrays": feature_classifier(forest_more=np.zeros(1)),
     }
     all_refused(

@@ -47,7 +47,7 @@ def test_an_image_without_a_label_map_has_no_cells(data: DataSet) -> None:
 
 def test_a_damaged_label_map_is_no_missing_one(data: DataSet) -> None:
     (data.folder / "cells" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="no PNG, JPEG, TIFF or BMP"):
+    with pytest.raises(DataError, match="is no PNG, JPEG, TIFF or BMP file"):
         CellSamples(data)[0, 5]
 
 

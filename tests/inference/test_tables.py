@@ -138,3 +138,15 @@ def test_a_missing_or_foreign_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "cells.parquet").write_text("no")
     with pytest.raises(DataError, match=r"cells\.parquet is no Parquet file"):
         tables.read_cells(tmp_path)
+
+
+def test_carried_columns_stand_before_the_scores_and_come_back_from_every_table(tmp_path: Path) -> None:
+    own = tables.put_carried(frame("a", 2), {"antibody": "HPA1", "dose": "=1+1"})
+    at = own.columns.get_loc("antibody")
+    assert own.columns[at - 1 : at + 3].tolist() == ["touches_border", "antibody", "dose", "0"]
+    tables.write_cells(tmp_path, [own])
+    assert "'=1+1" in (tmp_path / "cells.csv").read_text()
+    wanted = own.drop(columns="rle")
+    pd.testing.assert_frame_equal(tables.read_cells(tmp_path), wanted)
+    (tmp_path / "cells.parquet").unlink()
+    pd.testing.assert_frame_equal(tables.read_cells(tmp_path), wanted, rtol=1e-5)

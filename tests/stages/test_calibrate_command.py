@@ -46,7 +46,8 @@ def predict(home: Path, out: str, *more: str) -> Path:
 
 
 def curves(home: Path, *more: str, preds: str = "oof") -> Path:
-    assert calibrate.main(["--preds", str(home / preds), "--out", str(home / "curves.json"), *more]) == 0
+    words = ["--preds", str(home / preds), "--out", str(home / "curves.json"), "--overwrite", "true", *more]
+    assert calibrate.main(words) == 0
     return home / "curves.json"
 
 
@@ -115,3 +116,22 @@ def test_curves_for_other_classes_are_refused(home: Path) -> None:
     write_json(home / "few.json", record | {"cells": record["cells"][:5]})
     with pytest.raises(DataError, match="5 classes, the run has 19"):
         predict(home, "few", "--calibration", str(home / "few.json"))
+
+
+def test_cells_that_a_backend_numbered_are_joined_by_overlap_or_refused(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = pd.read_parquet(home / "oof/cells.parquet")
+    truth = cells[["ID", "cell_id"]].assign(cell_id=5 - cells.cell_id)  # the same cells, numbered from the other end
+    truth.assign(Label=7 * (cells.cell_id % 2)).to_csv(home / "other.csv", index=False)
+    (home / "other").mkdir()
+    for path in (home / "data/cells").glob("*.png"):
+        Image.fromarray((5 - np.asarray(Image.open(path))).astype(np.uint16)).save(home / "other" / path.name)
+    (home / "data/segment.json").write_text('{"options": {"backend": "classical"}}')
+    try:
+        with pytest.raises(DataError, match="found by --backend classical, so their numbers need not be those"):
+            curves(home, "--truth", str(home / "other.csv"))
+        curves(home, "--truth", str(home / "other.csv"), "--masks", str(home / "other"))
+        assert "joined by iou" in capsys.readouterr().out
+    finally:
+        (home / "data/segment.json").unlink()

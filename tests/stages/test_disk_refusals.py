@@ -53,7 +53,7 @@ STAGES: dict[str, str] = {
     "report": "--preds {home}/oof --data {home}/data --out {out}/report.html",
     "overlay": "--preds {home}/oof --data {home}/data --out {out} --most 1",
     "export": "--preds {home}/oof --data {home}/data --to tiff --out {out}",
-    "demo": "--out {out} --train-fields 4 --epochs 1",
+    "demo": "--out {out} --train-fields 8 --epochs 1",
 }
 
 

@@ -10,23 +10,25 @@ from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
 from wsss.models.cam_net import build_cam_net
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
+from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 from wsss.training.foresight import peak_bytes
 from wsss.training.loading import Batch
-from wsss.training.state import TrainState
-from wsss.training.step import Learner
+from wsss.training.state import Job, TrainState
+from wsss.training.tasks.classify import ClassifyLearner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 BATCH = Batch(torch.randint(0, 255, (8, 4, 64, 64), dtype=torch.uint8), torch.ones(8, 2), torch.arange(8))
 
 
-def make_learner(device: str, precision: str = "fp32", **optim: object) -> Learner:
+def make_learner(device: str, precision: str = "fp32", **optim: object) -> ClassifyLearner:
     recipe = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64, batch=8, optim=OptimConfig(**optim))  # type: ignore[arg-type]
     torch.manual_seed(0)
     place = choose_device(device, precision)
     net = build_cam_net(recipe, channels=4, classes=2)
-    return Learner(Job(recipe, place, RunFolder(Path()), {}, []), TrainState(net, recipe, place), [])
+    job = Job(recipe, place, RunFolder(Path()), RunRecord(recipe, None, "", (), ("red", "green", "blue", "yellow")), [])
+    return ClassifyLearner(job, TrainState(net, recipe, place), [])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -8,7 +8,6 @@ import functools
 import io
 import logging
 import stat
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ import tifffile
 from PIL import Image
 
 from wsss.core.checks import DataError
+from wsss.core.names import composed
 from wsss.core.ome import MOST_XML, OmeImage, metadata_file, read_ome, uuid_of
 from wsss.core.png import SIGNATURE, check_png
 from wsss.core.stacks import NO_CHOICE, PlaneChoice, Stack
@@ -116,7 +116,7 @@ def stem_of(name: str) -> str:
 
     macOS writes 'ü' as two letters, other systems as one.
     """
-    stem = unicodedata.normalize("NFC", name[: name.rindex(".")] if "." in name else name)
+    stem = composed(name[: name.rindex(".")] if "." in name else name)
     return stem[:-4] if stem.lower().endswith(".ome") else stem
 
 

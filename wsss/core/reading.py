@@ -36,7 +36,15 @@ _HEADER_FAULTS = (
     OverflowError,
 )
 """What numpy raises for .npy headers, which are Python literals: all that Python's parser does."""
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML in which 1e-4 is a number, as it is on the command line."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 _NUMBER = re.compile(r"[-+0-9_.:a-fA-FxoXO]+")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -77,7 +85,7 @@ def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> A
         raise kind(f"{where} has {len(text)} characters, more than {MOST_YAML} are not read as YAML.")
     try:
         _check_events(text, where, kind)
-        return yaml.load(text, Loader=_LOADER)
+        return yaml.load(text, Loader=_Loader)
     except UserError:
         raise
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
@@ -87,7 +95,7 @@ def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> A
 
 def _check_events(text: str, where: object, kind: type[UserError]) -> None:
     depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             raise kind(f"{where} refers to an anchor (*{event.anchor}), which is not read: write the value out.")
         if isinstance(event, yaml.ScalarEvent):

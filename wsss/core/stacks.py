@@ -1,7 +1,7 @@
 """Which planes of a stack make an image: of Z, time and all that holds no channels some are chosen, never guessed."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,7 +103,8 @@ class Stack:
         """
         samples = self.samples(choice, where)
         apart = dict(self._apart(choice))
-        one, over = [], []
+        one: list[Sequence[int]] = []
+        over: list[Sequence[int]] = []
         for axis, n in zip(self.axes, self.lengths, strict=True):
             number = self._plane(choice, axis, len(apart)) if axis in apart else None
             projected = axis in apart and number is None
@@ -113,7 +114,7 @@ class Stack:
         pages = [np.moveaxis(page, self.page_axes.index("S"), -1) if "S" in self.page_axes else page for page in pages]
         return np.stack(pages, axis=-1).reshape(*self.size, samples)
 
-    def _projected(self, index: tuple[int, ...], over: list, project: str) -> np.ndarray:  # type: ignore[type-arg]
+    def _projected(self, index: tuple[int, ...], over: list[Sequence[int]], project: str) -> np.ndarray:
         count, out = 0, None
         for step in itertools.product(*over):
             page = self.page(tuple(a + b for a, b in zip(index, step, strict=True)))

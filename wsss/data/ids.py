@@ -3,10 +3,10 @@
 import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from wsss.core.checks import DataError, some
+from wsss.core.names import composed
 
 LONGEST = 200
 """Longest ID, in UTF-8 bytes: file systems take names of 255, and suffixes are added."""
@@ -49,17 +49,6 @@ _COLOUR = re.compile(r"_(red|green|blue|yellow)$", re.IGNORECASE)
 def _stem(name: str) -> str:
     """Return the name of an image file without its suffix; other names as they are."""
     return _IMAGE.sub("", name)
-
-
-def composed(name: str) -> str:
-    """Return a name in composed Unicode (NFC): macOS writes 'ü' as two letters, other systems as one."""
-    return unicodedata.normalize("NFC", name)
-
-
-def as_on_disk(folder: Path, name: str) -> str:
-    """Return a composed file name as the folder has it: decomposed if only that is there."""
-    apart = unicodedata.normalize("NFD", name)
-    return apart if apart != name and not (folder / name).exists() and (folder / apart).exists() else name
 
 
 def shown(ID: str) -> str:

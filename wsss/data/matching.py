@@ -9,6 +9,7 @@ from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.columns import carried_names
 from wsss.core.files import listed
 from wsss.core.labels import format_label
+from wsss.core.names import composed
 from wsss.data import ids
 from wsss.data.planes import ImageFiles
 from wsss.data.tables import LabelTable
@@ -89,7 +90,7 @@ def without(files: Sequence[ImageFiles], skip: str) -> list[ImageFiles]:
     """
     if not skip:
         return list(files)
-    wanted = {ids.composed(name) for name in listed(skip)}
+    wanted = {composed(name) for name in listed(skip)}
     known = {image.ID for image in files}
     if unknown := sorted(wanted - known):
         raise ConfigError(f"--skip names {some(unknown)}, not found among the images.{nearest(unknown[0], known)}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import open_rows
+from wsss.core.names import as_on_disk
 from wsss.core.rasters import SUFFIXES
 from wsss.data import ids
 from wsss.data.planes import Found, ImageFiles
@@ -65,7 +66,7 @@ def _id(row: dict[str, str], channels: tuple[str, ...]) -> str:
 
 
 def _image(ID: str, row: dict[str, str], channels: tuple[str, ...], line: int, folder: Path) -> ImageFiles:
-    names = tuple(ids.as_on_disk(folder, row[column]) for column in COLUMNS)
+    names = tuple(as_on_disk(folder, row[column]) for column in COLUMNS)
     missing = [channel for channel, name in zip(channels, names, strict=True) if not name]
     if missing:
         return ImageFiles(ID, tuple(filter(None, names)), f"channel {', '.join(missing)} is missing (row {line})")

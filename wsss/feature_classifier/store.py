@@ -176,8 +176,10 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
     if not isinstance(meta, dict) or _digest(arrays, meta) != header.get("digest"):
         raise DataError(f"{path} is damaged, its content does not match its digest: {again}.")
     if meta.get("names") != list(names):
-        known = meta.get("names") if isinstance(meta.get("names"), list) else []
-        other = sorted({str(name) for name in known} ^ set(names)) or ["the same in another order"]
+        known = meta.get("names")
+        other = sorted({str(name) for name in (known if isinstance(known, list) else [])} ^ set(names)) or [
+            "the same in another order"
+        ]
         raise DataError(f"{path} was made from other cell features ({some(other)}): {again}.")
     forest = {name.split(".")[1]: array for name, array in arrays.items() if name.startswith("forest.")}
     linear = {name.split(".")[1]: array for name, array in arrays.items() if name.startswith("linear.")}
@@ -219,8 +221,8 @@ def _check_arrays(forest: StoredForest, linear: StoredLinear, classes: np.ndarra
     below = [np.where(leaf, child == own, (child > own) & (child < nodes)) for child in (forest.left, forest.right)]
     if not ((leaf | inner) & below[0] & below[1]).all() or forest.roots.min() < 0 or forest.roots.max() >= nodes:
         raise ValueError("a node of a tree that is above itself, or asks for no feature")
-    numbers = (forest.value, linear.quantiles, linear.references, linear.weights, linear.intercept)
-    if not all(np.isfinite(array).all() for array in numbers):
+    numbers = (forest.value, linear.quantiles, linear.references, linear.weights, np.exp(linear.intercept))
+    if not all(np.isfinite(array).all() for array in numbers) or not np.isfinite(linear.intercept).any():
         raise ValueError("values that are no numbers")
 
 

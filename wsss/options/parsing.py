@@ -17,13 +17,12 @@ from types import ModuleType
 from typing import Any, NoReturn, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
-import yaml
 from jsonargparse import ArgumentParser
 
-from wsss.core.checks import ConfigError, nearest
+from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.console import OutputOptions, say, tell_as
 from wsss.core.files import is_file
-from wsss.core.reading import read_yaml
+from wsss.core.reading import parse_yaml, read_yaml
 from wsss.options.renamed import renamed, renamed_flags
 
 EXIT_CODES = """\
@@ -163,15 +162,6 @@ def _with_configs(words: list[str], change: Callable[[dict[str, Any], str], dict
     return out
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as it is for the parser."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 def _config_at(words: Sequence[str], where: int) -> dict[str, Any] | None:
     """Return the options in the file that a word '--config' names; None if it is no such word, or for the parser."""
     name, equals, path = words[where].partition("=")
@@ -180,8 +170,8 @@ def _config_at(words: Sequence[str], where: int) -> dict[str, Any] | None:
     path = path if equals else words[where + 1]
     try:
         text = path if path.startswith("{") else Path(path).read_text()
-        values = yaml.load(text, _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        values = parse_yaml(text, path)
+    except (OSError, UnicodeDecodeError, UserError):
         return None  # the parser says what is wrong
     return values if isinstance(values, dict) and all(isinstance(key, str) for key in values) else None
 

@@ -88,12 +88,12 @@ def segment_field(field: Field, config: ClassicalConfig | None = None) -> CellMa
     )
     if nucleus is not None:
         nuclei, radius = find_nuclei(nucleus, config)
-        if cell is None and outline is None:
-            cells = expand_labels(nuclei, config.grow * radius) if config.grow else nuclei
-        elif cell is None:
+        if cell is not None:
+            cells = grow_cells(nuclei, cell, radius, config)
+        elif outline is not None:
             cells = fill_outlines(nuclei, outline, radius, config)
         else:
-            cells = grow_cells(nuclei, cell, radius, config)
+            cells = expand_labels(nuclei, config.grow * radius) if config.grow else nuclei
     elif cell is not None:
         nuclei = None
         cells = grow_cells(*_bodies(cell, config), config)

@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.files import read_json
 from wsss.core.label_maps import MOST_PIXELS
-from wsss.data.ids import composed
+from wsss.core.names import composed
 from wsss.segmenters.painted import GivenMasks
 
 LONGEST = 1 << 20
@@ -173,7 +173,7 @@ def _image(image: Any, path: Path, *, whole_name: bool) -> tuple[str, Any, int, 
         raise DataError(f"{path}: an image lacks id, file_name, height or width: {str(image)[:80]}.") from error
     _check_id(found[1], path)
     if min(found[2:]) < 1 or found[2] * found[3] > MOST_PIXELS:
-        raise DataError(f"{path}: {file} is {found[2]} x {found[3]}, expected 1 to {MOST_PIXELS} pixels.")
+        raise DataError(f"{path}: {file} is {found[2]} x {found[3]}, expected pixels, {MOST_PIXELS} at most.")
     return found
 
 
