@@ -6,12 +6,12 @@ A training is shared by all inferences that name it, an inference by all methods
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "composed_cells.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "natural_cells.yaml"
 
 
 @dataclass(frozen=True)
 class Training:
-    """Flags of `train`, on top of configs/composed_cells.yaml."""
+    """Flags of `train`, on top of configs/natural_cells.yaml."""
 
     flags: str = ""
     cost: float = 1.0
@@ -91,7 +91,7 @@ RECIPE = (
     "--score.prob_for_negative true --score.negative recipe --score.blend mean --score.normalise_rows false "
     "--score.feature_share 0 --score.prior_rounds 0"
 )
-FORMULA = "--score.feature_share 0 --score.prior_rounds 0"
+FORMULA = "--score.normalise_rows true --score.feature_share 0 --score.prior_rounds 0"
 INFERENCES = {
     "puzzle-recipe": Inference("puzzle", RECIPE),
     "plain-recipe": Inference("plain", RECIPE),
@@ -169,9 +169,9 @@ METHODS = (
         "feature classifier and published recipe, half each",
         "composed-half",
     ),
-    Method("composed_cells.yaml", "composed", "sqrt formula, feature_classifier and field shares", "composed"),
-    Method("... without feature_classifier", "composed", "sqrt formula and field shares", "composed-no-features"),
-    Method("... without field shares", "composed", "sqrt formula and feature_classifier", "composed-no-shares"),
+    Method("natural_cells.yaml", "composed", "feature classifier and image prior", "composed"),
+    Method("... without feature_classifier", "composed", "sqrt formula and image prior", "composed-no-features"),
+    Method("... without image prior", "composed", "feature classifier alone", "composed-no-shares"),
     Method("noisy-or over cells, recipe", "cells", "Puzzle, image from its cells by noisy-or", "pool-noisy-or-recipe"),
     Method(
         "noisy-or over cells, sqrt formula",
@@ -199,12 +199,12 @@ METHODS = (
     Method(
         "self-trained network", "selftrain", "the self-trained network of single cells", "self-trained", "self_trained"
     ),
-    Method("composed_cells.yaml, self-trained", "selftrain", "blended as it ships", "self-trained"),
+    Method("natural_cells.yaml, self-trained", "selftrain", "blended as it ships", "self-trained"),
     Method("published recipe, 8 views", "tta", "published recipe, images and crops flipped and turned", "recipe-turns"),
     Method("sqrt formula, 4 views", "tta", "sqrt formula, flipped", "puzzle-flips"),
     Method("sqrt formula, 8 views", "tta", "sqrt formula, flipped and turned", "puzzle-turns"),
     Method("sqrt formula, 3 scales", "tta", "sqrt formula at .75, 1 and 1.25 of the size", "puzzle-scales"),
-    Method("composed_cells.yaml, 8 views", "tta", "its network flipped and turned", "composed-turns"),
+    Method("natural_cells.yaml, 8 views", "tta", "its network flipped and turned", "composed-turns"),
     Method("plain + Puzzle + DRS, mean", "ensemble", "sqrt formula of three networks", blend=Blend(NETWORKS)),
     Method(
         "plain + Puzzle + DRS, geometric",
@@ -219,7 +219,7 @@ METHODS = (
     Method("three backbones, plain CAM", "ensemble", "sqrt formula of lite0, lite1 and lite2", blend=Blend(BACKBONES)),
     Method("seeds, plain CAM", "ensemble", "mean over the seeds", blend=Blend(("plain-formula",), seeds=True)),
     Method("seeds, sqrt formula", "ensemble", "mean over the seeds", blend=Blend(("puzzle-formula",), seeds=True)),
-    Method("seeds, composed_cells.yaml", "ensemble", "mean over the seeds", blend=Blend(("composed",), seeds=True)),
+    Method("seeds, natural_cells.yaml", "ensemble", "mean over the seeds", blend=Blend(("composed",), seeds=True)),
     Method("four folds, equal", "oof", "plain, Puzzle and DRS, four folds each", blend=Blend(FOLD_NETWORKS)),
     Method(
         "four folds, fitted", "oof", "the same, weights fitted out of fold", blend=Blend(FOLD_NETWORKS, fitted=True)

@@ -89,6 +89,9 @@ def fit_weak(
 ) -> WeakModel:
     """Learn cell labels from image labels.
 
+    What Negative looks like is learnt from images that bear it alone and from copies that lost their signal; without
+    both, no cell is found to be Negative.
+
     Args:
         features: (N, F) float32.
         image_of_cell: (N,) row of `image_labels` that each cell belongs to.
@@ -112,7 +115,9 @@ def fit_weak(
     soft, history = first_labels(pool.allowed, place, config), []
     for turn in range(config.rounds):
         views, known = _held_out_views(pool, soft, config, seed + turn)
-        renewed = np.where(known, renew(agreement(views), soft, pool.image, pool.allowed), soft)
+        _, learnt = pool.lesson(np.ones(len(soft), bool), soft)
+        probs = renew(agreement(views), learnt.mean(axis=0), soft, pool.image, pool.allowed)
+        renewed = np.where(known, probs, soft)
         history.append(float(np.abs(renewed - soft).mean()))
         soft = renewed
     rows, wanted = pool.lesson(np.ones(len(soft), bool), soft)
@@ -223,11 +228,14 @@ def first_labels(allowed: np.ndarray, negative: int | None, config: WeakConfig) 
     return soft
 
 
-def renew(probs: np.ndarray, soft: np.ndarray, image_of_cell: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+def renew(
+    probs: np.ndarray, frequency: np.ndarray, soft: np.ndarray, image_of_cell: np.ndarray, allowed: np.ndarray
+) -> np.ndarray:
     """New soft labels (N, K): the odds of a class, relative to its frequency, times the odds of its share in the image.
 
     Args:
-        probs: (N, K) in [0, 1], held-out predictions of learners trained on `soft`.
+        probs: (N, K) in [0, 1], held-out predictions of learners trained on `soft` (and on copies).
+        frequency: (K,) mean soft label of the cells that they were trained on.
         soft: (N, K) the soft labels so far; they give the shares.
         image_of_cell: (N,) number of each cell's image.
         allowed: (N, K) bool, the classes that the image allows; the share of another is EXCEPTION.
@@ -244,6 +252,6 @@ def renew(probs: np.ndarray, soft: np.ndarray, image_of_cell: np.ndarray, allowe
     share = np.clip((shown + PSEUDO_CELLS * usual) / (cells + PSEUDO_CELLS), *SHARES)[row]
     alone = allowed & (allowed.sum(axis=1, keepdims=True) == 1)
     prior = np.where(allowed, np.where(alone, 1 - EXCEPTION, share), EXCEPTION)
-    frequency = np.clip(soft.mean(axis=0), 0.01, 0.99)
-    odds = logit(np.clip(probs, LEAST, 1 - LEAST)) - logit(frequency) + logit(prior)
+    usual_odds = logit(np.clip(frequency, 0.01, 0.99))
+    odds = logit(np.clip(probs, LEAST, 1 - LEAST)) - usual_odds + logit(prior)
     return np.asarray(expit(odds))

@@ -178,7 +178,7 @@ class _Rounds:
             losses.append(loss)
             counts.append(count)
         allowed = candidates(pool.image, self.data.labels, self.data.classes.negative)
-        new = renew(agreement(np.stack([pool.soft, found])), soft, pool.image, allowed)
+        new = renew(agreement(np.stack([pool.soft, found])), soft.mean(axis=0), soft, pool.image, allowed)
         change = float(np.abs(new - soft).mean())
         return new.astype(np.float32), {"cells": counts, "loss": losses, "change": round(change, 6)}
 
