@@ -216,7 +216,7 @@ def test_a_training_and_an_inference_read_every_option_of_a_classifier(
     for name, schedule in (("focal", "plateau"), ("focal", "cyclic")):
         flags = ["--loss.name", name, "--optim.schedule", schedule, "--optim.early_stop", "3", "--epochs", "1"]
         assert train.main(words(data, tmp_path / schedule, *flags)) == 0
-    rules = ["--score.compartment", "0.5", "--crops.mode", "stored"]
+    rules = ["--crops.mode", "stored"]
     for region in ("topk", "lse", "quantile"):
         out = ["--out", str(tmp_path / region), "--score.region", region]
         assert infer.main(["--data", str(data), "--run", str(run), "--device", "cpu", *rules, *out]) == 0
