@@ -24,7 +24,7 @@ from wsss.core.device import choose_device
 from wsss.data.large import LargeImage
 from wsss.inference.checkpoints import load_unets
 from wsss.inference.semantic import MaskPredictor
-from wsss.inference.tiles import predict_tiles, seam_ratio, tile_starts
+from wsss.inference.tiles import predict_tiles, tile_starts
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.run_folder import RunFolder
 
@@ -123,6 +123,19 @@ def main() -> None:
         seconds, peak = measure(run, image, given.work)
         print(f"{edge:6} x {edge:6}: {seconds:7.0f} s of CPU, peak {peak:6.0f} MB", flush=True)
     seams(run, image)
+
+
+def seam_ratio(maps: np.ndarray, borders: list[int]) -> float:
+    """Return how much larger steps across the columns `borders` are than steps elsewhere; 1 means no seam is seen.
+
+    Args:
+        maps: (K, H, W).
+        borders: columns x whose step from x - 1 to x may show a seam.
+    """
+    steps = np.abs(np.diff(maps, axis=2)).mean(axis=(0, 1))
+    at = np.zeros(len(steps), bool)
+    at[[x - 1 for x in borders]] = True
+    return float(steps[at].mean() / max(1e-12, float(steps[~at].mean())))
 
 
 if __name__ == "__main__":

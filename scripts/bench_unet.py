@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from composing.salt import draw_salt
 from PIL import Image
 
 from wsss import evaluate, infer, train
@@ -24,7 +25,6 @@ from wsss.core.files import read_json
 from wsss.core.run_length import encode
 from wsss.data.mask_samples import coverage_folds, survey
 from wsss.data.masks import open_masks
-from wsss.data.synthetic.salt import draw_salt
 from wsss.models.unet import build_unet
 from wsss.options.masks import UnetConfig
 from wsss.options.recipe import MaskRecipe

@@ -12,13 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from composing.cells import CLEAN, EDGE, HARD, CellBank, Composed, compose_field
 
 from wsss import cli
 from wsss.core.console import say
 from wsss.core.files import write_csv
 from wsss.core.label_maps import write_label_map
 from wsss.core.runtime import progress
-from wsss.data.compose import CLEAN, EDGE, HARD, CellBank, Composed, compose_field
 
 CHANNELS = ("red", "green", "blue", "yellow")
 NEGATIVE = 18

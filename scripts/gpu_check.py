@@ -20,13 +20,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from wsss.inference.cam import crop_probs
-from wsss.inference.view_maps import view_maps
 
 from wsss.core.checks import ConfigError
 from wsss.core.device import Device, choose_device
 from wsss.core.runtime import versions
-from wsss.models.cam_net import build_cam_net
+from wsss.inference.views import view_maps
+from wsss.models.cam_net import build_cam_net, crop_probs
 from wsss.options.recipe import ClassifyRecipe, OptimConfig, PuzzleConfig
 from wsss.options.scoring import TtaConfig
 from wsss.runs.record import RunRecord
@@ -252,13 +251,13 @@ class Check:
         """Measure the images a second that the loader processes bring; the step must not wait for them."""
         from wsss.core.runtime import cores  # as above
         from wsss.data.catalog import DataSet
-        from wsss.training.loading import TrainLoader
+        from wsss.training.tasks.classify import train_loader
 
         count = 16 if self.quick else 512
         data = DataSet.open(self.data("loader", count, 64 if self.quick else 512))
         recipe = ClassifyRecipe(batch=self.batch, crop=self.crop, weights="none")
         workers = max(1, min(8, cores() - 1))
-        loader = TrainLoader(data, np.arange(count), recipe, workers=workers, pinned=self.place.type == "cuda")
+        loader = train_loader(data, np.arange(count), recipe, workers=workers, pinned=self.place.type == "cuda")
         for _ in loader.epoch(0):
             pass
         began = time.perf_counter()
@@ -269,7 +268,7 @@ class Check:
 
     def tests(self) -> dict[str, Any]:
         """Run the tests of the suite that need a GPU."""
-        words = [sys.executable, "-m", "pytest", "tests/engine/test_on_gpu.py", "-p", "no:cacheprovider"]
+        words = [sys.executable, "-m", "pytest", "tests/training/test_on_gpu.py", "-p", "no:cacheprovider"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             raise AssertionError(done.stdout[-3000:])

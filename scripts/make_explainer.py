@@ -16,7 +16,7 @@ from PIL import Image
 
 from wsss import train
 from wsss.cells.blending import blend
-from wsss.cells.crops import cell_crops
+from wsss.cells.instances import cell_crops
 from wsss.cells.scoring import cell_cam_scores, cell_values, normalise, resize
 from wsss.core.device import Device, choose_device
 from wsss.core.files import write_bytes
@@ -26,8 +26,8 @@ from wsss.data.synthetic import Field, draw_field
 from wsss.inference.checkpoints import CamCheckpoint, load_classifier
 from wsss.models.cam_net import CamNet, class_maps, crop_probs
 from wsss.models.puzzle import merge, split
+from wsss.reports.figures import short_name
 from wsss.reports.overlay import Note, Panel, composite, describe, describe_truth, fit, heat, mark_cells, overlay_page
-from wsss.reports.palette import short_name
 from wsss.runs.run_folder import find_folders
 
 CLASSES = (2, 10, 13, 14)

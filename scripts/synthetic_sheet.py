@@ -11,7 +11,7 @@ import numpy as np
 
 from wsss.core.labels import HPA_NAMES
 from wsss.data.synthetic import Look, draw_field
-from wsss.reports.palette import short_name
+from wsss.reports.figures import short_name
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

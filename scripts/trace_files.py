@@ -23,7 +23,7 @@ from wsss import cli
 from wsss.core.console import say
 from wsss.data.synthetic import write_fields
 
-ROOT = Path(wsss.__file__).parent
+ROOT = str(Path(wsss.__file__).parent)
 BEGIN = {"train": "fit", "infer": "predict"}
 """The function with which each way begins."""
 TINY = ["--backbone", "test_resnet", "--weights", "none", "--crop", "64", "--batch", "4", "--epochs", "1"]
@@ -57,12 +57,11 @@ class Trace:
         if event != "call" or self._ended:
             return
         code = frame.f_code
-        path = Path(code.co_filename)
-        if code.co_name == "<module>" or ROOT not in path.parents:
+        if code.co_name == "<module>" or not code.co_filename.startswith(ROOT):
             return
         self._running = self._running or code.co_name == self._begin
         if self._running:
-            self.files[str(path.relative_to(ROOT.parent))] = None
+            self.files[f"wsss{code.co_filename.removeprefix(ROOT)}"] = None
 
 
 def stage(name: str, *words: str) -> None:
@@ -73,7 +72,7 @@ def stage(name: str, *words: str) -> None:
 
 def prepare(folder: Path) -> list[str]:
     """Draw fields and find their cells; return the words that name the data set."""
-    write_fields(folder / "fields", 8, 128, 1, workers=0)
+    write_fields(folder / "fields", 4, 128, 1, workers=0)
     images, labels = str(folder / "fields/images"), str(folder / "fields/train.csv")
     stage("prepare", "--images", images, "--labels", labels, "--out", str(folder / "data"), "--size", "128")
     data = ["--data", str(folder / "data")]

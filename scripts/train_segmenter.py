@@ -17,16 +17,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from composing.cells import CellBank
+from composing.scenes import Scene, compose_scene, drawn_scene, photograph_scene
 from safetensors.torch import save
 
 from wsss import cli
 from wsss.core.console import say
 from wsss.core.files import write_bytes
 from wsss.core.runtime import progress
-from wsss.data.cell_scenes import Scene, compose_scene, drawn_scene, photograph_scene
-from wsss.data.compose import CellBank
 from wsss.losses.semantic import MaskLoss
-from wsss.models.cell_unet import BACKBONE, build_cell_unet
+from wsss.models.unet import BACKBONE, build_cell_unet
 from wsss.options.masks import MaskLossConfig
 from wsss.segmenters.stretch import stretch
 

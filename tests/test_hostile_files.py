@@ -35,8 +35,7 @@ from wsss.feature_classifier.soft_labels import load_soft_labels
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import load_calibration
 from wsss.inference.checkpoints import load_self_trained
-from wsss.inference.hub import load_model
-from wsss.inference.model_card import plain
+from wsss.inference.hub import load_model, plain
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import iter_cells, read_cells, read_images
 from wsss.models.cam_net import build_cam_net

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsss.cells.crops import cell_boxes, cell_crops, crop_batches
+from wsss.cells.instances import cell_boxes, cell_crops, crop_batches
 from wsss.core.checks import ConfigError
 from wsss.options.scoring import CropConfig
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from wsss.cells.pseudo_masks import adaptive, make_masks, peaks_of, refine, values_of
 from wsss.core.checks import ConfigError
+from wsss.inference.pseudo import adaptive, make_masks, peaks_of, refine, values_of
 from wsss.options.pseudo import PseudoConfig
 
 CELLS = np.zeros((16, 16), np.int32)

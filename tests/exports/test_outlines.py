@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from wsss.exports.geojson import geometry
-from wsss.exports.outlines import cell_polygons, signed_area
+from wsss.exports.geojson import cell_polygons, geometry, signed_area
 
 shapely = pytest.importorskip("shapely")
 

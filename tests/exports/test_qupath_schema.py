@@ -11,7 +11,7 @@ import pytest
 
 from wsss.core.labels import HPA
 from wsss.exports.geojson import cell_features
-from wsss.reports.palette import colour
+from wsss.reports.figures import colour
 
 jsonschema = pytest.importorskip("jsonschema")
 

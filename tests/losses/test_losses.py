@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from segmentation_models_pytorch.losses import FocalLoss
+from timm.loss import AsymmetricLossMultiLabel
 
-from wsss.losses.classify import asymmetric, bce, build_classify, focal
-from wsss.losses.puzzle import agreement, ramp_weight
-from wsss.losses.total import ComboLoss
+from wsss.losses.classify import ComboLoss, agreement, asymmetric, bce, build_classify, focal, ramp_weight
 from wsss.options.recipe import LossConfig, PuzzleConfig
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.0], [-3.0, 0.5, 4.0]])
@@ -26,6 +26,13 @@ def test_focal_and_asymmetric_without_their_changes_are_bce() -> None:
 
 def test_focal_known_value() -> None:
     assert focal(torch.zeros(1, 1), torch.ones(1, 1), 2.0).item() == pytest.approx(0.25 * math.log(2))
+
+
+def test_of_hard_labels_focal_is_that_of_segmentation_models_pytorch_and_asymmetric_that_of_timm() -> None:
+    theirs = FocalLoss("multilabel", gamma=2.0)(LOGITS, LABELS)
+    assert focal(LOGITS, LABELS, 2.0).mean().item() == pytest.approx(theirs.item(), rel=1e-5)
+    theirs = AsymmetricLossMultiLabel(gamma_neg=4, gamma_pos=0, clip=0.05)(LOGITS, LABELS)  # a sum over classes
+    assert asymmetric(LOGITS, LABELS, 4.0, 0.05).sum(dim=1).mean().item() == pytest.approx(theirs.item(), rel=1e-4)
 
 
 def test_asymmetric_forgives_sure_absent_classes() -> None:

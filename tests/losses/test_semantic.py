@@ -128,6 +128,14 @@ def test_lovasz_of_relu_is_that_of_segmentation_models_pytorch() -> None:
         assert own.item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
+def test_jaccard_of_a_whole_batch_is_that_of_segmentation_models_pytorch() -> None:
+    from segmentation_models_pytorch.losses import JaccardLoss
+
+    logits = torch.randn(2, 1, 6, 7)
+    ours = MaskLoss(MaskLossConfig(terms={"jaccard": 1.0}, per_image=False))(logits, TRUTH)["loss"]
+    assert ours.item() == pytest.approx(JaccardLoss("binary", smooth=1.0)(logits, TRUTH).item(), rel=1e-5)
+
+
 def test_an_empty_mask_found_empty_costs_less_than_false_objects() -> None:
     empty = torch.zeros_like(TRUTH)
     for name in ("dice", "jaccard", "lovasz"):

@@ -4,7 +4,6 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from wsss.metrics.classify import (
     average_precision,
-    best_f1,
     f1,
     mean_of_classes,
     precision_recall,
@@ -43,14 +42,6 @@ def test_f1_is_that_of_sklearn(samples: tuple[np.ndarray, np.ndarray]) -> None:
     kept = [0, 1, 2, 4]
     np.testing.assert_allclose(f1(truth, scores, 0.4)[kept], wanted[kept])
     assert np.isnan(f1(truth, scores, 0.4)[3])
-
-
-def test_best_threshold_gives_the_best_f1(samples: tuple[np.ndarray, np.ndarray]) -> None:
-    truth, scores = samples
-    best, at = best_f1(truth, scores)
-    for k in (0, 1, 2, 4):
-        assert f1(truth, scores, at[k])[k] == pytest.approx(best[k])
-        assert best[k] >= max(f1(truth, scores, t)[k] for t in np.linspace(0, 1, 101)) - 1e-12
 
 
 def test_precision_and_recall_of_hand_made_decisions() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsss.core.labels import ClassList
-from wsss.metrics.confusion import confusion, confusion_rows
+from wsss.metrics.cells import confusion, confusion_rows
 
 CLASSES = ClassList(("one", "two", "none"), 2)
 TRUTH = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 0, 1]], np.float32)

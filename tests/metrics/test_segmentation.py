@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsss.metrics.segmentation import MaskScore, instance_ap, mean_score, score_mask, search
+from wsss.metrics.instances import MaskScore, instance_ap, mean_score, score_mask, search
 
 EMPTY = np.zeros((4, 10), np.int32)
 WHOLE = EMPTY.copy()

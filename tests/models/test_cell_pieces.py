@@ -5,12 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wsss.cells.crops import cell_crops
+from wsss.cells.instances import cell_crops
 from wsss.core.checks import ConfigError
-from wsss.losses.total import ComboLoss
+from wsss.losses.classify import ComboLoss
 from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.models.cell_pieces import cut_pieces, still_norms
-from wsss.models.puzzle import PuzzleCam
+from wsss.models.puzzle import PuzzleCam, cut_pieces, still_norms
 from wsss.options.recipe import CellTrainConfig, ClassifyRecipe
 from wsss.options.scoring import CropConfig
 

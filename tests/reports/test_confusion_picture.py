@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.labels import HPA
-from wsss.metrics.confusion import confusion_rows
-from wsss.reports.confusion import write_confusion
+from wsss.metrics.cells import confusion_rows
+from wsss.reports.figures import write_confusion
 
 
 def test_table_and_picture_hold_the_classes_that_occur(tmp_path: Path) -> None:

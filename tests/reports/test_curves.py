@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.reports.curves import plot_curves, plot_range_test
+from wsss.reports.figures import plot_curves, plot_range_test
 
 ROWS = [
     {"epoch": n, "lr": 1e-3 / n, "train_loss": 2 / n, "train_full": 1 / n, "val_loss": 3 / n, "val_map": 1 - 1 / n}

@@ -8,7 +8,7 @@ import json
 import numpy as np
 from PIL import Image, ImageDraw
 
-from wsss.reports.gallery import FieldCell, crop_uri, outline_paths, pack_field
+from wsss.reports.page import FieldCell, crop_uri, outline_paths, pack_field
 
 
 def cells_map() -> np.ndarray:

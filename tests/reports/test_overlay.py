@@ -5,6 +5,7 @@ import pytest
 from skimage.color import rgb2lab
 
 from wsss.core.labels import HPA_NAMES
+from wsss.reports.figures import NO_CLASS, colour, ink_on, short_name
 from wsss.reports.overlay import (
     Note,
     Panel,
@@ -17,7 +18,6 @@ from wsss.reports.overlay import (
     mark_cells,
     overlay_page,
 )
-from wsss.reports.palette import NO_CLASS, colour, ink_on, short_name
 
 
 def two_cells(size: int = 120) -> np.ndarray:

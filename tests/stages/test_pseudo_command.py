@@ -101,7 +101,7 @@ def test_an_interrupted_run_goes_on_to_the_same_masks(
     assert pseudo.main(words) == 0
     for path in sorted((masks / "fold0").rglob("*.npz")):
         assert path.read_bytes() == (tmp_path / "out" / "fold0" / "masks" / path.name).read_bytes()
-    with pytest.raises(ConfigError, match="holds other pseudo-masks"):
+    with pytest.raises(ConfigError, match="holds another result"):
         pseudo.main([*words, "--pseudo.high", "0.6"])
 
 

@@ -18,7 +18,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.inference import tables
-from wsss.reports.gallery import ClassMap
+from wsss.reports.page import ClassMap
 
 EVIL = "<img src=x onerror=\"document.title='broken'\">"
 TRICK = "</script><script>document.title='broken'</script>"
@@ -232,7 +232,7 @@ class TwoMaps:
 
 
 def test_class_maps_are_drawn_over_the_channels(folder: Path, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsss.stages.report_maps.Mapper", TwoMaps)
+    monkeypatch.setattr("wsss.stages.report.Mapper", TwoMaps)
     write(folder, "--maps", "--run", str(folder / "run"))
     browser.get(f"file://{folder}/page.html")
     find = browser.find_element

@@ -57,7 +57,7 @@ def blend_parts(
         ValueError: the shapes differ, or a score of maps or crops is outside [0, 1].
     """
     groups = {group: [part for part in parts if part.group == group] for group in GROUPS}
-    weights = {group: sum(part.share for part in own) for group, own in groups.items()}
+    weights = {group: sum(part.share for part in of_group) for group, of_group in groups.items()}
     scores = _mean(groups["maps"])
     if groups["crops"]:
         both = weights["maps"] + weights["crops"]

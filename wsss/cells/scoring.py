@@ -138,8 +138,8 @@ def cell_values(
         values = np.take(full, cells.order, mode="clip")
         r[:, k] = lowered(in_cell(values))
         if config.compartment > 0 and k != negative:
-            own = lowered(in_compartment(values, k in config.nuclear_classes))
-            r[:, k] += config.compartment * np.where(np.isnan(own), 0, own - r[:, k])
+            inside = lowered(in_compartment(values, k in config.nuclear_classes))
+            r[:, k] += config.compartment * np.where(np.isnan(inside), 0, inside - r[:, k])
         if config.relative:
             image = lowered(in_image(full[:height, :width].ravel()))
             r[:, k] = r[:, k] / image if image > 0 else 0
@@ -203,8 +203,8 @@ def cell_cam_scores(
     used = np.flatnonzero((probs > config.min_prob) | free)
     maps = (cam if normalised else normalise(cam))[used]
     inner = replace(config, nuclear_classes=tuple(np.flatnonzero(np.isin(used, config.nuclear_classes))))
-    own = None if negative is None or negative not in used else int(np.searchsorted(used, negative))
-    values = cell_values(maps, label_map, inner, negative=own, nuclei=nuclei, content=content)
+    row_of_negative = None if negative is None or negative not in used else int(np.searchsorted(used, negative))
+    values = cell_values(maps, label_map, inner, negative=row_of_negative, nuclei=nuclei, content=content)
     r = np.zeros((len(values), len(cam)), np.float32)
     r[:, used] = values
     scores = r * np.where(free, 1, probs**config.prob_power)

@@ -243,15 +243,6 @@ def numbers(
     return values.astype(np.int64) if whole else values
 
 
-def read_list(path: Path) -> list[str]:
-    """Return the entries of a text file with one a line, as written by any editor; blank lines do not count.
-
-    Raises:
-        DataError: the file is missing or is no text.
-    """
-    return [text for line in _lines(path) if (text := line.strip().strip('"'))]
-
-
 def unguard_text(table: pd.DataFrame, columns: Iterable[str] = ("ID",)) -> pd.DataFrame:
     """Undo `files.guard_text` in some columns."""
     text = [name for name in columns if pd.api.types.is_string_dtype(table[name])]

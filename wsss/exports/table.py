@@ -1,12 +1,16 @@
-"""One flat table of cells for napari, R, Excel: a row a cell, its number as `label`, a column a class by name."""
+"""Tables of cells for other tools: one flat table for napari, R, Excel; AnnData for scanpy and squidpy."""
 
+import json
+import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 
-from wsss.core.console import progress
+from wsss.core.checks import ConfigError
+from wsss.core.columns import carried_columns
+from wsss.core.console import progress, waiting
 from wsss.core.files import csv_bytes, write_atomic
 from wsss.core.labels import ClassList
 from wsss.core.parquet import write_parquet
@@ -45,3 +49,57 @@ def _pour(table: pd.DataFrame, stream: IO[bytes]) -> None:
             own = table.iloc[first : first + ROWS]
             stream.write(csv_bytes(own, header=first == 0))
             bar.update(len(own))
+
+
+def to_anndata(cells: pd.DataFrame, classes: ClassList, provenance: dict[str, Any] | None = None) -> Any:
+    """Build an AnnData of cells x classes.
+
+    X holds the scores; obs has image, cell, area (px), border, fold, image_height, image_width and top_class;
+    obsm['spatial'] the centres as x, y in pixels of the image; var_names are the class names, var['class_id'] their
+    ids; obs has the carried columns too; uns['wsss'] the provenance as JSON text. Names of cells are '<image>:<cell>'.
+
+    Raises:
+        ConfigError: anndata is not installed.
+    """
+    try:
+        import anndata
+    except ImportError as error:
+        raise ConfigError("--to h5ad needs anndata: pip install 'wsss[h5ad]'.") from error
+    scores = cells[classes.columns].to_numpy(np.float32)
+    top = scores.argmax(axis=1) if len(scores) else np.zeros(0, np.intp)
+    names = [f"{name}:{number}" for name, number in zip(cells.ID, cells.cell_id, strict=True)]
+    obs = pd.DataFrame(
+        {
+            "image": pd.Categorical(cells.ID.astype(object)),
+            "cell": cells.cell_id.to_numpy(),
+            "area": cells.area_px.to_numpy(),
+            "border": cells.touches_border.to_numpy(bool),
+            "fold": cells.fold.to_numpy(),
+            "image_height": cells.ImageHeight.to_numpy(),
+            "image_width": cells.ImageWidth.to_numpy(),
+            "top_class": pd.Categorical.from_codes(top, pd.Index(classes.names, dtype=object)),
+        },
+        index=pd.Index(names, dtype=object),
+    )
+    for name in carried_columns(cells.columns):
+        obs[name.replace("/", "_")] = pd.Categorical(cells[name].astype(object))
+    var = pd.DataFrame({"class_id": np.arange(len(classes))}, index=pd.Index(classes.names, dtype=object))
+    table = anndata.AnnData(scores, obs=obs, var=var)
+    table.obsm["spatial"] = cells[["center_x", "center_y"]].to_numpy(np.float64)
+    table.uns["wsss"] = json.dumps(provenance or {}, sort_keys=True)
+    return table
+
+
+def write_h5ad(path: Path, cells: pd.DataFrame, classes: ClassList, provenance: dict[str, Any] | None = None) -> None:
+    """Write `to_anndata` to a file, whole or not at all.
+
+    Raises:
+        ConfigError: anndata is not installed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        part = Path(folder) / "part.h5ad"
+        # text as plain objects: the form every version of anndata and scanpy reads
+        with pd.option_context("future.infer_string", False), waiting("export"):
+            to_anndata(cells, classes, provenance).write_h5ad(part, compression="gzip")
+        part.replace(path)

@@ -112,14 +112,14 @@ class Model:
         geometry = Geometry(*shape, self.size)
         stored = geometry.image_to_store(planes)
         if label_map is None:
-            found, nuclei = _find_cells(stored, self.roles, geometry, name)
+            cells_map, nuclei = _find_cells(stored, self.roles, geometry, name)
         else:
-            found, nuclei = check_label_map(label_map, "label_map"), None
-            if found.shape != shape:
-                raise DataError(f"label_map is {found.shape}, expected the image's {shape}.")
+            cells_map, nuclei = check_label_map(label_map, "label_map"), None
+            if cells_map.shape != shape:
+                raise DataError(f"label_map is {cells_map.shape}, expected the image's {shape}.")
         data = cast(DataSet, _OneImage([name], self.size, self.classes, shape))
         task = Task(data, self.score, self.crops, self.device, tta=self.tta, calibration=self.calibration)
-        (scored,) = score_now(task, self.members, [make_sample(data, 0, stored, found, nuclei)])
+        (scored,) = score_now(task, self.members, [make_sample(data, 0, stored, cells_map, nuclei)])
         (cells,) = take_part([pd.read_feather(BytesIO(scored.payload))], "")
         return cells
 
@@ -130,19 +130,19 @@ def check_image(image: np.ndarray, channels: int, bits: int | None = None) -> np
     Raises:
         DataError: neither first nor last axis holds the channels, or both might; or the values are no intensities.
     """
-    found = np.asarray(image)
-    if found.ndim != 3 or 0 in found.shape or channels not in (found.shape[0], found.shape[2]):
+    array = np.asarray(image)
+    if array.ndim != 3 or 0 in array.shape or channels not in (array.shape[0], array.shape[2]):
         raise DataError(
-            f"the image has the shape {found.shape}, expected ({channels}, H, W) or (H, W, {channels}): "
+            f"the image has the shape {array.shape}, expected ({channels}, H, W) or (H, W, {channels}): "
             "stack its channels."
         )
-    if found.shape[0] == found.shape[2]:
-        raise DataError(f"the image has the shape {found.shape}: which axis holds the channels cannot be told.")
+    if array.shape[0] == array.shape[2]:
+        raise DataError(f"the image has the shape {array.shape}: which axis holds the channels cannot be told.")
     if bits is not None and bits not in BITS:
         raise DataError(f"bits is {bits}, expected one of {', '.join(map(str, BITS))}.")
-    if str(found.dtype) not in ("uint8", "uint16", "float16", "float32", "float64"):
-        raise DataError(f"the image holds {found.dtype} values, expected uint8, uint16, or floats in 0..1.")
-    planes = found if found.shape[0] == channels else np.moveaxis(found, 2, 0)
+    if str(array.dtype) not in ("uint8", "uint16", "float16", "float32", "float64"):
+        raise DataError(f"the image holds {array.dtype} values, expected uint8, uint16, or floats in 0..1.")
+    planes = array if array.shape[0] == channels else np.moveaxis(array, 2, 0)
     return np.ascontiguousarray(to_uint8(list(planes), ["the image"] * channels, bits)[0])
 
 
@@ -169,7 +169,7 @@ def check_alike(members: list[CamCheckpoint], where: str) -> None:
         if member.recipe.task != "classify":
             raise DataError(f"{member.path} was trained for {member.recipe.task}: it gives no labels of cells.")
         for what in ("classes", "negative", "channels", "size"):
-            own, first = getattr(member.record, what), getattr(members[0].record, what)
-            if own != first:
-                shown = some(own) if isinstance(own, tuple) else own
+            fact, first = getattr(member.record, what), getattr(members[0].record, what)
+            if fact != first:
+                shown = some(fact) if isinstance(fact, tuple) else fact
                 raise DataError(f"{where}: {member.path} has other {what} ({shown}) than {members[0].path}.")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from wsss.cells.crops import crop_batches
+from wsss.cells.instances import crop_batches
 from wsss.cells.regions import cell_ids
 from wsss.core.checks import DataError
 from wsss.core.runtime import cores
@@ -111,7 +111,7 @@ def _score_batch(
     # the first crops are cut while the maps are made
     crops = [[_one_ahead(cutter, crop_batches(fields, cut)) for cut in source.cuts] for source in sources]
     maps = look(members, task, batch)
-    seen = {source.name: source.see(batch, own) for source, own in zip(sources, crops, strict=True)}
+    seen = {source.name: source.see(batch, of_source) for source, of_source in zip(sources, crops, strict=True)}
     scoring = []
     for b, sample in enumerate(samples):
         by_network = tuple(probs[b] for _, probs in maps)

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import numpy as np
+from skimage.segmentation import random_walker
 
-from wsss.cells.pseudo_masks import peaks_of, refine, values_of
+from wsss.cells.regions import cell_means, group_pixels
 from wsss.cells.scoring import resize
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device
@@ -12,6 +13,7 @@ from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells
 from wsss.inference.checkpoints import CamCheckpoint, Plan, plan_oof
 from wsss.inference.views import view_maps
+from wsss.options.masks import IGNORE
 from wsss.options.pseudo import PseudoConfig
 from wsss.options.scoring import TtaConfig
 
@@ -32,19 +34,19 @@ def plan_pseudo(members: list[CamCheckpoint], data: DataSet, *, oof: bool) -> di
     """
     if oof:
         return {"oof": plan_oof(members, data)}
-    found: dict[str, Plan] = {}
+    plans: dict[str, Plan] = {}
     for member in members:
         trained_on = frozenset(member.record.train_ids)
-        own = [i for i, name in enumerate(data.ids) if data.ok[i] and name in trained_on]
-        if len(own) < len(trained_on):
+        learnt = [i for i, name in enumerate(data.ids) if data.ok[i] and name in trained_on]
+        if len(learnt) < len(trained_on):
             raise DataError(
-                f"{member.path} was trained on {len(trained_on)} images, of which {data.folder} has {len(own)}: "
+                f"{member.path} was trained on {len(trained_on)} images, of which {data.folder} has {len(learnt)}: "
                 "pass the data set that it was trained on."
             )
-        if member.path.name in found:
+        if member.path.name in plans:
             raise ConfigError(f"{member.path} is the second network named {member.path.name}: pass one run.")
-        found[member.path.name] = [([member], own)]
-    return found
+        plans[member.path.name] = [([member], learnt)]
+    return plans
 
 
 def cells_of(data: DataSet, index: int, config: PseudoConfig) -> np.ndarray:
@@ -78,20 +80,20 @@ def label_maps(
     """
     size = (data.size // GRID, data.size // GRID)
     for first in range(0, len(indices), batch):
-        own = indices[first : first + batch]
-        if set(own) <= skip:
+        chosen = indices[first : first + batch]
+        if set(chosen) <= skip:
             continue
-        images = np.stack([data.image(i) for i in own])
-        cells = [_cells_or_none(data, i, config) for i in own]
+        images = np.stack([data.image(i) for i in chosen])
+        cells = [_cells_or_none(data, i, config) for i in chosen]
         averaged = [view_maps(member.net, images, device, tta, cells)[0] for member in members]
         maps = np.mean(averaged, axis=0)  # (B, K, h, w)
-        for b, i in enumerate(own):
-            found = cells[b]
-            if found is None or i in skip:
+        for b, i in enumerate(chosen):
+            label_map = cells[b]
+            if label_map is None or i in skip:
                 continue
             positive = np.maximum(resize(maps[b][data.labels[i] > 0], size), 0)
             positive = refine(positive, _shrunk(images[b]), config)
-            yield i, positive, peaks_of(values_of(positive, found, config))
+            yield i, positive, peaks_of(values_of(positive, label_map, config))
 
 
 def _cells_or_none(data: DataSet, index: int, config: PseudoConfig) -> np.ndarray | None:
@@ -106,3 +108,111 @@ def _shrunk(image: np.ndarray) -> np.ndarray:
     c, s, _ = image.shape
     blocks = image.reshape(c, s // GRID, GRID, s // GRID, GRID)
     return blocks.mean(axis=(2, 4), dtype=np.float32)
+
+
+DILATIONS = (1, 2, 4, 8)
+"""How far the neighbours of pixel-adaptive refinement lie, px of the grid."""
+ROUNDS = 10
+"""Rounds of pixel-adaptive refinement."""
+CONTRAST = 0.1
+"""Differences of neighbours count in this share of the local standard deviation."""
+
+
+def refine(maps: np.ndarray, image: np.ndarray, config: PseudoConfig) -> np.ndarray:
+    """Fit class maps to the image as `config.refine` says.
+
+    Args:
+        maps: (n, h, w) float32, not below 0.
+        image: (C, h, w) of the same size; any scale, any number of channels.
+        config: the rules.
+
+    Returns:
+        (n, h, w) float32: averages of neighbours (adaptive), or the peak times the probability that a walk ends in
+        the sure pixels of the class (walk).
+    """
+    if config.refine == "adaptive":
+        return adaptive(maps, image.astype(np.float32))
+    if config.refine == "walk":
+        return np.stack([_walk(one, image, config) for one in maps]) if len(maps) else maps
+    return maps
+
+
+def adaptive(maps: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Average every pixel of (n, h, w) maps with neighbours that look like it in the (C, h, w) image, round by round.
+
+    Source: pixel-adaptive mask refinement, Araslanov and Roth, arXiv 2005.08104.
+    """
+    near = _neighbours(image)  # (J, C, h, w)
+    contrast = CONTRAST * near.std(axis=0) + 1e-6
+    likeness = -(np.abs(near - image) / contrast).mean(axis=1)  # (J, h, w)
+    weights = np.exp(likeness - likeness.max(axis=0))
+    weights /= weights.sum(axis=0)
+    for _ in range(ROUNDS):
+        maps = np.einsum("jnhw,jhw->nhw", _neighbours(maps), weights)
+    return maps.astype(np.float32)
+
+
+def _neighbours(planes: np.ndarray) -> np.ndarray:
+    """Return (J, C, h, w): the planes moved by each dilation in eight directions; edges are repeated."""
+    reach, (h, w) = max(DILATIONS), planes.shape[1:]
+    wide = np.pad(planes, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
+    steps = [(y * d, x * d) for d in DILATIONS for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
+    return np.stack([wide[:, reach + y : reach + y + h, reach + x : reach + x + w] for y, x in steps])
+
+
+def _walk(values: np.ndarray, image: np.ndarray, config: PseudoConfig) -> np.ndarray:
+    peak = values.max()
+    seeds = np.where(values >= config.high * peak, 2, np.where(values < config.low * peak, 1, 0))
+    if peak <= 0 or len(np.unique(seeds)) < 3:  # nothing sure, or nothing left to decide
+        return values
+    scaled = np.moveaxis(image.astype(np.float64), 0, -1) / max(1.0, float(image.max()))
+    probs = random_walker(scaled, seeds, mode="cg_j", channel_axis=-1, return_full_prob=True, prob_tol=0.1)
+    return np.asarray(np.clip(probs[1], 0, 1) * peak, np.float32)  # the solver is iterative, and off by some 1e-3
+
+
+def values_of(maps: np.ndarray, label_map: np.ndarray, config: PseudoConfig) -> np.ndarray:
+    """Return what the thresholds are compared with: (n, H, W) float32, 0 outside the cells where they count.
+
+    Args:
+        maps: (n, h, w) float32, not below 0; resized to the label map.
+        label_map: (H, W) int, 0 background.
+        config: the rules.
+    """
+    values = resize(maps, label_map.shape)
+    if config.paint == "cells":
+        values = _painted(values, label_map)
+    return np.where(label_map > 0, values, 0).astype(np.float32) if config.inside_cells else values
+
+
+def _painted(values: np.ndarray, label_map: np.ndarray) -> np.ndarray:
+    """Give every pixel of a cell the mean of the cell, in each of (n, H, W) maps; 0 outside the cells."""
+    cells, out = group_pixels(label_map), np.zeros_like(values)
+    for plane, painted in zip(values, out, strict=True):
+        painted.ravel()[cells.order] = np.repeat(cell_means(plane.ravel()[cells.order], cells), cells.sizes)
+    return out
+
+
+def peaks_of(values: np.ndarray) -> np.ndarray:
+    """Return the highest value of each of (n, H, W) maps: (n,)."""
+    return values.max(axis=(1, 2), initial=0)
+
+
+def make_masks(values: np.ndarray, peaks: np.ndarray, label_map: np.ndarray, config: PseudoConfig) -> np.ndarray:
+    """Cut values by the two thresholds.
+
+    Args:
+        values: (n, H, W) from `values_of`.
+        peaks: (n,) what counts as 1.
+        label_map: (H, W) int, 0 background.
+        config: the rules.
+
+    Returns:
+        (n, H, W) uint8: 1 of the class, 0 not, 255 ignored. A map without any positive value tells nothing: the class
+        must be somewhere, so all of it is ignored, but for what lies outside the cells.
+    """
+    share = values / np.maximum(peaks, 1e-12)[:, None, None]
+    masks = np.where(share >= config.high, 1, np.where(share < config.low, 0, IGNORE)).astype(np.uint8)
+    masks[peaks_of(values) <= 0] = IGNORE
+    if config.inside_cells:
+        masks[:, label_map == 0] = 0
+    return masks

@@ -200,7 +200,8 @@ class CropScores(Source):
         device, tta = self.task.device, self.task.tta
         scores = [view_crop_probs(self.members[0].net, [], device, tta)]
         for crop in crops[0]:
-            scores.append(np.mean([view_crop_probs(own.net, [crop], device, tta) for own in self.members], axis=0))
+            by_network = [view_crop_probs(member.net, [crop], device, tta) for member in self.members]
+            scores.append(np.mean(by_network, axis=0))
         return batch.split(np.concatenate(scores))
 
     def score(self, sample: Sample) -> np.ndarray:
@@ -221,7 +222,7 @@ class FeatureScores(Source):
         if score.feature_share == 0:
             return None
         lacking = [str(member.path) for member in members if member.feature_classifier is None]
-        if lacking and any(own.feature_classifier or own.recipe.feature_classifier.enabled for own in members):
+        if lacking and any(_wants_features(member) for member in members):
             raise DataError(
                 f"{some(lacking)} has no feature classifier (feature_classifier.safetensors), which the run wants: run "
                 "the same train command again with --feature_classifier.enabled true to make it, or pass "
@@ -237,8 +238,8 @@ class FeatureScores(Source):
     def score(self, sample: Sample) -> np.ndarray:
         """Return the mean of the feature classifiers."""
         features = cell_features(sample.image, sample.cells, sample.nuclei)
-        found = [own.feature_classifier.predict(features) for own in self.members if own.feature_classifier]
-        return np.mean(found, axis=0)
+        scores = [member.feature_classifier.predict(features) for member in self.members if member.feature_classifier]
+        return np.mean(scores, axis=0)
 
 
 class SelfTrainedScores(Source):
@@ -254,7 +255,7 @@ class SelfTrainedScores(Source):
         if score.self_training_share == 0 or FeatureScores.takes(members, score, crops) is None:
             return None
         lacking = [str(member.path) for member in members if member.self_trained is None]
-        if lacking and any(own.self_trained or own.recipe.self_training.enabled for own in members):
+        if lacking and any(_wants_self_trained(member) for member in members):
             raise DataError(
                 f"{some(lacking)} has no self-trained network (self_trained.safetensors), which the run wants: run the "
                 "same train command again with --self_training.enabled true, or pass --score.self_training_share 0 to "
@@ -270,11 +271,11 @@ class SelfTrainedScores(Source):
     @property
     def cuts(self) -> Sequence[CropConfig]:
         """As each network was trained with."""
-        return [own.self_trained.crops for own in self.members if own.self_trained]
+        return [member.self_trained.crops for member in self.members if member.self_trained]
 
     def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[np.ndarray]:
         """Return (N, K) of each image, the mean of the networks."""
-        nets = [own.self_trained.net for own in self.members if own.self_trained]
+        nets = [member.self_trained.net for member in self.members if member.self_trained]
         by_net = [crop_probs(net, of_net, self.task.device, "softmax") for net, of_net in zip(nets, crops, strict=True)]
         return batch.split(np.mean(by_net, axis=0))
 
@@ -320,7 +321,16 @@ class UnetScores(Source):
     def score(self, sample: Sample) -> np.ndarray:
         """Return the mean of the U-Nets' scores, which go by the image's probabilities too."""
         maps = sample.seen[self.name]
-        return np.mean([map_scores(self.task, sample, own, sample.probs, normalised=True) for own in maps], axis=0)
+        scores = [map_scores(self.task, sample, of_net, sample.probs, normalised=True) for of_net in maps]
+        return np.mean(scores, axis=0)
+
+
+def _wants_features(member: CamCheckpoint) -> bool:
+    return member.feature_classifier is not None or member.recipe.feature_classifier.enabled
+
+
+def _wants_self_trained(member: CamCheckpoint) -> bool:
+    return member.self_trained is not None or member.recipe.self_training.enabled
 
 
 SOURCES: tuple[type[Source], ...] = (
@@ -359,7 +369,7 @@ def source_shares(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: C
     )
     for group, of_group in zip(there, of_groups, strict=True):
         within = take_shares([takes[kind] or 0.0 for kind in groups[group]])
-        shares |= {kind.name: of_group * own for kind, own in zip(groups[group], within, strict=True)}
+        shares |= {kind.name: of_group * share for kind, share in zip(groups[group], within, strict=True)}
     return shares
 
 

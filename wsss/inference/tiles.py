@@ -80,16 +80,3 @@ def _weights(starts: list[int], tile: int, length: int) -> np.ndarray:
     for start in starts:
         out[start : start + tile] += fall_off(tile)
     return out
-
-
-def seam_ratio(maps: np.ndarray, borders: list[int]) -> float:
-    """Return how much larger steps across the columns `borders` are than steps elsewhere; 1 means no seam is seen.
-
-    Args:
-        maps: (K, H, W).
-        borders: columns x whose step from x - 1 to x may show a seam.
-    """
-    steps = np.abs(np.diff(maps, axis=2)).mean(axis=(0, 1))
-    at = np.zeros(len(steps), bool)
-    at[[x - 1 for x in borders]] = True
-    return float(steps[at].mean() / max(1e-12, float(steps[~at].mean())))

@@ -1,12 +1,13 @@
 """Multi-label classification losses: logits (B, K) and targets (B, K) in [0, 1] -> (B, K), one value an entry."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.options.recipe import LossConfig
+from wsss.options.recipe import CellTrainConfig, LossConfig, PuzzleConfig
 
 
 def bce(logits: Tensor, targets: Tensor) -> Tensor:
@@ -48,3 +49,121 @@ def build_classify(config: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
         return values.mean()
 
     return loss
+
+
+def agreement(full: Tensor, merged: Tensor, labels: Tensor, config: PuzzleConfig) -> Tensor:
+    """Return how far the maps of whole images are from the merged maps of their tiles, a scalar in float32.
+
+    Args:
+        full: (B, K, h, w) class maps, or (B, C, h, w) features where `config.maps` is 'features'.
+        merged: the same shape, from the tiles.
+        labels: (B, K) 0/1; used where `config.classes` is not 'all' (and not for features).
+        config: distance, rectification, classes, side that is a fixed target.
+    """
+    full, merged = full.float(), merged.float()
+    if config.maps == "relu":
+        full, merged = full.relu(), merged.relu()
+    if config.stop_gradient == "full":
+        full = full.detach()
+    elif config.stop_gradient == "tiles":
+        merged = merged.detach()
+    gap = full - merged
+    distance = gap.abs() if config.distance == "l1" else gap.square()
+    if config.classes == "all" or config.maps == "features":
+        return distance.mean()
+    per_class = distance.mean(dim=(2, 3)) * labels  # (B, K)
+    return per_class.mean() if config.classes == "labels" else per_class.sum() / labels.sum().clamp(min=1)
+
+
+def ramp_weight(config: PuzzleConfig, progress: float) -> float:
+    """Return the weight of the term when `progress` (0..1) of the training is done."""
+    return config.weight if config.ramp == 0 else config.weight * min(1.0, progress / config.ramp)
+
+
+def present_maps(cam: Tensor, labels: Tensor) -> Tensor:
+    """Rectify raw class maps (B, K, h, w), divide each by its peak, and empty those of absent classes; float32.
+
+    The peak counts as a constant, so that no gradient pushes it.
+    """
+    positive = cam.float().relu()
+    peak = positive.detach().amax(dim=(2, 3), keepdim=True)
+    return positive / (peak + 1e-5) * labels[:, :, None, None]
+
+
+def keep_winners(maps: Tensor) -> Tensor:
+    """Keep, at each pixel of (B, K, h, w), the class with the highest map; the others become 0."""
+    winner = maps.argmax(dim=1, keepdim=True)
+    return torch.zeros_like(maps).scatter(1, winner, maps.gather(1, winner))
+
+
+def refinement(cam: Tensor, teacher_cam: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean squared distance from the first network's winning maps, over pixels and present classes.
+
+    Args:
+        cam: (B, K, h, w) raw maps of the network that learns.
+        teacher_cam: the same shape, of the first network.
+        labels: (B, K) 0/1.
+
+    Source: arXiv 2103.07246, section 3.3. The paper trains by this alone; here it is added to the classification
+    loss and compares maps in [0, 1], because cells need probabilities as well as maps.
+    """
+    target = keep_winners(present_maps(teacher_cam, labels)).detach()
+    gap = (present_maps(cam, labels) - target).square().mean(dim=(2, 3))  # (B, K)
+    return gap.sum() / labels.sum().clamp(min=1)
+
+
+Pieces = tuple[Tensor | None, Tensor, Tensor]
+
+
+class ComboLoss:
+    """BCE of the whole image + BCE of its merged tiles + weight x mean |difference of the maps|.
+
+    Cells as pieces add the BCE of the image with its pieces in place + weight x mean |difference of the cells' logits|.
+
+    Source: the recipe's ComboLoss, method, section 2; each part has its options.
+    """
+
+    def __init__(self, loss: LossConfig, puzzle: PuzzleConfig, cells: CellTrainConfig | None = None) -> None:
+        cells = cells or CellTrainConfig()
+        self.loss, self.puzzle = loss, puzzle
+        self.of_cells = replace(puzzle, weight=cells.weight, maps="raw")
+        self.classify = build_classify(loss)
+        self.names = ["loss", "full"]
+        """Of what a call returns."""
+        self.names += ["tiles", "agreement"] if puzzle.side > 1 else []
+        self.names += ["pieces"] if cells.pieces and cells.pooled else []
+        self.names += ["cell_agreement"] if cells.pieces else []
+
+    def __call__(
+        self,
+        full: tuple[Tensor, Tensor],
+        tiles: tuple[Tensor, Tensor] | None,
+        labels: Tensor,
+        progress: float = 1.0,
+        pieces: Pieces | None = None,
+    ) -> dict[str, Tensor]:
+        """Return scalars by name: 'loss' is the sum to minimise, the others its parts before weighting.
+
+        Args:
+            full: of whole images: (B, K) logits and the (B, K, h, w) maps (or features) that must agree.
+            tiles: the same of the merged tiles, or None without a puzzle.
+            labels: (B, K) 0/1.
+            progress: share of the training that is done, for the ramp of the agreement's weight.
+            pieces: None without; else the (B, K) logits of images with their pieces in place, or None, and the
+                (B, K, P, 1) logits of these cells in the image and alone.
+        """
+        parts = {"full": self.classify(full[0], labels)}
+        total = parts["full"]
+        if tiles is not None:
+            parts["tiles"] = self.classify(tiles[0], labels)
+            parts["agreement"] = agreement(full[1], tiles[1], labels, self.puzzle)
+            total = total + self.loss.tile_weight * parts["tiles"]
+            total = total + ramp_weight(self.puzzle, progress) * parts["agreement"]
+        if pieces is not None:
+            logits, inside, alone = pieces
+            if logits is not None:
+                parts["pieces"] = self.classify(logits, labels)
+                total = total + self.loss.tile_weight * parts["pieces"]
+            parts["cell_agreement"] = agreement(inside, alone, labels, self.of_cells)
+            total = total + ramp_weight(self.of_cells, progress) * parts["cell_agreement"]
+        return {"loss": total, **parts}

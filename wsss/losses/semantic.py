@@ -1,12 +1,16 @@
 """The whole loss of a mask network: weighted terms, a switch at an epoch, and the decoder's coarser outputs."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.losses import mask_terms as terms
+from wsss.losses.classify import bce, focal
 from wsss.options.masks import IGNORE, MaskLossConfig
+
+Rectifier = Literal["relu", "elu"]
 
 
 class MaskLoss:
@@ -65,20 +69,20 @@ class MaskLoss:
     def _term(self, name: str, logits: Tensor, truth: Tensor, valid: Tensor, weights: Tensor | None) -> Tensor:
         config = self.config
         if name == "bce":
-            return terms.bce_term(logits, truth, valid)
+            return bce_term(logits, truth, valid)
         if name == "dice":
-            return terms.dice_term(logits, truth, valid, config.per_image)
+            return dice_term(logits, truth, valid, config.per_image)
         if name == "jaccard":
-            return terms.jaccard_term(logits, truth, valid, config.per_image)
+            return jaccard_term(logits, truth, valid, config.per_image)
         if name == "focal":
-            return terms.focal_term(logits, truth, valid, config.focal_gamma)
+            return focal_term(logits, truth, valid, config.focal_gamma)
         if name == "ohem":
-            return terms.ohem_term(logits, truth, valid, config.ohem_share)
+            return ohem_term(logits, truth, valid, config.ohem_share)
         if name == "lovasz":
-            return terms.lovasz_term(logits, truth, valid, config.per_image, config.rectifier, config.symmetric)
+            return lovasz_term(logits, truth, valid, config.per_image, config.rectifier, config.symmetric)
         if weights is None:
             raise ValueError("the loss term 'border' needs pixel weights.")
-        return terms.border_term(logits, truth, valid, weights)
+        return border_term(logits, truth, valid, weights)
 
 
 def one_vs_rest(logits: Tensor) -> Tensor:
@@ -90,3 +94,108 @@ def one_vs_rest(logits: Tensor) -> Tensor:
 
 def _weighted(chosen: Mapping[str, float], parts: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([weight * parts[name] for name, weight in chosen.items()]).sum()
+
+
+SMOOTH = 1.0
+"""Pixels added to both sides of an overlap ratio, so that an empty mask found empty costs nothing."""
+
+
+def bce_term(logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """Binary cross-entropy, mean over valid pixels."""
+    return mean_of(bce(logits, truth), valid)
+
+
+def focal_term(logits: Tensor, truth: Tensor, valid: Tensor, gamma: float) -> Tensor:
+    """Focal loss, mean over valid pixels."""
+    return mean_of(focal(logits, truth, gamma), valid)
+
+
+def border_term(logits: Tensor, truth: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy with (B, 1, H, W) pixel weights, large in the gaps between near objects (Ronneberger et al.)."""
+    weights = weights.to(logits.dtype).expand_as(logits) * valid
+    return (bce(logits, truth) * weights).sum() / weights.sum().clamp(min=1e-6)
+
+
+def ohem_term(logits: Tensor, truth: Tensor, valid: Tensor, share: float) -> Tensor:
+    """Cross-entropy of the hardest `share` of the valid pixels of the batch, at least one."""
+    values = bce(logits, truth).masked_fill(~valid, -torch.inf).flatten().sort(descending=True).values
+    # How many count is known to the GPU alone, and is not waited for.
+    count = (share * valid.sum()).round().clamp(min=1)
+    counts = (torch.arange(len(values), device=values.device) < count) & values.isfinite()
+    return values.where(counts, 0.0).sum() / count
+
+
+def dice_term(logits: Tensor, truth: Tensor, valid: Tensor, per_image: bool) -> Tensor:
+    """1 - 2 |A and B| / (|A| + |B|) of probabilities, mean over masks."""
+    both, predicted, true = _sums(logits, truth, valid, per_image)
+    return (1 - (2 * both + SMOOTH) / (predicted + true + SMOOTH)).mean()
+
+
+def jaccard_term(logits: Tensor, truth: Tensor, valid: Tensor, per_image: bool) -> Tensor:
+    """1 - |A and B| / |A or B| of probabilities, mean over masks."""
+    both, predicted, true = _sums(logits, truth, valid, per_image)
+    return (1 - (both + SMOOTH) / (predicted + true - both + SMOOTH)).mean()
+
+
+def lovasz_term(
+    logits: Tensor, truth: Tensor, valid: Tensor, per_image: bool, rectifier: Rectifier, symmetric: bool
+) -> Tensor:
+    """Lovász hinge, mean over masks."""
+    rows = (_rows(part, per_image) for part in (logits, truth, valid))
+    return lovasz_hinge(*rows, rectifier=rectifier, symmetric=symmetric).mean()
+
+
+def mean_of(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean over valid pixels; 0 where there is none."""
+    return (values * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _sums(logits: Tensor, truth: Tensor, valid: Tensor, per_image: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the (R,) soft areas of the intersection, the prediction and the truth."""
+    probs = _rows(torch.sigmoid(logits) * valid, per_image)
+    true = _rows(truth * valid, per_image)
+    return (probs * true).sum(dim=1), probs.sum(dim=1), true.sum(dim=1)
+
+
+def _rows(pixels: Tensor, per_image: bool) -> Tensor:
+    """Lay (B, K, H, W) out as (B * K, H * W), one mask a row, or (K, B * H * W), one class a row."""
+    return pixels.flatten(2).flatten(0, 1) if per_image else pixels.transpose(0, 1).flatten(1)
+
+
+def lovasz_hinge(
+    logits: Tensor, truth: Tensor, valid: Tensor, *, rectifier: Rectifier = "relu", symmetric: bool = False
+) -> Tensor:
+    """Return the Lovász hinge of each row.
+
+    Args:
+        logits: (R, P) of the pixels of R masks.
+        truth: (R, P) 0/1, same type.
+        valid: (R, P) bool; other pixels do not count.
+        rectifier: relu, whose gradient is 0 for pixels beyond the margin, or elu + 1, whose gradient never is.
+        symmetric: mean of the hinge of the mask and that of its complement, so that background counts alike.
+
+    Returns:
+        (R,) at least 0; 0 for a row without valid pixels.
+    """
+    one = _one_sided(logits, truth, valid, rectifier)
+    if not symmetric:
+        return one
+    return (one + _one_sided(-logits, 1 - truth, valid, rectifier)) / 2
+
+
+def _one_sided(logits: Tensor, truth: Tensor, valid: Tensor, rectifier: Rectifier) -> Tensor:
+    errors = 1 - logits * (2 * truth - 1)
+    errors = errors.masked_fill(~valid, -torch.inf)  # sorted last, where both rectifiers give 0
+    errors, order = errors.sort(dim=1, descending=True)
+    weights = jaccard_steps((truth * valid).gather(1, order))
+    rectified = F.relu(errors) if rectifier == "relu" else F.elu(errors) + 1
+    return (rectified * weights).sum(dim=1)
+
+
+def jaccard_steps(truth: Tensor) -> Tensor:
+    """Return how much each further wrong pixel raises 1 - IoU; (R, P) truth sorted by falling error -> (R, P)."""
+    total = truth.sum(dim=1, keepdim=True)
+    intersection = total - truth.cumsum(dim=1)
+    union = total + (1 - truth).cumsum(dim=1)
+    loss = 1 - intersection / union  # the union holds at least the first pixel
+    return torch.cat([loss[:, :1], loss.diff(dim=1)], dim=1)

@@ -7,7 +7,7 @@ NaN, and is left out of every mean.
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import average_precision_score, precision_recall_curve
+from sklearn.metrics import average_precision_score
 
 
 def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -39,21 +39,6 @@ def f1(truth: np.ndarray, scores: np.ndarray, threshold: float = 0.5) -> np.ndar
     hits = (found & (truth > 0)).sum(axis=0)
     positives = (truth > 0).sum(axis=0)
     return np.where(positives > 0, 2 * hits / np.maximum(found.sum(axis=0) + positives, 1), np.nan)
-
-
-def best_f1(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best F1 a threshold of its own could give each class, and that threshold; both (K,) float64.
-
-    The threshold is chosen on the very samples it is scored on: an upper bound, no estimate.
-    """
-    _same_shape(truth, scores)
-    best, chosen = np.full((2, truth.shape[1]), np.nan)
-    for k in np.flatnonzero(truth.sum(axis=0)):
-        precision, recall, thresholds = precision_recall_curve(truth[:, k], scores[:, k])
-        values = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        at = int(values[:-1].argmax())  # the last point of the curve has no threshold
-        best[k], chosen[k] = values[at], thresholds[at]
-    return best, chosen
 
 
 def precision_recall(truth: np.ndarray, found: np.ndarray) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from wsss.models.decoder import Decoder
 from wsss.models.encoder import Encoder, build_encoder
 from wsss.options.masks import UnetConfig
-from wsss.options.recipe import UnetRecipe
+from wsss.options.recipe import MaskRecipe, UnetRecipe
 
 
 class MaskOutput(NamedTuple):
@@ -117,3 +117,16 @@ def build_unet(recipe: UnetRecipe, *, channels: int, outputs: int, pretrained: b
         stem_pool=recipe.unet.stem_pool,
     )
     return Unet(encoder, outputs, recipe.unet)
+
+
+BACKBONE = "test_resnet"
+"""timm's smallest residual network, half a million weights: what its name says of tests is about its size."""
+CHANNELS = [64, 48, 32, 16, 8]
+INPUTS, OUTPUTS = 3, 4
+"""Red, blue, yellow; inside and border of nuclei, inside and border of cells."""
+
+
+def build_cell_unet() -> Unet:
+    """Build the network with random weights."""
+    recipe = MaskRecipe(backbone=BACKBONE, weights="none", unet=UnetConfig(channels=CHANNELS, upsample="bilinear"))
+    return build_unet(recipe, channels=INPUTS, outputs=OUTPUTS, pretrained=False)

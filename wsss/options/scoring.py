@@ -134,8 +134,3 @@ class TtaConfig:
         check_fields(self, "tta")
         if not self.scales:
             raise ConfigError("tta.scales is empty, expected at least 1.0.")
-
-    @property
-    def active(self) -> bool:
-        """Whether there is more than the image as it is."""
-        return self.views != "none" or self.scales != [1.0]

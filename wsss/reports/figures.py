@@ -1,16 +1,19 @@
 """Figures of the report as SVG files in data URIs: training curves, calibration."""
 
 import base64
+import colorsys
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
-from wsss.reports.confusion import confusion_table, draw_confusion
-from wsss.reports.curves import draw_curves
+from wsss.core.files import write_atomic, write_csv
+from wsss.core.labels import HPA_NAMES
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -57,3 +60,197 @@ def _svg(figure: Any) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "wsss"}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return data_uri(stream.getvalue(), "image/svg+xml")
+
+
+Colour = tuple[int, int, int]
+
+_HPA = (
+    ("Nucpl", (60, 150, 255)),
+    ("NucMem", (0, 225, 255)),
+    ("Nucleoli", (255, 60, 60)),
+    ("FibCen", (255, 165, 165)),
+    ("Speckle", (176, 128, 255)),
+    ("NucBod", (255, 110, 235)),
+    ("ER", (255, 230, 0)),
+    ("Golgi", (255, 135, 0)),
+    ("IntFil", (185, 255, 90)),
+    ("Actin", (0, 190, 60)),
+    ("Microt", (190, 115, 50)),
+    ("Spindle", (255, 255, 255)),
+    ("Centro", (110, 80, 255)),
+    ("PlasMem", (0, 255, 165)),
+    ("Mito", (225, 0, 140)),
+    ("Aggre", (150, 165, 0)),
+    ("Cytosol", (255, 210, 150)),
+    ("Vesicle", (0, 150, 150)),
+    ("Neg", (150, 150, 150)),
+)
+_SHORT = {name: short for name, (short, _) in zip(HPA_NAMES, _HPA, strict=True)}
+
+NO_CLASS: Colour = (235, 235, 235)
+"""Outline of a cell of which nothing is known."""
+
+
+def colour(k: int) -> Colour:
+    """Return the RGB colour of class `k`: fixed by hand for the first 19, then turning round the hues."""
+    if k < len(_HPA):
+        return _HPA[k][1]
+    red, green, blue = colorsys.hsv_to_rgb((k * 0.618034) % 1, 0.55, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def ink_on(plate: Colour) -> Colour:
+    """Return black or white, whichever is easier to read on `plate`."""
+    red, green, blue = plate
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 115 else (255, 255, 255)
+
+
+def short_name(name: str) -> str:
+    """Return a class name short enough to stand on a cell: at most 8 letters."""
+    return _SHORT.get(name, name[:8])
+
+
+Bins = tuple[np.ndarray, np.ndarray, np.ndarray, float]
+"""Count, mean score and share that is true of each bin (NaN where it is empty), and the calibration error."""
+
+
+def plot_reliability(panels: Mapping[str, tuple[Bins, Bins]], path: Path, truth: str) -> None:
+    """Draw reliability diagrams side by side as a PNG.
+
+    Args:
+        panels: title -> bins before and after.
+        path: of the PNG.
+        truth: what the scores are compared with, for the axis.
+    """
+    figure = Figure(figsize=(4.8 * len(panels), 5.4), layout="constrained", dpi=110)
+    axes = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=(3, 1))
+    for (title, pair), upper, lower in zip(panels.items(), axes[0], axes[1], strict=True):
+        upper.plot([0, 1], [0, 1], ":", color="0.4", label="scores mean what they say")
+        for (count, score, share, error), name, colour in zip(pair, ("before", "after"), ("C1", "C0"), strict=True):
+            there = count > 0
+            upper.plot(score[there], share[there], "o-", color=colour, ms=4, label=f"{name}: error {error:.3f}")
+            edges = np.arange(len(count) + 1) / len(count)
+            lower.stairs(count, edges, color=colour, label=name)
+        upper.set(title=title, ylabel=truth, ylim=(-0.03, 1.03), xlim=(-0.03, 1.03))
+        upper.legend(fontsize=8, loc="upper left")
+        lower.set(xlabel="score", ylabel="scores", yscale="log")
+        for panel in (upper, lower):
+            panel.grid(alpha=0.3)
+    write_atomic(path, lambda stream: figure.savefig(stream, format="png"))
+
+
+def write_confusion(rows: Sequence[Mapping[str, Any]], csv: Path, picture: Path) -> None:
+    """Write who is mistaken for whom: a row a true class, a column what its cells were taken for.
+
+    Args:
+        rows: as for `confusion_table`.
+        csv: receives numbers of cells, fractional where a cell has several true classes.
+        picture: receives shares of the true class's cells, as PNG.
+    """
+    table, true, found = confusion_table(rows)
+    frame = pd.DataFrame(table, columns=found)
+    frame.insert(0, "true class", true)
+    write_csv(csv, frame)
+    figure = draw_confusion(table, true, found)
+    write_atomic(picture, lambda stream: figure.savefig(stream, format="png"))
+
+
+def confusion_table(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return the numbers of cells (T, F), the names of the T true classes and of the F ones they were taken for.
+
+    Args:
+        rows: entries that are not 0: true and predicted (ids, -1 for no score), true_name, predicted_name, cells.
+    """
+    names = {int(row[side]): str(row[f"{side}_name"]) for row in rows for side in ("true", "predicted")}
+    true = sorted({int(row["true"]) for row in rows})
+    # a class that does not occur has no row; what no cell is taken for and none is has no column
+    found = sorted(names, key=lambda k: (k < 0, k))
+    table = np.zeros((len(true), len(found)))
+    for row in rows:
+        table[true.index(int(row["true"])), found.index(int(row["predicted"]))] = row["cells"]
+    return table, [names[k] for k in true], [names[k] for k in found]
+
+
+def draw_confusion(table: np.ndarray, true: Sequence[str], found: Sequence[str]) -> Any:
+    """Draw (T, F) numbers of cells as a matplotlib figure; fields show per cent of their row."""
+    cells = table.sum(axis=1)
+    shares = table / np.maximum(cells, 1e-9)[:, None]
+    figure = Figure(figsize=(3.5 + 0.42 * len(found), 2.6 + 0.36 * len(true)), layout="constrained", dpi=110)
+    panel = figure.subplots()
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (y, x), share in np.ndenumerate(shares):
+        if share >= 0.01:
+            colour = "white" if share > 0.6 else "black"
+            panel.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    panel.set_xticks(range(len(found)), [_short(name) for name in found], rotation=50, ha="right", fontsize=8)
+    labels = [f"{_short(name)} ({count:.0f})" for name, count in zip(true, cells, strict=True)]
+    panel.set_yticks(range(len(true)), labels, fontsize=8)
+    panel.set(xlabel="class with the highest score", ylabel="true class (cells)")
+    panel.set_title("Per cent of the cells of each true class", fontsize=10)
+    return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 26 else f"{name[:24].rstrip()}…"
+
+
+def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
+    """Draw the rows of a run's log as a PNG.
+
+    Args:
+        rows: one an epoch: epoch, lr, train_* and, with validation, val_* figures.
+        path: of the PNG.
+        title: above it.
+    """
+    _save(draw_curves(rows, title), path)
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
+    """Draw the rows of a run's log as a matplotlib figure of three panels; see `plot_curves`."""
+    figure = _figure((13, 4))
+    panels = figure.subplots(1, 3)
+    shown = [("loss", "full", "tiles", "agreement", "refine"), ("f1", "map"), ("lr",)]
+    for panel, names, heading in zip(panels, shown, ("loss and its parts", "validation", "learning rate"), strict=True):
+        for number, name in enumerate(names):
+            for prefix, style in (("train_", "--"), ("val_", "-"), ("", "-")):
+                _line(panel, rows, f"{prefix}{name}", f"C{number}", style)
+        panel.set(title=heading, xlabel="epoch")
+        panel.grid(alpha=0.3)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        if panel.lines:
+            panel.legend(fontsize=8)
+    if any(row["lr"] > 0 for row in rows):
+        panels[2].set_yscale("log")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_range_test(rows: Sequence[Mapping[str, float]], suggestion: float, path: Path) -> None:
+    """Draw the loss over the learning rate, with the suggested rate marked, as a PNG."""
+    figure = _figure((7, 4.5))
+    panel = figure.subplots()
+    rates = [row["lr"] for row in rows]
+    panel.plot(rates, [row["loss"] for row in rows], color="0.75", label="loss")
+    panel.plot(rates, [row["smoothed"] for row in rows], color="C0", label="smoothed")
+    panel.axvline(suggestion, color="C3", linestyle=":", label=f"suggestion {suggestion:.2g}")
+    top = max(row["smoothed"] for row in rows)
+    panel.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(0, 1.2 * top), title="range test")
+    panel.grid(alpha=0.3)
+    panel.legend()
+    _save(figure, path)
+
+
+def _figure(size: tuple[float, float]) -> Any:
+
+    return Figure(figsize=size, layout="constrained", dpi=110)
+
+
+def _line(panel: Any, rows: Sequence[Mapping[str, Any]], name: str, colour: str, style: str) -> None:
+    found = [(row["epoch"], row[name]) for row in rows if name in row]
+    if found:
+        x, y = zip(*found, strict=True)
+        panel.plot(x, y, style, color=colour, label=name, marker="." if len(found) < 30 else None)
+
+
+def _save(figure: Any, path: Path) -> None:
+    write_atomic(path, lambda stream: figure.savefig(stream, format="png"))

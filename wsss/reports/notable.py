@@ -14,7 +14,7 @@ LEAST_CELLS = 4
 
 
 @dataclass(frozen=True)
-class Pick:
+class NotableCells:
     """Cells of one kind, the most striking first."""
 
     key: str
@@ -23,7 +23,7 @@ class Pick:
     """How they were chosen."""
     rows: list[int]
     """Their rows in the table of cells."""
-    found: int | None = None
+    count: int | None = None
     """How many such cells there are, where that can be counted."""
 
 
@@ -50,9 +50,9 @@ def surprise(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.asarray(-(truth * np.log2(p) + (1 - truth) * np.log2(1 - p)).mean(axis=1))
 
 
-def pick_by_score(
+def notable_by_score(
     images: np.ndarray, scores: np.ndarray, truth: np.ndarray | None, negative: int | None, most: int
-) -> list[Pick]:
+) -> list[NotableCells]:
     """Choose cells by their scores.
 
     Args:
@@ -65,25 +65,29 @@ def pick_by_score(
     top = scores.argmax(axis=1)
     shows_class = np.flatnonzero(top != negative) if negative is not None else np.arange(len(scores))
     order = shows_class[np.argsort(-scores[shows_class].max(axis=1), kind="stable")]
-    picks = [Pick("confident", "Most confident", "Highest top score; Negative left out.", spread(order, images, most))]
+    groups = [
+        NotableCells(
+            "confident", "Most confident", "Highest top score; Negative left out.", spread(order, images, most)
+        )
+    ]
     order = np.argsort(-doubt(scores), kind="stable")
     about = "Highest entropy of the scores: many classes are neither ruled out nor certain."
-    picks.append(Pick("doubtful", "Most doubtful", about, spread(order, images, most)))
+    groups.append(NotableCells("doubtful", "Most doubtful", about, spread(order, images, most)))
     if truth is not None:
         wrong = np.nan_to_num(surprise(truth, scores), nan=-1.0)
         order = np.argsort(-wrong, kind="stable")
         order = order[wrong[order] >= 0]
         about = "Highest cross-entropy between scores and true classes."
-        picks.append(Pick("wrong", "Most wrong", about, spread(order, images, most)))
+        groups.append(NotableCells("wrong", "Most wrong", about, spread(order, images, most)))
     if negative is not None:
         order = np.argsort(-scores[:, negative], kind="stable")
         count = int((top == negative).sum())
         about = "Highest score of the class Negative; the number counts cells whose top class it is."
-        picks.append(Pick("negative", "Negative cells", about, spread(order, images, most), count))
-    return picks
+        groups.append(NotableCells("negative", "Negative cells", about, spread(order, images, most), count))
+    return groups
 
 
-def pick_oddities(cells: pd.DataFrame, most: int) -> list[Pick]:
+def notable_by_shape(cells: pd.DataFrame, most: int) -> list[NotableCells]:
     """Choose cells that the segmentation may have got wrong: tiny, huge, cut by the image's border.
 
     Args:
@@ -107,4 +111,4 @@ def pick_oddities(cells: pd.DataFrame, most: int) -> list[Pick]:
         ),
         ("border", "Cut by the border", "They touch the image's edge; the smallest first.", order[border[order]]),
     )
-    return [Pick(key, title, about, spread(rows, images, most), len(rows)) for key, title, about, rows in kinds]
+    return [NotableCells(key, title, about, spread(rows, images, most), len(rows)) for key, title, about, rows in kinds]

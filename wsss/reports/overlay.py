@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from wsss.core.labels import HPA_CHANNELS
-from wsss.reports.palette import NO_CLASS, Colour, colour, ink_on, short_name
+from wsss.reports.figures import NO_CLASS, Colour, colour, ink_on, short_name
 
 TINTS = {
     "red": (0.8, 0.05, 0.0),

@@ -1,15 +1,159 @@
 """The report as one HTML page that needs nothing from outside."""
 
+import base64
+import gzip
+import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
-from wsss.reports.gallery import Field
-from wsss.reports.overlay import OTHER_TINT, TINTS
-from wsss.reports.palette import NO_CLASS, Colour, colour, short_name
+from wsss.reports.figures import NO_CLASS, Colour, colour, data_uri, short_name
+from wsss.reports.overlay import OTHER_TINT, TINTS, Note, cell_boxes, fit, mark_cells, stretch
+
+ROUGHNESS = 0.6
+"""An outline may pass its pixels by this many px of the picture."""
+MAP_EDGE, MAP_QUALITY = 64, 70
+"""Longer edge of a class map in px, and quality of its WebP: maps are smooth."""
+CROP_EDGE = 144
+"""Edge of a crop in px."""
+CROP_MARGIN = 0.25
+"""Surroundings shown on each side of a crop, as a share of its longer edge."""
+
+
+@dataclass(frozen=True)
+class FieldCell:
+    """What the page tells of one cell."""
+
+    cell_id: int
+    scores: Sequence[float]
+    area_px: int
+    border: bool
+    truth: Sequence[int] | None
+    """True classes, or None where they are not known."""
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Where the networks see a class in one image."""
+
+    class_id: int
+    probability: float
+    """Of the image."""
+    values: np.ndarray
+    """(h, w) float32 in [0, 1], over the picture."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One image in the gallery."""
+
+    name: str
+    about: str
+    """Its size, labels and number of cells in words."""
+    size: tuple[int, int]
+    """(h, w) of its pictures."""
+    tops: Sequence[int]
+    """Top classes of its cells."""
+    packed: str
+    """Pictures, outlines and scores: JSON, compressed with gzip, in base64."""
+
+
+def pack_field(
+    planes: np.ndarray,
+    label_map: np.ndarray,
+    cells: Sequence[FieldCell],
+    edge: int,
+    quality: int,
+    maps: Sequence[ClassMap] = (),
+) -> str:
+    """Pack what the page needs to draw a field when it is scrolled to.
+
+    Args:
+        planes: (C, H, W) uint8.
+        label_map: (H, W) int32 of the same size.
+        cells: what is told of each cell; one without pixels in the map has no outline.
+        edge: longer edge of the pictures in px.
+        quality: of WebP, 1..100.
+        maps: class maps, as far as there are.
+    """
+    paths = outline_paths(fit(label_map, edge, labels=True))
+    small = [fit(np.rint(255 * stretch(plane)).astype(np.uint8), edge) for plane in planes]
+    content = {
+        "planes": [_text(webp(plane, quality)) for plane in small],
+        "maps": {str(own.class_id): {"p": round(1000 * own.probability), "webp": _map_text(own)} for own in maps},
+        "cells": [
+            {
+                "id": cell.cell_id,
+                "path": paths.get(cell.cell_id, ""),
+                "scores": [round(1000 * float(score)) for score in cell.scores],
+                "area": cell.area_px,
+                "border": cell.border,
+                "truth": cell.truth,
+            }
+            for cell in cells
+        ],
+    }
+    plain = json.dumps(content, separators=(",", ":")).encode()
+    return _text(gzip.compress(plain, mtime=0))
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _map_text(own: ClassMap) -> str:
+    grey = np.rint(255 * np.clip(own.values, 0, 1)).astype(np.uint8)
+    return _text(webp(fit(grey, MAP_EDGE), MAP_QUALITY))
+
+
+def outline_paths(label_map: np.ndarray) -> dict[int, str]:
+    """Return cell id -> the outline of all its pieces as an SVG path in px of the (H, W) map."""
+    out: dict[int, str] = {}
+    for cell_id, (y0, x0, y1, x1) in cell_boxes(label_map).items():
+        mask = np.pad((label_map[y0:y1, x0:x1] == cell_id).astype(np.uint8), 1)
+        rings, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        parts = []
+        for ring in rings:
+            smooth = cv2.approxPolyDP(ring, ROUGHNESS, True).reshape(-1, 2) + np.array([x0 - 1, y0 - 1])
+            parts.append("M" + "L".join(f"{x + 0.5:g} {y + 0.5:g}" for x, y in smooth.tolist()) + "Z")
+        out[cell_id] = "".join(parts)
+    return out
+
+
+def crop_uri(picture: np.ndarray, label_map: np.ndarray, cell_id: int, class_id: int, quality: int) -> str:
+    """Cut out one cell with its surroundings, outlined in the colour of a class; '' if the map does not show it.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        label_map: (H, W) int32.
+        cell_id: which cell.
+        class_id: whose colour it gets.
+        quality: of WebP, 1..100.
+    """
+    mask = label_map == cell_id
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return ""
+    margin = 2 + round(CROP_MARGIN * max(np.ptp(rows), np.ptp(columns)))
+    part = tuple(slice(max(0, int(own[0]) - margin), int(own[-1]) + margin + 1) for own in (rows, columns))
+    large, large_map = fit(picture[part], CROP_EDGE), fit(label_map[part], CROP_EDGE, labels=True)
+    return data_uri(
+        webp(mark_cells(large, large_map, {cell_id: Note(class_id, "")}, text=False), quality), "image/webp"
+    )
+
+
+def webp(picture: np.ndarray, quality: int) -> bytes:
+    """Encode an (H, W) or (H, W, 3) uint8 picture as WebP."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).convert("RGB").save(stream, format="WEBP", quality=quality)
+    return stream.getvalue()
 
 
 @dataclass(frozen=True)
@@ -32,7 +176,7 @@ class CropGroup:
     title: str
     about: str
     crops: Sequence[Crop]
-    found: int | None = None
+    count: int | None = None
     """How many such cells there are, where that is known."""
 
 

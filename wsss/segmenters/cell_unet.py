@@ -19,9 +19,8 @@ from wsss.cells.morphology import drop_small, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device, choose_device
 from wsss.core.reading import parse_json
-from wsss.models.cell_unet import BACKBONE, build_cell_unet
 from wsss.models.memory import in_parts
-from wsss.models.unet import Unet
+from wsss.models.unet import BACKBONE, Unet, build_cell_unet
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.classical import tidy_cells
 from wsss.segmenters.stretch import stretch

@@ -1,46 +1,104 @@
 """Score predictions against true labels of cells: average precision per class, and the competition's mAP."""
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
-from wsss.core.files import read_record, without_nan, write_json
+from wsss.core.digests import Digests
+from wsss.core.files import read_json, read_record, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
 from wsss.core.runtime import progress
 from wsss.data.build import read_manifest
 from wsss.data.tables import read_labels
 from wsss.inference.submission import iter_submission
-from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
-from wsss.metrics.cells import copy_to_cells, score_table
+from wsss.inference.tables import iter_cells, prediction_files, read_cells, read_images, score_columns, table_digest
+from wsss.metrics.cells import Join, confusion_rows, copy_to_cells, join_by_number, joined, score_table
 from wsss.metrics.classify import precision_recall
-from wsss.metrics.confusion import confusion_rows
-from wsss.metrics.instances import InstanceScorer, instance_table
-from wsss.metrics.true_masks import TrueMasks
-from wsss.metrics.truth import CellTruth, read_cell_truth
+from wsss.metrics.instances import InstanceScorer, instance_table, match_pairs
+from wsss.metrics.truth import CellTruth, TrueMasks, read_cell_truth
 from wsss.options.evaluate import EvaluateOptions
-from wsss.reports.confusion import write_confusion
-from wsss.stages.evaluate_join import join_cells
+from wsss.reports.figures import write_confusion
+from wsss.runs.output import Output, beside_file, what_is_read
 from wsss.stages.evaluate_masks import evaluate_masks, is_mask_folder
-from wsss.stages.evaluate_text import print_scores
 
 Values = dict[str, np.ndarray]
 
 
+class JoinOptions(Protocol):
+    """What a stage that joins cells is asked."""
+
+    @property
+    def preds(self) -> Path:
+        """Folder of predictions."""
+
+    @property
+    def join(self) -> str:
+        """auto, number or iou."""
+
+    @property
+    def join_iou(self) -> float:
+        """Lowest IoU of the join by overlap."""
+
+
+def check_numbers(options: JoinOptions, truth: Path, masks: TrueMasks | None) -> None:
+    """Refuse to join by number, unless asked for, where the predicted cells were numbered by what found them.
+
+    Raises:
+        DataError: that is so.
+    """
+    record = options.preds / "provenance.json"
+    if options.join != "auto" or masks is not None or not record.exists():
+        return
+    segments = Path(str(read_json(record).get("data", ""))) / "segment.json"
+    if not segments.is_file():
+        return
+    backend = read_json(segments)["options"]["backend"]
+    if backend != "masks":
+        raise DataError(
+            f"the cells of {options.preds} were found by --backend {backend}, so their numbers need not be those of "
+            f"{truth}: pass the folder of the true label maps as --masks, or --join number if the table was made for "
+            "these very cells."
+        )
+
+
 def run(options: EvaluateOptions) -> int:
     """Evaluate as the options say; return the exit code."""
-    if is_mask_folder(options.preds):
-        return evaluate_masks(options)
-    report, classes = evaluate(options)
     out = options.out or options.preds / "scores.json"
-    write_json(out, report)
-    print_scores(report, classes)
-    if report["cells"]["confusions"]:
-        write_confusion(report["cells"]["confusions"], *(out.with_name(f"confusion.{kind}") for kind in ("csv", "png")))
-    say(f"written to {out}")
+    with beside_file(out, "evaluate") as output:
+        if not output.begin(partial(_read, options), overwrite=options.overwrite, subject=SUBJECT):
+            if not is_mask_folder(options.preds):
+                report = read_record(out)
+                print_scores(report, _classes(options.data, len(report["cells"]["per_class"])))
+        elif is_mask_folder(options.preds):
+            evaluate_masks(options, output, out)
+        else:
+            _evaluate(options, output, out)
     return 0
+
+
+SUBJECT = ("options.preds", "options.truth")
+
+
+def _read(options: EvaluateOptions, digests: Digests) -> dict[str, Any]:
+    files = [*prediction_files(options.preds), options.truth, options.masks, options.labels, options.submission]
+    files += [options.preds / name for name in ("masks", "objects", "probs")]
+    return what_is_read(options, digests, [*files, None if options.data is None else options.data / "dataset.json"])
+
+
+def _evaluate(options: EvaluateOptions, output: Output, out: Path) -> None:
+    report, classes = evaluate(options)
+    write_json(output.path(out.name), report)
+    if report["cells"]["confusions"]:
+        pictures = (output.path(f"confusion.{kind}") for kind in ("csv", "png"))
+        write_confusion(report["cells"]["confusions"], *pictures)
+    output.publish()
+    print_scores(report, classes)
+    say(f"written to {out}")
 
 
 def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
@@ -159,3 +217,65 @@ def _instances(options: EvaluateOptions, masks: TrueMasks, classes: ClassList) -
         "images_not_submitted": len(left),
         "images_without_truth": others,
     } | instance_table(scorer, classes)
+
+
+def print_scores(report: dict[str, Any], classes: ClassList) -> None:
+    """Print the figures of each class, the means, and the most frequent mistakes."""
+    cells, instances = report["cells"], report["instances"]
+    width = max(map(len, classes.names))
+    say(f"{'class':>5}  {'name':{width}}  {'cells':>7}  {'AP':>6}  {'F1':>6}  {'mask AP' if instances else ''}")
+    for row in cells["per_class"]:
+        mask = _number(instances["per_class"][row["id"]]["ap"]) if instances else ""
+        say(
+            f"{row['id']:5}  {row['name']:{width}}  {row['count']:7}  {_number(row['ap'])}  {_number(row['f1'])}  "
+            f"{mask:>7}".rstrip()
+        )
+    found = f"{cells['count']} cells, {cells['missing']} without a prediction, joined by {cells['joined_by']}"
+    say(f"\n{found}; {cells['unknown']} predicted cells without a truth left out")
+    lines = [("cells, mean AP", cells)]
+    lines += [("  image scores copied to all cells", report["baselines"]["image_scores_copied"])]
+    lines += [("  image labels copied to all cells", report["baselines"]["image_labels_copied"])]
+    lines += [("images, mean AP", report["images"]), ("masks, mAP", instances)]
+    for name, part in lines:
+        if part:
+            other = f"{_number(part['mean_ap_without_negative'])} without Negative"
+            mean_f1 = f", mean F1 {_number(part['mean_f1'])}" if "mean_f1" in part else ""
+            at = f" at IoU {part['match_iou']:g}" if "match_iou" in part else ""
+            classes_with = f"{part['classes']} classes"
+            say(f"{name + at:35} {_number(part['mean_ap'])} ({classes_with}; {other}{mean_f1})")
+    for row in [row for row in cells["confusions"] if row["true"] != row["predicted"]][:5]:
+        what = f"{row['true_name']} taken for {row['predicted_name']}"
+        say(f"{what}: {row['cells']:.0f} cells, {row['share']:.0%} of its cells")
+
+
+def _number(value: float | None) -> str:
+    return "     -" if value is None else f"{value:6.3f}"
+
+
+def join_cells(
+    options: JoinOptions, truth: CellTruth, cells: pd.DataFrame, masks: TrueMasks | None
+) -> tuple[Join, str]:
+    """Find the predicted cell of each true one as --join says; return the join, and how it was made."""
+    how = options.join
+    if how == "auto":
+        how = "iou" if masks and (options.preds / "cells.parquet").exists() else "number"
+    if how == "number":
+        return join_by_number(truth, cells.ID.to_numpy(), cells.cell_id.to_numpy()), how
+    if masks is None:
+        raise DataError("--join iou needs the true label maps: pass --masks DIR.")
+    return joined(truth, _overlapping(options, masks, cells.ID.nunique()), cells.ID.to_numpy()), how
+
+
+def _overlapping(options: JoinOptions, masks: TrueMasks, images: int) -> np.ndarray:
+    """Return the (N,) row of the predicted cell that overlaps each true one, -1 for none; `images` have cells."""
+    rows = np.full(len(masks.truth.ids), -1)
+    known, start = set(masks.image_ids), 0
+    for image_id, own in progress(iter_cells(options.preds), "join cells", total=images):
+        if image_id in known:
+            true = masks.read(image_id)
+            size = (int(own.ImageHeight.iloc[0]), int(own.ImageWidth.iloc[0]))
+            iou = true.iou([text.encode("ascii") for text in own.rle], size, f"{options.preds}: {image_id}")
+            found = match_pairs(iou, options.join_iou)[: len(true.rows)]
+            rows[true.rows] = np.where(found >= 0, start + found, -1)
+        start += len(own)
+    return rows

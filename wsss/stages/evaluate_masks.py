@@ -16,13 +16,14 @@ from wsss.core.files import read_record, write_csv, write_json
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.reading import read_npy
 from wsss.core.seal import check_seal
+from wsss.data.large import LargeImage
+from wsss.data.large_masks import LargeMask
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
-from wsss.metrics.instances import overlap
-from wsss.metrics.segmentation import MaskScore, mean_score, score_mask, search
+from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, search
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.mask_sheet import SheetRow, draw_sheet
-from wsss.stages.evaluate_large import evaluate_large
+from wsss.runs.output import Output
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)
@@ -35,12 +36,13 @@ def is_mask_folder(preds: Path) -> bool:
     return path.exists() and read_record(path).get("task") == "masks"
 
 
-def evaluate_masks(options: EvaluateOptions) -> int:
-    """Score predicted masks as the options say; return the exit code."""
+def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
+    """Score predicted masks as the options say, and publish the figures with the file `out`."""
     facts = read_record(options.preds / "provenance.json", "channels", "oof")
     masks = open_set(options.truth, facts["channels"], facts.get("tile", 1024))
     if isinstance(masks, TileSet):
-        return evaluate_large(options, masks, facts)
+        evaluate_large(options, masks, facts, output, out)
+        return
     indices = _common(options, masks)
     scores = [
         score_mask(_predicted(options.preds, masks.ids[i], facts), masks.label_map(i), masks.ignored(i))
@@ -51,14 +53,15 @@ def evaluate_masks(options: EvaluateOptions) -> int:
     report |= {"images": len(indices), "without_prediction": missing, "oof": facts["oof"], **mean_score(scores)}
     if options.search:
         report["search"] = _search(options, facts, masks, indices)
-    out = options.out or options.preds / "scores.json"
-    write_json(out, report)
+    write_json(output.path(out.name), report)
     table = pd.DataFrame([{"ID": masks.ids[i], **asdict(own)} for i, own in zip(indices, scores, strict=True)])
-    write_csv(out.with_name("image_scores.csv"), table)
+    write_csv(output.path("image_scores.csv"), table)
+    if options.sheet:
+        _draw(options, facts, masks, indices, scores, output.path("sheet.png"))
+    output.publish()
     _say(report, out)
     if options.sheet:
-        _draw(options, facts, masks, indices, scores, out.with_name("sheet.png"))
-    return 0
+        say(f"images from the worst score to the best, with truth, prediction and error: {out.with_name('sheet.png')}")
 
 
 def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
@@ -143,7 +146,6 @@ def _draw(
     shown = order[np.linspace(0, len(order) - 1, min(options.sheet, len(order))).round().astype(int)]
     rows = (_row(options.preds, facts, masks, indices[k], scores[k]) for k in shown)
     draw_sheet(rows, path)
-    say(f"{len(shown)} images from the worst score to the best, with truth, prediction and error: {path}")
 
 
 def _row(preds: Path, facts: dict[str, Any], masks: MaskSet, i: int, score: MaskScore) -> SheetRow:
@@ -157,3 +159,52 @@ def _row(preds: Path, facts: dict[str, Any], masks: MaskSet, i: int, score: Mask
         figures += f", AP {score.instance_ap:.3f}; {right} of {len(pairs.ids_b)} objects at IoU .5, "
         figures += f"{len(pairs.ids_a) - right} too many"
     return SheetRow(masks.ids[i], masks.image(i), truth, found, figures, alone)
+
+
+PART = 2048
+"""Edge of the parts that are read at once, px."""
+
+
+def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, Any], output: Output, out: Path) -> None:
+    """Publish Dice and IoU of every large image with truth and a prediction, and their means, with the file `out`.
+
+    Raises:
+        ConfigError: a threshold is asked for; only masks are kept of large images.
+        DataError: no image has both.
+    """
+    if options.search:
+        raise ConfigError(
+            "no threshold can be chosen on large images, of which only masks are kept: leave --search out."
+        )
+    masks = {path.stem: path for path in (options.preds / "masks").glob("*.tif")}
+    common = [name for name in truth.images if name in truth.truths and name in masks]
+    if not common:
+        raise DataError(
+            f"no image of {options.truth} has both a mask and a prediction in {options.preds}: the truth has "
+            f"{some(sorted(truth.truths))}, the predictions {some(sorted(masks))}."
+        )
+    table = pd.DataFrame([{"ID": name, **_score(masks[name], truth.truths[name])} for name in common])
+    report = {"format": 1, "task": "masks", "preds": str(options.preds), "truth": str(options.truth)}
+    figures = {name: float(table[name].mean()) for name in ("dice", "iou")}
+    write_json(output.path(out.name), report | {"images": len(common), "oof": facts["oof"]} | figures)
+    write_csv(output.path("image_scores.csv"), table)
+    output.publish()
+    say(f"{len(common)} large images, {'out of fold' if facts['oof'] else 'not out of fold'}")
+    say(f"  Dice {figures['dice']:.4f}  IoU {figures['iou']:.4f}; written to {out}")
+
+
+def _score(predicted: Path, truth: LargeMask) -> dict[str, float]:
+    """Return Dice and IoU of one image; both 1 where prediction and truth are empty."""
+    image = LargeImage(predicted)
+    height, width = image.size
+    found = true = both = 0
+    for y in range(0, height, PART):
+        for x in range(0, width, PART):
+            box = (y, min(y + PART, height), x, min(x + PART, width))
+            a, b = image.read(*box)[0] > 0, truth.read(*box) > 0
+            found, true, both = found + int(a.sum()), true + int(b.sum()), both + int((a & b).sum())
+    empty = found + true == 0
+    return {
+        "dice": 1.0 if empty else 2 * both / (found + true),
+        "iou": 1.0 if empty else both / (found + true - both),
+    }

@@ -1,25 +1,97 @@
 """One HTML page of a data set's predictions: figures, training, fields to look through, cells to look at first."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from wsss.cells.instances import describe_cells
+from wsss.cells.scoring import normalise, resize
 from wsss.core.checks import ConfigError
 from wsss.core.console import say
+from wsss.core.device import choose_device
+from wsss.core.digests import Digests
 from wsss.core.files import write_text
+from wsss.core.labels import parse_label
 from wsss.core.runtime import progress
-from wsss.inference.tables import iter_cells
+from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import check_current, marks_for
+from wsss.exports.label_tiff import label_map_of
+from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof
+from wsss.inference.ensemble import read_provenance
+from wsss.inference.tables import iter_cells, prediction_files
+from wsss.models.cam_net import class_maps
 from wsss.options.report import ReportOptions
-from wsss.reports.gallery import Field
-from wsss.reports.notable import Pick, pick_by_score, pick_oddities
-from wsss.reports.page import CropGroup, Page, render
-from wsss.stages.report_contents import Contents, collect
-from wsss.stages.report_drawing import Drawing
-from wsss.stages.report_maps import Mapper
-from wsss.stages.report_run import records, run_folder, training
-from wsss.stages.report_tables import calibration, class_table, facts, failures, images_note, mistakes, tiles
+from wsss.reports.figures import short_name
+from wsss.reports.notable import NotableCells, notable_by_score, notable_by_shape
+from wsss.reports.overlay import composite
+from wsss.reports.page import ClassMap, Crop, CropGroup, Field, FieldCell, Page, crop_uri, pack_field, render
+from wsss.runs.output import Output, beside_file, record_of, what_is_read
+from wsss.runs.run_folder import RunFolder, find_folders
+from wsss.stages.evaluate_masks import is_mask_folder
+from wsss.stages.export import data_folder_of
+from wsss.stages.report_contents import (
+    Contents,
+    calibration,
+    class_table,
+    collect,
+    facts,
+    failures,
+    fold_folders,
+    images_note,
+    mistakes,
+    records,
+    run_folder,
+    tiles,
+    training,
+)
+
+LEAST = 0.01
+"""Classes of which an image has a probability no higher than this have no map, as in the recipe's cell score."""
+
+
+class Mapper:
+    """The networks of a run, asked for the class maps of one image after the other.
+
+    Args:
+        run: run folder.
+        data: the data set of the images.
+        oof: ask for each image the network that never saw it, as the predictions did.
+
+    Raises:
+        DataError: the networks are damaged, or are not for this data set.
+    """
+
+    def __init__(self, run: Path, data: DataSet, *, oof: bool) -> None:
+        self.data, self.device = data, choose_device()
+        folders = find_folders(run)
+        members = [one for folder in folders for one in load_classifiers(folder, self.device)]
+        for member in members:
+            check_fits(member, data)
+        plan = plan_oof(members, data) if oof else plan_all(members, data)
+        self._members: dict[int, list[CamCheckpoint]] = {i: predicting for predicting, indices in plan for i in indices}
+
+    def maps(self, i: int, cells: np.ndarray) -> list[ClassMap]:
+        """Return the maps of image i, none where no network predicts it.
+
+        Args:
+            i: number of the image.
+            cells: (S, S) its label map at stored size, for networks that pool over cells.
+        """
+        members = self._members.get(i, [])
+        if not members:
+            return []
+        image = np.array(self.data.image(i))[None]  # a copy: torch wants to be allowed to write
+        seen = [class_maps(member.net, image, self.device, [cells]) for member in members]
+        probs = np.mean([p[0] for _, p in seen], axis=0)
+        shown = np.flatnonzero(probs > LEAST)
+        cam01 = np.mean([normalise(cam[0])[shown] for cam, _ in seen], axis=0)
+        geometry = self.data.geometry(i)
+        full = resize(cam01, (geometry.size, geometry.size))[:, : geometry.content_height, : geometry.content_width]
+        return [ClassMap(int(k), float(probs[k]), class_map) for k, class_map in zip(shown, full, strict=True)]
 
 
 def run(options: ReportOptions) -> int:
@@ -29,24 +101,46 @@ def run(options: ReportOptions) -> int:
 
 def report(options: ReportOptions) -> int:
     """Write the page; return 0."""
-    page = build(collect(options))
+    if is_mask_folder(options.preds):
+        raise ConfigError(f"{options.preds} holds masks, not cells: python -m wsss.evaluate draws them as sheet.png.")
+    with beside_file(options.out, "report") as output:
+        if output.begin(partial(_read, options), overwrite=options.overwrite, subject=("options.preds",)):
+            _report(options, output)
+    return 0
+
+
+def _read(options: ReportOptions, digests: Digests) -> dict[str, Any]:
+    files = [*prediction_files(options.preds), options.truth, options.masks]
+    scores = record_of(options.preds, "scores.json")
+    if options.truth is None:
+        files += [options.preds / "scores.json", *map(Path, scores["read"]["files"] if scores else ())]
+    data = DataSet.open(data_folder_of(options.preds, options.data))
+    files.append(data.folder / "dataset.json")
+    run = options.run or Path(str(read_provenance(options.preds).get("run", "")))
+    files += [path for folder in fold_folders(run) for path in RunFolder(folder).used]
+    return what_is_read(options, digests, files) | {"images": marks_for(options.preds, data, digests)}
+
+
+def _report(options: ReportOptions, output: Output) -> None:
+    contents = collect(options)
+    page = build(contents)
     text = render(page)
-    write_text(options.out, text)
+    write_text(output.path(options.out.name), text)
+    output.publish()
     packed = sum(len(field.packed) for field in page.fields)
     each = f", {packed / 1024 / len(page.fields):.0f} KiB each" if page.fields else ""
     size = len(text.encode()) / 1024**2
     say(f"{options.out}: {size:.1f} MiB, {len(page.fields)} of {page.images} images in the gallery{each}")
-    return 0
 
 
 def build(contents: Contents) -> Page:
     """Put the page together."""
     options, data, evidence = contents.options, contents.data, contents.evidence
     names, most = contents.cells.ID.to_numpy(object), options.crops
-    picks = pick_by_score(names, contents.scores, evidence.truth, data.classes.negative, most)
-    picks += pick_oddities(contents.cells, most)
+    notable = notable_by_score(names, contents.scores, evidence.truth, data.classes.negative, most)
+    notable += notable_by_shape(contents.cells, most)
     run = run_folder(contents)
-    fields, groups = draw(contents, picks, run)
+    fields, groups = draw(contents, notable, run)
     columns, classes = class_table(contents)
     return Page(
         title=f"Report of {options.preds.resolve().name}",
@@ -71,9 +165,10 @@ def build(contents: Contents) -> Page:
     )
 
 
-def draw(contents: Contents, picks: Sequence[Pick], run: Path | None) -> tuple[list[Field], list[CropGroup]]:
-    """Draw the gallery's fields and the crops of the picked cells, image after image."""
-    work = Drawing(contents, picks, _mapper(contents, run))
+def draw(contents: Contents, notable: Sequence[NotableCells], run: Path | None) -> tuple[list[Field], list[CropGroup]]:
+    """Draw the gallery's fields and the crops of the notable cells, image after image."""
+    work = Drawing(contents, notable, _mapper(contents, run))
+    check_current(contents.options.preds, contents.data)
     for name, masks in progress(_each_wanted(contents, work.wanted), "report", total=len(work.wanted)):
         work.add(name, masks)
     return work.fields, work.groups()
@@ -92,9 +187,132 @@ def _mapper(contents: Contents, run: Path | None) -> Mapper | None:
 def _each_wanted(contents: Contents, wanted: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame | None]]:
     """Yield (ID, its cells with masks or None) of the wanted images in the order of the table of images."""
     left = dict.fromkeys(wanted)
-    for name, own in iter_cells(contents.options.preds):
+    for name, cells in iter_cells(contents.options.preds):
         if name in left:
             del left[name]
-            yield name, own
+            yield name, cells
     for name in left:
         yield name, None
+
+
+PIECES = "In several pieces"
+
+
+class Drawing:
+    """Fields and crops, filled in by `add`, one image at a time, so that memory holds one image."""
+
+    def __init__(self, contents: Contents, notable: Sequence[NotableCells], mapper: Mapper | None = None) -> None:
+        self.contents = contents
+        self.notable = notable
+        self.mapper = mapper
+        self.rows: dict[str, np.ndarray] = {
+            str(name): np.asarray(rows) for name, rows in contents.cells.groupby("ID", sort=False).indices.items()
+        }
+        self.places = {name: i for i, name in enumerate(contents.data.ids)}
+        self.shown = spread_images(contents.images.ID[[self._drawable(name) for name in contents.images.ID]], contents)
+        with_notable = {contents.cells.ID.iloc[row] for group in notable for row in group.rows}
+        self.wanted = dict.fromkeys([*self.shown, *sorted(with_notable - set(self.shown))])
+        """IDs of the images that are read."""
+        self._fields: dict[str, Field] = {}
+        self._crops: dict[int, str] = {}
+        """Row of a cell -> its picture."""
+        self._broken: list[int] = []
+
+    @property
+    def fields(self) -> list[Field]:
+        """The fields drawn, in the order of the table of images."""
+        return [self._fields[name] for name in self.shown]
+
+    def add(self, name: str, masks: pd.DataFrame | None) -> None:
+        """Draw one image; `masks` are its cells with their column rle, None where it has no cells."""
+        data = self.contents.data
+        place = self.places[name]
+        geometry = data.geometry(place)
+        size = (geometry.height, geometry.width)
+        given = ([], []) if masks is None else (masks.cell_id.tolist(), masks.rle.tolist())
+        native = label_map_of(*given, size, f"{self.contents.options.preds}: {name}")
+        content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
+        stored = geometry.labels_to_store(native)
+        label_map = stored[content]
+        planes = data.image(place)[(slice(None), *content)]
+        rows = self.rows.get(name, np.zeros(0, np.intp))
+        wanted = {row for group in self.notable for row in group.rows} & set(rows.tolist())
+        if len(rows):
+            wanted |= self._find_broken(native, rows)
+        if wanted:
+            picture = composite(planes, data.tints)
+            for row in sorted(wanted):
+                cell, top = int(self.contents.cells.cell_id.iloc[row]), int(self.contents.scores[row].argmax())
+                self._crops[row] = crop_uri(picture, label_map, cell, top, self.contents.options.quality)
+        if name in self.shown:
+            maps = self.mapper.maps(place, stored) if self.mapper else []
+            self._fields[name] = self._field(name, planes, label_map, rows, maps)
+
+    def groups(self) -> list[CropGroup]:
+        """Return the notable cells with their pictures."""
+        about = f"More than one connected piece; looked for in the {len(self.wanted)} images that were drawn."
+        broken = NotableCells("pieces", PIECES, about, self._broken[: self.contents.options.crops], len(self._broken))
+        return [
+            CropGroup(group.key, group.title, group.about, [self._crop(row) for row in group.rows], group.count)
+            for group in [*self.notable, broken]
+        ]
+
+    def _drawable(self, name: str) -> bool:
+        return bool(self.contents.data.ok[self.places[name]])
+
+    def _find_broken(self, native: np.ndarray, rows: np.ndarray) -> set[int]:
+        """Note the cells in several pieces; return those whose picture is needed."""
+        table = describe_cells(native)
+        broken = set(table.cell_id[table.pieces > 1].tolist())
+        broken_rows = [int(row) for row in rows if int(self.contents.cells.cell_id.iloc[row]) in broken]
+        room = max(0, self.contents.options.crops - len(self._broken))
+        self._broken += broken_rows
+        return set(broken_rows[:room])
+
+    def _field(
+        self, name: str, planes: np.ndarray, label_map: np.ndarray, rows: np.ndarray, maps: Sequence[ClassMap]
+    ) -> Field:
+        contents, edge = self.contents, self.contents.options.edge
+        longest = max(label_map.shape)
+        height, width = (max(1, round(length * edge / longest)) for length in label_map.shape)
+        return Field(
+            name=name,
+            about=self._about(name, len(rows)),
+            size=(height, width),
+            tops=sorted(set(contents.scores[rows].argmax(axis=1).tolist())) if len(rows) else [],
+            packed=pack_field(
+                planes, label_map, [self._cell(row) for row in rows], edge, contents.options.quality, maps
+            ),
+        )
+
+    def _about(self, name: str, cells: int) -> str:
+        data, row = self.contents.data, self.contents.data.table.iloc[self.places[name]]
+        labels = "no labels"
+        if data.has_labels[self.places[name]]:
+            labels = "labels: " + (", ".join(data.classes.names[k] for k in parse_label(row.Label)) or "none")
+        carried = [f"; {column}: {row[column]}" for column in map(str, data.carried) if row[column]]
+        return f"{row.ImageHeight} × {row.ImageWidth} px, {cells} cells, {labels}{''.join(carried)}"
+
+    def _truth(self, row: int) -> list[int] | None:
+        truth = self.contents.evidence.truth
+        return None if truth is None or np.isnan(truth[row, 0]) else np.flatnonzero(truth[row]).tolist()
+
+    def _cell(self, row: int) -> FieldCell:
+        cell = self.contents.cells.iloc[row]
+        scores = self.contents.scores[row].tolist()
+        return FieldCell(int(cell.cell_id), scores, int(cell.area_px), bool(cell.touches_border), self._truth(row))
+
+    def _crop(self, row: int) -> Crop:
+        names, cell = self.contents.data.classes.names, self.contents.cells.iloc[row]
+        top, truth = int(self.contents.scores[row].argmax()), self._truth(row)
+        said = f"{short_name(names[top])} {self.contents.scores[row, top]:.2f}"
+        if truth is not None:
+            said += "; true: " + ", ".join(short_name(names[k]) for k in truth)
+        return Crop(self._crops[row], str(cell.ID), int(cell.cell_id), said)
+
+
+def spread_images(ids: pd.Series, contents: Contents) -> list[str]:
+    """Return at most `--most` IDs, spread evenly over the set, in its order."""
+    names = [str(name) for name in ids]
+    step = np.linspace(0, len(names) - 1, min(contents.options.most, len(names)))
+    return [names[k] for k in np.rint(step).astype(int)]

@@ -1,19 +1,55 @@
-"""What the report is made from: predictions, their data set, and what is known of their quality."""
+"""What the report says: predictions, data set and training, what is known of their quality, in figures and words."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.files import read_record
+from wsss.core.checks import DataError, some
+from wsss.core.csv_text import read_numbers
+from wsss.core.digests import in_short
+from wsss.core.files import read_lines, read_record
 from wsss.data.catalog import DataSet
-from wsss.inference.tables import read_cells, read_images, score_columns
+from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
+from wsss.metrics.cells import score_table
+from wsss.metrics.classify import Reliability, reliability
+from wsss.metrics.truth import TrueMasks, read_cell_truth
+from wsss.options.evaluate import EvaluateOptions
 from wsss.options.report import ReportOptions
-from wsss.stages.evaluate_masks import is_mask_folder
+from wsss.reports.figures import calibration_svg, confusion_svg, training_svg
+from wsss.reports.page import Figure
+from wsss.runs.output import outdated
+from wsss.stages.evaluate import evaluate, join_cells
 from wsss.stages.export import data_folder_of
-from wsss.stages.report_evidence import Evidence, Truth, gather
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Figures of cells and of images; each part is None where there is nothing to say."""
+
+    record: dict[str, Any] | None
+    """What evaluate tells: the content of scores.json."""
+    note: str
+    """Where the figures of cells come from, or how to get them."""
+    truth: np.ndarray | None
+    """(P, K) true classes of each predicted cell, rows of NaN where they are not known."""
+    cells: Reliability | None
+    images: dict[str, Any] | None
+    """Figures of images against their labels, as `score_table` gives them."""
+    of_images: Reliability | None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Where the true classes of cells are."""
+
+    table: Path | None
+    masks: Path | None
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -23,7 +59,7 @@ class Contents:
     options: ReportOptions
     data: DataSet
     cells: pd.DataFrame
-    """All cells without their masks; row numbers are those of `scores` and of the picks."""
+    """All cells without their masks; row numbers are those of `scores` and of the notable cells."""
     images: pd.DataFrame
     scores: np.ndarray
     """(N, K) float32."""
@@ -38,8 +74,6 @@ def collect(options: ReportOptions) -> Contents:
     Raises:
         DataError: predictions, data set and truth do not fit each other.
     """
-    if is_mask_folder(options.preds):
-        raise ConfigError(f"{options.preds} holds masks, not cells: python -m wsss.evaluate draws them as sheet.png.")
     data = DataSet.open(data_folder_of(options.preds, options.data))
     cells, images = read_cells(options.preds), read_images(options.preds)
     columns = score_columns(cells, options.preds)
@@ -53,3 +87,210 @@ def collect(options: ReportOptions) -> Contents:
     path = options.preds / "provenance.json"
     record = read_record(path) if path.exists() else {}
     return Contents(options, data, cells, images, cells[columns].to_numpy(np.float32), evidence, record)
+
+
+def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame, given: Truth) -> Evidence:
+    """Collect the figures: computed where a truth is given, else from scores.json, where there is one.
+
+    Raises:
+        DataError: the truth cannot be used, or was joined by overlap before and its masks are not given now.
+    """
+    figures, of_images = _images(data, images, given.threshold)
+    path = preds / "scores.json"
+    known = read_record(path, "truth", "cells") if path.exists() else None
+    if given.table is None:
+        note = "There are no figures of cells: run python -m wsss.evaluate first, or pass --truth."
+        if known and known.get("table") != table_digest(preds):
+            known, note = None, f"{path} is of other predictions than these: run python -m wsss.evaluate again."
+        elif known and (changed := outdated(preds, path.name)):
+            known, note = None, f"{path} is out of date ({in_short(changed)}): run python -m wsss.evaluate again."
+        if known:
+            note = f"Figures of cells: from {path}, compared with {known['truth']}."
+        return Evidence(known, note, None, None, figures, of_images)
+    if known and given.masks is None and known["cells"]["joined_by"] == "iou":
+        raise DataError(
+            f"{path} was made by overlap with true masks, so cell numbers alone may not fit: pass their folder as "
+            "--masks, or leave --truth out to show the figures that are there."
+        )
+    options = EvaluateOptions(preds, given.table, masks=given.masks, data=data.folder, threshold=given.threshold)
+    record, classes = evaluate(options)
+    truth = read_cell_truth(given.table, classes)
+    join, how = join_cells(options, truth, cells, TrueMasks(given.masks, truth) if given.masks else None)
+    scores = cells[score_columns(cells, preds)].to_numpy(np.float32)
+    of_cells = np.full(scores.shape, np.nan, np.float32)
+    joined = join.rows >= 0
+    of_cells[join.rows[joined]] = truth.labels[joined]
+    note = f"Figures of cells: compared with {given.table}, joined by {how}; {join.missing} true cells were not found."
+    return Evidence(record, note, of_cells, reliability(truth.labels, join.scores(scores)), figures, of_images)
+
+
+def _images(data: DataSet, images: pd.DataFrame, threshold: float) -> tuple[dict[str, Any] | None, Reliability | None]:
+    """Compare the scores of images with their labels."""
+    columns = data.classes.columns
+    scored = images[images[columns].notna().all(axis=1)]
+    places = {name: i for i, name in enumerate(data.ids) if data.has_labels[i]}
+    scored = scored[scored.ID.isin(list(places))]
+    if not len(scored):
+        return None, None
+    labels = data.labels[[places[name] for name in scored.ID]]
+    scores = scored[columns].to_numpy(np.float32)
+    return score_table(labels, scores, data.classes, threshold), reliability(labels, scores)
+
+
+def facts(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
+    """Return what was run and on what, in words."""
+    data, record = contents.data, contents.record
+    labelled = int(data.has_labels.sum())
+    out = [
+        ("predictions", str(contents.options.preds)),
+        ("data set", f"{data.folder}: {len(data)} images at {data.size} px, {labelled} labelled"),
+        ("channels", ", ".join(data.channels)),
+        ("predicted", f"{len(contents.images)} images, {len(contents.cells)} cells"),
+        ("run", str(run or record.get("run", "not recorded"))),
+    ]
+    if len(data.carried.columns):
+        values = [f"{name} ({data.carried[name].nunique()} values)" for name in data.carried]
+        out.append(("from the label table", ", ".join(values)))
+    if group := (data.manifest["folds"] or {}).get("group"):
+        out.append(("folds", f"images of one {group} are in one fold"))
+    members = record.get("members") or []
+    if members:
+        how = ", each for the images it never saw" if record.get("oof") else ", their mean" if len(members) > 1 else ""
+        out.append(("networks", f"{len(members)}{how}"))
+    shares = {name: share for name, share in record.get("sources", {}).items() if share}
+    if shares:
+        out.append(("score", ", ".join(f"{name} {share:.0%}" for name, share in shares.items())))
+    if "versions" in record:
+        out.append(("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())))
+    return out
+
+
+def tiles(evidence: Evidence) -> list[tuple[str, float | None, str]]:
+    """Return the figures that matter most."""
+    out: list[tuple[str, float | None, str]] = []
+    if evidence.record:
+        cells = evidence.record["cells"]
+        out += [
+            ("mean AP of cells", cells["mean_ap"], f"{cells['count']} true cells, {cells['classes']} classes"),
+            ("mean F1 of cells", cells["mean_f1"], f"scores from {cells['threshold']:g} on"),
+            ("calibration error of cells", cells["calibration_error"], "0 is best"),
+        ]
+        masks = evidence.record.get("instances")
+        if masks:
+            out.append(("mAP of masks", masks["mean_ap"], f"the competition's figure, IoU {masks['match_iou']:g}"))
+    if evidence.images:
+        figures = evidence.images
+        out.append(("mean AP of images", figures["mean_ap"], f"{figures['count']} labelled images"))
+        out.append(("mean F1 of images", figures["mean_f1"], f"scores from {figures['threshold']:g} on"))
+    return out
+
+
+def images_note(contents: Contents) -> str:
+    """Say what the figures of images are measured against."""
+    if contents.evidence.images is None:
+        return ""
+    if contents.record.get("oof"):
+        return "Figures of images: out of fold, against the labels of the data set."
+    return "Figures of images: against the labels of the data set; they flatter a run that was trained on these images."
+
+
+def class_table(contents: Contents) -> tuple[list[tuple[str, str, str]], list[dict[str, Any]]]:
+    """Return the columns of the table of classes (key, heading, kind) and its rows."""
+    data, evidence, options = contents.data, contents.evidence, contents.options
+    count = len(data.classes)
+    columns = [("top", "top class of cells", "count"), ("above", f"cells ≥ {options.threshold:g}", "count")]
+    values: dict[str, Sequence[Any]] = {
+        "top": np.bincount(contents.scores.argmax(axis=1), minlength=count).tolist(),
+        "above": (contents.scores >= options.threshold).sum(axis=0).tolist(),
+    }
+    if data.has_labels.any():
+        columns.insert(0, ("labelled", "images labelled", "count"))
+        values["labelled"] = data.labels.sum(axis=0).astype(int).tolist()
+    for what, table in (
+        ("cells", evidence.record["cells"] if evidence.record else None),
+        ("images", evidence.images),
+    ):
+        if table is not None:
+            own = table["per_class"]
+            for key, heading in (("count", f"true {what}"), ("ap", f"AP of {what}"), ("f1", f"F1 of {what}")):
+                columns.append((f"{what}_{key}", heading, "count" if key == "count" else "share"))
+                values[f"{what}_{key}"] = [row[key] for row in own]
+    names = enumerate(data.classes.names)
+    return columns, [{"id": k, "name": name} | {key: own[k] for key, own in values.items()} for k, name in names]
+
+
+def calibration(evidence: Evidence) -> list[Figure]:
+    """Draw how far scores are true, of cells and of images."""
+    parts = (("Cells", evidence.cells), ("Images", evidence.of_images))
+    return [
+        Figure(
+            title,
+            calibration_svg(curve.count, curve.score, curve.truth),
+            f"share of scores that are true; expected calibration error {curve.error:.3f}",
+        )
+        for title, curve in parts
+        if curve is not None
+    ]
+
+
+def mistakes(evidence: Evidence) -> list[Figure]:
+    """Draw which class the cells of each are taken for, and name the most frequent mistakes."""
+    rows = evidence.record["cells"].get("confusions") if evidence.record else None
+    if not rows:
+        return []
+    wrong = [row for row in rows if row["true"] != row["predicted"]][:3]
+    most = "; ".join(
+        f"{row['true_name']} taken for {row['predicted_name']}: {row['cells']:.0f} cells, {row['share']:.0%}"
+        for row in wrong
+    )
+    return [Figure("Cells", confusion_svg(rows), most or "no cell has another class on top than its own")]
+
+
+def failures(contents: Contents) -> list[tuple[str, str, str]]:
+    """Return ID, status and reason of every image that has no full prediction."""
+    reasons = dict(zip(contents.data.ids, contents.data.table["reason"].fillna("").astype(str), strict=True))
+    bad = contents.images[contents.images.status != "ok"]
+    return [(name, status, reasons[name]) for name, status in zip(bad.ID, bad.status, strict=True)]
+
+
+def run_folder(contents: Contents) -> Path | None:
+    """Return the run to tell of: the one asked for, or the recorded one where it is still there.
+
+    Raises:
+        DataError: the one asked for has no log.csv.
+    """
+    chosen = contents.options.run
+    if chosen is None:
+        recorded = contents.record.get("run")
+        folder = Path(str(recorded)) if recorded else None
+        return folder if folder is not None and fold_folders(folder) else None
+    if not fold_folders(chosen):
+        raise DataError(f"{chosen} holds no log.csv, in itself or in its folds: pass the folder of a training.")
+    return chosen
+
+
+def fold_folders(run: Path) -> list[Path]:
+    """Return the folders of a run that have a log: itself, or those of its folds."""
+    return sorted(path.parent for path in [*run.glob("log.csv"), *run.glob("*/log.csv")])
+
+
+def training(run: Path | None) -> list[Figure]:
+    """Draw the curves of every fold of the run."""
+    out = []
+    for folder in fold_folders(run) if run else []:
+        table = read_numbers(folder / "log.csv")
+        rows = [{str(k): v for k, v in row.dropna().items()} for _, row in table.iterrows()]
+        last = ", ".join(
+            f"{name} {table[name].iloc[-1]:.4g}"
+            for name in ("train_loss", "val_loss", "val_map", "val_f1")
+            if name in table and len(table)
+        )
+        out.append(Figure(str(folder), training_svg(rows), f"{len(rows)} epochs; at the end {last}"))
+    return out
+
+
+def records(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
+    """Return the files that tell all of it."""
+    out = [("provenance.json", json.dumps(contents.record, indent=2))] if contents.record else []
+    configs = [folder / "config.yaml" for folder in (fold_folders(run) if run else [])]
+    return out + [(str(path), "\n".join(read_lines(path))) for path in configs if path.exists()]

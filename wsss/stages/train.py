@@ -8,7 +8,7 @@ from wsss.core.device import choose_device
 from wsss.core.runtime import cores, keep_freed_memory
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
-from wsss.reports.curves import plot_curves
+from wsss.reports.figures import plot_curves
 from wsss.runs.record import fold_name
 from wsss.runs.run_folder import RunFolder
 from wsss.training.distributed import World, join

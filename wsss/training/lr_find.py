@@ -14,7 +14,7 @@ from wsss.core.console import say
 from wsss.core.files import write_csv
 from wsss.core.runtime import progress
 from wsss.options.recipe import OptimConfig
-from wsss.reports.curves import plot_range_test
+from wsss.reports.figures import plot_range_test
 from wsss.training.fit import stop_error, stop_signals
 from wsss.training.loading import EpochLoader
 from wsss.training.optim import LearningRate

@@ -14,8 +14,8 @@ from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import numbered_cells
 from wsss.models.cam_net import CamNet
 from wsss.models.cell_pool import cell_weights
+from wsss.reports.figures import short_name
 from wsss.reports.overlay import Panel, composite, contact_sheet, fit, heat
-from wsss.reports.palette import short_name
 
 EDGE = 220
 """Of a panel in px."""

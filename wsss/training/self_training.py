@@ -23,7 +23,7 @@ import torch
 from sklearn.model_selection import GroupKFold
 
 from wsss.cells.confident import choose_cells
-from wsss.cells.crops import cell_crops
+from wsss.cells.instances import cell_crops
 from wsss.core.checks import DataError
 from wsss.core.device import Device
 from wsss.core.files import digest_file, digest_json, write_json

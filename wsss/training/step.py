@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wsss.core.checks import ConfigError
-from wsss.models.cell_pieces import still_norms
 from wsss.models.memory import MemoryFull, attempt
+from wsss.models.puzzle import still_norms
 from wsss.training.loading import Batch
 from wsss.training.state import Job, TrainState
 

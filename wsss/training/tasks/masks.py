@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wsss.cells.mask_instances import objects_of
 from wsss.core.checks import ConfigError
 from wsss.core.device import Device
+from wsss.core.digests import Digests
 from wsss.core.runtime import versions
 from wsss.data.augment import Augment
 from wsss.data.augment_recipe import load_recipe
@@ -25,7 +26,7 @@ from wsss.data.masks import MaskSet
 from wsss.data.sampler import draw_epoch
 from wsss.data.tile_set import open_set
 from wsss.losses.semantic import MaskLoss
-from wsss.metrics.segmentation import MaskScore, score_mask
+from wsss.metrics.instances import MaskScore, score_mask
 from wsss.models.unet import MaskOutput, Unet, probabilities
 from wsss.options.recipe import MaskRecipe
 from wsss.options.train import TrainOptions
@@ -96,6 +97,7 @@ class MaskTask(UnetTask):
             tuple(self.ids[i] for i in split.train),
             ("grey",) if self.channels == 1 else ("red", "green", "blue"),
             augment=load_recipe(self.recipe.augment),
+            inputs={"files": Digests().of(self.masks.folder) or ""},
             versions=versions(),
         )
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from composing.cells import CLEAN, EDGE, HARD, CellBank, Style, compose_field, photograph
 
 from wsss.core.checks import DataError
-from wsss.data.compose import CLEAN, EDGE, HARD, CellBank, Style, compose_field, photograph
 
 NEGATIVE = 18
 

@@ -1,8 +1,7 @@
 """Drawn salt images: repeatable, some empty, body and ground told apart by more than brightness."""
 
 import numpy as np
-
-from wsss.data.synthetic.salt import draw_salt
+from composing.salt import draw_salt
 
 
 def test_the_same_seed_draws_the_same_and_some_masks_are_empty() -> None:

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-
-from wsss.data import cell_scenes
-from wsss.data.cell_scenes import EDGE, Zoomed, compose_scene, drawn_scene, find_nuclei, photograph_scene
+from composing import scenes as cell_scenes
+from composing.scenes import EDGE, Zoomed, compose_scene, drawn_scene, find_nuclei, photograph_scene
 
 
 class Round:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from skimage.filters import threshold_otsu
 
-from wsss.data.compose import Bank, Style, compose_field
+from composing.cells import Bank, Style, compose_field
 from wsss.data.synthetic import Look, draw_field
 from wsss.data.targets import make_target
 
