@@ -11,7 +11,7 @@ from PIL import Image
 from wsss import infer, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.build import Spec, create_dataset
-from wsss.inference.shards import Shard, ShardJournals
+from wsss.inference.shards import ShardJournals, take
 from wsss.runs.journal import Journal
 from wsss.runs.output import STATE
 
@@ -28,7 +28,7 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
 def test_shards_hold_every_image_once_and_keep_the_batches(count: int) -> None:
     plan = [([], list(range(13))), ([], list(range(20, 30)))]
     whole = [cut for _, indices in plan for cut in batches(indices)]
-    parts = [Shard(k + 1, count).take(plan, 4) for k in range(count)]  # type: ignore[arg-type]
+    parts = [take(Shard(k + 1, count), plan, 4) for k in range(count)]  # type: ignore[arg-type]
     found = [cut for part in parts for _, indices in part for cut in batches(indices)]
     assert sorted(found) == sorted(whole)
     sizes = [sum(len(batches(indices)) for _, indices in part) for part in parts]
