@@ -11,6 +11,7 @@ from wsss.core.device import choose_device
 from wsss.models.cam_net import build_cam_net
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.runs.record import RunRecord
+from wsss.runs.run_folder import RunFolder
 from wsss.training.foresight import peak_bytes
 from wsss.training.loading import Batch
 from wsss.training.state import Job, TrainState
