@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from wsss.core.version import __version__
+
 if TYPE_CHECKING:
     from wsss.api import load
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 

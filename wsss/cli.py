@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from wsss import __version__
 from wsss.core.checks import ConfigError, Terminated, UserError, nearest
 from wsss.core.console import record, record_end, say
 from wsss.core.files import disk_errors
+from wsss.core.version import __version__
 from wsss.options.parsing import EXIT_CODES, read_options
 
 Main = Callable[[Sequence[str] | None], int]

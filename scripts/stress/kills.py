@@ -28,6 +28,7 @@ from small import SIZE, write_images
 
 from wsss.core.files import digest_json
 from wsss.runs.checkpoint import load_checkpoint
+from wsss.runs.output import STATE
 
 NAMES = ["prepare", "segment", "train", "infer"]
 IMAGES, EPOCHS, IN_A_ROW = 16, 3, 6
@@ -184,7 +185,7 @@ def files_digest(*places: Path) -> str:
     sha = hashlib.sha256()
     for place in places:
         for path in sorted([place] if place.is_file() else place.rglob("*")):
-            if path.is_file() and path.name not in CLOCK:
+            if path.is_file() and path.name not in CLOCK and path.parent.name != STATE:
                 sha.update(f"{path.relative_to(place)} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
     return sha.hexdigest()
 

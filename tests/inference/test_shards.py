@@ -120,7 +120,7 @@ def test_a_shard_begun_again_keeps_what_it_has_done_unless_told_to_overwrite(hom
 
 
 def test_half_precision_on_the_cpu_is_another_prediction_with_nearly_the_same_scores(home: Path) -> None:
-    with pytest.raises(ConfigError, match="holds other predictions"):
+    with pytest.raises(ConfigError, match="holds another result"):
         predict(home, "whole", "--precision", "bf16")
     assert predict(home, "half", "--precision", "bf16") == 0
     whole, half = (pd.read_parquet(home / name / "cells.parquet") for name in ("whole", "half"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsss.core.checks import DataError
+from wsss.core.checks import ConfigError, DataError
 from wsss.runs.journal import Journal
 
 
@@ -20,10 +20,21 @@ def test_records_are_there_after_reopening(tmp_path: Path) -> None:
         assert [key for key, _, _ in journal.items()] == ["a", "b"]
 
 
-def test_another_fingerprint_is_refused(tmp_path: Path) -> None:
-    Journal(tmp_path / "j", "f").close()
-    with pytest.raises(DataError, match="other inputs or options"):
-        Journal(tmp_path / "j", "g")
+def test_other_inputs_are_refused_in_words(tmp_path: Path) -> None:
+    digest = "0123456789abcdef"
+    with Journal(tmp_path / "j", {"share": 0.5, "truth.csv": digest}) as journal:
+        journal.add("a", {})
+    with pytest.raises(ConfigError) as caught:
+        Journal(tmp_path / "j", {"share": 0.7, "truth.csv": digest[::-1]})
+    assert "(share was 0.5, now 0.7, truth.csv has changed)" in str(caught.value)
+    assert digest not in str(caught.value)
+
+
+def test_a_journal_without_items_blocks_nothing(tmp_path: Path) -> None:
+    Journal(tmp_path / "j", {"share": 0.5}).close()
+    with Journal(tmp_path / "j", {"share": 0.7}) as journal:
+        journal.add("a", {})
+    Journal(tmp_path / "j", {"share": 0.7}).close()
 
 
 def test_rubbish_is_named(tmp_path: Path) -> None:

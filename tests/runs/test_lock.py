@@ -61,14 +61,14 @@ def test_the_lock_of_a_killed_run_is_free_at_once_and_its_temporary_files_go(
 ) -> None:
     run = tmp_path / "run"
     (run / "cells").mkdir()
-    for name in (".a.csv.x.part", "cells/.b.png.y.part", "kept.csv"):
+    for name in (".a.csv.abcdef01.part", "cells/.b.png.abcdef02.part", "kept.csv", ".foreign.part"):
         (run / name).write_text("half")
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (run / LOCK).exists(), "a stale file lies there"
     with hold(run, "cells"):
         pass
-    assert sorted(path.name for path in run.rglob("*")) == ["cells", "kept.csv"]
+    assert sorted(path.name for path in run.rglob("*")) == [".foreign.part", "cells", "kept.csv"]
 
 
 def test_a_forked_child_that_outlives_the_holder_does_not_keep_the_lock(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def predict(home: Path, out: str, *more: str) -> Path:
 
 
 def curves(home: Path, *more: str, preds: str = "oof") -> Path:
-    assert calibrate.main(["--preds", str(home / preds), "--out", str(home / "curves.json"), *more]) == 0
+    words = ["--preds", str(home / preds), "--out", str(home / "curves.json"), "--overwrite", "true", *more]
+    assert calibrate.main(words) == 0
     return home / "curves.json"
 
 

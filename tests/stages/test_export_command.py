@@ -118,7 +118,7 @@ def test_geojson_polygons_are_the_masks_and_carry_class_and_scores(folder: Path,
 
     out = run(folder, "geojson", "q", "--gz", gz)
     suffix = ".geojson.gz" if gz == "true" else ".geojson"
-    assert {path.name for path in out.iterdir()} == {f"{name}{suffix}" for name in SIZES}
+    assert {path.name for path in out.glob("[!.]*")} == {f"{name}{suffix}" for name in SIZES}
     cells = tables.read_cells(folder / "preds").set_index(["ID", "cell_id"])
     for name in SIZES:
         path = out / f"{name}{suffix}"

@@ -119,7 +119,7 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(
     again = ["--run", str(run), "--data", str(salt), "--out", str(preds), "--oof", "--device", "cpu"]
     assert infer.main([*again, "--segmentation.objects", "false"]) == 0
     assert "nothing to do" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="holds other predictions"):
+    with pytest.raises(ConfigError, match="holds another result"):
         infer.main(again)
 
 

@@ -16,7 +16,7 @@ from wsss.data.catalog import DataSet
 from wsss.options.overlay import OverlayOptions
 from wsss.reports.figures import colour
 from wsss.reports.overlay import describe_truth
-from wsss.stages.overlay import choose_images, read_predictions, read_truth
+from wsss.stages.overlay import choose_images, draw_image, read_predictions, read_truth
 
 COLUMNS = [str(k) for k in range(19)]
 
@@ -30,6 +30,7 @@ class SmallSet:
     labels = np.stack([HPA.encode([0, 6])] * 4)
     channels = HPA_CHANNELS
     classes = HPA
+    table = pd.DataFrame({"crc32": [1, 2, 3, 4]})
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,7 +73,7 @@ def test_one_picture_an_image_and_an_overview_are_written(tmp_path: Path, data: 
     (tmp_path / "truth.csv").write_text("ID,cell,Label\na,3,6\na,8,0|6\nb,3,18\nzz,1,2\n")
     words = f"--data {data.folder} --preds {tmp_path}/preds --out {tmp_path}/out --max-size 200"
     assert overlay.main([*words.split(), f"--truth={tmp_path}/truth.csv"]) == 0
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.png", "b.png", "c.png", "overview.png"}
+    assert {p.name for p in (tmp_path / "out").glob("[!.]*")} == {"a.png", "b.png", "c.png", "overview.png"}
     page = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     assert page.shape[1] == 3 * 200 + 4 * 10, "image, predicted, truth"
     assert page.shape[0] > 125, "the padding below the image is not drawn"
@@ -136,7 +137,7 @@ def test_with_true_masks_the_panel_shows_the_true_cells(tmp_path: Path, data: Sm
         write_label_map(tmp_path / "true" / name, true)
     words = OverlayOptions(preds=tmp_path / "preds", out=tmp_path, masks=tmp_path / "true", max_size=200)
     truth = {"a": {5: describe_truth([2], HPA_NAMES)}}
-    page, _, shown = overlay.draw_image(data, 0, {"a": {3: describe_truth([6], HPA_NAMES)}}, truth, words)
+    page, _, shown = draw_image(data, 0, {"a": {3: describe_truth([6], HPA_NAMES)}}, truth, words)
     assert shown == {2, 6}
     right, middle = page[:, -210:].astype(int), page[:, 220:420].astype(int)
     red = [int((np.abs(part - colour(2)).sum(axis=-1) < 30).sum()) for part in (right, middle)]
@@ -144,4 +145,4 @@ def test_with_true_masks_the_panel_shows_the_true_cells(tmp_path: Path, data: Sm
     assert red[1] == 0
     write_label_map(tmp_path / "true" / "a", true[:, :63])
     with pytest.raises(DataError, match=r"\(40, 63\), the image is \(40, 64\)"):
-        overlay.draw_image(data, 0, {"a": {}}, truth, words)
+        draw_image(data, 0, {"a": {}}, truth, words)

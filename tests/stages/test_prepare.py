@@ -15,6 +15,7 @@ from PIL import Image
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
 from wsss.prepare import main
+from wsss.runs.output import STATE
 
 CHANNELS = ("red", "green", "blue", "yellow")
 
@@ -46,7 +47,11 @@ def labelled(inputs: Path, *more: str, **options: object) -> int:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.parent.name != STATE
+    }
 
 
 def test_images_and_labels_become_a_data_set(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,7 +87,7 @@ def test_what_killed_writers_left_is_cleared_away(inputs: Path) -> None:
     assert labelled(inputs) == 0
     before = content(inputs / "set")
     for folder in ("", "shards", "sources/main"):
-        (inputs / "set" / folder / ".thumbnails.npy.x.part").write_text("of a writer that was killed")
+        (inputs / "set" / folder / ".thumbnails.npy.abcdef01.part").write_text("of a writer that was killed")
     assert labelled(inputs) == 0
     assert content(inputs / "set") == before
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import ConfigError
 from wsss.core.label_maps import read_label_map, write_label_map
 from wsss.data.build import Spec, create_dataset
 from wsss.segment import main
@@ -85,7 +85,7 @@ def test_another_backend_needs_overwrite_and_leaves_no_old_nuclei(data: Path, tm
     for name, image in IMAGES.items():
         write_label_map(tmp_path / "maps" / name, np.ones(image.shape[1:], np.int32))
     chosen = ["--backend", "masks", "--masks", str(tmp_path / "maps")]
-    with pytest.raises(DataError, match="--overwrite"):
+    with pytest.raises(ConfigError, match=r"\(backend was classical, now masks.*--overwrite"):
         run(data, *chosen)
     assert run(data, *chosen, "--overwrite") == 0
     assert list((data / "nuclei").iterdir()) == []

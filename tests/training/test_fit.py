@@ -128,7 +128,7 @@ def test_a_run_killed_between_the_last_step_and_the_end_of_an_epoch_logs_the_sam
     with pytest.raises(MemoryError):
         main(arguments)
     monkeypatch.undo()
-    (run / "fold0" / ".last.safetensors.x.part").write_text("of a save that was killed")
+    (run / "fold0" / ".last.safetensors.abcdef01.part").write_text("of a save that was killed")
     assert main(arguments) == 0
     assert equal(unbroken, run)
     assert not list((run / "fold0").glob(".*.part"))

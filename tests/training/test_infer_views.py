@@ -33,5 +33,5 @@ def test_views_change_scores_and_stay_out_of_fold(tmp_path: Path) -> None:
     record = read_json(tmp_path / "views" / "provenance.json")
     assert record["tta"] == {"views": "turns", "scales": [0.5, 1.0]}
     assert all(member["seen_and_predicted"] == 0 for member in record["members"])
-    with pytest.raises(ConfigError, match="holds other predictions"):
+    with pytest.raises(ConfigError, match="holds another result"):
         infer([*plain, "--out", str(tmp_path / "views")])

@@ -34,7 +34,8 @@ class Device:
         """Move a network there; on a GPU its weights lie channels last, and so will its maps: tensor cores want it."""
         import torch
 
-        return net.to(self.place, memory_format=torch.channels_last) if self.is_cuda else net.to(self.place)
+        net = net.to(self.place)
+        return net.to(memory_format=torch.channels_last) if self.is_cuda else net
 
     def searching(self, fixed_sizes: bool) -> AbstractContextManager[object]:
         """Return the context in which a GPU's fastest convolutions are searched, once for each size of images.

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and digests to know them again."""
 
 import errno
+import fcntl
 import gzip
 import hashlib
 import io
@@ -12,7 +13,7 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ from wsss.core.reading import parse_json
 
 if TYPE_CHECKING:  # half of the start of a command would go into importing it
     import pandas as pd
+
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.part")
+"""Name of a temporary file of ours."""
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -38,18 +43,29 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def _write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")  # no longer than `path`
-    handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask
+    handle, part = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        part.replace(path)
+            part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """Make a temporary file beside `path`, locked as long as it is open, so that others know its writer lives."""
+    while True:
+        part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")  # no longer than `path`
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask
+        with suppress(OSError):  # a disk without locks: others then leave the file alone
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if part.exists():
+            return handle, part
+        os.close(handle)  # cleared away between our making and our locking it
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -105,10 +121,23 @@ def disk_errors(path: Path | None = None) -> Iterator[None]:
         raise DiskError(f"{what[:300]} cannot be {'written' if path else 'used'}: {why}; {way_out}.") from error
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove the temporary files that killed writers left in `folder`; nobody may be writing there."""
+def remove_parts(folder: Path, name: str = "") -> None:
+    """Remove the temporary files that killed writers left in `folder`; those of living writers, locked, stay.
+
+    Args:
+        folder: where.
+        name: only those for the file of this name.
+    """
     for path in folder.glob(".*.part"):
-        path.unlink(missing_ok=True)
+        if not path.name.startswith(f".{name}") or not TEMPORARY.fullmatch(path.name):
+            continue
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -163,6 +163,12 @@ def find_label_map(folder: Path, name: str) -> Path:
     if path.exists():
         return path
     raise DataError(f"{folder} holds no label map of {name}: expected {name} with one of {', '.join(SUFFIXES)}.")
+
+
+def map_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Return the file of each image's label map in `folder`, or a path where nothing is; the folder is read once."""
+    there = given_maps(folder)
+    return [there.get(name, folder / f"{name}.none") for name in names]
 
 
 def given_maps(folder: Path) -> dict[str, Path]:

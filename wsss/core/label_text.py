@@ -76,7 +76,7 @@ class LabelReader:
         self.last = max(mapping) if mapping else len(classes) - 1
         self._names: dict[str, int | None] = {}
         if classes == HPA:
-            known = {None: None, **{name: k for k, name in enumerate(classes.names)}}
+            known: dict[str | None, int | None] = {None: None, **{name: k for k, name in enumerate(classes.names)}}
             self._names = {_key(name): known[ours] for name, ours in ATLAS_TO_HPA.items()}
         keys = [_key(name) for name in classes.names]
         self._names |= {key: k for k, key in enumerate(keys) if keys.count(key) == 1}

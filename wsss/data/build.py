@@ -23,6 +23,7 @@ from wsss.core.seal import check_format
 from wsss.data.duplicates import EDGE, find_duplicates, thumbnail
 from wsss.data.folds import make_folds
 from wsss.data.store import ShardReader, Shards
+from wsss.runs.output import Output
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -72,6 +73,7 @@ def finish(
     sources: Sequence[Mapping[str, Any]],
     *,
     group_duplicates: bool = True,
+    output: Output | None = None,
     before: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Find near-duplicates, make folds and write the catalogue.
@@ -82,6 +84,8 @@ def finish(
         table: one row per image, source after source, with COLUMNS (duplicate_of and fold are filled in here).
         sources: one record per source for the manifest, with its name.
         group_duplicates: look for near-duplicates and keep them in one fold.
+        output: the folder as it is held, which publishes catalogue, folds and manifest together; None to write them
+            one by one, for a folder that nobody else knows.
         before: ID -> fold of images that have one already: they stay, unless a group of theirs is in several folds.
 
     Returns:
@@ -90,6 +94,7 @@ def finish(
     Raises:
         DataError: no label table has the column of `spec.group`.
     """
+    home = folder if output is None else output.home
     table = table.reset_index(drop=True)
     carried = [name for name in table if name not in COLUMNS]
     pairs = _duplicates(folder, spec, table, sources) if group_duplicates else []
@@ -97,17 +102,17 @@ def finish(
     ids = table["ID"].to_numpy(object)
     table["duplicate_of"] = pd.Series([ids[k] if k != i else None for i, k in enumerate(first)], dtype="str")
     table["fold"] = _folds(spec, table, pairs, before or {})
-    table = table.astype({**COLUMNS, **dict.fromkeys(carried, "str")})[[*COLUMNS, *carried]]
-    table[carried] = table[carried].fillna("")
+    table = table.astype({**COLUMNS, **dict.fromkeys(carried, "str")}).reindex(columns=[*COLUMNS, *map(str, carried)])
+    table = table.fillna(dict.fromkeys(map(str, carried), ""))
     labelled = bool((table["fold"] >= 0).any())
     columns = ["ID", "duplicate_of", "correlation"]
     found = pd.DataFrame([(ids[b], ids[a], r) for a, b, r in pairs], columns=columns)
-    write_csv(folder / DUPLICATES, found.astype({"ID": "str", "duplicate_of": "str"}))
-    write_parquet(folder / TABLE, table)
+    write_csv(home / DUPLICATES, found.astype({"ID": "str", "duplicate_of": "str"}))
+    write_parquet(home / TABLE, table)
     if labelled:
-        write_csv(folder / FOLDS, table.loc[table["fold"] >= 0, ["ID", "fold", "Label"]])
+        write_csv(home / FOLDS, table.loc[table["fold"] >= 0, ["ID", "fold", "Label"]])
     else:
-        (folder / FOLDS).unlink(missing_ok=True)
+        (home / FOLDS).unlink(missing_ok=True)
     recorded = {
         "n": spec.folds,
         "seed": spec.seed,
@@ -123,13 +128,15 @@ def finish(
         "classes": list(spec.classes.names),
         "negative": spec.classes.negative,
         "images": len(table),
-        "table": digest_file(folder / TABLE),
+        "table": digest_file(home / TABLE),
         "folds": recorded if labelled else None,
         "sources": [dict(source) for source in sources],
         "extras": {path: digest_file(folder / path) for path in _extras(folder, sources)},
         "versions": versions(),
     }
-    write_manifest(folder, manifest)
+    write_manifest(home, manifest)
+    if output is not None:
+        output.publish()
     return table
 
 

@@ -19,6 +19,7 @@ from wsss.core.labels import ClassList, parse_label
 from wsss.core.parquet import read_parquet
 from wsss.data.build import COLUMNS, FOLDS, MANIFEST, SHARDS, TABLE, folds_digest, read_manifest
 from wsss.data.store import ShardReader
+from wsss.runs.output import settle
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class DataSet:
             DataError: there is none, or it is unfinished, damaged or of another format.
         """
         folder = Path(folder)
+        settle(folder)
         if not (folder / MANIFEST).exists():
             begun = ": its prepare is unfinished, start the same command again." if folder.exists() else "."
             raise DataError(f"{folder} holds no prepared data set{begun} Run python -m wsss.prepare.")

@@ -1,10 +1,61 @@
 """The label maps that the stage segment left in a data set, image by image."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 
-from wsss.core.checks import DataError
-from wsss.core.label_maps import find_label_map, given_maps, number_cells, read_label_map
+from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.console import say
+from wsss.core.digests import Digests
+from wsss.core.files import digest_bytes
+from wsss.core.label_maps import find_label_map, given_maps, map_files, number_cells, read_label_map
 from wsss.data.catalog import DataSet
+from wsss.runs.output import record_over
+
+
+def image_marks(data: DataSet, digests: Digests, indices: Iterable[int] | None = None) -> dict[str, str]:
+    """Return what the scores of each image are made from: ID -> digest of its pixels, label map and nuclei.
+
+    Args:
+        data: the data set.
+        digests: of the files of label maps.
+        indices: numbers of the images; all that have pixels if left out.
+    """
+    wanted = [int(i) for i in (np.flatnonzero(data.ok) if indices is None else indices)]
+    names = [data.ids[i] for i in wanted]
+    found = [digests.of_files(map_files(data.folder / kind, names)) for kind in ("cells", "nuclei")]
+    crc = data.table["crc32"].to_numpy()
+    return {
+        data.ids[i]: digest_bytes(f"{int(crc[i]):x} {cells} {nuclei}".encode())
+        for i, cells, nuclei in zip(wanted, *found, strict=True)
+    }
+
+
+def marks_for(preds: Path, data: DataSet, digests: Digests, indices: Iterable[int] | None = None) -> dict[str, str]:
+    """Return `image_marks` for a stage that draws a prediction; files unchanged since it are not read again."""
+    digests.know((record_over(preds) or {}).get("seen", {}))
+    return image_marks(data, digests, indices)
+
+
+def check_current(preds: Path, data: DataSet, indices: Iterable[int] | None = None) -> None:
+    """Refuse predictions of images whose pixels or label maps have changed since; say where that is not known.
+
+    Raises:
+        DataError: some have.
+    """
+    found = record_over(preds)
+    items = found.get("items", {}) if found else {}
+    if not items:
+        say(f"note: {preds} does not say which label maps it was made from: they may have changed since.")
+        return
+    now = image_marks(data, Digests((found or {})["seen"]), indices)
+    changed = [name for name, mark in now.items() if items.get(name, mark) != mark]
+    if changed:
+        raise DataError(
+            f"pixels or label maps of {some(changed, 3)} in {data.folder} have changed since {preds} was predicted: "
+            "run python -m wsss.infer again."
+        )
 
 
 def read_cells(data: DataSet, index: int) -> np.ndarray:
@@ -18,6 +69,18 @@ def read_cells(data: DataSet, index: int) -> np.ndarray:
     if label_map.shape not in (native, (data.size, data.size)):
         raise DataError(f"the label map is {label_map.shape}, expected {native} or {(data.size, data.size)}")
     return label_map
+
+
+def check_cells(data: DataSet, or_else: str = "") -> None:
+    """Refuse a data set without any label map; `or_else` ends the message with another way out.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if data.ok.any() and len(without_cells(data, np.flatnonzero(data.ok))) == int(data.ok.sum()):
+        raise ConfigError(
+            f"{data.folder} has no cells: run python -m wsss.segment --data {data.folder} first{or_else}."
+        )
 
 
 def without_cells(data: DataSet, indices: np.ndarray) -> list[str]:

@@ -22,6 +22,7 @@ from wsss.core.files import digest_file, read_record, write_bytes
 from wsss.core.reading import check_npy, parse_npy
 from wsss.core.seal import BLANK, check_format, check_seal, sealed
 from wsss.data.catalog import DataSet
+from wsss.runs.output import settle
 from wsss.runs.record import Lineage, lineage_from
 
 MANIFEST, MASKS = "pseudo.json", "masks"
@@ -55,6 +56,7 @@ class PseudoSet:
             ConfigError: there are none, or they are unfinished.
             DataError: they are of other images, labels, folds, classes or another size.
         """
+        settle(folder)
         if not (folder / MANIFEST).exists():
             raise ConfigError(f"{folder} holds no finished pseudo-masks ({MANIFEST}): run python -m wsss.pseudo.")
         found = read_record(folder / MANIFEST, "ids", "trained_on")

@@ -12,6 +12,7 @@ import pandas as pd
 
 from wsss.core.channels import BITS
 from wsss.core.checks import DataError, some
+from wsss.core.digests import mark_of
 from wsss.core.files import digest_json
 from wsss.core.runtime import Workers, parallel, progress
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
@@ -53,6 +54,12 @@ class Source:
         facts = [self.ids, self.bits, self.shards.size, self.name]
         return digest_json([*facts, asdict(self.choice)] if self.choice else facts)
 
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The same in words, for messages."""
+        found = {"--source": self.name, "--size": self.shards.size, "--bits": self.bits, "IDs": digest_json(self.ids)}
+        return found | {f"--{name}": value for name, value in asdict(self.choice).items()}
+
     def jobs(self) -> list[Job]:
         """Return one job per image, in the order of IDs."""
         files = enumerate(self.matched.files)
@@ -60,35 +67,44 @@ class Source:
 
 
 def stamps(source: Source) -> dict[str, int]:
-    """Return for each ID a number that changes with the names, sizes or times of its files."""
+    """Return for each ID a number that changes with its files, by inode, size and times, and with their channels."""
     out = {}
     for files in source.matched.files:
-        facts = [files.reason]
+        facts = [files.reason, *files.channels]
         for name in (*files.names, *files.beside):
             try:
-                stat = (source.images / name).stat()
-                facts.append(f"{name} {stat.st_size} {stat.st_mtime_ns}")
+                facts += [f"{name} {mark_of(path)}" for path in _parts(source.images / name)]
             except OSError as error:
                 facts.append(f"{name} {error.strerror}")
         out[files.ID] = zlib.crc32("\n".join(facts).encode())
     return out
 
 
+def _parts(path: Path) -> list[Path]:
+    """Return the files that an image is made of: itself, or all below a folder (OME-Zarr)."""
+    return sorted(own for own in path.rglob("*") if own.is_file()) if path.is_dir() else [path]
+
+
 def recall(journal: Journal, source: Source, stamp: dict[str, int]) -> Known:
-    """Return the images that an interrupted run finished, files unchanged and stored bytes intact."""
+    """Return the images that an interrupted run finished, files unchanged and stored bytes intact; none that failed."""
     number = {ID: k for k, ID in enumerate(source.ids)}
     known: Known = {}
     for ID, record, thumbnail in journal.items():
         if ID == BITS_KEY:
             continue
-        intact = record["status"] == "failed" or source.shards.crc32(number[ID]) == record["crc32"]
+        intact = record["status"] == "ok" and source.shards.crc32(number[ID]) == record["crc32"]
         if record.pop("stamp") == stamp[ID] and intact:
             known[ID] = (record, thumbnail)
     return known
 
 
-def check(jobs: list[Job], workers: Workers) -> tuple[list[Job], list[Job]]:
+def check(jobs: list[Job], workers: Workers, *, others: bool = False) -> tuple[list[Job], list[Job]]:
     """Read all headers; return the jobs, the hopeless ones with their reason, and those of 16-bit files.
+
+    Args:
+        jobs: the images.
+        workers: see `parallel`.
+        others: whether the source has further images that are stored already.
 
     Raises:
         DataError: no image can be used.
@@ -102,7 +118,7 @@ def check(jobs: list[Job], workers: Workers) -> tuple[list[Job], list[Job]]:
             reasons.update({job.k: reason for job, (reason, _) in zip(chunk, result, strict=True) if reason})
             deep += [job for job, (_, is_deep) in zip(chunk, result, strict=True) if is_deep]
             bar.update(len(chunk))
-    if len(reasons) == len(jobs):
+    if len(reasons) == len(jobs) and not others:
         raise DataError(f"none of the {len(jobs)} images can be used: {some(reasons.values(), 2)}")
     checked = [
         replace(job, files=replace(job.files, reason=reasons[job.k])) if job.k in reasons else job for job in jobs

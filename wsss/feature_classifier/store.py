@@ -180,8 +180,10 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
     if not isinstance(meta, dict) or _digest(arrays, meta) != header.get("digest"):
         raise DataError(f"{path} is damaged, its content does not match its digest: {again}.")
     if meta.get("names") != list(names):
-        known = meta.get("names") if isinstance(meta.get("names"), list) else []
-        other = sorted({str(name) for name in known} ^ set(names)) or ["the same in another order"]
+        known = meta.get("names")
+        other = sorted({str(name) for name in (known if isinstance(known, list) else [])} ^ set(names)) or [
+            "the same in another order"
+        ]
         raise DataError(f"{path} was made from other cell features ({some(other)}): {again}.")
     forest = {name.split(".")[1]: array for name, array in arrays.items() if name.startswith("forest.")}
     linear = {name.split(".")[1]: array for name, array in arrays.items() if name.startswith("linear.")}

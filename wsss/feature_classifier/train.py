@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_json
 from wsss.core.runtime import cores, progress
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import read_cells, read_nuclei
+from wsss.data.cell_maps import image_marks, read_cells, read_nuclei
 from wsss.data.cell_photometric import Faults, faulty_copy
 from wsss.feature_classifier.explain import explain_classes
 from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, cell_features
@@ -84,6 +85,7 @@ def feature_classifier_facts(
     return {
         "train_ids": digest_json([data.ids[i] for i in train]),
         "data": data.folds_digest,
+        "cells": digest_json(image_marks(data, Digests(), train)),
         "options": asdict(config),
         "seed": seed,
     }
@@ -93,7 +95,7 @@ def _holds(path: Path, facts: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     found = load_feature_classifier(path, FEATURES).meta
-    return all(found.get(name) == value for name, value in facts.items())
+    return all(found.get(name, value) == value for name, value in facts.items())
 
 
 def fit_feature_classifier(

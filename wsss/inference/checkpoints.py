@@ -280,7 +280,7 @@ def _plan_of_no_fold(checkpoints: Sequence[CamCheckpoint], data: DataSet) -> Pla
     ids, group = data.table["ID"], data.manifest["folds"].get("group")
     first = data.table["duplicate_of"].fillna(ids)
     alike = ids.groupby(first).agg(set)
-    of_group = ids.groupby(data.table[group]).agg(set) if group else {}
+    of_group: Any = ids.groupby(data.table[group]).agg(set) if group else {}
     plan: dict[tuple[int, ...], list[int]] = {}
     for i in np.flatnonzero(data.ok & (data.folds() < 0)).tolist():
         near = alike[first[i]]

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, some
 from wsss.core.csv_text import read_text
 from wsss.core.files import digest_file, read_record
 from wsss.core.runtime import progress
 from wsss.inference.tables import iter_cells, read_cells, read_images, score_columns
+from wsss.runs.output import record_over
 
 HOWS = ("mean", "geometric", "rank")
 ROUNDS = 20
@@ -147,8 +148,7 @@ def read_members(folders: list[Path]) -> list[MemberTables]:
     """
     members: list[MemberTables] = []
     for folder in folders:
-        record = folder / "provenance.json"
-        provenance = read_record(record) if record.exists() else {}
+        provenance = read_provenance(folder)
         cells, images = read_cells(folder), read_images(folder)
         if members:
             first = members[0]
@@ -157,6 +157,13 @@ def read_members(folders: list[Path]) -> list[MemberTables]:
         members.append(MemberTables(folder, cells, images, provenance))
         _check_same(members[-1], members[0])
     return members
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Return what infer or ensemble recorded of a prediction; empty for tables made by others."""
+    record = folder / "provenance.json"
+    found: dict[str, Any] = read_record(record) if record.exists() else {}
+    return found
 
 
 def _aligned(table: pd.DataFrame, first: pd.DataFrame, key: list[str], folder: Path, other: Path) -> pd.DataFrame:
@@ -193,6 +200,13 @@ def _check_same(member: MemberTables, first: MemberTables) -> None:
                 f"{member.folder}: the {name} of {row.ID} is '{member.images[name].iloc[differs[0]]}', in "
                 f"{first.folder} it is '{row[name]}'. Predict both on the same data set and folds."
             )
+    marks, first_marks = ((record_over(one.folder) or {}).get("items", {}) for one in (member, first))
+    if marks and first_marks and marks != first_marks:
+        changed = [name for name in marks if marks[name] != first_marks.get(name, marks[name])]
+        raise DataError(
+            f"{member.folder} and {first.folder} were made from other pixels or label maps of {some(changed, 3)}: "
+            "predict both again."
+        )
     for name in ("oof", "table"):
         if member.provenance and first.provenance and member.provenance.get(name) != first.provenance.get(name):
             what = "is out of fold, the other is not" if name == "oof" else "is of another state of the data set"

@@ -101,7 +101,7 @@ def take_part(frames: Iterable[pd.DataFrame], name: str) -> Iterator[pd.DataFram
 
 
 def write_results(
-    out: Path, data: DataSet, journal: Journal | ShardJournals, parts: list[str], min_score: float
+    out: Path, data: DataSet, journal: Journal | ShardJournals, parts: list[str], min_score: float, shown: Path
 ) -> int:
     """Write all tables and print a summary; return the number of images without a result.
 
@@ -111,6 +111,7 @@ def write_results(
         journal: the finished images.
         parts: parts of the score to write beside the blend, each into a folder of its own.
         min_score: predictions below it are left out of submission.csv.
+        shown: the folder as messages name it.
     """
     images = _images_table(data, journal)
     cells = write_cells(out, take_part(_frames(data, journal), ""))
@@ -123,7 +124,7 @@ def write_results(
     written = write_submission(out / "submission.csv", sizes, cells_of_images, min_score=min_score)
     failed = images[images["status"] != "ok"]
     say(
-        f"{out}: {cells} cells in {len(images)} images, {int((images['n_cells'] == 0).sum())} without cells, "
+        f"{shown}: {cells} cells in {len(images)} images, {int((images['n_cells'] == 0).sum())} without cells, "
         f"{len(failed)} failed; {written.predictions} predictions in submission.csv"
     )
     for name, status in list(zip(failed["ID"], failed["status"], strict=True))[:10]:
@@ -133,7 +134,7 @@ def write_results(
 
 def _frames(data: DataSet, journal: Journal | ShardJournals) -> Iterator[pd.DataFrame]:
     """Yield every image's table, in the order of the data set."""
-    carried = data.carried.to_dict("records")
+    carried: list[Any] = data.carried.to_dict("records")
     for i, name in enumerate(progress(data.ids, "tables")):
         entry = journal.get(name)
         if entry is not None:

@@ -34,19 +34,19 @@ class ShardJournals:
 
     Args:
         folder: where the shards wrote.
-        fingerprint: what they must have worked on.
+        read: what they must have worked on.
         wanted: the keys they must have done, every one once.
 
     Raises:
         DataError: there are none, they are of several cuts, or of another prediction; a key is missing, or comes twice.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, wanted: Iterable[str]) -> None:
+    def __init__(self, folder: Path, read: object, wanted: Iterable[str]) -> None:
         shards = _find(folder)
         with ExitStack() as stack:
             self._place: dict[str, Journal] = {}
             for shard in shards:
-                journal = stack.enter_context(Journal(folder / shard.journal, fingerprint))
+                journal = stack.enter_context(Journal(folder / shard.journal, read, way_out="or run the shards again"))
                 self._add(journal)
             _check_whole(folder, shards, self._place, list(wanted))
             self._stack = stack.pop_all()

@@ -19,6 +19,7 @@ from wsss.core.csv_text import any_case, check_columns, numbers, read_text, ungu
 from wsss.core.files import csv_bytes, digest_file, write_atomic, write_csv
 from wsss.core.parquet import named, open_parquet, read_parquet, sealed_schema
 from wsss.core.seal import seal
+from wsss.runs.output import settle
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
@@ -28,6 +29,16 @@ FEW_TABLES = 256
 """Tables of single images that wait for their group; more are put into one."""
 _AGAIN = "Run python -m wsss.infer again to make it."
 WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
+
+
+FILES = ("cells.parquet", "cells.csv", "images.csv", "submission.csv", "provenance.json")
+"""What the folder of a prediction holds."""
+
+
+def prediction_files(folder: Path) -> list[Path]:
+    """Return the files of a prediction, whether they are there or not; a publishing that was cut short is completed."""
+    settle(folder)
+    return [folder / name for name in FILES]
 
 
 def cells_frame(

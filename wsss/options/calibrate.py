@@ -41,6 +41,8 @@ class CalibrateOptions:
     """auto: isotonic for classes with 100 true events, Platt from 10, all classes together below; isotonic; platt."""
     out: Path | None = None
     """Where the curves go; default: calibration.json in the folder of predictions. A picture goes beside it (.png)."""
+    overwrite: bool = False
+    """Replace other curves, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
 

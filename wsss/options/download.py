@@ -35,6 +35,8 @@ class DownloadOptions:
     """Further tries after a failure that may pass (broken connection, busy server), with growing pauses."""
     timeout: float = 30.0
     """Seconds without an answer after which a try has failed."""
+    overwrite: bool = False
+    """Take a folder that holds images of another --base."""
 
     def __post_init__(self) -> None:
         check_range("--workers", self.workers, 1, 16)

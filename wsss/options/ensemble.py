@@ -31,6 +31,8 @@ class EnsembleOptions:
     """auto: table of true cells to fit to, instead of image labels; ids as in the label maps."""
     min_score: float = 0.01
     """Predictions below this are left out of submission.csv."""
+    overwrite: bool = False
+    """Replace another blend in --out."""
 
     def __post_init__(self) -> None:
         check_choice("--how", self.how, ("mean", "geometric", "rank"))

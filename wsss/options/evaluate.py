@@ -47,6 +47,8 @@ class EvaluateOptions:
     """Masks: choose threshold and minimum size on these images; only where the predictions are out of fold."""
     sheet: int = 10
     """Masks: images on the picture of image, truth, prediction and error; 0 for no picture."""
+    overwrite: bool = False
+    """Replace other figures, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
         check_choice("join", self.join, JOINS)

@@ -20,6 +20,10 @@ OF_PREDICTIONS = ("h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle")
 OF_RUNS = ("huggingface", "onnx")
 
 
+FOLDERS = ("geojson", "tiff", "huggingface", "onnx")
+"""Forms that are a folder of files."""
+
+
 FORMS = Literal["h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle", "huggingface", "onnx"]
 
 
@@ -45,6 +49,8 @@ class ExportOptions:
     """Scores below this are left out of kaggle, and of coco with --every-class."""
     push: str = ""
     """Hugging Face repository, USER/NAME, to upload the model to."""
+    overwrite: bool = False
+    """Replace another export, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
         check_choice("--to", self.to, (*OF_PREDICTIONS, *OF_RUNS))

@@ -33,6 +33,8 @@ class OverlayOptions:
     the data set's own cells are those (segment --backend masks)."""
     max_size: int = 1024
     """Longer edge of a panel in px, at most."""
+    overwrite: bool = False
+    """Replace other pictures in --out."""
 
     def __post_init__(self) -> None:
         check_range("--most", self.most, 1)

@@ -40,6 +40,8 @@ class ReportOptions:
     """Quality of the pictures (WebP), 1 to 100."""
     threshold: float = 0.5
     """Scores from here on count as found."""
+    overwrite: bool = False
+    """Replace another report, or a file that is not of this stage."""
 
     def __post_init__(self) -> None:
         check_range("--most", self.most, 0)

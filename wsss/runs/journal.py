@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from wsss.core.checks import DataError, NoSpaceError
-from wsss.core.files import disk_errors
+from wsss.core.checks import ConfigError, DataError, NoSpaceError
+from wsss.core.digests import differences, in_short
+from wsss.core.files import as_read, disk_errors
 from wsss.core.reading import parse_json
 
 
@@ -24,29 +25,44 @@ class Journal:
 
     Args:
         path: the file; made with its folder if missing.
-        fingerprint: what the stage works on; compared with the one in an existing file.
+        read: what the stage works on, as a JSON-like record; compared with the one in an existing file. A journal
+            without items is taken over whatever it was begun with.
+        where: what messages name; the folder of the file if left out.
+        way_out: what a user may do about a journal of other inputs, for the message.
 
     Raises:
-        DataError: the file belongs to another fingerprint, is damaged, or cannot be written.
+        ConfigError: the file belongs to other inputs.
+        DataError: it is damaged, or cannot be written.
         NoSpaceError: the disk is full.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        read: object,
+        where: Path | None = None,
+        way_out: str = "choose another output folder, or pass --overwrite true",
+    ) -> None:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         with self._named():
             self._db = sqlite3.connect(path, isolation_level=None)
+        text = json.dumps(read, sort_keys=True)
         try:
-            found = self._open(fingerprint)
+            found = self._open(text)
+            if found != text and len(self) == 0:
+                with self._named():
+                    self._db.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", (text,))
+                found = text
         except BaseException:
             self._db.close()
             raise
-        if found != fingerprint:
+        if found != text:
             self._db.close()
-            raise DataError(
-                f"{path.parent} was begun with other inputs or options ({found}, now {fingerprint}): "
-                "choose another output folder, or pass --overwrite."
+            raise ConfigError(
+                f"{where or path.parent} was begun with other inputs or options ({_what_differs(found, read, path)}): "
+                f"go back to them, {way_out}."
             )
 
     def _open(self, fingerprint: str) -> str:
@@ -133,6 +149,17 @@ class Journal:
         if crc != _checksum(key, text, payload):
             raise self._damaged(f"the checksum of {key} is another")
         return key, parse_json(text, self.path), payload
+
+
+def _what_differs(found: str, read: object, path: Path) -> str:
+    """Return in words what differs from the record in a file."""
+    try:
+        before = parse_json(found, path)
+    except DataError:
+        before = None
+    if isinstance(before, dict) and isinstance(read, dict):
+        return in_short(differences(before, as_read(read)))
+    return "they are of an earlier version"
 
 
 def _checksum(key: str, text: str, payload: bytes) -> int:

@@ -23,7 +23,7 @@ _held: set[int] = set()
 
 
 @contextlib.contextmanager
-def hold(folder: Path, *inside: str, lock: str = LOCK) -> Iterator[None]:
+def hold(folder: Path, *inside: str, lock: str = LOCK, clean: bool = True) -> Iterator[None]:
     """Keep other runs out of `folder` as long as the block lasts, and clear away what killed writers left there.
 
     The lock is an flock of `folder/.lock`: it ends with the process that holds it, however that ends, so none is ever
@@ -33,6 +33,7 @@ def hold(folder: Path, *inside: str, lock: str = LOCK) -> Iterator[None]:
         folder: made if missing, and removed again if it is still empty in the end.
         inside: its sub-folders that the run writes into.
         lock: name of the lock's file; runs that may work side by side have different ones.
+        clean: whether to clear away; not where the folder is one of the user's, of which only a file is held.
 
     Raises:
         ConfigError: another run holds it; the text names its process, host and start.
@@ -41,7 +42,7 @@ def hold(folder: Path, *inside: str, lock: str = LOCK) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     handle = _lock(folder, lock)
     try:
-        if handle is not None:
+        if handle is not None and clean:
             for place in (folder, *(folder / name for name in inside)):
                 remove_parts(place)
         yield

@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from wsss.core.checks import DataError, some
+from wsss.core.console import say
+from wsss.core.digests import DIGEST
 from wsss.core.files import as_read, digest_json
 from wsss.options.recipe import Recipe, recipe_from
 
 FREE = ("versions", "score", "crops", "feature_classifier", "self_training")
 """What may differ when a run goes on: it does not shape the weights."""
+SINCE = {
+    "pixels": "which pixels it learnt from",
+    "cells": "which label maps it learnt from",
+    "files": "which images and masks it learnt from",
+}
+"""Inputs that records of version 0.1.0 lack, in words."""
 NEWER = ("ancestors", "classes", "negative", "channels", "size")
 """Entries that records of version 0.1.0 may lack."""
 
@@ -83,7 +91,7 @@ class RunRecord:
     augment: Any = None
     """The steps of its augmentation."""
     inputs: dict[str, str] = field(default_factory=dict)
-    """Digests of what else shaped the weights, by name: cells, pseudo."""
+    """Digests of what else shaped the weights, by name: pixels, cells, files (images and masks), pseudo."""
     roles: tuple[str, ...] = ()
     """What each channel shows, where it is not what its name says."""
     bits: int | None = None
@@ -180,7 +188,7 @@ def record_from(
         facts.get("size", 0),
         ancestors,
         facts.get("augment"),
-        {name: facts[name] for name in ("cells", "pseudo") if name in facts},
+        {name: facts[name] for name in ("pixels", "cells", "files", "pseudo") if name in facts},
         tuple(facts.get("roles", ())),
         facts.get("bits"),
         facts["versions"],
@@ -214,7 +222,9 @@ def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
     # Options that are newer than the run had their defaults.
     found = {**found, "recipe": as_read(asdict(recipe_from(found.get("recipe", {}), "the checkpoint")))}
     for name in now:
-        if name in FREE or (name in NEWER and name not in found):
+        if name in SINCE and name not in found:
+            say(f"note: the run is of an earlier version and does not say {SINCE[name]}: they may have changed since.")
+        if name in FREE or (name in (*NEWER, *SINCE) and name not in found):
             continue
         old, new = (_weight_shaping(facts.get(name)) for facts in (found, now))
         if old != new:
@@ -233,4 +243,6 @@ def _difference(old: object, new: object) -> str:
         for key in new:
             if old.get(key) != new[key]:
                 return f"{key} was {_difference(old.get(key), new[key])}"
+    if isinstance(new, str) and DIGEST.fullmatch(new):
+        return "what was read has changed"
     return f"{old}, now {new}"

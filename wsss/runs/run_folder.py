@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 from torch import Tensor
 
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.files import digest_file, digest_json, read_json, read_lines, write_csv, write_json, write_text
 from wsss.core.run_facts import NETWORK, check_facts
 from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
@@ -71,6 +71,12 @@ class RunFolder:
     def ancestors(self) -> Path:
         """The images that reached the weights through other networks, and by which way; missing where none did."""
         return self.path / "ancestors.json"
+
+    @property
+    def used(self) -> list[Path]:
+        """The files that other stages read, whether they are there or not."""
+        more = [self.path / name for name in ("config.yaml", "log.csv")]
+        return [self.best, self.ids, self.ancestors, self.feature_classifier, self.self_trained, *more]
 
     def begin(self, record: RunRecord) -> None:
         """Write what is known before the first step."""
@@ -150,6 +156,25 @@ class RunFolder:
         if previous(self.last).exists():  # killed between the two renames of a save
             return load_checkpoint(previous(self.last))
         return None
+
+
+def check_free(path: Path) -> None:
+    """Refuse a folder that holds something, but no training.
+
+    Raises:
+        ConfigError: it does.
+    """
+    names = {own.name for own in path.iterdir() if not own.name.startswith(".")} if path.is_dir() else set()
+    ours = (
+        "config.yaml",
+        "last.safetensors",
+        "last.safetensors.previous",
+        "best.safetensors",
+        "lr_find.csv",
+        "lr_find.png",
+    )
+    if names and not names & set(ours):
+        raise ConfigError(f"{path} holds {some(sorted(names), 3)}, and no training: choose another --run.")
 
 
 def first_of(path: Path, old: Path) -> Path:

@@ -133,8 +133,8 @@ def load_network(path: Path) -> tuple[torch.nn.Module, bool]:
         raise DataError(f"{path} is no safetensors file of a network ({error}): convert the pickle again.") from error
     if not isinstance(about, dict) or about.get("architecture") != ARCHITECTURE:
         raise DataError(f"{path} does not name {ARCHITECTURE} as its architecture: convert the pickle again.")
-    shape = [about.get(name) for name in ("classes", "channels")]
-    if not all(isinstance(n, int) and 0 < n <= 16 for n in shape):
+    shape = [n for name in ("classes", "channels") if isinstance(n := about.get(name), int)]
+    if len(shape) < 2 or not all(0 < n <= 16 for n in shape):
         raise DataError(f"{path} names {shape} classes and channels, expected up to 16: convert the pickle again.")
     network = build_network(*shape)
     try:

@@ -11,11 +11,13 @@ import cv2
 import numpy as np
 
 from wsss.cells.instances import describe_cells
-from wsss.core.checks import UserError
+from wsss.core.checks import DataError, UserError
+from wsss.core.files import digest_file
 from wsss.core.geometry import Geometry
-from wsss.core.label_maps import discard_label_map, write_label_map
+from wsss.core.label_maps import discard_label_map, find_label_map, read_label_map, write_label_map
 from wsss.core.runtime import Workers, parallel
 from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import read_cells
 from wsss.segmenters import (
     AnyBackend,
     Backend,
@@ -183,6 +185,15 @@ def _describe(found: CellMaps, geometry: Geometry) -> dict[str, Any]:
     return record
 
 
+def recount(data: DataSet, index: int) -> dict[str, Any]:
+    """Return the figures of an image's label maps as they are on the disk."""
+    try:
+        nuclei = read_label_map(find_label_map(data.folder / "nuclei", data.ids[index]))
+    except DataError:  # given label maps come without nuclei
+        nuclei = None
+    return _describe(CellMaps(read_cells(data, index), nuclei), data.geometry(index))
+
+
 def _write(folder: Path, name: str, found: CellMaps) -> dict[str, str | None]:
     """Write an image's maps; return where they are."""
     written: dict[str, str | None] = {"nuclei": None}
@@ -190,5 +201,6 @@ def _write(folder: Path, name: str, found: CellMaps) -> dict[str, str | None]:
         discard_label_map(folder / "nuclei" / name)
     else:
         written["nuclei"] = str(write_label_map(folder / "nuclei" / name, found.nuclei).relative_to(folder))
-    written["map"] = str(write_label_map(folder / "cells" / name, found.cells).relative_to(folder))
+    path = write_label_map(folder / "cells" / name, found.cells)
+    written |= {"map": str(path.relative_to(folder)), "digest": digest_file(path)}
     return written

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from wsss.core.checks import DataError
 from wsss.core.console import say
+from wsss.core.digests import Digests
 from wsss.core.labels import HPA, ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.tables import read_labels
@@ -20,13 +22,15 @@ from wsss.inference.calibration import (
     save_calibration,
     weak_targets,
 )
-from wsss.inference.ensemble import MemberTables, read_members
+from wsss.inference.ensemble import MemberTables, read_members, read_provenance
 from wsss.inference.provenance import origin_of
+from wsss.inference.tables import prediction_files
 from wsss.metrics.classify import reliability
 from wsss.metrics.truth import TrueMasks, read_cell_truth
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.figures import plot_reliability
 from wsss.runs.leaks import check_unseen
+from wsss.runs.output import Output, beside_file, what_is_read
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.evaluate import check_numbers, join_cells
 
@@ -51,8 +55,25 @@ class Events:
     """(N,) part for cross-validation; cells of an image are in the same."""
 
 
+SUBJECT = ("options.preds", "options.truth", "options.labels", "options.data")
+
+
 def calibrate(options: CalibrateOptions) -> int:
     """Fit, write curves and picture, print what they do; return 0."""
+    out = options.out or options.preds / "calibration.json"
+    with beside_file(out, "calibrate") as output:
+        if output.begin(partial(_read, options), overwrite=options.overwrite, subject=SUBJECT):
+            _calibrate(options, output, out)
+    return 0
+
+
+def _read(options: CalibrateOptions, digests: Digests) -> dict[str, Any]:
+    data = _data_folder(options, read_provenance(options.preds))
+    files = [*prediction_files(options.preds), options.truth, options.masks, options.labels]
+    return what_is_read(options, digests, [*files, None if data is None else data / "dataset.json"])
+
+
+def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     tables = read_members([options.preds])[0]
     data = _data(options, tables)
     classes = _classes(data, len(tables.columns))
@@ -64,19 +85,19 @@ def calibrate(options: CalibrateOptions) -> int:
     after = {name: _cross_fitted(own, options.method) for name, own in _named(cells, images)}
     report: dict[str, Any] = {name: _report(own, after[name], classes) for name, own in _named(cells, images)}
     report |= {"cells_compared_with": basis, "preds": str(options.preds), "method": options.method}
-    out = options.out or options.preds / "calibration.json"
-    save_calibration(out, Calibration(curves["cells"], curves["images"], origin_of(tables.provenance)), report)
+    fitted = Calibration(curves["cells"], curves["images"], origin_of(tables.provenance))
+    save_calibration(output.path(out.name), fitted, report)
     titles = {"cells": f"cells, {'truth known' if options.truth else 'from image labels alone'}", "images": "images"}
     panels = {
         titles[name]: (_bins(own.truth, own.scores), _bins(own.truth, after[name]))
         for name, own in _named(cells, images)
     }
-    plot_reliability(panels, out.with_suffix(".png"), "share that is true")
+    plot_reliability(panels, output.path(out.with_suffix(".png").name), "share that is true")
+    output.publish()
     for name, own in _named(cells, images):
         _print(name, report[name], [curve.method for curve in curves[name]], len(own.scores))
     say(f"cells are compared with {basis}; 'after' is cross-validated, part by part of the images")
     say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {out}")
-    return 0
 
 
 def _named(cells: Events, images: Events) -> list[tuple[str, Events]]:
@@ -85,12 +106,17 @@ def _named(cells: Events, images: Events) -> list[tuple[str, Events]]:
 
 def _data(options: CalibrateOptions, tables: MemberTables) -> DataSet | None:
     """Open the data set that the labels are taken from; None where they come from a table."""
+    folder = _data_folder(options, tables.provenance)
+    return None if folder is None else DataSet.open(folder)
+
+
+def _data_folder(options: CalibrateOptions, provenance: dict[str, Any]) -> Path | None:
     if options.data is not None:
-        return DataSet.open(options.data)
-    recorded = Path(str(tables.provenance.get("data", "")))
+        return options.data
+    recorded = Path(str(provenance.get("data", "")))
     if (recorded / "dataset.json").exists():
-        return DataSet.open(recorded)
-    return None if options.labels is not None else DataSet.open(default_dataset(None))
+        return recorded
+    return None if options.labels is not None else default_dataset(None)
 
 
 def _classes(data: DataSet | None, count: int) -> ClassList:

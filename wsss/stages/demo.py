@@ -2,7 +2,9 @@
 
 import importlib.util
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from wsss.core.console import flags, say
 from wsss.core.files import read_json
@@ -17,7 +19,7 @@ from wsss.options.demo import DemoOptions
 from wsss.options.parsing import read_options
 from wsss.stages import evaluate, infer, overlay, prepare, segment, train
 
-STAGES = {
+STAGES: dict[str, tuple[ModuleType, Callable[..., int]]] = {
     "prepare": (prepare_options, prepare.run),
     "segment": (segment_options, segment.run),
     "train": (train_options, train.run),

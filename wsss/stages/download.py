@@ -8,16 +8,17 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from wsss import __version__
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import is_file, listed, write_csv
 from wsss.core.runtime import progress
+from wsss.core.version import __version__
 from wsss.data import ids
 from wsss.data.fetch import FetchError, Manners, Rate, fetch
 from wsss.data.tables import ID_COLUMNS
 from wsss.options.download import DownloadOptions
+from wsss.runs.output import Output, in_folder
 
 FAILED = "failed.csv"
 AGENT = f"wsss/{__version__} (research download; Python urllib)"
@@ -45,6 +46,17 @@ def run(options: DownloadOptions) -> int:
 def download(options: DownloadOptions) -> int:
     """Fetch what is not there yet; write failed.csv if something failed, and return the exit code."""
     images = wanted_images(options)
+    with in_folder(options.out, "download") as output:
+        output.begin(
+            lambda digests: {"options": {"base": options.base, "channels": options.channels}},
+            overwrite=options.overwrite,
+            subject=("options.base",),
+            always=True,
+        )
+        return _download(options, images, output)
+
+
+def _download(options: DownloadOptions, images: list[AtlasImage], output: Output) -> int:
     manners = Manners(AGENT, options.retries, options.timeout, deadline=10 * options.timeout)
     rate, failures = Rate(options.rate), []
     with progress(None, "download", total=len(images)) as bar, ThreadPoolExecutor(options.workers) as pool:
@@ -58,11 +70,12 @@ def download(options: DownloadOptions) -> int:
             raise
     path = options.out / FAILED
     if not failures:
-        path.unlink(missing_ok=True)
+        output.publish()
         say(f"{options.out}: {len(images)} images are complete.")
         return 0
     table = pd.DataFrame(sorted(failures), columns=["ID", "channel", "url", "reason"])
-    write_csv(path, table)
+    write_csv(output.path(FAILED), table)
+    output.publish()
     broken = table["ID"].nunique()
     say(f"{options.out}: {len(images) - broken} of {len(images)} images are complete; {path} names the others.")
     for row in table.head(3).itertuples():

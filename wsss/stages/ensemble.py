@@ -1,5 +1,6 @@
 """Blend several predictions of the same cells into one: the same tables, and what each member adds."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from wsss.core.checks import DataError
 from wsss.core.console import say
+from wsss.core.digests import Digests
 from wsss.core.files import write_json
 from wsss.core.labels import HPA, ClassList
 from wsss.data.catalog import DataSet, default_dataset
@@ -20,13 +22,15 @@ from wsss.inference.ensemble import (
     image_sizes,
     prepare,
     read_members,
+    read_provenance,
 )
 from wsss.inference.submission import write_submission
-from wsss.inference.tables import iter_cells, write_cells, write_images
+from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images
 from wsss.metrics.cells import join_by_number
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.metrics.truth import read_cell_truth
 from wsss.options.ensemble import EnsembleOptions, given_weights
+from wsss.runs.output import Output, in_folder, record_over, what_is_read
 
 
 def run(options: EnsembleOptions) -> int:
@@ -35,7 +39,24 @@ def run(options: EnsembleOptions) -> int:
 
 
 def ensemble(options: EnsembleOptions) -> int:
-    """Blend, write the tables, tell what each member adds; return 0."""
+    """Blend, write the tables, show what each member adds; return 0."""
+    with in_folder(options.out, "ensemble") as output:
+        if output.begin(
+            partial(_read, options), overwrite=options.overwrite, subject=("options",), legacy=("provenance.json",)
+        ):
+            _ensemble(options, output)
+    return 0
+
+
+def _read(options: EnsembleOptions, digests: Digests) -> dict[str, Any]:
+    files = [path for folder in options.preds for path in prediction_files(folder)]
+    data = None
+    if options.weights == "auto" and options.truth is None:
+        data = _data_folder(options, read_provenance(options.preds[0])) / "dataset.json"
+    return what_is_read(options, digests, [*files, options.truth, data])
+
+
+def _ensemble(options: EnsembleOptions, output: Output) -> None:
     members = read_members(options.preds)
     prepared = [prepare(member.scores, options.how) for member in members]
     folds = members[0].cells.fold.to_numpy()
@@ -54,12 +75,12 @@ def ensemble(options: EnsembleOptions) -> int:
         weights = weights / weights.sum()
         scores = blend(prepared, weights, options.how)
         _print_differences(options, prepared, weights, scores)
-    _write(options, members, scores, _blend_images(members, weights, fitted, options.how))
+    _write(options, output.home, members, scores, _blend_images(members, weights, fitted, options.how))
     facts |= {"weights": weights.tolist(), "how": options.how, "members": [member.facts() for member in members]}
     first = members[0].provenance
     facts |= {name: first[name] for name in ("data", "table", "oof") if name in first}
-    write_json(options.out / "provenance.json", facts)
-    return 0
+    write_json(output.path("provenance.json"), facts)
+    output.publish(items=(record_over(options.preds[0]) or {}).get("items", {}))
 
 
 def _target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Score, str]:
@@ -123,10 +144,14 @@ def _mean_ap(truth: np.ndarray, scores: np.ndarray) -> float:
 
 def _data(options: EnsembleOptions, first: MemberTables) -> DataSet:
 
-    recorded = Path(str(first.provenance.get("data", "")))
+    return DataSet.open(_data_folder(options, first.provenance))
+
+
+def _data_folder(options: EnsembleOptions, provenance: dict[str, Any]) -> Path:
+    recorded = Path(str(provenance.get("data", "")))
     if options.data is None and (recorded / "dataset.json").exists():
-        return DataSet.open(recorded)
-    return DataSet.open(default_dataset(options.data))
+        return recorded
+    return default_dataset(options.data)
 
 
 def _classes(options: EnsembleOptions, first: MemberTables) -> ClassList:
@@ -187,13 +212,14 @@ def _blend_images(members: list[MemberTables], weights: np.ndarray, fitted: Fitt
     return out
 
 
-def _write(options: EnsembleOptions, members: list[MemberTables], scores: np.ndarray, of_images: np.ndarray) -> None:
-
+def _write(
+    options: EnsembleOptions, home: Path, members: list[MemberTables], scores: np.ndarray, of_images: np.ndarray
+) -> None:
     first = members[0]
     sizes = image_sizes(first)
-    count = write_cells(options.out, blended_frames(first, scores))
+    count = write_cells(home, blended_frames(first, scores))
     images = first.images.copy()
     images[first.columns] = of_images
-    write_images(options.out, images)
-    done = write_submission(options.out / "submission.csv", sizes, iter_cells(options.out), min_score=options.min_score)
+    write_images(home, images)
+    done = write_submission(home / "submission.csv", sizes, iter_cells(home), min_score=options.min_score)
     say(f"{options.out}: {count} cells in {len(images)} images; {done.predictions} predictions in submission.csv")

@@ -1,5 +1,6 @@
 """Score predictions against true labels of cells: average precision per class, and the competition's mAP."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,19 +9,21 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
+from wsss.core.digests import Digests
 from wsss.core.files import read_json, read_record, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
 from wsss.core.runtime import progress
 from wsss.data.build import read_manifest
 from wsss.data.tables import read_labels
 from wsss.inference.submission import iter_submission
-from wsss.inference.tables import iter_cells, read_cells, read_images, score_columns, table_digest
+from wsss.inference.tables import iter_cells, prediction_files, read_cells, read_images, score_columns, table_digest
 from wsss.metrics.cells import Join, confusion_rows, copy_to_cells, join_by_number, joined, score_table
 from wsss.metrics.classify import precision_recall
 from wsss.metrics.instances import InstanceScorer, instance_table, match_pairs
 from wsss.metrics.truth import CellTruth, TrueMasks, read_cell_truth
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.figures import write_confusion
+from wsss.runs.output import Output, beside_file, what_is_read
 from wsss.stages.evaluate_masks import evaluate_masks, is_mask_folder
 
 Values = dict[str, np.ndarray]
@@ -65,16 +68,37 @@ def check_numbers(options: JoinOptions, truth: Path, masks: TrueMasks | None) ->
 
 def run(options: EvaluateOptions) -> int:
     """Evaluate as the options say; return the exit code."""
-    if is_mask_folder(options.preds):
-        return evaluate_masks(options)
-    report, classes = evaluate(options)
     out = options.out or options.preds / "scores.json"
-    write_json(out, report)
-    print_scores(report, classes)
-    if report["cells"]["confusions"]:
-        write_confusion(report["cells"]["confusions"], *(out.with_name(f"confusion.{kind}") for kind in ("csv", "png")))
-    say(f"written to {out}")
+    with beside_file(out, "evaluate") as output:
+        if not output.begin(partial(_read, options), overwrite=options.overwrite, subject=SUBJECT):
+            if not is_mask_folder(options.preds):
+                report = read_record(out)
+                print_scores(report, _classes(options.data, len(report["cells"]["per_class"])))
+        elif is_mask_folder(options.preds):
+            evaluate_masks(options, output, out)
+        else:
+            _evaluate(options, output, out)
     return 0
+
+
+SUBJECT = ("options.preds", "options.truth")
+
+
+def _read(options: EvaluateOptions, digests: Digests) -> dict[str, Any]:
+    files = [*prediction_files(options.preds), options.truth, options.masks, options.labels, options.submission]
+    files += [options.preds / name for name in ("masks", "objects", "probs")]
+    return what_is_read(options, digests, [*files, None if options.data is None else options.data / "dataset.json"])
+
+
+def _evaluate(options: EvaluateOptions, output: Output, out: Path) -> None:
+    report, classes = evaluate(options)
+    write_json(output.path(out.name), report)
+    if report["cells"]["confusions"]:
+        pictures = (output.path(f"confusion.{kind}") for kind in ("csv", "png"))
+        write_confusion(report["cells"]["confusions"], *pictures)
+    output.publish()
+    print_scores(report, classes)
+    say(f"written to {out}")
 
 
 def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:

@@ -23,6 +23,7 @@ from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, search
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.mask_sheet import SheetRow, draw_sheet
+from wsss.runs.output import Output
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)
@@ -35,12 +36,13 @@ def is_mask_folder(preds: Path) -> bool:
     return path.exists() and read_record(path).get("task") == "masks"
 
 
-def evaluate_masks(options: EvaluateOptions) -> int:
-    """Score predicted masks as the options say; return the exit code."""
+def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
+    """Score predicted masks as the options say, and publish the figures with the file `out`."""
     facts = read_record(options.preds / "provenance.json", "channels", "oof")
     masks = open_set(options.truth, facts["channels"], facts.get("tile", 1024))
     if isinstance(masks, TileSet):
-        return evaluate_large(options, masks, facts)
+        evaluate_large(options, masks, facts, output, out)
+        return
     indices = _common(options, masks)
     scores = [
         score_mask(_predicted(options.preds, masks.ids[i], facts), masks.label_map(i), masks.ignored(i))
@@ -51,14 +53,15 @@ def evaluate_masks(options: EvaluateOptions) -> int:
     report |= {"images": len(indices), "without_prediction": missing, "oof": facts["oof"], **mean_score(scores)}
     if options.search:
         report["search"] = _search(options, facts, masks, indices)
-    out = options.out or options.preds / "scores.json"
-    write_json(out, report)
+    write_json(output.path(out.name), report)
     table = pd.DataFrame([{"ID": masks.ids[i], **asdict(own)} for i, own in zip(indices, scores, strict=True)])
-    write_csv(out.with_name("image_scores.csv"), table)
+    write_csv(output.path("image_scores.csv"), table)
+    if options.sheet:
+        _draw(options, facts, masks, indices, scores, output.path("sheet.png"))
+    output.publish()
     _say(report, out)
     if options.sheet:
-        _draw(options, facts, masks, indices, scores, out.with_name("sheet.png"))
-    return 0
+        say(f"images from the worst score to the best, with truth, prediction and error: {out.with_name('sheet.png')}")
 
 
 def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
@@ -143,7 +146,6 @@ def _draw(
     shown = order[np.linspace(0, len(order) - 1, min(options.sheet, len(order))).round().astype(int)]
     rows = (_row(options.preds, facts, masks, indices[k], scores[k]) for k in shown)
     draw_sheet(rows, path)
-    say(f"{len(shown)} images from the worst score to the best, with truth, prediction and error: {path}")
 
 
 def _row(preds: Path, facts: dict[str, Any], masks: MaskSet, i: int, score: MaskScore) -> SheetRow:
@@ -163,8 +165,8 @@ PART = 2048
 """Edge of the parts that are read at once, px."""
 
 
-def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, Any]) -> int:
-    """Write Dice and IoU of every large image with truth and a prediction, and their means; return the exit code.
+def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, Any], output: Output, out: Path) -> None:
+    """Publish Dice and IoU of every large image with truth and a prediction, and their means, with the file `out`.
 
     Raises:
         ConfigError: a threshold is asked for; only masks are kept of large images.
@@ -184,12 +186,11 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, An
     table = pd.DataFrame([{"ID": name, **_score(masks[name], truth.truths[name])} for name in common])
     report = {"format": 1, "task": "masks", "preds": str(options.preds), "truth": str(options.truth)}
     figures = {name: float(table[name].mean()) for name in ("dice", "iou")}
-    out = options.out or options.preds / "scores.json"
-    write_json(out, report | {"images": len(common), "oof": facts["oof"]} | figures)
-    write_csv(out.with_name("image_scores.csv"), table)
+    write_json(output.path(out.name), report | {"images": len(common), "oof": facts["oof"]} | figures)
+    write_csv(output.path("image_scores.csv"), table)
+    output.publish()
     say(f"{len(common)} large images, {'out of fold' if facts['oof'] else 'not out of fold'}")
     say(f"  Dice {figures['dice']:.4f}  IoU {figures['iou']:.4f}; written to {out}")
-    return 0
 
 
 def _score(predicted: Path, truth: LargeMask) -> dict[str, float]:

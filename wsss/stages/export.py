@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.device import choose_device
+from wsss.core.digests import Digests
 from wsss.core.files import read_record
 from wsss.core.runtime import progress
 from wsss.data import ids
@@ -23,15 +24,32 @@ from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import push_model, save_model
 from wsss.inference.onnx import export_onnx
 from wsss.inference.submission import write_submission
-from wsss.inference.tables import iter_cells, read_cells, score_columns
-from wsss.options.export import OF_RUNS, ExportOptions
+from wsss.inference.tables import iter_cells, prediction_files, read_cells, score_columns
+from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions
 from wsss.reports.figures import colour
+from wsss.runs.output import Output, beside_file, in_folder, what_is_read
 from wsss.runs.run_folder import find_folders
 
 
 def run(options: ExportOptions) -> int:
     """Run the stage; return the exit code."""
-    return export_run(options) if options.to in OF_RUNS else export_predictions(options)
+    place = in_folder if options.to in FOLDERS else beside_file
+    with place(options.out, "export") as output:
+        if output.begin(partial(_read, options), overwrite=options.overwrite, subject=("options",)):
+            export_run(options, output) if options.to in OF_RUNS else export_predictions(options, output)
+    if options.push:
+        say(f"pushed to {push_model(options.out, options.push)}")
+    return 0
+
+
+def _read(options: ExportOptions, digests: Digests) -> dict[str, Any]:
+    if options.run is not None:
+        files = [path for folder in find_folders(options.run) for path in folder.used]
+    else:
+        assert options.preds is not None
+        data = data_folder_of(options.preds, options.data)
+        files = [*prediction_files(options.preds), data / "dataset.json"]
+    return what_is_read(options, digests, files, leave=("push",))
 
 
 @dataclass(frozen=True)
@@ -76,27 +94,28 @@ class Predictions:
             )
 
 
-def export_predictions(options: ExportOptions) -> int:
-    """Write predictions in another form; return 0."""
+def export_predictions(options: ExportOptions, output: Output) -> None:
+    """Publish predictions in another form."""
     assert options.preds is not None
     data = DataSet.open(data_folder_of(options.preds, options.data))
-    writers: dict[str, Callable[[ExportOptions, Predictions], str]] = {
+    out = output.home if options.to in FOLDERS else output.path(options.out.name)
+    writers: dict[str, Callable[[ExportOptions, Path, Predictions], str]] = {
         "geojson": _geojson,
         "tiff": _tiff,
         "coco": _coco,
         "kaggle": _kaggle,
     }
     if options.to in writers:
-        done = writers[options.to](options, Predictions(options.preds, data))
+        done = writers[options.to](options, out, Predictions(options.preds, data))
     else:
         cells = read_cells(options.preds)
         columns = score_columns(cells, options.preds)
         if len(columns) != len(data.classes):
             raise DataError(f"{options.preds} has {len(columns)} classes, {data.folder} has {len(data.classes)}.")
-        _write_table(options, cells, data)
+        _write_table(options, out, cells, data)
         done = f"{len(cells)} cells"
+    output.publish()
     say(f"{options.out}: {done} written")
-    return 0
 
 
 def data_folder_of(preds: Path, chosen: Path | None) -> Path:
@@ -109,46 +128,46 @@ def data_folder_of(preds: Path, chosen: Path | None) -> Path:
     return default_dataset(chosen)
 
 
-def _write_table(options: ExportOptions, cells: pd.DataFrame, data: DataSet) -> None:
+def _write_table(options: ExportOptions, out: Path, cells: pd.DataFrame, data: DataSet) -> None:
 
     if options.to == "h5ad":
         assert options.preds is not None
         record = options.preds / "provenance.json"
-        write_h5ad(options.out, cells, data.classes, read_record(record) if record.exists() else {})
+        write_h5ad(out, cells, data.classes, read_record(record) if record.exists() else {})
     else:
-        write_table(options.out, cells, data.classes, parquet=options.to == "parquet")
+        write_table(out, cells, data.classes, parquet=options.to == "parquet")
 
 
-def _coco(options: ExportOptions, found: Predictions) -> str:
+def _coco(options: ExportOptions, out: Path, found: Predictions) -> str:
 
     images, how = found.images(), {"every_class": options.every_class, "min_score": options.min_score}
-    count = write_coco(options.out, images, found.cells(), found.data.classes, **how)  # type: ignore[arg-type]
+    count = write_coco(out, images, found.cells(), found.data.classes, **how)  # type: ignore[arg-type]
     return f"{count} annotations of {len(images)} images"
 
 
-def _kaggle(options: ExportOptions, found: Predictions) -> str:
+def _kaggle(options: ExportOptions, out: Path, found: Predictions) -> str:
 
     sizes = found.data.table[["ID", "ImageHeight", "ImageWidth"]]
-    done = write_submission(options.out, sizes, found.cells(), min_score=options.min_score)
+    done = write_submission(out, sizes, found.cells(), min_score=options.min_score)
     return f"{done.predictions} predictions of {done.images} images, {done.empty} of them without any,"
 
 
-def _tiff(options: ExportOptions, found: Predictions) -> str:
+def _tiff(options: ExportOptions, out: Path, found: Predictions) -> str:
 
     count = 0
     for name, label_map, _ in _label_maps(found):
-        write_label_tiff(options.out / f"{name}.tif", label_map)
+        write_label_tiff(out / f"{name}.tif", label_map)
         count += 1
     return f"{count} label maps"
 
 
-def _geojson(options: ExportOptions, found: Predictions) -> str:
+def _geojson(options: ExportOptions, out: Path, found: Predictions) -> str:
 
     count = files = 0
     suffix = ".geojson.gz" if options.gz else ".geojson"
     for name, label_map, own in _label_maps(found):
         features = [] if own is None else cell_features(own, label_map, found.data.classes, colour)
-        count += write_geojson(options.out / f"{name}{suffix}", features)
+        count += write_geojson(out / f"{name}{suffix}", features)
         files += 1
     return f"{count} cells in {files} files"
 
@@ -163,17 +182,16 @@ def _label_maps(found: Predictions) -> Iterator[tuple[str, Any, pd.DataFrame | N
         yield name, label_map_of(numbers, masks, size, f"{found.folder}: {name}"), own
 
 
-def export_run(options: ExportOptions) -> int:
-    """Write a run's networks as a model for others; return 0."""
+def export_run(options: ExportOptions, output: Output) -> None:
+    """Publish a run's networks as a model for others."""
     assert options.run is not None
     members = [load_classifier(folder, choose_device("cpu", "fp32")) for folder in find_folders(options.run)]
     if options.to == "onnx":
-        for path, worst in export_onnx(members, options.out):
-            say(f"{path}: largest difference from PyTorch {worst:.2g}")
-        return 0
-
-    save_model(members, options.run, options.out)
+        done = export_onnx(members, output.home)
+        output.publish()
+        for path, worst in done:
+            say(f"{options.out / path.name}: largest difference from PyTorch {worst:.2g}")
+        return
+    save_model(members, options.run, output.home)
+    output.publish()
     say(f"{options.out}: {len(members)} networks written; wsss.load('{options.out}') reads them")
-    if options.push:
-        say(f"pushed to {push_model(options.out, options.push)}")
-    return 0

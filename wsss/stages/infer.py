@@ -1,18 +1,21 @@
 """Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.device import Device, choose_device
-from wsss.core.files import digest_json, read_json, write_json
+from wsss.core.digests import Digests
+from wsss.core.files import digest_json, write_json
 from wsss.core.runtime import keep_freed_memory, progress
+from wsss.data.build import TABLE
 from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.cell_maps import check_cells, image_marks
 from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import Plan, check_fits, load_classifiers, load_unet, pair, plan_all, plan_oof
 from wsss.inference.overlap import Overlap, running
@@ -20,16 +23,17 @@ from wsss.inference.pipeline import predict
 from wsss.inference.provenance import check_origin, prediction_facts
 from wsss.inference.results import Scored, write_results
 from wsss.inference.shards import ShardJournals, take
-from wsss.inference.sources import SOURCES, Task, source_shares
+from wsss.inference.sources import Task, source_shares
 from wsss.options.infer import InferOptions, Shard, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import LOCK, hold
+from wsss.runs.output import FOLDER, Marks, Output, in_folder
 from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_masks import infer_masks
 from wsss.stages.segment import segment
 
-JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
+PROVENANCE = "provenance.json"
 
 
 def run(options: InferOptions) -> int:
@@ -46,9 +50,13 @@ def run(options: InferOptions) -> int:
 
     on_ray = options.engine == "ray"  # this process only plans then
     task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
-    lock = f"{LOCK}.{options.shard.replace('/', '-of-')}" if options.shard else LOCK  # shards run side by side
-    with hold(out, *(source.name for source in SOURCES), lock=lock):
-        return _predict_into(out, options, task, plan)
+    if not options.segment:
+        check_cells(task.data, ", or pass --segment unet")
+    if options.shard:
+        with hold(out, lock=f"{LOCK}.{options.shard.replace('/', '-of-')}"):  # shards run side by side
+            return _run_shard(task, plan, Output(out, FOLDER, "infer"), options)
+    with in_folder(out, "infer") as output:
+        return _predict_into(output, options, task, plan)
 
 
 def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
@@ -82,19 +90,26 @@ def open_in_worker(words: dict[str, Any], device_name: str) -> tuple[Task, Plan,
     return task, plan, digest_json(prediction_facts(options, task.data, plan))
 
 
-def _predict_into(out: Path, options: InferOptions, task: Task, plan: Plan) -> int:
-    """Predict what is not there yet and write the tables; return the exit code."""
-    facts = prediction_facts(options, task.data, plan)
-    if not _begin(out, facts, options):
-        say(f"{out} holds these predictions already: nothing to do.")
+def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan) -> int:
+    """Predict what is not there yet and publish the tables; return the exit code."""
+    facts, read, marks = _read(options, task, plan)
+    if not output.begin(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
-    if options.shard:
-        return _run_shard(task, plan, out, facts, options)
     with _segmented(task, plan, options) as overlap:
-        failed, journals = _predict(replace(task, overlap=overlap), plan, out, facts, options)
-    write_json(out / PROVENANCE, facts)
-    _remove(journals)
+        failed, again, items, shards = _predict(replace(task, overlap=overlap), plan, output, options)
+    write_json(output.path(PROVENANCE), facts)
+    output.publish(failed=again, items=items)
+    if not again:  # else the shards with images that failed may be run again
+        _remove(shards)
     return 1 if failed else 0
+
+
+def _read(options: InferOptions, task: Task, plan: Plan) -> tuple[dict[str, Any], dict[str, Any], Marks]:
+    """Return what provenance.json says, the same for comparing, and what each image's scores are made from."""
+    facts = prediction_facts(options, task.data, plan)
+    read = {name: value for name, value in facts.items() if name != "table"}
+    read["files"] = {str(task.data.folder / TABLE): facts["table"]}
+    return facts, read, lambda digests: image_marks(task.data, digests, [i for _, own in plan for i in own])
 
 
 def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContextManager[Overlap | None]:
@@ -106,24 +121,48 @@ def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContext
     return running(lambda overlap: segment(asked, overlap), Overlap(order))
 
 
-def _predict(task: Task, plan: Plan, out: Path, facts: dict[str, Any], options: InferOptions) -> tuple[int, list[Path]]:
-    """Write the tables, from all shards or after predicting here; return failed images and the journals used."""
-    fingerprint, parts = digest_json(facts), _parts(options, plan)
-    if options.merge:
-        wanted = [task.data.ids[i] for _, indices in plan for i in indices]
-        with ShardJournals(out, fingerprint, wanted) as shards:
-            return write_results(out, task.data, shards, parts, options.min_score), shards.paths
-    with Journal(out / JOURNAL, fingerprint) as journal:
-        _run(task, plan, journal, options)
-        return write_results(out, task.data, journal, parts, options.min_score), [out / JOURNAL]
+def _predict(
+    task: Task, plan: Plan, output: Output, options: InferOptions
+) -> tuple[int, list[str], dict[str, str], list[Path]]:
+    """Write the tables, from all shards or after predicting here.
+
+    Returns:
+        images without a result, those of them that can be tried again, what each image was made from, and the journals
+        of shards.
+    """
+    parts = _parts(options, plan)
+    wanted = [task.data.ids[i] for _, indices in plan for i in indices]
+    with ExitStack() as stack:
+        paths: list[Path] = []
+        if options.merge:
+            shards = stack.enter_context(ShardJournals(output.folder, output.read, wanted))
+            journal: Journal | ShardJournals = shards
+            paths = shards.paths
+        else:
+            journal = own = stack.enter_context(output.journal())
+            _run(task, plan, own, options, output)
+        records = {name: found[0] for name in wanted if (found := journal.get(name)) is not None}
+        items = {name: str(record.get("mark", "")) for name, record in records.items()}
+        if stale := [name for name, mark in items.items() if options.merge and mark != output.items[name]]:
+            raise DataError(
+                f"pixels or label maps of {some(stale, 3)} have changed since its shard was made: run the shards again."
+            )
+        again = [name for name, record in records.items() if record.get("failed")]
+        failed = write_results(output.home, task.data, journal, parts, options.min_score, shown=output.folder)
+    return failed, again, items, paths
 
 
-def _run_shard(task: Task, plan: Plan, out: Path, facts: dict[str, Any], options: InferOptions) -> int:
+def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) -> int:
     """Predict one shard into a journal of its own."""
-    shard = Shard.parse(options.shard)
+    _, read, marks = _read(options, task, plan)
+    if not output.compare(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
+        return 0
+    shard, out = Shard.parse(options.shard), output.folder
     own = take(shard, plan, options.batch)
-    with Journal(out / shard.journal, digest_json(facts)) as journal:
-        _run(task, own, journal, options)
+    if options.overwrite:
+        _remove([out / shard.journal])
+    with Journal(out / shard.journal, output.read, way_out=output.way_out) as journal:
+        _run(task, own, journal, options, output)
         count = len(journal)
     say(f"{out / shard.journal}: {count} images; when all {shard.count} are done, run the same with --merge true")
     return 0
@@ -135,24 +174,10 @@ def _remove(journals: list[Path]) -> None:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _begin(out: Path, facts: dict[str, Any], options: InferOptions) -> bool:
-    """Make room for the predictions; False if they are there already."""
-    if (out / PROVENANCE).exists():
-        if read_json(out / PROVENANCE) == facts and not options.overwrite:
-            return False
-        if not options.overwrite:
-            raise ConfigError(f"{out} holds other predictions: choose another --out, or pass --overwrite true.")
-    if options.overwrite:
-        (out / PROVENANCE).unlink(missing_ok=True)
-        if not options.merge:  # which needs what the shards have just written
-            _remove([out / (Shard.parse(options.shard).journal if options.shard else JOURNAL)])
-    return True
-
-
-def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions) -> None:
+def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output: Output) -> None:
     """Predict what the journal lacks, and record every image as it is done."""
-    ids = task.data.ids
-    done = journal.keys()
+    ids, digests = task.data.ids, Digests(output.seen)
+    done = output.fresh(journal)
     skip = {i for _, indices in plan for i in indices if ids[i] in done}
     total = sum(len(indices) for _, indices in plan)
     if done:
@@ -163,7 +188,12 @@ def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions) -> Non
     with progress(None, "infer", total=total, initial=len(done)) as bar:
         for scored in predicted:
             if scored.index not in skip:
-                journal.add(ids[scored.index], scored.record, scored.payload)
+                name = ids[scored.index]
+                mark = output.items[name]  # taken before the image was read
+                if task.overlap is not None:  # its cells are new
+                    mark = image_marks(task.data, digests, [scored.index])[name]
+                failed = scored.record["status"] != "ok"
+                journal.add(name, {**scored.record, "mark": mark, "failed": failed}, scored.payload)
                 bar.update()
 
 

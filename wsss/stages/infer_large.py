@@ -14,7 +14,8 @@ import pandas as pd
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.core.device import Device
-from wsss.core.files import as_read, digest_json, read_json, write_csv, write_json
+from wsss.core.digests import Digests
+from wsss.core.files import as_read, write_csv, write_json
 from wsss.core.rasters import stem_of
 from wsss.core.runtime import progress, versions
 from wsss.data.large import LargeImage
@@ -24,11 +25,11 @@ from wsss.inference.semantic import MaskPredictor
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.runs.journal import Journal
-from wsss.runs.lock import hold
+from wsss.runs.output import Output, in_folder
 
 LargePlan = list[tuple[list[Checkpoint[Unet]], dict[str, Path]]]
 
-JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
+PROVENANCE = "provenance.json"
 
 
 def infer_large(options: InferOptions, plan: LargePlan, device: Device) -> int:
@@ -38,19 +39,20 @@ def infer_large(options: InferOptions, plan: LargePlan, device: Device) -> int:
         raise ConfigError("--large names several files of one ID: their masks would overwrite each other.")
     out = options.out or Path("preds") / f"large-{options.run.name}"
     facts = _facts(options, plan)
-    with hold(out, "masks"):
-        if (out / PROVENANCE).exists() and not options.overwrite:
-            if read_json(out / PROVENANCE) != facts:
-                raise ConfigError(f"{out} holds other predictions: choose another --out, or pass --overwrite true.")
-            say(f"{out} holds these predictions already: nothing to do.")
+    paths = {name: path for _, own in plan for name, path in own.items()}
+
+    def marks(digests: Digests) -> dict[str, str]:
+        found = digests.of_files(paths.values())
+        return {name: digest or "" for name, digest in zip(paths, found, strict=True)}
+
+    with in_folder(out, "infer") as output:
+        if not output.begin(lambda digests: facts, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
             return 0
-        for path in [*out.glob(f"{JOURNAL}*"), out / PROVENANCE] if options.overwrite else []:
-            path.unlink(missing_ok=True)
-        with Journal(out / JOURNAL, digest_json(facts)) as journal:
-            failed = _predict(out, options, plan, device, journal)
-        write_json(out / PROVENANCE, facts)
-        for path in out.glob(f"{JOURNAL}*"):
-            path.unlink()
+        with output.journal() as journal:
+            failed = _predict(output, options, plan, device, journal)
+            again = [name for name, record, _ in journal.items() if record["failed"]]
+        write_json(output.path(PROVENANCE), facts)
+        output.publish(failed=again)
     return 1 if failed else 0
 
 
@@ -72,9 +74,9 @@ def _facts(options: InferOptions, plan: LargePlan) -> dict[str, Any]:
     return as_read(facts)
 
 
-def _predict(out: Path, options: InferOptions, plan: LargePlan, device: Device, journal: Journal) -> int:
+def _predict(output: Output, options: InferOptions, plan: LargePlan, device: Device, journal: Journal) -> int:
     """Predict what the journal lacks and write the tables; return the number of images that failed."""
-    done = journal.keys()
+    done = output.fresh(journal)
     total = sum(len(paths) for _, paths in plan)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
         for members, paths in plan:
@@ -82,16 +84,18 @@ def _predict(out: Path, options: InferOptions, plan: LargePlan, device: Device, 
             fold = members[0].fold if options.oof and members[0].fold is not None else -1
             for name, path in paths.items():
                 if name not in done:
-                    journal.add(name, {"fold": fold} | _predict_one(out, name, path, predictor, options))
+                    row = _predict_one(output.home, name, path, predictor, options)
+                    row |= {"fold": fold, "mark": output.items[name], "failed": row["status"] != "ok"}
+                    journal.add(name, row)
                     bar.update()
     columns = ["fold", "height", "width", "area_px", "status"]
     rows = {name: record for name, record, _ in journal.items()}
     table = [[name, *(record[column] for column in columns)] for name, record in rows.items()]
-    write_csv(out / "images.csv", pd.DataFrame(table, columns=["ID", *columns]))
+    write_csv(output.path("images.csv"), pd.DataFrame(table, columns=["ID", *columns]))
     runs = [[name, record["runs"]] for name, record in rows.items()]
-    write_csv(out / "submission.csv", pd.DataFrame(runs, columns=["id", "rle_mask"]), guard=False)
+    write_csv(output.path("submission.csv"), pd.DataFrame(runs, columns=["id", "rle_mask"]), guard=False)
     failed = [f"  {name}: {record['status']}" for name, record in rows.items() if record["status"] != "ok"]
-    say(f"{out}: masks of {len(rows)} large images, {len(failed)} failed")
+    say(f"{output.folder}: masks of {len(rows)} large images, {len(failed)} failed")
     for line in failed[:10]:
         say(line)
     return len(failed)

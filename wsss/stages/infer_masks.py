@@ -20,7 +20,8 @@ from wsss.cells.mask_instances import decode
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.core.device import choose_device
-from wsss.core.files import as_read, digest_json, read_json, write_bytes, write_csv, write_json
+from wsss.core.digests import Digests
+from wsss.core.files import as_read, digest_json, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
 from wsss.core.rasters import stem_of
 from wsss.core.run_length import encode
@@ -34,11 +35,11 @@ from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.journal import Journal
-from wsss.runs.lock import hold
+from wsss.runs.output import Output, in_folder
 from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_large import infer_large
 
-JOURNAL, PROVENANCE = "journal.sqlite", "provenance.json"
+PROVENANCE = "provenance.json"
 
 
 def infer_masks(options: InferOptions) -> int:
@@ -63,32 +64,30 @@ def infer_masks(options: InferOptions) -> int:
     if isinstance(masks, TileSet):
         whole = [(own, masks.paths_of(indices)) for own, indices in plan]
         return infer_large(replace(options, out=out), whole, device)
-    with hold(out, "masks", "objects", "probs"):
-        return _predict(out, options, masks, members, plan)
+    with in_folder(out, "infer") as output:
+        return _predict(output, options, masks, members, plan)
 
 
-def _predict(out: Path, options: InferOptions, masks: MaskSet, members: list[Checkpoint[Unet]], plan: MaskPlan) -> int:
-    """Predict what is not there yet and write the tables; return the exit code."""
+def _predict(
+    output: Output, options: InferOptions, masks: MaskSet, members: list[Checkpoint[Unet]], plan: MaskPlan
+) -> int:
+    """Predict what is not there yet and publish masks and tables; return the exit code."""
     facts = _facts(options, masks, members)
-    if (out / PROVENANCE).exists() and not options.overwrite:
-        if read_json(out / PROVENANCE) != facts:
-            raise ConfigError(f"{out} holds other predictions: choose another --out, or pass --overwrite true.")
-        say(f"{out} holds these predictions already: nothing to do.")
+    wanted = [masks.items[i] for _, indices in plan for i in indices]
+
+    def marks(digests: Digests) -> dict[str, str]:
+        found = digests.of_files([item.image for item in wanted])
+        return {item.id: digest or "" for item, digest in zip(wanted, found, strict=True)}
+
+    if not output.begin(lambda digests: facts, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
-    if options.overwrite:
-        _forget(out)
-    with Journal(out / JOURNAL, digest_json(facts)) as journal:
-        _run(options, masks, plan, out, journal)
-        failed = _write_tables(out, masks, journal, options.segmentation)
-    write_json(out / PROVENANCE, facts)
-    _forget(out, keep=PROVENANCE)
+    with output.journal() as journal:
+        _run(options, masks, plan, output, journal)
+        again = [name for name, record, _ in journal.items() if record["failed"]]
+        failed = _write_tables(output, masks, journal, options.segmentation)
+    write_json(output.path(PROVENANCE), facts)
+    output.publish(failed=again)
     return 1 if failed else 0
-
-
-def _forget(out: Path, keep: str = "") -> None:
-    for path in [*out.glob(f"{JOURNAL}*"), out / PROVENANCE]:
-        if path.name != keep:
-            path.unlink(missing_ok=True)
 
 
 def _facts(options: InferOptions, masks: MaskSet, members: list[Checkpoint[Unet]]) -> dict[str, Any]:
@@ -108,9 +107,9 @@ def _facts(options: InferOptions, masks: MaskSet, members: list[Checkpoint[Unet]
     return as_read(facts)
 
 
-def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, out: Path, journal: Journal) -> None:
+def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, output: Output, journal: Journal) -> None:
     """Predict what the journal lacks; a broken image is recorded with its reason."""
-    done, total = journal.keys(), sum(len(indices) for _, indices in plan)
+    done, total = output.fresh(journal), sum(len(indices) for _, indices in plan)
     device = choose_device(options.device, options.precision)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
         for members, indices in plan:
@@ -123,10 +122,12 @@ def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, out: Path, journ
                 try:
                     image = masks.image(i)
                 except DataError as error:
-                    journal.add(name, {"fold": fold, "status": f"failed: {error}", "n_objects": 0, "area_px": 0})
+                    row = {"fold": fold, "status": f"failed: {error}", "n_objects": 0, "area_px": 0, "failed": True}
+                    journal.add(name, row)
                 else:
                     probs = predictor(image)
-                    journal.add(name, {"fold": fold} | _write_image(out, name, probs, predictor.target, options))
+                    row = _write_image(output.home, name, probs, predictor.target, options)
+                    journal.add(name, {"fold": fold, "mark": output.items[name], "failed": False} | row)
                 bar.update()
 
 
@@ -147,7 +148,7 @@ def _write_image(out: Path, name: str, probs: np.ndarray, target: str, options: 
     return row | {"runs": runs}
 
 
-def _write_tables(out: Path, masks: MaskSet, journal: Journal, config: MaskInferConfig) -> int:
+def _write_tables(output: Output, masks: MaskSet, journal: Journal, config: MaskInferConfig) -> int:
     """Write images.csv and submission.csv; return the number of images that failed."""
     columns = ["fold", "n_objects", "area_px", "status"]
     nothing: dict[str, Any] = {"fold": -1, "n_objects": 0, "area_px": 0, "status": "failed: no fold holds it out"}
@@ -159,11 +160,11 @@ def _write_tables(out: Path, masks: MaskSet, journal: Journal, config: MaskInfer
         lines += [[name, text] for text in row.get("runs") or [""]]
         if row["status"] != "ok":
             failed.append(f"  {name}: {row['status']}")
-    write_csv(out / "images.csv", pd.DataFrame(rows, columns=["ID", *columns]))
+    write_csv(output.path("images.csv"), pd.DataFrame(rows, columns=["ID", *columns]))
     names = ["ImageId", "EncodedPixels"] if config.objects else ["id", "rle_mask"]
-    write_csv(out / "submission.csv", pd.DataFrame(lines, columns=names), guard=False)
+    write_csv(output.path("submission.csv"), pd.DataFrame(lines, columns=names), guard=False)
     empty = sum(row[3] == 0 for row in rows)
-    say(f"{out}: masks of {len(rows)} images, {empty} of them empty, {len(failed)} failed")
+    say(f"{output.folder}: masks of {len(rows)} images, {empty} of them empty, {len(failed)} failed")
     for line in failed[:10]:
         say(line)
     return len(failed)

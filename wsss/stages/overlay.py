@@ -2,13 +2,16 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
+from wsss.core.digests import Digests
 from wsss.core.files import read_record, write_bytes
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import find_label_map, read_label_map
@@ -16,6 +19,8 @@ from wsss.core.labels import ClassList
 from wsss.core.parquet import read_parquet
 from wsss.core.runtime import progress
 from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.cell_maps import check_cells, check_current, marks_for
+from wsss.inference.tables import prediction_files
 from wsss.metrics.truth import read_cell_truth
 from wsss.options.overlay import OverlayOptions
 from wsss.reports.overlay import (
@@ -29,6 +34,7 @@ from wsss.reports.overlay import (
     mark_cells,
     overlay_page,
 )
+from wsss.runs.output import Output, in_folder, what_is_read
 
 Notes = Mapping[str, Mapping[int, "Note"]]
 """ID -> cell id -> what is written on the cell."""
@@ -47,10 +53,26 @@ def run(options: OverlayOptions) -> int:
 
 def draw(options: OverlayOptions) -> int:
     """Write the pictures; return 0."""
+    with in_folder(options.out, "overlay") as output:
+        if output.begin(partial(_read, options), overwrite=options.overwrite, subject=("options",)):
+            _draw(options, output)
+    return 0
+
+
+def _read(options: OverlayOptions, digests: Digests) -> dict[str, Any]:
+    data = DataSet.open(default_dataset(options.data))
+    files = [*prediction_files(options.preds), options.truth, options.masks, data.folder / "dataset.json"]
+    marks = marks_for(options.preds, data, digests, choose_images(data, options))
+    return what_is_read(options, digests, [*files, data.folder / "segment.json"]) | {"images": marks}
+
+
+def _draw(options: OverlayOptions, output: Output) -> None:
     data = DataSet.open(default_dataset(options.data))
     names = data.classes.names
     check_truth(data, options)
     chosen = choose_images(data, options)
+    check_cells(data)
+    check_current(options.preds, data, chosen)
     ids = [data.ids[i] for i in chosen]
     predicted = read_predictions(options.preds / "cells.parquet", ids, names)
     truth = read_truth(options.truth, ids, data.classes) if options.truth else None
@@ -58,12 +80,12 @@ def draw(options: OverlayOptions) -> int:
     shown: set[int] = set()
     for i in progress(chosen, "overlay"):
         page, thumb, classes = draw_image(data, i, predicted, truth, options)
-        write_bytes(options.out / f"{data.ids[i]}.png", _png(page))
+        write_bytes(output.path(f"{data.ids[i]}.png"), _png(page))
         thumbs.append(thumb)
         shown |= classes
-    write_bytes(options.out / "overview.png", _png(contact_sheet(thumbs, sorted(shown), names)))
+    write_bytes(output.path("overview.png"), _png(contact_sheet(thumbs, sorted(shown), names)))
+    output.publish()
     say(f"{len(chosen)} pictures and overview.png written to {options.out}")
-    return 0
 
 
 def check_truth(data: DataSet, options: OverlayOptions) -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 import pandas as pd
 
 from wsss.core.channels import channel_names, parse_roles
-from wsss.core.checks import DataError, UserError, some
+from wsss.core.checks import ConfigError, DataError, UserError, some
 from wsss.core.console import say
 from wsss.core.labels import HPA, ClassList
 from wsss.core.stacks import parse_choice
 from wsss.data import matching, path_list, planes, tables
 from wsss.data import source as sources
-from wsss.data.build import COLUMNS, SHARDS, SOURCES, Spec, finish
+from wsss.data.build import COLUMNS, DUPLICATES, FOLDS, SHARDS, SOURCES, TABLE, Spec, finish
 from wsss.data.catalog import DataSet
 from wsss.data.existing import Known, Past
 from wsss.data.ingest import Job
@@ -28,7 +28,7 @@ from wsss.data.store import Shards
 from wsss.data.summary import summary
 from wsss.options.prepare import PrepareOptions
 from wsss.runs.journal import Journal
-from wsss.runs.lock import hold
+from wsss.runs.output import Output, in_folder
 
 
 def run(options: PrepareOptions) -> int:
@@ -39,13 +39,16 @@ def run(options: PrepareOptions) -> int:
 def prepare(options: PrepareOptions) -> int:
     """Prepare what is not prepared yet; return the exit code."""
     classes, source = _find(options)
-    with hold(options.out, SHARDS, f"{SOURCES}/{options.source}"):
-        return _bring_in(options, classes, source)
+    with in_folder(options.out, "prepare", SHARDS, f"{SOURCES}/{options.source}") as output:
+        output.begin(lambda digests: {}, subject=(), always=True)
+        return _bring_in(options, classes, source, output)
 
 
-def _bring_in(options: PrepareOptions, classes: ClassList, source: Source) -> int:
+def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, output: Output) -> int:
     """Bring a source into the data set; return the exit code."""
     past = Past.read(options.out)
+    _check_ours(options, past)
+    output.overwrite = True  # what lies there is a data set, or was to be replaced
     spec = _spec(options, classes, past)
     path = options.out / f"prepare-{options.source}.journal"
     if options.overwrite:
@@ -55,29 +58,63 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source) -> in
     _check_same_images(past, source)
     stamp = sources.stamps(source)
     known, before = past.known(source.name)
-    known = {ID: value for ID, value in known.items() if before[ID] == stamp[ID]}
+    _say_if_old(past, source)
+    unchanged = {ID: value for ID, value in known.items() if before[ID] == stamp[ID]}
+    known = {ID: value for ID, value in unchanged.items() if value[0]["status"] == "ok"}  # what failed is tried again
     source.shards.allocate()
-    with Journal(path, source.fingerprint) as journal:
+    with _journal(path, source, past) as journal:
         known.update(sources.recall(journal, source, stamp))
         todo = [job for job in source.jobs() if job.files.ID not in known]
         bits = sources.bits_before(source, past, journal)
         if todo:
             _announce(todo, len(source.ids))
             todo, bits = _on_one_scale(options, past, source, known, journal, stamp, todo)
-            if past.source(source.name):
+            if past.source(source.name) and any(job.files.ID not in unchanged for job in todo):
                 past.mark_unfinished()
             known.update(sources.execute(todo, journal, stamp, options.pool))
             source.shards.sync()
             for note in sources.bit_notes(known, bits):
                 say(f"note: {note}")
         rows = sources.rows(source, known)
-        done = not todo and _is_finished(options.out, past, spec, rows)
+        done = _is_finished(options.out, past, spec, rows)
         if not done:
             sources.write_extras(options.out, source, known, stamp)
             with _broken_named(rows):
-                _finish(past, spec, source, rows, bits)
+                _finish(past, spec, source, rows, bits, output)
     _remove_journal(path)
     return _report(options.out, source.name, done)
+
+
+def _check_ours(options: PrepareOptions, past: Past) -> None:
+    """Refuse a folder with files that are no data set's.
+
+    Raises:
+        ConfigError: it has some, and is not to be overwritten.
+    """
+    begun = any(options.out.glob("prepare-*.journal"))
+    strange = [name for name in (TABLE, FOLDS, DUPLICATES, SHARDS, SOURCES) if (options.out / name).exists()]
+    if strange and not past.manifest and not begun and not options.overwrite:
+        raise ConfigError(
+            f"{options.out / strange[0]} is there, but no data set: choose another --out, or pass --overwrite true."
+        )
+
+
+def _journal(path: Path, source: Source, past: Past) -> Journal:
+    """Open the journal of a source; what a first try with other options left blocks nothing."""
+    try:
+        return Journal(path, source.inputs)
+    except ConfigError as error:
+        if past.source(source.name) is not None:
+            raise
+        say(f"note: {error} No data set was finished with them: they are left.")
+        _remove_journal(path)
+        return Journal(path, source.inputs)
+
+
+def _say_if_old(past: Past, source: Source) -> None:
+    record = past.source(source.name)
+    if record is not None and record.get("stamps") != STAMPS:
+        say(f"note: {past.folder} was prepared by an earlier version: the images of {source.name} are read once more.")
 
 
 def _on_one_scale(
@@ -94,7 +131,7 @@ def _on_one_scale(
     Where changed files change the bits, images that are stored already are taken out of `known` and done anew.
     """
     before = sources.bits_before(source, past, journal)
-    checked, deep = sources.check(todo, options.pool)
+    checked, deep = sources.check(todo, options.pool, others=bool(known))
     bits = sources.decide_bits(source, source.jobs() if known else deep, journal, stamp, options.pool)
     if known and before != bits:
         known.clear()
@@ -143,7 +180,7 @@ def _check_same_images(past: Past, source: Source) -> None:
     )
     raise DataError(
         f"source {source.name} of {past.folder} was prepared differently ({what}). "
-        "Add new images with another --source, or pass --overwrite to make this one anew."
+        "Add new images with another --source, or pass --overwrite true to make this one anew."
     )
 
 
@@ -162,7 +199,11 @@ def _is_finished(folder: Path, past: Past, spec: Spec, rows: pd.DataFrame) -> bo
     """Say whether the data set on the disk is what would be written now."""
     name = rows["source"].iloc[0]
     own = past.table[past.table["source"] == name]
-    same = own["Label"].fillna("-").tolist() == rows["Label"].fillna("-").tolist() and _same_carried(own, rows)
+    columns = ["ID", "status", "reason", "shard", "slot", "ImageHeight", "ImageWidth", "depth", "crc32", "Label"]
+    same = own[columns].fillna("-").to_numpy().tolist() == rows[columns].fillna("-").to_numpy().tolist()
+    same = same and _same_carried(own, rows)
+    if past.manifest.get("unfinished") or (record := past.source(name)) is None or record.get("stamps") != STAMPS:
+        return False
     if past.source(name) is None or not same or past.folds not in (None, (spec.folds, spec.seed)):
         return False
     if past.folds and past.group != spec.group:
@@ -177,6 +218,10 @@ def _is_finished(folder: Path, past: Past, spec: Spec, rows: pd.DataFrame) -> bo
     return True
 
 
+STAMPS = 2
+"""Kind of marks by which files are known again; those of other kinds are unknown."""
+
+
 def _same_carried(own: pd.DataFrame, rows: pd.DataFrame) -> bool:
     """Say whether the rows of a source bring the same columns along as before."""
     now = rows.drop(columns=list(COLUMNS))
@@ -185,7 +230,7 @@ def _same_carried(own: pd.DataFrame, rows: pd.DataFrame) -> bool:
     return not gone and all(name in before and before[name].tolist() == now[name].tolist() for name in now)
 
 
-def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame, bits: int | None) -> None:
+def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame, bits: int | None, output: Output) -> None:
 
     record = {
         "name": source.name,
@@ -193,6 +238,7 @@ def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame, bits: in
         "failed": int((rows["status"] == "failed").sum()),
         "fingerprint": source.fingerprint,
         "bits": bits,
+        "stamps": STAMPS,
     }
     records = [record if old["name"] == source.name else old for old in past.sources]
     if past.source(source.name) is None:
@@ -201,7 +247,7 @@ def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame, bits: in
     order = {record["name"]: k for k, record in enumerate(records)}
     before = past.fold_of(spec)
     table = table.sort_values("source", key=lambda s: s.map(order), kind="stable")
-    _tell_moved(before, finish(past.folder, spec, table, records, before=before), spec.group)
+    _tell_moved(before, finish(past.folder, spec, table, records, before=before, output=output), spec.group)
 
 
 def _tell_moved(before: dict[str, int], table: pd.DataFrame, group: str) -> None:

@@ -2,29 +2,30 @@
 
 import io
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.core.device import Device, choose_device
-from wsss.core.files import as_read, digest_json, read_record, write_csv, write_json
+from wsss.core.digests import Digests
+from wsss.core.files import as_read, digest_json, write_csv, write_json
 from wsss.core.reading import parse_npy
 from wsss.core.runtime import keep_freed_memory, progress, versions
 from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.cell_maps import check_cells, image_marks
 from wsss.data.pseudo import FORMAT, MANIFEST, write_masks
 from wsss.inference.checkpoints import Plan, check_fits, load_classifier
 from wsss.inference.pseudo import cells_of, label_maps, make_masks, plan_pseudo, values_of
 from wsss.options.pseudo import PseudoConfig, PseudoOptions
 from wsss.runs.journal import Journal
-from wsss.runs.lock import hold
+from wsss.runs.output import Output, in_folder
 from wsss.runs.record import inherit, join, lineage_json
 from wsss.runs.run_folder import find_folders
-
-JOURNAL = "journal.sqlite"
 
 
 def run(options: PseudoOptions) -> int:
@@ -33,10 +34,8 @@ def run(options: PseudoOptions) -> int:
     folder = default_dataset(options.data)
 
     data = DataSet.open(folder)
-    if options.pseudo.inside_cells and not (data.folder / "cells").is_dir():
-        raise ConfigError(
-            f"{data.folder} has no cells: run python -m wsss.segment first, or pass --pseudo.inside_cells false."
-        )
+    if options.pseudo.inside_cells:
+        check_cells(data, ", or pass --pseudo.inside_cells false")
     device = choose_device(options.device, options.precision)
     members = [load_classifier(found, device) for found in find_folders(options.run)]
     for member in members:
@@ -44,28 +43,27 @@ def run(options: PseudoOptions) -> int:
     out = options.out or Path("pseudo") / options.run.name
     failed = 0
     for name, plan in plan_pseudo(members, data, oof=options.oof).items():
-        with hold(out / name, "masks"):
-            failed += _make(out / name, options, data, plan, device)
+        with in_folder(out / name, "pseudo") as output:
+            failed += _make(out / name, options, data, plan, device, output)
     return 1 if failed else 0
 
 
-def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: Device) -> int:
+def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: Device, output: Output) -> int:
     """Make what is not there yet of one folder; return the number of images without masks."""
     facts = _facts(options, data, plan)
-    if (out / MANIFEST).exists() and not options.overwrite:
-        if read_record(out / MANIFEST).get("facts") != facts:
-            raise ConfigError(f"{out} holds other pseudo-masks: choose another --out, or pass --overwrite true.")
-        say(f"{out} holds these pseudo-masks already: nothing to do.")
+    if not output.begin(
+        lambda digests: facts,
+        marks=partial(_marks, options, data, plan),
+        overwrite=options.overwrite,
+        legacy=(MANIFEST,),
+    ):
         return 0
-    (out / MANIFEST).unlink(missing_ok=True)
-    if options.overwrite:
-        _forget(out)
-    with Journal(out / JOURNAL, digest_json(facts)) as journal:
-        _find_maps(options, data, plan, device, journal)
-        done = _cut_maps(out, options.pseudo, data, plan, journal)
-    _finish(out, data, plan, facts, done)
-    _forget(out)
     wanted = sum(len(indices) for _, indices in plan)
+    with output.journal() as journal:
+        _find_maps(options, data, plan, device, journal, output)
+        done = _cut_maps(output.home, options.pseudo, data, plan, journal)
+        _finish(output.home, data, plan, facts | {"images": digest_json(output.items)}, done)
+    output.publish(failed=set(output.items) - {data.ids[index] for index, _, _ in done})
     say(f"{out}: pseudo-masks of {len(done)} images, {wanted - len(done)} without cells left out")
     return wanted - len(done)
 
@@ -82,9 +80,19 @@ def _facts(options: PseudoOptions, data: DataSet, plan: Plan) -> dict[str, Any]:
     return as_read(facts)
 
 
-def _find_maps(options: PseudoOptions, data: DataSet, plan: Plan, device: Device, journal: Journal) -> None:
+def _marks(options: PseudoOptions, data: DataSet, plan: Plan, digests: Digests) -> dict[str, str]:
+    """Return what the masks of each image are made from: its pixels and, where they count, its cells."""
+    indices = [i for _, own in plan for i in own]
+    if options.pseudo.inside_cells:
+        return image_marks(data, digests, indices)
+    return {data.ids[i]: digest_json(int(data.table["crc32"].iloc[i])) for i in indices}
+
+
+def _find_maps(
+    options: PseudoOptions, data: DataSet, plan: Plan, device: Device, journal: Journal, output: Output
+) -> None:
     """Put the maps of every image into the journal, as far as they are not there yet."""
-    done = journal.keys()
+    done = output.fresh(journal)
     total = sum(len(indices) for _, indices in plan)
     with progress(None, "class maps", total=total, initial=len(done)) as bar:
         for members, indices in plan:
@@ -95,7 +103,8 @@ def _find_maps(options: PseudoOptions, data: DataSet, plan: Plan, device: Device
             for index, maps, peaks in found:
                 stream = io.BytesIO()
                 np.save(stream, maps.astype(np.float32), allow_pickle=False)
-                journal.add(data.ids[index], {"peaks": peaks.tolist()}, stream.getvalue())
+                record = {"peaks": peaks.tolist(), "mark": output.items[data.ids[index]]}
+                journal.add(data.ids[index], record, stream.getvalue())
                 bar.update()
 
 
@@ -149,8 +158,3 @@ def _finish(out: Path, data: DataSet, plan: Plan, facts: dict[str, Any], done: l
         out / MANIFEST,
         manifest | {"facts": facts, "ids": ids, "trained_on": trained_on} | {"ancestors": lineage_json(ancestors)},
     )
-
-
-def _forget(out: Path) -> None:
-    for path in out.glob(f"{JOURNAL}*"):
-        path.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """One HTML page of a data set's predictions: figures, training, fields to look through, cells to look at first."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,26 @@ from wsss.cells.scoring import normalise, resize
 from wsss.core.checks import ConfigError
 from wsss.core.console import say
 from wsss.core.device import choose_device
+from wsss.core.digests import Digests
 from wsss.core.files import write_text
 from wsss.core.labels import parse_label
 from wsss.core.runtime import progress
 from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import check_current, marks_for
 from wsss.exports.label_tiff import label_map_of
 from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof
-from wsss.inference.tables import iter_cells
+from wsss.inference.ensemble import read_provenance
+from wsss.inference.tables import iter_cells, prediction_files
 from wsss.models.cam_net import class_maps
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import short_name
 from wsss.reports.notable import NotableCells, notable_by_score, notable_by_shape
 from wsss.reports.overlay import composite
 from wsss.reports.page import ClassMap, Crop, CropGroup, Field, FieldCell, Page, crop_uri, pack_field, render
-from wsss.runs.run_folder import find_folders
+from wsss.runs.output import Output, beside_file, record_of, what_is_read
+from wsss.runs.run_folder import RunFolder, find_folders
+from wsss.stages.evaluate_masks import is_mask_folder
+from wsss.stages.export import data_folder_of
 from wsss.stages.report_contents import (
     Contents,
     calibration,
@@ -33,6 +40,7 @@ from wsss.stages.report_contents import (
     collect,
     facts,
     failures,
+    fold_folders,
     images_note,
     mistakes,
     records,
@@ -93,14 +101,36 @@ def run(options: ReportOptions) -> int:
 
 def report(options: ReportOptions) -> int:
     """Write the page; return 0."""
-    page = build(collect(options))
+    if is_mask_folder(options.preds):
+        raise ConfigError(f"{options.preds} holds masks, not cells: python -m wsss.evaluate draws them as sheet.png.")
+    with beside_file(options.out, "report") as output:
+        if output.begin(partial(_read, options), overwrite=options.overwrite, subject=("options.preds",)):
+            _report(options, output)
+    return 0
+
+
+def _read(options: ReportOptions, digests: Digests) -> dict[str, Any]:
+    files = [*prediction_files(options.preds), options.truth, options.masks]
+    scores = record_of(options.preds, "scores.json")
+    if options.truth is None:
+        files += [options.preds / "scores.json", *map(Path, scores["read"]["files"] if scores else ())]
+    data = DataSet.open(data_folder_of(options.preds, options.data))
+    files.append(data.folder / "dataset.json")
+    run = options.run or Path(str(read_provenance(options.preds).get("run", "")))
+    files += [path for folder in fold_folders(run) for path in RunFolder(folder).used]
+    return what_is_read(options, digests, files) | {"images": marks_for(options.preds, data, digests)}
+
+
+def _report(options: ReportOptions, output: Output) -> None:
+    contents = collect(options)
+    page = build(contents)
     text = render(page)
-    write_text(options.out, text)
+    write_text(output.path(options.out.name), text)
+    output.publish()
     packed = sum(len(field.packed) for field in page.fields)
     each = f", {packed / 1024 / len(page.fields):.0f} KiB each" if page.fields else ""
     size = len(text.encode()) / 1024**2
     say(f"{options.out}: {size:.1f} MiB, {len(page.fields)} of {page.images} images in the gallery{each}")
-    return 0
 
 
 def build(contents: Contents) -> Page:
@@ -138,6 +168,7 @@ def build(contents: Contents) -> Page:
 def draw(contents: Contents, notable: Sequence[NotableCells], run: Path | None) -> tuple[list[Field], list[CropGroup]]:
     """Draw the gallery's fields and the crops of the notable cells, image after image."""
     work = Drawing(contents, notable, _mapper(contents, run))
+    check_current(contents.options.preds, contents.data)
     for name, masks in progress(_each_wanted(contents, work.wanted), "report", total=len(work.wanted)):
         work.add(name, masks)
     return work.fields, work.groups()
@@ -259,7 +290,7 @@ class Drawing:
         labels = "no labels"
         if data.has_labels[self.places[name]]:
             labels = "labels: " + (", ".join(data.classes.names[k] for k in parse_label(row.Label)) or "none")
-        carried = [f"; {column}: {row[column]}" for column in data.carried if row[column]]
+        carried = [f"; {column}: {row[column]}" for column in map(str, data.carried) if row[column]]
         return f"{row.ImageHeight} × {row.ImageWidth} px, {cells} cells, {labels}{''.join(carried)}"
 
     def _truth(self, row: int) -> list[int] | None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import DataError, some
 from wsss.core.csv_text import read_numbers
+from wsss.core.digests import in_short
 from wsss.core.files import read_lines, read_record
 from wsss.data.catalog import DataSet
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
@@ -21,8 +22,8 @@ from wsss.options.evaluate import EvaluateOptions
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import calibration_svg, confusion_svg, training_svg
 from wsss.reports.page import Figure
+from wsss.runs.output import outdated
 from wsss.stages.evaluate import evaluate, join_cells
-from wsss.stages.evaluate_masks import is_mask_folder
 from wsss.stages.export import data_folder_of
 
 
@@ -73,8 +74,6 @@ def collect(options: ReportOptions) -> Contents:
     Raises:
         DataError: predictions, data set and truth do not fit each other.
     """
-    if is_mask_folder(options.preds):
-        raise ConfigError(f"{options.preds} holds masks, not cells: python -m wsss.evaluate draws them as sheet.png.")
     data = DataSet.open(data_folder_of(options.preds, options.data))
     cells, images = read_cells(options.preds), read_images(options.preds)
     columns = score_columns(cells, options.preds)
@@ -103,6 +102,8 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
         note = "There are no figures of cells: run python -m wsss.evaluate first, or pass --truth."
         if known and known.get("table") != table_digest(preds):
             known, note = None, f"{path} is of other predictions than these: run python -m wsss.evaluate again."
+        elif known and (changed := outdated(preds, path.name)):
+            known, note = None, f"{path} is out of date ({in_short(changed)}): run python -m wsss.evaluate again."
         if known:
             note = f"Figures of cells: from {path}, compared with {known['truth']}."
         return Evidence(known, note, None, None, figures, of_images)

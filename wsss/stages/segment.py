@@ -3,23 +3,27 @@
 import time
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from wsss.cells.plausible import doubt_notes
-from wsss.core.checks import DiskError
+from wsss.core.checks import DiskError, some
 from wsss.core.console import say
+from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_csv, write_json
+from wsss.core.label_maps import map_files
 from wsss.core.runtime import progress, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.overlap import Overlap
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
-from wsss.runs.lock import hold
+from wsss.runs.output import SEGMENT, Output, in_folder
 from wsss.segmenters import AnyBackend, BackendOptions, make_backend
-from wsss.segmenters.many import RECORDABLE, Job, segment_images
+from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
 
 
 def run(options: SegmentOptions) -> int:
@@ -33,42 +37,48 @@ def segment(options: SegmentOptions, overlap: Overlap | None = None) -> int:
     `overlap` is told of each image as it is done, for a stage that works on them at the same time.
     """
     folder = default_dataset(options.data)
-    DataSet.open(folder)  # a folder that is none is told before anything is written there
-    with hold(folder, "cells", "nuclei"):
-        return _segment(folder, options, overlap)
+    DataSet.open(folder)  # a folder that is none is named before anything is written there
+    with in_folder(folder, "segment", "cells", "nuclei", name=SEGMENT) as output:
+        return _segment(folder, options, overlap, output)
 
 
-def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None) -> int:
+def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, output: Output) -> int:
 
     data = DataSet.open(folder)
     asked = _backend_options(options, data.roles)
     backend = make_backend(options.backend, asked)  # a wrong option shows before any work
     for note in getattr(backend, "notes", ()):
         say(f"note: {note}")
-    what: dict[str, Any] = {"backend": options.backend, "masks": str(asked.masks), "weights": str(asked.weights)}
-    if options.category:  # without it as ever: what earlier versions found stays known
-        what["category"] = options.category
-    what |= {"split": True} if asked.split else {}
-    what |= {"grow": asked.grow} if asked.grow else {}
-    fingerprint = digest_json({"size": data.size, "pixel_um": asked.pixel_um, **what})
+    output.begin(partial(_read, data, options), marks=partial(_marks, data, options), subject=(), always=True)
+    output.overwrite = True  # the tables are of this stage, whatever version of it
     path = folder / "segment.journal"
     if options.overwrite:
-        for old in (path, *folder.glob("segment.journal-*"), folder / "segments.csv"):
+        for old in (path, *folder.glob("segment.journal-*")):
             old.unlink(missing_ok=True)
     began = time.perf_counter()
-    with Journal(path, fingerprint) as journal:
-        todo = _unfinished(data, journal)
-        (folder / "segments.csv").unlink(missing_ok=True)
+    with Journal(path, output.read, folder, "or pass --overwrite true to find all cells anew") as journal:
+        todo = _unfinished(data, journal, output)
+        if todo:
+            (folder / "segments.csv").unlink(missing_ok=True)  # until it is whole again
         if overlap is not None:
             number = {name: i for i, name in enumerate(data.ids)}
             todo = [number[name] for name in overlap.begin(data.ids[i] for i in todo)]
-        _work(data, journal, todo, backend, options, overlap)
+        _work(data, journal, todo, backend, options, overlap, output)
         table, spent = _summary(data, journal)
         doubts = {name: record.get("doubts", ()) for name, record, _ in journal.items()}
     for note in doubt_notes({name: doubts[name] for name in data.ids if name in doubts}):
         say(f"note: {note}")
-    _write(folder, table, options, spent)
+    _write(output.home, table, options, spent)
+    output.publish(failed=table.ID[(table.status == "failed") & table.ID.isin(list(output.items))].tolist())
     return _report(table, len(todo), time.perf_counter() - began, spent)
+
+
+def version_of(package: str) -> str:
+    """Return the version of a package, '' where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def _backend_options(options: SegmentOptions, roles: tuple[str, ...]) -> BackendOptions:
@@ -87,24 +97,51 @@ def _backend_options(options: SegmentOptions, roles: tuple[str, ...]) -> Backend
     )
 
 
-def _unfinished(data: DataSet, journal: Journal) -> list[int]:
-    """Return the images that have no map yet, whose pixels have changed since, or that failed."""
-    marks = _marks(data)
-    done = {
-        name
-        for name, record, _ in journal.items()
-        if record["status"] == "ok"
-        and record["mark"] == marks.get(name)
-        and (data.folder / record["map"]).exists()
-        and (record["nuclei"] is None or (data.folder / record["nuclei"]).exists())
-    }
+def _read(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str, Any]:
+    """Return what all label maps are made from, but for the images and their given masks."""
+    asked = _backend_options(options, data.roles)
+    files = {} if asked.weights is None else {str(options.weights): digests.of(asked.weights)}
+    chosen: dict[str, Any] = {"backend": options.backend, "pixel_um": asked.pixel_um, "size": data.size}
+    chosen |= {"masks": str(asked.masks), "weights": str(asked.weights), "category": options.category or ""}
+    chosen |= {"split": asked.split, "grow": asked.grow, "roles": list(data.roles)}
+    known = {"cellpose", "instanseg"} & {options.backend}
+    return {"options": chosen, "files": files, "versions": {name: version_of(name) for name in known}}
+
+
+def _marks(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str, str]:
+    """Return digests of each image's pixels and, where masks are given, of its masks."""
+    given = options.masks
+    crc = dict(zip(data.ids, data.table["crc32"].tolist(), strict=True))
+    names = [name for name, ok in zip(data.ids, data.ok, strict=True) if ok]
+    if given is None:
+        return {name: str(int(crc[name])) for name in names}
+    if given.is_dir():
+        found = digests.of_files(map_files(given, names))
+    else:
+        found = [digests.of(given)] * len(names)
+    return {name: digest_json([int(crc[name]), digest]) for name, digest in zip(names, found, strict=True)}
+
+
+def _unfinished(data: DataSet, journal: Journal, output: Output) -> list[int]:
+    """Return the images that have no map yet, whose pixels or given masks have changed since, or that failed.
+
+    Maps that were corrected by hand are kept, and counted anew.
+    """
+    done, corrected, number = set(), [], {name: i for i, name in enumerate(data.ids)}
+    digests = Digests(output.seen)
+    for name, record, _ in list(journal.items()):
+        if record["status"] != "ok" or record["mark"] != output.items.get(name):
+            continue
+        maps = [data.folder / path for path in (record["map"], record["nuclei"]) if path is not None]
+        if not all(path.exists() for path in maps):
+            continue
+        done.add(name)
+        if record.get("digest", now := digests.of(maps[0])) != now:
+            corrected.append(name)
+            journal.add(name, {**record, **recount(data, number[name]), "digest": now})
+    if corrected:
+        say(f"{some(corrected)}: the label maps were changed by hand since, and are kept.")
     return [i for i, (name, ok) in enumerate(zip(data.ids, data.ok, strict=True)) if ok and name not in done]
-
-
-def _marks(data: DataSet) -> dict[str, str]:
-    """Return what tells an image's pixels from later ones under the same ID."""
-    rows = zip(data.ids, data.table["crc32"], data.ok, strict=True)
-    return {name: str(int(crc)) if ok else "" for name, crc, ok in rows}
 
 
 def _work(
@@ -114,9 +151,10 @@ def _work(
     backend: AnyBackend,
     options: SegmentOptions,
     overlap: Overlap | None,
+    output: Output,
 ) -> None:
     """Segment the images `todo` and journal each as it is done."""
-    marks = _marks(data)
+    marks = output.items
     job = Job(data.folder, options.backend, _backend_options(options, data.roles))
     with progress(None, "segment", len(todo)) as bar:
         for index, result in segment_images(job, backend, todo, options.pool):

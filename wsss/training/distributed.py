@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wsss.core.checks import ConfigError, UserError
 from wsss.runs.lock import hold
+from wsss.runs.run_folder import check_free
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others within a step before it gives up."""
@@ -97,6 +98,8 @@ class World:
     def hold(self, folder: Path) -> Iterator[None]:
         """Keep other runs out of a folder; process 0 does it for all."""
         with hold(folder, "preview") if self.leads else nullcontext():
+            if self.leads:
+                check_free(folder)
             yield
 
     def wait(self) -> None:
@@ -129,7 +132,7 @@ def join(device: str = "auto") -> Iterator[World]:
     os.environ.setdefault("RDMAV_FORK_SAFE", "1")
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        patient = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
         yield World(rank, size, local, int(os.environ["LOCAL_WORLD_SIZE"]), place, patient)
     except (UserError, KeyboardInterrupt):
         if rank > 0:

@@ -11,12 +11,13 @@ from wsss.core.channels import HPA_ROLES, default_roles
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.device import Device
-from wsss.core.files import digest_file
+from wsss.core.digests import Digests
+from wsss.core.files import digest_json
 from wsss.core.runtime import progress, versions
 from wsss.data.augment import build_augment
 from wsss.data.augment_recipe import load_recipe
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.data.cell_maps import without_cells
+from wsss.data.cell_maps import image_marks, without_cells
 from wsss.data.cell_samples import CellSamples
 from wsss.data.dataset import ImageSamples
 from wsss.data.sampler import shard
@@ -142,10 +143,9 @@ class ClassifyTask(Task):
 
     def record(self, split: Split) -> RunRecord:
         """Return the record of a network that learns from the split."""
-        segments = self.data.folder / "segments.csv"
-        known = self.recipe.cells.wanted and segments.exists()  # these cells shape the weights
         record = record_of_data(self.recipe, self.data, split.fold, [self.ids[i] for i in split.train])
-        record.inputs.update({"cells": digest_file(segments)} if known else {})
+        if self.recipe.cells.wanted:  # these cells shape the weights
+            record.inputs["cells"] = digest_json(image_marks(self.data, Digests(), split.train))
         return record
 
     def earlier(self, fold: int | None, *, fresh: bool) -> dict[str, Earlier]:
@@ -213,6 +213,7 @@ class ClassifyTask(Task):
 
 def record_of_data(recipe: Any, data: DataSet, fold: int | None, train_ids: list[str]) -> RunRecord:
     """Return the record of a network that learns from images of a data set."""
+    pixels = data.table.loc[data.ok & data.has_labels, ["ID", "crc32"]].to_numpy().tolist()
     return RunRecord(
         recipe,
         fold,
@@ -225,6 +226,7 @@ def record_of_data(recipe: Any, data: DataSet, fold: int | None, train_ids: list
         augment=load_recipe(recipe.augment),
         roles=() if data.roles == default_roles(data.channels) else tuple(data.roles),
         bits=data.bits,
+        inputs={"pixels": digest_json(pixels)},
         versions=versions(),
     )
 

@@ -116,7 +116,7 @@ class MapTask(UnetTask):
         """Return the record of a network; images have reached it through its masks' networks too."""
         masks = self._masks(split.fold)
         record = record_of_data(self.recipe, self.data, split.fold, sorted(masks.seen))
-        return replace(record, inputs={"pseudo": masks.digest}, ancestors=masks.ancestors)
+        return replace(record, inputs={**record.inputs, "pseudo": masks.digest}, ancestors=masks.ancestors)
 
     def batches(self, split: Split, workers: int) -> EpochLoader:
         """Return batches in the classifier's order and augmentation, with a mask a class in the labels' place."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wsss.cells.mask_instances import objects_of
 from wsss.core.checks import ConfigError
 from wsss.core.device import Device
+from wsss.core.digests import Digests
 from wsss.core.runtime import versions
 from wsss.data.augment import Augment
 from wsss.data.augment_recipe import load_recipe
@@ -96,6 +97,7 @@ class MaskTask(UnetTask):
             tuple(self.ids[i] for i in split.train),
             ("grey",) if self.channels == 1 else ("red", "green", "blue"),
             augment=load_recipe(self.recipe.augment),
+            inputs={"files": Digests().of(self.masks.folder) or ""},
             versions=versions(),
         )
 

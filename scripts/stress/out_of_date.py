@@ -1,0 +1,247 @@
+"""Row 17: something that a result was made from changes, and the same command is started again.
+
+It must refuse, saying what has changed, or make the result again; never say that there is nothing to do. Before each
+change the command is started once more and must find nothing to do: no false alarms. Changes keep size and times of
+the file wherever that can be.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from chain import call, names, site, words, write_image, write_inputs
+from record import record
+
+from wsss.core.label_maps import read_label_map, write_label_map
+
+Change = Callable[[Path], None]
+FIRST = names()[0]
+
+
+def keep_time(path: Path, change: Callable[[Path], None]) -> None:
+    """Change a file and give it its old times back."""
+    before = path.stat()
+    change(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def swap_bytes(path: Path, old: bytes, new: bytes) -> None:
+    """Replace text in a file by text of equal length; size and times stay."""
+    content = path.read_bytes()
+    assert old in content, (path, old)
+    assert len(old) == len(new)
+    keep_time(path, lambda p: p.write_bytes(content.replace(old, new, 1)))
+
+
+def new_pixels(home: Path, name: str = FIRST) -> None:
+    """Write other pixels into an image; its size and times stay."""
+    planes = np.random.default_rng().integers(0, 200, (4, 64, 64), np.uint8)
+    path = home / "images" / f"{name}.ome.tif"
+    keep_time(path, lambda _: write_image(home, name, planes))
+
+
+def new_map(folder: Path, name: str = FIRST) -> None:
+    """Correct a label map: one cell grows by a row, or shrinks again."""
+    found = read_label_map(folder / f"{name}.png")
+    row = found[28, 4:28]
+    found[28, 4:28] = np.where(row == 0, 1, 0)
+    keep_time(folder / f"{name}.png", lambda _: write_label_map(folder / name, found))
+
+
+def remake(*commands: str) -> Callable[[Path], None]:
+    """Return a change that runs earlier stages again, whatever they refuse."""
+
+    def change(home: Path) -> None:
+        chain = words(home)
+        for name in commands:
+            again(name, chain)
+
+    return change
+
+
+def again(name: str, chain: dict[str, list[str]]) -> None:
+    """Bring a result up to date."""
+    force = ["--resume", "never"] if name == "train" else ["--overwrite", "true"]
+    code, text = call(name, chain[name])
+    if code == 2:
+        code, text = call(name, [*chain[name], *force])
+    if code != 0:
+        raise SystemExit(f"{name} ended with {code}: {text}")
+
+
+def both(*changes: Change) -> Change:
+    """Return several changes as one."""
+
+    def change(home: Path) -> None:
+        for one in changes:
+            one(home)
+
+    return change
+
+
+def relabel(home: Path) -> None:
+    """Swap the labels of two images; the folds stay as large."""
+    swap_bytes(home / "train.csv", b"i00,0", b"i00,1")
+
+
+def relabel_back(home: Path) -> None:
+    """Undo `relabel`."""
+    swap_bytes(home / "train.csv", b"i00,1", b"i00,0")
+
+
+def by_hand(home: Path) -> None:
+    """Edit a table of scores."""
+    swap_bytes(home / "oof" / "images.csv", b"ok", b"OK")
+
+
+def truth(home: Path) -> None:
+    """Correct the class of one true cell."""
+    path = home / "truth.csv"
+    text = path.read_bytes()
+    old, new = (b"i00,1,0", b"i00,1,1") if b"i00,1,0" in text else (b"i00,1,1", b"i00,1,0")
+    swap_bytes(path, old, new)
+
+
+def other_scores(home: Path) -> None:
+    """Replace a table of cells by one with other scores."""
+    path = home / "second" / "cells.parquet"
+    table = pd.read_parquet(path)
+    table["0"] = 1 - table["0"]
+    table.to_parquet(path)
+
+
+def other_name(home: Path, folder: str) -> None:
+    """Put one image's file in the place of another's by a rename."""
+    path, other = (home / folder / f"{name}.ome.tif" for name in names()[:2])
+    shutil.copy2(other, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+def correct_maps(home: Path) -> None:
+    new_map(home / "data" / "cells")
+
+
+PIXELS = both(new_pixels, remake("prepare"))
+GIVEN = both(lambda home: new_map(home / "given", names()[2]), remake("segment"))
+
+CHANGES: list[tuple[str, str, Change]] = [
+    ("prepare", "pixels of an image", new_pixels),
+    ("prepare", "an image replaced by a rename", lambda home: other_name(home, "images")),
+    ("prepare", "pixels of the last image", lambda home: new_pixels(home, names()[-1])),
+    ("prepare", "a label", relabel),
+    ("prepare", "an image touched by other content and back", both(new_pixels, new_pixels)),
+    ("segment", "a given mask", lambda home: new_map(home / "given")),
+    ("segment", "another given mask", lambda home: new_map(home / "given", names()[3])),
+    ("segment", "pixels re-prepared", PIXELS),
+    ("segment", "a label map removed", lambda home: (home / "data" / "cells" / f"{FIRST}.png").unlink()),
+    ("train", "pixels re-prepared", PIXELS),
+    ("train", "label maps corrected", correct_maps),
+    ("train", "given masks changed, segmented again", GIVEN),
+    ("train", "labels corrected, prepared again", both(relabel_back, remake("prepare"))),
+    ("infer", "label maps corrected", correct_maps),
+    ("infer", "the label map of another image", lambda home: new_map(home / "data" / "cells", names()[5])),
+    ("infer", "given masks changed, segmented again", GIVEN),
+    ("infer", "pixels re-prepared", both(PIXELS, remake("segment", "train"))),
+    ("infer", "trained again", both(PIXELS, remake("segment", "train"))),
+    ("infer", "a table of the result removed", lambda home: (home / "oof" / "cells.csv").unlink()),
+    ("infer", "images.csv of the result changed by hand", by_hand),
+    ("infer-2", "label maps corrected", correct_maps),
+    ("infer-2", "pixels re-prepared", both(PIXELS, remake("segment", "train"))),
+    ("pseudo", "label maps corrected", correct_maps),
+    ("pseudo", "the label map of another image", lambda home: new_map(home / "data" / "cells", names()[5])),
+    ("pseudo", "pixels re-prepared and trained again", both(PIXELS, remake("segment", "train"))),
+    ("ensemble", "a member's scores", other_scores),
+    ("ensemble", "a member predicted again on other maps", both(correct_maps, remake("infer", "infer-2"))),
+    ("ensemble", "both members predicted again", both(GIVEN, remake("infer", "infer-2"))),
+    ("ensemble", "its own table removed", lambda home: (home / "blend" / "cells.parquet").unlink()),
+    ("calibrate", "predicted again on other maps", both(correct_maps, remake("infer"))),
+    ("calibrate", "its picture removed", lambda home: (home / "curves.png").unlink()),
+    ("evaluate", "a true class", truth),
+    ("evaluate", "a true mask", lambda home: new_map(home / "given")),
+    ("evaluate", "predicted again on other maps", both(correct_maps, remake("infer"))),
+    ("evaluate", "its figures removed", lambda home: (home / "oof" / "scores.json").unlink()),
+    ("export", "predicted again on other maps", both(correct_maps, remake("infer"))),
+    ("export", "a file of it removed", lambda home: next((home / "geojson").glob("*.gz")).unlink()),
+    ("report", "a true class, the figures not", truth),
+    ("report", "evaluated again", both(truth, remake("evaluate"))),
+    ("report", "label maps corrected, not predicted again", correct_maps),
+    ("report", "predicted and evaluated again", both(correct_maps, remake("infer", "evaluate"))),
+    ("report", "its page changed by hand", lambda home: swap_bytes(home / "report.html", b"<html", b"<HTML")),
+    ("overlay", "label maps corrected, not predicted again", correct_maps),
+    ("overlay", "predicted again", both(correct_maps, remake("infer"))),
+    ("overlay", "a picture removed", lambda home: (home / "pictures" / "overview.png").unlink()),
+    ("overlay", "pixels re-prepared, not predicted again", both(PIXELS, remake("segment"))),
+]
+"""Command, what changes, and how."""
+
+ORDER = ["prepare", "segment", "train", "infer", "infer-2", "pseudo", "ensemble", "calibrate", "evaluate", "export"]
+ORDER += ["report", "overlay", "download"]
+
+
+def upto(name: str, chain: dict[str, list[str]]) -> None:
+    """Bring everything that a command reads, and its own result, up to date."""
+    needs = {"evaluate": {"pseudo", "ensemble", "calibrate", "infer-2"}, "download": set(ORDER)}
+    skip = {"pseudo": set()}.get(name, {"pseudo"}) | needs.get(name, set())
+    if name not in ("ensemble", "infer-2"):
+        skip |= {"infer-2", "ensemble"}
+    for stage in ORDER[: ORDER.index(name) + 1]:
+        if stage == name or stage not in (skip | {"calibrate", "export", "overlay"}):
+            again(stage, chain)
+
+
+def main() -> int:
+    """Try every change; those of the commands named alone, if any is."""
+    wanted = sys.argv[1:] or ORDER
+    tried = noticed = alarms = 0
+    began = time.monotonic()
+    failures = []
+    with tempfile.TemporaryDirectory(prefix="wsss-stress-") as folder:
+        home = Path(folder)
+        write_inputs(home)
+        chain = words(home)
+        with site(home, chain):
+            for name, what, change in CHANGES:
+                if name not in wanted:
+                    continue
+                upto(name, chain)
+                code, text = call(name, chain[name])
+                if not is_done(name, code, text):
+                    alarms += 1
+                    failures.append(f"{name} finds work without a change: {text[-200:]}")
+                change(home)
+                code, text = call(name, chain[name])
+                tried += 1
+                if code == 2 or (code == 0 and not is_done(name, code, text)):
+                    noticed += 1
+                else:
+                    failures.append(f"{name} does not notice: {what}: {text[-200:]}")
+                print(f"{name:10} {what:45} {' '.join(text.split())[-150:]}", flush=True)
+    for failure in failures:
+        print(failure)
+    return (
+        record(
+            17, "changes between stages, noticed", tried, noticed, time.monotonic() - began, f"{alarms} false alarms"
+        )
+        + alarms
+    )
+
+
+def is_done(name: str, code: int, text: str) -> bool:
+    """Say whether a command found nothing to do."""
+    if name == "train":
+        return code == 0 and "going on after epoch 1" in text
+    if name == "segment":
+        return code == 0 and "nothing was left to do" in text
+    if name == "download":
+        return code == 0 and "are complete" in text
+    return code == 0 and "nothing to do" in text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

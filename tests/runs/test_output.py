@@ -1,0 +1,245 @@
+"""One protocol for results: old or new, never both; what is not ours is left alone; what changed is named."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.digests import Digests, differences
+from wsss.runs.output import STATE, Output, beside_file, in_folder, record_of, settle
+
+
+def make(folder: Path, source: Path, *, names: tuple[str, ...] = ("a.csv", "b/c.csv"), **more: Any) -> bool:
+    """Write a result that holds the content of `source` in every file; return whether there was work to do."""
+    options = more.pop("options", {"how": "mean"})
+    with in_folder(folder, more.pop("command", "ensemble")) as output:
+        gather = lambda digests: {"options": options, "files": {source.name: digests.of(source)}}  # noqa: E731
+        if not output.begin(gather, **more):
+            return False
+        for name in names:
+            output.path(name).write_text(source.read_text())
+        output.publish()
+    return True
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "input.csv"
+    path.write_text("one")
+    return path
+
+
+def visible(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and STATE not in p.parts)
+
+
+def test_a_result_is_made_once(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make(tmp_path / "out", source)
+    assert visible(tmp_path / "out") == ["a.csv", "b/c.csv"]
+    assert [path.name for path in (tmp_path / "out" / STATE).iterdir()] == ["result.json"]
+    assert not make(tmp_path / "out", source)
+    assert "holds this result already: nothing to do" in capsys.readouterr().out
+
+
+def test_other_options_are_another_result_and_changed_content_an_old_one(tmp_path: Path, source: Path) -> None:
+    make(tmp_path / "out", source)
+    with pytest.raises(ConfigError, match=r"holds another result \(how was mean, now rank\)"):
+        make(tmp_path / "out", source, options={"how": "rank"}, subject=("options",))
+    with pytest.raises(ConfigError, match="holds a result of ensemble"):
+        make(tmp_path / "out", source, command="overlay")
+    before = source.stat()
+    source.write_text("two")  # of equal size
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ConfigError, match=r"\(input.csv has changed\)"):
+        make(tmp_path / "out", source)
+    assert make(tmp_path / "out", source, subject=("options",), names=("a.csv", "d.csv"))
+    assert visible(tmp_path / "out") == ["a.csv", "d.csv"]
+    assert (tmp_path / "out" / "a.csv").read_text() == "two"
+
+
+def test_what_is_not_ours_is_left_alone_without_overwrite(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.csv").write_text("mine")
+    with pytest.raises(ConfigError, match=r"a.csv is not of this result and would be replaced"):
+        make(tmp_path / "out", source)
+    assert visible(tmp_path / "out") == ["a.csv"]
+    assert not (tmp_path / "out" / STATE).exists()
+    (tmp_path / "out" / "other.txt").write_text("mine too")
+    make(tmp_path / "out", source, overwrite=True)
+    assert visible(tmp_path / "out") == ["a.csv", "b/c.csv", "other.txt"]
+
+
+def test_a_file_changed_by_hand_is_not_replaced_and_a_missing_one_is_made_again(tmp_path: Path, source: Path) -> None:
+    make(tmp_path / "out", source)
+    (tmp_path / "out" / "a.csv").unlink()
+    assert make(tmp_path / "out", source)
+    (tmp_path / "out" / "a.csv").write_text("corrected")
+    with pytest.raises(ConfigError, match=r"a.csv was changed by hand since it was written"):
+        make(tmp_path / "out", source)
+
+
+def test_a_copied_result_is_the_same_result(tmp_path: Path, source: Path) -> None:
+    make(tmp_path / "out", source)
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    assert not make(tmp_path / "copy", source)
+
+
+def test_an_input_that_changes_while_it_is_read_is_noticed(tmp_path: Path, source: Path) -> None:
+    with in_folder(tmp_path / "out", "ensemble") as output:
+        output.begin(lambda digests: {"files": {"input.csv": digests.of(source)}})
+        output.path("a.csv").write_text("x")
+        source.write_text("two")
+        with pytest.raises(DataError, match=r"input\.csv has changed while it was read"):
+            output.publish()
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_another_result_in_the_same_folder_are_not_replaced(tmp_path: Path, source: Path) -> None:
+    make(tmp_path / "out", source)
+    with beside_file(tmp_path / "out" / "a.csv", "evaluate") as output:
+        output.begin(lambda digests: {})
+        output.path("a.csv").write_text("x")
+        with pytest.raises(ConfigError, match=r"a\.csv belongs to the result there"):
+            output.publish()
+    assert not make(tmp_path / "out", source)
+
+
+def test_an_unfinished_work_goes_on_and_a_failed_item_is_tried_again(tmp_path: Path) -> None:
+    def work(marks: dict[str, str], *, fail: str = "", stop: bool = False) -> list[str]:
+        done = []
+        with in_folder(tmp_path / "out", "infer") as output:
+            if not output.begin(lambda digests: {"options": {}}, marks=lambda digests: marks):
+                return ["nothing"]
+            with output.journal() as journal:
+                fresh = output.fresh(journal)
+                for name in sorted(set(marks) - fresh):
+                    done.append(name)
+                    journal.add(name, {"mark": marks[name], "failed": name == fail})
+                    if stop:
+                        raise KeyboardInterrupt
+                output.path("table.csv").write_text(",".join(sorted(journal.keys())))
+            output.publish(failed=[fail] if fail else [])
+        return done
+
+    with pytest.raises(KeyboardInterrupt):
+        work({"a": "1", "b": "1", "c": "1"}, stop=True)
+    assert work({"a": "2", "b": "1", "c": "1"}, fail="c") == ["a", "b", "c"], "the cells of a have changed since"
+    assert work({"a": "2", "b": "1", "c": "1"}) == ["c"]
+    assert work({"a": "2", "b": "1", "c": "1"}) == ["nothing"]
+    with pytest.raises(ConfigError, match="pixels or label maps of b have changed"):
+        work({"a": "2", "b": "2", "c": "1"})
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run something in a forked child; return its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+def killed_at(step: int, work: Callable[[], object]) -> Callable[[], object]:
+    """Return the work with a SIGKILL before the file system is changed for the n-th time."""
+
+    def run() -> None:
+        left = [step]
+
+        def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+            def changing(*arguments: Any, **more: Any) -> Any:
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return change(*arguments, **more)
+
+            return changing
+
+        for name in ("rename", "replace", "unlink", "rmdir", "mkdir"):
+            setattr(os, name, counted(getattr(os, name)))
+        work()
+
+    return run
+
+
+def test_a_kill_at_any_change_leaves_the_old_result_or_the_new_one(tmp_path: Path, source: Path) -> None:
+    out, states = tmp_path / "out", set()
+    for step in range(200):
+        shutil.rmtree(out, ignore_errors=True)
+        source.write_text("one")
+        make(out, source, names=("a.csv", "b/c.csv", "old.csv"))
+        source.write_text("two")
+        again = partial(make, out, source, subject=("options",), names=("a.csv", "b/c.csv", "new.csv"))
+        status = in_child(killed_at(step, again))
+        settle(out)
+        content = {name: (out / name).read_text() for name in visible(out) if not name.startswith(".lock")}
+        assert content in (
+            dict.fromkeys(("a.csv", "b/c.csv", "old.csv"), "one"),
+            dict.fromkeys(("a.csv", "b/c.csv", "new.csv"), "two"),
+        ), step
+        states.add(content["a.csv"])
+        again()
+        assert visible(out) == ["a.csv", "b/c.csv", "new.csv"]
+        assert [path.name for path in (out / STATE).iterdir()] == ["result.json"]
+        if status == 0:
+            break
+    assert states == {"one", "two"}
+    assert 10 < step < 199
+
+
+def test_a_damaged_record_is_no_record_and_a_newer_one_is_named(tmp_path: Path, source: Path) -> None:
+    make(tmp_path / "out", source)
+    path = tmp_path / "out" / STATE / "result.json"
+    path.write_text(path.read_text().replace("ensemble", "ensambla"))
+    assert record_of(tmp_path / "out") is None
+    path.write_text(json.dumps({"format": 99}))
+    with pytest.raises(DataError, match="made by a newer wsss"):
+        record_of(tmp_path / "out")
+
+
+def test_digests_of_files_are_remembered_until_anything_of_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("one")
+    first = Digests()
+    digest = first.of(path)
+    assert not first.seen, "just written, it may change again within one tick of the clock"
+    remembered = Digests({str(path): ["another mark", "x"]})
+    assert remembered.of(path) == digest
+    folder = Digests().of(tmp_path)
+    (tmp_path / "b").write_text("")
+    assert Digests().of(tmp_path) != folder
+    assert Digests().of(tmp_path / "none") is None
+
+
+def test_differences_are_words() -> None:
+    before = {"options": {"k": 1}, "files": {"t.csv": "0" * 16, "gone.csv": "1" * 16}, "members": [{"w": "2" * 16}]}
+    now = {"options": {"k": 2}, "files": {"t.csv": "3" * 16}, "members": [{"w": "2" * 16}, {"w": "4" * 16}]}
+    assert list(differences(before, now).values()) == [
+        "k was 1, now 2",
+        "t.csv has changed",
+        "members.1.w is new",
+        "gone.csv is gone",
+    ]
+    assert not differences(now, now)
+
+
+def test_a_place_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file, expected a folder"), in_folder(tmp_path / "file", "overlay"):
+        pass
+    with pytest.raises(ConfigError, match="is a folder, expected a file"), beside_file(tmp_path, "report"):
+        pass
+
+
+def test_an_output_has_a_name(tmp_path: Path) -> None:
+    assert Output(tmp_path, "result", "x").shown == tmp_path
+    assert Output(tmp_path, "a.json", "x").shown == tmp_path / "a.json"

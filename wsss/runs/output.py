@@ -1,0 +1,499 @@
+"""One protocol for everything that a command writes: hold, compare, work aside, publish all files together.
+
+A result is the content of a folder (`in_folder`) or a file with those beside it that belong to it (`beside_file`).
+What is known of it stands in the hidden folder `.wsss` there:
+
+    NAME.json      what the result is: command, everything that was read, its files with their digests
+    NAME.work/     what an unfinished run has made so far; `files/` will be the result
+    NAME.commit    the result is complete and on its way to its place: whoever comes next completes the way
+
+So a kill at any moment leaves the old result, or the new one, or a commit that the next reader or writer completes
+(`settle`); files of two runs never lie side by side. Readers call `settle` before they read.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.console import say
+from wsss.core.digests import Digests, Seen, differences, in_short, mark_of
+from wsss.core.files import as_read, digest_file, read_record, remove_parts, sync_folder, write_json
+from wsss.core.version import __version__
+from wsss.runs.journal import Journal
+from wsss.runs.lock import LOCK, hold
+
+STATE = ".wsss"
+FOLDER = "result"
+"""NAME of the result that is a whole folder."""
+SEGMENT = "segment"
+"""NAME of the tables of label maps in a data set."""
+FORMAT = 1
+WAIT_S = 30
+"""How long a reader waits for another process to complete the publishing of a result."""
+
+Gather = Callable[[Digests], Mapping[str, Any]]
+"""Returns everything that a result is made from: options, contents of files, versions. It is called before the work
+and again after it, so that a change in between is noticed."""
+
+Marks = Callable[[Digests], Mapping[str, str]]
+"""Returns image -> digest of what the image's part of a result is made from."""
+
+
+@dataclass
+class Output:
+    """One result, held by this process.
+
+    Attributes:
+        folder: where its files lie.
+        name: FOLDER, or the name of its first file.
+        command: the stage that makes it.
+        way_out: the options by which a user chooses another place or replaces what is there, for messages.
+    """
+
+    folder: Path
+    name: str
+    command: str
+    way_out: str = "choose another --out, or pass --overwrite true"
+    gather: Gather | None = None
+    marks: Marks | None = None
+    read: dict[str, Any] = field(default_factory=dict)
+    items: dict[str, str] = field(default_factory=dict)
+    seen: Seen = field(default_factory=dict)
+    overwrite: bool = False
+    keeps_work: bool = False
+
+    @property
+    def shown(self) -> Path:
+        """The result as messages name it."""
+        return self.folder if self.name in (FOLDER, SEGMENT) else self.folder / self.name
+
+    @property
+    def work(self) -> Path:
+        """Folder of what an unfinished run has made."""
+        return self.folder / STATE / f"{self.name}.work"
+
+    @property
+    def home(self) -> Path:
+        """Folder of the result's files until they are published."""
+        return self.work / "files"
+
+    def path(self, name: str | Path) -> Path:
+        """Return where to write the result's file `name` (relative to its folder) until it is published."""
+        path = self.home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def begin(
+        self,
+        gather: Gather,
+        *,
+        overwrite: bool = False,
+        subject: Collection[str] | None = None,
+        marks: Marks | None = None,
+        legacy: Collection[str] = (),
+        always: bool = False,
+    ) -> bool:
+        """Compare what is there with what is to be made; return whether there is work to do.
+
+        Args:
+            gather: returns what the result is made from.
+            overwrite: replace another result, and files that are not ours.
+            subject: names (as `differences` gives them, or their beginnings) whose values make it another result;
+                where only others differ, the result is out of date and made again. None: every one does.
+            marks: returns image -> digest of what its part of the result is made from, for stages that can redo single
+                images.
+            legacy: files that show a result of an earlier version, without a record.
+            always: there is always work: what is there is looked at piece by piece.
+
+        Raises:
+            ConfigError: there is another result, or one that was changed by hand.
+        """
+        if not self.compare(gather, overwrite=overwrite, subject=subject, marks=marks, legacy=legacy, always=always):
+            return False
+        if overwrite:
+            self.forget()
+        if (self.work / "journal.sqlite").exists():
+            self._carry()
+        else:
+            self.forget()
+        if self.seen:
+            write_json(self.work / "seen.json", {"seen": self.seen})
+        return True
+
+    def compare(
+        self,
+        gather: Gather,
+        *,
+        overwrite: bool = False,
+        subject: Collection[str] | None = None,
+        marks: Marks | None = None,
+        legacy: Collection[str] = (),
+        always: bool = False,
+    ) -> bool:
+        """Do what `begin` does, but touch nothing: for a part of the work that another process puts together."""
+        seen = _read_quietly(self.work / "seen.json").get("seen", {})
+        found = record_of(self.folder, self.name)
+        digests = Digests(seen | (found or {}).get("seen", {}))
+        self.gather, self.marks, self.overwrite = gather, marks, overwrite
+        self.read = as_read(dict(gather(digests)))
+        self.items = dict(marks(digests)) if marks is not None else {}
+        self.seen = digests.seen
+        if overwrite:
+            return True
+        if found is not None:
+            return self._compare(found, subject, always)
+        if old := [name for name in legacy if (self.folder / name).exists()]:
+            raise ConfigError(
+                f"{self.folder / old[0]} is of an earlier version, or not of wsss: what it was made from is not known. "
+                f"{self.way_out[:1].upper()}{self.way_out[1:]}."
+            )
+        return True
+
+    def _compare(self, found: dict[str, Any], subject: Collection[str] | None, always: bool) -> bool:
+        """Return whether the result that is there is to be made again; refuse one that is another."""
+        if found["command"] != self.command:
+            raise ConfigError(f"{self.shown} holds a result of {found['command']}: {self.way_out}.")
+        differing = differences(found["read"], self.read) | self._items_differing(found["items"], found["failed"])
+        others = {
+            name: text
+            for name, text in differing.items()
+            if subject is None or any(name == own or name.startswith(f"{own}.") for own in subject)
+        }
+        if others:
+            raise ConfigError(f"{self.shown} holds another result ({in_short(others)}): {self.way_out}.")
+        if always:
+            return True
+        missing, changed = self._state(found)
+        if changed:
+            raise ConfigError(f"{some(changed)} was changed by hand since it was written: {self.way_out}.")
+        if differing:
+            say(f"{self.shown} is out of date ({in_short(differing)}): it is made again.")
+            return True
+        if missing:
+            say(f"{some(missing)} is gone: {self.shown} is made again.")
+            return True
+        if found["failed"]:
+            say(f"{some(found['failed'], 3)} of {self.shown} failed before: tried again.")
+            return True
+        say(f"{self.shown} holds this result already: nothing to do.")
+        return False
+
+    def _items_differing(self, before: Mapping[str, str], failed: Collection[str] = ()) -> dict[str, str]:
+        now = self.items
+        known = dict.fromkeys([*now, *before])
+        names = [name for name in known if before.get(name) != now.get(name) and name not in failed]
+        words = {"items": f"pixels or label maps of {some(names, 3)} have changed"}
+        return words if names else {}
+
+    def _state(self, found: dict[str, Any]) -> tuple[list[Path], list[Path]]:
+        """Return the files of a result that are gone, and those that are not as they were written."""
+        missing, changed = [], []
+        for name, (mark, digest) in found["files"].items():
+            path = self.folder / name
+            if not path.exists():
+                missing.append(path)
+            elif mark_of(path) != mark and digest_file(path) != digest:
+                changed.append(path)
+        return missing, changed
+
+    def journal(self) -> Journal:
+        """Open the journal of this work, which goes on after a kill.
+
+        Raises:
+            ConfigError: it was begun with other inputs or options, and has finished images.
+        """
+        self.keeps_work = True
+        self.work.mkdir(parents=True, exist_ok=True)
+        return Journal(self.work / "journal.sqlite", self.read, where=self.shown, way_out=self.way_out)
+
+    def fresh(self, journal: Journal) -> set[str]:
+        """Return the items of a journal that are done: not failed, and made from what is there now."""
+        return {
+            name
+            for name, record, _ in journal.items()
+            if not record.get("failed") and record.get("mark", "") == self.items.get(name, "")
+        }
+
+    def publish(self, *, failed: Collection[str] = (), items: Mapping[str, str] | None = None) -> None:
+        """Put all files written under `path` in their places, and remove those of the result before.
+
+        Args:
+            failed: images without a result, which the same command then tries again.
+            items: what each image was made from, where that was found while working, or is known of its sources.
+
+        Raises:
+            DataError: something that was read has changed meanwhile.
+            ConfigError: a file that is not of this result is in the way.
+        """
+        assert self.gather is not None, "begin comes first"
+        digests = Digests(self.seen)
+        changed = differences(self.read, as_read(dict(self.gather(digests))))
+        if self.marks is not None:
+            before, self.items = self.items if items is None else items, dict(self.marks(digests))
+            changed |= self._items_differing(before)
+        elif items is not None:
+            self.items = dict(items)
+        if changed:
+            raise DataError(
+                f"{in_short(changed)} while it was read: start the same command again; {self.shown} is as before."
+            )
+        home = self.home
+        names = sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file())
+        before = (record_of(self.folder, self.name) or {"files": {}})["files"]
+        self._check_free(names, before)
+        record = {
+            "format": FORMAT,
+            "command": self.command,
+            "version": __version__,
+            "read": self.read,
+            "items": self.items,
+            "failed": sorted(failed),
+            "seen": digests.seen,
+            "files": {name: ["", digest_file(home / name)] for name in names},
+        }
+        for name in names:
+            _sync(home / name)
+        write_json(self._commit, {"remove": sorted(before), "record": record, "keep": bool(failed and self.keeps_work)})
+        self.complete()
+
+    def _check_free(self, names: list[str], before: Mapping[str, Any]) -> None:
+        """Refuse to replace files that are not of the result before."""
+        strange = [name for name in names if name not in before and (self.folder / name).exists()]
+        if strange and not self.overwrite:
+            whose = self._owner(strange[0])
+            raise ConfigError(f"{self.folder / strange[0]} {whose} and would be replaced: {self.way_out}.")
+
+    def _owner(self, name: str) -> str:
+        """Return in words whose a file is."""
+        for path in (self.folder / STATE).glob("*.json"):
+            if path.stem != self.name and name in (record_of(self.folder, path.stem) or {"files": {}})["files"]:
+                return f"belongs to {'the result there' if path.stem == FOLDER else path.stem}"
+        return "is not of this result"
+
+    @property
+    def _commit(self) -> Path:
+        return self.folder / STATE / f"{self.name}.commit"
+
+    def complete(self) -> None:
+        """Complete the publishing of a result that is on its way, if there is one."""
+        if not self._commit.exists():
+            return
+        commit = read_record(self._commit)
+        record, home = commit["record"], self.home
+        for name in commit["remove"]:
+            if name not in record["files"] or (home / name).exists():  # else it is the new one already
+                (self.folder / name).unlink(missing_ok=True)
+        for name in record["files"]:
+            if (home / name).exists():
+                _move(home / name, self.folder / name)
+        for place in {(self.folder / name).parent for name in record["files"]}:
+            if place.is_dir():
+                sync_folder(place)
+        _remove_empty(self.folder, commit["remove"])
+        for name, entry in record["files"].items():
+            entry[0] = mark_of(self.folder / name) if (self.folder / name).exists() else ""
+        write_json(self.folder / STATE / f"{self.name}.json", record)
+        self._commit.unlink()
+        if commit["keep"]:
+            shutil.rmtree(home, ignore_errors=True)
+        else:
+            shutil.rmtree(self.work, ignore_errors=True)
+
+    def _carry(self) -> None:
+        """Take the files of a result of which some images are tried again over into the work."""
+        found = record_of(self.folder, self.name)
+        for name in found["files"] if found is not None and found["failed"] else ():
+            target = self.path(name)
+            if target.exists() or not (self.folder / name).is_file():
+                continue
+            try:
+                os.link(self.folder / name, target)
+            except OSError:  # a disk without links, or another one
+                shutil.copy2(self.folder / name, target)
+
+    def forget(self) -> None:
+        """Remove what an unfinished run has made so far."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if not self.keeps_work and not self._commit.exists():
+            shutil.rmtree(self.work, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.folder / STATE).rmdir()  # if it is empty
+
+
+@contextlib.contextmanager
+def in_folder(
+    folder: Path, command: str, *inside: str, name: str = FOLDER, way_out: str | None = None
+) -> Iterator[Output]:
+    """Hold a folder that a command writes its result into; what a killed run left there is completed or removed.
+
+    Args:
+        folder: made if missing.
+        command: the stage.
+        inside: sub-folders that the command writes into by itself.
+        name: SEGMENT for the label maps that a data set holds beside its own result.
+        way_out: what a user may do where another result is there, for messages.
+
+    Raises:
+        ConfigError: it is a file, or another command holds it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, expected a folder: choose another --out.")
+    with _held(Output(folder, name, command), way_out, hold(folder, *inside)) as output:
+        yield output
+
+
+@contextlib.contextmanager
+def beside_file(path: Path, command: str, *, way_out: str | None = None) -> Iterator[Output]:
+    """Hold a file that a command writes, with those beside it that belong to it; see `in_folder`."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, expected a file: choose another --out.")
+    folder = path.parent
+    with _held(
+        Output(folder, path.name, command), way_out, hold(folder, lock=_lock_of(path.name), clean=False)
+    ) as output:
+        yield output
+
+
+@contextlib.contextmanager
+def _held(output: Output, way_out: str | None, held: contextlib.AbstractContextManager[None]) -> Iterator[Output]:
+    output.way_out = way_out or output.way_out
+    with held, output:
+        if (output.folder / STATE).is_dir():
+            remove_parts(output.folder / STATE, f"{output.name}.")
+        output.complete()
+        yield output
+
+
+def _lock_of(name: str) -> str:
+    return LOCK if name in (FOLDER, SEGMENT) else f".{name}.lock"
+
+
+def settle(folder: Path) -> None:
+    """Complete results of a folder whose publishing was cut short, before they are read.
+
+    Raises:
+        DataError: they cannot be completed: the disk is read-only, or another process takes too long.
+    """
+    end = time.monotonic() + WAIT_S
+    for commit in (folder / STATE).glob("*.commit"):
+        while commit.exists():
+            try:
+                with hold(folder, lock=_lock_of(commit.stem), clean=False):
+                    Output(folder, commit.stem, "").complete()
+            except ConfigError as error:  # its writer is at it
+                if time.monotonic() > end:
+                    raise DataError(f"{folder} is being written: {error}") from error
+                time.sleep(0.05)
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                    raise
+                raise DataError(
+                    f"{folder} holds a result that was cut short in being published ({error.strerror}): start the "
+                    "command that writes it again, where it may be written."
+                ) from error
+
+
+def record_of(folder: Path, name: str = FOLDER) -> dict[str, Any] | None:
+    """Return what is recorded of a result; None where there is no record, or a damaged one.
+
+    Raises:
+        DataError: it is of a newer version.
+    """
+    path = folder / STATE / f"{name}.json"
+    found = _read_quietly(path)
+    if not found:
+        return None
+    if found.get("format") != FORMAT:
+        raise DataError(f"{path} is of format {found.get('format')}, expected {FORMAT}: it was made by a newer wsss.")
+    return found
+
+
+def what_is_read(
+    options: Any, digests: Digests, files: Iterable[Path | None] = (), leave: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return what a result is made from: the options of its stage, contents of files and folders, and the version.
+
+    Args:
+        options: a dataclass; `out` and `overwrite` do not count.
+        digests: for the contents.
+        files: files and folders that are read; None and what does not exist count as absent.
+        leave: further options that shape nothing.
+    """
+    plain = {name: _plain(value) for name, value in asdict(options).items() if name not in ("out", "overwrite", *leave)}
+    wanted = list(dict.fromkeys(path for path in files if path is not None))
+    contents = dict(zip(map(os.path.normpath, wanted), digests.of_files(wanted), strict=True))
+    found = {"options": plain, "files": {name: digest for name, digest in contents.items() if digest is not None}}
+    return as_read(found) | {"version": __version__}
+
+
+def _plain(value: Any) -> Any:
+    """Return an option with every path in it as text."""
+    if isinstance(value, dict):
+        return {name: _plain(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return os.path.normpath(value) if isinstance(value, Path) else value
+
+
+def record_over(folder: Path) -> dict[str, Any] | None:
+    """Return the record of the result in a folder, or of the one that the folder is a part of."""
+    found = record_of(folder)
+    if found is None and (above := record_of(folder.parent)) is not None:
+        found = above if any(name.startswith(f"{folder.name}/") for name in above["files"]) else None
+    return found
+
+
+def outdated(folder: Path, name: str = FOLDER) -> dict[str, str]:
+    """Return in words which files that a result was made from have changed since; files that are gone do not count."""
+    found = record_of(folder, name)
+    before = found["read"].get("files", {}) if found else {}
+    now = {name: digest for name in before if (digest := Digests().of(Path(name))) is not None}
+    return differences({name: before[name] for name in now}, now)
+
+
+def _read_quietly(path: Path) -> dict[str, Any]:
+    """Read a JSON record that may be missing or damaged, and is empty then."""
+    try:
+        return read_record(path)
+    except (DataError, OSError):
+        return {}
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a file; where a folder on the way is a link to another disk, copy it there first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = target.with_name(f".{target.name}.moved.part")
+        shutil.copyfile(source, beside)
+        _sync(beside)
+        beside.replace(target)
+        source.unlink()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _remove_empty(folder: Path, names: Collection[str]) -> None:
+    """Remove the sub-folders that the removal of files has left empty."""
+    for place in sorted({(folder / name).parent for name in names}, key=lambda path: -len(path.parts)):
+        if place != folder:
+            with contextlib.suppress(OSError):
+                place.rmdir()
