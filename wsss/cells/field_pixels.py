@@ -106,7 +106,7 @@ class FieldPixels:
         values = self.take(self.blurred(BLUE, NUCLEUS_SIGMA))
         low, high = self.quantiles(values, (0.2, 0.97))
         mask.ravel()[self.cells.order] = values > (low + NUCLEUS_LEVEL * (high - low))[self.owner]
-        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+        mask = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))))
         _, outside = cv2.connectedComponents(np.pad(1 - mask, 1, constant_values=1), connectivity=4)
         mask[(outside != outside[0, 0])[1:-1, 1:-1]] = 1  # holes
         return _largest_parts(mask, self.cells, self.label_map.shape)

@@ -219,7 +219,7 @@ def _angle(field: FieldPixels) -> np.ndarray:
 def _company(field: FieldPixels) -> Columns:
     """Protein fitted by the other stains, in the cytoplasm and in the nucleus, and where it exceeds the fit."""
     smooth = {channel: field.take(field.blurred(channel, 1.5)) for channel in (RED, YELLOW, BLUE, GREEN)}
-    out = {}
+    out: dict[str, np.ndarray] = {}
     for part, place in _parts(field).items():
         green = field.centred(smooth[GREEN], place) * place
         stains = []
@@ -312,7 +312,7 @@ def _likeness(field: FieldPixels) -> Columns:
     own = field.take(field.label_map)
     out = {}
     for lag in LAGS:
-        both = 0.0
+        both = np.zeros(())
         for step in ((lag, 0), (0, lag)):
             same = inner & (field.take(np.roll(field.label_map, step, (0, 1))) == own)
             both = both + field.correlation(field.green, field.take(np.roll(field.planes[GREEN], step, (0, 1))), same)
