@@ -17,7 +17,9 @@ from PIL import Image
 from wsss import download
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.fetch import Rate
+from wsss.options.download import DownloadOptions
 from wsss.runs.output import STATE
+from wsss.stages.download import wanted_images
 
 
 def jpeg(height: int = 24, width: int = 32, sample: int = 0) -> bytes:
@@ -203,4 +205,4 @@ def test_answers_with_absurd_headers_fail_one_file_and_end_nothing(fault: str, s
 def test_more_ids_than_a_file_name_has_letters_are_read(tmp_path: Path) -> None:
     ids = ",".join(f"10580/1610_C1_{k}" for k in range(40))
     assert len(ids) > 255
-    assert len(download.wanted_images(download.DownloadOptions(out=tmp_path, ids=ids))) == 40
+    assert len(wanted_images(DownloadOptions(out=tmp_path, ids=ids))) == 40
