@@ -78,8 +78,10 @@ def test_each_fold_learns_from_its_own_training_images_only(home: Path) -> None:
 
 def test_the_cells_get_the_right_label_out_of_fold(home: Path) -> None:
     table = pd.read_parquet(home / "oof/feature_classifier/cells.parquet")
-    truth = np.where(table["ID"].str[-2:].astype(int) % 2 == 0, 0, 16)
-    assert (table[SCORES].to_numpy().argmax(axis=1) == truth).all()
+    even = table["ID"].str[-2:].astype(int).to_numpy() % 2 == 0
+    true, other = (np.where(even, table[a], table[b]) for a, b in (("0", "16"), ("16", "0")))
+    assert (true > 0.5).all()  # each class by itself: in so few images nothing tells how a cell without signal looks
+    assert (other < 0.5).all()
 
 
 def test_the_blend_is_the_mean_of_network_and_feature_classifier(home: Path) -> None:

@@ -132,5 +132,3 @@ def test_without_cells_the_model_is_what_it_was(images: Tensor) -> None:
 def test_pieces_that_stage_2_would_cut_otherwise_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"pass --crops.mode stored --crops.size 96 --crops.margin 0"):
         ClassifyRecipe(cells=CellTrainConfig(pieces=4))
-    with pytest.raises(ConfigError, match=r"cells.pooling is 'noisyor'.*Did you mean 'noisy_or'"):
-        CellTrainConfig("noisyor")  # type: ignore[arg-type]

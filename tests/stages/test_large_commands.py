@@ -100,7 +100,7 @@ def test_polygons_score_as_runs_do(kidneys: Path, preds: Path, tmp_path: Path) -
         ring = [[40 + 20 * k + 25 * np.cos(a), 50 + 25 * np.sin(a)] for a in np.linspace(0, 2 * np.pi, 100)]
         shape = {"type": "MultiPolygon", "coordinates": [[ring]]}
         (truth / f"k{k}.json").write_text(json.dumps([{"geometry": shape}]))
-    evaluate.main(["--preds", str(preds), "--truth", str(kidneys), "--out", str(tmp_path / "runs.json")])
-    evaluate.main(["--preds", str(preds), "--truth", str(truth), "--out", str(tmp_path / "polygons.json")])
-    first, second = (read_json(tmp_path / f"{name}.json")["dice"] for name in ("runs", "polygons"))
+    evaluate.main(["--preds", str(preds), "--truth", str(kidneys), "--out", str(tmp_path / "runs/scores.json")])
+    evaluate.main(["--preds", str(preds), "--truth", str(truth), "--out", str(tmp_path / "polygons/scores.json")])
+    first, second = (read_json(tmp_path / f"{name}/scores.json")["dice"] for name in ("runs", "polygons"))
     assert second == pytest.approx(first, abs=0.02)

@@ -6,10 +6,8 @@ which GPUs are slow at. The backward pass itself needs a driver: gradients of th
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from squares import make_job
@@ -20,27 +18,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wsss.core.device import Device
-from wsss.inference.semantic import MaskPredictor
-from wsss.inference.views import view_maps
-from wsss.models.cam_net import build_cam_net, class_maps, crop_probs
+from wsss.models.cam_net import build_cam_net
 from wsss.models.unet import build_unet
-from wsss.options.masks import MaskConfig, MaskInferConfig, MaskLossConfig
+from wsss.options.masks import MaskConfig, MaskLossConfig
 from wsss.options.recipe import (
     CellTrainConfig,
     ClassifyRecipe,
     DrsConfig,
     LossConfig,
-    MapRecipe,
     MaskRecipe,
     OptimConfig,
     PuzzleConfig,
 )
-from wsss.options.scoring import CropConfig, TtaConfig
+from wsss.options.scoring import CropConfig
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
 from wsss.training.step import Learner
 from wsss.training.tasks.classify import ClassifyLearner
-from wsss.training.tasks.maps import MapLearner
 from wsss.training.tasks.masks import MaskLearner
 
 GPU = torch.device("cuda:0")
@@ -191,63 +185,3 @@ def test_a_step_of_a_unet_waits_once(
     targets = torch.zeros(2, masks.outputs + ("border" in terms), 64, 64, dtype=torch.uint8)
     batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), targets, torch.arange(2))
     assert take_steps(learner, batch, monkeypatch) == [BACK]
-
-
-def test_a_step_of_class_maps_from_pseudo_masks_waits_once(
-    gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe, device = MapRecipe(backbone="test_resnet", weights="none", crop=64, batch=2), Device(GPU, torch.bfloat16)
-    state = TrainState(settle(build(PLAIN), gpu), recipe, device)
-    learner = MapLearner(make_job(recipe, device), state, [])
-    batch = Batch(
-        torch.zeros(2, 4, 64, 64, dtype=torch.uint8), torch.zeros(2, 2, 64, 64, dtype=torch.uint8), torch.arange(2)
-    )
-    assert take_steps(learner, batch, monkeypatch) == [BACK]
-
-
-@pytest.fixture
-def empty_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give fake tensors that are back in the main memory something to be read."""
-    kinds = {torch.uint8: np.uint8, torch.float32: np.float32}
-
-    def numpy(tensor: torch.Tensor) -> np.ndarray:
-        assert tensor.device.type == "cpu"
-        return np.zeros(tuple(tensor.shape), kinds[tensor.dtype])
-
-    monkeypatch.setattr(torch.Tensor, "numpy", numpy)
-
-
-@pytest.mark.usefixtures("empty_arrays")
-@pytest.mark.parametrize("half", HALVES)
-@pytest.mark.parametrize("variant", ["plain", "attention, pieces", "learned DRS, refined"])
-def test_maps_views_and_crops_stay_on_the_gpu_until_they_are_done(
-    variant: str, half: str, gpu: FakeTensorMode, build: Any
-) -> None:
-    net, device = settle(build(VARIANTS[variant]), gpu).eval(), Device(GPU, HALVES[half])
-    images = np.zeros((2, 4, 64, 64), np.uint8)
-    cells = [np.ones((64, 64), np.int32), None]
-    with Watch() as watch:
-        maps, probs = class_maps(net, images, device, cells)
-        assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
-        assert crop_probs(net, [images, images[:1]], device).shape == (3, 2)
-        assert crop_probs(net, [images], device).shape == (2, 2)
-    assert watch.waits == [BACK] * 5  # maps and probabilities, and those of three batches of crops
-    assert not watch.doubles
-    with Watch() as watch:
-        maps, probs = view_maps(net, images, device, TtaConfig(views="turns", scales=[1.0, 1.5]), cells)
-    assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
-    assert not watch.doubles
-
-
-@pytest.mark.usefixtures("empty_arrays")
-@pytest.mark.parametrize("half", HALVES)
-def test_so_do_the_maps_of_a_unet_and_its_views(half: str, gpu: FakeTensorMode, build: Any) -> None:
-    recipe, device = replace(PLAIN, task="masks"), Device(GPU, HALVES[half])
-    with torch.enable_grad(), fake_tensor.unset_fake_temporarily():
-        net = build_unet(recipe, channels=4, outputs=recipe.masks.outputs)
-    member: Any = SimpleNamespace(net=settle(net, gpu).eval(), recipe=recipe)
-    predictor = MaskPredictor([member], MaskInferConfig(tta="turns", scales=[1.0, 0.75]), device)
-    with Watch() as watch:
-        assert predictor.part(np.zeros((4, 64, 96), np.uint8)).shape == (1, 64, 96)
-    assert watch.waits == [BACK]
-    assert not watch.doubles

@@ -165,10 +165,10 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(data: Path, 
 
 @pytest.fixture
 def poisoned(copy: Path) -> Path:
-    """The finished run, set back to its beginning, with a weight that is not a number."""
+    """The finished run, set back to its beginning, with weights whose sums overflow."""
     path = copy / "fold0" / "last.safetensors"
     tensors, meta = load_checkpoint(path)
-    tensors["net.classifier.weight"][0] = float("nan")
+    tensors["net.classifier.weight"][0] = 3e38
     meta["progress"]["epoch"] = 0
     save_checkpoint(path, tensors, meta)
     return copy

@@ -85,7 +85,7 @@ def feature_classifier_facts(
     return {
         "train_ids": digest_json([data.ids[i] for i in train]),
         "data": data.folds_digest,
-        "cells": digest_json(image_marks(data, Digests(), train)),
+        "label_maps": digest_json(image_marks(data, Digests(), train)),
         "options": asdict(config),
         "seed": seed,
     }
