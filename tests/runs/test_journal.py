@@ -34,6 +34,7 @@ def test_a_journal_without_items_blocks_nothing(tmp_path: Path) -> None:
     Journal(tmp_path / "j", {"share": 0.5}).close()
     with Journal(tmp_path / "j", {"share": 0.7}) as journal:
         journal.add("a", {})
+        assert len(journal) == 1
     Journal(tmp_path / "j", {"share": 0.7}).close()
 
 
