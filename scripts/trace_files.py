@@ -27,8 +27,7 @@ ROOT = str(Path(wsss.__file__).parent)
 BEGIN = {"train": "fit", "infer": "predict"}
 """The function with which each way begins."""
 TINY = ["--backbone", "test_resnet", "--weights", "none", "--crop", "64", "--batch", "4", "--epochs", "1"]
-ALL_SOURCES = ["--feature_classifier.enabled", "true", "--self_training.enabled", "true"]
-ALL_SOURCES += ["--self_training.confidence", "0.1", "--feature_classifier.copies", "0"]
+ALL_SOURCES = ["--feature_classifier.enabled", "true", "--feature_classifier.copies", "0"]
 
 
 class Trace:

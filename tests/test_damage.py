@@ -23,7 +23,6 @@ from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.existing import Past
 from wsss.data.pseudo import PseudoSet, write_masks
-from wsss.feature_classifier.soft_labels import SoftLabels, load_soft_labels, save_soft_labels
 from wsss.inference.calibration import Calibration, Curve, load_calibration, save_calibration
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.hub import load_model, save_model
@@ -92,18 +91,6 @@ def catalogue_in_prepare(folder: Path) -> tuple[Path, Read]:
     """What prepare takes over of a data set without opening it."""
     path, _ = data_set(folder, "images.parquet")
     return path, lambda: Past.read(folder).table.to_dict("list")
-
-
-def soft_labels(folder: Path) -> tuple[Path, Read]:
-    path = folder / "soft_labels.parquet"
-    rng = np.random.default_rng(0)
-    save_soft_labels(path, SoftLabels(np.repeat(["a", "b"], 20), np.arange(40), rng.random((40, 3), np.float32)))
-
-    def read() -> object:
-        found = load_soft_labels(path)
-        return found.image_ids.tolist(), found.cell_ids.tolist(), found.soft.tolist()
-
-    return path, read
 
 
 def calibration(folder: Path) -> tuple[Path, Read]:
@@ -183,7 +170,6 @@ def cells_table(folder: Path) -> tuple[Path, Read]:
 
 KINDS: dict[str, Callable[[Path], tuple[Path, Read]]] = {
     "catalogue in prepare": catalogue_in_prepare,
-    "soft labels": soft_labels,
     "calibration": calibration,
     "record of a stage": segment_record,
     "pseudo-masks": lambda folder: pseudo_set(folder, "masks/i0.npz"),

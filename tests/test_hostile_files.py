@@ -31,10 +31,8 @@ from wsss.data.mask_files import read_text_table
 from wsss.data.pseudo import PseudoSet
 from wsss.data.tables import read_classes, read_labels
 from wsss.feature_classifier.features import FEATURES
-from wsss.feature_classifier.soft_labels import load_soft_labels
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import load_calibration
-from wsss.inference.checkpoints import load_self_trained
 from wsss.inference.hub import load_model, plain
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import iter_cells, read_cells, read_images
@@ -44,8 +42,7 @@ from wsss.options import infer as infer_options
 from wsss.options.infer import run_config
 from wsss.options.parsing import make_parser, parse, read_options
 from wsss.options.recipe import ClassifyRecipe
-from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
-from wsss.runs.record import RunRecord
+from wsss.runs.checkpoint import load_checkpoint
 from wsss.segmenters.cell_unet import load_cell_unet
 from wsss.segmenters.coco import CocoMasks
 from wsss.segmenters.mask_tables import TableMasks
@@ -300,7 +297,6 @@ def test_hostile_parquet(tmp_path: Path) -> None:
     all_refused(tmp_path, "cells.parquet", lambda path: read_cells(path.parent), contents)
     all_refused(tmp_path, "cells.parquet", lambda path: list(iter_cells(path.parent)), contents)
     all_refused(tmp_path, "cells.parquet", lambda path: read_predictions(path, ["a"], ["x", "y"]), contents)
-    all_refused(tmp_path, "soft.parquet", load_soft_labels, contents)
     all_refused(tmp_path, "masks.parquet", TableMasks, contents)
 
 
@@ -466,14 +462,6 @@ def test_hostile_checkpoints(tmp_path: Path) -> None:
     contents = {what: save({"w": torch.ones(2)}, {"wsss": head}) for what, head in heads.items()}
     all_refused(tmp_path, "last.safetensors", load_checkpoint, contents)
     all_refused(tmp_path, "unet.safetensors", load_cell_unet, contents)
-    records: dict[str, dict[str, Any]] = {"nothing": {}, "crops": {"crops": {"newer": 1}, "train_ids": "x"}}
-    record = RunRecord(ClassifyRecipe(backbone="test_resnet", weights="none"), 0, "", (), ("r",), ("a",))
-    for meta in records.values():
-        save_checkpoint(tmp_path / "self_trained.safetensors", {"net.w": torch.ones(1)}, meta)
-        refuse(
-            tmp_path / "self_trained.safetensors",
-            lambda path: load_self_trained(path, record, choose_device("cpu")),
-        )
 
 
 def test_weights_that_are_no_numbers_are_named() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from label_bench.fields import FieldSet
-from label_bench.methods import CONFIG, INFERENCES, NETWORK_ALONE, TRAININGS, Blend, Method, Training
+from label_bench.methods import CONFIG, INFERENCES, NO_FEATURES, TRAININGS, Blend, Method, Training
 from label_bench.references import copied_report, supervised_report
 from wsss.core.checks import DataError
 from wsss.core.console import say
@@ -93,7 +93,7 @@ class Bench:
         flags = self._course(Training(TRAININGS[name].flags))
         job = f"rates/{digest_json([flags])}"
         run = self.out / job
-        self._stage(job, "train", f"{flags} {NETWORK_ALONE} --epochs 1 --run {run}", run)
+        self._stage(job, "train", f"{flags} {NO_FEATURES} --epochs 1 --run {run}", run)
         return logged_seconds(run)
 
     def _infer(self, name: str, fields: FieldSet, seed: int, oof: bool = False) -> Path:

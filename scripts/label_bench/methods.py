@@ -53,8 +53,8 @@ class Method:
     inference: str | None = None
     part: str = ""
     """What of the inference is evaluated: '' (the blended score), image, cam_scores, crop_scores,
-    feature_classifier or self_trained; without an
-    inference: 'labels' (the true image labels) or 'supervised' (trained on true cell labels)."""
+    feature_classifier; without an inference: 'labels' (the true image labels) or 'supervised' (trained on true cell
+    labels)."""
     blend: Blend | None = field(default=None)
 
     def inferences(self) -> list[str]:
@@ -65,7 +65,6 @@ class Method:
 
 
 NO_FEATURES = "--feature_classifier.enabled false"
-NETWORK_ALONE = f"{NO_FEATURES} --self_training.enabled false"
 PLAIN = f"--puzzle.side 1 {NO_FEATURES}"
 TRAININGS = {
     "puzzle": Training(),
@@ -75,12 +74,6 @@ TRAININGS = {
     "drs-fixed": Training(f"{PLAIN} --drs.mode fixed", cost=0.52),
     "drs-learned": Training(f"{PLAIN} --drs.mode learned", cost=0.55),
     "features-plain": Training("--puzzle.side 1 --crop 128 --feature_classifier.copies 0", epochs=1),
-    "pool-noisy-or": Training(f"{NO_FEATURES} --cells.pooling noisy_or"),
-    "pool-lse": Training(f"{NO_FEATURES} --cells.pooling lse"),
-    "pool-attention": Training(f"{NO_FEATURES} --cells.pooling attention"),
-    "cell-pieces": Training(f"{PLAIN} --cells.pieces 16", cost=1.05),
-    "cell-pieces-lse": Training(f"{PLAIN} --cells.pieces 7 --cells.pooling lse", cost=0.85),
-    "self-trained": Training("--self_training.enabled true"),
     "puzzle-folds": Training(folds=True),
     "plain-folds": Training(PLAIN, cost=0.5, folds=True),
     "drs-learned-folds": Training(f"{PLAIN} --drs.mode learned", cost=0.55, folds=True),
@@ -106,17 +99,6 @@ INFERENCES = {
     "puzzle-turns": Inference("puzzle", f"{FORMULA} --tta.views turns"),
     "puzzle-scales": Inference("puzzle", f"{FORMULA} --tta.scales [0.75,1,1.25]"),
     "recipe-turns": Inference("puzzle", f"{RECIPE} --tta.views turns"),
-    "pool-noisy-or-recipe": Inference("pool-noisy-or", RECIPE),
-    "pool-noisy-or-formula": Inference("pool-noisy-or", FORMULA),
-    "pool-lse-recipe": Inference("pool-lse", RECIPE),
-    "pool-lse-formula": Inference("pool-lse", FORMULA),
-    "pool-attention-recipe": Inference("pool-attention", RECIPE),
-    "pool-attention-formula": Inference("pool-attention", FORMULA),
-    "cell-pieces-recipe": Inference("cell-pieces", RECIPE),
-    "cell-pieces-formula": Inference("cell-pieces", FORMULA),
-    "cell-pieces-lse-recipe": Inference("cell-pieces-lse", RECIPE),
-    "cell-pieces-lse-formula": Inference("cell-pieces-lse", FORMULA),
-    "self-trained": Inference("self-trained"),
     "features-plain": Inference("features-plain"),
     "composed": Inference("puzzle"),
     "composed-no-features": Inference("puzzle", "--score.feature_share 0"),
@@ -172,34 +154,6 @@ METHODS = (
     Method("natural_cells.yaml", "composed", "feature classifier and image prior", "composed"),
     Method("... without feature_classifier", "composed", "sqrt formula and image prior", "composed-no-features"),
     Method("... without image prior", "composed", "feature classifier alone", "composed-no-shares"),
-    Method("noisy-or over cells, recipe", "cells", "Puzzle, image from its cells by noisy-or", "pool-noisy-or-recipe"),
-    Method(
-        "noisy-or over cells, sqrt formula",
-        "cells",
-        "Puzzle, image from its cells by noisy-or",
-        "pool-noisy-or-formula",
-    ),
-    Method("lse over cells, recipe", "cells", "Puzzle, image from its cells by log-sum-exp", "pool-lse-recipe"),
-    Method("lse over cells, sqrt formula", "cells", "Puzzle, image from its cells by log-sum-exp", "pool-lse-formula"),
-    Method(
-        "attention over cells, recipe", "cells", "Puzzle, image from its cells by attention", "pool-attention-recipe"
-    ),
-    Method(
-        "attention over cells, sqrt formula",
-        "cells",
-        "Puzzle, image from its cells by attention",
-        "pool-attention-formula",
-    ),
-    Method("cells as pieces, recipe", "cells", "no tiles; cells alone and in the image agree", "cell-pieces-recipe"),
-    Method(
-        "cells as pieces, sqrt formula", "cells", "no tiles; cells alone and in the image agree", "cell-pieces-formula"
-    ),
-    Method("pieces and lse, recipe", "cells", "cells as pieces, image from its cells", "cell-pieces-lse-recipe"),
-    Method("pieces and lse, sqrt formula", "cells", "cells as pieces, image from its cells", "cell-pieces-lse-formula"),
-    Method(
-        "self-trained network", "selftrain", "the self-trained network of single cells", "self-trained", "self_trained"
-    ),
-    Method("natural_cells.yaml, self-trained", "selftrain", "blended as it ships", "self-trained"),
     Method("published recipe, 8 views", "tta", "published recipe, images and crops flipped and turned", "recipe-turns"),
     Method("sqrt formula, 4 views", "tta", "sqrt formula, flipped", "puzzle-flips"),
     Method("sqrt formula, 8 views", "tta", "sqrt formula, flipped and turned", "puzzle-turns"),

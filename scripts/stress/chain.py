@@ -73,7 +73,7 @@ def words(home: Path) -> dict[str, list[str]]:
     texts = {
         "prepare": f"{images} --size {SIZE} --folds 2 --workers 0",
         "segment": f"{data} --backend masks {masks} --workers 0",
-        "train": f"{data} {run} --fold all --epochs 1 {net} --cells.pooling noisy_or",
+        "train": f"{data} {run} --fold all --epochs 1 {net}",
         "infer": f"{infer} --out {home}/oof",
         "infer-2": f"{infer} --out {home}/second --score.region mean",
         "pseudo": f"{data} {run} --out {home}/pseudo --device cpu --tta.views none --tta.scales [1.0]",

@@ -42,9 +42,6 @@ python -m wsss.train --data data/hpa --backbone test_resnet --weights none --cro
 
 #: run python -m wsss.infer --data data/hpa --run runs/hpa --oof --out preds/oof
 
-#: replace --crop 256 --epochs 1 => --crop 64 --epochs 1 --backbone test_resnet --weights none
-#: run python -m wsss.train --data data/train --config configs/natural_cells.yaml --feature_classifier.enabled false --fold none \
-
 rm -r data
 
 #: replace --size 512 => --size 128

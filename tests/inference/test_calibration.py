@@ -143,9 +143,9 @@ def test_single_precision_leaves_a_curve_within_0_and_1() -> None:
 def test_curves_of_other_scores_are_refused(tmp_path: Path) -> None:
     facts = {
         "score": {"blend": "mean"},
-        "members": [{"weights": "abc", "feature_classifier": None, "self_trained": None}],
+        "members": [{"weights": "abc", "feature_classifier": None}],
     }
-    made = Calibration([], [], {"score": {"blend": "mean"}, "members": ["abc/None/None/None"]})
+    made = Calibration([], [], {"score": {"blend": "mean"}, "members": ["abc/None/None"]})
     check_origin(made, facts, tmp_path / "c.json")
     with pytest.raises(DataError, match="other score"):
         check_origin(made, facts | {"score": {"blend": "geometric"}}, tmp_path / "c.json")

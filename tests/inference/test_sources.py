@@ -15,15 +15,15 @@ from wsss.inference.sources import Sample, Source, Task, digests, source_shares,
 from wsss.options.scoring import CropConfig, ScoreConfig
 
 NETWORK = SimpleNamespace(enabled=False)
-RECIPE = SimpleNamespace(feature_classifier=NETWORK, self_training=NETWORK)
-RECIPE_WITH_ALL = SimpleNamespace(feature_classifier=SimpleNamespace(enabled=True), self_training=NETWORK)
+RECIPE = SimpleNamespace(feature_classifier=NETWORK)
+RECIPE_WITH_ALL = SimpleNamespace(feature_classifier=SimpleNamespace(enabled=True))
 PLAIN = CropConfig()
 NO_CROPS = CropConfig(mode="none")
 
 
 def member(**beside: Any) -> CamCheckpoint:
     """Make a network with what scores beside it; sources look no further."""
-    nothing: dict[str, Any] = {"feature_classifier": None, "self_trained": None, "unets": ()}
+    nothing: dict[str, Any] = {"feature_classifier": None, "unets": ()}
     about = {"path": "runs/a", "digest": "0", "recipe": RECIPE}
     return cast(CamCheckpoint, SimpleNamespace(**(about | nothing | beside)))
 
@@ -34,7 +34,6 @@ def with_digest(text: str) -> SimpleNamespace:
 
 FULL = {
     "feature_classifier": with_digest("f"),
-    "self_trained": SimpleNamespace(digest="s", crops=PLAIN, net=None),
     "unets": (with_digest("u"),),
 }
 
@@ -45,9 +44,9 @@ def test_a_plain_run_is_scored_by_maps_and_crops() -> None:
 
 
 def test_shares_of_all_sources_are_what_the_options_say() -> None:
-    rules = ScoreConfig(crop_share=0.5, feature_share=0.4, self_training_share=0.1, unet_share=0.2)
+    rules = ScoreConfig(crop_share=0.5, feature_share=0.4, unet_share=0.2)
     shares = source_shares([member(**FULL)], rules, PLAIN)
-    wanted = {"cam": 0.24, "unet": 0.06, "crop": 0.3, "feature_classifier": 0.36, "self_trained": 0.04}
+    wanted = {"cam": 0.24, "unet": 0.06, "crop": 0.3, "feature_classifier": 0.4}
     assert shares == pytest.approx(wanted | {"image": 0})
     assert list(shares) == [kind.name for kind in sources.SOURCES]
 
@@ -55,14 +54,13 @@ def test_shares_of_all_sources_are_what_the_options_say() -> None:
 @pytest.mark.parametrize("share", [0.0, 1.0])
 @pytest.mark.parametrize("crops", [PLAIN, NO_CROPS])
 def test_shares_sum_to_one_whatever_takes_part(share: float, crops: CropConfig) -> None:
-    rules = ScoreConfig(crop_share=share, feature_share=share, self_training_share=share, unet_share=share)
+    rules = ScoreConfig(crop_share=share, feature_share=share, unet_share=share)
     for beside in ({}, FULL, {"unets": FULL["unets"]}, {"feature_classifier": FULL["feature_classifier"]}):
         assert sum(source_shares([member(**beside)], rules, crops).values()) == pytest.approx(1)
 
 
 def test_without_a_share_feature_classifiers_are_not_asked() -> None:
     assert "feature_classifier" not in source_shares([member(**FULL)], ScoreConfig(feature_share=0), PLAIN)
-    assert "self_trained" not in source_shares([member(**FULL)], ScoreConfig(feature_share=0), PLAIN)
 
 
 def test_a_network_without_the_feature_classifier_that_others_have_is_refused() -> None:
@@ -74,15 +72,9 @@ def test_a_network_without_the_feature_classifier_that_others_have_is_refused() 
         source_shares([member(recipe=RECIPE_WITH_ALL)], ScoreConfig(), PLAIN)
 
 
-def test_a_network_without_the_self_trained_one_that_others_have_is_refused() -> None:
-    lacking = member(path="runs/b", feature_classifier=with_digest("g"))
-    with pytest.raises(DataError, match=r"runs/b has no self-trained network"):
-        source_shares([member(**FULL), lacking], ScoreConfig(), PLAIN)
-
-
 def test_digests_name_all_that_scores() -> None:
-    assert digests(member(**FULL)) == {"weights": "0", "feature_classifier": "f", "self_trained": "s", "unets": ["u"]}
-    assert digests(member()) == {"weights": "0", "feature_classifier": None, "self_trained": None, "unets": []}
+    assert digests(member(**FULL)) == {"weights": "0", "feature_classifier": "f", "unets": ["u"]}
+    assert digests(member()) == {"weights": "0", "feature_classifier": None, "unets": []}
 
 
 class Brightness(Source):
@@ -107,7 +99,7 @@ class Brightness(Source):
 
 def test_a_new_source_is_one_class_and_its_name_in_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "SOURCES", (*sources.SOURCES, Brightness))
-    shares = source_shares([member(**FULL)], ScoreConfig(feature_share=0.4, self_training_share=0), PLAIN)
+    shares = source_shares([member(**FULL)], ScoreConfig(feature_share=0.4), PLAIN)
     assert shares["brightness"] == pytest.approx(0.1)
     assert digests(member())["brightness"] == "b"
     task = Task(cast(Any, None), ScoreConfig(), PLAIN, choose_device("cpu"))

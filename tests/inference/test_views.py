@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
-from wsss.inference.views import VIEWS, apply, predict_views, resized, undo, view_crop_probs, view_maps
+from wsss.inference.views import resized, view_crop_probs, view_maps
 from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
 from wsss.options.recipe import ClassifyRecipe
 from wsss.options.scoring import TtaConfig
@@ -61,65 +60,3 @@ def test_sizes_are_multiples_of_32_px() -> None:
     assert resized(IMAGES, 0.01).shape == (2, 4, 32, 32)
     assert resized(IMAGES, 1.0) is IMAGES
     assert np.abs(resized(np.full_like(IMAGES, 77), 1.5).astype(int) - 77).max() == 0
-
-
-def test_cells_are_turned_with_their_image(net: CamNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    label_map = np.zeros((96, 96), np.int32)
-    label_map[:20, 50:] = 7
-    seen = []
-
-    def note(net: CamNet, images: np.ndarray, device: object, cells: list[np.ndarray | None]) -> object:
-        seen.append(cells)
-        return class_maps(net, images, CPU)
-
-    monkeypatch.setattr("wsss.inference.views.class_maps", note)
-    view_maps(net, IMAGES, CPU, TtaConfig(views="turns", scales=[1.0, 2.0]), [label_map, None])
-    assert len(seen) == 2 * len(VIEWS["turns"])
-    assert all(cells[1] is None for cells in seen)
-    assert all(cells[0].sum() == label_map.sum() for cells in seen[:8])
-    assert all(cells[0].sum() == 4 * label_map.sum() for cells in seen[8:])
-    assert len({cells[0].tobytes() for cells in seen[:8]}) == 8
-
-
-def test_no_scale_at_all_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"tta\.scales is empty"):
-        TtaConfig(scales=[])
-
-
-IMAGE = torch.rand(1, 2, 5, 8)
-
-
-@pytest.mark.parametrize("kind", VIEWS)
-def test_every_view_is_undone_and_all_differ(kind: str) -> None:
-    seen = {tuple(apply(IMAGE, view).flatten().tolist()) for view in VIEWS[kind]}
-    assert len(seen) == len(VIEWS[kind]) == {"none": 1, "flips": 4, "turns": 8}[kind]
-    for view in VIEWS[kind]:
-        assert torch.equal(undo(apply(IMAGE, view), view), IMAGE)
-
-
-@pytest.mark.parametrize("kind", VIEWS)
-def test_a_pixelwise_network_gives_the_same_with_and_without_views(kind: str) -> None:
-    assert torch.allclose(predict_views(lambda x: 1 - x, IMAGE, kind), 1 - IMAGE, atol=1e-6)
-
-
-def test_a_network_that_looks_left_is_averaged_over_its_views() -> None:
-    def left(x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x[..., :1], x[..., :-1]], dim=-1)
-
-    found = predict_views(left, IMAGE, "flips")
-    right = left(IMAGE.flip(-1)).flip(-1)
-    assert torch.allclose(found, (left(IMAGE) + right) / 2, atol=1e-6)
-
-
-def test_sizes_are_undone_too() -> None:
-    smooth = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
-    seen: list[torch.Size] = []
-
-    def note(x: torch.Tensor) -> torch.Tensor:
-        seen.append(x.shape[2:])
-        return x
-
-    found = predict_views(note, smooth, scales=(0.5, 1.0, 1.5))
-    assert seen == [(16, 16), (32, 32), (48, 48)]
-    assert found.shape == smooth.shape
-    assert (found - smooth).abs().max() < 0.02

@@ -22,9 +22,9 @@ def test_only_the_strongest_class_of_each_pixel_is_kept() -> None:
 
 def test_the_loss_is_the_mean_square_over_pixels_and_present_classes() -> None:
     # targets: [1, 0, 0] (class 1 wins the middle with .5 against .25) and [0, .5, 1]
-    self_trained = torch.tensor([[[[2.0, 2.0, 0.0]], [[0.0, 1.0, 1.0]]]])  # maps [1, 1, 0] and [0, 1, 1]
+    second = torch.tensor([[[[2.0, 2.0, 0.0]], [[0.0, 1.0, 1.0]]]])  # maps [1, 1, 0] and [0, 1, 1]
     expected = ((1 / 3) + (0.25 / 3)) / 2
-    assert abs(refinement(self_trained, TEACHER, BOTH).item() - expected) < 1e-4
+    assert abs(refinement(second, TEACHER, BOTH).item() - expected) < 1e-4
 
 
 def test_absent_classes_cost_nothing_and_learn_nothing() -> None:

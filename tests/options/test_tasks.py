@@ -22,6 +22,7 @@ from wsss.options import renamed as renaming
 from wsss.options import train as train_options
 from wsss.options.parsing import read_options
 from wsss.options.recipe import ClassifyRecipe, MapRecipe, MaskRecipe, Recipe, recipe_from
+from wsss.runs.record import check_same_run
 
 WSSS = Path(__file__).parents[2] / "wsss"
 
@@ -99,9 +100,44 @@ def test_a_checkpoint_of_version_0_1_0_gives_the_recipe_of_its_task() -> None:
         recipe_from({"noise": 1}, "x")
 
 
-def test_an_option_that_is_gone_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"--score.outlier_power is gone"):
-        read("--score.outlier_power", "1")
+@pytest.mark.parametrize("name", ["score.outlier_power", "cells.pooling", "self_training.enabled", "cells.weight"])
+def test_an_option_that_is_gone_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--{name} is gone, for .*: leave it out"):
+        read(f"--{name}", "1")
+
+
+GONE = {"cells": {"pooling": "none", "pieces": 0, "weight": 0.5}, "self_training": {"enabled": False, "rounds": 1}}
+
+
+def test_what_is_gone_opens_where_it_was_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recipe_from(GONE, "x") == ClassifyRecipe()
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(GONE | {"epochs": 3}))
+    assert read("--config", str(path)).epochs == 3
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [("cells", "pooling", "lse"), ("cells", "pieces", 3), ("self_training", "enabled", True)],
+)
+def test_what_is_gone_is_refused_or_noted_where_it_was_on(
+    group: str, name: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old: dict[str, Any] = {**GONE, group: {**GONE[group], name: value}}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(old))
+    with pytest.raises(ConfigError, match=f"asks for {group}.{name} {value}, which is gone"):
+        read("--config", str(path))
+    if name == "pooling":  # its network gives other scores
+        with pytest.raises(DataError, match=r"cells.pooling lse is gone"):
+            recipe_from(old, "x")
+        return
+    assert recipe_from(old, "x") == ClassifyRecipe()
+    assert f"{group}.{name} is gone" in capsys.readouterr().out
+    if group == "cells":
+        with pytest.raises(DataError, match=r"begun with cells.pieces 3, which is gone"):
+            check_same_run({"recipe": old}, {})
 
 
 @pytest.mark.parametrize("task", train_options.TASKS)
@@ -206,11 +242,9 @@ def test_a_training_and_an_inference_read_every_option_of_a_classifier(
         "--feature_classifier.weak.trees",
         "4",
     ]
-    taught = ["--self_training.enabled", "--self_training.size", "32", "--self_training.confidence", "0"]
-    taught += ["--self_training.epochs", "1", "--crops.mode", "stored", "--crops.size", "64"]
-    pieces = ["--cells.pooling", "lse", "--cells.pieces", "1", "--cells.piece_size", "64", "--batch", "6"]
+    crops = ["--crops.mode", "stored", "--crops.size", "64", "--batch", "6"]
     once = ["--epochs", "1", "--optim.schedule", "cosine"]
-    assert train.main(words(data, run, *once, *fitted, *taught, *pieces)) == 0
+    assert train.main(words(data, run, *once, *fitted, *crops)) == 0
     refined = ["--drs.mode", "fixed", "--drs.refine_from", str(run), "--loss.name", "asymmetric"]
     assert train.main(words(data, tmp_path / "second", *once, *refined)) == 0
     still = ["--optim.lr", "1e-12", "--optim.floor", "0", "--optim.patience", "0"]  # a loss that stays where it is

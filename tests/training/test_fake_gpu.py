@@ -22,7 +22,6 @@ from wsss.models.cam_net import build_cam_net
 from wsss.models.unet import build_unet
 from wsss.options.masks import MaskConfig, MaskLossConfig
 from wsss.options.recipe import (
-    CellTrainConfig,
     ClassifyRecipe,
     DrsConfig,
     LossConfig,
@@ -30,7 +29,6 @@ from wsss.options.recipe import (
     OptimConfig,
     PuzzleConfig,
 )
-from wsss.options.scoring import CropConfig
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
 from wsss.training.step import Learner
@@ -44,8 +42,6 @@ WAITS = {ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.masked_sel
 BACK = f"{ATEN._to_copy.default} cuda:0 to cpu"
 BASE = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64, batch=2)
 PLAIN = replace(BASE, puzzle=PuzzleConfig(side=1))
-CELLS: dict[str, Any] = {"pieces": 2, "piece_size": 32}
-WINDOWS = CropConfig("stored", 32, margin=0)
 
 VARIANTS = {
     "plain": PLAIN,
@@ -53,9 +49,6 @@ VARIANTS = {
     "puzzle of features": replace(BASE, puzzle=PuzzleConfig(maps="features")),
     "weighted focal": replace(PLAIN, loss=LossConfig("focal", class_weights=[1.0, 2.0])),
     "asymmetric": replace(PLAIN, loss=LossConfig("asymmetric")),
-    "noisy or, pieces": replace(BASE, cells=CellTrainConfig("noisy_or", **CELLS), crops=WINDOWS),
-    "attention, pieces": replace(PLAIN, cells=CellTrainConfig("attention", **CELLS), crops=WINDOWS),
-    "lse": replace(BASE, cells=CellTrainConfig("lse")),
     "DRS": replace(PLAIN, drs=DrsConfig(mode="fixed", extra=1)),
     "learned DRS, refined": replace(PLAIN, drs=DrsConfig(mode="learned", after="activations")),
 }
@@ -154,18 +147,8 @@ def test_a_step_waits_once(
     state = TrainState(settle(build(recipe), gpu), recipe, device)
     teacher = settle(build(PLAIN), gpu).eval() if "refined" in variant else None
     learner = ClassifyLearner(make_job(recipe, device, teacher=teacher), state, [])
-    cells = torch.zeros(2, 64, 64, dtype=torch.int32) if recipe.cells.wanted else None
-    batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), torch.ones(2, 2), torch.arange(2), cells)
-    if cells is not None:
-        batch = batch._replace(counts=Counts([3, 1]))  # type: ignore[arg-type]
+    batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), torch.ones(2, 2), torch.arange(2))
     assert take_steps(learner, batch, monkeypatch) == [BACK]
-
-
-class Counts(list[int]):
-    """Numbers in the main memory, which fake tensors have none of."""
-
-    def tolist(self) -> list[int]:
-        return self
 
 
 @pytest.mark.parametrize("half", HALVES)

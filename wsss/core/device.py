@@ -37,16 +37,11 @@ class Device:
         net = net.to(self.place)
         return net.to(memory_format=torch.channels_last) if self.is_cuda else net
 
-    def searching(self, fixed_sizes: bool) -> AbstractContextManager[object]:
-        """Return the context in which a GPU's fastest convolutions are searched, once for each size of images.
-
-        Args:
-            fixed_sizes: whether there are few sizes; the search takes longer than it saves otherwise.
-        """
+    def searching(self) -> AbstractContextManager[object]:
+        """Return the context in which a GPU's fastest convolutions are searched, once for each size of images."""
         import torch
 
-        wanted = fixed_sizes and self.is_cuda
-        return torch.backends.cudnn.flags(benchmark=True, allow_tf32=True) if wanted else nullcontext()
+        return torch.backends.cudnn.flags(benchmark=True, allow_tf32=True) if self.is_cuda else nullcontext()
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context that computes in half precision, where it is chosen."""

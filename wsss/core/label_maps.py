@@ -110,17 +110,6 @@ def has_odd_palette(path: Path) -> bool:
     return bool(swapped or (grey and (colours[:, 0] != used).any() and len(used) > 2))
 
 
-def number_cells(label_map: np.ndarray) -> np.ndarray:
-    """Return a label map (H, W) with its cells numbered 1..N in the order of their ids, int32, 0 background."""
-    if label_map.max() < label_map.size:  # counting is many times as fast as sorting
-        present = np.bincount(label_map.ravel()) > 0
-        present[0] = False
-        found: np.ndarray = np.cumsum(present, dtype=np.int32)[label_map]
-        return found
-    ids, rank = np.unique(label_map, return_inverse=True)
-    return (rank.reshape(label_map.shape) + int(ids[0] > 0)).astype(np.int32)
-
-
 def write_label_map(path: Path, label_map: np.ndarray) -> Path:
     """Write a label map losslessly, whole or not at all, and remove the same map of the other form.
 

@@ -9,7 +9,7 @@ from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_bytes
-from wsss.core.label_maps import find_label_map, given_maps, map_files, number_cells, read_label_map
+from wsss.core.label_maps import find_label_map, given_maps, map_files, read_label_map
 from wsss.data.catalog import DataSet
 from wsss.runs.output import record_over
 
@@ -87,19 +87,6 @@ def without_cells(data: DataSet, indices: np.ndarray) -> list[str]:
     """Return the IDs of those images that have no label map, by the names of the files."""
     found = given_maps(data.folder / "cells")
     return [data.ids[i] for i in indices if data.ids[i] not in found]
-
-
-def numbered_cells(data: DataSet, index: int) -> np.ndarray:
-    """Return the cells of an image at stored size, (size, size) int32, numbered 1..N; no cells without a label map.
-
-    Raises:
-        DataError: there is a label map, but it cannot be read or has another size.
-    """
-    try:
-        find_label_map(data.folder / "cells", data.ids[index])
-    except DataError:
-        return np.zeros((data.size, data.size), np.int32)
-    return number_cells(data.geometry(index).labels_to_store(read_cells(data, index)))
 
 
 def read_nuclei(data: DataSet, index: int) -> np.ndarray | None:

@@ -17,7 +17,6 @@ from wsss.data.cell_photometric import Faults, faulty_copy
 from wsss.feature_classifier.explain import explain_classes
 from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, cell_features
 from wsss.feature_classifier.fit import Copies, fit_weak
-from wsss.feature_classifier.soft_labels import SoftLabels, save_soft_labels
 from wsss.feature_classifier.store import (
     FeatureClassifier,
     load_feature_classifier,
@@ -36,8 +35,6 @@ class _Described:
 
     features: np.ndarray
     """(N, F) float32."""
-    ids: np.ndarray
-    """(N,) int32, their values in the label map, rising."""
     copies: np.ndarray
     """(copies, N, F) float32."""
     emptied: np.ndarray
@@ -45,34 +42,25 @@ class _Described:
 
 
 def ensure_feature_classifier(
-    folder: RunFolder,
-    data: DataSet,
-    train: np.ndarray,
-    config: FeatureClassifierConfig,
-    seed: int,
-    *,
-    soft_labels: bool = False,
+    folder: RunFolder, data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int
 ) -> bool:
     """Fit the feature classifier of a fold unless the folder holds just that one already; return whether it was fitted.
 
     Args:
-        folder: of the fold's run; receives soft_labels.parquet, feature_classifier.safetensors and
-        feature_classifier.json. data: the data set, with segmented cells.
+        folder: of the fold's run; receives feature_classifier.safetensors and feature_classifier.json.
+        data: the data set, with segmented cells.
         train: numbers of the images to learn from: no other is looked at.
         config: the rules.
         seed: of the learners and of the changed copies.
-        soft_labels: whether soft_labels.parquet must be there too, which older runs lack.
 
     Raises:
         ConfigError: the images have not the four channels that the features are named after.
         DataError: no training image has cells, or too few have.
     """
     facts = feature_classifier_facts(data, train, config, seed)
-    whole = (folder.path / SUMMARY).exists() and (folder.soft_labels.exists() or not soft_labels)
-    if whole and _holds(folder.feature_classifier, facts):
+    if (folder.path / SUMMARY).exists() and _holds(folder.feature_classifier, facts):
         return False
-    feature_classifier, soft = fit_feature_classifier(data, train, config, seed)
-    save_soft_labels(folder.soft_labels, soft)
+    feature_classifier = fit_feature_classifier(data, train, config, seed)
     save_feature_classifier(folder.feature_classifier, feature_classifier)
     write_json(folder.path / SUMMARY, _summary(feature_classifier, data))
     return True
@@ -100,9 +88,8 @@ def _holds(path: Path, facts: dict[str, Any]) -> bool:
 
 def fit_feature_classifier(
     data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int
-) -> tuple[FeatureClassifier, SoftLabels]:
-    """Fit the feature classifier on the cells of the images `train`, see `ensure_feature_classifier`; return their
-    soft labels too."""
+) -> FeatureClassifier:
+    """Fit the feature classifier on the cells of the images `train`, see `ensure_feature_classifier`."""
     if len(data.channels) != 4:
         raise ConfigError(
             f"feature_classifier.enabled needs 4 channels (RGBY), {data.folder} has {len(data.channels)}."
@@ -122,12 +109,7 @@ def fit_feature_classifier(
     model = fit_weak(features, owner, labels[usable], negative, seed, config.weak, _copies(found, counts))
     more = feature_classifier_facts(data, train, config, seed)
     more |= {"images": sum(count > 0 for count in counts), "cells": len(features)}
-    soft = SoftLabels(
-        np.array([data.ids[i] for i in usable], object)[owner],
-        np.concatenate([own.ids for own in found]).astype(np.int64),
-        model.soft,
-    )
-    return to_feature_classifier(model, FEATURES, config.weak, more), soft
+    return to_feature_classifier(model, FEATURES, config.weak, more)
 
 
 def _copies(found: list[_Described], counts: list[int]) -> Copies | None:
@@ -159,8 +141,7 @@ def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> l
             rng = np.random.default_rng([seed, copy, index])
             faulty, emptied[copy] = faulty_copy(image, label_map, rng, faults)
             changed[copy] = cell_features(faulty, label_map, nuclei)
-        ids = np.unique(label_map)
-        return _Described(plain, ids[ids != 0], changed, emptied)
+        return _Described(plain, changed, emptied)
 
     with ThreadPoolExecutor(cores()) as pool:
         return list(progress(pool.map(describe, images), "feature_classifier", total=len(images)))

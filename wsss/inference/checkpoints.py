@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device
-from wsss.core.files import digest_file, digest_json
+from wsss.core.files import digest_json
 from wsss.data.catalog import DataSet
 from wsss.data.mask_samples import coverage_folds, folds_digest, survey
 from wsss.data.masks import MaskSet
@@ -19,8 +19,6 @@ from wsss.feature_classifier.store import FeatureClassifier, load_feature_classi
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
-from wsss.options.scoring import CropConfig
-from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.leaks import check_unseen, has_seen
 from wsss.runs.record import RunRecord, fold_name
 from wsss.runs.run_folder import RunFolder
@@ -62,24 +60,11 @@ class Checkpoint(Generic[Net]):
 
 
 @dataclass(frozen=True)
-class SelfTrained:
-    """A self-trained network of single cells."""
-
-    net: CamNet
-    crops: CropConfig
-    """How it wants cells to be cut out."""
-    digest: str
-    """Of its file."""
-
-
-@dataclass(frozen=True)
 class CamCheckpoint(Checkpoint[CamNet]):
     """A trained classifier with what scores cells beside it."""
 
     feature_classifier: FeatureClassifier | None = None
     """The feature classifier that was fitted on the same images; None if there is none."""
-    self_trained: SelfTrained | None = None
-    """The self-trained network that learnt from cells of the same images; None if there is none."""
     unets: tuple[Checkpoint[Unet], ...] = ()
     """U-Nets whose class maps are scored beside its own."""
 
@@ -124,8 +109,7 @@ def load_classifier(folder: RunFolder, device: Device, weights: Path | None = No
     record, tensors = folder.read(weights)
     record.check_task("classify")
     net = _cam_net(record, strip(tensors, "net."), device)
-    feature_classifier = _load_feature_classifier(folder, record)
-    return CamCheckpoint(record, net, feature_classifier, _load_self_trained(folder, record, device))
+    return CamCheckpoint(record, net, _load_feature_classifier(folder, record))
 
 
 def load_unets(folder: RunFolder, device: Device, task: str, *, snapshots: bool = False) -> list[Checkpoint[Unet]]:
@@ -177,42 +161,6 @@ def _load_feature_classifier(folder: RunFolder, record: RunRecord) -> FeatureCla
             "the same train command again."
         )
     return fitted
-
-
-def _load_self_trained(folder: RunFolder, record: RunRecord, device: Device) -> SelfTrained | None:
-    """Load the self-trained network beside a network, if there is one.
-
-    Raises:
-        DataError: it is damaged, or learnt from other images than the network.
-    """
-    if not folder.self_trained.exists():
-        return None
-    trained, train_ids = load_self_trained(folder.self_trained, record, device)
-    if train_ids != digest_json(list(record.train_ids)):
-        raise DataError(
-            f"{folder.self_trained} learnt from other images than the network beside it: remove it and run the same "
-            "train command again."
-        )
-    return trained
-
-
-def load_self_trained(path: Path, record: RunRecord, device: Device) -> tuple[SelfTrained, str]:
-    """Load a self-trained network; return it with the digest of the IDs that it learnt from.
-
-    Args:
-        path: its file.
-        record: of the network it began as.
-        device: where to compute.
-
-    Raises:
-        DataError: it is missing or damaged, or of another kind of network.
-    """
-    tensors, meta = load_checkpoint(path)
-    try:
-        crops, train_ids = CropConfig(**meta["crops"]), str(meta["train_ids"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path} does not say how its network was trained ({error}): remove it, train again.") from None
-    return SelfTrained(_cam_net(record, strip(tensors, "net."), device), crops, digest_file(path)), train_ids
 
 
 def check_fits(checkpoint: CamCheckpoint, data: DataSet) -> None:

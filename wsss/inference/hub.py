@@ -17,7 +17,7 @@ from wsss.core.run_facts import NETWORK, check_facts
 from wsss.core.seal import check_format
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
-from wsss.inference.checkpoints import CamCheckpoint, load_self_trained
+from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.one_image import check_alike
 from wsss.models.cam_net import build_cam_net
 from wsss.models.weights import load_weights, strip
@@ -26,7 +26,7 @@ from wsss.runs.record import record_from
 from wsss.runs.run_folder import RunFolder, first_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-SENT = [CONFIG, WEIGHTS, CARD, "feature_classifier-*.safetensors", "self_trained-*.safetensors"]
+SENT = [CONFIG, WEIGHTS, CARD, "feature_classifier-*.safetensors"]
 """What a model consists of."""
 FORMAT = 1
 MOST_NETWORKS = 100
@@ -56,26 +56,19 @@ def save_model(members: list[CamCheckpoint], run: Path, out: Path) -> None:
         if member.feature_classifier is not None:
             beside.append(out / _feature_classifier_file(name))
             write_bytes(beside[-1], RunFolder(member.path).feature_classifier.read_bytes())
-        if member.self_trained is not None:
-            beside.append(out / _self_trained_file(name))
-            write_bytes(beside[-1], RunFolder(member.path).self_trained.read_bytes())
     networks = [{"name": name, **_shared(member)} for name, member in zip(names, members, strict=True)]
     write_bytes(out / WEIGHTS, save(tensors, {"format": "pt"}))
     write_text(out / CARD, model_card(members, run.name))
     files = [WEIGHTS, *(path.name for path in beside)]
     config = {"library_name": "wsss", "model_type": "wsss-cam", "format": FORMAT, "networks": networks}
     write_json(out / CONFIG, config | {"files": {name: digest_file(out / name) for name in files}})
-    for path in (*out.glob(_feature_classifier_file("*")), *out.glob(_self_trained_file("*"))):
+    for path in out.glob(_feature_classifier_file("*")):
         if path not in beside:
             path.unlink()  # of an earlier export: it is no part of this model
 
 
 def _feature_classifier_file(name: str) -> str:
     return f"feature_classifier-{name}.safetensors"
-
-
-def _self_trained_file(name: str) -> str:
-    return f"self_trained-{name}.safetensors"
 
 
 def _shared(member: CamCheckpoint) -> dict[str, Any]:
@@ -126,9 +119,7 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
         name = facts["name"]
         kept = first_of(folder / _feature_classifier_file(name), folder / f"opinion-{name}.safetensors")
         feature_classifier = load_feature_classifier(kept, FEATURES) if _belongs(kept, files) else None
-        kept = first_of(folder / _self_trained_file(name), folder / f"student-{name}.safetensors")
-        self_trained = load_self_trained(kept, record, device)[0] if _belongs(kept, files) else None
-        members.append(CamCheckpoint(record, net, feature_classifier, self_trained))
+        members.append(CamCheckpoint(record, net, feature_classifier))
     return members
 
 

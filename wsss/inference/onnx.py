@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import waiting
 from wsss.core.files import write_bytes
 from wsss.inference.checkpoints import CamCheckpoint
@@ -40,7 +40,7 @@ def export_onnx(members: list[CamCheckpoint], out: Path) -> list[tuple[Path, flo
     (B, K, h, w), raw class maps. B, H and W are free.
 
     Raises:
-        ConfigError: the ONNX packages are not installed, or a network pools over cells.
+        ConfigError: the ONNX packages are not installed.
         DataError: the exported network does not agree with PyTorch.
     """
     try:
@@ -49,12 +49,6 @@ def export_onnx(members: list[CamCheckpoint], out: Path) -> list[tuple[Path, flo
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"--to onnx needs {error.name}: pip install 'wsss[onnx]'.") from error
-    pooled = [str(member.path) for member in members if member.net.pool is not None]
-    if pooled:
-        raise ConfigError(
-            f"{some(pooled)} pools over cells (cells.pooling), and the ONNX form takes images alone: export it with "
-            "--to huggingface, or train without cells.pooling."
-        )
     done = []
     for member in members:
         name = "full" if member.fold is None else f"fold{member.fold}"

@@ -85,7 +85,7 @@ def label_maps(
             continue
         images = np.stack([data.image(i) for i in chosen])
         cells = [_cells_or_none(data, i, config) for i in chosen]
-        averaged = [view_maps(member.net, images, device, tta, cells)[0] for member in members]
+        averaged = [view_maps(member.net, images, device, tta)[0] for member in members]
         maps = np.mean(averaged, axis=0)  # (B, K, h, w)
         for b, i in enumerate(chosen):
             label_map = cells[b]

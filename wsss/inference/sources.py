@@ -24,7 +24,6 @@ from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.overlap import Overlap
 from wsss.inference.views import view_crop_probs, view_maps
-from wsss.models.cam_net import crop_probs
 from wsss.models.memory import in_parts
 from wsss.models.unet import Unet
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
@@ -242,48 +241,6 @@ class FeatureScores(Source):
         return np.mean(scores, axis=0)
 
 
-class SelfTrainedScores(Source):
-    """The self-trained networks of single cells; they go with the feature classifier."""
-
-    name = "self_trained"
-    group = "features"
-    record = "self_trained"
-
-    @staticmethod
-    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
-        """There if the run has them and neither score.feature_share nor score.self_training_share is 0."""
-        if score.self_training_share == 0 or FeatureScores.takes(members, score, crops) is None:
-            return None
-        lacking = [str(member.path) for member in members if member.self_trained is None]
-        if lacking and any(_wants_self_trained(member) for member in members):
-            raise DataError(
-                f"{some(lacking)} has no self-trained network (self_trained.safetensors), which the run wants: run the "
-                "same train command again with --self_training.enabled true, or pass --score.self_training_share 0 to "
-                "do without."
-            )
-        return None if lacking else score.self_training_share
-
-    @staticmethod
-    def digest(member: CamCheckpoint) -> str | None:
-        """Return that of the network."""
-        return None if member.self_trained is None else member.self_trained.digest
-
-    @property
-    def cuts(self) -> Sequence[CropConfig]:
-        """As each network was trained with."""
-        return [member.self_trained.crops for member in self.members if member.self_trained]
-
-    def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[np.ndarray]:
-        """Return (N, K) of each image, the mean of the networks."""
-        nets = [member.self_trained.net for member in self.members if member.self_trained]
-        by_net = [crop_probs(net, of_net, self.task.device) for net, of_net in zip(nets, crops, strict=True)]
-        return batch.split(np.mean(by_net, axis=0))
-
-    def score(self, sample: Sample) -> np.ndarray:
-        """Return what was seen."""
-        return np.asarray(sample.seen[self.name])
-
-
 class UnetScores(Source):
     """The maps of U-Nets that learnt from pseudo-masks (`--unet`)."""
 
@@ -329,18 +286,7 @@ def _wants_features(member: CamCheckpoint) -> bool:
     return member.feature_classifier is not None or member.recipe.feature_classifier.enabled
 
 
-def _wants_self_trained(member: CamCheckpoint) -> bool:
-    return member.self_trained is not None or member.recipe.self_training.enabled
-
-
-SOURCES: tuple[type[Source], ...] = (
-    ImageProbs,
-    CamScores,
-    CropScores,
-    FeatureScores,
-    SelfTrainedScores,
-    UnetScores,
-)
+SOURCES: tuple[type[Source], ...] = (ImageProbs, CamScores, CropScores, FeatureScores, UnetScores)
 """Every source, those of a group in the order in which they take their shares."""
 
 
@@ -380,8 +326,7 @@ def digests(member: CamCheckpoint) -> dict[str, Any]:
 
 def look(members: Sequence[CamCheckpoint], task: Task, batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the raw class maps (B, K, h, w) and probabilities (B, K) of each network of the run."""
-    cells = [sample.cells for sample in batch.samples]
-    return [view_maps(member.net, batch.images, task.device, task.tta, cells) for member in members]
+    return [view_maps(member.net, batch.images, task.device, task.tta) for member in members]
 
 
 def map_scores(

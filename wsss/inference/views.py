@@ -13,7 +13,6 @@ from wsss.options.scoring import TtaConfig
 
 STEP = 32
 """Edges of resized images are multiples of it, so that the maps of every size cover just the image."""
-Cells = Sequence[np.ndarray | None]
 
 Predict = Callable[[Tensor], Tensor]
 """(B, C, H, W) images -> (B, K, H, W) probabilities."""
@@ -69,9 +68,7 @@ def _resize(pixels: Tensor, size: list[int]) -> Tensor:
     return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def view_maps(
-    net: CamNet, images: np.ndarray, device: Device, config: TtaConfig, cells: Cells | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def view_maps(net: CamNet, images: np.ndarray, device: Device, config: TtaConfig) -> tuple[np.ndarray, np.ndarray]:
     """Average the raw class maps and the probabilities of several views.
 
     Args:
@@ -79,7 +76,6 @@ def view_maps(
         images: (B, C, H, W) uint8.
         device: where to compute.
         config: the views.
-        cells: (H, W) label map of each image, None for one without; for networks that pool over cells.
 
     Returns:
         (B, K, h, w) and (B, K) float32; h and w are those of the maps at the first of `config.scales`.
@@ -87,10 +83,8 @@ def view_maps(
     maps, probs = [], []
     for scale in config.scales:
         sized = resized(images, scale)
-        labels = None if cells is None else [None if one is None else _nearest(one, sized.shape[2:]) for one in cells]
         for view in VIEWS[config.views]:
-            seen = None if labels is None else [None if one is None else _apply(one, view) for one in labels]
-            cam, view_probs = class_maps(net, _apply(sized, view), device, seen)
+            cam, view_probs = class_maps(net, _apply(sized, view), device)
             maps.append(undo(torch.from_numpy(cam), view))
             probs.append(view_probs)
     size = list(maps[0].shape[2:])
@@ -117,8 +111,3 @@ def resized(images: np.ndarray, scale: float) -> np.ndarray:
 
 def _apply(array: np.ndarray, view: View) -> np.ndarray:
     return apply(torch.from_numpy(np.ascontiguousarray(array)), view).contiguous().numpy()
-
-
-def _nearest(label_map: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    rows, columns = ((np.arange(n) * m + m // 2) // n for n, m in zip(size, label_map.shape, strict=True))
-    return label_map[np.ix_(rows, columns)]

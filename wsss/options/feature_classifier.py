@@ -1,4 +1,4 @@
-"""The options of what learns cell labels from image labels beside the network: feature classifier, self-training."""
+"""The options of the feature classifier, which learns cell labels from image labels beside the network."""
 
 from dataclasses import dataclass, field
 
@@ -43,31 +43,3 @@ class FeatureClassifierConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "feature_classifier")
-
-
-@dataclass(frozen=True)
-class SelfTrainingConfig:
-    """A second network, for crops of single cells, that learns the soft labels which the feature classifier settled
-    on."""
-
-    enabled: bool = False
-    """Train one for each fold (needs feature_classifier.enabled); infer then blends it with the feature classifier."""
-    rounds: int = between(1, 1, 3)
-    """1 to 3. Before the last round, two networks label each other's half of the images anew."""
-    confidence: float = between(0.8, 0, 1)
-    """Cells whose strongest soft label is below this are not learnt from."""
-    cells: int = between(8000, 1)
-    """Most cells to learn from; of more, a choice balanced by class is taken."""
-    epochs: int = between(2, 1)
-    """Passes over these cells in a round."""
-    batch: int = between(64, 2)
-    """Cells in a batch."""
-    size: int = between(96, 32, 2048)
-    """Edge of a cell's crop in px; mode and margin are those of crops."""
-    lr: float = between(3e-4, 1e-12)
-    """Learning rate at the start; it falls to 0 by cosine."""
-    changed: float = between(0.7, 0, 1)
-    """Share of the crops shown with other brightness, lost protein, uneven light, haze or noise."""
-
-    def __post_init__(self) -> None:
-        check_fields(self, "self_training")

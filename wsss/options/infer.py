@@ -89,8 +89,8 @@ class InferOptions:
     min_score: float = 0.01
     """Predictions below this are left out of submission.csv."""
     parts: bool = False
-    """Write the parts of the blended score too, as predictions of their own: image/, cam/, crop/, feature_classifier/,
-    self_trained/ and unet/ in --out, as far as there are."""
+    """Write the parts of the blended score too, as predictions of their own: image/, cam/, crop/, feature_classifier/
+    and unet/ in --out, as far as there are."""
     score: ScoreConfig = field(default_factory=ScoreConfig)
     """Cell score options (default: those of the run)."""
     crops: CropConfig = field(default_factory=CropConfig)

@@ -23,7 +23,7 @@ from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.console import OutputOptions, say, tell_as
 from wsss.core.files import is_file
 from wsss.core.reading import parse_yaml, read_yaml
-from wsss.options.renamed import renamed, renamed_flags
+from wsss.options.renamed import renamed_config, renamed_flags
 
 EXIT_CODES = """\
 exit codes:
@@ -140,7 +140,7 @@ def first_value(words: Sequence[str], name: str) -> str | None:
 
 def _current(words: Sequence[str]) -> list[str]:
     """Return words with '_' for '-' and with options, also those in files behind --config, under today's names."""
-    return _with_configs(renamed_flags([_underscores(word) for word in words]), renamed)
+    return _with_configs(renamed_flags([_underscores(word) for word in words]), renamed_config)
 
 
 def _with_configs(words: list[str], change: Callable[[dict[str, Any], str], dict[str, Any]]) -> list[str]:

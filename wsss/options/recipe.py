@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, cast
 
 from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields
-from wsss.options.feature_classifier import FeatureClassifierConfig, SelfTrainingConfig
+from wsss.options.feature_classifier import FeatureClassifierConfig
 from wsss.options.masks import MaskConfig, MaskLossConfig, UnetConfig
 from wsss.options.renamed import renamed
 from wsss.options.scoring import CropConfig, ScoreConfig
@@ -56,53 +56,6 @@ class DrsConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "drs")
-
-
-@dataclass(frozen=True)
-class CellTrainConfig:
-    """Training with the label maps that the stage segment made: pooling over cells, cells as puzzle pieces."""
-
-    pooling: Literal["none", "noisy_or", "lse", "attention"] = "none"
-    """How an image's probability comes from its class maps. none: mean over the image; the others pool the means of
-    the maps in each cell, background left out. noisy_or: 1 - product of (1 - p of the cell); lse: log of the mean of
-    exp(sharpness * logit), divided by sharpness; attention: mean of the logits with learnt weights."""
-    sharpness: float = between(1.0, 1e-3, 1e3)
-    """How near lse comes to the highest logit; towards 0 it is the mean."""
-    pieces: int = between(0, 0, 1000)
-    """Cells of each image, drawn anew each time, that the network also sees alone, cut out as for stage 2; 0 for none.
-    A cell's logits in the image and alone must agree (distance, classes, ramp and stop_gradient as in puzzle)."""
-    piece_size: int = between(96, 32, 2048)
-    """Edge of the window in px that a piece is cut with, at stored scale; must be crops.size."""
-    weight: float = between(0.5, 0)
-    """Weight of the agreement between cells in the image and alone."""
-    min_visible: float = between(0.3, 0, 1)
-    """Cells of which the training crop shows a smaller share are left out."""
-
-    def __post_init__(self) -> None:
-        check_fields(self, "cells")
-
-    def check_crops(self, crops: CropConfig) -> None:
-        """Refuse pieces that stage 2 would cut out in another way.
-
-        Raises:
-            ConfigError: `crops` differs.
-        """
-        if self.pieces and crops != CropConfig("stored", self.piece_size, batch=crops.batch):
-            raise ConfigError(
-                f"cells.pieces are windows of {self.piece_size} px at stored scale, but stage 2 would cut cells out by "
-                f"crops.mode {crops.mode}, crops.size {crops.size}, crops.margin {crops.margin:g}: "
-                f"pass --crops.mode stored --crops.size {self.piece_size} --crops.margin 0."
-            )
-
-    @property
-    def pooled(self) -> bool:
-        """Whether images are classified by their cells."""
-        return self.pooling != "none"
-
-    @property
-    def wanted(self) -> bool:
-        """Whether training needs label maps."""
-        return self.pooled or self.pieces > 0
 
 
 @dataclass(frozen=True)
@@ -243,8 +196,6 @@ class ClassifyRecipe(Recipe):
     """Puzzle options."""
     drs: DrsConfig = field(default_factory=DrsConfig)
     """Region suppression options."""
-    cells: CellTrainConfig = field(default_factory=CellTrainConfig)
-    """Options of training that knows the cells."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Loss options."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -255,19 +206,11 @@ class ClassifyRecipe(Recipe):
     """Cell crop options of stage 2: kept for infer, no part of the training."""
     feature_classifier: FeatureClassifierConfig = field(default_factory=FeatureClassifierConfig)
     """Options of the feature classifier on cells; without effect on the network."""
-    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
-    """Options of self-training on single cells; without effect on the network."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.self_training.enabled and not self.feature_classifier.enabled:
-            raise ConfigError(
-                "self_training.enabled needs feature_classifier.enabled, whose soft labels it learns: pass "
-                "--feature_classifier.enabled true."
-            )
         if self.output_stride not in (8, 16, 32):
             raise ConfigError(f"output_stride is {self.output_stride}, expected 8, 16 or 32.")
-        self.cells.check_crops(self.crops)
         step = self.puzzle.side * self.output_stride
         if self.crop % step:
             raise ConfigError(

@@ -1,6 +1,6 @@
-"""Options that had other names in version 0.1.0: taken by the command line, --config, config.yaml and checkpoints."""
+"""Options that had other names in version 0.1.0, or are gone: in flags, --config, config.yaml and checkpoints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wsss.core.checks import ConfigError
@@ -9,13 +9,30 @@ from wsss.core.console import say
 RENAMED = {
     "opinion": "feature_classifier",
     "score.opinion_share": "score.feature_share",
-    "score.student_share": "score.self_training_share",
     "score.stage2_share": "score.crop_share",
     "score.field_rounds": "score.prior_rounds",
 }
 """Old name -> new name; the name of a group stands for all of its options."""
-REMOVED = {"score.outlier_power": "it never changed a score"}
-"""Options that are gone, and why."""
+_CELLS = "image labels pooled from cells, and cells as puzzle pieces, lost 0.06 to 0.4 average precision"
+_SELF_TRAINING = "it added nothing beside the feature classifier"
+REMOVED = {
+    "score.outlier_power": "it never changed a score",
+    "cells": _CELLS,
+    "self_training": _SELF_TRAINING,
+    "score.self_training_share": _SELF_TRAINING,
+    "score.student_share": _SELF_TRAINING,
+}
+"""Options and groups that are gone, and why."""
+SWITCHED_OFF = {
+    "cells.pooling": "none",
+    "cells.pieces": 0,
+    "self_training.enabled": False,
+}
+"""What switched them on -> the value that left them off."""
+OF_TRAINING = ("cells.pooling", "cells.pieces")
+"""Those that shaped the weights of a network."""
+OF_NETWORK = "cells.pooling"
+"""That by which a network gave other scores than one without it."""
 _noticed: set[str] = set()
 
 
@@ -25,18 +42,54 @@ def renamed(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     Args:
         values: options by name, groups as dictionaries.
         where: the file they are from, for the notice.
+
+    Raises:
+        ConfigError: they are of a network that scores otherwise without what is gone.
     """
     old: list[str] = []
     current = _renamed(values, "", old)
+    for name, value in switched_on(values):
+        if name == OF_NETWORK:
+            raise ConfigError(f"{name} {value} is gone, for {_CELLS}: train again without it, or use wsss 0.1.0.")
+        old.append(name)
     _notice(old, where)
     return current
+
+
+def renamed_config(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the options of a --config file under their names of today, as `renamed` does.
+
+    Raises:
+        ConfigError: the file asks for something that is gone.
+    """
+    for name, value in switched_on(values):
+        raise ConfigError(f"{where} asks for {name} {value}, which is gone, for {_reason(name)}: take it out.")
+    return renamed(values, where)
+
+
+def switched_on(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of each option that is gone and was switched on."""
+    for name, off in SWITCHED_OFF.items():
+        group, _, option = name.partition(".")
+        options = values.get(group)
+        value = options.get(option, off) if isinstance(options, Mapping) else off
+        if value != off:
+            yield name, value
+
+
+def _reason(name: str) -> str:
+    return REMOVED.get(name) or REMOVED[name.partition(".")[0]]
+
+
+def _is_gone(name: str) -> bool:
+    return name in REMOVED or name.partition(".")[0] in REMOVED
 
 
 def _renamed(values: Mapping[str, Any], above: str, old: list[str]) -> dict[str, Any]:
     current = {}
     for name, value in values.items():
         path = f"{above}{name}"
-        if path in REMOVED or path in RENAMED:
+        if path in RENAMED or path == "score.outlier_power":
             old.append(path)
         if path not in REMOVED:
             new = RENAMED.get(path, path)
@@ -56,8 +109,8 @@ def renamed_flags(words: Sequence[str]) -> list[str]:
 
 def _renamed_flag(word: str) -> str:
     name, equals, value = word[2:].partition("=")
-    if name in REMOVED:
-        raise ConfigError(f"--{name} is gone, for {REMOVED[name]}: leave it out.")
+    if _is_gone(name):
+        raise ConfigError(f"--{name} is gone, for {_reason(name)}: leave it out.")
     for old, new in RENAMED.items():
         if name == old or name.startswith(f"{old}."):
             _notice([old], "the command line")

@@ -57,9 +57,6 @@ class ScoreConfig:
     feature_share: float = between(0.5, 0, 1)
     """Share of a cell's score taken from the feature classifier, where the run has one (train
     --feature_classifier.enabled true)."""
-    self_training_share: float = between(0.1, 0, 1)
-    """Share of the feature classifier taken from the self-trained network of single cells, where the run has one (train
-    --self_training.enabled true)."""
     unet_share: float = between(0.5, 0, 1)
     """Share of stage 1 taken from the maps of a U-Net, where there is one (infer --unet RUN)."""
     prior_rounds: int = between(0, 0, 100)

@@ -2,7 +2,7 @@
 
 An image has reached a network if the network was trained on it, if a network that it was made from was (`--init_from`,
 `--weights`, the teacher of a refinement, the makers of its pseudo-masks, and theirs in turn), or if a near-duplicate of
-the image was. The feature classifier and the self-trained network of a run learn from the images of its network alone.
+the image was. The feature classifier of a run learns from the images of its network alone.
 """
 
 from collections.abc import Collection, Mapping

@@ -10,8 +10,9 @@ from wsss.core.console import say
 from wsss.core.digests import DIGEST
 from wsss.core.files import as_read, digest_json
 from wsss.options.recipe import Recipe, recipe_from
+from wsss.options.renamed import OF_TRAINING, switched_on
 
-FREE = ("versions", "score", "crops", "feature_classifier", "self_training")
+FREE = ("versions", "score", "crops", "feature_classifier")
 """What may differ when a run goes on: it does not shape the weights."""
 SINCE = {
     "pixels": "which pixels it learnt from",
@@ -219,6 +220,12 @@ def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         DataError: the first thing that differs, with both values.
     """
+    for name, value in switched_on(found.get("recipe", {})):
+        if name in OF_TRAINING:
+            raise DataError(
+                f"the run was begun with {name} {value}, which is gone: infer still takes it, but it cannot be trained "
+                "further. Choose another --run folder, or pass --resume never to start over."
+            )
     # Options that are newer than the run had their defaults.
     found = {**found, "recipe": as_read(asdict(recipe_from(found.get("recipe", {}), "the checkpoint")))}
     for name in now:

@@ -53,16 +53,6 @@ class RunFolder:
         return first_of(self.path / "feature_classifier.safetensors", self.path / "opinion.safetensors")
 
     @property
-    def soft_labels(self) -> Path:
-        """The soft labels of the training cells that the feature classifier settled on."""
-        return self.path / "soft_labels.parquet"
-
-    @property
-    def self_trained(self) -> Path:
-        """The self-trained network of single cells, where there is one."""
-        return first_of(self.path / "self_trained.safetensors", self.path / "student.safetensors")
-
-    @property
     def ids(self) -> Path:
         """The IDs the weights were trained on, one a line."""
         return self.path / "train_ids.txt"
@@ -76,7 +66,7 @@ class RunFolder:
     def used(self) -> list[Path]:
         """The files that other stages read, whether they are there or not."""
         more = [self.path / name for name in ("config.yaml", "log.csv")]
-        return [self.best, self.ids, self.ancestors, self.feature_classifier, self.self_trained, *more]
+        return [self.best, self.ids, self.ancestors, self.feature_classifier, *more]
 
     def begin(self, record: RunRecord) -> None:
         """Write what is known before the first step."""

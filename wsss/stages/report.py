@@ -74,18 +74,13 @@ class Mapper:
         plan = plan_oof(members, data) if oof else plan_all(members, data)
         self._members: dict[int, list[CamCheckpoint]] = {i: predicting for predicting, indices in plan for i in indices}
 
-    def maps(self, i: int, cells: np.ndarray) -> list[ClassMap]:
-        """Return the maps of image i, none where no network predicts it.
-
-        Args:
-            i: number of the image.
-            cells: (S, S) its label map at stored size, for networks that pool over cells.
-        """
+    def maps(self, i: int) -> list[ClassMap]:
+        """Return the maps of the image with number i, none where no network predicts it."""
         members = self._members.get(i, [])
         if not members:
             return []
         image = np.array(self.data.image(i))[None]  # a copy: torch wants to be allowed to write
-        seen = [class_maps(member.net, image, self.device, [cells]) for member in members]
+        seen = [class_maps(member.net, image, self.device) for member in members]
         probs = np.mean([p[0] for _, p in seen], axis=0)
         shown = np.flatnonzero(probs > LEAST)
         cam01 = np.mean([normalise(cam[0])[shown] for cam, _ in seen], axis=0)
@@ -245,7 +240,7 @@ class Drawing:
                 cell, top = int(self.contents.cells.cell_id.iloc[row]), int(self.contents.scores[row].argmax())
                 self._crops[row] = crop_uri(picture, label_map, cell, top, self.contents.options.quality)
         if name in self.shown:
-            maps = self.mapper.maps(place, stored) if self.mapper else []
+            maps = self.mapper.maps(place) if self.mapper else []
             self._fields[name] = self._field(name, planes, label_map, rows, maps)
 
     def groups(self) -> list[CropGroup]:

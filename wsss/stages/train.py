@@ -72,7 +72,7 @@ def train_fold(plan: Plan) -> None:
     fit(job, state, batches, task.validator(split, workers), task.learner, watches)
     if world.leads:
         plot_curves(state.progress.history, folder.path / "curves.png", str(folder.path))
-        task.finish(split, folder, state.inference_net)
+        task.finish(split, folder)
 
 
 def _workers(options: TrainOptions, world: World) -> int:

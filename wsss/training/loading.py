@@ -20,7 +20,6 @@ from wsss.core.checks import DataError, Terminated
 from wsss.core.device import Device
 from wsss.core.runtime import return_freed_memory
 from wsss.data.catalog import DataSet
-from wsss.data.cell_samples import CellSamples
 from wsss.data.dataset import EpochBatches, ImageSamples
 from wsss.data.sampler import draw_epoch, image_weights
 from wsss.options.recipe import Recipe, SamplerConfig
@@ -36,26 +35,14 @@ class Batch(NamedTuple):
     """(B, K) float32; of masks the packed targets."""
     indices: Tensor
     """(B,) numbers in the data set."""
-    cells: Tensor | None = None
-    """(B, h, w) int32 label maps, numbered 1..N in each image; None where training does not look at cells."""
-    counts: Tensor | None = None
-    """(B,) cells of each image, which stay in the main memory: a GPU need not be waited for to know them."""
 
     def on(self, device: Device) -> "Batch":
         """Return the batch with what the network sees moved to a device."""
-        cells = None if self.cells is None else device.put(self.cells)
-        return Batch(device.put(self.images), device.put(self.labels), self.indices, cells, self.counts)
-
-    @property
-    def seen(self) -> tuple[Any, ...]:
-        """What the network is called with."""
-        if self.cells is None or self.counts is None:
-            return (self.images,)
-        return self.images, self.cells, self.counts.tolist()
+        return Batch(device.put(self.images), device.put(self.labels), self.indices)
 
     def first(self, count: int) -> "Batch":
         """Return the first images alone."""
-        return Batch(*(None if part is None else part[:count] for part in self))  # type: ignore[arg-type]
+        return Batch(*(part[:count] for part in self))
 
 
 class EpochLoader:
@@ -117,12 +104,12 @@ def balanced_draw(labels: np.ndarray, indices: np.ndarray, config: SamplerConfig
 
 
 def whole_images(
-    data: DataSet, indices: np.ndarray, batch: int, *, workers: int = 0, pinned: bool = False, cells: bool = False
+    data: DataSet, indices: np.ndarray, batch: int, *, workers: int = 0, pinned: bool = False
 ) -> DataLoader[Batch]:
-    """Return a loader of stored images as they are, in the given order; with their label maps if `cells`."""
+    """Return a loader of stored images as they are, in the given order."""
     batches = EpochBatches(batch, seed=0)
     batches.set(indices, epoch=0)
-    return batch_loader(CellSamples(data) if cells else ImageSamples(data), batches, workers, pinned)
+    return batch_loader(ImageSamples(data), batches, workers, pinned)
 
 
 @contextmanager
@@ -185,13 +172,9 @@ def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pin
     )
 
 
-def _collate(samples: list[tuple[Tensor, Tensor, int]] | list[tuple[Tensor, Tensor, int, Tensor]]) -> Batch:
-    images, labels, indices, *cells = zip(*samples, strict=True)
-    plain = torch.stack(images), torch.stack(labels), torch.tensor(indices)
-    if not cells:
-        return Batch(*plain)
-    maps = torch.stack(cells[0])
-    return Batch(*plain, maps, maps.amax(dim=(1, 2)))
+def _collate(samples: list[tuple[Tensor, Tensor, int]]) -> Batch:
+    images, labels, indices = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(indices))
 
 
 def _quiet_worker(worker: int) -> None:

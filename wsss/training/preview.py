@@ -11,9 +11,7 @@ from torch import Tensor
 from wsss.core.device import Device
 from wsss.core.files import write_atomic
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import numbered_cells
 from wsss.models.cam_net import CamNet
-from wsss.models.cell_pool import cell_weights
 from wsss.reports.figures import short_name
 from wsss.reports.overlay import Panel, composite, contact_sheet, fit, heat
 
@@ -60,9 +58,6 @@ class Preview:
             image = np.array(self.data.image(index))
             with self.device.autocast():
                 output = net(self.device.put(torch.from_numpy(image)[None]))
-            if net.pool is not None:
-                cells = self.device.put(torch.from_numpy(numbered_cells(self.data, index))[None])
-                output = net.pooled(output, cell_weights(cells, output.cam.shape[2:]))
             probs = output.logits[0].sigmoid().cpu().numpy()
             panels += self._row(index, image, _spread(output.cam[0]), probs, classes)
         shown = sorted({k for classes in self.classes.values() for k in classes})

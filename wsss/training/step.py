@@ -2,18 +2,19 @@
 
 import math
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from wsss.core.checks import ConfigError
 from wsss.models.memory import MemoryFull, attempt
-from wsss.models.puzzle import still_norms
 from wsss.training.loading import Batch
 from wsss.training.state import Job, TrainState
 
@@ -42,9 +43,6 @@ class Learner(ABC):
         state: what the steps change.
         stopped: filled by a signal handler when the run must stop.
     """
-
-    fixed_sizes = True
-    """Whether the network sees images of few sizes."""
 
     def __init__(self, job: Job, state: TrainState, stopped: list[int]) -> None:
         self.job, self.state, self.stopped = job, state, stopped
@@ -98,7 +96,7 @@ class Learner(ABC):
         """Do the step. A GPU is waited for once, when all but the update has been handed to it."""
         state, batch = self.state, batch.on(self.job.device)
         weight = share * self.job.world.size / self.job.recipe.optim.accumulate
-        with self._apart(not updates), self.job.device.searching(self.fixed_sizes):
+        with self._apart(not updates), self.job.device.searching():
             parts = self.losses(self.model, batch, done)
             state.scaler.scale(parts["loss"] * weight).backward()
         outcome = self._agree(parts, share, self._gradient_norm() if updates else None)
@@ -177,7 +175,20 @@ class Learner(ABC):
             count = 1 if isinstance(optimizer, torch.optim.SGD) else 2
             moments = [torch.empty_like(p) for p in self.state.net.parameters() for _ in range(count)]
         # Batch norms keep their statistics, and do not wait for other processes.
-        with still_norms(self.net), self.job.device.searching(self.fixed_sizes):
+        with _still_norms(self.net), self.job.device.searching():
             self.losses(self.net, batch.on(self.job.device), 0.0)["loss"].backward()
         del moments
         optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _still_norms(net: nn.Module) -> Iterator[None]:
+    """Let batch norms use their running statistics, and keep them as they are."""
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()

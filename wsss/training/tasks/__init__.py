@@ -106,7 +106,7 @@ class Task(ABC):
         """Return what looks on after each epoch."""
         return []
 
-    def finish(self, split: Split, folder: RunFolder, net: Any) -> None:  # noqa: B027 (most tasks have nothing to do)
+    def finish(self, split: Split, folder: RunFolder) -> None:  # noqa: B027 (most tasks have nothing to do)
         """Make what stands beside a trained network."""
 
     def describe(self, split: Split) -> str:

@@ -11,14 +11,11 @@ from wsss.core.channels import HPA_ROLES, default_roles
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.device import Device
-from wsss.core.digests import Digests
 from wsss.core.files import digest_json
 from wsss.core.runtime import progress, versions
 from wsss.data.augment import build_augment
 from wsss.data.augment_recipe import load_recipe
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.data.cell_maps import image_marks, without_cells
-from wsss.data.cell_samples import CellSamples
 from wsss.data.dataset import ImageSamples
 from wsss.data.sampler import shard
 from wsss.feature_classifier.train import ensure_feature_classifier
@@ -35,7 +32,6 @@ from wsss.training.distributed import World
 from wsss.training.fit import Validate, Watch
 from wsss.training.loading import Batch, EpochLoader, balanced_draw, whole_images
 from wsss.training.preview import Preview
-from wsss.training.self_training import ensure_self_trained
 from wsss.training.step import Learner
 from wsss.training.tasks import Earlier, Split, Task
 
@@ -48,16 +44,15 @@ class ClassifyLearner(Learner):
         recipe = self.job.recipe
         assert isinstance(recipe, ClassifyRecipe)
         self.recipe = recipe
-        self.fixed_sizes = not recipe.cells.pieces  # of which there are more or fewer
-        self.loss = ComboLoss(recipe.loss, recipe.puzzle, recipe.cells)
-        return PuzzleCam(self.state.net, recipe.puzzle.side, recipe.cells.pieces, recipe.cells.piece_size)
+        self.loss = ComboLoss(recipe.loss, recipe.puzzle)
+        return PuzzleCam(self.state.net, recipe.puzzle.side)
 
     def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
         """Return the loss and its parts of one batch, when the share `done` of the training is behind it."""
         with self.job.device.autocast():
-            output: SiameseOutput = model(*batch.seen)
+            output: SiameseOutput = model(batch.images)
         full, tiles = output.views(self.recipe.puzzle.maps)
-        parts = self.loss(full, tiles, batch.labels, done, output.pieces)
+        parts = self.loss(full, tiles, batch.labels, done)
         if self.job.teacher is not None:
             with torch.no_grad(), self.job.device.autocast():
                 taught = self.job.teacher(batch.images).cam
@@ -100,10 +95,10 @@ class ClassifyTask(Task):
                 f"images of {data.folder} are stored at {data.size} px, expected a multiple of {step} "
                 "(puzzle.side x output_stride): prepare them at another --size, or choose other tiles."
             )
-        if (recipe.feature_classifier.enabled or recipe.self_training.enabled) and data.roles != HPA_ROLES:
+        if recipe.feature_classifier.enabled and data.roles != HPA_ROLES:
             raise ConfigError(
-                "feature_classifier.enabled and self_training.enabled look at four channels, microtubules, protein, "
-                f"nucleus and ER in this order; {data.folder} has {some(data.channels)}: leave them out."
+                "feature_classifier.enabled looks at four channels, microtubules, protein, nucleus and ER in this "
+                f"order; {data.folder} has {some(data.channels)}: leave it out."
             )
         weights = recipe.loss.class_weights
         if weights is not None and len(weights) != len(data.classes):
@@ -115,7 +110,6 @@ class ClassifyTask(Task):
         """Return the labelled images, those of the fold held out.
 
         Raises:
-            ConfigError: cells are wanted and no image has any.
             DataError: there is no labelled image in a part.
         """
         data, usable = self.data, self.data.ok & self.data.has_labels
@@ -125,28 +119,11 @@ class ClassifyTask(Task):
             raise DataError(f"{data.folder} has no labelled image to train on: prepare it with --labels.")
         if fold is not None and len(valid) == 0:
             raise DataError(f"{data.folder} has no labelled image in fold {fold}: choose another --fold, or 'none'.")
-        if self.recipe.cells.wanted:
-            self._check_cells(train)
         return Split(fold, train, valid, frozenset(data.ids[i] for i in valid))
-
-    def _check_cells(self, train: np.ndarray) -> None:
-        """Refuse a data set without label maps; say how many images lack theirs."""
-        data = self.data
-        lacking = without_cells(data, train)
-        if len(lacking) == len(train):
-            raise ConfigError(
-                f"cells.pooling and cells.pieces need label maps, and {data.folder} has none of the {len(train)} "
-                f"images to train on: run python -m wsss.segment --data {data.folder}, or leave these options out."
-            )
-        if lacking and self.world.leads:
-            say(f"{len(lacking)} images have no label map and count as one cell each: {some(lacking)}")
 
     def record(self, split: Split) -> RunRecord:
         """Return the record of a network that learns from the split."""
-        record = record_of_data(self.recipe, self.data, split.fold, [self.ids[i] for i in split.train])
-        if self.recipe.cells.wanted:  # these cells shape the weights
-            record.inputs["cells"] = digest_json(image_marks(self.data, Digests(), split.train))
-        return record
+        return record_of_data(self.recipe, self.data, split.fold, [self.ids[i] for i in split.train])
 
     def earlier(self, fold: int | None, *, fresh: bool) -> dict[str, Earlier]:
         """Return the teacher, and the start of a fresh run."""
@@ -200,15 +177,11 @@ class ClassifyTask(Task):
         shown = every and len(split.valid)
         return [Preview(self.data, split.valid, self.device, folder.path, every=every)] if shown else []
 
-    def finish(self, split: Split, folder: RunFolder, net: CamNet) -> None:
-        """Fit the feature classifier and train the network of single cells, where wanted and not there yet."""
-        recipe, self_training = self.recipe, self.recipe.self_training.enabled
-        if recipe.feature_classifier.enabled and ensure_feature_classifier(
-            folder, self.data, split.train, recipe.feature_classifier, recipe.seed, soft_labels=self_training
-        ):
+    def finish(self, split: Split, folder: RunFolder) -> None:
+        """Fit the feature classifier, where wanted and not there yet."""
+        config = self.recipe.feature_classifier
+        if config.enabled and ensure_feature_classifier(folder, self.data, split.train, config, self.recipe.seed):
             say(f"{folder.feature_classifier}: feature classifier fitted; feature_classifier.json says what it goes by")
-        if self_training and ensure_self_trained(folder, self.data, split.train, recipe, net, self.device):
-            say(f"{folder.self_trained}: self-trained network of single cells; self_trained.json has its figures")
 
 
 def record_of_data(recipe: Any, data: DataSet, fold: int | None, train_ids: list[str]) -> RunRecord:
@@ -240,7 +213,7 @@ def train_loader(
     pinned: bool = False,
     world: World | None = None,
 ) -> EpochLoader:
-    """Return augmented batches of images with their labels, and with their cells if the recipe wants them.
+    """Return augmented batches of images with their labels.
 
     Args:
         data: the data set.
@@ -249,8 +222,7 @@ def train_loader(
         workers, pinned, world: see `EpochLoader`.
     """
     augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels))
-    cells = recipe.cells
-    samples = CellSamples(data, augment, min_visible=cells.min_visible) if cells.wanted else ImageSamples(data, augment)
+    samples = ImageSamples(data, augment)
     draw = balanced_draw(data.labels, indices, recipe.sampler, recipe.seed)
     return EpochLoader(samples, draw, len(indices), recipe, workers=workers, pinned=pinned, world=world)
 
@@ -278,24 +250,22 @@ class Validator:
     ) -> None:
         self.recipe, self.device, self.labels = recipe, device, data.labels[indices]
         self.world = world or World()
-        self.loss = ComboLoss(recipe.loss, recipe.puzzle, recipe.cells)
+        self.loss = ComboLoss(recipe.loss, recipe.puzzle)
         own, batch = shard(indices, self.world.rank, self.world.size), -(-recipe.batch // self.world.size)
-        cells = recipe.cells.wanted
-        self.batches = whole_images(data, own, batch, workers=workers, pinned=device.is_cuda, cells=cells)
+        self.batches = whole_images(data, own, batch, workers=workers, pinned=device.is_cuda)
 
     @torch.no_grad()
     def __call__(self, net: CamNet) -> dict[str, float]:
         """Return 'loss' with its parts, 'f1' (at .5, mean over classes) and 'map', means over the images."""
-        cells = self.recipe.cells
-        model = PuzzleCam(net, self.recipe.puzzle.side, cells.pieces, cells.piece_size).eval()
+        model = PuzzleCam(net, self.recipe.puzzle.side).eval()
         sums = dict.fromkeys(self.loss.names, 0.0)
         probs = [np.zeros((0, self.labels.shape[1]), np.float32)]
         for batch in progress(self.batches, "validate", leave=False, disable=not self.world.leads):
             batch = batch.on(self.device)
             with self.device.autocast():
-                output: SiameseOutput = model(*batch.seen)
+                output: SiameseOutput = model(batch.images)
             full, tiles = output.views(self.recipe.puzzle.maps)
-            parts = self.loss(full, tiles, batch.labels, pieces=output.pieces)
+            parts = self.loss(full, tiles, batch.labels)
             for name, value in zip(parts, torch.stack(list(parts.values())).tolist(), strict=True):  # one wait
                 sums[name] += value * len(batch.images)
             probs.append(output.full.logits.sigmoid().cpu().numpy())
