@@ -6,8 +6,10 @@ which GPUs are slow at. The backward pass itself needs a driver: gradients of th
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from squares import make_job
@@ -18,28 +20,36 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wsss.core.device import Device
-from wsss.models.cam_net import build_cam_net
+from wsss.inference.semantic import MaskPredictor
+from wsss.inference.views import view_maps
+from wsss.models.cam_net import build_cam_net, class_maps, crop_probs
 from wsss.models.unet import build_unet
-from wsss.options.masks import MaskConfig, MaskLossConfig
+from wsss.options.masks import MaskConfig, MaskInferConfig, MaskLossConfig
 from wsss.options.recipe import (
     ClassifyRecipe,
     DrsConfig,
     LossConfig,
+    MapRecipe,
     MaskRecipe,
     OptimConfig,
     PuzzleConfig,
+    UnetRecipe,
 )
+from wsss.options.scoring import TtaConfig
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
 from wsss.training.step import Learner
 from wsss.training.tasks.classify import ClassifyLearner
+from wsss.training.tasks.maps import MapLearner
 from wsss.training.tasks.masks import MaskLearner
 
 GPU = torch.device("cuda:0")
 HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATEN = torch.ops.aten
 WAITS = {ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.masked_select.default, ATEN.equal.default}
-BACK = f"{ATEN._to_copy.default} cuda:0 to cpu"
+COPIES = {ATEN._to_copy, ATEN.copy_, ATEN.to}
+"""What moves tensors; `to` is seen whole in inference mode only."""
+BACK = "cuda:0 to cpu"
 BASE = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64, batch=2)
 PLAIN = replace(BASE, puzzle=PuzzleConfig(side=1))
 
@@ -47,11 +57,16 @@ VARIANTS = {
     "plain": PLAIN,
     "puzzle": replace(BASE, optim=OptimConfig(ema=0.9, clip=1.0)),
     "puzzle of features": replace(BASE, puzzle=PuzzleConfig(maps="features")),
-    "weighted focal": replace(PLAIN, loss=LossConfig("focal", class_weights=[1.0, 2.0])),
+    "weighted focal": replace(
+        PLAIN, loss=LossConfig("focal", class_weights=[1.0, 2.0]), optim=OptimConfig("adamw", accumulate=2)
+    ),
     "asymmetric": replace(PLAIN, loss=LossConfig("asymmetric")),
     "DRS": replace(PLAIN, drs=DrsConfig(mode="fixed", extra=1)),
     "learned DRS, refined": replace(PLAIN, drs=DrsConfig(mode="learned", after="activations")),
 }
+VARIANTS_AND_HALVES = [("puzzle", half) for half in HALVES] + [
+    (variant, list(HALVES)[k % len(HALVES)]) for k, variant in enumerate(VARIANTS) if variant != "puzzle"
+]
 TERMS = [{"bce": 1.0, "dice": 1.0}, {"lovasz": 1.0, "ohem": 1.0}, {"jaccard": 1.0, "focal": 1.0, "border": 1.0}]
 
 
@@ -71,11 +86,11 @@ class Watch(TorchDispatchMode):
         if func is ATEN._local_scalar_dense.default:
             return 0.5
         result = func(*args, **kwargs)
-        if isinstance(result, torch.Tensor) and func in (ATEN._to_copy.default, ATEN.copy_.default):
+        if isinstance(result, torch.Tensor) and func.overloadpacket in COPIES:
             source = args[1] if func is ATEN.copy_.default else args[0]
-            patient = (args[2] if len(args) > 2 else False) or kwargs.get("non_blocking", False)
+            patient = any(arg is True for arg in args) or kwargs.get("non_blocking", False)
             if source.device != result.device and not (patient and result.device == GPU):
-                self.waits.append(f"{func} {source.device} to {result.device}")
+                self.waits.append(f"{source.device} to {result.device}")
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf.device == GPU and leaf.dtype == torch.float64 and leaf.ndim:
                 self.doubles.append(str(func))
@@ -110,11 +125,15 @@ def build() -> Callable[[ClassifyRecipe], nn.Module]:
 
     def built(recipe: ClassifyRecipe) -> nn.Module:
         with torch.enable_grad(), fake_tensor.unset_fake_temporarily():
-            if recipe.task == "classify":
-                return build_cam_net(recipe, channels=4, classes=2)
-            return build_unet(recipe, channels=4, outputs=2)
+            return build_cam_net(recipe, channels=4, classes=2)
 
     return built
+
+
+def built_unet(recipe: UnetRecipe, outputs: int) -> nn.Module:
+    """Build a U-Net outside of the fake mode."""
+    with torch.enable_grad(), fake_tensor.unset_fake_temporarily():
+        return build_unet(recipe, channels=4, outputs=outputs)
 
 
 def stand_in(net: nn.Module) -> Callable[..., None]:
@@ -138,8 +157,7 @@ def take_steps(learner: Learner, batch: Batch, monkeypatch: pytest.MonkeyPatch) 
     return watch.waits
 
 
-@pytest.mark.parametrize("half", HALVES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "half"), VARIANTS_AND_HALVES)
 def test_a_step_waits_once(
     variant: str, half: str, gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,20 +169,71 @@ def test_a_step_waits_once(
     assert take_steps(learner, batch, monkeypatch) == [BACK]
 
 
-@pytest.mark.parametrize("half", HALVES)
-@pytest.mark.parametrize("terms", TERMS, ids=lambda terms: "+".join(terms))
+@pytest.mark.parametrize(("terms", "half"), list(zip(TERMS, HALVES, strict=True)))
 @pytest.mark.parametrize("target", ["binary", "softmax"])
 def test_a_step_of_a_unet_waits_once(
-    target: str, terms: dict[str, float], half: str, gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
+    target: str, terms: dict[str, float], half: str, gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks = MaskConfig(target=target)  # type: ignore[arg-type]
     loss = MaskLossConfig(terms=terms)
     recipe = MaskRecipe(backbone="test_resnet", weights="none", crop=64, batch=2, masks=masks, mask_loss=loss)
     device = Device(GPU, HALVES[half])
-    with torch.enable_grad(), fake_tensor.unset_fake_temporarily():
-        net = build_unet(recipe, channels=4, outputs=masks.outputs)
-    state = TrainState(settle(net, gpu), recipe, device)
+    state = TrainState(settle(built_unet(recipe, masks.outputs), gpu), recipe, device)
     learner = MaskLearner(make_job(recipe, device), state, [])
     targets = torch.zeros(2, masks.outputs + ("border" in terms), 64, 64, dtype=torch.uint8)
     batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), targets, torch.arange(2))
     assert take_steps(learner, batch, monkeypatch) == [BACK]
+
+
+def test_a_step_of_class_maps_from_pseudo_masks_waits_once(
+    gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, device = MapRecipe(backbone="test_resnet", weights="none", crop=64, batch=2), Device(GPU, torch.bfloat16)
+    state = TrainState(settle(built_unet(recipe, 2), gpu), recipe, device)
+    learner = MapLearner(make_job(recipe, device), state, [])
+    targets = torch.zeros(2, 2, 64, 64, dtype=torch.uint8)
+    batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), targets, torch.arange(2))
+    assert take_steps(learner, batch, monkeypatch) == [BACK]
+
+
+@pytest.fixture
+def empty_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give fake tensors that are back in the main memory something to be read."""
+    kinds = {torch.uint8: np.uint8, torch.int32: np.int32, torch.float32: np.float32}
+
+    def numpy(tensor: torch.Tensor) -> np.ndarray:
+        assert tensor.device.type == "cpu"
+        return np.zeros(tuple(tensor.shape), kinds[tensor.dtype])
+
+    monkeypatch.setattr(torch.Tensor, "numpy", numpy)
+
+
+@pytest.mark.usefixtures("empty_arrays")
+@pytest.mark.parametrize(("variant", "half"), [("plain", "fp32"), ("plain", "fp16"), ("learned DRS, refined", "bf16")])
+def test_maps_views_and_crops_stay_on_the_gpu_until_they_are_done(
+    variant: str, half: str, gpu: FakeTensorMode, build: Any
+) -> None:
+    net, device = settle(build(VARIANTS[variant]), gpu).eval(), Device(GPU, HALVES[half])
+    images = np.zeros((2, 4, 64, 64), np.uint8)
+    with Watch() as watch:
+        maps, probs = class_maps(net, images, device)
+        assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
+        assert crop_probs(net, [images, images[:1]], device).shape == (3, 2)
+    assert watch.waits == [BACK] * 4  # maps and probabilities, and those of two batches of crops
+    assert not watch.doubles
+    with Watch() as watch:
+        maps, probs = view_maps(net, images, device, TtaConfig(views="flips", scales=[1.0, 1.5]))
+    assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
+    assert not watch.doubles
+
+
+@pytest.mark.usefixtures("empty_arrays")
+@pytest.mark.parametrize("half", ["fp32", "bf16"])
+def test_so_do_the_maps_of_a_unet_and_its_views(half: str, gpu: FakeTensorMode) -> None:
+    recipe, device = MaskRecipe(backbone="test_resnet", weights="none"), Device(GPU, HALVES[half])
+    member: Any = SimpleNamespace(net=settle(built_unet(recipe, recipe.masks.outputs), gpu).eval(), recipe=recipe)
+    predictor = MaskPredictor([member], MaskInferConfig(tta="flips", scales=[1.0, 0.75]), device)
+    with Watch() as watch:
+        assert predictor.part(np.zeros((4, 64, 96), np.uint8)).shape == (1, 64, 96)
+    assert watch.waits == [BACK]
+    assert not watch.doubles

@@ -1,13 +1,15 @@
-"""Errors that are a user's to mend, and the small checks that raise them."""
+"""Errors that a user can fix, and the small checks that raise them."""
 
 import difflib
 from collections.abc import Iterable
 from dataclasses import field, fields
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: shown as one line without a traceback, exit code 2.
+    """A mistake the user can fix: shown as one line without a traceback, exit code 2.
 
     The text says where, what it got, what it wanted and what to do next.
     """
@@ -39,11 +41,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean '{found[0]}'?" if found else ""
 
 
-def check_choice(where: str, value: str, choices: Iterable[str]) -> None:
+def check_choice(where: str, value: object, choices: Iterable[object]) -> None:
     """Raise ConfigError unless `value` is one of `choices`."""
     choices = list(choices)
     if value not in choices:
-        raise ConfigError(f"{where} is '{value}', expected one of {', '.join(choices)}.{nearest(value, choices)}")
+        names = [str(choice) for choice in choices]
+        raise ConfigError(f"{where} is '{value}', expected one of {', '.join(names)}.{nearest(str(value), names)}")
 
 
 def check_range(where: str, value: float, low: float, high: float = float("inf")) -> None:
@@ -68,19 +71,35 @@ def between(default: Any, low: float, high: float = float("inf")) -> Any:
 
 
 def check_fields(options: Any, group: str = "") -> None:
-    """Raise ConfigError for a field outside the bounds that `between` declared; None and texts have none.
+    """Raise ConfigError for a field outside the bounds that `between` declared, or outside the choices of its Literal.
 
     Args:
         options: an instance of a dataclass.
         group: what stands before its fields' names, such as 'puzzle'.
     """
+    choices = _choices(type(options))
     for declared in fields(options):
-        if "bounds" not in declared.metadata:
-            continue
         name, value = f"{group}.{declared.name}" if group else declared.name, getattr(options, declared.name)
-        for k, number in enumerate(value) if isinstance(value, list | tuple) else [(None, value)]:
-            if isinstance(number, int | float):
-                check_range(name if k is None else f"{name}[{k}]", number, *declared.metadata["bounds"])
+        if declared.name in choices:
+            allowed, kinds = choices[declared.name]
+            if not (isinstance(value, kinds) and not isinstance(value, bool)):
+                check_choice(name, value, allowed)
+        if "bounds" in declared.metadata:
+            for k, number in enumerate(value) if isinstance(value, list | tuple) else [(None, value)]:
+                if isinstance(number, int | float):
+                    check_range(name if k is None else f"{name}[{k}]", number, *declared.metadata["bounds"])
+
+
+@cache
+def _choices(kind: type) -> dict[str, tuple[tuple[Any, ...], tuple[type, ...]]]:
+    """Return the choices of each field of a dataclass that is a Literal, and the types it may have instead."""
+    choices = {}
+    for name, hint in get_type_hints(kind).items():
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        allowed = tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))
+        if allowed:
+            choices[name] = allowed, tuple(part for part in parts if isinstance(part, type))
+    return choices
 
 
 def some(items: Iterable[object], most: int = 5) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from wsss.core.checks import ConfigError, check_range
+from wsss.core.checks import ConfigError, between, check_fields, check_range
 from wsss.options.scoring import TtaConfig
 
 EXAMPLES = """\
@@ -22,9 +22,9 @@ class PseudoConfig:
     rest is ignored. Classes that the image does not bear are nowhere in it.
     """
 
-    low: float = 0.2
+    low: float = between(0.2, 0, 1)
     """Share of the peak below which a pixel (or cell) is not of the class."""
-    high: float = 0.5
+    high: float = between(0.5, 0, 1)
     """Share of the peak from which it is."""
     peak: Literal["image", "class"] = "image"
     """The peak of a map: its highest value in this image, or the median of those of all images with the label."""
@@ -36,8 +36,7 @@ class PseudoConfig:
     """Nothing outside the cells is of any class; false leaves the cell masks out."""
 
     def __post_init__(self) -> None:
-        check_range("pseudo.low", self.low, 0, 1)
-        check_range("pseudo.high", self.high, 0, 1)
+        check_fields(self, "pseudo")
         if self.low > self.high:
             raise ConfigError(f"pseudo.low is {self.low:g}, above pseudo.high {self.high:g}: expected it below.")
         if self.paint == "cells" and not self.inside_cells:
