@@ -1,4 +1,9 @@
-"""How many examples the tests draw that can draw any number: few by default, many for scripts/stress.sh."""
+"""One thread a test process; how many examples the tests draw that can draw any number (many for scripts/stress.sh)."""
+
+import os
+
+# Before PyTorch is imported: threads that share a tiny network wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings

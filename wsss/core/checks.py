@@ -77,7 +77,7 @@ def check_fields(options: Any, group: str = "") -> None:
         options: an instance of a dataclass.
         group: what stands before its fields' names, such as 'puzzle'.
     """
-    choices = _choices(type(options))
+    choices = _choices(options.__class__)
     for declared in fields(options):
         name, value = f"{group}.{declared.name}" if group else declared.name, getattr(options, declared.name)
         if declared.name in choices:
