@@ -22,6 +22,11 @@ COUNT = 8
 CHANNELS = ("red", "green", "blue", "yellow")
 
 
+CODED = "red=A,green=B,blue=C,yellow=D"
+NAMED = ("A", "B", "C", "D")
+"""What files call their channels where these are named by `--channels`."""
+
+
 def names() -> list[str]:
     """Return the IDs."""
     return [f"i{k:02d}" for k in range(COUNT)]
@@ -41,6 +46,10 @@ def write_inputs(home: Path) -> None:
         truth += [[name, "1", str(k % 2)], [name, "2", str(k % 2)]]
     write_table(home / "truth.csv", truth)
     write_table(home / "train.csv", [["ID", "Label"], *([name, str(k % 2)] for k, name in enumerate(names()))])
+    write_mask_set(home / "salt", rng)
+    (home / "coded").mkdir()
+    for name in names()[:4]:
+        write_image(home, name, image(rng).transpose(2, 0, 1), "coded", NAMED)
     for k in range(2):
         (home / "site" / str(k)).mkdir()
         for channel in CHANNELS:
@@ -49,10 +58,26 @@ def write_inputs(home: Path) -> None:
             )
 
 
-def write_image(home: Path, name: str, planes: np.ndarray) -> None:
+def write_image(
+    home: Path, name: str, planes: np.ndarray, folder: str = "images", channels: tuple[str, ...] = CHANNELS
+) -> None:
     """Write an image as OME-TIFF without compression: of equal size, whatever it shows."""
-    path = home / "images" / f"{name}.ome.tif"
-    tifffile.imwrite(path, planes, ome=True, metadata={"axes": "CYX", "Channel": {"Name": list(CHANNELS)}})
+    path = home / folder / f"{name}.ome.tif"
+    tifffile.imwrite(path, planes, ome=True, metadata={"axes": "CYX", "Channel": {"Name": list(channels)}})
+
+
+def write_mask_set(folder: Path, rng: np.random.Generator) -> None:
+    """Write images and binary masks for the task `masks`, uncompressed."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for name in names():
+        write_plane(folder / "images" / f"{name}.bmp", rng.integers(0, 255, (32, 32), np.uint8))
+        write_plane(folder / "masks" / f"{name}.bmp", 255 * np.eye(32, dtype=np.uint8))
+
+
+def write_plane(path: Path, plane: np.ndarray) -> None:
+    """Write a grey picture; a BMP is of equal size, whatever it shows."""
+    Image.fromarray(plane).save(path)
 
 
 def write_table(path: Path, rows: list[list[str]]) -> None:
@@ -83,6 +108,16 @@ def words(home: Path) -> dict[str, list[str]]:
         "export": f"{oof} --to geojson --out {home}/geojson",
         "report": f"{oof} --out {home}/report.html --most 4 --crops 2",
         "overlay": f"{oof} {data} --out {home}/pictures --most 3 --max-size 96",
+        "prepare-coded": f"--images {home}/coded --out {home}/recoded --size {SIZE} --workers 0 --channels {CODED}",
+        "train-self": f"{data} --run {home}/selfrun --fold 0 --epochs 1 {net} --feature_classifier.enabled true "
+        "--feature_classifier.copies 0 --feature_classifier.weak.trees 5 --self_training.enabled true "
+        "--self_training.confidence 0 --self_training.epochs 1 --self_training.size 32",
+        "train-masks": f"--task masks --data {home}/salt --run {home}/saltrun --fold 0 --epochs 1 --backbone resnet10t "
+        "--weights none --unet.channels [8,8,8,8,8] --crop 32 --batch 4 --workers 0 --device cpu",
+        "infer-masks": f"--data {home}/salt --run {home}/saltrun --out {home}/saltpreds --device cpu",
+        "evaluate-masks": f"--preds {home}/saltpreds --truth {home}/salt",
+        "prepare-two": f"--images {home}/images --out {home}/two --size {SIZE} --workers 0",
+        "infer-segment": f"--data {home}/two {run} --segment classical --out {home}/found --device cpu --crops.size 32",
         "download": f"--ids 0/1_A_1,1/1_A_1 --out {home}/fetched --base BASE --rate 100 --retries 0",
     }
     return {name: text.split() for name, text in texts.items()}

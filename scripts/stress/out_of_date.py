@@ -2,7 +2,9 @@
 
 It must refuse, saying what has changed, or make the result again; never say that there is nothing to do. Before each
 change the command is started once more and must find nothing to do: no false alarms. Changes keep size and times of
-the file wherever that can be.
+the file wherever that can be. Then other options into the same place (refused or made again, the option named), and
+stories of several commands: a run cut short between two sets of cells, a stage whose input is missing, a first try that
+failed.
 """
 
 import os
@@ -15,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from chain import call, names, site, words, write_image, write_inputs
+from chain import NAMED, call, names, site, words, write_image, write_inputs, write_plane
 from record import record
 
 from wsss.core.label_maps import read_label_map, write_label_map
+from wsss.runs.journal import Journal
 
 Change = Callable[[Path], None]
 FIRST = names()[0]
@@ -67,7 +70,7 @@ def remake(*commands: str) -> Callable[[Path], None]:
 
 def again(name: str, chain: dict[str, list[str]]) -> None:
     """Bring a result up to date."""
-    force = ["--resume", "never"] if name == "train" else ["--overwrite", "true"]
+    force = ["--resume", "never"] if name.startswith("train") else ["--overwrite", "true"]
     code, text = call(name, chain[name])
     if code == 2:
         code, text = call(name, [*chain[name], *force])
@@ -184,6 +187,192 @@ ORDER = ["prepare", "segment", "train", "infer", "infer-2", "pseudo", "ensemble"
 ORDER += ["report", "overlay", "download"]
 
 
+def all_maps(home: Path) -> None:
+    """Correct all label maps, those of the training images among them."""
+    for name in names():
+        new_map(home / "data" / "cells", name)
+
+
+MASKED = ["train-masks", "infer-masks"]
+
+
+def other_plane(path: str) -> Change:
+    """Return a change that replaces a picture of the mask set by another of equal size, and keeps its times."""
+
+    def change(home: Path) -> None:
+        plane = 255 * np.random.default_rng().integers(0, 2, (32, 32), np.uint8)
+        keep_time(home / "salt" / path, lambda p: write_plane(p, plane))
+
+    return change
+
+
+def coded_pixels(home: Path) -> None:
+    planes = np.random.default_rng().integers(0, 200, (4, 64, 64), np.uint8)
+    path = home / "coded" / f"{FIRST}.ome.tif"
+    keep_time(path, lambda _: write_image(home, FIRST, planes, "coded", NAMED))
+
+
+def found_maps(home: Path) -> None:
+    """Correct a label map that `infer --segment` found: all of its cells grow."""
+    path = home / "two" / "cells" / f"{FIRST}.png"
+    found = read_label_map(path)
+    keep_time(path, lambda _: write_label_map(path.with_suffix(""), np.where(found > 0, found, np.roll(found, 1, 0))))
+
+
+BEFORE = ["prepare", "segment", "train"]
+MORE: list[tuple[str, list[str], str, Change]] = [
+    ("prepare-coded", [], "pixels of an image with named channels", coded_pixels),
+    ("train-masks", [], "an image of a mask set replaced", other_plane("images/i00.bmp")),
+    ("train-masks", [], "a mask of a mask set replaced", other_plane("masks/i01.bmp")),
+    ("train-masks", [], "the last image of a mask set replaced", other_plane("images/i07.bmp")),
+    ("infer-masks", MASKED[:1], "an image of a mask set replaced", other_plane("images/i02.bmp")),
+    ("infer-masks", MASKED[:1], "trained again", both(other_plane("masks/i02.bmp"), remake("train-masks"))),
+    ("evaluate-masks", MASKED, "a true mask of a mask set", other_plane("masks/i03.bmp")),
+    ("evaluate-masks", MASKED, "predicted again", both(other_plane("images/i04.bmp"), remake(*MASKED))),
+    ("train-self", BEFORE[:2], "label maps corrected before self-training", all_maps),
+    ("train-self", BEFORE[:2], "pixels re-prepared before self-training", both(PIXELS, remake("segment"))),
+    ("infer-segment", [*BEFORE, "prepare-two"], "a label map corrected after infer --segment", found_maps),
+    ("infer-segment", [*BEFORE, "prepare-two"], "pixels re-prepared", both(new_pixels, remake("prepare-two"))),
+]
+"""Command, those that it needs, what changes, and how: further ways of the commands."""
+
+OPTIONS: list[tuple[str, str]] = [
+    ("prepare", "--size 32"),
+    ("prepare", "--folds 4"),
+    ("prepare", "--seed 1"),
+    ("prepare", "--bits 12"),
+    ("prepare", "--channels blue,red,green,yellow"),
+    ("prepare-coded", "--channels red=B,green=A,blue=C,yellow=D"),
+    ("segment", "--backend classical"),
+    ("train", "--optim.lr 0.01"),
+    ("train", "--crop 32"),
+    ("train", "--seed 1"),
+    ("infer", "--score.region mean"),
+    ("infer", "--oof false"),
+    ("infer", "--crops.margin 0.5"),
+    ("pseudo", "--tta.views flips"),
+    ("ensemble", "--how geometric"),
+    ("calibrate", "--method platt"),
+    ("evaluate", "--threshold 0.4"),
+    ("export", "--gz false"),
+    ("report", "--threshold 0.4"),
+    ("overlay", "--max-size 80"),
+    ("train-masks", "--optim.lr 0.01"),
+    ("infer-masks", "--segmentation.threshold 0.4"),
+]
+"""Command, and words that make another result of it."""
+NEEDS = {"infer-masks": ["train-masks"], "train-masks": [], "prepare-coded": []}
+
+
+def other_options(home: Path, chain: dict[str, list[str]]) -> list[tuple[str, bool]]:
+    """Start finished commands with other options; return what was tried, and whether it was noticed and named."""
+    found = []
+    for name, more in OPTIONS:
+        needs = [*NEEDS[name], name] if name in NEEDS else ORDER[: ORDER.index(name) + 1]
+        for stage in needs:
+            again(stage, chain)
+        code, text = call(name, [*chain[name], *more.split()])
+        option = more.split()[0].lstrip("-").rpartition(".")[2]
+        noticed = (code == 2 and option.replace("-", "_") in text.replace("-", "_")) or (
+            code == 0 and not is_done(name, code, text)
+        )
+        print(f"{name:10} {more:45} {' '.join(text.split())[-150:]}", flush=True)
+        found.append((f"{name} {more}: {text[-200:]}", noticed))
+    return found
+
+
+def stories(home: Path, chain: dict[str, list[str]]) -> list[tuple[str, bool]]:
+    """Play what takes several commands; return what was tried, and whether all that is promised held."""
+    found = []
+    for story in (_cut_short, _cells_missing, _failed_first):
+        done = story(home, chain)
+        print(f"{story.__name__[1:]:56} {done}", flush=True)
+        found.append((story.__name__, done))
+    return found
+
+
+def _cut_short(home: Path, chain: dict[str, list[str]]) -> bool:
+    """An infer that is stopped half-way, label maps corrected, the same command: one table from one set of cells."""
+    for name in BEFORE:
+        again(name, chain)
+    out = ["--out", str(home / "cut"), "--batch", "1"]
+    add, left = Journal.add, [4]
+
+    def stopping(*arguments: object, **more: object) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        add(*arguments, **more)  # type: ignore[arg-type]
+
+    Journal.add = stopping  # type: ignore[method-assign]
+    try:
+        call("infer", [*chain["infer"], *out])
+        return False
+    except KeyboardInterrupt:
+        pass
+    finally:
+        Journal.add = add  # type: ignore[method-assign]
+    all_maps(home)
+    code, _ = call("infer", [*chain["infer"], *out])
+    whole, _ = call("infer", [*chain["infer"], "--out", str(home / "uncut"), "--batch", "1"])
+    tables = [pd.read_parquet(home / name / "cells.parquet") for name in ("cut", "uncut")]
+    shutil.rmtree(home / "cut")
+    shutil.rmtree(home / "uncut")
+    return code == whole == 0 and tables[0].equals(tables[1])
+
+
+def _cells_missing(home: Path, chain: dict[str, list[str]]) -> bool:
+    """What needs cells, before segment: refused with the command that finds them, nothing written."""
+    for name in BEFORE:
+        again(name, chain)
+    cells = home / "data" / "cells"
+    cells.rename(home / "aside")
+    told = []
+    for name in ("infer", "pseudo"):
+        words = [*chain[name], "--out", str(home / "early")]
+        code, text = call(name, words)
+        told.append(code == 2 and "wsss.segment" in text and not (home / "early").exists())
+    (home / "aside").rename(cells)
+    code, _ = call("infer", [*chain["infer"], "--out", str(home / "early")])
+    rows = len(pd.read_parquet(home / "early" / "cells.parquet"))
+    shutil.rmtree(home / "early")
+    return all(told) and code == 0 and rows == 2 * len(names())
+
+
+def _failed_first(home: Path, chain: dict[str, list[str]]) -> bool:
+    """First tries that fail by their input: the right command afterwards works in the same folder."""
+    again("prepare", chain)
+    wrong = {
+        "prepare": ["--labels", str(home / "truth.csv")],
+        "segment": ["--masks", str(home / "images")],
+        "train": ["--crop", "48"],
+        "infer": ["--run", str(home / "none")],
+        "pseudo": ["--run", str(home / "none")],
+        "calibrate": ["--preds", str(home / "none")],
+        "export": ["--to", "nothing"],
+        "report": ["--preds", str(home / "none")],
+        "overlay": ["--preds", str(home / "none")],
+    }
+    kept, fresh = [], home / "fresh"
+    fresh.mkdir()
+    chain = {
+        name: [word.replace(f"{home}/", f"{fresh}/") if _made(home, word) else word for word in own]
+        for name, own in chain.items()
+    }
+    for name, more in wrong.items():
+        code, _ = call(name, [*chain[name], *more])
+        right, text = call(name, chain[name])
+        kept.append(code in (1, 2) and right == 0)
+        if not kept[-1]:
+            print(f"after a wrong {name} ({code}): {right} {text[-300:]}")
+    shutil.rmtree(fresh)
+    return all(kept)
+
+
+def _made(home: Path, word: str) -> bool:
+    return word.startswith(f"{home}/") and word.split("/")[-1] not in ("images", "given", "train.csv", "truth.csv")
+
+
 def upto(name: str, chain: dict[str, list[str]]) -> None:
     """Bring everything that a command reads, and its own result, up to date."""
     needs = {"evaluate": {"pseudo", "ensemble", "calibrate", "infer-2"}, "download": set(ORDER)}
@@ -196,8 +385,8 @@ def upto(name: str, chain: dict[str, list[str]]) -> None:
 
 
 def main() -> int:
-    """Try every change; those of the commands named alone, if any is."""
-    wanted = sys.argv[1:] or ORDER
+    """Try every change; those of the commands named alone, if any is; 'options' and 'stories' are names too."""
+    wanted = sys.argv[1:] or [*ORDER, *(name for name, *_ in MORE), "options", "stories"]
     tried = noticed = alarms = 0
     began = time.monotonic()
     failures = []
@@ -206,10 +395,14 @@ def main() -> int:
         write_inputs(home)
         chain = words(home)
         with site(home, chain):
-            for name, what, change in CHANGES:
+            for name, needs, what, change in [*((name, None, what, own) for name, what, own in CHANGES), *MORE]:
                 if name not in wanted:
                     continue
-                upto(name, chain)
+                if needs is None:
+                    upto(name, chain)
+                else:
+                    for stage in [*needs, name]:
+                        again(stage, chain)
                 code, text = call(name, chain[name])
                 if not is_done(name, code, text):
                     alarms += 1
@@ -222,6 +415,10 @@ def main() -> int:
                 else:
                     failures.append(f"{name} does not notice: {what}: {text[-200:]}")
                 print(f"{name:10} {what:45} {' '.join(text.split())[-150:]}", flush=True)
+            for part, play in (("options", other_options), ("stories", stories)):
+                for what, good in play(home, chain) if part in wanted else []:
+                    tried, noticed = tried + 1, noticed + good
+                    failures += [] if good else [f"{part}: {what}"]
     for failure in failures:
         print(failure)
     return (
@@ -234,8 +431,9 @@ def main() -> int:
 
 def is_done(name: str, code: int, text: str) -> bool:
     """Say whether a command found nothing to do."""
+    name = name.partition("-")[0]
     if name == "train":
-        return code == 0 and "going on after epoch 1" in text
+        return code == 0 and "going on after epoch 1" in text and "fitted" not in text
     if name == "segment":
         return code == 0 and "nothing was left to do" in text
     if name == "download":

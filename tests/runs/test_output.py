@@ -13,6 +13,7 @@ import pytest
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.digests import Digests, differences
+from wsss.core.files import read_json, write_json
 from wsss.runs.output import STATE, Output, beside_file, in_folder, record_of, settle
 
 
@@ -243,3 +244,46 @@ def test_a_place_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
 def test_an_output_has_a_name(tmp_path: Path) -> None:
     assert Output(tmp_path, "result", "x").shown == tmp_path
     assert Output(tmp_path, "a.json", "x").shown == tmp_path / "a.json"
+
+
+def test_what_is_handed_on_from_an_input_is_no_reason_to_make_a_result_again(tmp_path: Path, source: Path) -> None:
+    def make_with_items() -> bool:
+        with in_folder(tmp_path / "out", "ensemble") as output:
+            if not output.begin(lambda digests: {"files": {"input.csv": digests.of(source)}}):
+                return False
+            output.path("a.csv").write_text("x")
+            output.publish(items={"image": "mark"})
+        return True
+
+    assert make_with_items()
+    assert not make_with_items()
+
+
+@pytest.mark.parametrize("name", ["../mine", "/mine", "a/../../mine", ".wsss/result.json", "", "a\0b"])
+def test_a_record_of_a_stranger_moves_and_removes_nothing_outside_its_folder(
+    name: str, tmp_path: Path, source: Path
+) -> None:
+    out = tmp_path / "out"
+    make(out, source)
+    (tmp_path / "mine").write_text("mine")
+    record = read_json(out / STATE / "result.json")
+    hostile = record | {"files": {name: ["", "0" * 16]}}
+    for commit in ({"remove": [name], "record": record}, {"remove": [], "record": hostile}):
+        write_json(out / STATE / "result.commit", commit | {"keep": False})
+        with pytest.raises(DataError, match="outside its folder"):
+            settle(out)
+    (out / STATE / "result.commit").unlink()
+    write_json(out / STATE / "result.json", hostile)
+    with pytest.raises(DataError, match="outside its folder"):
+        make(out, source, overwrite=True)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_records_that_are_none_are_one_line(tmp_path: Path, source: Path) -> None:
+    make(tmp_path / "out", source)
+    path = tmp_path / "out" / STATE / "result.json"
+    good = read_json(path)
+    for change in ({"files": 3}, {"files": {"a.csv": 1}}, {"seen": []}, {"failed": [1]}, {"read": None}, {"items": 0}):
+        write_json(path, good | change)
+        with pytest.raises(DataError, match="is no record of a result"):
+            make(tmp_path / "out", source)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
+from wsss.core.reading import check_regular
 
 _GUARDED = r"^'(?=[=+\-@'\t\r])"
 LONGEST_HEADER = 1 << 20
@@ -66,6 +67,7 @@ def _lines(path: Path) -> Iterator[str]:
     """Yield the lines of a file with their ends, in NFC."""
     number = 0
     try:
+        check_regular(path)
         with path.open("rb") as binary:
             utf16 = binary.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
             text = io.TextIOWrapper(binary, "utf-16" if utf16 else "utf-8-sig", newline="")

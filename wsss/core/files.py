@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from wsss.core.checks import DataError, DiskError, NoSpaceError, some
-from wsss.core.reading import parse_json
+from wsss.core.reading import check_regular, parse_json
 
 if TYPE_CHECKING:  # half of the start of a command would go into importing it
     import pandas as pd
@@ -193,6 +193,7 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing, is not JSON, or is damaged.
     """
     try:
+        check_regular(path)
         content = path.read_bytes()
         found = parse_json(_unzipped(content, path) if content[:2] == b"\x1f\x8b" else content, path)
     except FileNotFoundError:
@@ -233,6 +234,7 @@ def read_lines(path: Path) -> list[str]:
         DataError: it is missing or no text.
     """
     try:
+        check_regular(path)
         return path.read_text("utf-8-sig").splitlines()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: check the path.") from None
@@ -320,6 +322,11 @@ def digest_json(value: object) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """Return the digest of a file's content, read in blocks."""
+    """Return the digest of a file's content, read in blocks.
+
+    Raises:
+        DataError: it is a pipe or a device.
+    """
+    check_regular(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

@@ -7,7 +7,6 @@ same folder. What a file says of its pixels counts: axes, orientation, transpare
 import functools
 import io
 import logging
-import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +23,7 @@ from wsss.core.checks import DataError
 from wsss.core.names import composed
 from wsss.core.ome import MOST_XML, OmeImage, metadata_file, read_ome, uuid_of
 from wsss.core.png import SIGNATURE, check_png
+from wsss.core.reading import check_regular
 from wsss.core.stacks import NO_CHOICE, PlaneChoice, Stack
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
@@ -118,17 +118,6 @@ def stem_of(name: str) -> str:
     """
     stem = composed(name[: name.rindex(".")] if "." in name else name)
     return stem[:-4] if stem.lower().endswith(".ome") else stem
-
-
-def check_regular(path: Path) -> None:
-    """Refuse pipes, devices and sockets, which might keep a reader waiting for ever.
-
-    Raises:
-        DataError: it is no ordinary file.
-        OSError: it is not there.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise DataError(f"{path} is no ordinary file (a folder, pipe or device): give a file.")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import stat
 import tokenize
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +48,17 @@ _Loader.add_implicit_resolver(
 )
 _NUMBER = re.compile(r"[-+0-9_.:a-fA-FxoXO]+")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def check_regular(path: Path) -> None:
+    """Refuse pipes, devices and sockets, which might keep a reader waiting for ever.
+
+    Raises:
+        DataError: it is no ordinary file.
+        OSError: it is not there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DataError(f"{path} is no ordinary file (a folder, pipe or device): give a file.")
 
 
 def parse_json(text: str | bytes, where: object) -> Any:
@@ -116,6 +128,7 @@ def read_yaml(path: Path, kind: type[UserError] = DataError) -> Any:
         UserError: the file is missing or cannot be read, or see `parse_yaml`.
     """
     try:
+        check_regular(path)
         if (size := path.stat().st_size) > MOST_YAML:
             raise kind(f"{path} has {size} bytes, more than {MOST_YAML} are not read as YAML.")
         text = path.read_text(encoding="utf-8-sig")
@@ -123,6 +136,8 @@ def read_yaml(path: Path, kind: type[UserError] = DataError) -> Any:
         raise kind(f"{path} does not exist: check the path.") from None
     except OSError as error:
         raise kind(f"{path} cannot be read ({error.strerror}).") from None
+    except DataError as error:
+        raise kind(str(error)) from None
     except UnicodeDecodeError as error:
         raise kind(f"{path} is not UTF-8 text (byte {error.start}): save it as YAML in UTF-8.") from None
     return parse_yaml(text, path, kind)
@@ -168,6 +183,7 @@ def read_npy(path: Path, again: str, *, mapped: bool = False) -> np.ndarray:
         DataError: it is missing or damaged.
     """
     try:
+        check_regular(path)
         with path.open("rb") as stream:
             check_npy(stream, os.fstat(stream.fileno()).st_size, path)
         found: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from wsss.core.checks import DataError
+from wsss.core.reading import check_regular
 
 _MARK = b"wsss-sha256:"
 _HEX = 64
@@ -51,6 +52,7 @@ def check_seal(path: Path, again: str) -> bool:
     Raises:
         DataError: the file differs from what was sealed.
     """
+    check_regular(path)
     with path.open("rb") as stream:
         if os.fstat(stream.fileno()).st_size < len(BLANK):
             return False

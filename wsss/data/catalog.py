@@ -18,6 +18,7 @@ from wsss.core.geometry import Geometry
 from wsss.core.labels import ClassList, parse_label
 from wsss.core.parquet import read_parquet
 from wsss.data.build import COLUMNS, FOLDS, MANIFEST, SHARDS, TABLE, folds_digest, read_manifest
+from wsss.data.ids import check_names
 from wsss.data.store import ShardReader
 from wsss.runs.output import settle
 
@@ -196,6 +197,7 @@ def _read_table(folder: Path, manifest: dict[str, Any]) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise DataError(f"{path} has no column {some(missing)}: prepare the data set again.")
+    check_names(table["ID"], path)
     return table
 
 

@@ -58,6 +58,7 @@ class Past:
             raise DataError(f"{folder / TABLE} is not the one that {MANIFEST} describes. {again}")
         if missing := [name for name in COLUMNS if name not in table]:
             raise DataError(f"{folder / TABLE} has no column {some(missing)}. {again}")
+        ids.check_names(table["ID"], folder / TABLE)
         names = [source["name"] for source in manifest["sources"]]
         return cls(folder, manifest, table[table["source"].isin(names)])
 

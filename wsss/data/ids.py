@@ -51,6 +51,17 @@ def _stem(name: str) -> str:
     return _IMAGE.sub("", name)
 
 
+def check_names(names: Iterable[str], where: object) -> None:
+    """Refuse IDs of a table that could not be file names: they would be read and written elsewhere.
+
+    Raises:
+        DataError: names the first of them.
+    """
+    for ID in names:
+        if reason := fault(str(ID)):
+            raise DataError(f"{where}: the ID {shown(str(ID))} {reason}, which no image has: make the table again.")
+
+
 def shown(ID: str) -> str:
     """Return an ID as it may stand in a message: quoted, escaped, at most 60 characters."""
     return ascii(ID if len(ID) <= 60 else ID[:57] + "...")

@@ -11,7 +11,8 @@ import numpy as np
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import read_json
-from wsss.core.rasters import Header, check_regular, named
+from wsss.core.rasters import Header, named
+from wsss.core.reading import check_regular
 from wsss.core.stacks import PlaneChoice, Stack
 
 _PACKERS = ("blosc", "zlib", "gzip", "zstd", "lz4", "lzma", "bz2", "crc32", "crc32c", "adler32", "delta", "shuffle")

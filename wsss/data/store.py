@@ -124,12 +124,14 @@ class ShardReader:
             maps = self._open(name)
         else:
             self._maps.move_to_end(name)
-        if slot >= len(maps):
+        if not 0 <= slot < len(maps):
             raise DataError(f"{self.folder / name} holds {len(maps)} images, expected more: it is damaged. {_AGAIN}")
         return maps[slot]
 
     def _open(self, name: str) -> np.ndarray:
         path = self.folder / name
+        if path.name != name:
+            raise DataError(f"{self.folder} has no shard {name[:80]!r}, which is a path. {_AGAIN}")
         shard = read_npy(path, _AGAIN, mapped=True)
         if shard.dtype != np.uint8 or shard.shape[1:] != self.shape:
             raise DataError(f"{path} holds {shard.dtype} {shard.shape}, expected uint8 (n, {self.shape}). {_AGAIN}")

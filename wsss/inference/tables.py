@@ -19,6 +19,7 @@ from wsss.core.csv_text import any_case, check_columns, numbers, read_text, ungu
 from wsss.core.files import csv_bytes, digest_file, write_atomic, write_csv
 from wsss.core.parquet import named, open_parquet, read_parquet, sealed_schema
 from wsss.core.seal import seal
+from wsss.data.ids import check_names
 from wsss.runs.output import settle
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
@@ -231,6 +232,7 @@ def read_images(folder: Path) -> pd.DataFrame:
     good = (table.status == "ok").to_numpy()
     _put_scores(table, path, good)
     _no_doubles(table, ["ID"], path)
+    check_names(table.ID, path)
     return table.reset_index(drop=True)
 
 
@@ -243,6 +245,7 @@ def _checked_cells(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     _put_scores(table, path, np.ones(len(table), bool))
     table["touches_border"] = table.touches_border.astype(str).str.lower().isin(["true", "1"])
     _no_doubles(table, ["ID", "cell_id"], path)
+    check_names(table.ID.unique(), path)
     return table.reset_index(drop=True)
 
 

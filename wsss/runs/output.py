@@ -160,7 +160,9 @@ class Output:
         """Return whether the result that is there is to be made again; refuse one that is another."""
         if found["command"] != self.command:
             raise ConfigError(f"{self.shown} holds a result of {found['command']}: {self.way_out}.")
-        differing = differences(found["read"], self.read) | self._items_differing(found["items"], found["failed"])
+        differing = differences(found["read"], self.read)
+        if self.marks is not None:  # else they are handed on from what was read, and stand for nothing new
+            differing |= self._items_differing(found["items"], found["failed"])
         others = {
             name: text
             for name, text in differing.items()
@@ -285,8 +287,11 @@ class Output:
         """Complete the publishing of a result that is on its way, if there is one."""
         if not self._commit.exists():
             return
-        commit = read_record(self._commit)
+        commit = read_record(self._commit, "record", "remove", "keep")
         record, home = commit["record"], self.home
+        _check_names([*_files_of(record, self._commit), *_texts(commit["remove"], self._commit)], self._commit)
+        if home.is_symlink() or self.work.is_symlink():
+            raise DataError(f"{home} is a link, which wsss never makes: remove {self._commit.parent}.")
         for name in commit["remove"]:
             if name not in record["files"] or (home / name).exists():  # else it is the new one already
                 (self.folder / name).unlink(missing_ok=True)
@@ -417,7 +422,40 @@ def record_of(folder: Path, name: str = FOLDER) -> dict[str, Any] | None:
         return None
     if found.get("format") != FORMAT:
         raise DataError(f"{path} is of format {found.get('format')}, expected {FORMAT}: it was made by a newer wsss.")
+    _check_names(_files_of(found, path), path)
     return found
+
+
+def _files_of(record: Any, path: Path) -> list[str]:
+    """Return the names of the files of a result, after checking that its record has the form of one.
+
+    Raises:
+        DataError: it has not.
+    """
+    kinds = {"command": str, "version": str, "read": dict, "items": dict, "failed": list, "seen": dict, "files": dict}
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
+        raise DataError(f"{path} is no record of a result: remove {path.parent}, and make the result again.")
+    pairs = [*record["files"].values(), *record["seen"].values()]
+    if not all(isinstance(own, list) and len(own) == 2 for own in pairs):
+        raise DataError(f"{path} is no record of a result: remove {path.parent}, and make the result again.")
+    _texts(record["failed"], path)
+    return list(record["files"])
+
+
+def _texts(values: Any, path: Path) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise DataError(f"{path} is no record of a result: remove {path.parent}, and make the result again.")
+    return values
+
+
+def _check_names(names: Iterable[str], path: Path) -> None:
+    """Refuse a record that names files outside its folder: they would be moved or removed."""
+    for name in names:
+        parts = Path(name).parts
+        if not parts or Path(name).is_absolute() or ".." in parts or STATE in parts or "\0" in name:
+            raise DataError(
+                f"{path} names the file {name[:80]!r} outside its folder, which no result has: remove {path.parent}."
+            )
 
 
 def what_is_read(
