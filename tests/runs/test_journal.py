@@ -38,6 +38,18 @@ def test_a_journal_without_items_blocks_nothing(tmp_path: Path) -> None:
     Journal(tmp_path / "j", {"share": 0.7}).close()
 
 
+def test_a_journal_of_failures_alone_blocks_nothing(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j", {"masks": "wrong"}) as journal:
+        journal.add("a", {"status": "failed"})
+        journal.add("b", {"failed": True})
+    with Journal(tmp_path / "j", {"masks": "right"}) as journal:
+        assert len(journal) == 0
+        journal.add("a", {"status": "ok", "failed": False})
+        journal.add("b", {"failed": True})
+    with pytest.raises(ConfigError, match="masks was right, now wrong"):
+        Journal(tmp_path / "j", {"masks": "wrong"})
+
+
 def test_rubbish_is_named(tmp_path: Path) -> None:
     (tmp_path / "j").write_bytes(b"not a database" * 100)
     with pytest.raises(DataError, match="damaged"):

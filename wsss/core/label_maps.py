@@ -99,7 +99,7 @@ def has_odd_palette(path: Path) -> bool:
     """
     if path.suffix.lower() in (".npy", ".npz"):
         return False
-    with open_raster(path, where=str(path)) as raster:
+    with open_raster(path, where=str(path), may_be_blank=True) as raster:
         if raster.colours is None:
             return False
         used = np.unique(raster.numbers())
@@ -196,7 +196,7 @@ def _checksum(pixels: np.ndarray) -> str:
 
 
 def _read_picture(path: Path) -> np.ndarray:
-    with open_raster(path, where=str(path)) as raster:
+    with open_raster(path, where=str(path), may_be_blank=True) as raster:
         header = raster.header
         if header.kind == "JPEG":
             raise DataError(f"{path} is a JPEG, which does not keep cell numbers: save the label map as PNG or TIFF.")

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 
 MOST_XML = 2**26
 """Characters of OME-XML; more is refused."""
-MOST_PLANES = 2**20
+MOST_PLANES = 2**17
+"""Of all images that an OME-XML describes."""
 AXES = "CZT"
 
 Place = tuple[str, int]
@@ -62,6 +63,8 @@ def read_ome(text: str, name: str, uuid: str, *, companion: bool = False) -> Ome
         ValueError: it is broken, describes no plane of the file, or contradicts itself.
     """
     nodes = [node for image in _root(text) if _tag(image) == "Image" for node in image if _tag(node) == "Pixels"]
+    if (count := sum(math.prod(_lengths(node).values()) for node in nodes)) > MOST_PLANES:
+        raise ValueError(f"its OME-XML describes {count} planes, more than {MOST_PLANES} are not read")
     images = [image for image in (_read(node, name, uuid, companion) for node in nodes) if "" in image.files]
     if not images:
         raise ValueError("its OME-XML describes no plane of this file")
@@ -82,26 +85,35 @@ def _tag(node: ElementTree.Element) -> str:
     return node.tag.rpartition("}")[2]
 
 
-def _read(pixels: ElementTree.Element, name: str, uuid: str, companion: bool) -> OmeImage:
-    channels = [node for node in pixels if _tag(node) == "Channel"]
-    samples = {max(1, _whole(node, "SamplesPerPixel", 1)) for node in channels} or {1}
+def _lengths(pixels: ElementTree.Element) -> dict[str, int]:
+    """Return the planes along each axis."""
+    samples = {max(1, _whole(node, "SamplesPerPixel", 1)) for node in pixels if _tag(node) == "Channel"} or {1}
     if len(samples) > 1:
         raise ValueError(f"its OME channels have {sorted(samples)} samples, expected the same in all")
     lengths = {axis: _whole(pixels, f"Size{axis}", 1) for axis in AXES}
     lengths["C"] //= samples.pop()
+    return lengths
+
+
+def _read(pixels: ElementTree.Element, name: str, uuid: str, companion: bool) -> OmeImage:
+    channels, lengths = [node for node in pixels if _tag(node) == "Channel"], _lengths(pixels)
     total = math.prod(lengths.values())
     order = [axis for axis in pixels.get("DimensionOrder") or "XYCZT" if axis in AXES]
-    if not 0 < total <= MOST_PLANES or sorted(order) != sorted(AXES):
+    if total <= 0 or sorted(order) != sorted(AXES):
         raise ValueError(f"its OME-XML has {lengths} planes in the order {''.join(order)}")
     places: dict[tuple[int, int, int], Place] = {}
     blocks = [node for node in pixels if _tag(node) == "TiffData"]
     files = [_file(node, name, uuid) for node in blocks]
     if not companion and len(set(files)) == 1:
         files = [""] * len(files)  # all in one file: this one, renamed
+    left = 2 * MOST_PLANES  # blocks that name the same planes over and over
     for node, file in zip(blocks, files, strict=True):
         start = {axis: _whole(node, f"First{axis}", 0) for axis in order}
         alone = 1 if node.get("IFD") is not None else total
-        count = _whole(node, "PlaneCount", _whole(node, "NumPlanes", alone))
+        count = min(total, _whole(node, "PlaneCount", _whole(node, "NumPlanes", alone)))
+        left -= count
+        if left < 0:
+            raise ValueError(f"its OME-XML places more than {2 * MOST_PLANES} planes")
         _place(places, lengths, order, start, count, (file, _whole(node, "IFD", 0)))
     if not blocks and not companion:  # the pages are the planes in their order
         _place(places, lengths, order, dict.fromkeys(order, 0), total, ("", 0))

@@ -31,6 +31,12 @@ SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
 """Endings of picture files, in any case; `.ome` before them is no part of an ID."""
 MOST_PIXELS = 2**27
 """Most pixels of a plane (11,585 squared); more is refused from the header, before anything is decoded."""
+MOST_BLOWN_UP = 2**26
+"""Bytes of pixels that a small file may have: of larger pictures, file and pixels are compared."""
+MOST_RATIO, MOST_RATIO_BLANK = 250, 1200
+"""Bytes of pixels for each byte of the file, at most; of pictures that may well be blank, such as label maps."""
+MOST_SCANS = 100
+"""Passes over the picture in a progressive JPEG, which usually has about ten; each takes as long as all pixels do."""
 MOST_EXIF = 2**20
 MOST_BYTES = 2**33
 """Most bytes of all planes that are read together."""
@@ -122,7 +128,12 @@ def stem_of(name: str) -> str:
 
 @contextmanager
 def open_raster(
-    source: Path | bytes, *, choice: PlaneChoice = NO_CHOICE, join: bool = True, where: str = ""
+    source: Path | bytes,
+    *,
+    choice: PlaneChoice = NO_CHOICE,
+    join: bool = True,
+    where: str = "",
+    may_be_blank: bool = False,
 ) -> Iterator[Raster]:
     """Open a picture.
 
@@ -131,6 +142,7 @@ def open_raster(
         choice: what is taken of a stack; several channels are always all read.
         join: take planes that an OME-TIFF has in sibling files too; else its own alone.
         where: what to call it in messages; the file's name if left out.
+        may_be_blank: whether a large picture without content is as right as any other.
 
     Raises:
         DataError: it is no picture, damaged, or too large; the text says which.
@@ -152,6 +164,9 @@ def open_raster(
         else:
             raise DataError(f"{where} is no PNG, JPEG, TIFF or BMP file, by its content: convert it.")
         check_size(raster.header, where)
+        length = stream.seek(0, io.SEEK_END)
+        check_ratio(raster.header, length, where, MOST_RATIO_BLANK if may_be_blank else MOST_RATIO)
+        stream.seek(0)
         yield raster
 
 
@@ -170,6 +185,26 @@ def check_size(header: Header, where: str) -> None:
         )
     if size * (header.samples + header.alpha) * np.dtype(header.dtype).itemsize > MOST_BYTES:
         raise DataError(f"{where} says it has {header.samples} planes of {header.height} x {header.width}: refused.")
+
+
+def check_ratio(header: Header, length: int, where: str, most: int) -> None:
+    """Refuse a small file that unpacks to a large picture.
+
+    Args:
+        header: what it promises.
+        length: bytes of the file.
+        where: the file, for messages.
+        most: bytes of pixels for each byte of the file.
+
+    Raises:
+        DataError: it has more.
+    """
+    pixels = header.height * header.width * (header.samples + header.alpha) * np.dtype(header.dtype).itemsize
+    if pixels > max(MOST_BLOWN_UP, most * length):
+        raise DataError(
+            f"{where} unpacks from {length} to {pixels} bytes: it is damaged, blank, or made to do harm. "
+            "If it is right, save it without compression."
+        )
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -223,12 +258,21 @@ def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
         header = replace(header, samples=samples - alpha, alpha=alpha, bits=bits, dtype=dtype, names=names)
         wide = bits == 16 and samples > 1
         return Raster(header, lambda: _decode_png(stream, bits, wide, where), orientation, colours)
+    if kind == "JPEG":
+        _check_scans(stream, where)
     if mode not in ("1", "L", "P", "RGB"):
         raise DataError(f"{where} is a {kind} of mode {mode}, expected grey values or RGB.")
     samples = 3 if mode == "RGB" else 1
     bits, dtype = (1, "bool") if mode == "1" else (8, "uint8")
     header = replace(header, samples=samples, bits=bits, dtype=dtype, names=_COLOURS[:3] if samples == 3 else ("grey",))
     return Raster(header, lambda: _decode_pillow(stream, kind), orientation, colours)
+
+
+def _check_scans(stream: Any, where: str) -> None:
+    stream.seek(0)
+    scans = stream.read().count(b"\xff\xda")  # the marker of a scan, which does not come about within one
+    if scans > MOST_SCANS:
+        raise DataError(f"{where} passes over its pixels {scans} times, more than {MOST_SCANS}: it is made to do harm.")
 
 
 def _png_kind(stream: Any) -> tuple[int, int]:

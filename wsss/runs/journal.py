@@ -8,7 +8,7 @@ carries a checksum, which SQLite itself has none of.
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -25,8 +25,8 @@ class Journal:
 
     Args:
         path: the file; made with its folder if missing.
-        read: what the stage works on, as a JSON-like record; compared with the one in an existing file. A journal
-            without items is taken over whatever it was begun with.
+        read: what the stage works on, as a JSON-like record; compared with the one in an existing file. A journal in
+            which no item has come to anything is taken over whatever it was begun with.
         where: what messages name; the folder of the file if left out.
         way_out: what a user may do about a journal of other inputs, for the message.
 
@@ -51,8 +51,9 @@ class Journal:
         text = json.dumps(read, sort_keys=True)
         try:
             found = self._open(text)
-            if found != text and len(self) == 0:
+            if found != text and all(_failed(record) for _, record, _ in self.items()):
                 with self._named():
+                    self._db.execute("DELETE FROM items")
                     self._db.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", (text,))
                 found = text
         except BaseException:
@@ -149,6 +150,10 @@ class Journal:
         if crc != _checksum(key, text, payload):
             raise self._damaged(f"the checksum of {key} is another")
         return key, parse_json(text, self.path), payload
+
+
+def _failed(record: Mapping[str, Any]) -> bool:
+    return bool(record.get("failed")) or record.get("status") == "failed"
 
 
 def _what_differs(found: str, read: object, path: Path) -> str:

@@ -160,6 +160,8 @@ class Output:
         """Return whether the result that is there is to be made again; refuse one that is another."""
         if found["command"] != self.command:
             raise ConfigError(f"{self.shown} holds a result of {found['command']}: {self.way_out}.")
+        if found["items"] and set(found["failed"]) >= set(found["items"]):
+            return True  # a try in which every image failed is no result to keep
         differing = differences(found["read"], self.read)
         if self.marks is not None:  # else they are handed on from what was read, and stand for nothing new
             differing |= self._items_differing(found["items"], found["failed"])
