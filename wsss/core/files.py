@@ -217,13 +217,18 @@ def read_json(path: Path) -> Any:
 
 LARGEST_JSON = 1 << 31
 """Bytes of an unpacked JSON file, at most."""
+BLOWN_UP_JSON, JSON_RATIO = 1 << 26, 100
+"""Bytes that any packed file may unpack to, and times its size for larger ones: text packs to a tenth or so."""
 
 
 def _unzipped(content: bytes, path: Path) -> bytes:
+    most = min(LARGEST_JSON, max(BLOWN_UP_JSON, JSON_RATIO * len(content)))
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
-        plain = stream.read(LARGEST_JSON + 1)
-    if len(plain) > LARGEST_JSON:
-        raise DataError(f"{path} unpacks to more than {LARGEST_JSON} bytes: it is damaged, or made to do harm.")
+        plain = stream.read(most + 1)
+    if len(plain) > most:
+        raise DataError(
+            f"{path} unpacks from {len(content)} to more than {most} bytes: it is damaged, or made to do harm."
+        )
     return plain
 
 

@@ -1,8 +1,11 @@
 """How an image of any size sits in a square store, and how results come back to it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+from wsss.core.checks import DataError
 
 
 @dataclass(frozen=True)
@@ -66,3 +69,29 @@ class Geometry:
 def _nearest(wanted: int, given: int) -> np.ndarray:
     """Return for each of `wanted` pixels the index of the nearest of `given` pixels over the same length."""
     return np.minimum(((np.arange(wanted) + 0.5) * given / wanted).astype(np.intp), given - 1)
+
+
+MOST_FILLING = 1 << 36
+"""Pixels in the boxes of polygons, times their corners, at most: each pixel is compared with every corner."""
+
+
+def check_filling(rings: Iterable[np.ndarray], size: tuple[int, int], where: object) -> None:
+    """Refuse polygons that would take hours to fill.
+
+    Args:
+        rings: (n, 2) of x, y in pixels.
+        size: (H, W) of the image.
+        where: the file, for messages.
+
+    Raises:
+        DataError: they would.
+    """
+    work = 0.0
+    for ring in rings:
+        low, high = ring.min(axis=0).clip(0), np.minimum(ring.max(axis=0) + 1, size[::-1])
+        work += float((high - low).clip(0).prod()) * len(ring)
+    if work > MOST_FILLING:
+        raise DataError(
+            f"{where} has polygons of {work:.1e} pixels times corners, more than {MOST_FILLING:.1e} are refused: "
+            "simplify them."
+        )

@@ -14,7 +14,7 @@ import tifffile
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
-from wsss.core.rasters import LOSSLESS, open_raster, stem_of
+from wsss.core.rasters import LOSSLESS, MOST_BLOWN_UP, MOST_RATIO, open_raster, stem_of
 from wsss.core.reading import check_npy, check_regular, parse_npy, read_npy
 
 SUFFIXES = (*LOSSLESS, ".npz", ".npy")
@@ -224,6 +224,10 @@ def _read_npz(path: Path) -> np.ndarray:
         if len(members) != 1:
             names = [member.filename.removesuffix(".npy") for member in members]
             raise DataError(f"{path} holds the arrays {some(names) or 'none'}, expected exactly one, the label map.")
+        if members[0].file_size > max(MOST_BLOWN_UP, MOST_RATIO * path.stat().st_size):
+            raise DataError(
+                f"{path} unpacks to {members[0].file_size} bytes: it is damaged, or blank; save it as .npy."
+            )
         with archive.open(members[0]) as stream:
             shape, _ = check_npy(stream, members[0].file_size, path)
             _check_pixels(shape, path)

@@ -8,6 +8,7 @@ from skimage.draw import polygon
 
 from wsss.core.checks import DataError
 from wsss.core.files import read_json
+from wsss.core.geometry import check_filling
 from wsss.core.run_length import parse
 
 
@@ -57,11 +58,12 @@ class PolygonMask:
         size: (H, W) of the image.
 
     Raises:
-        DataError: no such polygons, or one that leaves the image.
+        DataError: no such polygons, or one that leaves the image; see also `check_filling`.
     """
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         self.objects = [_rings(path, part, size) for part in _polygons(path)]
+        check_filling((ring for rings in self.objects for ring in rings), size, path)
         boxes = [np.concatenate([rings[0].min(axis=0), rings[0].max(axis=0)]) for rings in self.objects]
         self.boxes = np.array(boxes, np.float64).reshape(-1, 4)  # x0, y0, x1, y1
         extent = self.boxes[:, 2:] - self.boxes[:, :2]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,15 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     return sha.hexdigest()
 
 
+def _check_unpacked(path: Path) -> None:
+    """Refuse a torch file that is packed: torch writes numbers as they are."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > 2 * path.stat().st_size + (1 << 20):
+            raise DataError(f"{path} unpacks to {unpacked} bytes: it is damaged, or made to do harm.")
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors file or a torch file of tensors only; never runs code from the file.
 
@@ -106,8 +116,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _check_unpacked(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except DataError:
+        raise
+    except (SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} does not hold plain weights ({reason}): expected a state dict of tensors.") from error
     for key in ("state_dict", "model"):

@@ -17,7 +17,7 @@ from typing import Any
 from wsss.core.checks import ConfigError, DataError, NoSpaceError
 from wsss.core.digests import differences, in_short
 from wsss.core.files import as_read, disk_errors
-from wsss.core.reading import parse_json
+from wsss.core.reading import check_regular, parse_json
 
 
 class Journal:
@@ -68,7 +68,12 @@ class Journal:
 
     def _open(self, fingerprint: str) -> str:
         """Make the tables if they are missing; return the fingerprint of the file."""
+        check_regular(self.path)
         with self._named():
+            for kind, name, table, sql in self._db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
+                plain = kind in ("table", "index") and table in ("meta", "items") and str(sql).count("(") < 2
+                if not plain:  # views, triggers and computed columns may run on for ever
+                    raise self._damaged(f"it has a {kind} {str(name)[:40]!r}, which no journal has")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT)")

@@ -16,6 +16,8 @@ from wsss.segmenters.painted import GivenMasks
 
 LONGEST = 1 << 20
 """Pixels round a polygon, at most: pycocotools keeps each in memory several times, and does not ask whether it may."""
+LONGEST_TOGETHER = 1 << 25
+"""The same of all polygons of an image."""
 _COLOUR = re.compile(r"_(red|green|blue|yellow)$")
 _SUFFIX = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|bmp|webp|zarr|czi|nd2|lif)$", re.IGNORECASE)
 _NUCLEUS = re.compile(r"nucle(us|i|ar)|\bdapi\b|hoechst", re.IGNORECASE)
@@ -79,6 +81,11 @@ class CocoMasks:
         found = annotations.get(own, [])
         if self._is_ours:  # one annotation a class: the mask of a cell may come several times
             found = list({a.get("cell_id", a["id"]): a for a in found}.values())
+        together = sum(_around(p) for a in found if isinstance(a["segmentation"], list) for p in a["segmentation"])
+        if together > LONGEST_TOGETHER:
+            raise DataError(
+                f"{where}: its polygons are {together:.0f} pixels round, more than {LONGEST_TOGETHER} are refused."
+            )
         counts = [_counts(a["segmentation"], size, f"{where}: annotation {a['id']}") for a in found]
         numbers = [a.get("cell_id", a["id"]) if self._is_ours else a["id"] for a in found]
         return GivenMasks(where, size, numbers, counts)
@@ -193,12 +200,17 @@ def _outlines(polygon: Any, size: tuple[int, int]) -> bool:
     return area >= 0.5 and bool(inside)
 
 
+def _around(polygon: list[float]) -> float:
+    """Return how many pixels a polygon is round."""
+    corners = np.array(polygon, np.float64).reshape(-1, 2)
+    return float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
+
+
 def _counts(segmentation: Any, size: tuple[int, int], where: str) -> bytes:
     """Return a segmentation in any of COCO's three forms as compressed counts."""
     if isinstance(segmentation, list):
         for polygon in segmentation:
-            corners = np.array(polygon, np.float64).reshape(-1, 2)
-            around = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()
+            around = _around(polygon)
             if around > LONGEST:
                 raise DataError(f"{where}: a polygon is {around:.0f} pixels round, more than {LONGEST} are refused.")
         packed: bytes = coco.merge(coco.frPyObjects(segmentation, *size))["counts"]

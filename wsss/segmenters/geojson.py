@@ -8,6 +8,7 @@ from skimage.draw import polygon
 
 from wsss.core.checks import DataError
 from wsss.core.files import read_json
+from wsss.core.geometry import check_filling
 from wsss.segmenters.painted import check_ids
 
 SUFFIXES = (".geojson", ".geojson.gz")
@@ -50,8 +51,15 @@ def read_outlines(path: Path) -> Outlines:
     return Outlines(ids, [shape for _, shape in found], nuclei)
 
 
-def paint_outlines(ids: list[int], shapes: list[list[list[np.ndarray]]], size: tuple[int, int]) -> np.ndarray:
-    """Make a label map (H, W) int32 of outlines that run between pixels; of overlapping ones the smaller is on top."""
+def paint_outlines(
+    ids: list[int], shapes: list[list[list[np.ndarray]]], size: tuple[int, int], where: object
+) -> np.ndarray:
+    """Make a label map (H, W) int32 of outlines that run between pixels; of overlapping ones the smaller is on top.
+
+    Raises:
+        DataError: see `check_filling`.
+    """
+    check_filling((ring for shape in shapes for part in shape for ring in part), size, where)
     pixels = [_pixels(shape, size) for shape in shapes]
     flat = np.zeros(size[0] * size[1], np.int32)
     for k in sorted(range(len(ids)), key=lambda k: -len(pixels[k])):

@@ -141,10 +141,10 @@ def _find(folder: Path, name: str) -> Path:
 
 def _from_outlines(field: Field, path: Path) -> CellMaps:
     found, size = read_outlines(path), (field.height, field.width)
-    cells = paint_outlines(found.ids, found.cells, size)
+    cells = paint_outlines(found.ids, found.cells, size, path)
     if not any(found.nuclei):
         return CellMaps(cells=cells, nuclei=None)
-    return CellMaps(cells=cells, nuclei=_paired(cells, paint_outlines(found.ids, found.nuclei, size)))
+    return CellMaps(cells=cells, nuclei=_paired(cells, paint_outlines(found.ids, found.nuclei, size, path)))
 
 
 def read_file(field: Field, source: _Source) -> CellMaps:

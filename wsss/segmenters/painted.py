@@ -10,6 +10,8 @@ from wsss.core.checks import DataError, some
 from wsss.core.label_maps import MOST_PIXELS
 
 MOST = 2**31 - 1
+MOST_COVERED = 16
+"""Times that the masks of an image may cover it, taken together."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def paint(given: GivenMasks) -> np.ndarray:
     except DataError as error:
         raise DataError(f"{given.where}: {error}") from None
     areas = np.array([own[1::2].sum() for own in runs], np.int64)
+    check_covered(int(areas.sum()), given.size, given.where)
     flat = np.zeros(given.size[0] * given.size[1], np.int32)  # column after column
     for cell in np.argsort(-areas, kind="stable"):
         starts, lengths = np.cumsum(runs[cell])[0::2], runs[cell][1::2]
@@ -52,6 +55,19 @@ def paint(given: GivenMasks) -> np.ndarray:
     if lost.size:
         raise DataError(f"{given.where}: no pixel is left of cell {some(lost)}: empty, or under other masks.")
     return np.ascontiguousarray(flat.reshape(given.size, order="F"))
+
+
+def check_covered(pixels: int, size: tuple[int, int], where: str) -> None:
+    """Refuse masks that cover their image over and over: painting them takes as long as that.
+
+    Raises:
+        DataError: they do.
+    """
+    if pixels > max(1 << 24, MOST_COVERED * size[0] * size[1]):
+        raise DataError(
+            f"{where}: the masks of its cells have {pixels} pixels in all, more than {MOST_COVERED} times the image of "
+            f"{size[0]} x {size[1]}: they are no cells."
+        )
 
 
 def check_ids(ids: list[int], where: str) -> None:
