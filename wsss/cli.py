@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from wsss.core.checks import ConfigError, Terminated, UserError, nearest
-from wsss.core.console import record, record_end, say
+from wsss.core.console import in_one_line, record, record_end, say
 from wsss.core.files import disk_errors
 from wsss.core.version import __version__
 from wsss.options.parsing import EXIT_CODES, read_options
@@ -102,12 +102,13 @@ def main() -> None:
 def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
     """Call a stage's `main` and exit with its code; a UserError becomes one line on stderr and exit code 2."""
     before = signal.signal(signal.SIGTERM, _terminate)
+    _open_streams()
     try:
         with disk_errors():
             code = main(argv)
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_one_line(str(error))}", file=sys.stderr)
         record("error", text=str(error))
         code = 2
     except KeyboardInterrupt as error:
@@ -120,6 +121,24 @@ def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
         signal.signal(signal.SIGTERM, before)
     record_end(code or 0)
     sys.exit(code or 0)
+
+
+def _open_streams() -> None:
+    """Let nothing that is printed end a command: names that the terminal cannot show, a stream that is closed.
+
+    A closed one is replaced by the null device, or the next file that is opened would be taken for it.
+    """
+    for handle in range(3):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 (as long as the process)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _terminate(number: int, frame: object) -> None:

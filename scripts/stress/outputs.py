@@ -34,7 +34,7 @@ from wsss.runs.output import STATE, settle
 
 CHANGES = ("rename", "replace", "unlink", "link")
 OTHER = {
-    "prepare": "--depth 8 --overwrite true",
+    "prepare": "--size 32 --overwrite true",
     "segment": "--overwrite true",
     "train": "--resume never",
     "infer": "--score.region mean --overwrite true",
@@ -130,8 +130,8 @@ def readable(home: Path, name: str, states: list[dict[str, str]]) -> bool:
         except UserError as error:
             return "again" in str(error) or "start the same" in str(error)
         return True
-    now = {path: digest for path, digest in files(home, name).items() if f"/{STATE}/" not in f"/{path}"}
-    return now in states
+    visible = {path: digest for path, digest in files(home, name).items() if "/." not in f"/{path}"}
+    return visible in [{path: digest for path, digest in own.items() if "/." not in f"/{path}"} for own in states]
 
 
 def kills(home: Path, name: str, chain: dict[str, list[str]], count: int, rng: random.Random) -> tuple[int, str]:

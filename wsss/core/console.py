@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 import threading
 import time
@@ -52,12 +53,25 @@ def flags() -> list[str]:
     return [f"--{name}" for name in ("quiet", "json") if getattr(_Now.options, name)]
 
 
+_CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return a text in which characters that steer a terminal, from names of files say, stand as escapes."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def in_one_line(text: str) -> str:
+    """Return `printable` text without line breaks."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def say(line: str, /, event: str = "message", **facts: Any) -> None:
     """Tell the user one thing (stdout, at once): a line, or an object with `facts` and the line as their `text`."""
     if _Now.options.json:
         record(event, **({"text": line} | facts))
     elif not _Now.options.quiet:
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
 
 def record(event: str, **facts: Any) -> None:

@@ -39,12 +39,14 @@ class Digests:
         self._known = dict(seen) | self._known
 
     def of(self, path: Path) -> str | None:
-        """Return the digest of a file, or of all files below a folder; None if there is nothing."""
+        """Return the digest of a file, or of all files below a folder; None if there is neither."""
         try:
             if path.is_dir():
                 names = sorted(str(own.relative_to(path)) for own in path.rglob("*") if own.is_file())
                 found = [digest or "" for digest in self.of_files([path / name for name in names])]
                 return hashlib.sha256("\n".join([*names, *found]).encode()).hexdigest()[:16]
+            if not path.is_file():
+                return None
             mark = mark_of(path)
             known = self._known.get(str(path.absolute()))
             digest = known[1] if known is not None and known[0] == mark else digest_file(path)

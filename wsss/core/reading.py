@@ -61,6 +61,16 @@ def check_regular(path: Path) -> None:
         raise DataError(f"{path} is no ordinary file (a folder, pipe or device): give a file.")
 
 
+def check_no_link(path: Path) -> None:
+    """Refuse a link where a file of ours is written in place: what it points to is not ours.
+
+    Raises:
+        DataError: it is a link.
+    """
+    if path.is_symlink():
+        raise DataError(f"{path} is a link, which wsss never makes: put the file itself there, or remove the link.")
+
+
 def parse_json(text: str | bytes, where: object) -> Any:
     """Read JSON.
 

@@ -100,10 +100,17 @@ def _names(folder: Path) -> list[str]:
             return sorted(
                 entry.name
                 for entry in entries
-                if entry.name.lower().endswith(ZARR if entry.is_dir() else SUFFIXES) and entry.name[0] != "."
+                if entry.name.lower().endswith(ZARR if _is_folder(entry) else SUFFIXES) and entry.name[0] != "."
             )
     except OSError as error:
         raise DataError(f"--images {folder} cannot be read ({error.strerror}): pass a folder of images.") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle: said when the image is read
+        return False
 
 
 def _heads(stem: str) -> list[str]:

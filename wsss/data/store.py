@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from wsss.core.checks import DataError
-from wsss.core.reading import read_npy
+from wsss.core.files import disk_errors
+from wsss.core.reading import check_no_link, read_npy
 
 SHARD_IMAGES = 256
 _AGAIN = "Run prepare with --overwrite."
@@ -61,9 +62,10 @@ class Shards:
                 f"the disk has {free / 1e9:.1f} GB free: make room, or choose another --out or a smaller --size."
             )
         for path, count in files:
+            check_no_link(path)
             if not is_whole(path, count, self.channels, self.size):
                 header = _header(count, self.channels, self.size)
-                with path.open("wb") as stream:
+                with disk_errors(path), path.open("wb") as stream:
                     stream.write(header)
                     stream.truncate(len(header) + count * image_bytes)
 
@@ -77,7 +79,7 @@ class Shards:
         name, slot = self.place(k)
         # Written with pwrite, not through a memory map: there a full disk would kill the process (SIGBUS).
         try:
-            handle = os.open(self.folder / name, os.O_WRONLY)
+            handle = os.open(self.folder / name, os.O_WRONLY | os.O_NOFOLLOW)
             try:
                 _write_all(handle, content, self._offset(slot))
             finally:

@@ -87,13 +87,35 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) ->
     words = _current(sys.argv[1:] if argv is None else argv)
     words = _gather(_complete(words, _switches((*options, OutputOptions))), _lists(options))
     _check_configs(words)
+    _check_paths_given(words, options)
     values = parser.instantiate(parser.parse_args(words))
+    _check_paths(values.as_dict())
     found = [
         option(**{own.name: values[own.name] for own in dataclasses.fields(option)})
         for option in (*options, OutputOptions)
     ]
     tell_as(found.pop(), parser.prog.rpartition(".")[2])
     return found
+
+
+def _check_paths_given(words: Sequence[str], options: Sequence[type]) -> None:
+    """Refuse an empty text for a path, which would stand for the folder where the command is started."""
+    paths = {name for option in options for name, kind in get_type_hints(option).items() if "Path" in str(kind)}
+    for word, after in itertools.pairwise([*words, None]):
+        name, equals, value = str(word).removeprefix("--").partition("=")
+        if str(word).startswith("--") and name in paths and (value if equals else after) == "":
+            raise ConfigError(
+                f"--{name} is empty: pass a path, or '.' for this folder (is a variable of the shell unset?)."
+            )
+
+
+def _check_paths(values: Any) -> None:
+    """Refuse paths that no file can have, such as files behind --config may hold."""
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, dict | list | tuple):
+            _check_paths(value)
+        elif isinstance(value, Path) and "\0" in str(value):
+            raise ConfigError(f"{str(value)!a} has a NUL character, which no path may have.")
 
 
 def parser_of(stage: str, module: ModuleType, task: str = "") -> ArgumentParser:

@@ -17,7 +17,7 @@ from typing import Any
 from wsss.core.checks import ConfigError, DataError, NoSpaceError
 from wsss.core.digests import differences, in_short
 from wsss.core.files import as_read, disk_errors
-from wsss.core.reading import check_regular, parse_json
+from wsss.core.reading import check_no_link, check_regular, parse_json
 
 
 class Journal:
@@ -45,6 +45,9 @@ class Journal:
     ) -> None:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+        check_no_link(path)
+        if path.exists():
+            check_regular(path)
         self.path = path
         with self._named():
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -68,7 +71,6 @@ class Journal:
 
     def _open(self, fingerprint: str) -> str:
         """Make the tables if they are missing; return the fingerprint of the file."""
-        check_regular(self.path)
         with self._named():
             for kind, name, table, sql in self._db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
                 plain = kind in ("table", "index") and table in ("meta", "items") and str(sql).count("(") < 2

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from wsss.core.checks import ConfigError
 from wsss.core.console import say
-from wsss.core.files import remove_parts
-from wsss.core.reading import parse_json
+from wsss.core.files import disk_errors, remove_parts
+from wsss.core.reading import check_no_link, parse_json
 
 LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -60,7 +60,8 @@ def _lock(folder: Path, name: str) -> int | None:
     """Return the handle of the locked file, or None where there are no locks."""
     path = folder / name
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        check_no_link(path)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # less the umask
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -79,8 +80,9 @@ def _lock(folder: Path, name: str) -> int | None:
         os.close(handle)  # its holder removed it between our open and our lock
     _held.add(handle)
     facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(facts | {"command": " ".join(sys.argv)[:500]}).encode(), 0)
+    with disk_errors(path):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(facts | {"command": " ".join(sys.argv)[:500]}).encode(), 0)
     return handle
 
 

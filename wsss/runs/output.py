@@ -25,6 +25,7 @@ from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests, Seen, differences, in_short, mark_of
 from wsss.core.files import as_read, digest_file, read_record, remove_parts, sync_folder, write_json
+from wsss.core.reading import check_no_link
 from wsss.core.version import __version__
 from wsss.runs.journal import Journal
 from wsss.runs.lock import LOCK, hold
@@ -292,8 +293,8 @@ class Output:
         commit = read_record(self._commit, "record", "remove", "keep")
         record, home = commit["record"], self.home
         _check_names([*_files_of(record, self._commit), *_texts(commit["remove"], self._commit)], self._commit)
-        if home.is_symlink() or self.work.is_symlink():
-            raise DataError(f"{home} is a link, which wsss never makes: remove {self._commit.parent}.")
+        for place in (self.work, *self.work.rglob("*")):
+            check_no_link(place)
         for name in commit["remove"]:
             if name not in record["files"] or (home / name).exists():  # else it is the new one already
                 (self.folder / name).unlink(missing_ok=True)
@@ -377,6 +378,8 @@ def beside_file(path: Path, command: str, *, way_out: str | None = None) -> Iter
 def _held(output: Output, way_out: str | None, held: contextlib.AbstractContextManager[None]) -> Iterator[Output]:
     output.way_out = way_out or output.way_out
     with held, output:
+        for place in (output.folder / STATE, output.work, *output.work.rglob("*")):
+            check_no_link(place)
         if (output.folder / STATE).is_dir():
             remove_parts(output.folder / STATE, f"{output.name}.")
         output.complete()
