@@ -109,9 +109,8 @@ def words(home: Path) -> dict[str, list[str]]:
         "report": f"{oof} --out {home}/report.html --most 4 --crops 2",
         "overlay": f"{oof} {data} --out {home}/pictures --most 3 --max-size 96",
         "prepare-coded": f"--images {home}/coded --out {home}/recoded --size {SIZE} --workers 0 --channels {CODED}",
-        "train-self": f"{data} --run {home}/selfrun --fold 0 --epochs 1 {net} --feature_classifier.enabled true "
-        "--feature_classifier.copies 0 --feature_classifier.weak.trees 5 --self_training.enabled true "
-        "--self_training.confidence 0 --self_training.epochs 1 --self_training.size 32",
+        "train-features": f"{data} --run {home}/features --fold 0 --epochs 1 {net} --feature_classifier.enabled true "
+        "--feature_classifier.copies 0 --feature_classifier.weak.trees 5",
         "train-masks": f"--task masks --data {home}/salt --run {home}/saltrun --fold 0 --epochs 1 --backbone resnet10t "
         "--weights none --unet.channels [8,8,8,8,8] --crop 32 --batch 4 --workers 0 --device cpu",
         "infer-masks": f"--data {home}/salt --run {home}/saltrun --out {home}/saltpreds --device cpu",

@@ -144,8 +144,6 @@ CHANGES: list[tuple[str, str, Change]] = [
     ("segment", "pixels re-prepared", PIXELS),
     ("segment", "a label map removed", lambda home: (home / "data" / "cells" / f"{FIRST}.png").unlink()),
     ("train", "pixels re-prepared", PIXELS),
-    ("train", "label maps corrected", correct_maps),
-    ("train", "given masks changed, segmented again", GIVEN),
     ("train", "labels corrected, prepared again", both(relabel_back, remake("prepare"))),
     ("infer", "label maps corrected", correct_maps),
     ("infer", "the label map of another image", lambda home: new_map(home / "data" / "cells", names()[5])),
@@ -193,6 +191,12 @@ def all_maps(home: Path) -> None:
         new_map(home / "data" / "cells", name)
 
 
+def all_given(home: Path) -> None:
+    """Change all given masks."""
+    for name in names():
+        new_map(home / "given", name)
+
+
 MASKED = ["train-masks", "infer-masks"]
 
 
@@ -230,8 +234,9 @@ MORE: list[tuple[str, list[str], str, Change]] = [
     ("infer-masks", MASKED[:1], "trained again", both(other_plane("masks/i02.bmp"), remake("train-masks"))),
     ("evaluate-masks", MASKED, "a true mask of a mask set", other_plane("masks/i03.bmp")),
     ("evaluate-masks", MASKED, "predicted again", both(other_plane("images/i04.bmp"), remake(*MASKED))),
-    ("train-self", BEFORE[:2], "label maps corrected before self-training", all_maps),
-    ("train-self", BEFORE[:2], "pixels re-prepared before self-training", both(PIXELS, remake("segment"))),
+    ("train-features", BEFORE[:2], "label maps corrected, of which features are learnt", all_maps),
+    ("train-features", BEFORE[:2], "all given masks changed, segmented again", both(all_given, remake("segment"))),
+    ("train-features", BEFORE[:2], "pixels re-prepared, of which features are learnt", both(PIXELS, remake("segment"))),
     ("infer-segment", [*BEFORE, "prepare-two"], "a label map corrected after infer --segment", found_maps),
     ("infer-segment", [*BEFORE, "prepare-two"], "pixels re-prepared", both(new_pixels, remake("prepare-two"))),
 ]
