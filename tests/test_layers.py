@@ -19,6 +19,7 @@ LAYER = {
     "losses": 5,
     "segmenters": 6,
     "feature_classifier": 6,
+    "reviewing": 7,
     "training": 7,
     "inference": 7,
     "stages": 8,

@@ -13,7 +13,7 @@ import pandas as pd
 from wsss.core.channels import default_roles, tint_names
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.files import digest_file
+from wsss.core.files import digest_file, read_record
 from wsss.core.geometry import Geometry
 from wsss.core.labels import ClassList, parse_label
 from wsss.core.parquet import read_parquet
@@ -240,3 +240,13 @@ def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:
     if not found:
         raise ConfigError(f"no data set is prepared under {home}/: run python -m wsss.prepare first, or pass --data.")
     raise ConfigError(f"several data sets are prepared under {home}/: choose one with --data {found[0]} (or another).")
+
+
+def data_folder_of(preds: Path, chosen: Path | None) -> Path:
+    """Return the data set: the chosen one, or the one that the predictions say they were made from."""
+    record = preds / "provenance.json"
+    if chosen is None and record.exists():
+        recorded = Path(str(read_record(record).get("data", "")))
+        if (recorded / "dataset.json").exists():
+            return recorded
+    return default_dataset(chosen)

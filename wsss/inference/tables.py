@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from wsss.core.checks import DataError, some
 from wsss.core.columns import carried_columns
 from wsss.core.csv_text import any_case, check_columns, numbers, read_text, unguard_text
-from wsss.core.files import csv_bytes, digest_file, write_atomic, write_csv
+from wsss.core.files import csv_bytes, digest_file, read_record, write_atomic, write_csv
 from wsss.core.parquet import named, open_parquet, read_parquet, sealed_schema
 from wsss.core.seal import seal
 from wsss.data.ids import check_names
@@ -40,6 +40,12 @@ def prediction_files(folder: Path) -> list[Path]:
     """Return the files of a prediction, whether they are there or not; a publishing that was cut short is completed."""
     settle(folder)
     return [folder / name for name in FILES]
+
+
+def is_mask_folder(preds: Path) -> bool:
+    """Whether a folder of predictions is of the task 'masks'."""
+    path = preds / "provenance.json"
+    return path.exists() and read_record(path).get("task") == "masks"
 
 
 def cells_frame(

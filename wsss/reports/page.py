@@ -239,7 +239,7 @@ def render(page: Page) -> str:
             {"name": name, "short": short_name(name), "colour": css_colour(colour(k))}
             for k, name in enumerate(page.class_names)
         ],
-        "tints": [css_colour(_tint(name)) for name in page.tints],
+        "tints": [css_colour(channel_colour(name)) for name in page.tints],
         "pale": css_colour(NO_CLASS),
     }
     template = engine.get_template("report.html")
@@ -265,6 +265,7 @@ def _known(value: float | None) -> float:
     return 0.0 if value is None or math.isnan(value) else float(value)
 
 
-def _tint(channel: str) -> Colour:
+def channel_colour(channel: str) -> Colour:
+    """Return the RGB colour that a channel of this tint adds at full brightness."""
     red, green, blue = (round(255 * part) for part in TINTS.get(channel, OTHER_TINT))
     return red, green, blue

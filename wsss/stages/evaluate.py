@@ -16,7 +16,15 @@ from wsss.core.runtime import progress
 from wsss.data.build import read_manifest
 from wsss.data.tables import read_labels
 from wsss.inference.submission import iter_submission
-from wsss.inference.tables import iter_cells, prediction_files, read_cells, read_images, score_columns, table_digest
+from wsss.inference.tables import (
+    is_mask_folder,
+    iter_cells,
+    prediction_files,
+    read_cells,
+    read_images,
+    score_columns,
+    table_digest,
+)
 from wsss.metrics.cells import Join, confusion_rows, copy_to_cells, join_by_number, joined, score_table
 from wsss.metrics.classify import precision_recall
 from wsss.metrics.instances import InstanceScorer, instance_table, match_pairs
@@ -24,7 +32,7 @@ from wsss.metrics.truth import CellTruth, TrueMasks, read_cell_truth
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.figures import write_confusion
 from wsss.runs.output import Output, beside_file, what_is_read
-from wsss.stages.evaluate_masks import evaluate_masks, is_mask_folder
+from wsss.stages.evaluate_masks import evaluate_masks
 
 Values = dict[str, np.ndarray]
 

@@ -30,12 +30,6 @@ MIN_SIZES = (0, 10, 30, 100)
 NAMES = {"dice": "Dice", "iou": "IoU", "threshold_mean": "mean over IoU .5 to .95", "instance_ap": "instance AP"}
 
 
-def is_mask_folder(preds: Path) -> bool:
-    """Whether a folder of predictions is of the task 'masks'."""
-    path = preds / "provenance.json"
-    return path.exists() and read_record(path).get("task") == "masks"
-
-
 def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
     """Score predicted masks as the options say, and publish the figures with the file `out`."""
     facts = read_record(options.preds / "provenance.json", "channels", "oof")

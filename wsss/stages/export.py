@@ -15,7 +15,7 @@ from wsss.core.digests import Digests
 from wsss.core.files import read_record
 from wsss.core.runtime import progress
 from wsss.data import ids
-from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.catalog import DataSet, data_folder_of
 from wsss.exports.coco import write_coco
 from wsss.exports.geojson import cell_features, write_geojson
 from wsss.exports.label_tiff import label_map_of, write_label_tiff
@@ -116,16 +116,6 @@ def export_predictions(options: ExportOptions, output: Output) -> None:
         done = f"{len(cells)} cells"
     output.publish()
     say(f"{options.out}: {done} written")
-
-
-def data_folder_of(preds: Path, chosen: Path | None) -> Path:
-    """Return the data set: the chosen one, or the one that the predictions say they were made from."""
-    record = preds / "provenance.json"
-    if chosen is None and record.exists():
-        recorded = Path(str(read_record(record).get("data", "")))
-        if (recorded / "dataset.json").exists():
-            return recorded
-    return default_dataset(chosen)
 
 
 def _write_table(options: ExportOptions, out: Path, cells: pd.DataFrame, data: DataSet) -> None:

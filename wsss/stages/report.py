@@ -17,12 +17,12 @@ from wsss.core.digests import Digests
 from wsss.core.files import write_text
 from wsss.core.labels import parse_label
 from wsss.core.runtime import progress
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, data_folder_of
 from wsss.data.cell_maps import check_current, marks_for
 from wsss.exports.label_tiff import label_map_of
 from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof
 from wsss.inference.ensemble import read_provenance
-from wsss.inference.tables import iter_cells, prediction_files
+from wsss.inference.tables import is_mask_folder, iter_cells, prediction_files
 from wsss.models.cam_net import class_maps
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import short_name
@@ -31,8 +31,6 @@ from wsss.reports.overlay import composite
 from wsss.reports.page import ClassMap, Crop, CropGroup, Field, FieldCell, Page, crop_uri, pack_field, render
 from wsss.runs.output import Output, beside_file, record_of, what_is_read
 from wsss.runs.run_folder import RunFolder, find_folders
-from wsss.stages.evaluate_masks import is_mask_folder
-from wsss.stages.export import data_folder_of
 from wsss.stages.report_contents import (
     Contents,
     calibration,

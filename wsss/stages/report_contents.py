@@ -13,7 +13,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.csv_text import read_numbers
 from wsss.core.digests import in_short
 from wsss.core.files import read_lines, read_record
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, data_folder_of
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
 from wsss.metrics.cells import score_table
 from wsss.metrics.classify import Reliability, reliability
@@ -24,7 +24,6 @@ from wsss.reports.figures import calibration_svg, confusion_svg, training_svg
 from wsss.reports.page import Figure
 from wsss.runs.output import outdated
 from wsss.stages.evaluate import evaluate, join_cells
-from wsss.stages.export import data_folder_of
 
 
 @dataclass(frozen=True)

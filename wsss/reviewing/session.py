@@ -1,0 +1,240 @@
+"""A review while it runs: which cell comes next, what an answer does, what the labels are worth so far."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wsss.core.checks import ConfigError, check_choice
+from wsss.core.files import without_nan, write_csv, write_json
+from wsss.core.labels import ClassList, format_label
+from wsss.metrics.weighted import SampleFigures, sample_figures
+from wsss.reviewing.answers import Answer, Answers
+from wsss.reviewing.population import Population, differences
+from wsss.reviewing.sampling import STRATEGIES, Queue, Strategy, exponentials, rates_of
+
+TRUTH, FIGURES, FILE = "cells_truth.csv", "review.json", "review.sqlite"
+"""What the folder of a review holds: the answers as a table, what the scores are worth, and the answers themselves."""
+UNKNOWN_RATE = 0.0
+"""Rate of a cell under a strategy that cannot be asked any more, for lack of its sources."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The predictions that are judged by the answers."""
+
+    folder: Path
+    digest: str
+    """Of their table of cells."""
+    sources: Sequence[Path]
+    """Predictions of the same cells by other sources, for the strategy 'disagreement'."""
+    threshold: float
+    """Scores from here on count as found."""
+
+
+class Session:
+    """Everything behind the page; its methods may be called by several threads.
+
+    Args:
+        population: the cells.
+        answers: the file of answers.
+        classes: of the scores.
+        judged: the predictions.
+        mark: returns the digest of an image's pixels and label map.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        answers: Answers,
+        classes: ClassList,
+        judged: Judged,
+        mark: Callable[[str], str],
+    ) -> None:
+        self.population, self.answers, self.classes, self.judged = population, answers, classes, judged
+        self.mark = mark
+        self._lock = threading.RLock()
+        self._queues: dict[str, Queue] = {}
+        live = answers.live()
+        rows = population.rows([own.cell for own in live])
+        self._answered = {int(row): own for row, own in zip(rows, live, strict=True) if row >= 0}
+        self.elsewhere = int((rows < 0).sum())
+        """Answers about cells that these predictions do not have."""
+        self._figures: tuple[int, SampleFigures] | None = None
+        self._changes = 0
+
+    @property
+    def strategies(self) -> Mapping[str, Strategy]:
+        """The strategies that can be chosen here."""
+        usable = {name: own for name, own in STRATEGIES.items() if not own.by_source or self.judged.sources}
+        return {name: own for name, own in usable.items() if len(self.classes) > 1 or not own.by_class}
+
+    def check(self, strategy: str, class_id: int | None) -> str:
+        """Return the name of the queue of a strategy.
+
+        Raises:
+            ConfigError: there is no such strategy, or it lacks its class.
+        """
+        check_choice("strategy", strategy, self.strategies)
+        if not STRATEGIES[strategy].by_class:
+            return strategy
+        if class_id is None or not 0 <= class_id < len(self.classes):
+            raise ConfigError(f"strategy {strategy} needs one of the {len(self.classes)} classes, got {class_id}.")
+        return f"{strategy}:{class_id}"
+
+    def next_cells(self, queue: str, count: int = 3) -> list[int]:
+        """Return the rows of the cells to ask about next, `count` at most."""
+        with self._lock:
+            return self._queue(queue).next_rows(self._answered, count)
+
+    def answer(self, row: int, queue: str, labels: Sequence[int], seconds: float, hints: bool) -> None:
+        """Record an answer; when this returns, it is on the disk.
+
+        Args:
+            row: of the cell.
+            queue: that asked for it, see `check`.
+            labels: class ids; none for 'cannot tell'.
+            seconds: from showing the cell to the answer.
+            hints: whether scores and image labels were shown.
+
+        Raises:
+            ConfigError: there is no such cell or class.
+            DataError: it cannot be written.
+        """
+        if not 0 <= row < len(self.population) or not set(labels) <= set(range(len(self.classes))):
+            raise ConfigError(f"there is no cell {row}, or no class of {list(labels)}.")
+        cell = self.population.cell(row)
+        chosen = tuple(sorted(set(labels)))
+        with self._lock:
+            design = self._design(queue)
+            known = self.answers.designs()
+            if design not in known and self._answered:
+                before = list(self._answered)
+                rates = self._rates(queue)[before]
+                self.answers.begin_design(
+                    design, {self.population.cell(k): float(r) for k, r in zip(before, rates, strict=True)}
+                )
+            answer = Answer(cell, chosen, design, self.mark(cell[0]), seconds, hints)
+            self._answered[row] = answer
+            threshold = self._queue(queue).threshold(self._answered)
+            try:
+                self.answers.add(answer, {own: self._rate(own, row) for own in {*known, design}}, threshold)
+            except BaseException:
+                del self._answered[row]
+                self._queue(queue).rewind()
+                raise
+            self._changes += 1
+
+    def undo(self) -> int | None:
+        """Take the last answer back; return the row of its cell, None if there was none or it is not here."""
+        with self._lock:
+            taken = self.answers.undo()
+            if taken is None:
+                return None
+            self._changes += 1
+            row = int(self.population.rows([taken.cell])[0])
+            self._answered.pop(row, None)
+            for name, queue in self._queues.items():
+                queue.rewind()
+                if self._design(name) in self.answers.designs():
+                    self.answers.set_threshold(self._design(name), queue.threshold(self._answered))
+            return row if row >= 0 else None
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many cells were answered, and how."""
+        with self._lock:
+            labels = [own.labels for own in self._answered.values()]
+            designs = Counter(own.design.partition("@")[0] for own in self._answered.values())
+        return {
+            "answered": len(labels),
+            "unclear": sum(not own for own in labels),
+            "several": sum(len(own) > 1 for own in labels),
+            "cells": len(self.population),
+            "per_class": np.bincount([k for own in labels for k in own], minlength=len(self.classes)).tolist(),
+            "per_strategy": dict(sorted(designs.items())),
+            "elsewhere": self.elsewhere,
+        }
+
+    def figures(self) -> SampleFigures:
+        """Return what the scores are worth, as far as the answers show; cells that one cannot tell are left out."""
+        with self._lock:
+            if self._figures is None or self._figures[0] != self._changes:
+                self._figures = (self._changes, self._compute())
+            return self._figures[1]
+
+    def _compute(self) -> SampleFigures:
+        rows = [row for row, own in self._answered.items() if own.labels]
+        truth = np.zeros((len(rows), len(self.classes)), np.float32)
+        for place, row in enumerate(rows):
+            truth[place, list(self._answered[row].labels)] = 1
+        weights = self.answers.weights([self.population.cell(row) for row in rows])
+        scores = self.population.scores[rows]
+        return sample_figures(truth, scores, weights, self.classes.names, self.judged.threshold)
+
+    def write(self, folder: Path) -> None:
+        """Write the answers as a table that other stages take as --truth, and the figures."""
+        figures, live = self.figures(), [own for own in self.answers.live() if own.labels]
+        weights = self.answers.weights([own.cell for own in live])
+        table = pd.DataFrame(
+            {
+                "ID": pd.Series([own.cell[0] for own in live], dtype="str"),
+                "cell_id": np.array([own.cell[1] for own in live], np.int64),
+                "Cell_Label": pd.Series([format_label(own.labels) for own in live], dtype="str"),
+                "weight": weights,
+                "strategy": pd.Series([own.design.partition("@")[0] for own in live], dtype="str"),
+                "image_mark": pd.Series([own.mark for own in live], dtype="str"),
+            }
+        )
+        write_csv(folder / TRUTH, table)
+        write_json(folder / FIGURES, self.record(figures))
+
+    def record(self, figures: SampleFigures) -> dict[str, Any]:
+        """Return counts and figures as a JSON record."""
+        about = {"preds": str(self.judged.folder), "table": self.judged.digest, "threshold": self.judged.threshold}
+        plain: dict[str, Any] = without_nan(about | self.counts() | {"figures": figures.record()})
+        return plain
+
+    def _design(self, queue: str) -> str:
+        """Return the name of a queue's sampling design: without scores it is the same on all predictions."""
+        return queue if queue == "random" else f"{queue}@{self.judged.digest[:12]}"
+
+    def _queue(self, name: str) -> Queue:
+        if name not in self._queues:
+            rates = self._rates(name)
+            population = self.population
+            variates = exponentials(population.seeds, population.cell_ids, f"{self.answers.seed} {self._design(name)}")
+            self._queues[name] = Queue(variates / rates, rates)
+        return self._queues[name]
+
+    def _rates(self, name: str) -> np.ndarray:
+        """Return the (N,) rates of a queue."""
+        if name in self._queues:
+            return self._queues[name].rates
+        kind, _, class_id = name.partition(":")
+        strategy = STRATEGIES[kind]
+        if strategy.by_source:
+            return rates_of(strategy, self._differences)
+        scores = self.population.scores
+        return rates_of(strategy, scores[:, [int(class_id)]] if strategy.by_class else scores)
+
+    def _rate(self, design: str, row: int) -> float:
+        """Return the rate of a cell under a design; one of earlier predictions counts as it would be on these."""
+        name = design.partition("@")[0]
+        kind, _, class_id = name.partition(":")
+        strategy = STRATEGIES[kind]
+        if name in self._queues:
+            return float(self._queues[name].rates[row])
+        if strategy.by_source and not self.judged.sources:
+            return UNKNOWN_RATE
+        scores = self._differences[[row]] if strategy.by_source else self.population.scores[[row]]
+        return float(rates_of(strategy, scores[:, [int(class_id)]] if strategy.by_class else scores)[0])
+
+    @cached_property
+    def _differences(self) -> np.ndarray:
+        return differences(self.population, self.judged.sources)
