@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     ["commands"],
     ["stages"],
-    ["training", "inference"],
+    ["training", "inference", "reviewing"],
     ["segmenters", "feature_classifier"],
     ["models", "losses"],
     ["data", "cells", "metrics", "reports", "exports"],
@@ -29,6 +29,7 @@ ABOUT = {
     "stages": "what each command does",
     "training": "loop, step, tasks",
     "inference": "from checkpoints to tables",
+    "reviewing": "labelling by hand",
     "segmenters": "ways to find cells",
     "feature_classifier": "cell labels from features",
     "models": "networks",

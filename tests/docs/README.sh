@@ -14,6 +14,7 @@ for name, count in (("old", 20), ("new", 4)):
 EOP
 mv old/images images; mv old/train.csv .; mv new/images new_images
 
+#: replace python -m wsss.review  --preds preds/mine => true
 #: replace --out data/mine => --out data/mine --size 128
 #: replace --out data/new => --out data/new --size 128
 #: replace --backbone seresnext50 => --backbone test_resnet --weights none --crop 64 --epochs 1 --batch 4

@@ -1,15 +1,13 @@
 """The report stage: what the page tells, how bad input is refused, and that the page works in a browser."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from browsing import requests, wait_for
 
 from wsss import report
 from wsss.cells.instances import describe_cells
@@ -24,7 +22,6 @@ EVIL = "<img src=x onerror=\"document.title='broken'\">"
 TRICK = "</script><script>document.title='broken'</script>"
 CLASSES = ClassList(("Nucleoplasm", TRICK, "Negative"), 2)
 SIZES = {"a b": (40, 64), EVIL: (50, 30), "empty": (20, 20), "failed": (20, 20)}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def label_map(name: str) -> np.ndarray:
@@ -168,44 +165,6 @@ def test_truth_by_number_is_refused_where_overlap_was_used_before(folder: Path) 
 def test_options_out_of_range_are_refused(folder: Path, word: str) -> None:
     with pytest.raises(ConfigError, match=word.split("=")[0]):
         write(folder, word)
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install -e .[dev]")
-    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        missing = "needs Chromium and its driver: apt-get install -y chromium chromium-driver"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    for flag in [*flags.split(), "disable-component-update", "disable-sync", f"user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    found.set_window_size(1200, 900)
-    found.get("about:blank")
-    found.get_log("performance")  # what the browser's own first page asked for
-    yield found
-    found.quit()
-
-
-def requests(browser: Any) -> list[str]:
-    """Return the addresses that the page asked for, other than those within it."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [own["params"]["request"]["url"] for own in messages if own["method"] == "Network.requestWillBeSent"]
-    return [url for url in urls if not url.startswith(("data:", "blob:"))]
-
-
-def wait_for(browser: Any, script: str) -> Any:
-    """Run a script in the page until it returns something true."""
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    return WebDriverWait(browser, 20).until(lambda page: page.execute_script(f"return {script}"))
 
 
 def colours(browser: Any, number: int) -> int:

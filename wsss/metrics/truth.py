@@ -1,6 +1,6 @@
 """The true labels of cells: one row a cell, in any of the forms such tables come in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ CELL_COLUMNS = ("cell_id", "cell", "Cell_index")
 """Names of the column with the cell's number in its label map, in order of preference."""
 LABEL_COLUMNS = ("Cell_Label", "Label")
 """Names of the column with the cell's classes; where both are, `Label` holds those of the image."""
+MARK_COLUMN = "image_mark"
+"""Name of the column with the digest of the image's pixels and label map."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class CellTruth:
     """(N, K) float32 of 0/1."""
     image_labels: dict[str, np.ndarray]
     """ID -> (K,) float32 the labels of the image where the table has them, else empty."""
+    marks: dict[str, str] = field(default_factory=dict)
+    """ID -> digest of the pixels and label map that its cells were labelled on, in tables of wsss review."""
 
     def rows(self) -> dict[str, np.ndarray]:
         """Return for each image the (n,) rows of its cells, images in the order of the table."""
@@ -68,7 +72,8 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
     if label != "Label" and "Label" in table:
         first = ~table.duplicated("ID").to_numpy()
         of_image = dict(zip(table.ID[first], _encode(table.Label[first], classes, path), strict=True))
-    return CellTruth(table.ID.to_numpy(str), cells, labels, of_image)
+    marks = dict(zip(table.ID, table[MARK_COLUMN], strict=True)) if MARK_COLUMN in table else {}
+    return CellTruth(table.ID.to_numpy(str), cells, labels, of_image, marks)
 
 
 def _first_of(names: tuple[str, ...], table: pd.DataFrame, path: Path) -> str:

@@ -173,7 +173,7 @@ def _cell_events(
     if options.truth is not None:
         truth = read_cell_truth(options.truth, classes)
         masks = TrueMasks(options.masks, truth) if options.masks else None
-        check_numbers(options, options.truth, masks)
+        check_numbers(options, options.truth, masks, truth.marks)
         join, how = join_cells(options, truth, cells, masks)
         rows = join.rows
         known = rows >= 0

@@ -1,5 +1,6 @@
 """Score predictions against true labels of cells: average precision per class, and the competition's mAP."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +32,7 @@ from wsss.metrics.instances import InstanceScorer, instance_table, match_pairs
 from wsss.metrics.truth import CellTruth, TrueMasks, read_cell_truth
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.figures import write_confusion
-from wsss.runs.output import Output, beside_file, what_is_read
+from wsss.runs.output import Output, beside_file, record_over, what_is_read
 from wsss.stages.evaluate_masks import evaluate_masks
 
 Values = dict[str, np.ndarray]
@@ -53,14 +54,27 @@ class JoinOptions(Protocol):
         """Lowest IoU of the join by overlap."""
 
 
-def check_numbers(options: JoinOptions, truth: Path, masks: TrueMasks | None) -> None:
+def check_numbers(
+    options: JoinOptions, truth: Path, masks: TrueMasks | None, marks: Mapping[str, str] | None = None
+) -> None:
     """Refuse to join by number, unless asked for, where the predicted cells were numbered by what found them.
 
+    A table of wsss review says by `marks` which label maps it speaks of: it fits predictions made from the same.
+
     Raises:
-        DataError: that is so.
+        DataError: that is so, or the label maps of a review have changed since.
     """
     record = options.preds / "provenance.json"
     if options.join != "auto" or masks is not None or not record.exists():
+        return
+    items = (record_over(options.preds) or {}).get("items", {}) if marks else {}
+    if marks and items:
+        changed = [name for name, mark in marks.items() if items.get(name, mark) != mark]
+        if changed:
+            raise DataError(
+                f"{truth} was made on other pixels or label maps of {some(changed, 3)} than {options.preds}: review "
+                "these predictions, or pass --join number if the numbers of the cells are the same."
+            )
         return
     segments = Path(str(read_json(record).get("data", ""))) / "segment.json"
     if not segments.is_file():

@@ -427,7 +427,8 @@
     byId("help-button").addEventListener("click", () => byId("help").showModal());
     byId("done").addEventListener("click", withTrouble(async () => {
       const { folder, answered } = await ask("done", {});
-      document.body.replaceChildren(element("p", `${answered} answers and cells_truth.csv are in ${folder}. You may close this page.`, "bye"));
+      document.querySelector("header").hidden = true;
+      document.querySelector("main").replaceChildren(element("p", `${answered} answers and cells_truth.csv are in ${folder}. You may close this page.`, "bye"));
       removeEventListener("keydown", key);
     }));
     addEventListener("keydown", key);
