@@ -10,11 +10,13 @@ from PIL import Image
 
 import wsss
 from wsss import export, infer, train
-from wsss.core.checks import DataError
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.digests import Digests
 from wsss.core.files import read_json
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import image_marks
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.feature_classifier.train import ensure_feature_classifier
@@ -170,3 +172,34 @@ def test_a_shared_model_takes_the_feature_classifier_along(home: Path) -> None:
     image, cells = np.array(data.image(0)), read_label_map(find_label_map(data.folder / "cells", data.ids[0]))
     own, shared = (wsss.load(source, device="cpu").predict(image, cells) for source in (home / "run", out))
     pd.testing.assert_frame_equal(own, shared)
+
+
+def test_cells_labelled_by_hand_teach_the_folds_that_train_on_their_images_alone(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "run", tmp_path / "run")
+    data = DataSet.open(home / "data")
+    folds = data.folds()
+    inside = [data.ids[i] for i in np.flatnonzero(folds == 1)]  # fold 0 trains on them, fold 1 holds them out
+    marks = image_marks(data, Digests())
+    rows = [{"ID": name, "cell_id": 2, "Cell_Label": "18", "image_mark": marks[name]} for name in inside]
+    pd.DataFrame(rows).to_csv(tmp_path / "truth.csv", index=False)
+    before = [(tmp_path / f"run/fold{k}/feature_classifier.safetensors").read_bytes() for k in (0, 1)]
+    again = words(home, "run", "--fold", "all", *QUICK, "--cell_labels", str(tmp_path / "truth.csv"))
+    again[again.index("--run") + 1] = str(tmp_path / "run")
+    train.main(again)
+    after = [(tmp_path / f"run/fold{k}/feature_classifier.safetensors").read_bytes() for k in (0, 1)]
+    assert after[0] != before[0]
+    assert after[1] == before[1], "labels of held-out images must not reach the fold"
+    meta = [
+        load_feature_classifier(RunFolder(tmp_path / f"run/fold{k}").feature_classifier, FEATURES).meta for k in (0, 1)
+    ]
+    assert (meta[0]["answered_cells"], meta[1].get("answered_cells", 0)) == (6, 0)
+    assert meta[0]["cell_labels"]
+    assert read_json(tmp_path / "run/fold0/feature_classifier.json")["answered_cells"] == 6
+    assert 18 in load_feature_classifier(paths[0], FEATURES).classes
+    for row in rows:
+        row["image_mark"] = "0" * 16
+    pd.DataFrame(rows).to_csv(tmp_path / "truth.csv", index=False)
+    with pytest.raises(DataError, match="other pixels or label maps"):
+        train.main(again)
+    with pytest.raises(ConfigError, match=r"pass --feature_classifier\.enabled"):
+        train.main(words(home, "plain", "--cell_labels", str(tmp_path / "truth.csv")))

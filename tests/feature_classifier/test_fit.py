@@ -8,6 +8,7 @@ from wsss.feature_classifier.fit import (
     ALONE,
     EXCEPTION,
     Copies,
+    LabelledCells,
     WeakModel,
     candidates,
     first_labels,
@@ -177,3 +178,30 @@ def test_a_class_of_one_image_is_not_taken_for_negative() -> None:
     features[image_of_cell == 7] = -8
     model = fit_weak(features, image_of_cell, labels, NEGATIVE, 0, QUICK)
     assert (model.soft[image_of_cell == 7].argmax(axis=1) == 4).all()
+
+
+def test_cells_labelled_by_hand_keep_their_labels_and_teach_what_images_do_not_say() -> None:
+    features, image_of_cell, labels, truth = toy()
+    wide = labels.copy()
+    wide[:, :3] = 1  # every image claims every class: nothing tells them apart
+    rng = np.random.default_rng(0)
+    rows = rng.choice(len(truth), 60, replace=False)
+    labelled = LabelledCells(rows, np.eye(4)[truth[rows]])
+    blind = fit_weak(features, image_of_cell, wide, NEGATIVE, 0, QUICK)
+    taught = fit_weak(features, image_of_cell, wide, NEGATIVE, 0, QUICK, labelled=labelled)
+    assert (taught.soft[rows].argmax(axis=1) == truth[rows]).all()
+    unseen, _, _, unseen_truth = toy(1)
+    right = [(model.predict(unseen).argmax(axis=1) == unseen_truth).mean() for model in (blind, taught)]
+    assert right[1] > right[0] + 0.2
+    assert right[1] > 0.85
+
+
+def test_a_class_that_no_image_bears_can_be_taught_by_hand() -> None:
+    features, image_of_cell, labels, truth = toy()
+    labels[:, NEGATIVE] = 0
+    rows = np.flatnonzero(truth == NEGATIVE)[:20]
+    labelled = LabelledCells(rows, np.eye(4)[truth[rows]])
+    model = fit_weak(features, image_of_cell, labels, None, 0, QUICK, labelled=labelled)
+    assert NEGATIVE in model.classes
+    scores = model.predict(features)[:, NEGATIVE]
+    assert scores[truth == NEGATIVE].mean() > 5 * scores[truth != NEGATIVE].mean()

@@ -28,6 +28,8 @@ SHARES = (0.02, 0.98)
 """Bounds of the share of an image's cells that show one of its labels."""
 PSEUDO_CELLS = 3.0
 """Cells with the mean share of the class that are added to those of each image."""
+SURE = 0.98
+"""Probability that a class given by hand is shown, and that one not given is absent."""
 FEWER_TREES = 3
 """The rounds take so many times fewer trees than the final forest."""
 
@@ -78,6 +80,16 @@ class Copies:
     """(M,) bool: the copy has lost its signal, so it is known to be Negative."""
 
 
+@dataclass(frozen=True)
+class LabelledCells:
+    """Cells whose classes were given by hand."""
+
+    rows: np.ndarray
+    """(n,) rows of the features, each once."""
+    labels: np.ndarray
+    """(n, K) of 0/1."""
+
+
 def fit_weak(
     features: np.ndarray,
     image_of_cell: np.ndarray,
@@ -86,6 +98,7 @@ def fit_weak(
     seed: int,
     config: WeakConfig | None = None,
     copies: Copies | None = None,
+    labelled: LabelledCells | None = None,
 ) -> WeakModel:
     """Learn cell labels from image labels.
 
@@ -100,31 +113,40 @@ def fit_weak(
         seed: of the learners; the same input and seed give the same model.
         config: the rules.
         copies: more cells to learn from, whose labels follow from those of the cells above.
+        labelled: cells whose classes are known; they keep them, whatever their image's labels, and count more.
 
     Raises:
         DataError: fewer images than folds, or a cell's image has no label.
     """
     config = config or WeakConfig()
     allowed = candidates(image_of_cell, image_labels, negative)
-    classes = np.flatnonzero(allowed.any(axis=0))
+    shown = allowed.any(axis=0) if labelled is None else allowed.any(axis=0) | labelled.labels.any(axis=0)
+    classes = np.flatnonzero(shown)
     images, row = np.unique(image_of_cell, return_inverse=True)
     if len(images) < config.folds:
         raise DataError(f"the cells come from {len(images)} images, expected at least {config.folds}.")
     place = None if negative is None or negative not in classes else int(np.searchsorted(classes, negative))
-    pool = _Pool(features, row, allowed[:, classes], place, copies)
-    soft, history = first_labels(pool.allowed, place, config), []
+    pool = _Pool(features, row, allowed[:, classes], place, copies, _taught(labelled, classes), config.answer_weight)
+    soft, history = pool.taught(first_labels(pool.allowed, place, config)), []
     for turn in range(config.rounds):
         views, known = _held_out_views(pool, soft, config, seed + turn)
-        _, learnt = pool.lesson(np.ones(len(soft), bool), soft)
+        _, learnt, _ = pool.lesson(np.ones(len(soft), bool), soft)
         probs = renew(agreement(views), learnt.mean(axis=0), soft, pool.image, pool.allowed)
-        renewed = np.where(known, probs, soft)
+        renewed = pool.taught(np.where(known, probs, soft))
         history.append(float(np.abs(renewed - soft).mean()))
         soft = renewed
-    rows, wanted = pool.lesson(np.ones(len(soft), bool), soft)
-    final = [make(config, seed + config.rounds).fit(rows, wanted) for make in LEARNERS]
+    lesson = pool.lesson(np.ones(len(soft), bool), soft)
+    final = [make(config, seed + config.rounds).fit(*lesson) for make in LEARNERS]
     every = np.zeros(allowed.shape, np.float32)
     every[:, classes] = soft
     return WeakModel(final, classes, every, history)
+
+
+def _taught(labelled: LabelledCells | None, classes: np.ndarray) -> LabelledCells:
+    """Return the labelled cells for the classes that occur."""
+    if labelled is None:
+        return LabelledCells(np.zeros(0, np.intp), np.zeros((0, len(classes))))
+    return LabelledCells(labelled.rows, labelled.labels[:, classes])
 
 
 @dataclass(frozen=True)
@@ -138,11 +160,22 @@ class _Pool:
     """(N, C) bool."""
     negative: int | None
     copies: Copies | None
+    labelled: LabelledCells
+    answer_weight: float
 
-    def lesson(self, seen: np.ndarray, soft: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return features and soft labels of the cells `seen` (N,) bool and of their copies."""
+    def taught(self, soft: np.ndarray) -> np.ndarray:
+        """Return (N, C) soft labels with those of the cells labelled by hand put in."""
+        out = np.array(soft)
+        out[self.labelled.rows] = np.where(self.labelled.labels > 0, SURE, 1 - SURE)
+        return out
+
+    def lesson(self, seen: np.ndarray, soft: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return features, soft labels and weights of the cells `seen` (N,) bool and of their copies."""
+        weights = np.ones(len(soft))
+        weights[self.labelled.rows] = self.answer_weight
+        uneven = len(self.labelled.rows) > 0
         if self.copies is None:
-            return self.features[seen], soft[seen]
+            return self.features[seen], soft[seen], weights[seen] if uneven else None
         kept = seen[self.copies.source]
         inherited = soft[self.copies.source[kept]]
         emptied = self.copies.emptied[kept]
@@ -153,6 +186,7 @@ class _Pool:
         return (
             np.concatenate([self.features[seen], self.copies.features[kept]]),
             np.concatenate([soft[seen], inherited]),
+            np.concatenate([weights[seen], weights[self.copies.source[kept]]]) if uneven else None,
         )
 
 
@@ -167,9 +201,9 @@ def _held_out_views(pool: _Pool, soft: np.ndarray, config: WeakConfig, seed: int
     views, known = np.zeros((len(LEARNERS), *soft.shape)), np.zeros(soft.shape, bool)
     for seen, unseen in GroupKFold(config.folds).split(soft, groups=pool.image):
         inside = np.isin(np.arange(len(soft)), seen)
-        rows, wanted = pool.lesson(inside, soft)
+        lesson = pool.lesson(inside, soft)
         for view, make in zip(views, LEARNERS, strict=True):
-            view[unseen] = make(config, seed).fit(rows, wanted).predict(pool.features[unseen])
+            view[unseen] = make(config, seed).fit(*lesson).predict(pool.features[unseen])
         known[unseen] = pool.allowed[seen].any(axis=0)
     return views, known
 

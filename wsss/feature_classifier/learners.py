@@ -26,10 +26,10 @@ class Forest:
             random_state=seed,
         )
 
-    def fit(self, features: np.ndarray, soft: np.ndarray) -> "Forest":
-        """Learn from (N, F) features and (N, K) soft labels."""
+    def fit(self, features: np.ndarray, soft: np.ndarray, weights: np.ndarray | None = None) -> "Forest":
+        """Learn from (N, F) features, (N, K) soft labels and (N,) weights of the cells, 1 each by default."""
         self._trees.set_params(n_jobs=cores())
-        self._trees.fit(features, soft if soft.shape[1] > 1 else soft.ravel())
+        self._trees.fit(features, soft if soft.shape[1] > 1 else soft.ravel(), weights)
         return self
 
     def predict(self, features: np.ndarray) -> np.ndarray:
@@ -74,18 +74,19 @@ class Linear:
         self._penalty = 1 / config.strength
         self._weights = np.zeros((0, 0))
 
-    def fit(self, features: np.ndarray, soft: np.ndarray) -> "Linear":
-        """Learn from (N, F) features and (N, K) soft labels."""
+    def fit(self, features: np.ndarray, soft: np.ndarray, weights: np.ndarray | None = None) -> "Linear":
+        """Learn from (N, F) features, (N, K) soft labels and (N,) weights of the cells, 1 each by default."""
         self._scale.set_params(n_quantiles=min(200, len(features)))
         self._scale.fit(features)
         scaled, wanted = self._scaled(features).astype(np.float32), soft.astype(np.float32)
         shape = scaled.shape[1], soft.shape[1]
+        counted = np.float32(1) if weights is None else weights.astype(np.float32)[:, None]
 
         def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
             weights = flat.reshape(shape).astype(np.float32)
             logits = scaled @ weights
-            value = (np.logaddexp(0, logits) - wanted * logits).sum(dtype=np.float64)
-            slope = scaled.T @ (expit(logits) - wanted)
+            value = (counted * (np.logaddexp(0, logits) - wanted * logits)).sum(dtype=np.float64)
+            slope = scaled.T @ (counted * (expit(logits) - wanted))
             weights[-1] = 0  # the intercept is free
             value += self._penalty / 2 * (weights.astype(np.float64) ** 2).sum()
             slope += np.float32(self._penalty) * weights

@@ -1,5 +1,6 @@
 """The feature classifier of a fold: fitted on the cells of its training images, kept beside its network."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_json
 from wsss.core.runtime import cores, progress
@@ -16,17 +18,20 @@ from wsss.data.cell_maps import image_marks, read_cells, read_nuclei
 from wsss.data.cell_photometric import Faults, faulty_copy
 from wsss.feature_classifier.explain import explain_classes
 from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, cell_features
-from wsss.feature_classifier.fit import Copies, fit_weak
+from wsss.feature_classifier.fit import Copies, LabelledCells, fit_weak
 from wsss.feature_classifier.store import (
     FeatureClassifier,
     load_feature_classifier,
     save_feature_classifier,
     to_feature_classifier,
 )
+from wsss.metrics.truth import CellTruth
 from wsss.options.feature_classifier import FeatureClassifierConfig
 from wsss.runs.run_folder import RunFolder
 
 SUMMARY = "feature_classifier.json"
+ANSWERS = "cell_labels"
+"""Entry of a feature classifier's record: digest of the cell labels given by hand that it learnt from."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class _Described:
 
     features: np.ndarray
     """(N, F) float32."""
+    ids: np.ndarray
+    """(N,) numbers of the cells, rising."""
     copies: np.ndarray
     """(copies, N, F) float32."""
     emptied: np.ndarray
@@ -42,7 +49,12 @@ class _Described:
 
 
 def ensure_feature_classifier(
-    folder: RunFolder, data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int
+    folder: RunFolder,
+    data: DataSet,
+    train: np.ndarray,
+    config: FeatureClassifierConfig,
+    seed: int,
+    answers: CellTruth | None = None,
 ) -> bool:
     """Fit the feature classifier of a fold unless the folder holds just that one already; return whether it was fitted.
 
@@ -52,25 +64,27 @@ def ensure_feature_classifier(
         train: numbers of the images to learn from: no other is looked at.
         config: the rules.
         seed: of the learners and of the changed copies.
+        answers: cells labelled by hand; those of other images than `train` are left out.
 
     Raises:
         ConfigError: the images have not the four channels that the features are named after.
         DataError: no training image has cells, or too few have.
     """
-    facts = feature_classifier_facts(data, train, config, seed)
+    facts = feature_classifier_facts(data, train, config, seed, answers)
     if (folder.path / SUMMARY).exists() and _holds(folder.feature_classifier, facts):
         return False
-    feature_classifier = fit_feature_classifier(data, train, config, seed)
+    feature_classifier = fit_feature_classifier(data, train, config, seed, answers)
     save_feature_classifier(folder.feature_classifier, feature_classifier)
     write_json(folder.path / SUMMARY, _summary(feature_classifier, data))
     return True
 
 
 def feature_classifier_facts(
-    data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int
+    data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int, answers: CellTruth | None = None
 ) -> dict[str, Any]:
     """Return what a feature classifier is made of: the same facts, the same feature_classifier."""
     return {
+        ANSWERS: _answers_digest(data, train, answers),
         "train_ids": digest_json([data.ids[i] for i in train]),
         "data": data.folds_digest,
         "label_maps": digest_json(image_marks(data, Digests(), train)),
@@ -83,11 +97,27 @@ def _holds(path: Path, facts: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     found = load_feature_classifier(path, FEATURES).meta
-    return all(found.get(name, value) == value for name, value in facts.items())
+    known = {ANSWERS: ""} | found  # classifiers of before hold no answers
+    return all(known.get(name, value) == value for name, value in facts.items())
+
+
+def _answers_digest(data: DataSet, train: np.ndarray, answers: CellTruth | None) -> str:
+    """Return the digest of the answers about cells of the images `train`, '' without any."""
+    if answers is None:
+        return ""
+    inside = _of_images(answers, [data.ids[i] for i in train])
+    rows = [[str(answers.ids[k]), int(answers.cells[k]), answers.labels[k].tolist()] for k in inside]
+    return digest_json(sorted(rows)) if rows else ""
+
+
+def _of_images(answers: CellTruth, names: Sequence[str]) -> list[int]:
+    """Return the rows of the answers about cells of these images."""
+    wanted = set(names)
+    return [row for row, name in enumerate(answers.ids.tolist()) if name in wanted]
 
 
 def fit_feature_classifier(
-    data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int
+    data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int, answers: CellTruth | None = None
 ) -> FeatureClassifier:
     """Fit the feature classifier on the cells of the images `train`, see `ensure_feature_classifier`."""
     if len(data.channels) != 4:
@@ -106,10 +136,31 @@ def fit_feature_classifier(
     counts = [len(own.features) for own in found]
     owner = np.repeat(np.arange(len(found)), counts)
     features = np.concatenate([own.features for own in found])
-    model = fit_weak(features, owner, labels[usable], negative, seed, config.weak, _copies(found, counts))
-    more = feature_classifier_facts(data, train, config, seed)
+    labelled = None if answers is None else _labelled(answers, [data.ids[i] for i in usable], found)
+    copies = _copies(found, counts)
+    model = fit_weak(features, owner, labels[usable], negative, seed, config.weak, copies, labelled)
+    more = feature_classifier_facts(data, train, config, seed, answers)
     more |= {"images": sum(count > 0 for count in counts), "cells": len(features)}
+    more |= {"answered_cells": 0 if labelled is None else len(labelled.rows)}
     return to_feature_classifier(model, FEATURES, config.weak, more)
+
+
+def _labelled(answers: CellTruth, names: Sequence[str], found: list[_Described]) -> LabelledCells | None:
+    """Return the answers about cells of these images by their rows among all cells; None without any."""
+    starts = np.cumsum([0, *(len(own.ids) for own in found)])
+    places = {
+        (name, int(cell)): int(start) + k
+        for name, own, start in zip(names, found, starts, strict=False)
+        for k, cell in enumerate(own.ids)
+    }
+    pairs = [(places.get((str(answers.ids[k]), int(answers.cells[k])), -1), k) for k in _of_images(answers, names)]
+    kept = [(row, k) for row, k in pairs if row >= 0]
+    if len(kept) < len(pairs):
+        say(f"note: {len(pairs) - len(kept)} labelled cells are not in the label maps at stored size: left out.")
+    if not kept:
+        return None
+    rows, numbers = (np.array(own) for own in zip(*kept, strict=True))
+    return LabelledCells(rows, answers.labels[numbers])
 
 
 def _copies(found: list[_Described], counts: list[int]) -> Copies | None:
@@ -141,7 +192,8 @@ def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> l
             rng = np.random.default_rng([seed, copy, index])
             faulty, emptied[copy] = faulty_copy(image, label_map, rng, faults)
             changed[copy] = cell_features(faulty, label_map, nuclei)
-        return _Described(plain, changed, emptied)
+        ids = np.unique(label_map)
+        return _Described(plain, ids[ids != 0], changed, emptied)
 
     with ThreadPoolExecutor(cores()) as pool:
         return list(progress(pool.map(describe, images), "feature_classifier", total=len(images)))
@@ -154,7 +206,7 @@ def _summary(feature_classifier: FeatureClassifier, data: DataSet) -> dict[str, 
     return {
         **{
             name: feature_classifier.meta[name]
-            for name in ("images", "cells", "history", "options", "seed", "train_ids")
+            for name in ("images", "cells", "answered_cells", ANSWERS, "history", "options", "seed", "train_ids")
         },
         "importance": [{"feature": name, "words": DESCRIPTIONS[name], "share": share} for share, name in shares],
         "classes": {data.classes.names[k]: [asdict(reason) for reason in own] for k, own in classes.items()},

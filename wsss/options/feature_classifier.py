@@ -25,6 +25,9 @@ class WeakConfig:
     negative_share: float = between(0.125, 0, 0.9)
     """Share of cells without signal that is assumed at first in images with other labels."""
 
+    answer_weight: float = between(5.0, 1, 1000)
+    """A cell labelled by hand (train --cell_labels) counts as so many others."""
+
     def __post_init__(self) -> None:
         check_fields(self, "weak")
 

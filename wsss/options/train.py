@@ -57,6 +57,9 @@ class TrainOptions:
 class ClassifyOptions(TrainOptions):
     """Where and how a classifier is trained."""
 
+    cell_labels: Path | None = None
+    """Table of cells labelled by hand, such as cells_truth.csv of wsss review: the feature classifier learns from those
+    in the training images. Given to a run that is finished, only its feature classifiers are fitted again."""
     preview_every: int = between(0, 0)
     """Epochs between pictures of a few validation images with their class maps (preview/); 0 for none."""
 

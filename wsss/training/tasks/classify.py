@@ -1,6 +1,7 @@
 """Classification: image labels and class maps (Puzzle-CAM)."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,19 @@ from wsss.core.channels import HPA_ROLES, default_roles
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.device import Device
+from wsss.core.digests import Digests
 from wsss.core.files import digest_json
 from wsss.core.runtime import progress, versions
 from wsss.data.augment import build_augment
 from wsss.data.augment_recipe import load_recipe
 from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.cell_maps import image_marks
 from wsss.data.dataset import ImageSamples
 from wsss.data.sampler import shard
 from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.losses.classify import ComboLoss, refinement
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
+from wsss.metrics.truth import CellTruth, read_cell_truth
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.puzzle import PuzzleCam, SiameseOutput
 from wsss.models.weights import load_weights, strip
@@ -79,6 +83,7 @@ class ClassifyTask(Task):
         super().__init__(recipe, options, device, world)
         self.data = DataSet.open(default_dataset(options.data))
         self.ids, self.twins = self.data.ids, self.data.twins
+        self.answers = None if options.cell_labels is None else self._read_answers(options.cell_labels)
         self.run_name = f"{self.data.folder.name}-{recipe.backbone}"
         self._check_sizes()
 
@@ -105,6 +110,31 @@ class ClassifyTask(Task):
             raise ConfigError(
                 f"loss.class_weights has {len(weights)} values, expected one for each of {len(data.classes)}."
             )
+
+    def _read_answers(self, path: Path) -> CellTruth:
+        """Read the cells labelled by hand.
+
+        Raises:
+            ConfigError: there is nothing that learns from them.
+            DataError: the table is damaged, or speaks of other cells than those of the data set.
+        """
+        if not self.recipe.feature_classifier.enabled:
+            raise ConfigError(
+                "--cell_labels teaches the feature classifier: pass --feature_classifier.enabled true too."
+            )
+        answers = read_cell_truth(path, self.data.classes)
+        places = {name: i for i, name in enumerate(self.ids)}
+        here = [places[name] for name in dict.fromkeys(answers.ids.tolist()) if name in places]
+        if not here:
+            raise DataError(f"{path} labels no cell of an image of {self.data.folder}: pass the table of its review.")
+        marks = image_marks(self.data, Digests(), here) if answers.marks else {}
+        changed = [name for name, mark in marks.items() if answers.marks[name] != mark]
+        if changed:
+            raise DataError(
+                f"{path} was made on other pixels or label maps of {some(changed, 3)} than {self.data.folder} holds: "
+                "its cell numbers need not fit. Review predictions of this data set."
+            )
+        return answers
 
     def split(self, fold: int | None) -> Split:
         """Return the labelled images, those of the fold held out.
@@ -180,7 +210,10 @@ class ClassifyTask(Task):
     def finish(self, split: Split, folder: RunFolder) -> None:
         """Fit the feature classifier, where wanted and not there yet."""
         config = self.recipe.feature_classifier
-        if config.enabled and ensure_feature_classifier(folder, self.data, split.train, config, self.recipe.seed):
+        if not config.enabled:
+            return
+        seed, answers = self.recipe.seed, self.answers
+        if ensure_feature_classifier(folder, self.data, split.train, config, seed, answers):
             say(f"{folder.feature_classifier}: feature classifier fitted; feature_classifier.json says what it goes by")
 
 
