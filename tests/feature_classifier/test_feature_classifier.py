@@ -189,9 +189,8 @@ def test_cells_labelled_by_hand_teach_the_folds_that_train_on_their_images_alone
     after = [(tmp_path / f"run/fold{k}/feature_classifier.safetensors").read_bytes() for k in (0, 1)]
     assert after[0] != before[0]
     assert after[1] == before[1], "labels of held-out images must not reach the fold"
-    meta = [
-        load_feature_classifier(RunFolder(tmp_path / f"run/fold{k}").feature_classifier, FEATURES).meta for k in (0, 1)
-    ]
+    paths = [tmp_path / f"run/fold{k}/feature_classifier.safetensors" for k in (0, 1)]
+    meta = [load_feature_classifier(path, FEATURES).meta for path in paths]
     assert (meta[0]["answered_cells"], meta[1].get("answered_cells", 0)) == (6, 0)
     assert meta[0]["cell_labels"]
     assert read_json(tmp_path / "run/fold0/feature_classifier.json")["answered_cells"] == 6
