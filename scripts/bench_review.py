@@ -1,0 +1,131 @@
+"""Measure what answers of `wsss review` do for the feature classifier: a scripted reviewer answers with the truth.
+
+    python scripts/bench_review.py --data data/train --truth train/cells_truth.csv \
+        --val-data data/val --val-truth val/cells_truth.csv [--wrong 0.1] [--answers 100,300,1000]
+
+The data sets are prepared and segmented with --backend masks, so that cell numbers are those of the truth. The
+classifier is fitted on image labels alone; the reviewer is asked by each strategy about cells of the training images,
+scored by predictions that did not see them; the classifier is fitted again with the answers, and judged on all cells of
+the validation images. Only the feature classifier is measured, without network and without image prior. With --wrong,
+that share of the answers names a random other class. Prints a Markdown table.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from wsss.core.checks import ConfigError
+from wsss.core.runtime import progress
+from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import read_cells, read_nuclei
+from wsss.feature_classifier.features import cell_features
+from wsss.feature_classifier.fit import LabelledCells, WeakModel, fit_weak
+from wsss.metrics.classify import average_precision, mean_of_classes, several_class_precision
+from wsss.metrics.truth import read_cell_truth
+from wsss.metrics.weighted import sample_figures
+from wsss.options.feature_classifier import WeakConfig
+from wsss.reviewing.sampling import STRATEGIES, Queue, exponentials, image_seeds, inclusion, rates_of
+
+
+class Cells:
+    """All cells of a data set with features and truth.
+
+    Attributes:
+        features: (N, F) float32.
+        image: (N,) number of each cell's image.
+        numbers: (N,) numbers of the cells.
+        truth: (N, K) 0/1.
+    """
+
+    def __init__(self, folder: Path, truth: Path) -> None:
+        self.data = DataSet.open(folder)
+        known = read_cell_truth(truth, self.data.classes)
+        places = {(name, int(cell)): row for row, (name, cell) in enumerate(zip(known.ids, known.cells, strict=True))}
+        features, image, numbers, rows = [], [], [], []
+        for i in progress(np.flatnonzero(self.data.ok).tolist(), "features"):
+            label_map = self.data.geometry(i).labels_to_store(read_cells(self.data, i))
+            ids = np.unique(label_map)
+            features.append(cell_features(np.array(self.data.image(i)), label_map, read_nuclei(self.data, i)))
+            image += [i] * (len(ids) - 1)
+            numbers += ids[ids != 0].tolist()
+            rows += [places.get((self.data.ids[i], int(cell)), -1) for cell in ids[ids != 0]]
+        kept = np.array(rows) >= 0
+        if not kept.any():
+            raise ConfigError(f"{truth} has no cell of {folder}.")
+        self.features = np.concatenate(features)[kept]
+        self.image, self.numbers = np.array(image)[kept], np.array(numbers)[kept]
+        self.truth = known.labels[np.array(rows)[kept]]
+
+
+def ask(cells: Cells, scores: np.ndarray, strategy: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the first `count` cells of a strategy, and their weights."""
+    rates = rates_of(STRATEGIES[strategy], scores)
+    seeds = image_seeds(cells.data.ids)[cells.image]
+    queue = Queue(exponentials(seeds, cells.numbers, f"{seed} {strategy}") / rates, rates)
+    rows = queue.next_rows((), count)
+    threshold = queue.threshold(set(rows))
+    return np.array(rows), 1 / inclusion(rates[rows][:, None], np.array([threshold]))
+
+
+def answer(truth: np.ndarray, wrong: float, rng: np.random.Generator) -> np.ndarray:
+    """Return (n, K) answers: the truth, but for a share of them that name one other class that occurs."""
+    out = truth.copy()
+    classes = np.flatnonzero(truth.any(axis=0))
+    for row in np.flatnonzero(rng.random(len(truth)) < wrong):
+        others = [k for k in classes if not truth[row, k]]
+        out[row] = np.eye(truth.shape[1])[rng.choice(others)]
+    return out
+
+
+def fit(cells: Cells, config: WeakConfig, seed: int, labelled: LabelledCells | None = None) -> WeakModel:
+    """Fit the classifier on image labels, and on answers where there are some."""
+    data = cells.data
+    return fit_weak(cells.features, cells.image, data.labels, data.classes.negative, seed, config, None, labelled)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "truth", "val-data", "val-truth"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--answers", default="100,300,1000")
+    parser.add_argument("--strategies", default="random,doubtful")
+    parser.add_argument("--wrong", type=float, default=0.0)
+    parser.add_argument("--weight", type=float, default=WeakConfig().answer_weight)
+    parser.add_argument("--trees", type=int, default=WeakConfig().trees)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    cells, val = Cells(given.data, given.truth), Cells(given.val_data, given.val_truth)
+    config = replace(WeakConfig(), trees=given.trees, answer_weight=given.weight)
+
+    def figures(model: WeakModel) -> str:
+        scores = model.predict(val.features)
+        several = mean_of_classes(several_class_precision(val.truth, scores))
+        return f"{mean_of_classes(average_precision(val.truth, scores)):.3f} | {several:.3f}"
+
+    base = fit(cells, config, given.seed)
+    true_map = mean_of_classes(average_precision(cells.truth, base.soft))
+    print(
+        "| strategy | answers | wrong | AP | AP, several classes | review says of the training cells | truth |",
+        flush=True,
+    )
+    print("|---|---|---|---|---|---|---|")
+    print(f"| none | 0 | | {figures(base)} | | {true_map:.3f} |", flush=True)
+    for strategy in given.strategies.split(","):
+        for count in map(int, given.answers.split(",")):
+            rng = np.random.default_rng([given.seed, count])
+            rows, weights = ask(cells, base.soft, strategy, count, given.seed)
+            said = answer(cells.truth[rows], given.wrong, rng)
+            mean = sample_figures(said, base.soft[rows], weights, cells.data.classes.names).mean_ap
+            model = fit(cells, config, given.seed, LabelledCells(rows, said))
+            interval = f"{mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f})"
+            print(
+                f"| {strategy} | {count} | {given.wrong:.0%} | {figures(model)} | {interval} | {true_map:.3f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
