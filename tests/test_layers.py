@@ -1,6 +1,8 @@
 """The layers of the package: imports go down only, folders of one row do not import each other."""
 
 import ast
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -30,8 +32,14 @@ LIGHT_PLACES = ("models", "losses", "inference/views.py", "cells/scoring.py", "c
 TORCHLESS = ("core", "options", "cells", "metrics", "reports", "exports")
 
 
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
-    tree = ast.parse(path.read_text())
+    tree = parse(path)
     nodes = tree.body if top_level_only else ast.walk(tree)
     found: set[str] = set()
     for node in nodes:
@@ -54,24 +62,45 @@ def place(module: str) -> tuple[str, int]:
 FILES = sorted(ROOT.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_down_only(path: Path) -> None:
-    inside = path.relative_to(ROOT)
-    own = inside.parts[0] if len(inside.parts) > 1 else ""
-    row = LAYER.get(own, COMMAND)
-    for module in imports(path):
-        if module.split(".")[0] != "wsss" or module in ("wsss", "wsss.__version__"):
-            continue
-        folder, target = place(module)
-        if row == COMMAND or folder == own:
-            continue
-        assert target < row, f"{inside} imports {module}: a row may import lower rows only"
+def test_imports_go_down_only() -> None:
+    for path in FILES:
+        inside = path.relative_to(ROOT)
+        package = inside.parts[0] if len(inside.parts) > 1 else ""
+        row = LAYER.get(package, COMMAND)
+        for module in imports(path):
+            if module.split(".")[0] != "wsss" or module in ("wsss", "wsss.__version__"):
+                continue
+            folder, target = place(module)
+            if row == COMMAND or folder == package:
+                continue
+            assert target < row, f"{inside} imports {module}: a row may import lower rows only"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_folder_has_a_row(path: Path) -> None:
-    inside = path.relative_to(ROOT)
-    assert len(inside.parts) == 1 or inside.parts[0] in LAYER
+def test_every_folder_has_a_row() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in FILES if path.parent != ROOT} == set(LAYER)
+
+
+def test_no_circle_not_even_by_late_imports() -> None:
+    names = {".".join(("wsss", *path.relative_to(ROOT).with_suffix("").parts)): path for path in FILES}
+    names |= {name.removesuffix(".__init__"): path for name, path in names.items() if name.endswith(".__init__")}
+    graph = {path: {names[module] for module in imports(path) if module in names} - {path} for path in FILES}
+    TopologicalSorter(graph).prepare()  # raises CycleError with the files of a circle
+
+
+MOST_LATE = 25
+"""Imports inside functions; lower it when one goes."""
+
+
+def test_late_imports_are_few() -> None:
+    late = {
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in FILES
+        for function in ast.walk(parse(path))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert len(late) <= MOST_LATE, sorted(late)
 
 
 @pytest.mark.parametrize("light", LIGHT_PLACES)
@@ -109,15 +138,15 @@ READERS = {
 """What reads or writes a file without limits, digests or guards -> the only files that may call it."""
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_are_read_and_written_through_one_module_a_format(path: Path) -> None:
-    inside = str(path.relative_to(ROOT))
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
-            for name in (node.func.attr, f"{owner}.{node.func.attr}"):
-                allowed = READERS.get(name, (inside,))
-                assert inside in allowed, f"{inside}:{node.lineno} calls {name}: use core/reading, parquet or csv_text"
+def test_files_are_read_and_written_through_one_module_a_format() -> None:
+    for path in FILES:
+        inside = str(path.relative_to(ROOT))
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+                for name in (node.func.attr, f"{owner}.{node.func.attr}"):
+                    where = f"{inside}:{node.lineno} calls {name}: use core/reading, parquet or csv_text"
+                    assert inside in READERS.get(name, (inside,)), where
 
 
 OPENERS = {"PIL.Image.open", "cv2.imread", "cv2.imdecode", "tifffile.imread", "tifffile.memmap", "tifffile.TiffFile"}
@@ -126,7 +155,7 @@ OTHER_READERS = {"imageio", "skimage.io", "matplotlib.image", "imagecodecs"}
 
 def calls(path: Path) -> set[str]:
     """Return the dotted names that a file calls, by the modules that they come from."""
-    tree = ast.parse(path.read_text())
+    tree = parse(path)
     known: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -141,10 +170,9 @@ def calls(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_picture_files_are_opened_in_one_place_alone(path: Path) -> None:
-    if path == ROOT / "core/rasters.py":
-        assert {"PIL.Image.open", "tifffile.TiffFile"} <= calls(path), "the test sees what it looks for"
-        return
-    assert not calls(path) & OPENERS
-    assert not {module for module in imports(path) if module in OTHER_READERS}
+def test_picture_files_are_opened_in_one_place_alone() -> None:
+    place = ROOT / "core/rasters.py"
+    assert {"PIL.Image.open", "tifffile.TiffFile"} <= calls(place), "the test sees what it looks for"
+    for path in FILES:
+        assert path == place or not calls(path) & OPENERS, path
+        assert path == place or not {module for module in imports(path) if module in OTHER_READERS}, path
