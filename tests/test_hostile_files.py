@@ -19,8 +19,9 @@ from wsss.core.device import choose_device
 from wsss.core.files import read_lines, read_record
 from wsss.core.label_maps import read_label_map
 from wsss.core.labels import HPA
+from wsss.core.npy import read_npy
 from wsss.core.parquet import read_parquet
-from wsss.core.reading import parse_json, parse_yaml, read_npy
+from wsss.core.reading import parse_json, parse_yaml
 from wsss.data.augment_recipe import load_recipe
 from wsss.data.build import Spec, create_dataset, read_extra, read_manifest
 from wsss.data.catalog import DataSet

@@ -1,19 +1,14 @@
-"""JSON, YAML and .npy from files that others may have made: limits before work, every fault in one line.
+"""JSON and YAML from files that others may have made: limits before work, every fault in one line.
 
 These formats are read here and nowhere else (`tests/test_layers.py` checks that).
 """
 
-import io
 import json
-import math
-import os
 import re
 import stat
-import tokenize
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import yaml
 
 from wsss.core.checks import DataError, UserError
@@ -24,19 +19,6 @@ DEEPEST = 50
 """Lists and mappings within each other in a YAML file, at most."""
 LONGEST_NUMBER = 1000
 """Characters of a number in YAML, at most: long ones take seconds to convert."""
-_HEADER_FAULTS = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    SyntaxError,
-    tokenize.TokenError,
-    RecursionError,
-    MemoryError,
-    EOFError,
-    OverflowError,
-)
-"""What numpy raises for .npy headers, which are Python literals: all that Python's parser does."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -89,7 +71,7 @@ def parse_json(text: str | bytes, where: object) -> Any:
     except RecursionError:
         raise DataError(f"{where} nests its lists too deep: it is damaged, or made to do harm.") from None
     except ValueError as error:  # also of numbers with thousands of digits, and of bytes that are no UTF-8
-        raise DataError(f"{where} is not JSON ({_line(error)}): it is damaged, make it again.") from error
+        raise DataError(f"{where} is not JSON ({one_line(error)}): it is damaged, make it again.") from error
 
 
 def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> Any:
@@ -112,7 +94,7 @@ def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> A
         raise
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         # The constructors of PyYAML raise all of these for values that do not fit their tag.
-        raise kind(f"{where} is not YAML ({_line(error)}).") from error
+        raise kind(f"{where} is not YAML ({one_line(error)}).") from error
 
 
 def _check_events(text: str, where: object, kind: type[UserError]) -> None:
@@ -153,69 +135,6 @@ def read_yaml(path: Path, kind: type[UserError] = DataError) -> Any:
     return parse_yaml(text, path, kind)
 
 
-def check_npy(stream: IO[bytes], size: int, where: object) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Read the header of an .npy array, and compare what it promises with what is there.
-
-    Args:
-        stream: at the beginning of the array; left where its numbers begin.
-        size: bytes of the whole array, header included.
-        where: its file, for messages.
-
-    Returns:
-        Shape and type of the array.
-
-    Raises:
-        DataError: no such header, an array of Python objects, or one larger than its file.
-    """
-    readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-    begin = stream.tell()
-    try:
-        shape, _, dtype = readers[np.lib.format.read_magic(stream)[0]](stream)
-    except _HEADER_FAULTS as error:
-        raise DataError(f"{where} is no .npy array, or damaged ({_line(error)}).") from error
-    if dtype.hasobject:
-        raise DataError(f"{where} holds pickled Python objects, which are never loaded: save numbers.")
-    if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize > size - (stream.tell() - begin):
-        told = " x ".join(map(str, shape))
-        raise DataError(f"{where} is damaged: it promises {told} values of {dtype}, more than it holds.")
-    return shape, dtype
-
-
-def read_npy(path: Path, again: str, *, mapped: bool = False) -> np.ndarray:
-    """Read an .npy file, or map it; nothing is unpickled.
-
-    Args:
-        path: the file.
-        again: the way out if it is damaged, as a sentence.
-        mapped: map it read-only instead of reading it.
-
-    Raises:
-        DataError: it is missing or damaged.
-    """
-    try:
-        check_regular(path)
-        with path.open("rb") as stream:
-            check_npy(stream, os.fstat(stream.fileno()).st_size, path)
-        found: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        return found
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing. {again}") from None
-    except DataError as error:
-        raise DataError(f"{error} {again}") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is damaged ({_line(error)}). {again}") from error
-
-
-def parse_npy(content: bytes, where: object) -> np.ndarray:
-    """Read an .npy array from memory; nothing is unpickled.
-
-    Raises:
-        DataError: it is damaged.
-    """
-    check_npy(io.BytesIO(content), len(content), where)
-    found: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-    return found
-
-
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return the text of an error on one line, at most 200 characters of it."""
     return (" ".join(str(error).split()) or type(error).__name__)[:200]

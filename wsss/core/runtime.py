@@ -1,5 +1,6 @@
 """Processes, progress and provenance: what every stage needs to run and to say how it ran."""
 
+import ctypes
 import importlib.metadata
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from itertools import islice
 from typing import Literal, TypeVar
 
 from wsss.core.checks import DataError
-from wsss.core.console import progress
+from wsss.core.progress import progress
 
 __all__ = ["cores", "keep_freed_memory", "parallel", "progress", "return_freed_memory", "versions"]
 
@@ -46,8 +47,6 @@ def keep_freed_memory() -> None:
     A step on the CPU frees and asks again for gigabytes; without this, half of its time goes into empty pages that the
     system hands out anew. Call it before the first large array. Does nothing without glibc.
     """
-    import ctypes
-
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
@@ -62,8 +61,6 @@ def return_freed_memory() -> None:
 
     Call it before processes are forked: each would come to hold a copy of what is kept, as this one writes there again.
     """
-    import ctypes
-
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

@@ -8,8 +8,9 @@ import numpy as np
 import tifffile
 
 from wsss.core.checks import DataError
+from wsss.core.npy import read_npy
 from wsss.core.rasters import alpha_places, first_series, open_tiff, orientation_of
-from wsss.core.reading import check_regular, read_npy
+from wsss.core.reading import check_regular
 from wsss.core.stacks import CHANNEL_AXES
 
 KEPT = 64

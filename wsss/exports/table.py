@@ -10,10 +10,10 @@ import pandas as pd
 
 from wsss.core.checks import ConfigError
 from wsss.core.columns import carried_columns
-from wsss.core.console import progress, waiting
 from wsss.core.files import csv_bytes, write_atomic
 from wsss.core.labels import ClassList
 from wsss.core.parquet import write_parquet
+from wsss.core.progress import progress, waiting
 
 ROWS = 20_000
 """Written at once, between two looks at the progress."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.console import waiting
 from wsss.core.files import write_bytes
+from wsss.core.progress import waiting
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.models.cam_net import CamNet
 

@@ -5,6 +5,7 @@ can fix, a full disk or a killed worker; 130 interrupted by Ctrl-C; 143 ended by
 command goes on from what is done.
 """
 
+import argparse
 import dataclasses
 import itertools
 import json
@@ -58,7 +59,7 @@ def make_parser(stage: str, about: str, examples: str, *options: type) -> Argume
         allow_abbrev=False,
         description=about,
         epilog=f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}",
-        formatter_class=_formatter(),
+        formatter_class=_Formatter,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these options; flags override it.")
     for option in (*options, OutputOptions):
@@ -66,13 +67,8 @@ def make_parser(stage: str, about: str, examples: str, *options: type) -> Argume
     return parser
 
 
-def _formatter() -> type:
-    import argparse
-
-    class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keep the line breaks of the examples."""
-
-    return Formatter
+class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keep the line breaks of the examples."""
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) -> list[Any]:
@@ -253,10 +249,10 @@ def _leaves(option: type, above: str = "") -> Iterator[tuple[str, Any]]:
 
 def options_of(parser: ArgumentParser) -> Iterator[Any]:
     """Yield the action of every option of a stage; groups are shown by their members."""
-    dests = {action.dest for action in parser._actions}
+    dests = [action.dest for action in parser._actions]
+    groups = {dest[:end] for dest in dests for end, letter in enumerate(dest) if letter == "."}
     for action in parser._actions:
-        group = any(other.startswith(f"{action.dest}.") for other in dests)
-        if action.dest not in ("help", "config", "print_config") and not group and action.option_strings:
+        if action.dest not in ("help", "config", "print_config", *groups) and action.option_strings:
             yield action
 
 

@@ -14,7 +14,7 @@ from wsss.core.console import say
 from wsss.core.device import Device, choose_device
 from wsss.core.digests import Digests
 from wsss.core.files import as_read, digest_json, write_csv, write_json
-from wsss.core.reading import parse_npy
+from wsss.core.npy import parse_npy
 from wsss.core.runtime import keep_freed_memory, progress, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import check_cells, image_marks
