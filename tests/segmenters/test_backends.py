@@ -54,6 +54,6 @@ def test_given_maps_that_were_stretched_into_the_square_are_refused(tmp_path: Pa
 
 
 def test_the_folder_of_given_maps_is_checked_first(tmp_path: Path) -> None:
-    for folder, words in ((None, "needs --masks"), (tmp_path / "none", "is no folder"), (tmp_path, "no label map")):
+    for folder, words in ((None, "needs --masks"), (tmp_path / "none", "is no folder"), (tmp_path, "holds no masks")):
         with pytest.raises(ConfigError, match=words):
             make_backend("masks", BackendOptions(folder))

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from roifile import ROI_TYPE, ImagejRoi, roiwrite
 
 from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.labels import ClassList
+from wsss.core.labels import HPA_CHANNELS, ClassList
 from wsss.exports.coco import write_coco
 from wsss.exports.geojson import cell_features, write_geojson
 from wsss.segmenters import Backend, BackendOptions, Field, NetworkBackend, make_backend
@@ -22,8 +24,11 @@ CELLS = np.zeros((20, 40), np.int32)
 CELLS[2:9, 3:12], CELLS[4:18, 20:33] = 7, 3
 
 
-def backend(path: Path) -> Backend:
-    made = make_backend("masks", BackendOptions(path))
+CD = Field("cd", FIELD.image, 20, 40, 10)
+
+
+def backend(path: Path, *channels: str) -> Backend:
+    made = make_backend("masks", BackendOptions(path, channels=(*HPA_CHANNELS, *channels)))
     assert not isinstance(made, NetworkBackend)
     return made
 
@@ -73,7 +78,7 @@ def test_the_smaller_of_overlapping_cells_lies_on_top(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("segmentations", "words"),
     [
-        ({0: polygon(0, 0, 5, 5)}, "number 0, expected whole numbers from 1"),
+        ({-1: polygon(0, 0, 5, 5)}, "number -1, expected whole numbers from 1"),
         ({1.5: polygon(0, 0, 5, 5)}, "number 1.5"),
         ({1: polygon(0, 0, 5, 5), 2: polygon(0, 0, 5, 5)}, "no pixel is left of cell 1"),
         ({1: {"size": [40, 20], "counts": [800]}}, "run lengths of 20 x 40"),
@@ -273,15 +278,30 @@ def test_our_own_geojson_export_comes_back_with_holes_and_the_same_ids(tmp_path:
     assert (measured["fold (0)"], measured["fold"]) == (0.4, -1), "a class named like a column is not lost"
 
 
-def test_masks_of_cellpose_are_read_and_its_pickles_refused_with_the_line_that_converts_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cd_green_cp_masks.png", "cd_cp_masks.tif", "cd_DAPI_cp_masks.png", "cd_masks.PNG"])
+def test_masks_of_cellpose_are_read_and_its_pickles_refused_with_the_line_that_converts_them(
+    tmp_path: Path, name: str
+) -> None:
     np.save(tmp_path / "ab_seg.npy", {"masks": CELLS}, allow_pickle=True)
     with pytest.raises(ConfigError, match=r"pickles, which are never loaded.*python -c"):
         backend(tmp_path)
-    Image.fromarray(CELLS.astype(np.uint16)).save(tmp_path / "cd_green_cp_masks.png")
-    with pytest.raises(DataError, match=r"no label map of ab.*python -c"):
+    with pytest.raises(ConfigError, match=r"masks of one image.*python -c"):
+        backend(tmp_path / "ab_seg.npy")
+    Image.fromarray(np.zeros((20, 40), np.uint8)).save(tmp_path / "cd.tif")  # the image, saved beside its masks
+    Image.fromarray(CELLS.astype(np.uint16)).save(tmp_path / name)
+    with pytest.raises(DataError, match=r"no masks of ab.*python -c"):
         backend(tmp_path)(FIELD)
-    maps = backend(tmp_path)(Field("cd", FIELD.image, 20, 40, 10))
-    np.testing.assert_array_equal(maps.cells, CELLS)
+    if name != "cd_masks.PNG":  # which says less than Cellpose's own name
+        np.testing.assert_array_equal(backend(tmp_path, "DAPI")(CD).cells, CELLS if "cp" in name[:6] else 0)
+    (tmp_path / "cd.tif").unlink()
+    np.testing.assert_array_equal(backend(tmp_path, "DAPI")(CD).cells, CELLS)
+
+
+def test_masks_of_several_channels_of_an_image_are_refused(tmp_path: Path) -> None:
+    for channel in ("DAPI", "red"):
+        Image.fromarray(CELLS.astype(np.uint16)).save(tmp_path / f"ab_{channel}.png")
+    with pytest.raises(DataError, match=r"several channels of ab \(ab_red.png, ab_DAPI.png\)"):
+        backend(tmp_path, "DAPI")(FIELD)
 
 
 def test_the_line_that_converts_cellpose_files_makes_readable_ones(tmp_path: Path) -> None:
@@ -291,10 +311,92 @@ def test_the_line_that_converts_cellpose_files_makes_readable_ones(tmp_path: Pat
     np.testing.assert_array_equal(backend(tmp_path)(FIELD).cells, CELLS)
 
 
-def test_roi_sets_of_imagej_are_refused_with_the_line_that_converts_them(tmp_path: Path) -> None:
+def region(kind: ROI_TYPE, points: list[list[float]], **more: Any) -> ImagejRoi:
+    made = ImagejRoi.frompoints(points)
+    made.roitype = kind
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+BOXES = [[[3, 2], [12, 2], [12, 9], [3, 9]], [[20, 4], [33, 4], [33, 18], [20, 18]]]
+
+
+@pytest.mark.parametrize("kind", [ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED])
+def test_regions_of_imagej_are_cells_in_the_order_of_the_set(tmp_path: Path, kind: ROI_TYPE) -> None:
+    roiwrite(tmp_path / "ab.zip", [region(kind, box, name=f"r{k}") for k, box in enumerate(BOXES)])
+    expected = np.where(CELLS == 7, 1, np.where(CELLS == 3, 2, 0))
+    np.testing.assert_array_equal(backend(tmp_path)(FIELD).cells, expected)
+    (tmp_path / "ab.zip").rename(tmp_path / "ab_red_rois.ZIP")
+    np.testing.assert_array_equal(backend(tmp_path)(FIELD).cells, expected)
+
+
+def test_rectangles_ovals_and_composite_regions_have_their_area_and_lines_none(tmp_path: Path) -> None:
+    box = ImagejRoi(roitype=ROI_TYPE.RECT, left=1, top=2, right=6, bottom=9, name="box")
+    oval = ImagejRoi(roitype=ROI_TYPE.OVAL, left=10, top=4, right=20, bottom=16, name="oval")
+    rings = [0, 22, 2, 1, 36, 2, 1, 36, 16, 1, 22, 16, 4, 0, 26, 6, 1, 30, 6, 1, 30, 10, 1, 26, 10, 4]
+    ring = ImagejRoi(roitype=ROI_TYPE.RECT, left=22, top=2, right=36, bottom=16, name="ring", shape_roi_size=len(rings))
+    ring.multi_coordinates = np.array(rings, np.float32)
+    line = ImagejRoi(roitype=ROI_TYPE.LINE, name="line", x1=0.0, y1=0.0, x2=9.0, y2=9.0)
+    roiwrite(tmp_path / "ab.zip", [box, line, oval, ring])
+    areas = np.bincount(backend(tmp_path)(FIELD).cells.ravel())
+    assert areas[1] == 5 * 7
+    assert areas[2] == pytest.approx(np.pi * 5 * 6, rel=0.05)
+    assert areas[3] == 14 * 14 - 4 * 4
+    roiwrite(tmp_path / "cd.roi", box)
+    assert (backend(tmp_path)(CD).cells > 0).sum() == 5 * 7
+
+
+def test_sets_of_regions_that_are_none_are_refused_in_one_line(tmp_path: Path) -> None:
+    def refused(words: str) -> None:
+        with pytest.raises(DataError, match=words) as error:
+            backend(tmp_path)(FIELD)
+        assert "\n" not in str(error.value)
+        (tmp_path / "ab.zip").unlink()
+
     (tmp_path / "ab.zip").write_bytes(b"PK")
-    with pytest.raises(ConfigError, match="pip install roifile; python -c"):
-        backend(tmp_path)
+    refused("cannot be read")
+    with zipfile.ZipFile(tmp_path / "ab.zip", "w") as archive:
+        archive.writestr("a.roi", b"Iout" + bytes(70))
+        archive.writestr("b.txt", b"")
+    refused("no region with an area")
+    with zipfile.ZipFile(tmp_path / "ab.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.roi", bytes(2**28 + 1))
+    refused("268435456 bytes: refused")
+    slices = [region(ROI_TYPE.POLYGON, box, name=f"r{k}", position=k) for k, box in enumerate(BOXES, 1)]
+    roiwrite(tmp_path / "ab.zip", slices)
+    refused("2 slices of a stack.*Remove Positions")
+    roiwrite(tmp_path / "ab.zip", [region(ROI_TYPE.POLYGON, [[90, 90], [99, 90], [99, 99]], name="far")])
+    refused("none of its 1 outlines lies in the 20 x 40 pixels")
+
+
+def test_outlines_that_cover_no_pixel_are_told(tmp_path: Path) -> None:
+    far = [[90, 90], [99, 90], [99, 99]]
+    roiwrite(tmp_path / "ab.zip", [region(ROI_TYPE.POLYGON, box, name=str(k)) for k, box in enumerate([*BOXES, far])])
+    found = backend(tmp_path)(FIELD)
+    assert np.unique(found.cells).tolist() == [0, 1, 2]
+    assert found.doubts == ("stray",)
+
+
+def test_ids_of_coco_may_begin_with_0_and_its_lists_may_be_tables(tmp_path: Path) -> None:
+    path = coco(tmp_path / "c.json", {0: polygon(2, 3, 9, 12), 1: polygon(4, 20, 18, 33)})
+    content = json.loads(path.read_text())
+    content["images"][0]["id"] = 0
+    for annotation in content["annotations"]:
+        annotation |= {"image_id": 0, "category_id": 0}
+    content["categories"] = [{"id": 0, "name": "cell"}]
+    content["annotations"] = {str(a["id"]): a for a in content["annotations"]}
+    path.write_text(json.dumps(content))
+    made = backend(path)
+    np.testing.assert_array_equal(made(FIELD).cells, np.where(CELLS == 7, 1, np.where(CELLS == 3, 2, 0)))
+    assert "cell = id + 1" in made.notes[0]  # type: ignore[attr-defined]
+
+
+def test_an_image_of_coco_is_found_by_the_file_of_one_of_its_channels(tmp_path: Path) -> None:
+    path = coco(tmp_path / "c.json", {7: polygon(2, 3, 9, 12)}, name="ab_DAPI.tif")
+    assert backend(path, "DAPI")(FIELD).cells.any()
+    with pytest.raises(DataError, match="lists no image ab"):
+        backend(path)(FIELD)
 
 
 def test_a_json_with_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_given_maps_keep_their_ids_and_a_missing_or_wrong_one_is_recorded(data: 
     found = table(data)
     assert found.status.to_dict() == {"a": "failed", "empty": "failed", "wide": "ok"}
     assert "5 x 5, but a is 96 x 96" in found.reason["a"]
-    assert "no label map of empty" in found.reason["empty"]
+    assert "no masks of empty" in found.reason["empty"]
 
     write_label_map(tmp_path / "maps" / "a", np.ones((96, 96), np.int32))
     write_label_map(tmp_path / "maps" / "empty", np.zeros((96, 96), np.int32))

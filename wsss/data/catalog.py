@@ -15,7 +15,7 @@ from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import digest_file, read_record
 from wsss.core.geometry import Geometry
-from wsss.core.labels import ClassList, parse_label
+from wsss.core.labels import HPA_CHANNELS, ClassList, parse_label
 from wsss.core.parquet import read_parquet
 from wsss.data.build import COLUMNS, FOLDS, MANIFEST, SHARDS, TABLE, folds_digest, read_manifest
 from wsss.data.ids import check_names
@@ -74,6 +74,12 @@ class DataSet:
     def roles(self) -> tuple[str, ...]:
         """What each channel shows: nucleus, signal, cell, outline, or '' where nothing is known."""
         return tuple(self.manifest.get("roles") or default_roles(self.channels))
+
+    @property
+    def file_channels(self) -> tuple[str, ...]:
+        """Names that files of single channels may bear: those of the data set, of its files, and of the Atlas."""
+        in_files = [name for source in self.manifest["sources"] for name in source.get("channels", [])]
+        return tuple(dict.fromkeys([*in_files, *self.channels, *HPA_CHANNELS]))
 
     @property
     def tints(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
 from wsss.core.checks import DataError, some
+from wsss.core.labels import HPA_CHANNELS
 from wsss.core.names import composed
 
 LONGEST = 200
@@ -27,11 +28,11 @@ def fault(ID: str) -> str:
     return ""
 
 
-def from_name(text: str) -> list[str]:
+def from_name(text: str, channels: Iterable[str] = HPA_CHANNELS) -> list[str]:
     """Return the ID that a cell of a table means, and further names that its image may go by.
 
     `https://images.proteinatlas.org/10580/1610_C1_1_` is 10580_1610_C1_1 (as `download` names it) or 1610_C1_1;
-    `a.png` and `a_red.png` are a. Other text is the ID itself.
+    `a.png` and, red being one of the channels, `a_red.png` are a. Other text is the ID itself.
     """
     text = composed(text.strip())
     if re.match(r"https?://", text):
@@ -39,11 +40,13 @@ def from_name(text: str) -> list[str]:
         *head, last = [*parts[:-1], _stem(parts[-1]).rstrip("_")] if parts else [""]
         return ["_".join([*head, last]), last]
     stem = _stem(text)
-    return [stem] if stem == text else [stem, _COLOUR.sub("", stem)]
+    if stem == text:
+        return [stem]
+    ends = (f"_{channel}" for channel in channels if stem.lower().endswith(f"_{channel}".lower()))
+    return [stem, stem[: len(stem) - len(next(ends, ""))]]
 
 
 _IMAGE = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|zarr)$", re.IGNORECASE)
-_COLOUR = re.compile(r"_(red|green|blue|yellow)$", re.IGNORECASE)
 
 
 def _stem(name: str) -> str:

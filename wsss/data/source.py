@@ -42,6 +42,8 @@ class Source:
     shards: Shards
     choice: PlaneChoice = NO_CHOICE
     """What is taken of stacks."""
+    channels: tuple[str, ...] = ()
+    """What the files call their channels."""
 
     @property
     def ids(self) -> list[str]:

@@ -9,7 +9,7 @@ import pandas as pd
 from wsss.core.checks import DataError, UserError, some
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.label_text import LabelReader
-from wsss.core.labels import HPA, KAGGLE2018_TO_HPA, ClassList
+from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList
 from wsss.core.reading import read_yaml
 from wsss.data import ids
 
@@ -43,13 +43,14 @@ class LabelTable:
     """The other columns as text, with the IDs as index."""
 
 
-def read_labels(path: Path, classes: ClassList) -> LabelTable:
+def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CHANNELS) -> LabelTable:
     """Read a label table.
 
     Columns, separated by comma, semicolon or tab: `ID,Label` with labels like `8|5|0`, `8 5 0`, `[8, 5, 0]` or
     `Nucleoplasm|Cytosol` (ids or names, see `LabelReader`); `Image,Label` of the public Atlas, with addresses or names
     of files; `Id,Target` of the 2018 competition, mapped to the 19 classes; or `ID` and one 0/1 column per class, named
-    by its id or its name. Other columns are carried along. Upper and lower case of column names are the same.
+    by its id or its name. Other columns are carried along. Upper and lower case of column names are the same. An image
+    may be named by the file of one of its `channels`.
 
     Raises:
         DataError: the table is none of these, or has bad rows, named by their line in the file.
@@ -67,7 +68,7 @@ def read_labels(path: Path, classes: ClassList) -> LabelTable:
     faults: list[str] = []
     for line, name, cells in zip(table.index, names, table[columns].itertuples(index=False), strict=True):
         try:
-            ID, *also = ids.from_name(name)
+            ID, *also = ids.from_name(name, channels)
             if reason := ids.fault(ID):
                 raise ValueError(f"the ID {ids.shown(ID)} {reason}")
             value, lost = read(cells)

@@ -17,6 +17,7 @@ import numpy as np
 
 from wsss.core.channels import HPA_ROLES
 from wsss.core.checks import ConfigError, check_choice
+from wsss.core.labels import HPA_CHANNELS
 
 GROUP = "wsss.backends"
 
@@ -80,8 +81,8 @@ class BackendOptions:
     """What the stage hands to every factory; a backend takes what concerns it."""
 
     masks: Path | None = None
-    """Given masks: a folder of label maps, `<ID>.png|tif|tiff|npz|npy`, or of outlines, `<ID>.geojson`, a COCO JSON, or
-    a table with run lengths."""
+    """Given masks: a folder of label maps, `<ID>.png|tif|tiff|npz|npy`, or of outlines, `<ID>.geojson|zip|roi`, a COCO
+    JSON, or a table with run lengths."""
     weights: Path | None = None
     """Weights of a network: a file, or a folder for hpacellseg."""
     device: str = "auto"
@@ -96,6 +97,8 @@ class BackendOptions:
     """What each channel of the images shows."""
     split: bool = False
     """Whether each connected part of a given mask is a cell of its own."""
+    channels: tuple[str, ...] = HPA_CHANNELS
+    """Names that files of single channels bear."""
     grow: float = 0.0
     """How far cells reach around nuclei where no stain shows them, in radii of a typical nucleus."""
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -11,6 +12,7 @@ from pycocotools import mask as coco
 from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.files import read_json
 from wsss.core.label_maps import MOST_PIXELS
+from wsss.core.labels import HPA_CHANNELS
 from wsss.core.names import composed
 from wsss.segmenters.painted import GivenMasks
 
@@ -18,7 +20,6 @@ LONGEST = 1 << 20
 """Pixels round a polygon, at most: pycocotools keeps each in memory several times, and does not ask whether it may."""
 LONGEST_TOGETHER = 1 << 25
 """The same of all polygons of an image."""
-_COLOUR = re.compile(r"_(red|green|blue|yellow)$")
 _SUFFIX = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|bmp|webp|zarr|czi|nd2|lif)$", re.IGNORECASE)
 _NUCLEUS = re.compile(r"nucle(us|i|ar)|\bdapi\b|hoechst", re.IGNORECASE)
 ALL = "all"
@@ -34,28 +35,29 @@ class CocoMasks:
     Args:
         path: the file.
         category: names or ids of the categories that are cells, separated by commas; 'all'; '' for no choice.
+        channels: names that files of single channels bear.
     """
 
-    def __init__(self, path: Path, category: str = "") -> None:
+    def __init__(self, path: Path, category: str = "", channels: Iterable[str] = HPA_CHANNELS) -> None:
         content = read_json(path)
-        if not isinstance(content, dict) or not all(
-            isinstance(content.get(k), list) for k in ("images", "annotations")
-        ):
+        images, annotations = (_list(content, name) for name in ("images", "annotations"))
+        if images is None or annotations is None:
             raise DataError(f"{path} is no COCO file: it lacks the lists 'images' and 'annotations'.")
+        channel = re.compile(f"_({'|'.join(map(re.escape, channels))})$")
         self.path = path
         self.notes: list[str] = []
         """What the user should know, a line each."""
         info = content.get("info")
         self._is_ours = isinstance(info, dict) and str(info.get("description", "")).startswith("wsss:")
         self._images: dict[str, tuple[Any, tuple[int, int]]] = {}
-        for image in content["images"]:
-            name, *rest = _image(image, path, whole_name=self._is_ours)
+        for image in images:
+            name, *rest = _image(image, path, None if self._is_ours else channel)
             if name in self._images:
                 raise DataError(f"{path} has two images for the ID {name}: keep one file name of each image.")
             self._images[name] = (rest[0], (rest[1], rest[2]))
         self._cells: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         self._nuclei: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-        self._sort(_checked(content["annotations"], path), content.get("categories"), category)
+        self._sort(_checked(annotations, path), content.get("categories"), category)
         missing = (set(self._cells) | set(self._nuclei)) - {own for own, _ in self._images.values()}
         if missing:
             raise DataError(f"{path}: annotations belong to the image {some(missing)}, which 'images' does not list.")
@@ -87,14 +89,21 @@ class CocoMasks:
                 f"{where}: its polygons are {together:.0f} pixels round, more than {LONGEST_TOGETHER} are refused."
             )
         counts = [_counts(a["segmentation"], size, f"{where}: annotation {a['id']}") for a in found]
-        numbers = [a.get("cell_id", a["id"]) if self._is_ours else a["id"] for a in found]
+        numbers = [a.get("cell_id", a["id"]) if self._is_ours else self._number(a["id"]) for a in found]
         return GivenMasks(where, size, numbers, counts)
+
+    def _number(self, annotation: Any) -> Any:
+        """Return the number of a cell by the id of its annotation; what is no number is left to be refused."""
+        return annotation + 1 if self._from_zero and _is_number(annotation) else annotation
 
     def _sort(self, annotations: list[dict[str, Any]], categories: Any, category: str) -> None:
         """Put the annotations to cells or nuclei."""
         plain = [a for a in annotations if not a.get("iscrowd")]
         if crowds := len(annotations) - len(plain):
             self.notes.append(f"{self.path}: {crowds} annotations of crowds (iscrowd) are left out.")
+        self._from_zero = not self._is_ours and any(_is_number(a["id"]) and a["id"] == 0 for a in plain)
+        if self._from_zero:
+            self.notes.append(f"{self.path}: an annotation has the id 0, which is background: cell = id + 1.")
         named = {c["id"]: str(c.get("name", c["id"])) for c in categories or [] if isinstance(c, dict) and "id" in c}
         counts = Counter(a.get("category_id") for a in plain)
         names = {k: named.get(k, str(k)) for k in counts}
@@ -170,11 +179,22 @@ def _checked(annotations: list[Any], path: Path) -> list[dict[str, Any]]:
     return annotations
 
 
-def _image(image: Any, path: Path, *, whole_name: bool) -> tuple[str, Any, int, int]:
-    """Return ID, COCO id, height and width of an entry of 'images'."""
+def _list(content: Any, name: str) -> list[Any] | None:
+    """Return a list of a COCO file, which LIVECell writes as a table of its numbers; None if there is none."""
+    found = content.get(name) if isinstance(content, dict) else None
+    found = list(found.values()) if isinstance(found, dict) else found
+    return found if isinstance(found, list) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _image(image: Any, path: Path, channel: re.Pattern[str] | None) -> tuple[str, Any, int, int]:
+    """Return ID, COCO id, height and width of an entry of 'images'; its name is taken whole without a pattern."""
     try:
         file = PurePosixPath(PureWindowsPath(image["file_name"]).as_posix()).name
-        name = image["file_name"] if whole_name else _COLOUR.sub("", _SUFFIX.sub("", file))
+        name = image["file_name"] if channel is None else channel.sub("", _SUFFIX.sub("", file))
         found = composed(name), image["id"], int(image["height"]), int(image["width"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: an image lacks id, file_name, height or width: {str(image)[:80]}.") from error

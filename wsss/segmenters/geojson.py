@@ -19,7 +19,8 @@ class Outlines(NamedTuple):
 
     ids: list[int]
     cells: list[list[list[np.ndarray]]]
-    """Polygons of each cell; a polygon is its outer ring and its holes, (n, 2) of x, y in pixels."""
+    """Polygons of each cell; a polygon is rings, (n, 2) of x, y in pixels: what an odd number of them encloses is
+    inside, so that the second of two is a hole."""
     nuclei: list[list[list[np.ndarray]]]
     """Those of its nucleus; empty where there is none."""
 
@@ -70,10 +71,10 @@ def paint_outlines(
 def _pixels(shape: list[list[np.ndarray]], size: tuple[int, int]) -> np.ndarray:
     """Return the flat numbers of the pixels whose centres lie in the polygons."""
     parts = []
-    for outer, *holes in shape:
-        inside = _ring(outer, size)
-        for hole in holes:
-            inside = np.setdiff1d(inside, _ring(hole, size), assume_unique=True)
+    for rings in shape:
+        inside = np.zeros(0, np.int64)
+        for ring in rings:
+            inside = np.setxor1d(inside, _ring(ring, size), assume_unique=True)
         parts.append(inside)
     return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
 

@@ -1,7 +1,7 @@
 """Cells that somebody else has segmented, taken as they are: label maps, outlines, a COCO JSON, or run lengths.
 
-Of a folder, each image's file is the label map <ID>.png (or another form of those), Cellpose's <ID>_cp_masks.png, or
-the outlines <ID>.geojson. Pickles (Cellpose's _seg.npy) are never loaded.
+Of a folder, each image's file is the label map <ID>.png (or another form of those), Cellpose's <ID>_cp_masks.png, the
+outlines <ID>.geojson, or ImageJ's regions <ID>.zip. Pickles (Cellpose's _seg.npy) are never loaded.
 """
 
 from collections.abc import Sequence
@@ -13,30 +13,25 @@ import numpy as np
 
 from wsss.cells.plausible import doubts_of, split_pieces
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.label_maps import SUFFIXES, find_label_map, has_odd_palette, read_label_map
+from wsss.core.label_maps import has_odd_palette, read_label_map
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
 from wsss.segmenters.coco import CocoMasks
 from wsss.segmenters.geojson import SUFFIXES as OUTLINES
-from wsss.segmenters.geojson import paint_outlines, read_outlines
+from wsss.segmenters.geojson import Outlines, paint_outlines, read_outlines
+from wsss.segmenters.imagej import SUFFIXES as REGIONS
+from wsss.segmenters.imagej import read_regions
+from wsss.segmenters.mask_folder import PICKLE, SUFFIXES, MaskFolder
 from wsss.segmenters.mask_tables import TableMasks
 from wsss.segmenters.painted import GivenMasks, paint
 from wsss.segmenters.pairing import pair_nuclei
 
 FILES = (".json", ".json.gz", ".csv", ".tsv", ".txt", ".parquet")
 """Forms of one file with the masks of all images."""
-CELLPOSE = ("_cp_masks", "_red_cp_masks", "_green_cp_masks", "_blue_cp_masks", "_yellow_cp_masks")
-"""What Cellpose puts behind the name of the image that it was given."""
 CONVERT_SEG = (
-    "python -c \"import glob, numpy as np; [np.save(f[:-8] + '.npy', np.load(f, allow_pickle=True).item()['masks']) "
-    "for f in glob.glob('*_seg.npy')]\""
+    "python -c \"import glob, numpy as np; [np.save(f[:-8] + '_cp_masks.npy', np.load(f, allow_pickle=True)"
+    ".item()['masks']) for f in glob.glob('*_seg.npy')]\""
 )
 """Run in a folder of one's own files: makes label maps of Cellpose's pickles."""
-CONVERT_ROI = (
-    "python -c \"import glob, json, roifile; [json.dump([{'geometry': {'type': 'Polygon', 'coordinates': "
-    "[r.coordinates().tolist()]}} for r in roifile.roiread(f)], open(f[:-4] + '.geojson', 'w')) "
-    "for f in glob.glob('*.zip')]\""
-)
-"""Makes outlines of ImageJ's ROI sets; needs the package roifile."""
 
 
 class _Source(Protocol):
@@ -73,23 +68,26 @@ def make(options: BackendOptions) -> Backend:
     if options.category and not is_coco:
         raise ConfigError(f"--category chooses among the categories of a COCO JSON, and --masks is {given}.")
     if given.is_file() and is_coco:
-        coco = CocoMasks(given, options.category)
+        coco = CocoMasks(given, options.category, options.channels)
         return GivenFile(coco, coco.notes, options.split)
     if given.is_file() and name.endswith(FILES):
         return GivenFile(TableMasks(given), split=options.split)
-    if given.is_file() and name.endswith(OUTLINES):
-        raise ConfigError(f"--masks {given} has the outlines of one image: pass the folder with <ID>.geojson of each.")
+    if given.is_file() and name.endswith((*OUTLINES, *REGIONS)):
+        raise ConfigError(
+            f"--masks {given} has the outlines of one image: pass the folder with one such file of each, named by ID."
+        )
+    if given.is_file() and name.endswith(PICKLE):
+        raise ConfigError(f"--masks {given} is the masks of one image.{_way_out([name])}")
     if not given.is_dir():
         raise ConfigError(
             f"--masks {given} is no folder of label maps, and no file with one of {', '.join(FILES)} either."
         )
-    names = [path.name.lower() for path in given.iterdir()]
-    if not any(name.endswith((*SUFFIXES, *OUTLINES)) and not name.endswith("_seg.npy") for name in names):
+    folder = MaskFolder(given, options.channels)
+    if not len(folder):
         raise ConfigError(
-            f"--masks {given} holds no label map, expected <ID> with one of {', '.join((*SUFFIXES, *OUTLINES))}."
-            + _way_out(names)
+            f"--masks {given} holds no masks, expected <ID> with one of {', '.join(SUFFIXES)}.{_way_out(folder.names)}"
         )
-    return lambda field: _judged(read_folder(field, given), field, options.split)
+    return lambda field: _judged(read_folder(field, folder), field, options.split)
 
 
 def _judged(found: CellMaps, field: Field, split: bool) -> CellMaps:
@@ -102,49 +100,48 @@ def _judged(found: CellMaps, field: Field, split: bool) -> CellMaps:
 
 
 def _way_out(names: Sequence[str]) -> str:
-    """Return what makes readable files of forms that are not read, '' if there are none."""
-    if any(name.endswith("_seg.npy") for name in names):
+    """Return what makes readable files of Cellpose's pickles, '' if there are none."""
+    if any(name.lower().endswith(PICKLE) for name in names):
         return f" Cellpose's _seg.npy are pickles, which are never loaded; if they are your own: {CONVERT_SEG}"
-    if any(name.endswith((".zip", ".roi")) for name in names):
-        return f" Outlines are made of ImageJ's ROI sets by: pip install roifile; {CONVERT_ROI}"
     return ""
 
 
-def read_folder(field: Field, folder: Path) -> CellMaps:
+def read_folder(field: Field, folder: MaskFolder) -> CellMaps:
     """Read the label map or the outlines of one field, ids as they are.
 
     Raises:
         DataError: there is no file, it is none of these, or it has neither the original nor the stored size.
     """
-    for suffix in OUTLINES:
-        if (path := folder / f"{field.name}{suffix}").exists():
-            return _from_outlines(field, path)
-    path = _find(folder, field.name)
+    path = folder.find(field.name)
+    if path is None:
+        raise DataError(
+            f"{folder.folder} holds no masks of {field.name}: expected {field.name} with one of {', '.join(SUFFIXES)}."
+            + _way_out(folder.beside(field.name))
+        )
+    name = path.name.lower()
+    if name.endswith(OUTLINES):
+        return _from_outlines(field, read_outlines(path), path)
+    if name.endswith(REGIONS):
+        return _from_outlines(field, read_regions(path), path)
     cells = read_label_map(path)
     _check_size(cells.shape, field, str(path))
     doubts = ("palette",) if has_odd_palette(path) else ()
     return CellMaps(cells=_within(cells, field, str(path)), nuclei=None, doubts=doubts)
 
 
-def _find(folder: Path, name: str) -> Path:
-    try:
-        return find_label_map(folder, name)
-    except DataError as error:
-        for more in CELLPOSE:
-            try:
-                return find_label_map(folder, name + more)
-            except DataError:
-                continue
-        beside = [path.name.lower() for path in folder.iterdir() if path.name.startswith(name)]
-        raise DataError(f"{error}{_way_out(beside)}") from None
-
-
-def _from_outlines(field: Field, path: Path) -> CellMaps:
-    found, size = read_outlines(path), (field.height, field.width)
+def _from_outlines(field: Field, found: Outlines, path: Path) -> CellMaps:
+    size = (field.height, field.width)
     cells = paint_outlines(found.ids, found.cells, size, path)
+    seen = np.isin(found.ids, cells).sum()
+    if found.ids and not cells.any():
+        raise DataError(
+            f"{path}: none of its {len(found.ids)} outlines lies in the {_size(size)} pixels of {field.name}: expected "
+            "outlines in pixels of the original image."
+        )
+    doubts = ("stray",) if seen < len(found.ids) else ()
     if not any(found.nuclei):
-        return CellMaps(cells=cells, nuclei=None)
-    return CellMaps(cells=cells, nuclei=_paired(cells, paint_outlines(found.ids, found.nuclei, size, path)))
+        return CellMaps(cells=cells, nuclei=None, doubts=doubts)
+    return CellMaps(cells, _paired(cells, paint_outlines(found.ids, found.nuclei, size, path)), doubts)
 
 
 def read_file(field: Field, source: _Source) -> CellMaps:

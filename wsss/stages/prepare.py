@@ -143,7 +143,7 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     """Find images and labels and match them, before anything is decoded or written."""
     classes = tables.read_classes(options.classes) if options.classes else HPA
     channels, in_files = channel_names(options.channels)
-    table = tables.read_labels(options.labels, classes) if options.labels else None
+    table = tables.read_labels(options.labels, classes, in_files) if options.labels else None
     listed = options.images.suffix.lower() == ".csv"
     find = path_list.read_path_list if listed else planes.find_images
     found, folder = find(options.images, in_files), options.images.parent if listed else options.images
@@ -155,7 +155,7 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
         say(f"note: {len(found.extra)} files are no channel of their image, not read: {some(found.extra)}.")
     shards = Shards(options.out / SHARDS, options.source, len(files), len(channels), options.size)
     choice = parse_choice(options.plane, options.project)
-    return classes, Source(options.source, folder, options.bits, matched, shards, choice)
+    return classes, Source(options.source, folder, options.bits, matched, shards, choice, in_files)
 
 
 def _spec(options: PrepareOptions, classes: ClassList, past: Past) -> Spec:
@@ -238,6 +238,7 @@ def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame, bits: in
         "failed": int((rows["status"] == "failed").sum()),
         "fingerprint": source.fingerprint,
         "bits": bits,
+        "channels": list(source.channels),
         "stamps": STAMPS,
     }
     records = [record if old["name"] == source.name else old for old in past.sources]

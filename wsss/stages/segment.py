@@ -11,11 +11,10 @@ from typing import Any
 import pandas as pd
 
 from wsss.cells.plausible import doubt_notes
-from wsss.core.checks import DiskError, some
+from wsss.core.checks import DataError, DiskError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_csv, write_json
-from wsss.core.label_maps import map_files
 from wsss.core.runtime import progress, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.overlap import Overlap
@@ -24,6 +23,7 @@ from wsss.runs.journal import Journal
 from wsss.runs.output import SEGMENT, Output, in_folder
 from wsss.segmenters import AnyBackend, BackendOptions, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
+from wsss.segmenters.mask_folder import MaskFolder
 
 
 def run(options: SegmentOptions) -> int:
@@ -45,7 +45,7 @@ def segment(options: SegmentOptions, overlap: Overlap | None = None) -> int:
 def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, output: Output) -> int:
 
     data = DataSet.open(folder)
-    asked = _backend_options(options, data.roles)
+    asked = _backend_options(options, data)
     backend = make_backend(options.backend, asked)  # a wrong option shows before any work
     for note in getattr(backend, "notes", ()):
         say(f"note: {note}")
@@ -81,7 +81,7 @@ def version_of(package: str) -> str:
         return ""
 
 
-def _backend_options(options: SegmentOptions, roles: tuple[str, ...]) -> BackendOptions:
+def _backend_options(options: SegmentOptions, data: DataSet) -> BackendOptions:
 
     masks, weights = (path.resolve() if path else None for path in (options.masks, options.weights))
     return BackendOptions(
@@ -91,15 +91,16 @@ def _backend_options(options: SegmentOptions, roles: tuple[str, ...]) -> Backend
         options.batch,
         options.pixel_um,
         options.category,
-        roles,
+        data.roles,
         options.split,
+        data.file_channels,
         options.grow,
     )
 
 
 def _read(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str, Any]:
     """Return what all label maps are made from, but for the images and their given masks."""
-    asked = _backend_options(options, data.roles)
+    asked = _backend_options(options, data)
     files = {} if asked.weights is None else {str(options.weights): digests.of(asked.weights)}
     chosen: dict[str, Any] = {"backend": options.backend, "pixel_um": asked.pixel_um, "size": data.size}
     chosen |= {"masks": str(asked.masks), "weights": str(asked.weights), "category": options.category or ""}
@@ -116,10 +117,19 @@ def _marks(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str
     if given is None:
         return {name: str(int(crc[name])) for name in names}
     if given.is_dir():
-        found = digests.of_files(map_files(given, names))
+        folder = MaskFolder(given, data.file_channels)
+        found = digests.of_files([_mask_file(folder, name) for name in names])
     else:
         found = [digests.of(given)] * len(names)
     return {name: digest_json([int(crc[name]), digest]) for name, digest in zip(names, found, strict=True)}
+
+
+def _mask_file(folder: MaskFolder, name: str) -> Path:
+    """Return the file of an image's given masks, or a path where nothing is if it has none, or several."""
+    try:
+        return folder.find(name) or folder.folder / f"{name}.none"
+    except DataError:  # several: the image fails, with the reason
+        return folder.folder / f"{name}.none"
 
 
 def _unfinished(data: DataSet, journal: Journal, output: Output) -> list[int]:
@@ -155,7 +165,7 @@ def _work(
 ) -> None:
     """Segment the images `todo` and journal each as it is done."""
     marks = output.items
-    job = Job(data.folder, options.backend, _backend_options(options, data.roles))
+    job = Job(data.folder, options.backend, _backend_options(options, data))
     with progress(None, "segment", len(todo)) as bar:
         for index, result in segment_images(job, backend, todo, options.pool):
             name = data.ids[index]
