@@ -39,6 +39,6 @@ labels = pd.read_csv("labels.csv", dtype=str).set_index("ID").Label
 pd.DataFrame({"ID": cells.ID, "cell": cells.cell_id, "Label": labels[cells.ID].tolist()}).to_csv("by_hand.csv", index=False)
 EOP
 
-#: run python -m wsss.evaluate --preds preds/mine --truth by_hand.csv --data data/mine
+#: run python -m wsss.evaluate --preds preds/mine --truth by_hand.csv --data data/mine --join number
 
 #: run python -m wsss.prepare --images new_slides --classes classes.yaml \

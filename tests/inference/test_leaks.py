@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from wsss.core.checks import DataError
-from wsss.data.build import FOLDS, Spec, create_dataset
+from wsss.data.build import FOLDS, SHARDS, Spec, create_dataset, finish, write_extra
 from wsss.data.catalog import DataSet
-from wsss.inference.checkpoints import CamCheckpoint, plan_oof
+from wsss.data.duplicates import thumbnail
+from wsss.data.store import Shards
+from wsss.inference.checkpoints import CamCheckpoint, came_later, plan_oof
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.record import Ancestor, RunRecord
 
@@ -121,3 +124,34 @@ def test_an_image_without_labels_is_predicted_by_all_folds_that_saw_no_twin_of_i
     by_image = {i: [net.fold for net in nets] for nets, own in plan for i in own}
     assert by_image[10] == [0, 1]
     assert by_image[11] == [int(data.folds()[3])]
+
+
+def test_a_source_that_came_after_the_training_is_predicted_by_all_networks_that_saw_no_twin(data: DataSet) -> None:
+    nets = [network(data, 0), network(data, 1)]
+    before = dict(zip(data.ids, data.folds().tolist(), strict=True))
+    record = {"name": "more", "images": 2, "failed": 0}
+    table = data.table.iloc[[0, 3]].assign(ID=["new", "twin"], source="more")
+    table = pd.concat([data.table, table], ignore_index=True)
+    images = np.stack([data.image(0)[:, ::-1], data.image(3)])
+    shards = Shards(data.folder / SHARDS, "more", 2, 4, SIZE)
+    shards.allocate()
+    for k in range(2):
+        row = len(data) + k
+        table.loc[row, ["shard", "slot"]] = shards.place(k)
+        table.loc[row, "crc32"] = shards.write(k, images[k])
+    small = [thumbnail(image, data.geometry(0)) for image in images]
+    write_extra(data.folder, "more", thumbnails=np.stack(small))
+    records = [*data.manifest["sources"], record]
+    finish(data.folder, Spec(size=SIZE, folds=2), table, records, before=before)
+    grown = DataSet.open(data.folder)
+    assert grown.folds_digest != data.folds_digest
+    plan = plan_oof(nets, grown)
+    by_image = {grown.ids[i]: [net.fold for net in own] for own, images in plan for i in images}
+    assert by_image["new"] == [0, 1]
+    assert by_image["twin"] == by_image["im03"] == [before["im03"]]
+    assert all(by_image[ID] == [fold] for ID, fold in before.items())
+    assert came_later(nets, grown)[1] == [12, 13]
+    table.loc[2, "Label"] = "0|1"  # another label of an old image
+    finish(data.folder, Spec(size=SIZE, folds=2), table, records, before=before)
+    with pytest.raises(DataError, match="other labels or folds"):
+        plan_oof(nets, DataSet.open(data.folder))

@@ -10,6 +10,8 @@ import pytest
 from wsss import ensemble
 from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.files import write_json
+from wsss.core.label_maps import write_label_map
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.inference import submission, tables
@@ -124,7 +126,20 @@ def test_auto_weights_may_be_fitted_on_true_cells(home: Path) -> None:
     rows = [f"im{n:02},{cell},{0 if n % 2 else 1}" for n in range(1, N) for cell in (1, 2, 5)]
     (home / "truth.csv").write_text("ID,cell_id,Label\n" + "\n".join(rows) + "\n")
     facts = run(home, "--weights", "auto", "--truth", str(home / "truth.csv"))
-    assert facts["fitted_on"] == f"cells of {home / 'truth.csv'}: mean AP of {3 * (N - 1)} cells"
+    assert facts["fitted_on"] == f"cells of {home / 'truth.csv'}: mean AP of {3 * (N - 1)} cells, joined by number"
+
+
+def test_true_cells_of_other_numbers_are_joined_by_overlap_or_refused(home: Path) -> None:
+    rows = [f"im{n:02},{9 - cell},{0 if n % 2 else 1}" for n in range(1, N) for cell in (1, 2, 5)]
+    (home / "truth.csv").write_text("ID,cell_id,Label\n" + "\n".join(rows) + "\n")
+    words = ["--weights", "auto", "--truth", str(home / "truth.csv")]
+    write_json(home / "data/segment.json", {"options": {"backend": "masks", "split": True}})
+    with pytest.raises(DataError, match=r"as parts of masks.*pass the folder of the true label maps"):
+        run(home, *words)
+    for n in range(1, N):
+        write_label_map(home / f"masks/im{n:02}", np.where(LABEL_MAP > 0, 9 - LABEL_MAP, 0))
+    facts = run(home, *words, "--masks", str(home / "masks"))
+    assert facts["fitted_on"].endswith(f"mean AP of {3 * (N - 1)} cells, joined by iou")
 
 
 @pytest.mark.parametrize("how", ["geometric", "rank"])

@@ -11,8 +11,10 @@ from torch import Tensor
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device
 from wsss.core.files import digest_json
+from wsss.data.build import folds_digest
 from wsss.data.catalog import DataSet
-from wsss.data.mask_samples import coverage_folds, folds_digest, survey
+from wsss.data.mask_samples import coverage_folds, survey
+from wsss.data.mask_samples import folds_digest as mask_folds_digest
 from wsss.data.masks import MaskSet
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
@@ -213,30 +215,52 @@ def plan_all(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
 def plan_oof(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
     """Each image is predicted by the network that held out its fold, or by all that did (snapshots).
 
-    An image without a fold, having no labels, is predicted by the networks of all folds.
+    An image without a fold, having no labels, and one that came with a source after the training, is predicted by the
+    networks of all folds.
 
     Raises:
         DataError: a fold has no network, the networks saw other folds or labels, or one saw an image it would predict.
     """
+    digest, later = came_later(checkpoints, data)
     folds = np.where(data.ok, data.folds(), -1)
-    plan = _plan_folds(checkpoints, folds, data.ids, data.folds_digest, data.twins, data.folder)
-    return [*plan, *_plan_of_no_fold([own for unseeing, _ in plan for own in unseeing], data)]
+    folds[later] = -1
+    plan = _plan_folds(checkpoints, folds, data.ids, digest, data.twins, data.folder)
+    rest = np.flatnonzero(data.ok & (folds < 0)).tolist()
+    return [*plan, *_plan_of_no_fold([own for unseeing, _ in plan for own in unseeing], data, rest)]
 
 
-def _plan_of_no_fold(checkpoints: Sequence[CamCheckpoint], data: DataSet) -> Plan:
+def came_later(checkpoints: Sequence[CamCheckpoint], data: DataSet) -> tuple[str, list[int]]:
+    """Return the digest of the folds that the networks know, and the images with labels that were added since.
+
+    Adding a source keeps the folds of what is there. Networks that were trained before know the folds of these images,
+    which are those that they were trained on, all networks together. Where these are not as they were, the digest is
+    that of the folds as they are now, which the networks do not know.
+    """
+    folds, now = data.manifest["folds"], data.folds_digest
+    if not folds or all(own.record.data == now for own in checkpoints):
+        return now, []
+    known = {ID for own in checkpoints for ID in own.record.train_ids}
+    is_known = data.table["ID"].isin(known).to_numpy()
+    digest = folds_digest(data.table[is_known], folds["n"], folds["seed"])
+    if any(own.record.data != digest for own in checkpoints):
+        return now, []
+    return digest, np.flatnonzero(~is_known & (data.folds() >= 0)).tolist()
+
+
+def _plan_of_no_fold(checkpoints: Sequence[CamCheckpoint], data: DataSet, images: Sequence[int]) -> Plan:
     """Plan images without a fold: all networks that none of their near-duplicates and none of their group reached."""
     ids, group = data.table["ID"], data.manifest["folds"].get("group")
     first = data.table["duplicate_of"].fillna(ids)
     alike = ids.groupby(first).agg(set)
     of_group: Any = ids.groupby(data.table[group]).agg(set) if group else {}
     plan: dict[tuple[int, ...], list[int]] = {}
-    for i in np.flatnonzero(data.ok & (data.folds() < 0)).tolist():
+    for i in images:
         near = alike[first[i]]
         if group and data.table[group][i]:
             near = near | of_group[data.table[group][i]]
         unseen = tuple(k for k, own in enumerate(checkpoints) if not any(has_seen(r, near) for r in own.records))
         plan.setdefault(unseen, []).append(i)
-    return [([checkpoints[k] for k in unseen], images) for unseen, images in plan.items() if unseen]
+    return [([checkpoints[k] for k in unseen], own) for unseen, own in plan.items() if unseen]
 
 
 def plan_masks(checkpoints: list[Checkpoint[Unet]], masks: MaskSet, *, oof: bool) -> MaskPlan:
@@ -249,7 +273,7 @@ def plan_masks(checkpoints: list[Checkpoint[Unet]], masks: MaskSet, *, oof: bool
         return [(checkpoints, list(range(len(masks))))]
     recipe = checkpoints[0].recipe
     folds = coverage_folds(survey(masks).coverage, recipe.masks.folds, recipe.seed, masks.groups)
-    return _plan_folds(checkpoints, folds, masks.ids, folds_digest(masks.ids, folds), masks.twins, masks.folder)
+    return _plan_folds(checkpoints, folds, masks.ids, mask_folds_digest(masks.ids, folds), masks.twins, masks.folder)
 
 
 def _plan_folds(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
   python -m wsss.ensemble --preds preds/a-oof preds/b-oof --weights auto --data data/hpa --out preds/blend-oof
@@ -28,7 +29,14 @@ class EnsembleOptions:
     data: Path | None = None
     """auto: data set whose image labels the weights are fitted to; default: the one recorded or the only one."""
     truth: Path | None = None
-    """auto: table of true cells to fit to, instead of image labels; ids as in the label maps."""
+    """auto: table of true cells to fit to, instead of image labels."""
+    masks: Path | None = None
+    """Folder of the true label maps at original size, whose ids --truth speaks of: cells are joined by overlap. Needed
+    unless the predicted cells are those (segment --backend masks)."""
+    join: str = "auto"
+    """Which predicted cell stands for a true one, as in evaluate: number, iou, or auto."""
+    join_iou: float = 0.5
+    """Lowest IoU of the join by overlap."""
     min_score: float = 0.01
     """Predictions below this are left out of submission.csv."""
     overwrite: bool = False
@@ -37,6 +45,10 @@ class EnsembleOptions:
     def __post_init__(self) -> None:
         check_choice("--how", self.how, ("mean", "geometric", "rank"))
         check_range("--min-score", self.min_score, 0, 1)
+        check_choice("--join", self.join, JOINS)
+        check_range("--join_iou", self.join_iou, 1e-9, 1)
+        if self.masks is not None and self.truth is None:
+            raise ConfigError("--masks holds the cells that --truth labels: pass the table too.")
         if len(self.preds) < 2 or len({path.resolve() for path in self.preds}) != len(self.preds):
             raise ConfigError(f"--preds has {len(self.preds)} folders, expected two or more, all different.")
         if self.out.resolve() in {path.resolve() for path in self.preds}:

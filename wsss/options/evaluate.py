@@ -36,7 +36,8 @@ class EvaluateOptions:
     """Where the figures go; default: scores.json in the folder of predictions."""
     join: str = "auto"
     """Which predicted cell stands for a true one. number: the one with its number (true masks were given);
-    iou: the one that overlaps it; auto: iou where masks are given and predictions have them, else number."""
+    iou: the one that overlaps it; auto: iou where masks are given and predictions have them, else number, which is
+    refused where the predicted cells were numbered by what found them."""
     join_iou: float = 0.5
     """Lowest IoU of the join by overlap."""
     match_iou: float = 0.6

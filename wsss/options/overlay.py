@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_range
+from wsss.core.checks import check_choice, check_range
 
 EXAMPLES = """\
   python -m wsss.overlay --preds preds/demo --out pictures
@@ -31,12 +31,15 @@ class OverlayOptions:
     masks: Path | None = None
     """Folder of the true label maps, whose ids --truth speaks of: the panel then shows the true cells. Needed unless
     the data set's own cells are those (segment --backend masks)."""
+    join: str = "auto"
+    """number: --truth speaks of these very cells, whatever found them; auto: only if that can be right."""
     max_size: int = 1024
     """Longer edge of a panel in px, at most."""
     overwrite: bool = False
     """Replace other pictures in --out."""
 
     def __post_init__(self) -> None:
+        check_choice("--join", self.join, ("auto", "number"))
         check_range("--most", self.most, 1)
         check_range("--max-size", self.max_size, 64, 16384)
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_range
+from wsss.core.checks import check_choice, check_range
+from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
   python -m wsss.report --preds preds/demo
@@ -28,6 +29,8 @@ class ReportOptions:
     """Table of true cells, as for evaluate; default: the figures in scores.json, where there is one."""
     masks: Path | None = None
     """Folder of true label maps, as for evaluate: needed where the cells were not predicted on the true masks."""
+    join: str = "auto"
+    """Which predicted cell stands for a true one, as in evaluate: number, iou, or auto."""
     maps: bool = False
     """Show where the run's networks see each class: class maps over the fields, computed now."""
     most: int = 500
@@ -44,6 +47,7 @@ class ReportOptions:
     """Replace another report, or a file that is not of this stage."""
 
     def __post_init__(self) -> None:
+        check_choice("--join", self.join, JOINS)
         check_range("--most", self.most, 0)
         check_range("--crops", self.crops, 0, 500)
         check_range("--edge", self.edge, 64, 4096)

@@ -32,7 +32,7 @@ from wsss.reports.figures import plot_reliability
 from wsss.runs.leaks import check_unseen
 from wsss.runs.output import Output, beside_file, what_is_read
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.evaluate import check_numbers, join_cells
+from wsss.stages.evaluate import JoinRule, join_cells
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""
@@ -173,8 +173,8 @@ def _cell_events(
     if options.truth is not None:
         truth = read_cell_truth(options.truth, classes)
         masks = TrueMasks(options.masks, truth) if options.masks else None
-        check_numbers(options, options.truth, masks, truth.marks)
-        join, how = join_cells(options, truth, cells, masks)
+        rule = JoinRule(options.join, options.join_iou)
+        join, how = join_cells(options.preds, options.truth, truth, cells, masks, rule)
         rows = join.rows
         known = rows >= 0
         if not known.any():

@@ -26,11 +26,11 @@ from wsss.inference.ensemble import (
 )
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images
-from wsss.metrics.cells import join_by_number
 from wsss.metrics.classify import average_precision, mean_of_classes
-from wsss.metrics.truth import read_cell_truth
+from wsss.metrics.truth import TrueMasks, read_cell_truth
 from wsss.options.ensemble import EnsembleOptions, given_weights
 from wsss.runs.output import Output, in_folder, record_over, what_is_read
+from wsss.stages.evaluate import JoinRule, join_cells
 
 
 def run(options: EnsembleOptions) -> int:
@@ -53,7 +53,7 @@ def _read(options: EnsembleOptions, digests: Digests) -> dict[str, Any]:
     data = None
     if options.weights == "auto" and options.truth is None:
         data = _data_folder(options, read_provenance(options.preds[0])) / "dataset.json"
-    return what_is_read(options, digests, [*files, options.truth, data])
+    return what_is_read(options, digests, [*files, options.truth, options.masks, data])
 
 
 def _ensemble(options: EnsembleOptions, output: Output) -> None:
@@ -123,7 +123,9 @@ def _cell_target(options: EnsembleOptions, members: list[MemberTables]) -> tuple
     assert options.truth is not None
     cells = members[0].cells
     truth = read_cell_truth(options.truth, _classes(options, members[0]))
-    join = join_by_number(truth, cells.ID.to_numpy(), cells.cell_id.to_numpy())
+    masks = TrueMasks(options.masks, truth) if options.masks else None
+    rule = JoinRule(options.join, options.join_iou)
+    join, how = join_cells(options.preds[0], options.truth, truth, cells, masks, rule)
     true_row = np.full(len(cells), -1)
     true_row[join.rows[join.rows >= 0]] = np.flatnonzero(join.rows >= 0)
     if (true_row < 0).all():
@@ -133,7 +135,7 @@ def _cell_target(options: EnsembleOptions, members: list[MemberTables]) -> tuple
         known = rows[true_row[rows] >= 0]
         return _mean_ap(truth.labels[true_row[known]], blended[known])
 
-    return score, f"cells of {options.truth}: mean AP of {int((true_row >= 0).sum())} cells"
+    return score, f"cells of {options.truth}: mean AP of {int((true_row >= 0).sum())} cells, joined by {how}"
 
 
 def _mean_ap(truth: np.ndarray, scores: np.ndarray) -> float:

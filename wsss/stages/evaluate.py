@@ -1,9 +1,10 @@
 """Score predictions against true labels of cells: average precision per class, and the competition's mAP."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,54 +39,52 @@ from wsss.stages.evaluate_masks import evaluate_masks
 Values = dict[str, np.ndarray]
 
 
-class JoinOptions(Protocol):
-    """What a stage that joins cells is asked."""
+@dataclass(frozen=True)
+class JoinRule:
+    """How the predicted cells of true ones are found."""
 
-    @property
-    def preds(self) -> Path:
-        """Folder of predictions."""
-
-    @property
-    def join(self) -> str:
-        """auto, number or iou."""
-
-    @property
-    def join_iou(self) -> float:
-        """Lowest IoU of the join by overlap."""
+    how: str = "auto"
+    """auto, number or iou."""
+    least: float = 0.5
+    """Lowest IoU of the join by overlap."""
 
 
 def check_numbers(
-    options: JoinOptions, truth: Path, masks: TrueMasks | None, marks: Mapping[str, str] | None = None
+    data: Path, truth: Path, *, preds: Path | None = None, marks: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse to join by number, unless asked for, where the predicted cells were numbered by what found them.
+    """Refuse to join by number the cells of a data set that were numbered by what found them.
 
     A table of wsss review says by `marks` which label maps it speaks of: it fits predictions made from the same.
+
+    Args:
+        data: the data set.
+        truth: the table of true cells.
+        preds: the predictions of these cells, if they are what is joined.
+        marks: of the table.
 
     Raises:
         DataError: that is so, or the label maps of a review have changed since.
     """
-    record = options.preds / "provenance.json"
-    if options.join != "auto" or masks is not None or not record.exists():
-        return
-    items = (record_over(options.preds) or {}).get("items", {}) if marks else {}
+    items = (record_over(preds) or {}).get("items", {}) if marks and preds is not None else {}
     if marks and items:
         changed = [name for name, mark in marks.items() if items.get(name, mark) != mark]
         if changed:
             raise DataError(
-                f"{truth} was made on other pixels or label maps of {some(changed, 3)} than {options.preds}: review "
-                "these predictions, or pass --join number if the numbers of the cells are the same."
+                f"{truth} was made on other pixels or label maps of {some(changed, 3)} than {preds}: review these "
+                "predictions, or pass --join number if the numbers of the cells are the same."
             )
         return
-    segments = Path(str(read_json(record).get("data", ""))) / "segment.json"
-    if not segments.is_file():
+    record = data / "segment.json"
+    if not record.is_file():
         return
-    backend = read_json(segments)["options"]["backend"]
-    if backend != "masks":
-        raise DataError(
-            f"the cells of {options.preds} were found by --backend {backend}, so their numbers need not be those of "
-            f"{truth}: pass the folder of the true label maps as --masks, or --join number if the table was made for "
-            "these very cells."
-        )
+    chosen = read_record(record, "options")["options"]
+    if chosen["backend"] == "masks" and not chosen.get("split", False):
+        return
+    found = f"by --backend {chosen['backend']}" if chosen["backend"] != "masks" else "as parts of masks (--split)"
+    raise DataError(
+        f"the cells of {data} were found {found}, so their numbers need not be those of {truth}: pass the folder of "
+        "the true label maps as --masks, or --join number if the table was made for these very cells."
+    )
 
 
 def run(options: EvaluateOptions) -> int:
@@ -130,7 +129,8 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     classes = _classes(options.data or _recorded(options.preds), len(columns))
     truth = read_cell_truth(options.truth, classes)
     masks = TrueMasks(options.masks, truth) if options.masks else None
-    join, joined_by = join_cells(options, truth, cells, masks)
+    rule = JoinRule(options.join, options.join_iou)
+    join, joined_by = join_cells(options.preds, options.truth, truth, cells, masks, rule)
     if len(truth.ids) and join.missing == len(truth.ids):
         raise DataError(
             f"no cell of {options.truth} is among the predictions in {options.preds}: "
@@ -278,29 +278,48 @@ def _number(value: float | None) -> str:
 
 
 def join_cells(
-    options: JoinOptions, truth: CellTruth, cells: pd.DataFrame, masks: TrueMasks | None
+    preds: Path, table: Path, truth: CellTruth, cells: pd.DataFrame, masks: TrueMasks | None, rule: JoinRule
 ) -> tuple[Join, str]:
-    """Find the predicted cell of each true one as --join says; return the join, and how it was made."""
-    how = options.join
+    """Find the predicted cell of each true one.
+
+    Args:
+        preds: folder of the predictions.
+        table: the table of true cells, for messages.
+        truth: its content.
+        cells: the predicted cells.
+        masks: the true label maps.
+        rule: auto joins by overlap where both have masks, else by number, if that can be right.
+
+    Returns:
+        The join, and how it was made.
+
+    Raises:
+        DataError: there are no masks to join by, or the numbers of the cells are not those of the table.
+    """
+    how = rule.how
     if how == "auto":
-        how = "iou" if masks and (options.preds / "cells.parquet").exists() else "number"
+        how = "iou" if masks and (preds / "cells.parquet").exists() else "number"
+        record = preds / "provenance.json"
+        if how == "number" and record.exists():
+            data = Path(str(read_json(record).get("data", "")))
+            check_numbers(data, table, preds=preds, marks=truth.marks)
     if how == "number":
         return join_by_number(truth, cells.ID.to_numpy(), cells.cell_id.to_numpy()), how
     if masks is None:
         raise DataError("--join iou needs the true label maps: pass --masks DIR.")
-    return joined(truth, _overlapping(options, masks, cells.ID.nunique()), cells.ID.to_numpy()), how
+    return joined(truth, _overlapping(preds, rule.least, masks, cells.ID.nunique()), cells.ID.to_numpy()), how
 
 
-def _overlapping(options: JoinOptions, masks: TrueMasks, images: int) -> np.ndarray:
+def _overlapping(preds: Path, least: float, masks: TrueMasks, images: int) -> np.ndarray:
     """Return the (N,) row of the predicted cell that overlaps each true one, -1 for none; `images` have cells."""
     rows = np.full(len(masks.truth.ids), -1)
     known, start = set(masks.image_ids), 0
-    for image_id, own in progress(iter_cells(options.preds), "join cells", total=images):
+    for image_id, own in progress(iter_cells(preds), "join cells", total=images):
         if image_id in known:
             true = masks.read(image_id)
             size = (int(own.ImageHeight.iloc[0]), int(own.ImageWidth.iloc[0]))
-            iou = true.iou([text.encode("ascii") for text in own.rle], size, f"{options.preds}: {image_id}")
-            found = match_pairs(iou, options.join_iou)[: len(true.rows)]
+            iou = true.iou([text.encode("ascii") for text in own.rle], size, f"{preds}: {image_id}")
+            found = match_pairs(iou, least)[: len(true.rows)]
             rows[true.rows] = np.where(found >= 0, start + found, -1)
         start += len(own)
     return rows

@@ -17,7 +17,16 @@ from wsss.data.build import TABLE
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import check_cells, image_marks
 from wsss.inference.calibration import Calibration, load_calibration
-from wsss.inference.checkpoints import Plan, check_fits, load_classifiers, load_unet, pair, plan_all, plan_oof
+from wsss.inference.checkpoints import (
+    Plan,
+    came_later,
+    check_fits,
+    load_classifiers,
+    load_unet,
+    pair,
+    plan_all,
+    plan_oof,
+)
 from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import predict
 from wsss.inference.provenance import check_origin, prediction_facts
@@ -50,6 +59,8 @@ def run(options: InferOptions) -> int:
 
     on_ray = options.engine == "ray"  # this process only plans then
     task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
+    if options.oof:
+        _tell_later(task.data, plan)
     if not options.segment:
         check_cells(task.data, ", or pass --segment unet")
     if options.shard:
@@ -57,6 +68,16 @@ def run(options: InferOptions) -> int:
             return _run_shard(task, plan, Output(out, FOLDER, "infer"), options)
     with in_folder(out, "infer") as output:
         return _predict_into(output, options, task, plan)
+
+
+def _tell_later(data: DataSet, plan: Plan) -> None:
+    """Report images that came after the training."""
+    _, later = came_later([member for members, _ in plan for member in members], data)
+    if later:
+        say(
+            f"note: {len(later)} labelled images came into {data.folder} after the training "
+            f"({some(data.ids[i] for i in later)}): the mean of all networks that never saw them predicts them."
+        )
 
 
 def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
@@ -182,8 +203,7 @@ def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output
     total = sum(len(indices) for _, indices in plan)
     if done:
         say(f"{len(done)} of {total} images are there already: going on.")
-    held = task.data.folds() if options.oof else None
-    folds = [-1 if held is None else int(held[images[0]]) for _, images in plan]
+    folds = _folds_of(task.data, plan) if options.oof else [-1] * len(plan)
     predicted = _on_ray(task, plan, folds, skip, options) if options.engine == "ray" else _here(task, plan, folds, skip)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
         for scored in predicted:
@@ -195,6 +215,13 @@ def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output
                 failed = scored.record["status"] != "ok"
                 journal.add(name, {**scored.record, "mark": mark, "failed": failed}, scored.payload)
                 bar.update()
+
+
+def _folds_of(data: DataSet, plan: Plan) -> list[int]:
+    """Return the fold of the images of each part of a plan; -1 unless all its networks held it out."""
+    held = data.folds()
+    firsts = [(members, int(held[images[0]])) for members, images in plan]
+    return [fold if all(member.fold == fold for member in members) else -1 for members, fold in firsts]
 
 
 def _here(task: Task, plan: Plan, folds: list[int], skip: set[int]) -> Iterator[Scored]:

@@ -12,7 +12,7 @@ from PIL import Image
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
-from wsss.core.files import read_record, write_bytes
+from wsss.core.files import write_bytes
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import ClassList
@@ -35,6 +35,7 @@ from wsss.reports.overlay import (
     overlay_page,
 )
 from wsss.runs.output import Output, in_folder, what_is_read
+from wsss.stages.evaluate import check_numbers
 
 Notes = Mapping[str, Mapping[int, "Note"]]
 """ID -> cell id -> what is written on the cell."""
@@ -69,7 +70,9 @@ def _read(options: OverlayOptions, digests: Digests) -> dict[str, Any]:
 def _draw(options: OverlayOptions, output: Output) -> None:
     data = DataSet.open(default_dataset(options.data))
     names = data.classes.names
-    check_truth(data, options)
+    if options.truth is not None and options.masks is None and options.join == "auto":
+        marks = read_cell_truth(options.truth, data.classes).marks
+        check_numbers(data.folder, options.truth, preds=options.preds, marks=marks)
     chosen = choose_images(data, options)
     check_cells(data)
     check_current(options.preds, data, chosen)
@@ -86,23 +89,6 @@ def _draw(options: OverlayOptions, output: Output) -> None:
     write_bytes(output.path("overview.png"), _png(contact_sheet(thumbs, sorted(shown), names)))
     output.publish()
     say(f"{len(chosen)} pictures and overview.png written to {options.out}")
-
-
-def check_truth(data: DataSet, options: OverlayOptions) -> None:
-    """Refuse true classes by number for cells that a backend has found and numbered by itself.
-
-    Raises:
-        DataError: that is so.
-    """
-    record = data.folder / "segment.json"
-    if options.truth is None or options.masks is not None or not record.exists():
-        return
-    backend = read_record(record, "options")["options"].get("backend")
-    if backend != "masks":
-        raise DataError(
-            f"the cells of {data.folder} were found by --backend {backend}, so their numbers are not those of "
-            f"{options.truth}: pass the folder of the true label maps as --masks."
-        )
 
 
 def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:

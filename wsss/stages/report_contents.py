@@ -23,7 +23,7 @@ from wsss.options.report import ReportOptions
 from wsss.reports.figures import calibration_svg, confusion_svg, training_svg
 from wsss.reports.page import Figure
 from wsss.runs.output import outdated
-from wsss.stages.evaluate import evaluate, join_cells
+from wsss.stages.evaluate import JoinRule, evaluate, join_cells
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Truth:
     table: Path | None
     masks: Path | None
     threshold: float
+    join: str
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def collect(options: ReportOptions) -> Contents:
     strangers = sorted((set(images.ID) | set(cells.ID)) - set(data.ids))
     if strangers:
         raise DataError(f"{options.preds} has {some(strangers)}, which {data.folder} has not: pass its --data.")
-    given = Truth(options.truth, options.masks, options.threshold)
+    given = Truth(options.truth, options.masks, options.threshold, options.join)
     evidence = gather(options.preds, data, cells, images, given)
     path = options.preds / "provenance.json"
     record = read_record(path) if path.exists() else {}
@@ -106,15 +107,18 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
         if known:
             note = f"Figures of cells: from {path}, compared with {known['truth']}."
         return Evidence(known, note, None, None, figures, of_images)
-    if known and given.masks is None and known["cells"]["joined_by"] == "iou":
+    if known and given.masks is None and given.join != "number" and known["cells"]["joined_by"] == "iou":
         raise DataError(
             f"{path} was made by overlap with true masks, so cell numbers alone may not fit: pass their folder as "
             "--masks, or leave --truth out to show the figures that are there."
         )
-    options = EvaluateOptions(preds, given.table, masks=given.masks, data=data.folder, threshold=given.threshold)
+    options = EvaluateOptions(
+        preds, given.table, masks=given.masks, data=data.folder, threshold=given.threshold, join=given.join
+    )
     record, classes = evaluate(options)
     truth = read_cell_truth(given.table, classes)
-    join, how = join_cells(options, truth, cells, TrueMasks(given.masks, truth) if given.masks else None)
+    masks = TrueMasks(given.masks, truth) if given.masks else None
+    join, how = join_cells(preds, given.table, truth, cells, masks, JoinRule(given.join))
     scores = cells[score_columns(cells, preds)].to_numpy(np.float32)
     of_cells = np.full(scores.shape, np.nan, np.float32)
     joined = join.rows >= 0
