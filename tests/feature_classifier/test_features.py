@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from wsss.cells.field_pixels import FieldPixels
-from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, cell_features
+from wsss.core.stains import stains_of
+from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, cell_features, describe_features
 
 DISK = np.hypot(*np.mgrid[-20:21, -20:21]) <= 20
 NUCLEUS = np.hypot(*np.mgrid[-20:21, -20:21]) <= 8
@@ -111,3 +112,47 @@ def test_tiny_cells_dark_images_and_full_maps_stay_finite() -> None:
 def test_sizes_that_do_not_match_are_refused() -> None:
     with pytest.raises(ValueError, match="expected"):
         cell_features(np.zeros((4, 5, 5), np.uint8), np.zeros((6, 5), np.int32))
+
+
+SETS = {
+    "one": (["DAPI"], ["nucleus"]),
+    "whole cells": (["Phase"], ["cell"]),
+    "three": (["DAPI", "GFP", "Tubulin"], ["nucleus", "signal", "cell"]),
+    "five, two signals": (["DAPI", "GFP", "mCherry", "ER", "BF"], ["nucleus", "signal", "signal", "outline", ""]),
+    "no roles": (["a", "b"], ["", ""]),
+}
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_any_set_of_channels_has_features_named_by_its_channels(kind: str) -> None:
+    channels, roles = SETS[kind]
+    image, label_map = field([EVEN, NUCLEAR, EDGE, SPOTS])
+    planes = {"nucleus": image[2], "signal": image[1], "cell": image[0], "outline": image[3], "": image[3] // 2}
+    if "signal" not in roles:
+        planes = dict.fromkeys(planes, image[1])
+    views = stains_of(channels, roles)
+    table = cell_features(np.stack([planes[role] for role in roles]), label_map, None, views)
+    words = describe_features(views)
+    assert table.shape == (4, len(words))
+    assert np.isfinite(table).all()
+    assert not any("protein" in text for text in words.values())
+    varied = [name for name, values in zip(words, table.T, strict=True) if np.ptp(values) > 0]
+    assert len(varied) > 0.6 * len(words), sorted(set(words) - set(varied))
+    assert ("shape_area" in words) == ("signal" not in roles)
+    assert any(name.startswith("mCherry: ") for name in words) == (kind == "five, two signals")
+    if kind == "three":
+        assert table[:, list(words).index("nucleus_to_cytoplasm")].argmax() == 1
+        assert table[:, list(words).index("edge_1")].argmax() == 2
+
+
+def test_features_of_the_shape_are_those_of_the_outline() -> None:
+    label_map = np.zeros((40, 100), np.int32)
+    label_map[5:15, 5:15] = 9
+    label_map[5:10, 30:90] = 4
+    views = stains_of(["DAPI"], ["nucleus"])
+    table = cell_features(np.full((1, 40, 100), 90, np.uint8), label_map, None, views)
+    area, eccentricity = (
+        table[:, list(describe_features(views)).index(f"shape_{n}")] for n in ("area", "eccentricity")
+    )
+    np.testing.assert_allclose(np.exp(area), [300, 100])  # by rising id
+    assert eccentricity[0] > 0.9 > eccentricity[1]

@@ -63,13 +63,17 @@ def test_any_number_of_channels_goes_through_all_stages(kind: str, tmp_path: Pat
     maps = [read_label_map(data / "cells" / f"i{n}.png") for n in range(len(truth))]
     assert sum(m.max() for m in maps) >= 0.6 * sum(len(np.unique(t)) - 1 for t in truth)
     words = f"--data {data} --run {run} --fold 0 --backbone test_resnet --weights none --crop 64 --batch 3 --epochs 1"
-    train.main([*words.split(), *["--workers", "0", "--device", "cpu", "--crops.size", "32"]])
+    words += " --workers 0 --device cpu --crops.size 32 --feature_classifier.enabled true"
+    words += "".join(f" --feature_classifier.weak.{few}" for few in ("folds 2", "rounds 1", "trees 8"))
+    train.main(words.split())
+    learnt = json.loads((run / "fold0/feature_classifier.json").read_text())
+    assert ("shape_area" in {row["feature"] for row in learnt["importance"]}) == (kind == "one")
     assert infer.main(f"--data {data} --run {run} --out {preds} --device cpu".split()) == 0
     cells = pd.read_parquet(preds / "cells.parquet")
     assert len(cells) == sum(len(np.unique(m)) - 1 for m in maps)
     table = pd.DataFrame({"ID": cells.ID, "cell": cells.cell_id, "Label": [int(name[1:]) % 2 for name in cells.ID]})
     table.to_csv(tmp_path / "truth.csv", index=False)
-    assert evaluate.main(f"--preds {preds} --truth {tmp_path / 'truth.csv'} --data {data}".split()) == 0
+    assert evaluate.main(f"--preds {preds} --truth {tmp_path / 'truth.csv'} --data {data} --join number".split()) == 0
     assert report.main(f"--preds {preds} --run {run} --out {tmp_path / 'r.html'}".split()) == 0
     assert overlay.main(f"--data {data} --preds {preds} --out {tmp_path / 'pictures'}".split()) == 0
     assert export.main(f"--preds {preds} --data {data} --to geojson --out {tmp_path / 'json'}".split()) == 0

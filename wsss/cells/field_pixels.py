@@ -6,31 +6,36 @@ import cv2
 import numpy as np
 
 from wsss.cells.regions import CellPixels, group_pixels
+from wsss.core.stains import HPA_STAINS, Stains
 
-RED, GREEN, BLUE, YELLOW = range(4)
 NUCLEUS_SIGMA = 1.5
-"""Blur of blue in pixels before nuclei are estimated."""
+"""Blur of the nuclear stain in pixels before nuclei are estimated."""
 NUCLEUS_LEVEL = 0.45
-"""Height between a cell's dark and bright ends of blue from which a pixel belongs to its nucleus."""
+"""Height between a cell's dark and bright ends of its stain from which a pixel belongs to its nucleus."""
 
 
 class FieldPixels:
     """The pixels (P,) of the cells of one field, cell after cell, and statistics of each cell (N,)."""
 
-    def __init__(self, image: np.ndarray, label_map: np.ndarray, nuclei: np.ndarray | None) -> None:
+    def __init__(
+        self, image: np.ndarray, label_map: np.ndarray, nuclei: np.ndarray | None, stains: Stains = HPA_STAINS[0]
+    ) -> None:
         """Prepare a field.
 
         Args:
-            image: (4, H, W) uint8, RGBY.
+            image: (C, H, W) uint8.
             label_map: (H, W) int, 0 background; ids may have gaps.
-            nuclei: (H, W), not 0 in nuclei; None to estimate each cell's nucleus from blue.
+            nuclei: (H, W), not 0 in nuclei; None to estimate each cell's nucleus from its stain.
+            stains: what the channels show. Without a nuclear stain, no pixel is of a nucleus.
         """
+        self.stains = stains
+        self.signal = stains.signal
         self.label_map = label_map
         self.cells = group_pixels(label_map)
         self.owner = self.cells.owner
         self.planes = image.astype(np.float32) / 255
         self._blurred: dict[tuple[int, float], np.ndarray] = {}
-        mask = (nuclei > 0).astype(np.uint8) if nuclei is not None else self._estimated_nuclei()
+        mask = self._nuclei(nuclei)
         self.nucleus = self.take(mask) > 0
         self.cytoplasm = ~self.nucleus
         inside = np.zeros(label_map.shape, np.uint8)
@@ -38,7 +43,9 @@ class FieldPixels:
         self.depth = self.take(_depth(label_map))
         """(P,) distance in pixels to the nearest pixel of another cell or of the background."""
         self.from_nucleus = self.take(_distance(1 - inside))
-        """(P,) distance in pixels to the nearest nucleus, 0 inside."""
+        """(P,) distance in pixels to the nearest nucleus, 0 inside; without a nuclear stain, to the cell's middle."""
+        if stains.nucleus is None:
+            self.from_nucleus = self.largest(self.depth)[self.owner] - self.depth
         self.in_nucleus = self.take(_distance(inside))
         """(P,) distance in pixels to the nearest pixel outside nuclei, 0 there."""
 
@@ -49,7 +56,7 @@ class FieldPixels:
     @cached_property
     def green(self) -> np.ndarray:
         """(P,) the protein, in [0, 1]."""
-        return self.take(self.planes[GREEN])
+        return self.take(self.planes[self.stains.signal])
 
     def blurred(self, channel: int, sigma: float) -> np.ndarray:
         """A channel (H, W) after a Gaussian of `sigma` pixels."""
@@ -98,12 +105,14 @@ class FieldPixels:
         below, above = kept[np.minimum(starts + low, len(kept) - 1)], kept[np.minimum(starts + high, len(kept) - 1)]
         return np.where(sizes > 0, below + (above - below) * (ranks - low), np.nan)
 
-    def _estimated_nuclei(self) -> np.ndarray:
-        """Return (H, W) uint8: the largest part of each cell that is bright in blue, holes filled."""
+    def _nuclei(self, given: np.ndarray | None) -> np.ndarray:
+        """Return (H, W) uint8: the given nuclei, or the largest part of each cell that is bright, holes filled."""
         mask = np.zeros(self.label_map.shape, np.uint8)
-        if not len(self.cells):
+        if not len(self.cells) or self.stains.nucleus is None:
             return mask
-        values = self.take(self.blurred(BLUE, NUCLEUS_SIGMA))
+        if given is not None:
+            return (given > 0).astype(np.uint8)
+        values = self.take(self.blurred(self.stains.nucleus.channel, NUCLEUS_SIGMA))
         low, high = self.quantiles(values, (0.2, 0.97))
         mask.ravel()[self.cells.order] = values > (low + NUCLEUS_LEVEL * (high - low))[self.owner]
         mask = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))))

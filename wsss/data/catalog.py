@@ -17,6 +17,7 @@ from wsss.core.files import digest_file, read_record
 from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA_CHANNELS, ClassList, parse_label
 from wsss.core.parquet import read_parquet
+from wsss.core.stains import Stains, stains_of
 from wsss.data.build import COLUMNS, FOLDS, MANIFEST, SHARDS, TABLE, folds_digest, read_manifest
 from wsss.data.ids import check_names
 from wsss.data.store import ShardReader
@@ -74,6 +75,11 @@ class DataSet:
     def roles(self) -> tuple[str, ...]:
         """What each channel shows: nucleus, signal, cell, outline, or '' where nothing is known."""
         return tuple(self.manifest.get("roles") or default_roles(self.channels))
+
+    @property
+    def stains(self) -> tuple[Stains, ...]:
+        """What the channels show, as features of cells need it."""
+        return stains_of(self.channels, self.roles)
 
     @property
     def file_channels(self) -> tuple[str, ...]:

@@ -3,16 +3,14 @@
 What a cell has lost is known here, so changed copies of real images teach what no image label says.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from wsss.core.checks import check_range
+from wsss.core.stains import HPA_STAINS, Stains
 from wsss.data.photometric import haze, photon_noise, uneven_light
-
-GREEN = 1
-GLOW = (0, 3)
-"""Channels (of RGBY) that autofluorescence resembles: the stains that fill the cytoplasm."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +44,26 @@ class Faults:
 
 
 def faulty_copy(
-    image: np.ndarray, label_map: np.ndarray, rng: np.random.Generator, faults: Faults | None = None
+    image: np.ndarray,
+    label_map: np.ndarray,
+    rng: np.random.Generator,
+    faults: Faults | None = None,
+    views: Sequence[Stains] = HPA_STAINS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a copy of a field that looks as if it had been stained and photographed badly.
 
     Args:
-        image: (4, H, W) uint8, RGBY.
+        image: (C, H, W) uint8.
         label_map: (H, W) int, 0 background; ids may have gaps.
         rng: source of everything drawn.
         faults: what may happen.
+        views: what the channels show: autofluorescence resembles the stains beside each signal, but for the nucleus.
 
     Returns:
-        The copy (4, H, W) uint8, and (N,) bool: which cells, by rising id, have lost their protein.
+        The copy (C, H, W) uint8, and (N,) bool: which cells, by rising id, have lost their protein.
     """
     faults = faults or Faults()
-    out, emptied = restain(image, label_map, rng, faults)
+    out, emptied = restain(image, label_map, rng, faults, views)
     for change in (uneven_light, haze):
         if rng.random() < faults.often:
             out = change(out, rng)
@@ -70,30 +73,36 @@ def faulty_copy(
 
 
 def restain(
-    image: np.ndarray, label_map: np.ndarray, rng: np.random.Generator, faults: Faults
+    image: np.ndarray,
+    label_map: np.ndarray,
+    rng: np.random.Generator,
+    faults: Faults,
+    views: Sequence[Stains] = HPA_STAINS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Change the protein's brightness in each cell, and take it from some; background stays as it is.
 
     Args:
-        image, label_map, rng, faults: as in `faulty_copy`.
+        image, label_map, rng, faults, views: as in `faulty_copy`.
 
     Returns:
-        The copy (4, H, W) uint8, and (N,) bool: which cells have lost their protein.
+        The copy (C, H, W) uint8, and (N,) bool: which cells have lost their protein.
     """
     ids = np.unique(label_map)
     ids = ids[ids != 0]
     emptied = rng.random(len(ids)) < faults.negatives
     low, high = np.log(faults.gain)
-    gain = np.where(emptied, rng.uniform(*faults.left, len(ids)), np.exp(rng.uniform(low, high, len(ids))))
-    glow = np.where(emptied, rng.uniform(*faults.glow, len(ids)), 0)
-    # like which stain the autofluorescence looks, cell by cell: weights of the channels and of the even level
-    shares = rng.dirichlet(np.ones(len(GLOW) + 1), len(ids)) * glow[:, None]
     inside = label_map > 0
     row = np.searchsorted(ids, label_map[inside])
-    green = image[GREEN][inside] * gain[row].astype(np.float32)
-    for k, channel in enumerate(GLOW):
-        green += image[channel][inside] * shares[row, k].astype(np.float32)
-    green += (faults.level * shares[row, -1]).astype(np.float32)
     out = image.copy()
-    out[GREEN][inside] = np.clip(np.rint(green), 0, 255).astype(np.uint8)
+    for stains in views:
+        glow_like = [own.channel for own in stains.others]
+        gain = np.where(emptied, rng.uniform(*faults.left, len(ids)), np.exp(rng.uniform(low, high, len(ids))))
+        glow = np.where(emptied, rng.uniform(*faults.glow, len(ids)), 0)
+        # like which stain the autofluorescence looks, cell by cell: weights of the channels and of the even level
+        shares = rng.dirichlet(np.ones(len(glow_like) + 1), len(ids)) * glow[:, None]
+        signal = image[stains.signal][inside] * gain[row].astype(np.float32)
+        for k, channel in enumerate(glow_like):
+            signal += image[channel][inside] * shares[row, k].astype(np.float32)
+        signal += (faults.level * shares[row, -1]).astype(np.float32)
+        out[stains.signal][inside] = np.clip(np.rint(signal), 0, 255).astype(np.uint8)
     return out, emptied

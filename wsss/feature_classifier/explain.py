@@ -1,5 +1,6 @@
 """Why a cell has a label: the named features that speak most for it, from the linear half of the feature classifier."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,13 +40,19 @@ def contributions(feature_classifier: FeatureClassifier, features: np.ndarray) -
     return scaled[:, None, :] * feature_classifier.linear.weights
 
 
-def explain_cell(feature_classifier: FeatureClassifier, features: np.ndarray, label: int) -> list[Reason]:
+def explain_cell(
+    feature_classifier: FeatureClassifier,
+    features: np.ndarray,
+    label: int,
+    words: Mapping[str, str] = DESCRIPTIONS,
+) -> list[Reason]:
     """Return the features that speak most for a label of one cell, the strongest first.
 
     Args:
         feature_classifier: the fitted feature classifier.
         features: (F,) float32, the cell's row of `cell_features`.
         label: class id.
+        words: the features in words, by name.
 
     Raises:
         ValueError: the feature_classifier does not know the class.
@@ -55,18 +62,22 @@ def explain_cell(feature_classifier: FeatureClassifier, features: np.ndarray, la
         raise ValueError(f"the feature_classifier knows the classes {known}, not {label}.")
     scaled = feature_classifier.linear.scale(np.asarray(features, np.float32)[None])[0]
     own = scaled * feature_classifier.linear.weights[known.index(label)]
-    return [_reason(feature_classifier, k, scaled[k], own[k]) for k in np.argsort(-own)[:TOP] if own[k] > 0]
+    return [_reason(feature_classifier, words, k, scaled[k], own[k]) for k in np.argsort(-own)[:TOP] if own[k] > 0]
 
 
-def explain_classes(feature_classifier: FeatureClassifier) -> dict[int, list[Reason]]:
+def explain_classes(
+    feature_classifier: FeatureClassifier, words: Mapping[str, str] = DESCRIPTIONS
+) -> dict[int, list[Reason]]:
     """Return for each class that the feature_classifier knows the features that tell it from the others most."""
     found = {}
     for label, own in zip(feature_classifier.classes.tolist(), feature_classifier.linear.weights, strict=True):
         order = np.argsort(-np.abs(own))[:TOP]
-        found[label] = [_reason(feature_classifier, k, own[k], abs(own[k])) for k in order]
+        found[label] = [_reason(feature_classifier, words, k, own[k], abs(own[k])) for k in order]
     return found
 
 
-def _reason(feature_classifier: FeatureClassifier, k: int, value: float, weight: float) -> Reason:
+def _reason(
+    feature_classifier: FeatureClassifier, words: Mapping[str, str], k: int, value: float, weight: float
+) -> Reason:
     name = feature_classifier.meta["names"][k]
-    return Reason(name, "high" if value > 0 else "low", DESCRIPTIONS[name], round(float(weight), 4))
+    return Reason(name, "high" if value > 0 else "low", words[name], round(float(weight), 4))

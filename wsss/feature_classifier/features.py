@@ -3,13 +3,15 @@
 All are ratios, correlations or shapes of profiles, which change little when the protein's stain is brighter or weaker.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import cv2
 import numpy as np
+from skimage.measure import regionprops
 
-from wsss.cells.field_pixels import BLUE, GREEN, RED, YELLOW, FieldPixels, blur
+from wsss.cells.field_pixels import FieldPixels, blur
+from wsss.core.stains import HPA_STAINS, Stains
 
 EPSILON = 0.004
 """One grey level of 255: added to both sides of a ratio, so that darkness gives 1 and not noise."""
@@ -30,15 +32,31 @@ PARTS_OF_CELL = {"cytoplasm": "cytoplasm", "nucleus": "nucleus"}
 Columns = dict[str, np.ndarray]
 
 
-def _describe() -> dict[str, str]:
-    """Return every feature in words, by name, in the order of the columns."""
+def describe_features(views: Sequence[Stains] = HPA_STAINS) -> dict[str, str]:
+    """Return every feature of some views of a field in words, by name, in the order of the columns."""
+    found: dict[str, str] = {}
+    for stains in views:
+        words = {name: text.replace("protein", stains.called) for name, text in _describe(stains).items()}
+        found |= {stains.prefix + name: text for name, text in words.items() if _makes_sense(name, stains)}
+    return found
+
+
+def _makes_sense(name: str, stains: Stains) -> bool:
+    """Say whether a feature has pixels and stains to be made of."""
+    if stains.nucleus is None and (name.startswith("nucleus_") or name in ("dark_dna", "excess_halo")):
+        return False
+    return bool(stains.beside) or not (name.startswith("excess_") or name.endswith(("_explained", "_rest")))
+
+
+def _describe(stains: Stains) -> dict[str, str]:
     words = {}
     zones = {"nucleus_inner": "the inside of the nucleus", "nucleus_outer": "the outer part of the nucleus"}
-    zones |= {f"zone_{k}": f"zone {k} of {ZONES} from nucleus to edge" for k in range(1, ZONES + 1)}
+    start = "nucleus" if stains.nucleus else "middle"
+    zones |= {f"zone_{k}": f"zone {k} of {ZONES} from {start} to edge" for k in range(1, ZONES + 1)}
     for name, place in zones.items():
         words[name] = f"protein in {place}, relative to the cell"
-        for stain, other in (("red", "microtubules"), ("yellow", "endoplasmic reticulum")):
-            words[f"{name}_to_{stain}"] = f"protein in {place}, relative to the cell and to the {other}"
+        for stain in stains.others:
+            words[f"{name}_to_{stain.name}"] = f"protein in {place}, relative to the cell and to the {stain.words}"
     for k, (low, high) in enumerate(pairwise(EDGE_BANDS), 1):
         words[f"edge_{k}"] = f"protein {low:g} to {high:g} px from the cell's edge, relative to the cytoplasm"
     words |= {
@@ -49,9 +67,9 @@ def _describe() -> dict[str, str]:
         "rim_variation": "protein: unevenness along the cell's edge",
     }
     for part in PARTS_OF_CELL:
-        for stain, other in (("red", "microtubules"), ("yellow", "endoplasmic reticulum"), ("blue", "DNA")):
-            words[f"{part}_follows_{stain}"] = (
-                f"protein in the {part} goes with the {other}, the other stains considered"
+        for stain in stains.beside:
+            words[f"{part}_follows_{stain.name}"] = (
+                f"protein in the {part} goes with the {stain.words}, the other stains considered"
             )
         words[f"{part}_explained"] = f"protein in the {part}: share of its variation that the stains explain"
         words[f"{part}_rest"] = f"protein in the {part}: variation that the stains do not explain"
@@ -93,45 +111,82 @@ def _describe() -> dict[str, str]:
     for part in PARTS_OF_CELL:
         for width in OPENINGS:
             words[f"{part}_grains_{width}"] = f"protein in the {part}: share of the signal in grains of {width} px"
-    return words | {
+    words |= {
         "nucleus_to_cytoplasm": "protein: nucleus against cytoplasm",
         "brightness": "protein: mean brightness above the darkest cell pixels, logarithmic",
-        "to_yellow": "protein: brightness relative to the endoplasmic reticulum",
-        "to_red": "protein: brightness relative to the microtubules",
-        "nucleus_depth": "cell: distance of the nucleus from the edge, logarithmic",
     }
+    for stain in stains.others[::-1]:
+        words[f"to_{stain.name}"] = f"protein: brightness relative to the {stain.words}"
+    words["nucleus_depth"] = "cell: distance of the nucleus from the edge, logarithmic"
+    if stains.shape:
+        words |= SHAPES
+    return words
 
 
-DESCRIPTIONS = _describe()
-"""Every feature in words, by name."""
+SHAPES = {
+    "shape_area": "cell: area, logarithmic",
+    "shape_eccentricity": "cell: elongation, 0 for a circle",
+    "shape_solidity": "cell: share of its convex hull that it fills",
+    "shape_roundness": "cell: area against that of a circle of the same perimeter",
+}
+"""What the outline of a cell says, in words, by name."""
+
+DESCRIPTIONS = describe_features()
+"""Every feature of images of the Atlas in words, by name."""
 
 FEATURES = tuple(DESCRIPTIONS)
 
 
-def cell_features(image: np.ndarray, label_map: np.ndarray, nuclei: np.ndarray | None = None) -> np.ndarray:
+def cell_features(
+    image: np.ndarray,
+    label_map: np.ndarray,
+    nuclei: np.ndarray | None = None,
+    views: Sequence[Stains] = HPA_STAINS,
+) -> np.ndarray:
     """Describe the protein's pattern in every cell.
 
     Args:
-        image: (4, H, W) uint8, RGBY.
+        image: (C, H, W) uint8.
         label_map: (H, W) int, 0 background; ids may have gaps.
-        nuclei: (H, W), not 0 in nuclei; None to estimate each cell's nucleus from blue.
+        nuclei: (H, W), not 0 in nuclei; None to estimate each cell's nucleus from its stain.
+        views: what the channels show, see `stains_of`.
 
     Returns:
-        (N, len(FEATURES)) float32, all finite, rows in the order of sorted ids.
+        (N, F) float32, all finite, rows in the order of sorted ids, columns as in `describe_features(views)`.
 
     Raises:
-        ValueError: sizes differ or the image has not four channels.
+        ValueError: sizes differ, or the image lacks a channel.
     """
-    if image.shape != (4, *label_map.shape):
-        raise ValueError(f"the image is {image.shape}, expected (4, H, W) of the label map {label_map.shape}.")
-    field = FieldPixels(image, label_map, nuclei)
-    if not len(field.cells):
-        return np.zeros((0, len(FEATURES)), np.float32)
-    columns: Columns = {}
-    for part in PARTS:
-        columns |= part(field)
-    table = np.column_stack([columns[name] for name in FEATURES])
+    most = max(k for stains in views for k in (stains.signal, *(own.channel for own in stains.beside)))
+    if image.ndim != 3 or len(image) <= most or image.shape[1:] != label_map.shape:
+        raise ValueError(
+            f"the image is {image.shape}, expected ({most + 1} or more, H, W) of the label map {label_map.shape}."
+        )
+    found: Columns = {}
+    for stains in views:
+        field = FieldPixels(image, label_map, nuclei, stains)
+        if not len(field.cells):
+            return np.zeros((0, len(describe_features(views))), np.float32)
+        parts = (*PARTS, _shape) if stains.shape else PARTS
+        columns = {name: values for part in parts for name, values in part(field).items()}
+        found |= {stains.prefix + name: values for name, values in columns.items()}
+    table = np.column_stack([found[name] for name in describe_features(views)])
     return np.nan_to_num(table, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
+
+
+def _shape(field: FieldPixels) -> Columns:
+    """What the outline of the cell says."""
+    numbered = np.zeros(field.label_map.shape, np.int32)
+    numbered.ravel()[field.cells.order] = field.owner + 1
+    own = regionprops(numbered)
+    area = np.array([region.area for region in own])
+    perimeter = np.array([max(region.perimeter, 1) for region in own])
+    return {
+        "shape_area": np.log(area),
+        "shape_eccentricity": np.array([region.eccentricity for region in own]),
+        "shape_solidity": np.array([region.solidity for region in own]),
+        "shape_roundness": np.minimum(4 * np.pi * area / perimeter**2, 2),
+    }
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -154,7 +209,7 @@ def _profile(field: FieldPixels) -> Columns:
     zone = np.minimum((_way(field) * ZONES).astype(np.int64), ZONES - 1)
     places = {"nucleus_inner": field.nucleus & inner, "nucleus_outer": field.nucleus & ~inner}
     places |= {f"zone_{k + 1}": field.cytoplasm & (zone == k) for k in range(ZONES)}
-    stains = {"red": field.take(field.planes[RED]), "yellow": field.take(field.planes[YELLOW])}
+    stains = {stain.name: field.take(field.planes[stain.channel]) for stain in field.stains.others}
     mean, means = field.average(field.green), {name: field.average(stain) for name, stain in stains.items()}
     out = {}
     for name, place in places.items():
@@ -174,7 +229,7 @@ def _edge(field: FieldPixels) -> Columns:
     count = len(field.cells) * DIRECTIONS
     sector = np.minimum(((_angle(field) + np.pi) / (2 * np.pi) * DIRECTIONS).astype(np.int64), DIRECTIONS - 1)
     sector += field.owner * DIRECTIONS
-    smooth = field.take(field.blurred(GREEN, 0.8))
+    smooth = field.take(field.blurred(field.signal, 0.8))
     rim = np.full(count, -1.0)
     np.maximum.at(rim, sector, np.where(depth < 5, smooth, -1))
     inside = (depth >= 5) & (depth < 12) & field.cytoplasm
@@ -218,21 +273,25 @@ def _angle(field: FieldPixels) -> np.ndarray:
 
 def _company(field: FieldPixels) -> Columns:
     """Protein fitted by the other stains, in the cytoplasm and in the nucleus, and where it exceeds the fit."""
-    smooth = {channel: field.take(field.blurred(channel, 1.5)) for channel in (RED, YELLOW, BLUE, GREEN)}
+    beside, signal = field.stains.beside, field.signal
+    if not beside:
+        return {}
+    channels = [signal, *(stain.channel for stain in beside)]
+    smooth = {channel: field.take(field.blurred(channel, 1.5)) for channel in channels}
     out: dict[str, np.ndarray] = {}
     for part, place in _parts(field).items():
-        green = field.centred(smooth[GREEN], place) * place
+        green = field.centred(smooth[signal], place) * place
         stains = []
-        for channel in (RED, YELLOW, BLUE):
+        for channel in channels[1:]:
             stain = field.centred(smooth[channel], place) * place
             spread = np.sqrt(field.average(stain**2)) + 1e-4
             stains.append(stain / spread[field.owner].astype(np.float32))
         gram = np.array([[field.average(a * b) for b in stains] for a in stains]).transpose(2, 0, 1)
         right = np.array([field.average(a * green) for a in stains]).T
-        weights = np.linalg.solve(gram + 0.02 * np.eye(3), right[..., None])[..., 0]
+        weights = np.linalg.solve(gram + 0.02 * np.eye(len(beside)), right[..., None])[..., 0]
         rest = green - sum(weights[field.owner, k].astype(np.float32) * stain for k, stain in enumerate(stains))
         mean = np.nan_to_num(field.average(field.green, place)) + EPSILON
-        out |= {f"{part}_follows_{name}": weights[:, k] / mean for k, name in enumerate(("red", "yellow", "blue"))}
+        out |= {f"{part}_follows_{stain.name}": weights[:, k] / mean for k, stain in enumerate(beside)}
         out[f"{part}_explained"] = 1 - field.average(rest**2) / (field.average(green**2) + 1e-6)
         out[f"{part}_rest"] = np.log(np.sqrt(np.nan_to_num(field.average(rest**2, place))) / mean + 0.01)
         if part == "cytoplasm":
@@ -249,8 +308,8 @@ def _company(field: FieldPixels) -> Columns:
 
 def _texture(field: FieldPixels) -> Columns:
     """Structures of the protein by size, their contrast and whether they are bright or dark; quantiles."""
-    planes = [field.blurred(GREEN, sigma) for sigma in SIGMAS]
-    smooth = field.take(field.blurred(GREEN, 0.8))
+    planes = [field.blurred(field.signal, sigma) for sigma in SIGMAS]
+    smooth = field.take(field.blurred(field.signal, 0.8))
     out = {}
     for part, place in {"cytoplasm": field.cytoplasm & (field.depth >= 2), "nucleus": field.nucleus}.items():
         mean = np.nan_to_num(field.average(field.green, place)) + EPSILON
@@ -281,7 +340,7 @@ def _lines(field: FieldPixels) -> Columns:
     cytoplasm = field.average(field.green, field.cytoplasm) + EPSILON
     out = {}
     for sigma in (1, 2):
-        gy, gx = np.gradient(field.blurred(GREEN, float(sigma)))
+        gy, gx = np.gradient(field.blurred(field.signal, float(sigma)))
         gyy, gyx = np.gradient(gy)
         gxx = np.gradient(gx, axis=1)
         middle, apart = (gxx + gyy) / 2, np.sqrt(((gxx - gyy) / 2) ** 2 + gyx**2)
@@ -315,7 +374,9 @@ def _likeness(field: FieldPixels) -> Columns:
         both = np.zeros(())
         for step in ((lag, 0), (0, lag)):
             same = inner & (field.take(np.roll(field.label_map, step, (0, 1))) == own)
-            both = both + field.correlation(field.green, field.take(np.roll(field.planes[GREEN], step, (0, 1))), same)
+            both = both + field.correlation(
+                field.green, field.take(np.roll(field.planes[field.signal], step, (0, 1))), same
+            )
         out[f"likeness_{lag}"] = np.asarray(both) / 2
     return out
 
@@ -323,14 +384,16 @@ def _likeness(field: FieldPixels) -> Columns:
 def _nucleus(field: FieldPixels) -> Columns:
     """Where in the nucleus the protein is: with sparse or dense DNA, in spots or around them."""
     core = field.nucleus & (field.in_nucleus > 2)
-    blue = field.take(field.blurred(BLUE, 1.5))
+    if field.stains.nucleus is None:
+        return {}
+    blue = field.take(field.blurred(field.stains.nucleus.channel, 1.5))
     sparse, dense = (bound[field.owner] for bound in field.quantiles(blue, (0.2, 0.8), core))
     at_sparse, at_dense = (field.average(field.green, core & side) for side in (blue <= sparse, blue >= dense))
     out = {"dark_dna": _ratio(at_sparse, at_dense)}
     mean = field.average(field.green, field.nucleus) + EPSILON
     for sigma in (1, 2, 4):
         coarse = SIGMAS[SIGMAS.index(sigma) + 2]
-        bands = field.take(field.blurred(GREEN, float(sigma)) - field.blurred(GREEN, coarse))
+        bands = field.take(field.blurred(field.signal, float(sigma)) - field.blurred(field.signal, coarse))
         out[f"nucleus_peak_{sigma}"] = field.largest(np.where(core, bands, -1)) / mean
         out[f"nucleus_pit_{sigma}"] = field.largest(np.where(core, -bands, -1)) / mean
     return out
@@ -338,10 +401,10 @@ def _nucleus(field: FieldPixels) -> Columns:
 
 def _grains(field: FieldPixels) -> Columns:
     """Share of the protein that openings of rising width take away."""
-    out, last = {}, field.planes[GREEN]
+    out, last = {}, field.planes[field.signal]
     for width in OPENINGS:
         disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
-        opened = cv2.morphologyEx(field.planes[GREEN], cv2.MORPH_OPEN, disk)
+        opened = cv2.morphologyEx(field.planes[field.signal], cv2.MORPH_OPEN, disk)
         taken, last = field.take(last - opened), opened
         for part, place in _parts(field).items():
             mean = field.average(field.green, place) + EPSILON
@@ -351,15 +414,14 @@ def _grains(field: FieldPixels) -> Columns:
 
 def _levels(field: FieldPixels) -> Columns:
     """Brightness against haze, compartments and stains; the nucleus's place."""
-    haze = float(np.quantile(field.green, 0.002))
+    haze, others = float(np.quantile(field.green, 0.002)), field.stains.others
     mean = field.average(field.green)
     nucleus, cytoplasm = (field.average(field.green, part) - haze for part in (field.nucleus, field.cytoplasm))
     depth = field.average(field.depth, field.nucleus)
     return {
         "nucleus_to_cytoplasm": _ratio(nucleus, cytoplasm),
         "brightness": np.log(np.maximum(mean - haze, 0) + EPSILON),
-        "to_yellow": _ratio(mean, field.average(field.take(field.planes[YELLOW]))),
-        "to_red": _ratio(mean, field.average(field.take(field.planes[RED]))),
+        **{f"to_{own.name}": _ratio(mean, field.average(field.take(field.planes[own.channel]))) for own in others},
         "nucleus_depth": np.log(np.maximum(depth, 0.5)),
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_json
@@ -17,7 +17,7 @@ from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import image_marks, read_cells, read_nuclei
 from wsss.data.cell_photometric import Faults, faulty_copy
 from wsss.feature_classifier.explain import explain_classes
-from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, cell_features
+from wsss.feature_classifier.features import cell_features, describe_features
 from wsss.feature_classifier.fit import Copies, LabelledCells, fit_weak
 from wsss.feature_classifier.store import (
     FeatureClassifier,
@@ -67,11 +67,11 @@ def ensure_feature_classifier(
         answers: cells labelled by hand; those of other images than `train` are left out.
 
     Raises:
-        ConfigError: the images have not the four channels that the features are named after.
         DataError: no training image has cells, or too few have.
     """
     facts = feature_classifier_facts(data, train, config, seed, answers)
-    if (folder.path / SUMMARY).exists() and _holds(folder.feature_classifier, facts):
+    names = tuple(describe_features(data.stains))
+    if (folder.path / SUMMARY).exists() and _holds(folder.feature_classifier, facts, names):
         return False
     feature_classifier = fit_feature_classifier(data, train, config, seed, answers)
     save_feature_classifier(folder.feature_classifier, feature_classifier)
@@ -93,10 +93,10 @@ def feature_classifier_facts(
     }
 
 
-def _holds(path: Path, facts: dict[str, Any]) -> bool:
+def _holds(path: Path, facts: dict[str, Any], names: tuple[str, ...]) -> bool:
     if not path.exists():
         return False
-    found = load_feature_classifier(path, FEATURES).meta
+    found = load_feature_classifier(path, names).meta
     known = {ANSWERS: ""} | found  # classifiers of before hold no answers
     return all(known.get(name, value) == value for name, value in facts.items())
 
@@ -120,10 +120,6 @@ def fit_feature_classifier(
     data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int, answers: CellTruth | None = None
 ) -> FeatureClassifier:
     """Fit the feature classifier on the cells of the images `train`, see `ensure_feature_classifier`."""
-    if len(data.channels) != 4:
-        raise ConfigError(
-            f"feature_classifier.enabled needs 4 channels (RGBY), {data.folder} has {len(data.channels)}."
-        )
     labels, negative = data.labels, data.classes.negative
     usable = [int(i) for i in train if labels[i].any()]
     found = _describe_all(data, usable, config.copies, seed)
@@ -142,7 +138,7 @@ def fit_feature_classifier(
     more = feature_classifier_facts(data, train, config, seed, answers)
     more |= {"images": sum(count > 0 for count in counts), "cells": len(features)}
     more |= {"answered_cells": 0 if labelled is None else len(labelled.rows)}
-    return to_feature_classifier(model, FEATURES, config.weak, more)
+    return to_feature_classifier(model, tuple(describe_features(data.stains)), config.weak, more)
 
 
 def _labelled(answers: CellTruth, names: Sequence[str], found: list[_Described]) -> LabelledCells | None:
@@ -169,7 +165,7 @@ def _copies(found: list[_Described], counts: list[int]) -> Copies | None:
         return None
     rows = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
     return Copies(
-        np.concatenate([own.copies.reshape(-1, len(FEATURES)) for own in found]),
+        np.concatenate([own.copies.reshape(-1, own.features.shape[1]) for own in found]),
         np.concatenate([np.tile(row, len(own.copies)) for row, own in zip(rows, found, strict=True)]),
         np.concatenate([own.emptied.ravel() for own in found]),
     )
@@ -178,6 +174,7 @@ def _copies(found: list[_Described], counts: list[int]) -> Copies | None:
 def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> list[_Described]:
     """Describe the cells of images, in their order; those without a label map have no cells."""
     faults = Faults() if data.classes.negative is not None else replace(Faults(), negatives=0)
+    views = data.stains
 
     def describe(index: int) -> _Described:
         try:
@@ -185,13 +182,13 @@ def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> l
         except DataError:  # segment has told of it; the image has no cells then
             label_map = np.zeros((data.size, data.size), np.int32)
         image, nuclei = np.array(data.image(index)), read_nuclei(data, index)
-        plain = cell_features(image, label_map, nuclei)
+        plain = cell_features(image, label_map, nuclei, views)
         changed = np.zeros((copies, *plain.shape), np.float32)
         emptied = np.zeros((copies, len(plain)), bool)
         for copy in range(copies):
             rng = np.random.default_rng([seed, copy, index])
-            faulty, emptied[copy] = faulty_copy(image, label_map, rng, faults)
-            changed[copy] = cell_features(faulty, label_map, nuclei)
+            faulty, emptied[copy] = faulty_copy(image, label_map, rng, faults, views)
+            changed[copy] = cell_features(faulty, label_map, nuclei, views)
         ids = np.unique(label_map)
         return _Described(plain, ids[ids != 0], changed, emptied)
 
@@ -201,13 +198,14 @@ def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> l
 
 def _summary(feature_classifier: FeatureClassifier, data: DataSet) -> dict[str, Any]:
     """Tell what was learnt, in words."""
-    shares = sorted(zip(feature_classifier.meta["importance"], FEATURES, strict=True), reverse=True)
-    classes = explain_classes(feature_classifier)
+    words = describe_features(data.stains)
+    shares = sorted(zip(feature_classifier.meta["importance"], words, strict=True), reverse=True)
+    classes = explain_classes(feature_classifier, words)
     return {
         **{
             name: feature_classifier.meta[name]
             for name in ("images", "cells", "answered_cells", ANSWERS, "history", "options", "seed", "train_ids")
         },
-        "importance": [{"feature": name, "words": DESCRIPTIONS[name], "share": share} for share, name in shares],
+        "importance": [{"feature": name, "words": words[name], "share": share} for share, name in shares],
         "classes": {data.classes.names[k]: [asdict(reason) for reason in own] for k, own in classes.items()},
     }

@@ -16,7 +16,7 @@ from wsss.data.catalog import DataSet
 from wsss.data.mask_samples import coverage_folds, survey
 from wsss.data.mask_samples import folds_digest as mask_folds_digest
 from wsss.data.masks import MaskSet
-from wsss.feature_classifier.features import FEATURES
+from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.unet import Unet, build_unet
@@ -156,7 +156,7 @@ def _load_feature_classifier(folder: RunFolder, record: RunRecord) -> FeatureCla
     """
     if not folder.feature_classifier.exists():
         return None
-    fitted = load_feature_classifier(folder.feature_classifier, FEATURES)
+    fitted = load_feature_classifier(folder.feature_classifier, tuple(describe_features(record.stains)))
     if fitted.meta["train_ids"] != digest_json(list(record.train_ids)):
         raise DataError(
             f"{folder.feature_classifier} was fitted on other images than the network beside it: remove it and run "

@@ -15,7 +15,7 @@ from wsss.core.device import Device
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
 from wsss.core.run_facts import NETWORK, check_facts
 from wsss.core.seal import check_format
-from wsss.feature_classifier.features import FEATURES
+from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.one_image import check_alike
@@ -118,7 +118,8 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
         net = device.settle(net).eval()
         name = facts["name"]
         kept = first_of(folder / _feature_classifier_file(name), folder / f"opinion-{name}.safetensors")
-        feature_classifier = load_feature_classifier(kept, FEATURES) if _belongs(kept, files) else None
+        features = tuple(describe_features(record.stains))
+        feature_classifier = load_feature_classifier(kept, features) if _belongs(kept, files) else None
         members.append(CamCheckpoint(record, net, feature_classifier))
     return members
 

@@ -236,7 +236,7 @@ class FeatureScores(Source):
 
     def score(self, sample: Sample) -> np.ndarray:
         """Return the mean of the feature classifiers."""
-        features = cell_features(sample.image, sample.cells, sample.nuclei)
+        features = cell_features(sample.image, sample.cells, sample.nuclei, self.members[0].record.stains)
         scores = [member.feature_classifier.predict(features) for member in self.members if member.feature_classifier]
         return np.mean(scores, axis=0)
 

@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.digests import DIGEST
 from wsss.core.files import as_read, digest_json
+from wsss.core.stains import Stains, stains_of
 from wsss.options.recipe import Recipe, recipe_from
 from wsss.options.renamed import OF_TRAINING, switched_on
 
@@ -108,6 +110,11 @@ class RunRecord:
     def name(self) -> str:
         """The folder of the fold within a run."""
         return fold_name(self.fold)
+
+    @property
+    def stains(self) -> tuple[Stains, ...]:
+        """What the channels show, as features of cells need it."""
+        return stains_of(self.channels, self.roles or default_roles(self.channels))
 
     @property
     def lineage(self) -> Lineage | None:

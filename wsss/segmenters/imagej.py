@@ -3,6 +3,7 @@
 import logging
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
@@ -64,7 +65,9 @@ def _rings(region: ImagejRoi) -> list[np.ndarray]:
     if region.roitype == ROI_TYPE.OVAL:
         angles = np.linspace(0, 2 * np.pi, OVAL_POINTS)
         half = np.array([region.right - region.left, region.bottom - region.top]) / 2
-        rings = [np.array([region.left, region.top]) + half * (1 + np.column_stack([np.cos(angles), np.sin(angles)]))]
+        rings: Any = [
+            np.array([region.left, region.top]) + half * (1 + np.column_stack([np.cos(angles), np.sin(angles)]))
+        ]
     else:
         rings = region.coordinates(multi=True)
     whole = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]

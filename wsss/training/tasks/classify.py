@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss.core.channels import HPA_ROLES, default_roles
+from wsss.core.channels import default_roles
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.device import Device
@@ -99,11 +99,6 @@ class ClassifyTask(Task):
             raise ConfigError(
                 f"images of {data.folder} are stored at {data.size} px, expected a multiple of {step} "
                 "(puzzle.side x output_stride): prepare them at another --size, or choose other tiles."
-            )
-        if recipe.feature_classifier.enabled and data.roles != HPA_ROLES:
-            raise ConfigError(
-                "feature_classifier.enabled looks at four channels, microtubules, protein, nucleus and ER in this "
-                f"order; {data.folder} has {some(data.channels)}: leave it out."
             )
         weights = recipe.loss.class_weights
         if weights is not None and len(weights) != len(data.classes):
