@@ -125,6 +125,19 @@ def test_any_number_of_channels_is_taken(channels: int) -> None:
         assert augment(image, seed).shape == (channels, CROP, CROP)
 
 
+@pytest.mark.parametrize(
+    ("channels", "signals", "changed"), [(1, (), [0]), (3, (2,), [2]), (5, (1, 4), [1, 4]), (4, (), [1])]
+)
+def test_ops_on_the_protein_change_the_channels_that_show_it(
+    channels: int, signals: tuple[int, ...], changed: list[int]
+) -> None:
+    steps = [CROP_STEP, {"op": "OneOf", "of": [{"op": "ProteinGain", "gain_range": [0.2, 0.5]}]}]
+    image = np.full((channels, 8, 8), 200, np.uint8)
+    out = build_augment(steps, 8, channels=channels, signals=signals)(image, 0)
+    assert [k for k in range(channels) if (out[k] != 200).any()] == changed
+    assert build_augment("hard", 32, channels=channels)(np.zeros((channels, 32, 32), np.uint8), 0).shape[0] == channels
+
+
 def test_read_only_images_are_taken_and_left_alone(tmp_path: Path, whole: Augment) -> None:
     np.save(tmp_path / "shard.npy", textured(128)[None])
     image = np.load(tmp_path / "shard.npy", mmap_mode="r")[0]

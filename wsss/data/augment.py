@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from wsss.core.checks import ConfigError
-from wsss.data.augment_recipe import Step, build_steps, load_recipe
+from wsss.data.augment_recipe import Step, build_steps, load_recipe, with_signals
 
 
 class Augment:
@@ -89,13 +89,16 @@ class Augment:
         return np.stack(cv2.split(image))
 
 
-def build_augment(recipe: str | Path | Sequence[Step], crop: int, *, channels: int = 4) -> Augment:
+def build_augment(
+    recipe: str | Path | Sequence[Step], crop: int, *, channels: int = 4, signals: Sequence[int] = ()
+) -> Augment:
     """Build the augmentation of a recipe.
 
     Args:
         recipe: 'hpa', 'none', another name or file that load_recipe takes; or a list of ops.
         crop: edge of the images wanted, pixels; stands for the word 'crop' in the recipe.
         channels: channels of the images; every op is tried on such an image.
+        signals: the channels that show a protein, for ops that change it alone; () for green of RGBY, else for all.
 
     Raises:
         ConfigError: an unknown op or parameter, with the nearest name; an op that does not take such images.
@@ -103,7 +106,8 @@ def build_augment(recipe: str | Path | Sequence[Step], crop: int, *, channels: i
     steps = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     if not steps:
         raise ConfigError("the augmentation recipe is empty: it needs at least a crop.")
-    return Augment(build_steps(steps, crop, _carried(channels)), crop)
+    signals = signals or ((1,) if channels == 4 else range(channels))
+    return Augment(build_steps(with_signals(steps, signals), crop, _carried(channels)), crop)
 
 
 def _carried(channels: int) -> int:

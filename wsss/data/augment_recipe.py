@@ -123,6 +123,19 @@ def alone(steps: Sequence[Step]) -> list[tuple[str, list[Step]]]:
     return out
 
 
+def with_signals(steps: Sequence[Step], signals: Sequence[int]) -> list[Step]:
+    """Return a recipe whose ops on the protein name its channels, where they do not name one themselves."""
+
+    def own(step: Step) -> Step:
+        if not isinstance(step, Mapping):
+            return step  # refused when it is built
+        members = step.get("of")
+        found = {**step, "of": [own(member) for member in members]} if isinstance(members, list) else step
+        return {"channel": list(signals), **found} if step.get("op") == "ProteinGain" else found
+
+    return [own(step) for step in steps]
+
+
 def _build(step: Step, where: str, crop: int, channels: int) -> A.BasicTransform | A.OneOf:
     values, name, p = _read(step, where, "p")
     where = f"{where} ({name})"

@@ -4,7 +4,7 @@ Each is a function of an image (C, H, W) uint8 and a numpy Generator, gives a ne
 can stand in a recipe by its name in OPS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ def protein_gain(
     image: np.ndarray,
     rng: np.random.Generator,
     gain_range: tuple[float, float] = (0.12, 1.3),
-    channel: int = 1,
+    channel: int | Sequence[int] = 1,
 ) -> np.ndarray:
     """Make the protein dimmer or brighter by one factor, drawn evenly on a log scale.
 
@@ -26,14 +26,15 @@ def protein_gain(
         image: (C, H, W) uint8.
         rng: source of the factor.
         gain_range: lowest and highest factor, above 0.
-        channel: which channel shows the protein; green of RGBY by default.
+        channel: which channel shows the protein, or several, each with a factor of its own; green of RGBY by default.
     """
     low, high = _pair("gain_range", gain_range, 0.001, 255)
-    check_range("channel", channel, 0, len(image) - 1)
-    gain = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    table = np.clip(np.rint(np.arange(256) * gain), 0, 255).astype(np.uint8)
     out = image.copy()
-    out[channel] = cv2.LUT(np.ascontiguousarray(image[channel]), table)
+    for own in [channel] if isinstance(channel, int) else channel:
+        check_range("channel", own, 0, len(image) - 1)
+        gain = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        table = np.clip(np.rint(np.arange(256) * gain), 0, 255).astype(np.uint8)
+        out[own] = cv2.LUT(np.ascontiguousarray(image[own]), table)
     return out
 
 

@@ -249,7 +249,8 @@ def train_loader(
         recipe: batch, crop, augmentation, sampler, seed.
         workers, pinned, world: see `EpochLoader`.
     """
-    augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels))
+    signals = [own.signal for own in data.stains]
+    augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels), signals=signals)
     samples = ImageSamples(data, augment)
     draw = balanced_draw(data.labels, indices, recipe.sampler, recipe.seed)
     return EpochLoader(samples, draw, len(indices), recipe, workers=workers, pinned=pinned, world=world)
