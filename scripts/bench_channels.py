@@ -4,8 +4,8 @@
 
 `one`: a nuclear stain alone with nuclei of six shapes. `four`: the drawn RGBY fields of the demo, of six classes;
 `three`: the same without the ER, as RGB pictures; `five`: the same with a channel of noise, as OME-TIFF of 16 bits in
-another order. Cells are the drawn ones (--backend masks). Three figures a set, on the CPU: the network alone, the feature
-classifier alone, and the score that `infer` gives. Seed 0; what is done is not done again.
+another order. Cells are the drawn ones (--backend masks). Three figures a set, on the CPU: the network alone, the
+feature classifier alone, and the score that `infer` gives. Seed 0; what is done is not done again.
 """
 
 import argparse
