@@ -13,7 +13,7 @@ from wsss.data.build import FOLDS, SHARDS, Spec, create_dataset, finish, write_e
 from wsss.data.catalog import DataSet
 from wsss.data.duplicates import thumbnail
 from wsss.data.store import Shards
-from wsss.inference.checkpoints import CamCheckpoint, came_later, plan_oof
+from wsss.inference.checkpoints import CamCheckpoint, bits_note, came_later, plan_oof
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.record import Ancestor, RunRecord
 
@@ -155,3 +155,13 @@ def test_a_source_that_came_after_the_training_is_predicted_by_all_networks_that
     finish(data.folder, Spec(size=SIZE, folds=2), table, records, before=before)
     with pytest.raises(DataError, match="other labels or folds"):
         plan_oof(nets, DataSet.open(data.folder))
+
+
+def test_other_bits_than_those_of_the_training_are_told(data: DataSet) -> None:
+    records = [network(data, 0, bits=12).record, network(data, 1, bits=12).record]
+    assert bits_note(records, data) == ""  # 8-bit files
+    source = {**data.manifest["sources"][0], "bits": 16}
+    other = dataclasses.replace(data, manifest={**data.manifest, "sources": [source]})
+    assert "learnt from images of 12 bits" in bits_note(records, other)
+    source["bits"] = 12
+    assert bits_note(records, other) == ""

@@ -1,5 +1,6 @@
 """Every command reads a table alike, whatever program wrote it: a table of commands by forms of tables."""
 
+import gzip
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -174,7 +175,8 @@ def test_download_takes_the_addresses_of_the_public_atlas(tmp_path: Path) -> Non
         ("ID,cell,,Label\na,1,z,0\n", "row 2: column 3 holds 'z' and has no name"),
         ("ID,cell,cell,Label\na,1,1,0\n", "two columns of one name: cell"),
         ("ID,id,CELL,Cell,Label\na,a,1,1,0\n", "has the columns CELL, Cell: keep one cell"),
-        ("PK\x03\x04rubbish", r"lacks the column\(s\) ID"),
+        ("PK\x03\x04rubbish", "is an Excel workbook, or another zip file: save the sheet as CSV"),
+        ("PAR1rubbish", "is a Parquet file"),
     ],
 )
 def test_a_fault_is_one_line_with_file_row_and_column(tmp_path: Path, text: str, message: str) -> None:
@@ -183,3 +185,10 @@ def test_a_fault_is_one_line_with_file_row_and_column(tmp_path: Path, text: str,
     with pytest.raises(DataError, match=rf"t\.csv.*{message}") as error:
         read_cell_truth(path, HPA)
     assert "\n" not in str(error.value)
+
+
+def test_a_packed_table_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"ID,cell,Label\na,1,0\n"))
+    with pytest.raises(DataError, match="compressed by gzip: unpack it first"):
+        read_cell_truth(path, HPA)

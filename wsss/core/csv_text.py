@@ -22,6 +22,13 @@ MOST_COLUMNS = 20_000
 SEPARATORS = ",;\t"
 CHUNK = 50_000
 """Rows that are turned into columns at once."""
+_PACKED = {
+    b"PK\x03\x04": "an Excel workbook, or another zip file: save the sheet as CSV",
+    b"\x1f\x8b": "compressed by gzip: unpack it first (gunzip)",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV",
+    b"PAR1": "a Parquet file, expected a text table: save it as CSV",
+}
+"""How files begin that are no text tables, and what they are."""
 _SEP_LINE = re.compile(r'"?sep=(.)"?[;,\t]*\r?\n?', re.IGNORECASE)
 _DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
 
@@ -69,7 +76,10 @@ def _lines(path: Path) -> Iterator[str]:
     try:
         check_regular(path)
         with path.open("rb") as binary:
-            utf16 = binary.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
+            start = binary.peek(4)[:4]
+            if packed := next((what for magic, what in _PACKED.items() if start.startswith(magic)), ""):
+                raise DataError(f"{path} is {packed}.")
+            utf16 = start[:2] in (b"\xff\xfe", b"\xfe\xff")
             text = io.TextIOWrapper(binary, "utf-16" if utf16 else "utf-8-sig", newline="")
             while line := text.readline(LONGEST_HEADER if number == 0 else -1):
                 number += 1

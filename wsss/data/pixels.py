@@ -54,7 +54,8 @@ def check_headers(
             return header
         order = _order(paths[0], header, names)
         if len(order) != channels:
-            raise DataError(f"{paths[0].name} has {_counted(header)}, expected {channels}.{_alpha_hint(header, names)}")
+            hint = _alpha_hint(header, names) or " Other channels are named by --channels, such as --channels DAPI,GFP."
+            raise DataError(f"{paths[0].name} has {_counted(header)}, expected {channels}.{hint}")
         return header
     headers = [read_header(path, choice, join=False) for path in paths]
     for path, header in zip(paths, headers, strict=True):

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import Tensor
 
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
 from wsss.core.files import digest_json
 from wsss.data.build import folds_digest
@@ -172,6 +172,17 @@ def check_fits(checkpoint: CamCheckpoint, data: DataSet) -> None:
         DataError: they differ.
     """
     checkpoint.record.check_fits("classify", data.classes.names, data.channels, data.folder)
+
+
+def bits_note(records: Sequence[RunRecord], data: DataSet) -> str:
+    """Return what is to be told where the images are scaled by other bits than those of the training; '' if not."""
+    learnt = {record.bits for record in records} - {None, data.bits}
+    if not learnt or data.bits is None:
+        return ""
+    return (
+        f"the networks learnt from images of {some(sorted(map(str, learnt)))} bits, those of {data.folder} use "
+        f"{data.bits}: equally bright images have other numbers now. Prepare them with the same --bits."
+    )
 
 
 def pair(checkpoints: list[CamCheckpoint], unets: list[Checkpoint[Unet]], *, oof: bool) -> list[CamCheckpoint]:

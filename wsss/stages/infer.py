@@ -19,6 +19,7 @@ from wsss.data.cell_maps import check_cells, image_marks
 from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import (
     Plan,
+    bits_note,
     came_later,
     check_fits,
     load_classifiers,
@@ -61,6 +62,8 @@ def run(options: InferOptions) -> int:
     task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
     if options.oof:
         _tell_later(task.data, plan)
+    if note := bits_note([member.record for members, _ in plan for member in members], task.data):
+        say(f"note: {note}")
     if not options.segment:
         check_cells(task.data, ", or pass --segment unet")
     if options.shard:
