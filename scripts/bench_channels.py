@@ -34,7 +34,8 @@ CHANNELS = {
         "nucleus=nucleus,signal=signal,cell=cell+ER",
     ],
 }
-SIZES = {"one": 160}
+SIZE = 192
+"""Edge of a field, px."""
 PARTS = {"network": "cam", "feature classifier": "feature_classifier", "together": ""}
 
 
@@ -51,11 +52,11 @@ def write_set(folder: Path, kind: str, count: int, seed: int) -> None:
         chosen = sorted(set(lead))
         name = f"f{seed}-{n:03}"
         if kind == "one":
-            nuclei = draw_nuclei(rng, SIZES["one"], chosen)
+            nuclei = draw_nuclei(rng, SIZE, chosen)
             label_map, own = nuclei.label_map, [[k] for k in nuclei.shapes]
             Image.fromarray(nuclei.image).save(folder / f"images/{name}.png")
         else:
-            field = draw_field(rng, SIZES.get(kind, 192), [CLASSES[k] for k in chosen])
+            field = draw_field(rng, SIZE, [CLASSES[k] for k in chosen])
             label_map, own = field.label_map, [[CLASSES.index(k) for k in ids] for ids in field.cell_labels]
             write_image(folder / "images", name, kind, field.image, rng)
         Image.fromarray(label_map.astype(np.uint16)).save(folder / f"masks/{name}.png")
@@ -84,7 +85,7 @@ def write_image(folder: Path, name: str, kind: str, image: np.ndarray, rng: np.r
 
 def run_set(home: Path, kind: str, args: argparse.Namespace) -> dict[str, float]:
     """Take a set through all stages; return the mean AP per cell of each part of the score."""
-    size = ["--size", str(SIZES.get(kind, 192)), *CHANNELS[kind]]
+    size = ["--size", str(SIZE), *CHANNELS[kind]]
     for part, count, seed in (("train", args.train, 0), ("test", args.test, 1)):
         write_set(home / part, kind, count, seed)
         given = ["--images", str(home / part / "images"), "--classes", str(home / part / "classes.yaml"), *size]
