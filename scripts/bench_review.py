@@ -39,24 +39,35 @@ class Cells:
         truth: (N, K) 0/1.
     """
 
-    def __init__(self, folder: Path, truth: Path) -> None:
+    def __init__(self, folder: Path, truth: Path, cache: Path | None = None) -> None:
         self.data = DataSet.open(folder)
         known = read_cell_truth(truth, self.data.classes)
         places = {(name, int(cell)): row for row, (name, cell) in enumerate(zip(known.ids, known.cells, strict=True))}
-        features, image, numbers, rows = [], [], [], []
+        if cache is None or not cache.exists():
+            features, image, numbers = self._described()
+            if cache is not None:
+                np.savez(cache, features=features, image=image, numbers=numbers)
+        else:
+            with np.load(cache) as stored:
+                features, image, numbers = (stored[name] for name in ("features", "image", "numbers"))
+        pairs = zip(image.tolist(), numbers.tolist(), strict=True)
+        rows = np.array([places.get((self.data.ids[i], cell), -1) for i, cell in pairs])
+        kept = rows >= 0
+        if not kept.any():
+            raise ConfigError(f"{truth} has no cell of {folder}.")
+        self.features, self.image, self.numbers = features[kept], image[kept], numbers[kept]
+        self.truth = known.labels[rows[kept]]
+
+    def _described(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return features, image and number of every cell."""
+        features, image, numbers = [], [], []
         for i in progress(np.flatnonzero(self.data.ok).tolist(), "features"):
             label_map = self.data.geometry(i).labels_to_store(read_cells(self.data, i))
             ids = np.unique(label_map)
             features.append(cell_features(np.array(self.data.image(i)), label_map, read_nuclei(self.data, i)))
             image += [i] * (len(ids) - 1)
             numbers += ids[ids != 0].tolist()
-            rows += [places.get((self.data.ids[i], int(cell)), -1) for cell in ids[ids != 0]]
-        kept = np.array(rows) >= 0
-        if not kept.any():
-            raise ConfigError(f"{truth} has no cell of {folder}.")
-        self.features = np.concatenate(features)[kept]
-        self.image, self.numbers = np.array(image)[kept], np.array(numbers)[kept]
-        self.truth = known.labels[np.array(rows)[kept]]
+        return np.concatenate(features), np.array(image), np.array(numbers)
 
 
 def ask(cells: Cells, scores: np.ndarray, strategy: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,8 +107,10 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=WeakConfig().answer_weight)
     parser.add_argument("--trees", type=int, default=WeakConfig().trees)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, help="folder in which features are kept from one call to the next")
     given = parser.parse_args()
-    cells, val = Cells(given.data, given.truth), Cells(given.val_data, given.val_truth)
+    kept = [None if given.cache is None else given.cache / f"{part}.npz" for part in ("train", "val")]
+    cells, val = Cells(given.data, given.truth, kept[0]), Cells(given.val_data, given.val_truth, kept[1])
     config = replace(WeakConfig(), trees=given.trees, answer_weight=given.weight)
 
     def figures(model: WeakModel) -> str:

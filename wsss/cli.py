@@ -38,6 +38,7 @@ STAGES = {
     "ensemble": "several scores -> one",
     "calibrate": "scores of unseen images -> curves that make scores mean what they say",
     "download": "IDs -> images of the public Atlas",
+    "configs": "the recipes that come with it, each with a line",
     "doctor": "machine, data sets and runs -> what needs fixing",
     "demo": "all of it on fields drawn by code",
 }

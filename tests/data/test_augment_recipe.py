@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from wsss.core.checks import ConfigError
-from wsss.data.augment_recipe import CONFIGS, alone, build_steps, load_recipe
+from wsss.data.augment_recipe import alone, build_steps, load_recipe
+from wsss.options.shipped import CONFIGS
 
 
 def build(*steps: dict[str, Any], channels: int = 4) -> list[Any]:

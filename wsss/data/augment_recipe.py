@@ -13,13 +13,11 @@ import numpy as np
 from wsss.core.checks import ConfigError, check_choice, check_range, nearest
 from wsss.core.reading import read_yaml
 from wsss.data import photometric as robust
+from wsss.options.shipped import augmentations
 
 Step = Mapping[str, Any]
 """One entry of a recipe: `op`, `p` or `weight`, and the op's own parameters (or `of`, for OneOf)."""
 
-_SHIPPED = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
-CONFIGS = next((folder for folder in _SHIPPED if folder.exists()), _SHIPPED[0])
-"""Where the shipped recipes are: in the installed package, or beside it in a checkout."""
 CROP_ALONE: Step = {"op": "RandomCrop", "height": "crop", "width": "crop", "pad_if_needed": True}
 
 BORDERS = {
@@ -86,7 +84,7 @@ def load_recipe(source: str | Path) -> list[Step]:
         return [CROP_ALONE]
     path = Path(source)
     if not path.suffix:
-        shipped = {file.stem.removeprefix("augment_"): file for file in CONFIGS.glob("augment_*.yaml")}
+        shipped = augmentations()
         check_choice("augment", str(source), ["none", *sorted(shipped), "a YAML file"])
         path = shipped[str(source)]
     steps = read_yaml(path, ConfigError)

@@ -25,6 +25,7 @@ from wsss.core.console import OutputOptions, say, tell_as
 from wsss.core.files import is_file
 from wsss.core.reading import parse_yaml, read_yaml
 from wsss.options.renamed import renamed_config, renamed_flags
+from wsss.options.shipped import config_file
 
 EXIT_CODES = """\
 exit codes:
@@ -61,7 +62,11 @@ def make_parser(stage: str, about: str, examples: str, *options: type) -> Argume
         epilog=f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}",
         formatter_class=_Formatter,
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of these options; flags override it.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with any of these options, or the name of a recipe (wsss configs); flags override it.",
+    )
     for option in (*options, OutputOptions):
         parser.add_class_arguments(option, None)
     return parser
@@ -158,7 +163,23 @@ def first_value(words: Sequence[str], name: str) -> str | None:
 
 def _current(words: Sequence[str]) -> list[str]:
     """Return words with '_' for '-' and with options, also those in files behind --config, under today's names."""
-    return _with_configs(renamed_flags([_underscores(word) for word in words]), renamed_config)
+    return _with_configs(renamed_flags(_found_configs([_underscores(word) for word in words])), renamed_config)
+
+
+def _found_configs(words: Sequence[str]) -> list[str]:
+    """Return words with recipes named behind --config as files.
+
+    Raises:
+        ConfigError: there is no such file or recipe.
+    """
+    out = list(words)
+    for where, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--config" and equals:
+            out[where] = f"--config={config_file(value)}"
+        elif name == "--config" and where + 1 < len(words):
+            out[where + 1] = config_file(words[where + 1])
+    return out
 
 
 def _with_configs(words: list[str], change: Callable[[dict[str, Any], str], dict[str, Any]]) -> list[str]:
@@ -314,7 +335,7 @@ def _brief(parser: ArgumentParser) -> str:
             f"{parser.format_usage()}",
             f"{parser.description}\n",
             "options, with their defaults:",
-            "  --config FILE             YAML file with any of these options; flags override it.",
+            "  --config FILE             YAML file with any of these options, or a name of `wsss configs`; flags win.",
             *single,
             "\ngroups of options (--help GROUP explains one of them, --help all everything):",
             *rows,
