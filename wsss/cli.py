@@ -34,6 +34,7 @@ STAGES = {
     "overlay": "scores -> pictures",
     "report": "scores -> one HTML page",
     "review": "scores -> cells labelled by you in a browser, and what the scores are worth",
+    "compare": "scores -> shares of cells per class and condition, with intervals",
     "export": "scores or a run -> the forms of other tools",
     "ensemble": "several scores -> one",
     "calibrate": "scores of unseen images -> curves that make scores mean what they say",

@@ -1,0 +1,125 @@
+"""Compare conditions: shares of cells per class and condition, with intervals, as a table and a picture."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wsss.core.checks import ConfigError, DataError, nearest, some
+from wsss.core.columns import carried_columns
+from wsss.core.console import say
+from wsss.core.digests import Digests
+from wsss.core.files import write_csv
+from wsss.core.labels import ClassList
+from wsss.data.catalog import DataSet, data_folder_of
+from wsss.inference.tables import is_mask_folder, prediction_files, read_cells, score_columns
+from wsss.metrics.shares import LEAST_IMAGES, GroupShares, difference, group_shares
+from wsss.options.compare import CompareOptions
+from wsss.reports.shares import plot_shares
+from wsss.runs.output import Output, in_folder, what_is_read
+
+MOST = 64
+"""Conditions at most: a column with more values is no condition."""
+WHAT = {"above": "score from {threshold:g} on", "top": "highest score", "mean": "mean score"}
+
+
+def run(options: CompareOptions) -> int:
+    """Run the stage; return the exit code."""
+    if is_mask_folder(options.preds):
+        raise ConfigError(f"{options.preds} holds masks, not cells: there are no classes to compare.")
+    out = options.out or Path("compare") / f"{options.preds.resolve().name}-{options.by.replace('/', '_')}"
+    with in_folder(out, "compare") as output:
+        if output.begin(partial(_read, options), overwrite=options.overwrite, subject=("options",)):
+            _compare(options, output, out)
+    return 0
+
+
+def _read(options: CompareOptions, digests: Digests) -> dict[str, Any]:
+    return what_is_read(options, digests, prediction_files(options.preds))
+
+
+def _compare(options: CompareOptions, output: Output, out: Path) -> None:
+    cells = read_cells(options.preds)
+    classes = DataSet.open(data_folder_of(options.preds, None)).classes
+    columns = score_columns(cells, options.preds)
+    if columns != classes.columns:
+        raise DataError(f"{options.preds} has {len(columns)} classes, its data set has {len(classes)}.")
+    groups = count_groups(options, cells)
+    table = share_table(groups, classes, options.reference)
+    write_csv(output.path("shares.csv"), table)
+    what = WHAT[options.count].format(threshold=options.threshold)
+    plot_shares(groups, classes.names, options.by, what, output.path("shares.png"))
+    output.publish()
+    for line in summary(groups, classes):
+        say(line)
+    say(f"shares.csv and shares.png written to {out}")
+
+
+def count_groups(options: CompareOptions, cells: pd.DataFrame) -> list[GroupShares]:
+    """Count the cells of each condition.
+
+    Raises:
+        ConfigError: there is no such column or reference.
+        DataError: the column is no condition.
+    """
+    known = carried_columns(cells.columns)
+    if options.by not in known:
+        carried = some(known) or "no column"
+        raise ConfigError(
+            f"--by is '{options.by}', the cells of {options.preds} carry {carried}.{nearest(options.by, known)} "
+            "Columns beside ID and Label in the table given to prepare --labels are carried along."
+        )
+    values = cells[options.by].fillna("").astype(str)
+    left_out = int((values == "").sum())
+    if left_out:
+        say(f"note: {left_out} cells have no {options.by}: left out.")
+    cells, values = cells[values != ""], values[values != ""]
+    names = sorted(values.unique())
+    if not names or len(names) > MOST:
+        raise DataError(f"{options.by} has {len(names)} values, expected 1 to {MOST}: choose a column of conditions.")
+    if options.reference and options.reference not in names:
+        raise ConfigError(
+            f"--reference is '{options.reference}', expected one of {some(names, 8)}."
+            + nearest(options.reference, names)
+        )
+    scores = cells[score_columns(cells, options.preds)].to_numpy(np.float64)
+    counted = {
+        "above": lambda: scores >= options.threshold,
+        "top": lambda: np.eye(scores.shape[1])[scores.argmax(axis=1)],
+        "mean": lambda: scores,
+    }[options.count]()
+    group = np.searchsorted(names, values.to_numpy(object))
+    return group_shares(counted, cells.ID.factorize()[0], group, names, options.rounds)
+
+
+def share_table(groups: list[GroupShares], classes: ClassList, reference: str) -> pd.DataFrame:
+    """Return a row for each condition and class."""
+    base = next((own for own in groups if own.name == reference), None)
+    rows = []
+    for own in groups:
+        against = None if base is None else difference(own, base)
+        for k, name in enumerate(classes.names):
+            row = {"condition": own.name, "class_id": k, "class": name, "images": own.images, "cells": own.cells}
+            row |= {"share": own.share[k], "low": own.low[k], "high": own.high[k]}
+            if against is not None:
+                value, low, high = (part[k] for part in against)
+                row |= {"difference": value, "difference_low": low, "difference_high": high}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summary(groups: list[GroupShares], classes: ClassList) -> list[str]:
+    """Return the three most frequent classes of each condition in words."""
+    lines = []
+    for own in groups:
+        parts = []
+        for k in np.argsort(-own.share, kind="stable")[:3]:
+            interval = f" ({own.low[k]:.0%} to {own.high[k]:.0%})" if len(own.resampled) else ""
+            parts.append(f"{classes.names[k]} {own.share[k]:.0%}{interval}")
+        lines.append(f"{own.name}: {own.cells} cells in {own.images} images; {', '.join(parts)}")
+    few = [own.name for own in groups if own.images < LEAST_IMAGES]
+    if few:
+        lines.append(f"note: {some(few)} have fewer than {LEAST_IMAGES} images: no interval.")
+    return lines
