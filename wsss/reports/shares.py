@@ -34,11 +34,11 @@ def plot_shares(groups: Sequence[GroupShares], class_names: Sequence[str], by: s
     offsets = np.linspace(-0.32, 0.32, len(groups)) if len(groups) > 1 else np.zeros(1)
     for number, (own, offset) in enumerate(zip(groups, offsets, strict=True)):
         share, rows = 100 * own.share[shown], np.arange(len(shown)) + offset
-        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number // len(COLOURS) % len(MARKS)]}
+        colour, mark = COLOURS[number % len(COLOURS)], MARKS[number // len(COLOURS) % len(MARKS)]
         label = f"{own.name} ({own.cells} cells, {own.images} images)"
-        panel.plot(share, rows, linestyle="none", markersize=5, label=label, **style)
+        panel.plot(share, rows, linestyle="none", marker=mark, color=colour, markersize=5, label=label)
         if len(own.resampled):
-            panel.hlines(rows, 100 * own.low[shown], 100 * own.high[shown], color=style["color"], linewidth=1.6)
+            panel.hlines(rows, 100 * own.low[shown], 100 * own.high[shown], color=colour, linewidth=1.6)
     for row in range(0, len(shown), 2):
         panel.axhspan(row - 0.5, row + 0.5, color="0.95", zorder=0)
     panel.set_yticks(range(len(shown)), [class_names[k] for k in shown])
