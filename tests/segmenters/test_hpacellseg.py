@@ -1,5 +1,6 @@
 """The adapter, against a stand-in with the signatures of hpacellseg and pytorch_zoo; see docs/segmentation.md."""
 
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -148,12 +149,33 @@ def test_converted_weights_are_those_of_the_pickle_without_its_wrapping(weights:
 
 
 def test_pickles_of_anything_else_are_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Conv2d(2, 2, 1), tmp_path / "part.pth")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "linear.pth")
     (tmp_path / "text.pth").write_text("<html>")
-    for name, words in (("linear", "Linear, expected"), ("text", "is no pickle"), ("none", "does not exist")):
+    said = {"part": "Conv2d, expected", "linear": "Linear, which is no part", "text": "is no pickle", "none": "exist"}
+    for name, words in said.items():
         with pytest.raises(DataError, match=words):
             convert_pickle(tmp_path / f"{name}.pth", tmp_path / "out" / NUCLEI)
     assert not (tmp_path / "out").exists()
+
+
+class Harmful:
+    """What would make a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_runs_none(tmp_path: Path) -> None:
+    network = build_network(3, 3)
+    network.more = Harmful(tmp_path / "made")  # type: ignore[assignment]
+    torch.save(network, tmp_path / "nuclei.pth")
+    with pytest.raises(DataError, match=r"it names \w+\.mkdir, which is no part"):
+        convert_pickle(tmp_path / "nuclei.pth", tmp_path / "out" / NUCLEI)
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_pickle_is_never_loaded_in_place_of_converted_weights(weights: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ folder, which `scripts/convert_hpacellseg.py` makes once from the published whol
 import functools
 import json
 import pickle
+import re
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -165,7 +166,9 @@ def _nothing_fetched() -> Iterator[None]:
 
 
 def convert_pickle(source: Path, target: Path, *, er: bool = True) -> None:
-    """Write the weights of a whole-model pickle as safetensors. Loading a pickle RUNS CODE that it names.
+    """Write the weights of a whole-model pickle as safetensors.
+
+    Only what the architecture consists of is unpickled; a pickle that names anything else is refused, and runs nothing.
 
     Args:
         source: the pickle, as hpacellseg publishes it.
@@ -175,12 +178,18 @@ def convert_pickle(source: Path, target: Path, *, er: bool = True) -> None:
     Raises:
         DataError: the file is missing, no pickle of a network, or one of another architecture.
     """
-    need("pytorch_zoo.unet", "hpacellseg", INSTALL)
+    blank = build_network(3, 3)
+    parts = {type(module) for module in blank.modules()} | {torch.nn.DataParallel, torch.nn.functional.relu, set}
     try:
-        network: Any = torch.load(source, map_location="cpu", weights_only=False)
+        with torch.serialization.safe_globals(list(parts)):
+            network: Any = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{source} does not exist: fetch the published weights first.") from None
-    except (pickle.UnpicklingError, ImportError, AttributeError, EOFError, RuntimeError, TypeError, KeyError) as error:
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it names {named.group(1)}, which is no part of {ARCHITECTURE}" if named else "it is damaged"
+        raise DataError(f"{source} is no pickle of one of hpacellseg's published networks: {reason}.") from error
+    except (ImportError, AttributeError, EOFError, RuntimeError, TypeError, KeyError) as error:
         raise DataError(f"{source} is no pickle of a network ({' '.join(str(error).split())}).") from error
     network = network.module if isinstance(network, torch.nn.DataParallel) else network
     found = f"{type(network).__module__}.{type(network).__name__}"

@@ -12,6 +12,7 @@ from wsss.core.console import say
 from wsss.core.device import Device, choose_device
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_json
+from wsss.core.label_maps import given_maps
 from wsss.core.runtime import keep_freed_memory, progress
 from wsss.data.build import TABLE
 from wsss.data.catalog import DataSet, default_dataset
@@ -94,8 +95,26 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
         nets = [load_unet(found, device, "maps") for found in find_folders(options.unet)]
         members = pair(members, nets, oof=options.oof)
     plan = plan_oof(members, data) if options.oof else plan_all(members, data)
+    _check_nuclei(options, data, plan)
     curves = _calibration(options, data, plan)
     return Task(data, options.score, options.crops, device, options.batch, options.tta, curves), plan
+
+
+def _check_nuclei(options: InferOptions, data: DataSet, plan: Plan) -> None:
+    """Refuse score.compartment for images whose cells came without nuclei.
+
+    Raises:
+        ConfigError: some did.
+    """
+    if options.score.compartment == 0 or options.segment:
+        return
+    cells, nuclei = given_maps(data.folder / "cells"), given_maps(data.folder / "nuclei")
+    predicted = [data.ids[i] for _, indices in plan for i in indices]
+    if lacking := [name for name in predicted if name in cells and name not in nuclei]:
+        raise ConfigError(
+            f"score.compartment is {options.score.compartment:g}, which needs nuclei, and {some(lacking, 3)} in "
+            f"{data.folder} have none: segment with a backend that finds nuclei, or pass --score.compartment 0."
+        )
 
 
 def _calibration(options: InferOptions, data: DataSet, plan: Plan) -> Calibration | None:
