@@ -70,7 +70,7 @@ OLD = {
     "epochs": 2,
     "output_stride": 32,
     "puzzle": {"side": 2, "weight": 0.5},
-    "opinion": {"enabled": False, "copies": 2},
+    "opinion": {"enabled": False, "copies": 2, "weak": {"rounds": 3, "balance": 0.5, "sharpen": 1.5}},
     "score": {"stage2_share": 0.5, "outlier_power": 0.0},
     "optim": {"lr": 1e-3},
 }
@@ -84,7 +84,12 @@ def test_a_config_of_version_0_1_0_opens_with_one_line_of_notice(
     assert read("--config", str(path)) == MaskRecipe(epochs=2, optim=dataclasses.replace(MaskRecipe().optim, lr=1e-3))
     (notice,) = capsys.readouterr().out.splitlines()
     assert notice.startswith(f"note: {path} has options of version 0.1.0: opinion is now feature_classifier")
-    old = {**OLD, "task": "classify", "opinion": {"enabled": True, "copies": 1}, "score": {"field_rounds": 3}}
+    old = {
+        **OLD,
+        "task": "classify",
+        "opinion": {"enabled": True, "copies": 1, "weak": {"balance": 0.5, "sharpen": 1.5}},
+        "score": {"field_rounds": 3},
+    }
     path.write_text(yaml.safe_dump(old))
     recipe = read("--config", str(path), "--score.stage2_share", "0.25")
     assert (recipe.feature_classifier.enabled, recipe.feature_classifier.copies) == (True, 1)

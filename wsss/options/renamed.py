@@ -14,9 +14,12 @@ RENAMED = {
 }
 """Old name -> new name; the name of a group stands for all of its options."""
 _CELLS = "image labels pooled from cells, and cells as puzzle pieces, lost 0.06 to 0.4 average precision"
+_BY_ITSELF = "the feature classifier scores each class by itself"
 _SELF_TRAINING = "it added nothing beside the feature classifier"
 REMOVED = {
     "score.outlier_power": "it never changed a score",
+    "feature_classifier.weak.balance": _BY_ITSELF,
+    "feature_classifier.weak.sharpen": _BY_ITSELF,
     "cells": _CELLS,
     "self_training": _SELF_TRAINING,
     "score.self_training_share": _SELF_TRAINING,

@@ -230,8 +230,8 @@ def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
     for name, value in switched_on(found.get("recipe", {})):
         if name in OF_TRAINING:
             raise DataError(
-                f"the run was begun with {name} {value}, which is gone: infer still takes it, but it cannot be trained "
-                "further. Choose another --run folder, or pass --resume never to start over."
+                f"the run was begun with {name} {value}, which is gone, so it cannot go on. Choose another --run "
+                "folder, or pass --resume never to start over."
             )
     # Options that are newer than the run had their defaults.
     found = {**found, "recipe": as_read(asdict(recipe_from(found.get("recipe", {}), "the checkpoint")))}
