@@ -179,7 +179,11 @@ def convert_pickle(source: Path, target: Path, *, er: bool = True) -> None:
         DataError: the file is missing, no pickle of a network, or one of another architecture.
     """
     blank = build_network(3, 3)
-    parts = {type(module) for module in blank.modules()} | {torch.nn.DataParallel, torch.nn.functional.relu, set}
+    parts: set[Any] = {type(module) for module in blank.modules()} | {
+        torch.nn.DataParallel,
+        torch.nn.functional.relu,
+        set,
+    }
     try:
         with torch.serialization.safe_globals(list(parts)):
             network: Any = torch.load(source, map_location="cpu", weights_only=True)
