@@ -1,10 +1,13 @@
 """Figures of the mask networks: nuclei, a table of losses and decoder options, and time per image.
 
     python scripts/bench_unet.py nuclei --data stage1_train [--epochs 16]     binary against mask and border
+    python scripts/bench_unet.py salt --data salt [--set --epochs 8 ...]      the metric of the TGS salt competition
     python scripts/bench_unet.py options [--images 120] [--epochs 6]          every loss and decoder option, 101 x 101
     python scripts/bench_unet.py time                                         seconds per 101 x 101 and 512 x 512 image
 
-`nuclei` holds out fold 0 of the 5 folds that seed 0 draws: of 100 images 80 to train on and 20 to score. `options`
+`nuclei` and `salt` hold out fold 0 of the 5 folds that seed 0 draws, each with its share of empty, small and large
+masks: of 100 nuclei images 80 to train on and 20 to score, of 4,000 salt images 3,200 and 800. Flags of `train` after
+--set change the recipe, and --name keeps the run apart. `options`
 draws its own sets in the salt layout: its figures compare options and say nothing about salt. All run on the CPU.
 What is done is not done again: started anew with another --only, the script adds the rows that are missing.
 """
@@ -12,6 +15,7 @@ What is done is not done again: started anew with another --only, the script add
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +58,15 @@ DECODERS = {
 }
 
 
-def score(sets: tuple[Path, Path], run: Path, flags: list[str], *, objects: bool) -> dict[str, float]:
+def score(
+    sets: tuple[Path, Path], run: Path, flags: list[str], asked: Sequence[str] = (), *, objects: bool
+) -> dict[str, float]:
     """Train on the first set, score the second, which chooses nothing: the weights are those of the last epoch."""
     learn, held_out = (str(folder) for folder in sets)
     train.main(["--task", "masks", "--data", learn, "--run", str(run), "--fold", "none", *ENCODER, *flags])
     seconds = pd.read_csv(run / "full" / "log.csv")["seconds"].sum()
     preds = str(run / "preds")
-    asked = ["--device", "cpu", "--segmentation.objects", str(objects).lower()]
+    asked = ["--device", "cpu", "--segmentation.objects", str(objects).lower(), *asked]
     infer.main(["--run", str(run), "--data", held_out, "--out", preds, *asked])
     evaluate.main(["--preds", preds, "--truth", held_out])
     return {**read_json(run / "preds" / "scores.json"), "seconds": seconds}
@@ -87,6 +93,31 @@ def nuclei(given: argparse.Namespace) -> None:
     head()
     for target, figures in rows.items():
         show(f"{target} ({figures['images']} images)", figures)
+
+
+def salt(given: argparse.Namespace) -> None:
+    sets = split_salt(given.data.resolve(), given.work)
+    run = given.work / f"salt-{given.name}"
+    flags = ["--config", "configs/unet_salt.yaml", "--save_every", "50", "--workers", "0", *given.set]
+    figures = score(sets, run, flags, ["--segmentation.tta", "mirror"], objects=False)
+    head()
+    show(f"salt ({figures['images']} images)", figures)
+
+
+def split_salt(data: Path, work: Path) -> tuple[Path, Path]:
+    """Link the images and masks of fold 0 of 5, drawn by seed 0, into one folder and all others into another."""
+    sets = work / "salt" / "learn", work / "salt" / "held_out"
+    if sets[0].exists():
+        return sets
+    masks = open_masks(data, channels=1)
+    folds = coverage_folds(survey(masks).coverage, 5, seed=0)
+    for folder in sets:
+        (folder / "images").mkdir(parents=True)
+        (folder / "masks").mkdir()
+    for item, fold in zip(masks.items, folds, strict=True):
+        for kind, path in (("images", item.image), ("masks", data / "masks" / f"{item.id}.png")):
+            (sets[int(fold == 0)] / kind / path.name).symlink_to(path)
+    return sets
 
 
 def split_nuclei(data: Path, work: Path) -> tuple[Path, Path]:
@@ -152,17 +183,19 @@ def timing(given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["nuclei", "options", "time"])
-    parser.add_argument("--data", type=Path, help="the Bowl's stage1_train, for nuclei")
+    parser.add_argument("what", choices=["nuclei", "salt", "options", "time"])
+    parser.add_argument("--data", type=Path, help="the Bowl's stage1_train, for nuclei; the salt training images")
+    parser.add_argument("--name", default="winner", help="of the salt run")
     parser.add_argument("--work", type=Path, default=Path("bench_unet"), help="where runs and predictions go")
     parser.add_argument("--only", nargs="+", help="these targets or options alone")
     parser.add_argument("--images", type=int, default=120)
     parser.add_argument("--epochs", type=int, default=0, help="default: 16 for nuclei, 6 for options")
+    parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], help="flags of train for salt; the last option")
     given = parser.parse_args()
-    if given.what == "nuclei" and given.data is None:
-        parser.error("nuclei needs --data")
+    if given.what in ("nuclei", "salt") and given.data is None:
+        parser.error(f"{given.what} needs --data")
     given.epochs = given.epochs or {"nuclei": 16}.get(given.what, 6)
-    {"nuclei": nuclei, "options": options, "time": timing}[given.what](given)
+    {"nuclei": nuclei, "salt": salt, "options": options, "time": timing}[given.what](given)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.models.backbone import fast_layout
 from wsss.models.encoder import build_encoder
-from wsss.models.unet import Unet, build_unet, cut_back, fill_to_multiple
+from wsss.models.unet import Unet, build_unet, convolve_hypercolumn, cut_back, fill_to_multiple
 from wsss.options.masks import UnetConfig
 from wsss.options.recipe import ClassifyRecipe, MaskRecipe
 
@@ -66,6 +67,20 @@ def test_without_the_stems_pooling_the_encoder_is_twice_as_fine() -> None:
     kept, dropped = (build_encoder("test_resnet", channels=3, stem_pool=keep) for keep in (True, False))
     assert [scale.stride for scale in kept.scales] == [2, 4, 8, 16, 32]
     assert [scale.stride for scale in dropped.scales] == [2, 2, 4, 8, 16]
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_hypercolumn_is_the_convolution_of_all_scales_enlarged_and_joined(outputs: int) -> None:
+    maps = [torch.randn(2, c, h, w, dtype=torch.float64) for c, h, w in ((8, 4, 6), (5, 8, 12), (3, 32, 48))]
+    output = torch.nn.Conv2d(16, outputs, 3, padding=1).double()
+    enlarged = [torch.nn.functional.interpolate(own, (32, 48), mode="bilinear") for own in maps]
+    assert torch.allclose(convolve_hypercolumn(maps, output), output(torch.cat(enlarged, dim=1)))
+
+
+def test_images_seen_through_strided_1x1_kernels_do_not_lie_channels_last() -> None:
+    layouts = {name: fast_layout(timm.create_model(name)) for name in ("mobileone_s0", "test_resnet", "resnet18")}
+    assert layouts["mobileone_s0"] == torch.contiguous_format
+    assert layouts["test_resnet"] == layouts["resnet18"] == torch.channels_last
 
 
 def test_no_pooling_to_drop_is_said() -> None:

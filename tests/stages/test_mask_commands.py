@@ -40,7 +40,7 @@ def words(data: Path, run: Path, *more: str) -> list[str]:
     config = Path(__file__).parents[2] / "configs" / "unet_salt.yaml"
     plain = ["--config", str(config), "--data", str(data), "--run", str(run), "--backbone", "test_resnet"]
     plain += ["--weights", "none", "--batch", "3", "--workers", "0", "--device", "cpu", "--masks.folds", "3", *SLIM]
-    plain += ["--epochs", "2", "--mask_loss.switch", "1", "--optim.cycles", "1", "--optim.lr", "3e-3"]
+    plain += ["--epochs", "2", "--mask_loss.switch", "1", "--optim.warmup", "0", "--optim.lr", "3e-3"]
     return [*plain, *more]
 
 
@@ -57,6 +57,12 @@ def preds(salt: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     flags = ["--oof", "--segmentation.objects", "false", "--device", "cpu"]
     assert infer.main(["--run", str(run), "--data", str(salt), "--out", str(out), *flags]) == 0
     return out
+
+
+@pytest.mark.parametrize("flags", [["--score.unet_share", "0.3"], ["--tta.scales", "[1.0,0.5]"], ["--parts"]])
+def test_options_of_cell_scores_are_refused_by_name(salt: Path, run: Path, flags: list[str]) -> None:
+    with pytest.raises(ConfigError, match=rf"finds masks, to which {flags[0]} means nothing: leave it out"):
+        infer.main(["--run", str(run), "--data", str(salt), *flags])
 
 
 def test_a_run_has_the_files_of_every_run_and_both_losses(run: Path) -> None:

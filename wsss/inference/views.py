@@ -21,6 +21,7 @@ View = tuple[int, bool]
 
 VIEWS: dict[str, tuple[View, ...]] = {
     "none": ((0, False),),
+    "mirror": ((0, False), (0, True)),
     "flips": ((0, False), (0, True), (2, False), (2, True)),
     "turns": tuple((turns, flip) for turns in range(4) for flip in (False, True)),
 }
@@ -46,7 +47,7 @@ def predict_views(predict: Predict, images: Tensor, kind: str = "none", scales: 
     Args:
         predict: the network with its sigmoid or softmax, for images of any size.
         images: of 0..255.
-        kind: none, flips or turns.
+        kind: none, mirror, flips or turns.
         scales: sizes of the image; not 1 for resized copies (bilinear), whose maps are resized back.
 
     Returns:

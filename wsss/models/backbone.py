@@ -158,6 +158,22 @@ def input_statistics(model: nn.Module, channels: int) -> InputStatistics:
     return InputStatistics((mean + mean[:1] * extra)[:channels], (std + std[:1] * extra)[:channels])
 
 
+def fast_layout(model: nn.Module) -> torch.memory_format:
+    """Return the order in memory in which a model computes fastest and rightly.
+
+    That is channels last; but not where the image is seen through strided 1x1 kernels of few channels (mobileone,
+    repvgg), whose backward pass in that order writes beyond its memory on the CPU (PyTorch 2.x, oneDNN).
+    """
+    risky = any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels // module.groups == module.in_channels < 16
+        for module in model.modules()
+    )
+    return torch.contiguous_format if risky else torch.channels_last
+
+
 def stem_kernel(kernel: Tensor, channels: int, rule: Literal["mean", "timm"]) -> Tensor:
     """Turn the first convolution (O, 3, h, w) of a pretrained model into (O, channels, h, w).
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss.core.device import Device
-from wsss.models.backbone import Backbone, build_backbone, features_of
+from wsss.models.backbone import Backbone, build_backbone, fast_layout, features_of
 from wsss.models.drs import Suppress, add_drs, build_neck
 from wsss.models.memory import in_parts
 from wsss.options.recipe import ClassifyRecipe
@@ -47,7 +47,7 @@ class CamNet(nn.Module):
         self, backbone: Backbone, classes: int, drop_rate: float = 0.0, neck: nn.Sequential | None = None
     ) -> None:
         super().__init__()
-        self.backbone = backbone.model
+        self.backbone, self.layout = backbone.model, fast_layout(backbone.model)
         self.neck = nn.Sequential() if neck is None else neck
         self.dropout = nn.Dropout2d(drop_rate)
         self.classifier = nn.Conv2d(backbone.features, classes, kernel_size=1, bias=False)
@@ -56,7 +56,7 @@ class CamNet(nn.Module):
 
     def forward(self, images: Tensor) -> CamOutput:
         """Classify (B, channels, H, W) images of 0..255."""
-        x = ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        x = ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=self.layout)
         features = self.neck(features_of(self.backbone, x))  # (B, C, h, w)
         cam = self.classifier(self.dropout(features))  # (B, K, h, w)
         return CamOutput(cam.float().mean(dim=(2, 3)), cam, features)
@@ -83,7 +83,7 @@ def build_cam_net(recipe: ClassifyRecipe, *, channels: int, classes: int, pretra
     add_drs(backbone.model, recipe.drs, channels=channels)
     neck, features = build_neck(backbone, recipe.drs)
     net = CamNet(replace(backbone, features=features), classes, recipe.drop_rate, neck)
-    return net.to(memory_format=torch.channels_last)
+    return net.to(memory_format=net.layout)
 
 
 @torch.no_grad()

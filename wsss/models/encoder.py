@@ -1,8 +1,15 @@
-"""Encoders of mask networks: any timm or segmentation_models_pytorch model that gives maps at several scales."""
+"""Encoders of mask networks: any timm or segmentation_models_pytorch model, or a module of one's own, with maps at scales.
 
+A module of one's own is named as backbone by 'package.module:Class'. It is built with the number of channels alone and
+turns (B, channels, H, W) standardised images into maps from fine to coarse, each of a whole number of pixels less; it
+may say `mean` and `std` of its input, in 0..1, as tuples of three.
+"""
+
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, Protocol
 
 import segmentation_models_pytorch as smp
 import timm
@@ -25,6 +32,24 @@ class Scale:
     channels: int
     stride: int
     """Input pixels per pixel of the map."""
+
+
+class EncoderClass(Protocol):
+    """An encoder of one's own: a class of modules."""
+
+    def __call__(self, channels: int) -> nn.Module:
+        """Build it for images of so many channels."""
+
+
+class _WithImage(nn.Module):
+    """A module of one's own as the libraries' encoders are: the image first, then its maps."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [images, *self.model(images)]
 
 
 @dataclass(frozen=True)
@@ -50,7 +75,8 @@ def build_encoder(
     """Build an encoder for standardised images.
 
     Args:
-        name: timm's name, a short one of `backbone`, or one of segmentation_models_pytorch; timm's go first.
+        name: timm's name, a short one of `backbone`, or one of segmentation_models_pytorch; timm's go first. Or
+            'package.module:Class', see the head of this module.
         channels: input channels.
         weights: hub, package, none; or a file: of the three-channel model, or the best.safetensors of a run.
         stem: rule for the kernels of channels after the third, see `stem_kernel` (models of timm).
@@ -62,6 +88,8 @@ def build_encoder(
         DataError: the weights do not fit.
     """
     full = SHORT_NAMES.get(name, name)
+    if ":" in name:
+        return _build_own(name, channels, weights, stem, stem_pool=stem_pool)
     if timm.is_model(full):
         model = _build(f"tu-{full}", channels, depth)
         state = pretrained_state(full, weights)
@@ -77,6 +105,43 @@ def build_encoder(
     if not stem_pool:
         _drop_stem_pool(model, name)
     return Encoder(model, _scales(model, name, channels), _statistics(full, channels))
+
+
+def _build_own(name: str, channels: int, weights: str, stem: Literal["mean", "timm"], *, stem_pool: bool) -> Encoder:
+    """Build the encoder that a class of the user makes.
+
+    Raises:
+        ConfigError: there is no such class, or its maps are not what they must be.
+        DataError: the weights do not fit.
+    """
+    if weights in ("hub", "package"):
+        raise ConfigError(f"no {weights} carries weights of {name}: pass --weights none or a file.")
+    if not stem_pool:
+        raise ConfigError("unet.stem_pool false is for models of libraries: leave it out.")
+    plain = _own_class(name)(channels)
+    if weights != "none":
+        load_encoder(plain, pretrained_state(name, weights) or {}, stem)
+    model = _WithImage(plain)
+    scales = _scales(model, name, channels)
+    strides = [1, *(scale.stride for scale in scales)]
+    if not scales or any(not coarse or coarse % fine for fine, coarse in pairwise(strides)):
+        raise ConfigError(
+            f"backbone '{name}' gives maps of strides {strides[1:]}, expected one or more from fine to coarse, each a "
+            "multiple of the one before."
+        )
+    statistics = InputStatistics(getattr(plain, "mean", PLAIN.mean), getattr(plain, "std", PLAIN.std))
+    return Encoder(model, scales, _for_channels(statistics, channels))
+
+
+def _own_class(name: str) -> EncoderClass:
+    module, _, attribute = name.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"backbone '{name}' cannot be imported ({error}): expected package.module:Class.") from error
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):  # nothing else is called
+        raise ConfigError(f"backbone '{name}' is no class of torch.nn.Module.")
+    return kind
 
 
 def _build(name: str, channels: int, depth: int) -> nn.Module:
@@ -159,8 +224,11 @@ def _scales(model: nn.Module, name: str, channels: int) -> tuple[Scale, ...]:
     size, was_training = 64, model.training
     try:
         maps: list[Tensor] = model.eval()(torch.zeros(1, channels, size, size))
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(f"backbone '{name}' takes no image of any size ({error}): choose another.") from error
+    if any(size % own.shape[2] or own.shape[2] != own.shape[3] for own in maps[1:]):
+        edges = [tuple(own.shape[2:]) for own in maps[1:]]
+        raise ConfigError(f"backbone '{name}' makes maps of {edges} from {size} x {size} px, expected whole fractions.")
     freeze_unused(model, [own for own in maps[1:] if own.requires_grad])
     model.train(was_training)
     return tuple(Scale(own.shape[1], size // own.shape[2]) for own in maps[1:])
@@ -169,6 +237,10 @@ def _scales(model: nn.Module, name: str, channels: int) -> tuple[Scale, ...]:
 def _statistics(name: str, channels: int) -> InputStatistics:
     """Return what the pretrained weights declare; channels after the third take the first one's."""
     config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    mean, std = (PLAIN.mean, PLAIN.std) if config is None else (tuple(config.mean), tuple(config.std))
+    return _for_channels(PLAIN if config is None else InputStatistics(tuple(config.mean), tuple(config.std)), channels)
+
+
+def _for_channels(statistics: InputStatistics, channels: int) -> InputStatistics:
+    mean, std = statistics.mean, statistics.std
     extra = max(0, channels - len(mean))
     return InputStatistics((mean + mean[:1] * extra)[:channels], (std + std[:1] * extra)[:channels])

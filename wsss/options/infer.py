@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +126,48 @@ class InferOptions:
 
 OPTIONS = (InferOptions,)
 
+CELLS_ALONE = ("unet", "segment", "shard", "merge", "engine", "min_score", "parts", "score", "crops", "calibration")
+CELLS_ALONE += ("tta",)
+"""Options of runs that score cells, without any meaning for those that find masks."""
+MASKS_ALONE = ("large", "segmentation")
+"""The other way round."""
+
 
 def read(parser: ArgumentParser, words: Sequence[str] | None) -> list[Any]:
     """Read the flags, with the score and crop options of the run as defaults."""
     first: InferOptions = parse(parser, words, *OPTIONS)[0]
     recipe = run_config(first.run)
-    parser.set_defaults({name: recipe[name] for name in ("score", "crops") if name in recipe})
+    if recipe.get("task") != "masks":  # those of an old version hold the options of all tasks
+        parser.set_defaults({name: recipe[name] for name in ("score", "crops") if name in recipe})
     return parse(parser, words, *OPTIONS)
+
+
+def refuse_of_other_task(options: InferOptions, *, finds_masks: bool) -> None:
+    """Refuse options that mean nothing to the run.
+
+    Raises:
+        ConfigError: one is set, by its name.
+    """
+    usual = InferOptions(options.run)
+    for name in CELLS_ALONE if finds_masks else MASKS_ALONE:
+        for flag in _changed(name, getattr(options, name), getattr(usual, name)):
+            if finds_masks:
+                advice = "leave it out; the options of masks are --segmentation.*"
+            else:
+                advice = "leave it out; the options of cell scores are --score.*, --crops.* and --tta.*"
+            what = "finds masks" if finds_masks else "scores cells"
+            raise ConfigError(f"{options.run} {what}, to which --{flag} means nothing: {advice}.")
+
+
+def _changed(name: str, value: Any, usual: Any) -> list[str]:
+    """Return the names of the options, nested ones with dots, in which a value differs from the usual one."""
+    if not is_dataclass(usual):
+        return [name] if value != usual else []
+    return [
+        flag
+        for own in fields(usual)
+        for flag in _changed(f"{name}.{own.name}", getattr(value, own.name), getattr(usual, own.name))
+    ]
 
 
 def run_config(run: Path) -> dict[str, Any]:

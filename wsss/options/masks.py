@@ -116,8 +116,9 @@ class MaskLossConfig:
 class MaskInferConfig:
     """How a mask network is asked, and how its maps become masks."""
 
-    tta: Literal["none", "flips", "turns"] = "none"
-    """Predict the image as it is; flipped too (4 ways); or flipped and turned (8 ways); undone, then averaged."""
+    tta: Literal["none", "mirror", "flips", "turns"] = "none"
+    """Predict the image as it is; mirrored left to right too (2 ways); flipped too (4 ways); or flipped and turned (8
+    ways); undone, then averaged."""
     scales: list[float] = between(lambda: [1.0], 0.1, 8)
     """Sizes of the image that are predicted and averaged."""
     tile: int = between(1024, 32)

@@ -35,7 +35,7 @@ from wsss.inference.provenance import check_origin, prediction_facts
 from wsss.inference.results import Scored, write_results
 from wsss.inference.shards import ShardJournals, take
 from wsss.inference.sources import Task, source_shares
-from wsss.options.infer import InferOptions, Shard, run_config
+from wsss.options.infer import InferOptions, Shard, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal
 from wsss.runs.lock import LOCK, hold
@@ -50,11 +50,11 @@ PROVENANCE = "provenance.json"
 def run(options: InferOptions) -> int:
     """Predict as the options say; return the exit code."""
     keep_freed_memory()
-    if run_config(options.run).get("task") == "masks":
-        if options.shard or options.merge or options.engine != "local":
-            raise ConfigError(f"{options.run} finds masks: such runs are not cut up, leave --shard and --engine out.")
+    trained = run_config(options.run).get("task")
+    refuse_of_other_task(options, finds_masks=trained == "masks")
+    if trained == "masks":
         return infer_masks(options)
-    if run_config(options.run).get("task") == "maps":
+    if trained == "maps":
         raise ConfigError(f"{options.run} finds class maps alone: pass its classifier as --run, and it as --unet.")
     folder = default_dataset(options.data)
     out = options.out or Path("preds") / f"{folder.name}-{options.run.name}{'-oof' if options.oof else ''}"

@@ -75,7 +75,7 @@ class MaskTask(UnetTask):
         self.fold_of = coverage_folds(self.survey.coverage, recipe.masks.folds, recipe.seed, self.masks.groups)
         self.ids, self.twins = self.masks.ids, self.masks.twins
         self.channels, self.outputs = self.masks.channels, recipe.masks.outputs
-        self.run_name = f"{self.masks.folder.resolve().name}-unet-{recipe.backbone}"
+        self.run_name = f"{self.masks.folder.resolve().name}-unet-{recipe.backbone.rpartition(':')[2]}"
 
     @property
     def folds(self) -> int:
