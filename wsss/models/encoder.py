@@ -1,4 +1,4 @@
-"""Encoders of mask networks: any timm or segmentation_models_pytorch model, or a module of one's own, with maps at scales.
+"""Encoders of mask networks: any timm or segmentation_models_pytorch model, or a module of one's own.
 
 A module of one's own is named as backbone by 'package.module:Class'. It is built with the number of channels alone and
 turns (B, channels, H, W) standardised images into maps from fine to coarse, each of a whole number of pixels less; it
