@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import find_objects, gaussian_filter, label
 
-from wsss.cells.mask_instances import drop_small, mask_channel, objects_of
+from wsss.cells.mask_instances import REACH, drop_small, mask_channel, objects_of
 from wsss.data.targets import make_target
+from wsss.metrics.instances import overlap
 
 DISCS = np.zeros((40, 70), np.int32)
 ROWS, COLUMNS = np.indices(DISCS.shape)
@@ -45,6 +47,38 @@ def test_nothing_gives_nothing(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["binary", "border", "softmax"])
 def test_the_mask_channel_holds_the_borders_too(kind: str) -> None:
     assert np.array_equal(mask_channel(probs_of(SQUARES, kind), kind) > 0.5, SQUARES > 0)
+
+
+def test_a_mask_between_inside_and_border_has_no_crack() -> None:
+    probs = np.zeros((2, 12, 12), np.float32)
+    probs[0, 2:10, 2:7], probs[1, 2:10, 7:10] = 0.9, 0.9
+    probs[:, 2:10, 6] = 0.45  # of the object for sure, whether inside or border
+    found = objects_of(probs, "border")
+    assert found.max() == 1
+    assert (found[2:10, 2:10] == 1).all()
+
+
+def test_a_part_of_the_mask_without_a_seed_is_an_object() -> None:
+    probs = np.zeros((2, 12, 20), np.float32)
+    probs[0, 2:10, 2:8] = 0.9
+    probs[1, 4:8, 12:16] = 0.9  # so small that all of it is border
+    assert objects_of(probs, "border").max() == 2
+
+
+def test_objects_depend_on_their_surroundings_alone() -> None:
+    rng = np.random.default_rng(0)
+    noise = gaussian_filter(rng.normal(size=(120, 160)), 4)
+    probs = 1 / (1 + np.exp(-80 * noise[None]))
+    whole = objects_of(probs, "binary")
+    parts, count = label(probs[0] >= 0.5, np.ones((3, 3)))
+    assert count > 5
+    for number, box in enumerate(find_objects(parts), 1):
+        window = tuple(slice(max(0, own.start - REACH), own.stop + REACH) for own in box)
+        inside = parts[window] == number
+        pairs = overlap(
+            np.where(inside, objects_of(probs[:, *window], "binary"), 0), np.where(inside, whole[window], 0)
+        )
+        assert (pairs.iou.max(axis=0) == 1).all()
 
 
 def test_small_objects_are_dropped_and_numbers_have_no_gaps() -> None:

@@ -1,21 +1,31 @@
-"""From the maps of a mask network to objects: threshold, watershed with the border channel, minimum size."""
+"""From the maps of a mask network to objects: threshold, seeds, watershed, minimum size.
+
+What becomes of an object depends on the pixels of its connected part of the mask and on those within `REACH` px of it:
+so images larger than memory can be parted piece by piece, with the same objects as in one piece.
+"""
 
 import numpy as np
 from scipy import ndimage
-from skimage.feature import peak_local_max
+from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 
 EIGHT = np.ones((3, 3), bool)
 SMOOTH_PX = 1.0
 """Smoothing of the distance map before its peaks are taken as seeds, px."""
+NECKS = {"binary": 0.9, "distance": 0.85}
+"""Two peaks are two objects if the way between them falls below this share of the lower one."""
+LEAST = 0.01
+"""Heights below this are alike."""
+REACH = 12
+"""Pixels around a connected part of the mask that its objects may depend on: the smoothing's reach, twice over."""
 
 
 def mask_channel(probs: np.ndarray, kind: str) -> np.ndarray:
     """Return the (H, W) probability of the whole mask, border included; probs (K, H, W) of `MaskConfig.target`."""
-    if kind == "binary":
+    if kind in ("binary", "distance"):
         return probs[0]
     if kind == "border":
-        return np.maximum(probs[0], probs[1])  # learnt apart, each may be sure alone
+        return np.minimum(1, probs[0] + probs[1])  # of two that exclude each other: neither need be likely alone
     return 1 - probs[0]
 
 
@@ -26,44 +36,57 @@ def decode(probs: np.ndarray, kind: str, threshold: float, min_size: int, *, obj
     return drop_small((mask_channel(probs, kind) >= threshold).astype(np.int32), min_size)
 
 
-def objects_of(probs: np.ndarray, kind: str, *, threshold: float = 0.5, min_size: int = 0) -> np.ndarray:
+def objects_of(
+    probs: np.ndarray, kind: str, *, threshold: float = 0.5, min_size: int = 0, mask: np.ndarray | None = None
+) -> np.ndarray:
     """Find the objects of one image.
 
     With a border channel, what is inside and not border makes the seeds, and a watershed of the probability gives
-    the border pixels back to them; without, seeds are the peaks of the distance to the background.
+    the border pixels back to them; else seeds are the peaks of the distance to the background, as the network predicts
+    it or as the mask has it. A part of the mask without any seed is one object.
 
     Args:
         probs: (K, H, W) float in [0, 1].
-        kind: binary, border or softmax.
+        kind: binary, border, softmax or distance.
         threshold: probability from which a pixel is of the mask.
         min_size: objects of fewer pixels are dropped.
+        mask: (H, W) bool, where objects are; None for `mask_channel` from the threshold on.
 
     Returns:
         (H, W) int32, objects 1..N without gaps, 0 background.
     """
-    mask = mask_channel(probs, kind) >= threshold
+    mask = mask_channel(probs, kind) >= threshold if mask is None else mask
     if kind == "binary":
-        distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask), SMOOTH_PX)
-        seeds = _peaks(distance, mask)
-        found = watershed(-distance, seeds, mask=mask)
+        height = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask), SMOOTH_PX)
+        seeds = _peaks(height, mask, NECKS[kind])
+    elif kind == "distance":
+        height = ndimage.gaussian_filter(probs[1], SMOOTH_PX)
+        seeds = _peaks(height, mask, NECKS[kind])
     else:
         inside, border = (probs[0], probs[1]) if kind == "border" else (probs[1], probs[2])
-        sure = (inside >= threshold) & (border < threshold) & mask
-        seeds = ndimage.label(sure, EIGHT)[0]
-        found = watershed(border - inside, seeds, mask=mask)
-    return drop_small(found, min_size)
+        height = inside - border
+        seeds = ndimage.label((inside >= threshold) & (border < threshold) & mask, EIGHT)[0]
+    return drop_small(watershed(-height, _with_seedless(seeds, mask), mask=mask), min_size)
 
 
-def _peaks(distance: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Number the peaks of the distance map that lie at least one median object radius apart."""
-    parts = ndimage.label(mask, EIGHT)[0]
-    if not parts.any():
-        return np.zeros(mask.shape, np.int32)
-    apart = max(2, int(np.median(ndimage.maximum(distance, parts, np.arange(1, parts.max() + 1)))))
-    seeds = np.zeros(mask.shape, np.int32)
-    places = peak_local_max(distance, min_distance=apart, labels=parts, exclude_border=False)
-    seeds[tuple(places.T)] = np.arange(1, len(places) + 1)
-    return seeds
+def _peaks(height: np.ndarray, mask: np.ndarray, neck: float) -> np.ndarray:
+    """Number the peaks of a (H, W) map in the mask that stand out from the way to any higher one: (H, W) int32.
+
+    Standing out is relative to a peak's height, so that small objects are told apart as large ones are.
+    """
+    fall = np.float32(-np.log(neck))
+    steps = np.where(mask, np.log(np.maximum(height, LEAST)), np.log(LEAST) - fall).astype(np.float32)
+    below = reconstruction(steps - fall, steps)
+    return ndimage.label(mask & (steps - below >= fall * 0.999), EIGHT)[0]
+
+
+def _with_seedless(seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the seeds, (H, W) int32, and as seeds of their own the connected parts of the mask that have none."""
+    parts, count = ndimage.label(mask, EIGHT)
+    seeded = np.zeros(count + 1, bool)
+    seeded[parts[seeds > 0]] = True
+    alone = mask & ~seeded[parts]
+    return np.where(alone, seeds.max(initial=0) + parts, seeds)
 
 
 def drop_small(label_map: np.ndarray, min_size: int) -> np.ndarray:

@@ -126,10 +126,22 @@ class InferOptions:
 
 OPTIONS = (InferOptions,)
 
-CELLS_ALONE = ("unet", "segment", "shard", "merge", "engine", "min_score", "parts", "score", "crops", "calibration")
-CELLS_ALONE += ("tta",)
+CELLS_ALONE: tuple[str, ...]
+CELLS_ALONE = (
+    "unet",
+    "segment",
+    "shard",
+    "merge",
+    "engine",
+    "min_score",
+    "parts",
+    "score",
+    "crops",
+    "calibration",
+    "tta",
+)
 """Options of runs that score cells, without any meaning for those that find masks."""
-MASKS_ALONE = ("large", "segmentation")
+MASKS_ALONE: tuple[str, ...] = ("large", "segmentation")
 """The other way round."""
 
 

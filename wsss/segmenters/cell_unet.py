@@ -153,7 +153,7 @@ def label_field(maps: np.ndarray, shape: tuple[int, int]) -> CellMaps:
     scale = min(1.0, LABEL_EDGE / max(shape))
     size = [max(1, round(n * scale)) for n in shape[::-1]]
     probs = np.stack([cv2.resize(own, size, interpolation=cv2.INTER_LINEAR) for own in maps]).astype(np.float32) / 255
-    nuclei = objects_of(probs[:2], "border", threshold=SURE)
+    nuclei = objects_of(probs[:2], "border", threshold=SURE, mask=probs[:2].max(axis=0) >= SURE)
     areas = np.bincount(nuclei.ravel())[1:]
     typical = float(np.median(areas)) if areas.size else 0.0
     nuclei = drop_small(nuclei, LEAST_NUCLEUS * typical)
