@@ -12,6 +12,7 @@ from wsss import evaluate, infer, train
 from wsss.core.checks import ConfigError
 from wsss.core.files import read_json
 from wsss.core.run_length import decode, encode
+from wsss.segmenters.geojson import paint_outlines, read_outlines
 
 SIZE = (100, 150)
 
@@ -65,6 +66,15 @@ def test_the_submission_is_the_mask(preds: Path) -> None:
         assert mask.shape == SIZE
         assert np.array_equal(decode(text, SIZE), mask == 255)
         assert (mask == 255).sum() == area
+
+
+def test_the_objects_are_outlined_and_numbered(preds: Path) -> None:
+    table = pd.read_csv(preds / "images.csv").set_index("ID")
+    for name in table.index:
+        outlines = read_outlines(preds / "objects" / f"{name}.geojson")
+        assert outlines.ids == list(range(1, table.n_objects[name] + 1))
+        painted = paint_outlines(outlines.ids, outlines.cells, SIZE, name)
+        assert np.array_equal(painted > 0, tifffile.imread(preds / "masks" / f"{name}.tif") == 255)
 
 
 def test_the_masks_are_scored_part_by_part(kidneys: Path, preds: Path) -> None:

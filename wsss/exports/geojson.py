@@ -26,6 +26,16 @@ Colour = Callable[[int], Sequence[int]]
 
 def write_geojson(path: Path, features: Iterable[dict[str, Any]]) -> int:
     """Write features as a FeatureCollection, whole or not at all, and return their number; .gz compresses."""
+    return write_feature_texts(path, (feature_text(feature) for feature in features))
+
+
+def feature_text(feature: dict[str, Any]) -> str:
+    """Return a feature as a line of JSON."""
+    return json.dumps(feature, allow_nan=False)
+
+
+def write_feature_texts(path: Path, features: Iterable[str]) -> int:
+    """Write lines of `feature_text` as `write_geojson` writes features."""
     count = 0
 
     def pour(stream: IO[bytes]) -> None:
@@ -33,7 +43,7 @@ def write_geojson(path: Path, features: Iterable[dict[str, Any]]) -> int:
         with text_stream(stream, path) as text:
             text.write('{"type": "FeatureCollection", "features": [')
             for feature in features:
-                text.write((",\n" if count else "\n") + json.dumps(feature, allow_nan=False))
+                text.write((",\n" if count else "\n") + feature)
                 count += 1
             text.write("\n]}\n")
 

@@ -1,7 +1,10 @@
 """Masks of images larger than memory: read part by part, written band by band."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 import tifffile
@@ -11,6 +14,8 @@ from wsss.core.checks import DataError
 from wsss.core.files import disk_errors
 from wsss.core.run_length import Order, encode_parts
 from wsss.data.large import LargeImage
+from wsss.exports.geojson import cell_polygons, feature_text, geometry, write_feature_texts
+from wsss.inference.large_objects import LargeObject, Settled, stream_objects
 from wsss.inference.semantic import MaskPredictor
 from wsss.inference.tiles import predict_tiles
 
@@ -18,13 +23,21 @@ EDGE = 512
 """Edge of the tiles of the TIFF that is written, px."""
 
 
-def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path) -> int:
+class LargeResult(NamedTuple):
+    """What was found in a large image."""
+
+    area_px: int
+    """Pixels of the mask."""
+    n_objects: int
+    """0 where objects are not told apart."""
+
+
+def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path, objects: Path | None = None) -> LargeResult:
     """Write the mask of a large image to `out`: a tiled TIFF, (H, W) uint8 of 0 and 255, there whole or not at all.
 
-    Memory holds one band of tiles, whatever the image's height.
-
-    Returns:
-        the pixels of the mask.
+    With `objects`, that file gets the outlines of the objects as GeoJSON, numbered from 1 whatever the tiles, and the
+    mask holds their pixels alone. Memory holds one band of tiles, whatever the image's height, and the rows of the
+    highest connected part of the mask.
 
     Raises:
         DataError: the image has other channels than the network was trained with.
@@ -35,7 +48,49 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path) -> int
             f"{image.path} has {image.channels} channels, the network was trained with {recipe.masks.channels}."
         )
     bands = predict_tiles(image.read, predictor.part, image.size, tile=config.tile, overlap=config.overlap)
-    masks = (mask_channel(probs, predictor.target) >= config.threshold for _, probs in bands)
+    probs = (band for _, band in bands)
+    if objects is None:
+        masks = (mask_channel(own, predictor.target) >= config.threshold for own in probs)
+        return LargeResult(_write_mask(out, masks, image.size), 0)
+    settled = stream_objects(probs, predictor.target, threshold=config.threshold, min_size=config.min_size)
+    return write_objects(settled, image.size, out, objects)
+
+
+def write_objects(settled: Iterator[Settled], size: tuple[int, int], out: Path, objects: Path) -> LargeResult:
+    """Write the mask and the outlines of the objects of an image of `size` (H, W) as they come."""
+    count = 0
+    # The picture's writer asks for rows, the outlines come on the way: they wait in a file that is gone at the end.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
+
+        def masks() -> Iterator[np.ndarray]:
+            nonlocal count
+            for rows in settled:
+                for own in rows.objects:
+                    spool.write(feature_text(_feature(own, out.stem)) + "\n")
+                count += len(rows.objects)
+                yield rows.inside
+
+        area = _write_mask(out, masks(), size)
+        spool.seek(0)
+        write_feature_texts(objects, (line.rstrip("\n") for line in spool))
+    return LargeResult(area, count)
+
+
+def _feature(found: LargeObject, name: str) -> dict[str, Any]:
+    """Return an object as QuPath reads it."""
+    pieces = cell_polygons(found.mask.astype(np.uint8))[1]
+    moved = [[ring + np.array([found.x0, found.y0]) for ring in rings] for rings in pieces]
+    measured = {"cell_id": found.number, "area_px": int(found.mask.sum())}
+    return {
+        "type": "Feature",
+        "id": str(uuid5(NAMESPACE_URL, f"wsss:{name}:{found.number}")),
+        "geometry": geometry(moved),
+        "properties": {"objectType": "detection", "name": f"{name} {found.number}", "measurements": measured},
+    }
+
+
+def _write_mask(out: Path, masks: Iterator[np.ndarray], size: tuple[int, int]) -> int:
+    """Write masks of full width, (h, W) bool from top to bottom, as one tiled TIFF; return their area."""
     area = [0]
     part = out.with_name(f".{out.name}.part")  # tifffile wants a path: a stream without a name will not do
     with disk_errors(out):
@@ -43,8 +98,8 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path) -> int
         try:
             tifffile.imwrite(
                 part,
-                _tiles(masks, image.size[1], area),
-                shape=image.size,
+                _tiles(masks, size[1], area),
+                shape=size,
                 dtype=np.uint8,
                 tile=(EDGE, EDGE),
                 compression="zlib",

@@ -125,12 +125,13 @@ def convolve_hypercolumn(maps: Sequence[Tensor], output: nn.Conv2d) -> Tensor:
     size, outputs = maps[-1].shape[2:], output.out_channels
     kernels = list(output.weight.split([scale.shape[1] for scale in maps], dim=1))
     direct = F.conv2d(maps[-1], kernels.pop(), output.bias, padding=1)
-    shifts = 0
+    shifts: Tensor | None = None
     for scale, kernel in zip(maps, kernels, strict=False):  # the last one is done
         # (K, C, 3, 3) as a 1x1 convolution to K x 9 maps; the fold adds them up shifted, the other way round.
         taps = kernel.flip(2, 3).permute(0, 2, 3, 1).reshape(9 * outputs, scale.shape[1], 1, 1)
-        shifts = shifts + _resize(F.conv2d(scale, taps), size)
-    if isinstance(shifts, Tensor):
+        maps_of_taps = _resize(F.conv2d(scale, taps), size)
+        shifts = maps_of_taps if shifts is None else shifts + maps_of_taps
+    if shifts is not None:
         direct = direct + F.fold(shifts.flatten(2), size, kernel_size=3, padding=1)
     return direct
 

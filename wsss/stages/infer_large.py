@@ -1,7 +1,8 @@
 """Masks of images larger than memory, for `infer` of runs that find masks.
 
 masks/<ID>.tif      tiled TIFF of 0 and 255
-images.csv          ID, fold, height, width, area_px, status
+objects/<ID>.geojson  outlines of the objects (segmentation.objects), numbered from 1 in each image
+images.csv          ID, fold, height, width, n_objects, area_px, status
 submission.csv      id,rle_mask: one mask an image
 """
 
@@ -88,7 +89,7 @@ def _predict(output: Output, options: InferOptions, plan: LargePlan, device: Dev
                     row |= {"fold": fold, "mark": output.items[name], "failed": row["status"] != "ok"}
                     journal.add(name, row)
                     bar.update()
-    columns = ["fold", "height", "width", "area_px", "status"]
+    columns = ["fold", "height", "width", "n_objects", "area_px", "status"]
     rows = {name: record for name, record, _ in journal.items()}
     table = [[name, *(record[column] for column in columns)] for name, record in rows.items()]
     write_csv(output.path("images.csv"), pd.DataFrame(table, columns=["ID", *columns]))
@@ -104,11 +105,13 @@ def _predict(output: Output, options: InferOptions, plan: LargePlan, device: Dev
 def _predict_one(out: Path, name: str, path: Path, predictor: Any, options: InferOptions) -> dict[str, Any]:
     """Write the mask of one image; return its record. A broken image is recorded with its reason."""
     target = out / "masks" / f"{name}.tif"
+    objects = out / "objects" / f"{name}.geojson" if options.segmentation.objects else None
     try:
         image = LargeImage(path)
-        area = predict_large(predictor, image, target)
+        found = predict_large(predictor, image, target, objects)
     except DataError as error:
-        return {"height": 0, "width": 0, "area_px": 0, "status": f"failed: {error}", "runs": ""}
+        empty = dict.fromkeys(("height", "width", "n_objects", "area_px"), 0)
+        return {**empty, "status": f"failed: {error}", "runs": ""}
     height, width = image.size
     runs = large_runs(target, options.segmentation.runs)
-    return {"height": height, "width": width, "area_px": area, "status": "ok", "runs": runs}
+    return {"height": height, "width": width, **found._asdict(), "status": "ok", "runs": runs}
