@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsss.data.targets import gap_weights, make_target, touching_border
+from wsss.data.targets import gap_weights, inner_distance, make_target, touching_border
 
 TWO = np.zeros((7, 12), np.int32)
 TWO[1:6, 1:5] = 1
@@ -54,3 +54,20 @@ def test_gap_weights_are_those_of_the_formula() -> None:
 def test_one_object_or_none_weighs_1_everywhere() -> None:
     for label_map in (np.zeros((5, 5), np.int32), np.eye(5, dtype=np.int32)):
         assert (gap_weights(label_map, 10, 2) == 1).all()
+
+
+def test_the_distance_is_a_share_of_the_largest_in_each_object_and_the_images_edge_is_none_of_its() -> None:
+    label_map = np.zeros((12, 30), np.int32)
+    label_map[3:8, 3:8] = 1  # 5 x 5: distances 1, 2, 3
+    label_map[0:9, 10:29] = 2  # cut by the upper edge: its largest distance is 9, at the edge
+    label_map[11, 0] = 5  # a single pixel; ids have gaps
+    distance = inner_distance(label_map)
+    assert np.allclose(distance[5, 3:8], [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3])
+    assert distance[0, 19] == 1
+    assert distance[11, 0] == 1
+    assert not distance[label_map == 0].any()
+    assert np.array_equal(inner_distance(np.full((3, 3), 4, np.int32)), np.ones((3, 3)))
+    target = make_target(label_map, label_map == 2, "distance")
+    assert target[0, 5, 3:8].tolist() == [1] * 5
+    assert target[1, 5, 3:8].tolist() == [85, 169, 254, 169, 85]
+    assert (target[:, label_map == 2] == 255).all()

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -168,7 +169,7 @@ def test_one_class_against_the_rest_is_the_softmax() -> None:
 def test_softmax_targets_prefer_the_right_class() -> None:
     target = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
     target[:, 1] = 1
-    loss = MaskLoss(MaskLossConfig(terms={"bce": 1.0, "dice": 1.0, "lovasz": 1.0}), softmax=True)
+    loss = MaskLoss(MaskLossConfig(terms={"bce": 1.0, "dice": 1.0, "lovasz": 1.0}), "softmax")
     good = loss(5 * target.float(), target)["loss"]
     assert good < loss(torch.zeros(1, 3, 2, 2), target)["loss"] < loss(-5 * target.float(), target)["loss"]
 
@@ -182,3 +183,28 @@ def test_wrong_options_name_what_was_expected() -> None:
         MaskLoss(MaskLossConfig(terms={"border": 1.0}))(torch.zeros(1, 1, 2, 2), TRUTH[:1, :, :2, :2])
     with pytest.raises(ValueError, match="must match"):
         MaskLoss(MaskLossConfig())(torch.zeros(1, 1, 2, 2), TRUTH)
+
+
+def test_the_distance_is_learnt_as_a_share_and_the_mask_by_the_terms() -> None:
+    target = torch.tensor([[[[0, 1, 1, 255]], [[0, 127, 254, 255]]]], dtype=torch.uint8)
+    loss = MaskLoss(MaskLossConfig(terms={"dice": 1.0}), "distance")
+    best = torch.logit(torch.tensor([[[[0.0, 1, 1, 0]], [[0, 0.5, 1, 0]]]]), eps=1e-6)
+    parts = loss(best, target)
+    assert parts["dice"] < 1e-4
+    assert parts["distance"] == pytest.approx(np.log(2) / 3, abs=1e-3)  # the entropy of one half
+    worse = best.clone()
+    worse[0, 1, 0, 1] = 2.0
+    assert loss(worse, target)["loss"] > parts["loss"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "holds"),
+    [("binary", [[0, 1]], 1.0), ("binary", [[0, 255]], 0.0), ("softmax", [[1, 1], [0, 0], [0, 0]], 0.0)],
+)
+def test_an_image_with_a_pixel_of_an_object_holds_something(kind: str, values: list[list[int]], holds: float) -> None:
+    target = torch.tensor(values, dtype=torch.uint8)[None, :, None]
+    loss = MaskLoss(MaskLossConfig(terms={"bce": 1.0}, empty_weight=0.5), kind)
+    logits, said = torch.zeros(target.shape), torch.tensor([3.0])
+    parts = loss(logits, target, holds=said)
+    assert parts["empty"] == pytest.approx(float(np.log1p(np.exp(-3 if holds else 3))), rel=1e-4)
+    assert parts["loss"] == pytest.approx(float(loss(logits, target)["loss"] + 0.5 * parts["empty"]))

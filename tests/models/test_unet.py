@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.inference.semantic import emptied
 from wsss.models.backbone import fast_layout
 from wsss.models.encoder import build_encoder
 from wsss.models.unet import Unet, build_unet, convolve_hypercolumn, cut_back, fill_to_multiple
@@ -67,6 +68,20 @@ def test_without_the_stems_pooling_the_encoder_is_twice_as_fine() -> None:
     kept, dropped = (build_encoder("test_resnet", channels=3, stem_pool=keep) for keep in (True, False))
     assert [scale.stride for scale in kept.scales] == [2, 4, 8, 16, 32]
     assert [scale.stride for scale in dropped.scales] == [2, 2, 4, 8, 16]
+
+
+def test_the_empty_head_says_one_logit_an_image() -> None:
+    output = unet(empty_head=True)(torch.rand(3, 4, 40, 40) * 255)
+    assert output.holds is not None
+    assert output.holds.shape == (3,)
+    assert unet()(torch.rand(2, 4, 40, 40)).holds is None
+
+
+def test_unlikely_images_are_emptied() -> None:
+    maps = torch.rand(3, 4, 5)
+    assert torch.equal(emptied(maps, 0.5, "softmax", 0.5), maps)
+    assert emptied(maps, 0.4, "border", 0.5).sum() == 0
+    assert emptied(maps, 0.4, "softmax", 0.5).sum(dim=(1, 2)).tolist() == [20, 0, 0]
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

@@ -171,6 +171,18 @@ def test_the_range_test_suggests_a_rate(salt: Path, tmp_path: Path, capsys: pyte
     assert (tmp_path / "find" / "fold0" / "lr_find.png").exists()
 
 
+def test_an_image_that_holds_nothing_for_the_empty_head_has_an_empty_mask(salt: Path, tmp_path: Path) -> None:
+    flags = ["--unet.empty_head", "true", "--masks.target", "distance", "--fold", "none"]
+    assert train.main(words(salt, tmp_path / "run", *flags)) == 0
+    log = pd.read_csv(tmp_path / "run" / "full" / "log.csv")
+    assert {"train_empty", "train_distance"} <= set(log.columns)
+    common = ["--run", str(tmp_path / "run"), "--data", str(salt), "--device", "cpu", "--segmentation.threshold", "0"]
+    for below, share in (("0", 1.0), ("1", 0.0)):
+        assert infer.main([*common, "--out", str(tmp_path / below), "--segmentation.empty_below", below]) == 0
+        probs = [np.load(path) for path in (tmp_path / below / "probs").iterdir()]
+        assert np.mean([own.any() for own in probs]) == share
+
+
 def test_the_snapshots_of_a_cyclic_run_predict_together(salt: Path, run: Path, tmp_path: Path) -> None:
     cyclic = ["--optim.schedule", "cyclic", "--optim.cycles", "2"]
     assert train.main(words(salt, tmp_path / "cyclic", *cyclic)) == 0

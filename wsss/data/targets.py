@@ -5,7 +5,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from wsss.options.masks import IGNORE
+from wsss.options.masks import IGNORE, MOST
 
 
 def make_target(label_map: np.ndarray, ignored: np.ndarray, kind: str, border_px: int = 2) -> np.ndarray:
@@ -14,16 +14,18 @@ def make_target(label_map: np.ndarray, ignored: np.ndarray, kind: str, border_px
     Args:
         label_map: (H, W) int, 0 background.
         ignored: (H, W) bool, pixels that must not count.
-        kind: binary, border or softmax, see `MaskConfig.target`.
+        kind: binary, border, softmax or distance, see `MaskConfig.target`.
         border_px: width of the border on each side of the line between two objects.
 
     Returns:
         (K, H, W) uint8 of 0, 1 and 255 (must not count): the mask; or the mask without border, and the border; or
-        background, inside and border, which exclude each other.
+        background, inside and border, which exclude each other; or the mask, and `MOST` x `inner_distance`.
     """
     mask = label_map > 0
     if kind == "binary":
         channels = [mask]
+    elif kind == "distance":
+        channels = [mask, np.rint(MOST * inner_distance(label_map))]
     else:
         border = touching_border(label_map, border_px)
         channels = [mask & ~border, border]
@@ -32,6 +34,25 @@ def make_target(label_map: np.ndarray, ignored: np.ndarray, kind: str, border_px
     target = np.stack(channels).astype(np.uint8)
     target[:, ignored] = IGNORE
     return target
+
+
+def inner_distance(label_map: np.ndarray) -> np.ndarray:
+    """Return each pixel's distance to the edge of its object, over the largest in the object; 0 outside objects.
+
+    The image's edge is no edge of an object.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+    """
+    out = np.zeros(label_map.shape, np.float32)
+    for k, box in enumerate(ndimage.find_objects(label_map), 1):
+        if box is None:
+            continue
+        window = tuple(slice(max(0, axis.start - 1), axis.stop + 1) for axis in box)
+        inside = label_map[window] == k
+        distance = ndimage.distance_transform_edt(inside) if not inside.all() else np.ones(inside.shape)
+        out[window][inside] = (distance / distance.max())[inside]
+    return out
 
 
 def touching_border(label_map: np.ndarray, width: int) -> np.ndarray:

@@ -82,7 +82,8 @@ class _Window:
         parts = ndimage.label(mask_channel(self.probs, self.kind) >= self.threshold, EIGHT)[0]
         height = len(parts)
         end = height if last else max(0, height - REACH)  # below it surroundings are missing
-        first_open, objects = end, []
+        first_open = end
+        objects: list[LargeObject] = []
         for number, box in enumerate(ndimage.find_objects(parts), 1):
             if box[0].stop > end:
                 first_open = min(first_open, box[0].start)

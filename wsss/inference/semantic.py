@@ -55,9 +55,25 @@ class MaskPredictor:
             raise ConfigError(
                 f"memory is too small for {edges} px ({full}): pass a smaller --segmentation.tile."
             ) from None
-        return torch.stack(maps).mean(dim=0)[0].cpu().numpy()
+        found = torch.stack(maps).mean(dim=0)[0]
+        return emptied(found[:-1], float(found[-1].mean()), self.target, config.empty_below).cpu().numpy()
 
     def _ask(self, checkpoint: Checkpoint[Unet], images: torch.Tensor) -> torch.Tensor:
+        """Return (B, K + 1, H, W): the maps, and as a map the probability that the image holds anything."""
         with self.device.autocast():
-            logits = checkpoint.net(images).logits.float()
-        return probabilities(logits, self.target)
+            output = checkpoint.net(images)
+        maps = probabilities(output.logits.float(), self.target)
+        holds = torch.ones_like(maps[:, :1])
+        if output.holds is not None:
+            holds = holds * output.holds.float().sigmoid()[:, None, None, None]
+        return torch.cat([maps, holds], dim=1)
+
+
+def emptied(maps: torch.Tensor, holds: float, target: str, below: float) -> torch.Tensor:
+    """Return (K, H, W) probabilities of nothing anywhere if the image holds anything less likely than `below`."""
+    if holds >= below:
+        return maps
+    nothing = torch.zeros_like(maps)
+    if target == "softmax":
+        nothing[0] = 1
+    return nothing

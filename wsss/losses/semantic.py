@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss.losses.classify import bce, focal
-from wsss.options.masks import IGNORE, MaskLossConfig
+from wsss.options.masks import IGNORE, MOST, MaskLossConfig
 
 Rectifier = Literal["relu", "elu"]
 
@@ -18,11 +18,12 @@ class MaskLoss:
 
     Args:
         config: which terms with which weights, and their options.
-        softmax: whether the channels exclude each other; each is then scored against all others.
+        target: kind of the target, see `MaskConfig.target`. Channels of 'softmax' exclude each other; each is then
+            scored against all others. The second channel of 'distance' is a share, learnt by cross-entropy.
     """
 
-    def __init__(self, config: MaskLossConfig, *, softmax: bool = False) -> None:
-        self.config, self.softmax = config, softmax
+    def __init__(self, config: MaskLossConfig, target: str = "binary") -> None:
+        self.config, self.softmax, self.distance = config, target == "softmax", target == "distance"
 
     def __call__(
         self,
@@ -31,28 +32,38 @@ class MaskLoss:
         *,
         weights: Tensor | None = None,
         side: Sequence[Tensor] = (),
+        holds: Tensor | None = None,
         epoch: int = 0,
     ) -> dict[str, Tensor]:
         """Return scalars by name: 'loss' is the sum to minimise, the others its terms before weighting.
 
         Args:
             logits: (B, K, H, W), any float type; computed in float32 at least.
-            target: (B, K, H, W) uint8: 0, 1, or 255 for pixels that must not count.
+            target: (B, K, H, W) uint8: 0, 1, or 255 for pixels that must not count; shares are 0 to `MOST`.
             weights: (B, 1, H, W) pixel weights of the term 'border'.
             side: coarser outputs at full size, (B, K, H, W) each (deep supervision).
+            holds: (B,) logits of whether there is any object in the image.
             epoch: finished epochs, for the switch of terms.
 
         Raises:
             ValueError: shapes differ, or the term 'border' got no weights.
         """
-        chosen = self.config.at(epoch)
+        chosen = self.config.at(epoch) | ({"distance": 1.0} if self.distance else {})
         parts = self._terms(chosen, logits, target, weights)
         total = _weighted(chosen, parts)
         if side:
             coarse = [_weighted(chosen, self._terms(chosen, own, target, weights)) for own in side]
             parts["side"] = torch.stack(coarse).mean()
             total = total + self.config.side_weight * parts["side"]
+        if holds is not None:
+            parts["empty"] = bce(holds.float(), self._any(target)).mean()
+            total = total + self.config.empty_weight * parts["empty"]
         return {"loss": total, **parts}
+
+    def _any(self, target: Tensor) -> Tensor:
+        """Return 1 for each image with a pixel of an object, else 0: (B,) float."""
+        objects = target[:, 1:] if self.softmax else target[:, :1] if self.distance else target
+        return (objects == 1).flatten(1).any(dim=1).float()
 
     def _terms(
         self, chosen: Mapping[str, float], logits: Tensor, target: Tensor, weights: Tensor | None
@@ -64,7 +75,12 @@ class MaskLoss:
             logits = one_vs_rest(logits)
         valid = target != IGNORE
         truth = (target * valid).to(logits.dtype)
-        return {name: self._term(name, logits, truth, valid, weights) for name in chosen}
+        parts = {}
+        if self.distance:
+            parts["distance"] = bce_term(logits[:, 1:], truth[:, 1:] / MOST, valid[:, 1:])
+            logits, truth, valid = logits[:, :1], truth[:, :1], valid[:, :1]
+        terms = [name for name in chosen if name != "distance"]
+        return parts | {name: self._term(name, logits, truth, valid, weights) for name in terms}
 
     def _term(self, name: str, logits: Tensor, truth: Tensor, valid: Tensor, weights: Tensor | None) -> Tensor:
         config = self.config

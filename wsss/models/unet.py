@@ -29,6 +29,8 @@ class MaskOutput(NamedTuple):
     """(B, K, H, W) before sigmoid or softmax."""
     side: tuple[Tensor, ...]
     """The same of coarser decoder scales, brought to full size; only in training with deep supervision."""
+    holds: Tensor | None = None
+    """(B,) logits of whether the image holds anything; None without such a head."""
 
 
 class Unet(nn.Module):
@@ -57,6 +59,7 @@ class Unet(nn.Module):
         self.output = nn.Conv2d(channels, outputs, kernel_size=3, padding=1)
         sides = config.channels[:-1] if config.deep_supervision else []
         self.sides = nn.ModuleList(nn.Conv2d(own, outputs, kernel_size=1) for own in sides)
+        self.empty_head = nn.Linear(encoder.scales[-1].channels, 1) if config.empty_head else None
         self.register_buffer("mean", torch.tensor(encoder.statistics.mean).view(-1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(encoder.statistics.std).view(-1, 1, 1) * 255)
 
@@ -66,7 +69,8 @@ class Unet(nn.Module):
         x = fill_to_multiple((images.to(self.mean.dtype) - self.mean) / self.std, self.stride)
         x = x.contiguous(memory_format=self.layout)
         full = x.shape[2:]
-        maps = self.decoder(self.encoder(x)[1:])
+        encoded = self.encoder(x)[1:]
+        maps = self.decoder(encoded)
         if self.hypercolumn:
             logits = convolve_hypercolumn([self.dropout(scale) for scale in maps], self.output)
         else:
@@ -76,7 +80,8 @@ class Unet(nn.Module):
             side = tuple(  # strict=False: without deep supervision there are none, with it the finest has none
                 cut_back(_resize(head(own), full), size) for head, own in zip(self.sides, maps, strict=False)
             )
-        return MaskOutput(cut_back(logits, size), side)
+        holds = None if self.empty_head is None else self.empty_head(encoded[-1].mean(dim=(2, 3)))[:, 0]
+        return MaskOutput(cut_back(logits, size), side, holds)
 
     def new_parameters(self) -> set[nn.Parameter]:
         """Return the parameters that no pretrained weights hold."""

@@ -7,6 +7,8 @@ from wsss.core.checks import ConfigError, between, check_choice, check_fields, c
 
 IGNORE = 255
 """Value of a target's pixels that must not count."""
+MOST = 254
+"""Value of a target's pixels where a share is 1."""
 
 LOSS_TERMS = ("bce", "dice", "jaccard", "lovasz", "focal", "ohem", "border")
 
@@ -31,6 +33,8 @@ class UnetConfig:
     """Keep the pooling of the stem; without it small images keep twice the resolution."""
     dropout: float = between(0.0, 0, 0.95)
     """Dropout before the output."""
+    empty_head: bool = False
+    """An output that says whether the image holds anything at all; see segmentation.empty_below."""
 
     def __post_init__(self) -> None:
         check_fields(self, "unet")
@@ -42,8 +46,9 @@ class UnetConfig:
 class MaskConfig:
     """What the network learns to find, and on which images."""
 
-    target: Literal["binary", "border", "softmax"] = "binary"
-    """binary: one mask; border: two channels, mask without border, and border; softmax: background, inside, border."""
+    target: Literal["binary", "border", "softmax", "distance"] = "binary"
+    """binary: one mask; border: two channels, mask without border, and border; softmax: background, inside, border;
+    distance: mask, and distance to the object's edge as a share of the largest in it."""
     channels: Literal[1, 3] = 3
     """Read images as grey (1) or as colour (3)."""
     folds: int = between(5, 2, 100)
@@ -61,7 +66,7 @@ class MaskConfig:
     @property
     def outputs(self) -> int:
         """Channels of the network's output."""
-        return {"binary": 1, "border": 2, "softmax": 3}[self.target]
+        return {"binary": 1, "border": 2, "softmax": 3, "distance": 2}[self.target]
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class MaskLossConfig:
     """How fast that weight falls with the width of the gap, px."""
     side_weight: float = between(0.1, 0)
     """Weight of the coarser outputs (deep supervision)."""
+    empty_weight: float = between(0.2, 0)
+    """Weight of the output that says whether the image holds anything (unet.empty_head)."""
 
     def __post_init__(self) -> None:
         check_fields(self, "mask_loss")
@@ -127,6 +134,9 @@ class MaskInferConfig:
     """Share of a tile that its neighbour covers too; weights fall off towards a tile's border."""
     threshold: float = between(0.5, 0, 1)
     """Probability from which a pixel is of the mask."""
+    empty_below: float = between(0.5, 0, 1)
+    """Images, or tiles of large ones, that hold anything with a lower probability have an empty mask; for networks
+    with unet.empty_head."""
     min_size: int = between(0, 0)
     """Objects of fewer pixels are dropped."""
     objects: bool = True

@@ -254,6 +254,8 @@ class MapRecipe(UnetRecipe):
         super().__post_init__()
         if self.mask_loss.needs_border:
             raise ConfigError("mask_loss term 'border' is for objects: pseudo-masks have none, choose other terms.")
+        if self.unet.empty_head:
+            raise ConfigError("unet.empty_head is for the task masks: the image's labels say what class maps hold.")
         if self.optim.early_stop:
             raise ConfigError("optim.early_stop needs a validation loss, and the task maps has none: leave it out.")
 

@@ -47,7 +47,7 @@ class MaskLearner(Learner):
         recipe = self.job.recipe
         assert isinstance(recipe, MaskRecipe)
         self.recipe = recipe
-        self.loss = MaskLoss(recipe.mask_loss, softmax=recipe.masks.target == "softmax")
+        self.loss = MaskLoss(recipe.mask_loss, recipe.masks.target)
         return self.state.net
 
     def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
@@ -57,7 +57,7 @@ class MaskLearner(Learner):
         outputs, border = self.recipe.masks.outputs, self.recipe.mask_loss.border_weight
         target, weights = unpack_target(batch.labels, outputs, border)
         epoch = self.state.progress.epoch
-        return self.loss(output.logits, target, weights=weights, side=output.side, epoch=epoch)
+        return self.loss(output.logits, target, weights=weights, side=output.side, holds=output.holds, epoch=epoch)
 
 
 class MaskTask(UnetTask):
@@ -170,7 +170,7 @@ class MaskValidator:
         self.world, self.device, self.recipe = world or World(), device, recipe
         self.samples = MaskSamples(masks, None, recipe.masks, recipe.mask_loss)
         self.own = indices[self.world.rank :: self.world.size]
-        self.loss = MaskLoss(recipe.mask_loss, softmax=recipe.masks.target == "softmax")
+        self.loss = MaskLoss(recipe.mask_loss, recipe.masks.target)
 
     @torch.no_grad()
     def __call__(self, net: nn.Module) -> dict[str, float]:
@@ -184,11 +184,12 @@ class MaskValidator:
         image, packed, _ = self.samples[index, 0]
         config = self.recipe.masks
         with self.device.autocast():
-            logits = net(self.device.put(image[None])).logits.float()
+            output: MaskOutput = net(self.device.put(image[None]))
+        logits = output.logits.float()
         packed = self.device.put(packed[None])
         target, weights = unpack_target(packed, config.outputs, self.recipe.mask_loss.border_weight)
         # One measure for all epochs: losses before and after a switch could not be compared.
-        loss = self.loss(logits, target, weights=weights, epoch=self.recipe.epochs)["loss"]
+        loss = self.loss(logits, target, weights=weights, holds=output.holds, epoch=self.recipe.epochs)["loss"]
         probs = probabilities(logits, config.target)[0].cpu().numpy()
         masks = self.samples.masks
         found = objects_of(probs, config.target)
