@@ -2,6 +2,7 @@
 
     python scripts/bench_unet.py nuclei --data stage1_train [--epochs 16]     binary against mask and border
     python scripts/bench_unet.py salt --data salt [--set --epochs 8 ...]      the metric of the TGS salt competition
+    python scripts/bench_unet.py ceiling --data stage1_train                  objects of true targets, sharp and blurred
     python scripts/bench_unet.py options [--images 120] [--epochs 6]          every loss and decoder option, 101 x 101
     python scripts/bench_unet.py time                                         seconds per 101 x 101 and 512 x 512 image
 
@@ -23,14 +24,18 @@ import pandas as pd
 import torch
 from composing.salt import draw_salt
 from PIL import Image
+from scipy import ndimage
 
 from wsss import evaluate, infer, train
+from wsss.cells.mask_instances import objects_of
 from wsss.core.files import read_json
 from wsss.core.run_length import encode
 from wsss.data.mask_samples import coverage_folds, survey
 from wsss.data.masks import open_masks
+from wsss.data.targets import make_target
+from wsss.metrics.instances import instance_ap
 from wsss.models.unet import build_unet
-from wsss.options.masks import UnetConfig
+from wsss.options.masks import MOST, UnetConfig
 from wsss.options.recipe import MaskRecipe
 
 ENCODER = ["--backbone", "tf_efficientnet_lite0", "--weights", "package", "--device", "cpu"]
@@ -47,6 +52,8 @@ LOSSES = {
     "lovasz, symmetric": ["--mask_loss.terms", "{lovasz: 1}", "--mask_loss.symmetric", "true"],
     "bce + dice, then lovasz": ["--mask_loss.later", "{lovasz: 1}", "--mask_loss.switch", "half"],
 }
+BLURS = (0, 0.7, 1.5)
+"""Of the ceilings, px."""
 DECODERS = {
     "bilinear": ["--unet.upsample", "bilinear"],
     "transposed": ["--unet.upsample", "transposed"],
@@ -120,6 +127,26 @@ def split_salt(data: Path, work: Path) -> tuple[Path, Path]:
     return sets
 
 
+def ceiling(given: argparse.Namespace) -> None:
+    """Print the instance AP that each target reaches if the network predicts it without a fault, or blurred."""
+    masks = open_masks(given.data)
+    truths = [masks.label_map(i) for i in range(len(masks))]
+    print(f"{'target':12}" + "".join(f"{f'blurred {sigma} px':>18}" for sigma in BLURS))
+    for kind in given.only or ("binary", "border", "distance"):
+        figures = [
+            np.mean([instance_ap(objects_of(ideal(t, kind, sigma), kind), t) for t in truths]) for sigma in BLURS
+        ]
+        print(f"{kind:12}" + "".join(f"{figure:18.4f}" for figure in figures), flush=True)
+
+
+def ideal(truth: np.ndarray, kind: str, sigma: float) -> np.ndarray:
+    """Return the target of a label map as if it were predicted, (K, H, W) float32, blurred by `sigma` px."""
+    target = make_target(truth, np.zeros(truth.shape, bool), kind).astype(np.float32)
+    if kind == "distance":
+        target[1] /= MOST
+    return np.stack([ndimage.gaussian_filter(channel, sigma) for channel in target]) if sigma else target
+
+
 def split_nuclei(data: Path, work: Path) -> tuple[Path, Path]:
     """Link the images of fold 0 of 5, drawn by seed 0, into one folder and all others into another."""
     masks = open_masks(data)
@@ -183,7 +210,7 @@ def timing(given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["nuclei", "salt", "options", "time"])
+    parser.add_argument("what", choices=["nuclei", "salt", "ceiling", "options", "time"])
     parser.add_argument("--data", type=Path, help="the Bowl's stage1_train, for nuclei; the salt training images")
     parser.add_argument("--name", default="winner", help="of the salt run")
     parser.add_argument("--work", type=Path, default=Path("bench_unet"), help="where runs and predictions go")
@@ -192,10 +219,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=0, help="default: 16 for nuclei, 6 for options")
     parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], help="flags of train for salt; the last option")
     given = parser.parse_args()
-    if given.what in ("nuclei", "salt") and given.data is None:
+    if given.what in ("nuclei", "salt", "ceiling") and given.data is None:
         parser.error(f"{given.what} needs --data")
     given.epochs = given.epochs or {"nuclei": 16}.get(given.what, 6)
-    {"nuclei": nuclei, "salt": salt, "options": options, "time": timing}[given.what](given)
+    {"nuclei": nuclei, "salt": salt, "ceiling": ceiling, "options": options, "time": timing}[given.what](given)
 
 
 if __name__ == "__main__":
