@@ -3,7 +3,7 @@ import pytest
 
 from wsss.cells.blending import EVEN_SHARE, Part, blend, blend_parts, image_prior, take_shares
 from wsss.cells.scoring import cell_cam_scores, cell_values, normalise
-from wsss.options.scoring import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig, preset
+from wsss.options.scoring import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig
 
 
 def finish(
@@ -21,12 +21,12 @@ def finish(
     return blend_parts(parts, config, visible=visible)
 
 
-def test_geometric_blend_of_the_mean_preset_is_the_published_formula() -> None:
+def test_geometric_blend_of_the_mean_is_the_published_formula() -> None:
     label_map = np.zeros((4, 4), np.int32)
     label_map[:2, :2], label_map[2:, 2:] = 5, 9
     cam = np.random.default_rng(0).random((3, 4, 4), np.float32)
     probs = np.array([0.5, 0.3, 0.2])
-    config = preset("mean")
+    config = ScoreConfig(normalise_rows=True, prior_rounds=0)
     crop_scores = np.array([[0.6, 0.2, 0.1], [0.3, 0.7, 0.4]])
     means = cell_values(normalise(cam), label_map, config)
     wanted = np.sqrt(means * crop_scores) * np.sqrt([0.5, 0.3, 1])
@@ -38,12 +38,12 @@ def test_geometric_blend_of_the_mean_preset_is_the_published_formula() -> None:
 def test_mean_blend_weighs_stage_2_and_mixes_with_the_image() -> None:
     a, b = np.array([[0.2], [0.4]]), np.array([[0.6], [0.8]])
     np.testing.assert_allclose(blend(a, b, "mean", 0.25), [[0.3], [0.5]])
-    mixed = finish(a, None, ScoreConfig(image_mix=0.3))
+    mixed = finish(a, None, ScoreConfig(image_mix=0.3, prior_rounds=0))
     np.testing.assert_allclose(mixed, [[0.7 * 0.2 + 0.09], [0.7 * 0.4 + 0.09]], atol=1e-6)
 
 
 def test_border_cells_are_weighted_down_after_the_rows_are_normalised() -> None:
-    config = ScoreConfig(normalise_rows=True, border_power=2)
+    config = ScoreConfig(normalise_rows=True, border_power=2, prior_rounds=0)
     out = finish(np.array([[0.2, 0.2], [0.0, 0.0]]), None, config, visible=np.array([0.5, 1]))
     np.testing.assert_allclose(out, [[0.5 * 0.25] * 2, [0, 0]])
 
@@ -58,9 +58,9 @@ def test_sources_of_a_group_are_averaged_by_their_shares_before_groups_are_blend
     one, two, crop = np.array([[0.2]]), np.array([[0.6]]), np.array([[0.9]])
     parts = [Part("a", "maps", 0.1, one), Part("b", "maps", 0.3, two), Part("c", "crops", 0.6, crop)]
     parts.append(Part("d", None, 0.0, np.array([[1.0]])))
-    np.testing.assert_allclose(blend_parts(parts, ScoreConfig()), [[0.02 + 0.18 + 0.54]])
+    np.testing.assert_allclose(blend_parts(parts, ScoreConfig(blend="mean", prior_rounds=0)), [[0.02 + 0.18 + 0.54]])
     wanted = (0.25 * 0.2 + 0.75 * 0.6) ** 0.4 * 0.9**0.6
-    np.testing.assert_allclose(blend_parts(parts, ScoreConfig(blend="geometric")), [[wanted]], rtol=1e-6)
+    np.testing.assert_allclose(blend_parts(parts, ScoreConfig(blend="geometric", prior_rounds=0)), [[wanted]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("region", REGION_RULES)
@@ -90,10 +90,10 @@ def test_scores_outside_the_unit_interval_are_refused() -> None:
 
 def test_the_feature_classifier_has_its_share_before_border_cells_are_weighted() -> None:
     network, feature_classifier = np.array([[0.2, 0.2], [0.6, 0.2]]), np.array([[0.0, 1.0], [0.4, 0.6]])
-    config = ScoreConfig(feature_share=0.25, normalise_rows=True, border_power=1)
+    config = ScoreConfig(feature_share=0.25, normalise_rows=True, border_power=1, prior_rounds=0)
     found = finish(network, None, config, feature_classifier, np.array([1.0, 0.5]))
     np.testing.assert_allclose(found, [[0.375, 0.625], [0.33125, 0.16875]], atol=1e-6)
-    alone = finish(network, None, ScoreConfig(feature_share=1.0), feature_classifier)
+    alone = finish(network, None, ScoreConfig(feature_share=1.0, prior_rounds=0), feature_classifier)
     np.testing.assert_allclose(alone, feature_classifier, atol=1e-6)
 
 

@@ -24,9 +24,12 @@ from wsss.cells.scoring import (
     normalise,
     resize,
 )
-from wsss.options.scoring import REGION_RULES, ScoreConfig, preset
+from wsss.options.scoring import REGION_RULES, ScoreConfig
 
-PLAIN = preset("mean", blend="mean", normalise_rows=False)
+PLAIN = ScoreConfig(blend="mean")
+PUBLISHED = ScoreConfig(
+    region="quantile", relative=True, min_prob=0.01, min_ratio=0.02, prob_for_negative=True, negative="recipe"
+)
 
 
 def blobs(size: int, count: int, seed: int) -> np.ndarray:
@@ -198,13 +201,13 @@ def two_cells() -> tuple[np.ndarray, np.ndarray]:
 
 def test_recipe_gives_each_cell_the_image_probability_of_its_class() -> None:
     cam, label_map = two_cells()
-    scores = cell_cam_scores(cam, np.array([0.8, 0.6, 0.0]), label_map, ScoreConfig(), negative=2)
+    scores = cell_cam_scores(cam, np.array([0.8, 0.6, 0.0]), label_map, PUBLISHED, negative=2)
     np.testing.assert_allclose(scores, [[0.8, 0, 0], [0, 0.6, 0]], atol=1e-6)
 
 
 def test_recipe_calls_a_cell_without_any_label_negative_and_leaves_the_others() -> None:
     cam, label_map = two_cells()
-    scores = cell_cam_scores(cam, np.array([0.8, 0.01, 0.0]), label_map, ScoreConfig(), negative=2)
+    scores = cell_cam_scores(cam, np.array([0.8, 0.01, 0.0]), label_map, PUBLISHED, negative=2)
     np.testing.assert_allclose(scores, [[0.8, 0, 0], [0, 0, 1]], atol=1e-6)
 
 
@@ -267,7 +270,7 @@ def test_visible_share_is_one_for_whole_cells_and_smaller_for_cut_ones() -> None
 
 def test_no_class_may_pass_the_probability_threshold() -> None:
     cam, label_map = two_cells()
-    scores = cell_cam_scores(cam, np.zeros(3), label_map, ScoreConfig(), negative=2)
+    scores = cell_cam_scores(cam, np.zeros(3), label_map, PUBLISHED, negative=2)
     np.testing.assert_allclose(scores, [[0, 0, 1], [0, 0, 1]])
 
 
@@ -275,7 +278,7 @@ def test_no_class_may_pass_the_probability_threshold() -> None:
 def test_probabilities_that_do_not_fit_are_refused(probs: list[float]) -> None:
     cam, label_map = two_cells()
     with pytest.raises(ValueError, match="3 image probabilities"):
-        cell_cam_scores(cam, np.array(probs), label_map, ScoreConfig(), negative=2)
+        cell_cam_scores(cam, np.array(probs), label_map, PUBLISHED, negative=2)
 
 
 def test_bad_label_maps_are_refused() -> None:

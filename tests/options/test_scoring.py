@@ -1,17 +1,23 @@
+from pathlib import Path
+
 import pytest
 
 from wsss.core.checks import ConfigError
-from wsss.options.scoring import PRESETS, ScoreConfig, preset
+from wsss.options import train
+from wsss.options.parsing import read_options
+from wsss.options.recipe import ClassifyRecipe
+from wsss.options.scoring import ScoreConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def test_defaults_are_the_published_recipe() -> None:
-    assert preset("recipe") == ScoreConfig()
-    assert (ScoreConfig().region, ScoreConfig().quantile, ScoreConfig().min_prob) == ("quantile", 0.99, 0.01)
-
-
-def test_a_preset_takes_changes() -> None:
-    assert preset("mean", crop_share=0.3).crop_share == 0.3
-    assert preset("mean", crop_share=0.3).region == PRESETS["mean"].region
+def test_the_published_recipe_has_its_own_rules() -> None:
+    recipe = read_options("train", train, ["--config", str(CONFIGS / "published_recipe.yaml")])[0]
+    assert isinstance(recipe, ClassifyRecipe)
+    rules = recipe.score
+    assert (rules.region, rules.quantile, rules.relative, rules.min_prob) == ("quantile", 0.99, True, 0.01)
+    assert (rules.min_ratio, rules.negative, rules.blend, rules.prior_rounds) == (0.02, "recipe", "mean", 0)
+    assert recipe.feature_classifier.enabled is False
 
 
 @pytest.mark.parametrize(
@@ -20,9 +26,4 @@ def test_a_preset_takes_changes() -> None:
 )
 def test_an_option_out_of_range_is_named(option: str, value: object) -> None:
     with pytest.raises(ConfigError, match=option):
-        preset("recipe", **{option: value})
-
-
-def test_an_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="Did you mean 'recipe'"):
-        preset("recipes")
+        ScoreConfig(**{option: value})  # type: ignore[arg-type]

@@ -119,6 +119,7 @@ def fit_weak(
         DataError: fewer images than folds, or a cell's image has no label.
     """
     config = config or WeakConfig()
+    negative = negative if _negative_is_shown(image_labels, negative, copies, labelled) else None
     allowed = candidates(image_of_cell, image_labels, negative)
     shown = allowed.any(axis=0) if labelled is None else allowed.any(axis=0) | labelled.labels.any(axis=0)
     classes = np.flatnonzero(shown)
@@ -147,6 +148,18 @@ def _taught(labelled: LabelledCells | None, classes: np.ndarray) -> LabelledCell
     if labelled is None:
         return LabelledCells(np.zeros(0, np.intp), np.zeros((0, len(classes))))
     return LabelledCells(labelled.rows, labelled.labels[:, classes])
+
+
+def _negative_is_shown(
+    image_labels: np.ndarray, negative: int | None, copies: Copies | None, labelled: LabelledCells | None
+) -> bool:
+    """Whether some cell is known to be Negative: without one, its learners would only repeat what was assumed."""
+    if negative is None:
+        return False
+    others = np.delete(np.asarray(image_labels) > 0, negative, axis=1).any(axis=1)
+    alone = (np.asarray(image_labels)[:, negative] > 0) & ~others
+    answered = labelled is not None and labelled.labels[:, negative].any()
+    return bool(alone.any() or answered or (copies is not None and copies.emptied.any()))
 
 
 @dataclass(frozen=True)

@@ -186,8 +186,9 @@ class CropScores(Source):
 
     @staticmethod
     def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
-        """There unless crops.mode is none."""
-        return None if crops.mode == "none" else 1.0
+        """There unless crops.mode is none or their share is 0: they cost the most time."""
+        alone = score.feature_share == 1 and FeatureScores.takes(members, score, crops) is not None
+        return None if crops.mode == "none" or score.crop_share == 0 or alone else 1.0
 
     @property
     def cuts(self) -> Sequence[CropConfig]:
@@ -283,7 +284,7 @@ class UnetScores(Source):
 
 
 def _wants_features(member: CamCheckpoint) -> bool:
-    return member.feature_classifier is not None or member.recipe.feature_classifier.enabled
+    return member.feature_classifier is not None or member.recipe.feature_classifier.enabled is True
 
 
 SOURCES: tuple[type[Source], ...] = (ImageProbs, CamScores, CropScores, FeatureScores, UnetScores)

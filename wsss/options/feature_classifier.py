@@ -1,6 +1,7 @@
 """The options of the feature classifier, which learns cell labels from image labels beside the network."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from wsss.core.checks import between, check_fields
 
@@ -36,8 +37,9 @@ class WeakConfig:
 class FeatureClassifierConfig:
     """A classifier on cell features beside the network, fitted on the cells of the training images."""
 
-    enabled: bool = False
-    """Fit one for each fold (needs segmented cells); infer then blends it with the network's scores."""
+    enabled: bool | Literal["auto"] = "auto"
+    """Fit one for each fold, which infer then blends with the network's scores. auto: where enough training images have
+    segmented cells; true: refuse to do without."""
     copies: int = between(2, 0, 100)
     """Changed copies of every training image that are learnt from beside the plain one: dim or bright cells, cells
     that lost their signal, uneven light, haze, shot noise. 0 for plain images only."""

@@ -24,7 +24,7 @@ from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.console import OutputOptions, say, tell_as
 from wsss.core.files import is_file
 from wsss.core.reading import parse_yaml, read_yaml
-from wsss.options.renamed import renamed_config, renamed_flags
+from wsss.options.renamed import FORMER_DEFAULTS, renamed_config, renamed_flags
 from wsss.options.shipped import config_file
 
 EXIT_CODES = """\
@@ -241,7 +241,8 @@ def _of_task(words: list[str], tasks: Mapping[str, Sequence[type]], task: str) -
         for key, value in values.items():
             name = f"{above}{key}"
             if name in owners:
-                if json.dumps(value, default=str) != json.dumps(defaults[name], default=str):
+                usual = (defaults[name], FORMER_DEFAULTS.get(name, defaults[name]))
+                if json.dumps(value, default=str) not in [json.dumps(one, default=str) for one in usual]:
                     refuse(name)
             elif isinstance(value, dict) and name not in known:
                 part = own(value, f"{name}.", {})
@@ -357,11 +358,11 @@ def _check_configs(words: Sequence[str]) -> None:
 
 
 def _switches(options: Sequence[type], prefix: str = "--") -> set[str]:
-    """Return the flags of all fields that are true or false."""
+    """Return the flags of all fields that may be true or false."""
     found: set[str] = set()
     for option in options:
         for name, kind in get_type_hints(option).items():
-            if kind is bool:
+            if kind is bool or bool in get_args(kind):
                 found.add(prefix + name)
             elif dataclasses.is_dataclass(kind):
                 found |= _switches([cast(type, kind)], f"{prefix}{name}.")

@@ -36,6 +36,21 @@ OF_TRAINING = ("cells.pooling", "cells.pieces")
 """Those that shaped the weights of a network."""
 OF_NETWORK = "cells.pooling"
 """That by which a network gave other scores than one without it."""
+FORMER_DEFAULTS = {
+    "feature_classifier.enabled": False,
+    "score.region": "quantile",
+    "score.relative": True,
+    "score.min_prob": 0.01,
+    "score.min_ratio": 0.02,
+    "score.prob_for_negative": True,
+    "score.negative": "recipe",
+    "score.blend": "mean",
+    "score.prior_rounds": 0,
+    "score.feature_share": 0.5,
+    "crops.mode": "fit",
+    "crops.size": 384,
+}
+"""Defaults of version 0.1.0 that are others today, by the names of today."""
 _noticed: set[str] = set()
 
 

@@ -1,6 +1,6 @@
 """The options of the cell score: views, cell crops, and every rule from class maps to per-cell scores."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from wsss.core.checks import ConfigError, between, check_choice, check_fields
@@ -13,12 +13,12 @@ CROP_MODES = ("fit", "stored", "none")
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """How class maps become cell scores; the defaults are the published recipe.
+    """How class maps become cell scores; configs/published_recipe.yaml has the rules of the published recipe.
 
     With r the value of a class map (in [0, 1]) in a cell and p the class's image probability, stage 1 is r * p.
     """
 
-    region: str = "quantile"
+    region: str = "mean"
     """What stands for the map in a cell: quantile, mean, topk (mean of the highest pixels),
     lse (log of the mean of exp(sharpness * map), divided by sharpness), max."""
     quantile: float = between(0.99, 0, 1)
@@ -27,26 +27,26 @@ class ScoreConfig:
     """Share of a cell's pixels, at least one, that the rule 'topk' averages."""
     sharpness: float = between(8.0, 1e-3, 500)
     """How near the rule 'lse' comes to the maximum; towards 0 it is the mean."""
-    relative: bool = True
+    relative: bool = False
     """Divide r by the same statistic of the whole image and clip at 1; a statistic of zero gives r = 0."""
-    min_prob: float = between(0.01, 0, 1)
+    min_prob: float = between(0.0, 0, 1)
     """Classes whose image probability is not above this score 0."""
-    min_ratio: float = between(0.02, 0, 1)
+    min_ratio: float = between(0.0, 0, 1)
     """Scores whose r is not above this become 0."""
     prob_power: float = between(1.0, 0, 100)
     """Score = r * p ** prob_power; 0 leaves the image probability out."""
-    prob_for_negative: bool = True
+    prob_for_negative: bool = False
     """Whether min_prob and prob_power count for the class Negative too."""
     compartment: float = between(0.0, 0, 1)
     """Share of r taken from the class's own compartment (needs nuclei): the nucleus for nuclear_classes, the rest of
     the cell for the others, always the whole cell for Negative and where a cell lacks the compartment."""
     nuclear_classes: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     """Classes whose compartment is the nucleus."""
-    negative: str = "recipe"
+    negative: str = "own"
     """Negative of a cell. recipe: 1 - highest other score before min_ratio, if min_ratio left the cell no label;
     complement: product of (1 - other score); max: the larger of its own score and complement, the others times
     (1 - Negative); own: a class like any other."""
-    blend: str = "mean"
+    blend: str = "geometric"
     """Stages 1 and 2: mean, (1 - w) a + w b; geometric, a ** (1 - w) * b ** w; w is crop_share."""
     crop_share: float = between(0.5, 0, 1)
     """Weight w of stage 2 in the blend."""
@@ -59,7 +59,7 @@ class ScoreConfig:
     --feature_classifier.enabled true)."""
     unet_share: float = between(0.5, 0, 1)
     """Share of stage 1 taken from the maps of a U-Net, where there is one (infer --unet RUN)."""
-    prior_rounds: int = between(0, 0, 100)
+    prior_rounds: int = between(3, 0, 100)
     """Rounds of the image prior, class by class: the odds of a cell's score are multiplied by the odds of the class's
     share, the mean of the scores over the image's cells. Negative keeps its score."""
     border_power: float = between(0.0, 0, 100)
@@ -89,33 +89,6 @@ class CropConfig:
     def __post_init__(self) -> None:
         check_fields(self, "crops")
         check_choice("crops.mode", self.mode, CROP_MODES)
-
-
-PRESETS = {
-    "recipe": ScoreConfig(),
-    "mean": ScoreConfig(
-        region="mean",
-        relative=False,
-        min_prob=0.0,
-        min_ratio=0.0,
-        prob_for_negative=False,
-        negative="own",
-        blend="geometric",
-        normalise_rows=True,
-    ),
-}
-"""recipe: the published score. mean: r * p with r the mean of the map; blended with stage 2 it is
-sqrt(mean * stage 2) * sqrt(p, not for Negative), rows normalised."""
-
-
-def preset(name: str, **changes: object) -> ScoreConfig:
-    """Return a named set of rules, with single options changed.
-
-    Raises:
-        ConfigError: there is no such preset, or an option is out of range.
-    """
-    check_choice("score preset", name, PRESETS)
-    return replace(PRESETS[name], **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

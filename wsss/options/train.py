@@ -15,7 +15,7 @@ from wsss.options.recipe import ClassifyRecipe, MapRecipe, MaskRecipe, recipe_cl
 EXAMPLES = """\
   python -m wsss.train --backbone seresnext50
   python -m wsss.train --data data/hpa --fold all --run runs/seresnext50
-  python -m wsss.train --data data/hpa --config puzzle_hpa --optim.lr 1e-4 --epochs 24
+  python -m wsss.train --data data/hpa --config published_recipe --optim.lr 1e-4 --epochs 24
   python -m wsss.train --data data/hpa --lr_find true
   python -m wsss.train --data salt/train --config unet_salt --fold all
   torchrun --nproc_per_node 4 -m -- wsss.train --data data/hpa --fold all --run runs/four

@@ -113,9 +113,9 @@ class ClassifyTask(Task):
             ConfigError: there is nothing that learns from them.
             DataError: the table is damaged, or speaks of other cells than those of the data set.
         """
-        if not self.recipe.feature_classifier.enabled:
+        if self.recipe.feature_classifier.enabled is False:
             raise ConfigError(
-                "--cell_labels teaches the feature classifier: pass --feature_classifier.enabled true too."
+                "--cell_labels teaches the feature classifier: leave --feature_classifier.enabled false out."
             )
         answers = read_cell_truth(path, self.data.classes)
         places = {name: i for i, name in enumerate(self.ids)}
@@ -205,11 +205,31 @@ class ClassifyTask(Task):
     def finish(self, split: Split, folder: RunFolder) -> None:
         """Fit the feature classifier, where wanted and not there yet."""
         config = self.recipe.feature_classifier
-        if not config.enabled:
-            return
         seed, answers = self.recipe.seed, self.answers
-        if ensure_feature_classifier(folder, self.data, split.train, config, seed, answers):
+        if self._feature_classifier_wanted(split) and ensure_feature_classifier(
+            folder, self.data, split.train, config, seed, answers
+        ):
             say(f"{folder.feature_classifier}: feature classifier fitted; feature_classifier.json says what it goes by")
+
+    def _feature_classifier_wanted(self, split: Split) -> bool:
+        """Whether to fit a feature classifier; where 'auto' does not, the reason is said."""
+        config = self.recipe.feature_classifier
+        if config.enabled != "auto":
+            return config.enabled
+        segmented = len(split.train) - len(without_cells(self.data, split.train))
+        if self.data.roles != HPA_ROLES:
+            lacking = f"it needs the channels of the Atlas, not {some(self.data.channels)}"
+        elif segmented < config.weak.folds:
+            lacking = (
+                f"{segmented} of {len(split.train)} training images have segmented cells, it needs "
+                f"{config.weak.folds}: run python -m wsss.segment --data {self.data.folder}, then this command again"
+            )
+        else:
+            return True
+        if self.answers is not None:
+            raise ConfigError(f"--cell_labels teaches the feature classifier, and there is none: {lacking}.")
+        say(f"no feature classifier: {lacking}")
+        return False
 
 
 def record_of_data(recipe: Any, data: DataSet, fold: int | None, train_ids: list[str]) -> RunRecord:
