@@ -115,7 +115,22 @@ def test_negative_keeps_its_score(rounds: int) -> None:
     scores = np.array([[0.8, 0.1, 0.1]] * 5 + [[0.2, 0.0, 0.8], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
     out = image_prior(scores, negative=2, rounds=rounds)
     np.testing.assert_array_equal(out[:, 2], scores[:, 2])
-    assert out[6, 0] > 0.4 > out[6, 1]
+    assert 0.6 > out[6, 0] > 0.25 > out[6, 1]  # at most 1 - Negative
+    assert out[7, 0] == out[7, 1] == 0
+
+
+def test_the_shares_are_those_among_cells_that_are_not_negative() -> None:
+    shown, lost = [0.6, 0.4, 0.0], [0.01, 0.01, 1.0]
+    few, many = (image_prior(np.array([shown] * 3 + [lost] * n), negative=2, rounds=1) for n in (1, 9))
+    np.testing.assert_allclose(few[0], many[0], atol=0.01)
+
+
+def test_classes_that_exclude_each_other_lower_each_other() -> None:
+    scores = np.array([[0.8, 0.7, 0.1]] * 4)
+    free, exclusive = (image_prior(scores, None, 3, exclusion=weight) for weight in (0.0, 2.0))
+    assert (exclusive < free).all()
+    odds = 0.6 / 0.4 * np.exp(-2 * 0.4) * (0.6 / 0.4) / (EVEN_SHARE / (1 - EVEN_SHARE))
+    assert image_prior(np.array([[0.6, 0.4]]), None, 1, exclusion=2.0)[0, 0] == pytest.approx(odds / (1 + odds))
 
 
 def test_one_round_of_the_image_prior_known_value() -> None:

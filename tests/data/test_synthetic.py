@@ -16,7 +16,7 @@ from wsss.data.synthetic.patterns import MITOTIC, NEGATIVE, PATTERNS
 from wsss.data.synthetic.strokes import curves, dots, draw, noise, pick
 from wsss.data.synthetic.write import choose_classes
 
-CLEAN = Look(lost=0, double=0)
+CLEAN = Look(lost=0, several=0)
 
 
 def field_of(k: int, size: int = 160) -> Field:
@@ -122,12 +122,18 @@ def test_the_size_of_cells_follows_the_look() -> None:
 
 
 def test_every_class_of_a_field_is_shown_and_lost_cells_are_no_image_label() -> None:
-    labels = assign(400, [3, 9], Look(lost=0.25, double=0.2), np.random.default_rng(0))
+    labels = assign(400, [3, 9], Look(lost=0.25, several=0.4), np.random.default_rng(0))
     assert {k for ids in labels for k in ids} == {3, 9, NEGATIVE}
     assert 0.18 < sum(ids == [NEGATIVE] for ids in labels) / 400 < 0.32
     assert any(ids == [3, 9] for ids in labels)
     assert draw_field(np.random.default_rng(0), 128, [3, 9], Look(lost=0.5)).image_labels == [3, 9]
     assert draw_field(np.random.default_rng(0), 64, [NEGATIVE]).image_labels == [NEGATIVE]
+
+
+def test_as_many_cells_show_several_classes_as_in_fields_labelled_by_hand() -> None:
+    for classes, wanted in (([3, 9], 0.39), ([3, 9, 13], 0.19)):
+        cells = [ids for i in range(300) for ids in assign(12, classes, Look(), np.random.default_rng(i))]
+        assert abs(sum(len(ids) == len(classes) for ids in cells) / len(cells) - wanted) < 0.05
 
 
 def test_each_class_leads_a_field_equally_often() -> None:

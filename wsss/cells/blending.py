@@ -71,7 +71,7 @@ def blend_parts(
         scores = _normalise_rows(scores)
     if groups["features"]:
         scores = (1 - weights["features"]) * scores + weights["features"] * _mean(groups["features"])
-    scores = image_prior(scores, negative, config.prior_rounds)
+    scores = image_prior(scores, negative, config.prior_rounds, config.exclusion)
     if visible is not None:
         scores = scores * np.reshape(visible, (len(scores), 1)) ** config.border_power
     return np.clip(scores, 0, 1).astype(np.float32)
@@ -96,18 +96,20 @@ EVEN_SHARE = 0.38
 image bears and of those it lacks, weighed by what the scores of such cells are worth."""
 
 
-def image_prior(scores: np.ndarray, negative: int | None, rounds: int) -> np.ndarray:
+def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion: float = 0.0) -> np.ndarray:
     """Let the cells of one image tell which classes it shows, class by class.
 
     An image shows few classes, so a class that the other cells do not show is unlikely in this cell too. In each round
-    the odds of a score are multiplied by those of the class's share, relative to EVEN_SHARE; the share is the mean of
-    the current scores over the cells, and the odds always those of the first scores. Negative keeps its score: any cell
-    may have lost its signal, whatever the other cells show.
+    the odds of a score are multiplied by those of the class's share, relative to EVEN_SHARE, and lowered by what else
+    the cell shows; the share is the mean of the current scores over the cells that are not Negative, and the odds are
+    always those of the first scores. Negative keeps its score: any cell may have lost its signal, whatever the other
+    cells show. In the end each score is multiplied by 1 - Negative, since a Negative cell shows nothing else.
 
     Args:
         scores: (N, K) in [0, 1], all cells of one image; several classes of a cell may be true. N may be 0.
         negative: id of the class 'no specific signal', or None.
         rounds: 0 leaves the scores as they are.
+        exclusion: the log odds of a class fall by this times the sum of the cell's other scores, Negative left out.
 
     Returns:
         (N, K) in [0, 1].
@@ -117,13 +119,15 @@ def image_prior(scores: np.ndarray, negative: int | None, rounds: int) -> np.nda
     """
     if rounds == 0 or not len(scores):
         return scores
-    odds = logit(np.clip(scores.astype(np.float64), LEAST_SCORE, 1 - LEAST_SCORE))
+    odds = logit(np.clip(scores.astype(np.float64), LEAST_SCORE, 1 - LEAST_SCORE)) - logit(EVEN_SHARE)
     others = np.arange(scores.shape[1]) != (-1 if negative is None else negative)
+    shows = np.ones((len(scores), 1)) if negative is None else 1 - np.clip(scores[:, [negative]], 0, 1 - LEAST_SCORE)
     now = scores
     for _ in range(rounds):
-        share = np.clip(now.mean(axis=0), LEAST_SHARE, 1 - LEAST_SHARE)
-        now = np.where(others & (scores > 0), expit(odds + logit(share) - logit(EVEN_SHARE)), scores)
-    return now
+        share = np.clip((shows * now).sum(axis=0) / shows.sum(), LEAST_SHARE, 1 - LEAST_SHARE)
+        beside = now[:, others].sum(axis=1, keepdims=True) - now
+        now = np.where(others & (scores > 0), expit(odds + logit(share) - exclusion * beside), scores)
+    return np.where(others, shows * now, scores)
 
 
 def blend(first: np.ndarray, second: np.ndarray, how: str, weight: float) -> np.ndarray:

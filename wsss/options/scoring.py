@@ -61,7 +61,11 @@ class ScoreConfig:
     """Share of stage 1 taken from the maps of a U-Net, where there is one (infer --unet RUN)."""
     prior_rounds: int = between(3, 0, 100)
     """Rounds of the image prior, class by class: the odds of a cell's score are multiplied by the odds of the class's
-    share, the mean of the scores over the image's cells. Negative keeps its score."""
+    share, the mean of the scores over the image's cells. Negative keeps its score; the others are multiplied by
+    (1 - Negative). 0: no prior."""
+    exclusion: float = between(0.5, 0, 100)
+    """In the image prior, the log odds of a class fall by this times the sum of the cell's other scores: 0 where classes
+    do not care about each other, 2 where most cells show one class."""
     border_power: float = between(0.0, 0, 100)
     """Multiply the scores of a cell by (visible share) ** border_power; 0 leaves cells at the border as they are."""
 

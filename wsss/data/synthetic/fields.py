@@ -17,17 +17,18 @@ class Look:
 
     cell: float = 0.26
     """Diameter of a typical cell, as a part of the field's edge; 0.26 gives 8 to 18 cells."""
-    lost: float = 0.125
+    lost: float = 0.1
     """Part of the cells that have lost their signal: Negative, though the image's label does not say so."""
-    double: float = 0.12
-    """Part of the cells that show two of the field's classes, where the field has two."""
+    several: float = 0.47
+    """Mean part of the other cells that show two of the field's classes, where it has two; half of it show all three and
+    half of it two where the field has three. It differs from field to field."""
     photons: float = 1.2
     """Photons per grey level: fewer are noisier."""
 
     def __post_init__(self) -> None:
         check_range("cell", self.cell, 0.05, 0.6)
         check_range("lost", self.lost, 0, 1)
-        check_range("double", self.double, 0, 1)
+        check_range("several", self.several, 0, 0.95)
         check_range("photons", self.photons, 0.05, 1000)
 
 
@@ -87,18 +88,24 @@ def assign(count: int, classes: Sequence[int], look: Look, rng: np.random.Genera
     """Choose the classes of `count` cells from those of the field.
 
     Every class has a cell if there are enough cells. Dividing cells are rare: in a field of Mitotic spindle a
-    third of the cells show it, the others another class of the field, or nothing.
+    third of the cells show it, the others other classes of the field, or nothing.
+
+    Source: of 5,090 cells of the Human Protein Atlas that were labelled by hand, 32 % bear several classes; in images
+    with two labels 39 % of the cells show both, in those with three 23 % all of them.
     """
     wanted = list(dict.fromkeys(int(k) for k in classes))
     resting = [k for k in wanted if k != MITOTIC] or [NEGATIVE]
+    several = rng.beta(4 * look.several, 4 * (1 - look.several)) if look.several else 0.0
     labels: list[list[int]] = []
     for number in range(count):
         first = number < len(wanted)
         dividing = MITOTIC in wanted and rng.random() < 0.33
         label = wanted[number] if first else MITOTIC if dividing else int(rng.choice(resting))
         ids = {label}
-        if label != MITOTIC and len(resting) > 1 and rng.random() < look.double:
-            ids.add(int(rng.choice(resting)))
+        if label != MITOTIC and len(resting) > 1 and rng.random() < several:
+            others = [k for k in resting if k != label]
+            rng.shuffle(others)
+            ids |= set(others if rng.random() < 0.5 else others[:1])
         if not first and rng.random() < look.lost:
             ids = {NEGATIVE}
         labels.append(sorted(ids - {NEGATIVE}) or [NEGATIVE])

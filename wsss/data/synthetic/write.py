@@ -18,6 +18,10 @@ from wsss.data.synthetic.fields import Look, draw_field
 from wsss.data.synthetic.patterns import NEGATIVE
 
 
+JOINED = (0.33, 0.48, 0.19)
+"""How often 0, 1 or 2 other classes join the leading one of a field, as in hand-labelled fields of the Atlas."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """What a worker needs to draw any field of the set."""
@@ -91,7 +95,7 @@ def choose_classes(index: int, seed: int, pool: Sequence[int], rng: np.random.Ge
     others = [k for k in pool if k not in (lead, NEGATIVE)]
     if lead == NEGATIVE:
         return [NEGATIVE]
-    joined = rng.choice(others, min(int(rng.integers(0, 3)), len(others)), replace=False)
+    joined = rng.choice(others, min(int(rng.choice(3, p=JOINED)), len(others)), replace=False)
     return [lead, *(int(k) for k in joined)]
 
 
