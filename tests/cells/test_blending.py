@@ -60,7 +60,9 @@ def test_sources_of_a_group_are_averaged_by_their_shares_before_groups_are_blend
     parts.append(Part("d", None, 0.0, np.array([[1.0]])))
     np.testing.assert_allclose(blend_parts(parts, ScoreConfig(blend="mean", prior_rounds=0)), [[0.02 + 0.18 + 0.54]])
     wanted = (0.25 * 0.2 + 0.75 * 0.6) ** 0.4 * 0.9**0.6
-    np.testing.assert_allclose(blend_parts(parts, ScoreConfig(blend="geometric", prior_rounds=0)), [[wanted]], rtol=1e-6)
+    np.testing.assert_allclose(
+        blend_parts(parts, ScoreConfig(blend="geometric", prior_rounds=0)), [[wanted]], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("region", REGION_RULES)

@@ -65,7 +65,7 @@ class ScoreConfig:
     (1 - Negative). 0: no prior."""
     exclusion: float = between(0.5, 0, 100)
     """In the image prior, the log odds of a class fall by this times the sum of the cell's other scores: 0 where classes
-    do not care about each other, 2 where most cells show one class."""
+    are independent of each other, 2 where nearly all cells show one class."""
     border_power: float = between(0.0, 0, 100)
     """Multiply the scores of a cell by (visible share) ** border_power; 0 leaves cells at the border as they are."""
 

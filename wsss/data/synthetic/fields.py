@@ -20,8 +20,8 @@ class Look:
     lost: float = 0.1
     """Part of the cells that have lost their signal: Negative, though the image's label does not say so."""
     several: float = 0.47
-    """Mean part of the other cells that show two of the field's classes, where it has two; half of it show all three and
-    half of it two where the field has three. It differs from field to field."""
+    """Mean part of the other cells that show both of the field's classes, where it has two; where it has three, half of
+    this part show all three and half two of them. It differs from field to field."""
     photons: float = 1.2
     """Photons per grey level: fewer are noisier."""
 

@@ -17,7 +17,6 @@ from wsss.core.runtime import parallel, progress
 from wsss.data.synthetic.fields import Look, draw_field
 from wsss.data.synthetic.patterns import NEGATIVE
 
-
 JOINED = (0.33, 0.48, 0.19)
 """How often 0, 1 or 2 other classes join the leading one of a field, as in hand-labelled fields of the Atlas."""
 

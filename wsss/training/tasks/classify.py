@@ -18,7 +18,7 @@ from wsss.core.runtime import progress, versions
 from wsss.data.augment import build_augment
 from wsss.data.augment_recipe import load_recipe
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.data.cell_maps import image_marks
+from wsss.data.cell_maps import image_marks, without_cells
 from wsss.data.dataset import ImageSamples
 from wsss.data.sampler import shard
 from wsss.feature_classifier.train import ensure_feature_classifier
