@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsss.cells.blending import EVEN_SHARE, Part, blend, blend_parts, image_prior, take_shares
+from wsss.cells.blending import EVEN_SHARE, Part, blend, blend_parts, image_prior, image_scores, take_shares
 from wsss.cells.scoring import cell_cam_scores, cell_values, normalise
 from wsss.options.scoring import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig
 
@@ -156,3 +156,13 @@ def test_a_class_that_scores_zero_stays_at_zero() -> None:
 def test_no_rounds_change_nothing() -> None:
     scores = np.array([[0.7, 0.9]])
     assert image_prior(scores, None, 0) is scores
+
+
+def test_an_image_bears_what_its_cells_show_and_negative_where_all_cells_are() -> None:
+    cells, probs = np.array([[0.4, 0.0, 0.5], [0.6, 0.0, 0.5]]), np.array([0.1, 0.2, 0.3], np.float32)
+    alone = image_scores(cells, probs, negative=2, share=1.0)
+    np.testing.assert_allclose(alone, [1 - 0.5**3, 0, 0.5**3], rtol=1e-6)
+    half = image_scores(cells, probs, negative=2, share=0.5)
+    np.testing.assert_allclose(half, (alone + probs) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(image_scores(cells[:0], probs, negative=2, share=1.0), probs)
+    np.testing.assert_array_equal(image_scores(cells, probs, negative=2, share=0.0), probs)

@@ -130,6 +130,39 @@ def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion
     return np.where(others, shows * now, scores)
 
 
+def feature_share(parts: Sequence[Part]) -> float:
+    """Return the weight of the features' scores in the blend."""
+    return sum(part.share for part in parts if part.group == "features")
+
+
+SEEN = 3
+"""Cells that an image score asks about."""
+
+
+def image_scores(cells: np.ndarray, probs: np.ndarray, *, negative: int | None, share: float) -> np.ndarray:
+    """Blend an image's probabilities with what its cells show.
+
+    Of SEEN cells taken at random, the cells' part is the probability that at least one shows the class; for Negative,
+    which an image bears where no cell shows anything, that all of them do.
+
+    Args:
+        cells: (N, K) in [0, 1], the scores of the image's cells. N may be 0: the probabilities stay as they are.
+        probs: (K,) in [0, 1], the network's probabilities.
+        negative: id of the class 'no specific signal', or None.
+        share: weight of the cells' part, in [0, 1].
+
+    Returns:
+        (K,) float32 in [0, 1].
+    """
+    if not len(cells) or not share:
+        return probs
+    mean = cells.astype(np.float64).mean(axis=0)
+    shown = 1 - (1 - mean) ** SEEN
+    if negative is not None:
+        shown[negative] = mean[negative] ** SEEN
+    return ((1 - share) * probs + share * shown).astype(np.float32)
+
+
 def blend(first: np.ndarray, second: np.ndarray, how: str, weight: float) -> np.ndarray:
     """Blend two score tables (N, K): mean, (1 - w) a + w b; or geometric, a ** (1 - w) * b ** w.
 

@@ -82,7 +82,7 @@ def check_fields(options: Any, group: str = "") -> None:
         name, value = f"{group}.{declared.name}" if group else declared.name, getattr(options, declared.name)
         if declared.name in choices:
             allowed, kinds = choices[declared.name]
-            if not (isinstance(value, kinds) and not isinstance(value, bool)):
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 check_choice(name, value, allowed)
         if "bounds" in declared.metadata:
             for k, number in enumerate(value) if isinstance(value, list | tuple) else [(None, value)]:

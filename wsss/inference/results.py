@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.cells.blending import Part, blend_parts
+from wsss.cells.blending import Part, blend_parts, feature_share, image_scores
 from wsss.cells.instances import measure_cells
 from wsss.cells.regions import visible_share
 from wsss.core.console import say
@@ -46,7 +46,7 @@ def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: in
     parts = [Part(source.name, source.group, source.share, source.score(sample)) for source in sources]
     visible = visible_share(sample.cells, sample.content)
     final = blend_parts(parts, task.score, negative=task.data.classes.negative, visible=visible)
-    probs = sample.probs
+    probs = image_scores(final, sample.probs, negative=task.data.classes.negative, share=feature_share(parts))
     if task.calibration is not None:
         final, probs = task.calibration.of_cells(final), task.calibration.of_image(probs)
     frame = _frame(task.data, sample, final, parts, fold)

@@ -54,7 +54,7 @@ class ScoreConfig:
     """Share of a cell's score taken from the mean over the cells of its image."""
     normalise_rows: bool = False
     """Divide the scores of a cell by their sum, so that classes compete."""
-    feature_share: float = between(0.5, 0, 1)
+    feature_share: float = between(1.0, 0, 1)
     """Share of a cell's score taken from the feature classifier, where the run has one (train
     --feature_classifier.enabled true)."""
     unet_share: float = between(0.5, 0, 1)
@@ -63,9 +63,9 @@ class ScoreConfig:
     """Rounds of the image prior, class by class: the odds of a cell's score are multiplied by the odds of the class's
     share, the mean of the scores over the image's cells. Negative keeps its score; the others are multiplied by
     (1 - Negative). 0: no prior."""
-    exclusion: float = between(0.5, 0, 100)
-    """In the image prior, the log odds of a class fall by this times the sum of the cell's other scores: 0 where classes
-    are independent of each other, 2 where nearly all cells show one class."""
+    exclusion: float = between(0.4, 0, 100)
+    """In the image prior, the log odds of a class fall by this times the sum of the cell's other scores: 0 where the
+    classes of a cell are independent of each other, 2 where nearly all cells show one class."""
     border_power: float = between(0.0, 0, 100)
     """Multiply the scores of a cell by (visible share) ** border_power; 0 leaves cells at the border as they are."""
 
