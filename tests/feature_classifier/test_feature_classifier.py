@@ -87,12 +87,14 @@ def test_the_cells_get_the_right_label_out_of_fold(home: Path) -> None:
 
 
 def test_the_blend_is_the_mean_of_network_and_feature_classifier(home: Path) -> None:
-    alone = predict(home, "run", "alone", "--oof", "true", "--score.feature_share", "0")
+    plain = ["--oof", "true", "--score.prior_rounds", "0", "--score.feature_share"]
     feature_classifier, network, blend = (
-        pd.read_parquet(path / "cells.parquet")[SCORES]
-        for path in (home / "oof/feature_classifier", alone, home / "oof")
+        pd.read_parquet(predict(home, "run", name, *plain, share) / "cells.parquet")[SCORES]
+        for name, share in (("features", "1"), ("network", "0"), ("half", "0.5"))
     )
     np.testing.assert_allclose(blend, (feature_classifier + network) / 2, atol=1e-6)
+    part = pd.read_parquet(home / "oof/feature_classifier/cells.parquet")[SCORES]
+    np.testing.assert_allclose(feature_classifier, part, atol=1e-6)
 
 
 def test_provenance_names_the_feature_classifier_of_each_fold(home: Path) -> None:

@@ -9,8 +9,10 @@ import pytest
 from wsss import doctor
 from wsss.core import machine
 from wsss.core.checks import DataError
+from wsss.core.labels import HPA_NAMES
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
+from wsss.inference import tables
 from wsss.runs.checkpoint import save_checkpoint
 
 
@@ -90,3 +92,37 @@ def test_a_driver_without_a_gpu_in_pytorch_is_bad(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(machine, "DRIVER", tmp_path)
     assert [own.level for own in machine._gpus()] == ["bad"]
+
+
+def write_predictions(home: Path, fold: int) -> Path:
+    """Two cells an image: all show class 0; class 3, which the images bear too, all but those of im2; those of im4, 5."""
+    frames = []
+    for name in (f"im{n}" for n in range(8)):
+        scores = np.full((2, 19), 0.05, np.float32)
+        scores[:, 0], scores[:, 3], scores[:, 5] = 0.9, 0.9 * (name != "im2"), 0.9 * (name == "im4")
+        geometry = {column: np.zeros(2) for column in tables.GEOMETRY}
+        ids = np.array([1, 2])
+        frames.append(
+            tables.cells_frame(
+                name, fold=fold, size=(24, 24), cell_ids=ids, geometry=geometry, scores=scores, rle=[b"0"] * 2
+            )
+        )
+    tables.write_cells(home / "preds", frames)
+    return home / "preds"
+
+
+def test_image_labels_that_their_cells_contradict_are_listed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preds = write_predictions(home, fold=0)
+    told = findings(capsys, 0, "--labels", str(preds))
+    names = HPA_NAMES
+    assert [(own["topic"], own["text"]) for own in told] == [
+        ("im2", f"labelled {names[3]}, its cells do not show it (mean score 0.00)"),
+        ("im4", f"not labelled {names[5]}, its cells show it (mean score 0.90)"),
+    ]
+    told = findings(capsys, 0, "--labels", str(preds), "--most", "1")
+    assert told[1]["text"].startswith("1 more doubtful labels in 8 images")
+
+
+def test_labels_are_not_judged_by_networks_that_learnt_them(home: Path) -> None:
+    with pytest.raises(DataError, match="not out of fold"):
+        doctor.main(["--labels", str(write_predictions(home, fold=-1))])

@@ -1,11 +1,14 @@
-"""Look at this machine, the prepared data sets and the trained runs, and say what is to be mended."""
+"""Look at this machine, the prepared data sets and the trained runs, and report what needs fixing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wsss.core.checks import between, check_fields
+
 EXAMPLES = """\
   python -m wsss.doctor
   python -m wsss.doctor --data data/hpa --run runs/hpa-seresnext50
+  python -m wsss.doctor --labels preds/hpa-oof
   python -m wsss.doctor --json
 """
 
@@ -18,6 +21,14 @@ class DoctorOptions:
     """Prepared data sets; default: all under data/."""
     run: list[Path] = field(default_factory=list)
     """Run folders; default: all under runs/."""
+    labels: Path | None = None
+    """Out-of-fold predictions (infer --oof true): image labels that their cells contradict are listed, those that look
+    most wrong first, instead of all else."""
+    most: int = between(20, 1)
+    """Doubtful image labels that are listed."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 OPTIONS = (DoctorOptions,)

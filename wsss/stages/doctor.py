@@ -1,4 +1,4 @@
-"""Look at this machine, the prepared data sets and the trained runs, and say what is to be mended."""
+"""Look at this machine, the prepared data sets and the trained runs, and report what needs fixing."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,23 +13,29 @@ from wsss.core.machine import Finding, examine_machine
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells
 from wsss.data.health import SAMPLES, examine_data
+from wsss.inference.tables import iter_cells, score_columns
+from wsss.metrics.label_doubts import label_doubts
 from wsss.options.doctor import DoctorOptions
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.run_folder import RunFolder
+from wsss.stages.export import data_folder_of
 
 
 def run(options: DoctorOptions) -> int:
-    """Look at everything; return 0, or 1 if something is to be mended."""
+    """Look at everything; return 0, or 1 if something is to fix."""
     counts: Counter[str] = Counter()
     for finding in examine(options):
         counts[finding.level] += 1
         say(f"{finding.level:4}  {finding.topic}: {finding.text}", "finding", **vars(finding))
-    say(f"\n{counts['bad']} to be mended, {counts['note']} to be looked at, {counts['ok']} in order")
+    say(f"\n{counts['bad']} to fix, {counts['note']} to look at, {counts['ok']} in order")
     return 1 if counts["bad"] else 0
 
 
 def examine(options: DoctorOptions) -> Iterator[Finding]:
-    """Yield all findings: machine, data sets, runs."""
+    """Yield all findings: machine, data sets, runs; or doubtful image labels."""
+    if options.labels is not None:
+        yield from examine_labels(options)
+        return
     data = options.data or sorted(path.parent for path in Path("data").glob("*/dataset.json"))
     runs = options.run or sorted({path.parents[1] for path in Path("runs").glob("*/*/config.yaml")})
     yield from examine_machine([Path(), *data, *runs])
@@ -38,6 +44,41 @@ def examine(options: DoctorOptions) -> Iterator[Finding]:
         yield from examine_cells(folder)
     for run in runs:
         yield from examine_run(run)
+
+
+def examine_labels(options: DoctorOptions) -> Iterator[Finding]:
+    """Yield image labels that the cells contradict, by out-of-fold predictions.
+
+    Raises:
+        DataError: the predictions are not out of fold, or of other images than the data set.
+    """
+    preds = options.labels
+    assert preds is not None
+    data = DataSet.open(data_folder_of(preds, options.data[0] if options.data else None))
+    rows = {name: row for row, name in enumerate(data.ids)}
+    shares = np.full(data.labels.shape, np.nan)
+    for name, cells in iter_cells(preds):
+        if name not in rows:
+            raise DataError(f"{preds} has the image {name}, which {data.folder} lacks: pass its data set as --data.")
+        if (cells["fold"] < 0).any():
+            raise DataError(
+                f"{preds} is not out of fold: its networks may have learnt the labels that are looked at. Make it with "
+                "python -m wsss.infer --oof true."
+            )
+        shares[rows[name]] = cells[score_columns(cells, preds)].to_numpy(np.float64).mean(axis=0)
+    doubts = label_doubts(shares, data.labels, data.classes.negative)
+    looked = int((~np.isnan(shares).all(axis=1) & data.has_labels).sum())
+    if not doubts:
+        yield Finding("ok", str(preds), f"the cells of {looked} labelled images contradict none of their labels")
+    for doubt in doubts[: options.most]:
+        name = data.classes.names[doubt.label]
+        text = (
+            f"not labelled {name}, its cells show it" if doubt.missing else f"labelled {name}, its cells do not show it"
+        )
+        yield Finding("note", data.ids[doubt.image], f"{text} (mean score {doubt.share:.2f})")
+    if len(doubts) > options.most:
+        more = f"{len(doubts) - options.most} more doubtful labels in {looked} images: --most {len(doubts)} lists all"
+        yield Finding("note", str(preds), more)
 
 
 def examine_cells(folder: Path) -> Iterator[Finding]:
