@@ -95,7 +95,7 @@ def test_a_driver_without_a_gpu_in_pytorch_is_bad(monkeypatch: pytest.MonkeyPatc
 
 
 def write_predictions(home: Path, fold: int) -> Path:
-    """Two cells an image: all show class 0; all but those of im2 class 3, which every image bears; those of im4 class 5."""
+    """Two cells an image: class 0 everywhere, class 3 except in im2, class 5 in im4; all images bear 0 and 3."""
     frames = []
     for name in (f"im{n}" for n in range(8)):
         scores = np.full((2, 19), 0.05, np.float32)
