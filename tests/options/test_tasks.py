@@ -256,7 +256,7 @@ def test_a_training_and_an_inference_read_every_option_of_a_classifier(
     for schedule, flags in (("plateau", still), ("cyclic", ["--epochs", "1"])):
         flags = ["--loss.name", "focal", "--optim.schedule", schedule, "--optim.early_stop", "3", *flags]
         assert train.main(words(data, tmp_path / schedule, *flags)) == 0
-    rules = ["--crops.mode", "stored"]
+    rules = ["--crops.mode", "stored", "--score.feature_share", "0.5"]
     for region in ("topk", "lse", "quantile"):
         out = ["--out", str(tmp_path / region), "--score.region", region]
         assert infer.main(["--data", str(data), "--run", str(run), "--device", "cpu", *rules, *out]) == 0

@@ -107,7 +107,13 @@ def test_what_is_no_image_is_refused(home: Path, image: np.ndarray, label_map: n
 def test_a_shared_model_gives_the_same_scores_and_keeps_paths_and_ids_at_home(home: Path) -> None:
     out = home / "model"
     assert export.main(["--run", str(home / "run"), "--to", "huggingface", "--out", str(out)]) == 0
-    assert {path.name for path in out.iterdir()} == {".wsss", "config.json", "model.safetensors", "README.md"}
+    features = {f"feature_classifier-fold{k}.safetensors" for k in (0, 1)}
+    assert {path.name for path in out.iterdir()} == {
+        ".wsss",
+        "config.json",
+        "model.safetensors",
+        "README.md",
+    } | features
     image = np.array(DataSet.open(home / "data").image(0))
     first, second = (wsss.load(home / where, device="cpu").predict(image, cells_map(0)) for where in ("run", "model"))
     pd.testing.assert_frame_equal(first, second)

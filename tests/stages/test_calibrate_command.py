@@ -17,6 +17,7 @@ from wsss.options.scoring import TtaConfig
 
 SCORES = [str(k) for k in range(19)]
 SIZE = 64
+PLAIN = ["--feature_classifier.enabled", "false"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in images:
         Image.fromarray(label_map).save(home / f"data/cells/{name}.png")
     plain = f"--data {home}/data --run {home}/run --backbone test_resnet --weights none --crop 64 --batch 12 --epochs 1"
-    train.main([*plain.split(), *["--fold", "all", "--workers", "0", "--device", "cpu", "--crops.mode", "none"]])
+    train.main(
+        [*plain.split(), *["--fold", "all", "--workers", "0", "--device", "cpu", "--crops.mode", "none", *PLAIN]]
+    )
     predict(home, "oof", "--oof")
     return home
 
@@ -108,7 +111,7 @@ def test_out_of_fold_predictions_take_no_curves(home: Path) -> None:
 
 def test_curves_of_other_rules_are_refused(home: Path) -> None:
     with pytest.raises(DataError, match="other score"):
-        predict(home, "other", "--calibration", str(curves(home)), "--score.region", "mean")
+        predict(home, "other", "--calibration", str(curves(home)), "--score.region", "topk")
 
 
 def test_curves_for_other_classes_are_refused(home: Path) -> None:

@@ -186,7 +186,7 @@ class TwoMaps:
     def __init__(self, run: Path, data: object, *, oof: bool) -> None:
         assert run.name == "run"
 
-    def maps(self, i: int, cells: np.ndarray) -> list[ClassMap]:
+    def maps(self, i: int) -> list[ClassMap]:
         return [ClassMap(0, 0.75, np.tile([1.0] * 16 + [0.0] * 16, (20, 1)))]
 
 

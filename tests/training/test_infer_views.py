@@ -20,7 +20,7 @@ def test_views_change_scores_and_stay_out_of_fold(tmp_path: Path) -> None:
     cells[5:30, 4:40], cells[35:60, 20:50] = 1, 2
     for n in range(12):
         write_label_map(data / "cells" / f"im{n:02}", cells)
-    assert main(words(data, run, "--fold", "all", "--epochs", "1")) == 0
+    assert main(words(data, run, "--fold", "all", "--epochs", "1", "--feature_classifier.enabled", "false")) == 0
     plain = ["--data", str(data), "--run", str(run), "--device", "cpu", "--oof", "--crops.size", "32"]
     views = ["--tta.views", "turns", "--tta.scales", "[0.5,1]"]
     assert infer([*plain, "--out", str(tmp_path / "plain")]) == 0

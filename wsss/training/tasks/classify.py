@@ -217,15 +217,12 @@ class ClassifyTask(Task):
         if config.enabled != "auto":
             return config.enabled
         segmented = len(split.train) - len(without_cells(self.data, split.train))
-        if self.data.roles != HPA_ROLES:
-            lacking = f"it needs the channels of the Atlas, not {some(self.data.channels)}"
-        elif segmented < config.weak.folds:
-            lacking = (
-                f"{segmented} of {len(split.train)} training images have segmented cells, it needs "
-                f"{config.weak.folds}: run python -m wsss.segment --data {self.data.folder}, then this command again"
-            )
-        else:
+        if segmented >= config.weak.folds:
             return True
+        lacking = (
+            f"{segmented} of {len(split.train)} training images have segmented cells, it needs {config.weak.folds}: run "
+            f"python -m wsss.segment --data {self.data.folder}, then this command again"
+        )
         if self.answers is not None:
             raise ConfigError(f"--cell_labels teaches the feature classifier, and there is none: {lacking}.")
         say(f"no feature classifier: {lacking}")
