@@ -202,7 +202,6 @@ def test_cells_labelled_by_hand_teach_the_folds_that_train_on_their_images_alone
     pd.DataFrame(rows).to_csv(tmp_path / "truth.csv", index=False)
     with pytest.raises(DataError, match="other pixels or label maps"):
         train.main(again)
-    with pytest.raises(ConfigError, match=r"pass --feature_classifier\.enabled"):
-        train.main(
-            words(home, "plain", "--feature_classifier.enabled", "false", "--cell_labels", str(tmp_path / "truth.csv"))
-        )
+    without = ["--feature_classifier.enabled", "false", "--cell_labels", str(tmp_path / "truth.csv")]
+    with pytest.raises(ConfigError, match=r"leave --feature_classifier\.enabled false out"):
+        train.main(words(home, "plain", *without))
