@@ -84,9 +84,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cells[2:30, 2:30], cells[34:60, 8 + k : 50] = 2, 5
         Image.fromarray(cells).save(home / f"data/cells/{name}.png")
     words = f"--data {home}/data --run {home}/run --fold all --backbone test_resnet --weights none --crop 64 --batch 3"
-    train.main(
-        f"{words} --epochs 1 --workers 0 --device cpu --crops.size 32 --crops.batch 3 --feature_classifier.enabled false".split()
-    )
+    words += " --feature_classifier.enabled false"
+    train.main(f"{words} --epochs 1 --workers 0 --device cpu --crops.size 32 --crops.batch 3".split())
     assert predict(home, "whole") == 0
     return home
 

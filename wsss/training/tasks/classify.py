@@ -220,8 +220,8 @@ class ClassifyTask(Task):
         if segmented >= config.weak.folds:
             return True
         lacking = (
-            f"{segmented} of {len(split.train)} training images have segmented cells, it needs {config.weak.folds}: run "
-            f"python -m wsss.segment --data {self.data.folder}, then this command again"
+            f"{segmented} of {len(split.train)} training images have segmented cells, it needs {config.weak.folds}: "
+            f"run python -m wsss.segment --data {self.data.folder}, then this command again"
         )
         if self.answers is not None:
             raise ConfigError(f"--cell_labels teaches the feature classifier, and there is none: {lacking}.")
