@@ -28,14 +28,14 @@ def test_an_augmentation_can_be_built(path: Path) -> None:
     assert build_augment(path, 64).crop == 64
 
 
-@pytest.mark.parametrize("word", ["--config=puzzle_hpa", "--config=puzzle_hpa.yaml"])
+@pytest.mark.parametrize("word", ["--config=published_recipe", "--config=published_recipe.yaml"])
 def test_a_recipe_is_found_by_name_from_any_folder(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    by_file, _ = read_options("train", train, ["--config", str(CONFIGS / "puzzle_hpa.yaml")])
+    by_file, _ = read_options("train", train, ["--config", str(CONFIGS / "published_recipe.yaml")])
     assert read_options("train", train, [word])[0] == by_file
     assert read_options("train", train, word.split("="))[0] == by_file
-    (tmp_path / "puzzle_hpa").write_text("backbone: resnet50\n")
-    assert read_options("train", train, ["--config", "puzzle_hpa"])[0].backbone == "resnet50", (
+    (tmp_path / "published_recipe").write_text("backbone: resnet50\n")
+    assert read_options("train", train, ["--config", "published_recipe"])[0].backbone == "resnet50", (
         "a file there is comes first"
     )
 
