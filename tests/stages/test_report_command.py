@@ -83,6 +83,8 @@ def with_all(folder: Path) -> str:
 
 def test_the_page_tells_run_figures_fields_cells_and_failures(folder: Path) -> None:
     page = with_all(folder)
+    assert "6 cells in 3 images. Scores from 0.5 on say:" in page
+    assert "Against 3 true cells the mean average precision is" in page
     for text in ("mean AP of cells", "backbone: tiny", "Most wrong", "expected calibration error", "val_map 0.4"):
         assert text in page
     assert page.count('class="field"') == 4
@@ -94,6 +96,8 @@ def test_the_page_tells_run_figures_fields_cells_and_failures(folder: Path) -> N
 def test_without_truth_and_run_those_parts_are_left_out_and_the_way_to_them_is_told(folder: Path) -> None:
     page = write(folder)
     assert "python -m wsss.evaluate" in page
+    assert "How far to trust this is not known yet" in page
+    assert "wsss review --preds" in page
     assert 'id="wrong"' not in page
     assert 'id="mistakes"' not in page
     assert 'id="training"' not in page
@@ -232,6 +236,13 @@ def test_the_page_works_in_a_browser_and_asks_for_nothing(folder: Path, browser:
 
     find("css selector", '[name=by] option[value="1"]').click()
     assert "rgb(0, 225, 255)" in first.get_attribute("style")
+    set_value = 'const e = document.querySelector("[name=threshold]"); e.value = arguments[0]; e.dispatchEvent(new Event("input"))'
+    browser.execute_script(set_value, 1)
+    assert "rgb(0, 225, 255)" not in first.get_attribute("style"), "no score reaches the threshold"
+    browser.execute_script(set_value, 0)
+    find("css selector", "#field-0 svg").send_keys(" ")
+    assert find("id", "save").text == "save 1 selected cells as CSV"
+    assert "Nucleoplasm" in find("id", "legend").text
     find("css selector", "[name=search]").send_keys("onerror")
     assert find("id", "matches").text == "1 of 4"
     assert not find("id", "field-0").is_displayed()

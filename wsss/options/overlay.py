@@ -21,7 +21,7 @@ class OverlayOptions:
     out: Path
     """Folder for the pictures."""
     data: Path | None = None
-    """Prepared data set with label maps in its cells/; by default the only one under data/."""
+    """Data set the predictions are of; default: the one they were made from, or the only one under data/."""
     ids: str = ""
     """Images to draw, separated by commas; by default --most images spread over the set."""
     most: int = 10

@@ -35,6 +35,10 @@ exit codes:
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
+INSTEAD = {"out": "run", "run": "out", "output": "out", "model": "run", "dataset": "data", "predictions": "preds"}
+"""Names that people try -> the option that is called so in some stages."""
+
+
 class _Parser(ArgumentParser):
     """A parser whose errors are ConfigErrors of one line, with the nearest option name."""
 
@@ -46,7 +50,9 @@ class _Parser(ArgumentParser):
         unknown = re.search(r"Option '([\w.+-]+)' is not accepted|[Uu]nrecognized arguments: -*([\w.+-]+)", text)
         name = (unknown.group(1) or unknown.group(2)) if unknown else ""
         names = [action.dest for action in self._actions]
-        hint = (nearest(name, names) or nearest(name.split(".")[0], names)) if name else ""
+        meant = INSTEAD.get(name.replace("-", "_"), "")
+        near = nearest(name, names) or nearest(name.split(".")[0], names)
+        hint = (f" Here it is --{meant}." if meant in names and name not in names else near) if name else ""
         in_file = "is not accepted" in text
         newer = " If it stands in a file of a newer wsss, update wsss or take it out." if in_file else ""
         raise ConfigError(f"{text.rstrip('.')}.{hint}{newer} See --help.") from ex

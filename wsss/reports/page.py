@@ -21,6 +21,8 @@ ROUGHNESS = 0.6
 """An outline may pass its pixels by this many px of the picture."""
 MAP_EDGE, MAP_QUALITY = 64, 70
 """Longer edge of a class map in px, and quality of its WebP: maps are smooth."""
+MOST_VALUES = 100
+"""Values of a column by which fields can be chosen, at most."""
 CROP_EDGE = 144
 """Edge of a crop in px."""
 CROP_MARGIN = 0.25
@@ -61,6 +63,8 @@ class Field:
     """(h, w) of its pictures."""
     tops: Sequence[int]
     """Top classes of its cells."""
+    carried: Mapping[str, str]
+    """What the label table says of it beside labels."""
     packed: str
     """Pictures, outlines and scores: JSON, compressed with gzip, in base64."""
 
@@ -194,6 +198,8 @@ class Page:
     """All that the report shows, ready to be laid out."""
 
     title: str
+    in_words: Sequence[str]
+    """What was found, how far to trust it, what to do next: a sentence or two each."""
     facts: Sequence[tuple[str, str]]
     """What was run and on what: name, value."""
     tiles: Sequence[tuple[str, float | None, str]]
@@ -222,6 +228,15 @@ class Page:
     """Files told in full: name, text."""
     has_truth: bool
     has_maps: bool
+    threshold: float
+    """Scores from here on count as found."""
+
+    @property
+    def filters(self) -> dict[str, list[str]]:
+        """Columns by which fields can be chosen, each with its values in the gallery."""
+        names = dict.fromkeys(name for field in self.fields for name in field.carried)
+        values = {name: sorted({field.carried.get(name, "") for field in self.fields} - {""}) for name in names}
+        return {name: own for name, own in values.items() if 1 < len(own) <= MOST_VALUES}
 
 
 def render(page: Page) -> str:

@@ -18,7 +18,7 @@ from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import ClassList
 from wsss.core.parquet import read_parquet
 from wsss.core.runtime import progress
-from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.catalog import DataSet, data_folder_of
 from wsss.data.cell_maps import check_cells, check_current, marks_for
 from wsss.inference.tables import prediction_files
 from wsss.metrics.truth import read_cell_truth
@@ -61,14 +61,14 @@ def draw(options: OverlayOptions) -> int:
 
 
 def _read(options: OverlayOptions, digests: Digests) -> dict[str, Any]:
-    data = DataSet.open(default_dataset(options.data))
+    data = DataSet.open(data_folder_of(options.preds, options.data))
     files = [*prediction_files(options.preds), options.truth, options.masks, data.folder / "dataset.json"]
     marks = marks_for(options.preds, data, digests, choose_images(data, options))
     return what_is_read(options, digests, [*files, data.folder / "segment.json"]) | {"images": marks}
 
 
 def _draw(options: OverlayOptions, output: Output) -> None:
-    data = DataSet.open(default_dataset(options.data))
+    data = DataSet.open(data_folder_of(options.preds, options.data))
     names = data.classes.names
     if options.truth is not None and options.masks is None and options.join == "auto":
         marks = read_cell_truth(options.truth, data.classes).marks

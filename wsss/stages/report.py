@@ -40,6 +40,7 @@ from wsss.stages.report_contents import (
     failures,
     fold_folders,
     images_note,
+    in_words,
     mistakes,
     records,
     run_folder,
@@ -137,6 +138,7 @@ def build(contents: Contents) -> Page:
     columns, classes = class_table(contents)
     return Page(
         title=f"Report of {options.preds.resolve().name}",
+        in_words=in_words(contents),
         facts=facts(contents, run),
         tiles=tiles(evidence),
         classes=classes,
@@ -155,6 +157,7 @@ def build(contents: Contents) -> Page:
         records=records(contents, run),
         has_truth=evidence.truth is not None,
         has_maps=options.maps,
+        threshold=options.threshold,
     )
 
 
@@ -272,6 +275,7 @@ class Drawing:
             name=name,
             about=self._about(name, len(rows)),
             size=(height, width),
+            carried=self._carried(name),
             tops=sorted(set(contents.scores[rows].argmax(axis=1).tolist())) if len(rows) else [],
             packed=pack_field(
                 planes, label_map, [self._cell(row) for row in rows], edge, contents.options.quality, maps
@@ -283,8 +287,13 @@ class Drawing:
         labels = "no labels"
         if data.has_labels[self.places[name]]:
             labels = "labels: " + (", ".join(data.classes.names[k] for k in parse_label(row.Label)) or "none")
-        carried = [f"; {column}: {row[column]}" for column in map(str, data.carried) if row[column]]
+        carried = [f"; {column}: {text}" for column, text in self._carried(name).items()]
         return f"{row.ImageHeight} × {row.ImageWidth} px, {cells} cells, {labels}{''.join(carried)}"
+
+    def _carried(self, name: str) -> dict[str, str]:
+        """Return what the label table says of an image beside its labels."""
+        row = self.contents.data.carried.iloc[self.places[name]]
+        return {str(column): str(text) for column, text in row.items() if text}
 
     def _truth(self, row: int) -> list[int] | None:
         truth = self.contents.evidence.truth

@@ -168,6 +168,55 @@ def facts(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
     return out
 
 
+SHOWN = 3
+"""Classes that the first sentence of the report names."""
+
+
+def in_words(contents: Contents) -> list[str]:
+    """Return in a few sentences what was found, how far to trust it, and what to do next."""
+    cells, images = len(contents.cells), int((contents.images.status == "ok").sum())
+    if not cells:
+        return [f"No cell was found in {images} images: look at the label maps first (wsss overlay, wsss doctor)."]
+    names, threshold = contents.data.classes.names, contents.options.threshold
+    found = contents.scores >= threshold
+    order = [int(k) for k in np.argsort(-found.sum(axis=0), kind="stable")[:SHOWN] if found[:, k].any()]
+    most = ", ".join(f"{names[k]} in {found[:, k].mean():.0%}" for k in order) or "no class"
+    several, none = (found.sum(axis=1) > 1).mean(), (~found.any(axis=1)).mean()
+    first = (
+        f"{cells:,} cells in {images:,} images. Scores from {threshold:g} on say: {most} of the cells; "
+        f"{several:.0%} show several classes, {none:.0%} none."
+    )
+    return [first, _trust(contents)]
+
+
+def _trust(contents: Contents) -> str:
+    """Say how far the labels are to be trusted, and what to do next."""
+    preds, record = contents.options.preds, contents.evidence.record
+    review = f"wsss review --preds {preds}"
+    if record is None:
+        return (
+            "How far to trust this is not known yet: compare with cells labelled by hand. 100 random cells, "
+            f"a quarter of an hour, give a first answer: {review}."
+        )
+    table = record["cells"]
+    rows = [row for row in table["per_class"] if row["ap"] is not None and row["count"]]
+    if table["mean_ap"] is None or not rows:
+        return f"The true cells at hand tell nothing about these classes; label some more: {review}."
+    worst = min(rows, key=lambda row: float(row["ap"]))
+    sense = (
+        "scores rank cells well"
+        if table["mean_ap"] >= 0.9
+        else "most scores rank cells well; look at the weak classes before you count them"
+        if table["mean_ap"] >= 0.7
+        else "treat single cells with care; compare shares between conditions only after a look at the classes"
+    )
+    weakest = f"{worst['name']} ({worst['ap']:.2f}, {worst['count']} true cells)"
+    return (
+        f"Against {table['count']:,} true cells the mean average precision is {table['mean_ap']:.2f}: {sense}. "
+        f"The weakest class is {weakest}. Next: label doubtful cells ({review}), or compare conditions (wsss compare)."
+    )
+
+
 def tiles(evidence: Evidence) -> list[tuple[str, float | None, str]]:
     """Return the figures that matter most."""
     out: list[tuple[str, float | None, str]] = []

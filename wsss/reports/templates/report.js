@@ -5,6 +5,7 @@
   const figures = [...document.querySelectorAll(".field")];
   const shown = new Map(); // figure -> its unpacked content, only while it is near the window
   const pinned = new Map(); // figure -> id of the cell that was chosen; kept when the figure scrolls away
+  const picked = new Map(); // "ID cell" -> [ID, cell id, scores], selected for a table
   const SVG = "http://www.w3.org/2000/svg";
 
   async function unpack(figure) {
@@ -98,15 +99,55 @@
 
   function colour(figure) {
     const by = tools.elements.by.value;
+    const least = 1000 * tools.elements.threshold.value;
     figure.querySelector("svg").classList.toggle("bare", !tools.elements.outlines.checked);
     for (const path of figure.querySelectorAll("path")) {
       const cell = shown.get(figure).cells[path.dataset.number];
       let k = by === "top" ? top(cell.scores) : +by;
       if (by === "truth") k = cell.truth && cell.truth.length ? cell.truth[0] : -1;
+      if (k >= 0 && by !== "truth" && cell.scores[k] < least) k = -1;
+      path.classList.toggle("picked", picked.has(keyOf(figure, cell)));
       path.style.stroke = k < 0 ? setup.pale : setup.classes[k].colour;
-      path.style.fill = by === "top" || by === "truth" ? "" : setup.classes[k].colour;
-      path.style.fillOpacity = by === "top" || by === "truth" ? "" : 0.75 * cell.scores[k] / 1000;
+      const filled = k >= 0 && by !== "top" && by !== "truth";
+      path.style.fill = filled ? setup.classes[k].colour : "";
+      path.style.fillOpacity = filled ? 0.75 * cell.scores[k] / 1000 : "";
     }
+  }
+
+  const keyOf = (figure, cell) => `${figure.dataset.name} ${cell.id}`;
+
+  function pick(figure, id) {
+    const cell = shown.get(figure)?.cells.find((own) => own.id === id);
+    if (!cell) return;
+    if (!picked.delete(keyOf(figure, cell))) picked.set(keyOf(figure, cell), [figure.dataset.name, cell.id, cell.scores]);
+    const button = document.getElementById("save");
+    button.disabled = picked.size === 0;
+    button.textContent = picked.size ? `save ${picked.size} selected cells as CSV` : "no cell selected";
+    colour(figure);
+  }
+
+  function save() {
+    const quoted = (text) => `"${(/^[=+\-@\t\r]/.test(text) ? "'" : "") + text.replaceAll('"', '""')}"`;
+    const rows = [["ID", "cell_id", ...setup.classes.map((_, k) => k)].join(",")];
+    for (const [name, id, scores] of picked.values()) {
+      rows.push([quoted(name), id, ...scores.map((score) => score / 1000)].join(","));
+    }
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([rows.join("\n") + "\n"], { type: "text/csv" }));
+    link.download = "selected_cells.csv";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  function legend() {
+    const used = new Set(figures.flatMap((figure) => figure.dataset.tops.split(" ").filter(Boolean)));
+    document.getElementById("legend").replaceChildren(...[...used].sort((a, b) => a - b).map((k) => {
+      const line = element("li", "");
+      const swatch = element("i", "", "swatch");
+      swatch.style.background = setup.classes[k].colour;
+      line.append(swatch, setup.classes[k].name);
+      return line;
+    }));
   }
 
   function element(kind, text, name) {
@@ -182,11 +223,12 @@
 
   function listen(figure) {
     const svg = figure.querySelector("svg");
-    svg.addEventListener("click", (event) => choose(figure, idAt(figure, event.target)));
+    svg.addEventListener("click", (event) => (event.shiftKey ? pick : choose)(figure, idAt(figure, event.target)));
     svg.addEventListener("pointerover", (event) => tell(figure, idAt(figure, event.target) ?? pinned.get(figure)));
     svg.addEventListener("pointerleave", () => tell(figure, pinned.get(figure)));
     svg.addEventListener("keydown", (event) => {
       if (event.key === "Escape") choose(figure, undefined);
+      else if (event.key === " ") pick(figure, pinned.get(figure));
       else if (event.key in STEPS) step(figure, STEPS[event.key]);
       else return;
       event.preventDefault();
@@ -205,33 +247,41 @@
     let count = 0;
     for (const figure of figures) {
       const fits = (!wanted || figure.dataset.tops.split(" ").includes(wanted))
-        && figure.dataset.name.toLowerCase().includes(text);
+        && figure.dataset.name.toLowerCase().includes(text)
+        && columns.every((list) => !list.value || JSON.parse(figure.dataset.carried)[list.dataset.column] === list.value);
       figure.hidden = !fits;
       count += fits;
     }
     document.getElementById("matches").textContent = count === figures.length ? "" : `${count} of ${figures.length}`;
   }
 
+  const columns = [...tools.querySelectorAll("select.carried")];
   const ready = () => [...shown].filter(([, content]) => content).map(([figure]) => figure);
   tools.addEventListener("submit", (event) => event.preventDefault());
   tools.elements.search.addEventListener("input", filter);
   tools.addEventListener("change", (event) => {
     if (event.target.name === "channel") ready().forEach(paint);
     else if (event.target.name === "map") ready().forEach((figure) => { paint(figure); tell(figure, pinned.get(figure)); });
-    else if (event.target.name === "class") filter();
+    else if (event.target.name === "class" || event.target.className === "carried") filter();
     else if (event.target.name !== "search") ready().forEach(colour);
   });
+  tools.elements.threshold.addEventListener("input", () => {
+    document.getElementById("threshold").textContent = (+tools.elements.threshold.value).toFixed(2);
+    ready().forEach(colour);
+  });
+  document.getElementById("save").addEventListener("click", save);
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a.to");
     if (!link) return;
     const figure = document.querySelector(link.getAttribute("href"));
-    tools.elements.class.value = tools.elements.search.value = ""; // it may be filtered out
+    for (const list of [tools.elements.class, tools.elements.search, ...columns]) list.value = ""; // it may be filtered out
     filter();
     choose(figure, +link.dataset.cell);
   });
   const watch = new IntersectionObserver((entries) => {
     for (const entry of entries) (entry.isIntersecting ? show : hide)(entry.target);
   }, { rootMargin: "600px" });
+  legend();
   figures.forEach((figure) => { listen(figure); watch.observe(figure); });
   filter();
 })();
