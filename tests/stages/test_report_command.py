@@ -236,7 +236,9 @@ def test_the_page_works_in_a_browser_and_asks_for_nothing(folder: Path, browser:
 
     find("css selector", '[name=by] option[value="1"]').click()
     assert "rgb(0, 225, 255)" in first.get_attribute("style")
-    set_value = 'const e = document.querySelector("[name=threshold]"); e.value = arguments[0]; e.dispatchEvent(new Event("input"))'
+    set_value = """const slider = document.querySelector("[name=threshold]");
+        slider.value = arguments[0];
+        slider.dispatchEvent(new Event("input"))"""
     browser.execute_script(set_value, 1)
     assert "rgb(0, 225, 255)" not in first.get_attribute("style"), "no score reaches the threshold"
     browser.execute_script(set_value, 0)
