@@ -39,7 +39,7 @@ class Cells:
         truth: (N, K) 0/1.
     """
 
-    def __init__(self, folder: Path, truth: Path, cache: Path | None = None) -> None:
+    def __init__(self, folder: Path, truth: Path, cache: Path | None = None, fields: int | None = None) -> None:
         self.data = DataSet.open(folder)
         known = read_cell_truth(truth, self.data.classes)
         places = {(name, int(cell)): row for row, (name, cell) in enumerate(zip(known.ids, known.cells, strict=True))}
@@ -52,7 +52,7 @@ class Cells:
                 features, image, numbers = (stored[name] for name in ("features", "image", "numbers"))
         pairs = zip(image.tolist(), numbers.tolist(), strict=True)
         rows = np.array([places.get((self.data.ids[i], cell), -1) for i, cell in pairs])
-        kept = rows >= 0
+        kept = (rows >= 0) & (image < (len(self.data) if fields is None else fields))
         if not kept.any():
             raise ConfigError(f"{truth} has no cell of {folder}.")
         self.features, self.image, self.numbers = features[kept], image[kept], numbers[kept]
@@ -106,11 +106,13 @@ def main() -> None:
     parser.add_argument("--wrong", type=float, default=0.0)
     parser.add_argument("--weight", type=float, default=WeakConfig().answer_weight)
     parser.add_argument("--trees", type=int, default=WeakConfig().trees)
+    parser.add_argument("--fields", type=int, help="learn from the first so many images; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="folder in which features are kept from one call to the next")
     given = parser.parse_args()
     kept = [None if given.cache is None else given.cache / f"{part}.npz" for part in ("train", "val")]
-    cells, val = Cells(given.data, given.truth, kept[0]), Cells(given.val_data, given.val_truth, kept[1])
+    cells = Cells(given.data, given.truth, kept[0], given.fields)
+    val = Cells(given.val_data, given.val_truth, kept[1])
     config = replace(WeakConfig(), trees=given.trees, answer_weight=given.weight)
 
     def figures(model: WeakModel) -> str:

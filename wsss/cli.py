@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from wsss.core.checks import ConfigError, Terminated, UserError, nearest
+from wsss.core.checks import ConfigError, Terminated, UserError, check_choice, nearest
 from wsss.core.console import in_one_line, record, record_end, say
 from wsss.core.files import disk_errors
 from wsss.core.version import __version__
+from wsss.options.completion import SHELLS, completion
 from wsss.options.parsing import EXIT_CODES, read_options
 
 Main = Callable[[Sequence[str] | None], int]
@@ -91,6 +92,11 @@ def stages(argv: Sequence[str] | None = None) -> int:
         return 0
     if words[0] == "--version":
         say(f"wsss {__version__}")
+        return 0
+    if words[0] == "--completion":
+        shell = words[1] if len(words) > 1 else ""
+        check_choice("--completion", shell, SHELLS)
+        say(completion(shell, STAGES, options_of))
         return 0
     if words[0] not in STAGES:
         raise ConfigError(f"there is no stage '{words[0]}', expected {', '.join(STAGES)}.{nearest(words[0], STAGES)}")

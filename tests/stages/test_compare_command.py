@@ -14,7 +14,8 @@ from wsss.inference import tables
 
 
 @pytest.fixture
-def preds(tmp_path: Path) -> Path:
+def preds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     folder = write_reviewable(tmp_path)
     frame = tables.read_cells(folder).assign(rle="")
     frames = []

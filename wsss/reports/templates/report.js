@@ -266,7 +266,7 @@
     else if (event.target.name !== "search") ready().forEach(colour);
   });
   tools.elements.threshold.addEventListener("input", () => {
-    document.getElementById("threshold").textContent = (+tools.elements.threshold.value).toFixed(2);
+    document.getElementById("least").textContent = (+tools.elements.threshold.value).toFixed(2);
     ready().forEach(colour);
   });
   document.getElementById("save").addEventListener("click", save);
