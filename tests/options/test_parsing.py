@@ -8,7 +8,7 @@ import pytest
 
 from wsss import cli
 from wsss.core.checks import ConfigError, DataError, check_range
-from wsss.options.parsing import make_parser, parse
+from wsss.options.parsing import make_parser, parse, read_options
 
 
 @dataclass(frozen=True)
@@ -153,3 +153,12 @@ def test_numbers_may_follow_a_nested_list_flag(scales: str, weights: str, wanted
     words = f"--tta.scales {scales} --tta.weights {weights}".split()
     (found,) = parse(make_parser("stage", "", "", Views), words, Views)
     assert found == Views(Scales([1.0, 0.75], wanted))
+
+
+WORDS = [("train", "--out", "--run"), ("report", "--predictions", "--preds")]
+
+
+@pytest.mark.parametrize(("stage", "word", "meant"), WORDS)
+def test_a_name_of_another_stage_is_answered_with_the_one_here(stage: str, word: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"Here it is {meant}"):
+        read_options(stage, cli.options_of(stage), [word, "x"])
