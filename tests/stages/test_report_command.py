@@ -244,7 +244,7 @@ def test_the_page_works_in_a_browser_and_asks_for_nothing(folder: Path, browser:
     browser.execute_script(set_value, 0)
     find("css selector", "#field-0 svg").send_keys(" ")
     assert find("id", "save").text == "save 1 selected cells as CSV"
-    assert "Nucleoplasm" in find("id", "legend").text
+    assert "Negative" in find("id", "legend").text
     find("css selector", "[name=search]").send_keys("onerror")
     assert find("id", "matches").text == "1 of 4"
     assert not find("id", "field-0").is_displayed()
