@@ -1,8 +1,11 @@
 """Small files from strangers through every reader: each refused in one line, within a second and 300 MB."""
 
+import gzip
 import io
+import itertools
 import json
 import time
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,17 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from peak import at_most
+from PIL import Image
 
 from wsss.core.checks import UserError
 from wsss.core.csv_text import read_numbers, read_text
 from wsss.core.device import choose_device
-from wsss.core.files import read_lines, read_record
+from wsss.core.files import read_json, read_lines, read_record
 from wsss.core.label_maps import read_label_map
 from wsss.core.labels import HPA
 from wsss.core.npy import read_npy
 from wsss.core.parquet import read_parquet
+from wsss.core.rasters import open_raster
 from wsss.core.reading import parse_json, parse_yaml
 from wsss.data.augment_recipe import load_recipe
 from wsss.data.build import Spec, create_dataset, read_extra, read_manifest
@@ -46,6 +52,7 @@ from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.segmenters.cell_unet import load_cell_unet
 from wsss.segmenters.coco import CocoMasks
+from wsss.segmenters.geojson import paint_outlines, read_outlines
 from wsss.segmenters.mask_tables import TableMasks
 from wsss.segmenters.painted import paint
 from wsss.stages.download import DownloadOptions
@@ -350,6 +357,101 @@ def test_hostile_polygons(tmp_path: Path) -> None:
         for what, ring in rings.items()
     }
     all_refused(tmp_path, "a.geojson", lambda path: PolygonMask(path, (10, 10)), geo)
+
+
+def png(size: int) -> bytes:
+    """Return a black PNG that is large and packed small."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    pack = zlib.compressobj(6)
+    rows = b"".join(pack.compress(bytes(size + 1)) for _ in range(size)) + pack.flush()
+    head = size.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def progressive(scans: int) -> bytes:
+    """Return a JPEG that passes over its pixels again and again."""
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(stream, "JPEG", progressive=True)
+    content = stream.getvalue()
+    return content[:-2] + content[content.rindex(b"\xff\xda") : -2] * scans + content[-2:]
+
+
+def ome_tiff(xml: str) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.zeros((16, 16), np.uint8), description=xml, metadata=None)
+    return stream.getvalue()
+
+
+def tiff(**options: Any) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.zeros((9000, 9000), np.uint8), metadata=None, **options)
+    return stream.getvalue()
+
+
+def test_hostile_pictures(tmp_path: Path) -> None:
+    pixels = '<Pixels SizeX="16" SizeY="16" SizeC="1" SizeT="1" SizeZ="{}">{}</Pixels>'
+    laughs = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in itertools.pairwise("abcdefghij"))
+    contents = {
+        "81 MB in a few hundred kB": png(9000),
+        "a JPEG of 2,000 scans": progressive(2000),
+        "a million planes": ome_tiff(f"<OME><Image>{pixels.format(2**20, '')}</Image></OME>"),
+        "a million planes, over and over": ome_tiff(
+            f"<OME><Image>{pixels.format(2**17, '<TiffData/>' * 5000)}</Image></OME>"
+        ),
+        "a hundred images of many planes": ome_tiff(
+            "<OME>" + f"<Image>{pixels.format(2**16, '')}</Image>" * 100 + "</OME>"
+        ),
+        "entities that blow up": ome_tiff(f'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">{laughs}]><OME>&j;</OME>'),
+        "an entity of another file": ome_tiff('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><OME>&a;</OME>'),
+        "zstd": tiff(compression="zstd"),
+        "deflate": tiff(compression="zlib"),
+    }
+    for name in ("a.png", "a.ome.tif"):  # told by their content
+        all_refused(tmp_path, name, shown, contents)
+
+
+def shown(path: Path) -> np.ndarray:
+    with open_raster(path) as raster:
+        return raster.shown()
+
+
+def test_hostile_masks(tmp_path: Path) -> None:
+    size = (4000, 4000)
+    full = [0.0, 0.0, 3999.0, 0.0, 3999.0, 3999.0, 0.0, 3999.0]
+    image = {"id": 1, "file_name": "a.png", "height": size[0], "width": size[1]}
+
+    def of(segmentation: Any, count: int) -> bytes:
+        found = [{"id": k + 1, "image_id": 1, "segmentation": segmentation} for k in range(count)]
+        return json.dumps({"images": [image], "annotations": found}).encode()
+
+    contents = {
+        "polygons of 48 million pixels round": of([full], 3000),
+        "polygons that cover the image 300 times": of([full], 300),
+        "run lengths that cover the image 300 times": of({"size": list(size), "counts": [0, 16_000_000]}, 300),
+    }
+    all_refused(tmp_path, "masks.json", lambda path: paint(CocoMasks(path).masks("a", size)), contents)
+    ring = [[float(k % 2 * 3999), k / 3] for k in range(9_990)]
+    geo = {
+        "a comb": json.dumps([{"geometry": {"type": "Polygon", "coordinates": [ring]}}] * 2).encode(),
+    }
+    all_refused(tmp_path, "a.geojson", lambda path: PolygonMask(path, size), geo)
+
+    def outlines(path: Path) -> object:
+        found = read_outlines(path)
+        return paint_outlines(found.ids, found.cells, size, path)
+
+    all_refused(tmp_path, "a.geojson", outlines, geo)
+    packed = {
+        "70 MB of blanks": gzip.compress(b"[" + b" " * 70_000_000 + b"]", 1),
+        "cut": gzip.compress(b"[1, 2, 3]")[:-6],
+        "no gzip": b"\x1f\x8b" + bytes(30),
+    }
+    all_refused(tmp_path, "a.json", read_json, packed)
+    arrays = {"72 MB": zipped("x.npy", shaped("(3000, 3000)", "<i8") + bytes(3000 * 3000 * 8))}
+    all_refused(tmp_path, "a.npz", read_label_map, arrays)
 
 
 def network(**changes: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ MOST_PIXELS = 2**27
 """Most pixels of a plane (11,585 squared); more is refused from the header, before anything is decoded."""
 MOST_BLOWN_UP = 2**26
 """Bytes of pixels that a small file may have: of larger pictures, file and pixels are compared."""
-MOST_RATIO, MOST_RATIO_BLANK = 250, 1200
+MOST_RATIO, MOST_RATIO_BLANK = 100, 1200
 """Bytes of pixels for each byte of the file, at most; of pictures that may well be blank, such as label maps."""
 MOST_SCANS = 100
 """Passes over the picture in a progressive JPEG, which usually has about ten; each takes as long as all pixels do."""
