@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from forest_file import feature_classifier
 
 from wsss.core.checks import UserError
 from wsss.core.device import choose_device
@@ -23,15 +24,20 @@ from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.existing import Past
 from wsss.data.pseudo import PseudoSet, write_masks
+from wsss.feature_classifier.features import FEATURES
+from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import Calibration, Curve, load_calibration, save_calibration
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.hub import load_model, save_model
-from wsss.inference.tables import cells_frame, iter_cells, read_cells, write_cells
+from wsss.inference.tables import cells_frame, iter_cells, read_cells, read_images, write_cells, write_images
 from wsss.models.cam_net import build_cam_net
+from wsss.options.infer import run_config
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.runs.journal import Journal
-from wsss.runs.record import RunRecord
+from wsss.runs.output import STATE, in_folder, record_of
+from wsss.runs.record import Ancestor, RunRecord
+from wsss.runs.run_folder import RunFolder
 from wsss.stages import evaluate_masks
 from wsss.stages.overlay import read_predictions
 
@@ -155,6 +161,57 @@ def flat_table(folder: Path) -> tuple[Path, Read]:
     return path, lambda: read_cells(folder).to_dict("list")
 
 
+def images_table(folder: Path) -> tuple[Path, Read]:
+    """The table of images, a CSV whose digest stands in the record of its result."""
+    with in_folder(folder, "infer") as output:
+        output.begin(lambda digests: {})
+        names = [f"i{k}" for k in range(6)]
+        table = pd.DataFrame({"ID": names, "fold": 0, "ImageHeight": 9, "ImageWidth": 9, "n_cells": range(6)})
+        write_images(output.home, table.assign(status="ok", reason="", **{"0": 0.25, "1": np.linspace(0, 1, 6)}))
+        output.publish()
+    return folder / "images.csv", lambda: read_images(folder).to_dict("list")
+
+
+def run_file(folder: Path, name: str) -> tuple[Path, Read]:
+    """What a run folder holds beside its checkpoints."""
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none")
+    ancestors = (Ancestor(("init_from runs/a/fold0",), frozenset(f"b{k}" for k in range(20))),)
+    ids = tuple(f"a{k}" for k in range(20))
+    record = RunRecord(recipe, 0, "", ids, ("r", "g", "b", "y"), ("a", "b"), 1, 64, ancestors, versions={"wsss": "1"})
+    run = RunFolder(folder)
+    run.begin(record)
+    run.save_best({"net.w": torch.ones(3)}, record.facts())
+
+    def read() -> object:
+        return run.read()[0], run_config(folder)
+
+    return folder / name, read
+
+
+def stage_record(folder: Path) -> tuple[Path, Read]:
+    """The record of a result: a damaged one is no record, and the result is then unknown, not another."""
+    path, _ = images_table(folder)
+
+    def read() -> object:
+        found = record_of(path.parent)
+        if found is None:
+            raise UserError(f"{STATE}/result.json is none")
+        return found
+
+    return folder / STATE / "result.json", read
+
+
+def feature_classifier_file(folder: Path) -> tuple[Path, Read]:
+    path = folder / "feature_classifier.safetensors"
+    path.write_bytes(feature_classifier())
+
+    def read() -> object:
+        found = load_feature_classifier(path, FEATURES)
+        return found.predict(np.linspace(-1, 1, 3 * len(FEATURES)).reshape(3, -1)).tolist(), found.meta
+
+    return path, read
+
+
 def cells_table(folder: Path) -> tuple[Path, Read]:
     def frame(name: str) -> pd.DataFrame:
         geometry = {key: [3, 4] for key in ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px")}
@@ -180,6 +237,12 @@ KINDS: dict[str, Callable[[Path], tuple[Path, Read]]] = {
     "table of cells": cells_table,
     "table of cells, flat": flat_table,
     "table of cells in overlay": overlay_table,
+    "table of images": images_table,
+    "options of a run": lambda folder: run_file(folder, "config.yaml"),
+    "training images of a run": lambda folder: run_file(folder, "train_ids.txt"),
+    "ancestors of a run": lambda folder: run_file(folder, "ancestors.json"),
+    "record of a result": stage_record,
+    "feature classifier": feature_classifier_file,
     "checkpoint": checkpoint,
     "journal": journal,
     "PNG label map": lambda folder: label_map(folder, 1),

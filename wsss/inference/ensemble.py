@@ -14,7 +14,7 @@ from wsss.core.csv_text import read_text
 from wsss.core.files import digest_file, read_record
 from wsss.core.runtime import progress
 from wsss.inference.tables import iter_cells, read_cells, read_images, score_columns
-from wsss.runs.output import record_over
+from wsss.runs.output import check_recorded, record_over
 
 HOWS = ("mean", "geometric", "rank")
 ROUNDS = 20
@@ -237,6 +237,7 @@ def image_sizes(first: MemberTables) -> pd.DataFrame:
     known = first.cells.groupby("ID")[["ImageHeight", "ImageWidth"]].first()
     lacking = set(first.images.ID) - set(known.index)
     if lacking:
+        check_recorded(path)
         table = read_text(path, ["ID", "ImageWidth", "ImageHeight"]).set_index("ID")
         more = table.loc[table.index.isin(lacking), ["ImageHeight", "ImageWidth"]].apply(pd.to_numeric)
         known = pd.concat([known, more])

@@ -20,7 +20,7 @@ from wsss.core.files import csv_bytes, digest_file, read_record, write_atomic, w
 from wsss.core.parquet import named, open_parquet, read_parquet, sealed_schema
 from wsss.core.seal import seal
 from wsss.data.ids import check_names
-from wsss.runs.output import settle
+from wsss.runs.output import check_recorded, settle
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
@@ -172,6 +172,7 @@ def read_cells(folder: Path) -> pd.DataFrame:
         table.index = pd.RangeIndex(1, len(table) + 1)
     else:
         path = folder / "cells.csv"
+        check_recorded(path)
         table = _unguarded(read_text(path, CELL_COLUMNS))
     return _checked_cells(table, path)
 
@@ -233,6 +234,7 @@ def read_images(folder: Path) -> pd.DataFrame:
         DataError: the file is missing, or a row is not what it must be; names file and row.
     """
     path = folder / "images.csv"
+    check_recorded(path)
     table = _unguarded(read_text(path, IMAGE_COLUMNS))
     table = _numbers(table, ("fold", "n_cells"), path, whole=True)
     good = (table.status == "ok").to_numpy()

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from wsss.core.checks import ConfigError, DataError, check_choice, check_range
 from wsss.core.ray_cluster import ENGINES
 from wsss.core.reading import read_yaml
+from wsss.core.seal import check_seal
 from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import parse
 from wsss.options.recipe import recipe_from
@@ -188,6 +189,7 @@ def run_config(run: Path) -> dict[str, Any]:
     path = next((path for path in found if path.exists()), None)
     if path is None:
         raise ConfigError(f"{run} is no run folder (no config.yaml in it): check --run, or train it first.")
+    check_seal(path, "Restore it, or, if it was changed on purpose, remove its first line.")
     recipe = read_yaml(path)
     if not isinstance(recipe, dict):
         raise DataError(f"{path} holds no options, expected 'name: value' lines: restore it.")

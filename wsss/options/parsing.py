@@ -24,6 +24,7 @@ from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.console import OutputOptions, say, tell_as
 from wsss.core.files import is_file
 from wsss.core.reading import parse_yaml, read_yaml
+from wsss.core.seal import check_seal
 from wsss.options.renamed import FORMER_DEFAULTS, renamed_config, renamed_flags
 from wsss.options.shipped import config_file
 
@@ -360,6 +361,7 @@ def _check_configs(words: Sequence[str]) -> None:
     for word, after in itertools.pairwise([*words, ""]):
         name, _, value = word.partition("=")
         if name == "--config" and is_file(value or after):
+            check_seal(Path(value or after), "Restore it, or, if it was changed on purpose, remove its first line.")
             read_yaml(Path(value or after), ConfigError)
 
 

@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -488,6 +489,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(own) for own in value]
     return os.path.normpath(value) if isinstance(value, Path) else value
+
+
+def check_recorded(path: Path) -> None:
+    """Compare a file without a digest of its own, such as a CSV table, with the record of the result that it is of.
+
+    Raises:
+        DataError: it is damaged, or was changed since it was written.
+    """
+    for record in map(partial(record_of, path.parent), (FOLDER, SEGMENT)):
+        mark, digest = record["files"].get(path.name, ("", "")) if record is not None else ("", "")
+        if digest and path.is_file() and mark_of(path) != mark and digest_file(path) != digest:
+            raise DataError(
+                f"{path} is damaged, or was changed since it was written: make it again with --overwrite true, or, if "
+                f"it was changed on purpose, remove {path.parent / STATE}."
+            )
 
 
 def record_over(folder: Path) -> dict[str, Any] | None:

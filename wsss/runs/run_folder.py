@@ -9,8 +9,18 @@ import yaml
 from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.files import digest_file, digest_json, read_json, read_lines, write_csv, write_json, write_text
+from wsss.core.files import (
+    digest_file,
+    digest_json,
+    read_json,
+    read_lines,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
 from wsss.core.run_facts import NETWORK, check_facts
+from wsss.core.seal import BLANK, sealed
 from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
 from wsss.runs.record import (
     Lineage,
@@ -70,7 +80,9 @@ class RunFolder:
 
     def begin(self, record: RunRecord) -> None:
         """Write what is known before the first step."""
-        write_text(self.path / "config.yaml", yaml.safe_dump(asdict(record.recipe), sort_keys=False))
+        options = yaml.safe_dump(asdict(record.recipe), sort_keys=False)
+        content = f"# {BLANK}\n{options}"  # the seal comes first, so that a cut is noticed
+        write_bytes(self.path / "config.yaml", sealed(content.encode()))
         write_text(self.ids, "".join(f"{name}\n" for name in record.train_ids))
         if record.ancestors == ():
             self.ancestors.unlink(missing_ok=True)

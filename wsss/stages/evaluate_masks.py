@@ -23,7 +23,7 @@ from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, search
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.mask_sheet import SheetRow, draw_sheet
-from wsss.runs.output import Output
+from wsss.runs.output import Output, check_recorded
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)
@@ -60,6 +60,7 @@ def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
 
 def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
     """Return the images with truth and a prediction."""
+    check_recorded(options.preds / "images.csv")
     table = unguard_text(read_text(options.preds / "images.csv", ("ID", "status")))
     done = set(table.ID[table.status == "ok"])
     found = [i for i, name in enumerate(masks.ids) if masks.has_truth[i] and name in done]
