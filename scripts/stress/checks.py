@@ -30,6 +30,7 @@ PARTS = {
     "disk": Part(3, "disk full at every stage, TMPDIR full", ALL + "tests/commands/test_full_disk.py"),
     "damage": Part(4, "our files cut (200) or one bit flipped (500)", "tests/test_damage.py --examples 700"),
     "small": Part(21, "small files that ask for much, through every reader", "tests/test_hostile_files.py"),
+    "strangers": Part(20, "pipes, devices, links, names that lead elsewhere", "tests/test_strangers.py tests/runs"),
     "mistakes": Part(
         22,
         "read-only disks, files where folders should be, names too long, at every stage",

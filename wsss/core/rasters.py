@@ -21,7 +21,7 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.names import composed
-from wsss.core.ome import MOST_XML, OmeImage, metadata_file, read_ome, uuid_of
+from wsss.core.ome import MOST_PLANES, MOST_XML, OmeImage, metadata_file, read_ome, uuid_of
 from wsss.core.png import SIGNATURE, check_png
 from wsss.core.reading import check_regular
 from wsss.core.stacks import NO_CHOICE, PlaneChoice, Stack
@@ -383,6 +383,10 @@ def orientation_of(page: Any) -> int:
 
 def first_series(tiff: tifffile.TiffFile) -> Any:
     """Return the first series of a TIFF, of its own pages alone."""
+    if len(tiff.pages) > MOST_PLANES:
+        raise DataError(
+            f"the TIFF has {len(tiff.pages)} pages, more than {MOST_PLANES} are not read: save fewer in each."
+        )
     vars(tiff).update(is_ndtiff=False, is_mmstack=False)  # these would look for other files
     return tiff.series[0]
 
