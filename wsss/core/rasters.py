@@ -383,10 +383,8 @@ def orientation_of(page: Any) -> int:
 
 def first_series(tiff: tifffile.TiffFile) -> Any:
     """Return the first series of a TIFF, of its own pages alone."""
-    if len(tiff.pages) > MOST_PLANES:
-        raise DataError(
-            f"the TIFF has {len(tiff.pages)} pages, more than {MOST_PLANES} are not read: save fewer in each."
-        )
+    if (count := len(tiff.pages)) > MOST_PLANES:
+        raise ValueError(f"it has {count} pages, more than {MOST_PLANES} are not read")
     vars(tiff).update(is_ndtiff=False, is_mmstack=False)  # these would look for other files
     return tiff.series[0]
 
