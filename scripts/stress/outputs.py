@@ -37,7 +37,7 @@ OTHER = {
     "prepare": "--size 32 --overwrite true",
     "segment": "--overwrite true",
     "train": "--resume never",
-    "infer": "--score.region mean --overwrite true",
+    "infer": "--score.region topk --overwrite true",
     "pseudo": "--pseudo.high 0.6 --overwrite true",
     "ensemble": "--how geometric --overwrite true",
     "calibrate": "--method platt --overwrite true",
