@@ -98,9 +98,9 @@ def words(home: Path) -> dict[str, list[str]]:
     texts = {
         "prepare": f"{images} --size {SIZE} --folds 2 --workers 0",
         "segment": f"{data} --backend masks {masks} --workers 0",
-        "train": f"{data} {run} --fold all --epochs 1 {net}",
+        "train": f"{data} {run} --fold all --epochs 1 {net} --feature_classifier.enabled false",
         "infer": f"{infer} --out {home}/oof",
-        "infer-2": f"{infer} --out {home}/second --score.region mean",
+        "infer-2": f"{infer} --out {home}/second --score.region topk",
         "pseudo": f"{data} {run} --out {home}/pseudo --device cpu --tta.views none --tta.scales [1.0]",
         "ensemble": f"{oof} {home}/second --out {home}/blend --weights auto {data}",
         "calibrate": f"{oof} --out {home}/curves.json",

@@ -253,7 +253,7 @@ OPTIONS: list[tuple[str, str]] = [
     ("train", "--optim.lr 0.01"),
     ("train", "--crop 32"),
     ("train", "--seed 1"),
-    ("infer", "--score.region mean"),
+    ("infer", "--score.region topk"),
     ("infer", "--oof false"),
     ("infer", "--crops.margin 0.5"),
     ("pseudo", "--tta.views flips"),

@@ -140,7 +140,7 @@ def test_another_recipe_is_refused_by_name(data: Path, unbroken: Path) -> None:
 
 
 def test_another_cell_score_is_no_other_run(data: Path, copy: Path) -> None:
-    assert main(words(data, copy, *MORE, "--score.region", "mean")) == 0
+    assert main(words(data, copy, *MORE, "--score.region", "topk")) == 0
 
 
 def test_a_run_from_before_an_option_goes_on(data: Path, copy: Path) -> None:
