@@ -17,7 +17,7 @@ def test_a_compartment_without_nuclei_is_refused_and_with_nuclei_changes_scores(
     label_map[4:60, 4:60] = 1
     for n in range(12):
         write_label_map(data / f"cells/im{n:02}", label_map)
-    train.main(words(data, run, "--epochs", "1"))
+    train.main(words(data, run, "--epochs", "1", "--feature_classifier.enabled", "false"))
     ask = [
         "--data",
         str(data),

@@ -56,7 +56,7 @@ class MaskPredictor:
                 f"memory is too small for {edges} px ({full}): pass a smaller --segmentation.tile."
             ) from None
         found = torch.stack(maps).mean(dim=0)[0]
-        return emptied(found[:-1], float(found[-1].mean()), self.target, config.empty_below).cpu().numpy()
+        return emptied(found[:-1], found[-1].mean(), self.target, config.empty_below).cpu().numpy()
 
     def _ask(self, checkpoint: Checkpoint[Unet], images: torch.Tensor) -> torch.Tensor:
         """Return (B, K + 1, H, W): the maps, and as a map the probability that the image holds anything."""
@@ -69,11 +69,12 @@ class MaskPredictor:
         return torch.cat([maps, holds], dim=1)
 
 
-def emptied(maps: torch.Tensor, holds: float, target: str, below: float) -> torch.Tensor:
-    """Return (K, H, W) probabilities of nothing anywhere if the image holds anything less likely than `below`."""
-    if holds >= below:
-        return maps
+def emptied(maps: torch.Tensor, holds: torch.Tensor, target: str, below: float) -> torch.Tensor:
+    """Return (K, H, W) probabilities of nothing anywhere if the image holds anything less likely than `below`.
+
+    `holds` stays on its device: nothing waits for it.
+    """
     nothing = torch.zeros_like(maps)
     if target == "softmax":
         nothing[0] = 1
-    return nothing
+    return torch.where(holds >= below, maps, nothing)
