@@ -23,8 +23,8 @@ class DemoOptions:
     """Fields to predict."""
     size: int = 256
     """Edge of a field in px."""
-    epochs: int = 14
-    """Passes over the training fields."""
+    epochs: int = 4
+    """Passes of the network over the fields; it draws class maps, while the feature classifier scores the cells."""
     lr: float = 1e-3
     """Highest learning rate."""
     seed: int = 1
