@@ -48,6 +48,8 @@ OTHER = {
     "download": "",
 }
 """Command -> the words that make another result of it, in the place of the first."""
+IN_PLACE = ("prepare", "segment", "train", "download")
+"""These go on in place: what is unfinished is said, or seen."""
 PRELOAD = [f"wsss.stages.{name}" for name in OUT]
 """What the commands import: read once, so that a process is at work as soon as it starts."""
 CLOCKS = ("segment.json", "log.csv", "curves.png", "segment.journal", "last.safetensors")
@@ -61,8 +63,12 @@ def places(home: Path, name: str) -> list[Path]:
 
 def files(home: Path, name: str) -> dict[str, str]:
     """Return the digests of all files of a command's result; of hidden ones, those that must not be there."""
+    return _digests(home, places(home, name))
+
+
+def _digests(home: Path, result: list[Path]) -> dict[str, str]:
     found = {}
-    for place in places(home, name):
+    for place in result:
         for path in sorted(place.rglob("*") if place.is_dir() else [place]):
             if path.is_file() and not (path.parent.name == STATE and path.suffix == ".json"):
                 known = path.name not in CLOCKS and "previous" not in path.name and path.suffix != ".npy"
@@ -122,16 +128,26 @@ def finish(home: Path, name: str, asked: list[str]) -> tuple[int, str, int]:
 
 def readable(home: Path, name: str, states: list[dict[str, str]]) -> bool:
     """Say whether a reader finds the old or the new result, or is told what to do."""
-    for place in places(home, name):
+    if name == "pseudo":  # every fold is a result of its own, and a reader takes one
+        return all(_whole(home, [fold], states) for fold in (home / "pseudo").iterdir() if fold.is_dir())
+    return _whole(home, places(home, name), states, in_place=name in IN_PLACE)
+
+
+def _whole(home: Path, result: list[Path], states: list[dict[str, str]], *, in_place: bool = False) -> bool:
+    for place in result:
         settle(place if place.is_dir() else place.parent)
-    if name in ("prepare", "segment", "train", "download"):  # these go on in place: unfinished is said, or seen
+    if in_place:
         try:
             DataSet.open(home / "data")
         except UserError as error:
             return "again" in str(error) or "start the same" in str(error)
         return True
-    visible = {path: digest for path, digest in files(home, name).items() if "/." not in f"/{path}"}
-    return visible in [{path: digest for path, digest in own.items() if "/." not in f"/{path}"} for own in states]
+    inside = tuple(str(place.relative_to(home)) for place in result)
+
+    def visible(found: dict[str, str]) -> dict[str, str]:
+        return {path: own for path, own in found.items() if path.startswith(inside) and "/." not in f"/{path}"}
+
+    return visible(_digests(home, result)) in [visible(state) for state in states]
 
 
 def kills(home: Path, name: str, chain: dict[str, list[str]], count: int, rng: random.Random) -> tuple[int, str]:
