@@ -1,6 +1,6 @@
 # What of README.md is run, in its order; see scripts/run_docs.py.
 
-#: skip bash scripts/demo.sh    # creates an environment and runs the main job on drawn fields (3 to 5 minutes)
+#: skip bash scripts/demo.sh    # creates an environment and runs the main job on drawn fields (5 to 10 minutes)
 #: reason fetches packages; the tutorial of the demo runs the same, smaller
 
 #: skip python -m venv .venv && source .venv/bin/activate && pip install -e .
