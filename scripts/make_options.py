@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """\
 # All options
 
-Made from the code by `python scripts/make_options.py`; `python -m wsss.STAGE --help` tells the same. Every option is a
+Made from the code by `python scripts/make_options.py`; `python -m wsss.STAGE --help` shows the same. Every option is a
 flag and a key of the YAML file given with `--config`; flags override the file. A dot goes one level down:
 `--optim.lr 1e-4` is `optim: {lr: 1e-4}`. Switches may stand alone: `--oof` is `--oof true`.
 

@@ -33,13 +33,15 @@ def test_every_row_names_what_there_is_and_once() -> None:
 @pytest.mark.parametrize("name", TRAININGS)
 def test_the_flags_of_every_training_are_understood(name: str) -> None:
     words = ["--config", str(CONFIG), *TRAININGS[name].flags.split()]
-    parse(make_parser("train", "", "", ClassifyRecipe, TrainOptions), words, ClassifyRecipe, TrainOptions)
+    recipe, _ = parse(make_parser("train", "", "", ClassifyRecipe, TrainOptions), words, ClassifyRecipe, TrainOptions)
+    assert recipe.backbone.startswith("tf_efficientnet_lite")
 
 
 @pytest.mark.parametrize("name", INFERENCES)
 def test_the_flags_of_every_inference_are_understood(name: str) -> None:
     words = ["--run", "run", *INFERENCES[name].flags.split()]
-    parse(make_parser("infer", "", "", InferOptions), words, InferOptions)
+    (options,) = parse(make_parser("infer", "", "", InferOptions), words, InferOptions)
+    assert options.run == Path("run")
 
 
 def test_methods_are_chosen_by_name_and_by_group() -> None:

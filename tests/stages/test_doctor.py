@@ -9,6 +9,7 @@ import pytest
 from wsss import doctor
 from wsss.core import machine
 from wsss.core.checks import DataError
+from wsss.core.files import write_json
 from wsss.core.labels import HPA_NAMES
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
@@ -108,6 +109,7 @@ def write_predictions(home: Path, fold: int) -> Path:
             )
         )
     tables.write_cells(home / "preds", frames)
+    write_json(home / "preds/provenance.json", {"oof": fold >= 0, "data": str(home / "data/x")})
     return home / "preds"
 
 

@@ -33,6 +33,11 @@ SURE = 0.98
 FEWER_TREES = 3
 """The rounds take so many times fewer trees than the final forest."""
 
+
+class TooFewCells(DataError):
+    """Not enough images have cells to learn from."""
+
+
 Learner = Forest | Linear
 LEARNERS: tuple[Callable[[WeakConfig, int], Learner], ...] = (Forest, Linear)
 
@@ -116,7 +121,8 @@ def fit_weak(
         labelled: cells whose classes are known; they keep them, whatever their image's labels, and count more.
 
     Raises:
-        DataError: fewer images than folds, or a cell's image has no label.
+        TooFewCells: fewer images than folds.
+        DataError: a cell's image has no label.
     """
     config = config or WeakConfig()
     negative = negative if _negative_is_shown(image_labels, negative, copies, labelled) else None
@@ -125,7 +131,7 @@ def fit_weak(
     classes = np.flatnonzero(shown)
     images, row = np.unique(image_of_cell, return_inverse=True)
     if len(images) < config.folds:
-        raise DataError(f"the cells come from {len(images)} images, expected at least {config.folds}.")
+        raise TooFewCells(f"the cells come from {len(images)} images, expected at least {config.folds}.")
     place = None if negative is None or negative not in classes else int(np.searchsorted(classes, negative))
     pool = _Pool(features, row, allowed[:, classes], place, copies, _taught(labelled, classes), config.answer_weight)
     soft, history = pool.taught(first_labels(pool.allowed, place, config)), []

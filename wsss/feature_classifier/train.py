@@ -18,7 +18,7 @@ from wsss.data.cell_maps import image_marks, read_cells, read_nuclei
 from wsss.data.cell_photometric import Faults, faulty_copy
 from wsss.feature_classifier.explain import explain_classes
 from wsss.feature_classifier.features import cell_features, describe_features
-from wsss.feature_classifier.fit import Copies, LabelledCells, fit_weak
+from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, fit_weak
 from wsss.feature_classifier.store import (
     FeatureClassifier,
     load_feature_classifier,
@@ -67,7 +67,7 @@ def ensure_feature_classifier(
         answers: cells labelled by hand; those of other images than `train` are left out.
 
     Raises:
-        DataError: no training image has cells, or too few have.
+        TooFewCells: no training image has cells, or too few have.
     """
     facts = feature_classifier_facts(data, train, config, seed, answers)
     names = tuple(describe_features(data.stains))
@@ -88,7 +88,7 @@ def feature_classifier_facts(
         "train_ids": digest_json([data.ids[i] for i in train]),
         "data": data.folds_digest,
         "label_maps": digest_json(image_marks(data, Digests(), train)),
-        "options": asdict(config),
+        "options": {name: value for name, value in asdict(config).items() if name != "enabled"},
         "seed": seed,
     }
 
@@ -124,7 +124,7 @@ def fit_feature_classifier(
     usable = [int(i) for i in train if labels[i].any()]
     found = _describe_all(data, usable, config.copies, seed)
     if not any(len(own.features) for own in found):
-        raise DataError(
+        raise TooFewCells(
             f"{data.folder / 'cells'} holds no cells of the training images, which feature_classifier.enabled "
             "learns from: "
             "run python -m wsss.segment first, or leave the option out."

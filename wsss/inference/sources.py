@@ -186,9 +186,8 @@ class CropScores(Source):
 
     @staticmethod
     def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
-        """There unless crops.mode is none or their share is 0: they cost the most time."""
-        alone = score.feature_share == 1 and FeatureScores.takes(members, score, crops) is not None
-        return None if crops.mode == "none" or score.crop_share == 0 or alone else 1.0
+        """There unless crops.mode is none."""
+        return None if crops.mode == "none" else 1.0
 
     @property
     def cuts(self) -> Sequence[CropConfig]:
@@ -289,6 +288,8 @@ def _wants_features(member: CamCheckpoint) -> bool:
 
 SOURCES: tuple[type[Source], ...] = (ImageProbs, CamScores, CropScores, FeatureScores, UnetScores)
 """Every source, those of a group in the order in which they take their shares."""
+ALWAYS = (ImageProbs.name, CamScores.name)
+"""Sources that cost no more than the image's probabilities, which are always made; others run only for a share."""
 
 
 def sources_of(members: Sequence[CamCheckpoint], task: Task) -> list[Source]:
@@ -317,7 +318,7 @@ def source_shares(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: C
     for group, of_group in zip(there, of_groups, strict=True):
         within = take_shares([takes[kind] or 0.0 for kind in groups[group]])
         shares |= {kind.name: of_group * share for kind, share in zip(groups[group], within, strict=True)}
-    return shares
+    return {name: share for name, share in shares.items() if share or name in ALWAYS}
 
 
 def digests(member: CamCheckpoint) -> dict[str, Any]:

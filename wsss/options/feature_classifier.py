@@ -27,7 +27,7 @@ class WeakConfig:
     """Share of cells without signal that is assumed at first in images with other labels."""
 
     answer_weight: float = between(5.0, 1, 1000)
-    """A cell labelled by hand (train --cell_labels) counts as so many others."""
+    """A cell labelled by hand (train --cell_labels) counts as that many others."""
 
     def __post_init__(self) -> None:
         check_fields(self, "weak")

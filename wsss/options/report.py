@@ -34,7 +34,7 @@ class ReportOptions:
     maps: bool = False
     """Show where the run's networks see each class: class maps over the fields, computed now."""
     most: int = 500
-    """Fields in the gallery at most; of more images, so many spread evenly over the set."""
+    """Fields in the gallery at most; of more images, that many, spread evenly over the set."""
     crops: int = 24
     """Cells in each group of crops at most."""
     edge: int = 352

@@ -10,15 +10,15 @@ from wsss.cells.plausible import doubt_notes, doubts_of
 from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.core.machine import Finding, examine_machine
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, data_folder_of
 from wsss.data.cell_maps import read_cells
 from wsss.data.health import SAMPLES, examine_data
+from wsss.inference.ensemble import read_provenance
 from wsss.inference.tables import iter_cells, score_columns
 from wsss.metrics.label_doubts import label_doubts
 from wsss.options.doctor import DoctorOptions
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.export import data_folder_of
 
 
 def run(options: DoctorOptions) -> int:
@@ -55,16 +55,16 @@ def examine_labels(options: DoctorOptions) -> Iterator[Finding]:
     preds = options.labels
     assert preds is not None
     data = DataSet.open(data_folder_of(preds, options.data[0] if options.data else None))
+    if not read_provenance(preds).get("oof"):
+        raise DataError(
+            f"{preds} is not out of fold: its networks may have learnt the labels that are looked at. Make it with "
+            "python -m wsss.infer --oof true."
+        )
     rows = {name: row for row, name in enumerate(data.ids)}
     shares = np.full(data.labels.shape, np.nan)
     for name, cells in iter_cells(preds):
         if name not in rows:
             raise DataError(f"{preds} has the image {name}, which {data.folder} lacks: pass its data set as --data.")
-        if (cells["fold"] < 0).any():
-            raise DataError(
-                f"{preds} is not out of fold: its networks may have learnt the labels that are looked at. Make it with "
-                "python -m wsss.infer --oof true."
-            )
         shares[rows[name]] = cells[score_columns(cells, preds)].to_numpy(np.float64).mean(axis=0)
     doubts = label_doubts(shares, data.labels, data.classes.negative)
     looked = int((~np.isnan(shares).all(axis=1) & data.has_labels).sum())

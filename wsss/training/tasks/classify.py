@@ -21,6 +21,7 @@ from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import image_marks, without_cells
 from wsss.data.dataset import ImageSamples
 from wsss.data.sampler import shard
+from wsss.feature_classifier.fit import TooFewCells
 from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.losses.classify import ComboLoss, refinement
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
@@ -144,6 +145,11 @@ class ClassifyTask(Task):
             raise DataError(f"{data.folder} has no labelled image to train on: prepare it with --labels.")
         if fold is not None and len(valid) == 0:
             raise DataError(f"{data.folder} has no labelled image in fold {fold}: choose another --fold, or 'none'.")
+        if lacking := self._lacks_cells(train):
+            if self.answers is not None:
+                raise ConfigError(f"--cell_labels teaches the feature classifier, and there is none: {lacking}.")
+            if self.world.leads:
+                say(f"note: no feature classifier: {lacking}.")
         return Split(fold, train, valid, frozenset(data.ids[i] for i in valid))
 
     def record(self, split: Split) -> RunRecord:
@@ -205,28 +211,28 @@ class ClassifyTask(Task):
     def finish(self, split: Split, folder: RunFolder) -> None:
         """Fit the feature classifier, where wanted and not there yet."""
         config = self.recipe.feature_classifier
-        seed, answers = self.recipe.seed, self.answers
-        if self._feature_classifier_wanted(split) and ensure_feature_classifier(
-            folder, self.data, split.train, config, seed, answers
-        ):
+        if config.enabled is False or self._lacks_cells(split.train):
+            return
+        try:
+            fitted = ensure_feature_classifier(folder, self.data, split.train, config, self.recipe.seed, self.answers)
+        except TooFewCells as error:
+            if config.enabled is True or self.answers is not None:
+                raise
+            say(f"no feature classifier: {error}")
+            return
+        if fitted:
             say(f"{folder.feature_classifier}: feature classifier fitted; feature_classifier.json says what it goes by")
 
-    def _feature_classifier_wanted(self, split: Split) -> bool:
-        """Whether to fit a feature classifier; where 'auto' does not, the reason is said."""
+    def _lacks_cells(self, train: np.ndarray) -> str:
+        """Return why 'auto' fits no feature classifier on these images; '' where it does."""
         config = self.recipe.feature_classifier
-        if config.enabled != "auto":
-            return config.enabled
-        segmented = len(split.train) - len(without_cells(self.data, split.train))
-        if segmented >= config.weak.folds:
-            return True
-        lacking = (
-            f"{segmented} of {len(split.train)} training images have segmented cells, it needs {config.weak.folds}: "
-            f"run python -m wsss.segment --data {self.data.folder}, then this command again"
+        segmented = len(train) - len(without_cells(self.data, train))
+        if config.enabled != "auto" or segmented >= config.weak.folds:
+            return ""
+        return (
+            f"{segmented} of {len(train)} training images have segmented cells, it needs {config.weak.folds}: run "
+            f"python -m wsss.segment --data {self.data.folder}, then this command again"
         )
-        if self.answers is not None:
-            raise ConfigError(f"--cell_labels teaches the feature classifier, and there is none: {lacking}.")
-        say(f"no feature classifier: {lacking}")
-        return False
 
 
 def record_of_data(recipe: Any, data: DataSet, fold: int | None, train_ids: list[str]) -> RunRecord:
