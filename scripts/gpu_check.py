@@ -110,9 +110,9 @@ class Check:
             learner = self.learner(recipe, device, classes=2)
             for number in range(LEARN_STEPS):
                 learner.step(squares(16, number), 1.0, LEARN_STEPS)
-            learner.siamese.eval()
+            learner.net.eval()
             with torch.no_grad():
-                losses[name] = float(learner.losses(learner.siamese, squares(64, 10**6).on(device), 1.0)["full"])
+                losses[name] = float(learner.losses(learner.net, squares(64, 10**6).on(device), 1.0)["full"])
         if losses["here"] > LEARN_LOSS or abs(losses["here"] - losses["cpu"]) > TOLERANCE:
             raise AssertionError(f"validation losses {losses}, expected below {LEARN_LOSS} and {TOLERANCE} apart")
         return losses
