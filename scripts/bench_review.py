@@ -26,7 +26,7 @@ from wsss.metrics.classify import average_precision, mean_of_classes, several_cl
 from wsss.metrics.truth import read_cell_truth
 from wsss.metrics.weighted import sample_figures
 from wsss.options.feature_classifier import WeakConfig
-from wsss.reviewing.sampling import STRATEGIES, Queue, exponentials, image_seeds, inclusion, rates_of
+from wsss.reviewing.population import STRATEGIES, Queue, exponentials, image_seeds, inclusion, rates_of
 
 
 class Cells:

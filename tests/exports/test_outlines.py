@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from wsss.exports.geojson import cell_polygons, geometry, signed_area
+from wsss.exports.annotations import cell_polygons, geometry, signed_area
 
 shapely = pytest.importorskip("shapely")
 

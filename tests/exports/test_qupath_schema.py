@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from wsss.core.labels import HPA
-from wsss.exports.geojson import cell_features
+from wsss.exports.annotations import cell_features
 from wsss.reports.figures import colour
 
 jsonschema = pytest.importorskip("jsonschema")

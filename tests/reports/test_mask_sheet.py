@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.reports.mask_sheet import ALONE, EDGE, GAP, LINE, MISSED, SheetRow, draw_sheet
+from wsss.reports.overlay import ALONE, GAP, LINE, MISSED, SHEET_EDGE, SheetRow, draw_sheet
 
 
 def test_rows_of_any_size_show_image_truth_prediction_and_error(tmp_path: Path) -> None:
@@ -18,10 +18,10 @@ def test_rows_of_any_size_show_image_truth_prediction_and_error(tmp_path: Path) 
     )
     draw_sheet([wide, tall], tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape[1] == 4 * (EDGE + GAP)
+    assert sheet.shape[1] == 4 * (SHEET_EDGE + GAP)
     top = 2 * LINE + GAP + LINE
-    errors = sheet[top : top + 50 * EDGE // 80, 3 * (EDGE + GAP) :]
-    middle = tuple(errors[37 * EDGE // 80, 62 * EDGE // 80])
+    errors = sheet[top : top + 50 * SHEET_EDGE // 80, 3 * (SHEET_EDGE + GAP) :]
+    middle = tuple(errors[37 * SHEET_EDGE // 80, 62 * SHEET_EDGE // 80])
     assert middle == MISSED
     assert (errors == ALONE).all(axis=-1).any()
 
@@ -32,4 +32,4 @@ def test_dim_images_are_stretched(tmp_path: Path) -> None:
     empty = np.zeros((40, 40), np.int32)
     draw_sheet([SheetRow("dim", image, empty, empty)], tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet[3 * LINE + GAP + EDGE // 2, EDGE // 2].tolist() == [255, 255, 255]
+    assert sheet[3 * LINE + GAP + SHEET_EDGE // 2, SHEET_EDGE // 2].tolist() == [255, 255, 255]

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from wsss.reports.notable import doubt, notable_by_score, notable_by_shape, spread, surprise
+from wsss.reports.page import doubt, notable_by_score, notable_by_shape, spread, surprise
 
 SCORES = np.array([[0.9, 0.0, 0.0], [0.5, 0.5, 0.5], [0.0, 0.2, 0.8], [0.1, 0.7, 0.0]])
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsss.reviewing.sampling import STRATEGIES, Queue, exponentials, image_seeds, inclusion, rates_of
+from wsss.reviewing.population import STRATEGIES, Queue, exponentials, image_seeds, inclusion, rates_of
 
 SCORES = np.random.default_rng(0).beta(0.5, 1.5, (300, 3)).astype(np.float32)
 IDS = np.arange(1, 301)
@@ -48,7 +48,7 @@ def test_the_order_depends_on_the_cell_and_the_seed_alone() -> None:
 
 
 def test_a_queue_that_is_used_up_includes_every_cell_for_sure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsss.reviewing.sampling.AHEAD", 7)
+    monkeypatch.setattr("wsss.reviewing.population.AHEAD", 7)
     own = queue("random", "x")
     answered: set[int] = set()
     while rows := own.next_rows(answered, 2):

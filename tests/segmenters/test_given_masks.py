@@ -14,8 +14,7 @@ from roifile import ROI_TYPE, ImagejRoi, roiwrite
 from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import HPA_CHANNELS, ClassList
-from wsss.exports.coco import write_coco
-from wsss.exports.geojson import cell_features, write_geojson
+from wsss.exports.annotations import cell_features, write_coco, write_geojson
 from wsss.segmenters import Backend, BackendOptions, Field, NetworkBackend, make_backend
 from wsss.segmenters.masks import CONVERT_SEG
 

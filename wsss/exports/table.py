@@ -46,9 +46,9 @@ def write_table(path: Path, cells: pd.DataFrame, classes: ClassList, *, parquet:
 def _pour(table: pd.DataFrame, stream: IO[bytes]) -> None:
     with progress(None, "export", total=len(table), unit="cell") as bar:
         for first in range(0, max(1, len(table)), ROWS):
-            own = table.iloc[first : first + ROWS]
-            stream.write(csv_bytes(own, header=first == 0))
-            bar.update(len(own))
+            part = table.iloc[first : first + ROWS]
+            stream.write(csv_bytes(part, header=first == 0))
+            bar.update(len(part))
 
 
 def to_anndata(cells: pd.DataFrame, classes: ClassList, provenance: dict[str, Any] | None = None) -> Any:

@@ -14,7 +14,7 @@ from wsss.core.checks import DataError
 from wsss.core.files import disk_errors
 from wsss.core.run_length import Order, encode_parts
 from wsss.data.large import LargeImage
-from wsss.exports.geojson import cell_polygons, feature_text, geometry, write_feature_texts
+from wsss.exports.annotations import cell_polygons, feature_text, geometry, write_feature_texts
 from wsss.inference.large_objects import LargeObject, Settled, stream_objects
 from wsss.inference.semantic import MaskPredictor
 from wsss.inference.tiles import predict_tiles

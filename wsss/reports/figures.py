@@ -1,4 +1,4 @@
-"""Figures of the report as SVG files in data URIs: training curves, calibration."""
+"""Figures by matplotlib: training curves, calibration, confusions, shares of cells; as PNG or as SVG in a data URI."""
 
 import base64
 import colorsys
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from wsss.core.files import write_atomic, write_csv
 from wsss.core.labels import HPA_NAMES
+from wsss.metrics.shares import GroupShares
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -38,7 +39,7 @@ def calibration_svg(count: np.ndarray, score: np.ndarray, truth: np.ndarray) -> 
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], ":", color="0.4", label="scores mean what they say")
     there = count > 0
-    upper.plot(score[there], truth[there], "o-", color="C0", label="found")
+    upper.plot(score[there], truth[there], "o-", color="C0", label="observed")
     upper.set(ylabel="share that is true", ylim=(-0.03, 1.03), xlim=(-0.03, 1.03))
     upper.legend(fontsize=8, loc="upper left")
     edges = np.arange(len(count)) / len(count)
@@ -50,7 +51,7 @@ def calibration_svg(count: np.ndarray, score: np.ndarray, truth: np.ndarray) -> 
 
 
 def confusion_svg(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Draw who is mistaken for whom; rows as evaluate tells them."""
+    """Draw who is mistaken for whom; rows as `evaluate` returns them."""
     return _svg(draw_confusion(*confusion_table(rows)))
 
 
@@ -147,11 +148,11 @@ def write_confusion(rows: Sequence[Mapping[str, Any]], csv: Path, picture: Path)
         csv: receives numbers of cells, fractional where a cell has several true classes.
         picture: receives shares of the true class's cells, as PNG.
     """
-    table, true, found = confusion_table(rows)
-    frame = pd.DataFrame(table, columns=found)
+    table, true, predicted = confusion_table(rows)
+    frame = pd.DataFrame(table, columns=predicted)
     frame.insert(0, "true class", true)
     write_csv(csv, frame)
-    figure = draw_confusion(table, true, found)
+    figure = draw_confusion(table, true, predicted)
     write_atomic(picture, lambda stream: figure.savefig(stream, format="png"))
 
 
@@ -164,25 +165,25 @@ def confusion_table(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list
     names = {int(row[side]): str(row[f"{side}_name"]) for row in rows for side in ("true", "predicted")}
     true = sorted({int(row["true"]) for row in rows})
     # a class that does not occur has no row; what no cell is taken for and none is has no column
-    found = sorted(names, key=lambda k: (k < 0, k))
-    table = np.zeros((len(true), len(found)))
+    predicted = sorted(names, key=lambda k: (k < 0, k))
+    table = np.zeros((len(true), len(predicted)))
     for row in rows:
-        table[true.index(int(row["true"])), found.index(int(row["predicted"]))] = row["cells"]
-    return table, [names[k] for k in true], [names[k] for k in found]
+        table[true.index(int(row["true"])), predicted.index(int(row["predicted"]))] = row["cells"]
+    return table, [names[k] for k in true], [names[k] for k in predicted]
 
 
-def draw_confusion(table: np.ndarray, true: Sequence[str], found: Sequence[str]) -> Any:
+def draw_confusion(table: np.ndarray, true: Sequence[str], predicted: Sequence[str]) -> Any:
     """Draw (T, F) numbers of cells as a matplotlib figure; fields show per cent of their row."""
     cells = table.sum(axis=1)
     shares = table / np.maximum(cells, 1e-9)[:, None]
-    figure = Figure(figsize=(3.5 + 0.42 * len(found), 2.6 + 0.36 * len(true)), layout="constrained", dpi=110)
+    figure = Figure(figsize=(3.5 + 0.42 * len(predicted), 2.6 + 0.36 * len(true)), layout="constrained", dpi=110)
     panel = figure.subplots()
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (y, x), share in np.ndenumerate(shares):
         if share >= 0.01:
             colour = "white" if share > 0.6 else "black"
             panel.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
-    panel.set_xticks(range(len(found)), [_short(name) for name in found], rotation=50, ha="right", fontsize=8)
+    panel.set_xticks(range(len(predicted)), [_short(name) for name in predicted], rotation=50, ha="right", fontsize=8)
     labels = [f"{_short(name)} ({count:.0f})" for name, count in zip(true, cells, strict=True)]
     panel.set_yticks(range(len(true)), labels, fontsize=8)
     panel.set(xlabel="class with the highest score", ylabel="true class (cells)")
@@ -246,11 +247,56 @@ def _figure(size: tuple[float, float]) -> Any:
 
 
 def _line(panel: Any, rows: Sequence[Mapping[str, Any]], name: str, colour: str, style: str) -> None:
-    found = [(row["epoch"], row[name]) for row in rows if name in row]
-    if found:
-        x, y = zip(*found, strict=True)
-        panel.plot(x, y, style, color=colour, label=name, marker="." if len(found) < 30 else None)
+    points = [(row["epoch"], row[name]) for row in rows if name in row]
+    if points:
+        x, y = zip(*points, strict=True)
+        panel.plot(x, y, style, color=colour, label=name, marker="." if len(points) < 30 else None)
 
 
 def _save(figure: Any, path: Path) -> None:
     write_atomic(path, lambda stream: figure.savefig(stream, format="png"))
+
+
+LEAST_SHARE = 0.005
+"""Classes that no condition shows in this share of its cells are left out of the picture."""
+CONDITION_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f", "#000000")
+"""Colours of conditions that people with colour-blindness tell apart (Okabe and Ito)."""
+CONDITION_MARKS = "os^Dv<>P"
+
+
+def plot_shares(groups: Sequence[GroupShares], class_names: Sequence[str], by: str, what: str, path: Path) -> None:
+    """Draw a row for each class, a point with its interval for each condition.
+
+    Args:
+        groups: the conditions.
+        class_names: of the classes.
+        by: what conditions are called.
+        what: of which cells the shares are, for the axis.
+        path: of the PNG.
+    """
+    largest = np.max([group.share for group in groups], axis=0)
+    shown = [int(k) for k in np.argsort(-largest, kind="stable") if largest[k] >= LEAST_SHARE] or [
+        int(largest.argmax())
+    ]
+    height = 1.4 + len(shown) * max(0.35, 0.16 * len(groups))
+    figure = Figure(figsize=(9, height), layout="constrained", dpi=110)
+    panel = figure.subplots()
+    offsets = np.linspace(-0.32, 0.32, len(groups)) if len(groups) > 1 else np.zeros(1)
+    for number, (group, offset) in enumerate(zip(groups, offsets, strict=True)):
+        share, rows = 100 * group.share[shown], np.arange(len(shown)) + offset
+        colour, mark = (
+            CONDITION_COLOURS[number % len(CONDITION_COLOURS)],
+            CONDITION_MARKS[number // len(CONDITION_COLOURS) % len(CONDITION_MARKS)],
+        )
+        label = f"{group.name} ({group.cells} cells, {group.images} images)"
+        panel.plot(share, rows, linestyle="none", marker=mark, color=colour, markersize=5, label=label)
+        if len(group.resampled):
+            panel.hlines(rows, 100 * group.low[shown], 100 * group.high[shown], color=colour, linewidth=1.6)
+    for row in range(0, len(shown), 2):
+        panel.axhspan(row - 0.5, row + 0.5, color="0.95", zorder=0)
+    panel.set_yticks(range(len(shown)), [class_names[k] for k in shown])
+    panel.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"share of cells in % ({what}); lines: 95 % over images")
+    panel.set_xlim(left=0)
+    panel.grid(axis="x", alpha=0.3)
+    panel.legend(title=by, fontsize=8, loc="lower right")
+    _save(figure, path)

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing from outside."""
+"""The report as one self-contained HTML page, and the choice of the cells it shows: confident, doubtful, wrong, odd."""
 
 import base64
 import gzip
@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
@@ -91,7 +92,10 @@ def pack_field(
     small = [fit(np.rint(255 * stretch(plane)).astype(np.uint8), edge) for plane in planes]
     content = {
         "planes": [_text(webp(plane, quality)) for plane in small],
-        "maps": {str(own.class_id): {"p": round(1000 * own.probability), "webp": _map_text(own)} for own in maps},
+        "maps": {
+            str(class_map.class_id): {"p": round(1000 * class_map.probability), "webp": _map_text(class_map)}
+            for class_map in maps
+        },
         "cells": [
             {
                 "id": cell.cell_id,
@@ -112,8 +116,8 @@ def _text(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def _map_text(own: ClassMap) -> str:
-    grey = np.rint(255 * np.clip(own.values, 0, 1)).astype(np.uint8)
+def _map_text(class_map: ClassMap) -> str:
+    grey = np.rint(255 * np.clip(class_map.values, 0, 1)).astype(np.uint8)
     return _text(webp(fit(grey, MAP_EDGE), MAP_QUALITY))
 
 
@@ -146,7 +150,7 @@ def crop_uri(picture: np.ndarray, label_map: np.ndarray, cell_id: int, class_id:
     if rows.size == 0:
         return ""
     margin = 2 + round(CROP_MARGIN * max(np.ptp(rows), np.ptp(columns)))
-    part = tuple(slice(max(0, int(own[0]) - margin), int(own[-1]) + margin + 1) for own in (rows, columns))
+    part = tuple(slice(max(0, int(lines[0]) - margin), int(lines[-1]) + margin + 1) for lines in (rows, columns))
     large, large_map = fit(picture[part], CROP_EDGE), fit(label_map[part], CROP_EDGE, labels=True)
     return data_uri(
         webp(mark_cells(large, large_map, {cell_id: Note(class_id, "")}, text=False), quality), "image/webp"
@@ -200,7 +204,7 @@ class Page:
     title: str
     in_words: Sequence[str]
     """What was found, how far to trust it, what to do next: a sentence or two each."""
-    facts: Sequence[tuple[str, str]]
+    overview: Sequence[tuple[str, str]]
     """What was run and on what: name, value."""
     tiles: Sequence[tuple[str, float | None, str]]
     """The few figures that matter most: name, value in [0, 1], what it is."""
@@ -236,7 +240,7 @@ class Page:
         """Columns by which fields can be chosen, each with its values in the gallery."""
         names = dict.fromkeys(name for field in self.fields for name in field.carried)
         values = {name: sorted({field.carried.get(name, "") for field in self.fields} - {""}) for name in names}
-        return {name: own for name, own in values.items() if 1 < len(own) <= MOST_VALUES}
+        return {name: choices for name, choices in values.items() if 1 < len(choices) <= MOST_VALUES}
 
 
 def render(page: Page) -> str:
@@ -284,3 +288,112 @@ def channel_colour(channel: str) -> Colour:
     """Return the RGB colour that a channel of this tint adds at full brightness."""
     red, green, blue = (round(255 * part) for part in TINTS.get(channel, OTHER_TINT))
     return red, green, blue
+
+
+PER_IMAGE = 3
+"""Cells that one image may add to a group, so that one bad field does not fill it."""
+TINY, HUGE = 0.2, 3.0
+"""Areas below and above these multiples of the image's median area are odd."""
+LEAST_CELLS = 4
+"""An image's median area means something from this many cells on."""
+
+
+@dataclass(frozen=True)
+class NotableCells:
+    """Cells of one kind, the most striking first."""
+
+    key: str
+    title: str
+    about: str
+    """How they were chosen."""
+    rows: list[int]
+    """Their rows in the table of cells."""
+    count: int | None = None
+    """How many such cells there are, where that can be counted."""
+
+
+def spread(order: np.ndarray, images: np.ndarray, most: int) -> list[int]:
+    """Take the first `most` rows of `order`, at most PER_IMAGE of one image.
+
+    Args:
+        order: rows of cells, the wanted ones first.
+        images: (N,) the image of every cell.
+    """
+    rank = pd.Series(images[order]).groupby(images[order]).cumcount().to_numpy()
+    return [int(row) for row in order[rank < PER_IMAGE][:most]]
+
+
+def doubt(scores: np.ndarray) -> np.ndarray:
+    """Return (N,) the mean entropy in bits of the (N, K) scores, each taken as a yes or no."""
+    p = np.clip(np.asarray(scores, np.float64), 1e-9, 1 - 1e-9)
+    return np.asarray(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)).mean(axis=1))
+
+
+def surprise(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return (N,) the mean cross-entropy in bits of (N, K) scores; NaN where a cell's truth is NaN."""
+    p = np.clip(np.asarray(scores, np.float64), 1e-6, 1 - 1e-6)
+    return np.asarray(-(truth * np.log2(p) + (1 - truth) * np.log2(1 - p)).mean(axis=1))
+
+
+def notable_by_score(
+    images: np.ndarray, scores: np.ndarray, truth: np.ndarray | None, negative: int | None, most: int
+) -> list[NotableCells]:
+    """Choose cells by their scores.
+
+    Args:
+        images: (N,) the image of each cell.
+        scores: (N, K) in [0, 1].
+        truth: (N, K) of 0/1, rows of NaN for cells whose truth is not known; or None.
+        negative: class id of 'no specific signal', or None.
+        most: cells a group.
+    """
+    top = scores.argmax(axis=1)
+    shows_class = np.flatnonzero(top != negative) if negative is not None else np.arange(len(scores))
+    order = shows_class[np.argsort(-scores[shows_class].max(axis=1), kind="stable")]
+    groups = [
+        NotableCells(
+            "confident", "Most confident", "Highest top score; Negative left out.", spread(order, images, most)
+        )
+    ]
+    order = np.argsort(-doubt(scores), kind="stable")
+    about = "Highest entropy of the scores: many classes are neither ruled out nor certain."
+    groups.append(NotableCells("doubtful", "Most doubtful", about, spread(order, images, most)))
+    if truth is not None:
+        wrong = np.nan_to_num(surprise(truth, scores), nan=-1.0)
+        order = np.argsort(-wrong, kind="stable")
+        order = order[wrong[order] >= 0]
+        about = "Highest cross-entropy between scores and true classes."
+        groups.append(NotableCells("wrong", "Most wrong", about, spread(order, images, most)))
+    if negative is not None:
+        order = np.argsort(-scores[:, negative], kind="stable")
+        count = int((top == negative).sum())
+        about = "Highest score of the class Negative; the number counts cells whose top class it is."
+        groups.append(NotableCells("negative", "Negative cells", about, spread(order, images, most), count))
+    return groups
+
+
+def notable_by_shape(cells: pd.DataFrame, most: int) -> list[NotableCells]:
+    """Choose cells that the segmentation may have got wrong: tiny, huge, cut by the image's border.
+
+    Args:
+        cells: ID, area_px, touches_border.
+        most: cells a group.
+    """
+    images = cells.ID.to_numpy(object)
+    group = cells.groupby("ID").area_px
+    few = (group.transform("size") < LEAST_CELLS).to_numpy()
+    ratio = np.where(few, 1.0, cells.area_px / group.transform("median"))
+    border = cells.touches_border.to_numpy(bool)
+    order = np.argsort(ratio, kind="stable")
+    falling = order[::-1]
+    kinds = (
+        ("tiny", "Tiny", f"Less than {TINY:g} of the median area of their image.", order[ratio[order] < TINY]),
+        (
+            "huge",
+            "Huge",
+            f"More than {HUGE:g} times the median area of their image.",
+            falling[ratio[falling] > HUGE],
+        ),
+        ("border", "Cut by the border", "They touch the image's edge; the smallest first.", order[border[order]]),
+    )
+    return [NotableCells(key, title, about, spread(rows, images, most), len(rows)) for key, title, about, rows in kinds]

@@ -1,9 +1,12 @@
-"""A review while it runs: which cell comes next, what an answer does, what the labels are worth so far."""
+"""A running review: its answers in an SQLite file, which cell comes next, and what the labels are worth so far."""
 
+import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,200 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import ConfigError, check_choice
+from wsss.core.checks import ConfigError, DataError, NoSpaceError, check_choice
 from wsss.core.files import without_nan, write_csv, write_json
-from wsss.core.labels import ClassList, format_label
+from wsss.core.labels import ClassList, format_label, parse_label
 from wsss.metrics.weighted import SampleFigures, sample_figures
-from wsss.reviewing.answers import Answer, Answers
-from wsss.reviewing.population import Population, differences
-from wsss.reviewing.sampling import STRATEGIES, Queue, Strategy, exponentials, rates_of
+from wsss.reviewing.population import (
+    STRATEGIES,
+    Cell,
+    Population,
+    Queue,
+    Strategy,
+    differences,
+    exponentials,
+    inclusion,
+    rates_of,
+)
+
+FORMAT = "wsss-review-1"
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS answers (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, image TEXT NOT NULL, cell INTEGER NOT NULL, labels TEXT NOT NULL,
+  design TEXT NOT NULL, mark TEXT NOT NULL, seconds REAL NOT NULL, hints INTEGER NOT NULL, at TEXT NOT NULL,
+  undone INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS designs (name TEXT PRIMARY KEY, threshold REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS rates (
+  design TEXT NOT NULL, image TEXT NOT NULL, cell INTEGER NOT NULL, rate REAL NOT NULL,
+  PRIMARY KEY (design, image, cell));
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said of one cell."""
+
+    cell: Cell
+    labels: tuple[int, ...]
+    """Class ids; empty for 'cannot tell'."""
+    design: str
+    """Which strategy asked for it."""
+    mark: str
+    """Digest of the image's pixels and label map when it was answered."""
+    seconds: float
+    """Time from showing the cell to the answer."""
+    hints: bool
+    """Whether scores and image labels were shown."""
+
+
+class Answers:
+    """The file of answers; several threads may use it.
+
+    Every answer is on the disk before the page is told. Nothing is overwritten: an answer that is taken back stays in
+    the file, marked as such. The file also holds the sampling designs (a strategy on one table of scores) and the rate
+    of every answered cell under each design, so that weights can be computed when other predictions of the same cells
+    are judged later.
+
+    Args:
+        path: made with its tables if missing.
+        classes: names of the classes; an existing file must have the same.
+        seed: of the random numbers that choose cells, for a new file; an existing one keeps its own.
+
+    Raises:
+        DataError: the file is damaged, of another format, of other classes, or cannot be written.
+    """
+
+    def __init__(self, path: Path, classes: Sequence[str], seed: int = 0) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        with self._named():
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_TABLES)
+            (state,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+        if state != "ok":
+            raise self._damaged(state)
+        for name, value in (("format", FORMAT), ("classes", "\n".join(classes))):
+            with self._named():
+                self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
+                (stored,) = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+            if stored != value:
+                self._db.close()
+                raise DataError(
+                    f"{path} holds answers of another {name} ({' '.join(stored.split())[:80]}): choose another --out."
+                )
+
+        with self._named():
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('seed', ?)", (str(seed),))
+            (stored,) = self._db.execute("SELECT value FROM meta WHERE name = 'seed'").fetchone()
+        self.seed = str(stored)
+
+    def close(self) -> None:
+        """Close the file; everything answered is already safe."""
+        self._db.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Hold the lock, and name the file in errors of SQLite."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.OperationalError as error:
+                kind = NoSpaceError if error.sqlite_errorcode == sqlite3.SQLITE_FULL else DataError
+                text = f"{self.path} cannot be written ({error}): make room or fix the disk; answers are kept."
+                raise kind(text) from error
+            except sqlite3.DatabaseError as error:
+                raise self._damaged(error) from error
+
+    def _damaged(self, how: object) -> DataError:
+        text = " ".join(str(how).split())
+        return DataError(f"{self.path} is damaged ({text}): restore it from a copy, or choose another --out.")
+
+    def add(self, answer: Answer, rates: Mapping[str, float], threshold: float) -> None:
+        """Record an answer for good; an earlier one of the same cell no longer counts.
+
+        Args:
+            answer: what was said.
+            rates: design -> the cell's rate, of every design used so far and of the answer's.
+            threshold: key up to which the answer's design has now been asked.
+        """
+        image, cell = answer.cell
+        with self._named(), self._transaction():
+            self._db.execute("UPDATE answers SET undone = 1 WHERE image = ? AND cell = ?", (image, cell))
+            row = (image, cell, format_label(answer.labels), answer.design, answer.mark, answer.seconds)
+            self._db.execute(
+                "INSERT INTO answers (image, cell, labels, design, mark, seconds, hints, at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row, int(answer.hints), f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"),
+            )
+            self._put_rates({design: {answer.cell: rate} for design, rate in rates.items()})
+            self._put_threshold(answer.design, threshold)
+
+    def begin_design(self, design: str, rates: Mapping[Cell, float]) -> None:
+        """Note the rates under a new design of all cells that have been answered before."""
+        with self._named(), self._transaction():
+            self._put_rates({design: rates})
+
+    def undo(self) -> Answer | None:
+        """Take the last answer back and return it; None if there is none."""
+        answers = self.live()
+        if not answers:
+            return None
+        with self._named():
+            self._db.execute(
+                "UPDATE answers SET undone = 1 WHERE number = (SELECT MAX(number) FROM answers WHERE undone = 0)"
+            )
+        return answers[-1]
+
+    def set_threshold(self, design: str, threshold: float) -> None:
+        """Note up to which key a design has been asked."""
+        with self._named():
+            self._put_threshold(design, threshold)
+
+    def live(self) -> list[Answer]:
+        """Return all answers that count, in the order in which they were given."""
+        columns = "image, cell, labels, design, mark, seconds, hints"
+        with self._named():
+            rows = self._db.execute(f"SELECT {columns} FROM answers WHERE undone = 0 ORDER BY number").fetchall()
+        return [
+            Answer((image, cell), tuple(parse_label(labels)), design, mark, seconds, bool(hints))
+            for image, cell, labels, design, mark, seconds, hints in rows
+        ]
+
+    def designs(self) -> dict[str, float]:
+        """Return the threshold of every design that an answer was asked by."""
+        with self._named():
+            return dict(self._db.execute("SELECT name, threshold FROM designs ORDER BY name").fetchall())
+
+    def weights(self, cells: Sequence[Cell]) -> np.ndarray:
+        """Return the (n,) float64 weights of answered cells: the inverse of their inclusion probabilities."""
+        designs = self.designs()
+        with self._named():
+            rows = self._db.execute("SELECT design, image, cell, rate FROM rates").fetchall()
+        known = {(design, image, cell): rate for design, image, cell, rate in rows}
+        rates = np.array([[known.get((name, *cell), 0.0) for name in designs] for cell in cells], np.float64)
+        thresholds = np.array(list(designs.values()), np.float64)
+        return 1 / inclusion(rates.reshape(len(cells), len(designs)), thresholds)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _put_rates(self, rates: Mapping[str, Mapping[Cell, float]]) -> None:
+        rows = [(design, *cell, float(rate)) for design, by_cell in rates.items() for cell, rate in by_cell.items()]
+        self._db.executemany("INSERT OR REPLACE INTO rates VALUES (?, ?, ?, ?)", rows)
+
+    def _put_threshold(self, design: str, threshold: float) -> None:
+        self._db.execute("INSERT OR REPLACE INTO designs VALUES (?, ?)", (design, threshold))
+
 
 TRUTH, FIGURES, FILE = "cells_truth.csv", "review.json", "review.sqlite"
 """What the folder of a review holds: the answers as a table, what the scores are worth, and the answers themselves."""
@@ -62,8 +252,8 @@ class Session:
         self._lock = threading.RLock()
         self._queues: dict[str, Queue] = {}
         live = answers.live()
-        rows = population.rows([own.cell for own in live])
-        self._answered = {int(row): own for row, own in zip(rows, live, strict=True) if row >= 0}
+        rows = population.rows([answer.cell for answer in live])
+        self._answered = {int(row): answer for row, answer in zip(rows, live, strict=True) if row >= 0}
         self.elsewhere = int((rows < 0).sum())
         """Answers about cells that these predictions do not have."""
         self._figures: tuple[int, SampleFigures] | None = None
@@ -72,8 +262,10 @@ class Session:
     @property
     def strategies(self) -> Mapping[str, Strategy]:
         """The strategies that can be chosen here."""
-        usable = {name: own for name, own in STRATEGIES.items() if not own.by_source or self.judged.sources}
-        return {name: own for name, own in usable.items() if len(self.classes) > 1 or not own.by_class}
+        usable = {
+            name: strategy for name, strategy in STRATEGIES.items() if not strategy.by_source or self.judged.sources
+        }
+        return {name: one for name, one in usable.items() if len(self.classes) > 1 or not one.by_class}
 
     def check(self, strategy: str, class_id: int | None) -> str:
         """Return the name of the queue of a strategy.
@@ -124,7 +316,7 @@ class Session:
             self._answered[row] = answer
             threshold = self._queue(queue).threshold(self._answered)
             try:
-                self.answers.add(answer, {own: self._rate(own, row) for own in {*known, design}}, threshold)
+                self.answers.add(answer, {name: self._rate(name, row) for name in {*known, design}}, threshold)
             except BaseException:
                 del self._answered[row]
                 self._queue(queue).rewind()
@@ -149,14 +341,14 @@ class Session:
     def counts(self) -> dict[str, Any]:
         """Return how many cells were answered, and how."""
         with self._lock:
-            labels = [own.labels for own in self._answered.values()]
-            designs = Counter(own.design.partition("@")[0] for own in self._answered.values())
+            labels = [answer.labels for answer in self._answered.values()]
+            designs = Counter(answer.design.partition("@")[0] for answer in self._answered.values())
         return {
             "answered": len(labels),
-            "unclear": sum(not own for own in labels),
-            "several": sum(len(own) > 1 for own in labels),
+            "unclear": sum(not ids for ids in labels),
+            "several": sum(len(ids) > 1 for ids in labels),
             "cells": len(self.population),
-            "per_class": np.bincount([k for own in labels for k in own], minlength=len(self.classes)).tolist(),
+            "per_class": np.bincount([k for ids in labels for k in ids], minlength=len(self.classes)).tolist(),
             "per_strategy": dict(sorted(designs.items())),
             "elsewhere": self.elsewhere,
         }
@@ -169,7 +361,7 @@ class Session:
             return self._figures[1]
 
     def _compute(self) -> SampleFigures:
-        rows = [row for row, own in self._answered.items() if own.labels]
+        rows = [row for row, answer in self._answered.items() if answer.labels]
         truth = np.zeros((len(rows), len(self.classes)), np.float32)
         for place, row in enumerate(rows):
             truth[place, list(self._answered[row].labels)] = 1
@@ -179,16 +371,16 @@ class Session:
 
     def write(self, folder: Path) -> None:
         """Write the answers as a table that other stages take as --truth, and the figures."""
-        figures, live = self.figures(), [own for own in self.answers.live() if own.labels]
-        weights = self.answers.weights([own.cell for own in live])
+        figures, live = self.figures(), [answer for answer in self.answers.live() if answer.labels]
+        weights = self.answers.weights([answer.cell for answer in live])
         table = pd.DataFrame(
             {
-                "ID": pd.Series([own.cell[0] for own in live], dtype="str"),
-                "cell_id": np.array([own.cell[1] for own in live], np.int64),
-                "Cell_Label": pd.Series([format_label(own.labels) for own in live], dtype="str"),
+                "ID": pd.Series([answer.cell[0] for answer in live], dtype="str"),
+                "cell_id": np.array([answer.cell[1] for answer in live], np.int64),
+                "Cell_Label": pd.Series([format_label(answer.labels) for answer in live], dtype="str"),
                 "weight": weights,
-                "strategy": pd.Series([own.design.partition("@")[0] for own in live], dtype="str"),
-                "image_mark": pd.Series([own.mark for own in live], dtype="str"),
+                "strategy": pd.Series([answer.design.partition("@")[0] for answer in live], dtype="str"),
+                "image_mark": pd.Series([answer.mark for answer in live], dtype="str"),
             }
         )
         write_csv(folder / TRUTH, table)

@@ -81,21 +81,21 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     _check_unseen(tables, set(labels) | set(tables.cells.ID), {} if data is None else data.twins)
     cells, basis = _cell_events(options, tables, labels, classes)
     images = _image_events(tables, labels)
-    curves = {name: fit_curves(own.scores, own.truth, options.method) for name, own in _named(cells, images)}
-    after = {name: _cross_fitted(own, options.method) for name, own in _named(cells, images)}
-    report: dict[str, Any] = {name: _report(own, after[name], classes) for name, own in _named(cells, images)}
+    curves = {name: fit_curves(events.scores, events.truth, options.method) for name, events in _named(cells, images)}
+    after = {name: _cross_fitted(events, options.method) for name, events in _named(cells, images)}
+    report: dict[str, Any] = {name: _report(events, after[name], classes) for name, events in _named(cells, images)}
     report |= {"cells_compared_with": basis, "preds": str(options.preds), "method": options.method}
     fitted = Calibration(curves["cells"], curves["images"], origin_of(tables.provenance))
     save_calibration(output.path(out.name), fitted, report)
     titles = {"cells": f"cells, {'truth known' if options.truth else 'from image labels alone'}", "images": "images"}
     panels = {
-        titles[name]: (_bins(own.truth, own.scores), _bins(own.truth, after[name]))
-        for name, own in _named(cells, images)
+        titles[name]: (_bins(events.truth, events.scores), _bins(events.truth, after[name]))
+        for name, events in _named(cells, images)
     }
     plot_reliability(panels, output.path(out.with_suffix(".png").name), "share that is true")
     output.publish()
-    for name, own in _named(cells, images):
-        _print(name, report[name], [curve.method for curve in curves[name]], len(own.scores))
+    for name, events in _named(cells, images):
+        _print(name, report[name], [curve.method for curve in curves[name]], len(events.scores))
     say(f"cells are compared with {basis}; 'after' is cross-validated, part by part of the images")
     say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {out}")
 
@@ -120,18 +120,20 @@ def _data_folder(options: CalibrateOptions, provenance: dict[str, Any]) -> Path 
 
 
 def _classes(data: DataSet | None, count: int) -> ClassList:
-    found = data.classes if data is not None else HPA
-    if len(found) == count:
-        return found
+    classes = data.classes if data is not None else HPA
+    if len(classes) == count:
+        return classes
     if data is not None:
-        raise DataError(f"{data.folder} has {len(found)} classes, the predictions have {count}: pass the right --data.")
+        raise DataError(
+            f"{data.folder} has {len(classes)} classes, the predictions have {count}: pass the right --data."
+        )
     return ClassList(tuple(f"class {k}" for k in range(count)), None)
 
 
 def _labels(options: CalibrateOptions, data: DataSet | None, classes: ClassList) -> dict[str, np.ndarray]:
     """Return ID -> (K,) labels of the images that have them."""
     if options.labels is not None:
-        return {name: classes.encode(own) for name, own in read_labels(options.labels, classes).labels.items()}
+        return {name: classes.encode(ids) for name, ids in read_labels(options.labels, classes).labels.items()}
     assert data is not None
     return {name: row for name, row, has in zip(data.ids, data.labels, data.has_labels, strict=True) if has}
 
@@ -213,24 +215,26 @@ def _cross_fitted(events: Events, method: str) -> np.ndarray:
     """Calibrate each part by curves fitted on the others; (N, K)."""
     out = np.array(events.scores, np.float32)
     for part in np.unique(events.group):
-        own = events.group == part
-        if not own.all():
-            out[own] = apply_curves(fit_curves(events.scores[~own], events.truth[~own], method), events.scores[own])
+        held_out = events.group == part
+        if not held_out.all():
+            out[held_out] = apply_curves(
+                fit_curves(events.scores[~held_out], events.truth[~held_out], method), events.scores[held_out]
+            )
     return out
 
 
 def _bins(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
 
-    found = reliability(truth, scores)
-    return found.count, found.score, found.truth, found.error
+    curve = reliability(truth, scores)
+    return curve.count, curve.score, curve.truth, curve.error
 
 
 def _report(events: Events, after: np.ndarray, classes: ClassList) -> dict[str, Any]:
     """Return the calibration errors before and after, of all classes together and of each."""
     rows = []
     for k, name in enumerate(classes.names):
-        own = slice(k, k + 1)
-        errors = [_bins(events.truth[:, own], scores[:, own])[3] for scores in (events.scores, after)]
+        column = slice(k, k + 1)
+        errors = [_bins(events.truth[:, column], scores[:, column])[3] for scores in (events.scores, after)]
         true = float(events.truth[:, k].sum())
         rows.append({"id": k, "name": name, "true": round(true, 1), "before": errors[0], "after": errors[1]})
     before, now = (_bins(events.truth, scores)[3] for scores in (events.scores, after))

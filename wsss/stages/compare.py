@@ -17,7 +17,7 @@ from wsss.data.catalog import DataSet, data_folder_of
 from wsss.inference.tables import is_mask_folder, prediction_files, read_cells, score_columns
 from wsss.metrics.shares import LEAST_IMAGES, GroupShares, difference, group_shares
 from wsss.options.compare import CompareOptions
-from wsss.reports.shares import plot_shares
+from wsss.reports.figures import plot_shares
 from wsss.runs.output import Output, in_folder, what_is_read
 
 MOST = 64
@@ -96,13 +96,13 @@ def count_groups(options: CompareOptions, cells: pd.DataFrame) -> list[GroupShar
 
 def share_table(groups: list[GroupShares], classes: ClassList, reference: str) -> pd.DataFrame:
     """Return a row for each condition and class."""
-    base = next((own for own in groups if own.name == reference), None)
+    base = next((group for group in groups if group.name == reference), None)
     rows = []
-    for own in groups:
-        against = None if base is None else difference(own, base)
+    for group in groups:
+        against = None if base is None else difference(group, base)
         for k, name in enumerate(classes.names):
-            row = {"condition": own.name, "class_id": k, "class": name, "images": own.images, "cells": own.cells}
-            row |= {"share": own.share[k], "low": own.low[k], "high": own.high[k]}
+            row = {"condition": group.name, "class_id": k, "class": name, "images": group.images, "cells": group.cells}
+            row |= {"share": group.share[k], "low": group.low[k], "high": group.high[k]}
             if against is not None:
                 value, low, high = (part[k] for part in against)
                 row |= {"difference": value, "difference_low": low, "difference_high": high}
@@ -113,13 +113,13 @@ def share_table(groups: list[GroupShares], classes: ClassList, reference: str) -
 def summary(groups: list[GroupShares], classes: ClassList) -> list[str]:
     """Return the three most frequent classes of each condition in words."""
     lines = []
-    for own in groups:
+    for group in groups:
         parts = []
-        for k in np.argsort(-own.share, kind="stable")[:3]:
-            interval = f" ({own.low[k]:.0%} to {own.high[k]:.0%})" if len(own.resampled) else ""
-            parts.append(f"{classes.names[k]} {own.share[k]:.0%}{interval}")
-        lines.append(f"{own.name}: {own.cells} cells in {own.images} images; {', '.join(parts)}")
-    few = [own.name for own in groups if own.images < LEAST_IMAGES]
+        for k in np.argsort(-group.share, kind="stable")[:3]:
+            interval = f" ({group.low[k]:.0%} to {group.high[k]:.0%})" if len(group.resampled) else ""
+            parts.append(f"{classes.names[k]} {group.share[k]:.0%}{interval}")
+        lines.append(f"{group.name}: {group.cells} cells in {group.images} images; {', '.join(parts)}")
+    few = [group.name for group in groups if group.images < LEAST_IMAGES]
     if few:
         lines.append(f"note: {some(few)} have fewer than {LEAST_IMAGES} images: no interval.")
     return lines

@@ -114,9 +114,9 @@ def examine_run(run: Path) -> Iterator[Finding]:
             yield Finding("note", str(path), "no weights yet: start the same train command again")
             continue
         try:
-            _, facts = load_checkpoint(folder.best)
+            _, record = load_checkpoint(folder.best)
         except DataError as error:
             yield Finding("bad", str(path), str(error))
             continue
-        text = f"weights whole, from epoch {facts['progress']['epoch']} of {facts['recipe']['epochs']}"
+        text = f"weights whole, from epoch {record['progress']['epoch']} of {record['recipe']['epochs']}"
         yield Finding("ok", str(path), text)

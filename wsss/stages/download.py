@@ -62,7 +62,9 @@ def _download(options: DownloadOptions, images: list[AtlasImage], output: Output
     with progress(None, "download", total=len(images)) as bar, ThreadPoolExecutor(options.workers) as pool:
         try:
             for batch in _batches(images, 4 * options.workers):
-                for future in as_completed([pool.submit(_fetch_image, own, options, manners, rate) for own in batch]):
+                for future in as_completed(
+                    [pool.submit(_fetch_image, image, options, manners, rate) for image in batch]
+                ):
                     failures += future.result()
                     bar.update()
         except BaseException:
@@ -97,10 +99,10 @@ def wanted_images(options: DownloadOptions) -> list[AtlasImage]:
         texts, where = unguard_text(table, (column,))[column].tolist(), str(options.labels)
     else:
         texts, where = listed(options.ids), options.ids if is_file(options.ids) else "--ids"
-    found = [atlas_image(text.strip(), where) for text in texts if text.strip()]
-    if not found:
+    images = [atlas_image(text.strip(), where) for text in texts if text.strip()]
+    if not images:
         raise DataError(f"{where} names no images.")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(images))
 
 
 def atlas_image(text: str, where: str) -> AtlasImage:
@@ -139,6 +141,6 @@ def _fetch_image(
         except FetchError as error:
             failures.append((image.ID, channel, url, str(error)))
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{name} {height} x {width}" for name, (height, width) in sizes.items())
-        failures.append((image.ID, "all", "", f"the channels are of different sizes: {told}"))
+        listing = ", ".join(f"{name} {height} x {width}" for name, (height, width) in sizes.items())
+        failures.append((image.ID, "all", "", f"the channels are of different sizes: {listing}"))
     return failures

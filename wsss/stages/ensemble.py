@@ -61,14 +61,14 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
     prepared = [prepare(member.scores, options.how) for member in members]
     folds = members[0].cells.fold.to_numpy()
     fitted: Fitted | None = None
-    facts: dict[str, Any] = {"fitted_on": None, "report": None}
+    record: dict[str, Any] = {"fitted_on": None, "report": None}
     if options.weights == "auto":
-        score, facts["fitted_on"] = _target(options, members)
+        score, record["fitted_on"] = _target(options, members)
         fitted = fit_nested(prepared, folds, options.how, score)
         weights, scores = fitted.final, fitted.apply(prepared, folds, options.how)
-        facts["by_fold"] = {str(fold): own.tolist() for fold, own in fitted.by_fold.items()}
-        facts["report"] = _report(prepared, folds, scores, score, options)
-        _print(options, weights, facts)
+        record["by_fold"] = {str(fold): fold_weights.tolist() for fold, fold_weights in fitted.by_fold.items()}
+        record["report"] = _report(prepared, folds, scores, score, options)
+        _print(options, weights, record)
     else:
         count = len(members)
         weights = np.array([1.0] * count if options.weights == "equal" else given_weights(options.weights, count))
@@ -76,10 +76,10 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
         scores = blend(prepared, weights, options.how)
         _print_differences(options, prepared, weights, scores)
     _write(options, output.home, members, scores, _blend_images(members, weights, fitted, options.how))
-    facts |= {"weights": weights.tolist(), "how": options.how, "members": [member.facts() for member in members]}
+    record |= {"weights": weights.tolist(), "how": options.how, "members": [member.facts() for member in members]}
     first = members[0].provenance
-    facts |= {name: first[name] for name in ("data", "table", "oof") if name in first}
-    write_json(output.path("provenance.json"), facts)
+    record |= {name: first[name] for name in ("data", "table", "oof") if name in first}
+    write_json(output.path("provenance.json"), record)
     output.publish(items=(record_over(options.preds[0]) or {}).get("items", {}))
 
 
@@ -140,8 +140,8 @@ def _cell_target(options: EnsembleOptions, members: list[MemberTables]) -> tuple
 
 def _mean_ap(truth: np.ndarray, scores: np.ndarray) -> float:
 
-    found = mean_of_classes(average_precision(truth, scores))
-    return found if np.isfinite(found) else 0.0
+    mean = mean_of_classes(average_precision(truth, scores))
+    return mean if np.isfinite(mean) else 0.0
 
 
 def _data(options: EnsembleOptions, first: MemberTables) -> DataSet:
@@ -172,20 +172,20 @@ def _report(
     count, full = len(prepared), score(scores, every)
     rows = []
     for k, path in enumerate(options.preds):
-        others = [own for j, own in enumerate(prepared) if j != k]
+        others = [member for j, member in enumerate(prepared) if j != k]
         without = fit_nested(others, folds, options.how, score).apply(others, folds, options.how)
         alone = score(blend([prepared[k]], np.ones(1), options.how), every)
         rows.append({"preds": str(path), "alone": alone, "adds": full - score(without, every)})
     return {"blend": full, "equal": score(blend(prepared, np.ones(count), options.how), every), "members": rows}
 
 
-def _print(options: EnsembleOptions, weights: np.ndarray, facts: dict[str, Any]) -> None:
-    report = facts["report"]
-    say(f"weights fitted on the {facts['fitted_on']}; each fold scored with weights fitted on the others")
+def _print(options: EnsembleOptions, weights: np.ndarray, record: dict[str, Any]) -> None:
+    report = record["report"]
+    say(f"weights fitted on the {record['fitted_on']}; each fold scored with weights fitted on the others")
     say(f"{'member':40} {'weight':>7} {'alone':>7} {'adds':>7}   weights by fold")
     for k, (row, weight) in enumerate(zip(report["members"], weights, strict=True)):
-        own = " ".join(f"{values[k]:.2f}" for values in facts["by_fold"].values())
-        say(f"{row['preds'][-40:]:40} {weight:7.3f} {row['alone']:7.4f} {row['adds']:+7.4f}   {own}")
+        by_fold = " ".join(f"{values[k]:.2f}" for values in record["by_fold"].values())
+        say(f"{row['preds'][-40:]:40} {weight:7.3f} {row['alone']:7.4f} {row['adds']:+7.4f}   {by_fold}")
     say(f"blend {report['blend']:.4f}, equal weights {report['equal']:.4f}")
     say(f"for predictions of new images: --weights {','.join(f'{weight:.3g}' for weight in weights)}")
 
@@ -195,22 +195,22 @@ def _print_differences(
 ) -> None:
     """Without labels, tell how far each member is from the blend: a member like the others adds nothing."""
     say(f"{'member':40} {'weight':>7} {'mean |score - blend|':>22}")
-    for path, own, weight in zip(options.preds, prepared, weights, strict=True):
-        apart = np.abs(blend([own], np.ones(1), options.how) - scores)
+    for path, member, weight in zip(options.preds, prepared, weights, strict=True):
+        apart = np.abs(blend([member], np.ones(1), options.how) - scores)
         say(f"{str(path)[-40:]:40} {weight:7.3f} {apart.mean() if apart.size else 0:22.4f}")
 
 
 def _blend_images(members: list[MemberTables], weights: np.ndarray, fitted: Fitted | None, how: str) -> np.ndarray:
     """Return (I, K) scores of the images, blended as their cells are; NaN where an image failed."""
     columns, folds = members[0].columns, members[0].images.fold.to_numpy()
-    found = [member.images[columns].to_numpy(np.float32) for member in members]
-    good = ~np.isnan(np.stack(found)).any(axis=(0, 2))
-    prepared = [prepare(scores[good], how) for scores in found]
-    out = np.full(found[0].shape, np.nan, np.float32)
+    by_member = [member.images[columns].to_numpy(np.float32) for member in members]
+    good = ~np.isnan(np.stack(by_member)).any(axis=(0, 2))
+    prepared = [prepare(scores[good], how) for scores in by_member]
+    out = np.full(by_member[0].shape, np.nan, np.float32)
     out[good] = blend(prepared, weights, how)
-    for fold, own in (fitted.by_fold if fitted else {}).items():
+    for fold, fold_weights in (fitted.by_fold if fitted else {}).items():
         of_fold = folds[good] == fold
-        out[np.flatnonzero(good)[of_fold]] = blend([scores[of_fold] for scores in prepared], own, how)
+        out[np.flatnonzero(good)[of_fold]] = blend([scores[of_fold] for scores in prepared], fold_weights, how)
     return out
 
 

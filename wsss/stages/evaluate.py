@@ -80,9 +80,9 @@ def check_numbers(
     chosen = read_record(record, "options")["options"]
     if chosen["backend"] == "masks" and not chosen.get("split", False):
         return
-    found = f"by --backend {chosen['backend']}" if chosen["backend"] != "masks" else "as parts of masks (--split)"
+    origin = f"by --backend {chosen['backend']}" if chosen["backend"] != "masks" else "as parts of masks (--split)"
     raise DataError(
-        f"the cells of {data} were found {found}, so their numbers need not be those of {truth}: pass the folder of "
+        f"the cells of {data} were found {origin}, so their numbers need not be those of {truth}: pass the folder of "
         "the true label maps as --masks, or --join number if the table was made for these very cells."
     )
 
@@ -167,8 +167,8 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
 def _recorded(preds: Path) -> Path | None:
     """Return the data set that the predictions say they were made from, if it is there."""
     record = preds / "provenance.json"
-    found = Path(str(read_record(record).get("data", ""))) if record.exists() else None
-    return found if found is not None and (found / "dataset.json").is_file() else None
+    folder = Path(str(read_record(record).get("data", ""))) if record.exists() else None
+    return folder if folder is not None and (folder / "dataset.json").is_file() else None
 
 
 def _classes(data: Path | None, count: int) -> ClassList:
@@ -184,8 +184,8 @@ def _classes(data: Path | None, count: int) -> ClassList:
 def _image_labels(options: EvaluateOptions, truth: CellTruth, classes: ClassList) -> tuple[Values, str]:
 
     if options.labels:
-        found = read_labels(options.labels, classes).labels
-        return {name: classes.encode(own) for name, own in found.items()}, str(options.labels)
+        table = read_labels(options.labels, classes).labels
+        return {name: classes.encode(ids) for name, ids in table.items()}, str(options.labels)
     if truth.image_labels:
         return truth.image_labels, "the truth table"
     return truth.union(classes.negative), "the labels of the cells together"
@@ -252,8 +252,8 @@ def print_scores(report: dict[str, Any], classes: ClassList) -> None:
             f"{row['id']:5}  {row['name']:{width}}  {row['count']:7}  {_number(row['ap'])}  {_number(row['f1'])}  "
             f"{mask:>7}".rstrip()
         )
-    found = f"{cells['count']} cells, {cells['missing']} without a prediction, joined by {cells['joined_by']}"
-    say(f"\n{found}; {cells['unknown']} predicted cells without a truth left out")
+    counts = f"{cells['count']} cells, {cells['missing']} without a prediction, joined by {cells['joined_by']}"
+    say(f"\n{counts}; {cells['unknown']} predicted cells without a truth left out")
     lines = [("cells, mean AP", cells)]
     lines += [("  image scores copied to all cells", report["baselines"]["image_scores_copied"])]
     lines += [("  image labels copied to all cells", report["baselines"]["image_labels_copied"])]
@@ -314,12 +314,12 @@ def _overlapping(preds: Path, least: float, masks: TrueMasks, images: int) -> np
     """Return the (N,) row of the predicted cell that overlaps each true one, -1 for none; `images` have cells."""
     rows = np.full(len(masks.truth.ids), -1)
     known, start = set(masks.image_ids), 0
-    for image_id, own in progress(iter_cells(preds), "join cells", total=images):
+    for image_id, cells in progress(iter_cells(preds), "join cells", total=images):
         if image_id in known:
             true = masks.read(image_id)
-            size = (int(own.ImageHeight.iloc[0]), int(own.ImageWidth.iloc[0]))
-            iou = true.iou([text.encode("ascii") for text in own.rle], size, f"{preds}: {image_id}")
-            found = match_pairs(iou, least)[: len(true.rows)]
-            rows[true.rows] = np.where(found >= 0, start + found, -1)
-        start += len(own)
+            size = (int(cells.ImageHeight.iloc[0]), int(cells.ImageWidth.iloc[0]))
+            iou = true.iou([text.encode("ascii") for text in cells.rle], size, f"{preds}: {image_id}")
+            matches = match_pairs(iou, least)[: len(true.rows)]
+            rows[true.rows] = np.where(matches >= 0, start + matches, -1)
+        start += len(cells)
     return rows

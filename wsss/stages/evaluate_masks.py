@@ -22,7 +22,7 @@ from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, search
 from wsss.options.evaluate import EvaluateOptions
-from wsss.reports.mask_sheet import SheetRow, draw_sheet
+from wsss.reports.overlay import SheetRow, draw_sheet
 from wsss.runs.output import Output, check_recorded
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -32,26 +32,26 @@ NAMES = {"dice": "Dice", "iou": "IoU", "threshold_mean": "mean over IoU .5 to .9
 
 def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
     """Score predicted masks as the options say, and publish the figures with the file `out`."""
-    facts = read_record(options.preds / "provenance.json", "channels", "oof")
-    masks = open_set(options.truth, facts["channels"], facts.get("tile", 1024))
+    record = read_record(options.preds / "provenance.json", "channels", "oof")
+    masks = open_set(options.truth, record["channels"], record.get("tile", 1024))
     if isinstance(masks, TileSet):
-        evaluate_large(options, masks, facts, output, out)
+        evaluate_large(options, masks, record, output, out)
         return
     indices = _common(options, masks)
     scores = [
-        score_mask(_predicted(options.preds, masks.ids[i], facts), masks.label_map(i), masks.ignored(i))
+        score_mask(_predicted(options.preds, masks.ids[i], record), masks.label_map(i), masks.ignored(i))
         for i in indices
     ]
     report: dict[str, Any] = {"format": 1, "task": "masks", "preds": str(options.preds), "truth": str(options.truth)}
     missing = int(masks.has_truth.sum()) - len(indices)
-    report |= {"images": len(indices), "without_prediction": missing, "oof": facts["oof"], **mean_score(scores)}
+    report |= {"images": len(indices), "without_prediction": missing, "oof": record["oof"], **mean_score(scores)}
     if options.search:
-        report["search"] = _search(options, facts, masks, indices)
+        report["search"] = _search(options, record, masks, indices)
     write_json(output.path(out.name), report)
-    table = pd.DataFrame([{"ID": masks.ids[i], **asdict(own)} for i, own in zip(indices, scores, strict=True)])
+    table = pd.DataFrame([{"ID": masks.ids[i], **asdict(score)} for i, score in zip(indices, scores, strict=True)])
     write_csv(output.path("image_scores.csv"), table)
     if options.sheet:
-        _draw(options, facts, masks, indices, scores, output.path("sheet.png"))
+        _draw(options, record, masks, indices, scores, output.path("sheet.png"))
     output.publish()
     _say(report, out)
     if options.sheet:
@@ -63,43 +63,43 @@ def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
     check_recorded(options.preds / "images.csv")
     table = unguard_text(read_text(options.preds / "images.csv", ("ID", "status")))
     done = set(table.ID[table.status == "ok"])
-    found = [i for i, name in enumerate(masks.ids) if masks.has_truth[i] and name in done]
-    if not found:
+    indices = [i for i, name in enumerate(masks.ids) if masks.has_truth[i] and name in done]
+    if not indices:
         raise DataError(
             f"no image of {options.truth} has both a mask and a prediction in {options.preds}: "
             f"the truth begins with {some(masks.ids[:1])}, the predictions with {some(table.ID[:1])}."
         )
-    return found
+    return indices
 
 
-def _predicted(preds: Path, name: str, facts: dict[str, Any]) -> np.ndarray:
-    if facts["segmentation"]["objects"]:
+def _predicted(preds: Path, name: str, record: dict[str, Any]) -> np.ndarray:
+    if record["segmentation"]["objects"]:
         return read_label_map(find_label_map(preds / "objects", name))
     return (read_label_map(preds / "masks" / f"{name}.png") > 0).astype("int32")
 
 
 def _search(
-    options: EvaluateOptions, facts: dict[str, Any], masks: MaskSet, indices: list[int]
+    options: EvaluateOptions, record: dict[str, Any], masks: MaskSet, indices: list[int]
 ) -> list[dict[str, Any]]:
     """Choose threshold and minimum size.
 
     Raises:
         ConfigError: the predictions are not out of fold; a choice made on them would flatter itself.
     """
-    if not facts["oof"]:
+    if not record["oof"]:
         raise ConfigError(
             f"{options.preds} is not out of fold, and a threshold chosen on images a network has learnt means "
             "nothing: predict with infer --oof true first."
         )
-    objects, target = facts["segmentation"]["objects"], facts["target"]
-    found = search(
+    objects, target = record["segmentation"]["objects"], record["target"]
+    choices = search(
         _pairs(options.preds, masks, indices),
         lambda probs, threshold, size: decode(probs, target, threshold, size, objects=objects),
         thresholds=THRESHOLDS,
         min_sizes=MIN_SIZES,
         metric="instance_ap" if objects else "threshold_mean",
     )
-    return [asdict(choice) for choice in found[:5]]
+    return [asdict(choice) for choice in choices[:5]]
 
 
 def _pairs(preds: Path, masks: MaskSet, indices: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -109,9 +109,9 @@ def _pairs(preds: Path, masks: MaskSet, indices: list[int]) -> Iterator[tuple[np
 
 def _probs(preds: Path, name: str) -> np.ndarray:
     path, again = preds / "probs" / f"{name}.npy", "Run infer again to make it."
-    found = read_npy(path, again)
+    probs = read_npy(path, again)
     check_seal(path, again)
-    return found.astype("float32") / 255
+    return probs.astype("float32") / 255
 
 
 def _say(report: dict[str, Any], out: Path) -> None:
@@ -129,38 +129,38 @@ def _say(report: dict[str, Any], out: Path) -> None:
 
 def _draw(
     options: EvaluateOptions,
-    facts: dict[str, Any],
+    record: dict[str, Any],
     masks: MaskSet,
     indices: list[int],
     scores: list[MaskScore],
     path: Path,
 ) -> None:
     """Write the picture of images, truths, predictions and errors, from the worst score to the best."""
-    objects = facts["segmentation"]["objects"]
-    order = np.argsort([own.instance_ap if objects else own.iou for own in scores], kind="stable")
+    objects = record["segmentation"]["objects"]
+    order = np.argsort([score.instance_ap if objects else score.iou for score in scores], kind="stable")
     shown = order[np.linspace(0, len(order) - 1, min(options.sheet, len(order))).round().astype(int)]
-    rows = (_row(options.preds, facts, masks, indices[k], scores[k]) for k in shown)
+    rows = (_row(options.preds, record, masks, indices[k], scores[k]) for k in shown)
     draw_sheet(rows, path)
 
 
-def _row(preds: Path, facts: dict[str, Any], masks: MaskSet, i: int, score: MaskScore) -> SheetRow:
+def _row(preds: Path, record: dict[str, Any], masks: MaskSet, i: int, score: MaskScore) -> SheetRow:
 
-    truth, found = masks.label_map(i), _predicted(preds, masks.ids[i], facts)
+    truth, predicted = masks.label_map(i), _predicted(preds, masks.ids[i], record)
     figures, alone = f"Dice {score.dice:.3f}, IoU {score.iou:.3f}", None
-    if facts["segmentation"]["objects"]:
-        pairs = overlap(found, truth)
+    if record["segmentation"]["objects"]:
+        pairs = overlap(predicted, truth)
         alone = pairs.ids_b[~(pairs.iou > 0.5).any(axis=0)]
         right = len(pairs.ids_b) - len(alone)
         figures += f", AP {score.instance_ap:.3f}; {right} of {len(pairs.ids_b)} objects at IoU .5, "
         figures += f"{len(pairs.ids_a) - right} too many"
-    return SheetRow(masks.ids[i], masks.image(i), truth, found, figures, alone)
+    return SheetRow(masks.ids[i], masks.image(i), truth, predicted, figures, alone)
 
 
 PART = 2048
 """Edge of the parts that are read at once, px."""
 
 
-def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, Any], output: Output, out: Path) -> None:
+def evaluate_large(options: EvaluateOptions, truth: TileSet, record: dict[str, Any], output: Output, out: Path) -> None:
     """Publish Dice and IoU of every large image with truth and a prediction, and their means, with the file `out`.
 
     Raises:
@@ -181,10 +181,10 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, facts: dict[str, An
     table = pd.DataFrame([{"ID": name, **_score(masks[name], truth.truths[name])} for name in common])
     report = {"format": 1, "task": "masks", "preds": str(options.preds), "truth": str(options.truth)}
     figures = {name: float(table[name].mean()) for name in ("dice", "iou")}
-    write_json(output.path(out.name), report | {"images": len(common), "oof": facts["oof"]} | figures)
+    write_json(output.path(out.name), report | {"images": len(common), "oof": record["oof"]} | figures)
     write_csv(output.path("image_scores.csv"), table)
     output.publish()
-    say(f"{len(common)} large images, {'out of fold' if facts['oof'] else 'not out of fold'}")
+    say(f"{len(common)} large images, {'out of fold' if record['oof'] else 'not out of fold'}")
     say(f"  Dice {figures['dice']:.4f}  IoU {figures['iou']:.4f}; written to {out}")
 
 
@@ -192,14 +192,18 @@ def _score(predicted: Path, truth: LargeMask) -> dict[str, float]:
     """Return Dice and IoU of one image; both 1 where prediction and truth are empty."""
     image = LargeImage(predicted)
     height, width = image.size
-    found = true = both = 0
+    predicted_px = true_px = both_px = 0
     for y in range(0, height, PART):
         for x in range(0, width, PART):
             box = (y, min(y + PART, height), x, min(x + PART, width))
             a, b = image.read(*box)[0] > 0, truth.read(*box) > 0
-            found, true, both = found + int(a.sum()), true + int(b.sum()), both + int((a & b).sum())
-    empty = found + true == 0
+            predicted_px, true_px, both_px = (
+                predicted_px + int(a.sum()),
+                true_px + int(b.sum()),
+                both_px + int((a & b).sum()),
+            )
+    empty = predicted_px + true_px == 0
     return {
-        "dice": 1.0 if empty else 2 * both / (found + true),
-        "iou": 1.0 if empty else both / (found + true - both),
+        "dice": 1.0 if empty else 2 * both_px / (predicted_px + true_px),
+        "iou": 1.0 if empty else both_px / (predicted_px + true_px - both_px),
     }

@@ -16,9 +16,7 @@ from wsss.core.files import read_record
 from wsss.core.runtime import progress
 from wsss.data import ids
 from wsss.data.catalog import DataSet, data_folder_of
-from wsss.exports.coco import write_coco
-from wsss.exports.geojson import cell_features, write_geojson
-from wsss.exports.label_tiff import label_map_of, write_label_tiff
+from wsss.exports.annotations import cell_features, label_map_of, write_coco, write_geojson, write_label_tiff
 from wsss.exports.table import write_h5ad, write_table
 from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import push_model, save_model
@@ -65,9 +63,9 @@ class Predictions:
 
     def cells(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Yield (ID, its cells with masks), each checked against the data set."""
-        for name, own in iter_cells(self.folder):
-            self._check(name, own)
-            yield name, own
+        for name, cells in iter_cells(self.folder):
+            self._check(name, cells)
+            yield name, cells
 
     def images(self) -> pd.DataFrame:
         """Return ID, ImageHeight, ImageWidth of every image that was prepared."""
@@ -76,20 +74,20 @@ class Predictions:
     def each_image(self) -> Iterator[tuple[str, tuple[int, int], pd.DataFrame | None]]:
         """Yield (ID, (H, W), its cells or None) of every image, those without cells last."""
         sizes = {name: (int(h), int(w)) for name, h, w in self.images().itertuples(index=False, name=None)}
-        for name, own in self.cells():
-            yield name, sizes.pop(name), own
+        for name, cells in self.cells():
+            yield name, sizes.pop(name), cells
         for name, size in sizes.items():
             yield name, size, None
 
-    def _check(self, name: str, own: pd.DataFrame) -> None:
+    def _check(self, name: str, cells: pd.DataFrame) -> None:
         place = self._places.get(name)
         if place is None or not self.data.ok[place]:
             raise DataError(f"{self.folder} has cells of {name!r}, which {self.data.folder} has not: pass its --data.")
         geometry = self.data.geometry(place)
-        found = set(zip(own.ImageHeight.tolist(), own.ImageWidth.tolist(), strict=True))
-        if found != {(geometry.height, geometry.width)}:
+        sizes = set(zip(cells.ImageHeight.tolist(), cells.ImageWidth.tolist(), strict=True))
+        if sizes != {(geometry.height, geometry.width)}:
             raise DataError(
-                f"{self.folder}: {name} is {some(sorted(found))}, in {self.data.folder} it is "
+                f"{self.folder}: {name} is {some(sorted(sizes))}, in {self.data.folder} it is "
                 f"{(geometry.height, geometry.width)}: pass the data set that was predicted as --data."
             )
 
@@ -128,60 +126,60 @@ def _write_table(options: ExportOptions, out: Path, cells: pd.DataFrame, data: D
         write_table(out, cells, data.classes, parquet=options.to == "parquet")
 
 
-def _coco(options: ExportOptions, out: Path, found: Predictions) -> str:
+def _coco(options: ExportOptions, out: Path, predictions: Predictions) -> str:
 
-    images, how = found.images(), {"every_class": options.every_class, "min_score": options.min_score}
-    count = write_coco(out, images, found.cells(), found.data.classes, **how)  # type: ignore[arg-type]
+    images, how = predictions.images(), {"every_class": options.every_class, "min_score": options.min_score}
+    count = write_coco(out, images, predictions.cells(), predictions.data.classes, **how)  # type: ignore[arg-type]
     return f"{count} annotations of {len(images)} images"
 
 
-def _kaggle(options: ExportOptions, out: Path, found: Predictions) -> str:
+def _kaggle(options: ExportOptions, out: Path, predictions: Predictions) -> str:
 
-    sizes = found.data.table[["ID", "ImageHeight", "ImageWidth"]]
-    done = write_submission(out, sizes, found.cells(), min_score=options.min_score)
+    sizes = predictions.data.table[["ID", "ImageHeight", "ImageWidth"]]
+    done = write_submission(out, sizes, predictions.cells(), min_score=options.min_score)
     return f"{done.predictions} predictions of {done.images} images, {done.empty} of them without any,"
 
 
-def _tiff(options: ExportOptions, out: Path, found: Predictions) -> str:
+def _tiff(options: ExportOptions, out: Path, predictions: Predictions) -> str:
 
     count = 0
-    for name, label_map, _ in _label_maps(found):
+    for name, label_map, _ in _label_maps(predictions):
         write_label_tiff(out / f"{name}.tif", label_map)
         count += 1
     return f"{count} label maps"
 
 
-def _geojson(options: ExportOptions, out: Path, found: Predictions) -> str:
+def _geojson(options: ExportOptions, out: Path, predictions: Predictions) -> str:
 
     count = files = 0
     suffix = ".geojson.gz" if options.gz else ".geojson"
-    for name, label_map, own in _label_maps(found):
-        features = [] if own is None else cell_features(own, label_map, found.data.classes, colour)
+    for name, label_map, cells in _label_maps(predictions):
+        features = [] if cells is None else cell_features(cells, label_map, predictions.data.classes, colour)
         count += write_geojson(out / f"{name}{suffix}", features)
         files += 1
     return f"{count} cells in {files} files"
 
 
-def _label_maps(found: Predictions) -> Iterator[tuple[str, Any, pd.DataFrame | None]]:
+def _label_maps(predictions: Predictions) -> Iterator[tuple[str, Any, pd.DataFrame | None]]:
     """Yield (ID, label map, cells) of every image, with a progress bar."""
-    for name, size, own in progress(found.each_image(), "export", total=len(found.images())):
+    for name, size, cells in progress(predictions.each_image(), "export", total=len(predictions.images())):
         reason = ids.fault(name)
         if reason:
-            raise DataError(f"{found.folder}: the ID {ids.shown(name)} {reason}: no file can be named after it.")
-        numbers, masks = ([], []) if own is None else (own.cell_id.tolist(), own.rle.tolist())
-        yield name, label_map_of(numbers, masks, size, f"{found.folder}: {name}"), own
+            raise DataError(f"{predictions.folder}: the ID {ids.shown(name)} {reason}: no file can be named after it.")
+        numbers, masks = ([], []) if cells is None else (cells.cell_id.tolist(), cells.rle.tolist())
+        yield name, label_map_of(numbers, masks, size, f"{predictions.folder}: {name}"), cells
 
 
 def export_run(options: ExportOptions, output: Output) -> None:
     """Publish a run's networks as a model for others."""
     assert options.run is not None
-    members = [load_classifier(folder, choose_device("cpu", "fp32")) for folder in find_folders(options.run)]
+    checkpoints = [load_classifier(folder, choose_device("cpu", "fp32")) for folder in find_folders(options.run)]
     if options.to == "onnx":
-        done = export_onnx(members, output.home)
+        done = export_onnx(checkpoints, output.home)
         output.publish()
         for path, worst in done:
             say(f"{options.out / path.name}: largest difference from PyTorch {worst:.2g}")
         return
-    save_model(members, options.run, output.home)
+    save_model(checkpoints, options.run, output.home)
     output.publish()
-    say(f"{options.out}: {len(members)} networks written; wsss.load('{options.out}') reads them")
+    say(f"{options.out}: {len(checkpoints)} networks written; wsss.load('{options.out}') reads them")

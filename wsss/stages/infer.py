@@ -62,8 +62,8 @@ def run(options: InferOptions) -> int:
     on_ray = options.engine == "ray"  # this process only plans then
     task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
     if options.oof:
-        _tell_later(task.data, plan)
-    if note := bits_note([member.record for members, _ in plan for member in members], task.data):
+        _note_late_images(task.data, plan)
+    if note := bits_note([checkpoint.record for checkpoints, _ in plan for checkpoint in checkpoints], task.data):
         say(f"note: {note}")
     if not options.segment:
         check_cells(task.data, ", or pass --segment unet")
@@ -74,9 +74,9 @@ def run(options: InferOptions) -> int:
         return _predict_into(output, options, task, plan)
 
 
-def _tell_later(data: DataSet, plan: Plan) -> None:
+def _note_late_images(data: DataSet, plan: Plan) -> None:
     """Report images that came after the training."""
-    _, later = came_later([member for members, _ in plan for member in members], data)
+    _, later = came_later([checkpoint for checkpoints, _ in plan for checkpoint in checkpoints], data)
     if later:
         say(
             f"note: {len(later)} labelled images came into {data.folder} after the training "
@@ -88,13 +88,15 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     """Open data and networks, and plan which predict which images."""
     data = DataSet.open(default_dataset(options.data))
     folders = find_folders(options.run)
-    members = [member for found in folders for member in load_classifiers(found, device, snapshots=options.snapshots)]
-    for member in members:
-        check_fits(member, data)
+    checkpoints = [
+        checkpoint for folder in folders for checkpoint in load_classifiers(folder, device, snapshots=options.snapshots)
+    ]
+    for checkpoint in checkpoints:
+        check_fits(checkpoint, data)
     if options.unet is not None:
-        nets = [load_unet(found, device, "maps") for found in find_folders(options.unet)]
-        members = pair(members, nets, oof=options.oof)
-    plan = plan_oof(members, data) if options.oof else plan_all(members, data)
+        nets = [load_unet(folder, device, "maps") for folder in find_folders(options.unet)]
+        checkpoints = pair(checkpoints, nets, oof=options.oof)
+    plan = plan_oof(checkpoints, data) if options.oof else plan_all(checkpoints, data)
     _check_nuclei(options, data, plan)
     curves = _calibration(options, data, plan)
     return Task(data, options.score, options.crops, device, options.batch, options.tta, curves), plan
@@ -121,9 +123,9 @@ def _calibration(options: InferOptions, data: DataSet, plan: Plan) -> Calibratio
     """Read the curves of --calibration, if they fit what is predicted."""
     if options.calibration is None:
         return None
-    found = load_calibration(options.calibration, len(data.classes))
-    check_origin(found, prediction_facts(options, data, plan), options.calibration)
-    return found
+    calibration = load_calibration(options.calibration, len(data.classes))
+    check_origin(calibration, prediction_facts(options, data, plan), options.calibration)
+    return calibration
 
 
 def open_in_worker(words: dict[str, Any], device_name: str) -> tuple[Task, Plan, str]:
@@ -135,12 +137,12 @@ def open_in_worker(words: dict[str, Any], device_name: str) -> tuple[Task, Plan,
 
 def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan) -> int:
     """Predict what is not there yet and publish the tables; return the exit code."""
-    facts, read, marks = _read(options, task, plan)
+    provenance, read, marks = _read(options, task, plan)
     if not output.begin(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
     with _segmented(task, plan, options) as overlap:
         failed, again, items, shards = _predict(replace(task, overlap=overlap), plan, output, options)
-    write_json(output.path(PROVENANCE), facts)
+    write_json(output.path(PROVENANCE), provenance)
     output.publish(failed=again, items=items)
     if not again:  # else the shards with images that failed may be run again
         _remove(shards)
@@ -149,10 +151,14 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
 
 def _read(options: InferOptions, task: Task, plan: Plan) -> tuple[dict[str, Any], dict[str, Any], Marks]:
     """Return what provenance.json says, the same for comparing, and what each image's scores are made from."""
-    facts = prediction_facts(options, task.data, plan)
-    read = {name: value for name, value in facts.items() if name != "table"}
-    read["files"] = {str(task.data.folder / TABLE): facts["table"]}
-    return facts, read, lambda digests: image_marks(task.data, digests, [i for _, own in plan for i in own])
+    provenance = prediction_facts(options, task.data, plan)
+    read = {name: value for name, value in provenance.items() if name != "table"}
+    read["files"] = {str(task.data.folder / TABLE): provenance["table"]}
+    return (
+        provenance,
+        read,
+        lambda digests: image_marks(task.data, digests, [i for _, indices in plan for i in indices]),
+    )
 
 
 def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContextManager[Overlap | None]:
@@ -182,9 +188,9 @@ def _predict(
             journal: Journal | ShardJournals = shards
             paths = shards.paths
         else:
-            journal = own = stack.enter_context(output.journal())
-            _run(task, plan, own, options, output)
-        records = {name: found[0] for name in wanted if (found := journal.get(name)) is not None}
+            journal = local = stack.enter_context(output.journal())
+            _run(task, plan, local, options, output)
+        records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
         items = {name: str(record.get("mark", "")) for name, record in records.items()}
         if stale := [name for name, mark in items.items() if options.merge and mark != output.items[name]]:
             raise DataError(
@@ -201,11 +207,11 @@ def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) ->
     if not output.compare(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
     shard, out = Shard.parse(options.shard), output.folder
-    own = take(shard, plan, options.batch)
+    part = take(shard, plan, options.batch)
     if options.overwrite:
         _remove([out / shard.journal])
     with Journal(out / shard.journal, output.read, way_out=output.way_out) as journal:
-        _run(task, own, journal, options, output)
+        _run(task, part, journal, options, output)
         count = len(journal)
     say(f"{out / shard.journal}: {count} images; when all {shard.count} are done, run the same with --merge true")
     return 0
@@ -242,14 +248,14 @@ def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output
 def _folds_of(data: DataSet, plan: Plan) -> list[int]:
     """Return the fold of the images of each part of a plan; -1 unless all its networks held it out."""
     held = data.folds()
-    firsts = [(members, int(held[images[0]])) for members, images in plan]
-    return [fold if all(member.fold == fold for member in members) else -1 for members, fold in firsts]
+    firsts = [(checkpoints, int(held[images[0]])) for checkpoints, images in plan]
+    return [fold if all(checkpoint.fold == fold for checkpoint in checkpoints) else -1 for checkpoints, fold in firsts]
 
 
 def _here(task: Task, plan: Plan, folds: list[int], skip: set[int]) -> Iterator[Scored]:
 
-    for (members, indices), fold in zip(plan, folds, strict=True):
-        yield from predict(task, members, indices, skip, fold)
+    for (checkpoints, indices), fold in zip(plan, folds, strict=True):
+        yield from predict(task, checkpoints, indices, skip, fold)
 
 
 def _on_ray(task: Task, plan: Plan, folds: list[int], skip: set[int], options: InferOptions) -> Iterator[Scored]:

@@ -5,6 +5,13 @@ objects/<ID>.png    label map of the objects (.tif beyond 65535)
 probs/<ID>.npy      (K, H, W) uint8, probability x 255
 images.csv          ID, fold, n_objects, area_px, status
 submission.csv      id,rle_mask: one mask an image; or ImageId,EncodedPixels: one line an object
+
+Images larger than memory (`--large`, or a folder of them) get instead:
+
+masks/<ID>.tif      tiled TIFF of 0 and 255
+objects/<ID>.geojson  outlines of the objects (segmentation.objects), numbered from 1 in each image
+images.csv          ID, fold, height, width, n_objects, area_px, status
+submission.csv      id,rle_mask: one mask an image
 """
 
 import io
@@ -19,7 +26,7 @@ import pandas as pd
 from wsss.cells.mask_instances import decode
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
-from wsss.core.device import choose_device
+from wsss.core.device import Device, choose_device
 from wsss.core.digests import Digests
 from wsss.core.files import as_read, digest_json, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
@@ -27,9 +34,11 @@ from wsss.core.rasters import stem_of
 from wsss.core.run_length import encode
 from wsss.core.runtime import progress, versions
 from wsss.core.seal import BLANK, sealed
+from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.checkpoints import Checkpoint, MaskPlan, load_unets, plan_masks
+from wsss.inference.large import large_runs, predict_large
 from wsss.inference.semantic import MaskPredictor
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
@@ -37,7 +46,6 @@ from wsss.options.masks import MaskInferConfig
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.run_folder import find_folders
-from wsss.stages.infer_large import infer_large
 
 PROVENANCE = "provenance.json"
 
@@ -53,58 +61,60 @@ def infer_masks(options: InferOptions) -> int:
         raise ConfigError("oof needs the folder of images that was trained on: pass --data FOLDER instead of --large.")
     device = choose_device(options.device, options.precision)
     folders = find_folders(options.run)
-    members = [own for folder in folders for own in load_unets(folder, device, "masks", snapshots=options.snapshots)]
-    config = members[0].recipe.masks
+    checkpoints = [
+        one for folder in folders for one in load_unets(folder, device, "masks", snapshots=options.snapshots)
+    ]
+    config = checkpoints[0].recipe.masks
     if options.data is None:
-        return infer_large(options, [(members, {stem_of(path.name): path for path in options.large})], device)
+        return infer_large(options, [(checkpoints, {stem_of(path.name): path for path in options.large})], device)
     masks = open_set(options.data, config.channels, config.tile)
     name = f"{masks.folder.resolve().name}-{options.run.name}{'-oof' if options.oof else ''}"
     out = options.out or Path("preds") / name
-    plan = plan_masks(members, masks, oof=options.oof)
+    plan = plan_masks(checkpoints, masks, oof=options.oof)
     if isinstance(masks, TileSet):
-        whole = [(own, masks.paths_of(indices)) for own, indices in plan]
+        whole = [(group, masks.paths_of(indices)) for group, indices in plan]
         return infer_large(replace(options, out=out), whole, device)
     with in_folder(out, "infer") as output:
-        return _predict(output, options, masks, members, plan)
+        return _predict(output, options, masks, checkpoints, plan)
 
 
 def _predict(
-    output: Output, options: InferOptions, masks: MaskSet, members: list[Checkpoint[Unet]], plan: MaskPlan
+    output: Output, options: InferOptions, masks: MaskSet, checkpoints: list[Checkpoint[Unet]], plan: MaskPlan
 ) -> int:
     """Predict what is not there yet and publish masks and tables; return the exit code."""
-    facts = _facts(options, masks, members)
+    provenance = _provenance(options, masks, checkpoints)
     wanted = [masks.items[i] for _, indices in plan for i in indices]
 
     def marks(digests: Digests) -> dict[str, str]:
-        found = digests.of_files([item.image for item in wanted])
-        return {item.id: digest or "" for item, digest in zip(wanted, found, strict=True)}
+        file_digests = digests.of_files([item.image for item in wanted])
+        return {item.id: digest or "" for item, digest in zip(wanted, file_digests, strict=True)}
 
-    if not output.begin(lambda digests: facts, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
+    if not output.begin(lambda digests: provenance, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
     with output.journal() as journal:
         _run(options, masks, plan, output, journal)
         again = [name for name, record, _ in journal.items() if record["failed"]]
         failed = _write_tables(output, masks, journal, options.segmentation)
-    write_json(output.path(PROVENANCE), facts)
+    write_json(output.path(PROVENANCE), provenance)
     output.publish(failed=again)
     return 1 if failed else 0
 
 
-def _facts(options: InferOptions, masks: MaskSet, members: list[Checkpoint[Unet]]) -> dict[str, Any]:
+def _provenance(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpoint[Unet]]) -> dict[str, Any]:
     """Return what these predictions are made of; other facts are other predictions."""
-    facts = {
+    provenance = {
         "task": "masks",
         "data": str(options.data),
         "ids": digest_json(masks.ids),
         "run": str(options.run),
         "oof": options.oof,
-        "target": members[0].recipe.masks.target,
+        "target": checkpoints[0].recipe.masks.target,
         "channels": masks.channels,
         "segmentation": asdict(options.segmentation),
-        "members": [{"path": str(own.path), "weights": own.digest, "held_out": own.fold} for own in members],
+        "members": [{"path": str(one.path), "weights": one.digest, "held_out": one.fold} for one in checkpoints],
         "versions": versions(),
     }
-    return as_read(facts)
+    return as_read(provenance)
 
 
 def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, output: Output, journal: Journal) -> None:
@@ -112,9 +122,9 @@ def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, output: Output, 
     done, total = output.fresh(journal), sum(len(indices) for _, indices in plan)
     device = choose_device(options.device, options.precision)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
-        for members, indices in plan:
-            predictor = MaskPredictor(members, options.segmentation, device)
-            fold = members[0].fold if options.oof and members[0].fold is not None else -1
+        for checkpoints, indices in plan:
+            predictor = MaskPredictor(checkpoints, options.segmentation, device)
+            fold = checkpoints[0].fold if options.oof and checkpoints[0].fold is not None else -1
             for i in indices:
                 name = masks.ids[i]
                 if name in done:
@@ -134,17 +144,19 @@ def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, output: Output, 
 def _write_image(out: Path, name: str, probs: np.ndarray, target: str, options: InferOptions) -> dict[str, Any]:
     """Write one image's files; return its row with the run-length texts of its masks."""
     config = options.segmentation
-    found = decode(probs, target, config.threshold, config.min_size, objects=config.objects)
-    write_bytes(out / "masks" / f"{name}.png", cv2.imencode(".png", (found > 0).astype(np.uint8) * 255)[1].tobytes())
+    label_map = decode(probs, target, config.threshold, config.min_size, objects=config.objects)
+    write_bytes(
+        out / "masks" / f"{name}.png", cv2.imencode(".png", (label_map > 0).astype(np.uint8) * 255)[1].tobytes()
+    )
     if config.objects:
-        write_label_map(out / "objects" / name, found)
+        write_label_map(out / "objects" / name, label_map)
     stream = io.BytesIO()
     np.save(stream, np.rint(probs * 255).astype(np.uint8), allow_pickle=False)
     stream.write(BLANK.encode())  # behind the array, where readers of .npy do not look
     write_bytes(out / "probs" / f"{name}.npy", sealed(stream.getvalue()))
-    parts = range(1, int(found.max(initial=0)) + 1) if config.objects else [1]
-    runs = [encode(found == k, config.runs) for k in parts]
-    row = {"status": "ok", "n_objects": int(found.max(initial=0)), "area_px": int((found > 0).sum())}
+    parts = range(1, int(label_map.max(initial=0)) + 1) if config.objects else [1]
+    runs = [encode(label_map == k, config.runs) for k in parts]
+    row = {"status": "ok", "n_objects": int(label_map.max(initial=0)), "area_px": int((label_map > 0).sum())}
     return row | {"runs": runs}
 
 
@@ -168,3 +180,90 @@ def _write_tables(output: Output, masks: MaskSet, journal: Journal, config: Mask
     for line in failed[:10]:
         say(line)
     return len(failed)
+
+
+LargePlan = list[tuple[list[Checkpoint[Unet]], dict[str, Path]]]
+
+
+def infer_large(options: InferOptions, plan: LargePlan, device: Device) -> int:
+    """Predict every image of the plan, members by ID and file; return the exit code."""
+    count = len(options.large)
+    if count and len({stem_of(path.name) for path in options.large}) < count:
+        raise ConfigError("--large names several files of one ID: their masks would overwrite each other.")
+    out = options.out or Path("preds") / f"large-{options.run.name}"
+    provenance = _large_provenance(options, plan)
+    paths = {name: path for _, files in plan for name, path in files.items()}
+
+    def marks(digests: Digests) -> dict[str, str]:
+        file_digests = digests.of_files(paths.values())
+        return {name: digest or "" for name, digest in zip(paths, file_digests, strict=True)}
+
+    with in_folder(out, "infer") as output:
+        if not output.begin(lambda digests: provenance, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
+            return 0
+        with output.journal() as journal:
+            failed = _predict_large(output, options, plan, device, journal)
+            again = [name for name, record, _ in journal.items() if record["failed"]]
+        write_json(output.path(PROVENANCE), provenance)
+        output.publish(failed=again)
+    return 1 if failed else 0
+
+
+def _large_provenance(options: InferOptions, plan: LargePlan) -> dict[str, Any]:
+    """Return what these predictions are made of; other facts are other predictions."""
+    checkpoints = plan[0][0]
+    provenance = {
+        "task": "masks",
+        "large": {name: str(path) for _, paths in plan for name, path in paths.items()},
+        "run": str(options.run),
+        "oof": options.oof,
+        "target": checkpoints[0].recipe.masks.target,
+        "channels": checkpoints[0].recipe.masks.channels,
+        "tile": checkpoints[0].recipe.masks.tile,
+        "segmentation": asdict(options.segmentation),
+        "members": [[one.digest, one.fold] for group, _ in plan for one in group],
+        "versions": versions(),
+    }
+    return as_read(provenance)
+
+
+def _predict_large(output: Output, options: InferOptions, plan: LargePlan, device: Device, journal: Journal) -> int:
+    """Predict what the journal lacks and write the tables; return the number of images that failed."""
+    done = output.fresh(journal)
+    total = sum(len(paths) for _, paths in plan)
+    with progress(None, "infer", total=total, initial=len(done)) as bar:
+        for checkpoints, paths in plan:
+            predictor = MaskPredictor(checkpoints, options.segmentation, device)
+            fold = checkpoints[0].fold if options.oof and checkpoints[0].fold is not None else -1
+            for name, path in paths.items():
+                if name not in done:
+                    row = _predict_file(output.home, name, path, predictor, options)
+                    row |= {"fold": fold, "mark": output.items[name], "failed": row["status"] != "ok"}
+                    journal.add(name, row)
+                    bar.update()
+    columns = ["fold", "height", "width", "n_objects", "area_px", "status"]
+    rows = {name: record for name, record, _ in journal.items()}
+    table = [[name, *(record[column] for column in columns)] for name, record in rows.items()]
+    write_csv(output.path("images.csv"), pd.DataFrame(table, columns=["ID", *columns]))
+    runs = [[name, record["runs"]] for name, record in rows.items()]
+    write_csv(output.path("submission.csv"), pd.DataFrame(runs, columns=["id", "rle_mask"]), guard=False)
+    failed = [f"  {name}: {record['status']}" for name, record in rows.items() if record["status"] != "ok"]
+    say(f"{output.folder}: masks of {len(rows)} large images, {len(failed)} failed")
+    for line in failed[:10]:
+        say(line)
+    return len(failed)
+
+
+def _predict_file(out: Path, name: str, path: Path, predictor: Any, options: InferOptions) -> dict[str, Any]:
+    """Write the mask of one image; return its record. A broken image is recorded with its reason."""
+    target = out / "masks" / f"{name}.tif"
+    objects = out / "objects" / f"{name}.geojson" if options.segmentation.objects else None
+    try:
+        image = LargeImage(path)
+        measured = predict_large(predictor, image, target, objects)
+    except DataError as error:
+        empty = dict.fromkeys(("height", "width", "n_objects", "area_px"), 0)
+        return {**empty, "status": f"failed: {error}", "runs": ""}
+    height, width = image.size
+    runs = large_runs(target, options.segmentation.runs)
+    return {"height": height, "width": width, **measured._asdict(), "status": "ok", "runs": runs}

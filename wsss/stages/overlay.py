@@ -159,15 +159,15 @@ def draw_image(
     picture = composite(data.image(i)[(slice(None), *content)], data.tints)
     edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
     large = fit(picture, edge)
-    told = [("predicted", label_map, predicted[name])]
+    layers = [("predicted", label_map, predicted[name])]
     if truth:
         true_map = _true_map(options.masks, name, geometry)[content] if options.masks else label_map
-        told.append(("truth", true_map, truth[name]))
+        layers.append(("truth", true_map, truth[name]))
     panels = [Panel(large, "image")]
-    for what, cells, notes in told:
+    for what, cells, notes in layers:
         count = int(np.count_nonzero(np.unique(cells)))
         panels.append(Panel(mark_cells(large, fit(cells, edge, labels=True), notes), f"{what}, {count} cells"))
-    shown = {note.class_id for _, _, notes in told for note in notes.values()}
+    shown = {note.class_id for _, _, notes in layers for note in notes.values()}
     title = f"{name}: image labels {_label_text(data, i)}"
     small = mark_cells(fit(picture, THUMB), fit(label_map, THUMB, labels=True), predicted[name], text=False)
     return overlay_page(title, panels, sorted(shown), names), Panel(small, name), shown
@@ -180,10 +180,10 @@ def _true_map(folder: Path, name: str, geometry: Geometry) -> np.ndarray:
         DataError: it is missing, broken, or of another size than the image.
     """
     path = find_label_map(folder, name)
-    found = read_label_map(path)
-    if found.shape != (geometry.height, geometry.width):
-        raise DataError(f"{path} is {found.shape}, the image is {(geometry.height, geometry.width)}.")
-    return geometry.labels_to_store(found)
+    label_map = read_label_map(path)
+    if label_map.shape != (geometry.height, geometry.width):
+        raise DataError(f"{path} is {label_map.shape}, the image is {(geometry.height, geometry.width)}.")
+    return geometry.labels_to_store(label_map)
 
 
 def _label_text(data: DataSet, i: int) -> str:

@@ -46,46 +46,46 @@ def prepare(options: PrepareOptions) -> int:
 
 def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, output: Output) -> int:
     """Bring a source into the data set; return the exit code."""
-    past = Past.read(options.out)
-    _check_ours(options, past)
+    existing = Past.read(options.out)
+    _check_ours(options, existing)
     output.overwrite = True  # what lies there is a data set, or was to be replaced
-    spec = _spec(options, classes, past)
+    spec = _spec(options, classes, existing)
     path = options.out / f"prepare-{options.source}.journal"
     if options.overwrite:
-        past = past.forget(options.source)
+        existing = existing.forget(options.source)
         _remove_journal(path)
-    past.check_fits(spec, source.name, source.ids)
-    _check_same_images(past, source)
+    existing.check_fits(spec, source.name, source.ids)
+    _check_same_images(existing, source)
     stamp = sources.stamps(source)
-    known, before = past.known(source.name)
-    _say_if_old(past, source)
+    known, before = existing.known(source.name)
+    _say_if_old(existing, source)
     unchanged = {ID: value for ID, value in known.items() if before[ID] == stamp[ID]}
     known = {ID: value for ID, value in unchanged.items() if value[0]["status"] == "ok"}  # what failed is tried again
     source.shards.allocate()
-    with _journal(path, source, past) as journal:
+    with _journal(path, source, existing) as journal:
         known.update(sources.recall(journal, source, stamp))
         todo = [job for job in source.jobs() if job.files.ID not in known]
-        bits = sources.bits_before(source, past, journal)
+        bits = sources.bits_before(source, existing, journal)
         if todo:
             _announce(todo, len(source.ids))
-            todo, bits = _on_one_scale(options, past, source, known, journal, stamp, todo)
-            if past.source(source.name) and any(job.files.ID not in unchanged for job in todo):
-                past.mark_unfinished()
+            todo, bits = _on_one_scale(options, existing, source, known, journal, stamp, todo)
+            if existing.source(source.name) and any(job.files.ID not in unchanged for job in todo):
+                existing.mark_unfinished()
             known.update(sources.execute(todo, journal, stamp, options.pool))
             source.shards.sync()
             for note in sources.bit_notes(known, bits):
                 say(f"note: {note}")
         rows = sources.rows(source, known)
-        done = _is_finished(options.out, past, spec, rows)
+        done = _is_finished(options.out, existing, spec, rows)
         if not done:
             sources.write_extras(options.out, source, known, stamp)
             with _broken_named(rows):
-                _finish(past, spec, source, rows, bits, output)
+                _finish(existing, spec, source, rows, bits, output)
     _remove_journal(path)
     return _report(options.out, source.name, done)
 
 
-def _check_ours(options: PrepareOptions, past: Past) -> None:
+def _check_ours(options: PrepareOptions, existing: Past) -> None:
     """Refuse a folder with files that are no data set's.
 
     Raises:
@@ -93,33 +93,36 @@ def _check_ours(options: PrepareOptions, past: Past) -> None:
     """
     begun = any(options.out.glob("prepare-*.journal"))
     strange = [name for name in (TABLE, FOLDS, DUPLICATES, SHARDS, SOURCES) if (options.out / name).exists()]
-    if strange and not past.manifest and not begun and not options.overwrite:
+    if strange and not existing.manifest and not begun and not options.overwrite:
         raise ConfigError(
             f"{options.out / strange[0]} is there, but no data set: choose another --out, or pass --overwrite true."
         )
 
 
-def _journal(path: Path, source: Source, past: Past) -> Journal:
+def _journal(path: Path, source: Source, existing: Past) -> Journal:
     """Open the journal of a source; what a first try with other options left blocks nothing."""
     try:
         return Journal(path, source.inputs)
     except ConfigError as error:
-        if past.source(source.name) is not None:
+        if existing.source(source.name) is not None:
             raise
         say(f"note: {error} No data set was finished with them: they are left.")
         _remove_journal(path)
         return Journal(path, source.inputs)
 
 
-def _say_if_old(past: Past, source: Source) -> None:
-    record = past.source(source.name)
+def _say_if_old(existing: Past, source: Source) -> None:
+    record = existing.source(source.name)
     if record is not None and record.get("stamps") != STAMPS:
-        say(f"note: {past.folder} was prepared by an earlier version: the images of {source.name} are read once more.")
+        say(
+            f"note: {existing.folder} was prepared by an earlier version: "
+            f"the images of {source.name} are read once more."
+        )
 
 
 def _on_one_scale(
     options: PrepareOptions,
-    past: Past,
+    existing: Past,
     source: Source,
     known: Known,
     journal: Journal,
@@ -130,7 +133,7 @@ def _on_one_scale(
 
     Where changed files change the bits, images that are stored already are taken out of `known` and done anew.
     """
-    before = sources.bits_before(source, past, journal)
+    before = sources.bits_before(source, existing, journal)
     checked, deep = sources.check(todo, options.pool, others=bool(known))
     bits = sources.decide_bits(source, source.jobs() if known else deep, journal, stamp, options.pool)
     if known and before != bits:
@@ -146,40 +149,40 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     table = tables.read_labels(options.labels, classes, in_files) if options.labels else None
     listed = options.images.suffix.lower() == ".csv"
     find = path_list.read_path_list if listed else planes.find_images
-    found, folder = find(options.images, in_files), options.images.parent if listed else options.images
-    files = matching.without(found.images, options.skip)
+    listing, folder = find(options.images, in_files), options.images.parent if listed else options.images
+    files = matching.without(listing.images, options.skip)
     matched = matching.match(files, table, allow_unlabelled=options.allow_unlabelled)
-    for note in (*found.notes, *matched.notes):
+    for note in (*listing.notes, *matched.notes):
         say(f"note: {note}")
-    if found.extra:
-        say(f"note: {len(found.extra)} files are no channel of their image, not read: {some(found.extra)}.")
+    if listing.extra:
+        say(f"note: {len(listing.extra)} files are no channel of their image, not read: {some(listing.extra)}.")
     shards = Shards(options.out / SHARDS, options.source, len(files), len(channels), options.size)
     choice = parse_choice(options.plane, options.project)
     return classes, Source(options.source, folder, options.bits, matched, shards, choice, in_files)
 
 
-def _spec(options: PrepareOptions, classes: ClassList, past: Past) -> Spec:
+def _spec(options: PrepareOptions, classes: ClassList, existing: Past) -> Spec:
 
-    folds, seed = past.folds or (4, 0)
+    folds, seed = existing.folds or (4, 0)
     folds = folds if options.folds is None else options.folds
     seed = seed if options.seed is None else options.seed
-    group = past.group if options.group is None else options.group
+    group = existing.group if options.group is None else options.group
     names, _ = channel_names(options.channels)
     return Spec(options.size, names, classes, folds, seed, group, parse_roles(options.roles, names))
 
 
-def _check_same_images(past: Past, source: Source) -> None:
+def _check_same_images(existing: Past, source: Source) -> None:
     """Refuse to go on with a source whose images lie in other places than before."""
-    before = past.source(source.name)
+    before = existing.source(source.name)
     if before is None or before["fingerprint"] == source.fingerprint:
         return
-    held = set(past.table.loc[past.table["source"] == source.name, "ID"])
+    held = set(existing.table.loc[existing.table["source"] == source.name, "ID"])
     changed = sorted(held ^ set(source.ids))
     what = (
         f"{len(changed)} images came or went: {some(changed)}" if changed else "--bits, --plane or --project is another"
     )
     raise DataError(
-        f"source {source.name} of {past.folder} was prepared differently ({what}). "
+        f"source {source.name} of {existing.folder} was prepared differently ({what}). "
         "Add new images with another --source, or pass --overwrite true to make this one anew."
     )
 
@@ -195,22 +198,26 @@ def _announce(todo: list[Job], total: int) -> None:
         say(f"{total - len(todo)} of {total} images are prepared already; {len(todo)} are left.")
 
 
-def _is_finished(folder: Path, past: Past, spec: Spec, rows: pd.DataFrame) -> bool:
+def _is_finished(folder: Path, existing: Past, spec: Spec, rows: pd.DataFrame) -> bool:
     """Say whether the data set on the disk is what would be written now."""
     name = rows["source"].iloc[0]
-    own = past.table[past.table["source"] == name]
+    recorded = existing.table[existing.table["source"] == name]
     columns = ["ID", "status", "reason", "shard", "slot", "ImageHeight", "ImageWidth", "depth", "crc32", "Label"]
-    same = own[columns].fillna("-").to_numpy().tolist() == rows[columns].fillna("-").to_numpy().tolist()
-    same = same and _same_carried(own, rows)
-    if past.manifest.get("unfinished") or (record := past.source(name)) is None or record.get("stamps") != STAMPS:
+    same = recorded[columns].fillna("-").to_numpy().tolist() == rows[columns].fillna("-").to_numpy().tolist()
+    same = same and _same_carried(recorded, rows)
+    if (
+        existing.manifest.get("unfinished")
+        or (record := existing.source(name)) is None
+        or record.get("stamps") != STAMPS
+    ):
         return False
-    if past.source(name) is None or not same or past.folds not in (None, (spec.folds, spec.seed)):
+    if existing.source(name) is None or not same or existing.folds not in (None, (spec.folds, spec.seed)):
         return False
-    if past.folds and past.group != spec.group:
+    if existing.folds and existing.group != spec.group:
         return False
     try:
         data = DataSet.open(folder)
-        if past.folds:
+        if existing.folds:
             data.folds()
     except DataError as error:
         say(f"note: {error}")
@@ -222,15 +229,15 @@ STAMPS = 2
 """Kind of marks by which files are known again; those of other kinds are unknown."""
 
 
-def _same_carried(own: pd.DataFrame, rows: pd.DataFrame) -> bool:
+def _same_carried(recorded: pd.DataFrame, rows: pd.DataFrame) -> bool:
     """Say whether the rows of a source bring the same columns along as before."""
     now = rows.drop(columns=list(COLUMNS))
-    before = own.drop(columns=list(COLUMNS))
+    before = recorded.drop(columns=list(COLUMNS))
     gone = [name for name in before if name not in now and (before[name].fillna("") != "").any()]
     return not gone and all(name in before and before[name].tolist() == now[name].tolist() for name in now)
 
 
-def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame, bits: int | None, output: Output) -> None:
+def _finish(existing: Past, spec: Spec, source: Source, rows: pd.DataFrame, bits: int | None, output: Output) -> None:
 
     record = {
         "name": source.name,
@@ -241,17 +248,17 @@ def _finish(past: Past, spec: Spec, source: Source, rows: pd.DataFrame, bits: in
         "channels": list(source.channels),
         "stamps": STAMPS,
     }
-    records = [record if old["name"] == source.name else old for old in past.sources]
-    if past.source(source.name) is None:
+    records = [record if old["name"] == source.name else old for old in existing.sources]
+    if existing.source(source.name) is None:
         records.append(record)
-    table = pd.concat([past.others(source.name).astype(COLUMNS), rows])
+    table = pd.concat([existing.others(source.name).astype(COLUMNS), rows])
     order = {record["name"]: k for k, record in enumerate(records)}
-    before = past.fold_of(spec)
+    before = existing.fold_of(spec)
     table = table.sort_values("source", key=lambda s: s.map(order), kind="stable")
-    _tell_moved(before, finish(past.folder, spec, table, records, before=before, output=output), spec.group)
+    _note_moved(before, finish(existing.folder, spec, table, records, before=before, output=output), spec.group)
 
 
-def _tell_moved(before: dict[str, int], table: pd.DataFrame, group: str) -> None:
+def _note_moved(before: dict[str, int], table: pd.DataFrame, group: str) -> None:
     """Report images that are not in the fold they were in before."""
     now = dict(zip(table["ID"], table["fold"].astype(int), strict=True))
     moved = [ID for ID, fold in before.items() if now.get(ID, -1) not in (fold, -1)]

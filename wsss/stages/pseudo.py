@@ -37,12 +37,12 @@ def run(options: PseudoOptions) -> int:
     if options.pseudo.inside_cells:
         check_cells(data, ", or pass --pseudo.inside_cells false")
     device = choose_device(options.device, options.precision)
-    members = [load_classifier(found, device) for found in find_folders(options.run)]
-    for member in members:
-        check_fits(member, data)
+    checkpoints = [load_classifier(path, device) for path in find_folders(options.run)]
+    for checkpoint in checkpoints:
+        check_fits(checkpoint, data)
     out = options.out or Path("pseudo") / options.run.name
     failed = 0
-    for name, plan in plan_pseudo(members, data, oof=options.oof).items():
+    for name, plan in plan_pseudo(checkpoints, data, oof=options.oof).items():
         with in_folder(out / name, "pseudo") as output:
             failed += _make(out / name, options, data, plan, device, output)
     return 1 if failed else 0
@@ -50,9 +50,9 @@ def run(options: PseudoOptions) -> int:
 
 def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: Device, output: Output) -> int:
     """Make what is not there yet of one folder; return the number of images without masks."""
-    facts = _facts(options, data, plan)
+    made_from = _made_from(options, data, plan)
     if not output.begin(
-        lambda digests: facts,
+        lambda digests: made_from,
         marks=partial(_marks, options, data, plan),
         overwrite=options.overwrite,
         legacy=(MANIFEST,),
@@ -62,27 +62,32 @@ def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: 
     with output.journal() as journal:
         _find_maps(options, data, plan, device, journal, output)
         done = _cut_maps(output.home, options.pseudo, data, plan, journal)
-        _finish(output.home, data, plan, facts | {"images": digest_json(output.items)}, done)
+        _finish(output.home, data, plan, made_from | {"images": digest_json(output.items)}, done)
     output.publish(failed=set(output.items) - {data.ids[index] for index, _, _ in done})
     say(f"{out}: pseudo-masks of {len(done)} images, {wanted - len(done)} without cells left out")
     return wanted - len(done)
 
 
-def _facts(options: PseudoOptions, data: DataSet, plan: Plan) -> dict[str, Any]:
+def _made_from(options: PseudoOptions, data: DataSet, plan: Plan) -> dict[str, Any]:
     """Return what these masks are made of; other facts are other masks."""
-    members = [
-        {"path": str(member.path), "weights": member.digest, "held_out": member.fold, "predicts": len(indices)}
-        for own, indices in plan
-        for member in own
+    networks = [
+        {
+            "path": str(checkpoint.path),
+            "weights": checkpoint.digest,
+            "held_out": checkpoint.fold,
+            "predicts": len(indices),
+        }
+        for checkpoints, indices in plan
+        for checkpoint in checkpoints
     ]
-    facts = {"oof": options.oof, "table": data.manifest["table"], "tta": asdict(options.tta)}
-    facts |= {"pseudo": asdict(options.pseudo), "members": members, "versions": versions()}
-    return as_read(facts)
+    made_from = {"oof": options.oof, "table": data.manifest["table"], "tta": asdict(options.tta)}
+    made_from |= {"pseudo": asdict(options.pseudo), "members": networks, "versions": versions()}
+    return as_read(made_from)
 
 
 def _marks(options: PseudoOptions, data: DataSet, plan: Plan, digests: Digests) -> dict[str, str]:
     """Return what the masks of each image are made from: its pixels and, where they count, its cells."""
-    indices = [i for _, own in plan for i in own]
+    indices = [i for _, part in plan for i in part]
     if options.pseudo.inside_cells:
         return image_marks(data, digests, indices)
     return {data.ids[i]: digest_json(int(data.table["crc32"].iloc[i])) for i in indices}
@@ -95,12 +100,12 @@ def _find_maps(
     done = output.fresh(journal)
     total = sum(len(indices) for _, indices in plan)
     with progress(None, "class maps", total=total, initial=len(done)) as bar:
-        for members, indices in plan:
+        for checkpoints, indices in plan:
             skip = {i for i in indices if data.ids[i] in done}
-            found = label_maps(
-                data, members, indices, options.tta, options.pseudo, device, batch=options.batch, skip=skip
+            results = label_maps(
+                data, checkpoints, indices, options.tta, options.pseudo, device, batch=options.batch, skip=skip
             )
-            for index, maps, peaks in found:
+            for index, maps, peaks in results:
                 stream = io.BytesIO()
                 np.save(stream, maps.astype(np.float32), allow_pickle=False)
                 record = {"peaks": peaks.tolist(), "mark": output.items[data.ids[index]]}
@@ -131,30 +136,30 @@ def _cut_maps(
 
 def _typical_peaks(data: DataSet, journal: Journal) -> np.ndarray:
     """Return the median of the peaks of each class over the images that bear it: (K,), 0 for a class of none."""
-    found: list[list[float]] = [[] for _ in data.classes.names]
+    peaks: list[list[float]] = [[] for _ in data.classes.names]
     rows = {name: i for i, name in enumerate(data.ids)}
     for name, record, _ in journal.items():
         for k, peak in zip(np.flatnonzero(data.labels[rows[name]]), record["peaks"], strict=True):
-            found[k].append(peak)
-    return np.array([np.median(own) if own else 0.0 for own in found])
+            peaks[k].append(peak)
+    return np.array([np.median(values) if values else 0.0 for values in peaks])
 
 
-def _finish(out: Path, data: DataSet, plan: Plan, facts: dict[str, Any], done: list[Any]) -> None:
+def _finish(out: Path, data: DataSet, plan: Plan, made_from: dict[str, Any], done: list[Any]) -> None:
     """Write the table of shares and, last of all, the manifest."""
     if not done:
         raise DataError(f"no image of {data.folder} has labels and cells: nothing to make pseudo-masks of.")
     rows = [
-        [data.ids[index], int(k), *own]
+        [data.ids[index], int(k), *row]
         for index, classes, shares in done
-        for k, own in zip(classes, shares.tolist(), strict=True)
+        for k, row in zip(classes, shares.tolist(), strict=True)
     ]
     write_csv(out / "shares.csv", pd.DataFrame(rows, columns=["ID", "class", "of_class", "ignored"]))
-    records = [member.record for members, _ in plan for member in members]
+    records = [checkpoint.record for checkpoints, _ in plan for checkpoint in checkpoints]
     trained_on = sorted({name for record in records for name in record.train_ids})
     ancestors = join(*(inherit(record.ancestors, f"masks of {record.path}") for record in records))
     manifest = {"format": FORMAT, "folds": data.folds_digest, "classes": list(data.classes.names), "size": data.size}
     ids = [data.ids[index] for index, _, _ in done]
     write_json(
         out / MANIFEST,
-        manifest | {"facts": facts, "ids": ids, "trained_on": trained_on} | {"ancestors": lineage_json(ancestors)},
+        manifest | {"facts": made_from, "ids": ids, "trained_on": trained_on} | {"ancestors": lineage_json(ancestors)},
     )

@@ -19,16 +19,28 @@ from wsss.core.labels import parse_label
 from wsss.core.runtime import progress
 from wsss.data.catalog import DataSet, data_folder_of
 from wsss.data.cell_maps import check_current, marks_for
-from wsss.exports.label_tiff import label_map_of
+from wsss.exports.annotations import label_map_of
 from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof
 from wsss.inference.ensemble import read_provenance
 from wsss.inference.tables import is_mask_folder, iter_cells, prediction_files
 from wsss.models.cam_net import class_maps
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import short_name
-from wsss.reports.notable import NotableCells, notable_by_score, notable_by_shape
 from wsss.reports.overlay import composite
-from wsss.reports.page import ClassMap, Crop, CropGroup, Field, FieldCell, Page, crop_uri, pack_field, render
+from wsss.reports.page import (
+    ClassMap,
+    Crop,
+    CropGroup,
+    Field,
+    FieldCell,
+    NotableCells,
+    Page,
+    crop_uri,
+    notable_by_score,
+    notable_by_shape,
+    pack_field,
+    render,
+)
 from wsss.runs.output import Output, beside_file, record_of, what_is_read
 from wsss.runs.run_folder import RunFolder, find_folders
 from wsss.stages.report_contents import (
@@ -36,12 +48,12 @@ from wsss.stages.report_contents import (
     calibration,
     class_table,
     collect,
-    facts,
     failures,
     fold_folders,
     images_note,
     in_words,
     mistakes,
+    overview,
     records,
     run_folder,
     tiles,
@@ -67,19 +79,19 @@ class Mapper:
     def __init__(self, run: Path, data: DataSet, *, oof: bool) -> None:
         self.data, self.device = data, choose_device()
         folders = find_folders(run)
-        members = [one for folder in folders for one in load_classifiers(folder, self.device)]
-        for member in members:
-            check_fits(member, data)
-        plan = plan_oof(members, data) if oof else plan_all(members, data)
+        checkpoints = [one for folder in folders for one in load_classifiers(folder, self.device)]
+        for checkpoint in checkpoints:
+            check_fits(checkpoint, data)
+        plan = plan_oof(checkpoints, data) if oof else plan_all(checkpoints, data)
         self._members: dict[int, list[CamCheckpoint]] = {i: predicting for predicting, indices in plan for i in indices}
 
     def maps(self, i: int) -> list[ClassMap]:
         """Return the maps of the image with number i, none where no network predicts it."""
-        members = self._members.get(i, [])
-        if not members:
+        checkpoints = self._members.get(i, [])
+        if not checkpoints:
             return []
         image = np.array(self.data.image(i))[None]  # a copy: torch wants to be allowed to write
-        seen = [class_maps(member.net, image, self.device) for member in members]
+        seen = [class_maps(checkpoint.net, image, self.device) for checkpoint in checkpoints]
         probs = np.mean([p[0] for _, p in seen], axis=0)
         shown = np.flatnonzero(probs > LEAST)
         cam01 = np.mean([normalise(cam[0])[shown] for cam, _ in seen], axis=0)
@@ -139,7 +151,7 @@ def build(contents: Contents) -> Page:
     return Page(
         title=f"Report of {options.preds.resolve().name}",
         in_words=in_words(contents),
-        facts=facts(contents, run),
+        overview=overview(contents, run),
         tiles=tiles(evidence),
         classes=classes,
         columns=columns,

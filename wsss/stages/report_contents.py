@@ -140,7 +140,7 @@ def _images(data: DataSet, images: pd.DataFrame, threshold: float) -> tuple[dict
     return score_table(labels, scores, data.classes, threshold), reliability(labels, scores)
 
 
-def facts(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
+def overview(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
     """Return what was run and on what, in words."""
     data, record = contents.data, contents.record
     labelled = int(data.has_labels.sum())
@@ -156,10 +156,10 @@ def facts(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
         out.append(("from the label table", ", ".join(values)))
     if group := (data.manifest["folds"] or {}).get("group"):
         out.append(("folds", f"images of one {group} are in one fold"))
-    members = record.get("members") or []
-    if members:
-        how = ", each for the images it never saw" if record.get("oof") else ", their mean" if len(members) > 1 else ""
-        out.append(("networks", f"{len(members)}{how}"))
+    networks = record.get("members") or []
+    if networks:
+        how = ", each for the images it never saw" if record.get("oof") else ", their mean" if len(networks) > 1 else ""
+        out.append(("networks", f"{len(networks)}{how}"))
     shares = {name: share for name, share in record.get("sources", {}).items() if share}
     if shares:
         out.append(("score", ", ".join(f"{name} {share:.0%}" for name, share in shares.items())))
@@ -178,10 +178,10 @@ def in_words(contents: Contents) -> list[str]:
     if not cells:
         return [f"No cell was found in {images} images: look at the label maps first (wsss overlay, wsss doctor)."]
     names, threshold = contents.data.classes.names, contents.options.threshold
-    found = contents.scores >= threshold
-    order = [int(k) for k in np.argsort(-found.sum(axis=0), kind="stable")[:SHOWN] if found[:, k].any()]
-    most = ", ".join(f"{names[k]} in {found[:, k].mean():.0%}" for k in order) or "no class"
-    several, none = (found.sum(axis=1) > 1).mean(), (~found.any(axis=1)).mean()
+    above = contents.scores >= threshold
+    order = [int(k) for k in np.argsort(-above.sum(axis=0), kind="stable")[:SHOWN] if above[:, k].any()]
+    most = ", ".join(f"{names[k]} in {above[:, k].mean():.0%}" for k in order) or "no class"
+    several, none = (above.sum(axis=1) > 1).mean(), (~above.any(axis=1)).mean()
     first = (
         f"{cells:,} cells in {images:,} images. Scores from {threshold:g} on say: {most} of the cells; "
         f"{several:.0%} show several classes, {none:.0%} none."
@@ -263,12 +263,12 @@ def class_table(contents: Contents) -> tuple[list[tuple[str, str, str]], list[di
         ("images", evidence.images),
     ):
         if table is not None:
-            own = table["per_class"]
+            rows = table["per_class"]
             for key, heading in (("count", f"true {what}"), ("ap", f"AP of {what}"), ("f1", f"F1 of {what}")):
                 columns.append((f"{what}_{key}", heading, "count" if key == "count" else "share"))
-                values[f"{what}_{key}"] = [row[key] for row in own]
+                values[f"{what}_{key}"] = [row[key] for row in rows]
     names = enumerate(data.classes.names)
-    return columns, [{"id": k, "name": name} | {key: own[k] for key, own in values.items()} for k, name in names]
+    return columns, [{"id": k, "name": name} | {key: column[k] for key, column in values.items()} for k, name in names]
 
 
 def calibration(evidence: Evidence) -> list[Figure]:

@@ -13,11 +13,9 @@ from wsss.data.cell_maps import check_current, image_marks
 from wsss.inference.tables import is_mask_folder, prediction_files, table_digest
 from wsss.metrics.weighted import Estimate, SampleFigures
 from wsss.options.review import ReviewOptions
-from wsss.reviewing.answers import Answers
 from wsss.reviewing.population import Population, read_population
-from wsss.reviewing.server import ReviewServer, ReviewSite
-from wsss.reviewing.session import FILE, TRUTH, Judged, Session
-from wsss.reviewing.views import Views
+from wsss.reviewing.server import ReviewServer, ReviewSite, Views
+from wsss.reviewing.session import FILE, TRUTH, Answers, Judged, Session
 from wsss.runs.lock import hold
 from wsss.runs.output import record_over
 
@@ -110,15 +108,15 @@ def print_figures(figures: SampleFigures, session: Session, threshold: float) ->
     say(f"{'':32} {'cells':>5}  " + "  ".join(f"{head:21}" for head in heads))
     for row in figures.classes:
         if row.positives or row.precision.count:
-            shown = "  ".join(f"{_interval(own):21}" for own in (row.precision, row.recall, row.ap))
+            shown = "  ".join(f"{_interval(estimate):21}" for estimate in (row.precision, row.recall, row.ap))
             say(f"{row.name[:32]:32} {row.positives:5}  {shown}".rstrip())
-    for title, own in (("highest score is right", figures.top_right), ("mean average precision", figures.mean_ap)):
-        more = own.more(figures.count)
+    for title, estimate in (("highest score is right", figures.top_right), ("mean average precision", figures.mean_ap)):
+        more = estimate.more(figures.count)
         hint = "" if more is None else f", {more} more answers to +-.05" if more else ", known to +-.05"
-        say(f"{title}: {_interval(own)}{hint}")
+        say(f"{title}: {_interval(estimate)}{hint}")
 
 
-def _interval(own: Estimate) -> str:
-    if math.isnan(own.value):
+def _interval(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
         return "-"
-    return f"{own.value:.2f} ({own.low:.2f} to {own.high:.2f})"
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"

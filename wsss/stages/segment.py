@@ -118,10 +118,10 @@ def _marks(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str
         return {name: str(int(crc[name])) for name in names}
     if given.is_dir():
         folder = MaskFolder(given, data.file_channels)
-        found = digests.of_files([_mask_file(folder, name) for name in names])
+        mask_digests = digests.of_files([_mask_file(folder, name) for name in names])
     else:
-        found = [digests.of(given)] * len(names)
-    return {name: digest_json([int(crc[name]), digest]) for name, digest in zip(names, found, strict=True)}
+        mask_digests = [digests.of(given)] * len(names)
+    return {name: digest_json([int(crc[name]), digest]) for name, digest in zip(names, mask_digests, strict=True)}
 
 
 def _mask_file(folder: MaskFolder, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""GeoJSON as QuPath reads it: one file an image, one feature a cell, written feature by feature."""
+"""Cells of images as GeoJSON for QuPath, as COCO instances with scores, and as label TIFF files."""
 
 import gzip
 import io
@@ -10,9 +10,12 @@ from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 import pandas as pd
+import tifffile
 from skimage.measure import find_contours, label, regionprops
 
-from wsss.core.files import write_atomic
+from wsss.core import rle
+from wsss.core.checks import DataError
+from wsss.core.files import write_atomic, write_bytes
 from wsss.core.labels import ClassList
 
 Polygon = list[np.ndarray]
@@ -81,11 +84,11 @@ def cell_features(
     """
     polygons = cell_polygons(label_map)
     scores = cells[classes.columns].to_numpy(np.float64)
-    for row, own in zip(cells.to_dict("records"), scores, strict=True):
+    for row, cell_scores in zip(cells.to_dict("records"), scores, strict=True):
         if row["cell_id"] not in polygons:
             continue  # a cell that scaling to the original size left without a pixel has no outline
-        top = int(own.argmax())
-        values = zip(measured_names(classes), own, strict=True)
+        top = int(cell_scores.argmax())
+        values = zip(measured_names(classes), cell_scores, strict=True)
         measured = {name: float(f"{score:.6g}") for name, score in values}
         properties = {
             "objectType": "cell",
@@ -158,11 +161,11 @@ def _rings(mask: np.ndarray) -> Iterator[np.ndarray]:
     """
     for middles in find_contours(np.pad(mask, 1).astype(np.float32), 0.5):
         middles = middles[:-1]  # the last repeats the first
-        following = np.roll(middles, -1, axis=0)
+        next_middles = np.roll(middles, -1, axis=0)
         along_row = middles[:, 0] % 1 != 0
         turns = along_row != np.roll(along_row, -1)
-        here = np.where(along_row[:, None], middles, following)  # the edge that has the row
-        there = np.where(along_row[:, None], following, middles)  # the edge that has the column
+        here = np.where(along_row[:, None], middles, next_middles)  # the edge that has the row
+        there = np.where(along_row[:, None], next_middles, middles)  # the edge that has the column
         corners = np.stack([there[:, 1], here[:, 0]], axis=1)[turns]
         yield from _simple_rings((corners - 0.5).astype(np.int64))
 
@@ -182,3 +185,127 @@ def _simple_rings(corners: np.ndarray) -> Iterator[np.ndarray]:
             place[corner] = len(path)
             path.append(corner)
     yield np.array([*path, path[0]], np.int64)
+
+
+def write_coco(
+    path: Path,
+    images: pd.DataFrame,
+    cells: Iterable[tuple[str, pd.DataFrame]],
+    classes: ClassList,
+    *,
+    every_class: bool = False,
+    min_score: float = 0.01,
+) -> int:
+    """Write a COCO file (gzipped if `path` ends in .gz), whole or not at all; return the number of annotations.
+
+    Category ids are the class ids, from 0. An image's `file_name` is its ID.
+
+    Args:
+        path: the file.
+        images: every image: ID, ImageHeight, ImageWidth.
+        cells: (ID, its cells with masks).
+        classes: names of the classes.
+        every_class: one annotation for each cell and class that scores at least `min_score`, as detection metrics
+            want it; else one a cell, with its best class, and all its scores in `scores`.
+        min_score: see `every_class`.
+
+    Raises:
+        DataError: cells of an image that is not in `images`.
+    """
+    numbers = {name: k for k, name in enumerate(images.ID, 1)}
+    count = 0
+
+    def pour(stream: IO[bytes]) -> None:
+        nonlocal count
+        with text_stream(stream, path) as text:
+            text.write('{"info": ' + json.dumps({"description": "wsss: cells and their classes", "version": "1"}))
+            categories = [{"id": k, "name": name, "supercategory": "cell"} for k, name in enumerate(classes.names)]
+            text.write(',\n"categories": ' + json.dumps(categories) + ',\n"images": [')
+            for number, record in enumerate(_images(images)):
+                text.write((",\n" if number else "\n") + json.dumps(record))
+            text.write('],\n"annotations": [')
+            for name, image_cells in cells:
+                if name not in numbers:
+                    raise DataError(f"{path}: cells of {name}, which is none of the images: pass its data set.")
+                for record in _annotations(image_cells, classes, min_score if every_class else None):
+                    count += 1
+                    annotation = {"id": count, "image_id": numbers[name], **record}
+                    text.write((",\n" if count > 1 else "\n") + json.dumps(annotation, allow_nan=False))
+            text.write("]}\n")
+
+    write_atomic(path, pour)
+    return count
+
+
+def _images(images: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    rows = zip(images.ID, images.ImageHeight.astype(int), images.ImageWidth.astype(int), strict=True)
+    for number, (name, height, width) in enumerate(rows, 1):
+        yield {"id": number, "file_name": name, "height": int(height), "width": int(width)}
+
+
+def _annotations(cells: pd.DataFrame, classes: ClassList, min_score: float | None) -> Iterator[dict[str, Any]]:
+    scores = cells[classes.columns].to_numpy(np.float64)
+    for row, cell_scores in zip(cells.to_dict("records"), scores, strict=True):
+        y0, x0, y1, x1 = (row[name] for name in ("y0", "x0", "y1", "x1"))
+        size = [row["ImageHeight"], row["ImageWidth"]]
+        shared = {
+            "segmentation": {"size": size, "counts": row["rle"]},
+            "area": row["area_px"],
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "iscrowd": 0,
+            "cell_id": row["cell_id"],
+            "touches_border": bool(row["touches_border"]),
+            "fold": row["fold"],
+        }
+        values = [float(f"{value:.6g}") for value in cell_scores]
+        if min_score is None:
+            top = int(cell_scores.argmax())
+            yield {"category_id": top, "score": values[top], "scores": values, **shared}
+        else:
+            for k in np.flatnonzero(cell_scores >= min_score).tolist():
+                yield {"category_id": k, "score": values[k], **shared}
+
+
+MOST_IN_16_BITS = 65535
+
+
+def label_map_of(ids: Iterable[int], masks: Iterable[str], size: tuple[int, int], where: str) -> np.ndarray:
+    """Put cells back into one label map.
+
+    Args:
+        ids: number of each cell.
+        masks: its COCO counts at `size`.
+        size: (H, W) of the original image.
+        where: file and image, for messages.
+
+    Returns:
+        (H, W) int32, 0 background.
+
+    Raises:
+        DataError: a mask is broken or of another size, or two cells share a pixel, which a label map cannot hold.
+    """
+    flat = np.zeros(size[0] * size[1], np.int32)  # column after column, as the masks are
+    for number, mask in zip(ids, masks, strict=True):
+        try:
+            runs = rle.check(mask.encode("ascii"), size)
+        except (DataError, UnicodeEncodeError) as error:
+            raise DataError(f"{where}, cell {number}: {error}") from None
+        ends = np.cumsum(runs)
+        for start, stop in zip(ends[0::2], ends[1::2], strict=False):
+            if flat[start:stop].any():
+                other = flat[start:stop].max()
+                raise DataError(f"{where}: the cells {other} and {number} share pixels: export them --to coco.")
+            flat[start:stop] = number
+    return flat.reshape(size, order="F")
+
+
+def write_label_tiff(path: Path, label_map: np.ndarray) -> None:
+    """Write a label map losslessly: 16 bit in ImageJ's own form, or plain 32 bit where ids exceed 65535."""
+    stream = io.BytesIO()
+    top = int(label_map.max(initial=0))
+    if top <= MOST_IN_16_BITS:
+        shown = {"axes": "YX", "min": 0, "max": max(top, 1)}
+        tifffile.imwrite(stream, label_map.astype(np.uint16), imagej=True, compression="zlib", metadata=shown)
+    else:
+        tifffile.imwrite(stream, label_map.astype(np.uint32), compression="zlib", photometric="minisblack")
+    write_bytes(path, stream.getvalue())
