@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(f"{args.size} -> {args.crop} px, 4 channels, {args.images} images, CPU milliseconds an image")
     say(f"{'op':26}{'mean':>8}{'95 %':>8}{'used':>8}{'share':>8}")
     for (name, (mean, high)), used in sorted(zip(ops.items(), shares, strict=True), key=lambda row: -row[0][1][0]):
-        own = mean if name == next(iter(ops)) else max(0.0, mean - base)
-        costly = "  costly" if own > TARGET_MS / 2 else ""
-        say(f"{name:26}{own:8.2f}{high:8.2f}{used:8.1%}{own * used:8.2f}{costly}")
+        cost = mean if name == next(iter(ops)) else max(0.0, mean - base)
+        costly = "  costly" if cost > TARGET_MS / 2 else ""
+        say(f"{name:26}{cost:8.2f}{high:8.2f}{used:8.1%}{cost * used:8.2f}{costly}")
     mean, high = time_augment(build_augment(recipe, args.crop), image, args.images)
     # the naive order: every op works on the stored size, the crop comes last
     late, late_high = time_augment(build_augment([*recipe[1:], recipe[0]], args.crop), image, args.images)
@@ -72,8 +72,8 @@ def use_shares(recipe: Sequence[Step]) -> list[float]:
     """Return in which share of the images each op is used, in the order of `alone`."""
     shares = []
     for step in recipe:
-        members = step.get("of", [step])
-        weights = np.array([member.get("weight", 1.0) for member in members])
+        transforms = step.get("of", [step])
+        weights = np.array([transform.get("weight", 1.0) for transform in transforms])
         shares += list(step.get("p", 1.0) * weights / weights.sum())
     return shares
 

@@ -53,15 +53,15 @@ def write_set(folder: Path, kind: str, count: int, seed: int) -> None:
         name = f"f{seed}-{n:03}"
         if kind == "one":
             nuclei = draw_nuclei(rng, SIZE, chosen)
-            label_map, own = nuclei.label_map, [[k] for k in nuclei.shapes]
+            label_map, labels = nuclei.label_map, [[k] for k in nuclei.shapes]
             Image.fromarray(nuclei.image).save(folder / f"images/{name}.png")
         else:
             field = draw_field(rng, SIZE, [CLASSES[k] for k in chosen])
-            label_map, own = field.label_map, [[CLASSES.index(k) for k in ids] for ids in field.cell_labels]
+            label_map, labels = field.label_map, [[CLASSES.index(k) for k in ids] for ids in field.cell_labels]
             write_image(folder / "images", name, kind, field.image, rng)
         Image.fromarray(label_map.astype(np.uint16)).save(folder / f"masks/{name}.png")
         weak.append(f"{name},{'|'.join(map(str, chosen))}")
-        truth += [f"{name},{k},{'|'.join(map(str, ids))}" for k, ids in enumerate(own, 1) if (label_map == k).any()]
+        truth += [f"{name},{k},{'|'.join(map(str, ids))}" for k, ids in enumerate(labels, 1) if (label_map == k).any()]
     names = SHAPES if kind == "one" else [HPA_NAMES[k] for k in CLASSES]
     (folder / "classes.yaml").write_text(f"names: [{', '.join(names)}]\n")
     (folder / "truth.csv").write_text("\n".join(truth) + "\n")
@@ -128,9 +128,9 @@ def main() -> None:
     parser.add_argument("--weights", default="package")
     parser.add_argument("--out", type=Path, default=Path("bench_channels"))
     args = parser.parse_args()
-    found = {kind: run_set(args.out / kind, kind, args) for kind in args.sets.split(",")}
+    by_kind = {kind: run_set(args.out / kind, kind, args) for kind in args.sets.split(",")}
     print(f"{'set':8}" + "".join(f"{name:>20}" for name in PARTS))
-    for kind, figures in found.items():
+    for kind, figures in by_kind.items():
         print(f"{kind:8}" + "".join(f"{figures[name]:20.3f}" for name in PARTS))
 
 

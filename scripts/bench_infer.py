@@ -70,12 +70,12 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
     for count in args.images:
         cells = write_fields(folder / str(count), count, args.edge)
         for stage, words in commands(folder, str(count), args.precision).items():
-            found = child(stage, words)
-            ours[stage] = report(stage, count, cells, found)
+            usage = child(stage, words)
+            ours[stage] = report(stage, count, cells, usage)
     if args.plain:
         count = min(args.plain, args.images[-1])
-        found = child("plain", [str(folder), str(args.images[-1]), str(count)])
-        plain = report("plain", count, 0, found)
+        usage = child("plain", [str(folder), str(args.images[-1]), str(count)])
+        plain = report("plain", count, 0, usage)
         for k, what in enumerate(("s an image", "CPU s")):
             whole = sum(spent[k] for spent in ours.values())
             ratio = plain[k] / ours["infer"][k]
@@ -94,11 +94,11 @@ def commands(folder: Path, name: str, precision: str) -> dict[str, list[str]]:
     }
 
 
-def report(name: str, count: int, cells: int, found: dict[str, float]) -> tuple[float, float]:
+def report(name: str, count: int, cells: int, usage: dict[str, float]) -> tuple[float, float]:
     """Print one row; return the seconds an image, by the clock and of the processor."""
-    each, spent = found["seconds"] / count, found["processor"] / count
-    outside = f"{1 - found['network'] / found['seconds']:.1%}" if found["network"] else "-"
-    peak = f"{found['peak'] / 1024:.0f}"
+    each, spent = usage["seconds"] / count, usage["processor"] / count
+    outside = f"{1 - usage['network'] / usage['seconds']:.1%}" if usage["network"] else "-"
+    peak = f"{usage['peak'] / 1024:.0f}"
     say(f"{name:10}{count:8}{cells or '':>8}{each:12.3f}{spent:8.3f}{outside:>13}{peak:>9}")
     return each, spent
 
@@ -111,8 +111,8 @@ def child(part: str, words: list[str]) -> dict[str, float]:
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{part} failed: {done.stdout}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    usage: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return usage
 
 
 def measure(part: str, words: list[str]) -> None:

@@ -78,11 +78,11 @@ def plain(nuclei: np.ndarray, cells: np.ndarray, scale: float) -> np.ndarray:
     border, body = cells[..., 1] / 255, cells[..., 2] / 255
     level = max(ours.CELL_LEVEL, threshold_otsu(body) / 2)
     most = int(ours.CELL_AREA * area) - 1
-    found = remove_small_objects(watershed(-body, bodies, mask=(body > level) | (bodies > 0)), max_size=most)
-    closed = closing(found, disk(max(1, round(ours.CLOSING_RADIUS * scale))))
-    found = _fill(np.where(found > 0, found, closed))
-    found = watershed(-(body + border), found, mask=(border > ours.BORDER_LEVEL) | (found > 0))
-    return remove_small_objects(_fill(found), max_size=most)
+    cells = remove_small_objects(watershed(-body, bodies, mask=(body > level) | (bodies > 0)), max_size=most)
+    closed = closing(cells, disk(max(1, round(ours.CLOSING_RADIUS * scale))))
+    cells = _fill(np.where(cells > 0, cells, closed))
+    cells = watershed(-(body + border), cells, mask=(border > ours.BORDER_LEVEL) | (cells > 0))
+    return remove_small_objects(_fill(cells), max_size=most)
 
 
 def _fill(labels: np.ndarray) -> np.ndarray:
@@ -97,20 +97,20 @@ def reduced(nuclei: np.ndarray, cells: np.ndarray, scale: float) -> np.ndarray:
     """Shrink to 512, label with scaled constants, enlarge: the recipe's way."""
     edge = nuclei.shape[0]
     small = [cv2.resize(m, (512, 512), interpolation=cv2.INTER_AREA) for m in (nuclei, cells)]
-    found = plain(*small, scale * 512 / edge)
-    return cv2.resize(found.astype(np.float32), (edge, edge), interpolation=cv2.INTER_NEAREST).astype(np.int32)
+    cells = plain(*small, scale * 512 / edge)
+    return cv2.resize(cells.astype(np.float32), (edge, edge), interpolation=cv2.INTER_NEAREST).astype(np.int32)
 
 
-def mean_iou(truth: np.ndarray, found: np.ndarray) -> float:
+def mean_iou(truth: np.ndarray, predicted: np.ndarray) -> float:
     """Return the mean over true cells of the best IoU with a found one."""
     ids = np.unique(truth[truth > 0])
     scores = []
     for k in ids:
         mask = truth == k
-        other = np.bincount(found[mask], minlength=1)
+        other = np.bincount(predicted[mask], minlength=1)
         other[0] = 0
         best = int(other.argmax())
-        scores.append(other[best] / (mask | (found == best)).sum() if other[best] else 0.0)
+        scores.append(other[best] / (mask | (predicted == best)).sum() if other[best] else 0.0)
     return float(np.mean(scores))
 
 
@@ -157,11 +157,11 @@ def compare(edge: int, what: str, fields: Iterator[tuple[np.ndarray, np.ndarray,
             ("reduced", lambda: reduced(nuclei, cells, scale)),  # noqa: B023
             ("ours", lambda: ours.label_cells(nuclei, cells, scale=scale)[1]),  # noqa: B023
         ):
-            found, seconds = timed(call, repeats)
-            rows[name].append((seconds, len(np.unique(found)) - 1, mean_iou(truth, found)))
+            cells, seconds = timed(call, repeats)
+            rows[name].append((seconds, len(np.unique(cells)) - 1, mean_iou(truth, cells)))
     for name, values in rows.items():
-        seconds, found, iou = np.mean(values, axis=0)
-        print(f"{edge:>5} {what:>6} {name:<10} {seconds:>8.3f} {found:>6.1f} {iou:>9.4f}", flush=True)
+        seconds, count, iou = np.mean(values, axis=0)
+        print(f"{edge:>5} {what:>6} {name:<10} {seconds:>8.3f} {count:>6.1f} {iou:>9.4f}", flush=True)
 
 
 if __name__ == "__main__":

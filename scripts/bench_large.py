@@ -92,9 +92,9 @@ def measure(run: Path, image: Path, work: Path) -> tuple[float, float]:
 def seams(run: Path, image: Path) -> None:
     """Print how visible the borders of tiles are at several overlaps."""
     device = choose_device("cpu")
-    members = load_unets(RunFolder(run / "full"), device, "masks")
+    checkpoints = load_unets(RunFolder(run / "full"), device, "masks")
     pixels = LargeImage(image).read(0, CUT, 0, CUT)
-    predictor = MaskPredictor(members, MaskInferConfig(), device)
+    predictor = MaskPredictor(checkpoints, MaskInferConfig(), device)
 
     def maps_of(tile: int, overlap: float) -> np.ndarray:
         bands = predict_tiles(

@@ -56,8 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         create_dataset(
             Path(folder) / "many", dict.fromkeys(map(str, range(MANY)), images["im00"]), spec=Spec(size=args.size)
         )
-        seen, own = memory_of_second_reader(DataSet.open(Path(folder) / "many"))
-        shared = f"a second process that reads {MANY} images sees {seen:.0f} MB more, of which its own are {own:.1f} MB"
+        seen, private = memory_of_second_reader(DataSet.open(Path(folder) / "many"))
+        shared = (
+            f"a second process that reads {MANY} images sees {seen:.0f} MB more, of which its own are {private:.1f} MB"
+        )
     spent = [start_epoch(args.set, epoch) for epoch in range(args.repeats)]
     say(f"start of an epoch of {args.set} images: {np.median(spent):.3f} s ({min(spent):.3f}-{max(spent):.3f})")
     say(shared)
@@ -87,12 +89,12 @@ def memory_of_second_reader(data: DataSet) -> tuple[float, float]:
     """Return the MB that a loader process's memory grows by when it reads all images, and those that it alone holds."""
     read_all(data)
     context = multiprocessing.get_context("fork")
-    found = context.SimpleQueue()
-    child = context.Process(target=lambda: found.put(growth(data)))
+    queue = context.SimpleQueue()
+    child = context.Process(target=lambda: queue.put(growth(data)))
     child.start()
     child.join()
-    seen, own = found.get()
-    return seen, own
+    seen, private = queue.get()
+    return seen, private
 
 
 def growth(data: DataSet) -> tuple[float, float]:

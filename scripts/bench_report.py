@@ -50,7 +50,7 @@ def make_predictions(out: Path, count: int, size: int) -> None:
     """Write a data set of `count` images, and predictions of all their cells."""
     rng = np.random.default_rng(0)
     classes = [[int(k) for k in rng.choice(18, rng.integers(1, 4), replace=False)] for _ in range(DRAWN)]
-    drawn = [draw_field(rng, size, own, Look(cell=0.17)) for own in classes]
+    drawn = [draw_field(rng, size, labels, Look(cell=0.17)) for labels in classes]
     names = [f"field{n:04}" for n in range(count)]
     images = {name: np.roll(drawn[n % DRAWN].image, n // DRAWN * STEP, axis=2) for n, name in enumerate(names)}
     labels = {name: drawn[n % DRAWN].image_labels for n, name in enumerate(names)}
@@ -60,8 +60,8 @@ def make_predictions(out: Path, count: int, size: int) -> None:
 
     def frames() -> Iterator[pd.DataFrame]:
         for n, name in enumerate(names):
-            frame, own = predict(name, drawn[n % DRAWN], n // DRAWN * STEP, rng)
-            truth.extend(own)
+            frame, cell_rows = predict(name, drawn[n % DRAWN], n // DRAWN * STEP, rng)
+            truth.extend(cell_rows)
             scores = frame[HPA.columns].max().to_dict()
             rows.append({"ID": name, "fold": -1, "n_cells": len(frame), "status": "ok", **scores})
             yield frame
@@ -78,8 +78,8 @@ def predict(name: str, field: Field, shift: int, rng: np.random.Generator) -> tu
     geometry = describe_cells(label_map)
     ids = geometry.cell_id.to_numpy()
     masks = encode_label_map(label_map, ids)
-    own = [field.cell_labels[k - 1] for k in ids.tolist()]
-    scores = np.stack([HPA.encode(labels) for labels in own]) * rng.uniform(0.3, 1, (len(ids), 1))
+    cell_labels = [field.cell_labels[k - 1] for k in ids.tolist()]
+    scores = np.stack([HPA.encode(labels) for labels in cell_labels]) * rng.uniform(0.3, 1, (len(ids), 1))
     frame = tables.cells_frame(
         name,
         fold=-1,
@@ -90,7 +90,7 @@ def predict(name: str, field: Field, shift: int, rng: np.random.Generator) -> tu
         rle=[masks[k] for k in ids.tolist()],
     )
     return frame, [
-        {"ID": name, "cell": k, "Label": "|".join(map(str, labels))} for k, labels in zip(ids, own, strict=True)
+        {"ID": name, "cell": k, "Label": "|".join(map(str, labels))} for k, labels in zip(ids, cell_labels, strict=True)
     ]
 
 

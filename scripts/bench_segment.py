@@ -48,15 +48,15 @@ class Tally:
     count_errors: list[float] = field(default_factory=list)
     seconds: Counter[str] = field(default_factory=Counter)
 
-    def add(self, truth: np.ndarray, found: np.ndarray) -> None:
+    def add(self, truth: np.ndarray, predicted: np.ndarray) -> None:
         """Compare one image's label maps, (H, W) both."""
-        iou = overlap(found, truth).iou
+        iou = overlap(predicted, truth).iou
         self.images += 1
         self.counts["true"] += iou.shape[1]
         self.counts["found"] += iou.shape[0]
         self.counts["right"] += int((match_pairs(iou, FOUND) >= 0).sum())
-        self.counts["split"] += int((_parts(truth, found) > 1).sum())
-        self.counts["merged"] += int((_parts(found, truth) > 1).sum())
+        self.counts["split"] += int((_parts(truth, predicted) > 1).sum())
+        self.counts["merged"] += int((_parts(predicted, truth) > 1).sum())
         self.ious += iou.max(axis=0, initial=0).tolist()
         self.count_errors.append(abs(iou.shape[0] / max(iou.shape[1], 1) - 1))
 
@@ -91,15 +91,15 @@ def cell_fields(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 def nuclei_images(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield name, image (4, H, W) with the same plane four times, and true nuclei of the fluorescence images."""
-    for own in sorted(path for path in folder.iterdir() if path.is_dir()):
-        colour = cv2.imread(str(own / "images" / f"{own.name}.png"))
+    for home in sorted(path for path in folder.iterdir() if path.is_dir()):
+        colour = cv2.imread(str(home / "images" / f"{home.name}.png"))
         grey = colour[..., 0]
         if grey.mean() > DARK or (colour != grey[..., None]).any():
             continue
         truth = np.zeros(grey.shape, np.int32)
-        for k, path in enumerate(sorted((own / "masks").glob("*.png"))):
+        for k, path in enumerate(sorted((home / "masks").glob("*.png"))):
             truth[cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0] = k + 1
-        yield own.name, np.stack([grey] * 4), truth
+        yield home.name, np.stack([grey] * 4), truth
 
 
 def measure(
@@ -114,16 +114,18 @@ def measure(
             height, width = geometry.content_height, geometry.content_width
             stored = geometry.image_to_store(image)[:, :height, :width]
             read = now()
-            looked, found = _call(backend, Field(name, np.ascontiguousarray(stored), *image.shape[1:], geometry.size))
+            looked, segmented = _call(
+                backend, Field(name, np.ascontiguousarray(stored), *image.shape[1:], geometry.size)
+            )
             done = now()
-            for kind, own in (("cells", found.cells), ("nuclei", found.nuclei)):
-                if own is not None:
-                    write_label_map(Path(folder) / kind / name, own)
+            for kind, label_map in (("cells", segmented.cells), ("nuclei", segmented.nuclei)):
+                if label_map is not None:
+                    write_label_map(Path(folder) / kind / name, label_map)
             written = now()
             tally.seconds.update(
                 reading=read - last, network=looked - read, labelling=done - looked, writing=written - done
             )
-            chosen = found.nuclei if nuclei and found.nuclei is not None else found.cells
+            chosen = segmented.nuclei if nuclei and segmented.nuclei is not None else segmented.cells
             square = np.pad(chosen, ((0, geometry.size - height), (0, geometry.size - width)))
             tally.add(truth, geometry.labels_to_native(square))
             last = now()

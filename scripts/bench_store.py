@@ -121,14 +121,14 @@ def hdf5(path: Path, images: dict[str, np.ndarray], compression: str) -> Iterato
 
 def forms(folder: Path, images: dict[str, np.ndarray]) -> dict[str, AbstractContextManager[tuple[Read, int]]]:
     """Return the stores to compare, ours first."""
-    found: dict[str, AbstractContextManager[tuple[Read, int]]] = {
+    readers: dict[str, AbstractContextManager[tuple[Read, int]]] = {
         "ours": ours(folder / "data"),
         "four PNG files": png(folder / "png", images),
     }
     if importlib.util.find_spec("h5py") is None:
         say("h5py is not installed: HDF5 is left out.")
-        return found
-    return found | {f"HDF5, {name}": hdf5(folder / f"{name}.h5", images, name) for name in ("lzf", "gzip")}
+        return readers
+    return readers | {f"HDF5, {name}": hdf5(folder / f"{name}.h5", images, name) for name in ("lzf", "gzip")}
 
 
 def total(folder: Path) -> int:
@@ -164,7 +164,7 @@ def make_large(folder: Path, count: int, size: int) -> None:
             stream.truncate(stream.tell() + int(np.prod(shape)))
     rng = np.random.default_rng(0)
     places = [shards.place(k) for k in range(count)]
-    facts: dict[str, str | int] = {
+    columns: dict[str, str | int] = {
         "source": "main",
         "status": "ok",
         "reason": "",
@@ -172,7 +172,7 @@ def make_large(folder: Path, count: int, size: int) -> None:
         "ImageHeight": 2048,
         "ImageWidth": 2048,
     }
-    table = pd.DataFrame({"ID": [f"{k:032x}" for k in range(count)]}).assign(**facts)
+    table = pd.DataFrame({"ID": [f"{k:032x}" for k in range(count)]}).assign(**columns)
     table["shard"], table["slot"] = zip(*places, strict=True)
     table["crc32"] = rng.integers(0, 2**32, count)
     table.loc[count // 2, "crc32"] = zlib.crc32(bytes(len(HPA_CHANNELS) * size**2))  # of the image that is read

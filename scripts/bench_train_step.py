@@ -37,15 +37,15 @@ VARIANTS = ("plain", "puzzle", "drs")
 def variants(base: ClassifyRecipe, wanted: Sequence[str]) -> dict[str, ClassifyRecipe]:
     """Return the recipes to compare; the first is what the others are measured against."""
     plain = replace(base, puzzle=PuzzleConfig(side=1))
-    found = {"plain CAM": plain}
+    recipes = {"plain CAM": plain}
     if "puzzle" in wanted:
-        found["Puzzle-CAM 2 x 2"] = base
+        recipes["Puzzle-CAM 2 x 2"] = base
     if "drs" not in wanted:
-        return found
+        return recipes
     for after in ("stages", "activations"):
         for mode in ("fixed", "learned"):
-            found[f"plain, DRS {mode} after {after}"] = replace(plain, drs=DrsConfig(mode=mode, after=after))  # type: ignore[arg-type]
-    return found
+            recipes[f"plain, DRS {mode} after {after}"] = replace(plain, drs=DrsConfig(mode=mode, after=after))  # type: ignore[arg-type]
+    return recipes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,10 +104,10 @@ def measure_memory(learner: Learner, batch: Batch, device: Device) -> float:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    own = {p.untyped_storage().data_ptr() for p in learner.state.net.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in learner.state.net.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         learner.step(batch, 1.0, 100)
-    return sum(size for place, size in kept.items() if place not in own) / 2**20
+    return sum(size for place, size in kept.items() if place not in weights) / 2**20
 
 
 def time_step(learner: Learner, batch: Batch, device: Device) -> float:
@@ -126,10 +126,10 @@ def time_step(learner: Learner, batch: Batch, device: Device) -> float:
 def profile(learner: Learner, batch: Batch, device: Device) -> None:
     """Print the operators in which one step spends most of its own time, and how often it calls them."""
     kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if device.is_cuda else [])]
-    with torch.profiler.profile(activities=kinds) as found:
+    with torch.profiler.profile(activities=kinds) as profiler:
         learner.step(batch, 1.0, 100)
     place = "self_device_time_total" if device.is_cuda else "self_cpu_time_total"
-    rows = sorted(found.key_averages(), key=lambda row: -getattr(row, place))
+    rows = sorted(profiler.key_averages(), key=lambda row: -getattr(row, place))
     total = sum(getattr(row, place) for row in rows)
     for row in rows[:12]:
         say(f"{getattr(row, place) / total:7.1%}{row.count:7}  {row.key}")

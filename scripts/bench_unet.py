@@ -82,13 +82,14 @@ def score(
 def show(name: str, figures: dict[str, float]) -> None:
     columns = ("dice", "iou", "threshold_mean", "instance_ap")
     print(
-        f"{name:26}" + "".join(f"{figures[own]:16.4f}" for own in columns) + f"{figures['seconds']:9.0f} s", flush=True
+        f"{name:26}" + "".join(f"{figures[column]:16.4f}" for column in columns) + f"{figures['seconds']:9.0f} s",
+        flush=True,
     )
 
 
 def head() -> None:
     columns = ("Dice", "IoU", "IoU .5 to .95", "instance AP")
-    print(f"{'':26}" + "".join(f"{own:>16}" for own in columns) + f"{'training':>11}")
+    print(f"{'':26}" + "".join(f"{column:>16}" for column in columns) + f"{'training':>11}")
 
 
 def nuclei(given: argparse.Namespace) -> None:
@@ -172,8 +173,8 @@ def options(given: argparse.Namespace) -> None:
     rows = {}
     known = LOSSES | DECODERS
     for name, flags in known.items() if not given.only else [(name, known[name]) for name in given.only]:
-        own = [str(given.epochs // 2) if word == "half" else word for word in flags]
-        rows[name] = score(sets, given.work / "options" / name.replace(" ", "_"), [*shared, *own], objects=False)
+        words = [str(given.epochs // 2) if word == "half" else word for word in flags]
+        rows[name] = score(sets, given.work / "options" / name.replace(" ", "_"), [*shared, *words], objects=False)
     head()
     for name, figures in rows.items():
         show(name, figures)

@@ -73,19 +73,19 @@ def make_predictions(folder: Path, truth: pd.DataFrame, out: Path) -> None:
     """Write a folder of predictions."""
     rng = np.random.default_rng(0)
     frames, images = [], []
-    for name, own in truth.groupby("ID", sort=False):
+    for name, cells in truth.groupby("ID", sort=False):
         true = read_map(folder / "masks" / f"{name}.png")
         shifted = predicted_map(folder, str(name))
-        found = rle.encode_label_map(shifted)
-        ids = np.array(list(found))
-        scores = make_scores(ids, best_iou(true, shifted), own.set_index("cell").Cell_Label, rng)
+        masks = rle.encode_label_map(shifted)
+        ids = np.array(list(masks))
+        scores = make_scores(ids, best_iou(true, shifted), cells.set_index("cell").Cell_Label, rng)
         boxes = regionprops_table(shifted, properties=("bbox", "centroid", "area"))
         names = ("y0", "x0", "y1", "x1", "center_y", "center_x", "area_px")
         geometry = dict(zip(names, boxes.values(), strict=True)) | {"touches_border": np.zeros(len(ids), bool)}
         frames.append(
             tables.cells_frame(
                 str(name), fold=-1, size=true.shape, cell_ids=ids, geometry=geometry, scores=scores,
-                rle=list(found.values()),
+                rle=list(masks.values()),
             )
         )  # fmt: skip
         images.append(
@@ -107,10 +107,10 @@ def coco_ap(folder: Path, truth: pd.DataFrame, cells: pd.DataFrame) -> np.ndarra
     """Return COCOeval's (19,) AP at IoU 0.6, from the maps themselves."""
     by_image = cells.groupby("ID")
     images, annotations, detections = [], [], []
-    for at, (name, own) in enumerate(truth.groupby("ID", sort=False), 1):
+    for at, (name, true_cells) in enumerate(truth.groupby("ID", sort=False), 1):
         true = read_map(folder / "masks" / f"{name}.png")
         images.append({"id": at, "height": true.shape[0], "width": true.shape[1]})
-        for cell, text in zip(own.cell, own.Cell_Label, strict=True):
+        for cell, text in zip(true_cells.cell, true_cells.Cell_Label, strict=True):
             mask = encode(true == cell)
             area = float(coco_mask.area(mask))
             for k in labels_of(text):
@@ -141,11 +141,11 @@ def coco_ap(folder: Path, truth: pd.DataFrame, cells: pd.DataFrame) -> np.ndarra
 def cell_ap(folder: Path, truth: pd.DataFrame, cells: pd.DataFrame) -> np.ndarray:
     """Return scikit-learn's (19,) AP of cells matched at IoU 0.5 by scikit-image's contingency table."""
     parts = []
-    for name, own in truth.groupby("ID", sort=False):
+    for name, true_cells in truth.groupby("ID", sort=False):
         pairs = best_iou(read_map(folder / "masks" / f"{name}.png"), predicted_map(folder, str(name)))
         pairs = pairs[pairs.iou >= 0.5].set_index("true").other
         predicted = cells.groupby("ID").get_group(name).set_index("cell_id")
-        parts.append(predicted.reindex(own.cell.map(pairs)).assign(truth=own.Cell_Label.to_numpy()))
+        parts.append(predicted.reindex(true_cells.cell.map(pairs)).assign(truth=true_cells.Cell_Label.to_numpy()))
     joined = pd.concat(parts)
     out = np.full(CLASSES, np.nan)
     for k in range(CLASSES):
@@ -168,20 +168,20 @@ def main() -> int:
         report, _ = evaluate(options)
         cells = tables.read_cells(out)
     ours = np.array([row["coco"] for row in report["instances"]["per_class"]], float)
-    own_cells = np.array([row["ap"] for row in report["cells"]["per_class"]], float)
+    cell_aps = np.array([row["ap"] for row in report["cells"]["per_class"]], float)
     theirs, sklearn = coco_ap(folder, truth, cells), cell_ap(folder, truth, cells)
     print(f"{truth.ID.nunique()} images, {len(truth)} true cells, {len(cells)} predicted cells")
     print(f"{'class':>5} {'wsss mask AP':>13} {'COCOeval':>13} {'wsss cell AP':>13} {'scikit-learn':>13}")
-    for k, row in enumerate(zip(ours, theirs, own_cells, sklearn, strict=True)):
+    for k, row in enumerate(zip(ours, theirs, cell_aps, sklearn, strict=True)):
         print(f"{k:5} " + " ".join(f"{value:13.9f}" for value in row))
-    means = [np.nanmean(values) for values in (ours, theirs, own_cells, sklearn)]
+    means = [np.nanmean(values) for values in (ours, theirs, cell_aps, sklearn)]
     print(f"{'mean':>5} " + " ".join(f"{value:13.9f}" for value in means))
     print(f"mask AP with the exact area (the competition's): {report['instances']['mean_ap']:.6f}")
     print(f"true cells without an overlapping prediction: {report['cells']['missing']}")
     copied = report["baselines"]["image_labels_copied"]
     print(f"image labels copied: precision {copied['precision']:.3f}, recall {copied['recall']:.3f}")
-    worst = np.nanmax(np.abs(np.concatenate([ours - theirs, own_cells - sklearn])))
-    same_classes = (np.isnan(ours) == np.isnan(theirs)).all() and (np.isnan(own_cells) == np.isnan(sklearn)).all()
+    worst = np.nanmax(np.abs(np.concatenate([ours - theirs, cell_aps - sklearn])))
+    same_classes = (np.isnan(ours) == np.isnan(theirs)).all() and (np.isnan(cell_aps) == np.isnan(sklearn)).all()
     print(f"largest difference {worst:.2e}")
     return 0 if same_classes and worst <= 1e-6 else 1
 

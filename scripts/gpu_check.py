@@ -66,34 +66,38 @@ class Check:
 
     def parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """Return what there is to do, the most telling first."""
-        found: dict[str, Callable[[], dict[str, Any]]] = {"machine": self.machine}
+        parts: dict[str, Callable[[], dict[str, Any]]] = {"machine": self.machine}
         for half in self.halves:
-            found[f"learn {half}"] = lambda half=half: self.learn(half)  # type: ignore[misc]
-        found["memory"] = self.memory
-        found["resume"] = self.resume
+            parts[f"learn {half}"] = lambda half=half: self.learn(half)  # type: ignore[misc]
+        parts["memory"] = self.memory
+        parts["resume"] = self.resume
         for name, kind, half in itertools.product(self.backbones, ("plain", "puzzle"), self.halves):
-            found[f"step {name} {kind} {half} eager"] = lambda key=(name, kind, half): self.step(*key)  # type: ignore[misc]
+            parts[f"step {name} {kind} {half} eager"] = lambda key=(name, kind, half): self.step(*key)  # type: ignore[misc]
         for half in self.halves:
-            found[f"infer {self.backbones[0]} {half}"] = lambda half=half: self.infer(half)  # type: ignore[misc]
-        found["loader"] = self.loader
-        found["tests"] = self.tests
+            parts[f"infer {self.backbones[0]} {half}"] = lambda half=half: self.infer(half)  # type: ignore[misc]
+        parts["loader"] = self.loader
+        parts["tests"] = self.tests
         for name, kind in itertools.product(self.backbones, ("plain", "puzzle")):
             key = (name, kind, self.halves[1])
             if not self.quick:  # a minute each
-                found[f"step {' '.join(key)} compiled"] = lambda key=key: self.step(*key, compiled=True)  # type: ignore[misc]
-        return found
+                parts[f"step {' '.join(key)} compiled"] = lambda key=key: self.step(*key, compiled=True)  # type: ignore[misc]
+        return parts
 
     def machine(self) -> dict[str, Any]:
         """Say what is measured."""
-        found: dict[str, Any] = {
+        machine: dict[str, Any] = {
             **versions(),
             "device": self.place.type,
             "precision": str(choose_device(self.name).half),
         }
         if self.place.type == "cuda":
-            own = torch.cuda.get_device_properties(self.place)
-            found |= {"device": own.name, "capability": f"{own.major}.{own.minor}", "bytes": own.total_memory}
-        return found
+            properties = torch.cuda.get_device_properties(self.place)
+            machine |= {
+                "device": properties.name,
+                "capability": f"{properties.major}.{properties.minor}",
+                "bytes": properties.total_memory,
+            }
+        return machine
 
     def learner(self, recipe: ClassifyRecipe, device: Device, *, compiled: bool = False, classes: int = 19) -> Learner:
         """Build what takes steps."""
@@ -130,14 +134,14 @@ class Check:
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         seconds = self.seconds(lambda: learner.step(batch, 1.0, 1000))
-        found = {"ms": 1000 * seconds, "images_per_s": self.batch / seconds, "flop": counter.get_total_flops()}
+        figures = {"ms": 1000 * seconds, "images_per_s": self.batch / seconds, "flop": counter.get_total_flops()}
         if cuda:
-            own = torch.cuda.get_device_name()
-            peaks = next((speed for gpu, speed in PEAKS.items() if gpu in own), None)
-            found["GiB"] = torch.cuda.max_memory_allocated() / 2**30
+            gpu_name = torch.cuda.get_device_name()
+            peaks = next((speed for gpu, speed in PEAKS.items() if gpu in gpu_name), None)
+            figures["GiB"] = torch.cuda.max_memory_allocated() / 2**30
             if peaks:
-                found["share_of_peak"] = found["flop"] / seconds / peaks["fp32" if half == "fp32" else "half"]
-        return found
+                figures["share_of_peak"] = figures["flop"] / seconds / peaks["fp32" if half == "fp32" else "half"]
+        return figures
 
     def images(self) -> Batch:
         """Return noise, in memory that a GPU can fetch."""
@@ -296,10 +300,10 @@ def run(check: Check, minutes: float) -> int:
             continue
         began = time.perf_counter()
         try:
-            found = part()
+            result = part()
         except Exception as error:  # whatever it is, it is a result of the day, and the other parts must go on
-            found = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-        results[name] = {**found, "seconds": round(time.perf_counter() - began, 2)}
+            result = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+        results[name] = {**result, "seconds": round(time.perf_counter() - began, 2)}
         path.write_text(json.dumps(results, indent=1))
         print(row(name, results[name]), flush=True)
         if check.place.type == "cuda":
@@ -311,9 +315,9 @@ def run(check: Check, minutes: float) -> int:
     return len(missing)
 
 
-def row(name: str, found: dict[str, Any]) -> str:
+def row(name: str, result: dict[str, Any]) -> str:
     """Return a line of the table."""
-    kept = {key: value for key, value in found.items() if key != "trace"}
+    kept = {key: value for key, value in result.items() if key != "trace"}
     shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in kept.items()}
     return f"{name:46}" + "  ".join(f"{key} {value}" for key, value in shown.items())
 

@@ -66,12 +66,12 @@ def imports() -> Counter[tuple[str, str]]:
 
 def sizes() -> dict[str, tuple[int, int]]:
     """Return (files, lines) of every package."""
-    found: dict[str, tuple[int, int]] = {}
+    packages: dict[str, tuple[int, int]] = {}
     for path in (ROOT / "wsss").rglob("*.py"):
         name = package_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
-        files, lines = found.get(name, (0, 0))
-        found[name] = files + 1, lines + len(path.read_text().splitlines())
-    return found
+        files, lines = packages.get(name, (0, 0))
+        packages[name] = files + 1, lines + len(path.read_text().splitlines())
+    return packages
 
 
 def draw(out: Path) -> None:

@@ -65,9 +65,9 @@ def network(work: Path, fields: int, epochs: int) -> tuple[CamCheckpoint, Device
     if not (data / "dataset.json").exists():
         rng = np.random.default_rng(1)
         wanted = [rng.choice(CLASSES, rng.integers(1, 3), replace=False).tolist() for _ in range(fields)]
-        drawn = {f"f{n:03}": draw_field(rng, SIZE, own) for n, own in enumerate(wanted)}
-        images = {name: own.image for name, own in drawn.items()}
-        create_dataset(data, images, {name: own.image_labels for name, own in drawn.items()}, Spec(size=SIZE))
+        drawn = {f"f{n:03}": draw_field(rng, SIZE, classes) for n, classes in enumerate(wanted)}
+        images = {name: field.image for name, field in drawn.items()}
+        create_dataset(data, images, {name: field.image_labels for name, field in drawn.items()}, Spec(size=SIZE))
     words = f"--data {data} --run {work}/run --fold none --backbone tf_efficientnet_lite0 --weights package"
     words += f" --output_stride 16 --crop 128 --batch 8 --epochs {epochs} --optim.lr 1e-3 --optim.schedule onecycle"
     if not (work / "run/full/best.safetensors").exists():
@@ -94,8 +94,8 @@ def show_image(field: Field) -> np.ndarray:
         for plane, channel, name in zip(field.image, HPA_CHANNELS, names, strict=True)
     ]
     panels.append(Panel(large(composite(field.image)), "all four"))
-    told = ", ".join(HPA.names[k] for k in field.image_labels)
-    title = f"What training is told of this image: {told}. Which cell shows which, it is not told."
+    labels = ", ".join(HPA.names[k] for k in field.image_labels)
+    title = f"What training is told of this image: {labels}. Which cell shows which, it is not told."
     return overlay_page(title, panels, [], HPA.names)
 
 
@@ -139,7 +139,7 @@ def show_scores(field: Field, cam: np.ndarray, probs: np.ndarray, member: CamChe
     k, rules = SHOWN[1], replace(member.recipe.score, feature_share=0.0)
     values = cell_values(normalise(cam), field.label_map, rules, negative=HPA.negative)
     first = cell_cam_scores(cam, probs, field.label_map, rules, negative=HPA.negative)
-    crops = np.concatenate([own for _, own in cell_crops(field.image, field.label_map, member.recipe.crops)])
+    crops = np.concatenate([crop for _, crop in cell_crops(field.image, field.label_map, member.recipe.crops)])
     second = crop_probs(member.net, [crops], device)
     final = blend(first, second, rules.blend, rules.crop_share)
     ids = np.unique(field.label_map)[1:].tolist()
@@ -148,11 +148,11 @@ def show_scores(field: Field, cam: np.ndarray, probs: np.ndarray, member: CamChe
     warm, plain = fit(heat(field.image, full), edge), fit(composite(field.image), edge)
     noted = {i: Note(k, f"r {r:.2f}") for i, r in zip(ids, values[:, k], strict=True)}
     top = final.argmax(axis=1)
-    told = {i: describe(own, HPA.names) for i, own in zip(ids, final, strict=True)}
-    true = {i: describe_truth(own, HPA.names) for i, own in enumerate(field.cell_labels, 1)}
+    predicted = {i: describe(cell_scores, HPA.names) for i, cell_scores in zip(ids, final, strict=True)}
+    true = {i: describe_truth(labels, HPA.names) for i, labels in enumerate(field.cell_labels, 1)}
     panels = [
         Panel(mark_cells(warm, cells, noted), f"1. map of {HPA.names[k]} in each cell: r"),
-        Panel(mark_cells(plain, cells, told), "2. r * p, blended with the crops' scores"),
+        Panel(mark_cells(plain, cells, predicted), "2. r * p, blended with the crops' scores"),
         Panel(mark_cells(plain, cells, true), "the truth, which training never saw"),
     ]
     page = overlay_page("From maps to cells", panels, sorted({*SHOWN, *top.tolist(), 18}), HPA.names)
@@ -164,7 +164,7 @@ def table(crops: np.ndarray, first: np.ndarray, second: np.ndarray, final: np.nd
     order = np.argsort(-final[:, list(SHOWN)].max(axis=1))
     panels = []
     for row in (*order[:3], *order[-3:]):
-        k = max(SHOWN, key=lambda own: final[row, own])
+        k = max(SHOWN, key=lambda k: final[row, k])
         text = f"{short_name(HPA.names[k])}: {first[row, k]:.2f}, {second[row, k]:.2f} -> {final[row, k]:.2f}"
         panels.append(Panel(fit(composite(crops[row]), width // 6 - 12), text))
     title = "Stage 2 sees each cell alone. Score from the map, score of the crop -> their mean, for six of the cells:"

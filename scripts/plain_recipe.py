@@ -71,13 +71,13 @@ def crop_cell(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Cut a cell out, black around it, and scale it to CROP px with its longer side."""
     rows, columns = np.where(mask)
     box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
-    own = (image * mask)[:, box[0], box[1]]
-    scale = CROP / max(own.shape[1:])
-    height, width = (max(1, min(CROP, round(edge * scale))) for edge in own.shape[1:])
+    cut = (image * mask)[:, box[0], box[1]]
+    scale = CROP / max(cut.shape[1:])
+    height, width = (max(1, min(CROP, round(edge * scale))) for edge in cut.shape[1:])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     out = np.zeros((len(image), CROP, CROP), np.uint8)
     y, x = (CROP - height) // 2, (CROP - width) // 2
-    for plane, target in zip(own, out, strict=True):
+    for plane, target in zip(cut, out, strict=True):
         target[y : y + height, x : x + width] = cv2.resize(plane, (width, height), interpolation=method)
     return out
 

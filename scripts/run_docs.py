@@ -27,8 +27,8 @@ COMMAND = re.compile(r"^\s*(?:python |wsss |scripts/|bash |torchrun |srun |pip |
 
 def command_blocks(text: str) -> list[tuple[str, str]]:
     """Return (first command, block) of every block of a page, fenced or indented, that holds a command."""
-    found = [(match["language"], match["fenced"] or match["indented"] or "") for match in BLOCK.finditer(text)]
-    return [(_first_command(block), block) for name, block in found if name == "bash" or COMMAND.search(block)]
+    blocks = [(match["language"], match["fenced"] or match["indented"] or "") for match in BLOCK.finditer(text)]
+    return [(_first_command(block), block) for name, block in blocks if name == "bash" or COMMAND.search(block)]
 
 
 def _first_command(block: str) -> str:

@@ -98,14 +98,14 @@ def main() -> int:
         images, target = batch(scenes, step, options)
         with torch.autocast("cpu", torch.bfloat16):
             logits = net(images.to(memory_format=torch.channels_last)).logits
-        found = loss(logits, target)["loss"]
+        total = loss(logits, target)["loss"]
         for group in optim.param_groups:
             group["lr"] = options.lr * rate(step / options.steps)
         optim.zero_grad()
-        found.backward()
+        total.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optim.step()
-        recent.append(float(found.detach()))
+        recent.append(float(total.detach()))
         late = time.monotonic() > end
         if late or (step + 1) % SAVE_EVERY == 0 or step + 1 == options.steps:
             say(f"step {step + 1} of {options.steps}: loss {sum(recent) / len(recent):.4f}")
@@ -121,8 +121,8 @@ def main() -> int:
 
 def export(net: torch.nn.Module, options: argparse.Namespace) -> None:
     """Write the weights as float16."""
-    half = {name: own.half() if own.is_floating_point() else own for name, own in net.state_dict().items()}
-    half = {name: own.contiguous() for name, own in half.items()}
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in net.state_dict().items()}
+    half = {name: tensor.contiguous() for name, tensor in half.items()}
     about = {"backbone": BACKBONE, "split": options.split, "steps": options.steps, "seed": options.seed}
     write_bytes(options.out, save(half, {"wsss": json.dumps(about)}))
     say(f"{options.out}: {options.out.stat().st_size / 2**20:.2f} MiB")

@@ -116,7 +116,7 @@ class CellBank:
         if table.empty:
             raise DataError(f"{path} has no cell of the split '{split}': choose another --split.")
         self._folder = folder / "cells"
-        self.by_class = {int(str(k)): own["cell"].tolist() for k, own in table.groupby("label")}
+        self.by_class = {int(str(k)): cells["cell"].tolist() for k, cells in table.groupby("label")}
 
     def draw(self, label: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return a cell of a class, turned and flipped by chance: (4, h, w) float32 of 0..255 and (h, w) bool.
@@ -197,10 +197,10 @@ def _place(
     rng: np.random.Generator,
 ) -> bool:
     """Lay a cell where there is room, under those that lie there already; False if there is none."""
-    found = _room(label_map > 0, mask, style, rng)
-    if found is None:
+    corner = _room(label_map > 0, mask, style, rng)
+    if corner is None:
         return False
-    top, left = found
+    top, left = corner
     rows = slice(max(top, 0), min(top + mask.shape[0], EDGE))
     columns = slice(max(left, 0), min(left + mask.shape[1], EDGE))
     part = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)

@@ -91,17 +91,17 @@ def find_nuclei(blue: np.ndarray, cells: np.ndarray) -> np.ndarray:
     nuclei = np.zeros(cells.shape, np.int32)
     soft = cv2.GaussianBlur(blue.astype(np.float32), (0, 0), 1.5)
     for cell in np.unique(cells[cells > 0]):
-        own = cells == cell
-        values = soft[own]
+        mask = cells == cell
+        values = soft[mask]
         if values.max() - values.min() < 4:
             continue
-        bright = (own & (soft > threshold_otsu(values))).astype(np.uint8)
+        bright = (mask & (soft > threshold_otsu(values))).astype(np.uint8)
         bright = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
         outlines, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         if outlines:
             filled = np.zeros(cells.shape, np.uint8)
             cv2.drawContours(filled, [max(outlines, key=cv2.contourArea)], -1, 1, cv2.FILLED)
-            nuclei[own & (filled > 0)] = cell
+            nuclei[mask & (filled > 0)] = cell
     return nuclei
 
 

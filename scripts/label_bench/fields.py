@@ -42,7 +42,7 @@ def find_fields(options: argparse.Namespace) -> tuple[FieldSet, list[FieldSet]]:
         raise ConfigError("--train and --sets belong together: give both, or neither and --cells.")
     if options.train:
         sets = [_given(*_split(text)) for text in options.sets]
-        if len({own.name for own in sets} | {"train"}) <= len(sets):
+        if len({one.name for one in sets} | {"train"}) <= len(sets):
             raise ConfigError("--sets names a set twice, or 'train': choose other names.")
         return _given("train", options.train), sets
     make = _compose if options.cells else _draw
@@ -69,23 +69,23 @@ def _given(name: str, folder: Path) -> FieldSet:
 
 def _compose(name: str, options: argparse.Namespace) -> FieldSet:
     """Compose fields from single cells, unless they are there."""
-    found = FieldSet(name, options.out / "fields" / name)
+    fields = FieldSet(name, options.out / "fields" / name)
     split, seed, count = {"train": ("train", 1, 400), "val": ("val", 2, 120), "hard": ("val", 7, 60)}[name]
-    if not found.truth.exists():  # the last file that is written
-        words = [str(options.cells), str(found.folder), "--split", split, "--seed", str(seed)]
+    if not fields.truth.exists():  # the last file that is written
+        words = [str(options.cells), str(fields.folder), "--split", split, "--seed", str(seed)]
         words += ["--fields", str(_count(name, count, options)), "--size", str(options.size)]
         command = [sys.executable, str(COMPOSE), *words, *(["--hard"] if name == "hard" else [])]
         if subprocess.run(command, check=False).returncode:
             raise DataError(f"{options.cells} could not be composed into fields: see above.")
-    return found
+    return fields
 
 
 def _draw(name: str, options: argparse.Namespace) -> FieldSet:
     """Draw fields by code, unless they are there; the hard ones are noisier, with more cells without signal."""
-    found = FieldSet(name, options.out / "fields" / name)
+    fields = FieldSet(name, options.out / "fields" / name)
     seed, count = {"train": (1, 400), "val": (2, 120), "hard": (7, 60)}[name]
-    if not found.truth.exists():
+    if not fields.truth.exists():
         look = Look(photons=0.3, lost=0.25) if name == "hard" else Look()
         count = _count(name, count, options)
-        write_fields(found.folder, count, options.size, seed, prefix=name, look=look)
-    return found
+        write_fields(fields.folder, count, options.size, seed, prefix=name, look=look)
+    return fields

@@ -44,8 +44,8 @@ class Bench:
         else:
             assert method.inference is not None
             preds = self._infer(method.inference, fields, seed)
-        found: dict[str, Any] = evaluate_at(preds / method.part, fields)["cells"]
-        return found
+        record: dict[str, Any] = evaluate_at(preds / method.part, fields)["cells"]
+        return record
 
     def seconds(self, method: Method, fields: FieldSet, seed: int) -> dict[str, float]:
         """Return the seconds that the trainings and inferences of a row took."""
@@ -108,23 +108,25 @@ class Bench:
 
     def _blend(self, blend: Blend, fields: FieldSet, seed: int, seeds: list[int]) -> Path:
         """Blend the members' predictions of a set; weights, where fitted, come from the training fields."""
-        members = self._members(blend, fields, seed, seeds)
+        predictions = self._predictions(blend, fields, seed, seeds)
         weights = "equal"
         if blend.fitted:
-            oof = self._members(blend, self.train, seed, seeds, oof=True)
+            oof = self._predictions(blend, self.train, seed, seeds, oof=True)
             fitted = self._ensemble(oof, blend, f"--weights auto --data {self._data(self.train)}", self.train, seed)
             weights = ",".join(f"{weight:.4f}" for weight in read_json(fitted / "provenance.json")["weights"])
-        return self._ensemble(members, blend, f"--weights {weights}", fields, seed)
+        return self._ensemble(predictions, blend, f"--weights {weights}", fields, seed)
 
-    def _members(self, blend: Blend, fields: FieldSet, seed: int, seeds: list[int], oof: bool = False) -> list[Path]:
-        own = seeds if blend.seeds else [seed]
+    def _predictions(
+        self, blend: Blend, fields: FieldSet, seed: int, seeds: list[int], oof: bool = False
+    ) -> list[Path]:
+        chosen = seeds if blend.seeds else [seed]
         split = [member.partition("/") for member in blend.members]
-        return [self._infer(name, fields, k, oof) / part for name, _, part in split for k in own]
+        return [self._infer(name, fields, k, oof) / part for name, _, part in split for k in chosen]
 
-    def _ensemble(self, members: list[Path], blend: Blend, flags: str, fields: FieldSet, seed: int) -> Path:
-        words = f"--preds {' '.join(map(str, members))} --how {blend.how} {flags}"
+    def _ensemble(self, predictions: list[Path], blend: Blend, flags: str, fields: FieldSet, seed: int) -> Path:
+        words = f"--preds {' '.join(map(str, predictions))} --how {blend.how} {flags}"
         job = f"preds/{fields.name}/blend-{digest_json([words])}/seed{seed}"
-        parts = [member.relative_to(self.out).parts[:4] for member in members]
+        parts = [member.relative_to(self.out).parts[:4] for member in predictions]
         self._stage(job, "ensemble", f"{words} --out {self.out / job}", after=["/".join(part) for part in parts])
         return self.out / job
 
@@ -163,13 +165,13 @@ class Bench:
         path = self._done(job)
         made_of = {"words": words, "after": {name: digest_file(self._done(name)) for name in after}}
         if path.exists():
-            found: dict[str, Any] = read_json(path)
-            if all(found.get(name) == value for name, value in made_of.items()):
-                return found
+            record: dict[str, Any] = read_json(path)
+            if all(record.get(name) == value for name, value in made_of.items()):
+                return record
             path.unlink()  # so that a killed repetition goes on instead of starting over once more
-        found = {**made_of, **work()}
-        write_json(path, found)
-        return found
+        record = {**made_of, **work()}
+        write_json(path, record)
+        return record
 
     def _done(self, job: str) -> Path:
         return self.out / "done" / f"{job}.json"

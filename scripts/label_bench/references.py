@@ -23,9 +23,9 @@ def copied_report(fields: FieldSet) -> dict[str, Any]:
     """Score the true labels of each image, copied to all its cells; the record of `score_table`."""
     truth = read_cell_truth(fields.truth, HPA)
     labels = read_labels(fields.labels, HPA).labels
-    copied = copy_to_cells(truth, {name: HPA.encode(own) for name, own in labels.items()}, HPA)
-    found: dict[str, Any] = without_nan(score_table(truth.labels, copied, HPA))
-    return found
+    copied = copy_to_cells(truth, {name: HPA.encode(ids) for name, ids in labels.items()}, HPA)
+    report: dict[str, Any] = without_nan(score_table(truth.labels, copied, HPA))
+    return report
 
 
 def supervised_report(train: Path, train_truth: Path, test: Path, test_truth: Path, seed: int) -> dict[str, Any]:
@@ -34,8 +34,8 @@ def supervised_report(train: Path, train_truth: Path, test: Path, test_truth: Pa
     forest = Forest(WeakConfig(trees=300), seed).fit(learnt, labels)
     data = DataSet.open(test)
     features, truth = _described(data, test_truth)
-    found: dict[str, Any] = without_nan(score_table(truth, np.clip(forest.predict(features), 0, 1), data.classes))
-    return found
+    report: dict[str, Any] = without_nan(score_table(truth, np.clip(forest.predict(features), 0, 1), data.classes))
+    return report
 
 
 def _described(data: DataSet, truth_path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -44,9 +44,9 @@ def _described(data: DataSet, truth_path: Path) -> tuple[np.ndarray, np.ndarray]
     names, cells, features = [], [], []
     for index, name in enumerate(data.ids):
         label_map = data.geometry(index).labels_to_store(read_cells(data, index))
-        own = cell_ids(label_map)
-        names += [name] * len(own)
-        cells += own.tolist()
+        ids = cell_ids(label_map)
+        names += [name] * len(ids)
+        cells += ids.tolist()
         features.append(cell_features(np.array(data.image(index)), label_map, read_nuclei(data, index)))
     join = join_by_number(truth, np.array(names, object), np.array(cells))
     known = join.rows >= 0

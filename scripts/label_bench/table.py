@@ -12,10 +12,10 @@ FIGURES = {"ap": "mean AP", "several": "several classes", "ece": "ECE"}
 
 def figures(report: dict[str, Any]) -> dict[str, float | None]:
     """Return what the table wants of a record of `evaluate`."""
-    found = {"ap": report["mean_ap"], "several": report["mean_ap_of_several_classes"]}
-    found["ece"] = report["calibration_error"]
+    row = {"ap": report["mean_ap"], "several": report["mean_ap_of_several_classes"]}
+    row["ece"] = report["calibration_error"]
     classes = {f"AP {row['id']} {row['name']}": row["ap"] for row in report["per_class"] if row["count"]}
-    return found | classes
+    return row | classes
 
 
 def write_table(folder: Path, rows: list[dict[str, Any]], about: str) -> str:
@@ -40,25 +40,25 @@ def write_table(folder: Path, rows: list[dict[str, Any]], about: str) -> str:
 def _overview(table: pd.DataFrame) -> str:
     """One row a method: mean AP with its spread, AP of cells of several classes and ECE of each set; times."""
     sets = list(dict.fromkeys(table.index.get_level_values("set")))
-    head = ["method", "scores of a cell", *(f"{own}: {FIGURES[f]}" for own in sets for f in FIGURES)]
+    head = ["method", "scores of a cell", *(f"{one}: {FIGURES[f]}" for one in sets for f in FIGURES)]
     lines = _head([*head, "seeds", "training, min", "inference, s"])
-    for (method, about), own in table.groupby(level=["method", "about"], sort=False):
+    for (method, about), rows in table.groupby(level=["method", "about"], sort=False):
         cells = [method, about]
         for name in sets:
-            found = own[own.index.get_level_values("set") == name]
-            cells += [_figure(found, figure, spread=figure == "ap") for figure in FIGURES]
-        times = [own["train_s"].mean() / 60, own["infer_s"].mean()]
-        lines.append(_line([*cells, str(int(own["seeds"].max())), *(f"{t:.1f}" if t else "" for t in times)]))
+            of_set = rows[rows.index.get_level_values("set") == name]
+            cells += [_figure(of_set, figure, spread=figure == "ap") for figure in FIGURES]
+        times = [rows["train_s"].mean() / 60, rows["infer_s"].mean()]
+        lines.append(_line([*cells, str(int(rows["seeds"].max())), *(f"{t:.1f}" if t else "" for t in times)]))
     return "\n".join(lines) + "\n"
 
 
 def _per_class(table: pd.DataFrame, name: str) -> str:
-    own = table[table.index.get_level_values("set") == name]
-    classes = [c for c in own if c.startswith("AP ") and not c.endswith(" sd") and own[c].notna().any()]
+    rows = table[table.index.get_level_values("set") == name]
+    classes = [c for c in rows if c.startswith("AP ") and not c.endswith(" sd") and rows[c].notna().any()]
     lines = [f"\nAP per class, {name}:\n", *_head(["method", *(c.removeprefix("AP ") for c in classes)])]
-    for k in range(len(own)):
-        row = own.iloc[[k]]
-        lines.append(_line([own.index[k][0], *(_figure(row, c) for c in classes)]))
+    for k in range(len(rows)):
+        row = rows.iloc[[k]]
+        lines.append(_line([rows.index[k][0], *(_figure(row, c) for c in classes)]))
     return "\n".join(lines) + "\n"
 
 

@@ -36,7 +36,11 @@ IMAGES, EPOCHS, IN_A_ROW = 16, 3, 6
 BEGINS = {
     "prepare": ("wsss.data.source", "ingest", lambda job: 1),
     "segment": ("wsss.segmenters.many", "_work", lambda task: 1),
-    "infer": ("wsss.inference.pipeline", "_score_batch", lambda task, members, sources, samples, *rest: len(samples)),
+    "infer": (
+        "wsss.inference.pipeline",
+        "_score_batch",
+        lambda task, checkpoints, sources, samples, *rest: len(samples),
+    ),
 }
 """Stage -> module and name of the function that begins with images, and how many they are."""
 PRELOAD = [
@@ -154,7 +158,7 @@ def fire(stage: Stage, kills: int, rng: random.Random) -> tuple[int, int, int, s
         if process.exitcode == 0:
             span = min(span, time.monotonic() - began)  # the machine is less busy than it was
         below = children(process.pid)
-        pids |= {str(own.pid) for own in (process, *below)}
+        pids |= {str(one.pid) for one in (process, *below)}
         process.kill()
         process.join()
         most = max(most, lost(stage.log))

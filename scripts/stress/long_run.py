@@ -31,9 +31,9 @@ class Course:
     def note(self, process: psutil.Process) -> None:
         """Add what a process and those below it use now."""
         used = files = 0
-        for own in (process, *process.children(recursive=True)):
+        for one in (process, *process.children(recursive=True)):
             try:
-                used, files = used + anonymous(own.pid), files + own_files(own)
+                used, files = used + anonymous(one.pid), files + files_of(one)
             except (psutil.Error, OSError):  # it has ended meanwhile
                 continue
         self.memory.append(used / 1e6)
@@ -58,7 +58,7 @@ def anonymous(pid: int) -> int:
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
-def own_files(process: psutil.Process) -> int:
+def files_of(process: psutil.Process) -> int:
     """Return how many files are open, but for shards of the store, of which a process keeps OPEN_SHARDS at most."""
     places = (str(path.readlink()) for path in Path(f"/proc/{process.pid}/fd").iterdir())
     return sum("/shards/" not in place and not place.endswith(".part") for place in places)

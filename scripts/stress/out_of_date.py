@@ -51,10 +51,10 @@ def new_pixels(home: Path, name: str = FIRST) -> None:
 
 def new_map(folder: Path, name: str = FIRST) -> None:
     """Correct a label map: one cell grows by a row, or shrinks again."""
-    found = read_label_map(folder / f"{name}.png")
-    row = found[28, 4:28]
-    found[28, 4:28] = np.where(row == 0, 1, 0)
-    keep_time(folder / f"{name}.png", lambda _: write_label_map(folder / name, found))
+    label_map = read_label_map(folder / f"{name}.png")
+    row = label_map[28, 4:28]
+    label_map[28, 4:28] = np.where(row == 0, 1, 0)
+    keep_time(folder / f"{name}.png", lambda _: write_label_map(folder / name, label_map))
 
 
 def remake(*commands: str) -> Callable[[Path], None]:
@@ -216,12 +216,12 @@ def coded_pixels(home: Path) -> None:
     keep_time(path, lambda _: write_image(home, FIRST, planes, "coded", NAMED))
 
 
-def found_maps(home: Path) -> None:
+def corrected_maps(home: Path) -> None:
     """Correct a label map that `infer --segment` found: it gets one cell more."""
     path = home / "two" / "cells" / f"{FIRST}.png"
-    found = read_label_map(path)
-    found[:6, :6] = found.max() + 1
-    keep_time(path, lambda _: write_label_map(path.with_suffix(""), found))
+    label_map = read_label_map(path)
+    label_map[:6, :6] = label_map.max() + 1
+    keep_time(path, lambda _: write_label_map(path.with_suffix(""), label_map))
 
 
 BEFORE = ["prepare", "segment", "train"]
@@ -237,7 +237,7 @@ MORE: list[tuple[str, list[str], str, Change]] = [
     ("train-features", BEFORE[:2], "label maps corrected, of which features are learnt", all_maps),
     ("train-features", BEFORE[:2], "all given masks changed, segmented again", both(all_given, remake("segment"))),
     ("train-features", BEFORE[:2], "pixels re-prepared, of which features are learnt", both(PIXELS, remake("segment"))),
-    ("infer-segment", [*BEFORE, "prepare-two"], "a label map corrected after infer --segment", found_maps),
+    ("infer-segment", [*BEFORE, "prepare-two"], "a label map corrected after infer --segment", corrected_maps),
     ("infer-segment", [*BEFORE, "prepare-two"], "pixels re-prepared", both(new_pixels, remake("prepare-two"))),
 ]
 """Command, those that it needs, what changes, and how: further ways of the commands."""
@@ -272,7 +272,7 @@ NEEDS = {"infer-masks": ["train-masks"], "train-masks": [], "prepare-coded": []}
 
 def other_options(home: Path, chain: dict[str, list[str]]) -> list[tuple[str, bool]]:
     """Start finished commands with other options; return what was tried, and whether it was noticed and named."""
-    found = []
+    results = []
     for name, more in OPTIONS:
         needs = [*NEEDS[name], name] if name in NEEDS else ORDER[: ORDER.index(name) + 1]
         for stage in needs:
@@ -283,18 +283,18 @@ def other_options(home: Path, chain: dict[str, list[str]]) -> list[tuple[str, bo
             code == 0 and not is_done(name, code, text)
         )
         print(f"{name:10} {more:45} {' '.join(text.split())[-150:]}", flush=True)
-        found.append((f"{name} {more}: {text[-200:]}", noticed))
-    return found
+        results.append((f"{name} {more}: {text[-200:]}", noticed))
+    return results
 
 
 def stories(home: Path, chain: dict[str, list[str]]) -> list[tuple[str, bool]]:
     """Play what takes several commands; return what was tried, and whether all that is promised held."""
-    found = []
+    results = []
     for story in (_cut_short, _cells_missing, _failed_first):
         done = story(home, chain)
         print(f"{story.__name__[1:]:56} {done}", flush=True)
-        found.append((story.__name__, done))
-    return found
+        results.append((story.__name__, done))
+    return results
 
 
 def _cut_short(home: Path, chain: dict[str, list[str]]) -> bool:
@@ -333,16 +333,16 @@ def _cells_missing(home: Path, chain: dict[str, list[str]]) -> bool:
         again(name, chain)
     cells = home / "data" / "cells"
     cells.rename(home / "aside")
-    told = []
+    refused = []
     for name in ("infer", "pseudo"):
         words = [*chain[name], "--out", str(home / "early")]
         code, text = call(name, words)
-        told.append(code == 2 and "wsss.segment" in text and not (home / "early").exists())
+        refused.append(code == 2 and "wsss.segment" in text and not (home / "early").exists())
     (home / "aside").rename(cells)
     code, _ = call("infer", [*chain["infer"], "--out", str(home / "early")])
     rows = len(pd.read_parquet(home / "early" / "cells.parquet"))
     shutil.rmtree(home / "early")
-    return all(told) and code == 0 and rows == 2 * len(names())
+    return all(refused) and code == 0 and rows == 2 * len(names())
 
 
 def _failed_first(home: Path, chain: dict[str, list[str]]) -> bool:
@@ -362,8 +362,8 @@ def _failed_first(home: Path, chain: dict[str, list[str]]) -> bool:
     kept, fresh = [], home / "fresh"
     fresh.mkdir()
     chain = {
-        name: [word.replace(f"{home}/", f"{fresh}/") if _made(home, word) else word for word in own]
-        for name, own in chain.items()
+        name: [word.replace(f"{home}/", f"{fresh}/") if _made(home, word) else word for word in words]
+        for name, words in chain.items()
     }
     for name, more in wrong.items():
         code, _ = call(name, [*chain[name], *more])
@@ -401,7 +401,7 @@ def main() -> int:
         write_inputs(home)
         chain = words(home)
         with site(home, chain):
-            for name, needs, what, change in [*((name, None, what, own) for name, what, own in CHANGES), *MORE]:
+            for name, needs, what, change in [*((name, None, what, change) for name, what, change in CHANGES), *MORE]:
                 if name not in wanted:
                     continue
                 if needs is None:

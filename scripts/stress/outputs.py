@@ -67,16 +67,16 @@ def files(home: Path, name: str) -> dict[str, str]:
 
 
 def _digests(home: Path, result: list[Path]) -> dict[str, str]:
-    found = {}
+    digests = {}
     for place in result:
         for path in sorted(place.rglob("*") if place.is_dir() else [place]):
             if path.is_file() and not (path.parent.name == STATE and path.suffix == ".json"):
                 known = path.name not in CLOCKS and "previous" not in path.name and path.suffix != ".npy"
-                found[str(path.relative_to(home))] = _digest(path) if known else ""
+                digests[str(path.relative_to(home))] = _digest(path) if known else ""
     hidden = [*home.glob(".*.part"), *home.glob(".*.lock")]
     for path in [*hidden, *(home / STATE).glob("*.work"), *(home / STATE).glob("*.commit")]:
-        found[str(path.relative_to(home))] = "left over"
-    return found
+        digests[str(path.relative_to(home))] = "left over"
+    return digests
 
 
 def _digest(path: Path) -> str:
@@ -85,14 +85,14 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def start(name: str, asked: list[str], kill_at: int = -1, told: Path | None = None) -> Any:
+def start(name: str, asked: list[str], kill_at: int = -1, report: Path | None = None) -> Any:
     """Start a command in a process of its own, forked from a server that has never computed anything."""
-    process = multiprocessing.get_context("forkserver").Process(target=run, args=(name, asked, kill_at, told))
+    process = multiprocessing.get_context("forkserver").Process(target=run, args=(name, asked, kill_at, report))
     process.start()
     return process
 
 
-def run(name: str, asked: list[str], kill_at: int, told: Path | None) -> None:
+def run(name: str, asked: list[str], kill_at: int, report: Path | None) -> None:
     """Call a command, with SIGKILL before its n-th change of the file system; note changes and words."""
     done = [0]
 
@@ -109,20 +109,20 @@ def run(name: str, asked: list[str], kill_at: int, told: Path | None) -> None:
         setattr(os, change, wrapped(getattr(os, change)))
     multiprocessing.set_start_method("fork", force=True)
     code, text = call(name, asked)
-    if told is not None:
-        told.write_text(f"{done[0]}\n{text}")
+    if report is not None:
+        report.write_text(f"{done[0]}\n{text}")
     sys.exit(code)
 
 
 def finish(home: Path, name: str, asked: list[str]) -> tuple[int, str, int]:
     """Let a command come to its end; return its exit code, what it said, and its changes of the file system."""
-    told = home / "told"
-    process = start(name, asked, told=told)
+    report = home / "done"
+    process = start(name, asked, report=report)
     process.join()
-    if not told.exists():
+    if not report.exists():
         raise SystemExit(f"{name} ended with {process.exitcode} and said nothing")
-    steps, _, text = told.read_text().partition("\n")
-    told.unlink()
+    steps, _, text = report.read_text().partition("\n")
+    report.unlink()
     return process.exitcode, text, int(steps)
 
 
@@ -144,8 +144,8 @@ def _whole(home: Path, result: list[Path], states: list[dict[str, str]], *, in_p
         return True
     inside = tuple(str(place.relative_to(home)) for place in result)
 
-    def visible(found: dict[str, str]) -> dict[str, str]:
-        return {path: own for path, own in found.items() if path.startswith(inside) and "/." not in f"/{path}"}
+    def visible(digests: dict[str, str]) -> dict[str, str]:
+        return {path: digest for path, digest in digests.items() if path.startswith(inside) and "/." not in f"/{path}"}
 
     return visible(_digests(home, result)) in [visible(state) for state in states]
 

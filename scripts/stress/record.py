@@ -43,11 +43,11 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 def main() -> int:
     """Print what is kept as a Markdown table; return 1 if anything did not survive."""
-    found = _read(FOLDER / "figures.csv")
+    lines = _read(FOLDER / "figures.csv")
     print("| row | what | tried | survived | seconds | |\n|---|---|---|---|---|---|")
-    for line in found:
+    for line in lines:
         print("| " + " | ".join(line[name] for name in COLUMNS) + " |")
-    return int(any(line["tried"] != line["survived"] for line in found))
+    return int(any(line["tried"] != line["survived"] for line in lines))
 
 
 if __name__ == "__main__":
