@@ -100,7 +100,7 @@ def test_predictions_that_tell_nothing_are_refused(home: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     for name in ("cells.csv", "images.csv"):
         (tmp_path / name).write_bytes((home / "oof" / name).read_bytes())
-    with pytest.raises(DataError, match="does not say what its networks learnt from"):
+    with pytest.raises(DataError, match="does not record what its networks were trained on"):
         calibrate.main(["--preds", str(tmp_path), "--data", str(home / "data")])
 
 

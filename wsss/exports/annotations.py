@@ -22,7 +22,7 @@ Polygon = list[np.ndarray]
 """The outer ring and then its holes: (n, 2) int64 of x, y at pixel corners, first corner repeated at the end."""
 
 MEASURED = ("cell_id", "area_px", "touches_border", "fold")
-"""Measurements of a cell beside its scores."""
+"""Measurements of a cell in addition to its scores."""
 Colour = Callable[[int], Sequence[int]]
 """Class id -> red, green, blue of 0..255."""
 
@@ -65,7 +65,7 @@ class _Unclosing(io.TextIOWrapper):
     """A text writer that leaves the stream below it open."""
 
     def close(self) -> None:
-        """Write what is held back, and let go of the stream."""
+        """Flush, and detach from the stream."""
         if not self.closed:
             self.flush()
             self.detach()

@@ -16,13 +16,13 @@ from wsss.core.parquet import write_parquet
 from wsss.core.progress import progress, waiting
 
 ROWS = 20_000
-"""Written at once, between two looks at the progress."""
+"""Rows written between two updates of the progress bar."""
 
 
 def named_table(cells: pd.DataFrame, classes: ClassList) -> pd.DataFrame:
     """Return cells with `label` (the value in the label map), best class and its score, and scores by class name.
 
-    A class that bears the name of another column gets its id behind it, such as 'fold (3)'.
+    A class named like another column gets its id appended, such as 'fold (3)'.
     """
     scores = cells[classes.columns].to_numpy(np.float32)
     plain = cells.drop(columns=[*classes.columns, "rle"], errors="ignore").rename(columns={"cell_id": "label"})

@@ -51,7 +51,7 @@ def calibration_svg(count: np.ndarray, score: np.ndarray, truth: np.ndarray) -> 
 
 
 def confusion_svg(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Draw who is mistaken for whom; rows as `evaluate` returns them."""
+    """Draw the confusions of classes; rows as `evaluate` returns them."""
     return _svg(draw_confusion(*confusion_table(rows)))
 
 
@@ -141,7 +141,7 @@ def plot_reliability(panels: Mapping[str, tuple[Bins, Bins]], path: Path, truth:
 
 
 def write_confusion(rows: Sequence[Mapping[str, Any]], csv: Path, picture: Path) -> None:
-    """Write who is mistaken for whom: a row a true class, a column what its cells were taken for.
+    """Write the confusions of classes: one row per true class, one column per predicted class.
 
     Args:
         rows: as for `confusion_table`.
@@ -157,7 +157,7 @@ def write_confusion(rows: Sequence[Mapping[str, Any]], csv: Path, picture: Path)
 
 
 def confusion_table(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[str], list[str]]:
-    """Return the numbers of cells (T, F), the names of the T true classes and of the F ones they were taken for.
+    """Return the numbers of cells (T, F), the names of the T true and of the F predicted classes.
 
     Args:
         rows: entries that are not 0: true and predicted (ids, -1 for no score), true_name, predicted_name, cells.
@@ -260,7 +260,7 @@ def _save(figure: Any, path: Path) -> None:
 LEAST_SHARE = 0.005
 """Classes that no condition shows in this share of its cells are left out of the picture."""
 CONDITION_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f", "#000000")
-"""Colours of conditions that people with colour-blindness tell apart (Okabe and Ito)."""
+"""Colours of conditions that people with colour-blindness can distinguish (Okabe and Ito)."""
 CONDITION_MARKS = "os^Dv<>P"
 
 

@@ -38,7 +38,7 @@ LEAST_RANGE = 48
 
 @dataclass(frozen=True)
 class Note:
-    """What is said of one cell: its class gives the colour, the text is written on it."""
+    """The annotation of one cell: its class gives the colour, the text is written on it."""
 
     class_id: int
     text: str
@@ -233,7 +233,7 @@ def _write_on_cell(
 
 
 def _legend(shown: Sequence[int], names: Sequence[str], width: int) -> Image.Image:
-    """Draw a swatch, the short name and the name of each class, as many in a row as fit."""
+    """Draw a swatch, the short name and the name of each class, in rows of the given width."""
     font, row_height = _font(15), 24
     entries = [(k, _entry(k, names[k])) for k in sorted(set(shown))]
     places: list[tuple[int, int]] = []
@@ -309,7 +309,7 @@ class SheetRow(NamedTuple):
     predicted: np.ndarray
     """(H, W) label map."""
     figures: str = ""
-    """What is said of the row, such as its score."""
+    """Text about the row, such as its score."""
     alone: np.ndarray | None = None
     """(n,) numbers of the true objects without a partner in the prediction."""
 

@@ -19,7 +19,7 @@ from wsss.reports.figures import NO_CLASS, Colour, colour, data_uri, short_name
 from wsss.reports.overlay import OTHER_TINT, TINTS, Note, cell_boxes, fit, mark_cells, stretch
 
 ROUGHNESS = 0.6
-"""An outline may pass its pixels by this many px of the picture."""
+"""Largest distance of an outline from its pixels, in px of the picture."""
 MAP_EDGE, MAP_QUALITY = 64, 70
 """Longer edge of a class map in px, and quality of its WebP: maps are smooth."""
 MOST_VALUES = 100
@@ -32,7 +32,7 @@ CROP_MARGIN = 0.25
 
 @dataclass(frozen=True)
 class FieldCell:
-    """What the page tells of one cell."""
+    """What the page shows of one cell."""
 
     cell_id: int
     scores: Sequence[float]
@@ -65,7 +65,7 @@ class Field:
     tops: Sequence[int]
     """Top classes of its cells."""
     carried: Mapping[str, str]
-    """What the label table says of it beside labels."""
+    """Other columns of the label table."""
     packed: str
     """Pictures, outlines and scores: JSON, compressed with gzip, in base64."""
 
@@ -83,7 +83,7 @@ def pack_field(
     Args:
         planes: (C, H, W) uint8.
         label_map: (H, W) int32 of the same size.
-        cells: what is told of each cell; one without pixels in the map has no outline.
+        cells: what is shown of each cell; one without pixels in the map has no outline.
         edge: longer edge of the pictures in px.
         quality: of WebP, 1..100.
         maps: class maps, as far as there are.
@@ -229,7 +229,7 @@ class Page:
     failures: Sequence[tuple[str, str, str]]
     """ID, status, reason."""
     records: Sequence[tuple[str, str]]
-    """Files told in full: name, text."""
+    """Files shown in full: name, text."""
     has_truth: bool
     has_maps: bool
     threshold: float

@@ -51,7 +51,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     ),
     "doubtful": Strategy(
         "doubtful",
-        "Cells with a score near 0.5: most is learnt from them.",
+        "Cells with a score near 0.5: the most informative ones.",
         lambda scores: _doubt(scores) ** 2,
     ),
     "confident": Strategy(
@@ -61,7 +61,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     ),
     "class": Strategy(
         "one class",
-        "Cells with a high score of one class: its precision soon, and examples of a rare class.",
+        "Cells with a high score of one class: measures its precision quickly, and finds examples of a rare class.",
         lambda scores: scores[:, 0],
         by_class=True,
     ),
@@ -156,7 +156,7 @@ def rates_of(strategy: Strategy, scores: np.ndarray) -> np.ndarray:
 
 
 def inclusion(rates: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Return the probability that cells were asked for by any of several strategies.
+    """Return the probability that cells were chosen by any of several strategies.
 
     Args:
         rates: (n, S) >= 0, 0 for a strategy that cannot reach the cell.

@@ -39,7 +39,7 @@ MARGINS = {"near": 0.15, "far": 1.0}
 """Surroundings shown on each side of a cell, as a share of its longer edge; the view 'field' shows the whole image."""
 VIEWS = (*MARGINS, "field")
 LEAST_EDGE = 24
-"""Windows are at least so wide, in stored px."""
+"""Least width of a window, in stored px."""
 KEPT = 8
 """Images whose label maps are kept in memory."""
 
@@ -112,7 +112,7 @@ class Views:
         return bytes(encoded)
 
     def describe(self, i: int) -> dict[str, Any]:
-        """Return what is known of image i beside its pixels: labels (ids, None if unknown) and carried columns."""
+        """Return labels (ids, None if unknown) and carried columns of image i."""
         label = self.data.table["Label"].iloc[i]
         labels = parse_label(label) if self.data.has_labels[i] else None
         carried = {str(name): str(self.data.carried[name].iloc[i]) for name in self.data.carried}
@@ -337,7 +337,7 @@ class ReviewServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Where a browser finds the page; who knows it may answer."""
+        """Address of the page; whoever knows it may answer."""
         return f"http://127.0.0.1:{self.server_address[1]}/{self.token}/"
 
     def serve(self) -> None:
@@ -353,7 +353,7 @@ class ReviewServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection: checks who asks, then hands over to the site."""
+    """One connection: checks the request, then passes it to the site."""
 
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "wsss", ""
@@ -389,7 +389,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.BAD_REQUEST, as_json({"error": str(error)}))
 
     def _refused(self, token: str) -> bool:
-        """Say whether somebody asks who was not given the address."""
+        """Return whether the request comes from somebody who was not given the address."""
         host = re.sub(r":\d+$", "", self.headers.get("Host") or "")
         origin = self.headers.get("Origin")
         foreign = origin is not None and urlsplit(origin).netloc != self.headers.get("Host")
@@ -419,7 +419,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(reply.content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of single requests."""
+        """Do not log single requests."""
 
     def handle(self) -> None:
         """Serve the connection; a browser that goes away is no error."""

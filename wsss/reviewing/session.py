@@ -47,13 +47,13 @@ CREATE TABLE IF NOT EXISTS rates (
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said of one cell."""
+    """The answer for one cell."""
 
     cell: Cell
     labels: tuple[int, ...]
     """Class ids; empty for 'cannot tell'."""
     design: str
-    """Which strategy asked for it."""
+    """The strategy that chose the cell."""
     mark: str
     """Digest of the image's pixels and label map when it was answered."""
     seconds: float
@@ -126,10 +126,10 @@ class Answers:
         return DataError(f"{self.path} is damaged ({text}): restore it from a copy, or choose another --out.")
 
     def add(self, answer: Answer, rates: Mapping[str, float], threshold: float) -> None:
-        """Record an answer for good; an earlier one of the same cell no longer counts.
+        """Record an answer; it replaces an earlier one for the same cell.
 
         Args:
-            answer: what was said.
+            answer: the answer.
             rates: design -> the cell's rate, of every design used so far and of the answer's.
             threshold: key up to which the answer's design has now been asked.
         """
@@ -210,9 +210,9 @@ class Answers:
 
 
 TRUTH, FIGURES, FILE = "cells_truth.csv", "review.json", "review.sqlite"
-"""What the folder of a review holds: the answers as a table, what the scores are worth, and the answers themselves."""
+"""What the folder of a review holds: the answers as a table, the quality of the scores, and the answers themselves."""
 UNKNOWN_RATE = 0.0
-"""Rate of a cell under a strategy that cannot be asked any more, for lack of its sources."""
+"""Rate of a cell under a strategy whose score sources are no longer available."""
 
 
 @dataclass(frozen=True)
@@ -354,7 +354,7 @@ class Session:
         }
 
     def figures(self) -> SampleFigures:
-        """Return what the scores are worth, as far as the answers show; cells that one cannot tell are left out."""
+        """Return the quality of the scores by the answers so far; cells answered 'cannot tell' are left out."""
         with self._lock:
             if self._figures is None or self._figures[0] != self._changes:
                 self._figures = (self._changes, self._compute())

@@ -1,4 +1,4 @@
-"""Fit curves that make scores mean what they say, on predictions of images that the networks did not learn from."""
+"""Fit calibration curves on predictions of images that the networks were not trained on."""
 
 import zlib
 from collections.abc import Mapping
@@ -45,21 +45,21 @@ def run(options: CalibrateOptions) -> int:
 
 @dataclass(frozen=True)
 class Events:
-    """Scores beside what they should be."""
+    """Scores and their targets."""
 
     scores: np.ndarray
     """(N, K) in [0, 1]."""
     truth: np.ndarray
     """(N, K) in [0, 1]."""
     group: np.ndarray
-    """(N,) part for cross-validation; cells of an image are in the same."""
+    """(N,) part for cross-validation; all cells of an image are in one part."""
 
 
 SUBJECT = ("options.preds", "options.truth", "options.labels", "options.data")
 
 
 def calibrate(options: CalibrateOptions) -> int:
-    """Fit, write curves and picture, print what they do; return 0."""
+    """Fit the curves, write and plot them, print the calibration errors; return 0."""
     out = options.out or options.preds / "calibration.json"
     with beside_file(out, "calibrate") as output:
         if output.begin(partial(_read, options), overwrite=options.overwrite, subject=SUBJECT):
@@ -139,10 +139,10 @@ def _labels(options: CalibrateOptions, data: DataSet | None, classes: ClassList)
 
 
 def _check_unseen(tables: MemberTables, ids: set[str], twins: Mapping[str, str]) -> None:
-    """Refuse predictions of images that the networks learnt from.
+    """Refuse predictions of images that the networks were trained on.
 
     Raises:
-        DataError: they are, or it cannot be told.
+        DataError: a network was trained on one of them, or its training images are not known.
     """
     if tables.is_oof:
         return
@@ -152,8 +152,8 @@ def _check_unseen(tables: MemberTables, ids: set[str], twins: Mapping[str, str])
             if path is None or not (Path(path) / "best.safetensors").is_file():
                 lacking = "no network is named" if path is None else f"{path} is not there"
                 raise DataError(
-                    f"{tables.folder} is not out of fold and does not say what its networks learnt from ({lacking}): "
-                    "curves fitted on images that a network has seen mislead. Make them with infer --oof."
+                    f"{tables.folder} is not out of fold and does not record what its networks were trained on "
+                    f"({lacking}): curves fitted on training images are misleading. Predict with infer --oof."
                 )
             check_unseen(
                 Path(path),
@@ -168,7 +168,7 @@ def _check_unseen(tables: MemberTables, ids: set[str], twins: Mapping[str, str])
 def _cell_events(
     options: CalibrateOptions, tables: MemberTables, labels: dict[str, np.ndarray], classes: ClassList
 ) -> tuple[Events, str]:
-    """Return cells beside their truth, or beside what their images' labels leave possible; and which it is."""
+    """Return the cells with their true labels, or with what the image labels leave possible; and which of the two."""
     cells, scores = tables.cells, tables.scores
     ids = cells.ID.to_numpy(object)
     groups = _groups(ids, cells.fold.to_numpy())
@@ -205,7 +205,7 @@ def _image_events(tables: MemberTables, labels: dict[str, np.ndarray]) -> Events
 
 
 def _groups(ids: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Return the fold of each row; where there is but one, a part that follows from the image's ID."""
+    """Return the fold of each row; if there is only one fold, a part derived from the image's ID."""
     if len(np.unique(folds)) > 1:
         return folds
     return np.array([zlib.crc32(str(name).encode()) % GROUPS for name in ids])
@@ -230,7 +230,7 @@ def _bins(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _report(events: Events, after: np.ndarray, classes: ClassList) -> dict[str, Any]:
-    """Return the calibration errors before and after, of all classes together and of each."""
+    """Return the calibration errors before and after, over all classes and for each class."""
     rows = []
     for k, name in enumerate(classes.names):
         column = slice(k, k + 1)

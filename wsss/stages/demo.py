@@ -80,7 +80,7 @@ def _commands(out: Path, options: DemoOptions) -> list[tuple[str, list[str]]]:
 
 
 def _summary(out: Path, seconds: float) -> None:
-    """Say what came out, against what image labels alone would have given."""
+    """Print the result, compared with copying the image labels to all cells."""
     scores = read_json(out / "preds" / "test" / "scores.json")
     cells, copied = scores["cells"]["mean_ap"], scores["baselines"]["image_labels_copied"]["mean_ap"]
     say(

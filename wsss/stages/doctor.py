@@ -57,7 +57,7 @@ def examine_labels(options: DoctorOptions) -> Iterator[Finding]:
     data = DataSet.open(data_folder_of(preds, options.data[0] if options.data else None))
     if not read_provenance(preds).get("oof"):
         raise DataError(
-            f"{preds} is not out of fold: its networks may have learnt the labels that are looked at. Make it with "
+            f"{preds} is not out of fold: its networks may have been trained on the labels to check. Make it with "
             "python -m wsss.infer --oof true."
         )
     rows = {name: row for row, name in enumerate(data.ids)}
@@ -82,11 +82,11 @@ def examine_labels(options: DoctorOptions) -> Iterator[Finding]:
 
 
 def examine_cells(folder: Path) -> Iterator[Finding]:
-    """Yield what speaks against the label maps of a data set; reads those of SAMPLES images."""
+    """Yield doubts about the label maps of a data set, from those of SAMPLES images."""
     try:
         data = DataSet.open(folder)
     except DataError:
-        return  # said by examine_data
+        return  # reported by examine_data
     usable = np.flatnonzero(data.ok)
     places = np.unique(np.rint(np.linspace(0, len(usable) - 1, min(SAMPLES, len(usable)))).astype(int))
     doubts: dict[str, list[str]] = {}
@@ -95,7 +95,7 @@ def examine_cells(folder: Path) -> Iterator[Finding]:
         try:
             cells = read_cells(data, int(i))
         except DataError:
-            continue  # missing or broken: said by examine_data
+            continue  # missing or broken: reported by examine_data
         if cells.shape != (geometry.height, geometry.width):
             cells = cells[: geometry.content_height, : geometry.content_width]
         doubts[data.ids[int(i)]] = doubts_of(cells)

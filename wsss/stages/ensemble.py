@@ -84,7 +84,7 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
 
 
 def _target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Score, str]:
-    """Return what makes a blend good, and in words what it is compared with.
+    """Return the function that scores a blend, and a description of what it compares with.
 
     Raises:
         DataError: the tables are not out of fold, or there is nothing to compare with.
@@ -167,7 +167,7 @@ def _classes(options: EnsembleOptions, first: MemberTables) -> ClassList:
 def _report(
     prepared: list[np.ndarray], folds: np.ndarray, scores: np.ndarray, score: Score, options: EnsembleOptions
 ) -> dict[str, Any]:
-    """Say how good blend, equal weights, each member alone and the blend without it are; all on unseen folds."""
+    """Score the blend, equal weights, each member alone and the blend without it; all on unseen folds."""
     every = np.arange(len(folds))
     count, full = len(prepared), score(scores, every)
     rows = []
@@ -193,7 +193,7 @@ def _print(options: EnsembleOptions, weights: np.ndarray, record: dict[str, Any]
 def _print_differences(
     options: EnsembleOptions, prepared: list[np.ndarray], weights: np.ndarray, scores: np.ndarray
 ) -> None:
-    """Without labels, tell how far each member is from the blend: a member like the others adds nothing."""
+    """Without labels, print how far each member is from the blend: a member like the others adds nothing."""
     say(f"{'member':40} {'weight':>7} {'mean |score - blend|':>22}")
     for path, member, weight in zip(options.preds, prepared, weights, strict=True):
         apart = np.abs(blend([member], np.ones(1), options.how) - scores)

@@ -52,9 +52,9 @@ class JoinRule:
 def check_numbers(
     data: Path, truth: Path, *, preds: Path | None = None, marks: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse to join by number the cells of a data set that were numbered by what found them.
+    """Refuse to join cells by number if a segmentation backend numbered the cells of the data set.
 
-    A table of wsss review says by `marks` which label maps it speaks of: it fits predictions made from the same.
+    A table of wsss review names by `marks` the label maps it was made on: it fits predictions made from the same maps.
 
     Args:
         data: the data set.
@@ -63,7 +63,7 @@ def check_numbers(
         marks: of the table.
 
     Raises:
-        DataError: that is so, or the label maps of a review have changed since.
+        DataError: a backend numbered them, or the label maps of a review have changed since.
     """
     items = (record_over(preds) or {}).get("items", {}) if marks and preds is not None else {}
     if marks and items:
@@ -123,7 +123,7 @@ def _evaluate(options: EvaluateOptions, output: Output, out: Path) -> None:
 
 
 def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
-    """Return all figures as a JSON record (null where there is none), and the classes they are about."""
+    """Return all figures as a JSON record (null for missing ones), and the classes."""
     cells = read_cells(options.preds)
     columns = score_columns(cells, options.preds)
     classes = _classes(options.data or _recorded(options.preds), len(columns))

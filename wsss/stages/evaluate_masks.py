@@ -84,11 +84,11 @@ def _search(
     """Choose threshold and minimum size.
 
     Raises:
-        ConfigError: the predictions are not out of fold; a choice made on them would flatter itself.
+        ConfigError: the predictions are not out of fold; a choice made on them would look too good.
     """
     if not record["oof"]:
         raise ConfigError(
-            f"{options.preds} is not out of fold, and a threshold chosen on images a network has learnt means "
+            f"{options.preds} is not out of fold, and a threshold chosen on training images means "
             "nothing: predict with infer --oof true first."
         )
     objects, target = record["segmentation"]["objects"], record["target"]
@@ -164,7 +164,7 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, record: dict[str, A
     """Publish Dice and IoU of every large image with truth and a prediction, and their means, with the file `out`.
 
     Raises:
-        ConfigError: a threshold is asked for; only masks are kept of large images.
+        ConfigError: --search is set; only masks are kept of large images.
         DataError: no image has both.
     """
     if options.search:

@@ -129,7 +129,7 @@ def _calibration(options: InferOptions, data: DataSet, plan: Plan) -> Calibratio
 
 
 def open_in_worker(words: dict[str, Any], device_name: str) -> tuple[Task, Plan, str]:
-    """Open what a worker of another machine predicts, from the options by name; with the fingerprint of it all."""
+    """Open data and networks in a worker on another machine, from the options by name; return the fingerprint too."""
     options = InferOptions(**words)
     task, plan = _open(options, choose_device(device_name, options.precision))
     return task, plan, digest_json(prediction_facts(options, task.data, plan))
@@ -162,7 +162,7 @@ def _read(options: InferOptions, task: Task, plan: Plan) -> tuple[dict[str, Any]
 
 
 def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContextManager[Overlap | None]:
-    """Find the cells while the block lasts, in the order in which it wants them; or do nothing."""
+    """Segment the cells while the block runs, in the order in which it needs them; or do nothing."""
     if not options.segment:
         return nullcontext()
     asked = SegmentOptions(data=task.data.folder, backend=options.segment, device=options.device)
@@ -202,7 +202,7 @@ def _predict(
 
 
 def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) -> int:
-    """Predict one shard into a journal of its own."""
+    """Predict one shard into its own journal."""
     _, read, marks = _read(options, task, plan)
     if not output.compare(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0

@@ -101,7 +101,7 @@ def _predict(
 
 
 def _provenance(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpoint[Unet]]) -> dict[str, Any]:
-    """Return what these predictions are made of; other facts are other predictions."""
+    """Return everything that determines these predictions."""
     provenance = {
         "task": "masks",
         "data": str(options.data),
@@ -210,7 +210,7 @@ def infer_large(options: InferOptions, plan: LargePlan, device: Device) -> int:
 
 
 def _large_provenance(options: InferOptions, plan: LargePlan) -> dict[str, Any]:
-    """Return what these predictions are made of; other facts are other predictions."""
+    """Return everything that determines these predictions."""
     checkpoints = plan[0][0]
     provenance = {
         "task": "masks",

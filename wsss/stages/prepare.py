@@ -1,4 +1,4 @@
-"""Prepare images for everything that follows: one store of pixels, one catalogue, folds that stay.
+"""Prepare images for all later stages: one store of pixels, one catalogue, fixed folds.
 
 Reads <ID>_red.png, <ID>_green.png, ... (or one file of all channels per image), 8 or 16 bit, any size and number of
 channels, and a table of image labels if there is one. Can be stopped at any time and started again with the same
@@ -48,7 +48,7 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
     """Bring a source into the data set; return the exit code."""
     existing = Past.read(options.out)
     _check_ours(options, existing)
-    output.overwrite = True  # what lies there is a data set, or was to be replaced
+    output.overwrite = True  # the folder holds a data set, or may be replaced
     spec = _spec(options, classes, existing)
     path = options.out / f"prepare-{options.source}.journal"
     if options.overwrite:
@@ -86,10 +86,10 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
 
 
 def _check_ours(options: PrepareOptions, existing: Past) -> None:
-    """Refuse a folder with files that are no data set's.
+    """Refuse a folder with files that do not belong to a data set.
 
     Raises:
-        ConfigError: it has some, and is not to be overwritten.
+        ConfigError: it has such files, and --overwrite is not set.
     """
     begun = any(options.out.glob("prepare-*.journal"))
     strange = [name for name in (TABLE, FOLDS, DUPLICATES, SHARDS, SOURCES) if (options.out / name).exists()]
@@ -100,7 +100,7 @@ def _check_ours(options: PrepareOptions, existing: Past) -> None:
 
 
 def _journal(path: Path, source: Source, existing: Past) -> Journal:
-    """Open the journal of a source; what a first try with other options left blocks nothing."""
+    """Open the journal of a source; leftovers of a first try with other options are removed."""
     try:
         return Journal(path, source.inputs)
     except ConfigError as error:
@@ -131,7 +131,7 @@ def _on_one_scale(
 ) -> tuple[list[Job], int | None]:
     """Check headers and decide the bits of 16-bit files; return what is to be done, and the bits (None: no such file).
 
-    Where changed files change the bits, images that are stored already are taken out of `known` and done anew.
+    Where changed files change the bits, images that are stored already are removed from `known` and prepared again.
     """
     before = sources.bits_before(source, existing, journal)
     checked, deep = sources.check(todo, options.pool, others=bool(known))
@@ -172,7 +172,7 @@ def _spec(options: PrepareOptions, classes: ClassList, existing: Past) -> Spec:
 
 
 def _check_same_images(existing: Past, source: Source) -> None:
-    """Refuse to go on with a source whose images lie in other places than before."""
+    """Refuse to continue with a source whose images have changed places."""
     before = existing.source(source.name)
     if before is None or before["fingerprint"] == source.fingerprint:
         return
@@ -183,7 +183,7 @@ def _check_same_images(existing: Past, source: Source) -> None:
     )
     raise DataError(
         f"source {source.name} of {existing.folder} was prepared differently ({what}). "
-        "Add new images with another --source, or pass --overwrite true to make this one anew."
+        "Add new images with another --source, or pass --overwrite true to make this one again."
     )
 
 
@@ -199,7 +199,7 @@ def _announce(todo: list[Job], total: int) -> None:
 
 
 def _is_finished(folder: Path, existing: Past, spec: Spec, rows: pd.DataFrame) -> bool:
-    """Say whether the data set on the disk is what would be written now."""
+    """Return whether the data set on the disk is what would be written now."""
     name = rows["source"].iloc[0]
     recorded = existing.table[existing.table["source"] == name]
     columns = ["ID", "status", "reason", "shard", "slot", "ImageHeight", "ImageWidth", "depth", "crc32", "Label"]
@@ -226,11 +226,11 @@ def _is_finished(folder: Path, existing: Past, spec: Spec, rows: pd.DataFrame) -
 
 
 STAMPS = 2
-"""Kind of marks by which files are known again; those of other kinds are unknown."""
+"""Version of the marks that identify unchanged files; marks of other versions match nothing."""
 
 
 def _same_carried(recorded: pd.DataFrame, rows: pd.DataFrame) -> bool:
-    """Say whether the rows of a source bring the same columns along as before."""
+    """Return whether the rows of a source carry the same columns as before."""
     now = rows.drop(columns=list(COLUMNS))
     before = recorded.drop(columns=list(COLUMNS))
     gone = [name for name in before if name not in now and (before[name].fillna("") != "").any()]

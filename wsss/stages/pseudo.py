@@ -69,7 +69,7 @@ def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: 
 
 
 def _made_from(options: PseudoOptions, data: DataSet, plan: Plan) -> dict[str, Any]:
-    """Return what these masks are made of; other facts are other masks."""
+    """Return everything that determines these masks."""
     networks = [
         {
             "path": str(checkpoint.path),
@@ -86,7 +86,7 @@ def _made_from(options: PseudoOptions, data: DataSet, plan: Plan) -> dict[str, A
 
 
 def _marks(options: PseudoOptions, data: DataSet, plan: Plan, digests: Digests) -> dict[str, str]:
-    """Return what the masks of each image are made from: its pixels and, where they count, its cells."""
+    """Return what the masks of each image are made from: its pixels and, if they are used, its cells."""
     indices = [i for _, part in plan for i in part]
     if options.pseudo.inside_cells:
         return image_marks(data, digests, indices)
@@ -96,7 +96,7 @@ def _marks(options: PseudoOptions, data: DataSet, plan: Plan, digests: Digests) 
 def _find_maps(
     options: PseudoOptions, data: DataSet, plan: Plan, device: Device, journal: Journal, output: Output
 ) -> None:
-    """Put the maps of every image into the journal, as far as they are not there yet."""
+    """Add the maps of all images to the journal that are not in it yet."""
     done = output.fresh(journal)
     total = sum(len(indices) for _, indices in plan)
     with progress(None, "class maps", total=total, initial=len(done)) as bar:
@@ -135,7 +135,7 @@ def _cut_maps(
 
 
 def _typical_peaks(data: DataSet, journal: Journal) -> np.ndarray:
-    """Return the median of the peaks of each class over the images that bear it: (K,), 0 for a class of none."""
+    """Return the median of the peaks of each class over the images labelled with it: (K,), 0 without images."""
     peaks: list[list[float]] = [[] for _ in data.classes.names]
     rows = {name: i for i, name in enumerate(data.ids)}
     for name, record, _ in journal.items():

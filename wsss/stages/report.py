@@ -65,12 +65,12 @@ LEAST = 0.01
 
 
 class Mapper:
-    """The networks of a run, asked for the class maps of one image after the other.
+    """Computes class maps of one image after another with the networks of a run.
 
     Args:
         run: run folder.
         data: the data set of the images.
-        oof: ask for each image the network that never saw it, as the predictions did.
+        oof: use for each image the network that never saw it, as the predictions did.
 
     Raises:
         DataError: the networks are damaged, or are not for this data set.
@@ -183,11 +183,11 @@ def draw(contents: Contents, notable: Sequence[NotableCells], run: Path | None) 
 
 
 def _mapper(contents: Contents, run: Path | None) -> Mapper | None:
-    """Load the networks for the class maps, where these are asked for."""
+    """Load the networks if class maps are to be drawn."""
     if not contents.options.maps:
         return None
     if run is None:
-        raise ConfigError("--maps asks the networks of the run, which is not where it was: pass its folder as --run.")
+        raise ConfigError("--maps needs the networks of the run, which has moved: pass its folder as --run.")
 
     return Mapper(run, contents.data, oof=bool(contents.record.get("oof")))
 
@@ -303,7 +303,7 @@ class Drawing:
         return f"{row.ImageHeight} × {row.ImageWidth} px, {cells} cells, {labels}{''.join(carried)}"
 
     def _carried(self, name: str) -> dict[str, str]:
-        """Return what the label table says of an image beside its labels."""
+        """Return the other columns of the label table for an image."""
         row = self.contents.data.carried.iloc[self.places[name]]
         return {str(column): str(text) for column, text in row.items() if text}
 

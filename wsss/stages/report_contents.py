@@ -1,4 +1,4 @@
-"""What the report says: predictions, data set and training, what is known of their quality, in figures and words."""
+"""Contents of the report: predictions, data set, training and their quality, in figures and words."""
 
 import json
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Evidence:
     """Figures of cells and of images; each part is None where there is nothing to say."""
 
     record: dict[str, Any] | None
-    """What evaluate tells: the content of scores.json."""
+    """What `evaluate` reports: the content of scores.json."""
     note: str
     """Where the figures of cells come from, or how to get them."""
     truth: np.ndarray | None
@@ -173,7 +173,7 @@ SHOWN = 3
 
 
 def in_words(contents: Contents) -> list[str]:
-    """Return in a few sentences what was found, how far to trust it, and what to do next."""
+    """Return a few sentences: the result, how far to trust it, and what to do next."""
     cells, images = len(contents.cells), int((contents.images.status == "ok").sum())
     if not cells:
         return [f"No cell was found in {images} images: look at the label maps first (wsss overlay, wsss doctor)."]
@@ -190,7 +190,7 @@ def in_words(contents: Contents) -> list[str]:
 
 
 def _trust(contents: Contents) -> str:
-    """Say how far the labels are to be trusted, and what to do next."""
+    """Return how far the labels can be trusted, and what to do next."""
     preds, record = contents.options.preds, contents.evidence.record
     review = f"wsss review --preds {preds}"
     if record is None:
@@ -201,7 +201,7 @@ def _trust(contents: Contents) -> str:
     table = record["cells"]
     rows = [row for row in table["per_class"] if row["ap"] is not None and row["count"]]
     if table["mean_ap"] is None or not rows:
-        return f"The true cells at hand tell nothing about these classes; label some more: {review}."
+        return f"The true cells show nothing about these classes; label some more: {review}."
     worst = min(rows, key=lambda row: float(row["ap"]))
     sense = (
         "scores rank cells well"
@@ -238,7 +238,7 @@ def tiles(evidence: Evidence) -> list[tuple[str, float | None, str]]:
 
 
 def images_note(contents: Contents) -> str:
-    """Say what the figures of images are measured against."""
+    """Return what the figures of images are measured against."""
     if contents.evidence.images is None:
         return ""
     if contents.record.get("oof"):
@@ -286,7 +286,7 @@ def calibration(evidence: Evidence) -> list[Figure]:
 
 
 def mistakes(evidence: Evidence) -> list[Figure]:
-    """Draw which class the cells of each are taken for, and name the most frequent mistakes."""
+    """Draw the confusions of classes, and name the most frequent mistakes."""
     rows = evidence.record["cells"].get("confusions") if evidence.record else None
     if not rows:
         return []
@@ -306,10 +306,10 @@ def failures(contents: Contents) -> list[tuple[str, str, str]]:
 
 
 def run_folder(contents: Contents) -> Path | None:
-    """Return the run to tell of: the one asked for, or the recorded one where it is still there.
+    """Return the run to report on: the one given by --run, or the recorded one if it still exists.
 
     Raises:
-        DataError: the one asked for has no log.csv.
+        DataError: the one given has no log.csv.
     """
     chosen = contents.options.run
     if chosen is None:
@@ -342,7 +342,7 @@ def training(run: Path | None) -> list[Figure]:
 
 
 def records(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
-    """Return the files that tell all of it."""
+    """Return the files with the full record."""
     out = [("provenance.json", json.dumps(contents.record, indent=2))] if contents.record else []
     configs = [folder / "config.yaml" for folder in (fold_folders(run) if run else [])]
     return out + [(str(path), "\n".join(read_lines(path))) for path in configs if path.exists()]

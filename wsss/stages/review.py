@@ -1,4 +1,4 @@
-"""Label cells in a page of your browser, and see at once what the predicted labels are worth on your images."""
+"""Label cells in your browser, and see at once how good the predicted labels are on your images."""
 
 import math
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def _check_images(population: Population, data: DataSet, preds: Path) -> None:
 
 
 def _marks(preds: Path, data: DataSet) -> Callable[[str], str]:
-    """Return what gives the digest of an image's pixels and label map, and refuses ones that changed since `preds`."""
+    """Return a function that digests an image's pixels and label map, and refuses images changed since `preds`."""
     places, digests = {name: i for i, name in enumerate(data.ids)}, Digests()
     recorded = bool((record_over(preds) or {}).get("items"))
 
@@ -78,7 +78,7 @@ def _marks(preds: Path, data: DataSet) -> Callable[[str], str]:
 
 
 def _serve(options: ReviewOptions, out: Path, session: Session, data: DataSet) -> None:
-    """Serve the page until its button ends it, or Ctrl-C."""
+    """Serve the page until its button or Ctrl-C ends the review."""
     title = f"Review of {options.preds.resolve().name}"
     server = ReviewServer(ReviewSite(session, Views(data), out, title), options.port)
     counts = session.counts()
@@ -95,7 +95,7 @@ def _serve(options: ReviewOptions, out: Path, session: Session, data: DataSet) -
 
 
 def print_figures(figures: SampleFigures, session: Session, threshold: float) -> None:
-    """Print what the predicted labels are worth, and how many more answers would tell it to +-.05."""
+    """Print the quality of the predicted labels, and how many more answers would measure it to within .05."""
     counts = session.counts()
     unclear, several = counts["unclear"], counts["several"]
     say(f"{counts['answered']} answers: {unclear} times 'cannot tell', {several} times several classes")

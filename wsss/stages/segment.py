@@ -34,10 +34,10 @@ def run(options: SegmentOptions) -> int:
 def segment(options: SegmentOptions, overlap: Overlap | None = None) -> int:
     """Segment what is not segmented yet and write `segments.csv` and `segment.json`; return the exit code.
 
-    `overlap` is told of each image as it is done, for a stage that works on them at the same time.
+    `overlap` is notified of each finished image, for a stage that works on the images at the same time.
     """
     folder = default_dataset(options.data)
-    DataSet.open(folder)  # a folder that is none is named before anything is written there
+    DataSet.open(folder)  # refuses what is not a data set before anything is written there
     with in_folder(folder, "segment", "cells", "nuclei", name=SEGMENT) as output:
         return _segment(folder, options, overlap, output)
 
@@ -56,7 +56,7 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, out
         for old in (path, *folder.glob("segment.journal-*")):
             old.unlink(missing_ok=True)
     began = time.perf_counter()
-    with Journal(path, output.read, folder, "or pass --overwrite true to find all cells anew") as journal:
+    with Journal(path, output.read, folder, "or pass --overwrite true to find all cells again") as journal:
         todo = _unfinished(data, journal, output)
         if todo:
             (folder / "segments.csv").unlink(missing_ok=True)  # until it is whole again
@@ -99,7 +99,7 @@ def _backend_options(options: SegmentOptions, data: DataSet) -> BackendOptions:
 
 
 def _read(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str, Any]:
-    """Return what all label maps are made from, but for the images and their given masks."""
+    """Return what all label maps are made from, except the images and their given masks."""
     asked = _backend_options(options, data)
     files = {} if asked.weights is None else {str(options.weights): digests.of(asked.weights)}
     chosen: dict[str, Any] = {"backend": options.backend, "pixel_um": asked.pixel_um, "size": data.size}
@@ -125,7 +125,7 @@ def _marks(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str
 
 
 def _mask_file(folder: MaskFolder, name: str) -> Path:
-    """Return the file of an image's given masks, or a path where nothing is if it has none, or several."""
+    """Return the file of an image's given masks; if it has none or several, a path that does not exist."""
     try:
         return folder.find(name) or folder.folder / f"{name}.none"
     except DataError:  # several: the image fails, with the reason
@@ -135,7 +135,7 @@ def _mask_file(folder: MaskFolder, name: str) -> Path:
 def _unfinished(data: DataSet, journal: Journal, output: Output) -> list[int]:
     """Return the images that have no map yet, whose pixels or given masks have changed since, or that failed.
 
-    Maps that were corrected by hand are kept, and counted anew.
+    Maps that were corrected by hand are kept, and their cells are counted again.
     """
     done, corrected, number = set(), [], {name: i for i, name in enumerate(data.ids)}
     digests = Digests(output.seen)
