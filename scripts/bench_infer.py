@@ -193,7 +193,7 @@ def make_run(folder: Path, backbone: str) -> None:
     folder.mkdir()
     record = RunRecord(recipe, None, "", (), HPA_CHANNELS, HPA.names, size=512, versions=versions())
     run.begin(record)
-    run.save_best({f"net.{name}": tensor for name, tensor in net.state_dict().items()}, record.facts())
+    run.save_best({f"net.{name}": tensor for name, tensor in net.state_dict().items()}, record.meta())
 
 
 def write_fields(folder: Path, count: int, edge: int) -> int:

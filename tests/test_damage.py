@@ -180,7 +180,7 @@ def run_file(folder: Path, name: str) -> tuple[Path, Read]:
     record = RunRecord(recipe, 0, "", ids, ("r", "g", "b", "y"), ("a", "b"), 1, 64, ancestors, versions={"wsss": "1"})
     run = RunFolder(folder)
     run.begin(record)
-    run.save_best({"net.w": torch.ones(3)}, record.facts())
+    run.save_best({"net.w": torch.ones(3)}, record.meta())
 
     def read() -> object:
         return run.read()[0], run_config(folder)

@@ -11,7 +11,7 @@ __all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what notebooks use when it is first asked for: `import wsss` itself stays quick."""
+    """Import `load` on first use, so that `import wsss` stays fast."""
     if name == "load":
         from wsss.api import load
 

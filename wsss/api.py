@@ -49,13 +49,13 @@ def load(
     text = str(source)
     folder = pull_model(text.removeprefix("hf:")) if text.startswith("hf:") else Path(source)
     if is_model(folder):
-        members = load_model(folder, place)
+        checkpoints = load_model(folder, place)
     else:
-        members = [load_classifier(fold, place) for fold in find_folders(folder)]
-    check_alike(members, str(folder))
-    recipe = members[0].recipe
+        checkpoints = [load_classifier(fold, place) for fold in find_folders(folder)]
+    check_alike(checkpoints, str(folder))
+    recipe = checkpoints[0].recipe
     rules = score or recipe.score
     if not is_model(folder):  # a shared model holds the networks alone
-        source_shares(members, rules, crops or recipe.crops)
-    model = Model(members, place, rules, crops or recipe.crops, tta or TtaConfig())
+        source_shares(checkpoints, rules, crops or recipe.crops)
+    model = Model(checkpoints, place, rules, crops or recipe.crops, tta or TtaConfig())
     return model if calibration is None else model.calibrated(Path(calibration))

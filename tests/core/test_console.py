@@ -28,7 +28,7 @@ class Options:
 @pytest.fixture(autouse=True)
 def plain() -> Iterator[None]:
     yield
-    console.tell_as(console.OutputOptions(), "wsss")
+    console.set_output(console.OutputOptions(), "wsss")
 
 
 def stage(argv: Sequence[str] | None) -> int:

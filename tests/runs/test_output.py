@@ -14,7 +14,7 @@ import pytest
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.digests import Digests, differences
 from wsss.core.files import read_json, write_json
-from wsss.runs.output import STATE, Output, beside_file, in_folder, record_of, settle
+from wsss.runs.output import STATE, Output, at_file, in_folder, record_of, settle
 
 
 def make(folder: Path, source: Path, *, names: tuple[str, ...] = ("a.csv", "b/c.csv"), **more: Any) -> bool:
@@ -104,7 +104,7 @@ def test_an_input_that_changes_while_it_is_read_is_noticed(tmp_path: Path, sourc
 
 def test_files_of_another_result_in_the_same_folder_are_not_replaced(tmp_path: Path, source: Path) -> None:
     make(tmp_path / "out", source)
-    with beside_file(tmp_path / "out" / "a.csv", "evaluate") as output:
+    with at_file(tmp_path / "out" / "a.csv", "evaluate") as output:
         output.begin(lambda digests: {})
         output.path("a.csv").write_text("x")
         with pytest.raises(ConfigError, match=r"a\.csv belongs to the result there"):
@@ -237,7 +237,7 @@ def test_a_place_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file, expected a folder"), in_folder(tmp_path / "file", "overlay"):
         pass
-    with pytest.raises(ConfigError, match="is a folder, expected a file"), beside_file(tmp_path, "report"):
+    with pytest.raises(ConfigError, match="is a folder, expected a file"), at_file(tmp_path, "report"):
         pass
 
 

@@ -37,8 +37,8 @@ class Terminated(KeyboardInterrupt):
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return ' Did you mean X?' for the closest of `names`, or '' if none is close."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f" Did you mean '{found[0]}'?" if found else ""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
 def check_choice(where: str, value: object, choices: Iterable[object]) -> None:

@@ -1,4 +1,4 @@
-"""What a stage tells while it runs: lines for people, nothing, or a JSON object a line for programs."""
+"""What a stage prints while it runs: lines for people, nothing, or one JSON object per line for programs."""
 
 import json
 import re
@@ -13,38 +13,38 @@ from wsss.core.files import without_nan
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How much is told while it runs."""
+    """How much a stage prints while it runs."""
 
     quiet: bool = False
-    """Tell errors only; what was found is in the files, what failed in the exit code."""
+    """Print errors only; results are in the files, failures in the exit code."""
     json: bool = False
-    """Tell everything in JSON, one object a line on stdout: time, stage, event, and what the event is about."""
+    """Print everything as JSON, one object per line on stdout: time, stage, event and its details."""
 
     def __post_init__(self) -> None:
         if self.quiet and self.json:
-            raise ConfigError("--quiet and --json are two ways to tell things: pass one of them.")
+            raise ConfigError("--quiet and --json exclude each other: pass one of them.")
 
 
 class _Now:
-    """What this process was asked to do."""
+    """The output options of this process."""
 
     options = OutputOptions()
     stage = "wsss"
     began = time.monotonic()
 
 
-def tell_as(options: OutputOptions, stage: str) -> None:
-    """Tell what follows as the options say, in the name of `stage`."""
+def set_output(options: OutputOptions, stage: str) -> None:
+    """Print from now on as the options say, in the name of `stage`."""
     _Now.options, _Now.stage, _Now.began = options, stage, time.monotonic()
 
 
 def asked() -> OutputOptions:
-    """Return how much this process was asked to tell."""
+    """Return the output options of this process."""
     return _Now.options
 
 
 def flags() -> list[str]:
-    """Return the words that make a stage called from this one tell things in the same way."""
+    """Return the flags that make a stage called from this one print in the same way."""
     return [f"--{name}" for name in ("quiet", "json") if getattr(_Now.options, name)]
 
 
@@ -52,8 +52,8 @@ _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u206
 
 
 def printable(text: str) -> str:
-    """Return a text in which characters that steer a terminal, from names of files say, stand as escapes."""
-    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+    """Return a text with control characters, which may come from file names, replaced by escapes."""
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def in_one_line(text: str) -> str:
@@ -61,19 +61,19 @@ def in_one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def say(line: str, /, event: str = "message", **facts: Any) -> None:
-    """Tell the user one thing (stdout, at once): a line, or an object with `facts` and the line as their `text`."""
+def say(line: str, /, event: str = "message", **fields: Any) -> None:
+    """Print one message (stdout, at once): a line, or an object with `fields` and the line as its `text`."""
     if _Now.options.json:
-        record(event, **({"text": line} | facts))
+        record(event, **({"text": line} | fields))
     elif not _Now.options.quiet:
         print(printable(line), flush=True)
 
 
-def record(event: str, **facts: Any) -> None:
-    """Write one object with the event's facts, where JSON is asked for; figures that are no numbers become null."""
+def record(event: str, **fields: Any) -> None:
+    """Write one object with the event's fields if --json is set; NaN and infinity become null."""
     if _Now.options.json:
         head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "stage": _Now.stage, "event": event}
-        print(json.dumps(without_nan(head | facts), default=str), flush=True)
+        print(json.dumps(without_nan(head | fields), default=str), flush=True)
 
 
 def record_end(code: int) -> None:

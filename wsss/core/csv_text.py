@@ -57,9 +57,9 @@ def open_rows(path: Path) -> TextRows:
     lines = _lines(path)
     skipped, first, separator = 0, "", ""
     for first in lines:
-        told = _SEP_LINE.fullmatch(first)
-        if told and not skipped:
-            separator = told[1]
+        match = _SEP_LINE.fullmatch(first)
+        if match and not skipped:
+            separator = match[1]
         elif first.strip():
             break
         skipped += 1

@@ -42,9 +42,9 @@ class Digests:
         """Return the digest of a file, or of all files below a folder; None if there is neither."""
         try:
             if path.is_dir():
-                names = sorted(str(own.relative_to(path)) for own in path.rglob("*") if own.is_file())
-                found = [digest or "" for digest in self.of_files([path / name for name in names])]
-                return hashlib.sha256("\n".join([*names, *found]).encode()).hexdigest()[:16]
+                names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+                digests = [digest or "" for digest in self.of_files([path / name for name in names])]
+                return hashlib.sha256("\n".join([*names, *digests]).encode()).hexdigest()[:16]
             if not path.is_file():
                 return None
             mark = mark_of(path)
@@ -82,10 +82,10 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
         parts = {str(k): item for k, item in enumerate(value)}.items()
     else:
         return {name: value}
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, item in parts:
-        found |= flat(item, f"{name}.{key}" if name else str(key))
-    return found
+        leaves |= flat(item, f"{name}.{key}" if name else str(key))
+    return leaves
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
@@ -95,12 +95,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     `options` and `files` at the top are left out in the words.
     """
     old, new = flat(dict(before)), flat(dict(now))
-    found = {}
+    texts = {}
     for name in dict.fromkeys([*new, *old]):
         a, b = old.get(name), new.get(name)
         if a != b:
-            found[name] = _in_words(name.removeprefix("options.").removeprefix("files."), a, b)
-    return found
+            texts[name] = _in_words(name.removeprefix("options.").removeprefix("files."), a, b)
+    return texts
 
 
 def _in_words(name: str, a: object, b: object) -> str:

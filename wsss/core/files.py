@@ -79,7 +79,7 @@ _DISK = {
     errno.EFBIG: ("the limit for the size of a file is reached (ulimit -f)", "raise the limit"),
     errno.EACCES: ("access is not allowed", "check the rights, or choose another path"),
     errno.EPERM: ("it is not permitted", "check the rights, or choose another path"),
-    errno.ELOOP: ("its links go round in a circle", "mend them, or choose another path"),
+    errno.ELOOP: ("its links go round in a circle", "fix them, or choose another path"),
     errno.ENOENT: ("there is no such file or folder", "check the path"),
     errno.EIO: ("the disk reports an error", "check the disk, or choose another one"),
     errno.ESTALE: ("the network disk has lost it", "check the disk"),
@@ -170,18 +170,18 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def as_read(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return facts as they come back from a file: tuples are lists, keys are strings."""
-    found: dict[str, Any] = parse_json(json.dumps(facts), "a record")
-    return found
+def as_read(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as it comes back from a JSON file: tuples become lists, keys become strings."""
+    parsed: dict[str, Any] = parse_json(json.dumps(record), "a record")
+    return parsed
 
 
 def without_nan(value: Any) -> Any:
     """Return a JSON-like value with None in place of every NaN and infinity, for JSON has neither; keys are strings."""
     if isinstance(value, dict):
-        return {str(key): without_nan(own) for key, own in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_nan(own) for own in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -195,24 +195,24 @@ def read_json(path: Path) -> Any:
     try:
         check_regular(path)
         content = path.read_bytes()
-        found = parse_json(_unzipped(content, path) if content[:2] == b"\x1f\x8b" else content, path)
+        value = parse_json(_unzipped(content, path) if content[:2] == b"\x1f\x8b" else content, path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run the stage that writes it first.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not JSON ({error}): it is damaged, make it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
-    if not isinstance(found, dict) or not found:
-        return found
-    last = next(reversed(found))
-    if last == DIGEST or found[last] == digest_json({k: v for k, v in found.items() if k != last}):
-        digest = found.pop(last)  # also where its name alone is damaged
-        if digest != digest_json(found):
+    if not isinstance(value, dict) or not value:
+        return value
+    last = next(reversed(value))
+    if last == DIGEST or value[last] == digest_json({k: v for k, v in value.items() if k != last}):
+        digest = value.pop(last)  # also where its name alone is damaged
+        if digest != digest_json(value):
             raise DataError(
                 f"{path} is damaged: its content does not match its digest. Make it again, or, if it was changed on "
                 f'purpose, remove its "{DIGEST}".'
             )
-    return found
+    return value
 
 
 LARGEST_JSON = 1 << 31
@@ -250,7 +250,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def is_file(text: str) -> bool:
-    """Say whether a word is the path of a file; one that is too long for a path is none."""
+    """Whether a text is the path of a file; a text too long for a path is not."""
     try:
         return Path(text).is_file()
     except OSError:
@@ -273,12 +273,12 @@ def read_record(path: Path, *needed: str) -> dict[str, Any]:
     Raises:
         DataError: see `read_json`; or it holds something else.
     """
-    found = read_json(path)
-    if not isinstance(found, dict):
+    record = read_json(path)
+    if not isinstance(record, dict):
         raise DataError(f"{path} holds no record (name: value): make it again.")
-    if missing := [name for name in needed if name not in found]:
+    if missing := [name for name in needed if name not in record]:
         raise DataError(f"{path} lacks the entry {some(missing)}: it is damaged or of another version, make it again.")
-    return found
+    return record
 
 
 _FORMULA = re.compile(r"[=+\-@'\t\r]")

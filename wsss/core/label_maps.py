@@ -27,7 +27,7 @@ CHECKSUM = "wsss crc32 "
 """What the description of a TIFF of ours begins with."""
 
 MOST_PIXELS = 2**28
-"""A map whose header promises more (16384 x 16384) is refused before memory is asked for."""
+"""A map whose header promises more (16384 x 16384) is refused before memory is allocated."""
 
 
 def check_label_map(label_map: np.ndarray, where: str) -> np.ndarray:
@@ -40,29 +40,29 @@ def check_label_map(label_map: np.ndarray, where: str) -> np.ndarray:
     Raises:
         DataError: not two-dimensional, empty, not whole numbers, negative ids, or ids above 2**31 - 1.
     """
-    found = np.asarray(label_map)
-    if found.ndim > 2:
-        found = found.squeeze()
-    if found.ndim != 2 or 0 in found.shape:
+    pixels = np.asarray(label_map)
+    if pixels.ndim > 2:
+        pixels = pixels.squeeze()
+    if pixels.ndim != 2 or 0 in pixels.shape:
         raise DataError(
             f"{where} has the shape {np.shape(label_map)}, expected one plane (H, W) of cell numbers: "
             "save a label map, not a colour picture of it."
         )
-    if found.dtype == bool:
-        return found.astype(np.int32)
-    if found.dtype.kind == "f":
-        whole = np.isfinite(found).all() and (found == np.floor(found)).all()
+    if pixels.dtype == bool:
+        return pixels.astype(np.int32)
+    if pixels.dtype.kind == "f":
+        whole = np.isfinite(pixels).all() and (pixels == np.floor(pixels)).all()
     else:
-        whole = found.dtype.kind in "iu"
+        whole = pixels.dtype.kind in "iu"
     if not whole:
         raise DataError(
-            f"{where} holds {found.dtype} values that are not whole numbers, expected cell numbers: "
+            f"{where} holds {pixels.dtype} values that are not whole numbers, expected cell numbers: "
             "label the probability or intensity map first."
         )
-    low, high = found.min(), found.max()
+    low, high = pixels.min(), pixels.max()
     if low < 0 or high > np.iinfo(np.int32).max:
         raise DataError(f"{where} holds ids from {low} to {high}, expected 0..{np.iinfo(np.int32).max}.")
-    return found.astype(np.int32)
+    return pixels.astype(np.int32)
 
 
 def read_label_map(path: Path) -> np.ndarray:
@@ -79,7 +79,7 @@ def read_label_map(path: Path) -> np.ndarray:
         raise DataError(f"{path} is no form of label map that is read here, expected {', '.join(SUFFIXES)}.")
     try:
         check_regular(path)
-        found = reader(path)
+        pixels = reader(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: give a label map, or run segment first.") from None
     except DataError:
@@ -89,14 +89,14 @@ def read_label_map(path: Path) -> np.ndarray:
         # alone, all of them mean the same.
         text = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} cannot be read as a label map ({text}): make it again.") from error
-    return check_label_map(found, str(path))
+    return check_label_map(pixels, str(path))
 
 
 def has_odd_palette(path: Path) -> bool:
-    """Say whether a label map is a picture with a table of colours in which its numbers cannot be cell numbers.
+    """Whether a label map is a palette picture whose indices cannot be cell numbers.
 
-    That is so where 0 does not stand for the darkest colour, or where all colours are greys other than the numbers:
-    what was meant are the colours, then. Files that cannot be read are left to `read_label_map`.
+    That is so if 0 is not the darkest colour, or if all colours are greys that differ from their indices: the picture
+    then means its colours. Files that cannot be read raise their error in `read_label_map`.
     """
     if path.suffix.lower() in (".npy", ".npz"):
         return False
@@ -124,10 +124,10 @@ def write_label_map(path: Path, label_map: np.ndarray) -> Path:
     Raises:
         DataError: `label_map` is no label map.
     """
-    found = check_label_map(label_map, str(path))
-    fits = found.max() <= MOST_IN_PNG
+    checked = check_label_map(label_map, str(path))
+    fits = checked.max() <= MOST_IN_PNG
     target, other = (path.with_name(path.name + suffix) for suffix in ((".png", ".tif") if fits else (".tif", ".png")))
-    content = _encode_png(found.astype(np.uint16)) if fits else _encode_tiff(found)
+    content = _encode_png(checked.astype(np.uint16)) if fits else _encode_tiff(checked)
     other.unlink(missing_ok=True)  # first: killed in between, no old map is left to be taken for the new one
     write_atomic(target, lambda stream: stream.write(content))
     return target
@@ -186,13 +186,15 @@ def _encode_png(label_map: np.ndarray) -> bytes:
 def _encode_tiff(label_map: np.ndarray) -> bytes:
 
     stream, pixels = io.BytesIO(), label_map.astype(np.uint32)
-    told = f"{CHECKSUM}{_checksum(pixels)}"
-    tifffile.imwrite(stream, pixels, compression="zlib", photometric="minisblack", description=told, metadata=None)
+    description = f"{CHECKSUM}{_checksum(pixels)}"
+    tifffile.imwrite(
+        stream, pixels, compression="zlib", photometric="minisblack", description=description, metadata=None
+    )
     return stream.getvalue()
 
 
 def _checksum(pixels: np.ndarray) -> str:
-    """Return eight hex digits that tell a map from others: TIFF has no checksum of its own."""
+    """Return a checksum of eight hex digits: TIFF has none."""
     return f"{zlib.crc32(np.ascontiguousarray(pixels, np.uint32).data, zlib.crc32(str(pixels.shape).encode())):08x}"
 
 
@@ -221,18 +223,16 @@ def _read_npy(path: Path) -> np.ndarray:
 
 def _read_npz(path: Path) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        if len(members) != 1:
-            names = [member.filename.removesuffix(".npy") for member in members]
+        arrays = archive.infolist()
+        if len(arrays) != 1:
+            names = [array.filename.removesuffix(".npy") for array in arrays]
             raise DataError(f"{path} holds the arrays {some(names) or 'none'}, expected exactly one, the label map.")
-        if members[0].file_size > max(MOST_BLOWN_UP, MOST_RATIO * path.stat().st_size):
-            raise DataError(
-                f"{path} unpacks to {members[0].file_size} bytes: it is damaged, or blank; save it as .npy."
-            )
-        with archive.open(members[0]) as stream:
-            shape, _ = check_npy(stream, members[0].file_size, path)
+        if arrays[0].file_size > max(MOST_BLOWN_UP, MOST_RATIO * path.stat().st_size):
+            raise DataError(f"{path} unpacks to {arrays[0].file_size} bytes: it is damaged, or blank; save it as .npy.")
+        with archive.open(arrays[0]) as stream:
+            shape, _ = check_npy(stream, arrays[0].file_size, path)
             _check_pixels(shape, path)
-        return parse_npy(archive.read(members[0]), path)
+        return parse_npy(archive.read(arrays[0]), path)
 
 
 def _check_pixels(shape: Sequence[int], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Class lists: the 19 classes of the Human Protein Atlas, the 28 of the 2018 competition, and one's own."""
+"""Class lists: the 19 classes of the Human Protein Atlas, the 28 of the 2018 competition, and custom ones."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

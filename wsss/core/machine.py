@@ -23,19 +23,19 @@ MEMORY_USED = (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memor
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: str
-    """ok, note (works, but look at it) or bad (something to mend)."""
+    """ok, note (works, but look at it) or bad (something to fix)."""
     topic: str
     text: str
 
 
 def examine_machine(folders: Sequence[Path]) -> Iterator[Finding]:
-    """Yield what is found of packages, processor, memory, disks and GPUs.
+    """Yield findings on packages, processor, memory, disks and GPUs.
 
     Args:
-        folders: whose disks are looked at; those that are not there stand for the nearest folder above.
+        folders: whose disks are checked; a missing folder stands for the nearest existing one above it.
     """
     yield Finding("ok", "versions", ", ".join(f"{name} {version}" for name, version in versions().items()))
     yield Finding("ok", "system", f"{platform.system()} {platform.release()}, {platform.machine()}")
@@ -62,9 +62,9 @@ def free_memory() -> int:
 def _memory() -> Finding:
     import psutil
 
-    found = psutil.virtual_memory()
+    memory = psutil.virtual_memory()
     limits = [path.read_text().strip() for path in MEMORY_LIMITS if path.exists()]
-    limit = min([found.total, *(int(text) for text in limits if text.isdecimal())])
+    limit = min([memory.total, *(int(text) for text in limits if text.isdecimal())])
     text = f"{limit / GIB:.1f} GiB, {free_memory() / GIB:.1f} GiB free"
     if limit < LITTLE_MEMORY * GIB:
         return Finding("note", "memory", f"{text}: train with a small --batch and --crop")
@@ -74,9 +74,9 @@ def _memory() -> Finding:
 def _shared_memory() -> Iterator[Finding]:
     if not SHARED.is_dir():
         return
-    found = shutil.disk_usage(SHARED)
-    text = f"{found.free / GIB:.1f} of {found.total / GIB:.1f} GiB free in {SHARED}"
-    little = found.free < LITTLE_SHARED * GIB
+    usage = shutil.disk_usage(SHARED)
+    text = f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free in {SHARED}"
+    little = usage.free < LITTLE_SHARED * GIB
     more = ": pass --workers 0 to train, or start the container with --shm-size 8g" if little else ""
     yield Finding("note" if little else "ok", "shared memory", text + more)
 
@@ -100,24 +100,28 @@ def _gpus() -> Iterator[Finding]:
             yield Finding("ok", "GPU", "none: the CPU is used")
         return
     for k in range(torch.cuda.device_count()):
-        own = torch.cuda.get_device_properties(k)
+        properties = torch.cuda.get_device_properties(k)
         free, total = torch.cuda.mem_get_info(k)
-        text = f"cuda:{k} {own.name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free, precision {gpu_precision(k)}"
+        text = (
+            f"cuda:{k} {properties.name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free, precision {gpu_precision(k)}"
+        )
         yield Finding("ok", "GPU", text)
 
 
 def _extras() -> Iterator[Finding]:
-    """Tell of each extra of wsss whether its packages are there."""
+    """Report for each extra of wsss whether its packages are installed."""
     wanted: dict[str, list[str]] = {}
     for text in importlib.metadata.requires("wsss") or []:
-        found = re.match(r"""([\w.-]+).*;.*extra *== *["']([\w-]+)["']""", text)
-        if found and found[2] != "dev":
-            wanted.setdefault(found[2], []).append(found[1])
+        match = re.match(r"""([\w.-]+).*;.*extra *== *["']([\w-]+)["']""", text)
+        if match and match[2] != "dev":
+            wanted.setdefault(match[2], []).append(match[1])
     for extra, names in wanted.items():
         there = {name: _version(name) for name in names}
         missing = [name for name, version in there.items() if not version]
-        told = ", ".join(f"{name} {version}" for name, version in there.items() if version)
-        text = f"{extra}: " + (f"not there ({', '.join(missing)}), pip install 'wsss[{extra}]'" if missing else told)
+        installed = ", ".join(f"{name} {version}" for name, version in there.items() if version)
+        text = f"{extra}: " + (
+            f"not there ({', '.join(missing)}), pip install 'wsss[{extra}]'" if missing else installed
+        )
         yield Finding("ok", "extra", text)
 
 

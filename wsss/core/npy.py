@@ -50,8 +50,8 @@ def check_npy(stream: IO[bytes], size: int, where: object) -> tuple[tuple[int, .
     if dtype.hasobject:
         raise DataError(f"{where} holds pickled Python objects, which are never loaded: save numbers.")
     if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize > size - (stream.tell() - begin):
-        told = " x ".join(map(str, shape))
-        raise DataError(f"{where} is damaged: it promises {told} values of {dtype}, more than it holds.")
+        promised = " x ".join(map(str, shape))
+        raise DataError(f"{where} is damaged: it promises {promised} values of {dtype}, more than it holds.")
     return shape, dtype
 
 
@@ -70,8 +70,8 @@ def read_npy(path: Path, again: str, *, mapped: bool = False) -> np.ndarray:
         check_regular(path)
         with path.open("rb") as stream:
             check_npy(stream, os.fstat(stream.fileno()).st_size, path)
-        found: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        return found
+        array: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        return array
     except FileNotFoundError:
         raise DataError(f"{path} is missing. {again}") from None
     except DataError as error:
@@ -87,5 +87,5 @@ def parse_npy(content: bytes, where: object) -> np.ndarray:
         DataError: it is damaged.
     """
     check_npy(io.BytesIO(content), len(content), where)
-    found: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-    return found
+    array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+    return array

@@ -1,6 +1,6 @@
 """OME-XML: which page of which file holds which plane. Other files are named only, never opened here.
 
-What is wrong in the XML is raised as a ValueError, which whoever reads the file turns into a line with its name.
+Errors in the XML are raised as ValueError; the reader of the file adds its name.
 """
 
 import math

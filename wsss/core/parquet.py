@@ -31,11 +31,11 @@ def sealed_schema(schema: pa.Schema) -> pa.Schema:
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
     """Write a table as sealed Parquet, whole or not at all."""
-    found = pa.Table.from_pandas(table, preserve_index=False)
-    found = found.cast(sealed_schema(found.schema))
+    arrow_table = pa.Table.from_pandas(table, preserve_index=False)
+    arrow_table = arrow_table.cast(sealed_schema(arrow_table.schema))
 
     def pour(stream: Any) -> None:
-        pq.write_table(found, stream)
+        pq.write_table(arrow_table, stream)
         seal(stream)
 
     write_atomic(path, pour)
@@ -55,15 +55,15 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
         check_seal(path, again)
         file = pq.ParquetFile(path, page_checksum_verification=True)
         about = file.metadata
-        told = (about.metadata or {}).get(b"wsss", b"").decode("ascii", "replace").partition(" ")[0]
+        file_format = (about.metadata or {}).get(b"wsss", b"").decode("ascii", "replace").partition(" ")[0]
         rows, columns, size = about.num_rows, about.num_columns, path.stat().st_size
         unpacked = sum(
             about.row_group(k).column(c).total_uncompressed_size
             for k in range(about.num_row_groups)
             for c in range(columns)
         )
-    if told:
-        check_format(path, told, FORMAT, "table", again.rstrip("."))
+    if file_format:
+        check_format(path, file_format, FORMAT, "table", again.rstrip("."))
     if columns > MOST_COLUMNS or rows > max(FEW_ROWS, size / LEAST_PER_ROW):
         raise DataError(f"{path} promises {rows} rows of {columns} columns in {size} bytes: that is no table of cells.")
     if unpacked > max(MOST_BLOWN_UP, 100 * size):

@@ -60,5 +60,5 @@ class _JsonBar(tqdm):
         now = self.format_dict
         rate = now["rate"] or (now["n"] / now["elapsed"] if now["elapsed"] else 0.0)
         left = (self.total - now["n"]) / rate if self.total and rate else None
-        facts = {"what": self.desc, "done": now["n"], "total": self.total, "seconds": round(now["elapsed"], 1)}
-        record("progress", **facts, eta_seconds=None if left is None else round(left, 1))
+        fields = {"what": self.desc, "done": now["n"], "total": self.total, "seconds": round(now["elapsed"], 1)}
+        record("progress", **fields, eta_seconds=None if left is None else round(left, 1))

@@ -1,7 +1,7 @@
-"""The one place where picture files are opened: PNG, JPEG, TIFF and BMP, told by their content, whatever their name.
+"""The one place where picture files are opened: PNG, JPEG, TIFF and BMP, recognised by content, not by name.
 
 No file starts a program here or opens another one, except that a TIFF of an OME set is joined with its siblings in the
-same folder. What a file says of its pixels counts: axes, orientation, transparency, which end is white.
+same folder. The file's metadata is respected: axes, orientation, transparency, whether 0 is white.
 """
 
 import functools
@@ -52,7 +52,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its faults come back
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself."""
+    """What the header of a file declares."""
 
     kind: str
     """PNG, JPEG, TIFF, BMP, or OME-Zarr."""
@@ -399,17 +399,17 @@ def _stack(
         return _ome_stack(tiff, ome, source, opened, where)
     series = first_series(tiff)
     axes, shape, pages = series.get_axes(False), series.get_shape(False), list(series.pages)
-    own = len(page.shape)
+    page_ndim = len(page.shape)
     names = tuple(str(label) for label in (tiff.imagej_metadata or {}).get("Labels") or [])
-    lead = shape[: len(shape) - own]
+    lead = shape[: len(shape) - page_ndim]
     if axes.endswith("S") and not page.axes.endswith("S"):
         axes, shape = axes[:-1], shape[:-1]  # ImageJ's, of length 1
-        lead = shape[: len(shape) - own]
+        lead = shape[: len(shape) - page_ndim]
     page_axes = axes[len(lead) :]
     if shape[len(lead) :] != page.shape or sorted(page_axes) not in (["X", "Y"], ["S", "X", "Y"]):
         raise DataError(f"{where} is a TIFF of shape {shape} (axes {axes}), expected planes of one size.")
     count = int(np.prod(lead, dtype=np.int64))
-    if len(pages) == count and all(own is not None for own in pages):
+    if len(pages) == count and all(each is not None for each in pages):
         numbers = np.arange(count).reshape(lead)
         stack = Stack(axes[: len(lead)], lead, page_axes, page.shape, lambda at: _page(pages[numbers[at]], where))
         return stack, names, False
@@ -454,7 +454,7 @@ def sibling(path: Path, name: str) -> Path:
 def ome_files(path: Path) -> tuple[str, ...]:
     """Return the names of all files of the OME set that a TIFF is of, in the order of their planes; () for none.
 
-    What cannot be read is left to whoever reads the pixels.
+    Files that cannot be read give (); the error is raised when their pixels are read.
     """
     try:
         with open_tiff(path) as tiff:
@@ -491,23 +491,25 @@ def _ome_stack(
         pages = opened_file(place[0]).pages
         if place[1] >= len(pages):
             raise DataError(f"{where} is cut short: page {place[1]} of {place[0] or 'it'} is missing.")
-        found: Any = pages[place[1]]
-        if found.shape != page.shape or found.dtype != page.dtype:
-            raise DataError(f"{where} has planes of {page.shape} {page.dtype} and of {found.shape} {found.dtype}.")
-        return _page(found, where)
+        other_page: Any = pages[place[1]]
+        if other_page.shape != page.shape or other_page.dtype != page.dtype:
+            raise DataError(
+                f"{where} has planes of {page.shape} {page.dtype} and of {other_page.shape} {other_page.dtype}."
+            )
+        return _page(other_page, where)
 
     if source is not None:
         return Stack("CZT", ome.lengths, page.axes, page.shape, plane), ome.names, True
     here = [at for at, place in ome.places.items() if not place[0]]  # its own planes alone
     kept = [sorted({at[k] for at in here}) for k in range(3)]
-    own = Stack(
+    stack = Stack(
         "CZT",
         tuple(len(numbers) for numbers in kept),
         page.axes,
         page.shape,
         lambda at: plane(tuple(numbers[n] for numbers, n in zip(kept, at, strict=True))),
     )
-    return own, tuple(ome.names[c] for c in kept[0] if c < len(ome.names)), True
+    return stack, tuple(ome.names[c] for c in kept[0] if c < len(ome.names)), True
 
 
 def _page(page: Any, where: str) -> np.ndarray:

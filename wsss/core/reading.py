@@ -64,10 +64,10 @@ def parse_json(text: str | bytes, where: object) -> Any:
         DataError: it is no JSON, nested too deep, or holds numbers or characters that cannot be used.
     """
     try:
-        found = json.loads(text)
+        value = json.loads(text)
         if _HALF_CHARACTER.search(text if isinstance(text, str) else text.decode()):
-            json.dumps(found, ensure_ascii=False).encode()  # half of a pair of code units is no character
-        return found
+            json.dumps(value, ensure_ascii=False).encode()  # half of a pair of code units is no character
+        return value
     except RecursionError:
         raise DataError(f"{where} nests its lists too deep: it is damaged, or made to do harm.") from None
     except ValueError as error:  # also of numbers with thousands of digits, and of bytes that are no UTF-8

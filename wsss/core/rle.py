@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 from wsss.core.checks import DataError
 
 LONGEST = 1 << 26
-"""Bytes a submission's mask may unpack to; more is no mask but an attack on memory."""
+"""Bytes that a submission's mask may unpack to; more is refused to protect memory."""
 
 
 def encode_label_map(label_map: np.ndarray, ids: Iterable[int] | None = None) -> dict[int, bytes]:
@@ -38,11 +38,13 @@ def encode_label_map(label_map: np.ndarray, ids: Iterable[int] | None = None) ->
     stops = np.concatenate((borders, [flat.size])) if flat.size else borders
     values = flat[starts]
     order = np.argsort(values, kind="stable")  # runs of one cell side by side, still from left to right
-    found, first = np.unique(values[order], return_index=True)
-    runs = dict(zip(found.tolist(), np.split(order, first[1:]), strict=True)) if found.size else {}
+    cell_ids, first = np.unique(values[order], return_index=True)
+    runs = dict(zip(cell_ids.tolist(), np.split(order, first[1:]), strict=True)) if cell_ids.size else {}
     none = np.zeros(0, np.intp)
     wanted = [int(k) for k in (runs if ids is None else ids) if k != 0]
-    counts = [_counts(starts[own], stops[own], flat.size) for own in (runs.get(k, none) for k in wanted)]
+    counts = [
+        _counts(starts[cell_runs], stops[cell_runs], flat.size) for cell_runs in (runs.get(k, none) for k in wanted)
+    ]
     return dict(zip(wanted, _compress(counts, label_map.shape), strict=True))
 
 
@@ -60,15 +62,14 @@ def _counts(starts: np.ndarray, stops: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def _compress(counts: Sequence[np.ndarray], size: tuple[int, ...]) -> list[bytes]:
-    objects = [{"size": list(size), "counts": own} for own in counts]
+    objects = [{"size": list(size), "counts": lengths} for lengths in counts]
     return [packed["counts"] for packed in coco.frPyObjects(objects, *size)] if objects else []
 
 
 def run_lengths(counts: bytes) -> np.ndarray:
     """Unpack COCO counts into (n,) int64 run lengths: outside, inside, outside, ...
 
-    pycocotools does not tell run lengths, and trusts the text it is given; masks of other people go through
-    here first.
+    pycocotools neither returns run lengths nor checks its input; masks from other sources are checked here first.
 
     Raises:
         DataError: the text is not COCO counts.

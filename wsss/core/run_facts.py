@@ -1,4 +1,4 @@
-"""What a checkpoint, or a shared model, says of its network: checked before anything is built from it."""
+"""The metadata of a checkpoint or a shared model, checked before a network is built from it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,25 +10,29 @@ MOST_CHANNELS = 64
 MOST_EDGE = 16384
 
 
-def check_facts(facts: Mapping[str, Any], where: object, needed: tuple[str, ...] = ("recipe", "fold")) -> None:
-    """Refuse the record of a network that lacks an entry, or has one of another kind or beyond all measure.
+def check_network_record(
+    record: Mapping[str, Any], where: object, needed: tuple[str, ...] = ("recipe", "fold")
+) -> None:
+    """Refuse the metadata of a network that lacks an entry, or has one of the wrong type or out of range.
 
     Args:
-        facts: the record.
+        record: the metadata.
         where: its file, for messages.
         needed: entries that it must have.
 
     Raises:
-        DataError: so it is.
+        DataError: an entry is missing or wrong; it is named.
     """
     for name in needed:
-        if name not in facts:
+        if name not in record:
             raise DataError(f"{where} does not say its network's {name}: it is damaged or of another version.")
         wanted, good = _KINDS[name]
-        if not good(facts[name]):
-            raise DataError(f"{where} gives '{str(facts[name])[:80]}' as its network's {name}, expected {wanted}.")
-    if "negative" in needed and (facts["negative"] or 0) >= len(facts["classes"]):
-        raise DataError(f"{where} gives {facts['negative']} as its negative class, of {len(facts['classes'])} classes.")
+        if not good(record[name]):
+            raise DataError(f"{where} gives '{str(record[name])[:80]}' as its network's {name}, expected {wanted}.")
+    if "negative" in needed and (record["negative"] or 0) >= len(record["classes"]):
+        raise DataError(
+            f"{where} gives {record['negative']} as its negative class, of {len(record['classes'])} classes."
+        )
 
 
 def _names(most: int) -> Any:

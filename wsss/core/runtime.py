@@ -1,4 +1,4 @@
-"""Processes, progress and provenance: what every stage needs to run and to say how it ran."""
+"""Processes, progress and versions: what every stage needs to run and to report how it ran."""
 
 import ctypes
 import importlib.metadata
@@ -44,8 +44,8 @@ def cores() -> int:
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next step, instead of giving it back to the system.
 
-    A step on the CPU frees and asks again for gigabytes; without this, half of its time goes into empty pages that the
-    system hands out anew. Call it before the first large array. Does nothing without glibc.
+    A step on the CPU frees and allocates gigabytes; without this, half of its time goes into new empty pages from the
+    system. Call it before the first large array. Does nothing without glibc.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -59,7 +59,7 @@ def keep_freed_memory() -> None:
 def return_freed_memory() -> None:
     """Hand back to the system what `keep_freed_memory` has kept so far; does nothing without glibc.
 
-    Call it before processes are forked: each would come to hold a copy of what is kept, as this one writes there again.
+    Call it before forking processes: each would end up with a copy of the kept memory once this one writes there again.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -67,13 +67,13 @@ def return_freed_memory() -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that shape a result."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def parallel(
@@ -81,8 +81,8 @@ def parallel(
 ) -> Iterator[tuple[In, Out | Exception]]:
     """Call `function` on every item in worker processes; yield (item, result or its exception) as they finish.
 
-    At most 2 items a worker are under way, so memory stays flat however many items there are. With workers = 0, or 1
-    item at a time wanted, everything runs in this process.
+    At most 2 items per worker are in progress, so memory use does not grow with the number of items. With workers = 0
+    everything runs in this process.
 
     Args:
         function: a module-level function; an exception it raises is yielded, not raised.

@@ -76,7 +76,7 @@ def _digest(content: "bytes | mmap.mmap", at: int) -> bytes:
     return sha.hexdigest().encode()
 
 
-def check_format(path: Path, found: object, wanted: str | int, what: str, again: str) -> None:
+def check_format(path: Path, given: object, wanted: str | int, what: str, again: str) -> None:
     """Refuse a file of another kind, or of a newer version.
 
     Args:
@@ -89,19 +89,19 @@ def check_format(path: Path, found: object, wanted: str | int, what: str, again:
     Raises:
         DataError: the formats differ.
     """
-    if type(found) is type(wanted) and found == wanted:
+    if type(given) is type(wanted) and given == wanted:
         return
-    (kind, number), (wanted_kind, wanted_number) = _parts(found), _parts(wanted)
+    (kind, number), (wanted_kind, wanted_number) = _parts(given), _parts(wanted)
     if kind == wanted_kind and number > wanted_number:
         raise DataError(
-            f"{path} was made by a newer wsss (format {found}, this one reads {wanted}): update wsss, or make the "
+            f"{path} was made by a newer wsss (format {given}, this one reads {wanted}): update wsss, or make the "
             f"{what} again with this one."
         )
-    raise DataError(f"{path} is no {what} of format {wanted} (it has {str(found)[:80]!r}): {again}.")
+    raise DataError(f"{path} is no {what} of format {wanted} (it has {str(given)[:80]!r}): {again}.")
 
 
 def _parts(name: object) -> tuple[str, int]:
-    found = re.fullmatch(r"(.*?)(\d{1,9})", name if isinstance(name, str) else "")
+    match = re.fullmatch(r"(.*?)(\d{1,9})", name if isinstance(name, str) else "")
     if isinstance(name, int) and not isinstance(name, bool):
         return "", name
-    return (found[1], int(found[2])) if found else (str(name), 0)
+    return (match[1], int(match[2])) if match else (str(name), 0)

@@ -91,8 +91,8 @@ class Stack:
                 raise DataError(f"{where} has {n} planes along {axis}, so --plane {number} is none of them.")
         channels = [(axis, n) for axis, n in self._all() if axis in CHANNEL_AXES and n > 1 and (axis, n) not in apart]
         if len(channels) > 1:
-            told = ", ".join(f"{axis} {n}" for axis, n in channels)
-            raise DataError(f"{where} has several axes of channels ({told}), expected one: save one plane per channel.")
+            axes = ", ".join(f"{axis} {n}" for axis, n in channels)
+            raise DataError(f"{where} has several axes of channels ({axes}), expected one: save one plane per channel.")
         return channels[0][1] if channels else 1
 
     def read(self, choice: PlaneChoice, where: str) -> np.ndarray:
@@ -129,8 +129,8 @@ class Stack:
         return (out / count if dtype.kind == "f" else np.rint(out / count)).astype(dtype)
 
     def _all(self) -> list[tuple[str, int]]:
-        own = [(axis, n) for axis, n in zip(self.page_axes, self.page_shape, strict=True) if axis not in "YX"]
-        return [*zip(self.axes, self.lengths, strict=True), *own]
+        in_page = [(axis, n) for axis, n in zip(self.page_axes, self.page_shape, strict=True) if axis not in "YX"]
+        return [*zip(self.axes, self.lengths, strict=True), *in_page]
 
     def _apart(self, choice: PlaneChoice) -> list[tuple[str, int]]:
         """Return the axes longer than 1 that hold no channels; pages without a name count where something is chosen."""

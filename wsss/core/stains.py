@@ -12,7 +12,7 @@ _WORDS = {"red": "microtubules", "yellow": "endoplasmic reticulum", "blue": "DNA
 
 @dataclass(frozen=True)
 class Stain:
-    """A channel beside the protein's."""
+    """A channel other than the protein's."""
 
     name: str
     channel: int
@@ -38,8 +38,8 @@ class Stains:
     """Whether the outline of the cell matters: no channel shows a protein."""
 
     @property
-    def beside(self) -> tuple[Stain, ...]:
-        """All stains beside the signal, the nucleus last."""
+    def other_stains(self) -> tuple[Stain, ...]:
+        """All stains except the signal, the nucleus last."""
         return (*self.others, *([self.nucleus] if self.nucleus else []))
 
 
@@ -53,7 +53,7 @@ def stains_of(channels: Sequence[str], roles: Sequence[str]) -> tuple[Stains, ..
         channels: their names.
         roles: what each shows, '' for none.
     """
-    places: dict[str, list[int]] = {role: [k for k, own in enumerate(roles) if own == role] for role in set(roles)}
+    places: dict[str, list[int]] = {role: [k for k, given in enumerate(roles) if given == role] for role in set(roles)}
     nuclei = places.get("nucleus", [])
     bodies = places.get("cell", []) + places.get("outline", [])
     signals = places.get("signal") or nuclei[:1] or bodies[:1] or list(range(len(channels)))

@@ -45,7 +45,7 @@ def _makes_sense(name: str, stains: Stains) -> bool:
     """Say whether a feature has pixels and stains to be made of."""
     if stains.nucleus is None and (name.startswith("nucleus_") or name in ("dark_dna", "excess_halo")):
         return False
-    return bool(stains.beside) or not (name.startswith("excess_") or name.endswith(("_explained", "_rest")))
+    return bool(stains.other_stains) or not (name.startswith("excess_") or name.endswith(("_explained", "_rest")))
 
 
 def _describe(stains: Stains) -> dict[str, str]:
@@ -67,7 +67,7 @@ def _describe(stains: Stains) -> dict[str, str]:
         "rim_variation": "protein: unevenness along the cell's edge",
     }
     for part in PARTS_OF_CELL:
-        for stain in stains.beside:
+        for stain in stains.other_stains:
             words[f"{part}_follows_{stain.name}"] = (
                 f"protein in the {part} goes with the {stain.words}, the other stains considered"
             )
@@ -157,7 +157,7 @@ def cell_features(
     Raises:
         ValueError: sizes differ, or the image lacks a channel.
     """
-    most = max(k for stains in views for k in (stains.signal, *(own.channel for own in stains.beside)))
+    most = max(k for stains in views for k in (stains.signal, *(own.channel for own in stains.other_stains)))
     if image.ndim != 3 or len(image) <= most or image.shape[1:] != label_map.shape:
         raise ValueError(
             f"the image is {image.shape}, expected ({most + 1} or more, H, W) of the label map {label_map.shape}."
@@ -273,7 +273,7 @@ def _angle(field: FieldPixels) -> np.ndarray:
 
 def _company(field: FieldPixels) -> Columns:
     """Protein fitted by the other stains, in the cytoplasm and in the nucleus, and where it exceeds the fit."""
-    beside, signal = field.stains.beside, field.signal
+    beside, signal = field.stains.other_stains, field.signal
     if not beside:
         return {}
     channels = [signal, *(stain.channel for stain in beside)]

@@ -13,7 +13,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.csv_text import read_numbers
 from wsss.core.device import Device
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
-from wsss.core.run_facts import NETWORK, check_facts
+from wsss.core.run_facts import NETWORK, check_network_record
 from wsss.core.seal import check_format
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
@@ -128,7 +128,7 @@ def _check_network(facts: Any, where: Path) -> None:
     """Refuse the record of a network that is none."""
     if not isinstance(facts, dict) or not re.fullmatch(r"full|fold\d{1,4}", str(facts.get("name"))):
         raise DataError(f"{where} lists '{str(facts)[:80]}', expected networks named full, fold0, fold1, ...")
-    check_facts(facts, where, NETWORK)
+    check_network_record(facts, where, NETWORK)
 
 
 def _check_files(folder: Path, files: Any) -> None:

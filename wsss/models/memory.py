@@ -70,18 +70,18 @@ def in_parts(net: nn.Module, shape: Sequence[int], call: Callable[[slice], T]) -
     """
     count, size = shape[0], tuple(shape[1:])
     fits = _fitting.get(net, {}).get(size, count)
-    found: list[T] = []
+    results: list[T] = []
     first = 0
     while first < count:
         rows = slice(first, min(first + fits, count))
         try:
-            found.append(attempt(lambda rows=rows: call(rows)))  # type: ignore[misc]
+            results.append(attempt(lambda rows=rows: call(rows)))  # type: ignore[misc]
         except MemoryFull as full:
             fits = _halved(rows.stop - first, size, full)
             _fitting.setdefault(net, {})[size] = fits
         else:
             first = rows.stop
-    return found
+    return results
 
 
 def _halved(tried: int, size: tuple[int, ...], full: MemoryFull) -> int:

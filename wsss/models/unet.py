@@ -1,6 +1,6 @@
 """U-Net on any encoder: images of any size in, mask logits of the same size out.
 
-The decoder's blocks double the maps and join the encoder's, with attention where asked for. Convolutions and scSE are
+The decoder's blocks double the maps and join the encoder's, with attention where configured. Convolutions and scSE are
 those of segmentation_models_pytorch, CBAM is timm's; its decoder has neither CBAM, gates, transposed convolutions,
 encoders with two maps of one scale, nor the coarser maps that hypercolumns and deep supervision need.
 """
@@ -23,7 +23,7 @@ from wsss.options.recipe import MaskRecipe, UnetRecipe
 
 
 class MaskOutput(NamedTuple):
-    """What a mask network says of a batch."""
+    """Output of a mask network for a batch."""
 
     logits: Tensor
     """(B, K, H, W) before sigmoid or softmax."""
@@ -58,7 +58,7 @@ class Unet(nn.Module):
         channels = sum(config.channels) if config.hypercolumn else config.channels[-1]
         self.output = nn.Conv2d(channels, outputs, kernel_size=3, padding=1)
         sides = config.channels[:-1] if config.deep_supervision else []
-        self.sides = nn.ModuleList(nn.Conv2d(own, outputs, kernel_size=1) for own in sides)
+        self.sides = nn.ModuleList(nn.Conv2d(channels, outputs, kernel_size=1) for channels in sides)
         self.empty_head = nn.Linear(encoder.scales[-1].channels, 1) if config.empty_head else None
         self.register_buffer("mean", torch.tensor(encoder.statistics.mean).view(-1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(encoder.statistics.std).view(-1, 1, 1) * 255)
@@ -78,7 +78,7 @@ class Unet(nn.Module):
         side: tuple[Tensor, ...] = ()
         if self.training:
             side = tuple(  # strict=False: without deep supervision there are none, with it the finest has none
-                cut_back(_resize(head(own), full), size) for head, own in zip(self.sides, maps, strict=False)
+                cut_back(_resize(head(scale), full), size) for head, scale in zip(self.sides, maps, strict=False)
             )
         holds = None if self.empty_head is None else self.empty_head(encoded[-1].mean(dim=(2, 3)))[:, 0]
         return MaskOutput(cut_back(logits, size), side, holds)
@@ -164,7 +164,7 @@ def build_unet(recipe: UnetRecipe, *, channels: int, outputs: int, pretrained: b
 
 
 BACKBONE = "test_resnet"
-"""timm's smallest residual network, half a million weights: what its name says of tests is about its size."""
+"""timm's smallest residual network, half a million weights; it is made for tests because it is small."""
 CHANNELS = [64, 48, 32, 16, 8]
 INPUTS, OUTPUTS = 3, 4
 """Red, blue, yellow; inside and border of nuclei, inside and border of cells."""
@@ -216,7 +216,7 @@ class AttentionGate(nn.Module):
         self.weight = nn.Sequential(nn.ReLU(), nn.Conv2d(inner, 1, 1), nn.Sigmoid())
 
     def forward(self, skip: Tensor, gating: Tensor) -> Tensor:
-        """Weigh (B, C, h, w) `skip` by what (B, D, h, w) `gating` says of each pixel."""
+        """Weigh (B, C, h, w) `skip` by the (B, D, h, w) `gating` maps at each pixel."""
         weighted: Tensor = skip * self.weight(self.skip(skip) + self.gating(gating))
         return weighted
 
@@ -283,8 +283,8 @@ class Decoder(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the maps of every block, the last of the image's size, given the encoder's from fine to coarse."""
         x, *skips = list(maps)[::-1]
-        found = []
+        outputs = []
         for block, skip in zip(self.blocks, [*skips, None], strict=True):
             x = block(x, skip if skip is not None and skip.shape[1] else None)  # some encoders have no finest scale
-            found.append(x)
-        return found
+            outputs.append(x)
+        return outputs

@@ -84,13 +84,13 @@ def match_weights(
     if not any(key(name) in given for name in wanted):
         state = _in_order(wanted, state, whole, key(first), key)
         given = {key(name): tensor for name, tensor in state.items()}
-    found = {name: given[key(name)] for name in wanted if key(name) in given}
-    if first in found and found[first].ndim == 4:
-        found[first] = adapt(found[first], wanted[first].shape[1])
-    missing = [name for name in wanted if name not in found and not _is_counter(name)]
+    matched = {name: given[key(name)] for name in wanted if key(name) in given}
+    if first in matched and matched[first].ndim == 4:
+        matched[first] = adapt(matched[first], wanted[first].shape[1])
+    missing = [name for name in wanted if name not in matched and not _is_counter(name)]
     shapes = [
         f"{name} {tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
-        for name, tensor in found.items()
+        for name, tensor in matched.items()
         if tensor.shape != wanted[name].shape
     ]
     known = {key(name) for names in (wanted, whole) for name in names}
@@ -100,7 +100,7 @@ def match_weights(
             f"the weights do not fit this network: missing {some(missing) or 'none'}; of another shape "
             f"{some(shapes) or 'none'}; left over {some(left) or 'none'}. Choose the file of this backbone."
         )
-    return found
+    return matched
 
 
 def _in_order(
@@ -116,14 +116,14 @@ def _in_order(
         names = [name for name in target if not _is_counter(name)]
         pairs = list(zip(names, tensors, strict=False))
         if len(names) == len(tensors) and all(
-            _is_alike(name, target[name].shape, *own, stem=key(name) == first) for name, own in pairs
+            _is_alike(name, target[name].shape, *entry, stem=key(name) == first) for name, entry in pairs
         ):
             return {name: tensor for name, (_, tensor) in pairs}
     return given
 
 
 def _is_alike(name: str, shape: Iterable[int], other: str, tensor: Tensor, *, stem: bool) -> bool:
-    kinds = [own.rpartition(".")[2] for own in (name, other)]
+    kinds = [full.rpartition(".")[2] for full in (name, other)]
     if kinds[0] != kinds[1] and set(kinds) <= set(_KINDS):
         return False
     if _HEAD.match(name):

@@ -37,5 +37,5 @@ def completion(shell: str, stages: Mapping[str, str], module_of: Callable[[str],
 
 def _flags(stage: str, module: ModuleType) -> list[str]:
     tasks = list(getattr(module, "TASKS", [""]))
-    found = {f"--{action.dest}" for task in tasks for action in options_of(parser_of(stage, module, task))}
-    return ["--config", "--help", *sorted(found)]
+    flags = {f"--{action.dest}" for task in tasks for action in options_of(parser_of(stage, module, task))}
+    return ["--config", "--help", *sorted(flags)]

@@ -15,7 +15,7 @@ EXAMPLES = """\
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """What is looked at beside the machine."""
+    """What is checked in addition to the machine."""
 
     data: list[Path] = field(default_factory=list)
     """Prepared data sets; default: all under data/."""

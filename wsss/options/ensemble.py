@@ -1,4 +1,4 @@
-"""Blend several predictions of the same cells into one: the same tables, and what each member adds."""
+"""Blend several predictions of the same cells into one: the same tables, and what each of them adds."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,8 @@ class EnsembleOptions:
     out: Path
     """Folder for the blend's tables."""
     weights: str = "equal"
-    """equal; one number a member, such as 2,1,1; or auto: fitted on out-of-fold predictions, each fold's weights on the
-    other folds only."""
+    """equal; one number for each, such as 2,1,1; or auto: fitted on out-of-fold predictions, each fold's weights
+    on the other folds only."""
     how: str = "mean"
     """mean, geometric, or rank (mean of ranks within the table; the result is no probability)."""
     data: Path | None = None
@@ -64,14 +64,14 @@ def given_weights(text: str, count: int) -> list[float]:
         ConfigError: not one number >= 0 for each member, or all are 0.
     """
     try:
-        found = [float(part) for part in text.split(",")]
+        weights = [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"--weights is '{text}', expected auto, equal or {count} numbers and commas.") from None
-    if len(found) != count or not all(0 <= weight < float("inf") for weight in found) or sum(found) == 0:
+    if len(weights) != count or not all(0 <= weight < float("inf") for weight in weights) or sum(weights) == 0:
         raise ConfigError(
             f"--weights is '{text}', expected {count} numbers from 0 on, not all 0: one for each --preds."
         )
-    return found
+    return weights
 
 
 OPTIONS = (EnsembleOptions,)

@@ -1,4 +1,4 @@
-"""The options of the feature classifier, which learns cell labels from image labels beside the network."""
+"""The options of the feature classifier, which learns cell labels from image labels, in addition to the network."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,7 +11,7 @@ class WeakConfig:
     """How cell labels are learnt from image labels."""
 
     rounds: int = between(3, 1, 100)
-    """Times the soft labels are renewed."""
+    """Times the soft labels are updated."""
     folds: int = between(4, 2, 100)
     """Parts into which the images are split for predictions of unseen cells."""
     trees: int = between(100, 1)
@@ -21,13 +21,13 @@ class WeakConfig:
     strength: float = between(0.01, 1e-6, 1e6)
     """Inverse regularisation (C) of the linear model: lower is smoother."""
     shown_share: float = between(0.65, 0.05, 0.95)
-    """Share of the cells that is assumed at first to show a label of their image where it bears several; then each
-    image and class has a share of its own."""
+    """Initial share of the cells of an image with several labels that are assumed to show each label; later, each
+    image and class has its own share."""
     negative_share: float = between(0.125, 0, 0.9)
-    """Share of cells without signal that is assumed at first in images with other labels."""
+    """Initial share of cells without signal that is assumed in images with other labels."""
 
     answer_weight: float = between(5.0, 1, 1000)
-    """A cell labelled by hand (train --cell_labels) counts as that many others."""
+    """Weight of a cell labelled by hand (train --cell_labels), relative to other cells."""
 
     def __post_init__(self) -> None:
         check_fields(self, "weak")
@@ -35,14 +35,14 @@ class WeakConfig:
 
 @dataclass(frozen=True)
 class FeatureClassifierConfig:
-    """A classifier on cell features beside the network, fitted on the cells of the training images."""
+    """A classifier on cell features, fitted on the cells of the training images in addition to the network."""
 
     enabled: bool | Literal["auto"] = "auto"
-    """Fit one for each fold, which infer then blends with the network's scores. auto: where enough training images have
-    segmented cells; true: refuse to do without."""
+    """Fit one per fold, which infer then blends with the network's scores. auto: if enough training images have
+    segmented cells; true: stop if they do not."""
     copies: int = between(2, 0, 100)
-    """Changed copies of every training image that are learnt from beside the plain one: dim or bright cells, cells
-    that lost their signal, uneven light, haze, shot noise. 0 for plain images only."""
+    """Changed copies of every training image to learn from in addition to the original: dim or bright cells, cells
+    without signal, uneven light, haze, shot noise. 0 for original images only."""
     weak: WeakConfig = field(default_factory=WeakConfig)
     """How its labels are learnt."""
 

@@ -40,10 +40,10 @@ class Shard:
         Raises:
             ConfigError: it is not two whole numbers with 1 <= i <= n.
         """
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise ConfigError(f"shard is '{text}', expected i/n with i from 1 to n, such as 1/4.")
-        return cls(int(found[1]), int(found[2]))
+        return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
@@ -65,10 +65,10 @@ class InferOptions:
     out: Path | None = None
     """Folder for the tables; default: preds/<data set>-<run>."""
     unet: Path | None = None
-    """Run of U-Nets of class maps (train --task maps), scored beside the run's own maps: see score.unet_share."""
+    """Run of U-Nets of class maps (train --task maps), scored in addition to the run's maps: see score.unet_share."""
     segment: str = ""
-    """Find the cells at the same time with this backend of the stage segment, which needs no further options (unet,
-    classical); empty: they have been found before. The results are the same."""
+    """Find the cells at the same time with this backend of the stage segment, one that needs no further options (unet,
+    classical); empty: they were segmented before. The results are the same."""
     oof: bool = False
     """Predict each training image with the network that never saw it, and prove it."""
     snapshots: bool = False
@@ -86,7 +86,7 @@ class InferOptions:
     shard: str = ""
     """i/n: predict only the i-th of n parts (from 1) and write no tables yet; for the jobs of a scheduler."""
     merge: bool = False
-    """Write the tables of n shards that were predicted into --out with these very options."""
+    """Write the tables of n shards that were predicted into --out with the same options."""
     min_score: float = 0.01
     """Predictions below this are left out of submission.csv."""
     parts: bool = False
@@ -117,7 +117,7 @@ class InferOptions:
             Shard.parse(self.shard)
         if self.segment and (self.shard or self.merge or self.engine != "local"):
             raise ConfigError(
-                "segment works beside one process: run python -m wsss.segment first, then cut up the work."
+                "segment works with one process only: run python -m wsss.segment first, then split the work."
             )
         if self.engine != "local" and (self.shard or self.merge):
             raise ConfigError("engine ray spreads the images itself: leave --shard and --merge out.")
@@ -178,15 +178,15 @@ def _changed(name: str, value: Any, usual: Any) -> list[str]:
         return [name] if value != usual else []
     return [
         flag
-        for own in fields(usual)
-        for flag in _changed(f"{name}.{own.name}", getattr(value, own.name), getattr(usual, own.name))
+        for option in fields(usual)
+        for flag in _changed(f"{name}.{option.name}", getattr(value, option.name), getattr(usual, option.name))
     ]
 
 
 def run_config(run: Path) -> dict[str, Any]:
-    """Return the recipe a run was made with, as its config.yaml tells."""
-    found = [run / "config.yaml", *sorted(run.glob("*/config.yaml"))]
-    path = next((path for path in found if path.exists()), None)
+    """Return the recipe of a run from its config.yaml."""
+    paths = [run / "config.yaml", *sorted(run.glob("*/config.yaml"))]
+    path = next((path for path in paths if path.exists()), None)
     if path is None:
         raise ConfigError(f"{run} is no run folder (no config.yaml in it): check --run, or train it first.")
     check_seal(path, "Restore it, or, if it was changed on purpose, remove its first line.")

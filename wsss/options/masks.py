@@ -121,7 +121,7 @@ class MaskLossConfig:
 
 @dataclass(frozen=True)
 class MaskInferConfig:
-    """How a mask network is asked, and how its maps become masks."""
+    """How a mask network predicts, and how its maps become masks."""
 
     tta: Literal["none", "mirror", "flips", "turns"] = "none"
     """Predict the image as it is; mirrored left to right too (2 ways); flipped too (4 ways); or flipped and turned (8

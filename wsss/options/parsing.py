@@ -21,7 +21,7 @@ import jsonargparse
 from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, UserError, nearest
-from wsss.core.console import OutputOptions, say, tell_as
+from wsss.core.console import OutputOptions, say, set_output
 from wsss.core.files import is_file
 from wsss.core.reading import parse_yaml, read_yaml
 from wsss.core.seal import check_seal
@@ -98,12 +98,12 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) ->
     _check_paths_given(words, options)
     values = parser.instantiate(parser.parse_args(words))
     _check_paths(values.as_dict())
-    found = [
-        option(**{own.name: values[own.name] for own in dataclasses.fields(option)})
+    instances = [
+        option(**{declared.name: values[declared.name] for declared in dataclasses.fields(option)})
         for option in (*options, OutputOptions)
     ]
-    tell_as(found.pop(), parser.prog.rpartition(".")[2])
-    return found
+    set_output(instances.pop(), parser.prog.rpartition(".")[2])
+    return instances
 
 
 def _check_paths_given(words: Sequence[str], options: Sequence[type]) -> None:
@@ -156,24 +156,24 @@ def read_options(stage: str, module: ModuleType, words: Sequence[str] | None) ->
 
 def first_value(words: Sequence[str], name: str) -> str | None:
     """Return the value that words, or the last file behind --config, give to an option at top level; None for none."""
-    found = None
+    value = None
     for where, word in enumerate(words):
         if word.startswith("--config"):
-            found = (_config_at(words, where) or {}).get(name, found)
+            value = (_config_at(words, where) or {}).get(name, value)
     for where, word in enumerate(words):
         if word == f"--{name}" and where + 1 < len(words):
-            found = words[where + 1]
+            value = words[where + 1]
         elif word.startswith(f"--{name}="):
-            found = word.partition("=")[2]
-    return None if found is None else str(found)
+            value = word.partition("=")[2]
+    return None if value is None else str(value)
 
 
 def _current(words: Sequence[str]) -> list[str]:
     """Return words with '_' for '-' and with options, also those in files behind --config, under today's names."""
-    return _with_configs(renamed_flags(_found_configs([_underscores(word) for word in words])), renamed_config)
+    return _with_configs(renamed_flags(_named_configs([_underscores(word) for word in words])), renamed_config)
 
 
-def _found_configs(words: Sequence[str]) -> list[str]:
+def _named_configs(words: Sequence[str]) -> list[str]:
     """Return words with recipes named behind --config as files.
 
     Raises:
@@ -244,7 +244,7 @@ def _of_task(words: list[str], tasks: Mapping[str, Sequence[type]], task: str) -
             f"--{name} is an option of task {owner}, not of {task}: leave it out, or pass another --task."
         )
 
-    def own(values: dict[str, Any], above: str, kept: dict[str, Any]) -> dict[str, Any]:
+    def keep_known(values: dict[str, Any], above: str, kept: dict[str, Any]) -> dict[str, Any]:
         for key, value in values.items():
             name = f"{above}{key}"
             if name in owners:
@@ -252,7 +252,7 @@ def _of_task(words: list[str], tasks: Mapping[str, Sequence[type]], task: str) -
                 if json.dumps(value, default=str) not in [json.dumps(one, default=str) for one in usual]:
                     refuse(name)
             elif isinstance(value, dict) and name not in known:
-                part = own(value, f"{name}.", {})
+                part = keep_known(value, f"{name}.", {})
                 kept |= {key: part} if part or not value else {}
             else:
                 kept[key] = value
@@ -263,7 +263,7 @@ def _of_task(words: list[str], tasks: Mapping[str, Sequence[type]], task: str) -
         name = word[2:].partition("=")[0]
         if word.startswith("--") and (name in owners or name in groups):
             refuse(name)
-    return _with_configs(words, lambda values, path: own(values, "", {}))
+    return _with_configs(words, lambda values, path: keep_known(values, "", {}))
 
 
 def _leaves(option: type, above: str = "") -> Iterator[tuple[str, Any]]:
@@ -303,7 +303,9 @@ def _help(words: Sequence[str], short: Callable[[], str], parser: ArgumentParser
     elif topic == "all":
         text = parser.format_help()
     else:
-        actions = [own for own in options_of(parser) if own.dest == topic or own.dest.startswith(f"{topic}.")]
+        actions = [
+            action for action in options_of(parser) if action.dest == topic or action.dest.startswith(f"{topic}.")
+        ]
         if not actions:
             raise ConfigError(f"--help {topic}: there is no such option or group of options; see --help.")
         text = "\n".join(_described(action) for action in actions)
@@ -367,34 +369,34 @@ def _check_configs(words: Sequence[str]) -> None:
 
 def _switches(options: Sequence[type], prefix: str = "--") -> set[str]:
     """Return the flags of all fields that may be true or false."""
-    found: set[str] = set()
+    flags: set[str] = set()
     for option in options:
         for name, kind in get_type_hints(option).items():
             if kind is bool or bool in get_args(kind):
-                found.add(prefix + name)
+                flags.add(prefix + name)
             elif dataclasses.is_dataclass(kind):
-                found |= _switches([cast(type, kind)], f"{prefix}{name}.")
-    return found
+                flags |= _switches([cast(type, kind)], f"{prefix}{name}.")
+    return flags
 
 
 def _complete(words: list[str], switches: set[str]) -> list[str]:
     """Add 'true' behind switches that stand alone."""
-    following = [*words[1:], "--"]
-    alone = [word in switches and after.startswith("--") for word, after in zip(words, following, strict=False)]
+    next_words = [*words[1:], "--"]
+    alone = [word in switches and after.startswith("--") for word, after in zip(words, next_words, strict=False)]
     return [part for word, bare in zip(words, alone, strict=True) for part in ([word, "true"] if bare else [word])]
 
 
 def _lists(options: Sequence[type], prefix: str = "--") -> dict[str, type]:
     """Return the flags of all fields that are lists, each with the type of its items."""
-    found: dict[str, type] = {}
+    flags: dict[str, type] = {}
     for option in options:
         for name, kind in get_type_hints(option).items():
             if dataclasses.is_dataclass(kind):
-                found |= _lists([cast(type, kind)], f"{prefix}{name}.")
-            for own in (kind, *get_args(kind)):  # the list itself, or the list in 'list or None'
-                if get_origin(own) is list:
-                    found[prefix + name] = get_args(own)[0]
-    return found
+                flags |= _lists([cast(type, kind)], f"{prefix}{name}.")
+            for variant in (kind, *get_args(kind)):  # the list itself, or the list in 'list or None'
+                if get_origin(variant) is list:
+                    flags[prefix + name] = get_args(variant)[0]
+    return flags
 
 
 def _gather(words: list[str], lists: dict[str, type]) -> list[str]:
@@ -403,7 +405,7 @@ def _gather(words: list[str], lists: dict[str, type]) -> list[str]:
     for k, word in enumerate(words):
         flag = out[-1] if out else ""
         if flag in lists and not word.startswith(("--", "[")) and word != "null":
-            behind = list(itertools.takewhile(lambda own: not own.startswith("--"), words[k:]))
+            behind = list(itertools.takewhile(lambda value: not value.startswith("--"), words[k:]))
             plain = lists[flag] in (int, float)  # numbers stand bare, texts in quotes
             items = f"[{', '.join(behind)}]" if plain else json.dumps(behind)
             return [*out, items, *_gather(words[k + len(behind) :], lists)]

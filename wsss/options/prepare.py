@@ -25,15 +25,15 @@ EXAMPLES = """\
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What the stage is asked to do."""
+    """What is prepared, and how."""
 
     images: Path
     """Folder of the image files, or a path_list.csv that names them."""
     out: Path
     """Folder of the data set to make, data/NAME."""
     labels: Path | None = None
-    """Label table (CSV); without it the images are there to be predicted. Columns beside ID and labels are carried
-    along into every table."""
+    """Label table (CSV); without it the images are there to be predicted. Columns other than ID and labels are
+    carried along into every table."""
     size: int = 512
     """Edge of the stored square images, in pixels."""
     source: str = "main"
@@ -50,12 +50,12 @@ class PrepareOptions:
     """Number of folds; 4 if left out, or what the data set has already."""
     seed: int | None = None
     """Seed of the folds; 0 if left out, or what the data set has already. Images that have a fold keep it when a source
-    is added; another number of folds or another seed makes all of them anew."""
+    is added; another number of folds or another seed assigns all of them again."""
     group: str | None = None
     """Column of the label table (antibody, plate, patient, ...) whose images of one value go to the same fold; none if
     left out, or what the data set has already."""
     workers: int | None = None
-    """Processes; one per core if left out, 0 for none beside the main one."""
+    """Processes; one per core if left out, 0 for the main process only."""
     engine: str = "local"
     """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to."""
     skip: str = ""
@@ -68,9 +68,9 @@ class PrepareOptions:
     project: str = ""
     """How Z or time become one plane: max or mean."""
     allow_unlabelled: bool = False
-    """Take images that the label table does not name, without labels, instead of stopping."""
+    """Accept images that are not in the label table, without labels, instead of stopping."""
     overwrite: bool = False
-    """Make this source anew even if it exists with other images or options."""
+    """Make this source again even if it exists with other images or options."""
 
     def __post_init__(self) -> None:
         check_range("--size", self.size, 8, 16384)

@@ -19,7 +19,7 @@ class PseudoConfig:
     """How averaged class maps become masks of the image's labels.
 
     A map counts relative to its peak: what lies at `high` or above is of the class, what lies below `low` is not, the
-    rest is ignored. Classes that the image does not bear are nowhere in it.
+    rest is ignored. Classes that the image is not labelled with are nowhere in it.
     """
 
     low: float = between(0.2, 0, 1)

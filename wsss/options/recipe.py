@@ -50,9 +50,9 @@ class DrsConfig:
     extra: int = between(0, 0, 16)
     """Convolutions (3x3, 512 maps, suppressed too) added below the classifier (authors, on VGG16: 3)."""
     refine_from: str | None = None
-    """Run whose network of the same fold teaches its maps, each pixel's strongest class only, to this one."""
+    """Run whose network of the same fold is the teacher: its maps, each pixel's strongest class, are the target."""
     refine_weight: float = between(1.0, 0)
-    """Weight of that lesson (mean squared error) in the loss."""
+    """Weight of this term (mean squared error) in the loss."""
 
     def __post_init__(self) -> None:
         check_fields(self, "drs")
@@ -65,7 +65,7 @@ class LossConfig:
     name: Literal["bce", "focal", "asymmetric"] = "bce"
     """Binary cross-entropy, focal loss, or asymmetric loss (easy negatives count less)."""
     tile_weight: float = between(1.0, 0)
-    """Weight of the merged tiles' loss beside the whole image's (1.0)."""
+    """Weight of the merged tiles' loss; the whole image's is 1.0."""
     focal_gamma: float = between(2.0, 0)
     """Exponent of the focal loss."""
     negative_gamma: float = between(4.0, 0)

@@ -17,7 +17,7 @@ EXAMPLES = """\
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """What the stage is asked to do."""
+    """How cells are found."""
 
     data: Path | None = None
     """The prepared data set; may be left out where only one is prepared under data/."""
@@ -47,7 +47,7 @@ class SegmentOptions:
     """For the backend classical where only nuclei are stained: how far cells reach around them, in radii of a typical
     nucleus; 0 takes the nuclei for the cells."""
     workers: int | None = None
-    """Processes; one per core if left out, 0 for none beside the main one."""
+    """Processes; one per core if left out, 0 for the main process only."""
     engine: str = "local"
     """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to.
     Networks that find cells run here, and the cluster labels, measures and writes."""

@@ -22,7 +22,7 @@ FORMAT = "wsss-1"
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-like `meta` to `path`; the file that was there stays beside it as `<name>.previous`."""
+    """Write tensors and JSON-like `meta` to `path`; an existing file is kept as `<name>.previous`."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
     # One entry only: safetensors writes several in an order of its own, and equal content must give equal bytes.
@@ -117,7 +117,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         _check_unpacked(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except DataError:
         raise
     except (
@@ -132,8 +132,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} does not hold plain weights ({reason}): expected a state dict of tensors.") from error
     for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise DataError(f"{path} does not hold a state dict of tensors: expected name -> tensor.")
-    return {str(name): tensor for name, tensor in found.items()}
+    return {str(name): tensor for name, tensor in state.items()}

@@ -53,19 +53,20 @@ class Journal:
             self._db = sqlite3.connect(path, isolation_level=None)
         text = json.dumps(read, sort_keys=True)
         try:
-            found = self._open(text)
-            if found != text and all(_failed(record) for _, record, _ in self.items()):
+            recorded = self._open(text)
+            if recorded != text and all(_failed(record) for _, record, _ in self.items()):
                 with self._named():
                     self._db.execute("DELETE FROM items")
                     self._db.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", (text,))
-                found = text
+                recorded = text
         except BaseException:
             self._db.close()
             raise
-        if found != text:
+        if recorded != text:
             self._db.close()
             raise ConfigError(
-                f"{where or path.parent} was begun with other inputs or options ({_what_differs(found, read, path)}): "
+                f"{where or path.parent} was begun with other inputs or options "
+                f"({_what_differs(recorded, read, path)}): "
                 f"go back to them, {way_out}."
             )
 
@@ -83,11 +84,11 @@ class Journal:
                 "CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, record TEXT, payload BLOB, crc32 INTEGER)"
             )
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint', ?)", (fingerprint,))
-            (found,) = self._db.execute("SELECT value FROM meta WHERE name = 'fingerprint'").fetchone()
+            (recorded,) = self._db.execute("SELECT value FROM meta WHERE name = 'fingerprint'").fetchone()
             (state,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
         if state != "ok":
             raise self._damaged(state)
-        return str(found)
+        return str(recorded)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -163,10 +164,10 @@ def _failed(record: Mapping[str, Any]) -> bool:
     return bool(record.get("failed")) or record.get("status") == "failed"
 
 
-def _what_differs(found: str, read: object, path: Path) -> str:
+def _what_differs(recorded: str, read: object, path: Path) -> str:
     """Return in words what differs from the record in a file."""
     try:
-        before = parse_json(found, path)
+        before = parse_json(recorded, path)
     except DataError:
         before = None
     if isinstance(before, dict) and isinstance(read, dict):
@@ -181,6 +182,6 @@ def _checksum(key: str, text: str, payload: bytes) -> int:
 def _unwritable(path: Path, error: sqlite3.OperationalError) -> DataError | NoSpaceError:
     kind = NoSpaceError if error.sqlite_errorcode == sqlite3.SQLITE_FULL else DataError
     return kind(
-        f"{path} cannot be written ({error}): make room or mend the disk, then start the same command again; "
+        f"{path} cannot be written ({error}): make room or fix the disk, then start the same command again; "
         "what was done is kept."
     )

@@ -24,16 +24,17 @@ _held: set[int] = set()
 
 @contextlib.contextmanager
 def hold(folder: Path, *inside: str, lock: str = LOCK, clean: bool = True) -> Iterator[None]:
-    """Keep other runs out of `folder` as long as the block lasts, and clear away what killed writers left there.
+    """Keep other runs out of `folder` for the duration of the block, and remove what killed writers left there.
 
     The lock is an flock of `folder/.lock`: it ends with the process that holds it, however that ends, so none is ever
-    stale. The file tells others who holds it. Where a disk knows no locks, the run goes on without one, and says so.
+    stale. The file names its holder for others. On a disk without locks the run continues without
+    one and prints a note.
 
     Args:
         folder: made if missing, and removed again if it is still empty in the end.
-        inside: its sub-folders that the run writes into.
+        inside: sub-folders that the run writes to.
         lock: name of the lock's file; runs that may work side by side have different ones.
-        clean: whether to clear away; not where the folder is one of the user's, of which only a file is held.
+        clean: whether to remove leftovers; False for a user's folder in which only one file is locked.
 
     Raises:
         ConfigError: another run holds it; the text names its process, host and start.
@@ -65,7 +66,7 @@ def _lock(folder: Path, name: str) -> int | None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            told = _holder(handle)
+            holder = _holder(handle)
             os.close(handle)
             if error.errno in _NO_LOCKS:
                 say(f"note: {folder} is on a disk without locks: start no second run into it.")
@@ -73,16 +74,16 @@ def _lock(folder: Path, name: str) -> int | None:
             if not isinstance(error, BlockingIOError):
                 raise
             raise ConfigError(
-                f"{folder} is in use by {told}: wait until it is done, end it, or choose another folder."
+                f"{folder} is in use by {holder}: wait until it is done, end it, or choose another folder."
             ) from None
         if _is_at(handle, path):
             break
         os.close(handle)  # its holder removed it between our open and our lock
     _held.add(handle)
-    facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+    entry = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
     with disk_errors(path):
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(facts | {"command": " ".join(sys.argv)[:500]}).encode(), 0)
+        os.pwrite(handle, json.dumps(entry | {"command": " ".join(sys.argv)[:500]}).encode(), 0)
     return handle
 
 
@@ -94,13 +95,13 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def _holder(handle: int) -> str:
-    """Say who holds a lock, as its file tells."""
+    """Return who holds a lock, from its file."""
     for _ in range(5):
         try:
-            facts = parse_json(os.pread(handle, 4096, 0), LOCK)
-            return f"process {facts['pid']} on {facts['host']} since {facts['since']} ({facts['command']})"
+            entry = parse_json(os.pread(handle, 4096, 0), LOCK)
+            return f"process {entry['pid']} on {entry['host']} since {entry['since']} ({entry['command']})"
         except (ValueError, KeyError, TypeError):
-            time.sleep(0.1)  # it has the lock, but has not told yet
+            time.sleep(0.1)  # it has the lock, but has not written its entry yet
     return "another process"
 
 

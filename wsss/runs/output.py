@@ -1,11 +1,11 @@
 """One protocol for everything that a command writes: hold, compare, work aside, publish all files together.
 
-A result is the content of a folder (`in_folder`) or a file with those beside it that belong to it (`beside_file`).
-What is known of it stands in the hidden folder `.wsss` there:
+A result is the content of a folder (`in_folder`), or a file together with its companions (`at_file`).
+Its state is kept in the hidden folder `.wsss` there:
 
     NAME.json      what the result is: command, everything that was read, its files with their digests
     NAME.work/     what an unfinished run has made so far; `files/` will be the result
-    NAME.commit    the result is complete and on its way to its place: whoever comes next completes the way
+    NAME.commit    the result is complete and on its way to its place: the next process completes the move
 
 So a kill at any moment leaves the old result, or the new one, or a commit that the next reader or writer completes
 (`settle`); files of two runs never lie side by side. Readers call `settle` before they read.
@@ -141,16 +141,16 @@ class Output:
     ) -> bool:
         """Do what `begin` does, but touch nothing: for a part of the work that another process puts together."""
         seen = _read_quietly(self.work / "seen.json").get("seen", {})
-        found = record_of(self.folder, self.name)
-        digests = Digests(seen | (found or {}).get("seen", {}))
+        record = record_of(self.folder, self.name)
+        digests = Digests(seen | (record or {}).get("seen", {}))
         self.gather, self.marks, self.overwrite = gather, marks, overwrite
         self.read = as_read(dict(gather(digests)))
         self.items = dict(marks(digests)) if marks is not None else {}
         self.seen = digests.seen
         if overwrite:
             return True
-        if found is not None:
-            return self._compare(found, subject, always)
+        if record is not None:
+            return self._compare(record, subject, always)
         if old := [name for name in legacy if (self.folder / name).exists()]:
             raise ConfigError(
                 f"{self.folder / old[0]} is of an earlier version, or not of wsss: what it was made from is not known. "
@@ -158,25 +158,25 @@ class Output:
             )
         return True
 
-    def _compare(self, found: dict[str, Any], subject: Collection[str] | None, always: bool) -> bool:
+    def _compare(self, record: dict[str, Any], subject: Collection[str] | None, always: bool) -> bool:
         """Return whether the result that is there is to be made again; refuse one that is another."""
-        if found["command"] != self.command:
-            raise ConfigError(f"{self.shown} holds a result of {found['command']}: {self.way_out}.")
-        if found["items"] and set(found["failed"]) >= set(found["items"]):
+        if record["command"] != self.command:
+            raise ConfigError(f"{self.shown} holds a result of {record['command']}: {self.way_out}.")
+        if record["items"] and set(record["failed"]) >= set(record["items"]):
             return True  # a try in which every image failed is no result to keep
-        differing = differences(found["read"], self.read)
+        differing = differences(record["read"], self.read)
         if self.marks is not None:  # else they are handed on from what was read, and stand for nothing new
-            differing |= self._items_differing(found["items"], found["failed"])
+            differing |= self._items_differing(record["items"], record["failed"])
         others = {
             name: text
             for name, text in differing.items()
-            if subject is None or any(name == own or name.startswith(f"{own}.") for own in subject)
+            if subject is None or any(name == prefix or name.startswith(f"{prefix}.") for prefix in subject)
         }
         if others:
             raise ConfigError(f"{self.shown} holds another result ({in_short(others)}): {self.way_out}.")
         if always:
             return True
-        missing, changed = self._state(found)
+        missing, changed = self._state(record)
         if changed:
             raise ConfigError(f"{some(changed)} was changed by hand since it was written: {self.way_out}.")
         if differing:
@@ -185,8 +185,8 @@ class Output:
         if missing:
             say(f"{some(missing)} is gone: {self.shown} is made again.")
             return True
-        if found["failed"]:
-            say(f"{some(found['failed'], 3)} of {self.shown} failed before: tried again.")
+        if record["failed"]:
+            say(f"{some(record['failed'], 3)} of {self.shown} failed before: tried again.")
             return True
         say(f"{self.shown} holds this result already: nothing to do.")
         return False
@@ -198,10 +198,10 @@ class Output:
         words = {"items": f"pixels or label maps of {some(names, 3)} have changed"}
         return words if names else {}
 
-    def _state(self, found: dict[str, Any]) -> tuple[list[Path], list[Path]]:
+    def _state(self, record: dict[str, Any]) -> tuple[list[Path], list[Path]]:
         """Return the files of a result that are gone, and those that are not as they were written."""
         missing, changed = [], []
-        for name, (mark, digest) in found["files"].items():
+        for name, (mark, digest) in record["files"].items():
             path = self.folder / name
             if not path.exists():
                 missing.append(path)
@@ -317,8 +317,8 @@ class Output:
 
     def _carry(self) -> None:
         """Take the files of a result of which some images are tried again over into the work."""
-        found = record_of(self.folder, self.name)
-        for name in found["files"] if found is not None and found["failed"] else ():
+        record = record_of(self.folder, self.name)
+        for name in record["files"] if record is not None and record["failed"] else ():
             target = self.path(name)
             if target.exists() or not (self.folder / name).is_file():
                 continue
@@ -351,7 +351,7 @@ def in_folder(
         folder: made if missing.
         command: the stage.
         inside: sub-folders that the command writes into by itself.
-        name: SEGMENT for the label maps that a data set holds beside its own result.
+        name: SEGMENT for the label maps, which a data set holds in addition to its own result.
         way_out: what a user may do where another result is there, for messages.
 
     Raises:
@@ -364,8 +364,8 @@ def in_folder(
 
 
 @contextlib.contextmanager
-def beside_file(path: Path, command: str, *, way_out: str | None = None) -> Iterator[Output]:
-    """Hold a file that a command writes, with those beside it that belong to it; see `in_folder`."""
+def at_file(path: Path, command: str, *, way_out: str | None = None) -> Iterator[Output]:
+    """Hold a file that a command writes, together with its companions; see `in_folder`."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder, expected a file: choose another --out.")
     folder = path.parent
@@ -423,13 +423,13 @@ def record_of(folder: Path, name: str = FOLDER) -> dict[str, Any] | None:
         DataError: it is of a newer version.
     """
     path = folder / STATE / f"{name}.json"
-    found = _read_quietly(path)
-    if not found:
+    record = _read_quietly(path)
+    if not record:
         return None
-    if found.get("format") != FORMAT:
-        raise DataError(f"{path} is of format {found.get('format')}, expected {FORMAT}: it was made by a newer wsss.")
-    _check_names(_files_of(found, path), path)
-    return found
+    if record.get("format") != FORMAT:
+        raise DataError(f"{path} is of format {record.get('format')}, expected {FORMAT}: it was made by a newer wsss.")
+    _check_names(_files_of(record, path), path)
+    return record
 
 
 def _files_of(record: Any, path: Path) -> list[str]:
@@ -442,7 +442,7 @@ def _files_of(record: Any, path: Path) -> list[str]:
     if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
         raise DataError(f"{path} is no record of a result: remove {path.parent}, and make the result again.")
     pairs = [*record["files"].values(), *record["seen"].values()]
-    if not all(isinstance(own, list) and len(own) == 2 for own in pairs):
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise DataError(f"{path} is no record of a result: remove {path.parent}, and make the result again.")
     _texts(record["failed"], path)
     return list(record["files"])
@@ -478,16 +478,16 @@ def what_is_read(
     plain = {name: _plain(value) for name, value in asdict(options).items() if name not in ("out", "overwrite", *leave)}
     wanted = list(dict.fromkeys(path for path in files if path is not None))
     contents = dict(zip(map(os.path.normpath, wanted), digests.of_files(wanted), strict=True))
-    found = {"options": plain, "files": {name: digest for name, digest in contents.items() if digest is not None}}
-    return as_read(found) | {"version": __version__}
+    inputs = {"options": plain, "files": {name: digest for name, digest in contents.items() if digest is not None}}
+    return as_read(inputs) | {"version": __version__}
 
 
 def _plain(value: Any) -> Any:
     """Return an option with every path in it as text."""
     if isinstance(value, dict):
-        return {name: _plain(own) for name, own in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(own) for own in value]
+        return [_plain(item) for item in value]
     return os.path.normpath(value) if isinstance(value, Path) else value
 
 
@@ -508,16 +508,16 @@ def check_recorded(path: Path) -> None:
 
 def record_over(folder: Path) -> dict[str, Any] | None:
     """Return the record of the result in a folder, or of the one that the folder is a part of."""
-    found = record_of(folder)
-    if found is None and (above := record_of(folder.parent)) is not None:
-        found = above if any(name.startswith(f"{folder.name}/") for name in above["files"]) else None
-    return found
+    record = record_of(folder)
+    if record is None and (above := record_of(folder.parent)) is not None:
+        record = above if any(name.startswith(f"{folder.name}/") for name in above["files"]) else None
+    return record
 
 
 def outdated(folder: Path, name: str = FOLDER) -> dict[str, str]:
     """Return in words which files that a result was made from have changed since; files that are gone do not count."""
-    found = record_of(folder, name)
-    before = found["read"].get("files", {}) if found else {}
+    record = record_of(folder, name)
+    before = record["read"].get("files", {}) if record else {}
     now = {name: digest for name in before if (digest := Digests().of(Path(name))) is not None}
     return differences({name: before[name] for name in now}, now)
 
@@ -538,10 +538,10 @@ def _move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        beside = target.with_name(f".{target.name}.moved.part")
-        shutil.copyfile(source, beside)
-        _sync(beside)
-        beside.replace(target)
+        copy = target.with_name(f".{target.name}.moved.part")
+        shutil.copyfile(source, copy)
+        _sync(copy)
+        copy.replace(target)
         source.unlink()
 
 

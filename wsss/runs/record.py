@@ -60,14 +60,14 @@ def lineage_json(lineage: Lineage | None) -> list[dict[str, Any]] | None:
     """Return a lineage as JSON; `lineage_from` reads it."""
     if lineage is None:
         return None
-    return [{"chain": list(own.chain), "images": sorted(own.images)} for own in lineage]
+    return [{"chain": list(ancestor.chain), "images": sorted(ancestor.images)} for ancestor in lineage]
 
 
 def lineage_from(values: Sequence[Mapping[str, Any]] | None) -> Lineage | None:
     """Read what `lineage_json` made."""
     if values is None:
         return None
-    return tuple(Ancestor(tuple(own["chain"]), frozenset(own["images"])) for own in values)
+    return tuple(Ancestor(tuple(entry["chain"]), frozenset(entry["images"])) for entry in values)
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ class RunRecord:
         if self.recipe.task != task:
             raise DataError(f"{self.path} was trained for the task '{self.recipe.task}', expected {task}.")
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the network's checkpoints say of it, as JSON; lists of images by their digests."""
+    def meta(self) -> dict[str, Any]:
+        """Return the metadata of the network's checkpoints, as JSON; lists of images by their digests."""
         images: dict[str, Any] = {"roles": list(self.roles)} if self.roles else {}
         images |= {} if self.bits is None else {"bits": self.bits}
         return as_read(
@@ -170,12 +170,12 @@ def fold_name(fold: int | None) -> str:
 
 
 def record_from(
-    facts: Mapping[str, Any], where: Path, train_ids: Sequence[str], ancestors: Lineage | None, digest: str
+    meta: Mapping[str, Any], where: Path, train_ids: Sequence[str], ancestors: Lineage | None, digest: str
 ) -> RunRecord:
-    """Build a record from the facts of a checkpoint and the lists beside it.
+    """Build a record from the metadata of a checkpoint and the lists in its folder.
 
     Args:
-        facts: what `RunRecord.facts` gave; those of version 0.1.0 do too.
+        meta: what `RunRecord.meta` gave; those of version 0.1.0 do too.
         where: folder of the fold's run.
         train_ids: content of train_ids.txt.
         ancestors: content of ancestors.json.
@@ -184,22 +184,22 @@ def record_from(
     Raises:
         DataError: the recipe has an option this version does not know.
     """
-    recipe = recipe_from(facts["recipe"], str(where))
+    recipe = recipe_from(meta["recipe"], str(where))
     return RunRecord(
         recipe,
-        facts["fold"],
-        facts.get("data", ""),
+        meta["fold"],
+        meta.get("data", ""),
         tuple(train_ids),
-        tuple(facts.get("channels", ())),
-        tuple(facts.get("classes", ())),
-        facts.get("negative"),
-        facts.get("size", 0),
+        tuple(meta.get("channels", ())),
+        tuple(meta.get("classes", ())),
+        meta.get("negative"),
+        meta.get("size", 0),
         ancestors,
-        facts.get("augment"),
-        {name: facts[name] for name in ("pixels", "cells", "files", "pseudo") if name in facts},
-        tuple(facts.get("roles", ())),
-        facts.get("bits"),
-        facts["versions"],
+        meta.get("augment"),
+        {name: meta[name] for name in ("pixels", "cells", "files", "pseudo") if name in meta},
+        tuple(meta.get("roles", ())),
+        meta.get("bits"),
+        meta["versions"],
         where,
         digest,
     )
@@ -217,30 +217,30 @@ def unrecorded(recipe: Mapping[str, Any]) -> bool:
     )
 
 
-def check_same_run(found: dict[str, Any], now: dict[str, Any]) -> None:
+def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to go on with another recipe, other data, or another fold.
 
     Args:
-        found: the facts of the run's checkpoint.
-        now: those of the run as it is asked for.
+        before: the metadata of the run's checkpoint.
+        now: that of the run as requested.
 
     Raises:
         DataError: the first thing that differs, with both values.
     """
-    for name, value in switched_on(found.get("recipe", {})):
+    for name, value in switched_on(before.get("recipe", {})):
         if name in OF_TRAINING:
             raise DataError(
                 f"the run was begun with {name} {value}, which is gone, so it cannot go on. Choose another --run "
                 "folder, or pass --resume never to start over."
             )
     # Options that are newer than the run had their defaults.
-    found = {**found, "recipe": as_read(asdict(recipe_from(found.get("recipe", {}), "the checkpoint")))}
+    before = {**before, "recipe": as_read(asdict(recipe_from(before.get("recipe", {}), "the checkpoint")))}
     for name in now:
-        if name in SINCE and name not in found:
+        if name in SINCE and name not in before:
             say(f"note: the run is of an earlier version and does not say {SINCE[name]}: they may have changed since.")
-        if name in FREE or (name in (*NEWER, *SINCE) and name not in found):
+        if name in FREE or (name in (*NEWER, *SINCE) and name not in before):
             continue
-        old, new = (_weight_shaping(facts.get(name)) for facts in (found, now))
+        old, new = (_weight_shaping(record.get(name)) for record in (before, now))
         if old != new:
             raise DataError(
                 f"the run was begun with another {name}: {_difference(old, new)}. Choose another "

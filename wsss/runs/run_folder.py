@@ -19,7 +19,7 @@ from wsss.core.files import (
     write_json,
     write_text,
 )
-from wsss.core.run_facts import NETWORK, check_facts
+from wsss.core.run_facts import NETWORK, check_network_record
 from wsss.core.seal import BLANK, sealed
 from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
 from wsss.runs.record import (
@@ -35,8 +35,8 @@ from wsss.runs.record import (
 _NEEDED = ("recipe", "fold", "train_ids")
 
 
-def _task(facts: dict[str, Any]) -> object:
-    recipe = facts.get("recipe")
+def _task(meta: dict[str, Any]) -> object:
+    recipe = meta.get("recipe")
     return recipe.get("task") if isinstance(recipe, dict) else None
 
 
@@ -96,25 +96,25 @@ class RunFolder:
             DataError: a file is missing or damaged, or the lists of images are not those of the checkpoint.
         """
         source = weights or self.best
-        tensors, facts = load_checkpoint(source)
+        tensors, meta = load_checkpoint(source)
         if not self.ids.exists():
             raise DataError(f"{self.ids} is missing: it belongs to the run and proves what it was trained on.")
-        check_facts(facts, source, (*_NEEDED, *(NETWORK if _task(facts) != "masks" else ())))
+        check_network_record(meta, source, (*_NEEDED, *(NETWORK if _task(meta) != "masks" else ())))
         ids = read_lines(self.ids)
-        if digest_json(ids) != facts["train_ids"]:
+        if digest_json(ids) != meta["train_ids"]:
             raise DataError(f"{self.ids} was changed: it is not the list {source} was trained on.")
-        return record_from(facts, self.path, ids, self.read_ancestors(facts), digest_file(source)), tensors
+        return record_from(meta, self.path, ids, self.read_ancestors(meta), digest_file(source)), tensors
 
-    def read_ancestors(self, facts: dict[str, Any]) -> Lineage | None:
-        """Return what came through other networks, by a checkpoint's facts and ancestors.json; None if not known.
+    def read_ancestors(self, meta: dict[str, Any]) -> Lineage | None:
+        """Return what came through other networks, by a checkpoint's metadata and ancestors.json; None if not known.
 
         Raises:
             DataError: the file is missing, or is not that of the checkpoint.
         """
-        if "ancestors" not in facts:
-            return None if unrecorded(facts["recipe"]) else ()
+        if "ancestors" not in meta:
+            return None if unrecorded(meta["recipe"]) else ()
         values = read_json(self.ancestors) if self.ancestors.exists() else []
-        if digest_json(values) != facts["ancestors"]:
+        if digest_json(values) != meta["ancestors"]:
             raise DataError(
                 f"{self.ancestors} is missing or was changed: it proves which images reached the run through other "
                 "networks. Restore it, or train the run again."
@@ -138,8 +138,8 @@ class RunFolder:
 
     def snapshots(self) -> list[Path]:
         """Return the snapshots that there are, in their order."""
-        found = self.path.glob("snapshot*.safetensors")
-        return sorted(found, key=lambda path: (len(path.name), path.name))
+        paths = self.path.glob("snapshot*.safetensors")
+        return sorted(paths, key=lambda path: (len(path.name), path.name))
 
     def write_log(self, rows: list[dict[str, Any]]) -> None:
         """Write log.csv: one row an epoch, all of them each time, so that a resumed run has no row twice."""
@@ -166,7 +166,7 @@ def check_free(path: Path) -> None:
     Raises:
         ConfigError: it does.
     """
-    names = {own.name for own in path.iterdir() if not own.name.startswith(".")} if path.is_dir() else set()
+    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} if path.is_dir() else set()
     ours = (
         "config.yaml",
         "last.safetensors",
@@ -192,10 +192,10 @@ def find_folders(run: Path) -> list[RunFolder]:
     """
     if (run / "best.safetensors").exists():
         return [RunFolder(run)]
-    found = sorted(path.parent for path in run.glob("*/best.safetensors"))
-    if not found:
+    folders = sorted(path.parent for path in run.glob("*/best.safetensors"))
+    if not folders:
         raise ConfigError(f"{run} holds no trained weights (best.safetensors): train it first, or check --run.")
-    return [RunFolder(path) for path in found]
+    return [RunFolder(path) for path in folders]
 
 
 def same_fold(run: Path | str, option: str, fold: int | None) -> RunFolder:

@@ -30,7 +30,7 @@ from wsss.metrics.truth import TrueMasks, read_cell_truth
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.figures import plot_reliability
 from wsss.runs.leaks import check_unseen
-from wsss.runs.output import Output, beside_file, what_is_read
+from wsss.runs.output import Output, at_file, what_is_read
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.evaluate import JoinRule, join_cells
 
@@ -61,7 +61,7 @@ SUBJECT = ("options.preds", "options.truth", "options.labels", "options.data")
 def calibrate(options: CalibrateOptions) -> int:
     """Fit the curves, write and plot them, print the calibration errors; return 0."""
     out = options.out or options.preds / "calibration.json"
-    with beside_file(out, "calibrate") as output:
+    with at_file(out, "calibrate") as output:
         if output.begin(partial(_read, options), overwrite=options.overwrite, subject=SUBJECT):
             _calibrate(options, output, out)
     return 0

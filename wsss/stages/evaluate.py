@@ -33,7 +33,7 @@ from wsss.metrics.instances import InstanceScorer, instance_table, match_pairs
 from wsss.metrics.truth import CellTruth, TrueMasks, read_cell_truth
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.figures import write_confusion
-from wsss.runs.output import Output, beside_file, record_over, what_is_read
+from wsss.runs.output import Output, at_file, record_over, what_is_read
 from wsss.stages.evaluate_masks import evaluate_masks
 
 Values = dict[str, np.ndarray]
@@ -90,7 +90,7 @@ def check_numbers(
 def run(options: EvaluateOptions) -> int:
     """Evaluate as the options say; return the exit code."""
     out = options.out or options.preds / "scores.json"
-    with beside_file(out, "evaluate") as output:
+    with at_file(out, "evaluate") as output:
         if not output.begin(partial(_read, options), overwrite=options.overwrite, subject=SUBJECT):
             if not is_mask_folder(options.preds):
                 report = read_record(out)

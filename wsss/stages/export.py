@@ -25,13 +25,13 @@ from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, prediction_files, read_cells, score_columns
 from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions
 from wsss.reports.figures import colour
-from wsss.runs.output import Output, beside_file, in_folder, what_is_read
+from wsss.runs.output import Output, at_file, in_folder, what_is_read
 from wsss.runs.run_folder import find_folders
 
 
 def run(options: ExportOptions) -> int:
     """Run the stage; return the exit code."""
-    place = in_folder if options.to in FOLDERS else beside_file
+    place = in_folder if options.to in FOLDERS else at_file
     with place(options.out, "export") as output:
         if output.begin(partial(_read, options), overwrite=options.overwrite, subject=("options",)):
             export_run(options, output) if options.to in OF_RUNS else export_predictions(options, output)

@@ -41,7 +41,7 @@ from wsss.reports.page import (
     pack_field,
     render,
 )
-from wsss.runs.output import Output, beside_file, record_of, what_is_read
+from wsss.runs.output import Output, at_file, record_of, what_is_read
 from wsss.runs.run_folder import RunFolder, find_folders
 from wsss.stages.report_contents import (
     Contents,
@@ -109,7 +109,7 @@ def report(options: ReportOptions) -> int:
     """Write the page; return 0."""
     if is_mask_folder(options.preds):
         raise ConfigError(f"{options.preds} holds masks, not cells: python -m wsss.evaluate draws them as sheet.png.")
-    with beside_file(options.out, "report") as output:
+    with at_file(options.out, "report") as output:
         if output.begin(partial(_read, options), overwrite=options.overwrite, subject=("options.preds",)):
             _report(options, output)
     return 0

@@ -119,7 +119,7 @@ def _epoch_row(state: TrainState, epochs: int, rate: float) -> dict[str, Any]:
 
 def _save(job: Job, state: TrainState) -> None:
     if job.world.leads:
-        job.folder.save(state.tensors(), {**job.record.facts(), **state.meta()})
+        job.folder.save(state.tensors(), {**job.record.meta(), **state.meta()})
 
 
 def _close_epoch(job: Job, state: TrainState, row: dict[str, Any]) -> None:
@@ -136,7 +136,7 @@ def _close_epoch(job: Job, state: TrainState, row: dict[str, Any]) -> None:
     where.since_best = 0 if better else where.since_best + 1
     if not job.world.leads:
         return
-    facts = {**job.record.facts(), "progress": vars(where)}
+    facts = {**job.record.meta(), "progress": vars(where)}
     if better:
         job.folder.save_best(state.inference_tensors(), facts)
     cycle = state.rate.cycle_ended(where.epoch, job.recipe.epochs)

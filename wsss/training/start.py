@@ -47,7 +47,7 @@ def start(plan: Plan) -> tuple[Job, TrainState]:
     inherited = [_inherited(own, option, split, task.twins) for option, own in earlier.items()]
     if saved is not None:
         record = replace(record, ancestors=folder.read_ancestors(saved[1]))
-        check_same_run(saved[1], record.facts())
+        check_same_run(saved[1], record.meta())
     else:
         record = replace(record, ancestors=join(record.ancestors, *inherited))
 
