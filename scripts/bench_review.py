@@ -25,7 +25,7 @@ from wsss.feature_classifier.fit import LabelledCells, WeakModel, fit_weak
 from wsss.metrics.classify import average_precision, mean_of_classes, several_class_precision
 from wsss.metrics.truth import read_cell_truth
 from wsss.metrics.weighted import sample_figures
-from wsss.options.feature_classifier import WeakConfig
+from wsss.options.recipe import WeakConfig
 from wsss.reviewing.population import STRATEGIES, Queue, exponentials, image_seeds, inclusion, rates_of
 
 

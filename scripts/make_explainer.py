@@ -24,8 +24,7 @@ from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset
 from wsss.data.synthetic import Field, draw_field
 from wsss.inference.checkpoints import CamCheckpoint, load_classifier
-from wsss.models.cam_net import CamNet, class_maps, crop_probs
-from wsss.models.puzzle import merge, split
+from wsss.models.cam_net import CamNet, class_maps, crop_probs, merge, split
 from wsss.reports.figures import short_name
 from wsss.reports.overlay import Note, Panel, composite, describe, describe_truth, fit, heat, mark_cells, overlay_page
 from wsss.runs.run_folder import find_folders

@@ -8,9 +8,9 @@ from wsss import configs
 from wsss.core.checks import ConfigError
 from wsss.data.augment import build_augment
 from wsss.options import train
+from wsss.options.configs import about, augmentations, recipes
 from wsss.options.parsing import read_options
 from wsss.options.recipe import Recipe
-from wsss.options.shipped import about, augmentations, recipes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 AUGMENTS = sorted(CONFIGS.glob("augment_*.yaml"))

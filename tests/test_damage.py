@@ -16,10 +16,10 @@ from forest_file import feature_classifier
 
 from wsss.core.checks import UserError
 from wsss.core.device import choose_device
+from wsss.core.digests import BLANK, sealed
 from wsss.core.files import read_json, read_record, write_json
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.core.parquet import read_parquet, write_parquet
-from wsss.core.seal import BLANK, sealed
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.existing import Past

@@ -27,7 +27,7 @@ from wsss.data.folds import make_folds
 from wsss.data.sampler import draw_epoch, expected_share, image_weights, shard
 from wsss.data.tables import read_classes, read_labels
 from wsss.inference.tiles import predict_tiles, tile_starts
-from wsss.models.puzzle import merge, split
+from wsss.models.cam_net import merge, split
 
 CLASSES = ClassList(("a", "b", "c"), 2)
 CELLS = st.one_of(

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from wsss.core.version import __version__
+from wsss.core import __version__
 
 if TYPE_CHECKING:
     from wsss.api import load

@@ -15,12 +15,11 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
+from wsss.core import __version__
 from wsss.core.checks import ConfigError, Terminated, UserError, check_choice, nearest
 from wsss.core.console import in_one_line, record, record_end, say
 from wsss.core.files import disk_errors
-from wsss.core.version import __version__
-from wsss.options.completion import SHELLS, completion
-from wsss.options.parsing import EXIT_CODES, read_options
+from wsss.options.parsing import EXIT_CODES, SHELLS, completion, read_options
 
 Main = Callable[[Sequence[str] | None], int]
 """A command: takes its words (None for those of the command line) and returns its exit code."""

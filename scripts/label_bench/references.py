@@ -16,7 +16,7 @@ from wsss.feature_classifier.features import cell_features
 from wsss.feature_classifier.learners import Forest
 from wsss.metrics.cells import copy_to_cells, join_by_number, score_table
 from wsss.metrics.truth import read_cell_truth
-from wsss.options.feature_classifier import WeakConfig
+from wsss.options.recipe import WeakConfig
 
 
 def copied_report(fields: FieldSet) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Names of columns that a user's table brings along."""
 
-from wsss.core.columns import carried_columns, carried_names
+from wsss.core.csv_text import carried_columns, carried_names
 
 
 def test_no_carried_column_is_taken_for_one_of_ours() -> None:

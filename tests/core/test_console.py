@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from wsss import cli
-from wsss.core import console, progress
+from wsss.core import console
+from wsss.core import runtime as progress
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.options.parsing import make_parser, parse

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wsss.core import machine
+from wsss.core import device as machine
 from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from wsss.core.label_text import ATLAS_TO_HPA, LabelReader
-from wsss.core.labels import HPA, HPA_NAMES, ClassList
+from wsss.core.labels import ATLAS_TO_HPA, HPA, HPA_NAMES, ClassList, LabelReader
 
 ATLAS = [
     ("Peroxisomes", 17),

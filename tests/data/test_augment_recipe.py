@@ -5,7 +5,7 @@ import pytest
 
 from wsss.core.checks import ConfigError
 from wsss.data.augment_recipe import alone, build_steps, load_recipe
-from wsss.options.shipped import CONFIGS
+from wsss.options.configs import CONFIGS
 
 
 def build(*steps: dict[str, Any], channels: int = 4) -> list[Any]:

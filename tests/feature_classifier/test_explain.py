@@ -6,7 +6,7 @@ from wsss.feature_classifier.explain import contributions, explain_cell, explain
 from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES
 from wsss.feature_classifier.fit import fit_weak
 from wsss.feature_classifier.store import FeatureClassifier, to_feature_classifier
-from wsss.options.feature_classifier import WeakConfig
+from wsss.options.recipe import WeakConfig
 
 MEMBRANE, NUCLEUS = FEATURES.index("rim_mean"), FEATURES.index("nucleus_to_cytoplasm")
 CONFIG = WeakConfig(rounds=1, folds=2, trees=4)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from wsss.cells.field_pixels import FieldPixels
-from wsss.core.stains import stains_of
+from wsss.core.channels import stains_of
 from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, cell_features, describe_features
 
 DISK = np.hypot(*np.mgrid[-20:21, -20:21]) <= 20

@@ -16,7 +16,7 @@ from wsss.feature_classifier.fit import (
     oof_weak,
     renew,
 )
-from wsss.options.feature_classifier import WeakConfig
+from wsss.options.recipe import WeakConfig
 
 QUICK = WeakConfig(rounds=3, folds=3, trees=30, leaf=2, strength=1.0)
 NEGATIVE = 3

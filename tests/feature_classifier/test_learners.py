@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsss.feature_classifier import learners
-from wsss.options.feature_classifier import WeakConfig
+from wsss.options.recipe import WeakConfig
 
 
 def test_a_forest_predicts_the_same_bits_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from wsss.feature_classifier.store import (
     save_feature_classifier,
     to_feature_classifier,
 )
-from wsss.options.feature_classifier import WeakConfig
+from wsss.options.recipe import WeakConfig
 
 NAMES = ("a", "b", "c", "d", "flat")
 CONFIG = WeakConfig(rounds=1, folds=2, trees=12, leaf=2)

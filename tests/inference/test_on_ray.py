@@ -11,7 +11,7 @@ from PIL import Image
 
 from wsss import infer, prepare, segment, train
 from wsss.core.checks import ConfigError
-from wsss.core.ray_cluster import connect
+from wsss.core.runtime import connect
 from wsss.inference import on_ray
 from wsss.inference.on_ray import BATCHES, make_chunks
 from wsss.options.infer import InferOptions

@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub import constants
 
 from wsss.core.checks import ConfigError
-from wsss.models import backbone, hub
+from wsss.models import backbone
+from wsss.models import weights as hub
 
 
 @pytest.fixture

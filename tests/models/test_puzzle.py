@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.models.puzzle import PuzzleCam, merge, split
+from wsss.models.cam_net import CamNet, PuzzleCam, build_cam_net, merge, split
 from wsss.options.recipe import ClassifyRecipe
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wsss import doctor
-from wsss.core import machine
+from wsss.core import device as machine
 from wsss.core.checks import DataError
 from wsss.core.files import write_json
 from wsss.core.labels import HPA_NAMES

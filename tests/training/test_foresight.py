@@ -7,7 +7,7 @@ import pytest
 import torch
 from squares import make_job
 
-from wsss.core import machine
+from wsss.core import device as machine
 from wsss.core.device import choose_device
 from wsss.models.cam_net import build_cam_net
 from wsss.options.recipe import ClassifyRecipe

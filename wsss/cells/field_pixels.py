@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from wsss.cells.regions import CellPixels, group_pixels
-from wsss.core.stains import HPA_STAINS, Stains
+from wsss.core.channels import HPA_STAINS, Stains
 
 NUCLEUS_SIGMA = 1.5
 """Blur of the nuclear stain in pixels before nuclei are estimated."""

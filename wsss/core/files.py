@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -335,3 +336,14 @@ def digest_file(path: Path) -> str:
     check_regular(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def composed(name: str) -> str:
+    """Return a name in composed Unicode (NFC): macOS writes 'ü' as two letters, other systems as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def as_on_disk(folder: Path, name: str) -> str:
+    """Return a composed file name as the folder has it: decomposed if only that is there."""
+    apart = unicodedata.normalize("NFD", name)
+    return apart if apart != name and not (folder / name).exists() and (folder / apart).exists() else name

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
+from wsss.core.digests import BLANK, check_format, check_seal, seal
 from wsss.core.files import write_atomic
-from wsss.core.seal import BLANK, check_format, check_seal, seal
 
 FORMAT = "wsss-table-1"
 FEW_ROWS = 200_000

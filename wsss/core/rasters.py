@@ -20,9 +20,8 @@ import tifffile
 from PIL import Image
 
 from wsss.core.checks import DataError
-from wsss.core.names import composed
-from wsss.core.ome import MOST_PLANES, MOST_XML, OmeImage, metadata_file, read_ome, uuid_of
-from wsss.core.png import SIGNATURE, check_png
+from wsss.core.files import composed
+from wsss.core.formats import MOST_PLANES, MOST_XML, SIGNATURE, OmeImage, check_png, metadata_file, read_ome, uuid_of
 from wsss.core.reading import check_regular
 from wsss.core.stacks import NO_CHOICE, PlaneChoice, Stack
 

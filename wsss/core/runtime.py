@@ -1,23 +1,27 @@
-"""Processes, progress and versions: what every stage needs to run and to report how it ran."""
+"""What every stage needs to run and to report how it ran: processes, a Ray cluster, progress, versions."""
 
 import ctypes
 import importlib.metadata
+import io
+import logging
 import multiprocessing
 import os
 import platform
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from wsss.core.checks import DataError
-from wsss.core.progress import progress
+from tqdm import tqdm
 
-__all__ = ["cores", "keep_freed_memory", "parallel", "progress", "return_freed_memory", "versions"]
+from wsss.core.checks import ConfigError, DataError
+from wsss.core.console import asked, record
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -93,8 +97,6 @@ def parallel(
         DataError: a worker was killed.
     """
     if workers == "ray":
-        from wsss.core.ray_cluster import parallel_on_ray
-
         yield from parallel_on_ray(function, items)
         return
     count = cores() if workers is None else workers
@@ -138,6 +140,137 @@ def _end_after(parent: "multiprocessing.process.BaseProcess") -> None:
 
 def _call(function: Callable[[In], Out], item: In) -> Out | Exception:
     try:
+        return function(item)
+    except Exception as error:  # the caller decides: a broken image is recorded, a bug is raised
+        return error
+
+
+WAIT = 2.0
+"""What takes fewer seconds shows no progress."""
+
+
+def progress(items: Iterable[Any] | None, what: str, total: int | None = None, **more: Any) -> "tqdm[Any]":
+    """Show progress with rate and ETA of what takes longer than two seconds.
+
+    A bar on stderr; where stderr is no terminal, a line each 10 s; an object on stdout each 2 s for --json; nothing
+    for --quiet. `more` goes to tqdm.
+    """
+    more = {"delay": WAIT, **more, "disable": more.get("disable", False) or asked().quiet}
+    if asked().json:
+        return _JsonBar(items, desc=what, total=total, mininterval=2.0, file=io.StringIO(), **more)
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(items, desc=what, total=total, mininterval=interval, dynamic_ncols=True, **more)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show how long the block has been at work: for one call of a library whose end cannot be foreseen."""
+    over = threading.Event()
+    interval = 1.0 if sys.stderr.isatty() else 10.0
+
+    def tick() -> None:
+        pause = WAIT
+        while not over.wait(pause):
+            bar.refresh()
+            pause = interval
+
+    with progress(None, what, bar_format="{desc}: {elapsed}", leave=False) as bar:
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+class _JsonBar(tqdm):
+    """Progress as objects."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Write where it stands; tqdm asks for an empty text to wipe a bar away."""
+        if msg is not None:
+            return
+        now = self.format_dict
+        rate = now["rate"] or (now["n"] / now["elapsed"] if now["elapsed"] else 0.0)
+        left = (self.total - now["n"]) / rate if self.total and rate else None
+        fields = {"what": self.desc, "done": now["n"], "total": self.total, "seconds": round(now["elapsed"], 1)}
+        record("progress", **fields, eta_seconds=None if left is None else round(left, 1))
+
+
+ENGINES = ("local", "ray")
+MOST_LOSSES = 3
+"""Machines or processes that may be lost with the same piece of work before the work itself is to blame."""
+
+
+def connect() -> Any:
+    """Join the cluster and return the module `ray`.
+
+    Raises:
+        ConfigError: Ray is not installed, or the cluster does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--engine ray needs Ray: pip install 'wsss[ray]'.") from error
+    if not ray.is_initialized():
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError) as error:
+            raise ConfigError(
+                f"the Ray cluster does not answer ({' '.join(str(error).split())[:200]}): start it with "
+                "ray start --head, or unset RAY_ADDRESS to use this machine alone."
+            ) from error
+    return ray
+
+
+def go_to(place: Path) -> None:
+    """Work in a folder, so that relative paths mean there what they mean where the command was given.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    try:
+        os.chdir(place)
+    except OSError as error:
+        raise ConfigError(
+            f"{os.uname().nodename} has no folder {place}: the machines of a Ray cluster need the same folders."
+        ) from error
+
+
+def parallel_on_ray(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[tuple[In, Out | Exception]]:
+    """Call `function` on every item, one a core of the cluster; yield (item, result or its exception) as they finish.
+
+    The items of a machine or process that is lost are done again elsewhere. At most 2 items a core are under way.
+
+    Raises:
+        DataError: an item was lost again and again.
+    """
+    ray = connect()
+    remote = ray.remote(num_cpus=1, max_retries=MOST_LOSSES)(_call_there)
+    place, todo = Path.cwd(), iter(items)
+    running: dict[Any, In] = {}
+    while True:
+        most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        for item in islice(todo, max(0, most - len(running))):
+            running[remote.remote(place, function, item)] = item
+        if not running:
+            return
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        try:
+            result = ray.get(done)
+        except ray.exceptions.RayError as error:
+            raise DataError(
+                f"the Ray cluster lost the same piece of work {MOST_LOSSES + 1} times ({type(error).__name__}); what "
+                "was done is kept: start the same command again."
+            ) from error
+        yield running.pop(done), result
+
+
+def _call_there(place: Path, function: Callable[[In], Out], item: In) -> Out | Exception:
+    try:
+        go_to(place)
         return function(item)
     except Exception as error:  # the caller decides: a broken image is recorded, a bug is raised
         return error

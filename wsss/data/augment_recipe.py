@@ -13,7 +13,7 @@ import numpy as np
 from wsss.core.checks import ConfigError, check_choice, check_range, nearest
 from wsss.core.reading import read_yaml
 from wsss.data import photometric as robust
-from wsss.options.shipped import augmentations
+from wsss.options.configs import augmentations
 
 Step = Mapping[str, Any]
 """One entry of a recipe: `op`, `p` or `weight`, and the op's own parameters (or `of`, for OneOf)."""

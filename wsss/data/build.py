@@ -13,13 +13,13 @@ import pandas as pd
 
 from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
+from wsss.core.digests import check_format
 from wsss.core.files import digest_file, digest_json, read_record, write_atomic, write_csv, write_json
 from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
 from wsss.core.npy import read_npy
 from wsss.core.parquet import write_parquet
 from wsss.core.runtime import versions
-from wsss.core.seal import check_format
 from wsss.data.duplicates import EDGE, find_duplicates, thumbnail
 from wsss.data.folds import make_folds
 from wsss.data.store import ShardReader, Shards

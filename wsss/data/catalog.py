@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.core.channels import default_roles, tint_names
+from wsss.core.channels import Stains, default_roles, stains_of, tint_names
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import digest_file, read_record
 from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA_CHANNELS, ClassList, parse_label
 from wsss.core.parquet import read_parquet
-from wsss.core.stains import Stains, stains_of
 from wsss.data.build import COLUMNS, FOLDS, MANIFEST, SHARDS, TABLE, folds_digest, read_manifest
 from wsss.data.ids import check_names
 from wsss.data.store import ShardReader

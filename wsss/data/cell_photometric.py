@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wsss.core.channels import HPA_STAINS, Stains
 from wsss.core.checks import check_range
-from wsss.core.stains import HPA_STAINS, Stains
 from wsss.data.photometric import haze, photon_noise, uneven_light
 
 

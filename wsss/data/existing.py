@@ -9,9 +9,9 @@ import pandas as pd
 
 from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
+from wsss.core.digests import check_seal
 from wsss.core.files import digest_file
 from wsss.core.parquet import read_parquet
-from wsss.core.seal import check_seal
 from wsss.data import ids
 from wsss.data.build import (
     COLUMNS,

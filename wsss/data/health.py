@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss.core.checks import DataError, some
-from wsss.core.machine import Finding
+from wsss.core.device import Finding
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import without_cells
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
 from wsss.core.checks import DataError, some
+from wsss.core.files import composed
 from wsss.core.labels import HPA_CHANNELS
-from wsss.core.names import composed
 
 LONGEST = 200
 """Longest ID, in UTF-8 bytes: file systems take names of 255, and suffixes are added."""

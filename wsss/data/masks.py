@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.names import composed
+from wsss.core.files import composed
 from wsss.core.rasters import SUFFIXES, stem_of
 from wsss.core.run_length import decode
 from wsss.data.mask_files import read_mask, read_picture, read_text_table

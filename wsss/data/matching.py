@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
-from wsss.core.columns import carried_names
-from wsss.core.files import listed
+from wsss.core.csv_text import carried_names
+from wsss.core.files import composed, listed
 from wsss.core.labels import format_label
-from wsss.core.names import composed
 from wsss.data import ids
 from wsss.data.planes import ImageFiles
 from wsss.data.tables import LabelTable

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import open_rows
-from wsss.core.names import as_on_disk
+from wsss.core.files import as_on_disk
 from wsss.core.rasters import SUFFIXES
 from wsss.data import ids
 from wsss.data.planes import Found, ImageFiles

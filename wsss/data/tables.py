@@ -8,8 +8,7 @@ import pandas as pd
 
 from wsss.core.checks import DataError, UserError, some
 from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.label_text import LabelReader
-from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList
+from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader
 from wsss.core.reading import read_yaml
 from wsss.data import ids
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import ConfigError
-from wsss.core.columns import carried_columns
+from wsss.core.csv_text import carried_columns
 from wsss.core.files import csv_bytes, write_atomic
 from wsss.core.labels import ClassList
 from wsss.core.parquet import write_parquet
-from wsss.core.progress import progress, waiting
+from wsss.core.runtime import progress, waiting
 
 ROWS = 20_000
 """Rows written between two updates of the progress bar."""

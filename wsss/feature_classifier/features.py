@@ -11,7 +11,7 @@ import numpy as np
 from skimage.measure import regionprops
 
 from wsss.cells.field_pixels import FieldPixels, blur
-from wsss.core.stains import HPA_STAINS, Stains
+from wsss.core.channels import HPA_STAINS, Stains
 
 EPSILON = 0.004
 """One grey level of 255: added to both sides of a ratio, so that darkness gives 1 and not noise."""

@@ -16,7 +16,7 @@ from sklearn.model_selection import GroupKFold
 
 from wsss.core.checks import DataError
 from wsss.feature_classifier.learners import Forest, Linear
-from wsss.options.feature_classifier import WeakConfig
+from wsss.options.recipe import WeakConfig
 
 LEAST = 2e-3
 """A probability of a learner below this counts as this, above 1 less this as that: no learner alone decides."""

@@ -7,7 +7,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.preprocessing import QuantileTransformer
 
 from wsss.core.runtime import cores
-from wsss.options.feature_classifier import WeakConfig
+from wsss.options.recipe import WeakConfig
 
 SPREAD = 4.0
 """Normal scores of features beyond this are cut."""

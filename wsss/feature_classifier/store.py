@@ -16,13 +16,13 @@ from safetensors.numpy import save
 from scipy.special import expit, ndtri
 
 from wsss.core.checks import DataError, some
+from wsss.core.digests import check_format
 from wsss.core.files import as_read, write_bytes
 from wsss.core.labels import MOST_CLASSES
 from wsss.core.reading import parse_json
-from wsss.core.seal import check_format
 from wsss.feature_classifier.fit import WeakModel, agreement
 from wsss.feature_classifier.learners import SPREAD, Forest, Linear
-from wsss.options.feature_classifier import WeakConfig
+from wsss.options.recipe import WeakConfig
 
 FORMAT = "wsss-feature_classifier-2"
 LEAF = -1

@@ -26,7 +26,7 @@ from wsss.feature_classifier.store import (
     to_feature_classifier,
 )
 from wsss.metrics.truth import CellTruth
-from wsss.options.feature_classifier import FeatureClassifierConfig
+from wsss.options.recipe import FeatureClassifierConfig
 from wsss.runs.run_folder import RunFolder
 
 SUMMARY = "feature_classifier.json"

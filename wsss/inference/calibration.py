@@ -14,8 +14,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from wsss.core.checks import DataError
+from wsss.core.digests import check_format
 from wsss.core.files import read_record, write_json
-from wsss.core.seal import check_format
 
 FORMAT = "wsss-calibration-1"
 LEAST_ISOTONIC, LEAST_PLATT = 100, 10

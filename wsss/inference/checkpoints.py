@@ -21,8 +21,7 @@ from wsss.feature_classifier.store import FeatureClassifier, load_feature_classi
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
-from wsss.runs.leaks import check_unseen, has_seen
-from wsss.runs.record import RunRecord, fold_name
+from wsss.runs.record import RunRecord, check_unseen, fold_name, has_seen
 from wsss.runs.run_folder import RunFolder
 
 Net = TypeVar("Net", CamNet, Unet)

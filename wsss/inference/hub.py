@@ -12,9 +12,8 @@ from safetensors.torch import save
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.csv_text import read_numbers
 from wsss.core.device import Device
+from wsss.core.digests import check_format
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
-from wsss.core.run_facts import NETWORK, check_network_record
-from wsss.core.seal import check_format
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint
@@ -22,7 +21,7 @@ from wsss.inference.one_image import check_alike
 from wsss.models.cam_net import build_cam_net
 from wsss.models.weights import load_weights, strip
 from wsss.runs.checkpoint import read_tensors
-from wsss.runs.record import record_from
+from wsss.runs.record import NETWORK, check_network_record, record_from
 from wsss.runs.run_folder import RunFolder, first_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"

@@ -14,8 +14,7 @@ import torch
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
-from wsss.core.ray_cluster import MOST_LOSSES, connect, go_to
-from wsss.core.runtime import keep_freed_memory
+from wsss.core.runtime import MOST_LOSSES, connect, go_to, keep_freed_memory
 from wsss.inference.checkpoints import Plan
 from wsss.inference.pipeline import predict
 from wsss.inference.results import Scored

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import write_bytes
-from wsss.core.progress import waiting
+from wsss.core.runtime import waiting
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.models.cam_net import CamNet
 

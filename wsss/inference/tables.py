@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
-from wsss.core.columns import carried_columns
-from wsss.core.csv_text import any_case, check_columns, numbers, read_text, unguard_text
+from wsss.core.csv_text import any_case, carried_columns, check_columns, numbers, read_text, unguard_text
+from wsss.core.digests import seal
 from wsss.core.files import csv_bytes, digest_file, read_record, write_atomic, write_csv
 from wsss.core.parquet import named, open_parquet, read_parquet, sealed_schema
-from wsss.core.seal import seal
 from wsss.data.ids import check_names
 from wsss.runs.output import check_recorded, settle
 

@@ -11,8 +11,7 @@ from wsss.core import rle
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import numbers, read_text, unguard_text
 from wsss.core.label_maps import find_label_map, read_label_map
-from wsss.core.label_text import LabelReader
-from wsss.core.labels import ClassList
+from wsss.core.labels import ClassList, LabelReader
 
 CELL_COLUMNS = ("cell_id", "cell", "Cell_index")
 """Names of the column with the cell's number in its label map, in order of preference."""

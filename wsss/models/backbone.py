@@ -12,8 +12,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, nearest, some
-from wsss.models.hub import installed, quick_hub
-from wsss.models.weights import match_weights, strip
+from wsss.models.weights import installed, match_weights, quick_hub, strip
 from wsss.runs.checkpoint import read_tensors
 
 SHORT_NAMES = {

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, nearest
 from wsss.models.backbone import SHORT_NAMES, InputStatistics, freeze_unused, pretrained_state, stem_kernel, whole_state
-from wsss.models.hub import quick_hub
-from wsss.models.weights import match_weights, strip
+from wsss.models.weights import match_weights, quick_hub, strip
 
 PLAIN = InputStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """ImageNet's, for models that declare none."""

@@ -9,9 +9,9 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, DataError, check_choice, check_range
-from wsss.core.ray_cluster import ENGINES
+from wsss.core.digests import check_seal
 from wsss.core.reading import read_yaml
-from wsss.core.seal import check_seal
+from wsss.core.runtime import ENGINES
 from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import parse
 from wsss.options.recipe import recipe_from

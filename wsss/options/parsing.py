@@ -22,11 +22,11 @@ from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.console import OutputOptions, say, set_output
+from wsss.core.digests import check_seal
 from wsss.core.files import is_file
 from wsss.core.reading import parse_yaml, read_yaml
-from wsss.core.seal import check_seal
+from wsss.options.configs import config_file
 from wsss.options.renamed import FORMER_DEFAULTS, renamed_config, renamed_flags
-from wsss.options.shipped import config_file
 
 EXIT_CODES = """\
 exit codes:
@@ -418,3 +418,39 @@ def _underscores(word: str) -> str:
         return word
     name, equals, value = word[2:].partition("=")
     return "--" + name.replace("-", "_") + equals + value
+
+
+SHELLS = ("bash", "zsh")
+_SCRIPT = """\
+_wsss() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}} words=""
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    words="{stages} --help --version"
+  elif [ "${{word#-}}" != "$word" ]; then
+    case "${{COMP_WORDS[1]}}" in
+{cases}
+    esac
+  fi
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F _wsss wsss
+"""
+
+
+def completion(shell: str, stages: Mapping[str, str], module_of: Callable[[str], ModuleType]) -> str:
+    """Return the script that a shell reads to complete `wsss`: stages first, then the options of the stage.
+
+    Args:
+        shell: out of SHELLS.
+        stages: every stage.
+        module_of: returns the module with the options of a stage.
+    """
+    cases = [f'      {name}) words="{" ".join(_flags(name, module_of(name)))}" ;;' for name in stages]
+    script = _SCRIPT.format(stages=" ".join(stages), cases="\n".join(cases))
+    return f"autoload -U +X bashcompinit && bashcompinit\n{script}" if shell == "zsh" else script
+
+
+def _flags(stage: str, module: ModuleType) -> list[str]:
+    tasks = list(getattr(module, "TASKS", [""]))
+    flags = {f"--{action.dest}" for task in tasks for action in options_of(parser_of(stage, module, task))}
+    return ["--config", "--help", *sorted(flags)]

@@ -10,8 +10,7 @@ from pathlib import Path
 from wsss.core.channels import BITS, channel_names, parse_roles
 from wsss.core.checks import ConfigError, check_choice, check_range
 from wsss.core.labels import HPA_CHANNELS
-from wsss.core.ray_cluster import ENGINES
-from wsss.core.runtime import Workers
+from wsss.core.runtime import ENGINES, Workers
 from wsss.core.stacks import parse_choice
 
 EXAMPLES = """\

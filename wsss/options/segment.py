@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsss.core.checks import ConfigError, check_choice, check_range
-from wsss.core.ray_cluster import ENGINES
-from wsss.core.runtime import Workers
+from wsss.core.runtime import ENGINES, Workers
 
 EXAMPLES = """\
   python -m wsss.segment --data data/mine                                  find the cells by their stains

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from wsss.core.checks import DataError
+from wsss.core.digests import check_format
 from wsss.core.files import sync_folder, write_bytes
 from wsss.core.reading import parse_json
-from wsss.core.seal import check_format
 
 FORMAT = "wsss-1"
 

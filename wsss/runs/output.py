@@ -22,12 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from wsss.core import __version__
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests, Seen, differences, in_short, mark_of
 from wsss.core.files import as_read, digest_file, read_record, remove_parts, sync_folder, write_json
 from wsss.core.reading import check_no_link
-from wsss.core.version import __version__
 from wsss.runs.journal import Journal
 from wsss.runs.lock import LOCK, hold
 

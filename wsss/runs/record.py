@@ -1,16 +1,22 @@
-"""The run record: what is known of a trained network, every image that reached it and by which way included."""
+"""The run record: what is known of a trained network, including every image that reached it and how.
 
-from collections.abc import Mapping, Sequence
+The record decides whether a network may predict held-out images (`check_unseen`). An image has reached a network if the
+network was trained on it, if a network that it was made from was (`--init_from`, `--weights`, the teacher of a
+refinement, the makers of its pseudo-masks, and theirs in turn), or if a near-duplicate of the image was. The feature
+classifier of a run learns only from the images of its network.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wsss.core.channels import default_roles
+from wsss.core.channels import Stains, default_roles, stains_of
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.digests import DIGEST
 from wsss.core.files import as_read, digest_json
-from wsss.core.stains import Stains, stains_of
+from wsss.core.labels import MOST_CLASSES
 from wsss.options.recipe import Recipe, recipe_from
 from wsss.options.renamed import OF_TRAINING, switched_on
 
@@ -260,3 +266,107 @@ def _difference(old: object, new: object) -> str:
     if isinstance(new, str) and DIGEST.fullmatch(new):
         return "what was read has changed"
     return f"{old}, now {new}"
+
+
+MOST_CHANNELS = 64
+MOST_EDGE = 16384
+
+
+def check_network_record(
+    record: Mapping[str, Any], where: object, needed: tuple[str, ...] = ("recipe", "fold")
+) -> None:
+    """Refuse the metadata of a network that lacks an entry, or has one of the wrong type or out of range.
+
+    Args:
+        record: the metadata.
+        where: its file, for messages.
+        needed: entries that it must have.
+
+    Raises:
+        DataError: an entry is missing or wrong; it is named.
+    """
+    for name in needed:
+        if name not in record:
+            raise DataError(f"{where} does not say its network's {name}: it is damaged or of another version.")
+        wanted, good = _KINDS[name]
+        if not good(record[name]):
+            raise DataError(f"{where} gives '{str(record[name])[:80]}' as its network's {name}, expected {wanted}.")
+    if "negative" in needed and (record["negative"] or 0) >= len(record["classes"]):
+        raise DataError(
+            f"{where} gives {record['negative']} as its negative class, of {len(record['classes'])} classes."
+        )
+
+
+def _names(most: int) -> Any:
+    return lambda value: (
+        isinstance(value, list)
+        and 0 < len(value) <= most
+        and all(isinstance(name, str) and len(name) <= 1000 for name in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def _whole(low: int, high: int) -> Any:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+_KINDS: dict[str, tuple[str, Any]] = {
+    "recipe": ("its options", lambda value: isinstance(value, dict)),
+    "fold": ("a number or none", lambda value: value is None or _whole(0, 1000)(value)),
+    "classes": (f"1 to {MOST_CLASSES} different names", _names(MOST_CLASSES)),
+    "channels": (f"1 to {MOST_CHANNELS} different names", _names(MOST_CHANNELS)),
+    "negative": ("the number of a class or none", lambda value: value is None or _whole(0, MOST_CLASSES - 1)(value)),
+    "size": (f"8 to {MOST_EDGE} pixels", _whole(8, MOST_EDGE)),
+    "train_ids": ("a digest", lambda value: isinstance(value, str)),
+    "versions": ("names and versions", lambda value: isinstance(value, dict) and "wsss" in value),
+}
+
+NETWORK = ("recipe", "fold", "classes", "negative", "channels", "size", "versions")
+"""What the record of a classifier must say."""
+
+
+def check_unseen(
+    path: Path,
+    lineage: Lineage | None,
+    held_out: Collection[str],
+    role: str,
+    advice: str,
+    twins: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse what held-out images have reached.
+
+    Args:
+        path: of the network, or of the pseudo-masks, for the message.
+        lineage: all that reached it; None if it is not known.
+        held_out: IDs of the images that it must not know.
+        role: what these images are, such as 'images that it would predict out of fold'.
+        advice: what to do, a sentence.
+        twins: ID -> field, the same for near-duplicates; images without any may be left out.
+
+    Raises:
+        DataError: an image, or a near-duplicate of one, reached it, or that is not known; images and way are named.
+    """
+    if not held_out:
+        return
+    if lineage is None:
+        raise DataError(
+            f"{path} was made from other networks by version 0.1.0, which did not record their images: whether it "
+            f"knows {role} cannot be proven. Train it again, and what it starts from. {advice}"
+        )
+    twins, wanted = twins or {}, frozenset(held_out)
+    fields = {twins[name] for name in wanted if name in twins}
+    alike = frozenset(name for name, field in twins.items() if field in fields) - wanted
+    for images, relation in ((wanted, ""), (alike, "near-duplicates of ")):
+        for ancestor in lineage:
+            if seen := sorted(ancestor.images & images):
+                raise DataError(f"{path} was trained on {some(seen)}{_way(path, ancestor)}: {relation}{role}. {advice}")
+
+
+def has_seen(record: RunRecord, images: Collection[str]) -> bool:
+    """Whether any of these images has reached a network, as far as that is known; it counts as seen if it is not."""
+    wanted, lineage = frozenset(images), record.lineage
+    return lineage is None or any(ancestor.images & wanted for ancestor in lineage)
+
+
+def _way(path: Path, ancestor: Ancestor) -> str:
+    return f" (through {' <- '.join([str(path), *ancestor.chain])})" if ancestor.chain else ""

@@ -9,6 +9,7 @@ import yaml
 from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.digests import BLANK, sealed
 from wsss.core.files import (
     digest_file,
     digest_json,
@@ -19,12 +20,12 @@ from wsss.core.files import (
     write_json,
     write_text,
 )
-from wsss.core.run_facts import NETWORK, check_network_record
-from wsss.core.seal import BLANK, sealed
 from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
 from wsss.runs.record import (
+    NETWORK,
     Lineage,
     RunRecord,
+    check_network_record,
     fold_name,
     lineage_from,
     lineage_json,

@@ -10,10 +10,9 @@ import numpy as np
 from pycocotools import mask as coco
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
-from wsss.core.files import read_json
+from wsss.core.files import composed, read_json
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
-from wsss.core.names import composed
 from wsss.segmenters.painted import GivenMasks
 
 LONGEST = 1 << 20

@@ -23,9 +23,9 @@ from skimage import transform
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import choose_device
+from wsss.core.digests import BLANK, check_seal, sealed
 from wsss.core.files import write_bytes
 from wsss.core.reading import parse_json
-from wsss.core.seal import BLANK, check_seal, sealed
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.extras import need
 from wsss.segmenters.label_cells import label_cells

@@ -29,8 +29,8 @@ from wsss.metrics.classify import reliability
 from wsss.metrics.truth import TrueMasks, read_cell_truth
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.figures import plot_reliability
-from wsss.runs.leaks import check_unseen
 from wsss.runs.output import Output, at_file, what_is_read
+from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.evaluate import JoinRule, join_cells
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
-from wsss.core.columns import carried_columns
 from wsss.core.console import say
+from wsss.core.csv_text import carried_columns
 from wsss.core.digests import Digests
 from wsss.core.files import write_csv
 from wsss.core.labels import ClassList

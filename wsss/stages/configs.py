@@ -2,8 +2,7 @@
 
 from wsss.core.checks import check_choice
 from wsss.core.console import say
-from wsss.options.configs import ConfigsOptions
-from wsss.options.shipped import about, augmentations, recipes
+from wsss.options.configs import ConfigsOptions, about, augmentations, recipes
 
 
 def run(options: ConfigsOptions) -> int:

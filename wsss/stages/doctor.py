@@ -9,7 +9,7 @@ import numpy as np
 from wsss.cells.plausible import doubt_notes, doubts_of
 from wsss.core.checks import DataError
 from wsss.core.console import say
-from wsss.core.machine import Finding, examine_machine
+from wsss.core.device import Finding, examine_machine
 from wsss.data.catalog import DataSet, data_folder_of
 from wsss.data.cell_maps import read_cells
 from wsss.data.health import SAMPLES, examine_data

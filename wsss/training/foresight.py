@@ -8,8 +8,7 @@ import psutil
 import torch
 
 from wsss.core.console import say
-from wsss.core.device import Device
-from wsss.core.machine import GIB, free_memory
+from wsss.core.device import GIB, Device, free_memory
 from wsss.core.runtime import return_freed_memory
 from wsss.models.memory import MemoryFull, attempt
 from wsss.training.loading import Batch

@@ -12,8 +12,7 @@ from torch import Tensor
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device
 from wsss.options.recipe import Recipe
-from wsss.runs.leaks import check_unseen
-from wsss.runs.record import RunRecord, check_same_run, inherit, join
+from wsss.runs.record import RunRecord, check_same_run, check_unseen, inherit, join
 from wsss.runs.run_folder import RunFolder
 from wsss.training.distributed import World
 from wsss.training.state import Job, TrainState

@@ -26,8 +26,7 @@ from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.losses.classify import ComboLoss, refinement
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
 from wsss.metrics.truth import CellTruth, read_cell_truth
-from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.models.puzzle import PuzzleCam, SiameseOutput
+from wsss.models.cam_net import CamNet, PuzzleCam, SiameseOutput, build_cam_net
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import ClassifyRecipe
 from wsss.options.train import ClassifyOptions

@@ -21,8 +21,7 @@ from wsss.losses.semantic import MaskLoss
 from wsss.models.unet import MaskOutput
 from wsss.options.recipe import MapRecipe
 from wsss.options.train import MapOptions
-from wsss.runs.leaks import check_unseen
-from wsss.runs.record import RunRecord, fold_name
+from wsss.runs.record import RunRecord, check_unseen, fold_name
 from wsss.training.distributed import World
 from wsss.training.fit import Validate
 from wsss.training.loading import Batch, EpochLoader, balanced_draw

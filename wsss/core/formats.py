@@ -1,12 +1,17 @@
-"""OME-XML: which page of which file holds which plane. Other files are named only, never opened here.
+"""What the decoders of picture files leave to us: the planes of OME-XML, and the checksums of PNG.
 
-Errors in the XML are raised as ValueError; the reader of the file adds its name.
+Other files that an OME-XML names are never opened here. Errors in it are raised as ValueError; the reader of the file
+adds its name.
 """
 
 import math
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
+
+from wsss.core.checks import DataError
 
 MOST_XML = 2**26
 """Characters of OME-XML; more is refused."""
@@ -158,3 +163,33 @@ def _whole(node: ElementTree.Element, name: str, default: int) -> int:
     if len(text) > 9 or not (text.isascii() and text.isdigit()):
         raise ValueError(f"its OME-XML has {name} '{text[:20]}', expected a whole number")
     return int(text)
+
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def check_png(content: bytes, where: str) -> None:
+    """Compare the CRC of every chunk of a PNG file; what follows its end does not count.
+
+    Args:
+        content: of the file.
+        where: its name, for messages.
+
+    Raises:
+        DataError: a chunk is cut short or damaged, or the end is missing.
+
+    Source: PNG specification, third edition, 5.3.
+    """
+    if content[:8] != SIGNATURE:
+        raise DataError(f"{where} is no PNG file.")
+    at, kind, view = 8, b"", memoryview(content)
+    while kind != b"IEND":
+        if at + 12 > len(content):
+            raise DataError(f"{where} is cut short: its end is missing.")
+        (length,) = struct.unpack_from(">I", content, at)
+        kind, end = content[at + 4 : at + 8], at + 8 + length
+        if end + 4 > len(content):
+            raise DataError(f"{where} is cut short: its end is missing.")
+        if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+            raise DataError(f"{where} is damaged: the checksum of its part {kind!r} is another.")
+        at = end + 4
