@@ -1,4 +1,4 @@
-"""Class lists: the 19 classes of the Human Protein Atlas, the 28 of the 2018 competition, custom ones; labels in text."""
+"""Class lists: the 19 classes of the Human Protein Atlas, the 28 of the 2018 competition, custom ones; their text."""
 
 import re
 import unicodedata
