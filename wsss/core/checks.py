@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 class UserError(ValueError):
     """A mistake the user can fix: shown as one line without a traceback, exit code 2.
 
-    The text says where, what it got, what it wanted and what to do next.
+    The text says where, what it got, what it expected and what to do next.
     """
 
 
@@ -20,11 +20,11 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A file, table or image is not what it must be."""
+    """A file, table or image is not as expected."""
 
 
 class DiskError(UserError):
-    """The file system refuses a file or folder: no fault of one image, so the run ends; what was done is kept."""
+    """The file system refuses a file or folder. This concerns the whole run, so it ends; what was done is kept."""
 
 
 class NoSpaceError(DiskError):
@@ -32,7 +32,7 @@ class NoSpaceError(DiskError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: everything ends as after Ctrl-C, with another exit code."""
+    """SIGTERM was received: everything ends as after Ctrl-C, with another exit code."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -75,7 +75,7 @@ def check_fields(options: Any, group: str = "") -> None:
 
     Args:
         options: an instance of a dataclass.
-        group: what stands before its fields' names, such as 'puzzle'.
+        group: prefix of its fields' names, such as 'puzzle'.
     """
     choices = _choices(options.__class__)
     for declared in fields(options):

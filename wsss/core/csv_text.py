@@ -30,7 +30,7 @@ _PACKED = {
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV",
     b"PAR1": "a Parquet file, expected a text table: save it as CSV",
 }
-"""How files begin that are no text tables, and what they are."""
+"""First bytes of files that are not text tables, and what they are."""
 _SEP_LINE = re.compile(r'"?sep=(.)"?[;,\t]*\r?\n?', re.IGNORECASE)
 _DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
 
@@ -48,10 +48,10 @@ class TextRows:
 
 
 def open_rows(path: Path) -> TextRows:
-    """Open a text table; its fields are separated by comma, semicolon or tab, by which one its first row shows.
+    """Open a text table; its fields are separated by comma, semicolon or tab, whichever its first row uses.
 
-    Understands what spreadsheets write: a byte order mark (UTF-8 or UTF-16), a first line `sep=;`, quoted fields, blank
-    rows. Text comes in composed Unicode (NFC), so that names written under macOS are the same as elsewhere.
+    Reads what spreadsheets write: a byte order mark (UTF-8 or UTF-16), a first line `sep=;`, quoted fields, blank rows.
+    Text is returned in composed Unicode (NFC), so that names written under macOS are the same as elsewhere.
 
     Raises:
         DataError: the file is missing, or is no text table; names the row.
@@ -227,12 +227,12 @@ def numbers(
         table: as `read_text` gives it: the index holds the rows' numbers.
         name: of the column.
         path: the file, for messages.
-        whole: only whole numbers below 2**53 are right; '3.0' is one.
-        low: the least that is right.
+        whole: accept only whole numbers below 2**53; '3.0' is one.
+        low: the smallest valid value.
         called: what the column is called in messages, if not by its name.
 
     Raises:
-        DataError: a value is none; names file, row and column.
+        DataError: a value is not such a number; file, row and column are named.
     """
     column = table[name]
     if not pd.api.types.is_numeric_dtype(column):
@@ -264,7 +264,7 @@ def unguard_text(table: pd.DataFrame, columns: Iterable[str] = ("ID",)) -> pd.Da
 
 
 def read_numbers(path: Path) -> pd.DataFrame:
-    """Read a CSV file of numbers, such as log.csv; what is none is NaN.
+    """Read a CSV file of numbers, such as log.csv; other values become NaN.
 
     Raises:
         DataError: see `iter_text`.
@@ -278,14 +278,14 @@ _OURS = """
     image cell area border image_height image_width
 """
 RESERVED = frozenset(_OURS.split())
-"""Names, in lower case, that mean something in images.parquet, the tables of predictions or the exports."""
+"""Names, in lower case, that are used in images.parquet, the tables of predictions or the exports."""
 
 
 def carried_names(names: Iterable[str]) -> dict[str, str]:
     """Return name -> name here, for columns that are carried along.
 
-    Names that mean something here, or look like a score ('0') or a part of one ('cam:0'), get 'given_' before them;
-    what a spreadsheet would take for a formula is cut off; no two are the same in lower case.
+    Names that are reserved here, or look like a score ('0'), get the prefix 'given_'; leading characters that would start
+    a spreadsheet formula are removed; no two names are the same in lower case.
     """
     out: dict[str, str] = {}
     taken: set[str] = set()

@@ -38,14 +38,14 @@ class Device:
         return tensor.to(self.place, non_blocking=self.is_cuda)
 
     def settle(self, net: "Net") -> "Net":
-        """Move a network there; on a GPU its weights lie channels last, and so will its maps: tensor cores want it."""
+        """Move a network there; on a GPU in channels-last layout, which tensor cores prefer."""
         import torch
 
         net = net.to(self.place)
         return net.to(memory_format=torch.channels_last) if self.is_cuda else net
 
     def searching(self) -> AbstractContextManager[object]:
-        """Return the context in which a GPU's fastest convolutions are searched, once for each size of images."""
+        """Return the context in which cuDNN searches for the fastest convolutions, once per image size."""
         import torch
 
         return torch.backends.cudnn.flags(benchmark=True, allow_tf32=True) if self.is_cuda else nullcontext()

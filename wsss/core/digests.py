@@ -23,7 +23,7 @@ DIGEST = re.compile("[0-9a-f]{16}")
 """What a digest looks like in a record."""
 
 TICK_NS = 1_000_000_000
-"""A file changed less than this ago may change again without a new time; it is read again next time."""
+"""A file changed less than this long ago may change again without a new time stamp; it is read again next time."""
 
 Seen = dict[str, list[str]]
 """Absolute path -> [mark, digest] of files that were read."""
@@ -39,10 +39,10 @@ class Digests:
     def __init__(self, seen: Mapping[str, Sequence[str]] | None = None) -> None:
         self._known = dict(seen or {})
         self.seen: Seen = {}
-        """What this one has read, for the next one."""
+        """The files that this instance has read, for a later run."""
 
     def know(self, seen: Mapping[str, Sequence[str]]) -> None:
-        """Add what another result remembers of files."""
+        """Add the digests that another result remembers."""
         self._known = dict(seen) | self._known
 
     def of(self, path: Path) -> str | None:
@@ -64,7 +64,7 @@ class Digests:
         return digest
 
     def of_files(self, paths: Iterable[Path]) -> list[str | None]:
-        """Return the digests of several files or folders, read side by side."""
+        """Return the digests of several files or folders, read in parallel."""
         wanted = list(paths)
         if len(wanted) < 2:
             return [self.of(path) for path in wanted]
@@ -98,8 +98,8 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     """Return what differs between two records of what was read: name -> the difference in words.
 
-    Digests (16 hex digits) are never shown: what they are of has changed, is new or is gone. The names
-    `options` and `files` at the top are left out in the words.
+    Digests (16 hex digits) are never shown; the text says that the file has changed, is new or is gone. The prefixes
+    `options` and `files` are left out of the text.
     """
     old, new = flat(dict(before)), flat(dict(now))
     texts = {}
@@ -122,7 +122,7 @@ def _shown(value: object) -> str:
 
 
 def in_short(differing: Mapping[str, str]) -> str:
-    """Return differences as one text: the first three, and how many more there are."""
+    """Return differences as one text: the first three, and the number of others."""
     return some(differing.values(), 3)
 
 

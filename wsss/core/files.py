@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and digests to know them again."""
+"""Files that are written whole or not at all, digests that identify them, and file names in one Unicode form."""
 
 import errno
 import fcntl
@@ -30,9 +30,9 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, sync it, and rename it into place.
+    """Let `write` fill a temporary file next to `path`, sync it, and rename it into place.
 
-    A reader sees the old file or the whole new one; after an error the old file stays and the temporary is removed.
+    A reader sees the old file or the whole new one; after an error the old file stays and the temporary one is removed.
     Permissions are those of any new file (umask).
 
     Raises:
@@ -58,7 +58,7 @@ def _write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def _temporary(path: Path) -> tuple[int, Path]:
-    """Make a temporary file beside `path`, locked as long as it is open, so that others know its writer lives."""
+    """Make a temporary file next to `path`, locked while it is open, so that others know its writer is alive."""
     while True:
         part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")  # no longer than `path`
         handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask
@@ -66,7 +66,7 @@ def _temporary(path: Path) -> tuple[int, Path]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         if part.exists():
             return handle, part
-        os.close(handle)  # cleared away between our making and our locking it
+        os.close(handle)  # removed between its creation and its locking
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -94,7 +94,7 @@ _DISK = {
 
 @contextmanager
 def disk_errors(path: Path | None = None) -> Iterator[None]:
-    """Turn what the file system refuses into one line that names the file and the way out.
+    """Turn errors of the file system into one line that names the file and the way out.
 
     Args:
         path: what is being written, where the error itself may not name it.
@@ -123,7 +123,7 @@ def disk_errors(path: Path | None = None) -> Iterator[None]:
 
 
 def remove_parts(folder: Path, name: str = "") -> None:
-    """Remove the temporary files that killed writers left in `folder`; those of living writers, locked, stay.
+    """Remove the temporary files that killed writers left in `folder`; those of living writers are locked and stay.
 
     Args:
         folder: where.
@@ -219,7 +219,7 @@ def read_json(path: Path) -> Any:
 LARGEST_JSON = 1 << 31
 """Bytes of an unpacked JSON file, at most."""
 BLOWN_UP_JSON, JSON_RATIO = 1 << 26, 100
-"""Bytes that any packed file may unpack to, and times its size for larger ones: text packs to a tenth or so."""
+"""Bytes that any packed file may unpack to, and the largest ratio for larger ones: text packs to about a tenth."""
 
 
 def _unzipped(content: bytes, path: Path) -> bytes:
@@ -259,7 +259,7 @@ def is_file(text: str) -> bool:
 
 
 def listed(text: str) -> list[str]:
-    """Return the items of an option that lists them with commas, or names a text file with one a line.
+    """Return the items of an option that lists them with commas, or names a text file with one item per line.
 
     Raises:
         DataError: the file is no text.
@@ -305,7 +305,7 @@ def csv_bytes(table: "pd.DataFrame", *, header: bool = True, guard: bool = True)
     Args:
         table: the table.
         header: begin with the names of the columns.
-        guard: keep text from being run as a formula (see `guard_text`).
+        guard: prevent text from being run as a formula (see `guard_text`).
     """
     table = guard_text(table) if guard else table
     text: str = table.to_csv(index=False, header=header, float_format="%.6g", lineterminator="\n")

@@ -141,7 +141,7 @@ def open_raster(
         choice: what is taken of a stack; several channels are always all read.
         join: take planes that an OME-TIFF has in sibling files too; else its own alone.
         where: what to call it in messages; the file's name if left out.
-        may_be_blank: whether a large picture without content is as right as any other.
+        may_be_blank: whether a large picture without content is valid.
 
     Raises:
         DataError: it is no picture, damaged, or too large; the text says which.
@@ -170,7 +170,7 @@ def open_raster(
 
 
 def check_size(header: Header, where: str) -> None:
-    """Refuse a picture that is empty or larger than any that is read here.
+    """Refuse a picture that is empty or too large.
 
     Raises:
         DataError: it is.
@@ -221,10 +221,10 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 @contextmanager
 def named(where: str) -> Iterator[None]:
-    """Turn whatever a decoder makes of a broken file into a DataError that names the file.
+    """Turn any exception of a decoder into a DataError that names the file.
 
-    Decoders fail with every kind of exception on damaged input (struct, zlib, index, memory, ... errors); here, and
-    only around a decoder's call, all of them mean the same: this file cannot be read.
+    Decoders fail with every kind of exception on damaged input (struct, zlib, index, memory, ... errors). Around a
+    decoder's call, and only there, all of them mean that the file cannot be read.
     """
     try:
         with warnings.catch_warnings():
@@ -517,7 +517,7 @@ def _page(page: Any, where: str) -> np.ndarray:
 
 
 def _check_segments(page: Any, where: str) -> None:
-    """Refuse a page of which pieces are absent, which tifffile fills with zeros."""
+    """Refuse a page with missing segments, which tifffile would fill with zeros."""
     length = page.parent.filehandle.size
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
         if offset <= 0 or count <= 0 or offset + count > length:

@@ -1,4 +1,4 @@
-"""JSON and YAML from files that others may have made: limits before work, every fault in one line.
+"""JSON and YAML from files of any origin: limits are checked first, every error is one line.
 
 These formats are read here and nowhere else (`tests/test_layers.py` checks that).
 """
@@ -33,7 +33,7 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def check_regular(path: Path) -> None:
-    """Refuse pipes, devices and sockets, which might keep a reader waiting for ever.
+    """Refuse pipes, devices and sockets, which might block a reader forever.
 
     Raises:
         DataError: it is no ordinary file.

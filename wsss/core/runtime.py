@@ -126,7 +126,7 @@ def parallel(
 
 
 def _live_with_parent() -> None:
-    """Leave Ctrl-C to the main process, and end with it: a worker whose parent was killed would wait for ever."""
+    """Leave Ctrl-C to the main process, and end with it: a worker whose parent was killed would wait forever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -146,11 +146,11 @@ def _call(function: Callable[[In], Out], item: In) -> Out | Exception:
 
 
 WAIT = 2.0
-"""What takes fewer seconds shows no progress."""
+"""Shorter tasks show no progress."""
 
 
 def progress(items: Iterable[Any] | None, what: str, total: int | None = None, **more: Any) -> "tqdm[Any]":
-    """Show progress with rate and ETA of what takes longer than two seconds.
+    """Show progress, with rate and ETA, of tasks that take longer than two seconds.
 
     A bar on stderr; where stderr is no terminal, a line each 10 s; an object on stdout each 2 s for --json; nothing
     for --quiet. `more` goes to tqdm.
@@ -164,7 +164,7 @@ def progress(items: Iterable[Any] | None, what: str, total: int | None = None, *
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Show how long the block has been at work: for one call of a library whose end cannot be foreseen."""
+    """Show how long the block has been running: for a library call whose duration is unknown."""
     over = threading.Event()
     interval = 1.0 if sys.stderr.isatty() else 10.0
 
@@ -188,7 +188,7 @@ class _JsonBar(tqdm):
     """Progress as objects."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Write where it stands; tqdm asks for an empty text to wipe a bar away."""
+        """Write the progress; tqdm passes an empty text to clear the bar."""
         if msg is not None:
             return
         now = self.format_dict
@@ -200,7 +200,7 @@ class _JsonBar(tqdm):
 
 ENGINES = ("local", "ray")
 MOST_LOSSES = 3
-"""Machines or processes that may be lost with the same piece of work before the work itself is to blame."""
+"""Machines or processes that may be lost with the same piece of work before the work is taken for the cause."""
 
 
 def connect() -> Any:
@@ -226,7 +226,7 @@ def connect() -> Any:
 
 
 def go_to(place: Path) -> None:
-    """Work in a folder, so that relative paths mean there what they mean where the command was given.
+    """Change to a folder, so that relative paths mean the same as where the command was started.
 
     Raises:
         ConfigError: there is none of that name.
@@ -242,7 +242,7 @@ def go_to(place: Path) -> None:
 def parallel_on_ray(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[tuple[In, Out | Exception]]:
     """Call `function` on every item, one a core of the cluster; yield (item, result or its exception) as they finish.
 
-    The items of a machine or process that is lost are done again elsewhere. At most 2 items a core are under way.
+    The items of a lost machine or process are done again elsewhere. At most 2 items per core are in progress.
 
     Raises:
         DataError: an item was lost again and again.

@@ -1,4 +1,4 @@
-"""Which planes of a stack make an image: of Z, time and all that holds no channels some are chosen, never guessed."""
+"""Which planes of a stack make an image: along Z, time and other axes without channels, the user chooses."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ NAMES = {"Z": "Z (focus)", "T": "T (time)", "P": "P (phase or position)", "R": "
 
 @dataclass(frozen=True)
 class PlaneChoice:
-    """What is taken of a stack."""
+    """Which planes of a stack are used."""
 
     planes: tuple[tuple[str, int], ...] = ()
     """(axis, number from 1) pairs; axis '' stands for the only one there is."""

@@ -1,4 +1,4 @@
-"""Memory that is too small: an attempt that leaves nothing behind, and batches seen in parts that fit."""
+"""Too little memory: an attempt that leaves nothing behind, and batches processed in parts that fit."""
 
 import gc
 import traceback
@@ -26,9 +26,9 @@ def attempt(call: Callable[[], T]) -> T:
     """Return what `call` returns.
 
     Raises:
-        MemoryFull: the memory was too small. The traceback of PyTorch's error keeps every frame of the call, and with
-            the frames the activations of a step. So the frames are cleared, the error is left behind, and the
-            allocator's cache emptied before this is raised: the caller can try something smaller.
+        MemoryFull: the memory was too small. The traceback of PyTorch's error keeps every frame of the call alive, and
+            with them the activations of a step. So the frames are cleared, the error is dropped, and the allocator's
+            cache is emptied before this is raised: the caller can try something smaller.
     """
     try:
         return call()
@@ -51,16 +51,16 @@ def _is_full(error: RuntimeError) -> bool:
 
 
 _fitting: "WeakKeyDictionary[nn.Module, dict[tuple[int, ...], int]]" = WeakKeyDictionary()
-"""How many images of a size fitted, of networks for which not all of them did."""
+"""Number of images of a size that fit, for networks for which a whole batch did not."""
 
 
 def in_parts(net: nn.Module, shape: Sequence[int], call: Callable[[slice], T]) -> list[T]:
-    """See a batch as a whole where memory holds it, else in as large parts as it does, and say so once.
+    """Process a batch as a whole if it fits into memory, else in the largest parts that fit; print a note once.
 
     Args:
         net: the network, for which the size of the parts is remembered.
         shape: (B, C, H, W) of the batch.
-        call: sees the images of a slice of the batch.
+        call: processes the images of a slice of the batch.
 
     Returns:
         what `call` returned for each part, in order.

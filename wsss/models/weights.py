@@ -67,9 +67,9 @@ def match_weights(
     adapt: Callable[[Tensor, int], Tensor],
     key: Callable[[str], str] = str,
 ) -> dict[str, Tensor]:
-    """Find the tensors of a network without its classifier in a state dict, which must be of this very network.
+    """Find the tensors of a network without its classifier in a state dict of the same network.
 
-    Where not one name is known, tensors are paired in order, but only if their number, and every kind and shape, agree.
+    If no name is known, tensors are paired in order, but only if their number and every kind and shape agree.
 
     Args:
         wanted: the state dict to fill.
@@ -143,12 +143,12 @@ def _is_counter(name: str) -> bool:
 
 
 ANSWER_S = 3.0
-"""A hub that does not answer within these seconds is out of reach."""
+"""A hub that does not answer within these seconds counts as unreachable."""
 
 
 @contextmanager
 def quick_hub() -> Iterator[None]:
-    """Let the hub's client look into its cache alone, where the hub is out of reach."""
+    """Restrict the hub's client to its cache if the hub is unreachable."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or not answers(constants.ENDPOINT)
     try:
@@ -158,7 +158,7 @@ def quick_hub() -> Iterator[None]:
 
 
 def answers(url: str, seconds: float | None = None) -> bool:
-    """Return whether a server answers, whatever it says, within some seconds (`ANSWER_S`); proxies are respected."""
+    """Return whether a server answers at all within some seconds (`ANSWER_S`); proxies are respected."""
     seconds = ANSWER_S if seconds is None else seconds
     answered = threading.Event()
 

@@ -2,7 +2,7 @@
 
 A journal is an SQLite file: every `add` is one transaction, so an item is recorded whole or not at all. It belongs
 to one fingerprint (of the stage's inputs and options); with another fingerprint it must not be continued. Every item
-carries a checksum, which SQLite itself has none of.
+carries a checksum, because SQLite has none.
 """
 
 import json
@@ -26,9 +26,9 @@ class Journal:
     Args:
         path: the file; made with its folder if missing.
         read: what the stage works on, as a JSON-like record; compared with the one in an existing file. A journal in
-            which no item has come to anything is taken over whatever it was begun with.
+            which no item succeeded is reused, whatever it was begun with.
         where: what messages name; the folder of the file if left out.
-        way_out: what a user may do about a journal of other inputs, for the message.
+        way_out: advice about a journal of other inputs, for the message.
 
     Raises:
         ConfigError: the file belongs to other inputs.

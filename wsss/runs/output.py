@@ -112,7 +112,7 @@ class Output:
             marks: returns image -> digest of what its part of the result is made from, for stages that can redo single
                 images.
             legacy: files that show a result of an earlier version, without a record.
-            always: there is always work: what is there is looked at piece by piece.
+            always: there is always work: what is there is checked piece by piece.
 
         Raises:
             ConfigError: there is another result, or one that was changed by hand.
@@ -139,7 +139,7 @@ class Output:
         legacy: Collection[str] = (),
         always: bool = False,
     ) -> bool:
-        """Do what `begin` does, but touch nothing: for a part of the work that another process puts together."""
+        """Do what `begin` does without touching any file: for a part of the work that another process merges."""
         seen = _read_quietly(self.work / "seen.json").get("seen", {})
         record = record_of(self.folder, self.name)
         digests = Digests(seen | (record or {}).get("seen", {}))
@@ -199,7 +199,7 @@ class Output:
         return words if names else {}
 
     def _state(self, record: dict[str, Any]) -> tuple[list[Path], list[Path]]:
-        """Return the files of a result that are gone, and those that are not as they were written."""
+        """Return the files of a result that are missing, and those that were changed."""
         missing, changed = [], []
         for name, (mark, digest) in record["files"].items():
             path = self.folder / name
@@ -232,7 +232,7 @@ class Output:
 
         Args:
             failed: images without a result, which the same command then tries again.
-            items: what each image was made from, where that was found while working, or is known of its sources.
+            items: what each image was made from, if that is known from the work or from its sources.
 
         Raises:
             DataError: something that was read has changed meanwhile.
@@ -316,7 +316,7 @@ class Output:
             shutil.rmtree(self.work, ignore_errors=True)
 
     def _carry(self) -> None:
-        """Take the files of a result of which some images are tried again over into the work."""
+        """Copy the files of a result into the work folder if some of its images are tried again."""
         record = record_of(self.folder, self.name)
         for name in record["files"] if record is not None and record["failed"] else ():
             target = self.path(name)

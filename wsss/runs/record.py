@@ -333,12 +333,12 @@ def check_unseen(
     advice: str,
     twins: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuse what held-out images have reached.
+    """Refuse a network that held-out images have reached.
 
     Args:
         path: of the network, or of the pseudo-masks, for the message.
         lineage: all that reached it; None if it is not known.
-        held_out: IDs of the images that it must not know.
+        held_out: IDs of the images that it must not have seen.
         role: what these images are, such as 'images that it would predict out of fold'.
         advice: what to do, a sentence.
         twins: ID -> field, the same for near-duplicates; images without any may be left out.
