@@ -284,7 +284,7 @@ RESERVED = frozenset(_OURS.split())
 def carried_names(names: Iterable[str]) -> dict[str, str]:
     """Return name -> name here, for columns that are carried along.
 
-    Names that are reserved here, or look like a score ('0'), get the prefix 'given_'; leading characters that would make
+    Names that are reserved, or look like a score ('0'), get the prefix 'given_'; leading characters that make
     a spreadsheet formula are removed; no two names are the same in lower case.
     """
     out: dict[str, str] = {}
