@@ -21,8 +21,7 @@ from wsss.core.console import say
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import read_label_map
 from wsss.core.labels import HPA_CHANNELS
-from wsss.data.augment import build_augment
-from wsss.data.augment_recipe import alone, load_recipe
+from wsss.data.augment import alone, build_augment, load_recipe
 from wsss.data.catalog import DataSet
 from wsss.data.pixels import read_image
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from wsss import cli
 from wsss.core.console import say
-from wsss.data.augment import Augment, build_augment
-from wsss.data.augment_recipe import Step, alone, load_recipe
+from wsss.data.augment import Augment, Step, alone, build_augment, load_recipe
 
 TARGET_MS = 15.0
 

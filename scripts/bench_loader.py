@@ -24,8 +24,7 @@ from wsss.core.console import say
 from wsss.data.augment import build_augment
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.data.dataset import EpochBatches, ImageSamples
-from wsss.data.sampler import draw_epoch, image_weights
+from wsss.data.samples import EpochBatches, ImageSamples, draw_epoch, image_weights
 from wsss.data.synthetic.fields import draw_field
 
 DRAWN, MANY = 8, 100

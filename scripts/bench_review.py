@@ -22,8 +22,8 @@ from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells, read_nuclei
 from wsss.feature_classifier.features import cell_features
 from wsss.feature_classifier.fit import LabelledCells, WeakModel, fit_weak
+from wsss.metrics.cells import read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes, several_class_precision
-from wsss.metrics.truth import read_cell_truth
 from wsss.metrics.weighted import sample_figures
 from wsss.options.recipe import WeakConfig
 from wsss.reviewing.population import STRATEGIES, Queue, exponentials, image_seeds, inclusion, rates_of

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss.core.labels import HPA
-from wsss.data.folds import make_folds
-from wsss.data.summary import fold_lines
+from wsss.data.folds import fold_lines, make_folds
 from wsss.data.tables import read_classes, read_labels
 
 

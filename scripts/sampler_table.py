@@ -12,7 +12,7 @@ import numpy as np
 from wsss import cli
 from wsss.core.console import say
 from wsss.core.labels import HPA
-from wsss.data import sampler
+from wsss.data import samples
 from wsss.data.tables import read_labels
 
 
@@ -26,12 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     labels = np.stack([HPA.encode(ids) for ids in read_labels(args.table, HPA).labels.values()])
     n = len(labels)
-    weights = sampler.image_weights(labels, args.clip)
-    limit = sampler.find_clip_class(labels, args.clip)
-    drawn = [sampler.draw_epoch(weights, n, seed=args.seed, epoch=e) for e in range(args.epochs)]
+    weights = samples.image_weights(labels, args.clip)
+    limit = samples.find_clip_class(labels, args.clip)
+    drawn = [samples.draw_epoch(weights, n, seed=args.seed, epoch=e) for e in range(args.epochs)]
     shares = np.array([(labels[indices] > 0).mean(axis=0) for indices in drawn])
-    plain = sampler.expected_share(labels, None)
-    expected = sampler.expected_share(labels, weights)
+    plain = (labels > 0).mean(axis=0)
+    expected = (weights / weights.sum()) @ (labels > 0)
 
     name = "none" if limit is None else f"{limit} {HPA.names[limit]}"
     say(f"{n} images, {args.epochs} epochs of {n} draws, clip class: {name}")

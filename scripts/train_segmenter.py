@@ -28,7 +28,7 @@ from wsss.core.runtime import progress
 from wsss.losses.semantic import MaskLoss
 from wsss.models.unet import BACKBONE, build_cell_unet
 from wsss.options.masks import MaskLossConfig
-from wsss.segmenters.stretch import stretch
+from wsss.segmenters.cell_unet import stretch
 
 SAVE_EVERY = 20
 

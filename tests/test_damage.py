@@ -22,7 +22,7 @@ from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.core.parquet import read_parquet, write_parquet
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.data.existing import Past
+from wsss.data.existing import ExistingSet
 from wsss.data.pseudo import PseudoSet, write_masks
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
@@ -86,7 +86,7 @@ def data_set(folder: Path, name: str) -> tuple[Path, Read]:
 
     def read() -> object:
         data = DataSet.open(folder)
-        Past.read(folder)
+        ExistingSet.read(folder)
         pixels = [data.image(i).tolist() for i in range(len(data))]
         return pixels, data.table.to_dict("list"), data.folds().tolist(), data.classes, data.channels, data.size
 
@@ -96,7 +96,7 @@ def data_set(folder: Path, name: str) -> tuple[Path, Read]:
 def catalogue_in_prepare(folder: Path) -> tuple[Path, Read]:
     """What prepare takes over of a data set without opening it."""
     path, _ = data_set(folder, "images.parquet")
-    return path, lambda: Past.read(folder).table.to_dict("list")
+    return path, lambda: ExistingSet.read(folder).table.to_dict("list")
 
 
 def calibration(folder: Path) -> tuple[Path, Read]:

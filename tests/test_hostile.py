@@ -159,7 +159,7 @@ def tagged(mark: Path) -> list[str]:
 
 @pytest.mark.parametrize("which", range(3))
 def test_yaml_with_tags_runs_nothing_wherever_yaml_is_read(which: int, tmp_path: Path, mark: Path) -> None:
-    from wsss.data.augment_recipe import load_recipe
+    from wsss.data.augment import load_recipe
     from wsss.data.tables import read_classes
     from wsss.options.infer import run_config
     from wsss.options.recipe import ClassifyRecipe

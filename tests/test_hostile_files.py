@@ -29,13 +29,12 @@ from wsss.core.npy import read_npy
 from wsss.core.parquet import read_parquet
 from wsss.core.rasters import open_raster
 from wsss.core.reading import parse_json, parse_yaml
-from wsss.data.augment_recipe import load_recipe
+from wsss.data.augment import load_recipe
 from wsss.data.build import Spec, create_dataset, read_extra, read_manifest
 from wsss.data.catalog import DataSet
-from wsss.data.existing import Past
-from wsss.data.large import LargeImage
-from wsss.data.large_masks import PolygonMask
-from wsss.data.mask_files import read_text_table
+from wsss.data.existing import ExistingSet
+from wsss.data.large import LargeImage, PolygonMask
+from wsss.data.masks import read_text_table
 from wsss.data.pseudo import PseudoSet
 from wsss.data.tables import read_classes, read_labels
 from wsss.feature_classifier.features import FEATURES
@@ -53,8 +52,8 @@ from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.segmenters.cell_unet import load_cell_unet
 from wsss.segmenters.coco import CocoMasks
-from wsss.segmenters.geojson import paint_outlines, read_outlines
 from wsss.segmenters.mask_tables import TableMasks
+from wsss.segmenters.outlines import paint_outlines, read_outlines
 from wsss.segmenters.painted import paint
 from wsss.stages.download import DownloadOptions
 from wsss.stages.overlay import read_predictions
@@ -128,7 +127,7 @@ JSON = {
 JSON_READERS: dict[str, tuple[str, Read]] = {
     "calibration": ("calibration.json", lambda path: load_calibration(path, 3)),
     "data set": ("dataset.json", lambda path: DataSet.open(path.parent)),
-    "prepare": ("dataset.json", lambda path: Past.read(path.parent)),
+    "prepare": ("dataset.json", lambda path: ExistingSet.read(path.parent)),
     "manifest": ("dataset.json", lambda path: read_manifest(path.parent)),
     "COCO": ("masks.json", CocoMasks),
     "polygons": ("a.geojson", lambda path: PolygonMask(path, (10, 10))),

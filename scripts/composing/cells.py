@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from wsss.core.checks import DataError, check_range
 from wsss.core.csv_text import check_columns, read_text
-from wsss.data.mask_files import read_picture
+from wsss.data.masks import read_picture
 
 EDGE = 1024
 """Edge of a field in pixels, at the scale of the cells."""

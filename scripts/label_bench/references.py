@@ -14,8 +14,7 @@ from wsss.data.cell_maps import read_cells, read_nuclei
 from wsss.data.tables import read_labels
 from wsss.feature_classifier.features import cell_features
 from wsss.feature_classifier.learners import Forest
-from wsss.metrics.cells import copy_to_cells, join_by_number, score_table
-from wsss.metrics.truth import read_cell_truth
+from wsss.metrics.cells import copy_to_cells, join_by_number, read_cell_truth, score_table
 from wsss.options.recipe import WeakConfig
 
 

@@ -17,7 +17,7 @@ from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.rasters import open_raster, turn
 from wsss.core.stacks import PlaneChoice, parse_choice
 from wsss.data.large import LargeImage
-from wsss.data.mask_files import read_mask, read_picture
+from wsss.data.masks import read_mask, read_picture
 from wsss.data.pixels import read_header, read_image
 from wsss.data.planes import find_images
 
@@ -274,7 +274,7 @@ def ome_set(folder: Path, other: str, *, companion: bool = False) -> None:
 def test_the_files_of_an_ome_set_are_one_image(tmp_path: Path, companion: bool) -> None:
     ome_set(tmp_path, "s_b.ome.tif", companion=companion)
     found = find_images(tmp_path, ("DAPI", "GFP"))
-    assert [(image.ID, image.names, image.beside) for image in found.images] == [
+    assert [(image.ID, image.names, image.companions) for image in found.images] == [
         ("s_a", ("s_a.ome.tif",), ("s_b.ome.tif",))
     ]
     assert "s_a" in found.notes[0]

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from wsss.core.checks import ConfigError
-from wsss.data.augment import Augment, build_augment
-from wsss.data.augment_recipe import alone, load_recipe
+from wsss.data.augment import Augment, alone, build_augment, load_recipe
 
 CROP = 96
 RECIPE = load_recipe("hpa")

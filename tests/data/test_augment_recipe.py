@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from wsss.core.checks import ConfigError
-from wsss.data.augment_recipe import alone, build_steps, load_recipe
+from wsss.data.augment import alone, build_steps, load_recipe
 from wsss.options.configs import CONFIGS
 
 

@@ -10,10 +10,8 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.stacks import parse_choice
-from wsss.data.path_list import read_path_list
-from wsss.data.pixels import check_headers, read_image
-from wsss.data.planes import find_images
-from wsss.data.tints import TINTS, signal_of
+from wsss.data.pixels import TINTS, check_headers, read_image, signal_of
+from wsss.data.planes import find_images, read_path_list
 
 CHANNELS = ("red", "green", "blue", "yellow")
 

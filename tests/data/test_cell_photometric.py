@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsss.core.checks import ConfigError
-from wsss.data.cell_photometric import Faults, faulty_copy, restain
+from wsss.data.photometric import Faults, faulty_copy, restain
 
 QUIET = Faults(negatives=0, gain=(1, 1), often=0)
 

@@ -62,7 +62,7 @@ def test_many_copies_are_one_group_and_each_image_is_verified_with_few(monkeypat
     assert len(found) <= 60 * PARTNERS
 
 
-def test_the_likest_images_are_found_in_any_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_most_similar_images_are_found_in_any_block(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = np.triu(vectors @ vectors.T, 1)

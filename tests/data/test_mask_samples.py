@@ -13,13 +13,13 @@ from wsss.data.mask_samples import (
     MaskSamples,
     coverage_folds,
     folds_digest,
+    gap_weights,
     pack_weights,
     survey,
     training_augment,
     unpack_target,
 )
 from wsss.data.masks import MaskSet, open_masks
-from wsss.data.targets import gap_weights
 from wsss.options.masks import MaskConfig, MaskLossConfig
 from wsss.options.recipe import MaskRecipe
 

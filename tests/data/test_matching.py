@@ -3,9 +3,8 @@ from pathlib import Path
 import pytest
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.data.matching import match, without
 from wsss.data.planes import ImageFiles
-from wsss.data.tables import LabelTable
+from wsss.data.tables import LabelTable, leave_out, match_labels
 
 FILES = [ImageFiles(ID, (f"{ID}.png",)) for ID in ("a", "b", "c")]
 
@@ -15,23 +14,23 @@ def table(vanished: tuple[str, ...] = (), merged: int = 0, **labels: tuple[int, 
 
 
 def test_labels_go_to_their_images() -> None:
-    found = match(FILES, table(c=(0, 8), a=(1,), b=(2,)), allow_unlabelled=False)
+    found = match_labels(FILES, table(c=(0, 8), a=(1,), b=(2,)), allow_unlabelled=False)
     assert found.labels == ["1", "2", "0|8"]
     assert found.notes == []
 
 
 def test_without_a_table_no_image_has_labels() -> None:
-    assert match(FILES, None, allow_unlabelled=False).labels == [None, None, None]
+    assert match_labels(FILES, None, allow_unlabelled=False).labels == [None, None, None]
 
 
 def test_images_without_a_row_stop_the_run_unless_allowed() -> None:
     with pytest.raises(DataError, match="no row for 1 of 3 images: b"):
-        match(FILES, table(a=(1,), c=(2,)), allow_unlabelled=False)
-    assert match(FILES, table(a=(1,), c=(2,)), allow_unlabelled=True).labels == ["1", None, "2"]
+        match_labels(FILES, table(a=(1,), c=(2,)), allow_unlabelled=False)
+    assert match_labels(FILES, table(a=(1,), c=(2,)), allow_unlabelled=True).labels == ["1", None, "2"]
 
 
 def test_rows_without_images_and_vanished_labels_are_noted() -> None:
-    found = match(FILES, table(("b",), 2, a=(1,), c=(2,), x=(3,)), allow_unlabelled=False)
+    found = match_labels(FILES, table(("b",), 2, a=(1,), c=(2,), x=(3,)), allow_unlabelled=False)
     assert found.labels == ["1", None, "2"]
     assert [note for note in found.notes if "names 1 IDs that have no image files: x" in note]
     assert [note for note in found.notes if "1 images keep no label" in note]
@@ -40,21 +39,21 @@ def test_rows_without_images_and_vanished_labels_are_noted() -> None:
 
 def test_a_table_of_other_images_is_refused() -> None:
     with pytest.raises(DataError, match="names none of the 3 images"):
-        match(FILES, table(x=(1,)), allow_unlabelled=True)
+        match_labels(FILES, table(x=(1,)), allow_unlabelled=True)
 
 
 def test_a_table_that_writes_an_id_in_other_case_is_refused() -> None:
     with pytest.raises(DataError, match="'A' and 'a'"):
-        match(FILES, table(A=(1,), b=(1,), c=(1,)), allow_unlabelled=True)
+        match_labels(FILES, table(A=(1,), b=(1,), c=(1,)), allow_unlabelled=True)
 
 
 def test_skip_takes_ids_or_a_file(tmp_path: Path) -> None:
-    assert [files.ID for files in without(FILES, "a, c")] == ["b"]
+    assert [files.ID for files in leave_out(FILES, "a, c")] == ["b"]
     (tmp_path / "skip.txt").write_text("b\nc\n")
-    assert [files.ID for files in without(FILES, str(tmp_path / "skip.txt"))] == ["a"]
+    assert [files.ID for files in leave_out(FILES, str(tmp_path / "skip.txt"))] == ["a"]
 
 
 @pytest.mark.parametrize(("skip", "fault"), [("a,zz", "names zz, not found"), ("a,b,c", "nothing is left")])
 def test_skip_of_unknown_or_all_ids_is_refused(skip: str, fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
-        without(FILES, skip)
+        leave_out(FILES, skip)

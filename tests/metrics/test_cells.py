@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from wsss.core.labels import ClassList
-from wsss.metrics.cells import copy_to_cells, join_by_number, score_table
-from wsss.metrics.truth import CellTruth
+from wsss.metrics.cells import CellTruth, copy_to_cells, join_by_number, score_table
 
 CLASSES = ClassList(("one", "two", "none"), 2)
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from wsss.metrics.label_doubts import label_doubts
+from wsss.metrics.classify import label_doubts
 
 LABELS = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 0, 0]])
 SHARES = np.array([[0.6, 0.7, 0.9], [0.5, 0.02, 0.1], [0.1, 0.2, 0.7], [0.9, 0.9, 0.0], [np.nan] * 3])

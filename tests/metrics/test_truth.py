@@ -4,7 +4,7 @@ import pytest
 
 from wsss.core.checks import DataError
 from wsss.core.labels import HPA
-from wsss.metrics.truth import read_cell_truth
+from wsss.metrics.cells import read_cell_truth
 
 
 def write(path: Path, text: str) -> Path:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from wsss.segmenters.stretch import stretch
+from wsss.segmenters.cell_unet import stretch
 
 
 def planes(gain: float, offset: float = 0) -> np.ndarray:

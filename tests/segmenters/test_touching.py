@@ -1,6 +1,6 @@
 import numpy as np
 
-from wsss.segmenters.touching import part_touching
+from wsss.segmenters.classical import part_touching
 
 
 def discs(*centres: tuple[int, int], radius: int = 12) -> np.ndarray:

@@ -12,7 +12,7 @@ from wsss import evaluate, infer, train
 from wsss.core.checks import ConfigError
 from wsss.core.files import read_json
 from wsss.core.run_length import decode, encode
-from wsss.segmenters.geojson import paint_outlines, read_outlines
+from wsss.segmenters.outlines import paint_outlines, read_outlines
 
 SIZE = (100, 150)
 

@@ -18,7 +18,7 @@ from wsss import evaluate, review
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
 from wsss.inference import tables
-from wsss.metrics.truth import read_cell_truth
+from wsss.metrics.cells import read_cell_truth
 from wsss.options.review import ReviewOptions
 from wsss.reviewing.server import ReviewServer, ReviewSite, Views
 from wsss.reviewing.session import Answer, Answers, Session

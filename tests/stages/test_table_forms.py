@@ -14,13 +14,11 @@ from wsss.core import rle
 from wsss.core.checks import DataError
 from wsss.core.labels import HPA
 from wsss.data.masks import open_masks
-from wsss.data.matching import without
-from wsss.data.path_list import read_path_list
-from wsss.data.planes import ImageFiles
-from wsss.data.tables import read_labels
+from wsss.data.planes import ImageFiles, read_path_list
+from wsss.data.tables import leave_out, read_labels
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import read_cells, read_images
-from wsss.metrics.truth import read_cell_truth
+from wsss.metrics.cells import read_cell_truth
 from wsss.options.download import DownloadOptions
 from wsss.segmenters.mask_tables import TableMasks
 from wsss.stages.download import wanted_images
@@ -156,7 +154,7 @@ def test_lists_of_ids_are_read_from_any_editor(tmp_path: Path, mark: bytes) -> N
     path.write_bytes(mark + b"1_2_A1_1\r\n\r\n3_4_B2_2\r\n")
     assert [image.ID for image in wanted_images(DownloadOptions(tmp_path, ids=str(path)))] == ["1_2_A1_1", "3_4_B2_2"]
     files = [ImageFiles(ID, ()) for ID in ("1_2_A1_1", "3_4_B2_2", "c")]
-    assert [image.ID for image in without(files, str(path))] == ["c"]
+    assert [image.ID for image in leave_out(files, str(path))] == ["c"]
 
 
 def test_download_takes_the_addresses_of_the_public_atlas(tmp_path: Path) -> None:

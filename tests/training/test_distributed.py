@@ -16,7 +16,7 @@ import torch
 from squares import final, make_squares, words
 
 from wsss.core.checks import ConfigError
-from wsss.data.dataset import EpochBatches
+from wsss.data.samples import EpochBatches
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.train import main
 from wsss.training.distributed import World, join

@@ -97,7 +97,7 @@ image bears and of those it lacks, weighed by what the scores of such cells are 
 
 
 def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion: float = 0.0) -> np.ndarray:
-    """Let the cells of one image tell which classes it shows, class by class.
+    """Adjust scores by the classes that the other cells of the image show, class by class.
 
     An image shows few classes, so a class that the other cells do not show is unlikely in this cell too. In each round
     the odds of a score are multiplied by those of the class's share, relative to EVEN_SHARE, and lowered by what else
@@ -115,7 +115,7 @@ def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion
         (N, K) in [0, 1].
 
     Source: estimation of class shares by expectation-maximisation (Saerens, Latinne, Decaestecker 2002), each image
-    taken as a sample with shares of its own and each class by itself.
+    taken as a separate sample and each class by itself.
     """
     if rounds == 0 or not len(scores):
         return scores
@@ -125,8 +125,8 @@ def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion
     now = scores
     for _ in range(rounds):
         share = np.clip((shows * now).sum(axis=0) / shows.sum(), LEAST_SHARE, 1 - LEAST_SHARE)
-        beside = now[:, others].sum(axis=1, keepdims=True) - now
-        now = np.where(others & (scores > 0), expit(odds + logit(share) - exclusion * beside), scores)
+        other_scores = now[:, others].sum(axis=1, keepdims=True) - now
+        now = np.where(others & (scores > 0), expit(odds + logit(share) - exclusion * other_scores), scores)
     return np.where(others, shows * now, scores)
 
 
@@ -136,7 +136,7 @@ def feature_share(parts: Sequence[Part]) -> float:
 
 
 SEEN = 3
-"""Cells that an image score asks about."""
+"""Number of cells in the event that an image score is the probability of."""
 
 
 def image_scores(cells: np.ndarray, probs: np.ndarray, *, negative: int | None, share: float) -> np.ndarray:

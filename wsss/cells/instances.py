@@ -1,4 +1,4 @@
-"""Cells as objects: what a label map says of every cell, in one pass over its pixels.
+"""Cells as objects: measurements of every cell of a label map, in one pass over its pixels.
 
 Lengths and positions are in pixels of the original image where a `Geometry` is given, else in pixels of the map.
 """
@@ -124,7 +124,7 @@ def _measure(cells: CellRuns, axes: tuple[_Axis, _Axis]) -> pd.DataFrame:
     table = pd.DataFrame({"cell_id": cells.ids})
     heights, widths = vertical.counts[cells.rows], _between(horizontal.counts, cells)
     areas = cells.sums(heights * widths)
-    # a cell thinner than one original pixel has no weight of its own: every pixel counts the same then
+    # a cell thinner than one original pixel has no weight: every pixel counts the same then
     lost = (areas == 0)[cells.owner]
     heights, widths = np.where(lost, 1, heights), np.where(lost, cells.stops - cells.starts, widths)
     across = np.where(

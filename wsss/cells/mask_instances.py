@@ -72,7 +72,7 @@ def objects_of(
 def _peaks(height: np.ndarray, mask: np.ndarray, neck: float) -> np.ndarray:
     """Number the peaks of a (H, W) map in the mask that stand out from the way to any higher one: (H, W) int32.
 
-    Standing out is relative to a peak's height, so that small objects are told apart as large ones are.
+    Standing out is relative to a peak's height, so that small objects are separated as large ones are.
     """
     fall = np.float32(-np.log(neck))
     steps = np.where(mask, np.log(np.maximum(height, LEAST)), np.log(LEAST) - fall).astype(np.float32)
@@ -81,7 +81,7 @@ def _peaks(height: np.ndarray, mask: np.ndarray, neck: float) -> np.ndarray:
 
 
 def _with_seedless(seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the seeds, (H, W) int32, and as seeds of their own the connected parts of the mask that have none."""
+    """Return the seeds, (H, W) int32, and a seed for each connected part of the mask that has none."""
     parts, count = ndimage.label(mask, EIGHT)
     seeded = np.zeros(count + 1, bool)
     seeded[parts[seeds > 0]] = True

@@ -9,10 +9,10 @@ import numpy as np
 FEW = 1 / 8
 """Up to this share of the pixels, the highest ones are found through QuantilePlan; above it, cell by cell."""
 UNEVEN = 16
-"""Cells are taken one by one where the largest is so many times the mean: a table with a row a cell would be empty."""
+"""Cells are handled one by one where the largest is this many times the mean: a padded table would be mostly empty."""
 GOLDEN = (5**0.5 - 1) / 2
 SAMPLE = 64
-"""Pixels of a cell that tell top_mean_rule where to look."""
+"""Pixels that are sampled of a cell to find where its highest values begin."""
 MARGIN = 4
 """Of these, how many more than expected it takes for its highest ones."""
 ROW_SAMPLE, ROW_MARGIN = 1024, 16
@@ -261,7 +261,7 @@ def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
 def top_mean_rule(cells: CellPixels, share: float) -> Rule:
     """Prepare the mean of the highest `share` of each cell's pixels, at least one: (P,) in [0, 1] -> (N,) float64.
 
-    A sample of each cell tells about where its highest values begin; only what lies above is sorted. Where the sample
+    A sample of each cell shows roughly where its highest values begin; only values above are sorted. Where the sample
     pointed too high, the whole cell is.
     """
     if is_uneven(cells):
@@ -325,8 +325,8 @@ def row_top_mean(values: np.ndarray, share: float) -> float:
     low, high = sample[max(rank - ROW_MARGIN, 0)], sample[min(rank + ROW_MARGIN, ROW_SAMPLE)]
     top = values[np.flatnonzero(values >= low)]
     sure = top > high
-    beside = np.sort(top[~sure])
-    missing = count - (len(top) - len(beside))
-    if not 0 <= missing <= len(beside):  # the sample misled
+    unsure = np.sort(top[~sure])
+    missing = count - (len(top) - len(unsure))
+    if not 0 <= missing <= len(unsure):  # the sample misled
         return float(np.sort(values)[-count:].mean(dtype=np.float64))
-    return float((top[sure].sum(dtype=np.float64) + beside[len(beside) - missing :].sum(dtype=np.float64)) / count)
+    return float((top[sure].sum(dtype=np.float64) + unsure[len(unsure) - missing :].sum(dtype=np.float64)) / count)

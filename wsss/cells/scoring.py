@@ -118,7 +118,7 @@ def cell_values(
         cam01: (K, h, w) float32 in [0, 1], covering the whole square of the label map; resized to it.
         label_map: (H, W) int, 0 background; ids may have gaps.
         config: the rules.
-        negative: id of the class without a compartment of its own.
+        negative: id of the class 'no specific signal'.
         nuclei: (H, W), not 0 in nuclei; needed where config.compartment is above 0.
         content: (height, width) of the image inside a padded square, top left; the image's statistic is taken there.
 

@@ -86,7 +86,7 @@ def finish(
         group_duplicates: look for near-duplicates and keep them in one fold.
         output: the folder as it is held, which publishes catalogue, folds and manifest together; None to write them
             one by one, for a folder that nobody else knows.
-        before: ID -> fold of images that have one already: they stay, unless a group of theirs is in several folds.
+        before: ID -> fold of images that have one already: they stay, unless their group is in several folds.
 
     Returns:
         The table as written.
@@ -106,8 +106,8 @@ def finish(
     table = table.fillna(dict.fromkeys(map(str, carried), ""))
     labelled = bool((table["fold"] >= 0).any())
     columns = ["ID", "duplicate_of", "correlation"]
-    found = pd.DataFrame([(ids[b], ids[a], r) for a, b, r in pairs], columns=columns)
-    write_csv(home / DUPLICATES, found.astype({"ID": "str", "duplicate_of": "str"}))
+    duplicates = pd.DataFrame([(ids[b], ids[a], r) for a, b, r in pairs], columns=columns)
+    write_csv(home / DUPLICATES, duplicates.astype({"ID": "str", "duplicate_of": "str"}))
     write_parquet(home / TABLE, table)
     if labelled:
         write_csv(home / FOLDS, table.loc[table["fold"] >= 0, ["ID", "fold", "Label"]])
@@ -211,18 +211,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         DataError: it is missing, damaged or of another format.
     """
     path = folder / MANIFEST
-    found = read_record(path)
-    check_format(path, found.get("format"), FORMAT, "manifest of a data set", "prepare the data set again")
-    rest = {name: value for name, value in found.items() if name != "digest"}
-    if found.get("digest", digest_json(rest)) != digest_json(rest):  # of older versions
+    manifest = read_record(path)
+    check_format(path, manifest.get("format"), FORMAT, "manifest of a data set", "prepare the data set again")
+    rest = {name: value for name, value in manifest.items() if name != "digest"}
+    if manifest.get("digest", digest_json(rest)) != digest_json(rest):  # of older versions
         raise DataError(f"{path} is damaged: its content does not match its digest. Run prepare with --overwrite.")
-    return found
+    return manifest
 
 
 def _extras(folder: Path, sources: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the files of `write_extra` of all sources, relative to the data set."""
-    found = [path for source in sources for path in (folder / SOURCES / source["name"]).glob("*.npy")]
-    return sorted(str(path.relative_to(folder)) for path in found)
+    files = [path for source in sources for path in (folder / SOURCES / source["name"]).glob("*.npy")]
+    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 def check_extras(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -294,8 +294,8 @@ def _folds(
         for row, text in enumerate(table["Label"].iloc[held]):
             labels[row, parse_label(text)] = True
         groups = _first_of_group(len(table), [*pairs, *_same_value(table, spec.group)])
-        past = np.array([before.get(ID, -1) for ID in table["ID"].iloc[held]], np.int64)
-        fold[held] = make_folds(labels, groups[held], spec.folds, spec.seed, past)
+        previous = np.array([before.get(ID, -1) for ID in table["ID"].iloc[held]], np.int64)
+        fold[held] = make_folds(labels, groups[held], spec.folds, spec.seed, previous)
     return fold
 
 

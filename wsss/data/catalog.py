@@ -94,8 +94,8 @@ class DataSet:
     @property
     def bits(self) -> int | None:
         """Bits that its 16-bit files use; None without such files, and where sources differ."""
-        found = {source.get("bits") for source in self.manifest["sources"]} - {None}
-        return found.pop() if len(found) == 1 else None
+        depths = {source.get("bits") for source in self.manifest["sources"]} - {None}
+        return depths.pop() if len(depths) == 1 else None
 
     @cached_property
     def classes(self) -> ClassList:
@@ -245,12 +245,14 @@ def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:
     """
     if data is not None:
         return data
-    found = sorted(path.parent for path in home.glob("*/dataset.json"))
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    prepared = sorted(path.parent for path in home.glob("*/dataset.json"))
+    if len(prepared) == 1:
+        return prepared[0]
+    if not prepared:
         raise ConfigError(f"no data set is prepared under {home}/: run python -m wsss.prepare first, or pass --data.")
-    raise ConfigError(f"several data sets are prepared under {home}/: choose one with --data {found[0]} (or another).")
+    raise ConfigError(
+        f"several data sets are prepared under {home}/: choose one with --data {prepared[0]} (or another)."
+    )
 
 
 def data_folder_of(preds: Path, chosen: Path | None) -> Path:

@@ -24,11 +24,11 @@ def image_marks(data: DataSet, digests: Digests, indices: Iterable[int] | None =
     """
     wanted = [int(i) for i in (np.flatnonzero(data.ok) if indices is None else indices)]
     names = [data.ids[i] for i in wanted]
-    found = [digests.of_files(map_files(data.folder / kind, names)) for kind in ("cells", "nuclei")]
+    map_digests = [digests.of_files(map_files(data.folder / kind, names)) for kind in ("cells", "nuclei")]
     crc = data.table["crc32"].to_numpy()
     return {
         data.ids[i]: digest_bytes(f"{int(crc[i]):x} {cells} {nuclei}".encode())
-        for i, cells, nuclei in zip(wanted, *found, strict=True)
+        for i, cells, nuclei in zip(wanted, *map_digests, strict=True)
     }
 
 
@@ -39,17 +39,17 @@ def marks_for(preds: Path, data: DataSet, digests: Digests, indices: Iterable[in
 
 
 def check_current(preds: Path, data: DataSet, indices: Iterable[int] | None = None) -> None:
-    """Refuse predictions of images whose pixels or label maps have changed since; say where that is not known.
+    """Refuse predictions of images whose pixels or label maps have changed since; print a note if that is unknown.
 
     Raises:
         DataError: some have.
     """
-    found = record_over(preds)
-    items = found.get("items", {}) if found else {}
+    record = record_over(preds)
+    items = record.get("items", {}) if record else {}
     if not items:
         say(f"note: {preds} does not say which label maps it was made from: they may have changed since.")
         return
-    now = image_marks(data, Digests((found or {})["seen"]), indices)
+    now = image_marks(data, Digests((record or {})["seen"]), indices)
     changed = [name for name, mark in now.items() if items.get(name, mark) != mark]
     if changed:
         raise DataError(
@@ -85,8 +85,8 @@ def check_cells(data: DataSet, or_else: str = "") -> None:
 
 def without_cells(data: DataSet, indices: np.ndarray) -> list[str]:
     """Return the IDs of those images that have no label map, by the names of the files."""
-    found = given_maps(data.folder / "cells")
-    return [data.ids[i] for i in indices if data.ids[i] not in found]
+    given = given_maps(data.folder / "cells")
+    return [data.ids[i] for i in indices if data.ids[i] not in given]
 
 
 def read_nuclei(data: DataSet, index: int) -> np.ndarray | None:

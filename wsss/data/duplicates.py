@@ -1,8 +1,8 @@
 """Near-duplicate images: the same field saved twice, brighter, re-encoded or slightly shifted.
 
-Every image leaves a small thumbnail when it is prepared. Each image's likest thumbnails are found by blocks of a matrix
-product, ranked allowing for shifts, and the first of them are verified on the stored pixels. So this last and costly
-step grows with the number of images, however alike all of them look.
+Every image leaves a small thumbnail when it is prepared. The most similar thumbnails of each image are found by blocks
+of a matrix product and ranked allowing for shifts; the first of them are verified on the stored pixels. So the cost of
+this last step grows with the number of images, even if all of them look alike.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ SAME = 0.6
 """Correlation of aligned, high-passed images from which a pair is a near-duplicate."""
 BLOCK = 4096
 NEAREST = 32
-"""Likest images of each image by pooled thumbnails."""
+"""Most similar images of each image by pooled thumbnails."""
 PARTNERS = 5
 """Of these, by thumbnails, that are verified; copies of one image all find the same first ones."""
 DETAIL = 128
@@ -63,19 +63,19 @@ def find_duplicates(thumbnails: np.ndarray, content: Callable[[int], np.ndarray]
     Returns:
         (a, b, correlation) with a < b, sorted.
     """
-    pairs = _likest(thumbnails, _alike(_vectors(thumbnails)))
+    pairs = _most_similar(thumbnails, _alike(_vectors(thumbnails)))
 
     @lru_cache(maxsize=64)  # half a megabyte each
     def detail(i: int) -> tuple[np.ndarray, np.ndarray]:
         fine = _detail(content(i))
         return fine, np.fft.rfft2(fine)
 
-    found = []
+    duplicates = []
     for a, b in progress(pairs.tolist(), "near-duplicates"):
         same = _correlation(*detail(a), *detail(b))
         if same >= SAME:
-            found.append((a, b, round(same, 4)))
-    return sorted(found)
+            duplicates.append((a, b, round(same, 4)))
+    return sorted(duplicates)
 
 
 def _correlation(one: np.ndarray, one_fft: np.ndarray, two: np.ndarray, two_fft: np.ndarray) -> float:
@@ -128,7 +128,7 @@ def _vectors(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _alike(vectors: np.ndarray) -> np.ndarray:
-    """Return pairs (P, 2) of a < b: each image with the NEAREST likest ones, as far as they are ALIKE."""
+    """Return pairs (P, 2) of a < b: each image with its NEAREST most similar ones, if they are ALIKE."""
     count = len(vectors)
     best = np.full((count, NEAREST), -1, np.float32)
     partner = np.full((count, NEAREST), -1)
@@ -160,8 +160,8 @@ def _alike(vectors: np.ndarray) -> np.ndarray:
     return np.unique(both, axis=0)
 
 
-def _likest(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Keep the pairs (P, 2) in which one is among the PARTNERS likest of the other, thumbnails up to 1 px apart."""
+def _most_similar(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Keep the pairs (P, 2) in which one is among the PARTNERS most similar to the other, shifts up to 1 px allowed."""
     scores = np.zeros(len(pairs), np.float32)
     for start in range(0, len(pairs), BLOCK):
         one, two = (thumbnails[pairs[start : start + BLOCK, side]].astype(np.float32) for side in (0, 1))

@@ -30,7 +30,7 @@ Known = dict[str, tuple[dict[str, Any], bytes]]
 
 
 @dataclass(frozen=True)
-class Past:
+class ExistingSet:
     """The data set as an earlier run left it; empty for a new one."""
 
     folder: Path
@@ -38,7 +38,7 @@ class Past:
     table: pd.DataFrame
 
     @classmethod
-    def read(cls, folder: Path) -> "Past":
+    def read(cls, folder: Path) -> "ExistingSet":
         """Read the catalogue in `folder`, if there is one.
 
         Raises:
@@ -82,8 +82,8 @@ class Past:
     @property
     def folds(self) -> tuple[int, int] | None:
         """Number and seed of the folds, if there are any."""
-        found = self.manifest.get("folds")
-        return (found["n"], found["seed"]) if found else None
+        folds = self.manifest.get("folds")
+        return (folds["n"], folds["seed"]) if folds else None
 
     def source(self, name: str) -> dict[str, Any] | None:
         """Return the record of a source, None if it is new."""
@@ -93,7 +93,7 @@ class Past:
         """Return the rows of all sources but one."""
         return self.table[self.table["source"] != name]
 
-    def forget(self, name: str) -> "Past":
+    def forget(self, name: str) -> "ExistingSet":
         """Remove a source's pixels and rows; on the disk the data set is unfinished from here on."""
         left = replace(
             self,

@@ -1,4 +1,4 @@
-"""Fetch files over HTTP as a guest should: at a limited rate, with patience, each file whole or not at all."""
+"""Fetch files over HTTP politely: at a limited rate, with retries, each file whole or not at all."""
 
 import re
 import threading
@@ -20,7 +20,7 @@ from wsss.core.rasters import open_raster
 LARGEST = 1 << 28
 """Bytes of the largest file that is taken."""
 LONGEST_WAIT = 60.0
-"""Seconds that are waited between two tries, at most."""
+"""Longest wait between two tries, in seconds."""
 
 
 class FetchError(Exception):
@@ -52,7 +52,7 @@ class Manners:
 
 
 class Rate:
-    """Lets at most so many calls a second begin, over all threads."""
+    """Limits how many calls start per second, over all threads."""
 
     def __init__(self, per_second: float) -> None:
         self._gap, self._next, self._lock = 1 / per_second, 0.0, threading.Lock()
@@ -97,7 +97,7 @@ def fetch(
 
 
 def _get(url: str, manners: Manners) -> bytes:
-    """Return the content of a picture's address, as long as it said it would be."""
+    """Return the content of a picture's address, checked against its announced length."""
     request = urllib.request.Request(url, headers={"User-Agent": manners.agent, "Accept": "image/*"})
     end = time.monotonic() + manners.deadline
     try:
@@ -136,7 +136,7 @@ def _read(answer: BufferedIOBase, end: float) -> bytes:
 
 
 def _retry_after(headers: Message) -> float:
-    """Return the seconds a server asks us to stay away."""
+    """Return the seconds after which a server wants to be asked again (Retry-After)."""
     text = headers.get("Retry-After", "")
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)

@@ -1,12 +1,16 @@
-"""Cross-validation folds: every class spread evenly, groups of images together, old images where they were."""
+"""Cross-validation folds, and what prepare reports of them: classes spread evenly, groups of images in one fold."""
+
+from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
 from wsss.core.checks import ConfigError
+from wsss.core.labels import ClassList, parse_label
 
 RESTARTS = 200
-"""How often evening out starts anew from a shaken state before it takes the best that it found."""
+"""Restarts of the evening out from a shuffled state; the best result is kept."""
 MOST_KINDS = 1000
 """Most kinds of groups of a fold that one step looks at, drawn at random if there are more."""
 
@@ -120,7 +124,7 @@ class _State:
         return int(np.maximum(spread - 1, 0).sum())
 
     def improve(self, nothing: int) -> bool:
-        """Make the best exchange between two folds; say whether one helped."""
+        """Make the best exchange between two folds; return whether one helped."""
         gaps = [np.abs(self.totals[a] - self.totals[b]).max() for a, b in self.pairs]
         for at in np.argsort(gaps, kind="stable")[::-1]:
             a, b = self.pairs[at]
@@ -156,3 +160,60 @@ class _State:
         self.fold[np.flatnonzero((self.kind == kind) & (self.fold == source))[0]] = target
         self.totals[source] -= self.kinds[kind]
         self.totals[target] += self.kinds[kind]
+
+
+MOST = 10
+
+
+def summary(table: pd.DataFrame, classes: ClassList) -> Iterator[str]:
+    """Yield lines on images, depths, sizes, near-duplicates, failures, and the table of classes and folds."""
+    ok = table[table["status"] == "ok"]
+    failed = table[table["status"] == "failed"]
+    yield from _class_lines(ok, classes)
+    yield f"{len(table)} images, {len(failed)} failed, {int(ok['Label'].notna().sum())} with labels."
+    yield "  bits: " + _counted(ok["depth"])
+    sizes = ok["ImageHeight"].astype(str) + " x " + ok["ImageWidth"].astype(str)
+    yield "  sizes (height x width): " + _counted(sizes)
+    if len(table["source"].unique()) > 1:
+        yield "  sources: " + _counted(table["source"])
+    if {"12", "16"} <= set(ok["depth"]):
+        yield "  note: 12 and 16 bit are mixed; if the microscope wrote 16 bit throughout, pass --bits 16."
+    doubles = table[table["duplicate_of"].notna()]
+    yield f"{len(doubles)} near-duplicates" + (", kept in one fold (duplicates.csv):" if len(doubles) else ".")
+    for row in doubles.head(MOST).itertuples():
+        yield f"  {row.ID} is like {row.duplicate_of}"
+    for row in failed.head(MOST).itertuples():
+        yield f"failed: {row.reason}"
+    if len(failed) > MOST:
+        yield f"... and {len(failed) - MOST} more failed: column reason of images.parquet."
+
+
+def _counted(values: pd.Series) -> str:
+    counts = values.value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable")
+    shown = [f"{value} ({number})" for value, number in counts.head(MOST).items()]
+    return ", ".join(shown) + (f" and {len(counts) - MOST} more" if len(counts) > MOST else "")
+
+
+def _class_lines(table: pd.DataFrame, classes: ClassList) -> Iterator[str]:
+    held = table[table["fold"] >= 0]
+    if len(held):
+        labels = np.stack([classes.encode(parse_label(text)) for text in held["Label"]])
+        yield from fold_lines(labels, held["fold"].to_numpy(), classes)
+
+
+def fold_lines(labels: np.ndarray, fold: np.ndarray, classes: ClassList) -> Iterator[str]:
+    """Yield a table of images per class and fold; the last column is how far the folds differ.
+
+    Args:
+        labels: (N, K) of 0/1.
+        fold: (N,) in 0..n-1.
+        classes: their names.
+    """
+    n = int(fold.max()) + 1
+    names = [f"{k:>3} {name}" for k, name in enumerate(classes.names)]
+    wide = max(map(len, names))
+    yield f"{'class':<{wide}} {'images':>7}" + "".join(f"{f'fold {f}':>8}" for f in range(n)) + "  max - min"
+    counts = np.vstack([fold_table(labels, fold, n), [np.bincount(fold, minlength=n)]])
+    for name, row in zip([*names, "    all images"], counts, strict=True):
+        cells = "".join(f"{value:>8}" for value in row)
+        yield f"{name:<{wide}} {row.sum():>7}{cells}{row.max() - row.min():>11}"

@@ -66,7 +66,7 @@ def check_names(names: Iterable[str], where: object) -> None:
 
 
 def shown(ID: str) -> str:
-    """Return an ID as it may stand in a message: quoted, escaped, at most 60 characters."""
+    """Return an ID for messages: quoted, escaped, at most 60 characters."""
     return ascii(ID if len(ID) <= 60 else ID[:57] + "...")
 
 

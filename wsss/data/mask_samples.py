@@ -1,29 +1,128 @@
-"""Images and targets as PyTorch samples, and what a mask set holds."""
+"""Images with masks as PyTorch samples: survey of the masks, folds, targets and pixel weights."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import digest_json
 from wsss.data.augment import Augment, build_augment
-from wsss.data.dataset import Key
 from wsss.data.folds import make_folds
 from wsss.data.masks import MaskSet
-from wsss.data.targets import gap_weights, make_target
-from wsss.options.masks import MaskConfig, MaskLossConfig
+from wsss.data.samples import Key
+from wsss.options.masks import IGNORE, MOST, MaskConfig, MaskLossConfig
 from wsss.options.recipe import MaskRecipe
 
+
+def make_target(label_map: np.ndarray, ignored: np.ndarray, kind: str, border_px: int = 2) -> np.ndarray:
+    """Turn objects into a target.
+
+    Args:
+        label_map: (H, W) int, 0 background.
+        ignored: (H, W) bool, pixels that must not count.
+        kind: binary, border, softmax or distance, see `MaskConfig.target`.
+        border_px: width of the border on each side of the line between two objects.
+
+    Returns:
+        (K, H, W) uint8 of 0, 1 and 255 (must not count): the mask; or the mask without border, and the border; or
+        background, inside and border, which exclude each other; or the mask, and `MOST` x `inner_distance`.
+    """
+    mask = label_map > 0
+    if kind == "binary":
+        channels = [mask]
+    elif kind == "distance":
+        channels = [mask, np.rint(MOST * inner_distance(label_map))]
+    else:
+        border = touching_border(label_map, border_px)
+        channels = [mask & ~border, border]
+        if kind == "softmax":
+            channels.insert(0, ~mask & ~border)
+    target = np.stack(channels).astype(np.uint8)
+    target[:, ignored] = IGNORE
+    return target
+
+
+def inner_distance(label_map: np.ndarray) -> np.ndarray:
+    """Return each pixel's distance to the edge of its object, over the largest in the object; 0 outside objects.
+
+    The image's edge is no edge of an object.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+    """
+    out = np.zeros(label_map.shape, np.float32)
+    for k, box in enumerate(ndimage.find_objects(label_map), 1):
+        if box is None:
+            continue
+        window = tuple(slice(max(0, axis.start - 1), axis.stop + 1) for axis in box)
+        inside = label_map[window] == k
+        distance = ndimage.distance_transform_edt(inside) if not inside.all() else np.ones(inside.shape)
+        out[window][inside] = (distance / distance.max())[inside]
+    return out
+
+
+def touching_border(label_map: np.ndarray, width: int) -> np.ndarray:
+    """Return the (H, W) bool pixels of objects within about `width` px of the line to a neighbour.
+
+    A neighbour touches, or lies so near that the line in the middle of the gap is within `width` px. An object's free
+    edge is no border, and neither is the gap itself.
+    """
+    if not label_map.any():
+        return np.zeros(label_map.shape, bool)
+    distance, nearest = ndimage.distance_transform_edt(label_map == 0, return_indices=True)
+    grown = np.where(distance <= width, label_map[tuple(nearest)], 0)
+    line = np.zeros(label_map.shape, bool)
+    for axis in (0, 1):
+        first, second = (np.take(grown, range(a, grown.shape[axis] - 1 + a), axis) for a in (0, 1))
+        differ = (first != second) & (first > 0) & (second > 0)
+        pad = [(0, 0), (0, 0)]
+        for a in (0, 1):
+            pad[axis] = (a, 1 - a)
+            line |= np.pad(differ, pad)
+    if width > 1:
+        line = ndimage.binary_dilation(line, iterations=width - 1)
+    return line & (label_map > 0)
+
+
+def gap_weights(label_map: np.ndarray, weight: float, sigma: float) -> np.ndarray:
+    """Return 1 + weight * exp(-(d1 + d2)^2 / (2 sigma^2)), d1 and d2 the distances to the two nearest objects.
+
+    Distances beyond 4 sigma count as infinite. Pixels of objects have weight 1.
+
+    Returns:
+        (H, W) float32.
+
+    Source: Ronneberger, Fischer and Brox, arXiv 1505.04597.
+    """
+    reach = math.ceil(4 * sigma)
+    near = np.full((2, *label_map.shape), np.inf, np.float32)  # the two smallest distances so far
+    for k, box in enumerate(ndimage.find_objects(label_map), 1):
+        if box is None:
+            continue
+        window = tuple(
+            slice(max(0, side.start - reach), min(edge, side.stop + reach))
+            for side, edge in zip(box, label_map.shape, strict=True)
+        )
+        distance = ndimage.distance_transform_edt(label_map[window] != k).astype(np.float32)
+        both = near[:, *window]
+        second = np.minimum(both[1], np.maximum(both[0], distance))
+        near[:, *window] = np.stack([np.minimum(both[0], distance), second])
+    weights = 1 + weight * np.exp(-np.square(near.sum(axis=0)) / (2 * sigma**2))
+    return np.where(label_map > 0, 1, weights).astype(np.float32)
+
+
 COVERAGE_BINS = 5
-"""Kinds of images by share of the mask, beside the empty ones, over which folds are spread evenly."""
+"""Bins of images by share of the mask, besides the empty ones; each bin is spread evenly over the folds."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What reading every mask once has told; every fault of the set has shown by then."""
+    """What reading every mask once has shown; a faulty mask is reported then."""
 
     coverage: np.ndarray
     """(N,) share of each image that is mask; NaN where it is unknown."""
@@ -35,7 +134,7 @@ def survey(masks: MaskSet) -> Survey:
     """Read every mask.
 
     Raises:
-        DataError: a mask is not what it must be, or there is none at all.
+        DataError: a mask is invalid, or there is none at all.
     """
     coverage, sizes = np.full(len(masks), np.nan), np.zeros((len(masks), 2), np.int64)
     for i in np.flatnonzero(masks.has_truth):
@@ -67,9 +166,9 @@ def coverage_folds(coverage: np.ndarray, n: int, seed: int, groups: np.ndarray |
             )
         return np.where(known, coverage_folds(mean, n, seed)[group], -1)
     known = np.flatnonzero(np.isfinite(coverage))
-    own = coverage[known]
-    edges = np.quantile(own[own > 0], np.linspace(0, 1, COVERAGE_BINS + 1)[1:-1]) if (own > 0).any() else []
-    kind = np.where(own > 0, 1 + np.searchsorted(edges, own), 0)
+    shares = coverage[known]
+    edges = np.quantile(shares[shares > 0], np.linspace(0, 1, COVERAGE_BINS + 1)[1:-1]) if (shares > 0).any() else []
+    kind = np.where(shares > 0, 1 + np.searchsorted(edges, shares), 0)
     labels = kind[:, None] == np.unique(kind)
     folds = np.full(len(coverage), -1)
     folds[known] = make_folds(labels, np.arange(len(known)), n, seed)
@@ -77,7 +176,7 @@ def coverage_folds(coverage: np.ndarray, n: int, seed: int, groups: np.ndarray |
 
 
 def folds_digest(ids: list[str], folds: np.ndarray) -> str:
-    """Return what tells one division into folds from another."""
+    """Return the digest of a division into folds."""
     return digest_json(dict(zip(ids, folds.tolist(), strict=True)))
 
 
@@ -96,8 +195,8 @@ class MaskSamples(Dataset[tuple[Tensor, Tensor, int]]):
         index, seed = key
         image, label_map, ignored = self.masks.image(index), self.masks.label_map(index), self.masks.ignored(index)
         if self.augment is not None:
-            beside = (label_map, ignored, np.ones_like(ignored))
-            image, (label_map, ignored, inside) = self.augment.with_masks(image, beside, seed)
+            planes = (label_map, ignored, np.ones_like(ignored))
+            image, (label_map, ignored, inside) = self.augment.with_masks(image, planes, seed)
             ignored = ignored | ~inside
         target = make_target(label_map, ignored, self.config.target, self.config.border_px)
         if self.loss.needs_border:
@@ -118,7 +217,7 @@ def unpack_target(packed: Tensor, outputs: int, most: float) -> tuple[Tensor, Te
     return packed[:, :outputs], 1 + most / 255 * packed[:, outputs:].float()
 
 
-def training_augment(recipe: MaskRecipe, masks: MaskSet, found: Survey) -> Augment:
+def training_augment(recipe: MaskRecipe, masks: MaskSet, surveyed: Survey) -> Augment:
     """Build the augmentation of a recipe; crop 0 is the size of the images, if they all have one.
 
     Raises:
@@ -126,7 +225,7 @@ def training_augment(recipe: MaskRecipe, masks: MaskSet, found: Survey) -> Augme
     """
     crop = recipe.crop
     if not crop:
-        edges = np.unique(found.sizes[masks.has_truth])
+        edges = np.unique(surveyed.sizes[masks.has_truth])
         if len(edges) > 1:
             raise ConfigError(f"crop is 0, but images have edges of {edges[0]} to {edges[-1]} px: pass --crop EDGE.")
         crop = int(edges[0])

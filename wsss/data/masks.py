@@ -4,7 +4,7 @@
     bowl      FOLDER/<id>/images/<one file>, FOLDER/<id>/masks/*.png, one object a file
     folders   FOLDER/images/<id>.*, FOLDER/masks/<id>.*, and FOLDER/ignore/<id>.* for pixels that must not count
 
-Masks are 0 and 255 (or 1, or 65535). Images without any mask can be predicted but not learnt from.
+Masks are 0 and 255 (or 1, or 65535). Images without any mask can be predicted, but are not trained on.
 """
 
 from collections.abc import Iterable
@@ -14,17 +14,91 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from wsss.core.checks import DataError, some
+from wsss.core.csv_text import read_text
 from wsss.core.files import composed
-from wsss.core.rasters import SUFFIXES, stem_of
+from wsss.core.rasters import SUFFIXES, open_raster, stem_of
 from wsss.core.run_length import decode
-from wsss.data.mask_files import read_mask, read_picture, read_text_table
+
+FULL = (1, 255, 65535)
+"""Values that stand for the object in a mask; one of them, besides 0."""
+
+
+def read_picture(path: Path, channels: int) -> np.ndarray:
+    """Read a picture of 8 bits as (channels, H, W) uint8, grey (1) or colour (3); transparency is dropped.
+
+    Raises:
+        DataError: it cannot be read, or has more than 8 bits, or other channels than grey or RGB.
+    """
+    with open_raster(path, where=str(path)) as raster:
+        pixels, header = raster.shown(), raster.header
+    if pixels.dtype != np.uint8 or header.photometric or header.samples not in (1, 3):
+        kind = header.photometric or f"{header.samples} x {header.dtype}"
+        raise DataError(f"{path} is a picture of kind {kind}, expected 8 bits grey or colour: convert it.")
+    pixels = pixels[..., : 3 if raster.colours is not None else header.samples]
+    if pixels.shape[-1] == channels:
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    if channels == 3:
+        return np.ascontiguousarray(np.repeat(pixels.transpose(2, 0, 1), 3, axis=0))
+    return np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[None]
+
+
+def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
+    """Read a mask as (H, W) bool: 0 and one of 1, 255 and 65535, of any type; an empty or a full one is a mask too.
+
+    Args:
+        path: the picture.
+        size: (H, W) that it must have.
+        image: the picture it belongs to, for messages.
+
+    Raises:
+        DataError: it cannot be read, has another size or other values.
+    """
+    with open_raster(path, where=str(path)) as raster:
+        header = raster.header
+        if header.samples != 1:
+            raise DataError(f"{path} is a picture of {header.samples} channels, expected a grey one of 0 and 255.")
+        values = _mask_values(raster.numbers()[..., 0], raster.colours)
+    if values.shape != size:
+        raise DataError(
+            f"{path} is {values.shape[0]} x {values.shape[1]}, its image {image} is {size[0]} x {size[1]}: "
+            "image and mask must match."
+        )
+    present = np.unique(values)
+    if not any(set(present.tolist()) <= {0, full} for full in FULL):
+        raise DataError(
+            f"{path} holds the values {some(present)}, expected 0 and one of 1, 255 and 65535: save it as such a mask."
+        )
+    return np.asarray(values > 0)
+
+
+def _mask_values(numbers: np.ndarray, colours: np.ndarray | None) -> np.ndarray:
+    """Return (H, W) numbers, of a palette the greys that it stands for; its places where it holds other colours."""
+    if colours is None:
+        return numbers
+    used = np.unique(numbers)
+    table = colours[np.minimum(used, len(colours) - 1)]
+    return colours[np.minimum(numbers, len(colours) - 1), 0] if (table == table[:, :1]).all() else numbers
+
+
+def read_text_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a table with these columns as text, nothing turned into numbers or NaN.
+
+    Raises:
+        DataError: it cannot be read, lacks a column, or names an ID twice.
+    """
+    table = read_text(path, columns)
+    twice = table[columns[0]][table[columns[0]].duplicated()]
+    if len(twice):
+        raise DataError(f"{path} names {some(twice.unique())} more than once.")
+    return table
 
 
 @dataclass(frozen=True)
 class MaskItem:
-    """Where one image and what is known of it are."""
+    """Where an image, its mask and its ignored pixels are stored."""
 
     id: str
     image: Path
@@ -42,7 +116,7 @@ class MaskItem:
 
 
 class MaskSet:
-    """Images with their masks, read when asked for; label maps are kept once read, 2 bytes a pixel.
+    """Images with their masks, read on demand; label maps are cached, 2 bytes a pixel.
 
     Args:
         folder: where they are.
@@ -74,7 +148,7 @@ class MaskSet:
 
     @property
     def twins(self) -> dict[str, str]:
-        """Of each image what tells it from other fields: the same for images that stay together."""
+        """ID -> key of the field: images with the same key stay in one fold."""
         return dict(zip(self.ids, map(str, self.groups.tolist()), strict=True))
 
     def image(self, i: int) -> np.ndarray:
@@ -90,8 +164,8 @@ class MaskSet:
             DataError: a mask of another size or with other values, a broken run-length text, or no mask at all.
         """
         if i not in self._maps:
-            found = self._read(self.items[i])
-            self._maps[i] = found.astype(np.uint16) if found.max(initial=0) <= 65535 else found
+            label_map = self._read(self.items[i])
+            self._maps[i] = label_map.astype(np.uint16) if label_map.max(initial=0) <= 65535 else label_map
         return self._maps[i].astype(np.int32)
 
     def ignored(self, i: int) -> np.ndarray:
@@ -107,7 +181,7 @@ class MaskSet:
         if item.masks is not None:
             return stack_objects((read_mask(path, size, item.image) for path in item.masks), size)
         if item.runs is None:
-            raise DataError(f"{item.image} has no mask: it can be predicted, not learnt from.")
+            raise DataError(f"{item.image} has no mask: it can be predicted, but not trained on.")
         return decode(item.runs, size, where=f"the rle_mask of {item.id} in {self.folder / 'train.csv'}").astype(
             np.int32
         )
@@ -115,10 +189,10 @@ class MaskSet:
 
 def stack_objects(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Number (H, W) bool masks from 1 in their order; a pixel of several belongs to the smallest."""
-    found = list(masks)
+    objects = list(masks)
     out = np.zeros(size, np.int32)
-    for k in sorted(range(len(found)), key=lambda k: -int(found[k].sum())):
-        out[found[k]] = k + 1
+    for k in sorted(range(len(objects)), key=lambda k: -int(objects[k].sum())):
+        out[objects[k]] = k + 1
     return out
 
 
@@ -143,12 +217,12 @@ def open_masks(folder: Path, channels: int = 3) -> MaskSet:
 
 def _bowl(folder: Path) -> list[MaskItem]:
     items = []
-    for own in sorted(path for path in folder.iterdir() if (path / "images").is_dir()):
-        pictures = _pictures(own / "images")
+    for subfolder in sorted(path for path in folder.iterdir() if (path / "images").is_dir()):
+        pictures = _pictures(subfolder / "images")
         if len(pictures) != 1:
-            raise DataError(f"{own / 'images'} holds {len(pictures)} pictures, expected one.")
-        masks = tuple(_pictures(own / "masks").values()) if (own / "masks").is_dir() else None
-        items.append(MaskItem(composed(own.name), next(iter(pictures.values())), masks))
+            raise DataError(f"{subfolder / 'images'} holds {len(pictures)} pictures, expected one.")
+        masks = tuple(_pictures(subfolder / "masks").values()) if (subfolder / "masks").is_dir() else None
+        items.append(MaskItem(composed(subfolder.name), next(iter(pictures.values())), masks))
     return items
 
 
@@ -180,14 +254,14 @@ def _salt(folder: Path) -> list[MaskItem]:
 
 def _pictures(folder: Path) -> dict[str, Path]:
     """Return ID -> picture of a folder, which may be missing."""
-    found: dict[str, Path] = {}
+    pictures: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
         if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
             name = stem_of(path.name)
-            if name in found:
-                raise DataError(f"{folder} holds {found[name].name} and {path.name}: expected one file of each ID.")
-            found[name] = path
-    return found
+            if name in pictures:
+                raise DataError(f"{folder} holds {pictures[name].name} and {path.name}: expected one file of each ID.")
+            pictures[name] = path
+    return pictures
 
 
 def _same_ids(a: Iterable[str], b: Iterable[str], name_a: str, name_b: str, folder: Path) -> None:

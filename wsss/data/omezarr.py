@@ -41,10 +41,10 @@ class ZarrImage:
         return int(height), int(width)
 
     def header(self, choice: PlaneChoice) -> Header:
-        """Return what the image says of itself.
+        """Return the image's header.
 
         Raises:
-            DataError: it is a stack of which nothing is chosen.
+            DataError: it is a stack and no plane is chosen.
         """
         return Header(
             "OME-Zarr",
@@ -78,11 +78,11 @@ def open_zarr(path: Path) -> ZarrImage:
     with named(path.name):
         _check_content(path)
         group = zarr.open_group(str(path), mode="r")
-        facts: dict[str, Any] = dict(group.attrs)
-        facts = facts.get("ome", facts)  # 0.5 keeps them one level down
-        if not facts.get("multiscales"):
+        metadata: dict[str, Any] = dict(group.attrs)
+        metadata = metadata.get("ome", metadata)  # 0.5 keeps them one level down
+        if not metadata.get("multiscales"):
             raise DataError(f"{path.name} is no OME-Zarr image (no 'multiscales' in its attributes).")
-        scales = facts["multiscales"][0]
+        scales = metadata["multiscales"][0]
         place = str(scales["datasets"][0]["path"])
         if place.startswith("/") or ".." in place.split("/"):
             raise DataError(f"{path.name} names pixels outside its own folder, which is never opened.")
@@ -93,7 +93,7 @@ def open_zarr(path: Path) -> ZarrImage:
         for what, numbers in (("shape", array.shape), ("chunks", array.chunks)):
             if math.prod(numbers) > MOST_NUMBERS:
                 raise DataError(f"{path.name} has the {what} {numbers}, more than {MOST_NUMBERS} numbers are refused.")
-        names = [str(channel.get("label", "")) for channel in facts.get("omero", {}).get("channels", [])]
+        names = [str(channel.get("label", "")) for channel in metadata.get("omero", {}).get("channels", [])]
     return ZarrImage(path.name, array, axes, names)
 
 
@@ -109,18 +109,20 @@ def _check_content(folder: Path) -> None:
             if name in (".zattrs", ".zgroup", ".zarray", "zarr.json"):
                 unknown = sorted(set(_codecs(read_json(file))) - CODECS)  # within limits, which zarr has none of
                 if unknown:
-                    raise DataError(f"{folder.name} is packed by {some(unknown)}, never unpacked here: save it anew.")
+                    raise DataError(
+                        f"{folder.name} is packed by {some(unknown)}, which is never unpacked: save it again."
+                    )
 
 
-def _codecs(facts: Any) -> Iterator[str]:
+def _codecs(metadata: Any) -> Iterator[str]:
     """Yield the names of all codecs in the metadata of an array."""
-    if not isinstance(facts, dict):
+    if not isinstance(metadata, dict):
         return
     for key in ("codecs", "index_codecs", "filters", "compressor"):
-        own = facts.get(key) or []
-        for codec in own if isinstance(own, list) else [own]:
+        entry = metadata.get(key) or []
+        for codec in entry if isinstance(entry, list) else [entry]:
             yield str(codec.get("id") or codec.get("name")) if isinstance(codec, dict) else str(codec)
             yield from _codecs(codec.get("configuration") if isinstance(codec, dict) else None)
-    consolidated = facts.get("consolidated_metadata")
-    for own in (consolidated.get("metadata") or {}).values() if isinstance(consolidated, dict) else []:
-        yield from _codecs(own)
+    consolidated = metadata.get("consolidated_metadata")
+    for entry in (consolidated.get("metadata") or {}).values() if isinstance(consolidated, dict) else []:
+        yield from _codecs(entry)

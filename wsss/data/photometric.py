@@ -5,10 +5,12 @@ can stand in a recipe by its name in OPS.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from wsss.core.channels import HPA_STAINS, Stains
 from wsss.core.checks import check_range
 
 _BLUR_SHRINK = 8  # haze is so smooth that an eighth of the pixels carries it
@@ -26,15 +28,15 @@ def protein_gain(
         image: (C, H, W) uint8.
         rng: source of the factor.
         gain_range: lowest and highest factor, above 0.
-        channel: which channel shows the protein, or several, each with a factor of its own; green of RGBY by default.
+        channel: which channel shows the protein, or several, each with a separate factor; green of RGBY by default.
     """
     low, high = _pair("gain_range", gain_range, 0.001, 255)
     out = image.copy()
-    for own in [channel] if isinstance(channel, int) else channel:
-        check_range("channel", own, 0, len(image) - 1)
+    for k in [channel] if isinstance(channel, int) else channel:
+        check_range("channel", k, 0, len(image) - 1)
         gain = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         table = np.clip(np.rint(np.arange(256) * gain), 0, 255).astype(np.uint8)
-        out[own] = cv2.LUT(np.ascontiguousarray(image[own]), table)
+        out[k] = cv2.LUT(np.ascontiguousarray(image[k]), table)
     return out
 
 
@@ -92,7 +94,7 @@ def haze(
 def photon_noise(
     image: np.ndarray, rng: np.random.Generator, photons_range: tuple[float, float] = (20, 120)
 ) -> np.ndarray:
-    """Add shot noise as if a pixel of 255 had caught so many photons: variance = value * 255 / photons.
+    """Add shot noise as if a pixel of 255 had caught `photons` photons: variance = value * 255 / photons.
 
     The noise is Gaussian with the Poisson variance, which costs a tenth of true Poisson draws.
 
@@ -126,3 +128,98 @@ def _pair(name: str, values: tuple[float, float], lowest: float, highest: float)
     check_range(f"lower end of {name}", low, lowest, highest)
     check_range(f"upper end of {name}", high, low, highest)
     return low, high
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How strongly and how often a copy of a field is changed."""
+
+    gain: tuple[float, float] = (0.12, 1.3)
+    """Lowest and highest brightness of a cell's protein, drawn evenly on a log scale."""
+    negatives: float = 0.2
+    """Share of the cells that lose their protein."""
+    left: tuple[float, float] = (0.0, 0.08)
+    """How much of its protein such a cell keeps."""
+    glow: tuple[float, float] = (0.0, 0.12)
+    """Autofluorescence of such a cell, as a share of the brightness of other stains and of an even level."""
+    level: float = 40.0
+    """The even level, 0..255."""
+    often: float = 0.7
+    """Probability of uneven light, of haze, and of shot noise, each."""
+    photons: tuple[float, float] = (60, 600)
+    """Fewest and most photons of a pixel of 255 (shot noise)."""
+
+    def __post_init__(self) -> None:
+        for name in ("gain", "left", "glow", "photons"):
+            low, high = getattr(self, name)
+            check_range(f"lower end of faults.{name}", low, 0)
+            check_range(f"upper end of faults.{name}", high, low)
+        check_range("lower end of faults.gain", self.gain[0], 1e-3)
+        check_range("faults.negatives", self.negatives, 0, 1)
+        check_range("faults.often", self.often, 0, 1)
+        check_range("faults.level", self.level, 0, 255)
+
+
+def faulty_copy(
+    image: np.ndarray,
+    label_map: np.ndarray,
+    rng: np.random.Generator,
+    faults: Faults | None = None,
+    views: Sequence[Stains] = HPA_STAINS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a copy of a field that looks badly stained and badly imaged.
+
+    Args:
+        image: (C, H, W) uint8.
+        label_map: (H, W) int, 0 background; ids may have gaps.
+        rng: source of everything drawn.
+        faults: what may happen.
+        views: what the channels show: autofluorescence resembles the other stains of each view, except the nucleus.
+
+    Returns:
+        The copy (C, H, W) uint8, and (N,) bool: which cells, by rising id, have lost their protein.
+    """
+    faults = faults or Faults()
+    out, emptied = restain(image, label_map, rng, faults, views)
+    for change in (uneven_light, haze):
+        if rng.random() < faults.often:
+            out = change(out, rng)
+    if rng.random() < faults.often:
+        out = photon_noise(out, rng, faults.photons)
+    return out, emptied
+
+
+def restain(
+    image: np.ndarray,
+    label_map: np.ndarray,
+    rng: np.random.Generator,
+    faults: Faults,
+    views: Sequence[Stains] = HPA_STAINS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Change the protein's brightness in each cell, and take it from some; background stays as it is.
+
+    Args:
+        image, label_map, rng, faults, views: as in `faulty_copy`.
+
+    Returns:
+        The copy (C, H, W) uint8, and (N,) bool: which cells have lost their protein.
+    """
+    ids = np.unique(label_map)
+    ids = ids[ids != 0]
+    emptied = rng.random(len(ids)) < faults.negatives
+    low, high = np.log(faults.gain)
+    inside = label_map > 0
+    row = np.searchsorted(ids, label_map[inside])
+    out = image.copy()
+    for stains in views:
+        glow_like = [stain.channel for stain in stains.others]
+        gain = np.where(emptied, rng.uniform(*faults.left, len(ids)), np.exp(rng.uniform(low, high, len(ids))))
+        glow = np.where(emptied, rng.uniform(*faults.glow, len(ids)), 0)
+        # like which stain the autofluorescence looks, cell by cell: weights of the channels and of the even level
+        shares = rng.dirichlet(np.ones(len(glow_like) + 1), len(ids)) * glow[:, None]
+        signal = image[stains.signal][inside] * gain[row].astype(np.float32)
+        for k, channel in enumerate(glow_like):
+            signal += image[channel][inside] * shares[row, k].astype(np.float32)
+        signal += (faults.level * shares[row, -1]).astype(np.float32)
+        out[stains.signal][inside] = np.clip(np.rint(signal), 0, 255).astype(np.uint8)
+    return out, emptied

@@ -1,17 +1,94 @@
-"""Image files to uint8, with every doubt named: never a silent cast."""
+"""Image files to uint8, every doubt named: which channels are meant, tinted pictures, bits; never a silent cast."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from wsss.core.channels import BITS
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, some
 from wsss.core.rasters import Header, check_size, open_raster
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
-from wsss.data.channel_names import order_of
 from wsss.data.omezarr import open_zarr
-from wsss.data.tints import signal_of
+
+TINTS = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
+"""Channel -> the samples of an RGB picture that carry its signal."""
+
+BLEED, LEAST = 0.1, 2.0
+"""Other samples may hold, on average, this share of the signal plus this many of 255 levels: what JPEG leaves there."""
+
+
+def signal_of(samples: np.ndarray, channel: str, name: str) -> np.ndarray:
+    """Return the one plane that an RGB picture of a single channel holds.
+
+    Three equal samples are grey, and any of them is the plane. Else the channel's name says which samples carry the
+    signal: red R, green G, blue B, yellow the mean of R and G. The other samples must be dark, and R and G of yellow
+    alike: a composite picture is not taken for a channel.
+
+    Args:
+        samples: (H, W, 3) of any integer or float type.
+        channel: name of the channel, '' if unknown.
+        name: of the file, for messages.
+
+    Returns:
+        (H, W) of the same type.
+
+    Raises:
+        DataError: it is a colour picture.
+    """
+    if np.array_equal(samples[..., 0], samples[..., 1]) and np.array_equal(samples[..., 0], samples[..., 2]):
+        return np.ascontiguousarray(samples[..., 0])
+    carriers = TINTS.get(channel.lower())
+    if carriers is None:
+        raise DataError(f"{name} is a colour image, expected one grey plane: save the channel as grey.")
+    planes = [samples[..., k] for k in carriers]
+    signal = planes[0] if len(planes) == 1 else np.mean(planes, axis=0, dtype=np.float64)
+    top = 1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
+    allowed = BLEED * float(signal.mean()) + LEAST / 255 * top
+    others = [samples[..., k] for k in range(3) if k not in carriers]
+    apart = float(np.abs(planes[0].astype(np.float64) - planes[-1]).mean())
+    if max(float(plane.mean()) for plane in others) > allowed or apart > allowed:
+        raise DataError(
+            f"{name} is a colour image that is not {channel} alone, expected one plane: save the channel as grey."
+        )
+    if samples.dtype.kind != "f":
+        signal = np.rint(signal)
+    return np.ascontiguousarray(signal.astype(samples.dtype))
+
+
+_NUMBERED = re.compile(r"(channel|chan|ch|c)?[\s:_#-]*\d*(/\d+)?", re.IGNORECASE)
+"""Names that say no more than a position: '', '2', 'Channel 2', 'C:1/4'."""
+
+
+def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence[str], file: str) -> list[int]:
+    """Return which of a file's channels are the wanted ones, in the wanted order.
+
+    Named channels are found by name, in any order and among any number of others. Channels without
+    names are taken in the order of the file.
+
+    Args:
+        names: what the file calls its channels.
+        binding: whether names that fit nothing are an error, or are ignored.
+        samples: how many channels the file has.
+        wanted: names of the channels that are needed.
+        file: for messages.
+
+    Raises:
+        DataError: there are too few or too many channels, or none has a wanted name.
+    """
+    given = [name.strip().casefold() for name in names] if len(names) == samples else []
+    places = [given.index(name.casefold()) if name.casefold() in given else -1 for name in wanted]
+    if given and min(places, default=-1) >= 0:
+        return places
+    descriptive = [name for name in names if not _NUMBERED.fullmatch(name.strip())]
+    if binding and given and descriptive and wanted:
+        raise DataError(
+            f"{file} calls its channels {some(names, 8)}, expected {', '.join(wanted)}: name them with --channels "
+            f"{wanted[0]}=NAME,... in this order."
+        )
+    return list(range(samples))
+
 
 DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
 
@@ -43,7 +120,7 @@ def read_header(path: Path, choice: PlaneChoice = NO_CHOICE, *, join: bool = Tru
 def check_headers(
     paths: Sequence[Path], channels: int, names: Sequence[str] = (), choice: PlaneChoice = NO_CHOICE
 ) -> Header:
-    """Check from the headers that files make one image of so many channels (`names`); return that of the first file.
+    """Check from the headers that files make one image of `channels` channels; return the first header.
 
     Raises:
         DataError: what does not fit, with the file.
@@ -88,7 +165,7 @@ def _alpha_hint(header: Header, names: Sequence[str]) -> str:
 
 
 def _order(path: Path, header: Header, names: Sequence[str]) -> list[int]:
-    """Return which samples of the file are the channels wanted; transparency only where it is asked for by name."""
+    """Return which samples of the file are the channels wanted; transparency only where it is wanted by name."""
     asked = header.alpha and "alpha" in [name.casefold() for name in names]
     samples = header.samples + (header.alpha if asked else 0)
     return order_of(header.names[:samples], header.binding, samples, names, path.name)
@@ -110,7 +187,7 @@ def read_image(
             which is right only for an image that stands by itself. 8-bit files are taken as they are, floats must lie
             in 0..1.
         names: of the channels, in order: which channels of a file that names its own are meant, and which samples of
-            a tinted picture carry the signal (see `tints`). '' where nothing is known.
+            a tinted picture carry the signal (see `signal_of`). '' where nothing is known.
         choice: what is taken of a stack.
 
     Returns:

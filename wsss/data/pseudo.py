@@ -28,7 +28,7 @@ from wsss.runs.record import Lineage, lineage_from
 MANIFEST, MASKS = "pseudo.json", "masks"
 FORMAT = 1
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error)
-"""What reading a damaged .npz raises beside the usual."""
+"""What reading a damaged .npz raises besides OSError and ValueError."""
 
 
 def write_masks(folder: Path, name: str, classes: np.ndarray, masks: np.ndarray) -> None:
@@ -59,13 +59,13 @@ class PseudoSet:
         settle(folder)
         if not (folder / MANIFEST).exists():
             raise ConfigError(f"{folder} holds no finished pseudo-masks ({MANIFEST}): run python -m wsss.pseudo.")
-        found = read_record(folder / MANIFEST, "ids", "trained_on")
-        check_format(folder / MANIFEST, found.get("format"), FORMAT, "set of pseudo-masks", "run wsss.pseudo again")
+        manifest = read_record(folder / MANIFEST, "ids", "trained_on")
+        check_format(folder / MANIFEST, manifest.get("format"), FORMAT, "set of pseudo-masks", "run wsss.pseudo again")
         now = {"folds": data.folds_digest, "classes": list(data.classes.names), "size": data.size}
         for name, value in now.items():
-            if found.get(name) != value:
+            if manifest.get(name) != value:
                 raise DataError(f"{folder} was made of another data set than {data.folder}: its {name} differ.")
-        return cls(folder, found)
+        return cls(folder, manifest)
 
     @property
     def ids(self) -> list[str]:
@@ -84,7 +84,7 @@ class PseudoSet:
 
     @property
     def digest(self) -> str:
-        """What tells these masks from others."""
+        """Digest of these masks."""
         return digest_file(self.folder / MANIFEST)
 
     def masks(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +113,7 @@ class PseudoSet:
 
 
 def _member(archive: zipfile.ZipFile, key: str, most: int, path: Path) -> np.ndarray:
-    """Read one array of an .npz of at most so many numbers."""
+    """Read one array of an .npz of at most `most` numbers."""
     info = archive.getinfo(f"{key}.npy")
     with archive.open(info) as stream:
         shape, _ = check_npy(stream, info.file_size, path)

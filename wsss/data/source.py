@@ -1,4 +1,4 @@
-"""Bring one source into the store: what is left to do, doing it, and its rows for the catalogue."""
+"""Bring one source into the store: check, decode, resize and store its images, and make its rows of the catalogue."""
 
 import itertools
 import zlib
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -14,20 +15,105 @@ from wsss.core.channels import BITS
 from wsss.core.checks import DataError, some
 from wsss.core.digests import mark_of
 from wsss.core.files import digest_json
+from wsss.core.geometry import Geometry
 from wsss.core.runtime import Workers, parallel, progress
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
 from wsss.data.build import COLUMNS, write_extra
-from wsss.data.duplicates import EDGE
-from wsss.data.existing import Known, Past
-from wsss.data.ingest import Job, ingest, largest, precheck
-from wsss.data.matching import Matched
-from wsss.data.pixels import bits_for
+from wsss.data.duplicates import EDGE, thumbnail
+from wsss.data.existing import ExistingSet, Known
+from wsss.data.pixels import bits_for, check_headers, declared_bits, read_planes, to_uint8
+from wsss.data.planes import ImageFiles
 from wsss.data.store import Shards
+from wsss.data.tables import Matched
 from wsss.runs.journal import Journal
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to be prepared."""
+
+    k: int
+    """Its number in the source."""
+    files: ImageFiles
+    folder: Path
+    shards: Shards
+    bits: int | None = None
+    """Bits that its 16-bit files use."""
+    choice: PlaneChoice = NO_CHOICE
+    """What is taken of a stack."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """Its files."""
+        return [self.folder / name for name in self.files.names]
+
+
+def ingest(job: Job) -> tuple[dict[str, Any], bytes]:
+    """Decode, resize and store one image; an image that cannot be read leaves zeros and a reason.
+
+    Returns:
+        The image's record for the catalogue and, as 'top', the largest value of 16-bit files (None of others); and its
+        thumbnail's bytes ('' if it failed).
+
+    Raises:
+        DataError: the store cannot be written.
+    """
+    cv2.setNumThreads(1)  # the images are spread over processes already
+    shards = job.shards
+    try:
+        if job.files.reason:
+            raise DataError(job.files.reason)  # a full sentence, made by the check of headers
+        header, planes = read_planes(job.paths, shards.channels, job.files.channels, job.choice)
+        pixels, depth = to_uint8(planes, job.files.names, declared_bits(header) or job.bits)
+    except (DataError, FileNotFoundError) as error:
+        shards.write(job.k, np.zeros((shards.channels, shards.size, shards.size), np.uint8))
+        return _record("failed", str(error)), b""
+    geometry = Geometry(pixels.shape[1], pixels.shape[2], shards.size)
+    stored = geometry.image_to_store(pixels)
+    crc = shards.write(job.k, stored)
+    record = _record("ok", "", ImageHeight=geometry.height, ImageWidth=geometry.width, depth=depth, crc32=crc)
+    record["top"] = max(int(plane.max()) for plane in planes) if planes[0].dtype == np.uint16 else None
+    return record, thumbnail(stored, geometry).tobytes()
+
+
+def precheck(job: Job) -> tuple[str, bool]:
+    """Return why names and headers of the files rule an image out ('' if they do not), and whether it has 16 bits."""
+    if job.files.reason:
+        return f"{job.files.ID}: {job.files.reason}.", False
+    try:
+        header = check_headers(job.paths, job.shards.channels, job.files.channels, job.choice)
+    except (DataError, OSError) as error:
+        return str(error), False
+    return "", header.dtype == "uint16" and header.bits == 16
+
+
+def largest(job: Job) -> int:
+    """Return the largest value of an image of 16-bit files; -1 of any other, and of one that cannot be read."""
+    reason, deep = precheck(job)
+    if reason or not deep:
+        return -1
+    try:
+        _, planes = read_planes(job.paths, job.shards.channels, job.files.channels, job.choice)
+    except (DataError, FileNotFoundError):
+        return -1
+    return max(int(plane.max()) for plane in planes)
+
+
+def _record(status: str, reason: str, **values: Any) -> dict[str, Any]:
+    return {
+        "status": status,
+        "reason": reason,
+        "ImageHeight": 0,
+        "ImageWidth": 0,
+        "depth": "",
+        "crc32": 0,
+        **values,
+    }
+
 
 CHUNK = 64
 BITS_KEY = ""
-"""Key of a journal under which the bits of the source stand; no image has it as its ID."""
+"""Journal key of the bits of the source; no image has this ID."""
 
 
 @dataclass(frozen=True)
@@ -53,50 +139,50 @@ class Source:
     @property
     def fingerprint(self) -> str:
         """Digest of what decides where each image lies and how it is stored."""
-        facts = [self.ids, self.bits, self.shards.size, self.name]
-        return digest_json([*facts, asdict(self.choice)] if self.choice else facts)
+        parts = [self.ids, self.bits, self.shards.size, self.name]
+        return digest_json([*parts, asdict(self.choice)] if self.choice else parts)
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The same in words, for messages."""
-        found = {"--source": self.name, "--size": self.shards.size, "--bits": self.bits, "IDs": digest_json(self.ids)}
-        return found | {f"--{name}": value for name, value in asdict(self.choice).items()}
+        """The same by option, for messages."""
+        inputs = {"--source": self.name, "--size": self.shards.size, "--bits": self.bits, "IDs": digest_json(self.ids)}
+        return inputs | {f"--{name}": value for name, value in asdict(self.choice).items()}
 
     def jobs(self) -> list[Job]:
         """Return one job per image, in the order of IDs."""
         files = enumerate(self.matched.files)
-        return [Job(k, own, self.images, self.shards, choice=self.choice) for k, own in files]
+        return [Job(k, image_files, self.images, self.shards, choice=self.choice) for k, image_files in files]
 
 
 def stamps(source: Source) -> dict[str, int]:
     """Return for each ID a number that changes with its files, by inode, size and times, and with their channels."""
     out = {}
     for files in source.matched.files:
-        facts = [files.reason, *files.channels]
-        for name in (*files.names, *files.beside):
+        marks = [files.reason, *files.channels]
+        for name in (*files.names, *files.companions):
             try:
-                facts += [f"{name} {mark_of(path)}" for path in _parts(source.images / name)]
+                marks += [f"{name} {mark_of(path)}" for path in _parts(source.images / name)]
             except OSError as error:
-                facts.append(f"{name} {error.strerror}")
-        out[files.ID] = zlib.crc32("\n".join(facts).encode())
+                marks.append(f"{name} {error.strerror}")
+        out[files.ID] = zlib.crc32("\n".join(marks).encode())
     return out
 
 
 def _parts(path: Path) -> list[Path]:
     """Return the files that an image is made of: itself, or all below a folder (OME-Zarr)."""
-    return sorted(own for own in path.rglob("*") if own.is_file()) if path.is_dir() else [path]
+    return sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
 
 
 def recall(journal: Journal, source: Source, stamp: dict[str, int]) -> Known:
     """Return the images that an interrupted run finished, files unchanged and stored bytes intact; none that failed."""
     number = {ID: k for k, ID in enumerate(source.ids)}
     known: Known = {}
-    for ID, record, thumbnail in journal.items():
+    for ID, record, small in journal.items():
         if ID == BITS_KEY:
             continue
         intact = record["status"] == "ok" and source.shards.crc32(number[ID]) == record["crc32"]
         if record.pop("stamp") == stamp[ID] and intact:
-            known[ID] = (record, thumbnail)
+            known[ID] = (record, small)
     return known
 
 
@@ -133,8 +219,8 @@ def decide_bits(
 ) -> int | None:
     """Return the bits that the 16-bit files of a source use, the same for all of them; None if there are none.
 
-    Without `--bits` every such file is read until one needs all 16, for no image may be scaled by itself. The answer is
-    journalled: a run that is started again does not read them anew unless a file has changed.
+    Without `--bits` every such file is read until one needs all 16, since images must not be scaled one by one. The
+    answer is journalled: a run that is started again reads them again only if a file has changed.
 
     Args:
         source: whose images.
@@ -169,12 +255,12 @@ def _fewest_bits(deep: list[Job], workers: Workers) -> int | None:
     return bits_for(most) if most >= 0 else None
 
 
-def bits_before(source: Source, past: Past, journal: Journal) -> int | None:
+def bits_before(source: Source, existing: ExistingSet, journal: Journal) -> int | None:
     """Return the bits of the images that are in the store already, by an interrupted run or a finished one."""
     entry = journal.get(BITS_KEY)
     if entry is not None:
         return entry[0]["bits"]
-    return (past.source(source.name) or {}).get("bits")
+    return (existing.source(source.name) or {}).get("bits")
 
 
 def _precheck(jobs: tuple[Job, ...]) -> list[tuple[str, bool]]:
@@ -206,7 +292,7 @@ def execute(jobs: list[Job], journal: Journal, stamp: dict[str, int], workers: W
 
 
 def bit_notes(known: Known, bits: int | None) -> list[str]:
-    """Return what is to be told of images that differ from the others in the bits that they use, a line each."""
+    """Return notes, a line each, on images that use other bits than most."""
     notes = []
     ok = {ID: record for ID, (record, _) in known.items() if record["status"] == "ok"}
     kinds: dict[str, list[str]] = {}
@@ -215,15 +301,15 @@ def bit_notes(known: Known, bits: int | None) -> list[str]:
         kinds.setdefault(kind, []).append(ID)
     if len(kinds) > 1 and all("top" in record for record in ok.values()):
         most, *rest = sorted(kinds, key=lambda kind: -len(kinds[kind]))
-        told = "; ".join(f"{len(kinds[kind])} of {kind} files: {some(kinds[kind])}" for kind in rest)
-        notes.append(f"most images are of {most} files, {told}: look whether they are as bright.")
+        others = "; ".join(f"{len(kinds[kind])} of {kind} files: {some(kinds[kind])}" for kind in rest)
+        notes.append(f"most images are of {most} files, {others}: check that they are as bright.")
     tops = {ID: record["top"] for ID, record in sorted(ok.items()) if record.get("top") is not None}
     few = {ID: top for ID, top in tops.items() if bits is not None and bits_for(top) < bits}
     if few:
         dim = some(f"{ID} (largest value {top})" for ID, top in few.items())
         notes.append(
             f"{len(few)} of {len(tops)} images of 16-bit files use fewer than the {bits} bits of the set and stay as "
-            f"dim as they are: {dim}. Saved with fewer bits, they belong in a --source of their own with --bits."
+            f"dim as they are: {dim}. Saved with fewer bits, they belong in a separate --source with --bits."
         )
     return notes
 

@@ -88,7 +88,7 @@ class Shards:
         except OSError as error:
             raise DataError(
                 f"{self.folder / name} cannot be written ({error.strerror}): "
-                "make room or mend the disk, then start the same command again."
+                "make room or fix the disk, then start the same command again."
             ) from error
         return zlib.crc32(content)
 
@@ -145,7 +145,7 @@ class ShardReader:
 
 
 def is_whole(path: Path, images: int, channels: int, size: int) -> bool:
-    """Say whether a shard file has the header and the length of a shard of so many images."""
+    """Return whether a shard file has the header and the length of a shard of `images` images."""
     header = _header(images, channels, size)
     if not path.is_file() or path.stat().st_size != len(header) + images * channels * size**2:
         return False

@@ -1,4 +1,4 @@
-"""Label tables: every form that is around, read into class ids per image, every doubt named with file and row."""
+"""Label tables in every common form, read into class ids per image and matched with the image files."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsss.core.checks import DataError, UserError, some
-from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader
+from wsss.core.checks import ConfigError, DataError, UserError, nearest, some
+from wsss.core.csv_text import carried_names, read_text, unguard_text
+from wsss.core.files import composed, listed
+from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader, format_label
 from wsss.core.reading import read_yaml
 from wsss.data import ids
+from wsss.data.planes import ImageFiles
 
 Read = Callable[[Sequence[str]], "tuple[tuple[int, ...], list[str]]"]
 """Turns the label cells of a row into class ids and labels without a counterpart. Raises ValueError with the fault."""
@@ -147,10 +149,10 @@ def _reader(path: Path, table: pd.DataFrame, classes: ClassList) -> tuple[list[s
 
 def _text_reader(reader: LabelReader) -> Read:
     def read(row: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
-        found, lost = reader.read(row[0])
+        labels, lost = reader.read(row[0])
         if not lost:
-            _check_any(found, reader.classes)
-        return found, lost
+            _check_any(labels, reader.classes)
+        return labels, lost
 
     return read
 
@@ -159,20 +161,105 @@ def _one_hot_reader(columns: Sequence[str], classes: ClassList) -> Read:
     values = {"0": False, "0.0": False, "0,0": False, "false": False, "1": True, "1.0": True, "1,0": True, "true": True}
 
     def read(row: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
-        found = []
+        labels = []
         for k, (column, text) in enumerate(zip(columns, row, strict=True)):
             value = values.get(text.strip().lower())
             if value is None:
                 raise ValueError(f"column {column} is {ids.shown(text)}, expected 0 or 1")
             if value:
-                found.append(k)
-        _check_any(found, classes)
-        return tuple(found), []
+                labels.append(k)
+        _check_any(labels, classes)
+        return tuple(labels), []
 
     return read
 
 
-def _check_any(found: Sequence[int], classes: ClassList) -> None:
-    """An image of a data set with a negative class shows at least that."""
-    if not found and classes.negative is not None:
+def _check_any(labels: Sequence[int], classes: ClassList) -> None:
+    """Refuse an image without any label where there is a negative class."""
+    if not labels and classes.negative is not None:
         raise ValueError(f"no label (an image without signal is class {classes.negative})")
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The images of one source with their labels."""
+
+    files: list[ImageFiles]
+    labels: list[str | None]
+    """As in the column Label: '8|5|0', None without labels."""
+    notes: list[str]
+    """What the user should know, a line each."""
+    carried: pd.DataFrame
+    """(N rows) the other columns of the label table as text, '' for images that it does not name."""
+
+
+def match_labels(files: Sequence[ImageFiles], table: LabelTable | None, *, allow_unlabelled: bool) -> Matched:
+    """Give every image its labels.
+
+    Raises:
+        DataError: with a table, images that it does not name (unless they are allowed), or no image that it names.
+    """
+    if table is None:
+        return Matched(list(files), [None] * len(files), [], pd.DataFrame(index=range(len(files))))
+    named = table.labels.keys() | set(table.vanished)
+    names = [ID if ID in named else table.aliases.get(ID, ID) for ID in (image.ID for image in files)]
+    ids.check_distinct(sorted({*named, *names}), f"{table.path} and the image files")
+    without = [image.ID for image, name in zip(files, names, strict=True) if name not in named]
+    if len(without) == len(files):
+        raise DataError(
+            f"{table.path} names none of the {len(files)} images: it begins with {some(sorted(named), 2)}, "
+            f"the images with {some(without, 2)}. Pass the table of these images."
+        )
+    if without and not allow_unlabelled:
+        raise DataError(
+            f"{table.path} has no row for {len(without)} of {len(files)} images: {some(without)}. "
+            "Complete it, or pass --skip with their IDs, or --allow_unlabelled."
+        )
+    labels = [format_label(table.labels[name]) if name in table.labels else None for name in names]
+    return Matched(list(files), labels, _notes(names, table, without), _carried_columns(table.carried, names))
+
+
+def _carried_columns(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return the carried columns of the images, renamed where they would clash with columns of wsss."""
+    return table.reindex(names).fillna("").rename(columns=carried_names(table.columns)).reset_index(drop=True)
+
+
+def _notes(names: Sequence[str], table: LabelTable, without: Sequence[str]) -> list[str]:
+    notes = []
+    here = set(names)
+    absent = [ID for ID in [*table.labels, *table.vanished] if ID not in here]
+    vanished = [ID for ID in table.vanished if ID in here]
+    if absent:
+        notes.append(f"{table.path} names {len(absent)} IDs that have no image files: {some(absent)}.")
+    if without:
+        notes.append(f"{len(without)} images are taken without labels: {some(without)}.")
+    if table.lost:
+        counts = some(f"{name} ({count} rows)" for name, count in table.lost.items())
+        notes.append(f"labels without a counterpart among the classes are left out: {counts}.")
+    if vanished:
+        notes.append(f"{len(vanished)} images keep no label, as theirs have no counterpart: {some(vanished)}.")
+    if table.merged:
+        notes.append(f"{table.path} repeats {table.merged} rows; their labels agree.")
+    return notes
+
+
+def leave_out(files: Sequence[ImageFiles], skip: str) -> list[ImageFiles]:
+    """Leave out images by ID.
+
+    Args:
+        files: all images.
+        skip: IDs separated by commas, or the path of a text file with one a line.
+
+    Raises:
+        ConfigError: an ID is not there, or none would be left.
+    """
+    if not skip:
+        return list(files)
+    wanted = {composed(name) for name in listed(skip)}
+    known = {image.ID for image in files}
+    if unknown := sorted(wanted - known):
+        raise ConfigError(f"--skip names {some(unknown)}, not found among the images.{nearest(unknown[0], known)}")
+    left = [image for image in files if image.ID not in wanted]
+    if not left:
+        raise ConfigError("--skip names all images: nothing is left.")
+    return left

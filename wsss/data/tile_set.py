@@ -2,7 +2,7 @@
 
     large     FOLDER/<id>.tif (.tiff, .npy), and FOLDER/train.csv (id,encoding) and/or FOLDER/<id>.json (polygons)
 
-Where both are there, the polygons are taken: they tell the objects apart. Tiles lie side by side; the last ones of a
+Where both are there, the polygons are used, since they separate the objects. Tiles lie side by side; the last ones of a
 row or column are moved back into the image.
 """
 
@@ -15,10 +15,8 @@ import numpy as np
 
 from wsss.core.checks import DataError, some
 from wsss.core.rasters import stem_of
-from wsss.data.large import LargeImage
-from wsss.data.large_masks import LargeMask, PolygonMask, RunMask
-from wsss.data.mask_files import read_text_table
-from wsss.data.masks import MaskSet, open_masks
+from wsss.data.large import LargeImage, LargeMask, PolygonMask, RunMask
+from wsss.data.masks import MaskSet, open_masks, read_text_table
 
 LARGE = (".tif", ".tiff", ".npy")
 
@@ -39,7 +37,7 @@ def _opened(path: Path, process: int) -> LargeImage:
 
 
 class TileSet(MaskSet):
-    """Tiles of large images, read when asked for.
+    """Tiles of large images, read on demand.
 
     Args:
         folder: where the images are.
@@ -100,7 +98,7 @@ class TileSet(MaskSet):
         """
         name = self.images[self.tiles[i].image]
         if name not in self.truths:
-            raise DataError(f"{self.paths[name]} has no mask: it can be predicted, not learnt from.")
+            raise DataError(f"{self.paths[name]} has no mask: it can be predicted, but not trained on.")
         return self.truths[name].read(*self.tiles[i].box)
 
     def ignored(self, i: int) -> np.ndarray:
@@ -126,9 +124,9 @@ def open_tiles(folder: Path, channels: int, tile: int) -> TileSet:
     Raises:
         DataError: a file is broken, or in one place only; see `RunMask` and `PolygonMask`.
     """
-    found = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in LARGE]
-    paths = {stem_of(path.name): path for path in found}
-    if len(paths) < len(found):
+    images = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in LARGE]
+    paths = {stem_of(path.name): path for path in images}
+    if len(paths) < len(images):
         raise DataError(f"{folder} holds several images of one ID: keep one file of each.")
     polygons = {stem_of(path.name): path for path in folder.glob("*.json")}
     runs: dict[str, str] = {}

@@ -15,7 +15,7 @@ from wsss.core.files import digest_json, write_json
 from wsss.core.runtime import cores, progress
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import image_marks, read_cells, read_nuclei
-from wsss.data.cell_photometric import Faults, faulty_copy
+from wsss.data.photometric import Faults, faulty_copy
 from wsss.feature_classifier.explain import explain_classes
 from wsss.feature_classifier.features import cell_features, describe_features
 from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, fit_weak
@@ -25,7 +25,7 @@ from wsss.feature_classifier.store import (
     save_feature_classifier,
     to_feature_classifier,
 )
-from wsss.metrics.truth import CellTruth
+from wsss.metrics.cells import CellTruth
 from wsss.options.recipe import FeatureClassifierConfig
 from wsss.runs.run_folder import RunFolder
 

@@ -9,6 +9,50 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+FEW, MANY = 0.1, 0.4
+"""A label whose mean score over the image's cells is below FEW is doubted, and so is a missing one above MANY."""
+
+
+@dataclass(frozen=True)
+class LabelDoubt:
+    """A label of an image, or a missing one, that its cells contradict."""
+
+    image: int
+    """Row of the image."""
+    label: int
+    """Class id."""
+    missing: bool
+    """True: the image lacks the label, but its cells show the class; False: it bears the label, and they do not."""
+    share: float
+    """Mean score of the class over the image's cells, in [0, 1]."""
+
+    @property
+    def strength(self) -> float:
+        """How far the share lies beyond what is doubted, in [0, 1]."""
+        return (self.share - MANY) / (1 - MANY) if self.missing else (FEW - self.share) / FEW
+
+
+def label_doubts(shares: np.ndarray, labels: np.ndarray, negative: int | None) -> list[LabelDoubt]:
+    """List doubtful image labels, the most doubtful first.
+
+    Args:
+        shares: (M, K) in [0, 1], mean scores over the cells of each image, of a classifier that did not learn from the
+            image's labels; NaN for images without cells, which are left out.
+        labels: (M, K) 0/1, the image labels; images without any are left out.
+        negative: class 'no specific signal', or None. It may be shown by cells of any image, so it is never missing.
+    """
+    known = np.asarray(labels) > 0
+    labelled = known.any(axis=1, keepdims=True) & ~np.isnan(shares)
+    wrong = known & (shares < FEW) & labelled
+    missing = ~known & (shares > MANY) & labelled
+    if negative is not None:
+        missing[:, negative] = False
+    doubts = [
+        LabelDoubt(int(image), int(label), bool(missing[image, label]), float(shares[image, label]))
+        for image, label in np.argwhere(wrong | missing)
+    ]
+    return sorted(doubts, key=lambda doubt: -doubt.strength)
+
 
 def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the (K,) float64 average precision of each class, as scikit-learn defines it."""
@@ -49,17 +93,17 @@ def mean_of_classes(values: np.ndarray, without: int | None = None) -> float:
 def f1(truth: np.ndarray, scores: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """Return the (K,) float64 F1 of each class when scores >= threshold count as found."""
     _same_shape(truth, scores)
-    found = scores >= threshold
-    hits = (found & (truth > 0)).sum(axis=0)
+    decided = scores >= threshold
+    hits = (decided & (truth > 0)).sum(axis=0)
     positives = (truth > 0).sum(axis=0)
-    return np.where(positives > 0, 2 * hits / np.maximum(found.sum(axis=0) + positives, 1), np.nan)
+    return np.where(positives > 0, 2 * hits / np.maximum(decided.sum(axis=0) + positives, 1), np.nan)
 
 
-def precision_recall(truth: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+def precision_recall(truth: np.ndarray, decided: np.ndarray) -> tuple[float, float]:
     """Return precision and recall of 0/1 decisions, all classes together; NaN where none is found or true."""
-    _same_shape(truth, found)
-    hits = float(((truth > 0) & (found > 0)).sum())
-    wanted, given = float((truth > 0).sum()), float((found > 0).sum())
+    _same_shape(truth, decided)
+    hits = float(((truth > 0) & (decided > 0)).sum())
+    wanted, given = float((truth > 0).sum()), float((decided > 0).sum())
     return hits / given if given else float("nan"), hits / wanted if wanted else float("nan")
 
 

@@ -237,9 +237,9 @@ def instance_ap(predicted: np.ndarray, truth: np.ndarray) -> float:
     Source: the metric of Data Science Bowl 2018.
     """
     iou = overlap(predicted, truth).iou
-    found = (iou[None] > THRESHOLDS[:, None, None]).sum(axis=(1, 2))
-    both = iou.shape[0] + iou.shape[1] - found
-    return float(np.where(both > 0, found / np.maximum(both, 1), 1.0).mean())
+    matched = (iou[None] > THRESHOLDS[:, None, None]).sum(axis=(1, 2))
+    both = iou.shape[0] + iou.shape[1] - matched
+    return float(np.where(both > 0, matched / np.maximum(both, 1), 1.0).mean())
 
 
 def mean_score(scores: Sequence[MaskScore]) -> dict[str, float]:
@@ -250,7 +250,7 @@ def mean_score(scores: Sequence[MaskScore]) -> dict[str, float]:
     """
     if not scores:
         raise ValueError("no image to score.")
-    return {name: float(np.mean([getattr(own, name) for own in scores])) for name in vars(scores[0])}
+    return {name: float(np.mean([getattr(score, name) for score in scores])) for name in vars(scores[0])}
 
 
 @dataclass(frozen=True)

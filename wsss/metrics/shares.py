@@ -1,7 +1,7 @@
 """Shares of cells per class in groups of images, with bootstrap intervals over images.
 
-Cells of one image are not independent, so whole images are resampled: an interval speaks of further images of the same
-condition. It says nothing about differences between plates or days that coincide with conditions.
+Cells of one image are not independent, so whole images are resampled: an interval is valid for further images of the
+same condition. It does not cover differences between plates or days that coincide with conditions.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 LEVELS = (2.5, 97.5)
 """Percentiles of the resamples between which a 95 % interval lies."""
 LEAST_IMAGES = 3
-"""Images of a group, at least, for an interval: with fewer nothing is known of how images differ."""
+"""Images of a group, at least, for an interval: with fewer, the spread between images is unknown."""
 
 
 @dataclass(frozen=True)

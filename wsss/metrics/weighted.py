@@ -67,7 +67,7 @@ def share(hits: np.ndarray, weights: np.ndarray) -> Estimate:
 
 
 def effective_size(weights: np.ndarray) -> float:
-    """Return how many equally weighted cells tell as much as these (n,) weights (Kish); 0 for none."""
+    """Return the effective sample size of (n,) weights (Kish): as many equal weights are as precise; 0 for none."""
     return float(weights.sum() ** 2 / (weights**2).sum()) if len(weights) else 0.0
 
 
@@ -117,12 +117,12 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class SampleFigures:
-    """What a weighted sample of cells says about all of them."""
+    """Estimates for all cells from a weighted sample."""
 
     count: int
     """Sampled cells with an answer."""
     effective: float
-    """How many cells drawn at random would tell as much about a share."""
+    """Effective sample size: cells drawn at random that estimate a share equally well."""
     top_right: Estimate
     """Share of cells whose highest score is on a class that they bear."""
     mean_ap: Estimate
@@ -130,14 +130,14 @@ class SampleFigures:
     classes: Sequence[ClassFigures]
 
     def record(self) -> dict[str, Any]:
-        """Return all of it as a JSON-like record, with `more` beside each interval: answers until it is +-.05."""
+        """Return all of it as a JSON-like record, with `more` next to each interval: answers until it is +-.05."""
 
         def shown(value: Any) -> Any:
             if isinstance(value, Estimate):
                 return asdict(value) | {"half_width": value.half_width, "more": value.more(self.count)}
             return value
 
-        rows = [{name: shown(value) for name, value in vars(own).items()} for own in self.classes]
+        rows = [{name: shown(value) for name, value in vars(figures).items()} for figures in self.classes]
         plain = {name: shown(value) for name, value in vars(self).items() if name != "classes"}
         return plain | {"classes": rows}
 
@@ -168,7 +168,7 @@ def sample_figures(
     resampled = rng.multinomial(count, np.full(count, 1 / count), size=rounds) * weights
     classes, spreads = [], []
     for k, name in enumerate(names):
-        true, found = truth[:, k] > 0, scores[:, k] >= threshold
+        true, decided = truth[:, k] > 0, scores[:, k] >= threshold
         ap, spread = _average_precision(true, scores[:, k], weights, resampled, rng)
         if spread is not None:
             spreads.append((ap.value, spread))
@@ -178,8 +178,8 @@ def sample_figures(
                 name,
                 int(true.sum()),
                 share(true, weights),
-                share(true[found], weights[found]),
-                share(found[true], weights[true]),
+                share(true[decided], weights[decided]),
+                share(decided[true], weights[true]),
                 ap,
             )
         )
@@ -211,6 +211,6 @@ def _mean(spreads: Sequence[tuple[float, np.ndarray]], count: int) -> Estimate:
     """Estimate the mean of several classes' average precisions, each with its spread."""
     if not spreads:
         return Estimate(math.nan, math.nan, math.nan, count)
-    value = float(np.mean([own for own, _ in spreads]))
+    value = float(np.mean([mean for mean, _ in spreads]))
     low, high = np.percentile(np.mean([spread for _, spread in spreads], axis=0), (2.5, 97.5))
     return Estimate(value, min(float(low), value), max(float(high), value), count)

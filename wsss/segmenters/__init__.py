@@ -2,7 +2,7 @@
 
 There are two kinds. A plain backend is a function of one field; each worker process makes its own. A network backend
 takes several fields at once and lives in the main process, next to its device; what is left to do for each field
-(labelling, above all) goes to the workers. Another package can add its own of either kind: an entry point of the
+(labelling, above all) goes to the workers. Another package can add a backend of either kind: an entry point of the
 group `wsss.backends` whose value is a factory.
 """
 
@@ -73,7 +73,7 @@ class CellMaps:
     nuclei: np.ndarray | None
     """(H, W) int32 with the ids of the cells, or None where the backend knows no nuclei."""
     doubts: tuple[str, ...] = ()
-    """What speaks against given maps, keys of `wsss.cells.plausible.DOUBTS`."""
+    """Doubts about given maps, keys of `wsss.cells.morphology.DOUBTS`."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,17 @@ class BackendOptions:
     roles: tuple[str, ...] = HPA_ROLES
     """What each channel of the images shows."""
     split: bool = False
-    """Whether each connected part of a given mask is a cell of its own."""
+    """Whether each connected part of a given mask is a separate cell."""
     channels: tuple[str, ...] = HPA_CHANNELS
     """Names that files of single channels bear."""
     grow: float = 0.0
     """How far cells reach around nuclei where no stain shows them, in radii of a typical nucleus."""
 
     def need_roles(self, backend: str, *wanted: str) -> None:
-        """Check that the images have channels that show what a backend looks at.
+        """Check that the images have the channel roles that a backend needs.
 
         Raises:
-            ConfigError: they have not.
+            ConfigError: a role is missing.
         """
         missing = [role for role in wanted if role not in self.roles]
         if missing:
@@ -139,8 +139,8 @@ BUILT_IN = {
     "unet": "wsss.segmenters.cell_unet:make",
     "masks": "wsss.segmenters.masks:make",
     "hpacellseg": "wsss.segmenters.hpacellseg:make",
-    "cellpose": "wsss.segmenters.cellpose:make",
-    "instanseg": "wsss.segmenters.instanseg:make",
+    "cellpose": "wsss.segmenters.packages:make_cellpose",
+    "instanseg": "wsss.segmenters.packages:make_instanseg",
 }
 
 

@@ -1,8 +1,4 @@
-"""The backend `unet`: the project's own U-Net finds nuclei and cells in red, blue and yellow.
-
-It stands here and not among the other backends because it builds on the models, which lie above them; the registry of
-backends knows it by name.
-"""
+"""The backend `unet`: the U-Net that comes with wsss finds nuclei and cells in the stains of nuclei and cells."""
 
 import functools
 from collections.abc import Sequence
@@ -23,7 +19,32 @@ from wsss.models.memory import in_parts
 from wsss.models.unet import BACKBONE, Unet, build_cell_unet
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.classical import tidy_cells
-from wsss.segmenters.stretch import stretch
+
+LOW, HIGH = 1.0, 99.8
+LEAST = 24.0
+"""A plane that spans fewer grey levels than this is not stretched to the whole range."""
+BLOCK, LEAST_SIGNAL = 4, 5.0
+"""A plane whose means over blocks of 4 x 4 pixels span fewer grey levels than this shows nothing but noise."""
+
+
+def stretch(image: np.ndarray) -> np.ndarray:
+    """Stretch every plane of (C, H, W) uint8 between two of its quantiles, on a square-root scale: uint8."""
+    out = np.empty(image.shape, np.uint8)
+    for plane, target in zip(image, out, strict=True):
+        cumulated = np.cumsum(np.bincount(plane.ravel(), minlength=256)) / plane.size
+        low, high = (float(np.searchsorted(cumulated, q / 100)) for q in (LOW, HIGH))
+        levels = (np.arange(256) - low) / max(high - low, LEAST)
+        target[:] = np.rint(255 * np.sqrt(np.clip(levels, 0, 1))).astype(np.uint8)[plane] if _shows(plane) else 0
+    return out
+
+
+def _shows(plane: np.ndarray) -> bool:
+    height, width = (n // BLOCK for n in plane.shape)
+    if not height or not width:
+        return bool(np.ptp(plane) >= LEAST_SIGNAL)
+    blocks = plane[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK).mean(axis=(1, 3))
+    return bool(np.ptp(blocks) >= LEAST_SIGNAL)
+
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 EDGE = 384
@@ -66,7 +87,9 @@ def load_cell_unet(path: Path) -> Unet:
         if not isinstance(about, dict) or about.get("backbone") != BACKBONE:
             raise DataError(f"{path} does not name {BACKBONE} as its backbone: choose a file of train_segmenter.py.")
         net = build_cell_unet()
-        net.load_state_dict({name: own.float() if own.is_floating_point() else own for name, own in state.items()})
+        net.load_state_dict(
+            {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        )
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"{path} holds no weights of the cell U-Net ({reason}): choose another file.") from error
@@ -83,21 +106,23 @@ class CellUnet:
     def segment_batch(self, fields: Sequence[Field]) -> list[Finish]:
         """Run the network on every field; the labelling is left to `label_field`."""
         planes = [stretch(_stains(field)) for field in fields]
-        zooms = [EDGE / max(own.shape[1:]) for own in planes]
+        zooms = [EDGE / max(stains.shape[1:]) for stains in planes]
         maps = self._look(planes, zooms)
         again = {k: zoom for k, zoom in enumerate(map(_better_zoom, maps, planes, zooms)) if zoom is not None}
         second = self._look([planes[k] for k in again], list(again.values()))
-        for k, own in zip(again, second, strict=True):
-            maps[k] = own
+        for k, better in zip(again, second, strict=True):
+            maps[k] = better
         shapes = [field.image.shape[1:] for field in fields]
-        return [functools.partial(label_field, own, shape) for own, shape in zip(maps, shapes, strict=True)]
+        return [
+            functools.partial(label_field, field_maps, shape) for field_maps, shape in zip(maps, shapes, strict=True)
+        ]
 
     def _look(self, planes: Sequence[np.ndarray], zooms: Sequence[float]) -> list[np.ndarray]:
         """Return (4, h, w) uint8 maps of every field at its zoom; fields of one size pass together."""
-        inputs = [_zoomed(own, zoom) for own, zoom in zip(planes, zooms, strict=True)]
+        inputs = [_zoomed(stains, zoom) for stains, zoom in zip(planes, zooms, strict=True)]
         maps: dict[int, np.ndarray] = {}
-        for shape in dict.fromkeys(own.shape for own in inputs):
-            same = [k for k, own in enumerate(inputs) if own.shape == shape]
+        for shape in dict.fromkeys(image.shape for image in inputs):
+            same = [k for k, image in enumerate(inputs) if image.shape == shape]
             maps |= dict(zip(same, self._run(np.stack([inputs[k] for k in same])), strict=True))
         return [maps[k] for k in range(len(inputs))]
 
@@ -124,7 +149,7 @@ def _stains(field: Field) -> np.ndarray:
 def _zoomed(planes: np.ndarray, zoom: float) -> np.ndarray:
     shape = [max(1, round(n * zoom)) for n in planes.shape[:0:-1]]
     how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(np.ascontiguousarray(own), shape, interpolation=how) for own in planes])
+    return np.stack([cv2.resize(np.ascontiguousarray(plane), shape, interpolation=how) for plane in planes])
 
 
 def _better_zoom(maps: np.ndarray, planes: np.ndarray, zoom: float) -> float | None:
@@ -152,7 +177,9 @@ def label_field(maps: np.ndarray, shape: tuple[int, int]) -> CellMaps:
     """
     scale = min(1.0, LABEL_EDGE / max(shape))
     size = [max(1, round(n * scale)) for n in shape[::-1]]
-    probs = np.stack([cv2.resize(own, size, interpolation=cv2.INTER_LINEAR) for own in maps]).astype(np.float32) / 255
+    probs = (
+        np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in maps]).astype(np.float32) / 255
+    )
     nuclei = objects_of(probs[:2], "border", threshold=SURE, mask=probs[:2].max(axis=0) >= SURE)
     areas = np.bincount(nuclei.ravel())[1:]
     typical = float(np.median(areas)) if areas.size else 0.0
@@ -163,5 +190,5 @@ def label_field(maps: np.ndarray, shape: tuple[int, int]) -> CellMaps:
     cells = watershed(probs[3] - probs[2], nuclei, mask=mask)
     cells = tidy_cells(cells.astype(np.int32), nuclei, float(np.sqrt(typical / np.pi)))
     cells, nuclei = renumber(cells, nuclei)
-    whole = [cv2.resize(own, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for own in (cells, nuclei)]
+    whole = [cv2.resize(label_map, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for label_map in (cells, nuclei)]
     return CellMaps(cells=whole[0], nuclei=whole[1])

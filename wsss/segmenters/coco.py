@@ -1,4 +1,4 @@
-"""Masks from a COCO JSON: polygons or run lengths, images told apart by their file names."""
+"""Masks from a COCO JSON: polygons or run lengths, images identified by their file names."""
 
 import re
 from collections import Counter, defaultdict
@@ -28,8 +28,8 @@ ALL = "all"
 class CocoMasks:
     """A COCO file, read whole. The number of a cell is the id of its annotation, or its cell_id in a file of ours.
 
-    Crowds (`iscrowd`) are left out. Of several categories the cells' one must be known: it is asked for, or the only
-    one beside one of nuclei, which are then paired with the cells.
+    Crowds (`iscrowd`) are left out. Of several categories, that of the cells must be given, or be the only
+    one besides that of the nuclei, which are then paired with the cells.
 
     Args:
         path: the file.
@@ -57,7 +57,7 @@ class CocoMasks:
         self._cells: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         self._nuclei: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         self._sort(_checked(annotations, path), content.get("categories"), category)
-        missing = (set(self._cells) | set(self._nuclei)) - {own for own, _ in self._images.values()}
+        missing = (set(self._cells) | set(self._nuclei)) - {number for number, _ in self._images.values()}
         if missing:
             raise DataError(f"{path}: annotations belong to the image {some(missing)}, which 'images' does not list.")
         self._drop_strays()
@@ -77,18 +77,18 @@ class CocoMasks:
     def _given(self, annotations: dict[Any, list[dict[str, Any]]], name: str) -> GivenMasks:
         if name not in self._images:
             raise DataError(f"{self.path} lists no image {name}: expected a file name {name}.png or {name}_red.png.")
-        own, size = self._images[name]
+        number, size = self._images[name]
         where = f"{self.path} ({name})"
-        found = annotations.get(own, [])
+        listed = annotations.get(number, [])
         if self._is_ours:  # one annotation a class: the mask of a cell may come several times
-            found = list({a.get("cell_id", a["id"]): a for a in found}.values())
-        together = sum(_around(p) for a in found if isinstance(a["segmentation"], list) for p in a["segmentation"])
+            listed = list({a.get("cell_id", a["id"]): a for a in listed}.values())
+        together = sum(_around(p) for a in listed if isinstance(a["segmentation"], list) for p in a["segmentation"])
         if together > LONGEST_TOGETHER:
             raise DataError(
                 f"{where}: its polygons are {together:.0f} pixels round, more than {LONGEST_TOGETHER} are refused."
             )
-        counts = [_counts(a["segmentation"], size, f"{where}: annotation {a['id']}") for a in found]
-        numbers = [a.get("cell_id", a["id"]) if self._is_ours else self._number(a["id"]) for a in found]
+        counts = [_counts(a["segmentation"], size, f"{where}: annotation {a['id']}") for a in listed]
+        numbers = [a.get("cell_id", a["id"]) if self._is_ours else self._number(a["id"]) for a in listed]
         return GivenMasks(where, size, numbers, counts)
 
     def _number(self, annotation: Any) -> Any:
@@ -108,9 +108,9 @@ class CocoMasks:
         names = {k: named.get(k, str(k)) for k in counts}
         cells, nuclei = (set(counts), set()) if self._is_ours else _roles(names, counts, category, self.path)
         if nuclei or cells != set(counts):
-            told = f"{some(names[k] for k in cells)} are the cells"
-            told += f", {some(names[k] for k in nuclei)} their nuclei" if nuclei else ""
-            self.notes.append(f"{self.path}: of the categories {some(names.values())}, {told}.")
+            roles = f"{some(names[k] for k in cells)} are the cells"
+            roles += f", {some(names[k] for k in nuclei)} their nuclei" if nuclei else ""
+            self.notes.append(f"{self.path}: of the categories {some(names.values())}, {roles}.")
         for annotation in plain:
             for kinds, into in ((cells, self._cells), (nuclei, self._nuclei)):
                 if annotation.get("category_id") in kinds:
@@ -121,9 +121,9 @@ class CocoMasks:
         sizes = dict(self._images.values())
         gone: list[str] = []
         for annotations in (self._cells, self._nuclei):
-            for image, own in annotations.items():
+            for image, listed in annotations.items():
                 kept = []
-                for a in own:
+                for a in listed:
                     if not isinstance(a["segmentation"], list):
                         kept.append(a)
                         continue
@@ -163,9 +163,9 @@ def _roles(names: dict[Any, str], counts: Counter[Any], category: str, path: Pat
         return set(names), set()
     if len(nuclei) == 1 and len(names) == 2:
         return set(names) - nuclei, nuclei
-    told = some(f"{names[k]} ({count} annotations)" for k, count in counts.items())
+    counted = some(f"{names[k]} ({count} annotations)" for k, count in counts.items())
     raise ConfigError(
-        f"{path} has the categories {told}: say which are cells, --category {next(iter(names.values()))}, or "
+        f"{path} has the categories {counted}: say which are cells, --category {next(iter(names.values()))}, or "
         f"--category {ALL}."
     )
 
@@ -180,9 +180,9 @@ def _checked(annotations: list[Any], path: Path) -> list[dict[str, Any]]:
 
 def _list(content: Any, name: str) -> list[Any] | None:
     """Return a list of a COCO file, which LIVECell writes as a table of its numbers; None if there is none."""
-    found = content.get(name) if isinstance(content, dict) else None
-    found = list(found.values()) if isinstance(found, dict) else found
-    return found if isinstance(found, list) else None
+    entries = content.get(name) if isinstance(content, dict) else None
+    entries = list(entries.values()) if isinstance(entries, dict) else entries
+    return entries if isinstance(entries, list) else None
 
 
 def _is_number(value: Any) -> bool:
@@ -194,13 +194,13 @@ def _image(image: Any, path: Path, channel: re.Pattern[str] | None) -> tuple[str
     try:
         file = PurePosixPath(PureWindowsPath(image["file_name"]).as_posix()).name
         name = image["file_name"] if channel is None else channel.sub("", _SUFFIX.sub("", file))
-        found = composed(name), image["id"], int(image["height"]), int(image["width"])
+        entry = composed(name), image["id"], int(image["height"]), int(image["width"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: an image lacks id, file_name, height or width: {str(image)[:80]}.") from error
-    _check_id(found[1], path)
-    if min(found[2:]) < 1 or found[2] * found[3] > MOST_PIXELS:
-        raise DataError(f"{path}: {file} is {found[2]} x {found[3]}, expected pixels, {MOST_PIXELS} at most.")
-    return found
+    _check_id(entry[1], path)
+    if min(entry[2:]) < 1 or entry[2] * entry[3] > MOST_PIXELS:
+        raise DataError(f"{path}: {file} is {entry[2]} x {entry[3]}, expected pixels, {MOST_PIXELS} at most.")
+    return entry
 
 
 def _check_id(value: Any, path: Path) -> None:

@@ -129,21 +129,21 @@ def _work(task: _Task) -> dict[str, Any]:
         if task.finish is None:
             field = _read(data, task.index)
             seconds["reading"] = clock.lap()
-            found = _open_backend(task.job.backend, task.job.options)(field)
+            maps = _open_backend(task.job.backend, task.job.options)(field)
             seconds["segmenting"] = clock.lap()
         else:
-            found = task.finish()
+            maps = task.finish()
             seconds["labelling"] = clock.lap()
     except RECORDABLE:
         for kind in ("cells", "nuclei"):
             discard_label_map(folder / kind / name)
         raise
-    found = _padded(found, geometry)
-    record = _describe(found, geometry)
+    maps = _padded(maps, geometry)
+    record = _describe(maps, geometry)
     seconds["measuring"] = clock.lap()
-    record |= _write(folder, name, found)
+    record |= _write(folder, name, maps)
     seconds["writing"] = clock.lap()
-    return {"status": "ok", "reason": "", **record, "doubts": list(found.doubts), "seconds": seconds}
+    return {"status": "ok", "reason": "", **record, "doubts": list(maps.doubts), "seconds": seconds}
 
 
 class _Clock:
@@ -159,7 +159,7 @@ class _Clock:
         return passed
 
 
-def _padded(found: CellMaps, geometry: Geometry) -> CellMaps:
+def _padded(maps: CellMaps, geometry: Geometry) -> CellMaps:
     """Put maps of the image's content into the stored square; others pass as they are."""
     content = (geometry.content_height, geometry.content_width)
 
@@ -168,18 +168,18 @@ def _padded(found: CellMaps, geometry: Geometry) -> CellMaps:
             return label_map
         return np.pad(label_map, ((0, geometry.size - content[0]), (0, geometry.size - content[1])))
 
-    return replace(found, cells=pad(found.cells), nuclei=None if found.nuclei is None else pad(found.nuclei))
+    return replace(maps, cells=pad(maps.cells), nuclei=None if maps.nuclei is None else pad(maps.nuclei))
 
 
-def _describe(found: CellMaps, geometry: Geometry) -> dict[str, Any]:
-    table = describe_cells(found.cells, found.nuclei, geometry=geometry)
+def _describe(maps: CellMaps, geometry: Geometry) -> dict[str, Any]:
+    table = describe_cells(maps.cells, maps.nuclei, geometry=geometry)
     record = {
         "n_cells": len(table),
         "n_border": int(table.touches_border.sum()),
         "n_broken": int((table.pieces > 1).sum()),
         "median_area_px": float(table.area_px.median()) if len(table) else 0.0,
     }
-    if found.nuclei is not None:
+    if maps.nuclei is not None:
         record["n_without_nucleus"] = int((table.n_nuclei == 0).sum())
         record["n_several_nuclei"] = int((table.n_nuclei > 1).sum())
     return record
@@ -194,13 +194,13 @@ def recount(data: DataSet, index: int) -> dict[str, Any]:
     return _describe(CellMaps(read_cells(data, index), nuclei), data.geometry(index))
 
 
-def _write(folder: Path, name: str, found: CellMaps) -> dict[str, str | None]:
+def _write(folder: Path, name: str, maps: CellMaps) -> dict[str, str | None]:
     """Write an image's maps; return where they are."""
     written: dict[str, str | None] = {"nuclei": None}
-    if found.nuclei is None:
+    if maps.nuclei is None:
         discard_label_map(folder / "nuclei" / name)
     else:
-        written["nuclei"] = str(write_label_map(folder / "nuclei" / name, found.nuclei).relative_to(folder))
-    path = write_label_map(folder / "cells" / name, found.cells)
+        written["nuclei"] = str(write_label_map(folder / "nuclei" / name, maps.nuclei).relative_to(folder))
+    path = write_label_map(folder / "cells" / name, maps.cells)
     written |= {"map": str(path.relative_to(folder)), "digest": digest_file(path)}
     return written

@@ -20,7 +20,7 @@ class TableMasks:
 
     The column `rle` holds COCO counts; cells are numbered by `cell_id` (or `cell`), or 1..N in the order of rows. Of
     a submission, each distinct mask of an image is a cell, 1..N in the order of their first mention. Masks have the
-    size that `ImageHeight` and `ImageWidth` tell, or else that of the original image.
+    size that `ImageHeight` and `ImageWidth` give, or else that of the original image.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +56,7 @@ class TableMasks:
             return size
         height, width = (numbers(rows, name, self.path, whole=True) for name in SIZES)
         if (height != height[0]).any() or (width != width[0]).any():
-            raise DataError(f"{where}: the rows tell different sizes of the image.")
+            raise DataError(f"{where}: the rows give different sizes of the image.")
         return int(height[0]), int(width[0])
 
     def _ids(self, rows: pd.DataFrame, count: int, where: str) -> list[int]:
@@ -76,11 +76,11 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _without_cells(path: Path) -> set[str]:
-    """Return the images that images.csv beside a table of cells lists with no cell."""
-    beside = path.with_name("images.csv")
-    if not beside.is_file():
+    """Return the images that images.csv next to a table of cells lists with no cell."""
+    images_csv = path.with_name("images.csv")
+    if not images_csv.is_file():
         return set()
-    table = unguard_text(read_text(beside, ["ID", "n_cells"]))
+    table = unguard_text(read_text(images_csv, ["ID", "n_cells"]))
     return set(table.ID[table.n_cells.str.strip() == "0"])
 
 

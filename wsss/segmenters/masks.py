@@ -4,26 +4,90 @@ Of a folder, each image's file is the label map <ID>.png (or another form of tho
 outlines <ID>.geojson, or ImageJ's regions <ID>.zip. Pickles (Cellpose's _seg.npy) are never loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from wsss.cells.plausible import doubts_of, split_pieces
-from wsss.core.checks import ConfigError, DataError
+from wsss.cells.morphology import doubts_of, pair_nuclei, split_pieces
+from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.label_maps import SUFFIXES as LABEL_MAPS
 from wsss.core.label_maps import has_odd_palette, read_label_map
+from wsss.core.labels import HPA_CHANNELS
+from wsss.core.rasters import stem_of
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
 from wsss.segmenters.coco import CocoMasks
-from wsss.segmenters.geojson import SUFFIXES as OUTLINES
-from wsss.segmenters.geojson import Outlines, paint_outlines, read_outlines
-from wsss.segmenters.imagej import SUFFIXES as REGIONS
-from wsss.segmenters.imagej import read_regions
-from wsss.segmenters.mask_folder import PICKLE, SUFFIXES, MaskFolder
 from wsss.segmenters.mask_tables import TableMasks
+from wsss.segmenters.outlines import GEOJSON_SUFFIXES as OUTLINES
+from wsss.segmenters.outlines import REGION_SUFFIXES as REGIONS
+from wsss.segmenters.outlines import Outlines, paint_outlines, read_outlines, read_regions
 from wsss.segmenters.painted import GivenMasks, paint
-from wsss.segmenters.pairing import pair_nuclei
+
+SUFFIXES = (*OUTLINES, *LABEL_MAPS, *REGIONS)
+"""Forms that are read, in this order where an image has several; in any case."""
+ENDINGS = ("_cp_masks", "_rois", "", "_masks", "_mask", "_labels", "_label")
+"""What programs put behind the name of the image, best first: Cellpose saves its masks next to the images."""
+PICKLE = "_seg.npy"
+"""Ending of Cellpose's pickles, which are never loaded."""
+
+
+class MaskFolder:
+    """The files of a folder, listed once.
+
+    Args:
+        folder: where the masks are.
+        channels: names that files of single channels bear, for masks that were made of one.
+    """
+
+    def __init__(self, folder: Path, channels: Iterable[str] = HPA_CHANNELS) -> None:
+        self.folder = folder
+        self.channels = tuple(dict.fromkeys(channels))
+        self.names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+        self._files: dict[str, Path] = {}
+        ranked = [(rank, name) for name in self.names if (rank := _rank(name)) is not None]
+        for _, name in sorted(ranked, reverse=True):
+            self._files[_stem(name)] = folder / name
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def find(self, name: str) -> Path | None:
+        """Return the file of the image `name`; None if there is none.
+
+        Raises:
+            DataError: there are several, of several channels.
+        """
+        for ending in ENDINGS:
+            if (path := self._files.get(name + ending)) is not None:
+                return path
+        for ending in ENDINGS:
+            stems = [f"{name}_{channel}{ending}" for channel in self.channels]
+            paths = [self._files[stem] for stem in stems if stem in self._files]
+            if len(paths) > 1:
+                files = some(path.name for path in paths)
+                raise DataError(f"{self.folder} has masks of several channels of {name} ({files}): leave one.")
+            if paths:
+                return paths[0]
+        return None
+
+    def similar(self, name: str) -> list[str]:
+        """Return the names of all files that begin with the image's."""
+        return [file for file in self.names if file.startswith(name)]
+
+
+def _rank(name: str) -> int | None:
+    """Return the place of a file's form among SUFFIXES; None for another one."""
+    if name.lower().endswith(PICKLE):
+        return None
+    return next((k for k, suffix in enumerate(SUFFIXES) if name.lower().endswith(suffix)), None)
+
+
+def _stem(name: str) -> str:
+    """Return the name of a file without the ending of its form, as `stem_of` does."""
+    return stem_of(name[:-3] if name.lower().endswith(".gz") else name)
+
 
 FILES = (".json", ".json.gz", ".csv", ".tsv", ".txt", ".parquet")
 """Forms of one file with the masks of all images."""
@@ -31,7 +95,7 @@ CONVERT_SEG = (
     "python -c \"import glob, numpy as np; [np.save(f[:-8] + '_cp_masks.npy', np.load(f, allow_pickle=True)"
     ".item()['masks']) for f in glob.glob('*_seg.npy')]\""
 )
-"""Run in a folder of one's own files: makes label maps of Cellpose's pickles."""
+"""To be run in a folder of trusted files: converts Cellpose's pickles to label maps."""
 
 
 class _Source(Protocol):
@@ -46,7 +110,7 @@ class GivenFile:
     notes: Sequence[str] = field(default_factory=list)
     """What the user should know of the file, a line each."""
     split: bool = False
-    """Whether each connected part of a mask is a cell of its own."""
+    """Whether each connected part of a mask is a separate cell."""
 
     def __call__(self, field: Field) -> CellMaps:
         """Paint the masks of one field, see `read_file`."""
@@ -90,17 +154,17 @@ def make(options: BackendOptions) -> Backend:
     return lambda field: _judged(read_folder(field, folder), field, options.split)
 
 
-def _judged(found: CellMaps, field: Field, split: bool) -> CellMaps:
-    """Return maps with what speaks against them; or with each connected part as a cell of its own."""
+def _judged(maps: CellMaps, field: Field, split: bool) -> CellMaps:
+    """Return maps with doubts about them; or with each connected part as a separate cell."""
     if split:
-        return replace(found, cells=split_pieces(found.cells))
-    is_native = found.cells.shape == (field.height, field.width)
-    height, width = found.cells.shape if is_native else field.image.shape[1:]
-    return replace(found, doubts=(*found.doubts, *doubts_of(found.cells[:height, :width])))
+        return replace(maps, cells=split_pieces(maps.cells))
+    is_native = maps.cells.shape == (field.height, field.width)
+    height, width = maps.cells.shape if is_native else field.image.shape[1:]
+    return replace(maps, doubts=(*maps.doubts, *doubts_of(maps.cells[:height, :width])))
 
 
 def _way_out(names: Sequence[str]) -> str:
-    """Return what makes readable files of Cellpose's pickles, '' if there are none."""
+    """Return a hint on converting Cellpose's pickles, '' if there are none."""
     if any(name.lower().endswith(PICKLE) for name in names):
         return f" Cellpose's _seg.npy are pickles, which are never loaded; if they are your own: {CONVERT_SEG}"
     return ""
@@ -116,7 +180,7 @@ def read_folder(field: Field, folder: MaskFolder) -> CellMaps:
     if path is None:
         raise DataError(
             f"{folder.folder} holds no masks of {field.name}: expected {field.name} with one of {', '.join(SUFFIXES)}."
-            + _way_out(folder.beside(field.name))
+            + _way_out(folder.similar(field.name))
         )
     name = path.name.lower()
     if name.endswith(OUTLINES):
@@ -129,19 +193,19 @@ def read_folder(field: Field, folder: MaskFolder) -> CellMaps:
     return CellMaps(cells=_within(cells, field, str(path)), nuclei=None, doubts=doubts)
 
 
-def _from_outlines(field: Field, found: Outlines, path: Path) -> CellMaps:
+def _from_outlines(field: Field, outlines: Outlines, path: Path) -> CellMaps:
     size = (field.height, field.width)
-    cells = paint_outlines(found.ids, found.cells, size, path)
-    seen = np.isin(found.ids, cells).sum()
-    if found.ids and not cells.any():
+    cells = paint_outlines(outlines.ids, outlines.cells, size, path)
+    seen = np.isin(outlines.ids, cells).sum()
+    if outlines.ids and not cells.any():
         raise DataError(
-            f"{path}: none of its {len(found.ids)} outlines lies in the {_size(size)} pixels of {field.name}: expected "
-            "outlines in pixels of the original image."
+            f"{path}: none of its {len(outlines.ids)} outlines lies in the {_size(size)} pixels of {field.name}: "
+            "expected outlines in pixels of the original image."
         )
-    doubts = ("stray",) if seen < len(found.ids) else ()
-    if not any(found.nuclei):
+    doubts = ("stray",) if seen < len(outlines.ids) else ()
+    if not any(outlines.nuclei):
         return CellMaps(cells=cells, nuclei=None, doubts=doubts)
-    return CellMaps(cells, _paired(cells, paint_outlines(found.ids, found.nuclei, size, path)), doubts)
+    return CellMaps(cells, _paired(cells, paint_outlines(outlines.ids, outlines.nuclei, size, path)), doubts)
 
 
 def read_file(field: Field, source: _Source) -> CellMaps:

@@ -37,13 +37,13 @@ def paint(given: GivenMasks) -> np.ndarray:
     """
     check_ids(given.ids, given.where)
     if min(given.size) < 1 or given.size[0] * given.size[1] > MOST_PIXELS:
-        told = f"{given.size[0]} x {given.size[1]}"
-        raise DataError(f"{given.where} has masks of {told}, expected 1 to {MOST_PIXELS} pixels.")
+        size = f"{given.size[0]} x {given.size[1]}"
+        raise DataError(f"{given.where} has masks of {size}, expected 1 to {MOST_PIXELS} pixels.")
     try:
         runs = [rle.check(counts, given.size) for counts in given.counts]
     except DataError as error:
         raise DataError(f"{given.where}: {error}") from None
-    areas = np.array([own[1::2].sum() for own in runs], np.int64)
+    areas = np.array([run[1::2].sum() for run in runs], np.int64)
     check_covered(int(areas.sum()), given.size, given.where)
     flat = np.zeros(given.size[0] * given.size[1], np.int32)  # column after column
     for cell in np.argsort(-areas, kind="stable"):

@@ -25,8 +25,8 @@ from wsss.inference.calibration import (
 from wsss.inference.ensemble import MemberTables, read_members, read_provenance
 from wsss.inference.provenance import origin_of
 from wsss.inference.tables import prediction_files
+from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import reliability
-from wsss.metrics.truth import TrueMasks, read_cell_truth
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.figures import plot_reliability
 from wsss.runs.output import Output, at_file, what_is_read

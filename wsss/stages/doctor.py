@@ -6,19 +6,88 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.cells.plausible import doubt_notes, doubts_of
-from wsss.core.checks import DataError
+from wsss.cells.morphology import doubt_notes, doubts_of
+from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.device import Finding, examine_machine
 from wsss.data.catalog import DataSet, data_folder_of
-from wsss.data.cell_maps import read_cells
-from wsss.data.health import SAMPLES, examine_data
+from wsss.data.cell_maps import read_cells, without_cells
 from wsss.inference.ensemble import read_provenance
 from wsss.inference.tables import iter_cells, score_columns
-from wsss.metrics.label_doubts import label_doubts
+from wsss.metrics.classify import label_doubts
 from wsss.options.doctor import DoctorOptions
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.run_folder import RunFolder
+
+SAMPLES = 64
+"""Images that are read, spread over the set."""
+DARK = 2
+"""A channel whose brightest pixel is below this holds nothing."""
+
+
+def examine_data(folder: Path) -> Iterator[Finding]:
+    """Yield what is found of the data set in `folder`; reads SAMPLES images whole."""
+    try:
+        data = DataSet.open(folder)
+    except DataError as error:
+        yield Finding("bad", str(folder), str(error))
+        return
+    topic = str(folder)
+    failed = [name for name, ok in zip(data.ids, data.ok, strict=True) if not ok]
+    text = f"{len(data)} images of {len(data.channels)} channels at {data.size} px, {len(data.classes)} classes"
+    more = f"; {len(failed)} could not be prepared ({some(failed)}): see reason in images.parquet" if failed else ""
+    yield Finding("note" if failed else "ok", topic, text + more)
+    for finding in (*_pixels(data), _labels(data), _folds(data), _cells(data)):
+        yield Finding(finding.level, topic, finding.text)
+
+
+def _pixels(data: DataSet) -> Iterator[Finding]:
+    good = np.flatnonzero(data.ok)
+    if not len(good):
+        yield Finding("bad", "", "no image has pixels: prepare it again")
+        return
+    chosen = [int(i) for i in good[np.rint(np.linspace(0, len(good) - 1, min(SAMPLES, len(good)))).astype(int)]]
+    damaged = data.damaged(chosen)
+    if damaged:
+        text = f"{len(damaged)} of {len(chosen)} images differ from what was prepared: {some(damaged)}"
+        yield Finding("bad", "", text)
+        return
+    brightest = np.stack([data.image(i).max(axis=(1, 2)) for i in chosen])
+    dark = (brightest < DARK).sum(axis=0)
+    dark_in = [f"{name} is dark in {n}" for name, n in zip(data.channels, dark.tolist(), strict=True) if n]
+    text = f"{len(chosen)} images read, bytes as prepared"
+    yield Finding("note" if dark_in else "ok", "", f"{text}; {', '.join(dark_in)} of them" if dark_in else text)
+
+
+def _labels(data: DataSet) -> Finding:
+    count = int(data.has_labels.sum())
+    if not count:
+        return Finding("ok", "", "no labels: fit for infer, not for train")
+    without = [name for name, n in zip(data.classes.names, data.labels.sum(axis=0), strict=True) if n == 0]
+    if without:
+        return Finding("note", "", f"{count} images labelled; no image of {some(without)}: such classes are not learnt")
+    return Finding("ok", "", f"{count} images labelled, every class has some")
+
+
+def _folds(data: DataSet) -> Finding:
+    if not data.has_labels.any() or not data.manifest["folds"]:
+        return Finding("ok", "", "no folds")
+    try:
+        folds = data.folds()
+    except DataError as error:
+        return Finding("bad", "", str(error))
+    sizes = np.bincount(folds[folds >= 0])
+    return Finding("ok", "", f"{len(sizes)} folds of {sizes.min()} to {sizes.max()} images")
+
+
+def _cells(data: DataSet) -> Finding:
+    usable = np.flatnonzero(data.ok)
+    missing = without_cells(data, usable)
+    if len(missing) == len(usable):
+        return Finding("note", "", f"no cells yet: python -m wsss.segment --data {data.folder}")
+    if missing:
+        return Finding("note", "", f"{len(missing)} images have no label map ({some(missing)}): run segment again")
+    return Finding("ok", "", "every image has a label map of its cells")
 
 
 def run(options: DoctorOptions) -> int:

@@ -26,8 +26,8 @@ from wsss.inference.ensemble import (
 )
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images
+from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes
-from wsss.metrics.truth import TrueMasks, read_cell_truth
 from wsss.options.ensemble import EnsembleOptions, given_weights
 from wsss.runs.output import Output, in_folder, record_over, what_is_read
 from wsss.stages.evaluate import JoinRule, join_cells

@@ -27,10 +27,19 @@ from wsss.inference.tables import (
     score_columns,
     table_digest,
 )
-from wsss.metrics.cells import Join, confusion_rows, copy_to_cells, join_by_number, joined, score_table
+from wsss.metrics.cells import (
+    CellTruth,
+    Join,
+    TrueMasks,
+    confusion_rows,
+    copy_to_cells,
+    join_by_number,
+    joined,
+    read_cell_truth,
+    score_table,
+)
 from wsss.metrics.classify import precision_recall
 from wsss.metrics.instances import InstanceScorer, instance_table, match_pairs
-from wsss.metrics.truth import CellTruth, TrueMasks, read_cell_truth
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.figures import write_confusion
 from wsss.runs.output import Output, at_file, record_over, what_is_read

@@ -16,8 +16,7 @@ from wsss.core.digests import check_seal
 from wsss.core.files import read_record, write_csv, write_json
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.npy import read_npy
-from wsss.data.large import LargeImage
-from wsss.data.large_masks import LargeMask
+from wsss.data.large import LargeImage, LargeMask
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, search

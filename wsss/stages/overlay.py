@@ -21,7 +21,7 @@ from wsss.core.runtime import progress
 from wsss.data.catalog import DataSet, data_folder_of
 from wsss.data.cell_maps import check_cells, check_current, marks_for
 from wsss.inference.tables import prediction_files
-from wsss.metrics.truth import read_cell_truth
+from wsss.metrics.cells import read_cell_truth
 from wsss.options.overlay import OverlayOptions
 from wsss.reports.overlay import (
     Note,

@@ -17,15 +17,14 @@ from wsss.core.checks import ConfigError, DataError, UserError, some
 from wsss.core.console import say
 from wsss.core.labels import HPA, ClassList
 from wsss.core.stacks import parse_choice
-from wsss.data import matching, path_list, planes, tables
+from wsss.data import planes, tables
 from wsss.data import source as sources
 from wsss.data.build import COLUMNS, DUPLICATES, FOLDS, SHARDS, SOURCES, TABLE, Spec, finish
 from wsss.data.catalog import DataSet
-from wsss.data.existing import Known, Past
-from wsss.data.ingest import Job
-from wsss.data.source import Source
+from wsss.data.existing import ExistingSet, Known
+from wsss.data.folds import summary
+from wsss.data.source import Job, Source
 from wsss.data.store import Shards
-from wsss.data.summary import summary
 from wsss.options.prepare import PrepareOptions
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
@@ -46,7 +45,7 @@ def prepare(options: PrepareOptions) -> int:
 
 def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, output: Output) -> int:
     """Bring a source into the data set; return the exit code."""
-    existing = Past.read(options.out)
+    existing = ExistingSet.read(options.out)
     _check_ours(options, existing)
     output.overwrite = True  # the folder holds a data set, or may be replaced
     spec = _spec(options, classes, existing)
@@ -85,7 +84,7 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
     return _report(options.out, source.name, done)
 
 
-def _check_ours(options: PrepareOptions, existing: Past) -> None:
+def _check_ours(options: PrepareOptions, existing: ExistingSet) -> None:
     """Refuse a folder with files that do not belong to a data set.
 
     Raises:
@@ -99,7 +98,7 @@ def _check_ours(options: PrepareOptions, existing: Past) -> None:
         )
 
 
-def _journal(path: Path, source: Source, existing: Past) -> Journal:
+def _journal(path: Path, source: Source, existing: ExistingSet) -> Journal:
     """Open the journal of a source; leftovers of a first try with other options are removed."""
     try:
         return Journal(path, source.inputs)
@@ -111,7 +110,7 @@ def _journal(path: Path, source: Source, existing: Past) -> Journal:
         return Journal(path, source.inputs)
 
 
-def _say_if_old(existing: Past, source: Source) -> None:
+def _say_if_old(existing: ExistingSet, source: Source) -> None:
     record = existing.source(source.name)
     if record is not None and record.get("stamps") != STAMPS:
         say(
@@ -122,7 +121,7 @@ def _say_if_old(existing: Past, source: Source) -> None:
 
 def _on_one_scale(
     options: PrepareOptions,
-    existing: Past,
+    existing: ExistingSet,
     source: Source,
     known: Known,
     journal: Journal,
@@ -148,10 +147,10 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     channels, in_files = channel_names(options.channels)
     table = tables.read_labels(options.labels, classes, in_files) if options.labels else None
     listed = options.images.suffix.lower() == ".csv"
-    find = path_list.read_path_list if listed else planes.find_images
+    find = planes.read_path_list if listed else planes.find_images
     listing, folder = find(options.images, in_files), options.images.parent if listed else options.images
-    files = matching.without(listing.images, options.skip)
-    matched = matching.match(files, table, allow_unlabelled=options.allow_unlabelled)
+    files = tables.leave_out(listing.images, options.skip)
+    matched = tables.match_labels(files, table, allow_unlabelled=options.allow_unlabelled)
     for note in (*listing.notes, *matched.notes):
         say(f"note: {note}")
     if listing.extra:
@@ -161,7 +160,7 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     return classes, Source(options.source, folder, options.bits, matched, shards, choice, in_files)
 
 
-def _spec(options: PrepareOptions, classes: ClassList, existing: Past) -> Spec:
+def _spec(options: PrepareOptions, classes: ClassList, existing: ExistingSet) -> Spec:
 
     folds, seed = existing.folds or (4, 0)
     folds = folds if options.folds is None else options.folds
@@ -171,7 +170,7 @@ def _spec(options: PrepareOptions, classes: ClassList, existing: Past) -> Spec:
     return Spec(options.size, names, classes, folds, seed, group, parse_roles(options.roles, names))
 
 
-def _check_same_images(existing: Past, source: Source) -> None:
+def _check_same_images(existing: ExistingSet, source: Source) -> None:
     """Refuse to continue with a source whose images have changed places."""
     before = existing.source(source.name)
     if before is None or before["fingerprint"] == source.fingerprint:
@@ -198,7 +197,7 @@ def _announce(todo: list[Job], total: int) -> None:
         say(f"{total - len(todo)} of {total} images are prepared already; {len(todo)} are left.")
 
 
-def _is_finished(folder: Path, existing: Past, spec: Spec, rows: pd.DataFrame) -> bool:
+def _is_finished(folder: Path, existing: ExistingSet, spec: Spec, rows: pd.DataFrame) -> bool:
     """Return whether the data set on the disk is what would be written now."""
     name = rows["source"].iloc[0]
     recorded = existing.table[existing.table["source"] == name]
@@ -237,7 +236,9 @@ def _same_carried(recorded: pd.DataFrame, rows: pd.DataFrame) -> bool:
     return not gone and all(name in before and before[name].tolist() == now[name].tolist() for name in now)
 
 
-def _finish(existing: Past, spec: Spec, source: Source, rows: pd.DataFrame, bits: int | None, output: Output) -> None:
+def _finish(
+    existing: ExistingSet, spec: Spec, source: Source, rows: pd.DataFrame, bits: int | None, output: Output
+) -> None:
 
     record = {
         "name": source.name,

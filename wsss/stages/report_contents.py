@@ -15,9 +15,8 @@ from wsss.core.digests import in_short
 from wsss.core.files import read_lines, read_record
 from wsss.data.catalog import DataSet, data_folder_of
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
-from wsss.metrics.cells import score_table
+from wsss.metrics.cells import TrueMasks, read_cell_truth, score_table
 from wsss.metrics.classify import Reliability, reliability
-from wsss.metrics.truth import TrueMasks, read_cell_truth
 from wsss.options.evaluate import EvaluateOptions
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import calibration_svg, confusion_svg, training_svg

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from wsss.cells.plausible import doubt_notes
+from wsss.cells.morphology import doubt_notes
 from wsss.core.checks import DataError, DiskError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
@@ -23,7 +23,7 @@ from wsss.runs.journal import Journal
 from wsss.runs.output import SEGMENT, Output, in_folder
 from wsss.segmenters import AnyBackend, BackendOptions, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
-from wsss.segmenters.mask_folder import MaskFolder
+from wsss.segmenters.masks import MaskFolder
 
 
 def run(options: SegmentOptions) -> int:

@@ -20,8 +20,7 @@ from wsss.core.checks import DataError, Terminated
 from wsss.core.device import Device
 from wsss.core.runtime import return_freed_memory
 from wsss.data.catalog import DataSet
-from wsss.data.dataset import EpochBatches, ImageSamples
-from wsss.data.sampler import draw_epoch, image_weights
+from wsss.data.samples import EpochBatches, ImageSamples, draw_epoch, image_weights
 from wsss.options.recipe import Recipe, SamplerConfig
 from wsss.training.distributed import World
 

@@ -1,6 +1,5 @@
 """Synthetic fields of view with known per-cell labels, drawn by code: data of the demo and of tests."""
 
-from wsss.data.synthetic.fields import Field, Look, draw_field
-from wsss.data.synthetic.write import write_fields
+from wsss.data.synthetic.fields import Field, Look, draw_field, write_fields
 
 __all__ = ["Field", "Look", "draw_field", "write_fields"]

@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from wsss.data.synthetic.shapes import Outline
-from wsss.data.synthetic.strokes import curves, dots, draw, noise, pick
+from wsss.data.synthetic.shapes import Outline, curves, dots, draw, noise, pick
 
 STRIDE = 0.7
 """Step along a filament, in units; shorter than the blur, so that no beads show."""

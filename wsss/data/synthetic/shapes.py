@@ -1,11 +1,82 @@
-"""Where the cells of a synthetic field lie, and the outlines of their bodies and nuclei."""
+"""Where the cells of a synthetic field lie, outlines of bodies and nuclei, and the strokes they are drawn with."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from wsss.data.synthetic.strokes import dots, noise, pick
+Shape = tuple[int, int]
+
+
+def noise(shape: Shape, scale: float, rng: np.random.Generator) -> np.ndarray:
+    """Return smooth noise of mean 0 and standard deviation about 1, its grains about 2 * `scale` px wide."""
+    # The standard deviation of blurred white noise is 1 / (2 sqrt(pi) scale); dividing by the sample's own
+    # would make the contrast depend on the size of the patch.
+    white = rng.standard_normal(shape, np.float32)
+    return ndimage.gaussian_filter(white, scale, mode="wrap", truncate=3) * np.float32(2 * np.pi**0.5 * scale)
+
+
+def pick(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (count, 2) points y, x drawn evenly from `mask`; (0, 2) where the mask is empty."""
+    where = np.flatnonzero(mask)
+    if len(where) == 0:
+        return np.zeros((0, 2))
+    points = np.stack(np.unravel_index(rng.choice(where, count), mask.shape), axis=1)
+    return points + rng.uniform(-0.5, 0.5, (count, 2))
+
+
+def dots(shape: Shape, centres: np.ndarray, sigma: float | np.ndarray, height: float | np.ndarray) -> np.ndarray:
+    """Return the (H, W) sum of Gaussian dots at `centres` (N, 2); sigma and height are one or N values."""
+    narrow = -0.5 / np.broadcast_to(np.asarray(sigma, np.float32), len(centres))[:, None] ** 2
+    rows = np.exp(narrow * (np.arange(shape[0]) - centres[:, :1]) ** 2)  # (N, H)
+    columns = np.exp(narrow * (np.arange(shape[1]) - centres[:, 1:]) ** 2)  # (N, W)
+    heights = np.broadcast_to(np.asarray(height, np.float32), len(centres))[:, None]
+    return ((rows * heights).T @ columns).astype(np.float32)
+
+
+def curves(
+    starts: np.ndarray,
+    headings: np.ndarray,
+    length: float,
+    stride: float,
+    wobble: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Walk from every start, turning a little at each step.
+
+    Args:
+        starts: (N, 2) points y, x.
+        headings: (N,) first directions in radians, 0 along +x.
+        length: length of every curve in px.
+        stride: step in px.
+        wobble: standard deviation of the turn at a step, radians; 0 draws straight lines.
+        rng: source of the turns.
+
+    Returns:
+        (N, T, 2) points, with T = length / stride.
+    """
+    steps = max(2, round(length / stride))
+    turns = wobble * np.cumsum(rng.standard_normal((len(starts), steps)), axis=1)
+    heading = headings[:, None] + turns
+    walk = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], axis=-1), axis=1)
+    return starts[:, None, :] + stride * walk
+
+
+def draw(shape: Shape, points: np.ndarray, weight: float | np.ndarray) -> np.ndarray:
+    """Drop `weight` at every point (..., 2), shared by the four nearest pixels; points outside are lost."""
+    spots = points.reshape(-1, 2)
+    weights = np.broadcast_to(np.asarray(weight, np.float64), points.shape[:-1]).ravel()
+    corner = np.floor(spots).astype(np.intp)
+    part = spots - corner
+    out = np.zeros(shape[0] * shape[1])
+    for dy in (0, 1):
+        for dx in (0, 1):
+            y, x = corner[:, 0] + dy, corner[:, 1] + dx
+            share = np.abs(1 - dy - part[:, 0]) * np.abs(1 - dx - part[:, 1])
+            inside = (y >= 0) & (y < shape[0]) & (x >= 0) & (x < shape[1])
+            flat = y[inside] * shape[1] + x[inside]
+            out += np.bincount(flat, (weights * share)[inside], minlength=len(out))
+    return out.reshape(shape).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -138,8 +209,8 @@ def make_outline(
     sites = pick(outside < -4 * unit, int(rng.integers(2, 5)), rng)
     sizes = rng.uniform(1.6, 2.8, len(sites)) * unit
     nucleoli = np.clip(2 * dots(body.shape, sites, sizes, 1.0) - 0.5, 0, 1) * nucleus
-    beside = (outside > 2.5 * unit) & (outside < 5 * unit) & (depth > 4 * unit)
-    found = pick(beside, 1, rng)
+    near = (outside > 2.5 * unit) & (outside < 5 * unit) & (depth > 4 * unit)
+    centrosomes = pick(near, 1, rng)
     return Outline(
         box=box,
         body=body,
@@ -149,7 +220,7 @@ def make_outline(
         depth=depth,
         rim=outside.astype(np.float32),
         centre=centre,
-        centrosome=found[0] if len(found) else centre,
+        centrosome=centrosomes[0] if len(centrosomes) else centre,
         angle=seed.angle,
         unit=unit,
         mitotic=seed.mitotic,

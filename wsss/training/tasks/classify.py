@@ -15,17 +15,15 @@ from wsss.core.device import Device
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json
 from wsss.core.runtime import progress, versions
-from wsss.data.augment import build_augment
-from wsss.data.augment_recipe import load_recipe
+from wsss.data.augment import build_augment, load_recipe
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import image_marks, without_cells
-from wsss.data.dataset import ImageSamples
-from wsss.data.sampler import shard
+from wsss.data.samples import ImageSamples, shard
 from wsss.feature_classifier.fit import TooFewCells
 from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.losses.classify import ComboLoss, refinement
+from wsss.metrics.cells import CellTruth, read_cell_truth
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
-from wsss.metrics.truth import CellTruth, read_cell_truth
 from wsss.models.cam_net import CamNet, PuzzleCam, SiameseOutput, build_cam_net
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import ClassifyRecipe

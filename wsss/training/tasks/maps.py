@@ -15,8 +15,8 @@ from wsss.core.checks import ConfigError
 from wsss.core.device import Device
 from wsss.data.augment import build_augment
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.data.map_samples import MapSamples
 from wsss.data.pseudo import PseudoSet
+from wsss.data.samples import MapSamples
 from wsss.losses.semantic import MaskLoss
 from wsss.models.unet import MaskOutput
 from wsss.options.recipe import MapRecipe

@@ -12,8 +12,7 @@ from wsss.core.checks import ConfigError
 from wsss.core.device import Device
 from wsss.core.digests import Digests
 from wsss.core.runtime import versions
-from wsss.data.augment import Augment
-from wsss.data.augment_recipe import load_recipe
+from wsss.data.augment import Augment, load_recipe
 from wsss.data.mask_samples import (
     MaskSamples,
     coverage_folds,
@@ -23,7 +22,7 @@ from wsss.data.mask_samples import (
     unpack_target,
 )
 from wsss.data.masks import MaskSet
-from wsss.data.sampler import draw_epoch
+from wsss.data.samples import draw_epoch
 from wsss.data.tile_set import open_set
 from wsss.losses.semantic import MaskLoss
 from wsss.metrics.instances import MaskScore, score_mask

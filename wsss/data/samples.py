@@ -1,10 +1,18 @@
-"""Which images an epoch shows: balanced by class or plain, as a pure function of seed and epoch."""
+"""Images as PyTorch samples, how often each is drawn, and the batches of an epoch."""
 
 import re
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.data.augment import Augment
+from wsss.data.catalog import DataSet
+from wsss.data.pseudo import PseudoSet
+from wsss.options.masks import IGNORE
 
 
 def class_weights(labels: np.ndarray) -> np.ndarray:
@@ -57,7 +65,7 @@ def find_clip_class(labels: np.ndarray, clip: str = "rank:3") -> int | None:
 def image_weights(labels: np.ndarray, clip: str = "rank:3") -> np.ndarray:
     """Weigh each image by the mean weight of its classes, at most the weight of the clip class.
 
-    Images without any label count as one more class of their own.
+    Images without any label count as one more class.
 
     Args:
         labels: (N, K) of 0/1.
@@ -112,9 +120,75 @@ def shard(indices: np.ndarray, rank: int, world: int) -> np.ndarray:
     return indices[rank::world]
 
 
-def expected_share(labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Return (K,) which share of the draws is expected to show each class; an image may show several."""
-    present = labels > 0
-    if weights is None:
-        return present.mean(axis=0)
-    return (weights / weights.sum()) @ present
+Key = tuple[int, int]
+"""(index of the image in the data set, seed of its augmentation)."""
+
+
+class ImageSamples(Dataset[tuple[Tensor, Tensor, int]]):
+    """Samples (image (4, h, w) uint8, labels (K,) float32, index) of a data set.
+
+    Args:
+        data: the data set.
+        augment: (image (4, S, S), seed) -> image; None for stored images as they are.
+    """
+
+    def __init__(self, data: DataSet, augment: Callable[[np.ndarray, int], np.ndarray] | None = None) -> None:
+        self.data, self.augment = data, augment
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, int]:
+        """Read one image; the same key always gives the same sample."""
+        index, seed = key
+        image = self.data.image(index)
+        image = np.array(image) if self.augment is None else self.augment(image, seed)
+        return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(self.data.labels[index]), index
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """Batches of keys of one epoch; `start` skips batches that a resumed run has already seen.
+
+    The augmentation seed of a sample depends on the run's seed, the epoch and its place in it, on nothing else. Of
+    several processes each takes its part of every batch; one left without any, in a short last batch, gets a double
+    that its caller must not count.
+    """
+
+    def __init__(self, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
+        self.order: np.ndarray = np.zeros(0, np.int64)
+        self.epoch = self.start = 0
+
+    def set(self, order: np.ndarray, epoch: int, start: int = 0) -> None:
+        """Choose the images of the epoch in their order, and the batch to begin with."""
+        self.order, self.epoch, self.start = order, epoch, start
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch) - self.start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        seeds = np.random.default_rng([self.seed, self.epoch]).integers(2**31, size=len(self.order))
+        keys = list(zip(self.order.tolist(), seeds.tolist(), strict=True))
+        for b in range(self.start, -(-len(keys) // self.batch)):
+            whole = keys[b * self.batch : (b + 1) * self.batch]
+            yield whole[self.rank :: self.world] or whole[:1]
+
+
+class MapSamples(Dataset[tuple[Tensor, Tensor, int]]):
+    """Samples (image (C, h, w) uint8, target (K, h, w) uint8 of 0, 1 and 255, index), augmented by the seed of the key.
+
+    Pixels beyond the image's edge are ignored.
+    """
+
+    def __init__(self, data: DataSet, pseudo: PseudoSet, augment: Augment) -> None:
+        self.data, self.pseudo, self.augment = data, pseudo, augment
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, int]:
+        """Read one image; the same key always gives the same sample."""
+        index, seed = key
+        classes, masks = self.pseudo.masks(self.data.ids[index])
+        planes = [*masks, np.ones(masks.shape[1:], np.uint8)]
+        image, moved = self.augment.with_masks(self.data.image(index), planes, seed)
+        *moved_masks, inside = moved
+        target = np.zeros((len(self.data.classes), *inside.shape), np.uint8)
+        for k, mask in zip(classes, moved_masks, strict=True):
+            target[k] = mask
+        target[:, inside == 0] = IGNORE
+        return torch.from_numpy(image), torch.from_numpy(target), index
