@@ -56,7 +56,6 @@ def confusion_svg(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _svg(figure: Any) -> str:
-
     stream = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "wsss"}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
@@ -242,7 +241,6 @@ def plot_range_test(rows: Sequence[Mapping[str, float]], suggestion: float, path
 
 
 def _figure(size: tuple[float, float]) -> Any:
-
     return Figure(figsize=size, layout="constrained", dpi=110)
 
 

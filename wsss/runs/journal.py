@@ -185,3 +185,9 @@ def _unwritable(path: Path, error: sqlite3.OperationalError) -> DataError | NoSp
         f"{path} cannot be written ({error}): make room or fix the disk, then start the same command again; "
         "what was done is kept."
     )
+
+
+def remove_journal(path: Path) -> None:
+    """Delete a closed journal; SQLite's side files first, so that none is left without it."""
+    for old in (*path.parent.glob(f"{path.name}-*"), path):
+        old.unlink(missing_ok=True)

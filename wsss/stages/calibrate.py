@@ -12,7 +12,7 @@ import numpy as np
 from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.core.digests import Digests
-from wsss.core.labels import HPA, ClassList
+from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.tables import read_labels
 from wsss.inference.calibration import (
@@ -32,15 +32,10 @@ from wsss.reports.figures import plot_reliability
 from wsss.runs.output import Output, at_file, what_is_read
 from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.evaluate import JoinRule, join_cells
+from wsss.stages.evaluate import JoinRule, default_classes, join_cells
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""
-
-
-def run(options: CalibrateOptions) -> int:
-    """Calibrate as the options say; return the exit code."""
-    return calibrate(options)
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class Events:
 SUBJECT = ("options.preds", "options.truth", "options.labels", "options.data")
 
 
-def calibrate(options: CalibrateOptions) -> int:
+def run(options: CalibrateOptions) -> int:
     """Fit the curves, write and plot them, print the calibration errors; return 0."""
     out = options.out or options.preds / "calibration.json"
     with at_file(out, "calibrate") as output:
@@ -120,14 +115,13 @@ def _data_folder(options: CalibrateOptions, provenance: dict[str, Any]) -> Path 
 
 
 def _classes(data: DataSet | None, count: int) -> ClassList:
-    classes = data.classes if data is not None else HPA
-    if len(classes) == count:
-        return classes
-    if data is not None:
+    if data is None:
+        return default_classes(count)
+    if len(data.classes) != count:
         raise DataError(
-            f"{data.folder} has {len(classes)} classes, the predictions have {count}: pass the right --data."
+            f"{data.folder} has {len(data.classes)} classes, the predictions have {count}: pass the right --data."
         )
-    return ClassList(tuple(f"class {k}" for k in range(count)), None)
+    return data.classes
 
 
 def _labels(options: CalibrateOptions, data: DataSet | None, classes: ClassList) -> dict[str, np.ndarray]:
@@ -194,7 +188,6 @@ def _cell_events(
 
 
 def _image_events(tables: MemberTables, labels: dict[str, np.ndarray]) -> Events:
-
     table = tables.images[tables.images[tables.columns].notna().all(axis=1)]
     table = table[table.ID.isin(labels)]
     if not len(table):
@@ -224,7 +217,6 @@ def _cross_fitted(events: Events, method: str) -> np.ndarray:
 
 
 def _bins(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-
     curve = reliability(truth, scores)
     return curve.count, curve.score, curve.truth, curve.error
 

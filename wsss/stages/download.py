@@ -39,11 +39,6 @@ class AtlasImage:
 
 
 def run(options: DownloadOptions) -> int:
-    """Run the stage; return 0, or 1 if some images are incomplete."""
-    return download(options)
-
-
-def download(options: DownloadOptions) -> int:
     """Fetch what is not there yet; write failed.csv if something failed, and return the exit code."""
     images = wanted_images(options)
     with in_folder(options.out, "download") as output:

@@ -10,7 +10,7 @@ from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.files import write_json
-from wsss.core.labels import HPA, ClassList
+from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.ensemble import (
     Fitted,
@@ -30,15 +30,10 @@ from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.options.ensemble import EnsembleOptions, given_weights
 from wsss.runs.output import Output, in_folder, record_over, what_is_read
-from wsss.stages.evaluate import JoinRule, join_cells
+from wsss.stages.evaluate import JoinRule, default_classes, join_cells
 
 
 def run(options: EnsembleOptions) -> int:
-    """Run the stage; return the exit code."""
-    return ensemble(options)
-
-
-def ensemble(options: EnsembleOptions) -> int:
     """Blend, write the tables, show what each member adds; return 0."""
     with in_folder(options.out, "ensemble") as output:
         if output.begin(
@@ -119,7 +114,6 @@ def _target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Scor
 
 
 def _cell_target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Score, str]:
-
     assert options.truth is not None
     cells = members[0].cells
     truth = read_cell_truth(options.truth, _classes(options, members[0]))
@@ -139,13 +133,11 @@ def _cell_target(options: EnsembleOptions, members: list[MemberTables]) -> tuple
 
 
 def _mean_ap(truth: np.ndarray, scores: np.ndarray) -> float:
-
     mean = mean_of_classes(average_precision(truth, scores))
     return mean if np.isfinite(mean) else 0.0
 
 
 def _data(options: EnsembleOptions, first: MemberTables) -> DataSet:
-
     return DataSet.open(_data_folder(options, first.provenance))
 
 
@@ -157,11 +149,7 @@ def _data_folder(options: EnsembleOptions, provenance: dict[str, Any]) -> Path:
 
 
 def _classes(options: EnsembleOptions, first: MemberTables) -> ClassList:
-
-    count = len(first.columns)
-    if options.data is not None:
-        return _data(options, first).classes
-    return HPA if count == len(HPA) else ClassList(tuple(f"class {k}" for k in range(count)), None)
+    return default_classes(len(first.columns)) if options.data is None else _data(options, first).classes
 
 
 def _report(

@@ -187,11 +187,15 @@ def _classes(data: Path | None, count: int) -> ClassList:
         if len(classes) != count:
             raise DataError(f"{data} has {len(classes)} classes, the predictions have {count}.")
         return classes
+    return default_classes(count)
+
+
+def default_classes(count: int) -> ClassList:
+    """Return the classes of predictions without a data set: those of HPA if their number fits, else numbered ones."""
     return HPA if count == len(HPA) else ClassList(tuple(f"class {k}" for k in range(count)), None)
 
 
 def _image_labels(options: EvaluateOptions, truth: CellTruth, classes: ClassList) -> tuple[Values, str]:
-
     if options.labels:
         table = read_labels(options.labels, classes).labels
         return {name: classes.encode(ids) for name, ids in table.items()}, str(options.labels)
@@ -210,7 +214,6 @@ def _image_scores(options: EvaluateOptions, columns: list[str]) -> Values:
 
 
 def _copied_labels(truth: CellTruth, copied: np.ndarray, origin: str, classes: ClassList) -> dict[str, Any]:
-
     precision, recall = precision_recall(truth.labels, copied)
     return {"labels_from": origin, "precision": precision, "recall": recall} | score_table(
         truth.labels, copied, classes
@@ -218,7 +221,6 @@ def _copied_labels(truth: CellTruth, copied: np.ndarray, origin: str, classes: C
 
 
 def _images(labels: Values, probs: Values, classes: ClassList, threshold: float) -> dict[str, Any] | None:
-
     both = [name for name in labels if name in probs]
     if not both:
         return None

@@ -143,7 +143,6 @@ def _draw(
 
 
 def _row(preds: Path, record: dict[str, Any], masks: MaskSet, i: int, score: MaskScore) -> SheetRow:
-
     truth, predicted = masks.label_map(i), _predicted(preds, masks.ids[i], record)
     figures, alone = f"Dice {score.dice:.3f}, IoU {score.iou:.3f}", None
     if record["segmentation"]["objects"]:

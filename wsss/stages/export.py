@@ -117,7 +117,6 @@ def export_predictions(options: ExportOptions, output: Output) -> None:
 
 
 def _write_table(options: ExportOptions, out: Path, cells: pd.DataFrame, data: DataSet) -> None:
-
     if options.to == "h5ad":
         assert options.preds is not None
         record = options.preds / "provenance.json"
@@ -127,21 +126,18 @@ def _write_table(options: ExportOptions, out: Path, cells: pd.DataFrame, data: D
 
 
 def _coco(options: ExportOptions, out: Path, predictions: Predictions) -> str:
-
     images, how = predictions.images(), {"every_class": options.every_class, "min_score": options.min_score}
     count = write_coco(out, images, predictions.cells(), predictions.data.classes, **how)  # type: ignore[arg-type]
     return f"{count} annotations of {len(images)} images"
 
 
 def _kaggle(options: ExportOptions, out: Path, predictions: Predictions) -> str:
-
     sizes = predictions.data.table[["ID", "ImageHeight", "ImageWidth"]]
     done = write_submission(out, sizes, predictions.cells(), min_score=options.min_score)
     return f"{done.predictions} predictions of {done.images} images, {done.empty} of them without any,"
 
 
 def _tiff(options: ExportOptions, out: Path, predictions: Predictions) -> str:
-
     count = 0
     for name, label_map, _ in _label_maps(predictions):
         write_label_tiff(out / f"{name}.tif", label_map)
@@ -150,7 +146,6 @@ def _tiff(options: ExportOptions, out: Path, predictions: Predictions) -> str:
 
 
 def _geojson(options: ExportOptions, out: Path, predictions: Predictions) -> str:
-
     count = files = 0
     suffix = ".geojson.gz" if options.gz else ".geojson"
     for name, label_map, cells in _label_maps(predictions):

@@ -37,7 +37,7 @@ from wsss.inference.shards import ShardJournals, take
 from wsss.inference.sources import Task, source_shares
 from wsss.options.infer import InferOptions, Shard, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
-from wsss.runs.journal import Journal
+from wsss.runs.journal import Journal, remove_journal
 from wsss.runs.lock import LOCK, hold
 from wsss.runs.output import FOLDER, Marks, Output, in_folder
 from wsss.runs.run_folder import find_folders
@@ -145,7 +145,8 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
     write_json(output.path(PROVENANCE), provenance)
     output.publish(failed=again, items=items)
     if not again:  # else the shards with images that failed may be run again
-        _remove(shards)
+        for path in shards:
+            remove_journal(path)
     return 1 if failed else 0
 
 
@@ -209,18 +210,12 @@ def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) ->
     shard, out = Shard.parse(options.shard), output.folder
     part = take(shard, plan, options.batch)
     if options.overwrite:
-        _remove([out / shard.journal])
+        remove_journal(out / shard.journal)
     with Journal(out / shard.journal, output.read, way_out=output.way_out) as journal:
         _run(task, part, journal, options, output)
         count = len(journal)
     say(f"{out / shard.journal}: {count} images; when all {shard.count} are done, run the same with --merge true")
     return 0
-
-
-def _remove(journals: list[Path]) -> None:
-    for path in journals:
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output: Output) -> None:
@@ -253,13 +248,11 @@ def _folds_of(data: DataSet, plan: Plan) -> list[int]:
 
 
 def _here(task: Task, plan: Plan, folds: list[int], skip: set[int]) -> Iterator[Scored]:
-
     for (checkpoints, indices), fold in zip(plan, folds, strict=True):
         yield from predict(task, checkpoints, indices, skip, fold)
 
 
 def _on_ray(task: Task, plan: Plan, folds: list[int], skip: set[int], options: InferOptions) -> Iterator[Scored]:
-
     from wsss.inference.on_ray import make_chunks, predict_on_ray
     from wsss.stages import infer  # by its name, which workers know; it runs as __main__ here
 

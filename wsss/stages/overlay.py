@@ -48,11 +48,6 @@ THUMB = 360
 
 
 def run(options: OverlayOptions) -> int:
-    """Run the stage; return the exit code."""
-    return draw(options)
-
-
-def draw(options: OverlayOptions) -> int:
     """Write the pictures; return 0."""
     with in_folder(options.out, "overlay") as output:
         if output.begin(partial(_read, options), overwrite=options.overwrite, subject=("options",)):
@@ -193,7 +188,6 @@ def _label_text(data: DataSet, i: int) -> str:
 
 
 def _png(picture: np.ndarray) -> bytes:
-
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="PNG", compress_level=4)
     return stream.getvalue()

@@ -26,16 +26,11 @@ from wsss.data.folds import summary
 from wsss.data.source import Job, Source
 from wsss.data.store import Shards
 from wsss.options.prepare import PrepareOptions
-from wsss.runs.journal import Journal
+from wsss.runs.journal import Journal, remove_journal
 from wsss.runs.output import Output, in_folder
 
 
 def run(options: PrepareOptions) -> int:
-    """Run the stage; return 0, or 1 if some images could not be prepared."""
-    return prepare(options)
-
-
-def prepare(options: PrepareOptions) -> int:
     """Prepare what is not prepared yet; return the exit code."""
     classes, source = _find(options)
     with in_folder(options.out, "prepare", SHARDS, f"{SOURCES}/{options.source}") as output:
@@ -52,7 +47,7 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
     path = options.out / f"prepare-{options.source}.journal"
     if options.overwrite:
         existing = existing.forget(options.source)
-        _remove_journal(path)
+        remove_journal(path)
     existing.check_fits(spec, source.name, source.ids)
     _check_same_images(existing, source)
     stamp = sources.stamps(source)
@@ -80,7 +75,7 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
             sources.write_extras(options.out, source, known, stamp)
             with _broken_named(rows):
                 _finish(existing, spec, source, rows, bits, output)
-    _remove_journal(path)
+    remove_journal(path)
     return _report(options.out, source.name, done)
 
 
@@ -106,7 +101,7 @@ def _journal(path: Path, source: Source, existing: ExistingSet) -> Journal:
         if existing.source(source.name) is not None:
             raise
         say(f"note: {error} No data set was finished with them: they are left.")
-        _remove_journal(path)
+        remove_journal(path)
         return Journal(path, source.inputs)
 
 
@@ -161,7 +156,6 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
 
 
 def _spec(options: PrepareOptions, classes: ClassList, existing: ExistingSet) -> Spec:
-
     folds, seed = existing.folds or (4, 0)
     folds = folds if options.folds is None else options.folds
     seed = seed if options.seed is None else options.seed
@@ -184,12 +178,6 @@ def _check_same_images(existing: ExistingSet, source: Source) -> None:
         f"source {source.name} of {existing.folder} was prepared differently ({what}). "
         "Add new images with another --source, or pass --overwrite true to make this one again."
     )
-
-
-def _remove_journal(path: Path) -> None:
-    """Delete a closed journal; SQLite's side files first, so that none is left without it."""
-    for old in (*path.parent.glob(f"{path.name}-*"), path):
-        old.unlink(missing_ok=True)
 
 
 def _announce(todo: list[Job], total: int) -> None:
@@ -239,7 +227,6 @@ def _same_carried(recorded: pd.DataFrame, rows: pd.DataFrame) -> bool:
 def _finish(
     existing: ExistingSet, spec: Spec, source: Source, rows: pd.DataFrame, bits: int | None, output: Output
 ) -> None:
-
     record = {
         "name": source.name,
         "images": len(rows),

@@ -101,11 +101,6 @@ class Mapper:
 
 
 def run(options: ReportOptions) -> int:
-    """Run the stage; return the exit code."""
-    return report(options)
-
-
-def report(options: ReportOptions) -> int:
     """Write the page; return 0."""
     if is_mask_folder(options.preds):
         raise ConfigError(f"{options.preds} holds masks, not cells: python -m wsss.evaluate draws them as sheet.png.")

@@ -19,7 +19,7 @@ from wsss.core.runtime import progress, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.overlap import Overlap
 from wsss.options.segment import SegmentOptions
-from wsss.runs.journal import Journal
+from wsss.runs.journal import Journal, remove_journal
 from wsss.runs.output import SEGMENT, Output, in_folder
 from wsss.segmenters import AnyBackend, BackendOptions, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
@@ -43,7 +43,6 @@ def segment(options: SegmentOptions, overlap: Overlap | None = None) -> int:
 
 
 def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, output: Output) -> int:
-
     data = DataSet.open(folder)
     asked = _backend_options(options, data)
     backend = make_backend(options.backend, asked)  # a wrong option shows before any work
@@ -53,8 +52,7 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, out
     output.overwrite = True  # the tables are of this stage, whatever version of it
     path = folder / "segment.journal"
     if options.overwrite:
-        for old in (path, *folder.glob("segment.journal-*")):
-            old.unlink(missing_ok=True)
+        remove_journal(path)
     began = time.perf_counter()
     with Journal(path, output.read, folder, "or pass --overwrite true to find all cells again") as journal:
         todo = _unfinished(data, journal, output)
@@ -82,7 +80,6 @@ def version_of(package: str) -> str:
 
 
 def _backend_options(options: SegmentOptions, data: DataSet) -> BackendOptions:
-
     masks, weights = (path.resolve() if path else None for path in (options.masks, options.weights))
     return BackendOptions(
         masks,
@@ -212,7 +209,6 @@ def _summary(data: DataSet, journal: Journal) -> tuple[pd.DataFrame, Counter[str
 
 
 def _write(folder: Path, table: pd.DataFrame, options: SegmentOptions, spent: Counter[str]) -> None:
-
     chosen = {
         name: value if value is None or isinstance(value, int | float) else str(value)
         for name, value in asdict(options).items()
