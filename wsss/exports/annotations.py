@@ -226,7 +226,7 @@ def write_coco(
             text.write('],\n"annotations": [')
             for name, image_cells in cells:
                 if name not in numbers:
-                    raise DataError(f"{path}: cells of {name}, which is none of the images: pass its data set.")
+                    raise DataError(f"{path}: cells of {name}, which is not among the images: pass its data set.")
                 for record in _annotations(image_cells, classes, min_score if every_class else None):
                     count += 1
                     annotation = {"id": count, "image_id": numbers[name], **record}

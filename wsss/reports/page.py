@@ -59,7 +59,7 @@ class Field:
 
     name: str
     about: str
-    """Its size, labels and number of cells in words."""
+    """Its size, labels and number of cells as text."""
     size: tuple[int, int]
     """(h, w) of its pictures."""
     tops: Sequence[int]
@@ -86,7 +86,7 @@ def pack_field(
         cells: what is shown of each cell; one without pixels in the map has no outline.
         edge: longer edge of the pictures in px.
         quality: of WebP, 1..100.
-        maps: class maps, as far as there are.
+        maps: class maps, if any.
     """
     paths = outline_paths(fit(label_map, edge, labels=True))
     small = [fit(np.rint(255 * stretch(plane)).astype(np.uint8), edge) for plane in planes]
@@ -190,7 +190,7 @@ class CropGroup:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its title and what it says in words."""
+    """A drawing with its title and caption."""
 
     title: str
     uri: str
@@ -271,7 +271,7 @@ def css_colour(rgb: Colour) -> str:
 
 
 def figure_text(value: float | None) -> str:
-    """Return a share with three digits, or a dash where there is none."""
+    """Return a share with three digits, or a dash if there is none."""
     return f"{value:.3f}" if _known(value) or value == 0 else "–"
 
 

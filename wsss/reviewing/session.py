@@ -1,4 +1,4 @@
-"""A running review: its answers in an SQLite file, which cell comes next, and what the labels are worth so far."""
+"""A running review: its answers in an SQLite file, which cell comes next, and the quality of the labels so far."""
 
 import sqlite3
 import threading

@@ -111,7 +111,7 @@ def share_table(groups: list[GroupShares], classes: ClassList, reference: str) -
 
 
 def summary(groups: list[GroupShares], classes: ClassList) -> list[str]:
-    """Return the three most frequent classes of each condition in words."""
+    """Return the three most frequent classes of each condition as text."""
     lines = []
     for group in groups:
         parts = []

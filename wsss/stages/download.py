@@ -39,7 +39,7 @@ class AtlasImage:
 
 
 def run(options: DownloadOptions) -> int:
-    """Fetch what is not there yet; write failed.csv if something failed, and return the exit code."""
+    """Fetch the missing images; write failed.csv if some failed, and return the exit code."""
     images = wanted_images(options)
     with in_folder(options.out, "download") as output:
         output.begin(

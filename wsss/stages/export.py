@@ -82,7 +82,7 @@ class Predictions:
     def _check(self, name: str, cells: pd.DataFrame) -> None:
         place = self._places.get(name)
         if place is None or not self.data.ok[place]:
-            raise DataError(f"{self.folder} has cells of {name!r}, which {self.data.folder} has not: pass its --data.")
+            raise DataError(f"{self.folder} has cells of {name!r}, which {self.data.folder} lacks: pass its --data.")
         geometry = self.data.geometry(place)
         sizes = set(zip(cells.ImageHeight.tolist(), cells.ImageWidth.tolist(), strict=True))
         if sizes != {(geometry.height, geometry.width)}:

@@ -136,7 +136,7 @@ def open_in_worker(words: dict[str, Any], device_name: str) -> tuple[Task, Plan,
 
 
 def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan) -> int:
-    """Predict what is not there yet and publish the tables; return the exit code."""
+    """Predict the missing images and publish the tables; return the exit code."""
     provenance, read, marks = _read(options, task, plan)
     if not output.begin(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0

@@ -80,7 +80,7 @@ def infer_masks(options: InferOptions) -> int:
 def _predict(
     output: Output, options: InferOptions, masks: MaskSet, checkpoints: list[Checkpoint[Unet]], plan: MaskPlan
 ) -> int:
-    """Predict what is not there yet and publish masks and tables; return the exit code."""
+    """Predict the missing images and publish masks and tables; return the exit code."""
     provenance = _provenance(options, masks, checkpoints)
     wanted = [masks.items[i] for _, indices in plan for i in indices]
 

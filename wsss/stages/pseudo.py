@@ -49,7 +49,7 @@ def run(options: PseudoOptions) -> int:
 
 
 def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: Device, output: Output) -> int:
-    """Make what is not there yet of one folder; return the number of images without masks."""
+    """Make the missing masks of one folder; return the number of images without masks."""
     made_from = _made_from(options, data, plan)
     if not output.begin(
         lambda digests: made_from,

@@ -64,7 +64,7 @@ class Contents:
     """(N, K) float32."""
     evidence: Evidence
     record: dict[str, Any]
-    """The content of provenance.json, empty where there is none."""
+    """The content of provenance.json, empty if there is none."""
 
 
 def collect(options: ReportOptions) -> Contents:
@@ -80,7 +80,7 @@ def collect(options: ReportOptions) -> Contents:
         raise DataError(f"{options.preds} has {len(columns)} classes, {data.folder} has {len(data.classes)}.")
     strangers = sorted((set(images.ID) | set(cells.ID)) - set(data.ids))
     if strangers:
-        raise DataError(f"{options.preds} has {some(strangers)}, which {data.folder} has not: pass its --data.")
+        raise DataError(f"{options.preds} has {some(strangers)}, which {data.folder} lacks: pass its --data.")
     given = Truth(options.truth, options.masks, options.threshold, options.join)
     evidence = gather(options.preds, data, cells, images, given)
     path = options.preds / "provenance.json"
@@ -140,7 +140,7 @@ def _images(data: DataSet, images: pd.DataFrame, threshold: float) -> tuple[dict
 
 
 def overview(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
-    """Return what was run and on what, in words."""
+    """Return what was run on which data, as text."""
     data, record = contents.data, contents.record
     labelled = int(data.has_labels.sum())
     out = [

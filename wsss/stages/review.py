@@ -60,7 +60,7 @@ def _check_images(population: Population, data: DataSet, preds: Path) -> None:
     known = set(data.ids)
     strangers = [name for name in population.names if name not in known]
     if strangers:
-        raise DataError(f"{preds} has {strangers[0]}, which {data.folder} has not: pass its --data.")
+        raise DataError(f"{preds} has {strangers[0]}, which {data.folder} lacks: pass its --data.")
 
 
 def _marks(preds: Path, data: DataSet) -> Callable[[str], str]:

@@ -54,7 +54,7 @@ def _folds(options: TrainOptions, recipe: Recipe, task: Task) -> list[int | None
 
 
 def train_fold(plan: Plan) -> None:
-    """Train one network, or go on with it."""
+    """Train one network, or resume it."""
     task, split, folder = plan.task, plan.split, plan.folder
     options, world = task.options, task.world
     job, state = start(plan)
@@ -82,6 +82,6 @@ def _workers(options: TrainOptions, world: World) -> int:
 
 
 def _going_on(state: TrainState) -> str:
-    """Return where a run goes on, as the end of a sentence; nothing for a new one."""
+    """Return where a run resumes, as the end of a sentence; nothing for a new run."""
     where = state.progress
     return f"; going on after epoch {where.epoch}, step {where.step}" if where.epoch or where.step else ""
