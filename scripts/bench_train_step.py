@@ -26,9 +26,9 @@ from wsss.models.cam_net import build_cam_net
 from wsss.options.recipe import ClassifyRecipe, DrsConfig, PuzzleConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
+from wsss.training.fit import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import Job, TrainState
-from wsss.training.step import Learner
 from wsss.training.tasks.classify import ClassifyLearner
 
 VARIANTS = ("plain", "puzzle", "drs")

@@ -28,6 +28,7 @@ from wsss.data.samples import draw_epoch, image_weights, shard
 from wsss.data.tables import read_classes, read_labels
 from wsss.inference.tiles import predict_tiles, tile_starts
 from wsss.models.cam_net import merge, split
+from wsss.training.loading import draw_epoch, expected_share, image_weights, shard
 
 CLASSES = ClassList(("a", "b", "c"), 2)
 CELLS = st.one_of(

@@ -19,7 +19,7 @@ from wsss.core.checks import ConfigError
 from wsss.data.samples import EpochBatches
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.train import main
-from wsss.training.distributed import World, join
+from wsss.training.distributed import World, join_processes
 
 # Layer norms and SGD: batch norms would see other images in each process, Adam would enlarge rounding.
 PLAIN = ["--backbone", "test_efficientnet_ln", "--optim.name", "sgd", "--optim.ema", "0.5", "--optim.accumulate", "2"]
@@ -61,7 +61,7 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 
 def test_alone_there_is_nothing_to_agree_on() -> None:
-    with join("cpu") as world:
+    with join_processes("cpu") as world:
         assert world.leads
         assert world.total([1.0, 2.0]) == [1.0, 2.0]
         rows = np.ones((3, 2))
@@ -84,7 +84,7 @@ def test_the_parts_of_a_batch_are_the_batch(world: int) -> None:
 def test_a_batch_smaller_than_the_processes_is_refused(data: Path, tmp_path: Path) -> None:
     from wsss.core.device import choose_device
     from wsss.options.recipe import ClassifyRecipe
-    from wsss.training.start import check_world
+    from wsss.stages.train import check_world
 
     with pytest.raises(ConfigError, match="fewer than the 4 processes"):
         check_world(ClassifyRecipe(batch=3), choose_device("cpu"), World(0, 4))

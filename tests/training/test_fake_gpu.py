@@ -36,9 +36,9 @@ from wsss.options.recipe import (
     UnetRecipe,
 )
 from wsss.options.scoring import TtaConfig
+from wsss.training.fit import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
-from wsss.training.step import Learner
 from wsss.training.tasks.classify import ClassifyLearner
 from wsss.training.tasks.maps import MapLearner
 from wsss.training.tasks.masks import MaskLearner

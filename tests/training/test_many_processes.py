@@ -61,7 +61,7 @@ from wsss.core.device import choose_device
 from wsss.options.recipe import ClassifyRecipe, PuzzleConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
-from wsss.training.distributed import join
+from wsss.training.distributed import join_processes
 from wsss.training.loading import Batch
 from wsss.training.state import Job, TrainState
 from wsss.training.tasks.classify import ClassifyLearner
@@ -69,7 +69,7 @@ from wsss.models.cam_net import build_cam_net
 
 batch = Batch(torch.randint(0, 255, (2, 4, 64, 64), dtype=torch.uint8), torch.ones(2, 2), torch.arange(2))
 failed = []
-with join("cpu") as world:
+with join_processes("cpu") as world:
     for name in sys.argv[1:]:
         recipe = ClassifyRecipe(backbone=name, weights="none", crop=64, puzzle=PuzzleConfig(side=1))
         state = TrainState(build_cam_net(recipe, channels=4, classes=2), recipe, choose_device("cpu"))

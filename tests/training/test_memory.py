@@ -20,9 +20,9 @@ from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
 from wsss.models.memory import MemoryFull, attempt
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.options.scoring import TtaConfig
+from wsss.training.fit import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
-from wsss.training.step import Learner
 from wsss.training.tasks.classify import ClassifyLearner
 
 CPU = choose_device("cpu")

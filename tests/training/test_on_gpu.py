@@ -9,10 +9,10 @@ import torch
 from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
 from wsss.models.cam_net import build_cam_net
+from wsss.models.memory import peak_bytes
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
-from wsss.training.foresight import peak_bytes
 from wsss.training.loading import Batch
 from wsss.training.state import Job, TrainState
 from wsss.training.tasks.classify import ClassifyLearner

@@ -61,19 +61,21 @@ def explain_cell(
     if label not in known:
         raise ValueError(f"the feature_classifier knows the classes {known}, not {label}.")
     scaled = feature_classifier.linear.scale(np.asarray(features, np.float32)[None])[0]
-    own = scaled * feature_classifier.linear.weights[known.index(label)]
-    return [_reason(feature_classifier, words, k, scaled[k], own[k]) for k in np.argsort(-own)[:TOP] if own[k] > 0]
+    terms = scaled * feature_classifier.linear.weights[known.index(label)]
+    return [
+        _reason(feature_classifier, words, k, scaled[k], terms[k]) for k in np.argsort(-terms)[:TOP] if terms[k] > 0
+    ]
 
 
 def explain_classes(
     feature_classifier: FeatureClassifier, words: Mapping[str, str] = DESCRIPTIONS
 ) -> dict[int, list[Reason]]:
     """Return for each class that the feature_classifier knows the features that tell it from the others most."""
-    found = {}
-    for label, own in zip(feature_classifier.classes.tolist(), feature_classifier.linear.weights, strict=True):
-        order = np.argsort(-np.abs(own))[:TOP]
-        found[label] = [_reason(feature_classifier, words, k, own[k], abs(own[k])) for k in order]
-    return found
+    reasons = {}
+    for label, weights in zip(feature_classifier.classes.tolist(), feature_classifier.linear.weights, strict=True):
+        order = np.argsort(-np.abs(weights))[:TOP]
+        reasons[label] = [_reason(feature_classifier, words, k, weights[k], abs(weights[k])) for k in order]
+    return reasons
 
 
 def _reason(

@@ -34,11 +34,11 @@ Columns = dict[str, np.ndarray]
 
 def describe_features(views: Sequence[Stains] = HPA_STAINS) -> dict[str, str]:
     """Return every feature of some views of a field in words, by name, in the order of the columns."""
-    found: dict[str, str] = {}
+    words_of: dict[str, str] = {}
     for stains in views:
         words = {name: text.replace("protein", stains.called) for name, text in _describe(stains).items()}
-        found |= {stains.prefix + name: text for name, text in words.items() if _makes_sense(name, stains)}
-    return found
+        words_of |= {stains.prefix + name: text for name, text in words.items() if _makes_sense(name, stains)}
+    return words_of
 
 
 def _makes_sense(name: str, stains: Stains) -> bool:
@@ -157,20 +157,20 @@ def cell_features(
     Raises:
         ValueError: sizes differ, or the image lacks a channel.
     """
-    most = max(k for stains in views for k in (stains.signal, *(own.channel for own in stains.other_stains)))
+    most = max(k for stains in views for k in (stains.signal, *(stain.channel for stain in stains.other_stains)))
     if image.ndim != 3 or len(image) <= most or image.shape[1:] != label_map.shape:
         raise ValueError(
             f"the image is {image.shape}, expected ({most + 1} or more, H, W) of the label map {label_map.shape}."
         )
-    found: Columns = {}
+    columns_of: Columns = {}
     for stains in views:
         field = FieldPixels(image, label_map, nuclei, stains)
         if not len(field.cells):
             return np.zeros((0, len(describe_features(views))), np.float32)
         parts = (*PARTS, _shape) if stains.shape else PARTS
         columns = {name: values for part in parts for name, values in part(field).items()}
-        found |= {stains.prefix + name: values for name, values in columns.items()}
-    table = np.column_stack([found[name] for name in describe_features(views)])
+        columns_of |= {stains.prefix + name: values for name, values in columns.items()}
+    table = np.column_stack([columns_of[name] for name in describe_features(views)])
     return np.nan_to_num(table, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
 
 
@@ -178,13 +178,13 @@ def _shape(field: FieldPixels) -> Columns:
     """What the outline of the cell says."""
     numbered = np.zeros(field.label_map.shape, np.int32)
     numbered.ravel()[field.cells.order] = field.owner + 1
-    own = regionprops(numbered)
-    area = np.array([region.area for region in own])
-    perimeter = np.array([max(region.perimeter, 1) for region in own])
+    regions = regionprops(numbered)
+    area = np.array([region.area for region in regions])
+    perimeter = np.array([max(region.perimeter, 1) for region in regions])
     return {
         "shape_area": np.log(area),
-        "shape_eccentricity": np.array([region.eccentricity for region in own]),
-        "shape_solidity": np.array([region.solidity for region in own]),
+        "shape_eccentricity": np.array([region.eccentricity for region in regions]),
+        "shape_solidity": np.array([region.solidity for region in regions]),
         "shape_roundness": np.minimum(4 * np.pi * area / perimeter**2, 2),
     }
 
@@ -368,12 +368,12 @@ def _lines(field: FieldPixels) -> Columns:
 def _likeness(field: FieldPixels) -> Columns:
     """Correlation of the protein in the cytoplasm with itself some pixels away."""
     inner = field.cytoplasm & (field.depth >= 2)
-    own = field.take(field.label_map)
+    number = field.take(field.label_map)
     out = {}
     for lag in LAGS:
         both = np.zeros(())
         for step in ((lag, 0), (0, lag)):
-            same = inner & (field.take(np.roll(field.label_map, step, (0, 1))) == own)
+            same = inner & (field.take(np.roll(field.label_map, step, (0, 1))) == number)
             both = both + field.correlation(
                 field.green, field.take(np.roll(field.planes[field.signal], step, (0, 1))), same
             )
@@ -421,7 +421,9 @@ def _levels(field: FieldPixels) -> Columns:
     return {
         "nucleus_to_cytoplasm": _ratio(nucleus, cytoplasm),
         "brightness": np.log(np.maximum(mean - haze, 0) + EPSILON),
-        **{f"to_{own.name}": _ratio(mean, field.average(field.take(field.planes[own.channel]))) for own in others},
+        **{
+            f"to_{other.name}": _ratio(mean, field.average(field.take(field.planes[other.channel]))) for other in others
+        },
         "nucleus_depth": np.log(np.maximum(depth, 0.5)),
     }
 

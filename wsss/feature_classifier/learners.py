@@ -47,7 +47,7 @@ class Forest:
 
         Nodes are numbered through all trees; a leaf asks for no feature (-1) and is its own child.
         """
-        trees = [own.tree_ for own in self._trees.estimators_]
+        trees = [tree.tree_ for tree in self._trees.estimators_]
         counts = [tree.node_count for tree in trees]
         roots = np.cumsum(counts) - counts
         joined = {
@@ -55,13 +55,13 @@ class Forest:
             for name in ("feature", "threshold", "children_left", "children_right", "value")
         }
         leaf = joined["children_left"] < 0
-        own, root = np.arange(len(leaf)), np.repeat(roots, counts)
+        node, root = np.arange(len(leaf)), np.repeat(roots, counts)
         return {
             "roots": roots.astype(np.int32),
             "feature": np.where(leaf, -1, joined["feature"]).astype(np.int16),
             "threshold": joined["threshold"],
-            "left": np.where(leaf, own, root + joined["children_left"]).astype(np.int32),
-            "right": np.where(leaf, own, root + joined["children_right"]).astype(np.int32),
+            "left": np.where(leaf, node, root + joined["children_left"]).astype(np.int32),
+            "right": np.where(leaf, node, root + joined["children_right"]).astype(np.int32),
             "value": joined["value"][:, :, 0].astype(np.float32),
         }
 
@@ -92,8 +92,8 @@ class Linear:
             slope += np.float32(self._penalty) * weights
             return value / len(scaled), slope.ravel().astype(np.float64) / len(scaled)
 
-        found = minimize(loss, np.zeros(np.prod(shape)), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
-        self._weights = found.x.reshape(shape)
+        minimum = minimize(loss, np.zeros(np.prod(shape)), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+        self._weights = minimum.x.reshape(shape)
         return self
 
     def _scaled(self, features: np.ndarray) -> np.ndarray:

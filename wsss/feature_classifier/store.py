@@ -127,8 +127,8 @@ def to_feature_classifier(
         config: what it was fitted with.
         more: what else to remember, as JSON-like values.
     """
-    forest = next(own for own in model.learners if isinstance(own, Forest))
-    linear = next(own for own in model.learners if isinstance(own, Linear))
+    forest = next(learner for learner in model.learners if isinstance(learner, Forest))
+    linear = next(learner for learner in model.learners if isinstance(learner, Linear))
     meta = {
         "count": model.soft.shape[1],
         "names": list(names),
@@ -203,7 +203,7 @@ def _check_arrays(forest: StoredForest, linear: StoredLinear, classes: np.ndarra
         raise ValueError("the classes that it knows are not among those that there are")
     nodes = len(forest.feature)
     shapes = {
-        "forest": [own.shape for own in (forest.feature, forest.threshold, forest.left, forest.right)],
+        "forest": [part.shape for part in (forest.feature, forest.threshold, forest.left, forest.right)],
         "values": [forest.value.shape],
         "linear": [linear.quantiles.shape, linear.references.shape, linear.weights.shape, linear.intercept.shape],
     }
@@ -215,10 +215,10 @@ def _check_arrays(forest: StoredForest, linear: StoredLinear, classes: np.ndarra
     }
     if shapes != wanted or forest.roots.ndim != 1 or not len(forest.roots) or not steps:
         raise ValueError(f"shapes {shapes}")
-    own = np.arange(nodes)
+    node = np.arange(nodes)
     leaf = forest.feature == LEAF
     inner = (forest.feature >= 0) & (forest.feature < features)
-    below = [np.where(leaf, child == own, (child > own) & (child < nodes)) for child in (forest.left, forest.right)]
+    below = [np.where(leaf, child == node, (child > node) & (child < nodes)) for child in (forest.left, forest.right)]
     if not ((leaf | inner) & below[0] & below[1]).all() or forest.roots.min() < 0 or forest.roots.max() >= nodes:
         raise ValueError("a node of a tree that is above itself, or asks for no feature")
     numbers = (forest.value, linear.quantiles, linear.references, linear.weights, np.exp(linear.intercept))
@@ -227,10 +227,10 @@ def _check_arrays(forest: StoredForest, linear: StoredLinear, classes: np.ndarra
 
 
 def _arrays(forest: StoredForest, linear: StoredLinear, classes: np.ndarray) -> dict[str, np.ndarray]:
-    found = {f"forest.{name}": array for name, array in vars(forest).items()}
-    found |= {f"linear.{name}": array for name, array in vars(linear).items()}
-    found["classes"] = classes.astype(np.int64)
-    return {name: np.ascontiguousarray(array) for name, array in found.items()}
+    arrays = {f"forest.{name}": array for name, array in vars(forest).items()}
+    arrays |= {f"linear.{name}": array for name, array in vars(linear).items()}
+    arrays["classes"] = classes.astype(np.int64)
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _digest(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:

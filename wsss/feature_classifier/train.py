@@ -96,8 +96,8 @@ def feature_classifier_facts(
 def _holds(path: Path, facts: dict[str, Any], names: tuple[str, ...]) -> bool:
     if not path.exists():
         return False
-    found = load_feature_classifier(path, names).meta
-    known = {ANSWERS: ""} | found  # classifiers of before hold no answers
+    written = load_feature_classifier(path, names).meta
+    known = {ANSWERS: ""} | written  # classifiers of before hold no answers
     return all(known.get(name, value) == value for name, value in facts.items())
 
 
@@ -122,18 +122,18 @@ def fit_feature_classifier(
     """Fit the feature classifier on the cells of the images `train`, see `ensure_feature_classifier`."""
     labels, negative = data.labels, data.classes.negative
     usable = [int(i) for i in train if labels[i].any()]
-    found = _describe_all(data, usable, config.copies, seed)
-    if not any(len(own.features) for own in found):
+    described = _describe_all(data, usable, config.copies, seed)
+    if not any(len(cells.features) for cells in described):
         raise TooFewCells(
             f"{data.folder / 'cells'} holds no cells of the training images, which feature_classifier.enabled "
             "learns from: "
             "run python -m wsss.segment first, or leave the option out."
         )
-    counts = [len(own.features) for own in found]
-    owner = np.repeat(np.arange(len(found)), counts)
-    features = np.concatenate([own.features for own in found])
-    labelled = None if answers is None else _labelled(answers, [data.ids[i] for i in usable], found)
-    copies = _copies(found, counts)
+    counts = [len(cells.features) for cells in described]
+    owner = np.repeat(np.arange(len(described)), counts)
+    features = np.concatenate([cells.features for cells in described])
+    labelled = None if answers is None else _labelled(answers, [data.ids[i] for i in usable], described)
+    copies = _copies(described, counts)
     model = fit_weak(features, owner, labels[usable], negative, seed, config.weak, copies, labelled)
     more = feature_classifier_facts(data, train, config, seed, answers)
     more |= {"images": sum(count > 0 for count in counts), "cells": len(features)}
@@ -141,13 +141,13 @@ def fit_feature_classifier(
     return to_feature_classifier(model, tuple(describe_features(data.stains)), config.weak, more)
 
 
-def _labelled(answers: CellTruth, names: Sequence[str], found: list[_Described]) -> LabelledCells | None:
+def _labelled(answers: CellTruth, names: Sequence[str], described: list[_Described]) -> LabelledCells | None:
     """Return the answers about cells of these images by their rows among all cells; None without any."""
-    starts = np.cumsum([0, *(len(own.ids) for own in found)])
+    starts = np.cumsum([0, *(len(cells.ids) for cells in described)])
     places = {
         (name, int(cell)): int(start) + k
-        for name, own, start in zip(names, found, starts, strict=False)
-        for k, cell in enumerate(own.ids)
+        for name, cells, start in zip(names, described, starts, strict=False)
+        for k, cell in enumerate(cells.ids)
     }
     pairs = [(places.get((str(answers.ids[k]), int(answers.cells[k])), -1), k) for k in _of_images(answers, names)]
     kept = [(row, k) for row, k in pairs if row >= 0]
@@ -155,19 +155,19 @@ def _labelled(answers: CellTruth, names: Sequence[str], found: list[_Described])
         say(f"note: {len(pairs) - len(kept)} labelled cells are not in the label maps at stored size: left out.")
     if not kept:
         return None
-    rows, numbers = (np.array(own) for own in zip(*kept, strict=True))
+    rows, numbers = (np.array(column) for column in zip(*kept, strict=True))
     return LabelledCells(rows, answers.labels[numbers])
 
 
-def _copies(found: list[_Described], counts: list[int]) -> Copies | None:
+def _copies(described: list[_Described], counts: list[int]) -> Copies | None:
     """Put the changed copies of all images together."""
-    if not found[0].copies.shape[0]:
+    if not described[0].copies.shape[0]:
         return None
     rows = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
     return Copies(
-        np.concatenate([own.copies.reshape(-1, own.features.shape[1]) for own in found]),
-        np.concatenate([np.tile(row, len(own.copies)) for row, own in zip(rows, found, strict=True)]),
-        np.concatenate([own.emptied.ravel() for own in found]),
+        np.concatenate([cells.copies.reshape(-1, cells.features.shape[1]) for cells in described]),
+        np.concatenate([np.tile(row, len(cells.copies)) for row, cells in zip(rows, described, strict=True)]),
+        np.concatenate([cells.emptied.ravel() for cells in described]),
     )
 
 
@@ -207,5 +207,5 @@ def _summary(feature_classifier: FeatureClassifier, data: DataSet) -> dict[str, 
             for name in ("images", "cells", "answered_cells", ANSWERS, "history", "options", "seed", "train_ids")
         },
         "importance": [{"feature": name, "words": words[name], "share": share} for share, name in shares],
-        "classes": {data.classes.names[k]: [asdict(reason) for reason in own] for k, own in classes.items()},
+        "classes": {data.classes.names[k]: [asdict(reason) for reason in reasons] for k, reasons in classes.items()},
     }

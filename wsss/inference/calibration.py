@@ -137,8 +137,8 @@ def _fewest(truth: np.ndarray) -> float:
 
 def apply_curves(curves: Sequence[Curve], scores: np.ndarray) -> np.ndarray:
     """Calibrate (N, K) scores in [0, 1]; float32."""
-    found = [curve.apply(scores[:, k]) for k, curve in enumerate(curves)]
-    return np.stack(found, axis=1).astype(np.float32) if found else scores
+    columns = [curve.apply(scores[:, k]) for k, curve in enumerate(curves)]
+    return np.stack(columns, axis=1).astype(np.float32) if columns else scores
 
 
 def weak_targets(scores: np.ndarray, image_labels: np.ndarray, negative: int | None) -> np.ndarray:
@@ -158,9 +158,9 @@ def weak_targets(scores: np.ndarray, image_labels: np.ndarray, negative: int | N
     allowed = image_labels > 0
     if negative is not None:
         allowed[:, negative] |= allowed.any(axis=1)
-    found = np.where(allowed, np.asarray(scores, np.float64) + 1e-9, 0)
-    total = found.sum(axis=1, keepdims=True)
-    return np.divide(found, total, out=np.zeros_like(found), where=total > 0)
+    weighed = np.where(allowed, np.asarray(scores, np.float64) + 1e-9, 0)
+    total = weighed.sum(axis=1, keepdims=True)
+    return np.divide(weighed, total, out=np.zeros_like(weighed), where=total > 0)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def load_calibration(path: Path, classes: int) -> Calibration:
     record = read_record(path)
     check_format(path, record.get("format"), FORMAT, "calibration", "make it with python -m wsss.calibrate")
     try:
-        cells, images = ([_read(own) for own in record[name]] for name in ("cells", "images"))
+        cells, images = ([_read(curve) for curve in record[name]] for name in ("cells", "images"))
         origin = dict(record["origin"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is damaged ({error!r}): make it again with python -m wsss.calibrate.") from error

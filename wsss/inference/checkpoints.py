@@ -236,7 +236,7 @@ def plan_oof(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
     folds[later] = -1
     plan = _plan_folds(checkpoints, folds, data.ids, digest, data.twins, data.folder)
     rest = np.flatnonzero(data.ok & (folds < 0)).tolist()
-    return [*plan, *_plan_of_no_fold([own for unseeing, _ in plan for own in unseeing], data, rest)]
+    return [*plan, *_plan_of_no_fold([member for unseeing, _ in plan for member in unseeing], data, rest)]
 
 
 def came_later(checkpoints: Sequence[CamCheckpoint], data: DataSet) -> tuple[str, list[int]]:
@@ -247,12 +247,12 @@ def came_later(checkpoints: Sequence[CamCheckpoint], data: DataSet) -> tuple[str
     that of the folds as they are now, which the networks do not know.
     """
     folds, now = data.manifest["folds"], data.folds_digest
-    if not folds or all(own.record.data == now for own in checkpoints):
+    if not folds or all(checkpoint.record.data == now for checkpoint in checkpoints):
         return now, []
-    known = {ID for own in checkpoints for ID in own.record.train_ids}
+    known = {ID for checkpoint in checkpoints for ID in checkpoint.record.train_ids}
     is_known = data.table["ID"].isin(known).to_numpy()
     digest = folds_digest(data.table[is_known], folds["n"], folds["seed"])
-    if any(own.record.data != digest for own in checkpoints):
+    if any(checkpoint.record.data != digest for checkpoint in checkpoints):
         return now, []
     return digest, np.flatnonzero(~is_known & (data.folds() >= 0)).tolist()
 
@@ -268,9 +268,11 @@ def _plan_of_no_fold(checkpoints: Sequence[CamCheckpoint], data: DataSet, images
         near = alike[first[i]]
         if group and data.table[group][i]:
             near = near | of_group[data.table[group][i]]
-        unseen = tuple(k for k, own in enumerate(checkpoints) if not any(has_seen(r, near) for r in own.records))
+        unseen = tuple(
+            k for k, checkpoint in enumerate(checkpoints) if not any(has_seen(r, near) for r in checkpoint.records)
+        )
         plan.setdefault(unseen, []).append(i)
-    return [([checkpoints[k] for k in unseen], own) for unseen, own in plan.items() if unseen]
+    return [([checkpoints[k] for k in unseen], indices) for unseen, indices in plan.items() if unseen]
 
 
 def plan_masks(checkpoints: list[Checkpoint[Unet]], masks: MaskSet, *, oof: bool) -> MaskPlan:

@@ -162,8 +162,8 @@ def read_members(folders: list[Path]) -> list[MemberTables]:
 def read_provenance(folder: Path) -> dict[str, Any]:
     """Return what infer or ensemble recorded of a prediction; empty for tables made by others."""
     record = folder / "provenance.json"
-    found: dict[str, Any] = read_record(record) if record.exists() else {}
-    return found
+    provenance: dict[str, Any] = read_record(record) if record.exists() else {}
+    return provenance
 
 
 def _aligned(table: pd.DataFrame, first: pd.DataFrame, key: list[str], folder: Path, other: Path) -> pd.DataFrame:

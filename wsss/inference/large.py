@@ -50,7 +50,7 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path, object
     bands = predict_tiles(image.read, predictor.part, image.size, tile=config.tile, overlap=config.overlap)
     probs = (band for _, band in bands)
     if objects is None:
-        masks = (mask_channel(own, predictor.target) >= config.threshold for own in probs)
+        masks = (mask_channel(maps, predictor.target) >= config.threshold for maps in probs)
         return LargeResult(_write_mask(out, masks, image.size), 0)
     settled = stream_objects(probs, predictor.target, threshold=config.threshold, min_size=config.min_size)
     return write_objects(settled, image.size, out, objects)
@@ -65,8 +65,8 @@ def write_objects(settled: Iterator[Settled], size: tuple[int, int], out: Path, 
         def masks() -> Iterator[np.ndarray]:
             nonlocal count
             for rows in settled:
-                for own in rows.objects:
-                    spool.write(feature_text(_feature(own, out.stem)) + "\n")
+                for item in rows.objects:
+                    spool.write(feature_text(_feature(item, out.stem)) + "\n")
                 count += len(rows.objects)
                 yield rows.inside
 
@@ -76,16 +76,16 @@ def write_objects(settled: Iterator[Settled], size: tuple[int, int], out: Path, 
     return LargeResult(area, count)
 
 
-def _feature(found: LargeObject, name: str) -> dict[str, Any]:
+def _feature(item: LargeObject, name: str) -> dict[str, Any]:
     """Return an object as QuPath reads it."""
-    pieces = cell_polygons(found.mask.astype(np.uint8))[1]
-    moved = [[ring + np.array([found.x0, found.y0]) for ring in rings] for rings in pieces]
-    measured = {"cell_id": found.number, "area_px": int(found.mask.sum())}
+    pieces = cell_polygons(item.mask.astype(np.uint8))[1]
+    moved = [[ring + np.array([item.x0, item.y0]) for ring in rings] for rings in pieces]
+    measured = {"cell_id": item.number, "area_px": int(item.mask.sum())}
     return {
         "type": "Feature",
-        "id": str(uuid5(NAMESPACE_URL, f"wsss:{name}:{found.number}")),
+        "id": str(uuid5(NAMESPACE_URL, f"wsss:{name}:{item.number}")),
         "geometry": geometry(moved),
-        "properties": {"objectType": "detection", "name": f"{name} {found.number}", "measurements": measured},
+        "properties": {"objectType": "detection", "name": f"{name} {item.number}", "measurements": measured},
     }
 
 
@@ -141,6 +141,6 @@ def _tiles(masks: Iterator[np.ndarray], width: int, area: list[int]) -> Iterator
 def _cut(band: np.ndarray) -> Iterator[np.ndarray]:
     for x in range(0, band.shape[1], EDGE):
         tile = np.zeros((EDGE, EDGE), np.uint8)
-        own = band[:, x : x + EDGE]
-        tile[: own.shape[0], : own.shape[1]] = own
+        part = band[:, x : x + EDGE]
+        tile[: part.shape[0], : part.shape[1]] = part
         yield tile

@@ -100,14 +100,14 @@ class _Window:
         part = parts[around] == number
         assert self.probs is not None
         near = objects_of(self.probs[:, *around], self.kind, threshold=self.threshold, min_size=self.min_size)
-        found = np.where(part, near, 0)
+        numbered = np.where(part, near, 0)
         self.done[around] |= part
-        self.inside[around] |= found > 0
-        for k, own in enumerate(ndimage.find_objects(found), 1):
-            if own is not None:
+        self.inside[around] |= numbered > 0
+        for k, place in enumerate(ndimage.find_objects(numbered), 1):
+            if place is not None:
                 self.count += 1
-                y0, x0 = (int(a.start + b.start) for a, b in zip(around, own, strict=True))
-                yield LargeObject(self.count, self.top + y0, x0, found[own] == k)
+                y0, x0 = (int(a.start + b.start) for a, b in zip(around, place, strict=True))
+                yield LargeObject(self.count, self.top + y0, x0, numbered[place] == k)
 
     def _drop(self, rows: int) -> np.ndarray:
         """Forget the first rows; return where objects are in them."""

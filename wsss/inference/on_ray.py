@@ -53,9 +53,9 @@ def make_chunks(plan: Plan, folds: list[int], batch: int, done: set[int]) -> lis
     chunks = []
     for entry, ((_, indices), fold) in enumerate(zip(plan, folds, strict=True)):
         batches = [indices[b : b + batch] for b in range(0, len(indices), batch)]
-        todo = [own for own in batches if not set(own) <= done]
+        todo = [images for images in batches if not set(images) <= done]
         for start in range(0, len(todo), BATCHES):
-            chunks.append(Chunk(entry, fold, [index for own in todo[start : start + BATCHES] for index in own]))
+            chunks.append(Chunk(entry, fold, [index for images in todo[start : start + BATCHES] for index in images]))
     return chunks
 
 
@@ -83,8 +83,8 @@ class Worker:
         go_to(place)
         torch.set_num_threads(threads)
         keep_freed_memory()
-        self.task, self.plan, found = build(device)
-        if found != fingerprint:
+        self.task, self.plan, fingerprint_here = build(device)
+        if fingerprint_here != fingerprint:
             raise DataError(
                 "a machine of the Ray cluster has other data, weights or versions than this one: give all of them "
                 "the same environment and folders."
@@ -157,14 +157,14 @@ class _Crew:
             return []
         worker, chunk = self.busy.pop(ready[0])
         try:
-            found: list[Scored] = self.ray.get(ready[0])
+            scored: list[Scored] = self.ray.get(ready[0])
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except self.ray.exceptions.RayError as error:
             self._replace(worker, chunk, waiting, error)
             return []
         self.idle.append(worker)
-        return found
+        return scored
 
     def _replace(self, worker: Any, chunk: Chunk | None, waiting: deque[Chunk], error: Exception) -> None:
         say(f"note: a worker of the Ray cluster was lost ({type(error).__name__}), its images are done again.")

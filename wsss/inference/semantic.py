@@ -47,16 +47,16 @@ class MaskPredictor:
         """Return the maps of an image, or of a tile, that is seen as a whole."""
         images = self.device.put(torch.from_numpy(np.array(image))[None])
         config = self.config
-        ask = [partial(self._ask, own) for own in self.checkpoints]
+        asks = [partial(self._ask, checkpoint) for checkpoint in self.checkpoints]
         try:
-            maps = [attempt(partial(predict_views, own, images, config.tta, config.scales)) for own in ask]
+            maps = [attempt(partial(predict_views, answer, images, config.tta, config.scales)) for answer in asks]
         except MemoryFull as full:
             edges = " x ".join(map(str, image.shape[1:]))
             raise ConfigError(
                 f"memory is too small for {edges} px ({full}): pass a smaller --segmentation.tile."
             ) from None
-        found = torch.stack(maps).mean(dim=0)[0]
-        return emptied(found[:-1], found[-1].mean(), self.target, config.empty_below).cpu().numpy()
+        mean = torch.stack(maps).mean(dim=0)[0]
+        return emptied(mean[:-1], mean[-1].mean(), self.target, config.empty_below).cpu().numpy()
 
     def _ask(self, checkpoint: Checkpoint[Unet], images: torch.Tensor) -> torch.Tensor:
         """Return (B, K + 1, H, W): the maps, and as a map the probability that the image holds anything."""

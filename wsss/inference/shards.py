@@ -23,8 +23,8 @@ def take(shard: Shard, plan: Plan, batch: int) -> Plan:
     place = 0  # of the batch among all of the plan, so that small folds do not all fall to the first shards
     for members, indices in plan:
         batches = [indices[b : b + batch] for b in range(0, len(indices), batch)]
-        own = [cut for k, cut in enumerate(batches, place) if k % shard.count == shard.number - 1]
-        out.append((members, [index for cut in own for index in cut]))
+        mine = [cut for k, cut in enumerate(batches, place) if k % shard.count == shard.number - 1]
+        out.append((members, [index for cut in mine for index in cut]))
         place += len(batches)
     return [(members, indices) for members, indices in out if indices]
 
@@ -77,13 +77,13 @@ class ShardJournals:
 def _find(folder: Path) -> list[Shard]:
     """Return the shards that wrote into a folder, by number."""
     names = (re.fullmatch(r"shard-(\d+)-of-(\d+)\.sqlite", path.name) for path in folder.glob("shard-*.sqlite"))
-    found = sorted((Shard(int(name[1]), int(name[2])) for name in names if name), key=lambda shard: shard.number)
-    if not found:
+    shards = sorted((Shard(int(name[1]), int(name[2])) for name in names if name), key=lambda shard: shard.number)
+    if not shards:
         raise DataError(f"{folder} holds no shards: run infer with --shard 1/n ... n/n into it first.")
-    counts = sorted({shard.count for shard in found})
+    counts = sorted({shard.count for shard in shards})
     if len(counts) > 1:
         raise DataError(f"{folder} holds shards of {some(counts)}: keep those of one n, and remove the others.")
-    return found
+    return shards
 
 
 def _check_whole(folder: Path, shards: list[Shard], done: dict[str, Journal], wanted: list[str]) -> None:

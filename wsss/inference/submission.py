@@ -74,12 +74,12 @@ def write_submission(
 
     def pour(stream: IO[bytes]) -> None:
         stream.write((",".join(COLUMNS) + "\n").encode())
-        for image_id, size, own in _side_by_side(images, cells, path):
-            text = _prediction_string(own, min_score) if own is not None else ""
+        for image_id, size, rows in _side_by_side(images, cells, path):
+            text = _prediction_string(rows, min_score) if rows is not None else ""
             where = f"{path} ({image_id})"
-            found = parse_row(where, image_id, size, text, _classes(own, path))
+            parsed = parse_row(where, image_id, size, text, _classes(rows, path))
             totals["empty"] += not text
-            totals["predictions"] += len(found.scores)
+            totals["predictions"] += len(parsed.scores)
             stream.write(f"{_quoted(image_id)},{size[1]},{size[0]},{text}\n".encode())
 
     write_atomic(path, pour)
@@ -91,12 +91,12 @@ def _side_by_side(
 ) -> Iterator[tuple[str, tuple[int, int], pd.DataFrame | None]]:
     """Yield (ID, size, its cells or None) for every image."""
     waiting = iter(cells)
-    name, own = next(waiting, (None, None))
+    name, rows = next(waiting, (None, None))
     sizes = images[["ImageHeight", "ImageWidth"]].fillna(0).to_numpy(np.int64)
     for image_id, size in zip(images.ID, sizes.tolist(), strict=True):
         if name == image_id:
-            yield image_id, (size[0], size[1]), own
-            name, own = next(waiting, (None, None))
+            yield image_id, (size[0], size[1]), rows
+            name, rows = next(waiting, (None, None))
         else:
             yield image_id, (size[0], size[1]), None
     if name is not None:

@@ -152,10 +152,10 @@ def score_columns(table: pd.DataFrame, path: Path) -> list[str]:
     Raises:
         DataError: there is none, or they have a gap.
     """
-    found = {name for name in map(str, table.columns) if name.isdecimal()}
-    names = [str(k) for k in range(len(found))]
-    if not found or found != set(names):
-        raise DataError(f"{path} has the score columns {some(sorted(found))}, expected 0, 1, 2, ... without a gap.")
+    columns = {name for name in map(str, table.columns) if name.isdecimal()}
+    names = [str(k) for k in range(len(columns))]
+    if not columns or columns != set(names):
+        raise DataError(f"{path} has the score columns {some(sorted(columns))}, expected 0, 1, 2, ... without a gap.")
     return names
 
 
@@ -202,11 +202,11 @@ def iter_cells(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
         table = pd.concat([held, table], ignore_index=True) if len(held) else table
         borders = np.flatnonzero(table.ID.ne(table.ID.shift()))
         for start, stop in zip(borders, [*borders[1:], None], strict=True):
-            own = table.iloc[start:stop].reset_index(drop=True)
+            rows = table.iloc[start:stop].reset_index(drop=True)
             if stop is None:
-                held = own  # its image may go on in the next batch
+                held = rows  # its image may go on in the next batch
             else:
-                yield _once(own, seen, path), own
+                yield _once(rows, seen, path), rows
     if len(held):
         yield _once(held, seen, path), held
 

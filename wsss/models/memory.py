@@ -1,18 +1,26 @@
-"""Too little memory: an attempt that leaves nothing behind, and batches processed in parts that fit."""
+"""Memory: how much a call takes, attempts that leave nothing behind, and batches seen in parts that fit."""
 
 import gc
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
+import psutil
 import torch
 from torch import nn
 
 from wsss.core.checks import ConfigError
 from wsss.core.console import say
+from wsss.core.device import Device
+from wsss.core.machine import free_memory
+from wsss.core.runtime import return_freed_memory
 
 T = TypeVar("T")
+
+PAUSE_S = 0.002
+"""Between two looks at the memory of this process."""
 
 SIGNS = ("ALLOC_FAILED", "can't allocate memory")
 """What cuBLAS, cuDNN and PyTorch's CPU allocator say, whose errors are plain RuntimeErrors."""
@@ -93,3 +101,46 @@ def _halved(tried: int, size: tuple[int, ...], full: MemoryFull) -> int:
         )
     say(f"{small}: going on with {tried // 2}", "memory", tried=tried, fits=tried // 2)
     return tried // 2
+
+
+def free_bytes(device: Device) -> int:
+    """Return what is free for tensors on a device; what PyTorch keeps there for the next ones counts too."""
+    if not device.is_cuda:
+        return free_memory()
+    free, _ = torch.cuda.mem_get_info(device.place)
+    return int(free + torch.cuda.memory_reserved(device.place) - torch.cuda.memory_allocated(device.place))
+
+
+def peak_bytes(call: Callable[[], None], device: Device) -> int:
+    """Return the most memory that a call takes beside what was taken before."""
+    if device.is_cuda:
+        before = torch.cuda.memory_allocated(device.place)
+        torch.cuda.reset_peak_memory_stats(device.place)
+        call()
+        return int(torch.cuda.max_memory_allocated(device.place) - before)
+    return_freed_memory()  # so that what comes is new
+    with ResidentPeak() as resident:
+        call()
+    return resident.peak - resident.before
+
+
+class ResidentPeak:
+    """The highest resident memory of this process within a block, by looking again and again."""
+
+    def __enter__(self) -> "ResidentPeak":
+        self.process, self.over = psutil.Process(), threading.Event()
+        self.before = self.peak = self._look()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _look(self) -> int:
+        return int(self.process.memory_info().rss)
+
+    def _watch(self) -> None:
+        while not self.over.wait(PAUSE_S):
+            self.peak = max(self.peak, self._look())

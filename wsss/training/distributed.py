@@ -31,7 +31,7 @@ PATIENCE = timedelta(days=30)
 train the network of single cells, draw. A process that dies ends the others at once all the same."""
 
 HEAD_START_S = 10
-"""How long the other processes hold back a mistake, for process 0 to tell it."""
+"""How long the other processes hold back an error, so that process 0 reports it."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,16 @@ class World:
         return values
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Undo taking every `size`-th row: return all rows (N, K) float in their order, from each process's own."""
+        """Undo taking every `size`-th row: return all rows (N, K) float in their order, from each process's part."""
         if self.size == 1:
             return rows
         count = int(self.total([len(rows)])[0])
         most = -(-count // self.size)
         padded = np.zeros((most, *rows.shape[1:]), rows.dtype)
         padded[: len(rows)] = rows
-        own = torch.from_numpy(padded).to(self.place)
-        parts = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(parts, own)
+        shard = torch.from_numpy(padded).to(self.place)
+        parts = [torch.empty_like(shard) for _ in range(self.size)]
+        dist.all_gather(parts, shard)
         return torch.stack(parts, dim=1).flatten(0, 1)[:count].cpu().numpy()
 
     def spread(self, net: nn.Module) -> None:
@@ -109,10 +109,10 @@ class World:
 
 
 @contextmanager
-def join(device: str = "auto") -> Iterator[World]:
+def join_processes(device: str = "auto") -> Iterator[World]:
     """Join the processes that torchrun started; without torchrun, be alone.
 
-    Process 0 speaks first: a mistake all processes find is shown once, by it.
+    Process 0 comes first: an error that all processes meet is shown once, by it.
 
     Raises:
         ConfigError: a machine has more processes than GPUs, or a GPU was named by number.
@@ -136,7 +136,7 @@ def join(device: str = "auto") -> Iterator[World]:
         yield World(rank, size, local, int(os.environ["LOCAL_WORLD_SIZE"]), place, patient)
     except (UserError, KeyboardInterrupt):
         if rank > 0:
-            time.sleep(HEAD_START_S)  # torchrun ends this process before, if process 0 found the same
+            time.sleep(HEAD_START_S)  # torchrun ends this process before, if process 0 met the same error
         raise
     dist.destroy_process_group()
 

@@ -15,11 +15,10 @@ from wsss.core.files import write_csv
 from wsss.core.runtime import progress
 from wsss.options.recipe import OptimConfig
 from wsss.reports.figures import plot_range_test
-from wsss.training.fit import stop_error, stop_signals
+from wsss.training.fit import Learner, stop_error, stop_signals
 from wsss.training.loading import EpochLoader
 from wsss.training.optim import LearningRate
 from wsss.training.state import Job, TrainState
-from wsss.training.step import Learner
 
 SMOOTHING = 0.9
 """Weight of the past in the smoothed loss."""
@@ -70,8 +69,8 @@ def range_test(
         learns = learner(job, state, stopped)
         while len(rows) < steps:
             for batch in loader.epoch(where.epoch):
-                own, whole = loader.sizes(where.step)
-                outcome = learns.step(batch, own / whole, loader.steps)
+                counted, whole = loader.sizes(where.step)
+                outcome = learns.step(batch, counted / whole, loader.steps)
                 if outcome.stop:
                     raise stop_error(stopped)
                 if not outcome.finite:

@@ -8,12 +8,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wsss.core.checks import ConfigError
 from wsss.core.device import Device
 from wsss.core.files import write_atomic
 from wsss.data.catalog import DataSet
 from wsss.models.cam_net import CamNet
 from wsss.reports.figures import short_name
 from wsss.reports.overlay import Panel, composite, contact_sheet, fit, heat
+from wsss.training.fit import Watch
+from wsss.training.state import Net
 
 EDGE = 220
 """Of a panel in px."""
@@ -108,3 +111,24 @@ def _spread(cam: Tensor) -> np.ndarray:
 def _write_png(path: Path, picture: np.ndarray) -> None:
 
     write_atomic(path, lambda stream: Image.fromarray(picture).save(stream, format="png"))
+
+
+def open_tensorboard(folder: Path) -> Watch:
+    """Return what writes every figure of an epoch into the folder `tensorboard` of a run.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("tensorboard is not installed: pip install 'wsss[tensorboard]', or drop the flag.") from error
+    writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(net: Net, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if name != "epoch":
+                writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        writer.flush()
+
+    return write

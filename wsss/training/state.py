@@ -110,12 +110,12 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the run by name: 'net.', 'ema.' and 'optim.'."""
-        found = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
+        tensors = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
         if self.ema is not None:
-            found |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
+            tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
         for index, slots in self.optimizer.state_dict()["state"].items():
-            found |= {f"optim.{index}.{name}": value for name, value in slots.items() if value is not None}
-        return found
+            tensors |= {f"optim.{index}.{name}": value for name, value in slots.items() if value is not None}
+        return tensors
 
     def inference_tensors(self) -> dict[str, Tensor]:
         """Return the weights that inference uses, by name: 'net.'."""
@@ -149,13 +149,13 @@ class TrainState:
 
 def _check_slots(slots: dict[int, dict[str, Tensor]], weights: list[Tensor]) -> None:
     """Refuse an optimiser's tensors that do not belong to these weights; a weight never used has none."""
-    kinds = {name for own in slots.values() for name in own}
+    kinds = {name for tensors in slots.values() for name in tensors}
     wanted = {f"{k}.{name}" for k in slots if k < len(weights) for name in kinds}
-    found = {f"{k}.{name}": tensor for k, own in slots.items() for name, tensor in own.items()}
-    missing, extra = sorted(wanted - set(found)), sorted(set(found) - wanted)
+    given = {f"{k}.{name}": tensor for k, tensors in slots.items() for name, tensor in tensors.items()}
+    missing, extra = sorted(wanted - set(given)), sorted(set(given) - wanted)
     shapes = [
         f"optim.{name} {tuple(tensor.shape)}"
-        for name, tensor in found.items()
+        for name, tensor in given.items()
         if name in wanted and tensor.ndim and tensor.shape != weights[int(name.split(".")[0])].shape
     ]
     if missing or extra or shapes:

@@ -31,10 +31,9 @@ from wsss.options.train import ClassifyOptions
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, same_fold
 from wsss.training.distributed import World
-from wsss.training.fit import Validate, Watch
-from wsss.training.loading import Batch, EpochLoader, balanced_draw, whole_images
+from wsss.training.fit import Learner, Validate, Watch
+from wsss.training.loading import Batch, EpochLoader, balanced_draw, shard, whole_images
 from wsss.training.preview import Preview
-from wsss.training.step import Learner
 from wsss.training.tasks import Earlier, Split, Task
 
 
@@ -269,7 +268,7 @@ def train_loader(
         recipe: batch, crop, augmentation, sampler, seed.
         workers, pinned, world: see `EpochLoader`.
     """
-    signals = [own.signal for own in data.stains]
+    signals = [stains.signal for stains in data.stains]
     augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels), signals=signals)
     samples = ImageSamples(data, augment)
     draw = balanced_draw(data.labels, indices, recipe.sampler, recipe.seed)
@@ -300,8 +299,8 @@ class Validator:
         self.recipe, self.device, self.labels = recipe, device, data.labels[indices]
         self.world = world or World()
         self.loss = ComboLoss(recipe.loss, recipe.puzzle)
-        own, batch = shard(indices, self.world.rank, self.world.size), -(-recipe.batch // self.world.size)
-        self.batches = whole_images(data, own, batch, workers=workers, pinned=device.is_cuda)
+        shown, batch = shard(indices, self.world.rank, self.world.size), -(-recipe.batch // self.world.size)
+        self.batches = whole_images(data, shown, batch, workers=workers, pinned=device.is_cuda)
 
     @torch.no_grad()
     def __call__(self, net: CamNet) -> dict[str, float]:

@@ -23,12 +23,10 @@ from wsss.options.recipe import MapRecipe
 from wsss.options.train import MapOptions
 from wsss.runs.record import RunRecord, check_unseen, fold_name
 from wsss.training.distributed import World
-from wsss.training.fit import Validate
+from wsss.training.fit import Learner, Validate
 from wsss.training.loading import Batch, EpochLoader, balanced_draw
-from wsss.training.step import Learner
-from wsss.training.tasks import Split
+from wsss.training.tasks import Split, UnetTask
 from wsss.training.tasks.classify import record_of_data
-from wsss.training.tasks.unets import UnetTask
 
 
 class MapLearner(Learner):

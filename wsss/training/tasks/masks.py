@@ -31,11 +31,9 @@ from wsss.options.recipe import MaskRecipe
 from wsss.options.train import TrainOptions
 from wsss.runs.record import RunRecord
 from wsss.training.distributed import World
-from wsss.training.fit import Validate
-from wsss.training.loading import Batch, EpochLoader
-from wsss.training.step import Learner
-from wsss.training.tasks import Split
-from wsss.training.tasks.unets import UnetTask
+from wsss.training.fit import Learner, Validate
+from wsss.training.loading import Batch, EpochLoader, draw_epoch
+from wsss.training.tasks import Split, UnetTask
 
 
 class MaskLearner(Learner):
@@ -168,16 +166,16 @@ class MaskValidator:
     ) -> None:
         self.world, self.device, self.recipe = world or World(), device, recipe
         self.samples = MaskSamples(masks, None, recipe.masks, recipe.mask_loss)
-        self.own = indices[self.world.rank :: self.world.size]
+        self.indices = indices[self.world.rank :: self.world.size]
         self.loss = MaskLoss(recipe.mask_loss, recipe.masks.target)
 
     @torch.no_grad()
     def __call__(self, net: nn.Module) -> dict[str, float]:
         """Return 'loss' (by the terms of the last epoch), and the means of `MaskScore` at threshold .5."""
         net.eval()
-        rows = [self._figures(cast(Unet, net), int(i)) for i in self.own]
-        found = self.world.gather(np.array(rows, np.float64).reshape(len(rows), -1)).mean(axis=0)
-        return dict(zip(["loss", *(own.name for own in fields(MaskScore))], found.tolist(), strict=True))
+        rows = [self._figures(cast(Unet, net), int(i)) for i in self.indices]
+        means = self.world.gather(np.array(rows, np.float64).reshape(len(rows), -1)).mean(axis=0)
+        return dict(zip(["loss", *(column.name for column in fields(MaskScore))], means.tolist(), strict=True))
 
     def _figures(self, net: Unet, index: int) -> list[float]:
         image, packed, _ = self.samples[index, 0]
@@ -191,6 +189,6 @@ class MaskValidator:
         loss = self.loss(logits, target, weights=weights, holds=output.holds, epoch=self.recipe.epochs)["loss"]
         probs = probabilities(logits, config.target)[0].cpu().numpy()
         masks = self.samples.masks
-        found = objects_of(probs, config.target)
-        score = score_mask(found, masks.label_map(index), masks.ignored(index))
+        label_map = objects_of(probs, config.target)
+        score = score_mask(label_map, masks.label_map(index), masks.ignored(index))
         return [float(loss), *(float(value) for value in vars(score).values())]
