@@ -23,8 +23,7 @@ from wsss import train
 from wsss.core.device import choose_device
 from wsss.data.large import LargeImage
 from wsss.inference.checkpoints import load_unets
-from wsss.inference.semantic import MaskPredictor
-from wsss.inference.tiles import predict_tiles, tile_starts
+from wsss.inference.semantic import MaskPredictor, predict_tiles, tile_starts
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.run_folder import RunFolder
 

@@ -98,10 +98,10 @@ def trace_infer(folder: Path) -> dict[str, None]:
     stage("pseudo", *data, "--run", run, "--out", str(folder / "pseudo"))
     masks = ["--task", "maps", "--pseudo", str(folder / "pseudo")]
     stage("train", *masks, *data, "--run", unet, "--fold", "none", "--workers", "0", *TINY)
-    from wsss.inference import results  # where the way ends; the rest of infer is not part of it
+    from wsss.inference import pipeline  # where the way ends; the rest of infer is not part of it
 
     with Trace(BEGIN["infer"]) as trace:
-        results.write_cells = ending(results.write_cells, trace)
+        pipeline.write_cells = ending(pipeline.write_cells, trace)
         stage("infer", *data, "--run", run, "--unet", unet, "--out", str(folder / "preds"))
     return trace.files
 

@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
 from wsss.cells.mask_instances import objects_of
-from wsss.inference.large_objects import ROWS, Settled, stream_objects
+from wsss.inference.large import ROWS, Settled, stream_objects
 from wsss.metrics.instances import overlap
 
 SIZE = (3 * ROWS + 40, 120)

@@ -11,7 +11,7 @@ from PIL import Image
 from wsss import infer, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.build import Spec, create_dataset
-from wsss.inference.shards import Shard, ShardJournals, take
+from wsss.inference.pipeline import Shard, ShardJournals, take
 from wsss.runs.journal import Journal
 from wsss.runs.output import STATE
 

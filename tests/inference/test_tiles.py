@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bench_large import seam_ratio
 
-from wsss.inference.tiles import fall_off, predict_tiles, tile_starts
+from wsss.inference.semantic import fall_off, predict_tiles, tile_starts
 
 
 def whole(image: np.ndarray, predict: object, **options: object) -> np.ndarray:

@@ -5,7 +5,7 @@ import torch
 
 from wsss.core.checks import ConfigError
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
-from wsss.training.optim import LearningRate
+from wsss.training.state import LearningRate
 
 
 def test_the_cyclic_rate_is_that_of_torch() -> None:

@@ -21,9 +21,8 @@ from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.runs.run_folder import RunFolder
 from wsss.train import main
 from wsss.training.lr_find import suggest
-from wsss.training.optim import LearningRate
 from wsss.training.preview import choose_fields
-from wsss.training.state import TrainState
+from wsss.training.state import LearningRate, TrainState
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,121 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import expit, logit
+from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import QuantileTransformer
 
 from wsss.core.checks import DataError
-from wsss.feature_classifier.learners import Forest, Linear
+from wsss.core.runtime import cores
 from wsss.options.recipe import WeakConfig
+
+SPREAD = 4.0
+"""Normal scores of features beyond this are cut."""
+STEPS = 60
+"""Steps at most of the linear model's fit."""
+
+
+class Forest:
+    """Extremely randomised trees that predict soft labels, each class by itself."""
+
+    def __init__(self, config: WeakConfig, seed: int) -> None:
+        self._trees = ExtraTreesRegressor(
+            config.trees,
+            min_samples_leaf=config.leaf,
+            max_features=0.2,
+            random_state=seed,
+        )
+
+    def fit(self, features: np.ndarray, soft: np.ndarray, weights: np.ndarray | None = None) -> "Forest":
+        """Learn from (N, F) features, (N, K) soft labels and (N,) weights of the cells, 1 each by default."""
+        self._trees.set_params(n_jobs=cores())
+        self._trees.fit(features, soft if soft.shape[1] > 1 else soft.ravel(), weights)
+        return self
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return (N, K) probabilities, the same bits each time."""
+        self._trees.set_params(n_jobs=1)  # threads would add up the trees in the order in which they happen to end
+        return self._trees.predict(features).reshape(len(features), -1)
+
+    @property
+    def importance(self) -> np.ndarray:
+        """(F,) how much each feature decides, summing to 1."""
+        return self._trees.feature_importances_
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the trees one after another as arrays: roots, feature, threshold, left, right, value.
+
+        Nodes are numbered through all trees; a leaf asks for no feature (-1) and is its own child.
+        """
+        trees = [tree.tree_ for tree in self._trees.estimators_]
+        counts = [tree.node_count for tree in trees]
+        roots = np.cumsum(counts) - counts
+        joined = {
+            name: np.concatenate([getattr(tree, name) for tree in trees])
+            for name in ("feature", "threshold", "children_left", "children_right", "value")
+        }
+        leaf = joined["children_left"] < 0
+        node, root = np.arange(len(leaf)), np.repeat(roots, counts)
+        return {
+            "roots": roots.astype(np.int32),
+            "feature": np.where(leaf, -1, joined["feature"]).astype(np.int16),
+            "threshold": joined["threshold"],
+            "left": np.where(leaf, node, root + joined["children_left"]).astype(np.int32),
+            "right": np.where(leaf, node, root + joined["children_right"]).astype(np.int32),
+            "value": joined["value"][:, :, 0].astype(np.float32),
+        }
+
+
+class Linear:
+    """Logistic regression of each class against the rest, on features turned into normal scores."""
+
+    def __init__(self, config: WeakConfig, seed: int) -> None:
+        self._scale = QuantileTransformer(output_distribution="normal", random_state=seed)
+        self._penalty = 1 / config.strength
+        self._weights = np.zeros((0, 0))
+
+    def fit(self, features: np.ndarray, soft: np.ndarray, weights: np.ndarray | None = None) -> "Linear":
+        """Learn from (N, F) features, (N, K) soft labels and (N,) weights of the cells, 1 each by default."""
+        self._scale.set_params(n_quantiles=min(200, len(features)))
+        self._scale.fit(features)
+        scaled, wanted = self._scaled(features).astype(np.float32), soft.astype(np.float32)
+        shape = scaled.shape[1], soft.shape[1]
+        counted = np.float32(1) if weights is None else weights.astype(np.float32)[:, None]
+
+        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            weights = flat.reshape(shape).astype(np.float32)
+            logits = scaled @ weights
+            value = (counted * (np.logaddexp(0, logits) - wanted * logits)).sum(dtype=np.float64)
+            slope = scaled.T @ (counted * (expit(logits) - wanted))
+            weights[-1] = 0  # the intercept is free
+            value += self._penalty / 2 * (weights.astype(np.float64) ** 2).sum()
+            slope += np.float32(self._penalty) * weights
+            return value / len(scaled), slope.ravel().astype(np.float64) / len(scaled)
+
+        minimum = minimize(loss, np.zeros(np.prod(shape)), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+        self._weights = minimum.x.reshape(shape)
+        return self
+
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        """Return (N, F + 1) normal scores, the last column 1."""
+        scaled = np.clip(self._scale.transform(features), -SPREAD, SPREAD)
+        return np.hstack([scaled, np.ones((len(features), 1))])
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return (N, K) probabilities."""
+        return np.asarray(expit(self._scaled(features) @ self._weights))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the model as arrays: quantiles, references, and weights and intercept with a row a class."""
+        return {
+            "quantiles": self._scale.quantiles_,
+            "references": self._scale.references_,
+            "weights": np.ascontiguousarray(self._weights[:-1].T),
+            "intercept": self._weights[-1].copy(),
+        }
+
 
 LEAST = 2e-3
 """A probability of a learner below this counts as this, above 1 less this as that: no learner alone decides."""
@@ -31,7 +140,7 @@ PSEUDO_CELLS = 3.0
 SURE = 0.98
 """Probability that a class given by hand is shown, and that one not given is absent."""
 FEWER_TREES = 3
-"""The rounds take so many times fewer trees than the final forest."""
+"""The final forest has this many times the trees of the rounds."""
 
 
 class TooFewCells(DataError):
@@ -137,13 +246,13 @@ def fit_weak(
     soft, history = pool.taught(first_labels(pool.allowed, place, config)), []
     for turn in range(config.rounds):
         views, known = _held_out_views(pool, soft, config, seed + turn)
-        _, learnt, _ = pool.lesson(np.ones(len(soft), bool), soft)
+        _, learnt, _ = pool.training_set(np.ones(len(soft), bool), soft)
         probs = renew(agreement(views), learnt.mean(axis=0), soft, pool.image, pool.allowed)
         renewed = pool.taught(np.where(known, probs, soft))
         history.append(float(np.abs(renewed - soft).mean()))
         soft = renewed
-    lesson = pool.lesson(np.ones(len(soft), bool), soft)
-    final = [make(config, seed + config.rounds).fit(*lesson) for make in LEARNERS]
+    examples = pool.training_set(np.ones(len(soft), bool), soft)
+    final = [make(config, seed + config.rounds).fit(*examples) for make in LEARNERS]
     every = np.zeros(allowed.shape, np.float32)
     every[:, classes] = soft
     return WeakModel(final, classes, every, history)
@@ -188,7 +297,7 @@ class _Pool:
         out[self.labelled.rows] = np.where(self.labelled.labels > 0, SURE, 1 - SURE)
         return out
 
-    def lesson(self, seen: np.ndarray, soft: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def training_set(self, seen: np.ndarray, soft: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return features, soft labels and weights of the cells `seen` (N,) bool and of their copies."""
         weights = np.ones(len(soft))
         weights[self.labelled.rows] = self.answer_weight
@@ -220,9 +329,9 @@ def _held_out_views(pool: _Pool, soft: np.ndarray, config: WeakConfig, seed: int
     views, known = np.zeros((len(LEARNERS), *soft.shape)), np.zeros(soft.shape, bool)
     for seen, unseen in GroupKFold(config.folds).split(soft, groups=pool.image):
         inside = np.isin(np.arange(len(soft)), seen)
-        lesson = pool.lesson(inside, soft)
+        examples = pool.training_set(inside, soft)
         for view, make in zip(views, LEARNERS, strict=True):
-            view[unseen] = make(config, seed).fit(*lesson).predict(pool.features[unseen])
+            view[unseen] = make(config, seed).fit(*examples).predict(pool.features[unseen])
         known[unseen] = pool.allowed[seen].any(axis=0)
     return views, known
 

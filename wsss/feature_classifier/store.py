@@ -20,8 +20,7 @@ from wsss.core.digests import check_format
 from wsss.core.files import as_read, write_bytes
 from wsss.core.labels import MOST_CLASSES
 from wsss.core.reading import parse_json
-from wsss.feature_classifier.fit import WeakModel, agreement
-from wsss.feature_classifier.learners import SPREAD, Forest, Linear
+from wsss.feature_classifier.fit import SPREAD, Forest, Linear, WeakModel, agreement
 from wsss.options.recipe import WeakConfig
 
 FORMAT = "wsss-feature_classifier-2"
@@ -146,7 +145,7 @@ def to_feature_classifier(
 def save_feature_classifier(path: Path, feature_classifier: FeatureClassifier) -> None:
     """Write a feature classifier, whole or not at all."""
     header = {"format": FORMAT, "meta": feature_classifier.meta, "digest": feature_classifier.digest}
-    # one entry only: safetensors writes several in an order of its own, and equal content must give equal bytes
+    # one entry only: safetensors writes several in any order, and equal content must give equal bytes
     arrays = _arrays(feature_classifier.forest, feature_classifier.linear, feature_classifier.classes)
     write_bytes(path, save(arrays, {"wsss": json.dumps(header, sort_keys=True)}))
 

@@ -1,6 +1,6 @@
 """The feature classifier of a fold: fitted on the cells of its training images, kept beside its network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,8 +16,7 @@ from wsss.core.runtime import cores, progress
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import image_marks, read_cells, read_nuclei
 from wsss.data.photometric import Faults, faulty_copy
-from wsss.feature_classifier.explain import explain_classes
-from wsss.feature_classifier.features import cell_features, describe_features
+from wsss.feature_classifier.features import DESCRIPTIONS, cell_features, describe_features
 from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, fit_weak
 from wsss.feature_classifier.store import (
     FeatureClassifier,
@@ -28,6 +27,83 @@ from wsss.feature_classifier.store import (
 from wsss.metrics.cells import CellTruth
 from wsss.options.recipe import FeatureClassifierConfig
 from wsss.runs.run_folder import RunFolder
+
+TOP = 3
+"""How many reasons are given."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One feature that speaks for a label."""
+
+    feature: str
+    level: str
+    """high or low: how the cell's value stands among the training cells."""
+    words: str
+    """The feature in words."""
+    weight: float
+    """How much it raises the log odds of the label above those of a cell of median features."""
+
+
+def contributions(feature_classifier: FeatureClassifier, features: np.ndarray) -> np.ndarray:
+    """Return what each feature of each cell adds to the log-odds of each class.
+
+    Args:
+        feature_classifier: the fitted feature classifier.
+        features: (N, F) float32, from `cell_features`.
+
+    Returns:
+        (N, C, F) float64 for the classes in `feature_classifier.classes`; with the intercept they sum over the
+        features to the log odds of the linear half.
+    """
+    scaled = feature_classifier.linear.scale(np.asarray(features, np.float32))
+    return scaled[:, None, :] * feature_classifier.linear.weights
+
+
+def explain_cell(
+    feature_classifier: FeatureClassifier,
+    features: np.ndarray,
+    label: int,
+    words: Mapping[str, str] = DESCRIPTIONS,
+) -> list[Reason]:
+    """Return the features that speak most for a label of one cell, the strongest first.
+
+    Args:
+        feature_classifier: the fitted feature classifier.
+        features: (F,) float32, the cell's row of `cell_features`.
+        label: class id.
+        words: the features in words, by name.
+
+    Raises:
+        ValueError: the feature_classifier does not know the class.
+    """
+    known = feature_classifier.classes.tolist()
+    if label not in known:
+        raise ValueError(f"the feature_classifier knows the classes {known}, not {label}.")
+    scaled = feature_classifier.linear.scale(np.asarray(features, np.float32)[None])[0]
+    terms = scaled * feature_classifier.linear.weights[known.index(label)]
+    return [
+        _reason(feature_classifier, words, k, scaled[k], terms[k]) for k in np.argsort(-terms)[:TOP] if terms[k] > 0
+    ]
+
+
+def explain_classes(
+    feature_classifier: FeatureClassifier, words: Mapping[str, str] = DESCRIPTIONS
+) -> dict[int, list[Reason]]:
+    """Return for each class that the feature_classifier knows the features that set it apart most from the others."""
+    reasons = {}
+    for label, weights in zip(feature_classifier.classes.tolist(), feature_classifier.linear.weights, strict=True):
+        order = np.argsort(-np.abs(weights))[:TOP]
+        reasons[label] = [_reason(feature_classifier, words, k, weights[k], abs(weights[k])) for k in order]
+    return reasons
+
+
+def _reason(
+    feature_classifier: FeatureClassifier, words: Mapping[str, str], k: int, value: float, weight: float
+) -> Reason:
+    name = feature_classifier.meta["names"][k]
+    return Reason(name, "high" if value > 0 else "low", words[name], round(float(weight), 4))
+
 
 SUMMARY = "feature_classifier.json"
 ANSWERS = "cell_labels"
@@ -179,7 +255,7 @@ def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> l
     def describe(index: int) -> _Described:
         try:
             label_map = data.geometry(index).labels_to_store(read_cells(data, index))
-        except DataError:  # segment has told of it; the image has no cells then
+        except DataError:  # segment has reported it; the image has no cells then
             label_map = np.zeros((data.size, data.size), np.int32)
         image, nuclei = np.array(data.image(index)), read_nuclei(data, index)
         plain = cell_features(image, label_map, nuclei, views)

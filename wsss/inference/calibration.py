@@ -19,7 +19,7 @@ from wsss.core.files import read_record, write_json
 
 FORMAT = "wsss-calibration-1"
 LEAST_ISOTONIC, LEAST_PLATT = 100, 10
-"""True (and untrue) events that a class needs for a curve of that kind of its own."""
+"""True (and untrue) events that a class needs to get a curve of that kind."""
 SLOPE = 1e-2
 """Share of the score itself in every curve: steps of an isotonic curve would tie scores that differ."""
 MOST_POINTS, MOST_EVENTS = 1000, 1_000_000
@@ -145,7 +145,7 @@ def weak_targets(scores: np.ndarray, image_labels: np.ndarray, negative: int | N
     """Say how likely each class is in a cell when the labels of its image are known.
 
     A cell shows one of its image's labels, or is Negative: the scores of the other classes become 0, rows are
-    normalised. This corrects what image labels can tell, not which of the labels a cell shows.
+    normalised. This corrects what image labels can show, not which of the labels a cell shows.
 
     Args:
         scores: (N, K) in [0, 1].
@@ -170,7 +170,7 @@ class Calibration:
     cells: list[Curve]
     images: list[Curve]
     origin: dict[str, Any]
-    """What they were fitted on: members, score, crops and tta of the predictions, as their provenance tells."""
+    """What they were fitted on: members, score, crops and tta of the predictions, as recorded in their provenance."""
 
     def of_cells(self, scores: np.ndarray) -> np.ndarray:
         """Calibrate (N, K) scores of cells."""

@@ -174,7 +174,7 @@ def check_fits(checkpoint: CamCheckpoint, data: DataSet) -> None:
 
 
 def bits_note(records: Sequence[RunRecord], data: DataSet) -> str:
-    """Return what is to be told where the images are scaled by other bits than those of the training; '' if not."""
+    """Return a note where the images are scaled by other bits than those of the training; '' if not."""
     learnt = {record.bits for record in records} - {None, data.bits}
     if not learnt or data.bits is None:
         return ""

@@ -59,14 +59,14 @@ def fit_weights(prepared: Sequence[np.ndarray], rows: np.ndarray, how: str, scor
 
     Source: Caruana et al., Ensemble selection from libraries of models (ICML 2004), with replacement.
     """
-    picks = np.zeros(len(prepared))
-    best, best_picks = -np.inf, picks
+    counts = np.zeros(len(prepared))
+    best, best_counts = -np.inf, counts
     for _ in range(ROUNDS):
-        tried = [score(blend(prepared, picks + step, how), rows) for step in np.eye(len(prepared))]
-        picks = picks + np.eye(len(prepared))[int(np.argmax(tried))]
+        tried = [score(blend(prepared, counts + step, how), rows) for step in np.eye(len(prepared))]
+        counts = counts + np.eye(len(prepared))[int(np.argmax(tried))]
         if max(tried) > best:
-            best, best_picks = max(tried), picks
-    return best_picks / best_picks.sum()
+            best, best_counts = max(tried), counts
+    return best_counts / best_counts.sum()
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def image_sizes(first: MemberTables) -> pd.DataFrame:
     """Return ID, ImageHeight, ImageWidth of every image, from the first member's submission and cells.
 
     Raises:
-        DataError: there is no submission to tell the sizes of images without cells.
+        DataError: there is no submission that gives the sizes of images without cells.
     """
     path = first.folder / "submission.csv"
     known = first.cells.groupby("ID")[["ImageHeight", "ImageWidth"]].first()

@@ -16,15 +16,14 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.core.runtime import MOST_LOSSES, connect, go_to, keep_freed_memory
 from wsss.inference.checkpoints import Plan
-from wsss.inference.pipeline import predict
-from wsss.inference.results import Scored
+from wsss.inference.pipeline import Scored, predict
 from wsss.inference.sources import Task
 
 BATCHES = 4
 """Of a chunk: within it reading, network and scoring overlap; it is what a lost worker costs."""
 
 PATIENCE = 60.0
-"""Seconds without news after which the wait for the cluster is told."""
+"""Seconds without news after which the wait for the cluster is reported."""
 
 Build = Callable[[str], tuple[Task, Plan, str]]
 """From a device to what is to be predicted, and its fingerprint."""
@@ -83,8 +82,8 @@ class Worker:
         go_to(place)
         torch.set_num_threads(threads)
         keep_freed_memory()
-        self.task, self.plan, fingerprint_here = build(device)
-        if fingerprint_here != fingerprint:
+        self.task, self.plan, local_fingerprint = build(device)
+        if local_fingerprint != fingerprint:
             raise DataError(
                 "a machine of the Ray cluster has other data, weights or versions than this one: give all of them "
                 "the same environment and folders."

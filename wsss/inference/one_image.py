@@ -19,10 +19,8 @@ from wsss.data.catalog import DataSet
 from wsss.data.pixels import to_uint8
 from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import CamCheckpoint
-from wsss.inference.pipeline import make_sample, score_now
-from wsss.inference.provenance import check_origin
-from wsss.inference.results import take_part
-from wsss.inference.sources import Task, digests
+from wsss.inference.pipeline import make_sample, score_now, take_part
+from wsss.inference.sources import Task, check_origin, digests
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 from wsss.segmenters import Field
 from wsss.segmenters.classical import segment_field
@@ -125,7 +123,7 @@ class Model:
 
 
 def check_image(image: np.ndarray, channels: int, bits: int | None = None) -> np.ndarray:
-    """Return an image as (channels, H, W) uint8; uint16 values use so many `bits`, None for the fewest.
+    """Return an image as (channels, H, W) uint8; uint16 values use `bits` bits, None for the fewest.
 
     Raises:
         DataError: neither first nor last axis holds the channels, or both might; or the values are no intensities.

@@ -1,21 +1,260 @@
-"""The flow of images: reading, networks, cell scores and encoding overlap; memory is bounded by a batch."""
+"""The flow of images from the store to the tables.
 
-from collections.abc import Iterator
+Reading, networks, cell scores and encoding overlap; memory is bounded by a batch. A journal keeps the finished images.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsss.cells.instances import crop_batches
-from wsss.cells.regions import cell_ids
-from wsss.core.checks import DataError
-from wsss.core.runtime import cores
+from wsss.cells.blending import Part, blend_parts, feature_share, image_scores
+from wsss.cells.instances import crop_batches, measure_cells
+from wsss.cells.regions import cell_ids, visible_share
+from wsss.core.checks import DataError, some
+from wsss.core.console import say
+from wsss.core.rle import encode_label_map
+from wsss.core.runtime import cores, progress
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells, read_nuclei
-from wsss.inference.checkpoints import CamCheckpoint
-from wsss.inference.results import Scored, finish_image
+from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.sources import Batch, Sample, Source, Task, look, sources_of
+from wsss.inference.submission import write_submission
+from wsss.inference.tables import cells_frame, iter_cells, put_carried, write_cells, write_images
+from wsss.options.infer import Shard
+from wsss.runs.journal import Journal
+
+
+def take(shard: Shard, plan: Plan, batch: int) -> Plan:
+    """Keep this shard's batches of a plan.
+
+    Shards are whole batches, dealt out in turn. So every image is in the batch that one process would put it in, and
+    the scores are the same to the last bit.
+    """
+    out: Plan = []
+    place = 0  # of the batch among all of the plan, so that small folds do not all fall to the first shards
+    for members, indices in plan:
+        batches = [indices[b : b + batch] for b in range(0, len(indices), batch)]
+        mine = [cut for k, cut in enumerate(batches, place) if k % shard.count == shard.number - 1]
+        out.append((members, [index for cut in mine for index in cut]))
+        place += len(batches)
+    return [(members, indices) for members, indices in out if indices]
+
+
+class ShardJournals:
+    """The journals of all shards in a folder, read as one.
+
+    Args:
+        folder: where the shards wrote.
+        read: what they must have worked on.
+        wanted: the keys they must have done, every one once.
+
+    Raises:
+        DataError: there are none, they are of several cuts, or of another prediction; a key is missing, or comes twice.
+    """
+
+    def __init__(self, folder: Path, read: object, wanted: Iterable[str]) -> None:
+        shards = _find(folder)
+        with ExitStack() as stack:
+            self._place: dict[str, Journal] = {}
+            for shard in shards:
+                journal = stack.enter_context(Journal(folder / shard.journal, read, way_out="or run the shards again"))
+                self._add(journal)
+            _check_whole(folder, shards, self._place, list(wanted))
+            self._stack = stack.pop_all()
+        self.paths = [folder / shard.journal for shard in shards]
+
+    def _add(self, journal: Journal) -> None:
+        for key in sorted(journal.keys()):
+            if key in self._place:
+                raise DataError(
+                    f"{key} is in {self._place[key].path} and in {journal.path}: one of the files is a copy, or was "
+                    "made with another --shard. Remove it, and run its shard again."
+                )
+            self._place[key] = journal
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def get(self, key: str) -> tuple[dict[str, Any], bytes] | None:
+        """Return (record, payload) of `key`, or None if no shard was to do it."""
+        return self._place[key].get(key) if key in self._place else None
+
+
+def _find(folder: Path) -> list[Shard]:
+    """Return the shards that wrote into a folder, by number."""
+    names = (re.fullmatch(r"shard-(\d+)-of-(\d+)\.sqlite", path.name) for path in folder.glob("shard-*.sqlite"))
+    shards = sorted((Shard(int(name[1]), int(name[2])) for name in names if name), key=lambda shard: shard.number)
+    if not shards:
+        raise DataError(f"{folder} holds no shards: run infer with --shard 1/n ... n/n into it first.")
+    counts = sorted({shard.count for shard in shards})
+    if len(counts) > 1:
+        raise DataError(f"{folder} holds shards of {some(counts)}: keep those of one n, and remove the others.")
+    return shards
+
+
+def _check_whole(folder: Path, shards: list[Shard], done: dict[str, Journal], wanted: list[str]) -> None:
+    missing = [key for key in wanted if key not in done]
+    if missing:
+        count = shards[0].count
+        unseen = sorted(set(range(1, count + 1)) - {shard.number for shard in shards})
+        lacking = f" There is no file of shard {some([f'{k}/{count}' for k in unseen])}." if unseen else ""
+        raise DataError(
+            f"{folder} lacks {len(missing)} of {len(wanted)} images ({some(missing)}).{lacking} "
+            "Run the unfinished shards again; what they have done is kept."
+        )
+    extra = sorted(set(done) - set(wanted))
+    if extra:
+        raise DataError(f"{folder} holds {some(extra)}, which are not to be predicted: the shards are of other images.")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One image's results."""
+
+    index: int
+    record: dict[str, Any]
+    """n_cells, status, fold and probs: the image's row."""
+    payload: bytes
+    """Its cells: the blended table and, as columns 'source:class', the parts; Arrow IPC."""
+
+
+def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: int) -> Scored:
+    """Score one image's cells by all sources, blend, and add geometry and masks.
+
+    Args:
+        task: data and rules.
+        sources: what scores.
+        sample: the image, with what the networks saw.
+        fold: what the tables say of the image.
+    """
+    parts = [Part(source.name, source.group, source.share, source.score(sample)) for source in sources]
+    visible = visible_share(sample.cells, sample.content)
+    final = blend_parts(parts, task.score, negative=task.data.classes.negative, visible=visible)
+    probs = image_scores(final, sample.probs, negative=task.data.classes.negative, share=feature_share(parts))
+    if task.calibration is not None:
+        final, probs = task.calibration.of_cells(final), task.calibration.of_image(probs)
+    frame = _frame(task.data, sample, final, parts, fold)
+    status = "ok" if sample.label_map is not None else f"no cells: {sample.problem}"
+    record = {"n_cells": len(frame), "status": status, "fold": fold, "probs": [float(p) for p in probs]}
+    stream = BytesIO()
+    frame.to_feather(stream)
+    return Scored(sample.index, record, stream.getvalue())
+
+
+def _frame(data: DataSet, sample: Sample, final: np.ndarray, parts: Sequence[Part], fold: int) -> pd.DataFrame:
+    """Put scores beside the geometry of the original image.
+
+    A cell so small that scaling lost it has no scores and gets the image's probabilities.
+    """
+    geometry = data.geometry(sample.index)
+    label_map = sample.cells if sample.label_map is None else sample.label_map
+    native = label_map.shape == (geometry.height, geometry.width)
+    table = measure_cells(label_map, geometry=None if native else geometry)
+    ids = table["cell_id"].to_numpy()
+    row = np.searchsorted(sample.cell_ids, ids)
+    scored = np.isin(ids, sample.cell_ids)
+
+    def align(scores: np.ndarray) -> np.ndarray:
+        out = np.tile(sample.probs, (len(ids), 1)).astype(np.float32)
+        out[scored] = scores[row[scored]]
+        return out
+
+    masks = encode_label_map(geometry.labels_to_native(label_map), ids)
+    frame = cells_frame(
+        data.ids[sample.index],
+        fold=fold,
+        size=(geometry.height, geometry.width),
+        cell_ids=ids,
+        geometry={name: table[name] for name in table.columns},
+        scores=align(final),
+        rle=[masks[k] for k in ids.tolist()],
+    )
+    aligned = {part.name: align(part.scores) for part in parts}
+    columns = {f"{name}:{k}": scores[:, k] for name, scores in aligned.items() for k in range(scores.shape[1])}
+    return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
+
+
+def take_part(frames: Iterable[pd.DataFrame], name: str) -> Iterator[pd.DataFrame]:
+    """Keep the blended table of each frame ('' for `name`), or put the scores of a part in its place."""
+    for frame in frames:
+        plain = frame[[column for column in frame.columns if ":" not in column]]
+        if name:
+            scores = [column for column in plain.columns if column.isdecimal()]
+            plain = plain.assign(**{column: frame[f"{name}:{column}"] for column in scores})
+        yield plain
+
+
+def write_results(
+    out: Path, data: DataSet, journal: Journal | ShardJournals, parts: list[str], min_score: float, shown: Path
+) -> int:
+    """Write all tables and print a summary; return the number of images without a result.
+
+    Args:
+        out: the folder.
+        data: what was predicted.
+        journal: the finished images.
+        parts: parts of the score to write beside the blend, each into its folder.
+        min_score: predictions below it are left out of submission.csv.
+        shown: the folder as messages name it.
+    """
+    images = _images_table(data, journal)
+    cells = write_cells(out, take_part(_frames(data, journal), ""))
+    for name in parts:
+        write_cells(out / name, take_part(_frames(data, journal), name))
+        write_images(out / name, images)
+    write_images(out, images)
+    sizes = data.table[["ID", "ImageHeight", "ImageWidth"]]
+    cells_of_images = progress(iter_cells(out), "submission", total=int((images["n_cells"] > 0).sum()))
+    written = write_submission(out / "submission.csv", sizes, cells_of_images, min_score=min_score)
+    failed = images[images["status"] != "ok"]
+    say(
+        f"{shown}: {cells} cells in {len(images)} images, {int((images['n_cells'] == 0).sum())} without cells, "
+        f"{len(failed)} failed; {written.predictions} predictions in submission.csv"
+    )
+    for name, status in list(zip(failed["ID"], failed["status"], strict=True))[:10]:
+        say(f"  {name}: {status}")
+    return len(failed)
+
+
+def _frames(data: DataSet, journal: Journal | ShardJournals) -> Iterator[pd.DataFrame]:
+    """Yield every image's table, in the order of the data set."""
+    carried: list[Any] = data.carried.to_dict("records")
+    for i, name in enumerate(progress(data.ids, "tables")):
+        entry = journal.get(name)
+        if entry is not None:
+            yield put_carried(pd.read_feather(BytesIO(entry[1])), carried[i])
+
+
+def _images_table(data: DataSet, journal: Journal | ShardJournals) -> pd.DataFrame:
+    """Return images.csv: one row an image, failed ones and those without cells included."""
+    rows = []
+    for i, name in enumerate(data.ids):
+        entry = journal.get(name)
+        if entry is None:
+            reason = "no fold holds it out" if data.ok[i] else data.table["reason"].iloc[i]
+            rows.append([name, -1, 0, f"failed: {reason}", *[float("nan")] * len(data.classes)])
+        else:
+            record = entry[0]
+            rows.append([name, record["fold"], record["n_cells"], record["status"], *record["probs"]])
+    table = pd.DataFrame(rows, columns=["ID", "fold", "n_cells", "status", *data.classes.columns])
+    for k, name in enumerate(data.carried.columns):
+        table.insert(4 + k, name, data.carried[name])
+    return table
 
 
 def predict(
@@ -35,7 +274,7 @@ def predict(
     todo = [batch for batch in batches if not set(batch) <= skip]
     helpers = max(2, min(8, cores() // 2))  # a GPU outruns two
     with (
-        threadpool_limits(1, "blas"),  # the small products of the scores, in threads of their own already
+        threadpool_limits(1, "blas"),  # the small products of the scores, which have their threads already
         ThreadPoolExecutor(helpers) as readers,
         ThreadPoolExecutor(1) as cutter,
         ThreadPoolExecutor(helpers) as writers,

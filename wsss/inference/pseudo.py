@@ -18,14 +18,14 @@ from wsss.options.pseudo import PseudoConfig
 from wsss.options.scoring import TtaConfig
 
 GRID = 4
-"""Maps are kept, and refined, at a pixel for so many of the stored image."""
+"""Maps are kept, and refined, at one pixel for this many of the stored image."""
 
 
 def plan_pseudo(members: list[CamCheckpoint], data: DataSet, *, oof: bool) -> dict[str, Plan]:
     """Decide which network makes the maps of which images, by name of the folder they go into.
 
     Out of fold there is one folder, 'oof', in which each image's maps are by the network that held it out; together
-    they have seen the labels of all images. Otherwise each network has a folder of its own, named as its run's, with
+    they have seen the labels of all images. Otherwise each network has its folder, named as its run's, with
     the images it was trained on: no label of the images that it held out reaches the maps.
 
     Raises:
@@ -207,7 +207,7 @@ def make_masks(values: np.ndarray, peaks: np.ndarray, label_map: np.ndarray, con
         config: the rules.
 
     Returns:
-        (n, H, W) uint8: 1 of the class, 0 not, 255 ignored. A map without any positive value tells nothing: the class
+        (n, H, W) uint8: 1 of the class, 0 not, 255 ignored. A map without any positive value says nothing: the class
         must be somewhere, so all of it is ignored, but for what lies outside the cells.
     """
     share = values / np.maximum(peaks, 1e-12)[:, None, None]

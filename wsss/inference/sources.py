@@ -7,7 +7,8 @@ at a time).
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,14 +19,17 @@ from wsss.cells.blending import GROUPS, Group, take_shares
 from wsss.cells.scoring import cell_cam_scores
 from wsss.core.checks import DataError, some
 from wsss.core.device import Device
+from wsss.core.files import as_read, digest_file
+from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet
 from wsss.feature_classifier.features import cell_features
 from wsss.inference.calibration import Calibration
-from wsss.inference.checkpoints import CamCheckpoint
+from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.overlap import Overlap
 from wsss.inference.views import view_crop_probs, view_maps
 from wsss.models.memory import in_parts
 from wsss.models.unet import Unet
+from wsss.options.infer import InferOptions
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 
 BLOCK = 4
@@ -345,3 +349,63 @@ def map_scores(
         content=sample.content,
         normalised=normalised,
     )
+
+
+def prediction_facts(options: InferOptions, data: DataSet, plan: Plan) -> dict[str, Any]:
+    """Return what stands in provenance.json: data, networks, rules and versions."""
+    facts = {
+        "data": str(data.folder),
+        "table": data.manifest["table"],
+        "run": str(options.run),
+        "oof": options.oof,
+        "score": asdict(options.score),
+        "crops": asdict(options.crops),
+        "tta": asdict(options.tta),
+        "batch": options.batch,
+        "precision": options.precision,
+        "min_score": options.min_score,
+        "calibration": None if options.calibration is None else digest_file(options.calibration),
+        "sources": source_shares(plan[0][0], options.score, options.crops) if plan else {},
+        "members": [_planned(member, indices, options.oof) for members, indices in plan for member in members],
+        "parts": options.parts,
+        "versions": versions(),
+    }
+    return as_read(facts)
+
+
+def _planned(member: CamCheckpoint, indices: list[int], oof: bool) -> dict[str, Any]:
+    facts: dict[str, Any] = {"path": str(member.path), "held_out_fold": member.fold}
+    made = member.record.meta()
+    facts |= {"trained_on": len(member.record.train_ids), "train_ids": made["train_ids"]}
+    facts |= {"ancestors": made["ancestors"], "unet_paths": [str(unet.path) for unet in member.unets]}
+    facts |= {"predicts": len(indices)}
+    # plan_oof has refused anything else
+    return facts | digests(member) | ({"seen_and_predicted": 0} if oof else {})
+
+
+def check_origin(calibration: Calibration, facts: Mapping[str, Any], path: Path) -> None:
+    """Refuse curves that were fitted to scores of other networks or other rules.
+
+    Args:
+        calibration: the curves.
+        facts: of the predictions to calibrate, as in provenance.json.
+        path: of the curves.
+
+    Raises:
+        DataError: they differ.
+    """
+    for name, wanted in origin_of(facts).items():
+        if name in calibration.origin and calibration.origin[name] != wanted:
+            raise DataError(
+                f"{path} was fitted to scores made with other {name}: predict with those, or make it again from "
+                "predictions of this run with these options (python -m wsss.calibrate)."
+            )
+
+
+def origin_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of the provenance of predictions what shapes their scores; each network once."""
+    origin = {name: facts[name] for name in ("score", "crops", "tta") if name in facts}
+    if "members" in facts:
+        keys = ["weights", *(kind.record for kind in SOURCES if kind.record)]
+        origin["members"] = sorted({"/".join(str(member.get(key)) for key in keys) for member in facts["members"]})
+    return origin

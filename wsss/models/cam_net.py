@@ -1,8 +1,4 @@
-"""The classifier whose class maps are its class activation maps, and Puzzle-CAM, which trains it.
-
-In Puzzle-CAM the same network sees the image and its tiles, and the maps must agree. Source: Jo and Yu, Puzzle-CAM
-(arXiv 2101.11253), with the recipe's changes (method, section 2).
-"""
+"""The classifier whose class maps are its class activation maps, and its training view (Puzzle-CAM)."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -156,6 +152,8 @@ class SiameseOutput(NamedTuple):
 
 class PuzzleCam(nn.Module):
     """The training view of a `CamNet`: whole image and side x side tiles through the same weights.
+
+    Source: Jo and Yu, Puzzle-CAM (arXiv 2101.11253), with the recipe's changes (method, section 2).
 
     Args:
         net: the network; inference uses it alone.

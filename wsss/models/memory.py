@@ -13,8 +13,7 @@ from torch import nn
 
 from wsss.core.checks import ConfigError
 from wsss.core.console import say
-from wsss.core.device import Device
-from wsss.core.machine import free_memory
+from wsss.core.device import Device, free_memory
 from wsss.core.runtime import return_freed_memory
 
 T = TypeVar("T")

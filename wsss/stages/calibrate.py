@@ -23,7 +23,7 @@ from wsss.inference.calibration import (
     weak_targets,
 )
 from wsss.inference.ensemble import MemberTables, read_members, read_provenance
-from wsss.inference.provenance import origin_of
+from wsss.inference.sources import origin_of
 from wsss.inference.tables import prediction_files
 from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import reliability

@@ -19,8 +19,7 @@ from wsss.data.catalog import DataSet, data_folder_of
 from wsss.exports.annotations import cell_features, label_map_of, write_coco, write_geojson, write_label_tiff
 from wsss.exports.table import write_h5ad, write_table
 from wsss.inference.checkpoints import load_classifier
-from wsss.inference.hub import push_model, save_model
-from wsss.inference.onnx import export_onnx
+from wsss.inference.hub import export_onnx, push_model, save_model
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, prediction_files, read_cells, score_columns
 from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions

@@ -30,11 +30,8 @@ from wsss.inference.checkpoints import (
     plan_oof,
 )
 from wsss.inference.overlap import Overlap, running
-from wsss.inference.pipeline import predict
-from wsss.inference.provenance import check_origin, prediction_facts
-from wsss.inference.results import Scored, write_results
-from wsss.inference.shards import ShardJournals, take
-from wsss.inference.sources import Task, source_shares
+from wsss.inference.pipeline import Scored, ShardJournals, predict, take, write_results
+from wsss.inference.sources import Task, check_origin, prediction_facts, source_shares
 from wsss.options.infer import InferOptions, Shard, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal, remove_journal

@@ -17,8 +17,7 @@ from wsss.core.runtime import cores, keep_freed_memory
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
 from wsss.reports.figures import plot_curves
-from wsss.runs.leaks import check_unseen
-from wsss.runs.record import RunRecord, check_same_run, fold_name, inherit, join
+from wsss.runs.record import RunRecord, check_same_run, check_unseen, fold_name, inherit, join
 from wsss.runs.run_folder import RunFolder
 from wsss.training.distributed import World, join_processes
 from wsss.training.fit import fit
@@ -58,7 +57,7 @@ def start(plan: Plan) -> tuple[Job, TrainState]:
     inherited = [_inherited(source, option, split, task.twins) for option, source in earlier.items()]
     if saved is not None:
         record = replace(record, ancestors=folder.read_ancestors(saved[1]))
-        check_same_run(saved[1], record.facts())
+        check_same_run(saved[1], record.meta())
     else:
         record = replace(record, ancestors=join(record.ancestors, *inherited))
 

@@ -126,7 +126,7 @@ def join_processes(device: str = "auto") -> Iterator[World]:
     # Loader processes are forks, made when the threads of NCCL are alive. That is safe here: a fork has none of these
     # threads, its loader touches neither GPU nor NCCL, and it ends without their clean-up (os._exit). What is left is
     # memory registered with InfiniBand, which a fork must not take over: these variables, read by its library, see to
-    # that on kernels before 5.12. Started anew ("spawn") they would hold the data set once more each, and outlive a
+    # that on kernels before 5.12. Started afresh ("spawn") they would hold the data set once more each, and outlive a
     # killed training.
     os.environ.setdefault("IBV_FORK_SAFE", "1")
     os.environ.setdefault("RDMAV_FORK_SAFE", "1")

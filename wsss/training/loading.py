@@ -179,7 +179,7 @@ def _collate(samples: list[tuple[Tensor, Tensor, int]]) -> Batch:
 def _quiet_worker(worker: int) -> None:
     """Keep a loader process to one core, leave signals to stop to the main process, and end with it quietly."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.setpgrp()  # a SIGTERM to the main process's group is its own: it saves its state first, then ends its loaders
+    os.setpgrp()  # a SIGTERM to the main process's group must not come here: it saves first, then ends its loaders
     sys.excepthook = _hang_up
     for epoch in list(_Loader.running):  # copies of the main process's: their loaders are not this one's to end
         epoch._shutdown = True

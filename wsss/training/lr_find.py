@@ -17,8 +17,7 @@ from wsss.options.recipe import OptimConfig
 from wsss.reports.figures import plot_range_test
 from wsss.training.fit import Learner, stop_error, stop_signals
 from wsss.training.loading import EpochLoader
-from wsss.training.optim import LearningRate
-from wsss.training.state import Job, TrainState
+from wsss.training.state import Job, LearningRate, TrainState
 
 SMOOTHING = 0.9
 """Weight of the past in the smoothed loss."""

@@ -32,7 +32,7 @@ from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, same_fold
 from wsss.training.distributed import World
 from wsss.training.fit import Learner, Validate, Watch
-from wsss.training.loading import Batch, EpochLoader, balanced_draw, shard, whole_images
+from wsss.training.loading import Batch, EpochLoader, balanced_draw, whole_images
 from wsss.training.preview import Preview
 from wsss.training.tasks import Earlier, Split, Task
 

@@ -32,7 +32,7 @@ from wsss.options.train import TrainOptions
 from wsss.runs.record import RunRecord
 from wsss.training.distributed import World
 from wsss.training.fit import Learner, Validate
-from wsss.training.loading import Batch, EpochLoader, draw_epoch
+from wsss.training.loading import Batch, EpochLoader
 from wsss.training.tasks import Split, UnetTask
 
 
