@@ -273,10 +273,10 @@ def _angle(field: FieldPixels) -> np.ndarray:
 
 def _company(field: FieldPixels) -> Columns:
     """Protein fitted by the other stains, in the cytoplasm and in the nucleus, and where it exceeds the fit."""
-    beside, signal = field.stains.other_stains, field.signal
-    if not beside:
+    other_stains, signal = field.stains.other_stains, field.signal
+    if not other_stains:
         return {}
-    channels = [signal, *(stain.channel for stain in beside)]
+    channels = [signal, *(stain.channel for stain in other_stains)]
     smooth = {channel: field.take(field.blurred(channel, 1.5)) for channel in channels}
     out: dict[str, np.ndarray] = {}
     for part, place in _parts(field).items():
@@ -288,10 +288,10 @@ def _company(field: FieldPixels) -> Columns:
             stains.append(stain / spread[field.owner].astype(np.float32))
         gram = np.array([[field.average(a * b) for b in stains] for a in stains]).transpose(2, 0, 1)
         right = np.array([field.average(a * green) for a in stains]).T
-        weights = np.linalg.solve(gram + 0.02 * np.eye(len(beside)), right[..., None])[..., 0]
+        weights = np.linalg.solve(gram + 0.02 * np.eye(len(other_stains)), right[..., None])[..., 0]
         rest = green - sum(weights[field.owner, k].astype(np.float32) * stain for k, stain in enumerate(stains))
         mean = np.nan_to_num(field.average(field.green, place)) + EPSILON
-        out |= {f"{part}_follows_{stain.name}": weights[:, k] / mean for k, stain in enumerate(beside)}
+        out |= {f"{part}_follows_{stain.name}": weights[:, k] / mean for k, stain in enumerate(other_stains)}
         out[f"{part}_explained"] = 1 - field.average(rest**2) / (field.average(green**2) + 1e-6)
         out[f"{part}_rest"] = np.log(np.sqrt(np.nan_to_num(field.average(rest**2, place))) / mean + 0.01)
         if part == "cytoplasm":
