@@ -9,11 +9,21 @@ import pytest
 from PIL import Image
 
 from wsss import infer, train
+from wsss.cells.instances import crop_batches
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.device import choose_device
 from wsss.data.build import Spec, create_dataset
+from wsss.data.catalog import DataSet
+from wsss.data.cell_maps import read_cells
+from wsss.feature_classifier.features import FEATURES, cell_features
+from wsss.inference.checkpoints import load_classifier
 from wsss.inference.pipeline import Shard, ShardJournals, take
+from wsss.inference.tables import EMBEDDINGS
+from wsss.models.cam_net import crop_outputs
+from wsss.options.scoring import CropConfig
 from wsss.runs.journal import Journal
 from wsss.runs.output import STATE
+from wsss.runs.run_folder import find_folders
 
 SIZE = 64
 
@@ -122,6 +132,51 @@ def test_a_shard_begun_again_keeps_what_it_has_done_unless_told_to_overwrite(hom
     assert path.exists()  # only its own is replaced
     with pytest.raises(ConfigError, match="two steps"):
         predict(home, "again", "--shard", "1/2", "--merge")
+
+
+def embed(home: Path, out: str, *more: str) -> pd.DataFrame:
+    words = f"--data {home}/data --run {home}/run --out {home}/{out} --device cpu --batch 2"
+    assert infer.main([*words.split(), *more]) == 0
+    return pd.read_parquet(home / out / EMBEDDINGS)
+
+
+def test_vectors_are_those_of_features_and_network_whatever_scores_in_one_process_or_in_shards(home: Path) -> None:
+    table = embed(home, "vectors", "--embeddings", "true")  # this run scores crops
+    cells = pd.read_parquet(home / "vectors/cells.parquet")
+    assert table[["ID", "cell_id"]].equals(cells[["ID", "cell_id"]])
+    data = DataSet.open(home / "data")
+    label_map = read_cells(data, 3)
+    rows = table[table["ID"] == data.ids[3]]
+    features = cell_features(np.array(data.image(3)), label_map)
+    np.testing.assert_allclose(rows[list(FEATURES)], features, rtol=1e-6)
+    crops = crop_batches([(np.array(data.image(3)), label_map)], CropConfig(size=32))
+    first = load_classifier(find_folders(home / "run")[0], choose_device("cpu"))
+    _, pooled = crop_outputs(first.net, crops, choose_device("cpu"))
+    assert list(table.columns[2:]) == [*FEATURES, *(f"crop_{k}" for k in range(pooled.shape[1]))]
+    np.testing.assert_allclose(rows.filter(regex="^crop_"), pooled, rtol=1e-4, atol=1e-5)
+
+    maps = ["--score.crop_share", "0"]  # crops score nothing then
+    asked = embed(home, "asked", *maps, "--embeddings", "crops")
+    pd.testing.assert_frame_equal(asked, table)
+    plain = embed(home, "plain", *maps, "--embeddings", "true")
+    pd.testing.assert_frame_equal(plain, table[["ID", "cell_id", *FEATURES]])
+    scores = [pd.read_parquet(home / name / "cells.parquet") for name in ("asked", "plain")]
+    pd.testing.assert_frame_equal(*scores)
+
+    for shard in ("2/2", "1/2"):
+        words = f"--data {home}/data --run {home}/run --out {home}/cut --device cpu --batch 2 --embeddings true"
+        infer.main([*words.split(), "--shard", shard])
+    embed(home, "cut", "--embeddings", "true", "--merge")
+    assert (home / "cut" / EMBEDDINGS).read_bytes() == (home / "vectors" / EMBEDDINGS).read_bytes()
+
+
+def test_features_of_several_networks_are_not_put_in_one_column(home: Path) -> None:
+    with pytest.raises(ConfigError, match=r"one network for all images.*--score\.crop_share 0"):
+        predict(home, "mixed", "--embeddings", "true")
+    with pytest.raises(ConfigError, match=r"crops\.mode is none"):
+        predict(home, "mixed", "--embeddings", "crops", "--crops.mode", "none")
+    assert predict(home, "mixed", "--embeddings", "true", "--score.crop_share", "0") == 0
+    assert list(pd.read_parquet(home / "mixed" / EMBEDDINGS).columns[2:]) == list(FEATURES)
 
 
 def test_half_precision_on_the_cpu_is_another_prediction_with_nearly_the_same_scores(home: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from wsss.core import parquet
 from wsss.core.checks import DataError
 from wsss.inference import tables
 
@@ -50,12 +51,32 @@ def test_cells_are_read_image_by_image_with_masks_across_batches(tmp_path: Path)
 def test_a_last_image_may_fill_a_group_and_many_small_ones_are_put_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "ROWS_PER_GROUP", 12)
-    monkeypatch.setattr(tables, "FEW_TABLES", 2)
+    monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 12)
+    monkeypatch.setattr(parquet, "FEW_TABLES", 2)
     frames = [frame(f"i{k}", 2) for k in range(12)]
     assert tables.write_cells(tmp_path, iter(frames)) == 24
     wanted = pd.concat(frames, ignore_index=True).drop(columns="rle")
     pd.testing.assert_frame_equal(tables.read_cells(tmp_path), wanted)
+
+
+def test_vectors_come_back_row_for_row_and_others_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "VALUES_PER_GROUP", 12)  # three rows of a group
+    cells = pd.concat([frame("b", 3), frame("a", 2)], ignore_index=True)
+    assert tables.read_embeddings(tmp_path, cells) is None
+    vectors = pd.DataFrame(np.random.default_rng(0).random((5, 2), np.float32), columns=["edge_1", "crop_0"])
+    vectors.iloc[1] = np.nan
+    frames = pd.concat([cells[["ID", "cell_id"]], vectors], axis=1)
+    assert tables.write_embeddings(tmp_path, (frames[k : k + 1] for k in range(5))) == 2
+    assert parquet.open_parquet(tmp_path / tables.EMBEDDINGS).num_row_groups == 2
+    same = tables.read_embeddings(tmp_path, cells)
+    assert same is not None
+    pd.testing.assert_frame_equal(same, vectors)
+    for wrong in (cells[1:], cells.assign(cell_id=cells.cell_id + 1)):
+        with pytest.raises(DataError, match="not of the cells in"):
+            tables.read_embeddings(tmp_path, wrong)
+    tables.write_embeddings(tmp_path, [frames.assign(edge_1="much")])
+    with pytest.raises(DataError, match="edge_1 holds no numbers"):
+        tables.read_embeddings(tmp_path, cells)
 
 
 def test_without_cells_the_tables_have_only_their_columns(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 
 from wsss.core.device import choose_device
-from wsss.inference.views import resized, view_crop_probs, view_maps
-from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
+from wsss.inference.views import resized, view_crops, view_maps
+from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_outputs, crop_probs
 from wsss.options.recipe import ClassifyRecipe
 from wsss.options.scoring import TtaConfig
 
@@ -25,7 +26,7 @@ def test_without_views_nothing_changes(net: CamNet) -> None:
     plain, found = class_maps(net, IMAGES, CPU), view_maps(net, IMAGES, CPU, TtaConfig())
     np.testing.assert_array_equal(found[0], plain[0])
     np.testing.assert_array_equal(found[1], plain[1])
-    np.testing.assert_array_equal(view_crop_probs(net, [IMAGES], CPU, TtaConfig()), crop_probs(net, [IMAGES], CPU))
+    np.testing.assert_array_equal(view_crops(net, [IMAGES], CPU, TtaConfig())[0], crop_probs(net, [IMAGES], CPU))
 
 
 @pytest.mark.parametrize("kind", ["flips", "turns"])
@@ -46,9 +47,17 @@ def test_views_and_scales_are_averaged(net: CamNet) -> None:
     np.testing.assert_allclose(probs, (at[1.0][1] + at[2.0][1]) / 2, atol=1e-6)
     assert maps.shape == at[1.0][0].shape
     assert at[2.0][0].shape[2] == 2 * maps.shape[2]
-    crops = view_crop_probs(net, [IMAGES], CPU, TtaConfig(views="flips"))
-    each = [crop_probs(net, [np.ascontiguousarray(own)], CPU) for own in _flips(IMAGES)]
-    np.testing.assert_allclose(crops, np.mean(each, axis=0), atol=1e-6)
+    crops, features = view_crops(net, [IMAGES], CPU, TtaConfig(views="flips"))
+    each = [crop_outputs(net, [np.ascontiguousarray(view)], CPU) for view in _flips(IMAGES)]
+    np.testing.assert_allclose(crops, np.mean([probs for probs, _ in each], axis=0), atol=1e-6)
+    np.testing.assert_allclose(features, np.mean([pooled for _, pooled in each], axis=0), atol=1e-5)
+
+
+def test_pooled_features_are_what_the_classifier_sees(net: CamNet) -> None:
+    probs, features = crop_outputs(net, [IMAGES, IMAGES[:1]], CPU)
+    weights = net.classifier.weight[:, :, 0, 0].detach().numpy()
+    np.testing.assert_allclose(expit(features @ weights.T), probs, atol=1e-5)
+    assert features.std(axis=0).max() > 0
 
 
 def _flips(images: np.ndarray) -> list[np.ndarray]:

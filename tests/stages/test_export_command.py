@@ -80,6 +80,18 @@ def test_h5ad_opens_in_anndata_with_scores_positions_and_origin(folder: Path) ->
     assert found.obs.top_class.tolist() == [HPA_NAMES[k] for k in top]
 
 
+def test_h5ad_holds_the_vectors_of_cells_with_their_names(folder: Path) -> None:
+    anndata = pytest.importorskip("anndata")
+    cells = tables.read_cells(folder / "preds")
+    names = ["edge_1", "crop_0", "crop_1", "nucleus_inner"]
+    vectors = pd.DataFrame(np.random.default_rng(1).random((len(cells), 4), np.float32), columns=names)
+    tables.write_embeddings(folder / "preds", [pd.concat([cells[["ID", "cell_id"]], vectors], axis=1)])
+    table = anndata.read_h5ad(run(folder, "h5ad", "x.h5ad"))
+    for kind, wanted in (("features", ["edge_1", "nucleus_inner"]), ("crop", ["crop_0", "crop_1"])):
+        np.testing.assert_array_equal(table.obsm[kind], vectors[wanted])
+        assert table.uns[kind].tolist() == wanted
+
+
 def test_coco_is_read_by_pycocotools_pixel_for_pixel(folder: Path) -> None:
     from pycocotools.coco import COCO
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 import pandas as pd
 import pyarrow as pa
@@ -20,6 +21,12 @@ FEW_ROWS = 200_000
 LEAST_PER_ROW = 1.0
 """Bytes of the file for each row of larger tables, at least: rows that all say the same are no table of ours."""
 MOST_COLUMNS = 20_000
+ROWS_PER_GROUP = 20_000
+"""Rows that are written at once, so many that a group packs well."""
+VALUES_PER_GROUP = 8_000_000
+"""The same for tables of many columns: some 32 MB of numbers."""
+FEW_TABLES = 256
+"""Tables that wait for their group; more are put into one."""
 MOST_BLOWN_UP = 1 << 28
 """Bytes that the pages of a table may have unpacked, if that is more than 100 times the file."""
 
@@ -39,6 +46,64 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
         seal(stream)
 
     write_atomic(path, pour)
+
+
+class TableWriter:
+    """A sealed table written from frames that come one by one, memory flat in their number; a context.
+
+    Args:
+        stream: where the table goes; it can be read and moved about in.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.Table] = []
+        self.rows = 0
+        """Rows of all frames."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether no frame has come yet."""
+        return self._writer is None
+
+    def add(self, frame: pd.DataFrame) -> None:
+        """Append rows; the first frame, which may have none, says the columns."""
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        if self._writer is None:
+            schema = sealed_schema(table.schema)
+            self._writer = pq.ParquetWriter(self._stream, schema, compression="zstd", write_page_checksum=True)
+        self._waiting.append(table.cast(self._writer.schema))
+        self.rows += len(frame)
+        if len(self._waiting) >= FEW_TABLES:  # thousands of small ones would take far more room than their content
+            self._waiting = [pa.concat_tables(self._waiting).combine_chunks()]
+        if sum(len(table) for table in self._waiting) >= max(
+            1, min(ROWS_PER_GROUP, VALUES_PER_GROUP // table.num_columns)
+        ):
+            self._flush()
+
+    def _flush(self) -> None:
+        assert self._writer is not None
+        self._writer.write_table(pa.concat_tables(self._waiting))
+        self._waiting = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is None:
+            if kind is None:
+                raise ValueError("no frame was given: give one without rows, for its columns.")
+            return
+        try:
+            if self._waiting and kind is None:  # the last frame may have filled a group
+                self._flush()
+        finally:
+            self._writer.close()
+        if kind is None:
+            seal(self._stream)
 
 
 def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:

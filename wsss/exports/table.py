@@ -1,6 +1,7 @@
 """Tables of cells for other tools: one flat table for napari, R, Excel; AnnData for scanpy and squidpy."""
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,7 @@ from wsss.core.labels import ClassList
 from wsss.core.parquet import write_parquet
 from wsss.core.runtime import progress, waiting
 
+_OF_CROP = re.compile(r"crop_\d+")
 ROWS = 20_000
 """Rows written between two updates of the progress bar."""
 
@@ -51,12 +53,19 @@ def _pour(table: pd.DataFrame, stream: IO[bytes]) -> None:
             bar.update(len(part))
 
 
-def to_anndata(cells: pd.DataFrame, classes: ClassList, provenance: dict[str, Any] | None = None) -> Any:
+def to_anndata(
+    cells: pd.DataFrame,
+    classes: ClassList,
+    provenance: dict[str, Any] | None = None,
+    vectors: pd.DataFrame | None = None,
+) -> Any:
     """Build an AnnData of cells x classes.
 
     X holds the scores; obs has image, cell, area (px), border, fold, image_height, image_width and top_class;
     obsm['spatial'] the centres as x, y in pixels of the image; var_names are the class names, var['class_id'] their
     ids; obs has the carried columns too; uns['wsss'] the provenance as JSON text. Names of cells are '<image>:<cell>'.
+    With vectors, obsm['features'] and obsm['crop'] hold those there are, and uns['features'] and uns['crop'] the names
+    of their columns.
 
     Raises:
         ConfigError: anndata is not installed.
@@ -87,10 +96,28 @@ def to_anndata(cells: pd.DataFrame, classes: ClassList, provenance: dict[str, An
     table = anndata.AnnData(scores, obs=obs, var=var)
     table.obsm["spatial"] = cells[["center_x", "center_y"]].to_numpy(np.float64)
     table.uns["wsss"] = json.dumps(provenance or {}, sort_keys=True)
+    for kind, names in _kinds(vectors).items():
+        assert vectors is not None
+        table.obsm[kind] = vectors[names].to_numpy(np.float32)
+        table.uns[kind] = np.array(names, object)
     return table
 
 
-def write_h5ad(path: Path, cells: pd.DataFrame, classes: ClassList, provenance: dict[str, Any] | None = None) -> None:
+def _kinds(vectors: pd.DataFrame | None) -> dict[str, list[str]]:
+    """Return the names of the vectors' columns by kind: features by name, features of the crop by number."""
+    names = [] if vectors is None else [str(name) for name in vectors.columns]
+    kinds = {"features": [name for name in names if not _OF_CROP.fullmatch(name)]}
+    kinds["crop"] = [name for name in names if _OF_CROP.fullmatch(name)]
+    return {kind: of_kind for kind, of_kind in kinds.items() if of_kind}
+
+
+def write_h5ad(
+    path: Path,
+    cells: pd.DataFrame,
+    classes: ClassList,
+    provenance: dict[str, Any] | None = None,
+    vectors: pd.DataFrame | None = None,
+) -> None:
     """Write `to_anndata` to a file, whole or not at all.
 
     Raises:
@@ -101,5 +128,5 @@ def write_h5ad(path: Path, cells: pd.DataFrame, classes: ClassList, provenance: 
         part = Path(folder) / "part.h5ad"
         # text as plain objects: the form every version of anndata and scanpy reads
         with pd.option_context("future.infer_string", False), waiting("export"):
-            to_anndata(cells, classes, provenance).write_h5ad(part, compression="gzip")
+            to_anndata(cells, classes, provenance, vectors).write_h5ad(part, compression="gzip")
         part.replace(path)

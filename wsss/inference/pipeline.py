@@ -4,7 +4,7 @@ Reading, networks, cell scores and encoding overlap; memory is bounded by a batc
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -29,9 +29,20 @@ from wsss.data.cell_maps import read_cells, read_nuclei
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.sources import Batch, Sample, Source, Task, look, sources_of
 from wsss.inference.submission import write_submission
-from wsss.inference.tables import cells_frame, iter_cells, put_carried, write_cells, write_images
+from wsss.inference.tables import (
+    EMBEDDINGS,
+    cells_frame,
+    iter_cells,
+    put_carried,
+    write_cells,
+    write_embeddings,
+    write_images,
+)
 from wsss.options.infer import Shard
 from wsss.runs.journal import Journal
+
+EMBEDDING = "embedding"
+"""What stands before the names of the vectors' elements in a payload."""
 
 
 def take(shard: Shard, plan: Plan, batch: int) -> Plan:
@@ -130,7 +141,8 @@ class Scored:
     record: dict[str, Any]
     """n_cells, status, fold and probs: the image's row."""
     payload: bytes
-    """Its cells: the blended table and, as columns 'source:class', the parts; Arrow IPC."""
+    """Its cells: the blended table and, as columns 'source:class', the parts and, as 'embedding:name', the vectors;
+    Arrow IPC."""
 
 
 def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: int) -> Scored:
@@ -142,13 +154,18 @@ def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: in
         sample: the image, with what the networks saw.
         fold: what the tables say of the image.
     """
-    parts = [Part(source.name, source.group, source.share, source.score(sample)) for source in sources]
+    sample = replace(sample, vectors={source.name: source.describe(sample) for source in sources})
+    parts = [
+        Part(source.name, source.group, source.share, source.score(sample))
+        for source in sources
+        if source.share is not None
+    ]
     visible = visible_share(sample.cells, sample.content)
     final = blend_parts(parts, task.score, negative=task.data.classes.negative, visible=visible)
     probs = image_scores(final, sample.probs, negative=task.data.classes.negative, share=feature_share(parts))
     if task.calibration is not None:
         final, probs = task.calibration.of_cells(final), task.calibration.of_image(probs)
-    frame = _frame(task.data, sample, final, parts, fold)
+    frame = _frame(task.data, sample, final, parts, fold, _vectors(task, sources, sample))
     status = "ok" if sample.label_map is not None else f"no cells: {sample.problem}"
     record = {"n_cells": len(frame), "status": status, "fold": fold, "probs": [float(p) for p in probs]}
     stream = BytesIO()
@@ -156,10 +173,27 @@ def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: in
     return Scored(sample.index, record, stream.getvalue())
 
 
-def _frame(data: DataSet, sample: Sample, final: np.ndarray, parts: Sequence[Part], fold: int) -> pd.DataFrame:
-    """Put scores beside the geometry of the original image.
+def _vectors(task: Task, sources: Sequence[Source], sample: Sample) -> dict[str, np.ndarray]:
+    """Return the elements (N,) of the vectors that are kept, by column, named ones first; none if not wanted."""
+    kept = reversed(sources) if task.embeddings else []
+    return {
+        f"{EMBEDDING}:{name}": values
+        for source in kept
+        for name, values in zip(source.columns, sample.vectors[source.name].T, strict=True)
+    }
 
-    A cell so small that scaling lost it has no scores and gets the image's probabilities.
+
+def _frame(
+    data: DataSet,
+    sample: Sample,
+    final: np.ndarray,
+    parts: Sequence[Part],
+    fold: int,
+    vectors: Mapping[str, np.ndarray],
+) -> pd.DataFrame:
+    """Put scores and vectors beside the geometry of the original image.
+
+    A cell so small that scaling lost it has no scores and gets the image's probabilities; its vector is NaN.
     """
     geometry = data.geometry(sample.index)
     label_map = sample.cells if sample.label_map is None else sample.label_map
@@ -186,6 +220,9 @@ def _frame(data: DataSet, sample: Sample, final: np.ndarray, parts: Sequence[Par
     )
     aligned = {part.name: align(part.scores) for part in parts}
     columns = {f"{name}:{k}": scores[:, k] for name, scores in aligned.items() for k in range(scores.shape[1])}
+    for name, values in vectors.items():
+        columns[name] = np.full(len(ids), np.nan, np.float32)
+        columns[name][scored] = values[row[scored]]
     return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
 
 
@@ -199,8 +236,22 @@ def take_part(frames: Iterable[pd.DataFrame], name: str) -> Iterator[pd.DataFram
         yield plain
 
 
+def take_embeddings(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Keep ID, cell_id and the elements of the vectors of each frame."""
+    for frame in frames:
+        names = [column for column in frame.columns if column.startswith(f"{EMBEDDING}:")]
+        yield frame[["ID", "cell_id", *names]].rename(columns=lambda name: name.removeprefix(f"{EMBEDDING}:"))
+
+
 def write_results(
-    out: Path, data: DataSet, journal: Journal | ShardJournals, parts: list[str], min_score: float, shown: Path
+    out: Path,
+    data: DataSet,
+    journal: Journal | ShardJournals,
+    parts: list[str],
+    min_score: float,
+    shown: Path,
+    *,
+    embeddings: bool = False,
 ) -> int:
     """Write all tables and print a summary; return the number of images without a result.
 
@@ -211,6 +262,7 @@ def write_results(
         parts: parts of the score to write beside the blend, each into its folder.
         min_score: predictions below it are left out of submission.csv.
         shown: the folder as messages name it.
+        embeddings: write the cells' vectors as well.
     """
     images = _images_table(data, journal)
     cells = write_cells(out, take_part(_frames(data, journal), ""))
@@ -218,6 +270,7 @@ def write_results(
         write_cells(out / name, take_part(_frames(data, journal), name))
         write_images(out / name, images)
     write_images(out, images)
+    width = write_embeddings(out, take_embeddings(_frames(data, journal))) if embeddings else 0
     sizes = data.table[["ID", "ImageHeight", "ImageWidth"]]
     cells_of_images = progress(iter_cells(out), "submission", total=int((images["n_cells"] > 0).sum()))
     written = write_submission(out / "submission.csv", sizes, cells_of_images, min_score=min_score)
@@ -225,6 +278,7 @@ def write_results(
     say(
         f"{shown}: {cells} cells in {len(images)} images, {int((images['n_cells'] == 0).sum())} without cells, "
         f"{len(failed)} failed; {written.predictions} predictions in submission.csv"
+        + (f"; {width} values a cell in {EMBEDDINGS}" if embeddings else "")
     )
     for name, status in list(zip(failed["ID"], failed["status"], strict=True))[:10]:
         say(f"  {name}: {status}")

@@ -1,6 +1,7 @@
 """The ways of scoring cells. Each is a Source; blend, parts, provenance and report iterate over one list of them.
 
 To add one, write a class here and name it in SOURCES: `infer` then blends it, writes it with `--parts` and records it.
+A source that scores by a vector of each cell offers it as an embedding (`columns`, `describe`).
 Networks run on batches of images (`see`, one batch at a time), scores are made image by image (`score`, several images
 at a time).
 """
@@ -17,19 +18,19 @@ import torch.nn.functional as F
 
 from wsss.cells.blending import GROUPS, Group, take_shares
 from wsss.cells.scoring import cell_cam_scores
-from wsss.core.checks import DataError, some
+from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
 from wsss.core.files import as_read, digest_file
 from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet
-from wsss.feature_classifier.features import cell_features
+from wsss.feature_classifier.features import cell_features, describe_features
 from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.overlap import Overlap
-from wsss.inference.views import view_crop_probs, view_maps
+from wsss.inference.views import view_crops, view_maps
 from wsss.models.memory import in_parts
 from wsss.models.unet import Unet
-from wsss.options.infer import InferOptions
+from wsss.options.infer import Embeddings, InferOptions
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 
 BLOCK = 4
@@ -51,6 +52,8 @@ class Task:
     """Views that the network's answers are averaged over."""
     calibration: Calibration | None = None
     """Curves that the final scores go through; None to leave them as they are."""
+    embeddings: Embeddings = False
+    """Which vectors of each cell are kept; see `InferOptions.embeddings`."""
     overlap: Overlap | None = None
     """The segmentation that runs at the same time and is waited for, image by image; None where the cells are there."""
 
@@ -82,6 +85,8 @@ class Sample:
     """The same of each network."""
     seen: Mapping[str, Any] = field(default_factory=dict)
     """What each source's `see` returned for this image, by name of the source."""
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What each source's `describe` returned, by name of the source."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,8 @@ class Source(ABC):
     Args:
         members: the networks of the run.
         task: data and rules.
-        share: weight in the blend, in [0, 1]; the shares of all sources sum to 1.
+        share: weight in the blend, in [0, 1]; the shares of all sources sum to 1. None for a source that describes
+            cells without scoring them.
     """
 
     name: ClassVar[str]
@@ -113,7 +119,7 @@ class Source(ABC):
     record: ClassVar[str | None] = None
     """Key of its digest in provenance.json; None where the digest of the run's networks covers it."""
 
-    def __init__(self, members: Sequence[CamCheckpoint], task: Task, share: float) -> None:
+    def __init__(self, members: Sequence[CamCheckpoint], task: Task, share: float | None) -> None:
         self.members, self.task, self.share = members, task, share
 
     @staticmethod
@@ -130,6 +136,16 @@ class Source(ABC):
         """Return the digest, or digests, of what it scores with; None if there is nothing."""
         return None
 
+    @staticmethod
+    def embeds(wanted: Embeddings) -> bool:
+        """Whether its vectors are wanted even where it does not score."""
+        return False
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of the vectors' elements; empty where it has no vectors."""
+        return ()
+
     @property
     def cuts(self) -> Sequence[CropConfig]:
         """The ways in which it wants cells to be cut out; the first crops are made before `see` is called."""
@@ -143,6 +159,10 @@ class Source(ABC):
             crops: for each of its `cuts` the cells of all images, (n, C, size, size) uint8 at a time.
         """
         return [None] * len(batch.samples)
+
+    def describe(self, sample: Sample) -> np.ndarray:
+        """Return what it knows of each cell, (N, len(columns)) float32; `score` gets it in the sample's `vectors`."""
+        return np.zeros((len(sample.cell_ids), 0), np.float32)
 
     @abstractmethod
     def score(self, sample: Sample) -> np.ndarray:
@@ -198,18 +218,37 @@ class CropScores(Source):
         """As the options say."""
         return (self.task.crops,)
 
-    def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[np.ndarray]:
-        """Return (N, K) of each image, the mean of the networks; each batch of crops is cut once for all of them."""
+    @staticmethod
+    def embeds(wanted: Embeddings) -> bool:
+        """Only where they are wanted by name: every network pass over the crops takes time."""
+        return wanted == "crops"
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """crop_0, crop_1 ...: the pooled features of the first network; those of others have no common axes."""
+        return [f"crop_{k}" for k in range(self.members[0].net.classifier.in_channels)]
+
+    def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+        """Return (N, K) scores, the mean of the networks, and (N, D) features of each image.
+
+        Each batch of crops is cut once for all networks; without a share, the first network alone sees them.
+        """
         device, tta = self.task.device, self.task.tta
-        scores = [view_crop_probs(self.members[0].net, [], device, tta)]
+        members = self.members[:1] if self.share is None else self.members
+        outputs = [view_crops(members[0].net, [], device, tta)]
         for crop in crops[0]:
-            by_network = [view_crop_probs(member.net, [crop], device, tta) for member in self.members]
-            scores.append(np.mean(by_network, axis=0))
-        return batch.split(np.concatenate(scores))
+            probs, features = zip(*(view_crops(member.net, [crop], device, tta) for member in members), strict=True)
+            outputs.append((np.mean(probs, axis=0), features[0]))
+        scores, vectors = (batch.split(np.concatenate(of_batches)) for of_batches in zip(*outputs, strict=True))
+        return list(zip(scores, vectors, strict=True))
+
+    def describe(self, sample: Sample) -> np.ndarray:
+        """Return the features that were seen."""
+        return np.asarray(sample.seen[self.name][1])
 
     def score(self, sample: Sample) -> np.ndarray:
-        """Return what was seen."""
-        return np.asarray(sample.seen[self.name])
+        """Return the scores that were seen."""
+        return np.asarray(sample.seen[self.name][0])
 
 
 class FeatureScores(Source):
@@ -238,9 +277,23 @@ class FeatureScores(Source):
         """Return that of the feature classifier."""
         return None if member.feature_classifier is None else member.feature_classifier.digest
 
+    @staticmethod
+    def embeds(wanted: Embeddings) -> bool:
+        """Features need no feature classifier."""
+        return wanted is not False
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The features by name."""
+        return list(describe_features(self.members[0].record.stains))
+
+    def describe(self, sample: Sample) -> np.ndarray:
+        """Return the features."""
+        return cell_features(sample.image, sample.cells, sample.nuclei, self.members[0].record.stains)
+
     def score(self, sample: Sample) -> np.ndarray:
         """Return the mean of the feature classifiers."""
-        features = cell_features(sample.image, sample.cells, sample.nuclei, self.members[0].record.stains)
+        features = sample.vectors[self.name]
         scores = [member.feature_classifier.predict(features) for member in self.members if member.feature_classifier]
         return np.mean(scores, axis=0)
 
@@ -297,13 +350,33 @@ ALWAYS = (ImageProbs.name, CamScores.name)
 
 
 def sources_of(members: Sequence[CamCheckpoint], task: Task) -> list[Source]:
-    """Return the sources that take part, with their shares.
+    """Return the sources that take part, with their shares; those whose vectors alone are wanted have None.
 
     Raises:
         DataError: some of the networks lack what a source needs.
     """
-    shares = source_shares(members, task.score, task.crops)
+    shares: dict[str, float | None] = {**source_shares(members, task.score, task.crops)}
+    shares = {kind.name: None for kind in SOURCES if kind.embeds(task.embeddings)} | shares
     return [kind(members, task, shares[kind.name]) for kind in SOURCES if kind.name in shares]
+
+
+def check_embeddings(wanted: Embeddings, plan: Plan, score: ScoreConfig, crops: CropConfig) -> None:
+    """Refuse crop features that could not be compared between cells, or for which no crops are cut.
+
+    Raises:
+        ConfigError: several networks would make them, or crops.mode is none.
+    """
+    if wanted is False or not plan:
+        return
+    if wanted == "crops" and crops.mode == "none":
+        raise ConfigError("--embeddings crops needs crops, and crops.mode is none: pass --crops.mode fit.")
+    cut = wanted == "crops" or CropScores.name in source_shares(plan[0][0], score, crops)
+    if cut and len({members[0].digest for members, _ in plan}) > 1:
+        raise ConfigError(
+            "--embeddings with crop features needs one network for all images, since features of different networks "
+            "have no common axes, and --oof takes another one for each fold: leave --oof out, pass one fold's folder "
+            "as --run, or keep the cell features alone (--embeddings true --score.crop_share 0)."
+        )
 
 
 def source_shares(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> dict[str, float]:
@@ -370,6 +443,8 @@ def prediction_facts(options: InferOptions, data: DataSet, plan: Plan) -> dict[s
         "parts": options.parts,
         "versions": versions(),
     }
+    if options.embeddings:  # predictions made before there were any are not out of date
+        facts["embeddings"] = options.embeddings
     return as_read(facts)
 
 

@@ -10,23 +10,17 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import any_case, carried_columns, check_columns, numbers, read_text, unguard_text
-from wsss.core.digests import seal
 from wsss.core.files import csv_bytes, digest_file, read_record, write_atomic, write_csv
-from wsss.core.parquet import named, open_parquet, read_parquet, sealed_schema
+from wsss.core.parquet import TableWriter, named, open_parquet, read_parquet
 from wsss.data.ids import check_names
 from wsss.runs.output import check_recorded, settle
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
 IMAGE_COLUMNS = ("ID", "fold", "n_cells", "status")
-ROWS_PER_GROUP = 20_000
-FEW_TABLES = 256
-"""Tables of single images that wait for their group; more are put into one."""
 _AGAIN = "Run python -m wsss.infer again to make it."
 WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
 
@@ -104,30 +98,61 @@ def write_cells(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
 
 def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) -> int:
 
-    writer, waiting, count, rows = None, [], 0, 0
-    try:
+    with TableWriter(binary) as writer:
         for frame in frames:
-            text.write(csv_bytes(frame.drop(columns="rle"), header=writer is None))
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            writer = writer or pq.ParquetWriter(
-                binary, sealed_schema(table.schema), compression="zstd", write_page_checksum=True
-            )
-            waiting.append(table.cast(writer.schema))
-            rows, count = rows + len(frame), count + len(frame)
-            if len(waiting) >= FEW_TABLES:  # thousands of small ones would take far more room than their content
-                waiting = [pa.concat_tables(waiting).combine_chunks()]
-            if rows >= ROWS_PER_GROUP:
-                writer.write_table(pa.concat_tables(waiting))
-                waiting, rows = [], 0
-        if writer is None:
-            raise ValueError("no frame of cells was given: give one without rows, for its columns.")
-        if waiting:  # the last frame may have filled a group
-            writer.write_table(pa.concat_tables(waiting))
-    finally:
-        if writer is not None:
-            writer.close()
-    seal(binary)
-    return count
+            text.write(csv_bytes(frame.drop(columns="rle"), header=writer.empty))
+            writer.add(frame)
+    return writer.rows
+
+
+EMBEDDINGS = "embeddings.parquet"
+"""ID, cell_id, and a float32 column for each element of the cells' vectors; rows as in cells.parquet."""
+
+
+def write_embeddings(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
+    """Write embeddings.parquet from frames that are taken one by one; return the elements of a vector.
+
+    Args:
+        folder: of the prediction.
+        frames: ID, cell_id and one column for each element.
+    """
+    width = 0
+
+    def pour(stream: IO[bytes]) -> None:
+        nonlocal width
+        with TableWriter(stream) as writer:
+            for frame in frames:
+                writer.add(frame)
+                width = len(frame.columns) - 2
+
+    write_atomic(folder / EMBEDDINGS, pour)
+    return width
+
+
+def read_embeddings(folder: Path, cells: pd.DataFrame) -> pd.DataFrame | None:
+    """Read the vectors of cells, (N, D) float32 with named columns; None where there are none.
+
+    A cell that vanished when its image was scaled has no vector: its row is NaN.
+
+    Args:
+        folder: of the prediction.
+        cells: from `read_cells`.
+
+    Raises:
+        DataError: the file is damaged, is not of these cells, or holds other than numbers.
+    """
+    path = folder / EMBEDDINGS
+    if not path.exists():
+        return None
+    table = read_parquet(path, again=_AGAIN)
+    check_columns(table, ["ID", "cell_id"], path)
+    same = len(table) == len(cells) and (table.ID.to_numpy() == cells.ID.to_numpy()).all()
+    if not same or (table.cell_id.to_numpy() != cells.cell_id.to_numpy()).any():
+        raise DataError(f"{path} is not of the cells in {folder / 'cells.parquet'}, row for row. {_AGAIN}")
+    vectors = table.drop(columns=["ID", "cell_id"])
+    if wrong := [name for name in vectors if vectors[name].dtype.kind != "f"]:
+        raise DataError(f"{path}: the column {some(wrong)} holds no numbers. {_AGAIN}")
+    return vectors
 
 
 def write_images(folder: Path, table: pd.DataFrame) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss.core.device import Device
-from wsss.models.cam_net import CamNet, class_maps, crop_probs
+from wsss.models.cam_net import CamNet, class_maps, crop_outputs
 from wsss.options.scoring import TtaConfig
 
 STEP = 32
@@ -93,13 +93,24 @@ def view_maps(net: CamNet, images: np.ndarray, device: Device, config: TtaConfig
     return torch.stack(same).mean(dim=0).numpy(), np.mean(probs, axis=0)
 
 
-def view_crop_probs(net: CamNet, batches: Iterable[np.ndarray], device: Device, config: TtaConfig) -> np.ndarray:
-    """Average the (N, K) probabilities of crops, (n, C, s, s) uint8 a batch, over the views at their own size."""
-    probs = [crop_probs(net, [], device)]
+def view_crops(
+    net: CamNet, batches: Iterable[np.ndarray], device: Device, config: TtaConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average the (N, K) probabilities and (N, D) pooled features of crops over the views at their own size.
+
+    Args:
+        net: the network.
+        batches: of crops, (n, C, s, s) uint8 each.
+        device: where to compute.
+        config: the views.
+    """
+    averages = [crop_outputs(net, [], device)]
     for crops in batches:
-        views = [crop_probs(net, [_apply(crops, view)], device) for view in VIEWS[config.views]]
-        probs.append(np.mean(views, axis=0))
-    return np.concatenate(probs)
+        views = [crop_outputs(net, [_apply(crops, view)], device) for view in VIEWS[config.views]]
+        probs, features = (np.mean(of_views, axis=0) for of_views in zip(*views, strict=True))
+        averages.append((probs, features))
+    probs, features = (np.concatenate(of_batches) for of_batches in zip(*averages, strict=True))
+    return probs, features
 
 
 def resized(images: np.ndarray, scale: float) -> np.ndarray:

@@ -117,23 +117,32 @@ def crop_probs(
     batches: Iterable[np.ndarray],
     device: Device,
 ) -> np.ndarray:
-    """Return the probabilities (N, K) float32 of crops that come in batches of (n, C, s, s) uint8.
+    """Return the probabilities (N, K) float32 of crops; see `crop_outputs`."""
+    return crop_outputs(net, batches, device)[0]
+
+
+@torch.no_grad()
+def crop_outputs(net: CamNet, batches: Iterable[np.ndarray], device: Device) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities (N, K) and features (N, D), float32: the mean over each crop of what the classifier sees.
 
     Args:
         net: in evaluation mode.
-        batches: of crops; there may be none. They are seen in parts where memory does not hold all of one.
+        batches: of crops, (n, C, s, s) uint8 each; there may be none. They are seen in parts where memory does not
+            hold all of one.
         device: where to compute.
     """
+    width, classes = net.classifier.in_channels, net.classifier.out_channels
+    outputs = [(np.zeros((0, classes), np.float32), np.zeros((0, width), np.float32))]
+    for crops in batches:
 
-    def probs(crops: np.ndarray) -> np.ndarray:
-        def see(rows: slice) -> np.ndarray:
-            logits = see_images(net, device.put(torch.from_numpy(crops[rows])), device).logits.float()
-            return logits.sigmoid().cpu().numpy()
+        def see(rows: slice, crops: np.ndarray = crops) -> tuple[np.ndarray, np.ndarray]:
+            output = see_images(net, device.put(torch.from_numpy(crops[rows])), device)
+            pooled = output.features.float().mean(dim=(2, 3))
+            return output.logits.float().sigmoid().cpu().numpy(), pooled.cpu().numpy()
 
-        return np.concatenate(in_parts(net, crops.shape, see))
-
-    none = np.zeros((0, net.classifier.out_channels), np.float32)
-    return np.concatenate([none, *map(probs, batches)])
+        outputs += in_parts(net, crops.shape, see)
+    probs, features = zip(*outputs, strict=True)
+    return np.concatenate(probs), np.concatenate(features)
 
 
 class SiameseOutput(NamedTuple):

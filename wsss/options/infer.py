@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
@@ -54,6 +54,10 @@ class Shard:
         return f"shard-{self.number}-of-{self.count}.sqlite"
 
 
+Embeddings = bool | Literal["crops"]
+"""Which vectors of each cell are kept."""
+
+
 @dataclass(frozen=True)
 class InferOptions:
     """What to predict with what, and where to write it."""
@@ -89,6 +93,10 @@ class InferOptions:
     """Write the tables of n shards that were predicted into --out with the same options."""
     min_score: float = 0.01
     """Predictions below this are left out of submission.csv."""
+    embeddings: Embeddings = False
+    """Keep a vector of each cell in embeddings.parquet. true: the features that the feature classifier goes by, by
+    name, and, where crops are scored, the network's pooled features of each crop; crops: these in any case, which takes
+    a network pass over every cell."""
     parts: bool = False
     """Write the parts of the blended score too, as predictions of their own: image/, cam/, crop/, feature_classifier/
     and unet/ in --out, as far as there are."""
@@ -136,6 +144,7 @@ CELLS_ALONE = (
     "engine",
     "min_score",
     "parts",
+    "embeddings",
     "score",
     "crops",
     "calibration",

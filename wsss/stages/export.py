@@ -21,7 +21,7 @@ from wsss.exports.table import write_h5ad, write_table
 from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import export_onnx, push_model, save_model
 from wsss.inference.submission import write_submission
-from wsss.inference.tables import iter_cells, prediction_files, read_cells, score_columns
+from wsss.inference.tables import EMBEDDINGS, iter_cells, prediction_files, read_cells, read_embeddings, score_columns
 from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions
 from wsss.reports.figures import colour
 from wsss.runs.output import Output, at_file, in_folder, what_is_read
@@ -46,6 +46,7 @@ def _read(options: ExportOptions, digests: Digests) -> dict[str, Any]:
         assert options.preds is not None
         data = data_folder_of(options.preds, options.data)
         files = [*prediction_files(options.preds), data / "dataset.json"]
+        files += [options.preds / EMBEDDINGS] if options.to == "h5ad" else []
     return what_is_read(options, digests, files, leave=("push",))
 
 
@@ -119,7 +120,8 @@ def _write_table(options: ExportOptions, out: Path, cells: pd.DataFrame, data: D
     if options.to == "h5ad":
         assert options.preds is not None
         record = options.preds / "provenance.json"
-        write_h5ad(out, cells, data.classes, read_record(record) if record.exists() else {})
+        provenance = read_record(record) if record.exists() else {}
+        write_h5ad(out, cells, data.classes, provenance, read_embeddings(options.preds, cells))
     else:
         write_table(out, cells, data.classes, parquet=options.to == "parquet")
 

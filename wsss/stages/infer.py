@@ -31,7 +31,7 @@ from wsss.inference.checkpoints import (
 )
 from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import Scored, ShardJournals, predict, take, write_results
-from wsss.inference.sources import Task, check_origin, prediction_facts, source_shares
+from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
 from wsss.options.infer import InferOptions, Shard, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal, remove_journal
@@ -95,8 +95,12 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
         checkpoints = pair(checkpoints, nets, oof=options.oof)
     plan = plan_oof(checkpoints, data) if options.oof else plan_all(checkpoints, data)
     _check_nuclei(options, data, plan)
+    check_embeddings(options.embeddings, plan, options.score, options.crops)
     curves = _calibration(options, data, plan)
-    return Task(data, options.score, options.crops, device, options.batch, options.tta, curves), plan
+    task = Task(
+        data, options.score, options.crops, device, options.batch, options.tta, curves, embeddings=options.embeddings
+    )
+    return task, plan
 
 
 def _check_nuclei(options: InferOptions, data: DataSet, plan: Plan) -> None:
@@ -195,7 +199,15 @@ def _predict(
                 f"pixels or label maps of {some(stale, 3)} have changed since its shard was made: run the shards again."
             )
         again = [name for name, record in records.items() if record.get("failed")]
-        failed = write_results(output.home, task.data, journal, parts, options.min_score, shown=output.folder)
+        failed = write_results(
+            output.home,
+            task.data,
+            journal,
+            parts,
+            options.min_score,
+            shown=output.folder,
+            embeddings=bool(options.embeddings),
+        )
     return failed, again, items, paths
 
 
