@@ -355,8 +355,8 @@ def sources_of(members: Sequence[CamCheckpoint], task: Task) -> list[Source]:
     Raises:
         DataError: some of the networks lack what a source needs.
     """
-    shares: dict[str, float | None] = {**source_shares(members, task.score, task.crops)}
-    shares = {kind.name: None for kind in SOURCES if kind.embeds(task.embeddings)} | shares
+    shares: dict[str, float | None] = {kind.name: None for kind in SOURCES if kind.embeds(task.embeddings)}
+    shares.update(source_shares(members, task.score, task.crops))
     return [kind(members, task, shares[kind.name]) for kind in SOURCES if kind.name in shares]
 
 
