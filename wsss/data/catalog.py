@@ -1,5 +1,6 @@
 """A prepared data set on disk, opened: images by number, labels, sizes, folds."""
 
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -257,9 +258,28 @@ def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:
 
 def data_folder_of(preds: Path, chosen: Path | None) -> Path:
     """Return the data set: the chosen one, or the one that the predictions say they were made from."""
-    record = preds / "provenance.json"
-    if chosen is None and record.exists():
-        recorded = Path(str(read_record(record).get("data", "")))
-        if (recorded / "dataset.json").exists():
-            return recorded
-    return default_dataset(chosen)
+    return (recorded_data(preds) if chosen is None else None) or default_dataset(chosen)
+
+
+FROM_HERE = "data_from_here"
+"""What provenance.json calls the path of the data set that starts from the folder of the predictions."""
+
+
+def from_here(data: Path, preds: Path) -> dict[str, str]:
+    """Return what provenance.json says so that the data set is found from any working directory."""
+    return {FROM_HERE: os.path.relpath(data.resolve(), preds.resolve())}
+
+
+def recorded_data(preds: Path) -> Path | None:
+    """Return the data set that predictions were made from, wherever the working directory is; None if it is not there.
+
+    Where the folder of predictions and that of data were moved together, that is the data set that moved along.
+    """
+    path = preds / "provenance.json"
+    record = read_record(path) if path.exists() else {}
+    given = Path(str(record.get("data", "")))
+    if FROM_HERE in record:
+        there = Path(os.path.normpath(preds.resolve() / str(record[FROM_HERE])))
+        if (there / MANIFEST).is_file():
+            return given if given.exists() and given.samefile(there) else there
+    return given if "data" in record and (given / MANIFEST).is_file() else None

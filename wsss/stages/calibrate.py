@@ -13,7 +13,7 @@ from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.labels import ClassList
-from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.catalog import DataSet, default_dataset, recorded_data
 from wsss.data.tables import read_labels
 from wsss.inference.calibration import (
     Calibration,
@@ -22,7 +22,7 @@ from wsss.inference.calibration import (
     save_calibration,
     weak_targets,
 )
-from wsss.inference.ensemble import MemberTables, read_members, read_provenance
+from wsss.inference.ensemble import MemberTables, read_members
 from wsss.inference.sources import origin_of
 from wsss.inference.tables import prediction_files
 from wsss.metrics.cells import TrueMasks, read_cell_truth
@@ -63,14 +63,14 @@ def run(options: CalibrateOptions) -> int:
 
 
 def _read(options: CalibrateOptions, digests: Digests) -> dict[str, Any]:
-    data = _data_folder(options, read_provenance(options.preds))
+    data = _data_folder(options)
     files = [*prediction_files(options.preds), options.truth, options.masks, options.labels]
     return what_is_read(options, digests, [*files, None if data is None else data / "dataset.json"])
 
 
 def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     tables = read_members([options.preds])[0]
-    data = _data(options, tables)
+    data = _data(options)
     classes = _classes(data, len(tables.columns))
     labels = _labels(options, data, classes)
     _check_unseen(tables, set(labels) | set(tables.cells.ID), {} if data is None else data.twins)
@@ -99,19 +99,17 @@ def _named(cells: Events, images: Events) -> list[tuple[str, Events]]:
     return [("cells", cells), ("images", images)]
 
 
-def _data(options: CalibrateOptions, tables: MemberTables) -> DataSet | None:
+def _data(options: CalibrateOptions) -> DataSet | None:
     """Open the data set that the labels are taken from; None where they come from a table."""
-    folder = _data_folder(options, tables.provenance)
+    folder = _data_folder(options)
     return None if folder is None else DataSet.open(folder)
 
 
-def _data_folder(options: CalibrateOptions, provenance: dict[str, Any]) -> Path | None:
+def _data_folder(options: CalibrateOptions) -> Path | None:
     if options.data is not None:
         return options.data
-    recorded = Path(str(provenance.get("data", "")))
-    if (recorded / "dataset.json").exists():
-        return recorded
-    return None if options.labels is not None else default_dataset(None)
+    recorded = recorded_data(options.preds)
+    return recorded if recorded is not None or options.labels is not None else default_dataset(None)
 
 
 def _classes(data: DataSet | None, count: int) -> ClassList:

@@ -11,7 +11,7 @@ from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.files import write_json
 from wsss.core.labels import ClassList
-from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.catalog import DataSet, data_folder_of, from_here, recorded_data
 from wsss.inference.ensemble import (
     Fitted,
     MemberTables,
@@ -22,7 +22,6 @@ from wsss.inference.ensemble import (
     image_sizes,
     prepare,
     read_members,
-    read_provenance,
 )
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images
@@ -47,7 +46,7 @@ def _read(options: EnsembleOptions, digests: Digests) -> dict[str, Any]:
     files = [path for folder in options.preds for path in prediction_files(folder)]
     data = None
     if options.weights == "auto" and options.truth is None:
-        data = _data_folder(options, read_provenance(options.preds[0])) / "dataset.json"
+        data = data_folder_of(options.preds[0], options.data) / "dataset.json"
     return what_is_read(options, digests, [*files, options.truth, options.masks, data])
 
 
@@ -74,6 +73,8 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
     record |= {"weights": weights.tolist(), "how": options.how, "members": [member.facts() for member in members]}
     first = members[0].provenance
     record |= {name: first[name] for name in ("data", "table", "oof") if name in first}
+    if (data := recorded_data(options.preds[0])) is not None:
+        record |= from_here(data, output.folder)
     write_json(output.path("provenance.json"), record)
     output.publish(items=(record_over(options.preds[0]) or {}).get("items", {}))
 
@@ -94,7 +95,7 @@ def _target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Scor
         )
     if options.truth:
         return _cell_target(options, members)
-    data = _data(options, members[0])
+    data = _data(options)
     labels = dict(zip(data.ids, data.labels, strict=True))
     known = {name for name, has in zip(data.ids, data.has_labels, strict=True) if has}
     ids = cells.ID.to_numpy(object)
@@ -137,19 +138,12 @@ def _mean_ap(truth: np.ndarray, scores: np.ndarray) -> float:
     return mean if np.isfinite(mean) else 0.0
 
 
-def _data(options: EnsembleOptions, first: MemberTables) -> DataSet:
-    return DataSet.open(_data_folder(options, first.provenance))
-
-
-def _data_folder(options: EnsembleOptions, provenance: dict[str, Any]) -> Path:
-    recorded = Path(str(provenance.get("data", "")))
-    if options.data is None and (recorded / "dataset.json").exists():
-        return recorded
-    return default_dataset(options.data)
+def _data(options: EnsembleOptions) -> DataSet:
+    return DataSet.open(data_folder_of(options.preds[0], options.data))
 
 
 def _classes(options: EnsembleOptions, first: MemberTables) -> ClassList:
-    return default_classes(len(first.columns)) if options.data is None else _data(options, first).classes
+    return default_classes(len(first.columns)) if options.data is None else _data(options).classes
 
 
 def _report(

@@ -12,10 +12,11 @@ import pandas as pd
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
-from wsss.core.files import read_json, read_record, without_nan, write_json
+from wsss.core.files import read_record, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
 from wsss.core.runtime import progress
 from wsss.data.build import read_manifest
+from wsss.data.catalog import recorded_data
 from wsss.data.tables import read_labels
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import (
@@ -59,14 +60,14 @@ class JoinRule:
 
 
 def check_numbers(
-    data: Path, truth: Path, *, preds: Path | None = None, marks: Mapping[str, str] | None = None
+    data: Path | None, truth: Path, *, preds: Path | None = None, marks: Mapping[str, str] | None = None
 ) -> None:
     """Refuse to join cells by number if a segmentation backend numbered the cells of the data set.
 
     A table of wsss review names by `marks` the label maps it was made on: it fits predictions made from the same maps.
 
     Args:
-        data: the data set.
+        data: the data set; None where it is not known.
         truth: the table of true cells.
         preds: the predictions of these cells, if they are what is joined.
         marks: of the table.
@@ -83,8 +84,7 @@ def check_numbers(
                 "predictions, or pass --join number if the numbers of the cells are the same."
             )
         return
-    record = data / "segment.json"
-    if not record.is_file():
+    if data is None or not (record := data / "segment.json").is_file():
         return
     chosen = read_record(record, "options")["options"]
     if chosen["backend"] == "masks" and not chosen.get("split", False):
@@ -135,7 +135,7 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     """Return all figures as a JSON record (null for missing ones), and the classes."""
     cells = read_cells(options.preds)
     columns = score_columns(cells, options.preds)
-    classes = _classes(options.data or _recorded(options.preds), len(columns))
+    classes = _classes(options.data or recorded_data(options.preds), len(columns))
     truth = read_cell_truth(options.truth, classes)
     masks = TrueMasks(options.masks, truth) if options.masks else None
     rule = JoinRule(options.join, options.join_iou)
@@ -171,13 +171,6 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     report["instances"] = _instances(options, masks, classes) if masks else None
     plain: dict[str, Any] = without_nan(report)
     return plain, classes
-
-
-def _recorded(preds: Path) -> Path | None:
-    """Return the data set that the predictions say they were made from, if it is there."""
-    record = preds / "provenance.json"
-    folder = Path(str(read_record(record).get("data", ""))) if record.exists() else None
-    return folder if folder is not None and (folder / "dataset.json").is_file() else None
 
 
 def _classes(data: Path | None, count: int) -> ClassList:
@@ -310,10 +303,8 @@ def join_cells(
     how = rule.how
     if how == "auto":
         how = "iou" if masks and (preds / "cells.parquet").exists() else "number"
-        record = preds / "provenance.json"
-        if how == "number" and record.exists():
-            data = Path(str(read_json(record).get("data", "")))
-            check_numbers(data, table, preds=preds, marks=truth.marks)
+        if how == "number":
+            check_numbers(recorded_data(preds), table, preds=preds, marks=truth.marks)
     if how == "number":
         return join_by_number(truth, cells.ID.to_numpy(), cells.cell_id.to_numpy()), how
     if masks is None:

@@ -15,7 +15,7 @@ from wsss.core.files import digest_json, write_json
 from wsss.core.label_maps import given_maps
 from wsss.core.runtime import keep_freed_memory, progress
 from wsss.data.build import TABLE
-from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.catalog import DataSet, default_dataset, from_here
 from wsss.data.cell_maps import check_cells, image_marks
 from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import (
@@ -143,7 +143,7 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
         return 0
     with _segmented(task, plan, options) as overlap:
         failed, again, items, shards = _predict(replace(task, overlap=overlap), plan, output, options)
-    write_json(output.path(PROVENANCE), provenance)
+    write_json(output.path(PROVENANCE), provenance | from_here(task.data.folder, output.folder))
     output.publish(failed=again, items=items)
     if not again:  # else the shards with images that failed may be run again
         for path in shards:
