@@ -13,7 +13,9 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json, write_json
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
+from wsss.options.review import ReviewOptions
 from wsss.options.scoring import TtaConfig
+from wsss.stages.review import open_session
 
 SCORES = [str(k) for k in range(19)]
 SIZE = 64
@@ -136,5 +138,29 @@ def test_cells_that_a_backend_numbered_are_joined_by_overlap_or_refused(
             curves(home, "--truth", str(home / "other.csv"))
         curves(home, "--truth", str(home / "other.csv"), "--masks", str(home / "other"))
         assert "joined by iou" in capsys.readouterr().out
+    finally:
+        (home / "data/segment.json").unlink()
+
+
+def test_the_answers_of_a_review_make_the_curves_whatever_found_the_cells(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session, _ = open_session(ReviewOptions(home / "oof"), tmp_path)
+    for row in session.next_cells("random", 60):
+        name, _ = session.population.cell(row)
+        session.answer(row, "random", [7 * (int(name[-2:]) % 2)], 1.0, False)
+    session.write(tmp_path)
+    session.answers.close()
+    truth = tmp_path / "cells_truth.csv"
+    (home / "data/segment.json").write_text('{"options": {"backend": "classical"}}')
+    try:
+        report = read_json(curves(home, "--truth", str(truth)))["report"]["cells"]
+        assert "joined by number" in capsys.readouterr().out
+        assert report["count"] == 60
+        assert report["after"] < report["before"]
+        table = pd.read_csv(truth, dtype=str)
+        table.assign(image_mark="of other pixels").to_csv(truth, index=False)
+        with pytest.raises(DataError, match="made on other pixels or label maps"):
+            curves(home, "--truth", str(truth))
     finally:
         (home / "data/segment.json").unlink()
