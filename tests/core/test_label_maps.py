@@ -71,7 +71,7 @@ def test_what_is_no_label_map_is_refused_by_name(tmp_path: Path, content: np.nda
 
 
 def test_colour_pictures_pickles_and_archives_of_several_arrays_are_refused(tmp_path: Path) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "colour.png")
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "colour.png")
     np.save(tmp_path / "pickle.npy", np.array([{"a": 1}], object), allow_pickle=True)
     np.savez(tmp_path / "two.npz", a=GAPS, b=GAPS)
     (tmp_path / "cut.png").write_bytes((tmp_path / "colour.png").read_bytes()[:40])

@@ -207,6 +207,27 @@ def test_palettes_of_masks_are_greys_or_places(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_mask(tmp_path / f"{name}.png", MASK.shape, tmp_path), wanted)
 
 
+def test_an_rgb_picture_of_greys_is_a_mask_and_a_label_map(tmp_path: Path) -> None:
+    mask = np.repeat(MASK[..., None], 4, axis=-1)
+    mask[..., 3] = 255
+    for samples, name in ((3, "a.png"), (4, "b.png"), (3, "c.tif"), (3, "d.bmp")):
+        Image.fromarray(mask[..., :samples]).save(tmp_path / name)
+        np.testing.assert_array_equal(read_label_map(tmp_path / name), MASK)
+        np.testing.assert_array_equal(read_mask(tmp_path / name, MASK.shape, tmp_path), MASK > 0)
+
+
+def test_two_colours_of_which_either_may_be_the_object_are_refused(tmp_path: Path) -> None:
+    picture = Image.fromarray((MASK > 0).astype(np.uint8), "P")
+    picture.putpalette([255, 0, 0, 0, 0, 0])
+    picture.save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="colour 0 is not the darkest"):
+        read_mask(tmp_path / "a.png", MASK.shape, tmp_path)
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    picture.save(tmp_path / "a.bmp")  # 8 bits and two colours: Pillow reads zeros
+    with pytest.raises(DataError, match="save it as PNG"):
+        read_label_map(tmp_path / "a.bmp")
+
+
 @pytest.mark.parametrize("name", ["A.TIF", "A.Tiff", "A.ome.tif", "A.OME.TIF", "A.PNG", "A.bmp"])
 def test_images_and_masks_may_have_the_same_endings(tmp_path: Path, name: str) -> None:
     if "tif" in name.lower():

@@ -58,7 +58,7 @@ def test_equal_repeated_rows_are_merged_and_different_ones_refused(tmp_path: Pat
     [
         ("a,19", "row 3: label 19 is outside the classes 0..18"),
         ("a,-1", "row 3: label '-1' is neither a class id nor a class name"),
-        ("a,1.0", "'1.0' is neither a class id"),
+        ("a,1.5", "'1.5' is neither a class id"),
         ("a,Nucleolus", "'Nucleolus' is neither a class id nor a class name (Did you mean 'Nucleoli'?)"),
         ("a,", "row 3: no label"),
         ("a", "row 3: has 1 fields"),

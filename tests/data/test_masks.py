@@ -116,8 +116,8 @@ def test_other_values_are_refused_with_the_values(folders: Path) -> None:
 
 
 def test_colour_masks_and_16_bit_images_are_refused(folders: Path) -> None:
-    save(folders / "masks" / "a.png", np.zeros((6, 5, 3), np.uint8))
-    assert "expected a grey one" in fault(folders)
+    save(folders / "masks" / "a.png", MASK[..., None] * np.array([255, 0, 0], np.uint8))
+    assert "is a picture of colours, expected a grey one" in fault(folders)
     save(folders / "images" / "a.png", np.zeros((6, 5), np.uint16))
     assert "expected 8 bits" in fault(folders)
 

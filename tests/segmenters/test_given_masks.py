@@ -79,11 +79,10 @@ def test_the_smaller_of_overlapping_cells_lies_on_top(tmp_path: Path) -> None:
     [
         ({-1: polygon(0, 0, 5, 5)}, "number -1, expected whole numbers from 1"),
         ({1.5: polygon(0, 0, 5, 5)}, "number 1.5"),
-        ({1: polygon(0, 0, 5, 5), 2: polygon(0, 0, 5, 5)}, "no pixel is left of cell 1"),
         ({1: {"size": [40, 20], "counts": [800]}}, "run lengths of 20 x 40"),
         ({1: {"size": [20, 40], "counts": [5, 5]}}, "do not add up to 20 x 40"),
         ({1: {"size": [20, 40], "counts": "é?"}}, "mask has"),
-        ({1: None}, "neither polygons nor run lengths"),
+        ({1: "A"}, "neither polygons nor run lengths"),
     ],
 )
 def test_broken_segmentations_are_named(tmp_path: Path, segmentations: dict[Any, Any], words: str) -> None:
@@ -210,11 +209,36 @@ def test_two_categories_that_say_nothing_are_asked_for(tmp_path: Path) -> None:
         make_backend("masks", BackendOptions(path, category="smal"))
 
 
-@pytest.mark.parametrize("stray", [[[0, 0, 5, 5]], [], polygon(3, 3, 3, 3), polygon(50, 50, 60, 60)])
+@pytest.mark.parametrize("stray", [[[0, 0, 5, 5]], [], None, {}, polygon(3, 3, 3, 3), polygon(50, 50, 60, 60)])
 def test_a_stray_polygon_costs_itself_and_is_told(tmp_path: Path, stray: list[Any]) -> None:
     made = backend(coco(tmp_path / "c.json", {7: polygon(2, 3, 9, 12), 1: stray}))
     assert np.unique(made(FIELD).cells).tolist() == [0, 7]
     assert "of annotation 1" in made.notes[0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("stray", [{"size": [20, 40], "counts": [800]}, polygon(2, 3, 9, 12)])
+def test_a_mask_that_is_empty_or_under_another_costs_itself_and_is_told(tmp_path: Path, stray: Any) -> None:
+    maps = backend(coco(tmp_path / "c.json", {1: stray, 7: polygon(2, 3, 9, 12)}))(FIELD)
+    assert np.unique(maps.cells).tolist() == [0, 7]
+    assert maps.doubts == ("stray",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cell: cell | {"segmentation": cell["segmentation"][0]},
+        lambda cell: cell | {"iscrowd": "0"},
+        lambda cell: cell | {"id": 7.0, "image_id": 1.0},
+    ],
+    ids=["one list", "crowd as text", "whole floats"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig"])
+def test_what_other_writers_make_of_coco_is_read(tmp_path: Path, encoding: str, change: Any) -> None:
+    path = coco(tmp_path / "c.json", {7: polygon(2, 3, 9, 12)})
+    content = json.loads(path.read_text())
+    content["annotations"] = [change(cell) for cell in content["annotations"]]
+    path.write_bytes(json.dumps(content).encode(encoding))
+    assert np.unique(backend(path)(FIELD).cells).tolist() == [0, 7]
 
 
 def test_an_id_with_dots_is_found_by_its_file_name(tmp_path: Path) -> None:

@@ -203,12 +203,7 @@ def _read_picture(path: Path) -> np.ndarray:
         header = raster.header
         if header.kind == "JPEG":
             raise DataError(f"{path} is a JPEG, which does not keep cell numbers: save the label map as PNG or TIFF.")
-        if header.samples != 1:
-            raise DataError(
-                f"{path} is a picture of {header.samples} channels, expected one plane of grey values that are cell "
-                "numbers: save a label map, not a colour picture of it."
-            )
-        pixels = raster.numbers()[..., 0]
+        pixels = raster.plane(path, "one plane of grey values that are cell numbers: save a label map, not its picture")
     if raster.description.startswith(CHECKSUM) and raster.description != f"{CHECKSUM}{_checksum(pixels)}":
         raise DataError(f"{path} is damaged: its cells do not match their checksum. Make it again.")
     return pixels

@@ -150,7 +150,8 @@ ATLAS_TO_HPA: dict[str, str | None] = {
 }
 """Location of the public Atlas or of the 2018 competition -> name of the class here; None has no counterpart."""
 
-_SEPARATORS = ("|", ";", ",", "\n", "/")
+_SEPARATORS = ("|", ";", ",", "\n", "/", "\\", ":", "+", "&", "\u00a6", "_", " - ", " and ")
+"""Best first: a separator counts where all parts are labels, since names may hold it too."""
 
 
 def _key(name: str) -> str:
@@ -182,7 +183,8 @@ class LabelReader:
     def read(self, text: str) -> tuple[tuple[int, ...], list[str]]:
         """Return the sorted class ids of a text such as '8|5|0' or 'Nucleoplasm, Cytosol', and names without a class.
 
-        Labels stand apart by | ; , / or a line's end, ids also by blanks; brackets and quotes around them do not count.
+        Labels stand apart by | ; , / \\ : + & _ ' - ' ' and ' or a line's end, ids also by blanks; brackets and quotes
+        around them do not count. An id may be written 8.0, as pandas does.
 
         Raises:
             ValueError: a label is neither an id nor a name; the message says which.
@@ -202,7 +204,7 @@ class LabelReader:
             if len(parts) > 1 and all(map(self._knows, parts)):
                 return parts
         parts = _parts(text.split())
-        if all(part.isdecimal() or self._knows(part) for part in parts):
+        if all(map(self._knows, parts)):
             return parts
         return _parts(re.split(r"[|;,\n]", text))
 
@@ -211,8 +213,8 @@ class LabelReader:
 
     def _one(self, label: str) -> int | None:
         name = self._exact.get(label)
-        if _is_id(label):
-            return self._by_id(label, name)
+        if _is_id(label) and (name is None or label.isdecimal()):
+            return self._by_id(label.removesuffix(".0"), name)
         if name is not None:
             return name
         key = _key(label)
@@ -233,7 +235,7 @@ class LabelReader:
 
 
 def _is_id(label: str) -> bool:
-    return re.fullmatch(r"[0-9]{1,9}", label) is not None
+    return re.fullmatch(r"[0-9]{1,9}(\.0)?", label) is not None
 
 
 def _parts(texts: Iterable[str]) -> list[str]:

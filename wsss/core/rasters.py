@@ -100,6 +100,23 @@ class Raster:
         pixels = turn(self.decode(), self.orientation)[..., : self.header.samples]
         return ~pixels if self.header.inverted and pixels.dtype == bool else pixels
 
+    def plane(self, where: object, expected: str) -> np.ndarray:
+        """Return the one plane of numbers (H, W), upright; an RGB picture of greys has one.
+
+        Args:
+            where: the file, for messages.
+            expected: what it should be, likewise.
+
+        Raises:
+            DataError: it has several planes.
+        """
+        numbers = self.numbers()
+        is_grey = self.header.names[:3] == _COLOURS[:3] and (numbers == numbers[..., :1]).all()
+        if numbers.shape[-1] != 1 and not is_grey:
+            kind = "colours" if self.header.names[:3] == _COLOURS[:3] else f"{numbers.shape[-1]} channels"
+            raise DataError(f"{where} is a picture of {kind}, expected {expected}.")
+        return np.ascontiguousarray(numbers[..., 0])
+
     def shown(self) -> np.ndarray:
         """Return the values as a viewer shows them, upright: (H, W, samples + alpha); 1 to 4 bits are spread to 255."""
         pixels = turn(self.decode(), self.orientation)
@@ -244,6 +261,8 @@ def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
         orientation = orientation if orientation in range(1, 9) else 1
         height, width = picture.size[::-1] if orientation < 5 else picture.size
         mode, colours = picture.mode, None
+        if kind == "BMP" and mode == "1" and _bmp_bits(stream) != 1:
+            raise DataError(f"{where} is a BMP of two colours in more than 1 bit: save it as PNG.")  # Pillow reads zeros
         if mode == "P":
             colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
     header = Header(kind, height, width, 1, "uint8", palette=mode == "P")
@@ -272,6 +291,11 @@ def _check_scans(stream: Any, where: str) -> None:
     scans = stream.read().count(b"\xff\xda")  # the marker of a scan, which does not come about within one
     if scans > MOST_SCANS:
         raise DataError(f"{where} passes over its pixels {scans} times, more than {MOST_SCANS}: it is made to do harm.")
+
+
+def _bmp_bits(stream: Any) -> int:
+    stream.seek(28)
+    return int.from_bytes(stream.read(2), "little")
 
 
 def _png_kind(stream: Any) -> tuple[int, int]:

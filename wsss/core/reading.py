@@ -54,7 +54,7 @@ def check_no_link(path: Path) -> None:
 
 
 def parse_json(text: str | bytes, where: object) -> Any:
-    """Read JSON.
+    """Read JSON; bytes in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Args:
         text: the JSON.
@@ -64,8 +64,9 @@ def parse_json(text: str | bytes, where: object) -> Any:
         DataError: it is no JSON, nested too deep, or holds numbers or characters that cannot be used.
     """
     try:
+        text = text if isinstance(text, str) else text.decode(json.detect_encoding(text))
         value = json.loads(text)
-        if _HALF_CHARACTER.search(text if isinstance(text, str) else text.decode()):
+        if _HALF_CHARACTER.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # half of a pair of code units is no character
         return value
     except RecursionError:

@@ -57,10 +57,7 @@ def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
         DataError: it cannot be read, has another size or other values.
     """
     with open_raster(path, where=str(path)) as raster:
-        header = raster.header
-        if header.samples != 1:
-            raise DataError(f"{path} is a picture of {header.samples} channels, expected a grey one of 0 and 255.")
-        values = _mask_values(raster.numbers()[..., 0], raster.colours)
+        values = _mask_values(raster.plane(path, "a grey one of 0 and 255"), raster.colours, path)
     if values.shape != size:
         raise DataError(
             f"{path} is {values.shape[0]} x {values.shape[1]}, its image {image} is {size[0]} x {size[1]}: "
@@ -74,13 +71,21 @@ def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
     return np.asarray(values > 0)
 
 
-def _mask_values(numbers: np.ndarray, colours: np.ndarray | None) -> np.ndarray:
-    """Return (H, W) numbers, of a palette the greys that it stands for; its places where it holds other colours."""
+def _mask_values(numbers: np.ndarray, colours: np.ndarray | None, path: Path) -> np.ndarray:
+    """Return (H, W) numbers, of a palette the greys that it stands for; its places where it holds other colours.
+
+    Raises:
+        DataError: 0 is not the darkest of these colours, so that either of the two may be the object.
+    """
     if colours is None:
         return numbers
     used = np.unique(numbers)
-    table = colours[np.minimum(used, len(colours) - 1)]
-    return colours[np.minimum(numbers, len(colours) - 1), 0] if (table == table[:, :1]).all() else numbers
+    table = colours[np.minimum(used, len(colours) - 1)].astype(np.int64)
+    if (table == table[:, :1]).all():
+        return colours[np.minimum(numbers, len(colours) - 1), 0]
+    if used[0] == 0 and table[0].sum() > table.sum(axis=1).min():
+        raise DataError(f"{path} has a palette whose colour 0 is not the darkest: save the mask as grey 0 and 255.")
+    return numbers
 
 
 def read_text_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

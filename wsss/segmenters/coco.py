@@ -97,13 +97,13 @@ class CocoMasks:
 
     def _sort(self, annotations: list[dict[str, Any]], categories: Any, category: str) -> None:
         """Put the annotations to cells or nuclei."""
-        plain = [a for a in annotations if not a.get("iscrowd")]
+        plain = [a for a in annotations if str(a.get("iscrowd") or 0).lower() not in ("1", "true")]
         if crowds := len(annotations) - len(plain):
             self.notes.append(f"{self.path}: {crowds} annotations of crowds (iscrowd) are left out.")
         self._from_zero = not self._is_ours and any(_is_number(a["id"]) and a["id"] == 0 for a in plain)
         if self._from_zero:
             self.notes.append(f"{self.path}: an annotation has the id 0, which is background: cell = id + 1.")
-        named = {c["id"]: str(c.get("name", c["id"])) for c in categories or [] if isinstance(c, dict) and "id" in c}
+        named = {_whole(c["id"]): str(c.get("name", c["id"])) for c in categories or [] if isinstance(c, dict) and "id" in c}
         counts = Counter(a.get("category_id") for a in plain)
         names = {k: named.get(k, str(k)) for k in counts}
         cells, nuclei = (set(counts), set()) if self._is_ours else _roles(names, counts, category, self.path)
@@ -124,11 +124,12 @@ class CocoMasks:
             for image, listed in annotations.items():
                 kept = []
                 for a in listed:
-                    if not isinstance(a["segmentation"], list):
+                    polygons = _polygons(a["segmentation"])
+                    if polygons is None:
                         kept.append(a)
                         continue
-                    good = [p for p in a["segmentation"] if _outlines(p, sizes[image])]
-                    if len(good) < max(1, len(a["segmentation"])):
+                    good = [p for p in polygons if _outlines(p, sizes[image])]
+                    if len(good) < max(1, len(polygons)):
                         gone.append(str(a["id"]))
                     if good:
                         kept.append({**a, "segmentation": good})
@@ -174,8 +175,14 @@ def _checked(annotations: list[Any], path: Path) -> list[dict[str, Any]]:
     for annotation in annotations:
         if not isinstance(annotation, dict) or not {"id", "image_id", "segmentation"} <= set(annotation):
             raise DataError(f"{path}: an annotation lacks id, image_id or segmentation: {str(annotation)[:80]}.")
-        _check_id(annotation["image_id"], path)
-    return annotations
+        _check_id(_whole(annotation["image_id"]), path)
+    whole = ("id", "image_id", "category_id")
+    return [a | {name: _whole(a[name]) for name in whole if name in a} for a in annotations]
+
+
+def _whole(value: Any) -> Any:
+    """Return a whole float, such as pandas writes, as int; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _list(content: Any, name: str) -> list[Any] | None:
@@ -194,7 +201,7 @@ def _image(image: Any, path: Path, channel: re.Pattern[str] | None) -> tuple[str
     try:
         file = PurePosixPath(PureWindowsPath(image["file_name"]).as_posix()).name
         name = image["file_name"] if channel is None else channel.sub("", _SUFFIX.sub("", file))
-        entry = composed(name), image["id"], int(image["height"]), int(image["width"])
+        entry = composed(name), _whole(image["id"]), int(image["height"]), int(image["width"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: an image lacks id, file_name, height or width: {str(image)[:80]}.") from error
     _check_id(entry[1], path)
@@ -206,6 +213,15 @@ def _image(image: Any, path: Path, channel: re.Pattern[str] | None) -> tuple[str
 def _check_id(value: Any, path: Path) -> None:
     if not isinstance(value, int | str):
         raise DataError(f"{path}: the id of an image is {str(value)[:80]}, expected a number or a word.")
+
+
+def _polygons(segmentation: Any) -> list[Any] | None:
+    """Return the polygons of a segmentation, also of one that lacks the outer list; [] if empty, None of run lengths."""
+    if not segmentation:
+        return []
+    if not isinstance(segmentation, list):
+        return None
+    return [segmentation] if all(isinstance(n, int | float) for n in segmentation) else segmentation
 
 
 def _outlines(polygon: Any, size: tuple[int, int]) -> bool:
@@ -235,6 +251,7 @@ def _counts(segmentation: Any, size: tuple[int, int], where: str) -> bytes:
         packed: bytes = coco.merge(coco.frPyObjects(segmentation, *size))["counts"]
         return packed
     counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
+    counts = [_whole(n) for n in counts] if isinstance(counts, list) else counts
     if not isinstance(counts, str | list) or segmentation.get("size") != list(size):
         raise DataError(f"{where} is neither polygons nor run lengths of {size[0]} x {size[1]}.")
     if isinstance(counts, str):

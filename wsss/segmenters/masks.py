@@ -212,13 +212,18 @@ def read_file(field: Field, source: _Source) -> CellMaps:
     """Paint the masks of one field, numbered as they are.
 
     Raises:
-        DataError: the file lacks the image, a mask is broken, or has neither the original nor the stored size.
+        DataError: the file lacks the image, a mask is broken, or has neither the original nor the stored size; or a row
+            of a table has no pixel left in the map, to which it could not be joined.
     """
     given = source.masks(field.name, (field.height, field.width))
     _check_size(given.size, field, given.where)
     cells = _within(paint(given), field, given.where)
+    lost = np.setdiff1d(given.ids, cells)
+    if lost.size and not isinstance(source, CocoMasks):
+        raise DataError(f"{given.where}: no pixel is left of cell {some(lost)}: empty, or under other masks.")
     nuclei = source.nuclei(field.name) if isinstance(source, CocoMasks) else None
-    return CellMaps(cells=cells, nuclei=None if nuclei is None else _paired(cells, paint(nuclei)))
+    doubts = ("stray",) if lost.size else ()
+    return CellMaps(cells, None if nuclei is None else _paired(cells, paint(nuclei)), doubts)
 
 
 def _paired(cells: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
