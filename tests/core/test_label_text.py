@@ -30,7 +30,10 @@ ATLAS = [
         "0|16",
         "0 16",
         "0.0|16.0",
-        *(f"Nucleoplasm{sign}Cytosol" for sign in (" & ", " + ", ":", "\\", "_", " - ", " and ", " || ", "\u00a6", "/")),
+        *(
+            f"Nucleoplasm{sign}Cytosol"
+            for sign in (" & ", " + ", ":", "\\", "_", " - ", " and ", " || ", "\u00a6", "/")
+        ),
     ],
 )
 def test_names_and_ids_are_read_with_any_common_separator(text: str) -> None:

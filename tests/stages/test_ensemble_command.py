@@ -122,6 +122,29 @@ def test_auto_weights_beat_each_member_and_the_report_says_what_each_adds(
         np.testing.assert_allclose(found[own][SCORES], x * a[own][SCORES] + y * b[own][SCORES], atol=1e-6)
 
 
+def test_late_images_are_left_out_of_the_fit_and_get_the_final_weights(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = {"im01", "im05"}
+    for name in ("a", "b"):
+        cells, images = tables.read_cells(home / name), tables.read_images(home / name)
+        masks = pd.read_parquet(home / name / "cells.parquet").rle
+        cells = cells.assign(fold=cells.fold.where(~cells.ID.isin(late), -1))
+        tables.write_cells(home / name, [cells.assign(rle=masks)])
+        tables.write_images(home / name, images.assign(fold=images.fold.where(~images.ID.isin(late), -1)))
+    record = run(home, "--weights", "auto")
+    assert sorted(record["by_fold"]) == ["0", "1", "2"]
+    assert "2 images are in no fold: they are left out of the fit" in capsys.readouterr().out
+    blended, a, b = (tables.read_cells(home / name) for name in ("blend", "a", "b"))
+    of_late = blended.ID.isin(late)
+    x, y = record["weights"]
+    np.testing.assert_allclose(blended[of_late][SCORES], x * a[of_late][SCORES] + y * b[of_late][SCORES], atol=1e-6)
+    changed = tables.read_cells(home / "a")
+    changed.loc[of_late, SCORES] = 0.5  # what late images score changes no weight
+    tables.write_cells(home / "a", [changed.assign(rle=pd.read_parquet(home / "a/cells.parquet").rle)])
+    assert run(home, "--weights", "auto")["by_fold"] == record["by_fold"]
+
+
 def test_auto_weights_may_be_fitted_on_true_cells(home: Path) -> None:
     rows = [f"im{n:02},{cell},{0 if n % 2 else 1}" for n in range(1, N) for cell in (1, 2, 5)]
     (home / "truth.csv").write_text("ID,cell_id,Label\n" + "\n".join(rows) + "\n")

@@ -262,7 +262,9 @@ def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
         height, width = picture.size[::-1] if orientation < 5 else picture.size
         mode, colours = picture.mode, None
         if kind == "BMP" and mode == "1" and _bmp_bits(stream) != 1:
-            raise DataError(f"{where} is a BMP of two colours in more than 1 bit: save it as PNG.")  # Pillow reads zeros
+            raise DataError(
+                f"{where} is a BMP of two colours in more than 1 bit: save it as PNG."
+            )  # Pillow reads zeros
         if mode == "P":
             colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
     header = Header(kind, height, width, 1, "uint8", palette=mode == "P")

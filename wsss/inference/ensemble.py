@@ -76,11 +76,11 @@ class Fitted:
     by_fold: dict[int, np.ndarray]
     """Fold -> (M,) weights that never saw it."""
     final: np.ndarray
-    """(M,) the mean of those, for images without labels."""
+    """(M,) the mean of those, for images in no fold."""
 
     def apply(self, prepared: Sequence[np.ndarray], folds: np.ndarray, how: str) -> np.ndarray:
-        """Blend each row with the weights of its fold; (N, K) float32."""
-        out = np.zeros(prepared[0].shape, np.float32)
+        """Blend each row with the weights of its fold, or the final ones; (N, K) float32."""
+        out = blend(prepared, self.final, how)
         for fold, weights in self.by_fold.items():
             held_out = folds == fold
             out[held_out] = blend([scores[held_out] for scores in prepared], weights, how)
@@ -88,17 +88,17 @@ class Fitted:
 
 
 def fit_nested(prepared: Sequence[np.ndarray], folds: np.ndarray, how: str, score: Score) -> Fitted:
-    """Fit weights once for every fold, each time on the rows of the other folds.
+    """Fit weights once for every fold, each time on the rows of the other folds; rows without a fold are left out.
 
     Args:
         prepared: the members' scores, (N, K) each.
-        folds: (N,) the fold that held each row out.
+        folds: (N,) the fold that held each row out; -1 for none.
         how: rule of the blend.
         score: what is to be high.
     """
-    numbers = np.unique(folds)
+    numbers = np.unique(folds[folds >= 0])
     by_fold = {
-        int(fold): fit_weights(prepared, np.flatnonzero(folds != fold), how, score)
+        int(fold): fit_weights(prepared, np.flatnonzero((folds >= 0) & (folds != fold)), how, score)
         for fold in progress(numbers, "fit weights", leave=False)
     }
     return Fitted(by_fold, np.mean(list(by_fold.values()), axis=0))

@@ -103,7 +103,9 @@ class CocoMasks:
         self._from_zero = not self._is_ours and any(_is_number(a["id"]) and a["id"] == 0 for a in plain)
         if self._from_zero:
             self.notes.append(f"{self.path}: an annotation has the id 0, which is background: cell = id + 1.")
-        named = {_whole(c["id"]): str(c.get("name", c["id"])) for c in categories or [] if isinstance(c, dict) and "id" in c}
+        named = {
+            _whole(c["id"]): str(c.get("name", c["id"])) for c in categories or [] if isinstance(c, dict) and "id" in c
+        }
         counts = Counter(a.get("category_id") for a in plain)
         names = {k: named.get(k, str(k)) for k in counts}
         cells, nuclei = (set(counts), set()) if self._is_ours else _roles(names, counts, category, self.path)

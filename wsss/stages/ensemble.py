@@ -62,7 +62,7 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
         weights, scores = fitted.final, fitted.apply(prepared, folds, options.how)
         record["by_fold"] = {str(fold): fold_weights.tolist() for fold, fold_weights in fitted.by_fold.items()}
         record["report"] = _report(prepared, folds, scores, score, options)
-        _print(options, weights, record)
+        _print(options, weights, record, int((members[0].images.fold < 0).sum()))
     else:
         count = len(members)
         weights = np.array([1.0] * count if options.weights == "equal" else given_weights(options.weights, count))
@@ -87,7 +87,7 @@ def _target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Scor
     """
     cells = members[0].cells
     not_oof = [member.folder for member in members if member.provenance and not member.is_oof]
-    if (cells.fold < 0).any() or not_oof or cells.fold.nunique() < 2:
+    if not_oof or cells.fold[cells.fold >= 0].nunique() < 2:
         where = not_oof[0] if not_oof else members[0].folder
         raise DataError(
             f"{where} is not out of fold (infer --oof, two folds or more): weights fitted on what networks have seen "
@@ -100,10 +100,11 @@ def _target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Scor
     known = {name for name, has in zip(data.ids, data.has_labels, strict=True) if has}
     ids = cells.ID.to_numpy(object)
     starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))
-    lacking = [name for name in ids[starts] if name not in known]
+    late = cells.fold.to_numpy()[starts] < 0
+    lacking = [name for name in ids[starts[~late]] if name not in known]
     if lacking:
         raise DataError(f"{data.folder} has no labels of {lacking[0]}: pass the data set with labels, or --truth.")
-    wanted = np.stack([labels[name] for name in ids[starts]])
+    wanted = np.stack([labels.get(name, np.zeros(len(data.classes))) for name in ids[starts]])
     image_of_cell = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(ids))))
 
     def score(blended: np.ndarray, rows: np.ndarray) -> float:
@@ -150,7 +151,7 @@ def _report(
     prepared: list[np.ndarray], folds: np.ndarray, scores: np.ndarray, score: Score, options: EnsembleOptions
 ) -> dict[str, Any]:
     """Score the blend, equal weights, each member alone and the blend without it; all on unseen folds."""
-    every = np.arange(len(folds))
+    every = np.flatnonzero(folds >= 0)
     count, full = len(prepared), score(scores, every)
     rows = []
     for k, path in enumerate(options.preds):
@@ -161,9 +162,11 @@ def _report(
     return {"blend": full, "equal": score(blend(prepared, np.ones(count), options.how), every), "members": rows}
 
 
-def _print(options: EnsembleOptions, weights: np.ndarray, record: dict[str, Any]) -> None:
+def _print(options: EnsembleOptions, weights: np.ndarray, record: dict[str, Any], late: int) -> None:
     report = record["report"]
     say(f"weights fitted on the {record['fitted_on']}; each fold scored with weights fitted on the others")
+    if late:
+        say(f"{late} images are in no fold: they are left out of the fit and blended with the weights below")
     say(f"{'member':40} {'weight':>7} {'alone':>7} {'adds':>7}   weights by fold")
     for k, (row, weight) in enumerate(zip(report["members"], weights, strict=True)):
         by_fold = " ".join(f"{values[k]:.2f}" for values in record["by_fold"].values())
