@@ -1,5 +1,6 @@
 """Images as other tools leave them: tinted pictures, named channels, lists of paths, OME-Zarr."""
 
+import json
 import os
 from pathlib import Path
 
@@ -190,6 +191,26 @@ def test_the_stacks_of_ome_zarr_are_chosen_from(tmp_path: Path, version: int) ->
     np.testing.assert_array_equal(found, image // 2)
     found = read_image([tmp_path / "x.zarr"], 4, choice=parse_choice("", "max"))[0]
     np.testing.assert_array_equal(found, image)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"shape": [4, 2**20, 2**20]}, "has the shape .*numbers are refused"),
+        ({"shape": [2**40, 16, 16]}, "has the shape"),
+        ({"shape": [4, 8000, 8000]}, "has 4000000 chunks of .*save it in larger ones"),
+        ({"shape": [4, 16, 16], "chunks": [4, 2**15, 2**15]}, "has the chunks"),
+        ({"shape": [4, 0, 16]}, "has no pixels"),
+    ],
+)
+def test_an_ome_zarr_of_too_many_numbers_or_chunks_is_refused_from_its_header(
+    tmp_path: Path, entry: dict[str, list[int]], message: str
+) -> None:
+    write_zarr(tmp_path / "x.zarr", planes()[:, :8, :8], "cyx", 2, chunks=(1, 8, 8))
+    array = tmp_path / "x.zarr/0/.zarray"
+    array.write_text(json.dumps(json.loads(array.read_text()) | entry))
+    with pytest.raises(DataError, match=rf"x\.zarr {message}"):
+        read_image([tmp_path / "x.zarr"], 4)
 
 
 def test_an_ome_zarr_unpickles_nothing_and_stays_in_its_folder(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ DOUBTS = {
     "border": "one label covers most of the border: it looks like background, which must be 0",
     "full": "no pixel is 0: background must be 0",
     "palette": "the pixels are places in a table of colours that do not look like cell numbers: save grey numbers",
-    "stray": "outlines or masks that cover no pixel, outside the image or under others, are left out: are all at its size?",
+    "stray": "outlines and masks without a pixel, outside the image or under others, are left out: do sizes match?",
 }
 """What may be wrong with a label map, and what to do."""
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsss.core.checks import ConfigError, nearest, some
+from wsss.core.files import composed
 from wsss.core.labels import HPA_CHANNELS
 
 BITS = (8, 10, 12, 14, 16)
@@ -25,7 +26,7 @@ def channel_names(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     Raises:
         ConfigError: a name comes twice, or holds more than letters, digits and '-'.
     """
-    parts = [part.partition("=") for part in text.split(",")]
+    parts = [part.partition("=") for part in composed(text).split(",")]
     names = tuple(name.strip() for name, _, _ in parts)
     in_files = tuple(other.strip() or name.strip() for name, _, other in parts)
     wrong = [name for name in names if not name.replace("-", "").isalnum()]
@@ -55,7 +56,7 @@ def parse_roles(text: str, channels: Sequence[str]) -> tuple[str, ...]:
     if not text:
         return default_roles(channels)
     roles = dict.fromkeys(channels, "")
-    for part in text.split(","):
+    for part in composed(text).split(","):
         name, _, wanted = (word.strip() for word in part.partition("="))
         role = ALIASES.get(name.lower(), name.lower())
         if role not in ROLES:

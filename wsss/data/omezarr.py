@@ -20,6 +20,8 @@ CODECS = {"bytes", "transpose", "sharding_indexed", *_PACKERS, *(f"numcodecs.{na
 """Codecs that only pack numbers."""
 MOST_NUMBERS = 2**29
 """Numbers of an image, and of a chunk of it, at most."""
+MOST_CHUNKS = 2**18
+"""Chunks of an image, at most: each is looked for on the disk."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,12 @@ def open_zarr(path: Path) -> ZarrImage:
         for what, numbers in (("shape", array.shape), ("chunks", array.chunks)):
             if math.prod(numbers) > MOST_NUMBERS:
                 raise DataError(f"{path.name} has the {what} {numbers}, more than {MOST_NUMBERS} numbers are refused.")
+        chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
+        if chunks > MOST_CHUNKS:
+            raise DataError(
+                f"{path.name} has {chunks} chunks of {array.chunks}, more than {MOST_CHUNKS} are refused: save it in "
+                "larger ones."
+            )
         names = [str(channel.get("label", "")) for channel in metadata.get("omero", {}).get("channels", [])]
     return ZarrImage(path.name, array, axes, names)
 

@@ -72,6 +72,7 @@ def ingest(job: Job) -> tuple[dict[str, Any], bytes]:
     stored = geometry.image_to_store(pixels)
     crc = shards.write(job.k, stored)
     record = _record("ok", "", ImageHeight=geometry.height, ImageWidth=geometry.width, depth=depth, crc32=crc)
+    record["inverted"] = header.inverted
     record["top"] = max(int(plane.max()) for plane in planes) if planes[0].dtype == np.uint16 else None
     return record, thumbnail(stored, geometry).tobytes()
 
@@ -292,9 +293,14 @@ def execute(jobs: list[Job], journal: Journal, stamp: dict[str, int], workers: W
 
 
 def bit_notes(known: Known, bits: int | None) -> list[str]:
-    """Return notes, a line each, on images that use other bits than most."""
+    """Return notes, a line each, on images that use other bits than most, or in which 0 is white."""
     notes = []
     ok = {ID: record for ID, (record, _) in known.items() if record["status"] == "ok"}
+    if inverted := sorted(ID for ID, record in ok.items() if record.get("inverted")):
+        notes.append(
+            f"{len(inverted)} images are saved with 0 as white and stored as viewers show them, inverted: "
+            f"{some(inverted)}. If a large number is a strong signal (Invert LUT of ImageJ), save them with 0 as black."
+        )
     kinds: dict[str, list[str]] = {}
     for ID, record in sorted(ok.items()):
         kind = "float" if record["depth"] == "float" else "16-bit" if record.get("top") is not None else "8-bit"

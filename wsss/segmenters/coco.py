@@ -218,7 +218,7 @@ def _check_id(value: Any, path: Path) -> None:
 
 
 def _polygons(segmentation: Any) -> list[Any] | None:
-    """Return the polygons of a segmentation, also of one that lacks the outer list; [] if empty, None of run lengths."""
+    """Return the polygons of a segmentation, also without the outer list; [] if it is empty, None of run lengths."""
     if not segmentation:
         return []
     if not isinstance(segmentation, list):

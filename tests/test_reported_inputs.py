@@ -1,0 +1,205 @@
+"""Inputs that users reported as read wrongly, one test for each kind, through every reader that can meet it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from wsss import prepare, segment
+from wsss.core import rle
+from wsss.core.checks import DataError
+from wsss.core.label_maps import read_label_map
+from wsss.core.labels import HPA
+from wsss.core.rasters import turn
+from wsss.core.stacks import parse_choice
+from wsss.data.catalog import DataSet
+from wsss.data.large import LargeImage
+from wsss.data.masks import open_masks, read_mask, read_picture
+from wsss.data.pixels import read_image
+from wsss.data.tables import read_labels
+from wsss.metrics.cells import read_cell_truth
+from wsss.segmenters import BackendOptions, CellMaps, Field, NetworkBackend, make_backend
+from wsss.segmenters.mask_tables import TableMasks
+from wsss.stages.doctor import examine_cells
+
+SIZE = (40, 56)
+OBJECT = np.zeros(SIZE, bool)
+OBJECT[3:12, 5:30] = True
+CELLS = np.zeros(SIZE, np.int32)
+for number, (y, x) in enumerate(((2, 3), (2, 30), (20, 3), (20, 30), (30, 44)), 1):
+    CELLS[y : y + 8, x : x + 9] = number
+FIELD = Field("A", np.zeros((1, *SIZE), np.uint8), *SIZE, max(SIZE))
+
+
+def prepared(folder: Path, out: Path, *more: str) -> DataSet:
+    words = ["--images", str(folder), "--out", str(out), "--channels", "DAPI", "--size", "56", "--workers", "0"]
+    assert prepare.main([*words, *more]) == 0
+    return DataSet.open(out)
+
+
+def masks(path: Path, **more: Any) -> CellMaps:
+    backend = make_backend("masks", BackendOptions(path, channels=("DAPI",), **more))
+    assert not isinstance(backend, NetworkBackend)
+    return backend(FIELD)
+
+
+def mask_set(home: Path, write: Callable[[Path], None], suffix: str = ".png") -> np.ndarray:
+    """Write a picture and its mask as `train --task masks` takes them; return the mask that is read."""
+    for name in ("images", "masks"):
+        (home / name).mkdir(parents=True)
+    Image.fromarray(OBJECT.astype(np.uint8) * 200).save(home / "images/a.png")
+    write(home / f"masks/a{suffix}")
+    return open_masks(home).label_map(0) > 0
+
+
+@pytest.mark.parametrize("kind", ["ImageJ Z", "OME Z", "OME T"])
+def test_zstack_as_channels(kind: str, tmp_path: Path) -> None:
+    pixels = np.stack([np.full(SIZE, 10 * k, np.uint8) for k in (1, 4, 2, 3)])
+    path = tmp_path / "in" / ("a.ome.tif" if "OME" in kind else "a.tif")
+    path.parent.mkdir()
+    tifffile.imwrite(path, pixels, imagej=kind == "ImageJ Z", metadata={"axes": f"{kind[-1]}YX"})
+    readers: list[Callable[[], object]] = [
+        lambda: read_image([path], 4),
+        lambda: read_image([path], 1),
+        lambda: read_picture(path, 1),
+        lambda: read_label_map(path),
+        lambda: read_mask(path, SIZE, path),
+        lambda: LargeImage(path),
+        lambda: prepared(path.parent, tmp_path / "none"),
+    ]
+    for reader in readers:
+        with pytest.raises(DataError, match=rf"is a stack.*{kind[-1]}.*(--plane N|save one)"):
+            reader()
+    assert prepared(path.parent, tmp_path / "max", "--project", "max").image(0).max() == 40
+    assert prepared(path.parent, tmp_path / "third", "--plane", "3").image(0).max() == 20
+    assert read_image([path], 1, None, (), parse_choice(f"{kind[-1]}=1", ""))[0].max() == 10
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_dim_16bit(bits: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    for n, top in enumerate((2**bits - 1, 2**bits - 90, 2**bits // 2, 199)):
+        plane = np.linspace(0, top, SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint16)
+        Image.fromarray(plane).save(tmp_path / f"in/i{n}_DAPI.png")
+    data = prepared(tmp_path / "in", tmp_path / "out")
+    assert data.bits == bits
+    assert [int(data.image(k).max()) for k in (0, 2, 3)] == [255, 128, 199 >> (bits - 8)]
+    assert "i3 (largest value 199)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_exif(orientation: int, suffix: str, tmp_path: Path) -> None:
+    stored = OBJECT.astype(np.uint8) * 255
+    shown = turn(OBJECT, orientation)
+
+    def write(path: Path) -> Path:
+        if suffix == ".tif":
+            tifffile.imwrite(path, stored, extratags=[(274, 3, 1, orientation, True)])
+        else:
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            Image.fromarray(stored).save(path, exif=exif, quality=100)
+        return path
+
+    image = write(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(read_picture(image, 1)[0] > 127, shown)
+    np.testing.assert_array_equal(read_image([image], 1, None, ("DAPI",))[0][0] > 127, shown)
+    Image.fromarray(shown).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", read_picture(image, 1).shape[1:], image), shown)
+    if suffix != ".jpg":
+        np.testing.assert_array_equal(read_label_map(image) > 0, shown)
+        np.testing.assert_array_equal(read_mask(image, shown.shape, image), shown)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_imagej_inverted_mask(dtype: type, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    top = np.iinfo(dtype).max
+
+    def write(path: Path) -> None:
+        tifffile.imwrite(path, OBJECT.astype(dtype) * dtype(top), photometric="miniswhite")
+
+    np.testing.assert_array_equal(mask_set(tmp_path / "set", write, ".tif"), OBJECT)
+    (tmp_path / "maps").mkdir()
+    write(tmp_path / "maps/A.tif")
+    np.testing.assert_array_equal(masks(tmp_path / "maps").cells > 0, OBJECT)
+    data = prepared(tmp_path / "maps", tmp_path / "out")  # an image is stored as it is shown, and the user is told
+    np.testing.assert_array_equal(data.image(0)[0, : SIZE[0]] == 0, OBJECT)
+    assert "1 images are saved with 0 as white" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("top", [1, 255, 65535])
+def test_salt_16bit_mask(top: int, tmp_path: Path) -> None:
+    def write(path: Path) -> None:
+        Image.fromarray(OBJECT.astype(np.uint16) * np.uint16(top)).save(path)
+        (path.parent.parent / "train.csv").write_text("id;rle_mask\na;1 2\n")
+
+    np.testing.assert_array_equal(mask_set(tmp_path, write), OBJECT)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "masks/a.png") > 0, OBJECT)
+
+
+def test_coco(tmp_path: Path) -> None:
+    counts = rle.encode_label_map(CELLS)
+    runs = {k: {"size": list(SIZE), "counts": text.decode()} for k, text in counts.items()}
+    cells = [{"id": k, "image_id": 1, "category_id": 1, "segmentation": mask} for k, mask in runs.items()]
+    inner = [np.argwhere(np.equal(CELLS, k)).mean(axis=0).round().astype(int) for k in runs]
+    squares = [[[int(x), int(y), int(x) + 3, int(y), int(x) + 3, int(y) + 3, int(x), int(y) + 3]] for y, x in inner]
+    nuclei = [
+        {"id": 10 + k, "image_id": 1, "category_id": 2, "segmentation": square} for k, square in enumerate(squares)
+    ]
+    crowd = [{"id": 99, "image_id": 1, "category_id": 1, "iscrowd": 1, "segmentation": runs[1]}]
+    kinds = [{"id": 1, "name": "cell"}, {"id": 2, "name": "nucleus"}]
+    for name, annotations in (("crowd", cells + crowd), ("nuclei", cells + nuclei)):
+        images = [{"id": 1, "file_name": "A_DAPI.png", "height": SIZE[0], "width": SIZE[1]}]
+        content = {"images": images, "annotations": annotations, "categories": kinds}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), "utf-8-sig")
+        maps = masks(tmp_path / f"{name}.json")
+        np.testing.assert_array_equal(maps.cells, CELLS)
+    assert maps.nuclei is not None
+    assert (maps.nuclei[maps.nuclei > 0] == CELLS[maps.nuclei > 0]).all()
+    assert np.unique(maps.nuclei).tolist() == np.unique(CELLS).tolist()
+
+
+def test_label_maps_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = {"m_binary": ("A.png", (CELLS > 0) * 255), "m_bg1": ("A.png", CELLS + 1), "m_upper": ("A.TIF", CELLS)}
+    for kind, (name, pixels) in kinds.items():
+        (tmp_path / kind).mkdir()
+        Image.fromarray(pixels.astype(np.uint16)).save(tmp_path / kind / name)
+    assert masks(tmp_path / "m_upper").doubts == ()
+    np.testing.assert_array_equal(masks(tmp_path / "m_upper").cells, CELLS)
+    assert masks(tmp_path / "m_binary", split=True).cells.max() == 5
+    (tmp_path / "in").mkdir()
+    Image.fromarray(CELLS.astype(np.uint8)).save(tmp_path / "in/A_DAPI.png")
+    prepared(tmp_path / "in", tmp_path / "out")
+    for kind, words in (("m_binary", "one label is many pieces"), ("m_bg1", "it looks like background")):
+        given = ["--data", str(tmp_path / "out"), "--backend", "masks", "--masks", str(tmp_path / kind)]
+        assert segment.main([*given, "--workers", "0", "--overwrite"]) == 0
+        printed = capsys.readouterr().out
+        assert "note: label maps of 1 images (A)" in printed
+        assert words in printed
+        assert any(words in finding.text for finding in examine_cells(tmp_path / "out"))
+
+
+def test_excel_tables(tmp_path: Path) -> None:
+    text = "ID,cell,Label\na,1,18\na,2,0|16\n"
+    forms = {
+        "semi": text.replace(",", ";"),
+        "tab": text.replace(",", "\t"),
+        "lower": text.lower(),
+        "trail": text.replace("\n", ",,\n"),
+        "trailrows": text + ",,\n,,\n",
+    }
+    runs = rle.encode_label_map(CELLS)[1].decode()
+    for name, form in forms.items():
+        path = tmp_path / f"{name}.csv"
+        path.write_text(form)
+        assert read_cell_truth(path, HPA).cells.tolist() == [1, 2], name
+        path.write_text(form.replace("cell", "x").replace("a\t2", "b\t2").replace("a,2", "b,2").replace("a;2", "b;2"))
+        assert read_labels(path, HPA).labels == {"a": (18,), "b": (0, 16)}, name
+        path.write_text(form.replace("Label", "rle").replace("label", "rle").replace("18", runs).replace("0|16", runs))
+        assert TableMasks(path).masks("a", SIZE).ids == [1, 2], name
