@@ -16,7 +16,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.inference import tables
-from wsss.reports.page import ClassMap
+from wsss.reports.page import ClassMap, scale_bar
 
 EVIL = "<img src=x onerror=\"document.title='broken'\">"
 TRICK = "</script><script>document.title='broken'</script>"
@@ -85,8 +85,9 @@ def test_the_page_tells_run_figures_fields_cells_and_failures(folder: Path) -> N
     page = with_all(folder)
     assert "6 cells in 3 images. Scores from 0.5 on say:" in page
     assert "Against 3 true cells the mean average precision is" in page
-    for text in ("mean AP of cells", "backbone: tiny", "Most wrong", "expected calibration error", "val_map 0.4"):
+    for text in ("mean AP of cells", "backbone: tiny", "Most wrong", "expected calibration error"):
         assert text in page
+    assert "2 epochs; at the end training loss 0.5, validation loss 0.6, validation mean average precision 0.4" in page
     assert page.count('class="field"') == 4
     assert "no cells: the map is gone" in page
     assert page.count('src="data:image/svg+xml') == 4, "training, mistakes, calibration of cells and of images"
@@ -128,6 +129,28 @@ def test_predicted_masks_are_sent_to_their_own_sheet(folder: Path) -> None:
     (folder / "preds/provenance.json").write_text(json.dumps({"task": "masks"}))
     with pytest.raises(ConfigError, match=r"sheet\.png"):
         write(folder)
+
+
+def test_fields_have_a_scale_bar_where_the_size_of_a_pixel_is_known(folder: Path) -> None:
+    assert 'class="scale"' not in write(folder)
+    page = write(folder, "--pixel-size", "0.65", "--overwrite")  # fields of 64, 30, 20 and 20 px
+    assert page.count('<span class="scale" style="width:24.04%">10 µm</span>') == 1
+    assert page.count('<span class="scale" style="width:15.38%">2 µm</span>') == 2
+    assert page.count('class="scale"') == 4
+
+
+@pytest.mark.parametrize(("width", "bar"), [(0, None), (4, (25, "1 µm")), (41.6, (10 / 0.416, "10 µm"))])
+def test_a_scale_bar_is_a_round_length_of_a_quarter_at_most(width: float, bar: tuple[float, str] | None) -> None:
+    assert scale_bar(width) == (None if bar is None else (pytest.approx(bar[0]), bar[1]))
+
+
+def test_paths_within_the_working_directory_are_shown_from_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    page = with_all(folder)
+    assert f">{folder}" not in page
+    assert "<dd>preds</dd>" in page
+    assert "<summary>run/fold0</summary>" in page
+    assert "wsss review --preds preds" in page
 
 
 def test_maps_without_the_run_are_refused(folder: Path) -> None:

@@ -10,7 +10,7 @@ EXAMPLES = """\
   python -m wsss.report --preds preds/demo
   python -m wsss.report --preds preds/demo --run runs/demo --truth cells_truth.csv --masks true_masks --out demo.html
   python -m wsss.report --preds preds/demo --run runs/demo --maps
-  python -m wsss.report --preds preds/hpa --most 200 --edge 512"""
+  python -m wsss.report --preds preds/hpa --most 200 --edge 512 --pixel-size 0.08"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class ReportOptions:
     """Longer edge of the fields' pictures in px."""
     quality: int = 45
     """Quality of the pictures (WebP), 1 to 100."""
+    pixel_size: float = 0
+    """Edge of a pixel of the original images in µm, for a scale bar on the fields; 0: not known, no bar."""
     threshold: float = 0.5
     """Scores from here on count as found."""
     overwrite: bool = False
@@ -53,6 +55,7 @@ class ReportOptions:
         check_range("--edge", self.edge, 64, 4096)
         check_range("--quality", self.quality, 1, 100)
         check_range("--threshold", self.threshold, 1e-9, 1)
+        check_range("--pixel-size", self.pixel_size, 0, 1000)
 
 
 OPTIONS = (ReportOptions,)

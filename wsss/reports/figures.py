@@ -205,6 +205,25 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") 
     _save(draw_curves(rows, title), path)
 
 
+_CURVES = {
+    "loss": "loss",
+    "full": "loss of whole images",
+    "tiles": "loss of tiles",
+    "agreement": "difference of whole images and tiles",
+    "refine": "loss of refined maps",
+    "f1": "F1",
+    "map": "mean average precision",
+    "lr": "learning rate",
+}
+
+
+def curve_name(column: str) -> str:
+    """Return a column of log.csv in words, such as 'validation loss'; a column that is not drawn stays as it is."""
+    part, _, name = column.rpartition("_")
+    words = {"": "", "train": "training ", "val": "validation "}
+    return words[part] + _CURVES[name] if part in words and name in _CURVES else column
+
+
 def draw_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     """Draw the rows of a run's log as a matplotlib figure of three panels; see `plot_curves`."""
     figure = _figure((13, 4))
@@ -248,7 +267,7 @@ def _line(panel: Any, rows: Sequence[Mapping[str, Any]], name: str, colour: str,
     points = [(row["epoch"], row[name]) for row in rows if name in row]
     if points:
         x, y = zip(*points, strict=True)
-        panel.plot(x, y, style, color=colour, label=name, marker="." if len(points) < 30 else None)
+        panel.plot(x, y, style, color=colour, label=curve_name(name), marker="." if len(points) < 30 else None)
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -40,6 +40,7 @@ from wsss.reports.page import (
     notable_by_shape,
     pack_field,
     render,
+    scale_bar,
 )
 from wsss.runs.output import Output, at_file, record_of, what_is_read
 from wsss.runs.run_folder import RunFolder, find_folders
@@ -287,6 +288,7 @@ class Drawing:
             packed=pack_field(
                 planes, label_map, [self._cell(row) for row in rows], edge, contents.options.quality, maps
             ),
+            scale=scale_bar(contents.options.pixel_size * contents.data.geometry(self.places[name]).width),
         )
 
     def _about(self, name: str, cells: int) -> str:

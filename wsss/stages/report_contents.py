@@ -19,7 +19,7 @@ from wsss.metrics.cells import TrueMasks, read_cell_truth, score_table
 from wsss.metrics.classify import Reliability, reliability
 from wsss.options.evaluate import EvaluateOptions
 from wsss.options.report import ReportOptions
-from wsss.reports.figures import calibration_svg, confusion_svg, training_svg
+from wsss.reports.figures import calibration_svg, confusion_svg, curve_name, training_svg
 from wsss.reports.page import Figure
 from wsss.runs.output import outdated
 from wsss.stages.evaluate import JoinRule, evaluate, join_cells
@@ -104,7 +104,7 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
         elif known and (changed := outdated(preds, path.name)):
             known, note = None, f"{path} is out of date ({in_short(changed)}): run python -m wsss.evaluate again."
         if known:
-            note = f"Figures of cells: from {path}, compared with {known['truth']}."
+            note = f"Figures of cells: from {shown(path)}, compared with {shown(Path(known['truth']))}."
         return Evidence(known, note, None, None, figures, of_images)
     if known and given.masks is None and given.join != "number" and known["cells"]["joined_by"] == "iou":
         raise DataError(
@@ -122,7 +122,8 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
     of_cells = np.full(scores.shape, np.nan, np.float32)
     joined = join.rows >= 0
     of_cells[join.rows[joined]] = truth.labels[joined]
-    note = f"Figures of cells: compared with {given.table}, joined by {how}; {join.missing} true cells were not found."
+    against = f"compared with {shown(given.table)}, joined by {how}"
+    note = f"Figures of cells: {against}; {join.missing} true cells were not found."
     return Evidence(record, note, of_cells, reliability(truth.labels, join.scores(scores)), figures, of_images)
 
 
@@ -139,16 +140,22 @@ def _images(data: DataSet, images: pd.DataFrame, threshold: float) -> tuple[dict
     return score_table(labels, scores, data.classes, threshold), reliability(labels, scores)
 
 
+def shown(path: Path) -> str:
+    """Return a path as the page shows it: from the working directory where it is in it."""
+    full = path.resolve()
+    return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(path)
+
+
 def overview(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
     """Return what was run on which data, as text."""
     data, record = contents.data, contents.record
     labelled = int(data.has_labels.sum())
     out = [
-        ("predictions", str(contents.options.preds)),
-        ("data set", f"{data.folder}: {len(data)} images at {data.size} px, {labelled} labelled"),
+        ("predictions", shown(contents.options.preds)),
+        ("data set", f"{shown(data.folder)}: {len(data)} images at {data.size} px, {labelled} labelled"),
         ("channels", ", ".join(data.channels)),
         ("predicted", f"{len(contents.images)} images, {len(contents.cells)} cells"),
-        ("run", str(run or record.get("run", "not recorded"))),
+        ("run", shown(Path(run or record["run"])) if run or "run" in record else "not recorded"),
     ]
     if len(data.carried.columns):
         values = [f"{name} ({data.carried[name].nunique()} values)" for name in data.carried]
@@ -191,7 +198,7 @@ def in_words(contents: Contents) -> list[str]:
 def _trust(contents: Contents) -> str:
     """Return how far the labels can be trusted, and what to do next."""
     preds, record = contents.options.preds, contents.evidence.record
-    review = f"wsss review --preds {preds}"
+    review = f"wsss review --preds {shown(preds)}"
     if record is None:
         return (
             "How far to trust this is not known yet: compare with cells labelled by hand. 100 random cells, "
@@ -332,11 +339,11 @@ def training(run: Path | None) -> list[Figure]:
         table = read_numbers(folder / "log.csv")
         rows = [{str(k): v for k, v in row.dropna().items()} for _, row in table.iterrows()]
         last = ", ".join(
-            f"{name} {table[name].iloc[-1]:.4g}"
+            f"{curve_name(name)} {table[name].iloc[-1]:.4g}"
             for name in ("train_loss", "val_loss", "val_map", "val_f1")
             if name in table and len(table)
         )
-        out.append(Figure(str(folder), training_svg(rows), f"{len(rows)} epochs; at the end {last}"))
+        out.append(Figure(shown(folder), training_svg(rows), f"{len(rows)} epochs; at the end {last}"))
     return out
 
 
@@ -344,4 +351,4 @@ def records(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
     """Return the files with the full record."""
     out = [("provenance.json", json.dumps(contents.record, indent=2))] if contents.record else []
     configs = [folder / "config.yaml" for folder in (fold_folders(run) if run else [])]
-    return out + [(str(path), "\n".join(read_lines(path))) for path in configs if path.exists()]
+    return out + [(shown(path), "\n".join(read_lines(path))) for path in configs if path.exists()]
