@@ -1,6 +1,6 @@
 """Figures of the mask networks: nuclei, a table of losses and decoder options, and time per image.
 
-    python scripts/bench_unet.py nuclei --data stage1_train [--epochs 16]     binary against mask and border
+    python scripts/bench_unet.py nuclei --data stage1_train [--set ...]       instance AP by kind of image
     python scripts/bench_unet.py salt --data salt [--set --epochs 8 ...]      the metric of the TGS salt competition
     python scripts/bench_unet.py ceiling --data stage1_train                  objects of true targets, sharp and blurred
     python scripts/bench_unet.py options [--images 120] [--epochs 6]          every loss and decoder option, 101 x 101
@@ -93,13 +93,28 @@ def head() -> None:
 
 def nuclei(given: argparse.Namespace) -> None:
     sets = split_nuclei(given.data.resolve(), given.work)
-    rows = {}
-    for target in given.only or ("binary", "border", "softmax"):
-        flags = ["--config", "configs/unet_nuclei.yaml", "--epochs", str(given.epochs), "--masks.target", target]
-        rows[target] = score(sets, given.work / f"nuclei-{target}", flags, objects=True)
+    run = given.work / f"nuclei-{given.name}"
+    flags = ["--config", "configs/unet_nuclei.yaml", "--workers", "0", *given.set]
+    figures = score(sets, run, flags, ["--segmentation.tta", "flips"], objects=True)
     head()
-    for target, figures in rows.items():
-        show(f"{target} ({figures['images']} images)", figures)
+    show(f"nuclei ({figures['images']} images)", figures)
+    show_kinds(sets[1], run / "preds")
+
+
+def show_kinds(held_out: Path, preds: Path) -> None:
+    """Print the instance AP by kind of image, and the ten images with the lowest."""
+    scores = pd.read_csv(preds / "image_scores.csv", index_col="ID")
+    masks = open_masks(held_out)
+    scores["kind"] = [kind_of(masks.image(masks.ids.index(name))) for name in scores.index]
+    print(scores.groupby("kind").instance_ap.agg(["count", "mean", "min"]).round(4).to_string())
+    print(scores.nsmallest(10, "instance_ap")[["kind", "instance_ap", "dice"]].round(3).to_string())
+
+
+def kind_of(image: np.ndarray) -> str:
+    """Return the kind of a (3, H, W) image by its colour and ground: fluorescence, stained tissue or bright field."""
+    if np.ptp(image.astype(np.int16), axis=0).mean() > 8:
+        return "stained"
+    return "fluorescence" if np.median(image) < 128 else "bright field"
 
 
 def salt(given: argparse.Namespace) -> None:
@@ -212,16 +227,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["nuclei", "salt", "ceiling", "options", "time"])
     parser.add_argument("--data", type=Path, help="the Bowl's stage1_train, for nuclei; the salt training images")
-    parser.add_argument("--name", default="winner", help="of the salt run")
+    parser.add_argument("--name", default="winner", help="of the run of nuclei or salt")
     parser.add_argument("--work", type=Path, default=Path("bench_unet"), help="where runs and predictions go")
     parser.add_argument("--only", nargs="+", help="these targets or options alone")
     parser.add_argument("--images", type=int, default=120)
-    parser.add_argument("--epochs", type=int, default=0, help="default: 16 for nuclei, 6 for options")
-    parser.add_argument("--set", nargs=argparse.REMAINDER, default=[], help="flags of train for salt; the last option")
+    parser.add_argument("--epochs", type=int, default=6, help="of options")
+    parser.add_argument(
+        "--set", nargs=argparse.REMAINDER, default=[], help="flags of train for nuclei and salt; the last option"
+    )
     given = parser.parse_args()
     if given.what in ("nuclei", "salt", "ceiling") and given.data is None:
         parser.error(f"{given.what} needs --data")
-    given.epochs = given.epochs or {"nuclei": 16}.get(given.what, 6)
     {"nuclei": nuclei, "salt": salt, "ceiling": ceiling, "options": options, "time": timing}[given.what](given)
 
 

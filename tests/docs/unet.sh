@@ -57,5 +57,8 @@ python -m wsss.train --data data/train $tiny --fold none --run runs/composed
 #: replace --epochs 2 --unet.channels "[64,48,32,16,16]" => --backbone test_resnet --weights none --unet.channels "[8,8,8,4,4]" --crop 64 --epochs 1 --batch 4
 #: run python -m wsss.pseudo --data data/train --run runs/composed --tta.views none --tta.scales "[1.0,0.75]"
 
+#: skip python scripts/bench_unet.py salt --data salt
+#: reason needs the 4,000 images of the competition, and 45 minutes
+
 #: replace --images 96 --epochs 4 => --images 8 --epochs 2 --only bce hypercolumn
 #: run python scripts/bench_unet.py options --images 96 --epochs 4

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from squares import make_squares, words
 
 from wsss import cli, infer, train
@@ -20,6 +21,7 @@ from wsss.core.label_maps import write_label_map
 from wsss.data.catalog import DataSet
 from wsss.options import renamed as renaming
 from wsss.options import train as train_options
+from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import read_options
 from wsss.options.recipe import ClassifyRecipe, MapRecipe, MaskRecipe, Recipe, recipe_from
 from wsss.runs.record import check_same_run
@@ -202,6 +204,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     """Collect class and name of every option that code outside the options, dataclasses and parsing reads."""
     found: set[tuple[str, str]] = set()
     kinds = {kind for own in train_options.TASKS.values() for option in own for kind, _ in leaves(option)}
+    kinds.add(MaskInferConfig)
 
     def watch(kind: type) -> None:
         names = {declared.name for declared in dataclasses.fields(kind)}
@@ -262,3 +265,32 @@ def test_a_training_and_an_inference_read_every_option_of_a_classifier(
         assert infer.main(["--data", str(data), "--run", str(run), "--device", "cpu", *rules, *out]) == 0
     # score.nuclear_classes needs nuclei, unet_share a U-Net: tests/cells and tests/stages/test_pseudo_command.py
     assert set(unread(ClassifyRecipe, asked)) <= {"ScoreConfig.nuclear_classes", "ScoreConfig.unet_share"}
+
+
+def test_a_training_and_an_inference_read_every_option_of_masks(tmp_path: Path, asked: set[tuple[str, str]]) -> None:
+    rng, data = np.random.default_rng(0), tmp_path / "squares"
+    for kind in ("images", "masks"):
+        (data / kind).mkdir(parents=True)
+    for i in range(8):
+        mask = np.zeros((40, 40), np.uint8)
+        mask[i : i + 16, 4:20] = 255 * (i > 0)
+        Image.fromarray((mask // 2 + rng.integers(0, 60, mask.shape)).astype(np.uint8)).save(data / f"images/{i}.png")
+        Image.fromarray(mask).save(data / f"masks/{i}.png")
+    terms = "{bce: 1, dice: 1, jaccard: 1, focal: 1, ohem: 1, border: 1, lovasz: 1}"
+    slim = ["--unet.channels", "[8,8,8,4,4]", "--unet.deep_supervision", "true", "--unet.empty_head", "true"]
+    flags = [*slim, "--task", "masks", "--masks.folds", "4", "--masks.target", "border", "--crop", "32"]
+    still = ["--optim.lr", "1e-12", "--optim.floor", "0", "--optim.patience", "0"]
+    runs = {
+        "cosine": ["--epochs", "1", "--mask_loss.terms", terms],
+        "plateau": [*still, "--optim.early_stop", "3", "--mask_loss.later", "{dice: 1}", "--mask_loss.switch", "1"],
+        "cyclic": ["--epochs", "1"],
+    }
+    for name, own in runs.items():
+        schedule = ["--optim.schedule", name]
+        assert train.main(words(data, tmp_path / name, *flags, *schedule, *own)) == 0
+    asking = ["--data", str(data), "--out", str(tmp_path / "preds"), "--device", "cpu", "--segmentation.tile", "32"]
+    assert infer.main(["--run", str(tmp_path / "cosine"), *asking]) == 0
+    # masks.tile is of large images, runs of submissions without objects: tests/stages/test_large_commands.py
+    assert set(unread(MaskRecipe, asked)) <= {"MaskConfig.tile"}
+    lacking = {name for kind, name in leaves(MaskInferConfig) if (kind.__name__, name) not in asked}
+    assert not lacking

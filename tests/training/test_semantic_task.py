@@ -87,5 +87,5 @@ def test_validation_does_not_depend_on_the_number_of_processes() -> None:
     recipe, device = MaskRecipe(), choose_device("cpu")
     indices = np.array([1, 3, 4, 8])
     whole = MaskValidator(Squares(), indices, recipe, device)
-    assert MaskValidator(Squares(), indices, recipe, device, World(rank=1, size=2)).own.tolist() == [3, 8]
-    assert whole.own.tolist() == indices.tolist()
+    assert MaskValidator(Squares(), indices, recipe, device, World(rank=1, size=2)).indices.tolist() == [3, 8]
+    assert whole.indices.tolist() == indices.tolist()
