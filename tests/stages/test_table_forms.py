@@ -42,6 +42,8 @@ FORMS: dict[str, Callable[[str], bytes]] = {
     ).encode(),
     "empty columns": lambda text: "\n".join(f"{line},," for line in text.splitlines()).encode(),
     "empty rows": lambda text: (text.replace("\n", "\n\n", 1) + "," * text.split("\n")[0].count(",") + "\n\n").encode(),
+    "blanks": lambda text: text.replace(",", ", ").encode(),
+    "image": lambda text: re.sub(r"^(id|image)(?=,)", "File Name", text, flags=re.IGNORECASE).encode(),
     "row numbers": lambda text: "\n".join(
         f"{k - 1 if k else ''},{line}" for k, line in enumerate(text.splitlines())
     ).encode(),

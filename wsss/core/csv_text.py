@@ -22,6 +22,8 @@ LONGEST_HEADER = 1 << 20
 """Characters of the first line, at most."""
 MOST_COLUMNS = 20_000
 SEPARATORS = ",;\t"
+ID_COLUMNS = ("ID", "Image", "image_id", "ImageId", "image_name", "filename", "file_name", "file")
+"""Names of the column with the image, in order of preference; in a table without the first it is called ID."""
 CHUNK = 50_000
 """Rows that are turned into columns at once."""
 _PACKED = {
@@ -91,6 +93,7 @@ def _lines(path: Path) -> Iterator[str]:
                     )
                 if "\0" in line:
                     raise DataError(f"{path} has a NUL byte in row {number}: it is not a text table.")
+                line = line.lstrip("\ufeff") if number == 1 else line  # a second mark
                 yield line if line.isascii() else unicodedata.normalize("NFC", line)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: check the path.") from None
@@ -104,7 +107,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _rows(path: Path, lines: Iterable[str], separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     while True:
         try:
             row = next(reader, None)
@@ -121,9 +124,10 @@ def iter_text(
 ) -> Iterator[pd.DataFrame]:
     """Read a table with every value as text, `chunk` rows at a time; an empty cell is ''.
 
-    Columns of the names in `needed` and `optional` are found in any upper or lower case and named as they stand there;
-    other columns keep their names. The index holds each row's line in the file. A first column without a name is
-    somebody's row numbers and left out, like columns and rows that are empty.
+    Columns of the names in `needed` and `optional` are found in any upper or lower case, with blanks for '_', and named
+    as they stand there; ID also by its other names (ID_COLUMNS). Other columns keep their names. The index holds each
+    row's line in the file. A first column without a name is somebody's row numbers and left out, like columns and rows
+    that are empty.
 
     Raises:
         DataError: the file is missing, is no text table, lacks a needed column, or has a row of another length.
@@ -176,17 +180,26 @@ def _check_header(names: Sequence[str], path: Path) -> None:
 
 
 def _canonical(names: list[str], wanted: Iterable[str], path: Path) -> list[str]:
-    """Rename columns that differ from a wanted name in upper and lower case only; an exact name goes first."""
+    """Rename columns that differ from a wanted name in case or blanks only; an exact name goes first."""
     out = list(names)
+    wanted = list(wanted)
     for name in wanted:
         if name in out:
             continue
-        alike = [k for k, other in enumerate(names) if other.casefold() == name.casefold() and out[k] == other]
+        alike = [k for k, other in enumerate(names) if _plain(other) == _plain(name) and out[k] == other]
         if len(alike) > 1:
             raise DataError(f"{path} has the columns {some(names[k] for k in alike)}: keep one {name}.")
         if alike:
             out[alike[0]] = name
+    missing = next((name for name in wanted if _plain(name) == "id" and name not in out), "")
+    others = [k for synonym in ID_COLUMNS for k, name in enumerate(names) if _plain(name) == _plain(synonym)]
+    if missing and others:
+        out[others[0]] = missing
     return out
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.casefold())
 
 
 def _full(rows: Iterable[tuple[int, list[str]]], names: Sequence[str], path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -37,7 +37,7 @@ def from_name(text: str, channels: Iterable[str] = HPA_CHANNELS) -> list[str]:
     text = composed(text.strip())
     if re.match(r"https?://", text):
         parts = [part for part in unquote(urlsplit(text).path).split("/") if part][-2:]
-        *head, last = [*parts[:-1], _stem(parts[-1]).rstrip("_")] if parts else [""]
+        *head, last = [*parts[:-1], _COLOURS.sub("", _stem(parts[-1])).rstrip("_")] if parts else [""]
         return ["_".join([*head, last]), last]
     stem = _stem(text)
     if stem == text:
@@ -46,6 +46,8 @@ def from_name(text: str, channels: Iterable[str] = HPA_CHANNELS) -> list[str]:
     return [stem, stem[: len(stem) - len(next(ends, ""))]]
 
 
+_COLOURS = re.compile("(_(red|green|blue|yellow))+$")
+"""What the addresses of the Atlas's pictures end with."""
 _IMAGE = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|zarr)$", re.IGNORECASE)
 
 

@@ -17,8 +17,6 @@ from wsss.data.planes import ImageFiles
 Read = Callable[[Sequence[str]], "tuple[tuple[int, ...], list[str]]"]
 """Turns the label cells of a row into class ids and labels without a counterpart. Raises ValueError with the fault."""
 
-ID_COLUMNS = ("ID", "Image", "image_id", "ImageId", "image_name", "filename", "file_name", "file")
-"""Names of the column with the image, in order of preference and any upper or lower case."""
 LABEL_COLUMNS = ("Label", "Labels", "class", "classes", "location", "locations")
 """Names of the column with the labels, likewise."""
 TARGET = "Target"
@@ -56,13 +54,12 @@ def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CH
     Raises:
         DataError: the table is none of these, or has bad rows, named by their line in the file.
     """
-    table = read_text(path, (), [*ID_COLUMNS, *LABEL_COLUMNS, TARGET])
-    at = next((name for name in ID_COLUMNS if name in table), None)
-    if at is None:
+    table = read_text(path, (), ["ID", *LABEL_COLUMNS, TARGET])
+    if "ID" not in table:
         raise DataError(f"{path} has the columns {some(table.columns)}: expected one named ID.")
     columns, read = _reader(path, table, classes)
     out = LabelTable(path)
-    names = unguard_text(table[[at]], [at])[at].tolist()
+    names = unguard_text(table[["ID"]]).ID.tolist()
     lines: dict[str, int] = {}
     known: dict[str, tuple[int, ...]] = {}
     others: dict[str, list[str]] = {}
@@ -95,7 +92,7 @@ def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CH
     out.vanished = [ID for ID in known if ID in gone]
     out.labels = {ID: value for ID, value in known.items() if ID not in gone}
     out.aliases = {name: alike[0] for name, alike in others.items() if len(set(alike)) == 1}
-    out.carried = _carried(table.loc[list(lines.values())].drop(columns=[at, *columns]), list(lines))
+    out.carried = _carried(table.loc[list(lines.values())].drop(columns=["ID", *columns]), list(lines))
     return out
 
 

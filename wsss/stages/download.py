@@ -9,14 +9,13 @@ from urllib.parse import quote
 import pandas as pd
 
 from wsss.core import __version__
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import is_file, listed, write_csv
 from wsss.core.runtime import progress
 from wsss.data import ids
 from wsss.data.fetch import FetchError, Manners, Rate, fetch
-from wsss.data.tables import ID_COLUMNS
 from wsss.options.download import DownloadOptions
 from wsss.runs.output import Output, in_folder
 
@@ -87,11 +86,7 @@ def wanted_images(options: DownloadOptions) -> list[AtlasImage]:
         DataError: an ID is no ID of the Atlas, or the table has none.
     """
     if options.labels is not None:
-        table = read_text(options.labels, (), ID_COLUMNS)
-        column = next((name for name in ID_COLUMNS if name in table), None)
-        if column is None:
-            raise DataError(f"{options.labels} lacks the column ID; it has {some(table.columns, 8)}.")
-        texts, where = unguard_text(table, (column,))[column].tolist(), str(options.labels)
+        texts, where = unguard_text(read_text(options.labels, ["ID"])).ID.tolist(), str(options.labels)
     else:
         texts, where = listed(options.ids), options.ids if is_file(options.ids) else "--ids"
     images = [atlas_image(text.strip(), where) for text in texts if text.strip()]
