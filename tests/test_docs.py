@@ -1,6 +1,7 @@
 """The documentation: commands exist with the options they are given, links lead somewhere, the reference is current."""
 
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -100,3 +101,20 @@ def test_blocks_are_run_replaced_and_skipped_in_their_order() -> None:
 @pytest.mark.parametrize("page", [p for p in PAGES if script("run_docs").plan_of(p)], ids=lambda page: page.name)
 def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     assert script("run_docs").run(page, tmp_path) == 0
+
+
+def test_the_figures_of_the_readme_are_means_of_three_measured_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = script("check_readme_figures")
+    assert figures.main([]) == 0
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / "README.md").read_text().replace("**.952**", "**.953**"))
+    assert figures.main(["--page", str(page)]) == 1
+    assert "cells.mean_ap: the page says .953, the mean of 3 seeds is 0.9517" in capsys.readouterr().out
+    scores = {"mean_ap": 0.952, "mean_ap_of_several_classes": 0.838}
+    of_seed = {"cells": scores, "images": {"mean_ap": 0.9585}, "baselines": {"image_labels_copied": {"mean_ap": 0.52}}}
+    (tmp_path / "scores.json").write_text(json.dumps(of_seed))
+    assert figures.main(["--scores", *[f"{tmp_path}/scores.json"] * 3]) == 0, "halves are rounded up"
+    assert figures.main(["--scores", f"{tmp_path}/scores.json"]) == 1
+    assert "1 seeds were measured, expected 3" in capsys.readouterr().out
