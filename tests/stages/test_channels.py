@@ -20,9 +20,9 @@ SIZE = 128
 SETS = {
     "one": "DAPI",
     "rgb": "red,green,blue",
-    "five": "nucleus=DAPI,signal=GFP,cell=Tubulin,Calnexin,Brightfield",
+    "ten": "nucleus=DAPI,signal=GFP,cell=Tubulin,Calnexin,Brightfield,Mito,Actin,Golgi,Lipid,Phase",
 }
-ROLES = {"one": "nucleus=DAPI", "rgb": "", "five": ""}
+ROLES = {"one": "nucleus=DAPI", "rgb": "", "ten": ""}
 
 
 def write_set(folder: Path, kind: str, count: int = 6) -> list[np.ndarray]:
@@ -40,6 +40,8 @@ def write_set(folder: Path, kind: str, count: int = 6) -> list[np.ndarray]:
         else:
             planes = np.stack([yellow, blue, red, np.full_like(red, 9), green]).astype(np.uint16) * 16
             names = ["Calnexin", "DAPI", "Tubulin", "Brightfield", "GFP"]
+            names += ["Mito", "Actin", "Golgi", "Lipid", "Phase"]
+            planes = np.concatenate([planes, planes // 2])
             tifffile.imwrite(folder / f"i{n}.ome.tif", planes, metadata={"axes": "CYX", "Channel": {"Name": names}})
     (folder / "train.csv").write_text("ID,Label\n" + "".join(f"i{n},{n % 2}\n" for n in range(count)))
     (folder / "classes.yaml").write_text("names: [dots, rim]\n")
@@ -55,10 +57,10 @@ def test_any_number_of_channels_goes_through_all_stages(kind: str, tmp_path: Pat
     assert prepare.main([*words, *(["--roles", ROLES[kind]] if ROLES[kind] else [])]) == 0
     assert prepare.main([*words, *(["--roles", ROLES[kind]] if ROLES[kind] else [])]) == 0
     found = DataSet.open(data)
-    roles = {"one": ("nucleus",), "rgb": ("cell", "signal", "nucleus"), "five": ("nucleus", "signal", "cell", "", "")}
+    roles = {"one": ("nucleus",), "rgb": ("cell", "signal", "nucleus"), "ten": ("nucleus", "signal", "cell", *[""] * 7)}
     assert json.loads((data / "dataset.json").read_text())["roles"] == list(roles[kind])
     assert found.roles == roles[kind]
-    assert found.bits == (12 if kind == "five" else None)
+    assert found.bits == (12 if kind == "ten" else None)
     assert segment.main(["--data", str(data), "--workers", "0"]) == 0
     maps = [read_label_map(data / "cells" / f"i{n}.png") for n in range(len(truth))]
     assert sum(m.max() for m in maps) >= 0.6 * sum(len(np.unique(t)) - 1 for t in truth)
