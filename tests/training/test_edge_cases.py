@@ -9,7 +9,7 @@ import pytest
 import torch
 from squares import SIZE, final, make_squares, words
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, UserError
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.train import main
@@ -95,3 +95,13 @@ def test_an_image_damaged_in_the_store_stops_the_training_in_one_line(tmp_path: 
     with pytest.raises(DataError, match=r"^im\d\d is damaged in .*stored pixels do not match") as caught:
         main([*words(data, tmp_path / "run"), "--workers", workers])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "config.yaml", "log.csv", "last.safetensors"])
+def test_a_file_of_the_name_of_a_result_in_a_new_run_folder_is_kept(data: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "run" / "fold0" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(UserError):
+        main(words(data, tmp_path / "run", "--epochs", "1"))
+    assert path.read_text() == "mine"

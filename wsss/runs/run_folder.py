@@ -9,7 +9,7 @@ import yaml
 from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.digests import BLANK, sealed
+from wsss.core.digests import BLANK, check_seal, sealed
 from wsss.core.files import (
     digest_file,
     digest_json,
@@ -168,15 +168,10 @@ def check_free(path: Path) -> None:
         ConfigError: it does.
     """
     names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} if path.is_dir() else set()
-    ours = (
-        "config.yaml",
-        "last.safetensors",
-        "last.safetensors.previous",
-        "best.safetensors",
-        "lr_find.csv",
-        "lr_find.png",
-    )
-    if names and not names & set(ours):
+    ours = {"last.safetensors", "last.safetensors.previous", "lr_find.csv", "lr_find.png"}
+    config = path / "config.yaml"  # written first; a name that others use too
+    begun = names & ours or (config.is_file() and check_seal(config, "Restore it, or choose another --run."))
+    if names and not begun:
         raise ConfigError(f"{path} holds {some(sorted(names), 3)}, and no training: choose another --run.")
 
 
