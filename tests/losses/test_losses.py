@@ -1,18 +1,29 @@
 """Losses: known values, and that they mean what they say."""
 
 import math
+from collections.abc import Callable
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.losses import FocalLoss
 from timm.loss import AsymmetricLossMultiLabel
+from torch import Tensor
 
 from wsss.losses.classify import ComboLoss, agreement, asymmetric, bce, build_classify, focal, ramp_weight
 from wsss.options.recipe import LossConfig, PuzzleConfig
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.0], [-3.0, 0.5, 4.0]])
 LABELS = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+
+NAMES = get_args(get_type_hints(LossConfig)["name"])
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": bce,
+    "focal": lambda x, y: focal(x, y, 2.0),
+    "asymmetric": lambda x, y: asymmetric(x, y, 4.0, 0.05),
+}
+"""The function behind each name, with the default options."""
 
 
 def test_bce_of_zero_is_log_two() -> None:
@@ -39,7 +50,7 @@ def test_asymmetric_forgives_sure_absent_classes() -> None:
     assert asymmetric(torch.tensor([[-4.0]]), torch.zeros(1, 1), 4.0, 0.05).item() == 0
 
 
-@pytest.mark.parametrize("name", ["bce", "focal", "asymmetric"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_better_answer_costs_less_and_extremes_stay_finite(name: str) -> None:
     loss = build_classify(LossConfig(name=name))  # type: ignore[arg-type]
     good, bad = loss(8 * (LABELS - 0.5), LABELS), loss(-8 * (LABELS - 0.5), LABELS)
@@ -47,15 +58,16 @@ def test_the_better_answer_costs_less_and_extremes_stay_finite(name: str) -> Non
     assert torch.isfinite(loss(torch.tensor([[1e4, -1e4, 0.0]]), torch.tensor([[0.0, 1.0, 1.0]])))
 
 
-@pytest.mark.parametrize("name", ["bce", "focal", "asymmetric"])
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_match_numeric_ones(name: str) -> None:
-    function = {
-        "bce": bce,
-        "focal": lambda x, y: focal(x, y, 2.0),
-        "asymmetric": lambda x, y: asymmetric(x, y, 4.0, 0.05),
-    }[name]
     logits = LOGITS.double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: function(x, LABELS.double()).sum(), logits)
+    assert torch.autograd.gradcheck(lambda x: FUNCTIONS[name](x, LABELS.double()).sum(), logits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_chooses_its_function(name: str) -> None:
+    chosen = build_classify(LossConfig(name=name))(LOGITS, LABELS)  # type: ignore[arg-type]
+    assert chosen.item() == pytest.approx(FUNCTIONS[name](LOGITS, LABELS).mean().item())
 
 
 def test_smoothing_moves_targets_to_the_middle() -> None:
