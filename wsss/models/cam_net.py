@@ -138,7 +138,8 @@ def crop_outputs(net: CamNet, batches: Iterable[np.ndarray], device: Device) -> 
         def see(rows: slice, crops: np.ndarray = crops) -> tuple[np.ndarray, np.ndarray]:
             output = see_images(net, device.put(torch.from_numpy(crops[rows])), device)
             pooled = output.features.float().mean(dim=(2, 3))
-            return output.logits.float().sigmoid().cpu().numpy(), pooled.cpu().numpy()
+            both = torch.cat([output.logits.float().sigmoid(), pooled], dim=1).cpu().numpy()  # one wait for the device
+            return both[:, :classes], both[:, classes:]
 
         outputs += in_parts(net, crops.shape, see)
     probs, features = zip(*outputs, strict=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from wsss.core.checks import ConfigError, DataError, check_choice, check_range
+from wsss.core.checks import ConfigError, DataError, check_choice, check_fields, check_range
 from wsss.core.digests import check_seal
 from wsss.core.reading import read_yaml
 from wsss.core.runtime import ENGINES
@@ -114,6 +114,7 @@ class InferOptions:
     """Options of runs that find masks (task masks)."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_range("batch", self.batch, 1)
         check_range("min_score", self.min_score, 0, 1)
         check_choice("engine", self.engine, ENGINES)

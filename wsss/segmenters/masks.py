@@ -230,8 +230,8 @@ def _paired(cells: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
     """Return the nuclei, cut to the cells that hold most of them, with the ids of these cells."""
     ids = np.unique(cells)
     names = np.append([0], ids[ids > 0]).astype(np.int32)
-    found: np.ndarray = names[pair_nuclei(cells, nuclei)[1]]
-    return found
+    categories: np.ndarray = names[pair_nuclei(cells, nuclei)[1]]
+    return categories
 
 
 def _check_size(shape: tuple[int, ...], field: Field, where: str) -> None:
