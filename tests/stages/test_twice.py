@@ -23,7 +23,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for cy, cx in rng.integers(10, SIZE - 10, (3, 2)):
             distance = np.hypot(y - cy, x - cx)[..., None]
             planes += np.array([90, 40 + 60 * (k % 2), 200, 70]) * (distance < np.array([12, 9, 5, 11]))
-        Image.fromarray(np.clip(planes, 0, 255).astype(np.uint8), "RGBA").save(folder / f"i{k:02}.png")
+        for channel, name in enumerate(("red", "green", "blue", "yellow")):
+            plane = np.clip(planes[..., channel], 0, 255).astype(np.uint8)
+            Image.fromarray(plane).save(folder / f"i{k:02}_{name}.png")
     (folder / "train.csv").write_text("\n".join(["ID,Label", *(f"i{k:02},{k % 2}" for k in range(12))]) + "\n")
     return folder
 
