@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.formats import in_um
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.rasters import open_raster, turn
 from wsss.core.stacks import PlaneChoice, parse_choice
@@ -350,3 +351,11 @@ def test_a_choice_is_true_when_something_is_chosen() -> None:
     assert not PlaneChoice()
     assert parse_choice("1", "")
     assert parse_choice("", "max")
+
+
+@pytest.mark.parametrize(
+    ("length", "unit", "edge"),
+    [("80", "nm", 0.08), (0.65, "\u03bcm", 0.65), ("2", "pixel", 0), ("-1", "um", 0), ("inf", "um", 0), ("a", "um", 0)],
+)
+def test_the_edge_of_a_pixel_is_in_micrometres_or_not_known(length: float | str, unit: str, edge: float) -> None:
+    assert in_um(length, unit) == pytest.approx(edge)

@@ -68,3 +68,34 @@ def test_tinted_pictures_of_the_public_atlas_are_prepared(tmp_path: Path) -> Non
 def test_channels_that_are_no_different_names_are_refused(tmp_path: Path, channels: str) -> None:
     with pytest.raises(ConfigError, match="--channels is"):
         prepare.main(["--images", "x", "--out", str(tmp_path), "--channels", channels])
+
+
+def sized(folder: Path) -> None:
+    """Write an OME-TIFF in nanometres, an ImageJ TIFF in microns and a PNG that knows no size."""
+    folder.mkdir()
+    size = {"PhysicalSizeX": 80, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 80, "PhysicalSizeYUnit": "nm"}
+    tifffile.imwrite(folder / "a.ome.tif", planes(1), metadata={"axes": "CYX", **size})
+    hyperstack = {"imagej": True, "resolution": (4, 4), "metadata": {"axes": "CYX", "unit": "um"}}
+    tifffile.imwrite(folder / "b.tif", planes(2), **hyperstack)
+    Image.fromarray(planes(3).transpose(1, 2, 0)).save(folder / "c.png")
+
+
+def test_the_size_of_a_pixel_comes_from_the_files_and_stays_when_a_source_is_added(tmp_path: Path) -> None:
+    sized(tmp_path / "in")
+    (tmp_path / "in/c.png").unlink()
+    (tmp_path / "more").mkdir()
+    tifffile.imwrite(tmp_path / "more/d.tif", planes(4), photometric="minisblack")
+    assert run(tmp_path / "in", tmp_path / "data").carried.pixel_size_um.tolist() == ["0.08", "0.25"]
+    data = run(tmp_path / "more", tmp_path / "data", "--source", "more")
+    assert dict(zip(data.ids, data.carried.pixel_size_um, strict=True)) == {"a": "0.08", "b": "0.25", "d": ""}
+    tifffile.imwrite(tmp_path / "in/b.tif", planes(5), photometric="minisblack")
+    data = run(tmp_path / "in", tmp_path / "data")
+    assert dict(zip(data.ids, data.carried.pixel_size_um, strict=True)) == {"a": "0.08", "b": "", "d": ""}
+
+
+def test_the_label_table_has_the_last_word_on_the_size_of_a_pixel(tmp_path: Path) -> None:
+    sized(tmp_path / "in")
+    (tmp_path / "in/c.png").unlink()
+    (tmp_path / "train.csv").write_text("ID,Label,pixel_size_um\na,0,0.1\nb,2,0.1\n")
+    data = run(tmp_path / "in", tmp_path / "data", "--labels", str(tmp_path / "train.csv"), "--folds", "2")
+    assert data.carried.pixel_size_um.tolist() == ["0.1", "0.1"]

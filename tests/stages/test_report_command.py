@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from browsing import requests, wait_for
 
-from wsss import report
+from wsss import prepare, report
 from wsss.cells.instances import describe_cells
 from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError
@@ -137,6 +138,24 @@ def test_fields_have_a_scale_bar_where_the_size_of_a_pixel_is_known(folder: Path
     assert page.count('<span class="scale" style="width:24.04%">10 µm</span>') == 1
     assert page.count('<span class="scale" style="width:15.38%">2 µm</span>') == 2
     assert page.count('class="scale"') == 4
+
+
+def test_the_size_of_a_pixel_of_the_data_set_needs_no_option(tmp_path: Path) -> None:
+    files, data, preds = (str(tmp_path / name) for name in ("in", "data", "preds"))
+    Path(files).mkdir()
+    pixels = np.full((4, 40, 64), 9, np.uint8)
+    metadata = {"axes": "CYX", "PhysicalSizeX": 0.65, "PhysicalSizeXUnit": "µm"}
+    tifffile.imwrite(f"{files}/a b.ome.tif", pixels, metadata=metadata)
+    classes = tmp_path / "classes.yaml"
+    classes.write_text("names: [Nucleoplasm, Cytosol, Negative]\nnegative: 2\n")
+    words = ["--images", files, "--out", data, "--size", "64", "--workers", "0", "--classes", str(classes)]
+    assert prepare.main(words) == 0
+    tables.write_cells(Path(preds), [cells_of("a b", np.random.default_rng(0))])
+    rows = pd.DataFrame({"ID": ["a b"], "fold": 0, "n_cells": 3, "status": "ok", "0": 0.5, "1": 0.5, "2": 0.5})
+    tables.write_images(Path(preds), rows)
+    Path(preds, "provenance.json").write_text(json.dumps({"data": data, "run": "gone"}))
+    page = write(tmp_path)
+    assert '<span class="scale" style="width:24.04%">10 µm</span>' in page
 
 
 @pytest.mark.parametrize(("width", "bar"), [(0, None), (4, (25, "1 µm")), (41.6, (10 / 0.416, "10 µm"))])

@@ -8,7 +8,7 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
 from wsss.core.checks import DataError
@@ -18,6 +18,26 @@ MOST_XML = 2**26
 MOST_PLANES = 2**17
 """Of all images that an OME-XML describes."""
 AXES = "CZT"
+
+_UM = {"nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "centimeter": 1e4, "inch": 25400.0}
+_UM |= dict.fromkeys(("µm", "μm", "um", "\\u00b5m", "micron", "microns", "micrometer", "micrometre"), 1.0)
+MOST_UM = 1e3
+"""Edge of a pixel; a larger one is no microscope's."""
+
+
+def in_um(length: float | str, unit: str) -> float:
+    """Return a pixel's edge in µm, 0 if the length or the unit says nothing.
+
+    Example:
+        >>> in_um("80", "nm"), in_um(0.65, "micron"), in_um(1, "pixel")
+        (0.08, 0.65, 0.0)
+    """
+    try:
+        edge = float(length) * _UM.get(unit.strip().lower(), 0.0)
+    except ValueError:
+        return 0.0
+    return edge if 0 < edge <= MOST_UM else 0.0
+
 
 Place = tuple[str, int]
 """Name of a file, '' for the one that the XML is of, and the number of a page in it."""
@@ -35,6 +55,8 @@ class OmeImage:
     """(c, z, t), from 0 -> where the plane lies."""
     images: int = 1
     """How many images with planes in this file the XML describes."""
+    pixel_um: float = 0.0
+    """Edge of a pixel in µm, 0 where the XML does not say."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -74,7 +96,7 @@ def read_ome(text: str, name: str, uuid: str, *, companion: bool = False) -> Ome
     if not images:
         raise ValueError("its OME-XML describes no plane of this file")
     first = images[0]
-    return OmeImage(first.lengths, first.names, first.places, len(images))
+    return replace(first, images=len(images))
 
 
 def _root(text: str) -> ElementTree.Element:
@@ -123,7 +145,8 @@ def _read(pixels: ElementTree.Element, name: str, uuid: str, companion: bool) ->
     if not blocks and not companion:  # the pages are the planes in their order
         _place(places, lengths, order, dict.fromkeys(order, 0), total, ("", 0))
     names = tuple(node.get("Name") or "" for node in channels)
-    return OmeImage((lengths["C"], lengths["Z"], lengths["T"]), names, places)
+    pixel = in_um(pixels.get("PhysicalSizeX") or 0, pixels.get("PhysicalSizeXUnit") or "µm")
+    return OmeImage((lengths["C"], lengths["Z"], lengths["T"]), names, places, pixel_um=pixel)
 
 
 def _place(

@@ -21,7 +21,17 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.files import composed
-from wsss.core.formats import MOST_PLANES, MOST_XML, SIGNATURE, OmeImage, check_png, metadata_file, read_ome, uuid_of
+from wsss.core.formats import (
+    MOST_PLANES,
+    MOST_XML,
+    SIGNATURE,
+    OmeImage,
+    check_png,
+    in_um,
+    metadata_file,
+    read_ome,
+    uuid_of,
+)
 from wsss.core.reading import check_regular
 from wsss.core.stacks import NO_CHOICE, PlaneChoice, Stack
 
@@ -75,6 +85,8 @@ class Header:
     """Whether 0 is white."""
     photometric: str = ""
     """A TIFF's kind of pixels where it is none that can be read as grey or RGB, else ''."""
+    pixel_um: float = 0.0
+    """Edge of a pixel in µm, 0 where the file does not say."""
 
 
 @dataclass(frozen=True)
@@ -363,7 +375,7 @@ def _tiff_raster(
     tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, choice: PlaneChoice, where: str
 ) -> Raster:
     page: Any = tiff.pages.first
-    stack, names, binding = _stack(tiff, source, opened, where)
+    stack, names, binding, pixel_um = _stack(tiff, source, opened, where)
     samples = stack.samples(choice, where)
     kind = getattr(page.photometric, "name", str(page.photometric))
     if kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG:
@@ -376,7 +388,7 @@ def _tiff_raster(
         "TIFF", height, width, samples - len(places), dtype, bits if isinstance(bits, int) else max(bits), len(places)
     )
     header = replace(header, names=names, binding=binding, palette=kind == "PALETTE", inverted=kind == "MINISWHITE")
-    header = replace(header, photometric="" if kind in _SHOWN else kind)
+    header = replace(header, photometric="" if kind in _SHOWN else kind, pixel_um=pixel_um)
     if not names and kind == "RGB" and samples in (3, 4):
         header = replace(header, names=_COLOURS[: header.samples] + _COLOURS[3:] * header.alpha)
     order = [k for k in range(samples) if k not in places] + places
@@ -416,12 +428,12 @@ def first_series(tiff: tifffile.TiffFile) -> Any:
 
 def _stack(
     tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, where: str
-) -> tuple[Stack, tuple[str, ...], bool]:
-    """Return the planes of a TIFF, the names of its channels, and whether they are meant as such."""
+) -> tuple[Stack, tuple[str, ...], bool, float]:
+    """Return the planes of a TIFF, the names of its channels, whether they are meant as such, and a pixel's edge."""
     page: Any = tiff.pages.first
     if tiff.is_ome and tiff.ome_metadata:
         ome = _read_ome(str(tiff.ome_metadata), source, where)
-        return _ome_stack(tiff, ome, source, opened, where)
+        return *_ome_stack(tiff, ome, source, opened, where), ome.pixel_um
     series = first_series(tiff)
     axes, shape, pages = series.get_axes(False), series.get_shape(False), list(series.pages)
     page_ndim = len(page.shape)
@@ -437,12 +449,23 @@ def _stack(
     if len(pages) == count and all(each is not None for each in pages):
         numbers = np.arange(count).reshape(lead)
         stack = Stack(axes[: len(lead)], lead, page_axes, page.shape, lambda at: _page(pages[numbers[at]], where))
-        return stack, names, False
+        return stack, names, False, _imagej_pixel(tiff)
     if len(pages) > 1 or series.dataoffset is None:
         raise DataError(f"{where} is cut short: it has {len(pages)} of {count} pages.")
     _check_segments(page, where)  # one page, and the others behind it without a header of their own
     whole = functools.lru_cache(1)(lambda: series.asarray().reshape(shape))
-    return Stack(axes[: len(lead)], lead, page_axes, page.shape, lambda at: whole()[at]), names, False
+    stack = Stack(axes[: len(lead)], lead, page_axes, page.shape, lambda at: whole()[at])
+    return stack, names, False, _imagej_pixel(tiff)
+
+
+def _imagej_pixel(tiff: tifffile.TiffFile) -> float:
+    """Return the edge of a pixel in µm as ImageJ keeps it: a unit, and pixels per unit; 0 where it is not said."""
+    page: Any = tiff.pages.first
+    tag = page.tags.get(282)
+    if not tiff.imagej_metadata or tag is None or len(np.atleast_1d(tag.value)) != 2:
+        return 0.0
+    pixels, units = (int(number) for number in tag.value)
+    return in_um(units / pixels if pixels else 0.0, str(tiff.imagej_metadata.get("unit", "")))
 
 
 def _read_ome(text: str, source: Path | None, where: str) -> OmeImage:

@@ -49,6 +49,8 @@ COLUMNS = {
 }
 """Columns of images.parquet. status: ok or failed (then reason says why); depth: 8, 12, 16 or float, what the files
 held; Label: null without labels; duplicate_of: the first image of the same near-duplicates; fold: -1 without."""
+PIXEL_SIZE = "pixel_size_um"
+"""Carried column with the edge of an image's pixels in µm: from the label table, else from the files (OME, ImageJ)."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from wsss.data.build import (
     COLUMNS,
     MANIFEST,
     SHARDS,
+    SOURCES,
     TABLE,
     Spec,
     check_extras,
@@ -153,6 +154,9 @@ class ExistingSet:
         stamps = read_extra(self.folder, name, "stamps").tolist()
         columns = ["status", "reason", "ImageHeight", "ImageWidth", "depth", "crc32"]
         records: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in rows[columns].to_numpy(object)]
+        if (self.folder / SOURCES / name / "pixels.npy").exists():  # older data sets have none
+            for record, edge in zip(records, read_extra(self.folder, name, "pixels").tolist(), strict=True):
+                record["pixel_um"] = edge
         names = rows["ID"].tolist()
         known: Known = {
             ID: (record, thumbnails[k].tobytes() if record["status"] == "ok" else b"")

@@ -11,6 +11,7 @@ import numpy as np
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import read_json
+from wsss.core.formats import in_um
 from wsss.core.rasters import Header, named
 from wsss.core.reading import check_regular
 from wsss.core.stacks import PlaneChoice, Stack
@@ -35,6 +36,8 @@ class ZarrImage:
     """Names of the axes, such as t c z y x."""
     names: list[str]
     """Labels of the channels, empty if there are none."""
+    pixel_um: float = 0.0
+    """Edge of a pixel in µm, 0 where the metadata does not say."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -55,6 +58,7 @@ class ZarrImage:
             str(self.array.dtype),
             names=tuple(self.names),
             binding=True,
+            pixel_um=self.pixel_um,
         )
 
     def read(self, choice: PlaneChoice) -> np.ndarray:
@@ -102,7 +106,18 @@ def open_zarr(path: Path) -> ZarrImage:
                 "larger ones."
             )
         names = [str(channel.get("label", "")) for channel in metadata.get("omero", {}).get("channels", [])]
-    return ZarrImage(path.name, array, axes, names)
+    return ZarrImage(path.name, array, axes, names, _pixel(scales))
+
+
+def _pixel(scales: dict[str, Any]) -> float:
+    """Return the edge of a pixel of the largest scale in µm, 0 where axes and transformations do not say."""
+    last = scales["axes"][-1]
+    moves = scales["datasets"][0].get("coordinateTransformations")
+    for move in moves if isinstance(moves, list) and isinstance(last, dict) else []:
+        steps = move.get("scale") if isinstance(move, dict) else None
+        if isinstance(steps, list) and steps and isinstance(steps[-1], int | float):
+            return in_um(steps[-1], str(last.get("unit", "")))
+    return 0.0
 
 
 def _check_content(folder: Path) -> None:

@@ -18,7 +18,7 @@ from wsss.core.files import digest_json
 from wsss.core.geometry import Geometry
 from wsss.core.runtime import Workers, parallel, progress
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
-from wsss.data.build import COLUMNS, write_extra
+from wsss.data.build import COLUMNS, PIXEL_SIZE, write_extra
 from wsss.data.duplicates import EDGE, thumbnail
 from wsss.data.existing import ExistingSet, Known
 from wsss.data.pixels import bits_for, check_headers, declared_bits, read_planes, to_uint8
@@ -72,7 +72,7 @@ def ingest(job: Job) -> tuple[dict[str, Any], bytes]:
     stored = geometry.image_to_store(pixels)
     crc = shards.write(job.k, stored)
     record = _record("ok", "", ImageHeight=geometry.height, ImageWidth=geometry.width, depth=depth, crc32=crc)
-    record["inverted"] = header.inverted
+    record["inverted"], record["pixel_um"] = header.inverted, header.pixel_um
     record["top"] = max(int(plane.max()) for plane in planes) if planes[0].dtype == np.uint16 else None
     return record, thumbnail(stored, geometry).tobytes()
 
@@ -329,7 +329,15 @@ def rows(source: Source, known: Known) -> pd.DataFrame:
         records.append({**place, **known[ID][0]})
     empty = {"duplicate_of": None, "fold": -1}
     plain = pd.DataFrame(records).assign(**empty).astype(COLUMNS)[list(COLUMNS)]
-    return pd.concat([plain, source.matched.carried], axis=1)
+    carried, edges = source.matched.carried, [_pixel_um(known, ID) for ID in source.ids]
+    if any(edges) and PIXEL_SIZE not in carried:
+        carried = carried.assign(**{PIXEL_SIZE: [f"{edge:.6g}" if edge else "" for edge in edges]})
+    return pd.concat([plain, carried], axis=1)
+
+
+def _pixel_um(known: Known, ID: str) -> float:
+    """Return the edge of an image's pixels in µm; 0 where its files do not say, and for images of older data sets."""
+    return float(known[ID][0].get("pixel_um", 0))
 
 
 def write_extras(folder: Path, source: Source, known: Known, stamp: dict[str, int]) -> None:
@@ -340,4 +348,5 @@ def write_extras(folder: Path, source: Source, known: Known, stamp: dict[str, in
         if known[ID][1]:
             thumbnails[k] = np.frombuffer(known[ID][1], np.int8).reshape(shape)
     numbers = np.array([stamp[ID] for ID in source.ids], np.int64)
-    write_extra(folder, source.name, thumbnails=thumbnails, stamps=numbers)
+    edges = np.array([_pixel_um(known, ID) for ID in source.ids])
+    write_extra(folder, source.name, thumbnails=thumbnails, stamps=numbers, pixels=edges)

@@ -42,7 +42,8 @@ class ReportOptions:
     quality: int = 45
     """Quality of the pictures (WebP), 1 to 100."""
     pixel_size: float = 0
-    """Edge of a pixel of the original images in µm, for a scale bar on the fields; 0: not known, no bar."""
+    """Edge of a pixel of the original images in µm, for a scale bar on the fields; 0: the one that prepare found in the
+    files (OME, ImageJ) or in the column pixel_size_um of the label table, else no bar."""
     threshold: float = 0.5
     """Scores from here on count as found."""
     overwrite: bool = False

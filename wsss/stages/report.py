@@ -17,6 +17,7 @@ from wsss.core.digests import Digests
 from wsss.core.files import write_text
 from wsss.core.labels import parse_label
 from wsss.core.runtime import progress
+from wsss.data.build import PIXEL_SIZE
 from wsss.data.catalog import DataSet, data_folder_of
 from wsss.data.cell_maps import check_current, marks_for
 from wsss.exports.annotations import label_map_of
@@ -288,8 +289,13 @@ class Drawing:
             packed=pack_field(
                 planes, label_map, [self._cell(row) for row in rows], edge, contents.options.quality, maps
             ),
-            scale=scale_bar(contents.options.pixel_size * contents.data.geometry(self.places[name]).width),
+            scale=scale_bar(self._pixel_um(name) * contents.data.geometry(self.places[name]).width),
         )
+
+    def _pixel_um(self, name: str) -> float:
+        """Return the edge of an image's pixels in µm, 0 where neither the option nor the data set says."""
+        stored = pd.to_numeric(self._carried(name).get(PIXEL_SIZE, ""), errors="coerce")
+        return self.contents.options.pixel_size or (float(stored) if 0 < stored < np.inf else 0.0)
 
     def _about(self, name: str, cells: int) -> str:
         data, row = self.contents.data, self.contents.data.table.iloc[self.places[name]]
