@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from wsss.cells.blending import EVEN_SHARE, Part, blend, blend_parts, image_prior, image_scores, take_shares
+from wsss.cells.blending import (
+    EVEN_SHARE,
+    NEGATIVE_POWER,
+    Part,
+    blend,
+    blend_parts,
+    image_prior,
+    image_prior_of_one_class,
+    image_scores,
+    take_shares,
+)
 from wsss.cells.scoring import cell_cam_scores, cell_values, normalise
 from wsss.options.scoring import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig
 
@@ -136,7 +146,7 @@ def test_classes_that_exclude_each_other_lower_each_other() -> None:
 
 
 def test_one_round_of_the_image_prior_known_value() -> None:
-    out = image_prior(np.array([[0.6, 0.4], [0.9, 0.1]]), negative=None, rounds=1)
+    out = image_prior(np.array([[0.6, 0.4], [0.9, 0.1]]), negative=None, rounds=1, exclusion=0)
     odds = 0.6 / 0.4 * (0.75 / 0.25) / (EVEN_SHARE / (1 - EVEN_SHARE))
     assert out[0, 0] == pytest.approx(odds / (1 + odds))
 
@@ -166,3 +176,30 @@ def test_an_image_bears_what_its_cells_show_and_negative_where_all_cells_are() -
     np.testing.assert_allclose(half, (alone + probs) / 2, rtol=1e-6)
     np.testing.assert_array_equal(image_scores(cells[:0], probs, negative=2, share=1.0), probs)
     np.testing.assert_array_equal(image_scores(cells, probs, negative=2, share=0.0), probs)
+
+
+def test_the_classes_of_a_cell_that_shows_one_compete() -> None:
+    out = image_prior_of_one_class(np.array([[0.9, 0.8, 0.1]] * 3 + [[0.6, 0.6, 0.1]]), negative=2, rounds=3)
+    np.testing.assert_allclose(out[:, :2].sum(axis=1), 0.9**NEGATIVE_POWER)
+    assert out[3, 0] > 2 * out[3, 1]
+    np.testing.assert_array_equal(out[:, 2], 0.1)
+
+
+def test_one_round_of_the_prior_of_one_class_known_value() -> None:
+    out = image_prior_of_one_class(np.array([[0.5, 0.5], [0.8, 0.5]]), None, 1)
+    shares = np.array([0.5 + 0.8, 0.5 + 0.2]) / 2 + 1e-3
+    assert out[0, 0] == pytest.approx(shares[0] / shares.sum())
+
+
+@pytest.mark.parametrize("scores", [np.zeros((0, 3)), np.zeros((4, 3)), np.full((1, 3), 1.0), np.eye(3)])
+def test_the_prior_of_one_class_is_finite_and_keeps_zeros(scores: np.ndarray) -> None:
+    out = image_prior_of_one_class(scores, negative=1, rounds=3)
+    assert ((out >= 0) & (out <= 1) & ((scores > 0) | (out == 0))).all()
+
+
+@pytest.mark.parametrize("one_class", [True, False])
+def test_the_prior_of_a_blend_is_the_one_asked_for(one_class: bool) -> None:
+    scores = np.array([[0.8, 0.7, 0.1]] * 4)
+    out = blend_parts([Part("a", "maps", 1.0, scores)], ScoreConfig(), negative=2, one_class=one_class)
+    wanted = (image_prior_of_one_class if one_class else image_prior)(scores, 2, 3)
+    np.testing.assert_allclose(out, wanted, rtol=1e-6)

@@ -205,3 +205,28 @@ def test_a_class_that_no_image_bears_can_be_taught_by_hand() -> None:
     assert NEGATIVE in model.classes
     scores = model.predict(features)[:, NEGATIVE]
     assert scores[truth == NEGATIVE].mean() > 5 * scores[truth != NEGATIVE].mean()
+
+
+def fields_of(both: float, images: int = 150) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return features, image of each cell and labels: one or two classes an image, both in a share of cells."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((images, 4))
+    for row in labels:
+        row[rng.choice(3, rng.integers(1, 3), replace=False)] = 1
+    image_of_cell = np.repeat(np.arange(images), 8)
+    shown = labels[image_of_cell]
+    for k in np.flatnonzero((shown.sum(axis=1) == 2) & (rng.random(len(shown)) >= both)):
+        shown[k, rng.choice(np.flatnonzero(shown[k]))] = 0
+    pattern = 3 * shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)  # a protein of two places is in each by half
+    return (pattern + rng.normal(0, 0.7, shown.shape)).astype(np.float32), image_of_cell, labels
+
+
+@pytest.mark.parametrize(("both", "one_class"), [(0.0, True), (0.4, False)])
+def test_whether_cells_show_one_class_is_found_from_image_labels(both: float, one_class: bool) -> None:
+    model = fit_weak(*fields_of(both), None, 0, replace(QUICK, rounds=1))
+    assert model.one_class is one_class
+
+
+def test_few_cells_do_not_say_whether_cells_show_one_class() -> None:
+    model = fit_weak(*fields_of(0.0, images=60), None, 0, replace(QUICK, rounds=1))
+    assert (model.margin_ratio, model.one_class) == (None, False)

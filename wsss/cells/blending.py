@@ -41,7 +41,12 @@ def take_shares(taken: Sequence[float]) -> list[float]:
 
 
 def blend_parts(
-    parts: Sequence[Part], config: ScoreConfig, *, negative: int | None = None, visible: np.ndarray | None = None
+    parts: Sequence[Part],
+    config: ScoreConfig,
+    *,
+    negative: int | None = None,
+    visible: np.ndarray | None = None,
+    one_class: bool = False,
 ) -> np.ndarray:
     """Blend maps and crops; then image_mix, normalise_rows, the features' scores, prior_rounds, border_power.
 
@@ -50,6 +55,7 @@ def blend_parts(
         config: the rules.
         negative: id of the class 'no specific signal', or None; for prior_rounds.
         visible: (N,) in [0, 1], share of the cell that the image shows (`visible_share`); None for whole cells.
+        one_class: whether each cell shows one class alone; for prior_rounds.
 
     Returns:
         (N, K) float32 in [0, 1].
@@ -71,7 +77,8 @@ def blend_parts(
         scores = _normalise_rows(scores)
     if groups["features"]:
         scores = (1 - weights["features"]) * scores + weights["features"] * _mean(groups["features"])
-    scores = image_prior(scores, negative, config.prior_rounds, config.exclusion)
+    prior = image_prior_of_one_class if one_class else image_prior
+    scores = prior(scores, negative, config.prior_rounds)
     if visible is not None:
         scores = scores * np.reshape(visible, (len(scores), 1)) ** config.border_power
     return np.clip(scores, 0, 1).astype(np.float32)
@@ -94,9 +101,13 @@ LEAST_SCORE, LEAST_SHARE = 1e-3, 0.01
 EVEN_SHARE = 0.38
 """Share of an image's cells at which a class is neither raised nor lowered: about the mean share of the classes that an
 image bears and of those it lacks, weighed by what the scores of such cells are worth."""
+EXCLUSION = 0.4
+"""The log odds of a class fall by this times the sum of the cell's other scores."""
+NEGATIVE_POWER = 4
+"""Where cells show one class, the other scores are multiplied by (1 - Negative) to this power."""
 
 
-def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion: float = 0.0) -> np.ndarray:
+def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion: float = EXCLUSION) -> np.ndarray:
     """Adjust scores by the classes that the other cells of the image show, class by class.
 
     An image shows few classes, so a class that the other cells do not show is unlikely in this cell too. In each round
@@ -128,6 +139,33 @@ def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion
         other_scores = now[:, others].sum(axis=1, keepdims=True) - now
         now = np.where(others & (scores > 0), expit(odds + logit(share) - exclusion * other_scores), scores)
     return np.where(others, shows * now, scores)
+
+
+def image_prior_of_one_class(scores: np.ndarray, negative: int | None, rounds: int) -> np.ndarray:
+    """Adjust scores by the classes that the other cells of the image show, where each cell shows one class alone.
+
+    The odds of the classes, Negative left out, are brought to the sum 1: the probabilities of a cell that shows
+    something. In each round they are multiplied by the class's share of the image's cells and brought to the sum 1
+    again. Negative keeps its score, and the others sum to (1 - Negative) ** NEGATIVE_POWER.
+
+    Args:
+        scores: (N, K) in [0, 1], all cells of one image, each class scored by itself. N may be 0.
+        negative: id of the class 'no specific signal', or None.
+        rounds: 0 leaves the scores as they are.
+
+    Returns:
+        (N, K) in [0, 1].
+    """
+    if rounds == 0 or not len(scores):
+        return scores
+    others = np.arange(scores.shape[1]) != (-1 if negative is None else negative)
+    shows = np.ones((len(scores), 1)) if negative is None else (1 - np.clip(scores[:, [negative]], 0, 1))
+    kept = np.clip(scores.astype(np.float64), 0, 1 - LEAST_SCORE) * others
+    first = _normalise_rows(kept / (1 - kept))
+    now = first * shows**NEGATIVE_POWER
+    for _ in range(rounds):
+        now = _normalise_rows(first * (now.mean(axis=0) + LEAST_SCORE)) * shows**NEGATIVE_POWER
+    return np.where(others, now, scores)
 
 
 def feature_share(parts: Sequence[Part]) -> float:

@@ -139,6 +139,10 @@ PSEUDO_CELLS = 3.0
 """Cells with the mean share of the class that are added to those of each image."""
 SURE = 0.98
 """Probability that a class given by hand is shown, and that one not given is absent."""
+ONE_CLASS = 0.85
+"""From this `_margin_ratio` on, cells are taken to show one class each."""
+ENOUGH_CELLS = 500
+"""Fewer cells say too little about that."""
 FEWER_TREES = 3
 """The final forest has this many times the trees of the rounds."""
 
@@ -168,6 +172,13 @@ class WeakModel:
     """(N, K) float32 in [0, 1], the soft labels of the training cells in the end; several of a cell may be high."""
     history: list[float]
     """Mean change of a soft label in each round, in [0, 1]; small when the labels have settled."""
+    margin_ratio: float | None = None
+    """How surely labels are told apart in images with several of them, see `_margin_ratio`; None if not known."""
+
+    @property
+    def one_class(self) -> bool:
+        """Whether the cells of the training images show one class each, as far as can be told."""
+        return self.margin_ratio is not None and self.margin_ratio >= ONE_CLASS
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return scores (N, K) float32 in [0, 1] for (N, F) features; each class is scored by itself."""
@@ -255,7 +266,7 @@ def fit_weak(
     final = [make(config, seed + config.rounds).fit(*examples) for make in LEARNERS]
     every = np.zeros(allowed.shape, np.float32)
     every[:, classes] = soft
-    return WeakModel(final, classes, every, history)
+    return WeakModel(final, classes, every, history, _margin_ratio(pool, config, seed))
 
 
 def _taught(labelled: LabelledCells | None, classes: np.ndarray) -> LabelledCells:
@@ -334,6 +345,47 @@ def _held_out_views(pool: _Pool, soft: np.ndarray, config: WeakConfig, seed: int
             view[unseen] = make(config, seed).fit(*examples).predict(pool.features[unseen])
         known[unseen] = pool.allowed[seen].any(axis=0)
     return views, known
+
+
+def _margin_ratio(pool: _Pool, config: WeakConfig, seed: int) -> float | None:
+    """Compare cells of images with several labels to those of images with one label.
+
+    A linear model learns the classes from the images with one label. The margin of a cell is by how much the log odds
+    of the best of its image's labels exceed those of the second best; a cell of an image with one label, predicted by a
+    model that did not see the image, is given the labels of a random image that has several, this one among them.
+    Where each cell shows one class the margins are alike; cells that show two classes have small ones.
+
+    Returns:
+        The median margin in images with several labels over that in images with one; None with fewer than ENOUGH_CELLS
+        of either kind.
+    """
+    labels = pool.allowed.copy()
+    if pool.negative is not None:
+        labels[:, pool.negative] = False
+    count, rng = labels.sum(axis=1), np.random.default_rng(seed)
+    known = np.array([len(np.unique(pool.image[(count == 1) & column])) > 1 for column in labels.T])
+    one = np.flatnonzero((count == 1) & (labels & known).any(axis=1))
+    several = np.flatnonzero((count > 1) & ~(labels & ~known).any(axis=1))
+    rivals = {k: rows for k in np.flatnonzero(known) if len(rows := several[labels[several, k]])}
+    one = one[np.isin(labels[one].argmax(axis=1), list(rivals))]
+    folds = min(config.folds, len(np.unique(pool.image[one])))
+    if min(len(one), len(several)) < ENOUGH_CELLS or folds < 2:
+        return None
+
+    def predict(seen: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+        inside = np.isin(np.arange(len(count)), seen)
+        return Linear(config, seed).fit(*pool.training_set(inside, labels.astype(float))).predict(pool.features[unseen])
+
+    odds = np.zeros(labels.shape)
+    odds[several] = predict(one, several)
+    for seen, unseen in GroupKFold(folds).split(one, groups=pool.image[one]):
+        odds[one[unseen]] = predict(one[seen], one[unseen])
+    shows = np.ones(len(odds), bool) if pool.negative is None else odds[:, pool.negative] < 0.5
+    given = labels.copy()
+    given[one] = labels[[rng.choice(rivals[k]) for k in labels[one].argmax(axis=1)]]
+    best = np.sort(np.where(given, logit(np.clip(odds, LEAST, 1 - LEAST)), -np.inf), axis=1)
+    margins = [float(np.median((best[rows, -1] - best[rows, -2])[shows[rows]])) for rows in (several, one)]
+    return margins[0] / max(margins[1], 1e-6)
 
 
 def oof_weak(

@@ -106,6 +106,11 @@ class FeatureClassifier:
     digest: str
     """Of the content: equal feature_classifiers have equal digests."""
 
+    @property
+    def one_class(self) -> bool:
+        """Whether the cells that it learnt from show one class each; False for classifiers of before."""
+        return self.meta.get("one_class") is True
+
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return scores (N, K) float32 in [0, 1] for (N, F) float32 features; each class by itself."""
         features = np.asarray(features, np.float32)
@@ -133,6 +138,8 @@ def to_feature_classifier(
         "names": list(names),
         "importance": [round(float(v), 6) for v in model.importance],
         "history": [round(v, 6) for v in model.history],
+        "margin_ratio": None if model.margin_ratio is None else round(model.margin_ratio, 4),
+        "one_class": model.one_class,
         "config": asdict(config),
         **more,
     }

@@ -280,7 +280,10 @@ def _summary(feature_classifier: FeatureClassifier, data: DataSet) -> dict[str, 
     return {
         **{
             name: feature_classifier.meta[name]
-            for name in ("images", "cells", "answered_cells", ANSWERS, "history", "options", "seed", "train_ids")
+            for name in (
+                *("images", "cells", "answered_cells", ANSWERS, "history", "margin_ratio", "one_class"),
+                *("options", "seed", "train_ids"),
+            )
         },
         "importance": [{"feature": name, "words": words[name], "share": share} for share, name in shares],
         "classes": {data.classes.names[k]: [asdict(reason) for reason in reasons] for k, reasons in classes.items()},

@@ -27,7 +27,7 @@ from wsss.core.runtime import cores, progress
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells, read_nuclei
 from wsss.inference.checkpoints import CamCheckpoint, Plan
-from wsss.inference.sources import Batch, Sample, Source, Task, look, sources_of
+from wsss.inference.sources import Batch, Sample, Source, Task, look, shows_one_class, sources_of
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import (
     EMBEDDINGS,
@@ -161,7 +161,8 @@ def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: in
         if source.share is not None
     ]
     visible = visible_share(sample.cells, sample.content)
-    final = blend_parts(parts, task.score, negative=task.data.classes.negative, visible=visible)
+    one_class = shows_one_class(sources[0].members, task.score)
+    final = blend_parts(parts, task.score, negative=task.data.classes.negative, visible=visible, one_class=one_class)
     probs = image_scores(final, sample.probs, negative=task.data.classes.negative, share=feature_share(parts))
     if task.calibration is not None:
         final, probs = task.calibration.of_cells(final), task.calibration.of_image(probs)

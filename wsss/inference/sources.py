@@ -360,6 +360,14 @@ def sources_of(members: Sequence[CamCheckpoint], task: Task) -> list[Source]:
     return [kind(members, task, shares[kind.name]) for kind in SOURCES if kind.name in shares]
 
 
+def shows_one_class(members: Sequence[CamCheckpoint], score: ScoreConfig) -> bool:
+    """Whether each cell is taken to show one class alone: as asked for, else as all feature classifiers found."""
+    if score.one_class != "auto":
+        return score.one_class
+    known = [member.feature_classifier for member in members]
+    return bool(known) and all(classifier is not None and classifier.one_class for classifier in known)
+
+
 def check_embeddings(wanted: Embeddings, plan: Plan, score: ScoreConfig, crops: CropConfig) -> None:
     """Refuse crop features that could not be compared between cells, or for which no crops are cut.
 

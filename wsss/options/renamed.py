@@ -18,6 +18,7 @@ _BY_ITSELF = "the feature classifier scores each class by itself"
 _SELF_TRAINING = "it added nothing beside the feature classifier"
 REMOVED = {
     "score.outlier_power": "it never changed a score",
+    "score.exclusion": "score.one_class says whether classes exclude each other",
     "feature_classifier.weak.balance": _BY_ITSELF,
     "feature_classifier.weak.sharpen": _BY_ITSELF,
     "cells": _CELLS,

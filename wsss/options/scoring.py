@@ -63,9 +63,9 @@ class ScoreConfig:
     """Rounds of the image prior, class by class: the odds of a cell's score are multiplied by the odds of the class's
     share, the mean of the scores over the image's cells. Negative keeps its score; the others are multiplied by
     (1 - Negative). 0: no prior."""
-    exclusion: float = between(0.4, 0, 100)
-    """In the image prior, the log odds of a class fall by this times the sum of the cell's other scores: 0 where the
-    classes of a cell are independent of each other, 2 where nearly all cells show one class."""
+    one_class: bool | Literal["auto"] = "auto"
+    """Whether each cell shows one class alone, for the image prior: then the scores of a cell, Negative left out,
+    compete. auto: as the feature classifier found in the training images (feature_classifier.json); false without."""
     border_power: float = between(0.0, 0, 100)
     """Multiply the scores of a cell by (visible share) ** border_power; 0 leaves cells at the border as they are."""
 
