@@ -8,7 +8,7 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.run_length import encode
-from wsss.data.masks import open_masks, stack_objects
+from wsss.data.masks import Contrast, open_masks, stack_objects
 
 MASK = np.zeros((6, 5), bool)
 MASK[1:4, 2:4] = True
@@ -182,3 +182,16 @@ def test_image_and_mask_may_differ_in_their_endings(tmp_path: Path) -> None:
     save(tmp_path / "images" / "A.png", np.full((6, 5), 9, np.uint8))
     save(tmp_path / "masks" / "A.TIF", grey(MASK))
     np.testing.assert_array_equal(open_masks(tmp_path).label_map(0), MASK)
+
+
+def test_a_stretched_image_goes_from_black_to_white_and_has_a_dark_ground() -> None:
+    dim = np.full((1, 20, 20), 10, np.uint8)
+    dim[0, :5] = 40
+    np.testing.assert_array_equal(Contrast.of(dim).apply(dim), np.where(dim == 40, 255, 0))
+    bright = 255 - dim
+    np.testing.assert_array_equal(Contrast.of(bright).apply(bright), np.where(dim == 40, 255, 0))
+
+
+def test_an_image_of_one_grey_is_stretched_to_black() -> None:
+    flat = np.full((3, 8, 8), 77, np.uint8)
+    assert not Contrast.of(flat).apply(flat).any()

@@ -11,6 +11,7 @@ from wsss.core.checks import DataError
 from wsss.core.run_length import encode
 from wsss.data.large import PolygonMask, RunMask
 from wsss.data.mask_samples import coverage_folds, survey
+from wsss.data.masks import Contrast
 from wsss.data.tile_set import TileSet, open_set
 
 SIZE = (90, 130)
@@ -88,6 +89,14 @@ def test_tiles_cover_every_image_and_stay_together_in_a_fold(kidneys: Path) -> N
     folds = coverage_folds(survey(tiles).coverage, 3, 0, tiles.groups)
     assert [len(set(folds[tiles.groups == k])) for k in range(3)] == [1, 1, 1]
     assert len(set(folds)) == 3
+
+
+def test_the_tiles_of_an_image_have_its_contrast(kidneys: Path) -> None:
+    tiles = open_set(kidneys, 3, 64)
+    whole = tifffile.imread(kidneys / "k0.tif").transpose(2, 0, 1)
+    contrasts = {tiles.contrast(i) for i in range(6)}
+    assert len(contrasts) == 1
+    assert abs(contrasts.pop().high - Contrast.of(whole).high) < 8
 
 
 def test_an_image_without_a_mask_can_only_be_predicted(kidneys: Path) -> None:

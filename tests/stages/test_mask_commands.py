@@ -195,3 +195,19 @@ def test_the_snapshots_of_a_cyclic_run_predict_together(salt: Path, run: Path, t
     assert len(best) == 1
     with pytest.raises(ConfigError, match="holds no snapshots"):
         infer.main(["--run", str(run), "--out", str(tmp_path / "none"), *common, "--snapshots"])
+
+
+def test_a_network_of_stretched_images_finds_the_same_in_inverted_ones(salt: Path, tmp_path: Path) -> None:
+    flags = ["--fold", "none", "--epochs", "1", "--mask_loss.later", "{}", "--mask_loss.switch", "0"]
+    assert train.main(words(salt, tmp_path / "run", *flags, "--masks.contrast", "stretched")) == 0
+    (tmp_path / "inverted/images").mkdir(parents=True)
+    for path in (salt / "images").iterdir():
+        Image.fromarray(255 - np.array(Image.open(path, formats=["PNG"]))).save(
+            tmp_path / "inverted/images" / path.name
+        )
+    for name, data in (("a", salt), ("b", tmp_path / "inverted")):
+        common = ["--run", f"{tmp_path}/run", "--data", str(data), "--out", f"{tmp_path}/{name}", "--device", "cpu"]
+        assert infer.main([*common, "--segmentation.threshold", "0.3"]) == 0
+    texts = [(tmp_path / name / "submission.csv").read_text() for name in ("a", "b")]
+    assert texts[0] == texts[1]
+    assert len({line.partition(",")[2] for line in texts[0].splitlines()}) > 2

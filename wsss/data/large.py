@@ -1,6 +1,6 @@
 """Large images and their masks, read part by part: .npy and TIFF, mapped or tile by tile; run-length text, polygons."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,6 +131,10 @@ KEPT = 64
 """Decoded tiles of a TIFF that are kept, for neighbouring parts overlap."""
 
 
+PATCHES, PATCH = 8, 128
+"""Patches along each axis that are drawn from an image, and their edge in px."""
+
+
 class LargeImage:
     """An image of which parts are read.
 
@@ -215,6 +219,13 @@ class LargeImage:
         part = part[..., None] if part.ndim == 2 else part[..., : self.channels]
         part = np.ascontiguousarray(np.moveaxis(part, 2, 0))
         return 255 - part if self._inverted else part
+
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """Pixels from all over the image, (C, h, w) uint8: patches on a grid, by which its contrast is known."""
+        rows, columns = (np.linspace(0, max(0, length - PATCH), PATCHES).astype(int) for length in self.size)
+        height, width = (min(PATCH, length) for length in self.size)
+        return np.concatenate([self.read(y, y + height, x, x + width) for y in rows for x in columns], axis=1)
 
     def _read_segments(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         edge_y, edge_x = self._page.chunks[:2]

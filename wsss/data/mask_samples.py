@@ -194,6 +194,8 @@ class MaskSamples(Dataset[tuple[Tensor, Tensor, int]]):
         """Read one image; the same key always gives the same sample."""
         index, seed = key
         image, label_map, ignored = self.masks.image(index), self.masks.label_map(index), self.masks.ignored(index)
+        if self.config.contrast == "stretched":
+            image = self.masks.contrast(index).apply(image)
         if self.augment is not None:
             planes = (label_map, ignored, np.ones_like(ignored))
             image, (label_map, ignored, inside) = self.augment.with_masks(image, planes, seed)

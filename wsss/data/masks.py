@@ -26,6 +26,41 @@ FULL = (1, 255, 65535)
 """Values that stand for the object in a mask; one of them, besides 0."""
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """How the greys of an image are stretched, so that dim images and those of bright ground look like the others."""
+
+    low: float
+    """Grey that becomes 0."""
+    high: float
+    """Grey that becomes 255."""
+    inverted: bool
+    """Whether the picture is turned dark for bright, before all else."""
+
+    @classmethod
+    def of(cls, image: np.ndarray) -> "Contrast":
+        """Choose the contrast of a (C, H, W) uint8 image, or of pixels drawn from it."""
+        greys = image.mean(axis=0, dtype=np.float32)
+        inverted = bool(np.median(greys) > BRIGHT_GROUND)
+        low, high = np.percentile(255 - greys if inverted else greys, STRETCHED)
+        return cls(float(low), float(max(high, low + LEAST_CONTRAST)), inverted)
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Return the stretched (C, H, W) uint8 image."""
+        levels = np.arange(256)
+        levels = 255 - levels if self.inverted else levels
+        table = np.clip((levels - self.low) / (self.high - self.low), 0, 1) * 255
+        return np.rint(table).astype(np.uint8)[image]
+
+
+STRETCHED = (1, 99.8)
+"""Percentiles of an image's greys that become 0 and 255."""
+LEAST_CONTRAST = 10
+"""Greys between them at least: an image of noise alone stays one."""
+BRIGHT_GROUND = 128
+"""Median grey from which the ground is bright."""
+
+
 def read_picture(path: Path, channels: int) -> np.ndarray:
     """Read a picture of 8 bits as (channels, H, W) uint8, grey (1) or colour (3); transparency is dropped.
 
@@ -159,6 +194,10 @@ class MaskSet:
     def image(self, i: int) -> np.ndarray:
         """Return image i as (channels, H, W) uint8."""
         return read_picture(self.items[i].image, self.channels)
+
+    def contrast(self, i: int) -> Contrast:
+        """Return the contrast of image i, for networks that see stretched images."""
+        return Contrast.of(self.image(i))
 
     def label_map(self, i: int) -> np.ndarray:
         """Return the objects of image i: (H, W) int32, 0 background; 1 everywhere in a mask without objects.

@@ -16,7 +16,7 @@ import numpy as np
 from wsss.core.checks import DataError, some
 from wsss.core.rasters import stem_of
 from wsss.data.large import LargeImage, LargeMask, PolygonMask, RunMask
-from wsss.data.masks import MaskSet, open_masks, read_text_table
+from wsss.data.masks import Contrast, MaskSet, open_masks, read_text_table
 
 LARGE = (".tif", ".tiff", ".npy")
 
@@ -80,10 +80,17 @@ class TileSet(MaskSet):
         names = sorted({self.images[self.tiles[i].image] for i in tiles})
         return {name: self.paths[name] for name in names}
 
+    def _large(self, i: int) -> LargeImage:
+        """Return the image of tile i; one handle a process: those of a forked loader would move each other's place."""
+        return _opened(self.paths[self.images[self.tiles[i].image]], os.getpid())
+
+    def contrast(self, i: int) -> Contrast:
+        """Return the contrast of the image that tile i is of."""
+        return Contrast.of(self._large(i).drawn)
+
     def image(self, i: int) -> np.ndarray:
         """Return tile i as (channels, h, w) uint8."""
-        # One handle a process: those of a forked loader would move each other's place in the file.
-        large = _opened(self.paths[self.images[self.tiles[i].image]], os.getpid())
+        large = self._large(i)
         if large.channels != self.channels:
             raise DataError(
                 f"{large.path} has {large.channels} channels, expected {self.channels}: see masks.channels."

@@ -156,7 +156,11 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path, object
         raise DataError(
             f"{image.path} has {image.channels} channels, the network was trained with {recipe.masks.channels}."
         )
-    bands = predict_tiles(image.read, predictor.part, image.size, tile=config.tile, overlap=config.overlap)
+
+    def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        return predictor.prepared(image.read(y0, y1, x0, x1), image.drawn)
+
+    bands = predict_tiles(read, predictor.part, image.size, tile=config.tile, overlap=config.overlap)
     probs = (band for _, band in bands)
     if objects is None:
         masks = (mask_channel(maps, predictor.target) >= config.threshold for maps in probs)

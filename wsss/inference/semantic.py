@@ -8,6 +8,7 @@ import torch
 
 from wsss.core.checks import ConfigError, check_range
 from wsss.core.device import Device
+from wsss.data.masks import Contrast
 from wsss.inference.checkpoints import Checkpoint
 from wsss.inference.views import predict_views
 from wsss.models.memory import MemoryFull, attempt
@@ -105,6 +106,7 @@ class MaskPredictor:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the (K, H, W) float32 probabilities of a (C, H, W) uint8 image."""
         size = image.shape[1], image.shape[2]
+        image = self.prepared(image, image)
         if max(size) <= self.config.tile:
             return self.part(image)
         bands = predict_tiles(
@@ -115,6 +117,12 @@ class MaskPredictor:
             overlap=self.config.overlap,
         )
         return np.concatenate([band for _, band in bands], axis=1)
+
+    def prepared(self, part: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        """Return a part of an image as the networks learnt to see it; `drawn` are pixels (C, h, w) of all of it."""
+        if self.checkpoints[0].recipe.masks.contrast == "stored":
+            return part
+        return Contrast.of(drawn).apply(part)
 
     @torch.inference_mode()
     def part(self, image: np.ndarray) -> np.ndarray:

@@ -51,6 +51,9 @@ class MaskConfig:
     distance: mask, and distance to the object's edge as a share of the largest in it."""
     channels: Literal[1, 3] = 3
     """Read images as grey (1) or as colour (3)."""
+    contrast: Literal["stored", "stretched"] = "stored"
+    """stretched: the greys of each image from its 1st to its 99.8th percentile become black to white, and pictures with
+    a bright ground are inverted, so that dim and bright-field images look like the others."""
     folds: int = between(5, 2, 100)
     """Folds of the images, each with its share of empty, small and large masks; drawn by `seed`."""
     border_px: int = between(2, 1, 64)
