@@ -9,6 +9,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wsss.cells.mask_instances import enlarge, enlargement
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import digest_json
 from wsss.data.augment import Augment, build_augment
@@ -193,18 +194,32 @@ class MaskSamples(Dataset[tuple[Tensor, Tensor, int]]):
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, int]:
         """Read one image; the same key always gives the same sample."""
         index, seed = key
-        image, label_map, ignored = self.masks.image(index), self.masks.label_map(index), self.masks.ignored(index)
-        if self.config.contrast == "stretched":
-            image = self.masks.contrast(index).apply(image)
+        image, label_map, ignored = self.read(index)
         if self.augment is not None:
             planes = (label_map, ignored, np.ones_like(ignored))
             image, (label_map, ignored, inside) = self.augment.with_masks(image, planes, seed)
             ignored = ignored | ~inside
+        return torch.from_numpy(np.ascontiguousarray(image)), self.target(label_map, ignored), index
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return an image as networks see it, (C, H, W) uint8, its objects (H, W) int32, ignored pixels (H, W) bool."""
+        image, label_map, ignored = self.masks.image(index), self.masks.label_map(index), self.masks.ignored(index)
+        if self.config.contrast == "stretched":
+            image = self.masks.contrast(index).apply(image)
+        times = enlargement(label_map, self.config.object_px)
+        if times > 1:
+            image = enlarge(image, times, smooth=True)
+            label_map, grown = enlarge(np.stack([label_map, ignored.astype(np.int32)]), times, smooth=False)
+            ignored = grown > 0
+        return image, label_map, ignored
+
+    def target(self, label_map: np.ndarray, ignored: np.ndarray) -> Tensor:
+        """Return the packed target (K or K + 1, H, W) uint8 of objects and ignored pixels."""
         target = make_target(label_map, ignored, self.config.target, self.config.border_px)
         if self.loss.needs_border:
             weights = gap_weights(label_map, self.loss.border_weight, self.loss.border_sigma)
             target = np.concatenate([target, pack_weights(weights, self.loss.border_weight)[None]])
-        return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(target), index
+        return torch.from_numpy(target)
 
 
 def pack_weights(weights: np.ndarray, most: float) -> np.ndarray:

@@ -5,7 +5,9 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+from wsss.cells.mask_instances import enlarge, enlargement, objects_of
 from wsss.core.checks import ConfigError, check_range
 from wsss.core.device import Device
 from wsss.data.masks import Contrast
@@ -105,8 +107,24 @@ class MaskPredictor:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the (K, H, W) float32 probabilities of a (C, H, W) uint8 image."""
-        size = image.shape[1], image.shape[2]
         image = self.prepared(image, image)
+        maps = self._look(image)
+        times = self.enlargement(maps)
+        return maps if times == 1 else self._shrunk(self._look(enlarge(image, times, smooth=True)), image)
+
+    def enlargement(self, maps: np.ndarray) -> float:
+        """Return by how much the image of these maps is to be enlarged for a second look."""
+        config = self.checkpoints[0].recipe.masks
+        found = objects_of(maps, self.target, threshold=self.config.threshold) if config.object_px else np.zeros(1, int)
+        return enlargement(found, config.object_px)
+
+    def enlarged_part(self, image: np.ndarray, times: float) -> np.ndarray:
+        """Return the maps of a tile that is enlarged to be seen."""
+        return self._shrunk(self.part(enlarge(image, times, smooth=True)), image)
+
+    def _look(self, image: np.ndarray) -> np.ndarray:
+        """Return the maps of an image of any size, in tiles where it is large."""
+        size = image.shape[1], image.shape[2]
         if max(size) <= self.config.tile:
             return self.part(image)
         bands = predict_tiles(
@@ -117,6 +135,14 @@ class MaskPredictor:
             overlap=self.config.overlap,
         )
         return np.concatenate([band for _, band in bands], axis=1)
+
+    @staticmethod
+    def _shrunk(maps: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Bring the maps of an enlarged image to the size of the image, each pixel the mean of those in its place."""
+        if maps.shape[1:] == image.shape[1:]:
+            return maps
+        shrunk = F.interpolate(torch.from_numpy(maps)[None], size=image.shape[1:], mode="area")
+        return np.asarray(shrunk[0].numpy())
 
     def prepared(self, part: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         """Return a part of an image as the networks learnt to see it; `drawn` are pixels (C, h, w) of all of it."""

@@ -178,17 +178,15 @@ class MaskValidator:
         return dict(zip(["loss", *(column.name for column in fields(MaskScore))], means.tolist(), strict=True))
 
     def _figures(self, net: Unet, index: int) -> list[float]:
-        image, packed, _ = self.samples[index, 0]
+        image, truth, ignored = self.samples.read(index)
         config = self.recipe.masks
         with self.device.autocast():
-            output: MaskOutput = net(self.device.put(image[None]))
+            output: MaskOutput = net(self.device.put(torch.from_numpy(np.array(image))[None]))
         logits = output.logits.float()
-        packed = self.device.put(packed[None])
+        packed = self.device.put(self.samples.target(truth, ignored)[None])
         target, weights = unpack_target(packed, config.outputs, self.recipe.mask_loss.border_weight)
         # One measure for all epochs: losses before and after a switch could not be compared.
         loss = self.loss(logits, target, weights=weights, holds=output.holds, epoch=self.recipe.epochs)["loss"]
         probs = probabilities(logits, config.target)[0].cpu().numpy()
-        masks = self.samples.masks
-        label_map = objects_of(probs, config.target)
-        score = score_mask(label_map, masks.label_map(index), masks.ignored(index))
+        score = score_mask(objects_of(probs, config.target), truth, ignored)
         return [float(loss), *(float(value) for value in vars(score).values())]
