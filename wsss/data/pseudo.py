@@ -12,13 +12,14 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.digests import BLANK, check_format, check_seal, sealed
+from wsss.core.digests import BLANK, Digests, check_format, check_seal, sealed
 from wsss.core.files import digest_file, read_record, write_bytes
 from wsss.core.npy import check_npy, parse_npy
 from wsss.data.catalog import DataSet
@@ -82,10 +83,10 @@ class PseudoSet:
         """What reached these masks through networks that theirs were made from; None if that is not known."""
         return lineage_from(self.manifest.get("ancestors"))
 
-    @property
-    def digest(self) -> str:
-        """Digest of these masks."""
-        return digest_file(self.folder / MANIFEST)
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """Digests of the record and of the masks, as a network's record keeps them."""
+        return {"pseudo": digest_file(self.folder / MANIFEST), "pseudo_masks": Digests().of(self.folder / MASKS) or ""}
 
     def masks(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the classes (n,) that an image bears, and their masks (n, S, S) uint8 of 0, 1 and 255.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
-from wsss.core.files import digest_json
+from wsss.core.files import digest_file, digest_json
 from wsss.data.build import folds_digest
 from wsss.data.catalog import DataSet
 from wsss.data.mask_samples import coverage_folds, survey
@@ -89,6 +89,23 @@ def weights_of(folder: RunFolder, *, snapshots: bool = False) -> list[Path]:
             f"{folder.path} holds no snapshots: train with --optim.schedule cosine (or cyclic) --optim.cycles N."
         )
     return paths
+
+
+def trained_since(provenance: Mapping[str, Any]) -> list[Path]:
+    """Return the folders of networks that no longer hold the weights by which something was predicted.
+
+    Args:
+        provenance: of the predictions; folders that are gone do not count.
+    """
+    changed = []
+    for member in provenance.get("members") or ():
+        paths = [member.get("path"), *member.get("unet_paths", ())]
+        for path, digest in zip(paths, [member.get("weights"), *member.get("unets", ())], strict=False):
+            folder = RunFolder(Path(str(path)))
+            there = [file for file in (folder.best, *folder.snapshots()) if file.is_file()]
+            if there and digest and digest not in map(digest_file, there):
+                changed.append(folder.path)
+    return list(dict.fromkeys(changed))
 
 
 def load_classifiers(folder: RunFolder, device: Device, *, snapshots: bool = False) -> list[CamCheckpoint]:

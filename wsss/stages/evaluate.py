@@ -117,7 +117,8 @@ SUBJECT = ("options.preds", "options.truth")
 def _read(options: EvaluateOptions, digests: Digests) -> dict[str, Any]:
     files = [*prediction_files(options.preds), options.truth, options.masks, options.labels, options.submission]
     files += [options.preds / name for name in ("masks", "objects", "probs")]
-    return what_is_read(options, digests, [*files, None if options.data is None else options.data / "dataset.json"])
+    data = options.data or recorded_data(options.preds)
+    return what_is_read(options, digests, [*files, None if data is None else data / "dataset.json"])
 
 
 def _evaluate(options: EvaluateOptions, output: Output, out: Path) -> None:

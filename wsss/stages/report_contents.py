@@ -14,6 +14,7 @@ from wsss.core.csv_text import read_numbers
 from wsss.core.digests import in_short
 from wsss.core.files import read_lines, read_record
 from wsss.data.catalog import DataSet, data_folder_of
+from wsss.inference.checkpoints import trained_since
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
 from wsss.metrics.cells import TrueMasks, read_cell_truth, score_table
 from wsss.metrics.classify import Reliability, reliability
@@ -157,6 +158,8 @@ def overview(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
         ("predicted", f"{len(contents.images)} images, {len(contents.cells)} cells"),
         ("run", shown(Path(run or record["run"])) if run or "run" in record else "not recorded"),
     ]
+    if changed := trained_since(record):
+        out.append(("note", f"{some(map(shown, changed), 3)} was trained again since: the curves are not of the scores"))
     if len(data.carried.columns):
         values = [f"{name} ({data.carried[name].nunique()} values)" for name in data.carried]
         out.append(("from the label table", ", ".join(values)))
