@@ -256,6 +256,11 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
             )
 
 
+def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two recipes differ in nothing that shapes weights."""
+    return _weight_shaping(as_read(one)) == _weight_shaping(as_read(other))
+
+
 def _weight_shaping(value: object) -> object:
     return {k: v for k, v in value.items() if k not in FREE} if isinstance(value, dict) else value
 

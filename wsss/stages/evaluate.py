@@ -43,7 +43,7 @@ from wsss.metrics.classify import precision_recall
 from wsss.metrics.instances import InstanceScorer, instance_table, match_pairs
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.figures import write_confusion
-from wsss.runs.output import Output, at_file, record_over, what_is_read
+from wsss.runs.output import Output, at_file, check_recorded, record_over, what_is_read
 from wsss.stages.evaluate_masks import evaluate_masks
 
 Values = dict[str, np.ndarray]
@@ -86,6 +86,7 @@ def check_numbers(
         return
     if data is None or not (record := data / "segment.json").is_file():
         return
+    check_recorded(record)
     chosen = read_record(record, "options")["options"]
     if chosen["backend"] == "masks" and not chosen.get("split", False):
         return
