@@ -51,7 +51,7 @@ from wsss.options.recipe import ClassifyRecipe
 from wsss.reviewing.session import Answer, Answers
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.runs.journal import Journal
-from wsss.runs.output import STATE, in_folder, record_of
+from wsss.runs.output import STATE, files_of_record, in_folder, record_of
 from wsss.runs.record import Ancestor, RunRecord
 from wsss.runs.run_folder import RunFolder
 from wsss.stages import evaluate_masks
@@ -146,9 +146,11 @@ def probabilities(folder: Path) -> tuple[Path, Read]:
     """What infer keeps of mask networks, for evaluate to search a threshold."""
     content = io.BytesIO()
     np.save(content, np.arange(200, dtype=np.uint8).reshape(2, 10, 10))
-    (folder / "probs").mkdir()
-    (folder / "probs/a.npy").write_bytes(sealed(content.getvalue() + BLANK.encode()))
-    return folder / "probs/a.npy", lambda: evaluate_masks._probs(folder, "a").tolist()
+    with in_folder(folder, "infer") as output:
+        output.begin(lambda digests: {})
+        output.path("probs/a.npy").write_bytes(sealed(content.getvalue() + BLANK.encode()))
+        output.publish()
+    return folder / "probs/a.npy", lambda: evaluate_masks._probs(folder, "a", files_of_record(folder)).tolist()
 
 
 def model(folder: Path, name: str) -> tuple[Path, Read]:

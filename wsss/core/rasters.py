@@ -21,7 +21,18 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.files import composed
-from wsss.core.formats import MOST_PLANES, MOST_XML, SIGNATURE, OmeImage, check_png, metadata_file, read_ome, uuid_of
+from wsss.core.formats import (
+    MOST_CHUNKS,
+    MOST_PLANES,
+    MOST_XML,
+    SIGNATURE,
+    OmeImage,
+    check_png,
+    metadata_file,
+    parse_ome,
+    read_ome,
+    uuid_of,
+)
 from wsss.core.reading import check_regular
 from wsss.core.stacks import NO_CHOICE, PlaneChoice, Stack
 
@@ -310,16 +321,17 @@ def _png_kind(stream: Any) -> tuple[int, int]:
 def _png_exif(stream: Any) -> Image.Exif:
     """Return the EXIF of a PNG, wherever it stands, from the heads of its chunks; Pillow would decode the pixels."""
     exif, at = Image.Exif(), 8
-    while True:
+    for _ in range(MOST_CHUNKS):
         stream.seek(at)
         head = stream.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
-            return exif
+            break
         length = int.from_bytes(head[:4], "big")
         if head[4:] == b"eXIf" and length <= MOST_EXIF:
             exif.load(stream.read(length))
-            return exif
+            break
         at += 12 + length
+    return exif
 
 
 def _decode_png(stream: Any, bits: int, wide: bool, where: str) -> np.ndarray:
@@ -447,16 +459,16 @@ def _stack(
 
 def _read_ome(text: str, source: Path | None, where: str) -> OmeImage:
     """Read the OME-XML of a file, or of the file that it names in its own folder."""
-    name, uuid = (source.name if source else where), uuid_of(text)
-    other = metadata_file(text)
+    root, name = parse_ome(text), source.name if source else where
+    other, uuid = metadata_file(root), uuid_of(root)
     if not other:
-        return read_ome(text, name, uuid)
+        return read_ome(root, name, uuid)
     if source is None:
         raise DataError(f"{where} is part of an OME set whose metadata is in {other}: give all files in one folder.")
     path = sibling(source, other)
     if path.stat().st_size > MOST_XML:
         raise DataError(f"{path} is larger than {MOST_XML} bytes: it is no OME-XML.")
-    return read_ome(path.read_text("utf-8"), name, uuid, companion=True)
+    return read_ome(parse_ome(path.read_text("utf-8")), name, uuid, companion=True)
 
 
 def sibling(path: Path, name: str) -> Path:

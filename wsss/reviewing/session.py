@@ -151,7 +151,7 @@ class Answers:
                 kind = NoSpaceError if code == sqlite3.SQLITE_FULL else DataError
                 text = f"{self.path} cannot be written ({error}): make room or fix the disk; answers are kept."
                 raise kind(text) from error
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 raise self._damaged(error) from error
 
     def _damaged(self, how: object) -> DataError:
