@@ -153,14 +153,14 @@ def load_unet(folder: RunFolder, device: Device, task: str, weights: Path | None
     channels = recipe.masks.channels if masks else len(record.channels)
     outputs = recipe.masks.outputs if masks else len(record.classes)
     net = build_unet(recipe, channels=channels, outputs=outputs, pretrained=False)
-    load_weights(net, strip(tensors, "net."))
+    load_weights(net, strip(tensors, "net."), record.path)
     return Checkpoint(record, device.settle(net).eval())
 
 
 def _cam_net(record: RunRecord, tensors: dict[str, Tensor], device: Device) -> CamNet:
     recipe: Any = record.recipe  # that of the task
     net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
-    load_weights(net, tensors)
+    load_weights(net, tensors, record.path)
     return device.settle(net).eval()
 
 

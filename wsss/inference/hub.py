@@ -118,7 +118,7 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
         record = record_from(facts, folder / facts["name"], [], None, digest)
         recipe: Any = record.recipe  # of a classifier
         net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
-        load_weights(net, strip(tensors, f"{facts['name']}."))
+        load_weights(net, strip(tensors, f"{facts['name']}."), folder / WEIGHTS)
         net = device.settle(net).eval()
         name = facts["name"]
         kept = first_of(folder / _feature_classifier_file(name), folder / f"opinion-{name}.safetensors")
