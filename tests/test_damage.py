@@ -54,6 +54,7 @@ from wsss.runs.journal import Journal
 from wsss.runs.output import STATE, files_of_record, in_folder, record_of
 from wsss.runs.record import Ancestor, RunRecord
 from wsss.runs.run_folder import RunFolder
+from wsss.segmenters.cell_unet import WEIGHTS, load_cell_unet
 from wsss.stages import evaluate_masks
 from wsss.stages.overlay import read_predictions
 
@@ -230,6 +231,13 @@ def feature_classifier_file(folder: Path) -> tuple[Path, Read]:
     return path, read
 
 
+def cell_unet(folder: Path) -> tuple[Path, Read]:
+    """The network that finds cells, which comes with wsss."""
+    path = folder / WEIGHTS.name
+    shutil.copyfile(WEIGHTS, path)
+    return path, lambda: {key: own.tolist() for key, own in load_cell_unet(path).state_dict().items()}
+
+
 def review(folder: Path) -> tuple[Path, Read]:
     """The answers of a review, its designs and rates."""
     path, classes = folder / "review.sqlite", ["a", "b", "c"]
@@ -294,6 +302,7 @@ KINDS: dict[str, Callable[[Path], tuple[Path, Read]]] = {
     "table of cells, flat": flat_table,
     "table of cells in overlay": overlay_table,
     "table of images": images_table,
+    "network of cells": cell_unet,
     "answers of a review": review,
     "vectors of cells": lambda folder: result_file(folder, "embeddings.parquet"),
     "submission": lambda folder: result_file(folder, "submission.csv"),
