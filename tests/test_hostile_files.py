@@ -360,15 +360,16 @@ def test_hostile_polygons(tmp_path: Path) -> None:
     all_refused(tmp_path, "a.geojson", lambda path: PolygonMask(path, (10, 10)), geo)
 
 
-def png(size: int) -> bytes:
-    """Return a black PNG that is large and packed small."""
+def png(size: int, height: int | None = None) -> bytes:
+    """Return a black PNG that is large and packed small, square if no height is given."""
+    height = height or size
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
     pack = zlib.compressobj(6)
-    rows = b"".join(pack.compress(bytes(size + 1)) for _ in range(size)) + pack.flush()
-    head = size.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    rows = b"".join(pack.compress(bytes(size + 1)) for _ in range(height)) + pack.flush()
+    head = size.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
@@ -398,6 +399,7 @@ def test_hostile_pictures(tmp_path: Path) -> None:
     laughs = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in itertools.pairwise("abcdefghij"))
     contents = {
         "81 MB in a few hundred kB": png(9000),
+        "a line of 200,000 pixels": png(1, 200_000),
         "a PNG of 200,000 parts": png(16)[:-12] + 200_000 * part + png(16)[-12:],
         "a JPEG of 2,000 scans": progressive(2000),
         "a million planes": ome_tiff(f"<OME><Image>{pixels.format(2**20, '')}</Image></OME>"),

@@ -41,6 +41,8 @@ SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
 """Endings of picture files, in any case; `.ome` before them is no part of an ID."""
 MOST_PIXELS = 2**27
 """Most pixels of a plane (11,585 squared); more is refused from the header, before anything is decoded."""
+MOST_EDGE = 2**17
+"""Most pixels in a line; decoders keep an address for every row."""
 MOST_BLOWN_UP = 2**26
 """Bytes of pixels that a small file may have: of larger pictures, file and pixels are compared."""
 MOST_RATIO, MOST_RATIO_BLANK = 100, 1200
@@ -206,9 +208,10 @@ def check_size(header: Header, where: str) -> None:
     if header.height == 0 or header.width == 0 or header.samples == 0:
         raise DataError(f"{where} has no pixels.")
     size = header.height * header.width
-    if size > MOST_PIXELS:
+    if size > MOST_PIXELS or max(header.height, header.width) > MOST_EDGE:
         raise DataError(
-            f"{where} says it is {header.height} x {header.width}, more than {MOST_PIXELS} pixels: refused."
+            f"{where} says it is {header.height} x {header.width}, more than {MOST_PIXELS} pixels or "
+            f"{MOST_EDGE} in a line: refused."
         )
     if size * (header.samples + header.alpha) * np.dtype(header.dtype).itemsize > MOST_BYTES:
         raise DataError(f"{where} says it has {header.samples} planes of {header.height} x {header.width}: refused.")
@@ -266,8 +269,10 @@ def named(where: str) -> Iterator[None]:
 
 
 def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
+    exif = _png_exif(stream, where) if kind == "PNG" else None
+    stream.seek(0)
     with Image.open(stream, formats=(kind,)) as picture:
-        exif = _png_exif(stream) if kind == "PNG" else picture.getexif()
+        exif = picture.getexif() if exif is None else exif
         orientation = exif.get(0x0112, 1)
         orientation = orientation if orientation in range(1, 9) else 1
         height, width = picture.size[::-1] if orientation < 5 else picture.size
@@ -318,20 +323,19 @@ def _png_kind(stream: Any) -> tuple[int, int]:
     return start[24], start[25]
 
 
-def _png_exif(stream: Any) -> Image.Exif:
+def _png_exif(stream: Any, where: str) -> Image.Exif:
     """Return the EXIF of a PNG, wherever it stands, from the heads of its chunks; Pillow would decode the pixels."""
     exif, at = Image.Exif(), 8
     for _ in range(MOST_CHUNKS):
         stream.seek(at)
         head = stream.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
-            break
+            return exif
         length = int.from_bytes(head[:4], "big")
         if head[4:] == b"eXIf" and length <= MOST_EXIF:
             exif.load(stream.read(length))
-            break
         at += 12 + length
-    return exif
+    raise DataError(f"{where} is in more than {MOST_CHUNKS} parts: it is made to do harm.")
 
 
 def _decode_png(stream: Any, bits: int, wide: bool, where: str) -> np.ndarray:
