@@ -15,6 +15,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.csv_text import any_case, carried_columns, check_columns, numbers, read_text, unguard_text
 from wsss.core.files import csv_bytes, digest_file, read_record, write_atomic, write_csv
 from wsss.core.parquet import TableWriter, named, open_parquet, read_parquet
+from wsss.data.catalog import check_predictions
 from wsss.data.ids import check_names
 from wsss.runs.output import check_recorded, settle
 
@@ -31,6 +32,7 @@ FILES = ("cells.parquet", "cells.csv", "images.csv", "submission.csv", "provenan
 
 def prediction_files(folder: Path) -> list[Path]:
     """Return the files of a prediction, whether they are there or not; a publishing that was cut short is completed."""
+    check_predictions(folder)
     settle(folder)
     check_recorded(folder / "provenance.json")
     return [folder / name for name in FILES]

@@ -103,10 +103,11 @@ class Answers:
     def __init__(self, path: Path, classes: Sequence[str], seed: int = 0) -> None:
         self.path = path
         self._lock = threading.Lock()
+        check_no_link(path)
         with disk_errors(path):
-            check_no_link(path)
-            if path.exists():
-                check_regular(path)
+            if not path.exists():
+                path.touch()  # SQLite would leave the umask aside
+        check_regular(path)
         with self._named():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             if strange := _schema(self._db) - _SCHEMA:

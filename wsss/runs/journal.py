@@ -43,11 +43,12 @@ class Journal:
         where: Path | None = None,
         way_out: str = "choose another output folder, or pass --overwrite true",
     ) -> None:
+        check_no_link(path)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        check_no_link(path)
-        if path.exists():
-            check_regular(path)
+            if not path.exists():
+                path.touch()  # SQLite would leave the umask aside
+        check_regular(path)
         self.path = path
         with self._named():
             self._db = sqlite3.connect(path, isolation_level=None)
