@@ -23,6 +23,7 @@ from safetensors.torch import save
 
 from wsss import cli
 from wsss.core.console import say
+from wsss.core.digests import BLANK, sealed
 from wsss.core.files import write_bytes
 from wsss.core.runtime import progress
 from wsss.losses.semantic import MaskLoss
@@ -124,7 +125,7 @@ def export(net: torch.nn.Module, options: argparse.Namespace) -> None:
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in net.state_dict().items()}
     half = {name: tensor.contiguous() for name, tensor in half.items()}
     about = {"backbone": BACKBONE, "split": options.split, "steps": options.steps, "seed": options.seed}
-    write_bytes(options.out, save(half, {"wsss": json.dumps(about)}))
+    write_bytes(options.out, sealed(save(half, {"wsss": json.dumps({**about, "seal": BLANK})})))
     say(f"{options.out}: {options.out.stat().st_size / 2**20:.2f} MiB")
 
 

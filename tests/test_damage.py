@@ -5,6 +5,7 @@ import io
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from wsss.core.digests import BLANK, sealed
 from wsss.core.files import read_json, read_record, write_json
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.core.parquet import read_parquet, write_parquet
+from wsss.core.rle import encode_mask
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.existing import ExistingSet
@@ -28,16 +30,31 @@ from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import Calibration, Curve, load_calibration, save_calibration
 from wsss.inference.checkpoints import CamCheckpoint
+from wsss.inference.ensemble import read_provenance
 from wsss.inference.hub import load_model, save_model
-from wsss.inference.tables import cells_frame, iter_cells, read_cells, read_images, write_cells, write_images
+from wsss.inference.submission import iter_submission, write_submission
+from wsss.inference.tables import (
+    cells_frame,
+    iter_cells,
+    prediction_files,
+    read_cells,
+    read_embeddings,
+    read_images,
+    table_digest,
+    write_cells,
+    write_embeddings,
+    write_images,
+)
 from wsss.models.cam_net import build_cam_net
 from wsss.options.infer import run_config
 from wsss.options.recipe import ClassifyRecipe
+from wsss.reviewing.session import Answer, Answers
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.runs.journal import Journal
-from wsss.runs.output import STATE, in_folder, record_of
+from wsss.runs.output import STATE, files_of_record, in_folder, record_of
 from wsss.runs.record import Ancestor, RunRecord
 from wsss.runs.run_folder import RunFolder
+from wsss.segmenters.cell_unet import WEIGHTS, load_cell_unet
 from wsss.stages import evaluate_masks
 from wsss.stages.overlay import read_predictions
 
@@ -130,9 +147,11 @@ def probabilities(folder: Path) -> tuple[Path, Read]:
     """What infer keeps of mask networks, for evaluate to search a threshold."""
     content = io.BytesIO()
     np.save(content, np.arange(200, dtype=np.uint8).reshape(2, 10, 10))
-    (folder / "probs").mkdir()
-    (folder / "probs/a.npy").write_bytes(sealed(content.getvalue() + BLANK.encode()))
-    return folder / "probs/a.npy", lambda: evaluate_masks._probs(folder, "a").tolist()
+    with in_folder(folder, "infer") as output:
+        output.begin(lambda digests: {})
+        output.path("probs/a.npy").write_bytes(sealed(content.getvalue() + BLANK.encode()))
+        output.publish()
+    return folder / "probs/a.npy", lambda: evaluate_masks._probs(folder, "a", files_of_record(folder)).tolist()
 
 
 def model(folder: Path, name: str) -> tuple[Path, Read]:
@@ -212,11 +231,56 @@ def feature_classifier_file(folder: Path) -> tuple[Path, Read]:
     return path, read
 
 
+def cell_unet(folder: Path) -> tuple[Path, Read]:
+    """The network that finds cells, which comes with wsss."""
+    path = folder / WEIGHTS.name
+    shutil.copyfile(WEIGHTS, path)
+    return path, lambda: {key: own.tolist() for key, own in load_cell_unet(path).state_dict().items()}
+
+
+def review(folder: Path) -> tuple[Path, Read]:
+    """The answers of a review, its designs and rates."""
+    path, classes = folder / "review.sqlite", ["a", "b", "c"]
+    with closing(Answers(path, classes)) as answers:
+        for k in range(20):
+            own = Answer(("i1", k), (k % 3,), "random", "0123456789abcdef", 1.5, False)
+            answers.add(own, {"random": 1 / (k + 1)}, 0.5)
+
+    def read() -> object:
+        with closing(Answers(path, classes)) as answers:
+            live = answers.live()
+            return live, answers.designs(), answers.seed, answers.weights([own.cell for own in live]).tolist()
+
+    return path, read
+
+
+def result_file(folder: Path, name: str) -> tuple[Path, Read]:
+    """Further files of a prediction, whose digests stand in the record of the result."""
+    with in_folder(folder, "infer") as output:
+        output.begin(lambda digests: {})
+        cells_table(output.home)
+        vectors = pd.DataFrame({"ID": np.repeat([f"i{k}" for k in range(6)], 2), "cell_id": [1, 2] * 6})
+        write_embeddings(output.home, [vectors.assign(a=np.linspace(0, 1, 12).astype(np.float32))])
+        sizes = pd.DataFrame({"ID": [f"i{k}" for k in range(6)], "ImageHeight": 9, "ImageWidth": 9})
+        write_submission(output.home / "submission.csv", sizes, iter_cells(output.home))
+        write_json(output.home / "provenance.json", {"oof": True, "members": [{"path": "a", "weights": "0"}]})
+        output.publish()
+
+    def read() -> object:
+        prediction_files(folder)
+        vectors = read_embeddings(folder, read_cells(folder))
+        images = [(own.image_id, own.scores.tolist()) for own in iter_submission(folder / "submission.csv", 2)]
+        assert vectors is not None
+        return vectors.to_dict("list"), images, read_provenance(folder), table_digest(folder)
+
+    return folder / name, read
+
+
 def cells_table(folder: Path) -> tuple[Path, Read]:
     def frame(name: str) -> pd.DataFrame:
         geometry = {key: [3, 4] for key in ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px")}
         geometry["touches_border"] = [True, False]
-        scores, rle = np.array([[0.25, 0.5], [0.75, 1]]), [b"03", b"12"]
+        scores, rle = np.array([[0.25, 0.5], [0.75, 1]]), [encode_mask(np.eye(9) == k) for k in (0, 1)]
         return cells_frame(
             name, fold=0, size=(9, 9), cell_ids=np.array([1, 2]), geometry=geometry, scores=scores, rle=rle
         )
@@ -238,6 +302,11 @@ KINDS: dict[str, Callable[[Path], tuple[Path, Read]]] = {
     "table of cells, flat": flat_table,
     "table of cells in overlay": overlay_table,
     "table of images": images_table,
+    "network of cells": cell_unet,
+    "answers of a review": review,
+    "vectors of cells": lambda folder: result_file(folder, "embeddings.parquet"),
+    "submission": lambda folder: result_file(folder, "submission.csv"),
+    "provenance": lambda folder: result_file(folder, "provenance.json"),
     "options of a run": lambda folder: run_file(folder, "config.yaml"),
     "training images of a run": lambda folder: run_file(folder, "train_ids.txt"),
     "ancestors of a run": lambda folder: run_file(folder, "ancestors.json"),
@@ -266,7 +335,7 @@ def outcome(read: Read, right: object, path: Path) -> str:
 
 
 def damage(kind: str, folder: Path, cuts: int, flips: int) -> Counter[str]:
-    """Cut a file at random places and flip random bits, one at a time; count the outcomes."""
+    """Cut a file at random places, flip random bits, one or a run of bytes at a time; count the outcomes."""
     path, read = KINDS[kind](folder)
     content, right = path.read_bytes(), read()
     rng = np.random.default_rng(len(kind))
@@ -274,9 +343,13 @@ def damage(kind: str, folder: Path, cuts: int, flips: int) -> Counter[str]:
     for length in rng.integers(0, len(content), cuts):
         path.write_bytes(content[:length])
         found[outcome(read, right, path)] += 1
-    for at in rng.integers(0, len(content), flips):
+    for k, at in enumerate(rng.integers(0, len(content), flips)):
         changed = bytearray(content)
-        changed[at] ^= 1 << rng.integers(8)
+        if k % 3:
+            changed[at] ^= 1 << rng.integers(8)
+        else:
+            end = min(len(content), int(at) + int(rng.integers(1, 65)))
+            changed[at:end] = bytes(end - at) if k % 2 else rng.bytes(end - int(at))
         path.write_bytes(changed)
         found[outcome(read, right, path)] += 1
     return found

@@ -164,6 +164,7 @@ YAML = {
     "a date that is none": b"epochs: 2001-99-99",
     "a tag of Python": b"epochs: !!python/object/apply:os.getcwd []",
     "more than a megabyte": b"# " + b"x" * 2**20,
+    "a quarter of a megabyte of items": b"- a\n" * 2**16 + b"- a",
     "no UTF-8": b"a: \xff\xfe",
     "zeros": bytes(100),
     "keys that are lists": b"? [a, b]\n: 1\n",
@@ -359,15 +360,16 @@ def test_hostile_polygons(tmp_path: Path) -> None:
     all_refused(tmp_path, "a.geojson", lambda path: PolygonMask(path, (10, 10)), geo)
 
 
-def png(size: int) -> bytes:
-    """Return a black PNG that is large and packed small."""
+def png(size: int, height: int | None = None) -> bytes:
+    """Return a black PNG that is large and packed small, square if no height is given."""
+    height = height or size
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
     pack = zlib.compressobj(6)
-    rows = b"".join(pack.compress(bytes(size + 1)) for _ in range(size)) + pack.flush()
-    head = size.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    rows = b"".join(pack.compress(bytes(size + 1)) for _ in range(height)) + pack.flush()
+    head = size.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
@@ -393,17 +395,21 @@ def tiff(**options: Any) -> bytes:
 
 def test_hostile_pictures(tmp_path: Path) -> None:
     pixels = '<Pixels SizeX="16" SizeY="16" SizeC="1" SizeT="1" SizeZ="{}">{}</Pixels>'
+    part = bytes(4) + b"tEXt" + zlib.crc32(b"tEXt").to_bytes(4, "big")
     laughs = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in itertools.pairwise("abcdefghij"))
     contents = {
         "81 MB in a few hundred kB": png(9000),
+        "a line of 200,000 pixels": png(1, 200_000),
+        "a PNG of 200,000 parts": png(16)[:-12] + 200_000 * part + png(16)[-12:],
         "a JPEG of 2,000 scans": progressive(2000),
         "a million planes": ome_tiff(f"<OME><Image>{pixels.format(2**20, '')}</Image></OME>"),
         "a million planes, over and over": ome_tiff(
-            f"<OME><Image>{pixels.format(2**17, '<TiffData/>' * 5000)}</Image></OME>"
+            f"<OME><Image>{pixels.format(2**16, '<TiffData/>' * 5000)}</Image></OME>"
         ),
         "a hundred images of many planes": ome_tiff(
             "<OME>" + f"<Image>{pixels.format(2**16, '')}</Image>" * 100 + "</OME>"
         ),
+        "a million tags": ome_tiff(f"<OME>{'<a/>' * 1_000_000}</OME>"),
         "entities that blow up": ome_tiff(f'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">{laughs}]><OME>&j;</OME>'),
         "an entity of another file": ome_tiff('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><OME>&a;</OME>'),
         "zstd": tiff(compression="zstd"),
@@ -445,6 +451,7 @@ def test_hostile_masks(tmp_path: Path) -> None:
 
     all_refused(tmp_path, "a.geojson", outlines, geo)
     packed = {
+        "20 MB of empty lists": gzip.compress(b"[" + b"[]," * 7_000_000 + b"[]]"),
         "70 MB of blanks": gzip.compress(b"[" + b" " * 70_000_000 + b"]", 1),
         "cut": gzip.compress(b"[1, 2, 3]")[:-6],
         "no gzip": b"\x1f\x8b" + bytes(30),

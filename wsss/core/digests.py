@@ -130,6 +130,8 @@ _MARK = b"wsss-sha256:"
 _HEX = 64
 BLANK = (_MARK + b"0" * _HEX).decode()
 """What a file holds, once, before it is sealed."""
+OF_OPTIONS = "Restore it, or, if it was changed on purpose, remove its first line."
+"""The way out of damaged options, which begin with their seal."""
 
 
 def seal(stream: IO[bytes]) -> None:

@@ -218,8 +218,9 @@ def read_json(path: Path) -> Any:
 
 LARGEST_JSON = 1 << 31
 """Bytes of an unpacked JSON file, at most."""
-BLOWN_UP_JSON, JSON_RATIO = 1 << 26, 100
-"""Bytes that any packed file may unpack to, and the largest ratio for larger ones: text packs to about a tenth."""
+BLOWN_UP_JSON, JSON_RATIO = 1 << 22, 30
+"""Bytes that any packed file may unpack to, and the largest ratio for larger ones: text packs to about a tenth, and
+takes 20 times its bytes in memory at worst."""
 
 
 def _unzipped(content: bytes, path: Path) -> bytes:

@@ -15,8 +15,10 @@ from wsss.core.checks import DataError
 
 MOST_XML = 2**26
 """Characters of OME-XML; more is refused."""
-MOST_PLANES = 2**17
+MOST_PLANES = 2**16
 """Of all images that an OME-XML describes."""
+MOST_TAGS = 5 * MOST_PLANES
+"""Of an OME-XML; a plane in a file of its own has five."""
 AXES = "CZT"
 
 _UM = {"nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "centimeter": 1e4, "inch": 25400.0}
@@ -64,24 +66,23 @@ class OmeImage:
         return tuple(dict.fromkeys(self.places[key][0] for key in sorted(self.places)))
 
 
-def metadata_file(text: str) -> str:
+def metadata_file(root: ElementTree.Element) -> str:
     """Return the file that holds the metadata of a set, where the XML says no more than that; '' elsewhere."""
-    node = next((node for node in _root(text) if _tag(node) == "BinaryOnly"), None)
-    return "" if node is None else node.get("MetadataFile") or ""
+    first = next(iter(root), root)
+    return (first.get("MetadataFile") or "") if _tag(first) == "BinaryOnly" else ""
 
 
-def uuid_of(text: str) -> str:
+def uuid_of(root: ElementTree.Element) -> str:
     """Return the UUID by which other files know the file that an OME-XML is in, '' without one."""
-    root = _root(text)
-    node = next((node for node in root if _tag(node) == "BinaryOnly"), root)
-    return root.get("UUID") or node.get("UUID") or ""
+    first = next(iter(root), root)
+    return root.get("UUID") or (first.get("UUID") if _tag(first) == "BinaryOnly" else None) or ""
 
 
-def read_ome(text: str, name: str, uuid: str, *, companion: bool = False) -> OmeImage:
+def read_ome(root: ElementTree.Element, name: str, uuid: str, *, companion: bool = False) -> OmeImage:
     """Read where the planes of an image lie.
 
     Args:
-        text: the XML.
+        root: of the XML, from `parse_ome`.
         name: of the file that holds pixels.
         uuid: of that file, '' if it has none.
         companion: whether the XML stands in another file.
@@ -89,7 +90,7 @@ def read_ome(text: str, name: str, uuid: str, *, companion: bool = False) -> Ome
     Raises:
         ValueError: it is broken, describes no plane of the file, or contradicts itself.
     """
-    nodes = [node for image in _root(text) if _tag(image) == "Image" for node in image if _tag(node) == "Pixels"]
+    nodes = [node for image in root if _tag(image) == "Image" for node in image if _tag(node) == "Pixels"]
     if (count := sum(math.prod(_lengths(node).values()) for node in nodes)) > MOST_PLANES:
         raise ValueError(f"its OME-XML describes {count} planes, more than {MOST_PLANES} are not read")
     images = [image for image in (_read(node, name, uuid, companion) for node in nodes) if "" in image.files]
@@ -99,9 +100,14 @@ def read_ome(text: str, name: str, uuid: str, *, companion: bool = False) -> Ome
     return replace(first, images=len(images))
 
 
-def _root(text: str) -> ElementTree.Element:
-    if len(text) > MOST_XML:
-        raise ValueError(f"its OME-XML has {len(text)} characters, more than {MOST_XML}")
+def parse_ome(text: str) -> ElementTree.Element:
+    """Return the root of an OME-XML.
+
+    Raises:
+        ValueError: it is broken or too large.
+    """
+    if len(text) > MOST_XML or text.count("<") > MOST_TAGS:
+        raise ValueError(f"its OME-XML has {len(text)} characters in {text.count('<')} tags, more than any image needs")
     try:
         return ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
@@ -188,6 +194,8 @@ def _whole(node: ElementTree.Element, name: str, default: int) -> int:
     return int(text)
 
 
+MOST_CHUNKS = 2**17
+"""Of a PNG; writers make one for every 8 kB, or larger ones."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from wsss.core.checks import DataError
 from wsss.core.files import composed
 from wsss.core.formats import (
+    MOST_CHUNKS,
     MOST_PLANES,
     MOST_XML,
     SIGNATURE,
@@ -29,6 +30,7 @@ from wsss.core.formats import (
     check_png,
     in_um,
     metadata_file,
+    parse_ome,
     read_ome,
     uuid_of,
 )
@@ -40,6 +42,8 @@ SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
 """Endings of picture files, in any case; `.ome` before them is no part of an ID."""
 MOST_PIXELS = 2**27
 """Most pixels of a plane (11,585 squared); more is refused from the header, before anything is decoded."""
+MOST_EDGE = 2**17
+"""Most pixels in a line; decoders keep an address for every row."""
 MOST_BLOWN_UP = 2**26
 """Bytes of pixels that a small file may have: of larger pictures, file and pixels are compared."""
 MOST_RATIO, MOST_RATIO_BLANK = 100, 1200
@@ -207,9 +211,10 @@ def check_size(header: Header, where: str) -> None:
     if header.height == 0 or header.width == 0 or header.samples == 0:
         raise DataError(f"{where} has no pixels.")
     size = header.height * header.width
-    if size > MOST_PIXELS:
+    if size > MOST_PIXELS or max(header.height, header.width) > MOST_EDGE:
         raise DataError(
-            f"{where} says it is {header.height} x {header.width}, more than {MOST_PIXELS} pixels: refused."
+            f"{where} says it is {header.height} x {header.width}, more than {MOST_PIXELS} pixels or "
+            f"{MOST_EDGE} in a line: refused."
         )
     if size * (header.samples + header.alpha) * np.dtype(header.dtype).itemsize > MOST_BYTES:
         raise DataError(f"{where} says it has {header.samples} planes of {header.height} x {header.width}: refused.")
@@ -267,8 +272,10 @@ def named(where: str) -> Iterator[None]:
 
 
 def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
+    exif = _png_exif(stream, where) if kind == "PNG" else None
+    stream.seek(0)
     with Image.open(stream, formats=(kind,)) as picture:
-        exif = _png_exif(stream) if kind == "PNG" else picture.getexif()
+        exif = picture.getexif() if exif is None else exif
         orientation = exif.get(0x0112, 1)
         orientation = orientation if orientation in range(1, 9) else 1
         height, width = picture.size[::-1] if orientation < 5 else picture.size
@@ -319,10 +326,10 @@ def _png_kind(stream: Any) -> tuple[int, int]:
     return start[24], start[25]
 
 
-def _png_exif(stream: Any) -> Image.Exif:
+def _png_exif(stream: Any, where: str) -> Image.Exif:
     """Return the EXIF of a PNG, wherever it stands, from the heads of its chunks; Pillow would decode the pixels."""
     exif, at = Image.Exif(), 8
-    while True:
+    for _ in range(MOST_CHUNKS):
         stream.seek(at)
         head = stream.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
@@ -330,8 +337,8 @@ def _png_exif(stream: Any) -> Image.Exif:
         length = int.from_bytes(head[:4], "big")
         if head[4:] == b"eXIf" and length <= MOST_EXIF:
             exif.load(stream.read(length))
-            return exif
         at += 12 + length
+    raise DataError(f"{where} is in more than {MOST_CHUNKS} parts: it is made to do harm.")
 
 
 def _decode_png(stream: Any, bits: int, wide: bool, where: str) -> np.ndarray:
@@ -470,16 +477,16 @@ def _imagej_pixel(tiff: tifffile.TiffFile) -> float:
 
 def _read_ome(text: str, source: Path | None, where: str) -> OmeImage:
     """Read the OME-XML of a file, or of the file that it names in its own folder."""
-    name, uuid = (source.name if source else where), uuid_of(text)
-    other = metadata_file(text)
+    root, name = parse_ome(text), source.name if source else where
+    other, uuid = metadata_file(root), uuid_of(root)
     if not other:
-        return read_ome(text, name, uuid)
+        return read_ome(root, name, uuid)
     if source is None:
         raise DataError(f"{where} is part of an OME set whose metadata is in {other}: give all files in one folder.")
     path = sibling(source, other)
     if path.stat().st_size > MOST_XML:
         raise DataError(f"{path} is larger than {MOST_XML} bytes: it is no OME-XML.")
-    return read_ome(path.read_text("utf-8"), name, uuid, companion=True)
+    return read_ome(parse_ome(path.read_text("utf-8")), name, uuid, companion=True)
 
 
 def sibling(path: Path, name: str) -> Path:

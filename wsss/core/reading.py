@@ -13,7 +13,7 @@ import yaml
 
 from wsss.core.checks import DataError, UserError
 
-MOST_YAML = 1 << 20
+MOST_YAML = 1 << 18
 """Bytes of the largest YAML file that is read."""
 DEEPEST = 50
 """Lists and mappings within each other in a YAML file, at most."""

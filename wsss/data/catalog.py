@@ -257,8 +257,23 @@ def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:
 
 
 def data_folder_of(preds: Path, chosen: Path | None) -> Path:
-    """Return the data set: the chosen one, or the one that the predictions say they were made from."""
+    """Return the data set: the chosen one, or the one that the predictions say they were made from.
+
+    Raises:
+        DataError: there are no predictions.
+    """
+    check_predictions(preds)
     return (recorded_data(preds) if chosen is None else None) or default_dataset(chosen)
+
+
+def check_predictions(preds: Path) -> None:
+    """Refuse a path that is no folder.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not preds.is_dir():
+        raise DataError(f"{preds} is no folder, expected one of predictions (wsss infer): check --preds.")
 
 
 FROM_HERE = "data_from_here"

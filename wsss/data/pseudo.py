@@ -12,17 +12,18 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.digests import BLANK, check_format, check_seal, sealed
+from wsss.core.digests import BLANK, Digests, check_format, check_seal, sealed
 from wsss.core.files import digest_file, read_record, write_bytes
 from wsss.core.npy import check_npy, parse_npy
 from wsss.data.catalog import DataSet
-from wsss.runs.output import settle
+from wsss.runs.output import check_entry, check_recorded, files_of_record, settle
 from wsss.runs.record import Lineage, lineage_from
 
 MANIFEST, MASKS = "pseudo.json", "masks"
@@ -59,6 +60,7 @@ class PseudoSet:
         settle(folder)
         if not (folder / MANIFEST).exists():
             raise ConfigError(f"{folder} holds no finished pseudo-masks ({MANIFEST}): run python -m wsss.pseudo.")
+        check_recorded(folder / MANIFEST)
         manifest = read_record(folder / MANIFEST, "ids", "trained_on")
         check_format(folder / MANIFEST, manifest.get("format"), FORMAT, "set of pseudo-masks", "run wsss.pseudo again")
         now = {"folds": data.folds_digest, "classes": list(data.classes.names), "size": data.size}
@@ -82,10 +84,14 @@ class PseudoSet:
         """What reached these masks through networks that theirs were made from; None if that is not known."""
         return lineage_from(self.manifest.get("ancestors"))
 
-    @property
-    def digest(self) -> str:
-        """Digest of these masks."""
-        return digest_file(self.folder / MANIFEST)
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """Digests of the record and of the masks, as a network's record keeps them."""
+        return {"pseudo": digest_file(self.folder / MANIFEST), "pseudo_masks": Digests().of(self.folder / MASKS) or ""}
+
+    @cached_property
+    def _recorded(self) -> dict[str, list[str]]:
+        return files_of_record(self.folder)
 
     def masks(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the classes (n,) that an image bears, and their masks (n, S, S) uint8 of 0, 1 and 255.
@@ -94,6 +100,7 @@ class PseudoSet:
             DataError: the file is missing or damaged.
         """
         path = self.folder / MASKS / f"{name}.npz"
+        check_entry(path, self.folder, self._recorded)
         again = "Make the pseudo-masks again."
         size, most = self.manifest["size"], len(self.manifest["classes"])
         try:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
-from wsss.core.files import digest_json
+from wsss.core.files import digest_file, digest_json
 from wsss.data.build import folds_digest
 from wsss.data.catalog import DataSet
 from wsss.data.mask_samples import coverage_folds, survey
@@ -91,6 +91,23 @@ def weights_of(folder: RunFolder, *, snapshots: bool = False) -> list[Path]:
     return paths
 
 
+def trained_since(provenance: Mapping[str, Any]) -> list[Path]:
+    """Return the folders of networks that no longer hold the weights by which something was predicted.
+
+    Args:
+        provenance: of the predictions; folders that are gone do not count.
+    """
+    changed = []
+    for member in provenance.get("members") or ():
+        paths = [member.get("path"), *member.get("unet_paths", ())]
+        for path, digest in zip(paths, [member.get("weights"), *member.get("unets", ())], strict=False):
+            folder = RunFolder(Path(str(path)))
+            there = [file for file in (folder.best, *folder.snapshots()) if file.is_file()]
+            if there and digest and digest not in map(digest_file, there):
+                changed.append(folder.path)
+    return list(dict.fromkeys(changed))
+
+
 def load_classifiers(folder: RunFolder, device: Device, *, snapshots: bool = False) -> list[CamCheckpoint]:
     """Load the best classifier of a folder, or those at the end of each cycle of its learning rate.
 
@@ -136,14 +153,14 @@ def load_unet(folder: RunFolder, device: Device, task: str, weights: Path | None
     channels = recipe.masks.channels if masks else len(record.channels)
     outputs = recipe.masks.outputs if masks else len(record.classes)
     net = build_unet(recipe, channels=channels, outputs=outputs, pretrained=False)
-    load_weights(net, strip(tensors, "net."))
+    load_weights(net, strip(tensors, "net."), record.path)
     return Checkpoint(record, device.settle(net).eval())
 
 
 def _cam_net(record: RunRecord, tensors: dict[str, Tensor], device: Device) -> CamNet:
     recipe: Any = record.recipe  # that of the task
     net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
-    load_weights(net, tensors)
+    load_weights(net, tensors, record.path)
     return device.settle(net).eval()
 
 

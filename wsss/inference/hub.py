@@ -15,7 +15,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.csv_text import read_numbers
 from wsss.core.device import Device
 from wsss.core.digests import check_format
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
@@ -119,7 +118,7 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
         record = record_from(facts, folder / facts["name"], [], None, digest)
         recipe: Any = record.recipe  # of a classifier
         net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
-        load_weights(net, strip(tensors, f"{facts['name']}."))
+        load_weights(net, strip(tensors, f"{facts['name']}."), folder / WEIGHTS)
         net = device.settle(net).eval()
         name = facts["name"]
         kept = first_of(folder / _feature_classifier_file(name), folder / f"opinion-{name}.safetensors")
@@ -270,7 +269,7 @@ def _row(member: CamCheckpoint) -> dict[str, str]:
     """Return the figures of the epoch whose weights are kept, as the log has them."""
     name = "all images" if member.fold is None else f"held out fold {member.fold}"
     row = {"network": name, "images": str(len(member.record.train_ids)), "epoch": "-"}
-    log = _log(member.path / "log.csv")
+    log = _log(RunFolder(member.path))
     if log is None:
         return row
     held_out = "val_loss" in log and log["val_loss"].notna().any()
@@ -279,11 +278,11 @@ def _row(member: CamCheckpoint) -> dict[str, str]:
     return row | {column: f"{log[column].iloc[best]:.4g}" for column in FIGURES if column in log}
 
 
-def _log(path: Path) -> pd.DataFrame | None:
-    if not path.exists():
+def _log(folder: RunFolder) -> pd.DataFrame | None:
+    if not (folder.path / "log.csv").exists():
         return None
     try:
-        log = read_numbers(path)
+        log = folder.read_log()
     except DataError as error:
         raise DataError(f"{error} Restore it, or delete it to leave its figures out.") from error
     return log if len(log) and "epoch" in log else None

@@ -30,6 +30,7 @@ from wsss.inference.overlap import Overlap
 from wsss.inference.views import view_crops, view_maps
 from wsss.models.memory import in_parts
 from wsss.models.unet import Unet
+from wsss.models.weights import check_outputs
 from wsss.options.infer import Embeddings, InferOptions
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 
@@ -328,7 +329,9 @@ class UnetScores(Source):
         def see(rows: slice) -> np.ndarray:
             with device.autocast():
                 logits = net(device.put(torch.from_numpy(images[rows]))).logits
-            return np.asarray(F.avg_pool2d(logits.float().sigmoid(), BLOCK).cpu().numpy())
+            maps = F.avg_pool2d(logits.float().sigmoid(), BLOCK).cpu()
+            check_outputs(maps)
+            return np.asarray(maps.numpy())
 
         return np.concatenate(in_parts(net, images.shape, see))
 

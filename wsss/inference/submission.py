@@ -18,6 +18,7 @@ from wsss.core.checks import DataError, check_range
 from wsss.core.csv_text import check_columns, iter_text
 from wsss.core.files import write_atomic
 from wsss.inference.tables import score_columns
+from wsss.runs.output import check_recorded
 
 COLUMNS = ("ID", "ImageWidth", "ImageHeight", "PredictionString")
 
@@ -163,6 +164,7 @@ def iter_submission(path: Path, classes: int) -> Iterator[SubmittedImage]:
     Raises:
         DataError: the file is missing, has other columns, an image comes twice, or a row does not hold.
     """
+    check_recorded(path)
     seen: set[str] = set()
     for chunk in iter_text(path, COLUMNS, chunk=32):
         for row, image_id, width, height, text in chunk[list(COLUMNS)].itertuples(name=None):

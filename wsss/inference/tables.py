@@ -15,6 +15,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.csv_text import any_case, carried_columns, check_columns, numbers, read_text, unguard_text
 from wsss.core.files import csv_bytes, digest_file, read_record, write_atomic, write_csv
 from wsss.core.parquet import TableWriter, named, open_parquet, read_parquet
+from wsss.data.catalog import check_predictions
 from wsss.data.ids import check_names
 from wsss.runs.output import check_recorded, settle
 
@@ -31,7 +32,9 @@ FILES = ("cells.parquet", "cells.csv", "images.csv", "submission.csv", "provenan
 
 def prediction_files(folder: Path) -> list[Path]:
     """Return the files of a prediction, whether they are there or not; a publishing that was cut short is completed."""
+    check_predictions(folder)
     settle(folder)
+    check_recorded(folder / "provenance.json")
     return [folder / name for name in FILES]
 
 
@@ -144,6 +147,7 @@ def read_embeddings(folder: Path, cells: pd.DataFrame) -> pd.DataFrame | None:
     path = folder / EMBEDDINGS
     if not path.exists():
         return None
+    check_recorded(path)
     table = read_parquet(path, again=_AGAIN)
     check_columns(table, ["ID", "cell_id"], path)
     same = len(table) == len(cells) and (table.ID.to_numpy() == cells.ID.to_numpy()).all()
@@ -192,6 +196,7 @@ def read_cells(folder: Path) -> pd.DataFrame:
     """
     path = folder / "cells.parquet"
     if path.exists():
+        check_recorded(path)
         table = read_parquet(path, leave_out=["rle"], again=_AGAIN)
         table.index = pd.RangeIndex(1, len(table) + 1)
     else:
@@ -214,6 +219,7 @@ def iter_cells(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
         DataError: the file is missing, has no masks, or a row is not what it must be.
     """
     path = folder / "cells.parquet"
+    check_recorded(path)
     file = open_parquet(path, _AGAIN)
     check_columns(pd.DataFrame(columns=file.schema_arrow.names), ["rle"], path)
     held, row = pd.DataFrame(), 1

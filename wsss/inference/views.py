@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wsss.core.device import Device
 from wsss.models.cam_net import CamNet, class_maps, crop_outputs
+from wsss.models.weights import check_outputs
 from wsss.options.scoring import TtaConfig
 
 STEP = 32
@@ -62,6 +63,7 @@ def predict_views(predict: Predict, images: Tensor, kind: str = "none", scales: 
             maps = maps if maps.shape[2:] == images.shape[2:] else _resize(maps, list(images.shape[2:]))
             total = maps if total is None else total + maps
     assert total is not None  # scales are checked not to be empty
+    check_outputs(total)
     return total / (len(views) * len(scales))
 
 

@@ -12,6 +12,7 @@ from wsss.core.device import Device
 from wsss.models.backbone import Backbone, build_backbone, fast_layout, features_of
 from wsss.models.drs import Suppress, add_drs, build_neck
 from wsss.models.memory import in_parts
+from wsss.models.weights import check_outputs
 from wsss.options.recipe import ClassifyRecipe
 
 
@@ -98,7 +99,9 @@ def class_maps(net: CamNet, images: np.ndarray, device: Device) -> tuple[np.ndar
 
     def see(rows: slice) -> tuple[np.ndarray, np.ndarray]:
         output = see_images(net, device.put(torch.from_numpy(images[rows])), device)
-        return output.cam.float().cpu().numpy(), output.logits.sigmoid().cpu().numpy()
+        maps, probs = output.cam.float().cpu(), output.logits.sigmoid().cpu()
+        check_outputs(maps, probs)
+        return maps.numpy(), probs.numpy()
 
     maps, probs = zip(*in_parts(net, images.shape, see), strict=True)
     return np.concatenate(maps), np.concatenate(probs)
@@ -138,7 +141,9 @@ def crop_outputs(net: CamNet, batches: Iterable[np.ndarray], device: Device) -> 
         def see(rows: slice, crops: np.ndarray = crops) -> tuple[np.ndarray, np.ndarray]:
             output = see_images(net, device.put(torch.from_numpy(crops[rows])), device)
             pooled = output.features.float().mean(dim=(2, 3))
-            both = torch.cat([output.logits.float().sigmoid(), pooled], dim=1).cpu().numpy()  # one wait for the device
+            both = torch.cat([output.logits.float().sigmoid(), pooled], dim=1).cpu()  # one wait for the device
+            check_outputs(both)
+            both = both.numpy()
             return both[:, :classes], both[:, classes:]
 
         outputs += in_parts(net, crops.shape, see)

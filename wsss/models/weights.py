@@ -19,8 +19,8 @@ def strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def load_weights(net: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Load a state dict that must fit exactly.
+def load_weights(net: nn.Module, tensors: dict[str, Tensor], where: object = "the checkpoint") -> None:
+    """Load a state dict that must fit exactly; messages say `where` it is from.
 
     Raises:
         DataError: tensors are missing, extra, or of another shape; they are named.
@@ -34,15 +34,28 @@ def load_weights(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     ]
     if missing or extra or shapes:
         raise DataError(
-            f"the checkpoint does not fit {type(net).__name__}: missing {some(missing) or 'none'}; "
+            f"{where} does not fit {type(net).__name__}: missing {some(missing) or 'none'}; "
             f"extra {some(extra) or 'none'}; of another shape {some(shapes) or 'none'}."
         )
     if broken := [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
         raise DataError(
-            f"the checkpoint holds weights that are no numbers (NaN or infinite) in {some(broken)}: train again, with "
+            f"{where} holds weights that are no numbers (NaN or infinite) in {some(broken)}: train again, with "
             "a lower --optim.lr or --precision fp32."
         )
     net.load_state_dict(tensors)
+
+
+def check_outputs(*outputs: Tensor) -> None:
+    """Refuse outputs of a network that are no numbers.
+
+    Raises:
+        DataError: some are.
+    """
+    if not all(bool(output.isfinite().all()) for output in outputs):
+        raise DataError(
+            "the network gives values that are no numbers (NaN or infinite): pass --precision fp32, and if that does "
+            "not help, train again, with a lower --optim.lr."
+        )
 
 
 PREFIXES = ("module.", "model.", "_orig_mod.")

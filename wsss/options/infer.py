@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, DataError, check_choice, check_fields, check_range
-from wsss.core.digests import check_seal
+from wsss.core.digests import OF_OPTIONS, check_seal
 from wsss.core.reading import read_yaml
 from wsss.core.runtime import ENGINES
 from wsss.options.masks import MaskInferConfig
@@ -199,7 +199,7 @@ def run_config(run: Path) -> dict[str, Any]:
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         raise ConfigError(f"{run} is no run folder (no config.yaml in it): check --run, or train it first.")
-    check_seal(path, "Restore it, or, if it was changed on purpose, remove its first line.")
+    check_seal(path, OF_OPTIONS)
     recipe = read_yaml(path)
     if not isinstance(recipe, dict):
         raise DataError(f"{path} holds no options, expected 'name: value' lines: restore it.")

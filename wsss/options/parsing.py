@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.console import OutputOptions, say, set_output
-from wsss.core.digests import check_seal
+from wsss.core.digests import OF_OPTIONS, check_seal
 from wsss.core.files import is_file
 from wsss.core.reading import parse_yaml, read_yaml
 from wsss.options.configs import config_file
@@ -363,7 +363,7 @@ def _check_configs(words: Sequence[str]) -> None:
     for word, after in itertools.pairwise([*words, ""]):
         name, _, value = word.partition("=")
         if name == "--config" and is_file(value or after):
-            check_seal(Path(value or after), "Restore it, or, if it was changed on purpose, remove its first line.")
+            check_seal(Path(value or after), OF_OPTIONS)
             read_yaml(Path(value or after), ConfigError)
 
 

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import ConfigError, DataError, NoSpaceError, check_choice
-from wsss.core.files import without_nan, write_csv, write_json
+from wsss.core.checks import ConfigError, DataError, NoSpaceError, check_choice, some
+from wsss.core.files import digest_bytes, disk_errors, without_nan, write_csv, write_json
 from wsss.core.labels import ClassList, format_label, parse_label
+from wsss.core.reading import check_no_link, check_regular
 from wsss.metrics.weighted import SampleFigures, sample_figures
 from wsss.reviewing.population import (
     STRATEGIES,
@@ -43,6 +44,26 @@ CREATE TABLE IF NOT EXISTS rates (
   design TEXT NOT NULL, image TEXT NOT NULL, cell INTEGER NOT NULL, rate REAL NOT NULL,
   PRIMARY KEY (design, image, cell));
 """
+_CONTENT = (
+    "SELECT * FROM answers ORDER BY number",
+    "SELECT * FROM rates ORDER BY design, image, cell",
+    "SELECT * FROM designs ORDER BY name",
+    "SELECT * FROM meta WHERE name != 'digest' ORDER BY name",
+)
+
+
+def _schema(database: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
+    """Return kind, name and text of all tables, indices, views and triggers."""
+    return set(database.execute("SELECT type, name, sql FROM sqlite_master").fetchall())
+
+
+def _own_schema() -> set[tuple[str, str, str | None]]:
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(_TABLES)
+        return _schema(database)
+
+
+_SCHEMA = _own_schema()
 
 
 @dataclass(frozen=True)
@@ -82,13 +103,23 @@ class Answers:
     def __init__(self, path: Path, classes: Sequence[str], seed: int = 0) -> None:
         self.path = path
         self._lock = threading.Lock()
+        check_no_link(path)
+        with disk_errors(path):
+            if not path.exists():
+                path.touch()  # SQLite would leave the umask aside
+        check_regular(path)
         with self._named():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            if strange := _schema(self._db) - _SCHEMA:
+                raise self._damaged(f"it has {some(sorted(strange))[:80]}, which no review has")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_TABLES)
             (state,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
-        if state != "ok":
-            raise self._damaged(state)
+            if state != "ok":
+                raise self._damaged(state)
+            recorded = self._db.execute("SELECT value FROM meta WHERE name = 'digest'").fetchone()
+            if recorded is not None and recorded[0] != self._digest():
+                raise self._damaged("its content does not match its digest")
         for name, value in (("format", FORMAT), ("classes", "\n".join(classes))):
             with self._named():
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
@@ -115,10 +146,13 @@ class Answers:
             try:
                 yield
             except sqlite3.OperationalError as error:
-                kind = NoSpaceError if error.sqlite_errorcode == sqlite3.SQLITE_FULL else DataError
+                code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # absent where text is no UTF-8
+                if code == sqlite3.SQLITE_ERROR:
+                    raise self._damaged(error) from error
+                kind = NoSpaceError if code == sqlite3.SQLITE_FULL else DataError
                 text = f"{self.path} cannot be written ({error}): make room or fix the disk; answers are kept."
                 raise kind(text) from error
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 raise self._damaged(error) from error
 
     def _damaged(self, how: object) -> DataError:
@@ -155,7 +189,7 @@ class Answers:
         answers = self.live()
         if not answers:
             return None
-        with self._named():
+        with self._named(), self._transaction():
             self._db.execute(
                 "UPDATE answers SET undone = 1 WHERE number = (SELECT MAX(number) FROM answers WHERE undone = 0)"
             )
@@ -163,7 +197,7 @@ class Answers:
 
     def set_threshold(self, design: str, threshold: float) -> None:
         """Note up to which key a design has been asked."""
-        with self._named():
+        with self._named(), self._transaction():
             self._put_threshold(design, threshold)
 
     def live(self) -> list[Answer]:
@@ -191,11 +225,17 @@ class Answers:
         thresholds = np.array(list(designs.values()), np.float64)
         return 1 / inclusion(rates.reshape(len(cells), len(designs)), thresholds)
 
+    def _digest(self) -> str:
+        """Return the digest of all that the file holds, which SQLite lacks."""
+        return digest_bytes(repr([self._db.execute(text).fetchall() for text in _CONTENT]).encode())
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        """Write together with the new digest, or not at all."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('digest', ?)", (self._digest(),))
         except BaseException:
             self._db.execute("ROLLBACK")
             raise

@@ -43,11 +43,12 @@ class Journal:
         where: Path | None = None,
         way_out: str = "choose another output folder, or pass --overwrite true",
     ) -> None:
+        check_no_link(path)
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        check_no_link(path)
-        if path.exists():
-            check_regular(path)
+            if not path.exists():
+                path.touch()  # SQLite would leave the umask aside
+        check_regular(path)
         self.path = path
         with self._named():
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -95,7 +96,7 @@ class Journal:
         """Turn the errors of SQLite into ones that name the file and the way out."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # absent where text is no UTF-8
             if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
                 raise _unwritable(self.path, error) from error

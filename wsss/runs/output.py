@@ -16,9 +16,8 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -492,18 +491,30 @@ def _plain(value: Any) -> Any:
 
 
 def check_recorded(path: Path) -> None:
-    """Compare a file without a digest of its own, such as a CSV table, with the record of the result that it is of.
+    """Compare a file with the record of the result that it is of: a table without a digest, or one put in its place.
 
     Raises:
         DataError: it is damaged, or was changed since it was written.
     """
-    for record in map(partial(record_of, path.parent), (FOLDER, SEGMENT)):
-        mark, digest = record["files"].get(path.name, ("", "")) if record is not None else ("", "")
-        if digest and path.is_file() and mark_of(path) != mark and digest_file(path) != digest:
-            raise DataError(
-                f"{path} is damaged, or was changed since it was written: make it again with --overwrite true, or, if "
-                f"it was changed on purpose, remove {path.parent / STATE}."
-            )
+    for folder in (path.parent, path.parent.parent):
+        for name in (FOLDER, SEGMENT):
+            check_entry(path, folder, files_of_record(folder, name))
+
+
+def files_of_record(folder: Path, name: str = FOLDER) -> dict[str, list[str]]:
+    """Return name -> [mark, digest] of the files of a result; none where there is no record."""
+    files: dict[str, list[str]] = (record_of(folder, name) or {"files": {}})["files"]
+    return files
+
+
+def check_entry(path: Path, folder: Path, files: Mapping[str, Sequence[str]]) -> None:
+    """Compare a file with what the record of the result in `folder` says of it; see `check_recorded`."""
+    mark, digest = files.get(str(path.relative_to(folder)), ("", ""))
+    if digest and path.is_file() and mark_of(path) != mark and digest_file(path) != digest:
+        raise DataError(
+            f"{path} is damaged, or was changed since it was written: make it again with --overwrite true, or, if "
+            f"it was changed on purpose, remove {folder / STATE}."
+        )
 
 
 def record_over(folder: Path) -> dict[str, Any] | None:

@@ -26,8 +26,10 @@ SINCE = {
     "pixels": "which pixels it learnt from",
     "cells": "which label maps it learnt from",
     "files": "which images and masks it learnt from",
+    "pseudo_masks": "which pseudo-masks it learnt from",
+    "starting_weights": "which weights it started from or was taught by",
 }
-"""Inputs that records of version 0.1.0 lack, in words."""
+"""Inputs that records of earlier versions lack, in words."""
 NEWER = ("ancestors", "classes", "negative", "channels", "size")
 """Entries that records of version 0.1.0 may lack."""
 
@@ -100,7 +102,7 @@ class RunRecord:
     augment: Any = None
     """The steps of its augmentation."""
     inputs: dict[str, str] = field(default_factory=dict)
-    """Digests of what else shaped the weights, by name: pixels, cells, files (images and masks), pseudo."""
+    """Digests of what else shaped the weights, by name: pseudo, the record of pseudo-masks, or one of SINCE."""
     roles: tuple[str, ...] = ()
     """What each channel shows, where it is not what its name says."""
     bits: int | None = None
@@ -202,7 +204,7 @@ def record_from(
         meta.get("size", 0),
         ancestors,
         meta.get("augment"),
-        {name: meta[name] for name in ("pixels", "cells", "files", "pseudo") if name in meta},
+        {name: meta[name] for name in ("pseudo", *SINCE) if name in meta},
         tuple(meta.get("roles", ())),
         meta.get("bits"),
         meta["versions"],
@@ -252,6 +254,11 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
                 f"the run was begun with another {name}: {_difference(old, new)}. Choose another "
                 "--run folder, go back to the first value, or pass --resume never to start over."
             )
+
+
+def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two recipes differ in nothing that shapes weights."""
+    return _weight_shaping(as_read(one)) == _weight_shaping(as_read(other))
 
 
 def _weight_shaping(value: object) -> object:

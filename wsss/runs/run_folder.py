@@ -9,7 +9,8 @@ import yaml
 from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.digests import BLANK, check_seal, sealed
+from wsss.core.csv_text import read_numbers
+from wsss.core.digests import BLANK, OF_OPTIONS, check_seal, sealed
 from wsss.core.files import (
     digest_file,
     digest_json,
@@ -20,6 +21,8 @@ from wsss.core.files import (
     write_json,
     write_text,
 )
+from wsss.core.reading import read_yaml
+from wsss.options.recipe import recipe_from
 from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
 from wsss.runs.record import (
     NETWORK,
@@ -30,6 +33,7 @@ from wsss.runs.record import (
     lineage_from,
     lineage_json,
     record_from,
+    same_weights,
     unrecorded,
 )
 
@@ -76,7 +80,7 @@ class RunFolder:
     @property
     def used(self) -> list[Path]:
         """The files that other stages read, whether they are there or not."""
-        more = [self.path / name for name in ("config.yaml", "log.csv")]
+        more = [self.path / name for name in ("config.yaml", "log.csv", "last.safetensors")]
         return [self.best, self.ids, self.ancestors, self.feature_classifier, *more]
 
     def begin(self, record: RunRecord) -> None:
@@ -98,13 +102,37 @@ class RunFolder:
         """
         source = weights or self.best
         tensors, meta = load_checkpoint(source)
+        ids = self._check(meta, source)
+        return record_from(meta, self.path, ids, self.read_ancestors(meta), digest_file(source)), tensors
+
+    def _check(self, meta: dict[str, Any], source: Path) -> list[str]:
+        """Compare a checkpoint with the other files of the run; return the content of train_ids.txt.
+
+        Raises:
+            DataError: one is missing or damaged, or is of another run.
+        """
         if not self.ids.exists():
             raise DataError(f"{self.ids} is missing: it belongs to the run and proves what it was trained on.")
         check_network_record(meta, source, (*_NEEDED, *(NETWORK if _task(meta) != "masks" else ())))
+        self._check_config(meta, source)
         ids = read_lines(self.ids)
         if digest_json(ids) != meta["train_ids"]:
             raise DataError(f"{self.ids} was changed: it is not the list {source} was trained on.")
-        return record_from(meta, self.path, ids, self.read_ancestors(meta), digest_file(source)), tensors
+        return ids
+
+    def _check_config(self, meta: dict[str, Any], source: Path) -> None:
+        """Refuse a sealed config.yaml of another run; one without its seal was changed on purpose.
+
+        Raises:
+            DataError: it is, or is damaged.
+        """
+        path = self.path / "config.yaml"
+        if not path.is_file() or not check_seal(path, OF_OPTIONS):
+            return
+        given = read_yaml(path)
+        recipes = (recipe_from(values, str(path)) for values in (given, meta["recipe"]))
+        if not isinstance(given, dict) or not same_weights(*map(asdict, recipes)):
+            raise DataError(f"{path} is of another run than {source}: restore it.")
 
     def read_ancestors(self, meta: dict[str, Any]) -> Lineage | None:
         """Return what came through other networks, by a checkpoint's metadata and ancestors.json; None if not known.
@@ -147,6 +175,23 @@ class RunFolder:
         table = pd.DataFrame(rows)
         first = [name for name in ("epoch", "lr") if name in table]
         write_csv(self.path / "log.csv", table[[*first, *sorted(str(name) for name in table if name not in first)]])
+
+    def read_log(self) -> pd.DataFrame:
+        """Return the log, a row of numbers an epoch, NaN for what is none.
+
+        It is that of the last state, which has a digest; log.csv is read where that is gone.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        saved = self.load()
+        if saved is None:
+            return read_numbers(self.path / "log.csv")
+        self._check(saved[1], self.last)
+        progress = saved[1].get("progress")
+        history = progress.get("history") if isinstance(progress, dict) else None
+        rows = [row for row in history if isinstance(row, dict)] if isinstance(history, list) else []
+        return pd.DataFrame([{k: v for k, v in row.items() if isinstance(v, int | float)} for row in rows])
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Read the last state; None where training has not been saved yet.

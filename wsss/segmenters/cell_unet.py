@@ -14,9 +14,11 @@ from wsss.cells.mask_instances import objects_of
 from wsss.cells.morphology import drop_small, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.device import Device, choose_device
+from wsss.core.digests import check_seal
 from wsss.core.reading import parse_json
 from wsss.models.memory import in_parts
 from wsss.models.unet import BACKBONE, Unet, build_cell_unet
+from wsss.models.weights import load_weights
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.classical import tidy_cells
 
@@ -80,6 +82,7 @@ def load_cell_unet(path: Path) -> Unet:
     """
     if not path.is_file():
         raise ConfigError(f"--weights {path} is no file, expected one of scripts/train_segmenter.py.")
+    check_seal(path, "Install wsss again, or choose another file.")
     try:
         with safe_open(path, framework="pt") as file:
             about = parse_json((file.metadata() or {}).get("wsss", "{}"), path)
@@ -87,9 +90,8 @@ def load_cell_unet(path: Path) -> Unet:
         if not isinstance(about, dict) or about.get("backbone") != BACKBONE:
             raise DataError(f"{path} does not name {BACKBONE} as its backbone: choose a file of train_segmenter.py.")
         net = build_cell_unet()
-        net.load_state_dict(
-            {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-        )
+        plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        load_weights(net, plain, path)
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"{path} holds no weights of the cell U-Net ({reason}): choose another file.") from error

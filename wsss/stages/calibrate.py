@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.labels import ClassList
@@ -22,6 +22,7 @@ from wsss.inference.calibration import (
     save_calibration,
     weak_targets,
 )
+from wsss.inference.checkpoints import trained_since
 from wsss.inference.ensemble import MemberTables, read_members
 from wsss.inference.sources import origin_of
 from wsss.inference.tables import prediction_files
@@ -138,6 +139,11 @@ def _check_unseen(tables: MemberTables, ids: set[str], twins: Mapping[str, str])
     """
     if tables.is_oof:
         return
+    if changed := trained_since(tables.provenance):
+        raise DataError(
+            f"{some(changed, 3)} was trained again since {tables.folder} was predicted, so what those networks had "
+            "seen is not known: predict again."
+        )
     for network in tables.provenance.get("members", [{}]):
         paths = [network.get("path"), *network.get("unet_paths", [None] * len(network.get("unets", [])))]
         for path in paths:

@@ -37,16 +37,19 @@ def run(options: CompareOptions) -> int:
 
 
 def _read(options: CompareOptions, digests: Digests) -> dict[str, Any]:
-    return what_is_read(options, digests, prediction_files(options.preds))
+    data = data_folder_of(options.preds, None) / "dataset.json"
+    return what_is_read(options, digests, [*prediction_files(options.preds), data])
 
 
 def _compare(options: CompareOptions, output: Output, out: Path) -> None:
     cells = read_cells(options.preds)
-    classes = DataSet.open(data_folder_of(options.preds, None)).classes
+    data = DataSet.open(data_folder_of(options.preds, None))
+    classes = data.classes
     columns = score_columns(cells, options.preds)
     if columns != classes.columns:
         raise DataError(f"{options.preds} has {len(columns)} classes, its data set has {len(classes)}.")
     groups = count_groups(options, cells)
+    _check_carried(options, cells, data)
     table = share_table(groups, classes, options.reference)
     write_csv(output.path("shares.csv"), table)
     what = WHAT[options.count].format(threshold=options.threshold)
@@ -92,6 +95,25 @@ def count_groups(options: CompareOptions, cells: pd.DataFrame) -> list[GroupShar
     }[options.count]()
     group = np.searchsorted(names, values.to_numpy(object))
     return group_shares(counted, cells.ID.factorize()[0], group, names, options.rounds)
+
+
+def _check_carried(options: CompareOptions, cells: pd.DataFrame, data: DataSet) -> None:
+    """Refuse predictions whose column was corrected in the data set since.
+
+    Raises:
+        DataError: it was.
+    """
+    if options.by not in data.carried:
+        return
+    now = dict(zip(data.ids, data.carried[options.by].fillna("").astype(str), strict=True))
+    of_images = cells.drop_duplicates("ID")
+    before = dict(zip(of_images.ID, of_images[options.by].fillna("").astype(str), strict=True))
+    if changed := [name for name, value in before.items() if now.get(name, value) != value]:
+        first = changed[0]
+        raise DataError(
+            f"{options.by} of {some(changed, 3)} was corrected in {data.folder} since {options.preds} was predicted "
+            f"({first}: '{before[first]}', now '{now[first]}'): run python -m wsss.infer again."
+        )
 
 
 def share_table(groups: list[GroupShares], classes: ClassList, reference: str) -> pd.DataFrame:

@@ -45,7 +45,7 @@ def run(options: EnsembleOptions) -> int:
 def _read(options: EnsembleOptions, digests: Digests) -> dict[str, Any]:
     files = [path for folder in options.preds for path in prediction_files(folder)]
     data = None
-    if options.weights == "auto" and options.truth is None:
+    if options.weights == "auto" and (options.truth is None or options.data is not None):
         data = data_folder_of(options.preds[0], options.data) / "dataset.json"
     return what_is_read(options, digests, [*files, options.truth, options.masks, data])
 

@@ -43,7 +43,7 @@ from wsss.metrics.classify import precision_recall
 from wsss.metrics.instances import InstanceScorer, instance_table, match_pairs
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.figures import write_confusion
-from wsss.runs.output import Output, at_file, record_over, what_is_read
+from wsss.runs.output import Output, at_file, check_recorded, record_over, what_is_read
 from wsss.stages.evaluate_masks import evaluate_masks
 
 Values = dict[str, np.ndarray]
@@ -86,6 +86,7 @@ def check_numbers(
         return
     if data is None or not (record := data / "segment.json").is_file():
         return
+    check_recorded(record)
     chosen = read_record(record, "options")["options"]
     if chosen["backend"] == "masks" and not chosen.get("split", False):
         return
@@ -117,7 +118,8 @@ SUBJECT = ("options.preds", "options.truth")
 def _read(options: EvaluateOptions, digests: Digests) -> dict[str, Any]:
     files = [*prediction_files(options.preds), options.truth, options.masks, options.labels, options.submission]
     files += [options.preds / name for name in ("masks", "objects", "probs")]
-    return what_is_read(options, digests, [*files, None if options.data is None else options.data / "dataset.json"])
+    data = options.data or recorded_data(options.preds)
+    return what_is_read(options, digests, [*files, None if data is None else data / "dataset.json"])
 
 
 def _evaluate(options: EvaluateOptions, output: Output, out: Path) -> None:

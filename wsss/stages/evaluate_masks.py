@@ -1,6 +1,6 @@
 """The task 'masks' of `evaluate`: figures of predicted masks, the choice of a threshold, a picture to look at."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, search
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.overlay import SheetRow, draw_sheet
-from wsss.runs.output import Output, check_recorded
+from wsss.runs.output import Output, check_entry, check_recorded, files_of_record
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)
@@ -102,12 +102,14 @@ def _search(
 
 
 def _pairs(preds: Path, masks: MaskSet, indices: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    files = files_of_record(preds)
     for i in indices:
-        yield _probs(preds, masks.ids[i]), masks.label_map(i)
+        yield _probs(preds, masks.ids[i], files), masks.label_map(i)
 
 
-def _probs(preds: Path, name: str) -> np.ndarray:
+def _probs(preds: Path, name: str, files: Mapping[str, Sequence[str]]) -> np.ndarray:
     path, again = preds / "probs" / f"{name}.npy", "Run infer again to make it."
+    check_entry(path, preds, files)
     probs = read_npy(path, again)
     check_seal(path, again)
     return probs.astype("float32") / 255

@@ -34,7 +34,7 @@ from wsss.reports.overlay import (
     mark_cells,
     overlay_page,
 )
-from wsss.runs.output import Output, in_folder, what_is_read
+from wsss.runs.output import Output, check_recorded, in_folder, what_is_read
 from wsss.stages.evaluate import check_numbers
 
 Notes = Mapping[str, Mapping[int, "Note"]]
@@ -117,6 +117,7 @@ def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str]) -> No
     """
     columns = ["ID", "cell_id", *(str(k) for k in range(len(names)))]
     again = "Run python -m wsss.infer to make it, for the classes that --data has, or pass another --preds."
+    check_recorded(path)
     table = read_parquet(path, columns, ids=ids, again=again)
     scores = table[columns[2:]].to_numpy(np.float32)
     notes: dict[str, dict[int, Note]] = {name: {} for name in ids}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from wsss.cells.instances import describe_cells
 from wsss.cells.scoring import normalise, resize
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.device import choose_device
 from wsss.core.digests import Digests
@@ -21,7 +21,14 @@ from wsss.data.build import PIXEL_SIZE
 from wsss.data.catalog import DataSet, data_folder_of
 from wsss.data.cell_maps import check_current, marks_for
 from wsss.exports.annotations import label_map_of
-from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof
+from wsss.inference.checkpoints import (
+    CamCheckpoint,
+    check_fits,
+    load_classifiers,
+    plan_all,
+    plan_oof,
+    trained_since,
+)
 from wsss.inference.ensemble import read_provenance
 from wsss.inference.tables import is_mask_folder, iter_cells, prediction_files
 from wsss.models.cam_net import class_maps
@@ -185,7 +192,11 @@ def _mapper(contents: Contents, run: Path | None) -> Mapper | None:
         return None
     if run is None:
         raise ConfigError("--maps needs the networks of the run, which has moved: pass its folder as --run.")
-
+    if changed := trained_since(contents.record):
+        raise DataError(
+            f"{some(changed, 3)} was trained again since {contents.options.preds} was predicted, so --maps would show "
+            "other networks than the scores are of: run python -m wsss.infer again, or leave --maps out."
+        )
     return Mapper(run, contents.data, oof=bool(contents.record.get("oof")))
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.csv_text import read_numbers
 from wsss.core.digests import in_short
 from wsss.core.files import read_lines, read_record
 from wsss.data.catalog import DataSet, data_folder_of
+from wsss.inference.checkpoints import trained_since
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
 from wsss.metrics.cells import TrueMasks, read_cell_truth, score_table
 from wsss.metrics.classify import Reliability, reliability
@@ -22,6 +22,7 @@ from wsss.options.report import ReportOptions
 from wsss.reports.figures import calibration_svg, confusion_svg, curve_name, training_svg
 from wsss.reports.page import Figure
 from wsss.runs.output import outdated
+from wsss.runs.run_folder import RunFolder
 from wsss.stages.evaluate import JoinRule, evaluate, join_cells
 
 
@@ -157,6 +158,9 @@ def overview(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
         ("predicted", f"{len(contents.images)} images, {len(contents.cells)} cells"),
         ("run", shown(Path(run or record["run"])) if run or "run" in record else "not recorded"),
     ]
+    if changed := trained_since(record):
+        again = some(map(shown, changed), 3)
+        out.append(("note", f"{again} was trained again since: the curves are not of these scores"))
     if len(data.carried.columns):
         values = [f"{name} ({data.carried[name].nunique()} values)" for name in data.carried]
         out.append(("from the label table", ", ".join(values)))
@@ -336,7 +340,7 @@ def training(run: Path | None) -> list[Figure]:
     """Draw the curves of every fold of the run."""
     out = []
     for folder in fold_folders(run) if run else []:
-        table = read_numbers(folder / "log.csv")
+        table = RunFolder(folder).read_log()
         rows = [{str(k): v for k, v in row.dropna().items()} for _, row in table.iterrows()]
         last = ", ".join(
             f"{curve_name(name)} {table[name].iloc[-1]:.4g}"

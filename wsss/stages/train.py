@@ -13,6 +13,8 @@ from torch import Tensor
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.core.device import Device, choose_device
+from wsss.core.digests import Digests
+from wsss.core.files import digest_json
 from wsss.core.runtime import cores, keep_freed_memory
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
@@ -55,6 +57,7 @@ def start(plan: Plan) -> tuple[Job, TrainState]:
     earlier = task.earlier(split.fold, fresh=saved is None)
     record = task.record(split)
     inherited = [_inherited(source, option, split, task.twins) for option, source in earlier.items()]
+    record = replace(record, inputs=record.inputs | _starting_weights(task, split.fold, saved))
     if saved is not None:
         record = replace(record, ancestors=folder.read_ancestors(saved[1]))
         check_same_run(saved[1], record.meta())
@@ -73,6 +76,22 @@ def start(plan: Plan) -> tuple[Job, TrainState]:
         folder.begin(record)
     _check_together(plan, state)
     return _job(plan, record, task.teacher(earlier)), state
+
+
+def _starting_weights(task: Task, fold: int | None, saved: Saved | None) -> dict[str, str]:
+    """Return the digest of the networks that a run starts from or is taught by; what was saved where they are gone."""
+    name, before = "starting_weights", {} if saved is None else saved[1]
+    try:
+        named = [path for _, path in task.earlier(fold, fresh=True).values()]
+    except ConfigError:  # the run that it started from is gone
+        if saved is None:
+            raise
+        named = []
+    given = Path(task.recipe.weights)
+    files = dict.fromkeys([*named, *([given] if given.is_file() and task.recipe.init_from is None else [])])
+    if files:
+        return {name: digest_json(Digests().of_files(files))}
+    return {name: before[name]} if name in before else {}
 
 
 def _job(plan: Plan, record: RunRecord, teacher: Any) -> Job:

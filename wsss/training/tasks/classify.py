@@ -163,7 +163,7 @@ class ClassifyTask(Task):
         first = earlier.get("init_from")
         net = self._net(self.recipe, pretrained=pretrained and first is None)
         if first is not None:
-            load_weights(net, self._tensors(first)[1])
+            load_weights(net, self._tensors(first)[1], first[1])
         return net
 
     def teacher(self, earlier: Mapping[str, Earlier]) -> CamNet | None:
@@ -173,7 +173,7 @@ class ClassifyTask(Task):
         record, tensors = self._tensors(earlier["drs.refine_from"])
         assert isinstance(record.recipe, ClassifyRecipe)
         net = self._net(record.recipe, pretrained=False)
-        load_weights(net, tensors)
+        load_weights(net, tensors, record.path)
         return self.device.settle(net).eval()
 
     def _net(self, recipe: ClassifyRecipe, *, pretrained: bool) -> CamNet:

@@ -60,6 +60,7 @@ class MapTask(UnetTask):
                 "task is maps, which needs pseudo-masks: run python -m wsss.pseudo and pass --pseudo FOLDER."
             )
         self.folder = options.pseudo
+        self._opened: dict[int | None, PseudoSet] = {}
         self.data = DataSet.open(default_dataset(options.data))
         self.ids, self.twins = self.data.ids, self.data.twins
         self.channels, self.outputs = len(self.data.channels), len(self.data.classes)
@@ -94,11 +95,16 @@ class MapTask(UnetTask):
         return split
 
     def _masks(self, fold: int | None) -> PseudoSet:
-        """Open the pseudo-masks of a fold; for none, out-of-fold ones or those of a network of all images.
+        """Open the pseudo-masks of a fold once; for none, out-of-fold ones or those of a network of all images.
 
         Raises:
             ConfigError: there are none.
         """
+        if fold not in self._opened:
+            self._opened[fold] = self._open(fold)
+        return self._opened[fold]
+
+    def _open(self, fold: int | None) -> PseudoSet:
         names = [fold_name(fold)] if fold is not None else ["oof", "full"]
         folders = [self.folder / name for name in names if (self.folder / name).is_dir()]
         if not folders:
@@ -113,7 +119,7 @@ class MapTask(UnetTask):
         """Return the record of a network; images have reached it through its masks' networks too."""
         masks = self._masks(split.fold)
         record = record_of_data(self.recipe, self.data, split.fold, sorted(masks.seen))
-        return replace(record, inputs={**record.inputs, "pseudo": masks.digest}, ancestors=masks.ancestors)
+        return replace(record, inputs=record.inputs | masks.inputs, ancestors=masks.ancestors)
 
     def batches(self, split: Split, workers: int) -> EpochLoader:
         """Return batches in the classifier's order and augmentation, with a mask a class in the labels' place."""
