@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from wsss.runs.checkpoint import read_tensors
 
 READERS: dict[str, Callable[[Sequence[dict[str, Tensor]]], SubCell | DenseNet]]
 READERS = {"subcell": read_subcell, "densenet": read_densenet}
+MANNERS = Manners("wsss", deadline=3600)
+"""How servers of weights, files of some 350 MB, are treated."""
 PIXEL_UM, RIM_UM = 0.16, 0.24
-"""SubCell's authors cut out 896 px of 0.08 um, keep 3 px around the cell, and halve the size; those of the DenseNet show
-it whole fields, 164 um in 1024 px."""
+"""SubCell's authors cut out 896 px of 0.08 um, keep 3 px around the cell, and halve the size. The DenseNet's show it
+whole fields, 164 um in 1024 px."""
 SHOWS = {
     "r": "microtubules (a channel called red, or the first of role cell)",
     "y": "the endoplasmic reticulum (a channel called yellow, or the second of role cell)",
@@ -80,16 +82,6 @@ class Published:
         return np.stack(scores, axis=1).astype(np.float32)
 
 
-def foreign_note(names: Iterable[str]) -> str:
-    """Return a note on what no record of this project proves of published networks; '' without any."""
-    if not (known := list(names)):
-        return ""
-    return (
-        f"note: what {some(known)} learnt from is not on record here. Others trained it on images of the Human Protein "
-        "Atlas: if these are such images, it may have seen them, and figures measured on them flatter it."
-    )
-
-
 def load_published(options: InferOptions, data: DataSet, device: Device) -> tuple[Published, ...]:
     """Load the networks of `--source`, in the order in which they are named.
 
@@ -132,7 +124,7 @@ def _at_hand(file: str, name: str) -> tuple[Path, str]:
         path = folder / f"{digest_bytes(place.encode())}-{Path(urlsplit(place).path).name}"
         try:
             with waiting(f"fetching {place}"):
-                fetch_file(place, path, Manners("wsss", deadline=3600))
+                fetch_file(place, path, MANNERS)
         except FetchError as error:
             raise ConfigError(
                 f"--source {name}: {place} could not be fetched ({error}): download it elsewhere and pass the file."

@@ -111,11 +111,11 @@ class SubCell(nn.Module):
             )
             heads, inner = state["pool.attention.weight"].shape
             self.pool = GatedPool(width, inner, heads)
-            self.classifiers = nn.ModuleList(_classifiers(state))
+            self.width = width * heads
+            self.classifiers = nn.ModuleList(_classifiers(state, self.width))
         except (KeyError, ValueError, ZeroDivisionError, AssertionError) as error:
             lacks = "they lack " if isinstance(error, KeyError) else ""
             raise DataError(f"the weights are not SubCell's: {lacks}{' '.join(str(error).split())}.") from error
-        self.width = width * heads
         load_weights(self, dict(state))
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,17 +126,17 @@ class SubCell(nn.Module):
         return torch.stack([head(pooled).sigmoid() for head in self.classifiers]).mean(dim=0), pooled
 
 
-def _classifiers(state: Mapping[str, Tensor]) -> list[nn.Sequential]:
+def _classifiers(state: Mapping[str, Tensor], width: int) -> list[nn.Sequential]:
     """Build the perceptrons, of the sizes that their weights have: linear, ReLU, linear, ReLU, linear."""
     heads = []
     for n in sorted({name.split(".")[1] for name in state if name.startswith("classifiers.")}, key=int):
-        sizes = [state[f"classifiers.{n}.{k}.weight"].shape for k in (0, 2, 4)]
-        layers = [layer for outputs, inputs in sizes for layer in (nn.Linear(inputs, outputs), nn.ReLU())]
+        outputs, inputs = zip(*(state[f"classifiers.{n}.{k}.weight"].shape for k in (0, 2, 4)), strict=True)
+        if [*inputs, outputs[-1]] != [width, *outputs[:-1], len(SUBCELL_NAMES)]:
+            raise ValueError(f"a classifier turns {inputs[0]} values into {outputs[-1]}, expected {width} into 31")
+        layers = [layer for size in zip(inputs, outputs, strict=True) for layer in (nn.Linear(*size), nn.ReLU())]
         heads.append(nn.Sequential(*layers[:-1]))
     if not heads:
         raise ValueError("there is no classifier: name its file behind that of the encoder, with a comma between them")
-    if outputs := {head[-1].out_features for head in heads} - {len(SUBCELL_NAMES)}:
-        raise ValueError(f"a classifier has {outputs.pop()} classes, expected {len(SUBCELL_NAMES)}")
     return heads
 
 

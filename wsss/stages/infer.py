@@ -29,9 +29,10 @@ from wsss.inference.checkpoints import (
     plan_all,
     plan_oof,
 )
+from wsss.inference.ensemble import foreign_note
 from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import Scored, ShardJournals, predict, take, write_results
-from wsss.inference.published import Published, foreign_note, load_published
+from wsss.inference.published import Published, load_published
 from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
