@@ -235,17 +235,7 @@ def test_blended_with_a_run_it_takes_its_share(
     np.testing.assert_allclose(read_cells(other)["3"], parts["cam"], atol=1e-5)
     capsys.readouterr()
     blend = ["--preds", str(out), str(other), "--weights", "auto", "--data", str(data)]
-        "--preds",
-        str(out),
-        str(other),
-        "--weights",
-        "auto",
-        "--data",
-        str(data),
-        "--out",
-        str(tmp_path / "blend"),
-    ]
-    assert ensemble(blend) == 0
+    assert ensemble([*blend, "--out", str(tmp_path / "blend")]) == 0
     assert "what subcell learnt from" in capsys.readouterr().out
 
 
@@ -329,6 +319,7 @@ def test_a_whole_state_dict_in_one_file_will_do(data: Path, files: list[Path], t
             "the weights are not SubCell's: a classifier turns 256 values into 28, expected 256 into 31",
         ),
         ("subcell={encoder},{wide}", "a classifier turns 9 values into 31, expected 256 into 31"),
+        ("subcell=http://[::1", "http://\\[::1 could not be fetched \\(the address is not one"),
         ("subcell={encoder},missing.pth", "missing.pth does not exist"),
         ("densenet={encoder}", "the checkpoint does not fit DenseNet"),
         ("densenet={encoder},{c0}", "the DenseNet-121 is one file, got 2"),

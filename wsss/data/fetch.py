@@ -123,7 +123,10 @@ def _persist(call: Callable[[], T], manners: Manners, rate: Rate, sleep: Callabl
 
 def _get(url: str, manners: Manners, *, kind: str = "image", largest: int = LARGEST) -> bytes:
     """Return the content of an address, a picture's unless `kind` is empty, checked against its announced length."""
-    request = urllib.request.Request(url, headers={"User-Agent": manners.agent, "Accept": f"{kind or '*'}/*"})
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": manners.agent, "Accept": f"{kind or '*'}/*"})
+    except ValueError as error:
+        raise FetchError(f"the address is not one ({error})") from error
     end = time.monotonic() + manners.deadline
     try:
         with urllib.request.urlopen(request, timeout=manners.timeout) as answer:

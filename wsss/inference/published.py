@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -119,9 +118,9 @@ def _at_hand(file: str, name: str) -> tuple[Path, str]:
     """
     place, _, wanted = file.partition("#sha256=")
     path = Path(place)
-    if urlsplit(place).scheme in ("http", "https"):
-        folder = Path(torch.hub.get_dir()) / "wsss"
-        path = folder / f"{digest_bytes(place.encode())}-{Path(urlsplit(place).path).name}"
+    if is_address := place.startswith(("http://", "https://")):
+        own_name = re.sub(r"[^\w.-]", "_", place.rpartition("/")[2])
+        path = Path(torch.hub.get_dir()) / "wsss" / f"{digest_bytes(place.encode())}-{own_name}"
         try:
             with waiting(f"fetching {place}"):
                 fetch_file(place, path, MANNERS)
@@ -137,7 +136,7 @@ def _at_hand(file: str, name: str) -> tuple[Path, str]:
         raise DataError(
             f"--source {name}: {path} has the SHA-256 {digest}, expected {wanted}: remove it, or correct that."
         )
-    if place != str(path) and not wanted:
+    if is_address and not wanted:
         say(f"{path}: fetched from {place}; to have it compared next time, pass {place}#sha256={digest}")
     return path, digest
 
