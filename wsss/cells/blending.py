@@ -9,9 +9,11 @@ from scipy.special import expit, logit
 
 from wsss.options.scoring import ScoreConfig
 
-Group = Literal["maps", "crops", "features"]
+Group = Literal["maps", "crops", "features", "published"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 """Kinds of scores, in the order in which they are blended."""
+LATE: tuple[Group, ...] = ("features", "published")
+"""Those that do not go by the image's probabilities."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ def blend_parts(
     visible: np.ndarray | None = None,
     one_class: bool = False,
 ) -> np.ndarray:
-    """Blend maps and crops; then image_mix, normalise_rows, the features' scores, prior_rounds, border_power.
+    """Blend maps and crops; image_mix, normalise_rows; scores of features and published networks; prior, border_power.
 
     Args:
-        parts: what is blended; there must be maps.
+        parts: what is blended; there must be maps, unless published networks have all the weight.
         config: the rules.
         negative: id of the class 'no specific signal', or None; for prior_rounds.
         visible: (N,) in [0, 1], share of the cell that the image shows (`visible_share`); None for whole cells.
@@ -65,7 +67,7 @@ def blend_parts(
     """
     groups = {group: [part for part in parts if part.group == group] for group in GROUPS}
     weights = {group: sum(part.share for part in of_group) for group, of_group in groups.items()}
-    scores = _mean(groups["maps"])
+    scores = _mean(groups["maps"] or [Part("", None, 1, np.zeros_like(parts[0].scores))])
     if groups["crops"]:
         both = weights["maps"] + weights["crops"]
         scores = blend(scores, _mean(groups["crops"]), config.blend, weights["crops"] / both if both else 0.5)
@@ -75,8 +77,8 @@ def blend_parts(
         scores = (1 - config.image_mix) * scores + config.image_mix * scores.mean(axis=0)
     if config.normalise_rows:
         scores = _normalise_rows(scores)
-    if groups["features"]:
-        scores = (1 - weights["features"]) * scores + weights["features"] * _mean(groups["features"])
+    if late := [group for group in LATE if groups[group]]:
+        scores = (1 - own_share(parts)) * scores + sum(weights[group] * _mean(groups[group]) for group in late)
     prior = image_prior_of_one_class if one_class else image_prior
     scores = prior(scores, negative, config.prior_rounds)
     if visible is not None:
@@ -168,9 +170,9 @@ def image_prior_of_one_class(scores: np.ndarray, negative: int | None, rounds: i
     return np.where(others, now, scores)
 
 
-def feature_share(parts: Sequence[Part]) -> float:
-    """Return the weight of the features' scores in the blend."""
-    return sum(part.share for part in parts if part.group == "features")
+def own_share(parts: Sequence[Part]) -> float:
+    """Return the weight in the blend of the scores that do not go by the image's probabilities."""
+    return sum(part.share for part in parts if part.group in LATE)
 
 
 SEEN = 3

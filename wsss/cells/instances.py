@@ -281,6 +281,49 @@ def crop_batches(fields: Iterable[tuple[np.ndarray, np.ndarray]], config: CropCo
         yield crops
 
 
+@dataclass(frozen=True)
+class Window:
+    """How networks that know the size of things want each cell: in the middle of a square of fixed width."""
+
+    size: int
+    """Edge of a crop in px."""
+    pixel_um: float
+    """Micrometres per pixel of a crop."""
+    rim_um: float
+    """How far around the cell its surroundings stay, in micrometres; beyond they are black."""
+
+
+def window_batches(
+    fields: Iterable[tuple[np.ndarray, np.ndarray, float]], window: Window, batch: int
+) -> Iterator[np.ndarray]:
+    """Cut out the cells of several images, each an image, its label map and the micrometres per pixel of both.
+
+    Yields:
+        (n, C, size, size) uint8 with n up to `batch`, image after image and by rising id; black beyond the image.
+    """
+    cells = ((*place, um) for image, label_map, um in fields for place in _places(image, label_map))
+    while part := list(islice(cells, batch)):
+        yield np.stack([_cut_window(*cell, window) for cell in part])
+
+
+def _cut_window(
+    image: np.ndarray, label_map: np.ndarray, cell: int, box: np.ndarray, um: float, window: Window
+) -> np.ndarray:
+    """Return one cell, (C, size, size): the square around the middle of its box, scaled, its surroundings black."""
+    scale = window.pixel_um / um
+    edge, rim = max(1, round(window.size * scale)), round(window.rim_um / um)
+    top, left = ((int(box[k]) + int(box[k + 2])) // 2 - edge // 2 for k in (0, 1))
+    height, width = label_map.shape
+    rows, columns = slice(max(0, top), min(height, top + edge)), slice(max(0, left), min(width, left + edge))
+    place = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+    planes = np.zeros((len(image) + 1, edge, edge), np.uint8)
+    planes[:-1, *place], planes[-1, *place] = image[:, rows, columns], label_map[rows, columns] == cell
+    planes[-1] = cv2.dilate(planes[-1], np.ones((2 * rim + 1, 2 * rim + 1), np.uint8))
+    size, method = (window.size, window.size), cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+    *scaled, mask = (cv2.resize(plane, size, interpolation=method) for plane in planes)
+    return np.stack(scaled) * mask
+
+
 def cell_boxes(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids (N,) int32 in rising order and the boxes (N, 4) int64, y0 x0 y1 x1 half-open, of all cells."""
     cells = cell_runs(label_map)

@@ -7,6 +7,9 @@ import numpy as np
 
 from wsss.core.checks import DataError
 
+FIELD_UM = 2048 * 0.08
+"""Edge of a whole field of the Human Protein Atlas, in micrometres."""
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -33,6 +36,11 @@ class Geometry:
     def content_width(self) -> int:
         """Columns of the square that hold the image."""
         return max(1, round(self.width * self.scale))
+
+    def stored_um(self, pixel_um: float | None) -> float:
+        """Return the micrometres per stored pixel from those per original one; None for a whole field of the HPA."""
+        longest = max(self.height, self.width)
+        return (FIELD_UM / longest if pixel_um is None else pixel_um) / self.scale
 
     def image_to_store(self, image: np.ndarray) -> np.ndarray:
         """Scale (C, height, width) uint8 into (C, size, size) uint8; area averaging shrinks, bicubic enlarges."""

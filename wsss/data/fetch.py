@@ -12,13 +12,18 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException, InvalidURL
 from io import BufferedIOBase
 from pathlib import Path
+from typing import TypeVar
 
 from wsss.core.checks import DataError
 from wsss.core.files import write_bytes
 from wsss.core.rasters import open_raster
 
+T = TypeVar("T")
+
 LARGEST = 1 << 28
-"""Bytes of the largest file that is taken."""
+"""Bytes of the largest picture that is taken."""
+LARGEST_FILE = 1 << 32
+"""Bytes of the largest other file."""
 LONGEST_WAIT = 60.0
 """Longest wait between two tries, in seconds."""
 
@@ -82,13 +87,33 @@ def fetch(
             return picture_size(path.read_bytes())
         except FetchError:
             path.unlink()  # not by our doing; fetch it again
+    return _persist(lambda: _save_picture(url, path, manners), manners, rate, sleep)
+
+
+def _save_picture(url: str, path: Path, manners: Manners) -> tuple[int, int]:
+    content = _get(url, manners)
+    size = picture_size(content)
+    write_bytes(path, content)
+    return size
+
+
+def fetch_file(url: str, path: Path, manners: Manners) -> None:
+    """Fetch a file of any kind to `path`, which appears only once it has arrived whole; one that is there is kept.
+
+    Raises:
+        FetchError: why it is not to be had.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _persist(lambda: write_bytes(path, _get(url, manners, kind="", largest=LARGEST_FILE)), manners, Rate(1))
+
+
+def _persist(call: Callable[[], T], manners: Manners, rate: Rate, sleep: Callable[[float], object] = time.sleep) -> T:
+    """Return what `call` returns, tried again as the manners say."""
     for attempt in range(manners.retries + 1):
         rate.wait()
         try:
-            content = _get(url, manners)
-            size = picture_size(content)
-            write_bytes(path, content)
-            return size
+            return call()
         except _TryAgain as error:
             if attempt == manners.retries:
                 raise FetchError(f"{error} (after {attempt + 1} tries)") from error
@@ -96,16 +121,19 @@ def fetch(
     raise AssertionError("unreachable")
 
 
-def _get(url: str, manners: Manners) -> bytes:
-    """Return the content of a picture's address, checked against its announced length."""
-    request = urllib.request.Request(url, headers={"User-Agent": manners.agent, "Accept": "image/*"})
+def _get(url: str, manners: Manners, *, kind: str = "image", largest: int = LARGEST) -> bytes:
+    """Return the content of an address, a picture's unless `kind` is empty, checked against its announced length."""
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": manners.agent, "Accept": f"{kind or '*'}/*"})
+    except ValueError as error:
+        raise FetchError(f"the address is not one ({error})") from error
     end = time.monotonic() + manners.deadline
     try:
         with urllib.request.urlopen(request, timeout=manners.timeout) as answer:
-            kind = answer.headers.get_content_type()
-            if not kind.startswith("image/"):
-                raise FetchError(f"the server sent {kind}, expected a picture")
-            content = _read(answer, end)
+            sent = answer.headers.get_content_type()
+            if kind and not sent.startswith(f"{kind}/"):
+                raise FetchError(f"the server sent {sent}, expected a picture")
+            content = _read(answer, end, largest)
             length = answer.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
         reason = f"the server says {error.code} {error.reason}"
@@ -123,13 +151,13 @@ def _get(url: str, manners: Manners) -> bytes:
     return content
 
 
-def _read(answer: BufferedIOBase, end: float) -> bytes:
+def _read(answer: BufferedIOBase, end: float, largest: int) -> bytes:
     parts, total = [], 0
     while part := answer.read1(1 << 16):
         parts.append(part)
         total += len(part)
-        if total > LARGEST:
-            raise FetchError(f"the file is larger than {LARGEST} bytes")
+        if total > largest:
+            raise FetchError(f"the file is larger than {largest} bytes")
         if time.monotonic() > end:
             raise _TryAgain(f"only {total} bytes came in time")
     return b"".join(parts)

@@ -1,6 +1,6 @@
 """Blends of several predictions of the same cells: the rules, and weights fitted without looking at what is scored."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,16 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     record = folder / "provenance.json"
     provenance: dict[str, Any] = read_record(record) if record.exists() else {}
     return provenance
+
+
+def foreign_note(names: Iterable[str]) -> str:
+    """Return a note on what no record of this project proves of published networks; '' without any."""
+    if not (known := list(names)):
+        return ""
+    return (
+        f"note: what {some(known)} learnt from is not on record here. Others trained it on images of the Human Protein "
+        "Atlas: if these are such images, it may have seen them, and figures measured on them flatter it."
+    )
 
 
 def _aligned(table: pd.DataFrame, first: pd.DataFrame, key: list[str], folder: Path, other: Path) -> pd.DataFrame:

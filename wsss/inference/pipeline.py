@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsss.cells.blending import Part, blend_parts, feature_share, image_scores
-from wsss.cells.instances import crop_batches, measure_cells
+from wsss.cells.blending import Part, blend_parts, image_scores, own_share
+from wsss.cells.instances import measure_cells
 from wsss.cells.regions import cell_ids, visible_share
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
@@ -163,7 +163,7 @@ def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: in
     visible = visible_share(sample.cells, sample.content)
     one_class = shows_one_class(sources[0].members, task.score)
     final = blend_parts(parts, task.score, negative=task.data.classes.negative, visible=visible, one_class=one_class)
-    probs = image_scores(final, sample.probs, negative=task.data.classes.negative, share=feature_share(parts))
+    probs = image_scores(final, sample.probs, negative=task.data.classes.negative, share=own_share(parts))
     if task.calibration is not None:
         final, probs = task.calibration.of_cells(final), task.calibration.of_image(probs)
     frame = _frame(task.data, sample, final, parts, fold, _vectors(task, sources, sample))
@@ -401,18 +401,17 @@ def _score_batch(
 ) -> list[Future[Scored]]:
     """Run the networks on a batch, its crops cut in `cutter`; hand each image's scoring and encoding to `writers`."""
     batch = Batch(samples, np.stack([sample.image for sample in samples]))
-    fields = [(sample.image, sample.cells) for sample in samples]
     # the first crops are cut while the maps are made
-    crops = [[_one_ahead(cutter, crop_batches(fields, cut)) for cut in source.cuts] for source in sources]
+    crops = [None if (cut := source.cut(batch)) is None else _one_ahead(cutter, cut) for source in sources]
     maps = look(members, task, batch)
-    seen = {source.name: source.see(batch, of_source) for source, of_source in zip(sources, crops, strict=True)}
+    seen = {source.name: source.see(batch, of_source or ()) for source, of_source in zip(sources, crops, strict=True)}
     scoring = []
     for b, sample in enumerate(samples):
         by_network = tuple(probs[b] for _, probs in maps)
         filled = replace(
             sample,
             maps=tuple(cam[b] for cam, _ in maps),
-            probs=np.mean(by_network, axis=0),
+            probs=np.mean(by_network, axis=0) if by_network else np.zeros(len(task.data.classes), np.float32),
             probs_by_network=by_network,
             seen={name: of_images[b] for name, of_images in seen.items()},
         )

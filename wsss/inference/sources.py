@@ -1,14 +1,16 @@
 """The ways of scoring cells. Each is a Source; blend, parts, provenance and report iterate over one list of them.
 
 To add one, write a class here and name it in SOURCES: `infer` then blends it, writes it with `--parts` and records it.
+Published networks (`--source`) are sources that need no run, after those of SOURCES.
 A source that scores by a vector of each cell offers it as an embedding (`columns`, `describe`).
 Networks run on batches of images (`see`, one batch at a time), scores are made image by image (`score`, several images
 at a time).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from wsss.cells.blending import GROUPS, Group, take_shares
+from wsss.cells.instances import crop_batches, window_batches
 from wsss.cells.scoring import cell_cam_scores
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.device import Device
@@ -27,6 +30,7 @@ from wsss.feature_classifier.features import cell_features, describe_features
 from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.overlap import Overlap
+from wsss.inference.published import Published
 from wsss.inference.views import view_crops, view_maps
 from wsss.models.memory import in_parts
 from wsss.models.unet import Unet
@@ -55,6 +59,8 @@ class Task:
     """Curves that the final scores go through; None to leave them as they are."""
     embeddings: Embeddings = False
     """Which vectors of each cell are kept; see `InferOptions.embeddings`."""
+    published: Sequence[Published] = ()
+    """Published networks that score too."""
     overlap: Overlap | None = None
     """The segmentation that runs at the same time and is waited for, image by image; None where the cells are there."""
 
@@ -104,7 +110,7 @@ class Batch:
 
 
 class Source(ABC):
-    """One way of scoring cells: class maps, crops, cell features, a U-Net's maps.
+    """One way of scoring cells: class maps, crops, cell features, a U-Net's maps, a published network.
 
     Args:
         members: the networks of the run.
@@ -113,7 +119,7 @@ class Source(ABC):
             cells without scoring them.
     """
 
-    name: ClassVar[str]
+    name: str
     """Column group in the journal and folder of `--parts`."""
     group: ClassVar[Group | None]
     """Sources of a group are averaged before groups are blended; None for scores that are written, not blended."""
@@ -124,13 +130,13 @@ class Source(ABC):
         self.members, self.task, self.share = members, task, share
 
     @staticmethod
-    @abstractmethod
     def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
         """Return the share that it takes from the sources before it in its group; None where it takes no part.
 
         Raises:
             DataError: it should take part, and some of the networks lack what it needs.
         """
+        return None
 
     @staticmethod
     def digest(member: CamCheckpoint) -> Any:
@@ -147,17 +153,19 @@ class Source(ABC):
         """The names of the vectors' elements; empty where it has no vectors."""
         return ()
 
-    @property
-    def cuts(self) -> Sequence[CropConfig]:
-        """The ways in which it wants cells to be cut out; the first crops are made before `see` is called."""
-        return ()
+    def cut(self, batch: Batch) -> Iterator[np.ndarray] | None:
+        """Cut out the cells of all images as it wants them, (n, C, size, size) uint8 at a time; None if it wants none.
 
-    def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[Any]:
+        The first crops are made before `see` is called.
+        """
+        return None
+
+    def see(self, batch: Batch, crops: Iterable[np.ndarray]) -> Sequence[Any]:
         """Run its networks on a batch and return what `score` needs of each image.
 
         Args:
             batch: the images.
-            crops: for each of its `cuts` the cells of all images, (n, C, size, size) uint8 at a time.
+            crops: what `cut` made of them.
         """
         return [None] * len(batch.samples)
 
@@ -214,10 +222,9 @@ class CropScores(Source):
         """There unless crops.mode is none."""
         return None if crops.mode == "none" else 1.0
 
-    @property
-    def cuts(self) -> Sequence[CropConfig]:
+    def cut(self, batch: Batch) -> Iterator[np.ndarray]:
         """As the options say."""
-        return (self.task.crops,)
+        return crop_batches([(sample.image, sample.cells) for sample in batch.samples], self.task.crops)
 
     @staticmethod
     def embeds(wanted: Embeddings) -> bool:
@@ -229,7 +236,7 @@ class CropScores(Source):
         """crop_0, crop_1 ...: the pooled features of the first network; those of others have no common axes."""
         return [f"crop_{k}" for k in range(self.members[0].net.classifier.in_channels)]
 
-    def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+    def see(self, batch: Batch, crops: Iterable[np.ndarray]) -> Sequence[tuple[np.ndarray, np.ndarray]]:
         """Return (N, K) scores, the mean of the networks, and (N, D) features of each image.
 
         Each batch of crops is cut once for all networks; without a share, the first network alone sees them.
@@ -237,7 +244,7 @@ class CropScores(Source):
         device, tta = self.task.device, self.task.tta
         members = self.members[:1] if self.share is None else self.members
         outputs = [view_crops(members[0].net, [], device, tta)]
-        for crop in crops[0]:
+        for crop in crops:
             probs, features = zip(*(view_crops(member.net, [crop], device, tta) for member in members), strict=True)
             outputs.append((np.mean(probs, axis=0), features[0]))
         scores, vectors = (batch.split(np.concatenate(of_batches)) for of_batches in zip(*outputs, strict=True))
@@ -317,7 +324,7 @@ class UnetScores(Source):
         return [net.digest for net in member.unets]
 
     @torch.inference_mode()
-    def see(self, batch: Batch, crops: Sequence[Iterator[np.ndarray]]) -> Sequence[list[np.ndarray]]:
+    def see(self, batch: Batch, crops: Iterable[np.ndarray]) -> Sequence[list[np.ndarray]]:
         """Return the class maps (K, h, w) float32 in [0, 1] of each U-Net, for each image."""
         nets = {net.digest: net.net for member in self.members for net in member.unets}
         maps = [self._maps(net, batch.images) for net in nets.values()]
@@ -342,6 +349,52 @@ class UnetScores(Source):
         return np.mean(scores, axis=0)
 
 
+class PublishedScores(Source):
+    """A published network on crops of single cells, cut out as its authors do."""
+
+    group = "published"
+
+    def __init__(self, model: Published, members: Sequence[CamCheckpoint], task: Task, share: float | None) -> None:
+        super().__init__(members, task, share)
+        self.model, self.name = model, model.name
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The elements of its embedding: subcell_0, subcell_1 ..."""
+        return [f"{self.name}_{k}" for k in range(self.model.net.width)]
+
+    def cut(self, batch: Batch) -> Iterator[np.ndarray]:
+        """Cut windows of the channels that it takes."""
+        um = [self.task.data.geometry(sample.index).stored_um(self.model.pixel_um) for sample in batch.samples]
+        fields = [(s.image[list(self.model.planes)], s.cells, um) for s, um in zip(batch.samples, um, strict=True)]
+        return window_batches(fields, self.model.window, self.task.crops.batch)
+
+    @torch.inference_mode()
+    def see(self, batch: Batch, crops: Iterable[np.ndarray]) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+        """Return the (N, K) scores and (N, D) embeddings of each image."""
+        classes, width = len(self.task.data.classes), self.model.net.width
+        outputs = [(np.zeros((0, classes), np.float32), np.zeros((0, width), np.float32))]
+        outputs += [
+            output for crop in crops for output in in_parts(self.model.net, crop.shape, partial(self._ask, crop))
+        ]
+        scores, vectors = (batch.split(np.concatenate(of_batches)) for of_batches in zip(*outputs, strict=True))
+        return list(zip(scores, vectors, strict=True))
+
+    def _ask(self, crops: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        device = self.task.device
+        with device.autocast():
+            probs, vectors = self.model.net(device.put(torch.from_numpy(crops[rows])))
+        return self.model.to_classes(probs.float().cpu().numpy()), vectors.float().cpu().numpy()
+
+    def describe(self, sample: Sample) -> np.ndarray:
+        """Return the embeddings that were seen."""
+        return np.asarray(sample.seen[self.name][1])
+
+    def score(self, sample: Sample) -> np.ndarray:
+        """Return the scores that were seen."""
+        return np.asarray(sample.seen[self.name][0])
+
+
 def _wants_features(member: CamCheckpoint) -> bool:
     return member.feature_classifier is not None or member.recipe.feature_classifier.enabled is True
 
@@ -358,9 +411,12 @@ def sources_of(members: Sequence[CamCheckpoint], task: Task) -> list[Source]:
     Raises:
         DataError: some of the networks lack what a source needs.
     """
-    shares: dict[str, float | None] = {kind.name: None for kind in SOURCES if kind.embeds(task.embeddings)}
-    shares.update(source_shares(members, task.score, task.crops))
-    return [kind(members, task, shares[kind.name]) for kind in SOURCES if kind.name in shares]
+    described = [kind.name for kind in SOURCES if members and kind.embeds(task.embeddings)]
+    described += [model.name for model in task.published if task.embeddings]
+    shares = dict.fromkeys(described) | source_shares(members, task.score, task.crops, task.published)
+    kinds = [kind(members, task, shares[kind.name]) for kind in SOURCES if kind.name in shares]
+    models = [PublishedScores(m, members, task, shares[m.name]) for m in task.published if m.name in shares]
+    return [*kinds, *models]
 
 
 def shows_one_class(members: Sequence[CamCheckpoint], score: ScoreConfig) -> bool:
@@ -390,22 +446,25 @@ def check_embeddings(wanted: Embeddings, plan: Plan, score: ScoreConfig, crops: 
         )
 
 
-def source_shares(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> dict[str, float]:
+def source_shares(
+    members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig, published: Sequence[Published] = ()
+) -> dict[str, float]:
     """Return the weight in the blend of each source that takes part, by name; they sum to 1.
 
     Raises:
         DataError: some of the networks lack what a source needs.
     """
-    takes = {kind: kind.takes(members, score, crops) for kind in SOURCES}
-    shares = {kind.name: 0.0 for kind, taken in takes.items() if taken is not None}
-    groups = {group: [kind for kind in SOURCES if kind.group == group and kind.name in shares] for group in GROUPS}
-    there = [group for group, kinds in groups.items() if kinds]
-    of_groups = take_shares(
-        [{"maps": 1.0, "crops": score.crop_share, "features": score.feature_share}[g] for g in there]
-    )
-    for group, of_group in zip(there, of_groups, strict=True):
-        within = take_shares([takes[kind] or 0.0 for kind in groups[group]])
-        shares |= {kind.name: of_group * share for kind, share in zip(groups[group], within, strict=True)}
+    asked = [(kind.name, kind.group, kind.takes(members, score, crops)) for kind in SOURCES if members]
+    takes = {name: (group, taken) for name, group, taken in asked if taken is not None}
+    takes |= {model.name: ("published", 1 / (n + 1)) for n, model in enumerate(published)}  # all alike
+    shares = dict.fromkeys(takes, 0.0)
+    groups = {group: [name for name in takes if takes[name][0] == group] for group in GROUPS}
+    there = [group for group, names in groups.items() if names]
+    wanted = {"maps": 1.0, "crops": score.crop_share, "features": score.feature_share}
+    wanted["published"] = published[0].share if published else 0.0
+    for group, of_group in zip(there, take_shares([wanted[group] for group in there]), strict=True):
+        within = take_shares([takes[name][1] for name in groups[group]])
+        shares |= {name: of_group * share for name, share in zip(groups[group], within, strict=True)}
     return {name: share for name, share in shares.items() if share or name in ALWAYS}
 
 
@@ -435,12 +494,13 @@ def map_scores(
     )
 
 
-def prediction_facts(options: InferOptions, data: DataSet, plan: Plan) -> dict[str, Any]:
+def prediction_facts(
+    options: InferOptions, data: DataSet, plan: Plan, published: Sequence[Published] = ()
+) -> dict[str, Any]:
     """Return what stands in provenance.json: data, networks, rules and versions."""
     facts = {
         "data": str(data.folder),
         "table": data.manifest["table"],
-        "run": str(options.run),
         "oof": options.oof,
         "score": asdict(options.score),
         "crops": asdict(options.crops),
@@ -449,13 +509,17 @@ def prediction_facts(options: InferOptions, data: DataSet, plan: Plan) -> dict[s
         "precision": options.precision,
         "min_score": options.min_score,
         "calibration": None if options.calibration is None else digest_file(options.calibration),
-        "sources": source_shares(plan[0][0], options.score, options.crops) if plan else {},
+        "sources": source_shares(plan[0][0], options.score, options.crops, published) if plan else {},
         "members": [_planned(member, indices, options.oof) for members, indices in plan for member in members],
         "parts": options.parts,
         "versions": versions(),
     }
+    if options.run is not None:
+        facts["run"] = str(options.run)
     if options.embeddings:  # predictions made before there were any are not out of date
         facts["embeddings"] = options.embeddings
+    if published:
+        facts["published"] = {model.name: model.facts() for model in published}
     return as_read(facts)
 
 
@@ -480,17 +544,19 @@ def check_origin(calibration: Calibration, facts: Mapping[str, Any], path: Path)
     Raises:
         DataError: they differ.
     """
-    for name, wanted in origin_of(facts).items():
-        if name in calibration.origin and calibration.origin[name] != wanted:
+    for name, wanted in (dict.fromkeys(["published"]) | origin_of(facts)).items():
+        known = calibration.origin.get(name, None if name == "published" else wanted)
+        if known != wanted:
+            what = "published networks" if name == "published" else name
             raise DataError(
-                f"{path} was fitted to scores made with other {name}: predict with those, or make it again from "
+                f"{path} was fitted to scores made with other {what}: predict with those, or make it again from "
                 "predictions of this run with these options (python -m wsss.calibrate)."
             )
 
 
 def origin_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Take out of the provenance of predictions what shapes their scores; each network once."""
-    origin = {name: facts[name] for name in ("score", "crops", "tta") if name in facts}
+    origin = {name: facts[name] for name in ("score", "crops", "tta", "published") if name in facts}
     if "members" in facts:
         keys = ["weights", *(kind.record for kind in SOURCES if kind.record)]
         origin["members"] = sorted({"/".join(str(member.get(key)) for key in keys) for member in facts["members"]})

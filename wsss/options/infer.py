@@ -22,6 +22,7 @@ EXAMPLES = """\
   python -m wsss.infer --run runs/hpa-seresnext50
   python -m wsss.infer --data data/test --run runs/hpa-seresnext50 --out preds/test
   python -m wsss.infer --data data/hpa --run runs/hpa-seresnext50 --out preds/hpa-oof --oof true
+  python -m wsss.infer --data data/mine --source subcell=encoder.pth,classifier.pth   (published network, no run)
   python -m wsss.infer --run runs/hpa-seresnext50 --shard 2/4   (of 4 jobs; afterwards the same with --merge)
 """
 
@@ -54,6 +55,29 @@ class Shard:
         return f"shard-{self.number}-of-{self.count}.sqlite"
 
 
+PUBLISHED = {"subcell": ("rybg", "rbg", "ybg", "bg"), "densenet": ()}
+"""Published networks, and the channels that their name may be followed by."""
+
+
+def parse_source(text: str) -> tuple[str, str, list[str]]:
+    """Read 'NAME=FILE,FILE' or 'NAME:CHANNELS=FILE': the network, its channels ('' for none), and its files.
+
+    Raises:
+        ConfigError: there is no such network, or there are no files.
+    """
+    head, _, rest = text.partition("=")
+    name, _, letters = head.partition(":")
+    files = [file.strip() for file in rest.split(",") if file.strip()]
+    if name not in PUBLISHED or (letters and letters not in PUBLISHED[name]) or not files:
+        raise ConfigError(
+            f"--source is '{text}', expected subcell=ENCODER,CLASSIFIER (files or addresses; subcell:ybg=... names the "
+            "channels), or densenet=FILE."
+        )
+    if wrong := [file for file in files if not re.fullmatch(r"[^#]+|.*#sha256=[0-9a-fA-F]{16,64}", file)]:
+        raise ConfigError(f"--source has '{wrong[0]}', expected a file or an address, with #sha256=DIGEST or without.")
+    return name, letters, files
+
+
 Embeddings = bool | Literal["crops"]
 """Which vectors of each cell are kept."""
 
@@ -62,14 +86,23 @@ Embeddings = bool | Literal["crops"]
 class InferOptions:
     """What to predict with what, and where to write it."""
 
-    run: Path
-    """Run folder: all its folds are averaged; or one fold's folder."""
+    run: Path | None = None
+    """Run folder: all its folds are averaged; or one fold's folder. Not needed with --source."""
     data: Path | None = None
     """Prepared and segmented data set, labels not needed; default: the only one under data/."""
     out: Path | None = None
     """Folder for the tables; default: preds/<data set>-<run>."""
     unet: Path | None = None
     """Run of U-Nets of class maps (train --task maps), scored in addition to the run's maps: see score.unet_share."""
+    source: list[str] = field(default_factory=list)
+    """Published networks that score each cell, beside the run or without one: subcell=ENCODER,CLASSIFIER,... (several
+    classifiers are averaged), densenet=FILE. Files (.pth, .safetensors) or addresses; #sha256=DIGEST behind one has it
+    compared. subcell:rbg= and subcell:ybg= say which cell stain a network of three channels takes."""
+    source_share: float = 0.5
+    """Share of a cell's score taken from --source, where there is a run too; 0 keeps its --embeddings alone."""
+    pixel_um: float | None = None
+    """Micrometres per pixel of the original images, for --source; left out, each is taken for a whole field of the HPA
+    (164 um)."""
     segment: str = ""
     """Find the cells at the same time with this backend of the stage segment, one that needs no further options (unet,
     classical); empty: they were segmented before. The results are the same."""
@@ -118,6 +151,16 @@ class InferOptions:
         check_range("batch", self.batch, 1)
         check_range("min_score", self.min_score, 0, 1)
         check_choice("engine", self.engine, ENGINES)
+        check_range("source_share", self.source_share, 0, 1)
+        if self.pixel_um is not None:
+            check_range("pixel_um", self.pixel_um, 1e-4)
+        names = [parse_source(text)[0] for text in self.source]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"--source names a network twice ({', '.join(names)}): put all its files behind one name."
+            )
+        if self.run is None:
+            self._check_without_run()
         if self.oof and self.calibration is not None:
             raise ConfigError(
                 "calibration curves have seen the labels of the images that --oof predicts: leave one of the two out."
@@ -133,12 +176,23 @@ class InferOptions:
         if self.shard and self.merge:
             raise ConfigError("shard and merge are two steps: run every --shard first, then --merge true without it.")
 
+    def _check_without_run(self) -> None:
+        if not self.source:
+            raise ConfigError("--run is missing: pass the folder of a training, or a published network as --source.")
+        if of_runs := [n for n in ("oof", "snapshots", "unet") if getattr(self, n) not in (False, None)]:
+            raise ConfigError(f"--{of_runs[0]} needs a run: pass its folder as --run, or leave it out.")
+        if self.embeddings == "crops":
+            raise ConfigError("--embeddings crops are those of a run's network: pass true for those of --source.")
+
 
 OPTIONS = (InferOptions,)
 
 CELLS_ALONE: tuple[str, ...]
 CELLS_ALONE = (
     "unet",
+    "source",
+    "source_share",
+    "pixel_um",
     "segment",
     "shard",
     "merge",
@@ -159,19 +213,22 @@ MASKS_ALONE: tuple[str, ...] = ("large", "segmentation")
 def read(parser: ArgumentParser, words: Sequence[str] | None) -> list[Any]:
     """Read the flags, with the score and crop options of the run as defaults."""
     first: InferOptions = parse(parser, words, *OPTIONS)[0]
+    if first.run is None:  # the published scores as they are: the image prior was chosen for those of runs
+        parser.set_defaults({"score": {"prior_rounds": 0}})
+        return parse(parser, words, *OPTIONS)
     recipe = run_config(first.run)
     if recipe.get("task") != "masks":  # those of an old version hold the options of all tasks
         parser.set_defaults({name: recipe[name] for name in ("score", "crops") if name in recipe})
     return parse(parser, words, *OPTIONS)
 
 
-def refuse_of_other_task(options: InferOptions, *, finds_masks: bool) -> None:
+def refuse_of_other_task(options: InferOptions, run: Path, *, finds_masks: bool) -> None:
     """Refuse options that mean nothing to the run.
 
     Raises:
         ConfigError: one is set, by its name.
     """
-    usual = InferOptions(options.run)
+    usual = InferOptions(run)
     for name in CELLS_ALONE if finds_masks else MASKS_ALONE:
         for flag in _changed(name, getattr(options, name), getattr(usual, name)):
             if finds_masks:
@@ -179,7 +236,7 @@ def refuse_of_other_task(options: InferOptions, *, finds_masks: bool) -> None:
             else:
                 advice = "leave it out; the options of cell scores are --score.*, --crops.* and --tta.*"
             what = "finds masks" if finds_masks else "scores cells"
-            raise ConfigError(f"{options.run} {what}, to which --{flag} means nothing: {advice}.")
+            raise ConfigError(f"{run} {what}, to which --{flag} means nothing: {advice}.")
 
 
 def _changed(name: str, value: Any, usual: Any) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from wsss.cells.morphology import pair_nuclei
 from wsss.core.checks import ConfigError
 from wsss.core.device import choose_device
+from wsss.core.geometry import Geometry
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 
 
@@ -99,8 +100,6 @@ def _picture(*planes: np.ndarray) -> np.ndarray:
 
 
 MODEL = "fluorescence_nuclei_and_cells"
-FIELD_UM = 2048 * 0.08
-"""Edge of a whole field of the HPA, in micrometres."""
 
 
 def make_instanseg(options: BackendOptions) -> "InstanSeg":
@@ -143,9 +142,7 @@ class InstanSeg:
         return [self._segment(field) for field in fields]
 
     def _segment(self, field: Field) -> Finish:
-        longest = max(field.height, field.width)
-        original_um = FIELD_UM / longest if self.pixel_um is None else self.pixel_um
-        stored_um = original_um * longest / max(field.image.shape[1:])
+        stored_um = Geometry(field.height, field.width, field.size).stored_um(self.pixel_um)
         label_maps = self.model.eval_small_image(_instanseg_stains(field), stored_um, return_image_tensor=False)
         nuclei, cells = label_maps[0].cpu().numpy().astype(np.int32)  # (1, 2, H, W)
         return functools.partial(paired, cells, nuclei)

@@ -23,7 +23,7 @@ from wsss.inference.calibration import (
     weak_targets,
 )
 from wsss.inference.checkpoints import trained_since
-from wsss.inference.ensemble import MemberTables, read_members
+from wsss.inference.ensemble import MemberTables, foreign_note, read_members
 from wsss.inference.sources import origin_of
 from wsss.inference.tables import prediction_files
 from wsss.metrics.cells import TrueMasks, read_cell_truth
@@ -75,6 +75,8 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     classes = _classes(data, len(tables.columns))
     labels = _labels(options, data, classes)
     _check_unseen(tables, set(labels) | set(tables.cells.ID), {} if data is None else data.twins)
+    if note := foreign_note(tables.provenance.get("published", {})):
+        say(note)
     cells, basis = _cell_events(options, tables, labels, classes)
     images = _image_events(tables, labels)
     curves = {name: fit_curves(events.scores, events.truth, options.method) for name, events in _named(cells, images)}

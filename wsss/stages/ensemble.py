@@ -19,6 +19,7 @@ from wsss.inference.ensemble import (
     blend,
     blended_frames,
     fit_nested,
+    foreign_note,
     image_sizes,
     prepare,
     read_members,
@@ -93,6 +94,8 @@ def _target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Scor
             f"{where} is not out of fold (infer --oof, two folds or more): weights fitted on what networks have seen "
             "mislead. Fit them on out-of-fold predictions, and pass the result as numbers."
         )
+    if note := foreign_note({name: 0 for member in members for name in member.provenance.get("published", {})}):
+        say(note)
     if options.truth:
         return _cell_target(options, members)
     data = _data(options)

@@ -18,6 +18,7 @@ from wsss.core.runtime import progress
 from wsss.data.build import read_manifest
 from wsss.data.catalog import recorded_data
 from wsss.data.tables import read_labels
+from wsss.inference.ensemble import foreign_note, read_provenance
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import (
     is_mask_folder,
@@ -130,6 +131,8 @@ def _evaluate(options: EvaluateOptions, output: Output, out: Path) -> None:
         write_confusion(report["cells"]["confusions"], *pictures)
     output.publish()
     print_scores(report, classes)
+    if note := foreign_note(read_provenance(options.preds).get("published", {})):
+        say(note)
     say(f"written to {out}")
 
 

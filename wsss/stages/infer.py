@@ -1,6 +1,6 @@
 """Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -29,10 +29,12 @@ from wsss.inference.checkpoints import (
     plan_all,
     plan_oof,
 )
+from wsss.inference.ensemble import foreign_note
 from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import Scored, ShardJournals, predict, take, write_results
+from wsss.inference.published import Published, load_published
 from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
-from wsss.options.infer import InferOptions, Shard, refuse_of_other_task, run_config
+from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal, remove_journal
 from wsss.runs.lock import LOCK, hold
@@ -47,19 +49,23 @@ PROVENANCE = "provenance.json"
 def run(options: InferOptions) -> int:
     """Predict as the options say; return the exit code."""
     keep_freed_memory()
-    trained = run_config(options.run).get("task")
-    refuse_of_other_task(options, finds_masks=trained == "masks")
-    if trained == "masks":
-        return infer_masks(options)
-    if trained == "maps":
-        raise ConfigError(f"{options.run} finds class maps alone: pass its classifier as --run, and it as --unet.")
+    if options.run is not None:
+        trained = run_config(options.run).get("task")
+        refuse_of_other_task(options, options.run, finds_masks=trained == "masks")
+        if trained == "masks":
+            return infer_masks(options, options.run)
+        if trained == "maps":
+            raise ConfigError(f"{options.run} finds class maps alone: pass its classifier as --run, and it as --unet.")
     folder = default_dataset(options.data)
-    out = options.out or Path("preds") / f"{folder.name}-{options.run.name}{'-oof' if options.oof else ''}"
+    scorers = [parse_source(text)[0] for text in options.source] if options.run is None else [options.run.name]
+    out = options.out or Path("preds") / f"{folder.name}-{'-'.join(scorers)}{'-oof' if options.oof else ''}"
 
     on_ray = options.engine == "ray"  # this process only plans then
     task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
     if options.oof:
         _note_late_images(task.data, plan)
+        if note := foreign_note(model.name for model in task.published):
+            say(note)
     if note := bits_note([checkpoint.record for checkpoints, _ in plan for checkpoint in checkpoints], task.data):
         say(f"note: {note}")
     if not options.segment:
@@ -84,7 +90,7 @@ def _note_late_images(data: DataSet, plan: Plan) -> None:
 def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     """Open data and networks, and plan which predict which images."""
     data = DataSet.open(default_dataset(options.data))
-    folders = find_folders(options.run)
+    folders = [] if options.run is None else find_folders(options.run)
     checkpoints = [
         checkpoint for folder in folders for checkpoint in load_classifiers(folder, device, snapshots=options.snapshots)
     ]
@@ -96,9 +102,17 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     plan = plan_oof(checkpoints, data) if options.oof else plan_all(checkpoints, data)
     _check_nuclei(options, data, plan)
     check_embeddings(options.embeddings, plan, options.score, options.crops)
-    curves = _calibration(options, data, plan)
+    published = load_published(options, data, device)
     task = Task(
-        data, options.score, options.crops, device, options.batch, options.tta, curves, embeddings=options.embeddings
+        data,
+        options.score,
+        options.crops,
+        device,
+        options.batch,
+        options.tta,
+        _calibration(options, data, plan, published),
+        options.embeddings,
+        published,
     )
     return task, plan
 
@@ -120,12 +134,14 @@ def _check_nuclei(options: InferOptions, data: DataSet, plan: Plan) -> None:
         )
 
 
-def _calibration(options: InferOptions, data: DataSet, plan: Plan) -> Calibration | None:
+def _calibration(
+    options: InferOptions, data: DataSet, plan: Plan, published: Sequence[Published]
+) -> Calibration | None:
     """Read the curves of --calibration, if they fit what is predicted."""
     if options.calibration is None:
         return None
     calibration = load_calibration(options.calibration, len(data.classes))
-    check_origin(calibration, prediction_facts(options, data, plan), options.calibration)
+    check_origin(calibration, prediction_facts(options, data, plan, published), options.calibration)
     return calibration
 
 
@@ -133,7 +149,7 @@ def open_in_worker(words: dict[str, Any], device_name: str) -> tuple[Task, Plan,
     """Open data and networks in a worker on another machine, from the options by name; return the fingerprint too."""
     options = InferOptions(**words)
     task, plan = _open(options, choose_device(device_name, options.precision))
-    return task, plan, digest_json(prediction_facts(options, task.data, plan))
+    return task, plan, digest_json(prediction_facts(options, task.data, plan, task.published))
 
 
 def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan) -> int:
@@ -153,7 +169,7 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
 
 def _read(options: InferOptions, task: Task, plan: Plan) -> tuple[dict[str, Any], dict[str, Any], Marks]:
     """Return what provenance.json says, the same for comparing, and what each image's scores are made from."""
-    provenance = prediction_facts(options, task.data, plan)
+    provenance = prediction_facts(options, task.data, plan, task.published)
     read = {name: value for name, value in provenance.items() if name != "table"}
     read["files"] = {str(task.data.folder / TABLE): provenance["table"]}
     return (
@@ -181,7 +197,9 @@ def _predict(
         images without a result, those of them that can be tried again, what each image was made from, and the journals
         of shards.
     """
-    parts = _parts(options, plan)
+    parts = (
+        list(source_shares(plan[0][0], options.score, options.crops, task.published)) if options.parts and plan else []
+    )
     wanted = [task.data.ids[i] for _, indices in plan for i in indices]
     with ExitStack() as stack:
         paths: list[Path] = []
@@ -265,12 +283,7 @@ def _on_ray(task: Task, plan: Plan, folds: list[int], skip: set[int], options: I
     from wsss.inference.on_ray import make_chunks, predict_on_ray
     from wsss.stages import infer  # by its name, which workers know; it runs as __main__ here
 
-    fingerprint = digest_json(prediction_facts(options, task.data, plan))
+    fingerprint = digest_json(prediction_facts(options, task.data, plan, task.published))
     build = partial(infer.open_in_worker, vars(options))
     chunks = make_chunks(plan, folds, task.batch, skip)
     yield from predict_on_ray(build, fingerprint, chunks, options.device)
-
-
-def _parts(options: InferOptions, plan: Plan) -> list[str]:
-    """Return the parts of the score that are written beside the blend."""
-    return list(source_shares(plan[0][0], options.score, options.crops)) if options.parts and plan else []

@@ -15,7 +15,7 @@ submission.csv      id,rle_mask: one mask an image
 """
 
 import io
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,30 +49,31 @@ from wsss.runs.run_folder import find_folders
 PROVENANCE = "provenance.json"
 
 
-def infer_masks(options: InferOptions) -> int:
+def infer_masks(options: InferOptions, run: Path) -> int:
     """Predict masks as the options say; return the exit code."""
     if (options.data is None) == (not options.large):
         raise ConfigError(
-            f"{options.run} finds masks, which needs a folder of images or large files: pass --data FOLDER or "
+            f"{run} finds masks, which needs a folder of images or large files: pass --data FOLDER or "
             "--large FILE ..., one of them."
         )
     if options.large and options.oof:
         raise ConfigError("oof needs the folder of images that was trained on: pass --data FOLDER instead of --large.")
     device = choose_device(options.device, options.precision)
-    folders = find_folders(options.run)
+    folders = find_folders(run)
     checkpoints = [
         one for folder in folders for one in load_unets(folder, device, "masks", snapshots=options.snapshots)
     ]
     config = checkpoints[0].recipe.masks
     if options.data is None:
-        return infer_large(options, [(checkpoints, {stem_of(path.name): path for path in options.large})], device)
+        out = options.out or Path("preds") / f"large-{run.name}"
+        return infer_large(options, out, [(checkpoints, {stem_of(path.name): path for path in options.large})], device)
     masks = open_set(options.data, config.channels, config.tile)
-    name = f"{masks.folder.resolve().name}-{options.run.name}{'-oof' if options.oof else ''}"
+    name = f"{masks.folder.resolve().name}-{run.name}{'-oof' if options.oof else ''}"
     out = options.out or Path("preds") / name
     plan = plan_masks(checkpoints, masks, oof=options.oof)
     if isinstance(masks, TileSet):
         whole = [(group, masks.paths_of(indices)) for group, indices in plan]
-        return infer_large(replace(options, out=out), whole, device)
+        return infer_large(options, out, whole, device)
     with in_folder(out, "infer") as output:
         return _predict(output, options, masks, checkpoints, plan)
 
@@ -184,12 +185,11 @@ def _write_tables(output: Output, masks: MaskSet, journal: Journal, config: Mask
 LargePlan = list[tuple[list[Checkpoint[Unet]], dict[str, Path]]]
 
 
-def infer_large(options: InferOptions, plan: LargePlan, device: Device) -> int:
+def infer_large(options: InferOptions, out: Path, plan: LargePlan, device: Device) -> int:
     """Predict every image of the plan, members by ID and file; return the exit code."""
     count = len(options.large)
     if count and len({stem_of(path.name) for path in options.large}) < count:
         raise ConfigError("--large names several files of one ID: their masks would overwrite each other.")
-    out = options.out or Path("preds") / f"large-{options.run.name}"
     provenance = _large_provenance(options, plan)
     paths = {name: path for _, files in plan for name, path in files.items()}
 

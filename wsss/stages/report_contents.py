@@ -156,7 +156,14 @@ def overview(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
         ("data set", f"{shown(data.folder)}: {len(data)} images at {data.size} px, {labelled} labelled"),
         ("channels", ", ".join(data.channels)),
         ("predicted", f"{len(contents.images)} images, {len(contents.cells)} cells"),
-        ("run", shown(Path(run or record["run"])) if run or "run" in record else "not recorded"),
+        (
+            "run",
+            shown(Path(run or record["run"]))
+            if run or "run" in record
+            else "none"
+            if "published" in record
+            else "not recorded",
+        ),
     ]
     if changed := trained_since(record):
         again = some(map(shown, changed), 3)
