@@ -1,11 +1,12 @@
-"""Masks of images larger than memory: peak memory and time by edge, and seams by overlap.
+"""Masks and objects of images larger than memory: peak memory and time by edge, objects in one piece, seams by overlap.
 
-    python scripts/bench_large.py [--edges 5000 10000 20000] [--work bench_large]
+    python scripts/bench_large.py [--edges 2500 5000 10000] [--work bench_large]
 
 Draws TIFFs of that edge (grey discs, 512 px tiles, deflated), trains a tiny network on drawn images for a moment, and
-runs `infer --large` on each picture in a process of its own. The seams are those of 2048 x 2048 px of it: the mean step
-of the probability across the columns where tiles begin or end, over the mean step elsewhere; beside it the same figure,
-at the same columns, of the picture predicted in one piece, which has no seams.
+runs `infer --large` on each picture in processes of its own, without objects and with them. The objects in the GeoJSON
+of the smallest picture are compared with those of its whole map in one piece. The seams are those of 2048 x 2048 px of
+the last picture: the mean step of the probability across the columns where tiles begin or end, over the mean step
+elsewhere; beside it the same figure, at the same columns, of the picture predicted in one piece, which has no seams.
 """
 
 import argparse
@@ -20,14 +21,20 @@ import tifffile
 from bench_unet import write_salt
 
 from wsss import train
+from wsss.cells.mask_instances import objects_of
+from wsss.core.csv_text import read_numbers
 from wsss.core.device import choose_device
 from wsss.data.large import LargeImage
 from wsss.inference.checkpoints import load_unets
 from wsss.inference.semantic import MaskPredictor, predict_tiles, tile_starts
+from wsss.metrics.instances import overlap as overlap_of
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.run_folder import RunFolder
+from wsss.segmenters.outlines import paint_outlines, read_outlines
 
 TILE = 512
+OVERLAP = 0.1
+"""Of the tiles that `infer` predicts."""
 CUT = 2048
 PITCH = 460
 PROCESS = "from wsss import cli; cli.run(cli.command('infer'))"
@@ -76,10 +83,10 @@ def small_run(work: Path) -> Path:
     return run
 
 
-def measure(run: Path, image: Path, work: Path) -> tuple[float, float]:
+def measure(run: Path, image: Path, out: Path, *, objects: bool) -> tuple[float, float]:
     """Return the CPU seconds and the peak memory in MB of `infer --large` on an image."""
-    words = ["--run", str(run), "--large", str(image), "--out", str(work / "preds" / image.stem), "--overwrite"]
-    words += ["--device", "cpu", "--segmentation.overlap", "0.1", "--quiet"]
+    words = ["--run", str(run), "--large", str(image), "--out", str(out), "--overwrite", "--device", "cpu"]
+    words += ["--segmentation.overlap", str(OVERLAP), "--segmentation.objects", str(objects).lower(), "--quiet"]
     child = subprocess.Popen([sys.executable, "-c", PROCESS, *words])
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -88,16 +95,31 @@ def measure(run: Path, image: Path, work: Path) -> tuple[float, float]:
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
+def predictor_of(run: Path) -> MaskPredictor:
+    device = choose_device("cpu")
+    return MaskPredictor(load_unets(RunFolder(run / "full"), device, "masks"), MaskInferConfig(overlap=OVERLAP), device)
+
+
+def compare(run: Path, image: Path, out: Path) -> None:
+    """Print how the streamed objects of an image compare with those of its map in one piece."""
+    large = LargeImage(image)
+    outlines = read_outlines(out / "objects" / f"{image.stem}.geojson")
+    streamed = paint_outlines(outlines.ids, outlines.cells, large.size, image)
+    predictor = predictor_of(run)
+    whole = objects_of(predictor(large.read(0, large.size[0], 0, large.size[1])), predictor.target)
+    pairs = overlap_of(streamed, whole)
+    least = min(pairs.iou.max(axis=axis, initial=0).min(initial=1) for axis in (0, 1))
+    print(f"{image.stem}: {len(pairs.ids_a)} objects streamed, {len(pairs.ids_b)} in one piece, lowest IoU {least:g}")
+
+
 def seams(run: Path, image: Path) -> None:
     """Print how visible the borders of tiles are at several overlaps."""
-    device = choose_device("cpu")
-    checkpoints = load_unets(RunFolder(run / "full"), device, "masks")
     pixels = LargeImage(image).read(0, CUT, 0, CUT)
-    predictor = MaskPredictor(checkpoints, MaskInferConfig(), device)
+    predictor = predictor_of(run)
 
     def maps_of(tile: int, overlap: float) -> np.ndarray:
         bands = predict_tiles(
-            lambda y0, y1, x0, x1: pixels[:, y0:y1, x0:x1], predictor.part, (CUT, CUT), tile=tile, overlap=overlap
+            lambda y0, y1, x0, x1: pixels[:, y0:y1, x0:x1], predictor.parts, (CUT, CUT), tile=tile, overlap=overlap
         )
         return np.concatenate([band for _, band in bands], axis=1)
 
@@ -111,17 +133,24 @@ def seams(run: Path, image: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--edges", type=int, nargs="+", default=[5000, 10000, 20000])
+    parser.add_argument("--edges", type=int, nargs="+", default=[2500, 5000, 10000])
     parser.add_argument("--work", type=Path, default=Path("bench_large"), help="where pictures and masks go")
+    parser.add_argument("--no-seams", action="store_true", help="leave the seams out")
     given = parser.parse_args()
     run = small_run(given.work)
     for edge in given.edges:
         image = given.work / f"edge{edge}.tif"
         if not image.exists():
             draw_large(image, edge)
-        seconds, peak = measure(run, image, given.work)
-        print(f"{edge:6} x {edge:6}: {seconds:7.0f} s of CPU, peak {peak:6.0f} MB", flush=True)
-    seams(run, image)
+        for objects in (False, True):
+            out = given.work / "preds" / f"{edge}{'-objects' if objects else ''}"
+            seconds, peak = measure(run, image, out, objects=objects)
+            count = f"{read_numbers(out / 'images.csv').n_objects[0]:.0f}" if objects else "no"
+            print(f"{edge:6} x {edge:6}: {seconds:7.0f} s of CPU, peak {peak:6.0f} MB, {count} objects", flush=True)
+        if edge == min(given.edges):
+            compare(run, image, out)
+    if not given.no_seams:
+        seams(run, image)
 
 
 def seam_ratio(maps: np.ndarray, borders: list[int]) -> float:

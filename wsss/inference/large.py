@@ -156,7 +156,7 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path, object
         raise DataError(
             f"{image.path} has {image.channels} channels, the network was trained with {recipe.masks.channels}."
         )
-    bands = predict_tiles(image.read, predictor.part, image.size, tile=config.tile, overlap=config.overlap)
+    bands = predict_tiles(image.read, predictor.parts, image.size, tile=config.tile, overlap=config.overlap)
     probs = (band for _, band in bands)
     if objects is None:
         masks = (mask_channel(maps, predictor.target) >= config.threshold for maps in probs)

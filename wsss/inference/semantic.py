@@ -16,9 +16,13 @@ from wsss.options.masks import MaskInferConfig
 
 ROWS = 128
 """Rows that are handed on at a time."""
+BATCH_PX = 1 << 20
+"""Pixels of the tiles that are predicted at once: one of 1,024 px, several smaller ones."""
 
 Read = Callable[[int, int, int, int], np.ndarray]
 """(y0, y1, x0, x1) -> (C, y1 - y0, x1 - x0) uint8."""
+Predict = Callable[[np.ndarray], np.ndarray]
+"""(B, C, h, w) uint8 -> (B, K, h, w) float maps."""
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -39,7 +43,7 @@ def fall_off(length: int) -> np.ndarray:
 
 def predict_tiles(
     read: Read,
-    predict: Callable[[np.ndarray], np.ndarray],
+    predict: Predict,
     size: tuple[int, int],
     *,
     tile: int = 1024,
@@ -47,12 +51,13 @@ def predict_tiles(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict an image tile by tile, blended with weights that fall off to the tile's border.
 
-    Tiles are processed in bands from top to bottom, and rows that no further tile touches are yielded at once. So
-    memory grows with tile x width of the image, not with its height, and reader and writer may be files.
+    Tiles are processed in bands from top to bottom, neighbours in batches of up to `BATCH_PX` pixels, and rows that no
+    further tile touches are yielded at once. So memory grows with tile x width of the image, not with its height, and
+    reader and writer may be files.
 
     Args:
         read: gives a part of the image.
-        predict: (C, h, w) -> (K, h, w) float maps.
+        predict: gives the maps of a batch of tiles.
         size: (H, W) of the image.
         tile: edge of the tiles, px; smaller where the image is.
         overlap: share of a tile that its neighbour covers too, 0 to .9.
@@ -66,12 +71,15 @@ def predict_tiles(
     window = fall_off(edge_y)[:, None] * fall_off(edge_x)
     down, across = _weights(starts_y, edge_y, height), _weights(starts_x, edge_x, width)
     sums = np.zeros((0, edge_y, width), np.float32)
+    at_once = max(1, BATCH_PX // (edge_y * edge_x))
     for k, y in enumerate(starts_y):
-        for x in starts_x:
-            maps = predict(read(y, y + edge_y, x, x + edge_x))
+        for first in range(0, len(starts_x), at_once):
+            places = starts_x[first : first + at_once]
+            batch = predict(np.stack([read(y, y + edge_y, x, x + edge_x) for x in places]))
             if not len(sums):
-                sums = np.zeros((len(maps), edge_y, width), np.float32)
-            sums[:, :, x : x + edge_x] += maps * window
+                sums = np.zeros((batch.shape[1], edge_y, width), np.float32)
+            for x, maps in zip(places, batch, strict=True):
+                sums[:, :, x : x + edge_x] += maps * window
         done = (starts_y[k + 1] if k + 1 < len(starts_y) else height) - y
         for row in range(0, done, ROWS):
             last = min(row + ROWS, done)
@@ -106,10 +114,10 @@ class MaskPredictor:
         """Return the (K, H, W) float32 probabilities of a (C, H, W) uint8 image."""
         size = image.shape[1], image.shape[2]
         if max(size) <= self.config.tile:
-            return self.part(image)
+            return self.parts(image[None])[0]
         bands = predict_tiles(
             lambda y0, y1, x0, x1: image[:, y0:y1, x0:x1],
-            self.part,
+            self.parts,
             size,
             tile=self.config.tile,
             overlap=self.config.overlap,
@@ -117,20 +125,24 @@ class MaskPredictor:
         return np.concatenate([band for _, band in bands], axis=1)
 
     @torch.inference_mode()
-    def part(self, image: np.ndarray) -> np.ndarray:
-        """Return the maps of an image, or of a tile, that is seen as a whole."""
-        images = self.device.put(torch.from_numpy(np.array(image))[None])
+    def parts(self, parts: np.ndarray) -> np.ndarray:
+        """Return the (B, K, H, W) maps of (B, C, H, W) uint8 images, or tiles, each of which is seen as a whole.
+
+        The size of the batch changes the maps by rounding alone: 1e-5 at most in float32.
+        """
+        images = self.device.put(torch.from_numpy(np.require(parts, requirements="CW")))
         config = self.config
         asks = [partial(self._ask, checkpoint) for checkpoint in self.checkpoints]
         try:
             maps = [attempt(partial(predict_views, answer, images, config.tta, config.scales)) for answer in asks]
         except MemoryFull as full:
-            edges = " x ".join(map(str, image.shape[1:]))
+            edges = " x ".join(map(str, parts.shape[2:]))
             raise ConfigError(
                 f"memory is too small for {edges} px ({full}): pass a smaller --segmentation.tile."
             ) from None
-        mean = torch.stack(maps).mean(dim=0)[0]
-        return emptied(mean[:-1], mean[-1].mean(), self.target, config.empty_below).cpu().numpy()
+        mean = torch.stack(maps).mean(dim=0)
+        holds = mean[:, -1].mean(dim=(1, 2))
+        return emptied(mean[:, :-1], holds, self.target, config.empty_below).cpu().numpy()
 
     def _ask(self, checkpoint: Checkpoint[Unet], images: torch.Tensor) -> torch.Tensor:
         """Return (B, K + 1, H, W): the maps, and as a map the probability that the image holds anything."""
@@ -144,11 +156,11 @@ class MaskPredictor:
 
 
 def emptied(maps: torch.Tensor, holds: torch.Tensor, target: str, below: float) -> torch.Tensor:
-    """Return (K, H, W) probabilities of nothing anywhere if the image holds anything less likely than `below`.
+    """Return (B, K, H, W) probabilities, of nothing anywhere where (B,) `holds` is below `below`.
 
     `holds` stays on its device: nothing waits for it.
     """
     nothing = torch.zeros_like(maps)
     if target == "softmax":
-        nothing[0] = 1
-    return torch.where(holds >= below, maps, nothing)
+        nothing[:, 0] = 1
+    return torch.where((holds >= below)[:, None, None, None], maps, nothing)
