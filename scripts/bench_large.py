@@ -2,7 +2,7 @@
 
     python scripts/bench_large.py [--edges 2500 5000 10000] [--work bench_large]
 
-Draws TIFFs of that edge (grey discs, 512 px tiles, deflated), trains a tiny network on drawn images for a moment, and
+Draws TIFFs of that edge (grey discs, 512 px tiles, deflated), trains a tiny network on such discs for a moment, and
 runs `infer --large` on each picture in processes of its own, without objects and with them. The objects in the GeoJSON
 of the smallest picture are compared with those of its whole map in one piece. The seams are those of 2048 x 2048 px of
 the last picture: the mean step of the probability across the columns where tiles begin or end, over the mean step
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from bench_unet import write_salt
+from PIL import Image
 
 from wsss import train
 from wsss.cells.mask_instances import objects_of
@@ -36,7 +36,8 @@ TILE = 512
 OVERLAP = 0.1
 """Of the tiles that `infer` predicts."""
 CUT = 2048
-PITCH = 460
+PITCH = 115
+"""Discs lie on a grid of this spacing, shifted at random: some touch, and many are cut by the borders of tiles."""
 PROCESS = "from wsss import cli; cli.run(cli.command('infer'))"
 
 
@@ -44,42 +45,50 @@ def draw_large(path: Path, edge: int) -> None:
     """Write a grey TIFF of discs on noise, tile by tile; nothing in the picture knows where its tiles end."""
 
     def tiles() -> Iterator[np.ndarray]:
-        noise = np.random.default_rng(3).integers(40, 90, (TILE, TILE)).astype(np.uint8)
         for y0 in range(0, edge, TILE):
             for x0 in range(0, edge, TILE):
-                yield noise + np.uint8(90) * _discs(y0, x0)
+                yield _picture(_discs(y0, x0))
 
     tifffile.imwrite(path, tiles(), shape=(edge, edge), dtype=np.uint8, tile=(TILE, TILE), compression="zlib")
 
 
-def _discs(y0: int, x0: int) -> np.ndarray:
+def _picture(inside: np.ndarray) -> np.ndarray:
+    """Return the (TILE, TILE) picture of discs."""
+    noise = np.random.default_rng(3).integers(40, 90, inside.shape).astype(np.uint8)
+    return noise + np.uint8(90) * inside
+
+
+def _discs(y0: int, x0: int, seed: int = 3) -> np.ndarray:
     """Return where discs are in the tile that begins at a place: one in each square of PITCH px."""
     y, x = np.mgrid[y0 : y0 + TILE, x0 : x0 + TILE]
     inside = np.zeros((TILE, TILE), bool)
     for row in range(y0 // PITCH, (y0 + TILE) // PITCH + 1):
         for column in range(x0 // PITCH, (x0 + TILE) // PITCH + 1):
-            dy, dx, radius = np.random.default_rng((3, row, column)).uniform((0.4, 0.4, 0), (0.6, 0.6, 0.4)) * PITCH
+            rng = np.random.default_rng((seed, row, column))
+            dy, dx, radius = rng.uniform((0.35, 0.35, 0.1), (0.65, 0.65, 0.45)) * PITCH
             inside |= (y - row * PITCH - dy) ** 2 + (x - column * PITCH - dx) ** 2 < radius**2
     return inside
 
 
+def write_discs(folder: Path, count: int = 8) -> None:
+    """Write pictures of other discs with their masks."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for k in range(count):
+        inside = _discs(0, 0, seed=100 + k)
+        for kind, pixels in (("images", _picture(inside)), ("masks", np.uint8(255) * inside)):
+            Image.fromarray(pixels).save(folder / kind / f"discs{k}.png")
+
+
 def small_run(work: Path) -> Path:
-    """Train a tiny network on drawn images, if it is not there yet."""
-    if not (work / "salt").exists():
-        write_salt(work / "salt", 0, 24)
+    """Train a tiny network on drawn discs, if it is not there yet."""
+    if not (work / "discs").exists():
+        write_discs(work / "discs")
     run = work / "run"
-    words = ["--task", "masks", "--data", str(work / "salt"), "--run", str(run), "--fold", "none", "--device", "cpu"]
-    words += [
-        "--backbone",
-        "test_resnet",
-        "--weights",
-        "none",
-        "--masks.channels",
-        "1",
-        "--unet.channels",
-        "[8,4]",
-    ]
-    train.main([*words, "--crop", "0", "--augment", "none", "--epochs", "10", "--batch", "8", "--optim.lr", "1e-2"])
+    words = ["--task", "masks", "--data", str(work / "discs"), "--run", str(run), "--fold", "none", "--device", "cpu"]
+    words += ["--backbone", "test_resnet", "--weights", "none", "--masks.channels", "1", "--unet.channels", "[8,4]"]
+    words += ["--crop", "128", "--augment", "none", "--epochs", "40", "--batch", "8", "--optim.lr", "1e-2"]
+    train.main([*words, "--workers", "0"])
     return run
 
 
@@ -145,7 +154,7 @@ def main() -> None:
         for objects in (False, True):
             out = given.work / "preds" / f"{edge}{'-objects' if objects else ''}"
             seconds, peak = measure(run, image, out, objects=objects)
-            count = f"{read_numbers(out / 'images.csv').n_objects[0]:.0f}" if objects else "no"
+            count = f"{read_numbers(out / 'images.csv').n_objects.iloc[0]:.0f}" if objects else "no"
             print(f"{edge:6} x {edge:6}: {seconds:7.0f} s of CPU, peak {peak:6.0f} MB, {count} objects", flush=True)
         if edge == min(given.edges):
             compare(run, image, out)
