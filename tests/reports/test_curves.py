@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.reports.figures import plot_curves, plot_range_test
+from wsss.reports.figures import draw_curves, plot_curves, plot_range_test
 
 ROWS = [
     {"epoch": n, "lr": 1e-3 / n, "train_loss": 2 / n, "train_full": 1 / n, "val_loss": 3 / n, "val_map": 1 - 1 / n}
@@ -28,3 +28,11 @@ def test_a_range_test_is_drawn_with_its_suggestion(tmp_path: Path) -> None:
     rows = [{"lr": 10.0**k, "loss": 1.0 + k, "smoothed": 1.0 + k} for k in range(4)]
     plot_range_test(rows, 10.0, tmp_path / "range.png")
     assert ink(tmp_path / "range.png") > 0
+
+
+def test_the_validation_of_masks_is_drawn_too() -> None:
+    rows = [
+        {"epoch": n, "lr": 1e-3, "train_loss": 1.0, "val_loss": 1.0, "val_dice": 0.5, "val_iou": 0.4} for n in (1, 2)
+    ]
+    labels = [line.get_label() for line in draw_curves(rows).axes[1].lines]
+    assert labels == ["validation Dice", "validation IoU"]

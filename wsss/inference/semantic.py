@@ -130,7 +130,7 @@ class MaskPredictor:
 
         The size of the batch changes the maps by rounding alone: 1e-5 at most in float32.
         """
-        images = self.device.put(torch.from_numpy(np.require(parts, requirements="CW")))
+        images = self.device.put(torch.from_numpy(np.require(parts, requirements=["C", "W"])))
         config = self.config
         asks = [partial(self._ask, checkpoint) for checkpoint in self.checkpoints]
         try:

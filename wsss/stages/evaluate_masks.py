@@ -38,7 +38,7 @@ def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
         return
     indices = _common(options, masks)
     scores = [
-        score_mask(_predicted(options.preds, masks.ids[i], record), masks.label_map(i), masks.ignored(i))
+        score_mask(predicted_map(options.preds, masks.ids[i], record), masks.label_map(i), masks.ignored(i))
         for i in indices
     ]
     report: dict[str, Any] = {"format": 1, "task": "masks", "preds": str(options.preds), "truth": str(options.truth)}
@@ -71,7 +71,8 @@ def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
     return indices
 
 
-def _predicted(preds: Path, name: str, record: dict[str, Any]) -> np.ndarray:
+def predicted_map(preds: Path, name: str, record: dict[str, Any]) -> np.ndarray:
+    """Return the predicted objects of an image, (H, W) int32; a mask that is not parted is object 1."""
     if record["segmentation"]["objects"]:
         return read_label_map(find_label_map(preds / "objects", name))
     return (read_label_map(preds / "masks" / f"{name}.png") > 0).astype("int32")
@@ -103,10 +104,11 @@ def _search(
 
 def _pairs(preds: Path, masks: MaskSet, indices: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for i in indices:
-        yield _probs(preds, masks.ids[i]), masks.label_map(i)
+        yield predicted_probs(preds, masks.ids[i]), masks.label_map(i)
 
 
-def _probs(preds: Path, name: str) -> np.ndarray:
+def predicted_probs(preds: Path, name: str) -> np.ndarray:
+    """Return the predicted maps of an image, (K, H, W) float32 in [0, 1]."""
     path, again = preds / "probs" / f"{name}.npy", "Run infer again to make it."
     probs = read_npy(path, again)
     check_seal(path, again)
@@ -143,7 +145,7 @@ def _draw(
 
 
 def _row(preds: Path, record: dict[str, Any], masks: MaskSet, i: int, score: MaskScore) -> SheetRow:
-    truth, predicted = masks.label_map(i), _predicted(preds, masks.ids[i], record)
+    truth, predicted = masks.label_map(i), predicted_map(preds, masks.ids[i], record)
     figures, alone = f"Dice {score.dice:.3f}, IoU {score.iou:.3f}", None
     if record["segmentation"]["objects"]:
         pairs = overlap(predicted, truth)
