@@ -38,7 +38,13 @@ OVERLAP = 0.1
 CUT = 2048
 PITCH = 115
 """Discs lie on a grid of this spacing, shifted at random: some touch, and many are cut by the borders of tiles."""
-PROCESS = "from wsss import cli; cli.run(cli.command('infer'))"
+PROCESS = """
+import atexit, pathlib, sys
+from wsss import cli
+status = pathlib.Path("/proc/self/status")  # what os.wait4 tells includes the memory of the process that started it
+atexit.register(lambda: pathlib.Path(sys.argv.pop(1)).write_text(status.read_text()))
+cli.run(cli.command("infer"), sys.argv[2:])
+"""
 
 
 def draw_large(path: Path, edge: int) -> None:
@@ -96,12 +102,14 @@ def measure(run: Path, image: Path, out: Path, *, objects: bool) -> tuple[float,
     """Return the CPU seconds and the peak memory in MB of `infer --large` on an image."""
     words = ["--run", str(run), "--large", str(image), "--out", str(out), "--overwrite", "--device", "cpu"]
     words += ["--segmentation.overlap", str(OVERLAP), "--segmentation.objects", str(objects).lower(), "--quiet"]
-    child = subprocess.Popen([sys.executable, "-c", PROCESS, *words])
+    told = out.with_suffix(".status")
+    child = subprocess.Popen([sys.executable, "-c", PROCESS, str(told), *words])
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if status:
         raise SystemExit(f"infer ended with {status}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    peak = next(line for line in told.read_text().splitlines() if line.startswith("VmHWM"))
+    return usage.ru_utime + usage.ru_stime, int(peak.split()[1]) / 1024
 
 
 def predictor_of(run: Path) -> MaskPredictor:

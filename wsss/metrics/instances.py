@@ -12,7 +12,7 @@ resulting precision-recall curve, and the score is its mean over the classes tha
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -229,11 +229,26 @@ def score_mask(predicted: np.ndarray, truth: np.ndarray, ignored: np.ndarray | N
         raise ValueError(f"the prediction is {predicted.shape}, the truth {truth.shape}: they must match.")
     if ignored is not None:
         predicted, truth = np.where(ignored, 0, predicted), np.where(ignored, 0, truth)
-    a, b = int((predicted > 0).sum()), int((truth > 0).sum())
-    both = int(((predicted > 0) & (truth > 0)).sum())
-    iou = both / (a + b - both) if a + b else 1.0
-    dice = 2 * both / (a + b) if a + b else 1.0
-    return MaskScore(iou, dice, float((iou > THRESHOLDS).mean()), instance_ap(predicted, truth))
+    inside, true = predicted > 0, truth > 0
+    whole = score_pixels(int(inside.sum()), int(true.sum()), int((inside & true).sum()))
+    return replace(whole, instance_ap=instance_ap(predicted, truth))
+
+
+def score_pixels(predicted: int, true: int, both: int) -> MaskScore:
+    """Compare two masks, each as one object, given the pixels of each and of both."""
+    either = predicted + true - both
+    iou = both / either if either else 1.0
+    dice = 2 * both / (predicted + true) if either else 1.0
+    share = float((iou > THRESHOLDS).mean())
+    return MaskScore(iou, dice, share, share)
+
+
+def overlap_of_masks(predicted: int, true: int, both: int) -> Overlap:
+    """Return the overlap of two masks, each as object 1, or none where it is empty; see `score_pixels`."""
+    areas_a, areas_b = (np.array([area] if area else [], np.int64) for area in (predicted, true))
+    shared = np.full((len(areas_a), len(areas_b)), both)
+    iou = shared / max(1, predicted + true - both)
+    return Overlap(np.ones_like(areas_a), np.ones_like(areas_b), iou, shared, areas_a, areas_b)
 
 
 def instance_ap(predicted: np.ndarray, truth: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from wsss.core.npy import read_npy
 from wsss.data.large import LargeImage, LargeMask
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
-from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, search
+from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, score_pixels, search
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.overlay import SheetRow, draw_sheet
 from wsss.runs.output import Output, check_recorded
@@ -178,7 +178,8 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, record: dict[str, A
             f"no image of {options.truth} has both a mask and a prediction in {options.preds}: the truth has "
             f"{some(sorted(truth.truths))}, the predictions {some(sorted(masks))}."
         )
-    table = pd.DataFrame([{"ID": name, **_score(masks[name], truth.truths[name])} for name in common])
+    scores = {name: score_pixels(*pixels_of(masks[name], truth.truths[name])) for name in common}
+    table = pd.DataFrame([{"ID": name, "dice": score.dice, "iou": score.iou} for name, score in scores.items()])
     report = {"format": 1, "task": "masks", "preds": str(options.preds), "truth": str(options.truth)}
     figures = {name: float(table[name].mean()) for name in ("dice", "iou")}
     write_json(output.path(out.name), report | {"images": len(common), "oof": record["oof"]} | figures)
@@ -188,22 +189,15 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, record: dict[str, A
     say(f"  Dice {figures['dice']:.4f}  IoU {figures['iou']:.4f}; written to {out}")
 
 
-def _score(predicted: Path, truth: LargeMask) -> dict[str, float]:
-    """Return Dice and IoU of one image; both 1 where prediction and truth are empty."""
+def pixels_of(predicted: Path, truth: LargeMask) -> tuple[int, int, int]:
+    """Return how many pixels a large mask has, how many its truth has, and how many both have in common."""
     image = LargeImage(predicted)
     height, width = image.size
-    predicted_px = true_px = both_px = 0
+    counts = np.zeros(3, np.int64)
     for y in range(0, height, PART):
         for x in range(0, width, PART):
             box = (y, min(y + PART, height), x, min(x + PART, width))
             a, b = image.read(*box)[0] > 0, truth.read(*box) > 0
-            predicted_px, true_px, both_px = (
-                predicted_px + int(a.sum()),
-                true_px + int(b.sum()),
-                both_px + int((a & b).sum()),
-            )
-    empty = predicted_px + true_px == 0
-    return {
-        "dice": 1.0 if empty else 2 * both_px / (predicted_px + true_px),
-        "iou": 1.0 if empty else both_px / (predicted_px + true_px - both_px),
-    }
+            counts += [a.sum(), b.sum(), (a & b).sum()]
+    found, true, both = counts.tolist()
+    return found, true, both

@@ -1,7 +1,7 @@
 """The report of predicted masks: what is read, what it is worth, which images come first."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.digests import Digests
 from wsss.core.files import read_record, write_text
 from wsss.core.runtime import progress
+from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.tables import prediction_files
@@ -28,24 +29,30 @@ from wsss.metrics.instances import (
     Compared,
     Hits,
     MaskScore,
+    Overlap,
     ap_of,
     compare_objects,
     hits,
     mean_score,
     overlap,
+    overlap_of_masks,
     score_mask,
+    score_pixels,
 )
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import sizes_svg, threshold_svg
 from wsss.reports.mask_page import FOUND, MEANINGS, MaskField, MaskPage, pack_masks, render_masks
+from wsss.reports.overlay import fit
 from wsss.reports.page import Figure, scale_bar
 from wsss.runs.output import Output, check_recorded, record_of, what_is_read
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.evaluate_masks import predicted_map, predicted_probs
+from wsss.stages.evaluate_masks import PART, pixels_of, predicted_map, predicted_probs
 from wsss.stages.report_contents import fold_folders, records, run_of, shown, spread_evenly, training
 
 CELLS_ALONE = ("masks", "join", "maps", "crops", "threshold")
 """Options without any meaning for masks."""
+TILE = 1024
+"""Edge of the tiles in which folders of large images are opened; none is read."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +60,22 @@ class Seen:
     """What is known of one image."""
 
     name: str
+    size: tuple[int, ...]
+    """(H, W)."""
     areas: np.ndarray
     """Of the objects found, px."""
     sure: float
-    """IoU that its mask has if the probabilities are true; of an empty mask, that nothing is there."""
+    """See `expected_iou`; NaN where no probabilities are kept."""
     score: MaskScore | None = None
+    """The rest is None where no truth is known."""
     true_areas: np.ndarray | None = None
     hits: Hits | None = None
     compared: Compared | None = None
+
+    def with_truth(self, pairs: Overlap, score: MaskScore) -> "Seen":
+        """Return the same with what a comparison tells."""
+        compared = compare_objects(pairs)
+        return replace(self, score=score, true_areas=pairs.areas_b, hits=hits(pairs), compared=compared)
 
     def row(self) -> dict[str, Any]:
         """Return its row in the table of images."""
@@ -79,62 +94,75 @@ def _count(fates: np.ndarray, fate: str) -> int:
 class Predicted:
     """Predictions of masks with their images, and their truth where it is known.
 
+    Attributes:
+        names: IDs of the images that were predicted.
+        paths: ID -> file of the image.
+        folder: of the images, for messages.
+        has_masks: whether that folder holds true masks.
+        truth_folder: where true masks were looked for, or None.
+        separated: whether masks are parted into objects that can be compared.
+        has_probs: whether probabilities are kept.
+
     Raises:
         ConfigError: an option has no meaning for masks, or the images are not found.
         DataError: predictions, images and truth do not fit each other.
     """
 
-    def __init__(self, options: ReportOptions) -> None:
+    paths: dict[str, Path]
+    folder: Path
+    has_masks = False
+    separated = False
+    has_probs = True
+
+    def __init__(self, options: ReportOptions, record: dict[str, Any]) -> None:
         usual = ReportOptions(options.preds)
         for name in CELLS_ALONE:
             if getattr(options, name) != getattr(usual, name):
                 raise ConfigError(f"{options.preds} holds masks, to which --{name} means nothing: leave it out.")
-        self.options = options
-        self.record = read_record(options.preds / "provenance.json", "channels", "oof", "segmentation", "target")
-        if "large" in self.record:
-            raise ConfigError(
-                f"{options.preds} holds masks of large images, of which there is no page: python -m wsss.evaluate "
-                "scores them, QuPath shows their objects/."
-            )
-        self.separated = bool(self.record["segmentation"]["objects"])
+        self.options, self.record, self.truth_folder = options, record, truth_of(options)
         path = options.preds / "images.csv"
         check_recorded(path)
         self.table = unguard_text(read_text(path, ("ID", "status")))
         self.names = self.table.ID[self.table.status == "ok"].tolist()
-        self.images = self._open(data_of(options, self.record), "--data")
-        truth = truth_of(options)
-        self.truth = None if truth is None else self._open(truth, "--truth")
+        self.open()
         self._check()
 
-    def _open(self, folder: Path, flag: str) -> MaskSet:
-        masks = open_set(folder, self.record["channels"], 1024)
+    def open(self) -> None:
+        """Open images and truth."""
+        self.separated = bool(self.record["segmentation"]["objects"])
+        self.images = self._set(data_of(self.options, self.record), "--data")
+        self.folder, self.has_masks = self.images.folder, bool(self.images.has_truth.any())
+        self.paths = {item.id: item.image for item in self.images.items}
+        self.truth = None if self.truth_folder is None else self._set(self.truth_folder, "--truth")
+
+    def _set(self, folder: Path, flag: str) -> MaskSet:
+        masks = open_set(folder, self.record["channels"], TILE)
         if isinstance(masks, TileSet):
             raise ConfigError(f"{folder} holds large images, {self.options.preds} others: pass their folder as {flag}.")
         return masks
 
     def _check(self) -> None:
-        preds, folder = self.options.preds, self.images.folder
-        if strangers := sorted(set(self.names) - set(self.places)):
-            raise DataError(f"{preds} has {some(strangers)}, which {folder} lacks: pass the right --data.")
-        if self.truth is not None and not self.true_places:
-            raise DataError(f"{self.truth.folder} has no mask of an image of {preds}: pass the right --truth.")
+        preds = self.options.preds
+        if strangers := sorted(set(self.names) - set(self.paths)):
+            raise DataError(f"{preds} has {some(strangers)}, which {self.folder} lacks: pass the right --data.")
+        if self.truth_folder is not None and not self.true_places:
+            raise DataError(f"{self.truth_folder} has no mask of an image of {preds}: pass the right --truth.")
         items = (record_of(preds) or {"items": {}})["items"]
         wanted = [name for name in self.names if name in items]
-        now = Digests().of_files([self.images.items[self.places[name]].image for name in wanted])
+        now = Digests().of_files([self.paths[name] for name in wanted])
         if changed := [name for name, digest in zip(wanted, now, strict=True) if digest != items[name]]:
             raise DataError(
-                f"pixels of {some(changed, 3)} in {folder} have changed since {preds} was predicted: "
+                f"pixels of {some(changed, 3)} in {self.folder} have changed since {preds} was predicted: "
                 "run python -m wsss.infer again."
             )
 
     @cached_property
-    def places(self) -> dict[str, int]:
-        """ID -> its place among the images."""
+    def _places(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.images.ids)}
 
     @cached_property
-    def true_places(self) -> dict[str, int]:
-        """ID -> its place among the true masks; of predicted images with one."""
+    def true_places(self) -> dict[str, Any]:
+        """ID -> where its true mask is, of predicted images with one."""
         if self.truth is None:
             return {}
         there = {name: i for i, name in enumerate(self.truth.ids) if self.truth.has_truth[i]}
@@ -147,9 +175,8 @@ class Predicted:
             DataError: their sizes differ.
         """
         found = predicted_map(self.options.preds, name, self.record)
-        if name not in self.true_places:
+        if self.truth is None or name not in self.true_places:
             return found, None
-        assert self.truth is not None
         i = self.true_places[name]
         true, ignored = self.truth.label_map(i), self.truth.ignored(i)
         if true.shape != found.shape:
@@ -164,39 +191,140 @@ class Predicted:
         found, true = self.maps(name)
         areas = np.unique(found[found > 0], return_counts=True)[1]
         probs = mask_channel(predicted_probs(self.options.preds, name), self.record["target"])
-        sure = expected_iou(probs, found > 0)
-        if true is None:
-            return Seen(name, areas, sure)
-        pairs = overlap(found, true)
-        return Seen(name, areas, sure, score_mask(found, true), pairs.areas_b, hits(pairs), compare_objects(pairs))
+        seen = Seen(name, found.shape, areas, expected_iou(probs, found > 0))
+        return seen if true is None else seen.with_truth(overlap(found, true), score_mask(found, true))
+
+    def picture(self, name: str) -> np.ndarray:
+        """Return an image as (C, h, w) uint8, of the size of its maps."""
+        return self.images.image(self._places[name])
 
     def field(self, seen: Seen) -> MaskField:
         """Return an image as the gallery shows it."""
-        image, (found, true) = self.images.image(self.places[seen.name]), self.maps(seen.name)
-        height, width = found.shape
+        image, (found, true) = self.picture(seen.name), self.maps(seen.name)
         if image.shape[1:] != found.shape:
             raise DataError(f"the image {seen.name} is {image.shape[1:]}, its prediction {found.shape}: infer again.")
-        pairs, edge = None if true is None else overlap(found, true), self.options.edge
-        size = (max(1, round(height * edge / max(found.shape))), max(1, round(width * edge / max(found.shape))))
+        edge, (height, width) = self.options.edge, seen.size
+        pairs = None if true is None else self.pairs(seen.name, found, true)
         fates = [FOUND] if len(seen.areas) else []
         if seen.compared is not None:
             fates = sorted({*seen.compared.predicted.tolist(), *seen.compared.true.tolist()})
         return MaskField(
             seen.name,
-            f"{height} × {width} px, {self._about(seen)}",
-            size,
+            f"{height} × {width} px, {self.about(seen)}",
+            fit(found, edge, labels=True).shape,
             fates,
             len(seen.areas),
             pack_masks(image, found, true, pairs, edge, self.options.quality),
             scale_bar(self.options.pixel_size * width),
         )
 
-    def _about(self, seen: Seen) -> str:
+    def pairs(self, name: str, found: np.ndarray, true: np.ndarray) -> Overlap:
+        """Return the overlap of an image's objects."""
+        return overlap(found, true)
+
+    def about(self, seen: Seen) -> str:
+        """Return the figures of an image as text."""
         what = "objects" if self.separated else "masks"
         if seen.score is None or seen.hits is None:
-            return f"{len(seen.areas)} {what} found; IoU expected {seen.sure:.2f}"
+            sure = "" if np.isnan(seen.sure) else f"; IoU expected {seen.sure:.2f}"
+            return f"{len(seen.areas)} {what} found{sure}"
         ap = f", AP {seen.score.instance_ap:.2f}" if self.separated else ""
         return f"{seen.hits.true} {what}, {len(seen.areas)} found; Dice {seen.score.dice:.2f}{ap}"
+
+
+class LargePredicted(Predicted):
+    """The same of images larger than memory: masks as a whole, shown shrunk."""
+
+    has_probs = False
+
+    def open(self) -> None:
+        """Open images and truth."""
+        self.rows, self.pixels = self.table.set_index("ID"), dict[str, tuple[int, int, int]]()
+        paths = {name: Path(path) for name, path in self.record["large"].items()}
+        if self.options.data is not None:
+            paths = self._tiles(self.options.data, "--data").paths
+        if gone := [path for path in paths.values() if not path.exists()]:
+            raise ConfigError(f"{some(gone)} is not there: pass the folder of the images as --data.")
+        self.paths, self.folder = paths, next(iter(paths.values())).parent
+        self.large_truth = None if self.truth_folder is None else self._tiles(self.truth_folder, "--truth")
+
+    def _tiles(self, folder: Path, flag: str) -> TileSet:
+        tiles = open_set(folder, self.record["channels"], TILE)
+        if not isinstance(tiles, TileSet):
+            raise ConfigError(f"{folder} holds no large images, as {self.options.preds} does: pass theirs as {flag}.")
+        return tiles
+
+    @cached_property
+    def true_places(self) -> dict[str, Any]:
+        """ID -> true mask."""
+        truths = {} if self.large_truth is None else self.large_truth.truths
+        return {name: truths[name] for name in self.names if name in truths}
+
+    def _mask(self, name: str) -> LargeImage:
+        return LargeImage(self.options.preds / "masks" / f"{name}.tif")
+
+    def maps(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the shrunk masks of an image, (h, w) of 0 and 1, predicted and true."""
+        mask, truth = self._mask(name), self.true_places.get(name)
+        found = self._shrunk(lambda *box: mask.read(*box) > 0, mask.size)
+        true = None if truth is None else self._shrunk(lambda *box: (truth.read(*box) > 0)[None], mask.size)
+        return _as_map(found), None if true is None else _as_map(true)
+
+    def look(self, name: str) -> Seen:
+        """Return what is known of an image."""
+        mask, truth = self._mask(name), self.true_places.get(name)
+        if truth is None:
+            area = int(self.rows.area_px[name])
+            return Seen(name, mask.size, np.array([area] if area else [], np.int64), np.nan)
+        self.pixels[name] = pixels_of(mask.path, truth)
+        pairs = overlap_of_masks(*self.pixels[name])
+        return Seen(name, mask.size, pairs.areas_a, np.nan).with_truth(pairs, score_pixels(*self.pixels[name]))
+
+    def pairs(self, name: str, found: np.ndarray, true: np.ndarray) -> Overlap:
+        """Return the overlap at full size, which `look` has found."""
+        return overlap_of_masks(*self.pixels[name])
+
+    def picture(self, name: str) -> np.ndarray:
+        """Return an image shrunk, as (C, h, w) uint8."""
+        image = LargeImage(self.paths[name])
+        return np.rint(self._shrunk(image.read, image.size)).astype(np.uint8)
+
+    def about(self, seen: Seen) -> str:
+        """Return the figures of an image as text."""
+        objects = f"; {self.rows.n_objects[seen.name]} objects" if self.record["segmentation"]["objects"] else ""
+        return super().about(seen) + objects
+
+    def _shrunk(self, read: Callable[[int, int, int, int], np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        return shrunk(read, size, max(1, max(size) // self.options.edge))
+
+
+def _as_map(shares: np.ndarray) -> np.ndarray:
+    return (shares[0] >= 0.5).astype(np.int32)
+
+
+def shrunk(read: Callable[[int, int, int, int], np.ndarray], size: tuple[int, int], step: int) -> np.ndarray:
+    """Shrink an image that is read in parts: the means of squares of `step` px, (C, h, w) float64.
+
+    Args:
+        read: (y0, y1, x0, x1) -> (C, y1 - y0, x1 - x0).
+        size: (H, W) of the image.
+        step: edge of the squares; those at the lower and right border may be cut.
+    """
+    height, width = size
+    part = max(1, PART // step) * step
+    rows = []
+    for y in range(0, height, part):
+        row = []
+        for x in range(0, width, part):
+            pixels = read(y, min(y + part, height), x, min(x + part, width)).astype(np.float64)
+            for axis in (1, 2):
+                starts = np.arange(0, pixels.shape[axis], step)
+                counts = np.diff(starts, append=pixels.shape[axis])
+                counts = counts[:, None] if axis == 1 else counts
+                pixels = np.add.reduceat(pixels, starts, axis=axis) / counts
+            row.append(pixels)
+        rows.append(np.concatenate(row, axis=2))
+    return np.concatenate(rows, axis=1)
 
 
 def expected_iou(probs: np.ndarray, mask: np.ndarray) -> float:
@@ -235,7 +363,8 @@ def read_masks(options: ReportOptions, digests: Digests) -> dict[str, Any]:
         *(options.preds / name for name in ("masks", "objects", "probs")),
     ]
     record = read_record(options.preds / "provenance.json", "run")
-    files += [options.preds / "scores.json", truth_of(options), options.data or Path(str(record.get("data", "")))]
+    data = [Path(str(record["data"]))] if "data" in record else [Path(path) for path in record["large"].values()]
+    files += [options.preds / "scores.json", truth_of(options), *([options.data] if options.data else data)]
     run = run_of(options.run, record)
     files += [path for folder in fold_folders(run) for path in RunFolder(folder).used] if run else []
     return what_is_read(options, digests, files)
@@ -243,7 +372,8 @@ def read_masks(options: ReportOptions, digests: Digests) -> dict[str, Any]:
 
 def report_masks(options: ReportOptions, output: Output) -> None:
     """Write the page."""
-    predicted = Predicted(options)
+    record = read_record(options.preds / "provenance.json", "channels", "oof", "segmentation", "target")
+    predicted = (LargePredicted if "large" in record else Predicted)(options, record)
     every = [predicted.look(name) for name in progress(predicted.names, "score masks")]
     every.sort(key=partial(_rank, separated=predicted.separated))
     page = build_masks(predicted, every)
@@ -257,7 +387,7 @@ def report_masks(options: ReportOptions, output: Output) -> None:
 def _rank(seen: Seen, *, separated: bool) -> tuple[bool, float]:
     """Return by what images are sorted: those with truth first, the worst first."""
     if seen.score is None:
-        return True, seen.sure
+        return True, np.nan_to_num(seen.sure)
     return False, seen.score.instance_ap if separated else seen.score.iou
 
 
@@ -267,10 +397,10 @@ def build_masks(predicted: Predicted, every: Sequence[Seen]) -> MaskPage:
     run = run_of(options.run, predicted.record)
     chosen = [every[k] for k in spread_evenly(len(every), options.most)]
     failed = predicted.table[predicted.table.status != "ok"]
-    order = "least sure first"
+    order = "least sure first" if predicted.has_probs else "as predicted"
     if known:
         order = "lowest AP first" if predicted.separated else "lowest IoU first"
-    columns = _columns(separated=predicted.separated, known=bool(known))
+    columns = _columns(predicted, known=bool(known))
     return MaskPage(
         title=f"Report of {options.preds.resolve().name}",
         in_words=_in_words(predicted, every, known, len(failed)),
@@ -350,25 +480,21 @@ def _in_words(predicted: Predicted, every: Sequence[Seen], known: Sequence[Seen]
 
 def _unknown(predicted: Predicted) -> str:
     """Return how to find out how good predictions without truth are."""
-    folder = predicted.images.folder
-    has = predicted.images.has_truth.any()
-    where = (
-        f"{shown(folder)} holds masks, so pass --truth {shown(folder)}" if has else "draw some masks, and pass --truth"
-    )
-    return (
-        f"How good this is is not known yet: {where}. Until then look at the images of which the network is least sure."
-    )
+    folder = shown(predicted.folder)
+    where = f"{folder} holds masks, so pass --truth {folder}" if predicted.has_masks else "draw some, and pass --truth"
+    return f"How good this is is not known yet: {where}. Until then look through the images, from the first one on."
 
 
 def _note(predicted: Predicted, known: Sequence[Seen]) -> str:
     """Return what the figures are measured against."""
-    if not known or predicted.truth is None:
-        return "Images are sorted by the IoU that is expected of their mask if the probabilities are true."
+    if not known or predicted.truth_folder is None:
+        about = "Images are sorted by the IoU that is expected of their mask if the probabilities are true."
+        return about if predicted.has_probs else ""
     left = len(predicted.names) - len(known)
     without = f"; {left} images without a true mask are left out" if left else ""
     flatter = "" if predicted.record["oof"] else "; they flatter a run that was trained on these images"
     how = "out of fold" if predicted.record["oof"] else "not out of fold"
-    return f"Figures: {how}, against the masks of {shown(predicted.truth.folder)}{without}{flatter}."
+    return f"Figures: {how}, against the masks of {shown(predicted.truth_folder)}{without}{flatter}."
 
 
 def _tiles(known: Sequence[Seen], *, separated: bool) -> list[tuple[str, float | None, str]]:
@@ -395,8 +521,8 @@ def _overview(predicted: Predicted, images: int, run: Path | None) -> list[tuple
     asked = record["segmentation"]
     out = [
         ("predictions", shown(options.preds)),
-        ("images", f"{shown(predicted.images.folder)}: {images} predicted"),
-        ("truth", "none" if predicted.truth is None else shown(predicted.truth.folder)),
+        ("images", f"{shown(predicted.folder)}: {images} predicted"),
+        ("truth", "none" if predicted.truth_folder is None else shown(predicted.truth_folder)),
         ("target", f"{record['target']}, {record['channels']} channels"),
         ("masks", f"threshold {asked['threshold']:g}, min_size {asked['min_size']}, views {asked['tta']}"),
         ("run", shown(Path(run or record["run"]))),
@@ -439,13 +565,14 @@ def _drawings(every: Sequence[Seen], known: Sequence[Seen], *, separated: bool) 
     return out
 
 
-def _columns(*, separated: bool, known: bool) -> list[tuple[str, str, str]]:
+def _columns(predicted: Predicted, *, known: bool) -> list[tuple[str, str, str]]:
     """Return the columns of the table of images: key, heading, kind."""
     if not known:
-        return [("found", "found", "count"), ("area", "area, px²", "count"), ("sure", "IoU expected", "share")]
+        sure = [("sure", "IoU expected", "share")] if predicted.has_probs else []
+        return [("found", "found", "count"), ("area", "area, px²", "count"), *sure]
     counts = [("true", "true"), ("found", "found")]
     shares = [("threshold_mean", "mean over IoU"), ("dice", "Dice"), ("iou", "IoU")]
-    if separated:
+    if predicted.separated:
         counts += [(HIT, "hit"), (MISSED, "missed"), (INVENTED, "invented")]
         counts += [("mergers", "merges"), ("splits", "splits")]
         shares[0] = ("instance_ap", "AP")
