@@ -30,9 +30,9 @@ def test_a_range_test_is_drawn_with_its_suggestion(tmp_path: Path) -> None:
     assert ink(tmp_path / "range.png") > 0
 
 
-def test_the_validation_of_masks_is_drawn_too() -> None:
-    rows = [
-        {"epoch": n, "lr": 1e-3, "train_loss": 1.0, "val_loss": 1.0, "val_dice": 0.5, "val_iou": 0.4} for n in (1, 2)
-    ]
-    labels = [line.get_label() for line in draw_curves(rows).axes[1].lines]
-    assert labels == ["validation Dice", "validation IoU"]
+def test_the_validation_of_masks_is_drawn_without_the_losses_of_the_same_name() -> None:
+    shared = {"lr": 1e-3, "train_loss": 1.0, "train_dice": 0.7, "val_loss": 1.0}
+    rows = [{"epoch": n, **shared, "val_dice": 0.5, "val_threshold_mean": 0.4} for n in (1, 2)]
+    panels = draw_curves(rows).axes
+    assert [line.get_label() for line in panels[0].lines] == ["training loss", "validation loss"]
+    assert [line.get_label() for line in panels[1].lines] == ["validation Dice", "validation mean over IoU .5 to .95"]

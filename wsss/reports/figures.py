@@ -254,21 +254,27 @@ _CURVES = {
 
 def curve_name(column: str) -> str:
     """Return a column of log.csv in words, such as 'validation loss'; a column that is not drawn stays as it is."""
-    part, _, name = column.rpartition("_")
-    words = {"": "", "train": "training ", "val": "validation "}
-    return words[part] + _CURVES[name] if part in words and name in _CURVES else column
+    words = {"train_": "training ", "val_": "validation ", "": ""}
+    prefix = next(prefix for prefix in words if column.startswith(prefix))
+    name = column.removeprefix(prefix)
+    return words[prefix] + _CURVES[name] if name in _CURVES else column
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     """Draw the rows of a run's log as a matplotlib figure of three panels; see `plot_curves`."""
     figure = _figure((13, 4))
     panels = figure.subplots(1, 3)
-    validated = ("f1", "map", "dice", "iou", "threshold_mean", "instance_ap")
-    shown = [("loss", "full", "tiles", "agreement", "refine"), validated, ("lr",)]
-    for panel, names, heading in zip(panels, shown, ("loss and its parts", "validation", "learning rate"), strict=True):
+    shown = {
+        "loss and its parts": ("loss", "full", "tiles", "agreement", "refine"),
+        "validation": ("f1", "map", "dice", "iou", "threshold_mean", "instance_ap"),
+        "learning rate": ("lr",),
+    }
+    for panel, (heading, names) in zip(panels, shown.items(), strict=True):
         for number, name in enumerate(names):
-            for prefix, style in (("train_", "--"), ("val_", "-"), ("", "-")):
-                _line(panel, rows, f"{prefix}{name}", f"C{number}", style)
+            if heading != "validation":  # the training's 'dice' and 'map' are losses
+                _line(panel, rows, f"train_{name}", f"C{number}", "--")
+            for prefix in ("val_", ""):
+                _line(panel, rows, f"{prefix}{name}", f"C{number}", "-")
         panel.set(title=heading, xlabel="epoch")
         panel.grid(alpha=0.3)
         panel.xaxis.get_major_locator().set_params(integer=True)
