@@ -27,7 +27,7 @@ import numpy as np
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.core.labels import HPA_CHANNELS
-from wsss.metrics.instances import match_pairs, overlap
+from wsss.metrics.instances import compare_objects, match_pairs, overlap
 from wsss.segmenters import AnyBackend, BackendOptions, CellMaps, Field, NetworkBackend, make_backend
 
 FOUND = 0.6
@@ -50,13 +50,14 @@ class Tally:
 
     def add(self, truth: np.ndarray, predicted: np.ndarray) -> None:
         """Compare one image's label maps, (H, W) both."""
-        iou = overlap(predicted, truth).iou
+        pairs = overlap(predicted, truth)
+        iou, compared = pairs.iou, compare_objects(pairs)
         self.images += 1
         self.counts["true"] += iou.shape[1]
         self.counts["found"] += iou.shape[0]
         self.counts["right"] += int((match_pairs(iou, FOUND) >= 0).sum())
-        self.counts["split"] += int((_parts(truth, predicted) > 1).sum())
-        self.counts["merged"] += int((_parts(predicted, truth) > 1).sum())
+        self.counts["split"] += compared.splits
+        self.counts["merged"] += compared.mergers
         self.ious += iou.max(axis=0, initial=0).tolist()
         self.count_errors.append(abs(iou.shape[0] / max(iou.shape[1], 1) - 1))
 
@@ -70,14 +71,6 @@ class Tally:
             f"{np.mean(self.ious):>8.3f} {n['split']:>6} {n['merged']:>6} {n['found'] / n['true'] - 1:>+7.1%} "
             f"({np.mean(self.count_errors):>5.1%}) {self.images / self.seconds.total():>8.1f} {parts}"
         )
-
-
-def _parts(whole: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Return for every label of `whole` how many labels of `parts` lie in it with more than half of their pixels."""
-    both = np.zeros((int(whole.max()) + 1, int(parts.max()) + 1), np.int64)
-    np.add.at(both, (whole.ravel(), parts.ravel()), 1)
-    share = both / np.maximum(both.sum(axis=0), 1)
-    return np.asarray((share[1:, 1:] > 0.5).sum(axis=1))
 
 
 def cell_fields(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

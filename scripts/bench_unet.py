@@ -5,23 +5,28 @@
     python scripts/bench_unet.py ceiling --data stage1_train                  objects of true targets, sharp and blurred
     python scripts/bench_unet.py options [--images 120] [--epochs 6]          every loss and decoder option, 101 x 101
     python scripts/bench_unet.py time                                         seconds per 101 x 101 and 512 x 512 image
+    python scripts/bench_unet.py smp [--images 4] [--edge 128] [--rounds 15]  speed beside the U-Net of smp
 
 `nuclei` and `salt` hold out fold 0 of the 5 folds that seed 0 draws, each with its share of empty, small and large
 masks: of 100 nuclei images 80 to train on and 20 to score, of 4,000 salt images 3,200 and 800. Flags of `train` after
 --set change the recipe, and --name keeps the run apart. `options`
-draws its own sets in the salt layout: its figures compare options and say nothing about salt. All run on the CPU.
+draws its own sets in the salt layout: its figures compare options and say nothing about salt. `smp` takes turns with
+the U-Net of segmentation_models_pytorch, of the same encoder and decoder, and prints the median of the ratios of
+neighbouring turns. All run on the CPU.
 What is done is not done again: started anew with another --only, the script adds the rows that are missing.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import segmentation_models_pytorch as smp
 import torch
+import torch.nn.functional as F
 from composing.salt import draw_salt
 from PIL import Image
 from scipy import ndimage
@@ -37,7 +42,8 @@ from wsss.models.unet import build_unet
 from wsss.options.masks import MOST, UnetConfig
 from wsss.options.recipe import MaskRecipe
 
-ENCODER = ["--backbone", "tf_efficientnet_lite0", "--weights", "package", "--device", "cpu"]
+BACKBONE = "tf_efficientnet_lite0"
+ENCODER = ["--backbone", BACKBONE, "--weights", "package", "--device", "cpu"]
 LOSSES = {
     "bce": ["--mask_loss.terms", "{bce: 1}"],
     "dice": ["--mask_loss.terms", "{dice: 1}"],
@@ -208,9 +214,9 @@ def write_salt(folder: Path, first: int, images: int) -> None:
 
 
 def timing(given: argparse.Namespace) -> None:
-    recipe = MaskRecipe(backbone="tf_efficientnet_lite0", weights="none", unet=UnetConfig())
+    recipe = MaskRecipe(backbone=BACKBONE, weights="none", unet=UnetConfig())
     net = build_unet(recipe, channels=3, outputs=1).eval()
-    print(f"tf_efficientnet_lite0, one image at a time, {torch.get_num_threads()} threads, median of 9")
+    print(f"{BACKBONE}, one image at a time, {torch.get_num_threads()} threads, median of 9")
     for edge in (101, 512):
         image = torch.randint(0, 256, (1, 3, edge, edge), dtype=torch.uint8)
         with torch.inference_mode():
@@ -223,22 +229,86 @@ def timing(given: argparse.Namespace) -> None:
         print(f"{edge} x {edge}: {statistics.median(times) * 1000:.0f} ms (fastest {min(times) * 1000:.0f})")
 
 
+def beside_smp(given: argparse.Namespace) -> None:
+    """Print images per second of our U-Net and of smp's, in training (forward and backward) and in inference."""
+    ours = build_unet(MaskRecipe(backbone=BACKBONE, weights="none", unet=UnetConfig()), channels=3, outputs=1)
+    channels = tuple(UnetConfig().channels)
+    theirs = smp.Unet(f"tu-{BACKBONE}", encoder_weights=None, decoder_channels=channels)
+    counts = [sum(p.numel() for p in net.parameters()) for net in (ours, theirs)]
+    images = torch.randint(0, 256, (given.images, 3, given.edge, given.edge), dtype=torch.uint8)
+    truth = (torch.rand(given.images, 1, given.edge, given.edge) > 0.5).float()
+    mean, std = ours.mean, ours.std
+
+    def their_maps(images: torch.Tensor) -> torch.Tensor:
+        return theirs((images.float() - mean) / std)  # as ours: from the stored bytes on
+
+    nets: dict[str, tuple[torch.nn.Module, Callable[[torch.Tensor], torch.Tensor]]] = {
+        "wsss": (ours, lambda images: ours(images).logits),
+        "smp": (theirs, their_maps),
+    }
+    print(
+        f"{BACKBONE}, {counts[0]:,} and {counts[1]:,} parameters, {given.images} x {given.edge} px, "
+        f"{torch.get_num_threads()} threads"
+    )
+    for layout in (torch.contiguous_format, torch.channels_last):
+        theirs.to(memory_format=layout)
+        for what in ("training", "inference"):
+            times: dict[str, list[float]] = {name: [] for name in nets}
+            for turn in range(given.rounds + 1):
+                for name, (net, maps_of) in list(nets.items())[:: 1 if turn % 2 else -1]:
+                    seconds = turn_of(net.train(what == "training"), maps_of, images, truth)
+                    if turn:  # the first warms up
+                        times[name].append(seconds)
+            ratio = statistics.median(b / a for a, b in zip(*times.values(), strict=True))
+            rates = ", ".join(f"{name} {given.images / statistics.median(own):.1f}" for name, own in times.items())
+            print(
+                f"{what:10} smp {str(layout)[6:]:18} images a second: {rates}; wsss is {ratio:.2f} times as fast",
+                flush=True,
+            )
+
+
+def turn_of(
+    net: torch.nn.Module, maps_of: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, truth: torch.Tensor
+) -> float:
+    """Return the seconds of a batch: forward and backward in training mode, else forward."""
+    started = time.perf_counter()
+    with torch.inference_mode(not net.training):
+        logits = maps_of(images)
+    if net.training:
+        F.binary_cross_entropy_with_logits(logits, truth).backward()
+        net.zero_grad(set_to_none=True)
+    return time.perf_counter() - started
+
+
+PARTS = {
+    "nuclei": nuclei,
+    "salt": salt,
+    "ceiling": ceiling,
+    "options": options,
+    "time": timing,
+    "smp": beside_smp,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["nuclei", "salt", "ceiling", "options", "time"])
+    parser.add_argument("what", choices=list(PARTS))
     parser.add_argument("--data", type=Path, help="the Bowl's stage1_train, for nuclei; the salt training images")
     parser.add_argument("--name", default="winner", help="of the run of nuclei or salt")
     parser.add_argument("--work", type=Path, default=Path("bench_unet"), help="where runs and predictions go")
     parser.add_argument("--only", nargs="+", help="these targets or options alone")
-    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--images", type=int, help="of options (120), in a batch of smp (4)")
+    parser.add_argument("--edge", type=int, default=128, help="of the images of smp, px")
+    parser.add_argument("--rounds", type=int, default=15, help="of smp")
     parser.add_argument("--epochs", type=int, default=6, help="of options")
     parser.add_argument(
         "--set", nargs=argparse.REMAINDER, default=[], help="flags of train for nuclei and salt; the last option"
     )
     given = parser.parse_args()
+    given.images = given.images or (4 if given.what == "smp" else 120)
     if given.what in ("nuclei", "salt", "ceiling") and given.data is None:
         parser.error(f"{given.what} needs --data")
-    {"nuclei": nuclei, "salt": salt, "ceiling": ceiling, "options": options, "time": timing}[given.what](given)
+    PARTS[given.what](given)
 
 
 if __name__ == "__main__":

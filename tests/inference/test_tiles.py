@@ -3,12 +3,19 @@
 import itertools
 import tracemalloc
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from bench_large import seam_ratio
 
-from wsss.inference.semantic import fall_off, predict_tiles, tile_starts
+from wsss.core.device import choose_device
+from wsss.inference.semantic import MaskPredictor, fall_off, predict_tiles, tile_starts
+from wsss.models.unet import build_unet
+from wsss.options.masks import MaskInferConfig, UnetConfig
+from wsss.options.recipe import MaskRecipe
 
 
 def whole(image: np.ndarray, predict: object, **options: object) -> np.ndarray:
@@ -46,7 +53,7 @@ def test_seams_of_tiles_that_disagree_vanish_with_overlap() -> None:
 
     def moody() -> Callable[[np.ndarray], np.ndarray]:
         levels = itertools.cycle([0.3, 0.7])  # every tile is a little surer, or less so, than its neighbour
-        return lambda tile: tile + np.float32(next(levels))
+        return lambda tiles: np.stack([tile + np.float32(next(levels)) for tile in tiles])
 
     plain, blended = (whole(image, moody(), tile=64, overlap=overlap) for overlap in (0.0, 0.5))
     borders = [64, 128, 192]
@@ -65,3 +72,35 @@ def test_memory_does_not_grow_with_the_height() -> None:
         return found
 
     assert peak(4096) < 1.2 * peak(256)
+
+
+def test_neighbours_are_predicted_together_up_to_a_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).random((1, 40, 100)).astype(np.float32)
+    shapes = []
+
+    def predict(tiles: np.ndarray) -> np.ndarray:
+        shapes.append(tiles.shape)
+        return tiles
+
+    found = []
+    for pixels in (1, 3 * 16 * 16):
+        monkeypatch.setattr("wsss.inference.semantic.BATCH_PX", pixels)
+        found.append(whole(image, predict, tile=16, overlap=0.0))
+    assert np.array_equal(*found)
+    assert shapes == [(1, 1, 16, 16)] * 21 + [(3, 1, 16, 16), (3, 1, 16, 16), (1, 1, 16, 16)] * 3
+
+
+def test_a_tile_has_the_same_maps_alone_and_in_a_batch() -> None:
+    torch.manual_seed(0)
+    recipe = MaskRecipe(backbone="test_resnet", weights="none", unet=UnetConfig([8, 8, 8, 4, 4], empty_head=True))
+    net = build_unet(recipe, channels=1, outputs=1).eval()
+    tiles = np.random.default_rng(0).integers(0, 256, (5, 1, 64, 64), np.uint8)
+    tiles[1] //= 9
+    holds = net(torch.from_numpy(tiles)).holds
+    assert holds is not None
+    second, third = holds.sigmoid().sort().values[1:3].tolist()
+    member: Any = SimpleNamespace(net=net, recipe=recipe)
+    predictor = MaskPredictor([member], MaskInferConfig(empty_below=(second + third) / 2), choose_device("cpu"))
+    alone = np.concatenate([predictor.parts(tile[None]) for tile in tiles])
+    assert np.abs(predictor.parts(tiles) - alone).max() < 1e-5
+    assert (alone.max(axis=(1, 2, 3)) > 0).sum() == 3

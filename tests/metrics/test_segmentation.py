@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from wsss.metrics.instances import MaskScore, instance_ap, mean_score, score_mask, search
+from wsss.metrics.instances import (
+    MaskScore,
+    ap_of,
+    compare_objects,
+    hits,
+    instance_ap,
+    mean_score,
+    overlap,
+    score_mask,
+    search,
+)
 
 EMPTY = np.zeros((4, 10), np.int32)
 WHOLE = EMPTY.copy()
@@ -83,3 +93,39 @@ def test_the_search_finds_threshold_and_size_that_are_best_on_the_images_given()
     assert (best.threshold, best.min_size, best.score) == (0.3, 2, 1.0)
     assert len(rest) == 3
     assert rest == sorted(rest, key=lambda choice: -choice.score)
+
+
+def strip(*lengths: tuple[int, int]) -> np.ndarray:
+    """Return a (1, 60) label map of (number, length) runs."""
+    row = [number for number, length in lengths for _ in range(length)]
+    return np.array([row + [0] * (60 - len(row))], np.int32)
+
+
+def test_objects_are_hit_missed_invented_merged_or_split() -> None:
+    truth = strip((1, 10), (2, 8), (3, 8), (0, 2), (4, 12), (0, 2), (5, 4), (0, 14))
+    predicted = strip((7, 10), (8, 16), (0, 2), (9, 6), (10, 6), (0, 10), (11, 3))
+    compared = compare_objects(overlap(predicted, truth))
+    assert compared.true.tolist() == ["hit", "merged", "merged", "split", "missed"]
+    assert compared.predicted.tolist() == ["hit", "merged", "split", "split", "invented"]
+    assert (compared.mergers, compared.splits) == (1, 1)
+
+
+def test_a_hit_that_takes_in_a_small_neighbour_is_a_merger_too() -> None:
+    compared = compare_objects(overlap(strip((1, 12)), strip((1, 10), (2, 2))))
+    assert compared.true.tolist() == ["hit", "merged"]
+    assert compared.predicted.tolist() == ["hit"]
+    assert (compared.mergers, compared.splits) == (1, 0)
+
+
+def test_a_part_of_exactly_half_is_in_nothing() -> None:
+    compared = compare_objects(overlap(strip((1, 10)), strip((0, 5), (1, 10))))
+    assert (compared.predicted.tolist(), compared.true.tolist()) == (["invented"], ["missed"])
+
+
+def test_hits_by_threshold_are_those_of_the_average_precision() -> None:
+    truth, predicted = strip((1, 10), (2, 10)), strip((1, 10), (2, 8), (0, 2), (3, 5))
+    counted = hits(overlap(predicted, truth))
+    assert counted.matched.tolist() == [2] * 6 + [1] * 4  # IoU .8 is not above .8
+    assert (counted.found, counted.true) == (3, 2)
+    assert ap_of(counted).mean() == instance_ap(predicted, truth)
+    assert (ap_of(hits(overlap(EMPTY, EMPTY))) == 1).all()

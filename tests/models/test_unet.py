@@ -78,10 +78,11 @@ def test_the_empty_head_says_one_logit_an_image() -> None:
 
 
 def test_unlikely_images_are_emptied() -> None:
-    maps = torch.rand(3, 4, 5)
-    assert torch.equal(emptied(maps, torch.tensor(0.5), "softmax", 0.5), maps)
-    assert emptied(maps, torch.tensor(0.4), "border", 0.5).sum() == 0
-    assert emptied(maps, torch.tensor(0.4), "softmax", 0.5).sum(dim=(1, 2)).tolist() == [20, 0, 0]
+    maps, holds = torch.rand(2, 3, 4, 5), torch.tensor([0.5, 0.4])
+    for target, nothing in (("border", [0, 0, 0]), ("softmax", [20, 0, 0])):
+        found = emptied(maps, holds, target, 0.5)
+        assert torch.equal(found[0], maps[0])
+        assert found[1].sum(dim=(1, 2)).tolist() == nothing
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from PIL import Image
 
-from wsss import evaluate, infer, train
+from wsss import evaluate, infer, report, train
 from wsss.core.checks import ConfigError
 from wsss.core.files import read_json
 from wsss.core.run_length import decode, encode
 from wsss.segmenters.outlines import paint_outlines, read_outlines
+from wsss.stages.report_masks import shrunk
 
 SIZE = (100, 150)
 
@@ -114,3 +116,34 @@ def test_polygons_score_as_runs_do(kidneys: Path, preds: Path, tmp_path: Path) -
     evaluate.main(["--preds", str(preds), "--truth", str(truth), "--out", str(tmp_path / "polygons/scores.json")])
     first, second = (read_json(tmp_path / f"{name}/scores.json")["dice"] for name in ("runs", "polygons"))
     assert second == pytest.approx(first, abs=0.02)
+
+
+def test_the_report_shows_them_shrunk(kidneys: Path, preds: Path, tmp_path: Path) -> None:
+    words = ["--preds", str(preds), "--out", str(tmp_path / "page.html"), "--edge", "64"]
+    assert report.main(words) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "4 masks in 4 images" in page
+    assert "IoU expected" not in page
+    assert "; 1 objects" in page
+    assert report.main([*words, "--truth", str(kidneys)]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "4 hit, 0 missed; 0 invented" in page
+    assert 'data-width="64" data-height="43"' in page
+    with pytest.raises(ConfigError, match="holds no large images"):
+        report.main([*words, "--truth", str(small_images(tmp_path))])
+
+
+def small_images(tmp_path: Path) -> Path:
+    """Return a folder of one small image without a mask."""
+    (tmp_path / "bowl" / "x" / "images").mkdir(parents=True)
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "bowl" / "x" / "images" / "x.png")
+    return tmp_path / "bowl"
+
+
+def test_shrinking_takes_the_mean_of_squares_across_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsss.stages.report_masks.PART", 10)
+    image = np.random.default_rng(0).random((2, 27, 19))
+    found = shrunk(lambda y0, y1, x0, x1: image[:, y0:y1, x0:x1], (27, 19), 4)
+    assert found.shape == (2, 7, 5)
+    assert np.allclose(found[:, :6, :4], image[:, :24, :16].reshape(2, 6, 4, 4, 4).mean(axis=(2, 4)))
+    assert np.allclose(found[:, 6, 4], image[:, 24:, 16:].mean(axis=(1, 2)))

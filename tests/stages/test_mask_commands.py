@@ -233,5 +233,5 @@ def test_small_objects_are_learnt_and_predicted_enlarged(salt: Path, tmp_path: P
     assert predictor(open_masks(salt, 1).image(1)).shape == (1, SIZE, SIZE)
     assert sizes[0] == (SIZE, SIZE)
     assert all(size > sizes[0] for size in sizes[1:])
-    assert predictor.enlarged_part(np.zeros((1, SIZE, SIZE), np.uint8), 2.0).shape == (1, SIZE, SIZE)
+    assert predictor.enlarged_parts(np.zeros((3, 1, SIZE, SIZE), np.uint8), 2.0).shape == (3, 1, SIZE, SIZE)
     assert sizes[-1] == (2 * SIZE, 2 * SIZE)

@@ -126,12 +126,6 @@ def test_figures_of_other_predictions_are_not_shown(folder: Path) -> None:
     assert "scores.json is of other predictions than these: run python -m wsss.evaluate again" in page
 
 
-def test_predicted_masks_are_sent_to_their_own_sheet(folder: Path) -> None:
-    (folder / "preds/provenance.json").write_text(json.dumps({"task": "masks"}))
-    with pytest.raises(ConfigError, match=r"sheet\.png"):
-        write(folder)
-
-
 def test_fields_have_a_scale_bar_where_the_size_of_a_pixel_is_known(folder: Path) -> None:
     assert 'class="scale"' not in write(folder)
     page = write(folder, "--pixel-size", "0.65", "--overwrite")  # fields of 64, 30, 20 and 20 px

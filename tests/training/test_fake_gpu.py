@@ -234,6 +234,6 @@ def test_so_do_the_maps_of_a_unet_and_its_views(half: str, gpu: FakeTensorMode) 
     member: Any = SimpleNamespace(net=settle(built_unet(recipe, recipe.masks.outputs), gpu).eval(), recipe=recipe)
     predictor = MaskPredictor([member], MaskInferConfig(tta="flips", scales=[1.0, 0.75]), device)
     with Watch() as watch:
-        assert predictor.part(np.zeros((4, 64, 96), np.uint8)).shape == (1, 64, 96)
+        assert predictor.parts(np.zeros((2, 4, 64, 96), np.uint8)).shape == (2, 1, 64, 96)
     assert watch.waits == [BACK]
     assert not watch.doubles

@@ -162,7 +162,7 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path, object
         return predictor.prepared(image.read(y0, y1, x0, x1), image.drawn)
 
     times = predictor.enlargement(predictor(image.drawn)) if recipe.masks.object_px else 1.0
-    see, tile = partial(predictor.enlarged_part, times=times), int(config.tile / times)
+    see, tile = partial(predictor.enlarged_parts, times=times), int(config.tile / times)
     bands = predict_tiles(read, see, image.size, tile=tile, overlap=config.overlap)
     probs = (band for _, band in bands)
     if objects is None:

@@ -19,9 +19,13 @@ from wsss.options.masks import MaskInferConfig
 
 ROWS = 128
 """Rows that are handed on at a time."""
+BATCH_PX = 1 << 20
+"""Pixels of the tiles that are predicted at once: one of 1,024 px, several smaller ones."""
 
 Read = Callable[[int, int, int, int], np.ndarray]
 """(y0, y1, x0, x1) -> (C, y1 - y0, x1 - x0) uint8."""
+Predict = Callable[[np.ndarray], np.ndarray]
+"""(B, C, h, w) uint8 -> (B, K, h, w) float maps."""
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -42,7 +46,7 @@ def fall_off(length: int) -> np.ndarray:
 
 def predict_tiles(
     read: Read,
-    predict: Callable[[np.ndarray], np.ndarray],
+    predict: Predict,
     size: tuple[int, int],
     *,
     tile: int = 1024,
@@ -50,12 +54,13 @@ def predict_tiles(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict an image tile by tile, blended with weights that fall off to the tile's border.
 
-    Tiles are processed in bands from top to bottom, and rows that no further tile touches are yielded at once. So
-    memory grows with tile x width of the image, not with its height, and reader and writer may be files.
+    Tiles are processed in bands from top to bottom, neighbours in batches of up to `BATCH_PX` pixels, and rows that no
+    further tile touches are yielded at once. So memory grows with tile x width of the image, not with its height, and
+    reader and writer may be files.
 
     Args:
         read: gives a part of the image.
-        predict: (C, h, w) -> (K, h, w) float maps.
+        predict: gives the maps of a batch of tiles.
         size: (H, W) of the image.
         tile: edge of the tiles, px; smaller where the image is.
         overlap: share of a tile that its neighbour covers too, 0 to .9.
@@ -69,12 +74,15 @@ def predict_tiles(
     window = fall_off(edge_y)[:, None] * fall_off(edge_x)
     down, across = _weights(starts_y, edge_y, height), _weights(starts_x, edge_x, width)
     sums = np.zeros((0, edge_y, width), np.float32)
+    at_once = max(1, BATCH_PX // (edge_y * edge_x))
     for k, y in enumerate(starts_y):
-        for x in starts_x:
-            maps = predict(read(y, y + edge_y, x, x + edge_x))
+        for first in range(0, len(starts_x), at_once):
+            places = starts_x[first : first + at_once]
+            batch = predict(np.stack([read(y, y + edge_y, x, x + edge_x) for x in places]))
             if not len(sums):
-                sums = np.zeros((len(maps), edge_y, width), np.float32)
-            sums[:, :, x : x + edge_x] += maps * window
+                sums = np.zeros((batch.shape[1], edge_y, width), np.float32)
+            for x, maps in zip(places, batch, strict=True):
+                sums[:, :, x : x + edge_x] += maps * window
         done = (starts_y[k + 1] if k + 1 < len(starts_y) else height) - y
         for row in range(0, done, ROWS):
             last = min(row + ROWS, done)
@@ -90,6 +98,18 @@ def _weights(starts: list[int], tile: int, length: int) -> np.ndarray:
     for start in starts:
         out[start : start + tile] += fall_off(tile)
     return out
+
+
+def size_of(image: np.ndarray) -> tuple[int, int]:
+    """Return (H, W) of a (C, H, W) image."""
+    return image.shape[1], image.shape[2]
+
+
+def _shrunk(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring (K, h, w) maps of an enlarged image to the size of the image, each pixel the mean of those in its place."""
+    if maps.shape[1:] == size:
+        return maps
+    return np.asarray(F.interpolate(torch.from_numpy(maps)[None], size=size, mode="area")[0].numpy())
 
 
 class MaskPredictor:
@@ -110,7 +130,7 @@ class MaskPredictor:
         image = self.prepared(image, image)
         maps = self._look(image)
         times = self.enlargement(maps)
-        return maps if times == 1 else self._shrunk(self._look(enlarge(image, times, smooth=True)), image)
+        return maps if times == 1 else _shrunk(self._look(enlarge(image, times, smooth=True)), size_of(image))
 
     def enlargement(self, maps: np.ndarray) -> float:
         """Return by how much the image of these maps is to be enlarged for a second look."""
@@ -118,31 +138,24 @@ class MaskPredictor:
         found = objects_of(maps, self.target, threshold=self.config.threshold) if config.object_px else np.zeros(1, int)
         return enlargement(found, config.object_px)
 
-    def enlarged_part(self, image: np.ndarray, times: float) -> np.ndarray:
-        """Return the maps of a tile that is enlarged to be seen."""
-        return self._shrunk(self.part(enlarge(image, times, smooth=True)), image)
+    def enlarged_parts(self, parts: np.ndarray, times: float) -> np.ndarray:
+        """Return the maps of `parts`, each enlarged to be seen."""
+        large = np.stack([enlarge(part, times, smooth=True) for part in parts])
+        return np.stack([_shrunk(maps, size_of(parts[0])) for maps in self.parts(large)])
 
     def _look(self, image: np.ndarray) -> np.ndarray:
         """Return the maps of an image of any size, in tiles where it is large."""
-        size = image.shape[1], image.shape[2]
+        size = size_of(image)
         if max(size) <= self.config.tile:
-            return self.part(image)
+            return self.parts(image[None])[0]
         bands = predict_tiles(
             lambda y0, y1, x0, x1: image[:, y0:y1, x0:x1],
-            self.part,
+            self.parts,
             size,
             tile=self.config.tile,
             overlap=self.config.overlap,
         )
         return np.concatenate([band for _, band in bands], axis=1)
-
-    @staticmethod
-    def _shrunk(maps: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """Bring the maps of an enlarged image to the size of the image, each pixel the mean of those in its place."""
-        if maps.shape[1:] == image.shape[1:]:
-            return maps
-        shrunk = F.interpolate(torch.from_numpy(maps)[None], size=image.shape[1:], mode="area")
-        return np.asarray(shrunk[0].numpy())
 
     def prepared(self, part: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         """Return a part of an image as the networks learnt to see it; `drawn` are pixels (C, h, w) of all of it."""
@@ -151,20 +164,24 @@ class MaskPredictor:
         return Contrast.of(drawn).apply(part)
 
     @torch.inference_mode()
-    def part(self, image: np.ndarray) -> np.ndarray:
-        """Return the maps of an image, or of a tile, that is seen as a whole."""
-        images = self.device.put(torch.from_numpy(np.array(image))[None])
+    def parts(self, parts: np.ndarray) -> np.ndarray:
+        """Return the (B, K, H, W) maps of (B, C, H, W) uint8 images, or tiles, each of which is seen as a whole.
+
+        The size of the batch changes the maps by rounding alone: 1e-5 at most in float32.
+        """
+        images = self.device.put(torch.from_numpy(np.require(parts, requirements=["C", "W"])))
         config = self.config
         asks = [partial(self._ask, checkpoint) for checkpoint in self.checkpoints]
         try:
             maps = [attempt(partial(predict_views, answer, images, config.tta, config.scales)) for answer in asks]
         except MemoryFull as full:
-            edges = " x ".join(map(str, image.shape[1:]))
+            edges = " x ".join(map(str, parts.shape[2:]))
             raise ConfigError(
                 f"memory is too small for {edges} px ({full}): pass a smaller --segmentation.tile."
             ) from None
-        mean = torch.stack(maps).mean(dim=0)[0]
-        return emptied(mean[:-1], mean[-1].mean(), self.target, config.empty_below).cpu().numpy()
+        mean = torch.stack(maps).mean(dim=0)
+        holds = mean[:, -1].mean(dim=(1, 2))
+        return emptied(mean[:, :-1], holds, self.target, config.empty_below).cpu().numpy()
 
     def _ask(self, checkpoint: Checkpoint[Unet], images: torch.Tensor) -> torch.Tensor:
         """Return (B, K + 1, H, W): the maps, and as a map the probability that the image holds anything."""
@@ -178,11 +195,11 @@ class MaskPredictor:
 
 
 def emptied(maps: torch.Tensor, holds: torch.Tensor, target: str, below: float) -> torch.Tensor:
-    """Return (K, H, W) probabilities of nothing anywhere if the image holds anything less likely than `below`.
+    """Return (B, K, H, W) probabilities, of nothing anywhere where (B,) `holds` is below `below`.
 
     `holds` stays on its device: nothing waits for it.
     """
     nothing = torch.zeros_like(maps)
     if target == "softmax":
-        nothing[0] = 1
-    return torch.where(holds >= below, maps, nothing)
+        nothing[:, 0] = 1
+    return torch.where((holds >= below)[:, None, None, None], maps, nothing)

@@ -12,7 +12,7 @@ resulting precision-recall curve, and the score is its mean over the classes tha
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,12 @@ class Overlap(NamedTuple):
     """(M,) those of the second."""
     iou: np.ndarray
     """(N, M) float64."""
+    shared: np.ndarray
+    """(N, M) int64, pixels in common."""
+    areas_a: np.ndarray
+    """(N,) int64, pixels."""
+    areas_b: np.ndarray
+    """(M,) int64."""
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> Overlap:
@@ -47,8 +53,9 @@ def overlap(a: np.ndarray, b: np.ndarray) -> Overlap:
     (ids_a, at_a), (ids_b, at_b) = (_compact(label_map) for label_map in (a, b))
     shape = (ids_a.size, ids_b.size)
     both = np.bincount((at_a * shape[1] + at_b).ravel(), minlength=shape[0] * shape[1]).reshape(shape)
-    union = both.sum(axis=1)[1:, None] + both.sum(axis=0)[None, 1:] - both[1:, 1:]
-    return Overlap(ids_a[1:], ids_b[1:], both[1:, 1:] / np.maximum(union, 1))
+    shared, areas_a, areas_b = both[1:, 1:], both.sum(axis=1)[1:], both.sum(axis=0)[1:]
+    union = areas_a[:, None] + areas_b - shared
+    return Overlap(ids_a[1:], ids_b[1:], shared / np.maximum(union, 1), shared, areas_a, areas_b)
 
 
 def _compact(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -222,11 +229,26 @@ def score_mask(predicted: np.ndarray, truth: np.ndarray, ignored: np.ndarray | N
         raise ValueError(f"the prediction is {predicted.shape}, the truth {truth.shape}: they must match.")
     if ignored is not None:
         predicted, truth = np.where(ignored, 0, predicted), np.where(ignored, 0, truth)
-    a, b = int((predicted > 0).sum()), int((truth > 0).sum())
-    both = int(((predicted > 0) & (truth > 0)).sum())
-    iou = both / (a + b - both) if a + b else 1.0
-    dice = 2 * both / (a + b) if a + b else 1.0
-    return MaskScore(iou, dice, float((iou > THRESHOLDS).mean()), instance_ap(predicted, truth))
+    inside, true = predicted > 0, truth > 0
+    whole = score_pixels(int(inside.sum()), int(true.sum()), int((inside & true).sum()))
+    return replace(whole, instance_ap=instance_ap(predicted, truth))
+
+
+def score_pixels(predicted: int, true: int, both: int) -> MaskScore:
+    """Compare two masks, each as one object, given the pixels of each and of both."""
+    either = predicted + true - both
+    iou = both / either if either else 1.0
+    dice = 2 * both / (predicted + true) if either else 1.0
+    share = float((iou > THRESHOLDS).mean())
+    return MaskScore(iou, dice, share, share)
+
+
+def overlap_of_masks(predicted: int, true: int, both: int) -> Overlap:
+    """Return the overlap of two masks, each as object 1, or none where it is empty; see `score_pixels`."""
+    areas_a, areas_b = (np.array([area] if area else [], np.int64) for area in (predicted, true))
+    shared = np.full((len(areas_a), len(areas_b)), both)
+    iou = shared / max(1, predicted + true - both)
+    return Overlap(np.ones_like(areas_a), np.ones_like(areas_b), iou, shared, areas_a, areas_b)
 
 
 def instance_ap(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -236,10 +258,61 @@ def instance_ap(predicted: np.ndarray, truth: np.ndarray) -> float:
 
     Source: the metric of Data Science Bowl 2018.
     """
-    iou = overlap(predicted, truth).iou
-    matched = (iou[None] > THRESHOLDS[:, None, None]).sum(axis=(1, 2))
-    both = iou.shape[0] + iou.shape[1] - matched
-    return float(np.where(both > 0, matched / np.maximum(both, 1), 1.0).mean())
+    return float(ap_of(hits(overlap(predicted, truth))).mean())
+
+
+class Hits(NamedTuple):
+    """Objects of one image, or of several added up."""
+
+    matched: np.ndarray
+    """(10,) pairs whose IoU is above each of THRESHOLDS."""
+    found: int
+    true: int
+
+
+def hits(pairs: Overlap) -> Hits:
+    """Count the pairs of predicted (a) and true objects (b)."""
+    matched = (pairs.iou[None] > THRESHOLDS[:, None, None]).sum(axis=(1, 2))
+    return Hits(matched, len(pairs.ids_a), len(pairs.ids_b))
+
+
+def ap_of(counted: Hits) -> np.ndarray:
+    """Return (10,) TP / (TP + FP + FN) at each threshold; 1 where there are no objects."""
+    both = counted.found + counted.true - counted.matched
+    return np.where(both > 0, counted.matched / np.maximum(both, 1), 1.0)
+
+
+HIT, MISSED, INVENTED, MERGED, SPLIT = FATES = ("hit", "missed", "invented", "merged", "split")
+"""What becomes of an object."""
+
+
+class Compared(NamedTuple):
+    """What became of the objects of one image, each of FATES."""
+
+    predicted: np.ndarray
+    """(N,) str."""
+    true: np.ndarray
+    """(M,) str."""
+    mergers: int
+    """Predicted objects that hold several true ones, hits or not."""
+    splits: int
+    """True objects that hold several predicted ones."""
+
+
+def compare_objects(pairs: Overlap, above: float = 0.5) -> Compared:
+    """Say of each predicted (a) and true object (b) whether it is hit, and if not, why.
+
+    A hit has an IoU above `above`. An object holds another if more than half of the other's pixels are its own. Of the
+    rest, true objects in a predicted one that holds several are merged, and it too; true objects that hold several
+    predicted ones are split, and those too; what is left is missed or invented.
+    """
+    hit = pairs.iou > above
+    in_a, in_b = pairs.shared > pairs.areas_b / 2, pairs.shared > pairs.areas_a[:, None] / 2
+    mergers, splits = in_a.sum(axis=1) > 1, in_b.sum(axis=0) > 1
+    merged, split = (in_a & mergers[:, None]).any(axis=0), (in_b & splits).any(axis=1)
+    predicted = np.select([hit.any(axis=1), mergers, split], [HIT, MERGED, SPLIT], INVENTED)
+    true = np.select([hit.any(axis=0), splits, merged], [HIT, SPLIT, MERGED], MISSED)
+    return Compared(predicted, true, int(mergers.sum()), int(splits.sum()))
 
 
 def mean_score(scores: Sequence[MaskScore]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""One HTML page of a data set's predictions: figures, training, fields to look through, cells to look at first."""
+"""One HTML page of predicted cells or masks: figures, training, fields to look through, what to look at first."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ EXAMPLES = """\
   python -m wsss.report --preds preds/demo
   python -m wsss.report --preds preds/demo --run runs/demo --truth cells_truth.csv --masks true_masks --out demo.html
   python -m wsss.report --preds preds/demo --run runs/demo --maps
+  python -m wsss.report --preds preds/nuclei --truth nuclei --out nuclei.html      (of a run that finds masks)
   python -m wsss.report --preds preds/hpa --most 200 --edge 512 --pixel-size 0.08"""
 
 
@@ -18,15 +19,17 @@ class ReportOptions:
     """What the page shows."""
 
     preds: Path
-    """Folder of predictions, with cells.parquet and images.csv."""
+    """Folder of predictions: of cells, with cells.parquet and images.csv, or of masks."""
     out: Path = Path("report.html")
     """The page to write."""
     run: Path | None = None
     """Run folder, for its training curves; default: the one the predictions were made with, where it is still there."""
     data: Path | None = None
-    """Data set the predictions are of; default: the one they were made from, or the only one under data/."""
+    """Data set, or folder of images, that the predictions are of; default: the one they were made from, or the only
+    data set under data/."""
     truth: Path | None = None
-    """Table of true cells, as for evaluate; default: the figures in scores.json, where there is one."""
+    """Table of true cells, or folder of true masks, as for evaluate; default: the figures in scores.json, or the masks
+    that it was made with, where there is one."""
     masks: Path | None = None
     """Folder of true label maps, as for evaluate: needed where the cells were not predicted on the true masks."""
     join: str = "auto"
@@ -34,7 +37,8 @@ class ReportOptions:
     maps: bool = False
     """Show where the run's networks see each class: class maps over the fields, computed now."""
     most: int = 500
-    """Fields in the gallery at most; of more images, that many, spread evenly over the set."""
+    """Fields in the gallery at most; of more images, that many, spread evenly over the set (of masks: from the worst to
+    the best)."""
     crops: int = 24
     """Cells in each group of crops at most."""
     edge: int = 352

@@ -55,6 +55,37 @@ def confusion_svg(rows: Sequence[Mapping[str, Any]]) -> str:
     return _svg(draw_confusion(*confusion_table(rows)))
 
 
+def threshold_svg(thresholds: np.ndarray, curves: Mapping[str, np.ndarray]) -> str:
+    """Draw figures over IoU thresholds.
+
+    Args:
+        thresholds: (T,).
+        curves: name -> (T,) in [0, 1].
+    """
+    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+    panel = figure.subplots()
+    for (name, values), colour in zip(curves.items(), CONDITION_COLOURS, strict=False):  # there are more colours
+        panel.plot(thresholds, values, "o-", ms=4, color=colour, label=name)
+    panel.set(xlabel="IoU above which a pair counts", ylim=(-0.03, 1.03))
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    return _svg(figure)
+
+
+def sizes_svg(areas: Mapping[str, np.ndarray]) -> str:
+    """Draw how many objects have which area, of each kind of object; areas in px, at least one in all."""
+    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+    panel = figure.subplots()
+    every = np.concatenate(list(areas.values()))
+    edges = np.geomspace(every.min() * 0.999, every.max() * 1.001, SIZE_BINS + 1)
+    for (name, own), colour in zip(areas.items(), CONDITION_COLOURS, strict=False):
+        panel.stairs(np.histogram(own, edges)[0], edges, color=colour, label=f"{name} ({len(own):,})", linewidth=1.6)
+    panel.set(xscale="log", xlabel="area in px²", ylabel="objects")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    return _svg(figure)
+
+
 def _svg(figure: Any) -> str:
     stream = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "wsss"}):
@@ -213,26 +244,37 @@ _CURVES = {
     "refine": "loss of refined maps",
     "f1": "F1",
     "map": "mean average precision",
+    "dice": "Dice",
+    "iou": "IoU",
+    "threshold_mean": "mean over IoU .5 to .95",
+    "instance_ap": "instance AP",
     "lr": "learning rate",
 }
 
 
 def curve_name(column: str) -> str:
     """Return a column of log.csv in words, such as 'validation loss'; a column that is not drawn stays as it is."""
-    part, _, name = column.rpartition("_")
-    words = {"": "", "train": "training ", "val": "validation "}
-    return words[part] + _CURVES[name] if part in words and name in _CURVES else column
+    words = {"train_": "training ", "val_": "validation ", "": ""}
+    prefix = next(prefix for prefix in words if column.startswith(prefix))
+    name = column.removeprefix(prefix)
+    return words[prefix] + _CURVES[name] if name in _CURVES else column
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     """Draw the rows of a run's log as a matplotlib figure of three panels; see `plot_curves`."""
     figure = _figure((13, 4))
     panels = figure.subplots(1, 3)
-    shown = [("loss", "full", "tiles", "agreement", "refine"), ("f1", "map"), ("lr",)]
-    for panel, names, heading in zip(panels, shown, ("loss and its parts", "validation", "learning rate"), strict=True):
+    shown = {
+        "loss and its parts": ("loss", "full", "tiles", "agreement", "refine"),
+        "validation": ("f1", "map", "dice", "iou", "threshold_mean", "instance_ap"),
+        "learning rate": ("lr",),
+    }
+    for panel, (heading, names) in zip(panels, shown.items(), strict=True):
         for number, name in enumerate(names):
-            for prefix, style in (("train_", "--"), ("val_", "-"), ("", "-")):
-                _line(panel, rows, f"{prefix}{name}", f"C{number}", style)
+            if heading != "validation":  # the training's 'dice' and 'map' are losses
+                _line(panel, rows, f"train_{name}", f"C{number}", "--")
+            for prefix in ("val_", ""):
+                _line(panel, rows, f"{prefix}{name}", f"C{number}", "-")
         panel.set(title=heading, xlabel="epoch")
         panel.grid(alpha=0.3)
         panel.xaxis.get_major_locator().set_params(integer=True)
@@ -279,6 +321,7 @@ LEAST_SHARE = 0.005
 CONDITION_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f", "#000000")
 """Colours of conditions that people with colour-blindness can distinguish (Okabe and Ito)."""
 CONDITION_MARKS = "os^Dv<>P"
+SIZE_BINS = 30
 
 
 def plot_shares(groups: Sequence[GroupShares], class_names: Sequence[str], by: str, what: str, path: Path) -> None:

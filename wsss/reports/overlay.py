@@ -331,7 +331,7 @@ def _heads() -> np.ndarray:
 
 
 def _strip(row: SheetRow) -> np.ndarray:
-    photo = _stretched(_fit(row.image))
+    photo = natural(_fit(row.image))
     truth, predicted = (_fit(label_map[None])[..., 0] for label_map in (row.truth, row.predicted))
     views = [photo, _outlined(photo, truth), _outlined(photo, predicted), _errors(truth, predicted, row.alone)]
     width = SHEET_EDGE - photo.shape[1] + GAP
@@ -352,7 +352,7 @@ def _fit(planes: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(planes[:, rows[:, None], columns].transpose(1, 2, 0))
 
 
-def _stretched(photo: np.ndarray) -> np.ndarray:
+def natural(photo: np.ndarray) -> np.ndarray:
     """Turn (h, w, C) uint8 into RGB whose darkest and brightest 1 % are black and white: dim images show, too."""
     low, high = np.percentile(photo, (1, 99))
     shown = np.clip((photo - low) / max(1.0, high - low) * 255, 0, 255).astype(np.uint8)

@@ -108,7 +108,7 @@ def pack_field(
     paths = outline_paths(fit(label_map, edge, labels=True))
     small = [fit(np.rint(255 * stretch(plane)).astype(np.uint8), edge) for plane in planes]
     content = {
-        "planes": [_text(webp(plane, quality)) for plane in small],
+        "planes": [as_text(webp(plane, quality)) for plane in small],
         "maps": {
             str(class_map.class_id): {"p": round(1000 * class_map.probability), "webp": _map_text(class_map)}
             for class_map in maps
@@ -125,17 +125,22 @@ def pack_field(
             for cell in cells
         ],
     }
-    plain = json.dumps(content, separators=(",", ":")).encode()
-    return _text(gzip.compress(plain, mtime=0))
+    return packed(content)
 
 
-def _text(content: bytes) -> str:
+def packed(content: Mapping[str, Any]) -> str:
+    """Return the content of a field as the page's script unpacks it: JSON, compressed with gzip, in base64."""
+    return as_text(gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0))
+
+
+def as_text(content: bytes) -> str:
+    """Return bytes in base64."""
     return base64.b64encode(content).decode()
 
 
 def _map_text(class_map: ClassMap) -> str:
     grey = np.rint(255 * np.clip(class_map.values, 0, 1)).astype(np.uint8)
-    return _text(webp(fit(grey, MAP_EDGE), MAP_QUALITY))
+    return as_text(webp(fit(grey, MAP_EDGE), MAP_QUALITY))
 
 
 def outline_paths(label_map: np.ndarray) -> dict[int, str]:
@@ -261,13 +266,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Lay out the report.
-
-    Every text is escaped by the template engine, and a content security policy forbids the page to fetch anything.
-    """
-    rules = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    engine = Environment(loader=PackageLoader("wsss.reports"), **rules)  # type: ignore[arg-type]
-    engine.filters.update(css=css_colour, figure=figure_text, percent=percent, short=short_name)
+    """Lay out the report."""
     places = {field.name: number for number, field in enumerate(page.fields)}
     largest = {key: max((_known(row[key]) for row in page.classes), default=0) for key, _, _ in page.columns}
     setup = {
@@ -278,8 +277,18 @@ def render(page: Page) -> str:
         "tints": [css_colour(channel_colour(name)) for name in page.tints],
         "pale": css_colour(NO_CLASS),
     }
-    template = engine.get_template("report.html")
-    return template.render(page=page, places=places, largest=largest, setup=setup, colour=colour)
+    return lay_out("report.html", page=page, places=places, largest=largest, setup=setup, colour=colour)
+
+
+def lay_out(template: str, **content: Any) -> str:
+    """Fill in a template.
+
+    Every text is escaped by the template engine, and a content security policy forbids the page to fetch anything.
+    """
+    rules = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    engine = Environment(loader=PackageLoader("wsss.reports"), **rules)  # type: ignore[arg-type]
+    engine.filters.update(css=css_colour, figure=figure_text, percent=percent, short=short_name)
+    return engine.get_template(template).render(**content)
 
 
 def css_colour(rgb: Colour) -> str:

@@ -19,7 +19,7 @@ from wsss.core.npy import read_npy
 from wsss.data.large import LargeImage, LargeMask
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
-from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, search
+from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, score_pixels, search
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.overlay import SheetRow, draw_sheet
 from wsss.runs.output import Output, check_entry, check_recorded, files_of_record
@@ -38,7 +38,7 @@ def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
         return
     indices = _common(options, masks)
     scores = [
-        score_mask(_predicted(options.preds, masks.ids[i], record), masks.label_map(i), masks.ignored(i))
+        score_mask(predicted_map(options.preds, masks.ids[i], record), masks.label_map(i), masks.ignored(i))
         for i in indices
     ]
     report: dict[str, Any] = {"format": 1, "task": "masks", "preds": str(options.preds), "truth": str(options.truth)}
@@ -71,7 +71,8 @@ def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
     return indices
 
 
-def _predicted(preds: Path, name: str, record: dict[str, Any]) -> np.ndarray:
+def predicted_map(preds: Path, name: str, record: dict[str, Any]) -> np.ndarray:
+    """Return the predicted objects of an image, (H, W) int32; a mask that is not parted is object 1."""
     if record["segmentation"]["objects"]:
         return read_label_map(find_label_map(preds / "objects", name))
     return (read_label_map(preds / "masks" / f"{name}.png") > 0).astype("int32")
@@ -104,10 +105,17 @@ def _search(
 def _pairs(preds: Path, masks: MaskSet, indices: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     files = files_of_record(preds)
     for i in indices:
-        yield _probs(preds, masks.ids[i], files), masks.label_map(i)
+        yield predicted_probs(preds, masks.ids[i], files), masks.label_map(i)
 
 
-def _probs(preds: Path, name: str, files: Mapping[str, Sequence[str]]) -> np.ndarray:
+def predicted_probs(preds: Path, name: str, files: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """Return the predicted maps of an image, (K, H, W) float32 in [0, 1].
+
+    Args:
+        preds: folder of the predictions.
+        name: of the image.
+        files: of the predictions' record, see `files_of_record`.
+    """
     path, again = preds / "probs" / f"{name}.npy", "Run infer again to make it."
     check_entry(path, preds, files)
     probs = read_npy(path, again)
@@ -145,7 +153,7 @@ def _draw(
 
 
 def _row(preds: Path, record: dict[str, Any], masks: MaskSet, i: int, score: MaskScore) -> SheetRow:
-    truth, predicted = masks.label_map(i), _predicted(preds, masks.ids[i], record)
+    truth, predicted = masks.label_map(i), predicted_map(preds, masks.ids[i], record)
     figures, alone = f"Dice {score.dice:.3f}, IoU {score.iou:.3f}", None
     if record["segmentation"]["objects"]:
         pairs = overlap(predicted, truth)
@@ -178,7 +186,8 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, record: dict[str, A
             f"no image of {options.truth} has both a mask and a prediction in {options.preds}: the truth has "
             f"{some(sorted(truth.truths))}, the predictions {some(sorted(masks))}."
         )
-    table = pd.DataFrame([{"ID": name, **_score(masks[name], truth.truths[name])} for name in common])
+    scores = {name: score_pixels(*pixels_of(masks[name], truth.truths[name])) for name in common}
+    table = pd.DataFrame([{"ID": name, "dice": score.dice, "iou": score.iou} for name, score in scores.items()])
     report = {"format": 1, "task": "masks", "preds": str(options.preds), "truth": str(options.truth)}
     figures = {name: float(table[name].mean()) for name in ("dice", "iou")}
     write_json(output.path(out.name), report | {"images": len(common), "oof": record["oof"]} | figures)
@@ -188,22 +197,15 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, record: dict[str, A
     say(f"  Dice {figures['dice']:.4f}  IoU {figures['iou']:.4f}; written to {out}")
 
 
-def _score(predicted: Path, truth: LargeMask) -> dict[str, float]:
-    """Return Dice and IoU of one image; both 1 where prediction and truth are empty."""
+def pixels_of(predicted: Path, truth: LargeMask) -> tuple[int, int, int]:
+    """Return how many pixels a large mask has, how many its truth has, and how many both have in common."""
     image = LargeImage(predicted)
     height, width = image.size
-    predicted_px = true_px = both_px = 0
+    counts = np.zeros(3, np.int64)
     for y in range(0, height, PART):
         for x in range(0, width, PART):
             box = (y, min(y + PART, height), x, min(x + PART, width))
             a, b = image.read(*box)[0] > 0, truth.read(*box) > 0
-            predicted_px, true_px, both_px = (
-                predicted_px + int(a.sum()),
-                true_px + int(b.sum()),
-                both_px + int((a & b).sum()),
-            )
-    empty = predicted_px + true_px == 0
-    return {
-        "dice": 1.0 if empty else 2 * both_px / (predicted_px + true_px),
-        "iou": 1.0 if empty else both_px / (predicted_px + true_px - both_px),
-    }
+            counts += [a.sum(), b.sum(), (a & b).sum()]
+    found, true, both = counts.tolist()
+    return found, true, both

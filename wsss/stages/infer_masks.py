@@ -136,12 +136,12 @@ def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, output: Output, 
                     journal.add(name, row)
                 else:
                     probs = predictor(image)
-                    row = _write_image(output.home, name, probs, predictor.target, options)
+                    row = write_image(output.home, name, probs, predictor.target, options)
                     journal.add(name, {"fold": fold, "mark": output.items[name], "failed": False} | row)
                 bar.update()
 
 
-def _write_image(out: Path, name: str, probs: np.ndarray, target: str, options: InferOptions) -> dict[str, Any]:
+def write_image(out: Path, name: str, probs: np.ndarray, target: str, options: InferOptions) -> dict[str, Any]:
     """Write one image's files; return its row with the run-length texts of its masks."""
     config = options.segmentation
     label_map = decode(probs, target, config.threshold, config.min_size, objects=config.objects)

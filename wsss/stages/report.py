@@ -64,10 +64,12 @@ from wsss.stages.report_contents import (
     mistakes,
     overview,
     records,
-    run_folder,
+    run_of,
+    spread_evenly,
     tiles,
     training,
 )
+from wsss.stages.report_masks import read_masks, report_masks
 
 LEAST = 0.01
 """Classes of which an image has a probability no higher than this have no map, as in the recipe's cell score."""
@@ -111,11 +113,10 @@ class Mapper:
 
 def run(options: ReportOptions) -> int:
     """Write the page; return 0."""
-    if is_mask_folder(options.preds):
-        raise ConfigError(f"{options.preds} holds masks, not cells: python -m wsss.evaluate draws them as sheet.png.")
+    read, write = (read_masks, report_masks) if is_mask_folder(options.preds) else (_read, _report)
     with at_file(options.out, "report") as output:
-        if output.begin(partial(_read, options), overwrite=options.overwrite, subject=("options.preds",)):
-            _report(options, output)
+        if output.begin(partial(read, options), overwrite=options.overwrite, subject=("options.preds",)):
+            write(options, output)
     return 0
 
 
@@ -149,7 +150,7 @@ def build(contents: Contents) -> Page:
     names, most = contents.cells.ID.to_numpy(object), options.crops
     notable = notable_by_score(names, contents.scores, evidence.truth, data.classes.negative, most)
     notable += notable_by_shape(contents.cells, most)
-    run = run_folder(contents)
+    run = run_of(contents.options.run, contents.record)
     fields, groups = draw(contents, notable, run)
     columns, classes = class_table(contents)
     return Page(
@@ -170,7 +171,7 @@ def build(contents: Contents) -> Page:
         mistakes=mistakes(evidence),
         groups=groups,
         failures=failures(contents),
-        records=records(contents, run),
+        records=records(contents.record, run),
         has_truth=evidence.truth is not None,
         has_maps=options.maps,
         threshold=options.threshold,
@@ -225,7 +226,8 @@ class Drawing:
             str(name): np.asarray(rows) for name, rows in contents.cells.groupby("ID", sort=False).indices.items()
         }
         self.places = {name: i for i, name in enumerate(contents.data.ids)}
-        self.shown = spread_images(contents.images.ID[[self._drawable(name) for name in contents.images.ID]], contents)
+        drawable = [name for name in contents.images.ID if self._drawable(name)]
+        self.shown = [drawable[k] for k in spread_evenly(len(drawable), contents.options.most)]
         with_notable = {contents.cells.ID.iloc[row] for group in notable for row in group.rows}
         self.wanted = dict.fromkeys([*self.shown, *sorted(with_notable - set(self.shown))])
         """IDs of the images that are read."""
@@ -337,10 +339,3 @@ class Drawing:
         if truth is not None:
             said += "; true: " + ", ".join(short_name(names[k]) for k in truth)
         return Crop(self._crops[row], str(cell.ID), int(cell.cell_id), said)
-
-
-def spread_images(ids: pd.Series, contents: Contents) -> list[str]:
-    """Return at most `--most` IDs, spread evenly over the set, in its order."""
-    names = [str(name) for name in ids]
-    step = np.linspace(0, len(names) - 1, min(contents.options.most, len(names)))
-    return [names[k] for k in np.rint(step).astype(int)]

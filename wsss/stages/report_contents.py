@@ -1,7 +1,7 @@
 """Contents of the report: predictions, data set, training and their quality, in figures and words."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -322,15 +322,14 @@ def failures(contents: Contents) -> list[tuple[str, str, str]]:
     return [(name, status, reasons[name]) for name, status in zip(bad.ID, bad.status, strict=True)]
 
 
-def run_folder(contents: Contents) -> Path | None:
+def run_of(chosen: Path | None, record: Mapping[str, Any]) -> Path | None:
     """Return the run to report on: the one given by --run, or the recorded one if it still exists.
 
     Raises:
         DataError: the one given has no log.csv.
     """
-    chosen = contents.options.run
     if chosen is None:
-        recorded = contents.record.get("run")
+        recorded = record.get("run")
         folder = Path(str(recorded)) if recorded else None
         return folder if folder is not None and fold_folders(folder) else None
     if not fold_folders(chosen):
@@ -351,15 +350,20 @@ def training(run: Path | None) -> list[Figure]:
         rows = [{str(k): v for k, v in row.dropna().items()} for _, row in table.iterrows()]
         last = ", ".join(
             f"{curve_name(name)} {table[name].iloc[-1]:.4g}"
-            for name in ("train_loss", "val_loss", "val_map", "val_f1")
+            for name in ("train_loss", "val_loss", "val_map", "val_f1", "val_dice", "val_instance_ap")
             if name in table and len(table)
         )
         out.append(Figure(shown(folder), training_svg(rows), f"{len(rows)} epochs; at the end {last}"))
     return out
 
 
-def records(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
-    """Return the files with the full record."""
-    out = [("provenance.json", json.dumps(contents.record, indent=2))] if contents.record else []
+def records(record: Mapping[str, Any], run: Path | None) -> list[tuple[str, str]]:
+    """Return the files with the full record: that of the predictions, if there is one, and the recipes of the run."""
+    out = [("provenance.json", json.dumps(record, indent=2))] if record else []
     configs = [folder / "config.yaml" for folder in (fold_folders(run) if run else [])]
     return out + [(shown(path), "\n".join(read_lines(path))) for path in configs if path.exists()]
+
+
+def spread_evenly(count: int, most: int) -> list[int]:
+    """Return at most `most` of the numbers below `count`, spread evenly, the first and the last among them."""
+    return np.rint(np.linspace(0, count - 1, min(most, count))).astype(int).tolist()

@@ -2,53 +2,17 @@
 (() => {
   const setup = JSON.parse(document.getElementById("setup").textContent);
   const tools = document.getElementById("tools");
-  const figures = [...document.querySelectorAll(".field")];
-  const shown = new Map(); // figure -> its unpacked content, only while it is near the window
-  const pinned = new Map(); // figure -> id of the cell that was chosen; kept when the figure scrolls away
+  const { figures, shown, pinned, picture, element, choose, ready } = gallery;
   const picked = new Map(); // "ID cell" -> [ID, cell id, scores], selected for a table
-  const SVG = "http://www.w3.org/2000/svg";
 
-  async function unpack(figure) {
-    const text = atob(figure.querySelector(".packed").textContent);
-    const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const content = await new Response(stream).json();
+  async function load(content) {
     content.planes = await Promise.all(content.planes.map(picture));
     for (const map of Object.values(content.maps)) map.image = await picture(map.webp);
-    return content;
   }
 
-  async function picture(base64) {
-    const image = new Image();
-    image.src = "data:image/webp;base64," + base64;
-    await image.decode();
-    return image;
-  }
-
-  async function show(figure) {
-    if (shown.has(figure)) return;
-    shown.set(figure, null); // it is being unpacked
-    const content = await unpack(figure);
-    if (!shown.has(figure)) return; // scrolled away meanwhile
-    shown.set(figure, content);
-    content.cells.forEach((cell, number) => figure.querySelector("svg").append(outline(cell, number)));
+  function draw(figure) {
     paint(figure);
     colour(figure);
-    tell(figure, pinned.get(figure));
-  }
-
-  function hide(figure) {
-    shown.delete(figure);
-    figure.querySelector("svg").replaceChildren();
-    figure.querySelector("canvas").width = 0; // gives the memory back
-  }
-
-  function outline(cell, number) {
-    const path = document.createElementNS(SVG, "path");
-    path.setAttribute("d", cell.path);
-    path.setAttribute("fill-rule", "evenodd");
-    path.dataset.number = number;
-    return path;
   }
 
   function paint(figure) {
@@ -150,13 +114,6 @@
     }));
   }
 
-  function element(kind, text, name) {
-    const out = document.createElement(kind);
-    out.textContent = text; // never as HTML
-    if (name) out.className = name;
-    return out;
-  }
-
   function tell(figure, id) {
     const content = shown.get(figure);
     if (!content) return;
@@ -202,61 +159,15 @@
     return line;
   }
 
-  function choose(figure, id) {
-    if (id === undefined) pinned.delete(figure);
-    else pinned.set(figure, id);
-    tell(figure, id);
-  }
-
-  const idAt = (figure, target) =>
-    target.dataset.number === undefined ? undefined : shown.get(figure).cells[target.dataset.number].id;
-
-  function step(figure, by) {
-    const content = shown.get(figure);
-    if (!content || !content.cells.length) return;
-    const count = content.cells.length;
-    const at = content.cells.findIndex((cell) => cell.id === pinned.get(figure));
-    choose(figure, content.cells[at < 0 ? (by > 0 ? 0 : count - 1) : (at + by + count) % count].id);
-  }
-
-  const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
-
-  function listen(figure) {
-    const svg = figure.querySelector("svg");
-    svg.addEventListener("click", (event) => (event.shiftKey ? pick : choose)(figure, idAt(figure, event.target)));
-    svg.addEventListener("pointerover", (event) => tell(figure, idAt(figure, event.target) ?? pinned.get(figure)));
-    svg.addEventListener("pointerleave", () => tell(figure, pinned.get(figure)));
-    svg.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") choose(figure, undefined);
-      else if (event.key === " ") pick(figure, pinned.get(figure));
-      else if (event.key in STEPS) step(figure, STEPS[event.key]);
-      else return;
-      event.preventDefault();
-    });
-    const button = figure.querySelector(".enlarge");
-    button.addEventListener("click", () => {
-      const large = figure.classList.toggle("large");
-      button.setAttribute("aria-pressed", large);
-      button.textContent = large ? "reduce" : "enlarge";
-    });
-  }
-
   function filter() {
     const wanted = tools.elements.class.value;
     const text = tools.elements.search.value.toLowerCase();
-    let count = 0;
-    for (const figure of figures) {
-      const fits = (!wanted || figure.dataset.tops.split(" ").includes(wanted))
-        && figure.dataset.name.toLowerCase().includes(text)
-        && columns.every((list) => !list.value || JSON.parse(figure.dataset.carried)[list.dataset.column] === list.value);
-      figure.hidden = !fits;
-      count += fits;
-    }
-    document.getElementById("matches").textContent = count === figures.length ? "" : `${count} of ${figures.length}`;
+    gallery.filter((figure) => (!wanted || figure.dataset.tops.split(" ").includes(wanted))
+      && figure.dataset.name.toLowerCase().includes(text)
+      && columns.every((list) => !list.value || JSON.parse(figure.dataset.carried)[list.dataset.column] === list.value));
   }
 
   const columns = [...tools.querySelectorAll("select.carried")];
-  const ready = () => [...shown].filter(([, content]) => content).map(([figure]) => figure);
   tools.addEventListener("submit", (event) => event.preventDefault());
   tools.elements.search.addEventListener("input", filter);
   tools.addEventListener("change", (event) => {
@@ -278,10 +189,7 @@
     filter();
     choose(figure, +link.dataset.cell);
   });
-  const watch = new IntersectionObserver((entries) => {
-    for (const entry of entries) (entry.isIntersecting ? show : hide)(entry.target);
-  }, { rootMargin: "600px" });
   legend();
-  figures.forEach((figure) => { listen(figure); watch.observe(figure); });
+  gallery.start({ load, draw, tell, pick });
   filter();
 })();
