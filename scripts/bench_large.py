@@ -20,10 +20,10 @@ import tifffile
 from bench_unet import write_salt
 
 from wsss import train
-from wsss.core.device import choose_device
 from wsss.data.large import LargeImage
 from wsss.inference.checkpoints import load_unets
 from wsss.inference.semantic import MaskPredictor, predict_tiles, tile_starts
+from wsss.models.device import choose_device
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.run_folder import RunFolder
 

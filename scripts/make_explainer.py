@@ -18,13 +18,13 @@ from wsss import train
 from wsss.cells.blending import blend
 from wsss.cells.instances import cell_crops
 from wsss.cells.scoring import cell_cam_scores, cell_values, normalise, resize
-from wsss.core.device import Device, choose_device
 from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset
 from wsss.data.synthetic import Field, draw_field
 from wsss.inference.checkpoints import CamCheckpoint, load_classifier
 from wsss.models.cam_net import CamNet, class_maps, crop_probs, merge, split
+from wsss.models.device import Device, choose_device
 from wsss.reports.figures import short_name
 from wsss.reports.overlay import Note, Panel, composite, describe, describe_truth, fit, heat, mark_cells, overlay_page
 from wsss.runs.run_folder import find_folders

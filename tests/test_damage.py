@@ -15,7 +15,6 @@ import torch
 from forest_file import feature_classifier
 
 from wsss.core.checks import UserError
-from wsss.core.device import choose_device
 from wsss.core.digests import BLANK, sealed
 from wsss.core.files import read_json, read_record, write_json
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
@@ -31,6 +30,7 @@ from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.hub import load_model, save_model
 from wsss.inference.tables import cells_frame, iter_cells, read_cells, read_images, write_cells, write_images
 from wsss.models.cam_net import build_cam_net
+from wsss.models.device import choose_device
 from wsss.options.infer import run_config
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint

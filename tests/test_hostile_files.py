@@ -21,7 +21,6 @@ from PIL import Image
 
 from wsss.core.checks import UserError
 from wsss.core.csv_text import read_numbers, read_text
-from wsss.core.device import choose_device
 from wsss.core.files import read_json, read_lines, read_record
 from wsss.core.label_maps import read_label_map
 from wsss.core.labels import HPA
@@ -44,6 +43,7 @@ from wsss.inference.hub import load_model, plain
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import iter_cells, read_cells, read_images
 from wsss.models.cam_net import build_cam_net
+from wsss.models.device import choose_device
 from wsss.models.weights import load_weights
 from wsss.options import infer as infer_options
 from wsss.options.infer import run_config

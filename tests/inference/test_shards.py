@@ -11,7 +11,6 @@ from PIL import Image
 from wsss import infer, overlay, train
 from wsss.cells.instances import crop_batches
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.device import choose_device
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet, recorded_data
 from wsss.data.cell_maps import read_cells
@@ -20,6 +19,7 @@ from wsss.inference.checkpoints import load_classifier
 from wsss.inference.pipeline import Shard, ShardJournals, take
 from wsss.inference.tables import EMBEDDINGS
 from wsss.models.cam_net import crop_outputs
+from wsss.models.device import choose_device
 from wsss.options.scoring import CropConfig
 from wsss.runs.journal import Journal
 from wsss.runs.output import STATE

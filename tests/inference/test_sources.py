@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from wsss.core.checks import DataError
-from wsss.core.device import choose_device
 from wsss.inference import sources
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.sources import Sample, Source, Task, digests, source_shares, sources_of
+from wsss.models.device import choose_device
 from wsss.options.scoring import CropConfig, ScoreConfig
 
 NETWORK = SimpleNamespace(enabled=False)

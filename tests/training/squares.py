@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss.core.device import Device
 from wsss.data.build import Spec, create_dataset
+from wsss.models.device import Device
 from wsss.options.recipe import Recipe
 from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.record import RunRecord

@@ -82,7 +82,7 @@ def test_the_parts_of_a_batch_are_the_batch(world: int) -> None:
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(data: Path, tmp_path: Path) -> None:
-    from wsss.core.device import choose_device
+    from wsss.models.device import choose_device
     from wsss.options.recipe import ClassifyRecipe
     from wsss.stages.train import check_world
 

@@ -57,7 +57,7 @@ STEPS = """
 import sys
 from pathlib import Path
 import torch
-from wsss.core.device import choose_device
+from wsss.models.device import choose_device
 from wsss.options.recipe import ClassifyRecipe, PuzzleConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder

@@ -9,7 +9,6 @@ import numpy as np
 from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.device import Device
 from wsss.core.files import digest_json
 from wsss.data.build import folds_digest
 from wsss.data.catalog import DataSet
@@ -19,6 +18,7 @@ from wsss.data.masks import MaskSet
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.device import Device
 from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
 from wsss.runs.record import RunRecord, check_unseen, fold_name, has_seen

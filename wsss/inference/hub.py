@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.csv_text import read_numbers
-from wsss.core.device import Device
 from wsss.core.digests import check_format
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
 from wsss.core.runtime import waiting
@@ -25,6 +24,7 @@ from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.one_image import check_alike
 from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.device import Device
 from wsss.models.weights import load_weights, strip
 from wsss.runs.checkpoint import read_tensors
 from wsss.runs.record import NETWORK, check_network_record, record_from

@@ -10,7 +10,6 @@ import pandas as pd
 
 from wsss.core.channels import BITS, default_roles
 from wsss.core.checks import DataError, some
-from wsss.core.device import Device
 from wsss.core.files import as_read
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import check_label_map
@@ -21,6 +20,7 @@ from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.pipeline import make_sample, score_now, take_part
 from wsss.inference.sources import Task, check_origin, digests
+from wsss.models.device import Device
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 from wsss.segmenters import Field
 from wsss.segmenters.classical import segment_field

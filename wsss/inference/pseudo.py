@@ -8,11 +8,11 @@ from skimage.segmentation import random_walker
 from wsss.cells.regions import cell_means, group_pixels
 from wsss.cells.scoring import resize
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.device import Device
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells
 from wsss.inference.checkpoints import CamCheckpoint, Plan, plan_oof
 from wsss.inference.views import view_maps
+from wsss.models.device import Device
 from wsss.options.masks import IGNORE
 from wsss.options.pseudo import PseudoConfig
 from wsss.options.scoring import TtaConfig

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 
 from wsss.core.checks import ConfigError, check_range
-from wsss.core.device import Device
 from wsss.inference.checkpoints import Checkpoint
 from wsss.inference.views import predict_views
-from wsss.models.memory import MemoryFull, attempt
+from wsss.models.device import Device, MemoryFull, attempt
 from wsss.models.unet import Unet, probabilities
 from wsss.options.masks import MaskInferConfig
 

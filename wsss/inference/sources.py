@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from wsss.cells.blending import GROUPS, Group, take_shares
 from wsss.cells.scoring import cell_cam_scores
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.device import Device
 from wsss.core.files import as_read, digest_file
 from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet
@@ -28,7 +27,7 @@ from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.overlap import Overlap
 from wsss.inference.views import view_crops, view_maps
-from wsss.models.memory import in_parts
+from wsss.models.device import Device, in_parts
 from wsss.models.unet import Unet
 from wsss.options.infer import Embeddings, InferOptions
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.core.device import Device
 from wsss.models.cam_net import CamNet, class_maps, crop_outputs
+from wsss.models.device import Device
 from wsss.options.scoring import TtaConfig
 
 STEP = 32

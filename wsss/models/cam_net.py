@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss.core.device import Device
 from wsss.models.backbone import Backbone, build_backbone, fast_layout, features_of
+from wsss.models.device import Device, in_parts
 from wsss.models.drs import Suppress, add_drs, build_neck
-from wsss.models.memory import in_parts
 from wsss.options.recipe import ClassifyRecipe
 
 

@@ -13,9 +13,8 @@ from skimage.segmentation import watershed
 from wsss.cells.mask_instances import objects_of
 from wsss.cells.morphology import drop_small, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.device import Device, choose_device
 from wsss.core.reading import parse_json
-from wsss.models.memory import in_parts
+from wsss.models.device import Device, choose_device, in_parts
 from wsss.models.unet import BACKBONE, Unet, build_cell_unet
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.classical import tidy_cells

@@ -13,7 +13,7 @@ import torch
 
 from wsss.cells.morphology import pair_nuclei
 from wsss.core.checks import ConfigError
-from wsss.core.device import choose_device
+from wsss.models.device import choose_device
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
-from wsss.core.device import choose_device
 from wsss.core.digests import Digests
 from wsss.core.files import read_record
 from wsss.core.runtime import progress
@@ -22,6 +21,7 @@ from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import export_onnx, push_model, save_model
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import EMBEDDINGS, iter_cells, prediction_files, read_cells, read_embeddings, score_columns
+from wsss.models.device import choose_device
 from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions
 from wsss.reports.figures import colour
 from wsss.runs.output import Output, at_file, in_folder, what_is_read

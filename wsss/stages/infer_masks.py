@@ -26,7 +26,6 @@ import pandas as pd
 from wsss.cells.mask_instances import decode
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
-from wsss.core.device import Device, choose_device
 from wsss.core.digests import BLANK, Digests, sealed
 from wsss.core.files import as_read, digest_json, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
@@ -39,6 +38,7 @@ from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.checkpoints import Checkpoint, MaskPlan, load_unets, plan_masks
 from wsss.inference.large import large_runs, predict_large
 from wsss.inference.semantic import MaskPredictor
+from wsss.models.device import Device, choose_device
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig

@@ -12,7 +12,6 @@ from wsss.cells.instances import describe_cells
 from wsss.cells.scoring import normalise, resize
 from wsss.core.checks import ConfigError
 from wsss.core.console import say
-from wsss.core.device import choose_device
 from wsss.core.digests import Digests
 from wsss.core.files import write_text
 from wsss.core.labels import parse_label
@@ -24,6 +23,7 @@ from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifie
 from wsss.inference.ensemble import read_provenance
 from wsss.inference.tables import is_mask_folder, iter_cells, prediction_files
 from wsss.models.cam_net import class_maps
+from wsss.models.device import choose_device
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import short_name
 from wsss.reports.overlay import composite

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from wsss.core.checks import DataError, some
-from wsss.core.device import Device
 from wsss.models.cam_net import CamNet
+from wsss.models.device import Device
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import OptimConfig, Recipe
 from wsss.runs.record import RunRecord

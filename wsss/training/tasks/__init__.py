@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from wsss.core.device import Device
+from wsss.models.device import Device
 from wsss.models.unet import Unet, build_unet
 from wsss.options.recipe import Recipe, UnetRecipe
 from wsss.options.train import TrainOptions

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from wsss.core.channels import default_roles
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
-from wsss.core.device import Device
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json
 from wsss.core.runtime import progress, versions
@@ -25,6 +24,7 @@ from wsss.losses.classify import ComboLoss, refinement
 from wsss.metrics.cells import CellTruth, read_cell_truth
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
 from wsss.models.cam_net import CamNet, PuzzleCam, SiameseOutput, build_cam_net
+from wsss.models.device import Device
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import ClassifyRecipe
 from wsss.options.train import ClassifyOptions

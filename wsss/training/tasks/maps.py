@@ -12,12 +12,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError
-from wsss.core.device import Device
 from wsss.data.augment import build_augment
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.pseudo import PseudoSet
 from wsss.data.samples import MapSamples
 from wsss.losses.semantic import MaskLoss
+from wsss.models.device import Device
 from wsss.models.unet import MaskOutput
 from wsss.options.recipe import MapRecipe
 from wsss.options.train import MapOptions

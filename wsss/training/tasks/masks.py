@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from wsss.cells.mask_instances import objects_of
 from wsss.core.checks import ConfigError
-from wsss.core.device import Device
 from wsss.core.digests import Digests
 from wsss.core.runtime import versions
 from wsss.data.augment import Augment, load_recipe
@@ -26,6 +25,7 @@ from wsss.data.samples import draw_epoch
 from wsss.data.tile_set import open_set
 from wsss.losses.semantic import MaskLoss
 from wsss.metrics.instances import MaskScore, score_mask
+from wsss.models.device import Device
 from wsss.models.unet import MaskOutput, Unet, probabilities
 from wsss.options.recipe import MaskRecipe
 from wsss.options.train import TrainOptions
