@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss.core.checks import ConfigError
-from wsss.core.runtime import progress
+from wsss.core.console import progress
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells, read_nuclei
 from wsss.feature_classifier.features import cell_features

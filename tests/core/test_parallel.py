@@ -118,7 +118,7 @@ def test_loaders_end_with_a_killed_training_whatever_python_starts_processes_by(
 
 MEMORY_OF_A_LOADER = """
 import numpy as np, torch
-from wsss.core.runtime import keep_freed_memory
+from wsss.models.device import keep_freed_memory
 from wsss.data.samples import EpochBatches
 from wsss.training.loading import batch_loader
 

@@ -11,8 +11,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from wsss.core.console import progress
 from wsss.core.geometry import Geometry
-from wsss.core.runtime import progress
 
 EDGE = 16
 """Edge of a thumbnail."""

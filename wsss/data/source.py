@@ -13,10 +13,11 @@ import pandas as pd
 
 from wsss.core.channels import BITS
 from wsss.core.checks import DataError, some
+from wsss.core.console import progress
 from wsss.core.digests import mark_of
 from wsss.core.files import digest_json
 from wsss.core.geometry import Geometry
-from wsss.core.runtime import Workers, parallel, progress
+from wsss.core.runtime import Workers, parallel
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
 from wsss.data.build import COLUMNS, write_extra
 from wsss.data.duplicates import EDGE, thumbnail

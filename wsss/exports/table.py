@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import ConfigError
+from wsss.core.console import progress, waiting
 from wsss.core.csv_text import carried_columns
 from wsss.core.files import csv_bytes, write_atomic
 from wsss.core.labels import ClassList
 from wsss.core.parquet import write_parquet
-from wsss.core.runtime import progress, waiting
 
 _OF_CROP = re.compile(r"crop_\d+")
 ROWS = 20_000

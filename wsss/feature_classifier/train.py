@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import DataError
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_json
-from wsss.core.runtime import cores, progress
+from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import image_marks, read_cells, read_nuclei
 from wsss.data.photometric import Faults, faulty_copy

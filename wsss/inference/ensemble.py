@@ -10,9 +10,9 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from wsss.core.checks import DataError, some
+from wsss.core.console import progress
 from wsss.core.csv_text import read_text
 from wsss.core.files import digest_file, read_record
-from wsss.core.runtime import progress
 from wsss.inference.tables import iter_cells, read_cells, read_images, score_columns
 from wsss.runs.output import check_recorded, record_over
 

@@ -15,10 +15,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.console import waiting
 from wsss.core.csv_text import read_numbers
 from wsss.core.digests import check_format
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
-from wsss.core.runtime import waiting
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint

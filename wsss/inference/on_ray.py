@@ -14,10 +14,11 @@ import torch
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
-from wsss.core.runtime import MOST_LOSSES, connect, go_to, keep_freed_memory
+from wsss.core.runtime import MOST_LOSSES, connect, go_to
 from wsss.inference.checkpoints import Plan
 from wsss.inference.pipeline import Scored, predict
 from wsss.inference.sources import Task
+from wsss.models.device import keep_freed_memory
 
 BATCHES = 4
 """Of a chunk: within it reading, network and scoring overlap; it is what a lost worker costs."""

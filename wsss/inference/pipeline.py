@@ -21,9 +21,9 @@ from wsss.cells.blending import Part, blend_parts, feature_share, image_scores
 from wsss.cells.instances import crop_batches, measure_cells
 from wsss.cells.regions import cell_ids, visible_share
 from wsss.core.checks import DataError, some
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.rle import encode_label_map
-from wsss.core.runtime import cores, progress
+from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
 from wsss.data.cell_maps import read_cells, read_nuclei
 from wsss.inference.checkpoints import CamCheckpoint, Plan

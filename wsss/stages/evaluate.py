@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import read_record, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
-from wsss.core.runtime import progress
 from wsss.data.build import read_manifest
 from wsss.data.catalog import recorded_data
 from wsss.data.tables import read_labels

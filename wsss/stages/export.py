@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import read_record
-from wsss.core.runtime import progress
 from wsss.data import ids
 from wsss.data.catalog import DataSet, data_folder_of
 from wsss.exports.annotations import cell_features, label_map_of, write_coco, write_geojson, write_label_tiff

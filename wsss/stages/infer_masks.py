@@ -25,13 +25,13 @@ import pandas as pd
 
 from wsss.cells.mask_instances import decode
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.digests import BLANK, Digests, sealed
 from wsss.core.files import as_read, digest_json, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
 from wsss.core.rasters import stem_of
 from wsss.core.run_length import encode
-from wsss.core.runtime import progress, versions
+from wsss.core.runtime import versions
 from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set

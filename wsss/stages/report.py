@@ -11,11 +11,10 @@ import pandas as pd
 from wsss.cells.instances import describe_cells
 from wsss.cells.scoring import normalise, resize
 from wsss.core.checks import ConfigError
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import write_text
 from wsss.core.labels import parse_label
-from wsss.core.runtime import progress
 from wsss.data.catalog import DataSet, data_folder_of
 from wsss.data.cell_maps import check_current, marks_for
 from wsss.exports.annotations import label_map_of

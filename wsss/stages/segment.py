@@ -12,10 +12,10 @@ import pandas as pd
 
 from wsss.cells.morphology import doubt_notes
 from wsss.core.checks import DataError, DiskError, some
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_csv, write_json
-from wsss.core.runtime import progress, versions
+from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.overlap import Overlap
 from wsss.options.segment import SegmentOptions

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
-from wsss.core.runtime import cores, keep_freed_memory
-from wsss.models.device import Device, choose_device
+from wsss.core.runtime import cores
+from wsss.models.device import Device, choose_device, keep_freed_memory
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
 from wsss.reports.figures import plot_curves

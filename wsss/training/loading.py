@@ -17,10 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from wsss.core.checks import DataError, Terminated
-from wsss.core.runtime import return_freed_memory
 from wsss.data.catalog import DataSet
 from wsss.data.samples import EpochBatches, ImageSamples, draw_epoch, image_weights
-from wsss.models.device import Device
+from wsss.models.device import Device, return_freed_memory
 from wsss.options.recipe import Recipe, SamplerConfig
 from wsss.training.distributed import World
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from wsss.core.channels import default_roles
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json
-from wsss.core.runtime import progress, versions
+from wsss.core.runtime import versions
 from wsss.data.augment import build_augment, load_recipe
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import image_marks, without_cells
