@@ -24,10 +24,9 @@ from wsss.core.csv_text import read_numbers, read_text
 from wsss.core.files import read_json, read_lines, read_record
 from wsss.core.label_maps import read_label_map
 from wsss.core.labels import HPA
-from wsss.core.npy import read_npy
 from wsss.core.parquet import read_parquet
 from wsss.core.rasters import open_raster
-from wsss.core.reading import parse_json, parse_yaml
+from wsss.core.reading import parse_json, parse_yaml, read_npy
 from wsss.data.augment import load_recipe
 from wsss.data.build import Spec, create_dataset, read_extra, read_manifest
 from wsss.data.catalog import DataSet

@@ -121,7 +121,7 @@ READERS = {
     "json.loads": ("core/reading.py",),
     "yaml.load": ("core/reading.py",),
     "yaml.safe_load": (),
-    "np.load": ("core/npy.py",),
+    "np.load": ("core/reading.py",),
     "numpy.load": (),
     "pd.read_parquet": (),
     "pq.read_table": (),
@@ -145,7 +145,7 @@ def test_files_are_read_and_written_through_one_module_a_format() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
                 for name in (node.func.attr, f"{owner}.{node.func.attr}"):
-                    where = f"{inside}:{node.lineno} calls {name}: use core/reading, npy, parquet or csv_text"
+                    where = f"{inside}:{node.lineno} calls {name}: use core/reading, parquet or csv_text"
                     assert inside in READERS.get(name, (inside,)), where
 
 

@@ -18,10 +18,9 @@ from wsss.core.csv_text import read_text
 from wsss.core.digests import Digests
 from wsss.core.files import digest_file, read_json, read_lines
 from wsss.core.label_maps import read_label_map
-from wsss.core.npy import read_npy
 from wsss.core.parquet import read_parquet, write_parquet
 from wsss.core.rasters import open_raster
-from wsss.core.reading import read_yaml
+from wsss.core.reading import read_npy, read_yaml
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.large import LargeImage

@@ -14,9 +14,8 @@ import tifffile
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
-from wsss.core.npy import check_npy, parse_npy, read_npy
 from wsss.core.rasters import LOSSLESS, MOST_BLOWN_UP, MOST_RATIO, open_raster, stem_of
-from wsss.core.reading import check_regular
+from wsss.core.reading import check_npy, check_regular, parse_npy, read_npy
 
 SUFFIXES = (*LOSSLESS, ".npz", ".npy")
 """Forms that are read, in this order where an ID has several files; in any case, and with `.ome` before them."""

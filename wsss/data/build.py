@@ -17,8 +17,8 @@ from wsss.core.digests import check_format
 from wsss.core.files import digest_file, digest_json, read_record, write_atomic, write_csv, write_json
 from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
-from wsss.core.npy import read_npy
 from wsss.core.parquet import write_parquet
+from wsss.core.reading import read_npy
 from wsss.core.runtime import versions
 from wsss.data.duplicates import EDGE, find_duplicates, thumbnail
 from wsss.data.folds import make_folds

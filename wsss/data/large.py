@@ -11,9 +11,8 @@ from skimage.draw import polygon
 from wsss.core.checks import DataError
 from wsss.core.files import read_json
 from wsss.core.geometry import check_filling
-from wsss.core.npy import read_npy
 from wsss.core.rasters import alpha_places, first_series, open_tiff, orientation_of
-from wsss.core.reading import check_regular
+from wsss.core.reading import check_regular, read_npy
 from wsss.core.run_length import parse
 from wsss.core.stacks import CHANNEL_AXES
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from wsss.core.checks import DataError
 from wsss.core.files import disk_errors
-from wsss.core.npy import read_npy
-from wsss.core.reading import check_no_link
+from wsss.core.reading import check_no_link, read_npy
 
 SHARD_IMAGES = 256
 _AGAIN = "Run prepare with --overwrite."

@@ -15,7 +15,7 @@ from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.digests import check_seal
 from wsss.core.files import read_record, write_csv, write_json
 from wsss.core.label_maps import find_label_map, read_label_map
-from wsss.core.npy import read_npy
+from wsss.core.reading import read_npy
 from wsss.data.large import LargeImage, LargeMask
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set

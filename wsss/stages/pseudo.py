@@ -13,7 +13,7 @@ from wsss.core.checks import DataError
 from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import as_read, digest_json, write_csv, write_json
-from wsss.core.npy import parse_npy
+from wsss.core.reading import parse_npy
 from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import check_cells, image_marks
