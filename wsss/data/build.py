@@ -10,45 +10,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
-from wsss.core.digests import check_format
-from wsss.core.files import digest_file, digest_json, read_record, write_atomic, write_csv, write_json
+from wsss.core.files import digest_file, write_atomic, write_csv, write_json
 from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
 from wsss.core.parquet import write_parquet
 from wsss.core.reading import read_npy
 from wsss.core.runtime import versions
+from wsss.data.catalog import COLUMNS, FOLDS, FORMAT, MANIFEST, SHARDS, TABLE, ShardReader, Shards, folds_digest
 from wsss.data.duplicates import EDGE, find_duplicates, thumbnail
 from wsss.data.folds import make_folds
-from wsss.data.store import ShardReader, Shards
 from wsss.runs.output import Output
 
-FORMAT = 1
-MANIFEST = "dataset.json"
-TABLE = "images.parquet"
-FOLDS = "folds.csv"
 DUPLICATES = "duplicates.csv"
-SHARDS = "shards"
 SOURCES = "sources"
-COLUMNS = {
-    "ID": "str",
-    "source": "str",
-    "status": "str",
-    "reason": "str",
-    "shard": "str",
-    "slot": "int32",
-    "ImageHeight": "int32",
-    "ImageWidth": "int32",
-    "depth": "str",
-    "Label": "str",
-    "crc32": "int64",
-    "duplicate_of": "str",
-    "fold": "int8",
-}
-"""Columns of images.parquet. status: ok or failed (then reason says why); depth: 8, 12, 16 or float, what the files
-held; Label: null without labels; duplicate_of: the first image of the same near-duplicates; fold: -1 without."""
 
 
 @dataclass(frozen=True)
@@ -192,31 +171,9 @@ def create_dataset(
     return folder
 
 
-def folds_digest(table: pd.DataFrame, n: int, seed: int) -> str:
-    """Return the digest of who is in which fold with which labels; rows without a fold do not count."""
-    held = table.loc[table["fold"] >= 0]
-    rows = [held[name].astype(str).tolist() for name in ("ID", "Label", "fold")]
-    return digest_json({"n": n, "seed": seed, "rows": rows})
-
-
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write dataset.json."""
     write_json(folder / MANIFEST, {name: value for name, value in manifest.items() if name != "digest"})
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read dataset.json.
-
-    Raises:
-        DataError: it is missing, damaged or of another format.
-    """
-    path = folder / MANIFEST
-    manifest = read_record(path)
-    check_format(path, manifest.get("format"), FORMAT, "manifest of a data set", "prepare the data set again")
-    rest = {name: value for name, value in manifest.items() if name != "digest"}
-    if manifest.get("digest", digest_json(rest)) != digest_json(rest):  # of older versions
-        raise DataError(f"{path} is damaged: its content does not match its digest. Run prepare with --overwrite.")
-    return manifest
 
 
 def _extras(folder: Path, sources: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -269,18 +226,10 @@ def _duplicates(
 
 def _first_of_group(count: int, pairs: Sequence[tuple[int, int, float]]) -> np.ndarray:
     """Return for each image the lowest number of an image it is linked to, directly or not; its own without links."""
-    first = np.arange(count)
-
-    def root(i: int) -> int:
-        while first[i] != i:
-            first[i] = first[first[i]]
-            i = int(first[i])
-        return i
-
-    for a, b, _ in pairs:
-        low, high = sorted((root(a), root(b)))
-        first[high] = low
-    return np.array([root(i) for i in range(count)], dtype=np.intp)
+    ends = np.array([pair[:2] for pair in pairs], np.intp).reshape(-1, 2).T
+    _, group = connected_components(coo_array((np.ones(len(pairs)), ends), (count, count)), directed=False)
+    _, first, member_of = np.unique(group, return_index=True, return_inverse=True)
+    return first[member_of]
 
 
 def _folds(

@@ -13,17 +13,8 @@ from wsss.core.digests import check_seal
 from wsss.core.files import digest_file
 from wsss.core.parquet import read_parquet
 from wsss.data import ids
-from wsss.data.build import (
-    COLUMNS,
-    MANIFEST,
-    SHARDS,
-    TABLE,
-    Spec,
-    check_extras,
-    read_extra,
-    read_manifest,
-    write_manifest,
-)
+from wsss.data.build import Spec, check_extras, read_extra, write_manifest
+from wsss.data.catalog import COLUMNS, MANIFEST, SHARDS, TABLE, read_manifest
 
 Known = dict[str, tuple[dict[str, Any], bytes]]
 """ID -> the image's record and its thumbnail, for images that are in the store."""

@@ -19,12 +19,12 @@ from wsss.core.files import digest_json
 from wsss.core.geometry import Geometry
 from wsss.core.runtime import Workers, parallel
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
-from wsss.data.build import COLUMNS, write_extra
+from wsss.data.build import write_extra
+from wsss.data.catalog import COLUMNS, Shards
 from wsss.data.duplicates import EDGE, thumbnail
 from wsss.data.existing import ExistingSet, Known
 from wsss.data.pixels import bits_for, check_headers, declared_bits, read_planes, to_uint8
 from wsss.data.planes import ImageFiles
-from wsss.data.store import Shards
 from wsss.data.tables import Matched
 from wsss.runs.journal import Journal
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.files import digest_json
-from wsss.data.build import folds_digest
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, folds_digest
 from wsss.data.mask_samples import coverage_folds, survey
 from wsss.data.mask_samples import folds_digest as mask_folds_digest
 from wsss.data.masks import MaskSet

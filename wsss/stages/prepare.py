@@ -19,12 +19,11 @@ from wsss.core.labels import HPA, ClassList
 from wsss.core.stacks import parse_choice
 from wsss.data import planes, tables
 from wsss.data import source as sources
-from wsss.data.build import COLUMNS, DUPLICATES, FOLDS, SHARDS, SOURCES, TABLE, Spec, finish
-from wsss.data.catalog import DataSet
+from wsss.data.build import DUPLICATES, SOURCES, Spec, finish
+from wsss.data.catalog import COLUMNS, FOLDS, SHARDS, TABLE, DataSet, Shards
 from wsss.data.existing import ExistingSet, Known
 from wsss.data.folds import summary
 from wsss.data.source import Job, Source
-from wsss.data.store import Shards
 from wsss.options.prepare import PrepareOptions
 from wsss.runs.journal import Journal, remove_journal
 from wsss.runs.output import Output, in_folder
