@@ -30,8 +30,7 @@ from wsss import evaluate, infer, train
 from wsss.cells.mask_instances import objects_of
 from wsss.core.files import read_json
 from wsss.core.run_length import encode
-from wsss.data.mask_samples import coverage_folds, make_target, survey
-from wsss.data.masks import open_masks
+from wsss.data.masks import coverage_folds, make_target, open_masks, survey
 from wsss.metrics.instances import instance_ap
 from wsss.models.unet import build_unet
 from wsss.options.masks import MOST, UnetConfig

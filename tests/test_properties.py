@@ -24,10 +24,10 @@ from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.data import ids
 from wsss.data.folds import make_folds
-from wsss.data.samples import draw_epoch, image_weights, shard
 from wsss.data.tables import read_classes, read_labels
 from wsss.inference.semantic import predict_tiles, tile_starts
 from wsss.models.cam_net import merge, split
+from wsss.training.loading import draw_epoch, image_weights, shard
 
 CLASSES = ClassList(("a", "b", "c"), 2)
 CELLS = st.one_of(

@@ -10,7 +10,7 @@ import tifffile
 from wsss.core.checks import DataError
 from wsss.core.run_length import encode
 from wsss.data.large import PolygonMask, RunMask
-from wsss.data.mask_samples import coverage_folds, survey
+from wsss.data.masks import coverage_folds, survey
 from wsss.data.tile_set import TileSet, open_set
 
 SIZE = (90, 130)

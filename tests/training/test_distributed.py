@@ -16,10 +16,10 @@ import torch
 from squares import final, make_squares, words
 
 from wsss.core.checks import ConfigError
-from wsss.data.samples import EpochBatches
 from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.train import main
 from wsss.training.distributed import World, join_processes
+from wsss.training.loading import EpochBatches
 
 # Layer norms and SGD: batch norms would see other images in each process, Adam would enlarge rounding.
 PLAIN = ["--backbone", "test_efficientnet_ln", "--optim.name", "sgd", "--optim.ema", "0.5", "--optim.accumulate", "2"]

@@ -11,9 +11,8 @@ from torch import Tensor
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.files import digest_json
 from wsss.data.catalog import DataSet, folds_digest
-from wsss.data.mask_samples import coverage_folds, survey
-from wsss.data.mask_samples import folds_digest as mask_folds_digest
-from wsss.data.masks import MaskSet
+from wsss.data.masks import MaskSet, coverage_folds, survey
+from wsss.data.masks import folds_digest as mask_folds_digest
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
 from wsss.models.cam_net import CamNet, build_cam_net

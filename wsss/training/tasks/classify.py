@@ -17,7 +17,6 @@ from wsss.core.runtime import versions
 from wsss.data.augment import build_augment, load_recipe
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.cell_maps import image_marks, without_cells
-from wsss.data.samples import ImageSamples, shard
 from wsss.feature_classifier.fit import TooFewCells
 from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.losses.classify import ComboLoss, refinement
@@ -32,7 +31,7 @@ from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, same_fold
 from wsss.training.distributed import World
 from wsss.training.fit import Learner, Validate, Watch
-from wsss.training.loading import Batch, EpochLoader, balanced_draw, whole_images
+from wsss.training.loading import Batch, EpochLoader, ImageSamples, balanced_draw, shard, whole_images
 from wsss.training.preview import Preview
 from wsss.training.tasks import Earlier, Split, Task
 
