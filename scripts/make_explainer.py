@@ -15,9 +15,8 @@ import torch
 from PIL import Image
 
 from wsss import train
-from wsss.cells.blending import blend
 from wsss.cells.instances import cell_crops
-from wsss.cells.scoring import cell_cam_scores, cell_values, normalise, resize
+from wsss.cells.scoring import blend, cell_cam_scores, cell_values, normalise, resize
 from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset

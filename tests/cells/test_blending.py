@@ -1,8 +1,18 @@
 import numpy as np
 import pytest
 
-from wsss.cells.blending import EVEN_SHARE, Part, blend, blend_parts, image_prior, image_scores, take_shares
-from wsss.cells.scoring import cell_cam_scores, cell_values, normalise
+from wsss.cells.scoring import (
+    EVEN_SHARE,
+    Part,
+    blend,
+    blend_parts,
+    cell_cam_scores,
+    cell_values,
+    image_prior,
+    image_scores,
+    normalise,
+    take_shares,
+)
 from wsss.options.scoring import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig
 
 

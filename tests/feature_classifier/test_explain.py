@@ -3,8 +3,8 @@ import pytest
 from scipy.special import expit
 
 from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES
-from wsss.feature_classifier.fit import fit_weak
-from wsss.feature_classifier.store import FeatureClassifier, to_feature_classifier
+from wsss.feature_classifier.fit import fit_weak, to_feature_classifier
+from wsss.feature_classifier.store import FeatureClassifier
 from wsss.feature_classifier.train import contributions, explain_cell, explain_classes
 from wsss.options.recipe import WeakConfig
 

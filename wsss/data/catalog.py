@@ -24,6 +24,7 @@ from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.digests import check_format
 from wsss.core.files import digest_file, digest_json, disk_errors, read_record
 from wsss.core.geometry import Geometry
+from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import HPA_CHANNELS, ClassList, parse_label
 from wsss.core.parquet import read_parquet
 from wsss.core.reading import check_no_link, read_npy
@@ -354,6 +355,26 @@ class DataSet:
         height, width = self._sizes[i]
         return Geometry(int(height), int(width), self.size)
 
+    def cells(self, i: int) -> np.ndarray:
+        """Return the cells of image i as kept on disk, (H, W) int32 at native or stored size.
+
+        Raises:
+            DataError: there is no label map, or it has another size.
+        """
+        label_map = read_label_map(find_label_map(self.folder / "cells", self.ids[i]))
+        native = (self.geometry(i).height, self.geometry(i).width)
+        if label_map.shape not in (native, (self.size, self.size)):
+            raise DataError(f"the label map is {label_map.shape}, expected {native} or {(self.size, self.size)}")
+        return label_map
+
+    def nuclei(self, i: int) -> np.ndarray | None:
+        """Return the nuclei of image i, (size, size) int32 at stored size; None where the cells came without them."""
+        try:
+            path = find_label_map(self.folder / "nuclei", self.ids[i])
+        except DataError:  # given label maps come without nuclei
+            return None
+        return self.geometry(i).labels_to_store(read_label_map(path))
+
     def folds(self) -> np.ndarray:
         """Return (N,) int: the fold that holds each image out, -1 where it has none.
 
@@ -452,32 +473,3 @@ def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:
     raise ConfigError(
         f"several data sets are prepared under {home}/: choose one with --data {prepared[0]} (or another)."
     )
-
-
-def data_folder_of(preds: Path, chosen: Path | None) -> Path:
-    """Return the data set: the chosen one, or the one that the predictions say they were made from."""
-    return (recorded_data(preds) if chosen is None else None) or default_dataset(chosen)
-
-
-FROM_HERE = "data_from_here"
-"""What provenance.json calls the path of the data set that starts from the folder of the predictions."""
-
-
-def from_here(data: Path, preds: Path) -> dict[str, str]:
-    """Return what provenance.json says so that the data set is found from any working directory."""
-    return {FROM_HERE: os.path.relpath(data.resolve(), preds.resolve())}
-
-
-def recorded_data(preds: Path) -> Path | None:
-    """Return the data set that predictions were made from, wherever the working directory is; None if it is not there.
-
-    Where the folder of predictions and that of data were moved together, that is the data set that moved along.
-    """
-    path = preds / "provenance.json"
-    record = read_record(path) if path.exists() else {}
-    given = Path(str(record.get("data", "")))
-    if FROM_HERE in record:
-        there = Path(os.path.normpath(preds.resolve() / str(record[FROM_HERE])))
-        if (there / MANIFEST).is_file():
-            return given if given.exists() and given.samefile(there) else there
-    return given if "data" in record and (given / MANIFEST).is_file() else None

@@ -7,8 +7,9 @@ predictions and the class's share among the cells of the image give new soft lab
 (expectation-maximisation with held-out predictions and a prior for each image and class).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -18,11 +19,11 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import QuantileTransformer
 
 from wsss.core.checks import DataError
+from wsss.core.files import as_read
 from wsss.core.runtime import cores
+from wsss.feature_classifier.store import LEAST, SPREAD, FeatureClassifier, StoredForest, StoredLinear, agreement
 from wsss.options.recipe import WeakConfig
 
-SPREAD = 4.0
-"""Normal scores of features beyond this are cut."""
 STEPS = 60
 """Steps at most of the linear model's fit."""
 
@@ -127,8 +128,6 @@ class Linear:
         }
 
 
-LEAST = 2e-3
-"""A probability of a learner below this counts as this, above 1 less this as that: no learner alone decides."""
 EXCEPTION = 0.006
 """Share of the cells that show a class which their image's labels lack."""
 ALONE = 0.82
@@ -149,11 +148,6 @@ class TooFewCells(DataError):
 
 Learner = Forest | Linear
 LEARNERS: tuple[Callable[[WeakConfig, int], Learner], ...] = (Forest, Linear)
-
-
-def agreement(views: np.ndarray) -> np.ndarray:
-    """Join probabilities of several learners: the mean of their log odds, (learners, N, K) -> (N, K) float64."""
-    return np.asarray(expit(logit(np.clip(views, LEAST, 1 - LEAST)).mean(axis=0)))
 
 
 @dataclass(frozen=True)
@@ -417,3 +411,28 @@ def renew(
     usual_odds = logit(np.clip(frequency, 0.01, 0.99))
     odds = logit(np.clip(probs, LEAST, 1 - LEAST)) - usual_odds + logit(prior)
     return np.asarray(expit(odds))
+
+
+def to_feature_classifier(
+    model: WeakModel, names: tuple[str, ...], config: WeakConfig, more: Mapping[str, Any]
+) -> FeatureClassifier:
+    """Take the arrays out of a fitted model.
+
+    Args:
+        model: from `fit_weak`.
+        names: of the features, in order.
+        config: what it was fitted with.
+        more: what else to remember, as JSON-like values.
+    """
+    forest = next(learner for learner in model.learners if isinstance(learner, Forest))
+    linear = next(learner for learner in model.learners if isinstance(learner, Linear))
+    meta = {
+        "count": model.soft.shape[1],
+        "names": list(names),
+        "importance": [round(float(v), 6) for v in model.importance],
+        "history": [round(v, 6) for v in model.history],
+        "config": asdict(config),
+        **more,
+    }
+    stored = StoredForest(**forest.arrays()), StoredLinear(**linear.arrays())
+    return FeatureClassifier.of(*stored, model.classes.astype(np.int64), as_read(meta))

@@ -14,16 +14,11 @@ from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_json
 from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import image_marks, read_cells, read_nuclei
+from wsss.data.origin import image_marks
 from wsss.data.photometric import Faults, faulty_copy
 from wsss.feature_classifier.features import DESCRIPTIONS, cell_features, describe_features
-from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, fit_weak
-from wsss.feature_classifier.store import (
-    FeatureClassifier,
-    load_feature_classifier,
-    save_feature_classifier,
-    to_feature_classifier,
-)
+from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, fit_weak, to_feature_classifier
+from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier, save_feature_classifier
 from wsss.metrics.cells import CellTruth
 from wsss.options.recipe import FeatureClassifierConfig
 from wsss.runs.run_folder import RunFolder
@@ -254,10 +249,10 @@ def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> l
 
     def describe(index: int) -> _Described:
         try:
-            label_map = data.geometry(index).labels_to_store(read_cells(data, index))
+            label_map = data.geometry(index).labels_to_store(data.cells(index))
         except DataError:  # segment has reported it; the image has no cells then
             label_map = np.zeros((data.size, data.size), np.int32)
-        image, nuclei = np.array(data.image(index)), read_nuclei(data, index)
+        image, nuclei = np.array(data.image(index)), data.nuclei(index)
         plain = cell_features(image, label_map, nuclei, views)
         changed = np.zeros((copies, *plain.shape), np.float32)
         emptied = np.zeros((copies, len(plain)), bool)

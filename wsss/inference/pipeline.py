@@ -17,15 +17,14 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsss.cells.blending import Part, blend_parts, feature_share, image_scores
 from wsss.cells.instances import crop_batches, measure_cells
 from wsss.cells.regions import cell_ids, visible_share
+from wsss.cells.scoring import Part, blend_parts, feature_share, image_scores
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
 from wsss.core.rle import encode_label_map
 from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import read_cells, read_nuclei
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.sources import Batch, Sample, Source, Task, look, sources_of
 from wsss.inference.submission import write_submission
@@ -264,8 +263,8 @@ def write_results(
         shown: the folder as messages name it.
         embeddings: write the cells' vectors as well.
     """
-    images = _images_table(data, journal)
     cells = write_cells(out, take_part(_frames(data, journal), ""))
+    images = _images_table(data, journal)
     for name in parts:
         write_cells(out / name, take_part(_frames(data, journal), name))
         write_images(out / name, images)
@@ -357,10 +356,10 @@ def read_sample(task: Task, index: int) -> Sample:
         task.overlap.wait(data.ids[index])
     image = np.array(data.image(index))
     try:
-        label_map = read_cells(data, index)
+        label_map = data.cells(index)
     except DataError as error:
         return make_sample(data, index, image, None, problem=str(error))
-    return make_sample(data, index, image, label_map, read_nuclei(data, index))
+    return make_sample(data, index, image, label_map, data.nuclei(index))
 
 
 def make_sample(

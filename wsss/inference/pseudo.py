@@ -9,7 +9,6 @@ from wsss.cells.regions import cell_means, group_pixels
 from wsss.cells.scoring import resize
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import read_cells
 from wsss.inference.checkpoints import CamCheckpoint, Plan, plan_oof
 from wsss.inference.views import view_maps
 from wsss.models.device import Device
@@ -57,7 +56,7 @@ def cells_of(data: DataSet, index: int, config: PseudoConfig) -> np.ndarray:
     """
     geometry = data.geometry(index)
     if config.inside_cells:
-        return geometry.labels_to_store(read_cells(data, index))
+        return geometry.labels_to_store(data.cells(index))
     content = np.zeros((data.size, data.size), np.int32)
     content[: geometry.content_height, : geometry.content_width] = 1
     return content

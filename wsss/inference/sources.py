@@ -16,8 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from wsss.cells.blending import GROUPS, Group, take_shares
-from wsss.cells.scoring import cell_cam_scores
+from wsss.cells.scoring import GROUPS, Group, cell_cam_scores, take_shares
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.files import as_read, digest_file
 from wsss.core.runtime import versions

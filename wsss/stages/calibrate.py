@@ -13,7 +13,8 @@ from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.labels import ClassList
-from wsss.data.catalog import DataSet, default_dataset, recorded_data
+from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.origin import recorded_data
 from wsss.data.tables import read_labels
 from wsss.inference.calibration import (
     Calibration,

@@ -17,8 +17,8 @@ from wsss.cells.morphology import doubt_notes, doubts_of
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.runtime import cores, versions
-from wsss.data.catalog import DataSet, data_folder_of
-from wsss.data.cell_maps import read_cells, without_cells
+from wsss.data.catalog import DataSet
+from wsss.data.origin import data_folder_of, without_cells
 from wsss.inference.ensemble import read_provenance
 from wsss.inference.tables import iter_cells, score_columns
 from wsss.metrics.classify import label_doubts
@@ -269,7 +269,7 @@ def examine_cells(folder: Path) -> Iterator[Finding]:
     for i in usable[places]:
         geometry = data.geometry(int(i))
         try:
-            cells = read_cells(data, int(i))
+            cells = data.cells(int(i))
         except DataError:
             continue  # missing or broken: reported by examine_data
         if cells.shape != (geometry.height, geometry.width):

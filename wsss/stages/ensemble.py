@@ -11,7 +11,8 @@ from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.files import write_json
 from wsss.core.labels import ClassList
-from wsss.data.catalog import DataSet, data_folder_of, from_here, recorded_data
+from wsss.data.catalog import DataSet
+from wsss.data.origin import data_folder_of, from_here, recorded_data
 from wsss.inference.ensemble import (
     Fitted,
     MemberTables,

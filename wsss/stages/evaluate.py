@@ -14,7 +14,8 @@ from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import read_record, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
-from wsss.data.catalog import read_manifest, recorded_data
+from wsss.data.catalog import read_manifest
+from wsss.data.origin import recorded_data
 from wsss.data.tables import read_labels
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import (

@@ -12,8 +12,8 @@ from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_json
 from wsss.core.label_maps import given_maps
-from wsss.data.catalog import TABLE, DataSet, default_dataset, from_here
-from wsss.data.cell_maps import check_cells, image_marks
+from wsss.data.catalog import TABLE, DataSet, default_dataset
+from wsss.data.origin import check_cells, from_here, image_marks
 from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import (
     Plan,

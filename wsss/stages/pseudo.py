@@ -16,7 +16,7 @@ from wsss.core.files import as_read, digest_json, write_csv, write_json
 from wsss.core.reading import parse_npy
 from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.data.cell_maps import check_cells, image_marks
+from wsss.data.origin import check_cells, image_marks
 from wsss.data.pseudo import FORMAT, MANIFEST, write_masks
 from wsss.inference.checkpoints import Plan, check_fits, load_classifier
 from wsss.inference.pseudo import cells_of, label_maps, make_masks, plan_pseudo, values_of

@@ -15,8 +15,8 @@ from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import write_text
 from wsss.core.labels import parse_label
-from wsss.data.catalog import DataSet, data_folder_of
-from wsss.data.cell_maps import check_current, marks_for
+from wsss.data.catalog import DataSet
+from wsss.data.origin import check_current, data_folder_of, marks_for
 from wsss.exports.annotations import label_map_of
 from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof
 from wsss.inference.ensemble import read_provenance

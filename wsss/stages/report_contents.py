@@ -13,7 +13,8 @@ from wsss.core.checks import DataError, some
 from wsss.core.csv_text import read_numbers
 from wsss.core.digests import in_short
 from wsss.core.files import read_lines, read_record
-from wsss.data.catalog import DataSet, data_folder_of
+from wsss.data.catalog import DataSet
+from wsss.data.origin import data_folder_of
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
 from wsss.metrics.cells import TrueMasks, read_cell_truth, score_table
 from wsss.metrics.classify import Reliability, reliability

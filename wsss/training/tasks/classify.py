@@ -16,7 +16,7 @@ from wsss.core.files import digest_json
 from wsss.core.runtime import versions
 from wsss.data.augment import build_augment, load_recipe
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.data.cell_maps import image_marks, without_cells
+from wsss.data.origin import image_marks, without_cells
 from wsss.feature_classifier.fit import TooFewCells
 from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.losses.classify import ComboLoss, refinement
