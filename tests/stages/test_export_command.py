@@ -216,7 +216,7 @@ def test_cells_that_share_pixels_are_refused_where_a_map_cannot_hold_them(folder
     [
         (["--to", "h5ad", "--out", "x", "--run", "r"], "made from --preds"),
         (["--to", "onnx", "--out", "x", "--preds", "p"], "made from --run"),
-        (["--to", "csv", "--out", "x", "--preds", "p", "--push", "me/it"], "--push uploads a model"),
+        (["--to", "csv", "--out", "x", "--preds", "p", "--push", "me/it"], "--push changes nothing with --to csv"),
     ],
 )
 def test_options_that_do_not_fit_the_form_are_refused(words: list[str], message: str) -> None:

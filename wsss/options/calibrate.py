@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.core.checks import check_choice, check_range, refuse_idle
 from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
@@ -49,8 +49,8 @@ class CalibrateOptions:
         check_choice("--method", self.method, METHODS)
         check_choice("--join", self.join, JOINS)
         check_range("--join_iou", self.join_iou, 1e-9, 1)
-        if self.masks is not None and self.truth is None:
-            raise ConfigError("--masks holds the cells that --truth labels: pass the table too.")
+        if self.truth is None:
+            refuse_idle(self, ("masks", "join", "join_iou"), "without --truth")
 
 
 OPTIONS = (CalibrateOptions,)

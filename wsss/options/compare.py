@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_choice, check_range
+from wsss.core.checks import check_choice, check_range, refuse_idle
 
 EXAMPLES = """\
   python -m wsss.compare --preds preds/screen --by condition
@@ -39,6 +39,8 @@ class CompareOptions:
     def __post_init__(self) -> None:
         check_choice("--count", self.count, COUNTS)
         check_range("--threshold", self.threshold, 1e-9, 1)
+        if self.count != "above":
+            refuse_idle(self, ("threshold",), f"with --count {self.count}")
         check_range("--rounds", self.rounds, 100, 100_000)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsss.core.checks import between, check_fields
+from wsss.core.checks import between, check_fields, refuse_idle
 
 EXAMPLES = """\
   python -m wsss.doctor
@@ -29,6 +29,8 @@ class DoctorOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.labels is None:
+            refuse_idle(self, ("most",), "without --labels")
 
 
 OPTIONS = (DoctorOptions,)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.core.checks import ConfigError, check_choice, check_range, refuse_idle
 from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
@@ -47,8 +47,10 @@ class EnsembleOptions:
         check_range("--min-score", self.min_score, 0, 1)
         check_choice("--join", self.join, JOINS)
         check_range("--join_iou", self.join_iou, 1e-9, 1)
-        if self.masks is not None and self.truth is None:
-            raise ConfigError("--masks holds the cells that --truth labels: pass the table too.")
+        if self.weights != "auto":
+            refuse_idle(self, ("truth", "masks", "join", "join_iou"), "without --weights auto")
+        elif self.truth is None:
+            refuse_idle(self, ("masks", "join", "join_iou"), "without --truth")
         if len(self.preds) < 2 or len({path.resolve() for path in self.preds}) != len(self.preds):
             raise ConfigError(f"--preds has {len(self.preds)} folders, expected two or more, all different.")
         if self.out.resolve() in {path.resolve() for path in self.preds}:

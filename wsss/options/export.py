@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.core.checks import ConfigError, check_choice, check_range, refuse_idle
 
 EXAMPLES = """\
   python -m wsss.export --preds preds/hpa --to h5ad --out hpa.h5ad                cells x classes, for scanpy
@@ -58,8 +58,11 @@ class ExportOptions:
         wanted, other = ("run", "preds") if self.to in OF_RUNS else ("preds", "run")
         if getattr(self, wanted) is None or getattr(self, other) is not None:
             raise ConfigError(f"--to {self.to} is made from --{wanted}: pass --{wanted} FOLDER, and no --{other}.")
-        if self.push and self.to != "huggingface":
-            raise ConfigError("--push uploads a model: use it with --to huggingface.")
+        takes = {"geojson": ("gz",), "coco": ("every_class",), "kaggle": ("min_score",), "huggingface": ("push",)}
+        taken = (*takes.get(self.to, ()), *(("min_score",) if self.every_class else ()))
+        of_forms = ("gz", "every_class", "min_score", "push")
+        idle = ("data",) if self.to in OF_RUNS else ()
+        refuse_idle(self, [*idle, *(name for name in of_forms if name not in taken)], f"with --to {self.to}")
 
 
 OPTIONS = (ExportOptions,)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_choice, check_range
+from wsss.core.checks import check_choice, check_range, refuse_idle
 
 EXAMPLES = """\
   python -m wsss.overlay --preds preds/demo --out pictures
@@ -39,6 +39,10 @@ class OverlayOptions:
     """Replace other pictures in --out."""
 
     def __post_init__(self) -> None:
+        if self.truth is None:
+            refuse_idle(self, ("masks", "join"), "without --truth")
+        if self.ids:
+            refuse_idle(self, ("most",), "with --ids")
         check_choice("--join", self.join, ("auto", "number"))
         check_range("--most", self.most, 1)
         check_range("--max-size", self.max_size, 64, 16384)

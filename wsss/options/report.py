@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_choice, check_range
+from wsss.core.checks import check_choice, check_range, refuse_idle
 from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
@@ -49,6 +49,8 @@ class ReportOptions:
     """Replace another report, or a file that is not of this stage."""
 
     def __post_init__(self) -> None:
+        if self.truth is None:
+            refuse_idle(self, ("masks", "join"), "without --truth")
         check_choice("--join", self.join, JOINS)
         check_range("--most", self.most, 0)
         check_range("--crops", self.crops, 0, 500)

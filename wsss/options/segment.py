@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.core.checks import check_choice, check_range, refuse_idle
 from wsss.core.runtime import ENGINES, Workers
 
 EXAMPLES = """\
@@ -12,6 +12,17 @@ EXAMPLES = """\
   python -m wsss.segment --data data/mine --backend masks --masks cells.json     the same from a COCO file
   python -m wsss.segment --data data/mine --backend hpacellseg --weights weights/hpacellseg
 """
+
+
+TAKES = {
+    "classical": ("grow",),
+    "unet": ("weights",),
+    "masks": ("masks", "category", "split"),
+    "hpacellseg": ("weights",),
+    "cellpose": ("weights",),
+    "instanseg": ("weights", "pixel_um"),
+}
+"""Options of single backends; those of other packages may take any."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +70,9 @@ class SegmentOptions:
             check_range("--workers", self.workers, 0)
         check_range("--batch", self.batch, 1)
         check_range("--grow", self.grow, 0, 20)
-        if self.split and self.backend != "masks":
-            raise ConfigError("--split parts given masks: pass --backend masks with it.")
+        if self.backend in TAKES:
+            idle = {name for names in TAKES.values() for name in names} - set(TAKES[self.backend])
+            refuse_idle(self, sorted(idle), f"with --backend {self.backend}")
         if self.pixel_um is not None:
             check_range("--pixel-um", self.pixel_um, 1e-4)
 
