@@ -281,12 +281,17 @@ def test_a_training_reads_every_option_of_maps(tmp_path: Path, asked: set[tuple[
     slim = ["--unet.channels", "[8,8,8,4,4]", "--unet.deep_supervision", "true"]
     flags = ["--task", "maps", "--pseudo", str(masks), *slim, "--epochs", "2"]
     runs = {
-        "cosine": ["--mask_loss.terms", terms],
+        "cosine": ["--mask_loss.terms", terms, "--epochs", "1"],
         "cyclic": ["--mask_loss.later", "{dice: 1}", "--mask_loss.switch", "1"],
     }
     for name, own in runs.items():
         assert train.main(words(data, tmp_path / name, *flags, "--optim.schedule", name, *own)) == 0
-    assert not unread(MapRecipe, asked)
+    refused = {"optim.factor": "0.5", "optim.patience": "3"}
+    refused |= {f"mask_loss.{name}": "1" for name in ("border_weight", "border_sigma", "empty_weight")}
+    for name, value in refused.items():
+        with pytest.raises(ConfigError, match=f"--{name} changes nothing in the task maps"):
+            train.main(words(data, tmp_path / "other", *flags, f"--{name}", value))
+    assert {name.partition(".")[2] for name in unread(MapRecipe, asked)} == {name.partition(".")[2] for name in refused}
 
 
 def test_a_training_and_an_inference_read_every_option_of_masks(tmp_path: Path, asked: set[tuple[str, str]]) -> None:

@@ -56,17 +56,18 @@ def check_range(where: str, value: float, low: float, high: float = float("inf")
         raise ConfigError(f"{where} is {value:g}, expected {wanted}.")
 
 
-def refuse_idle(options: Any, names: Iterable[str], where: str) -> None:
+def refuse_idle(options: Any, names: Iterable[str], where: str, group: str = "") -> None:
     """Raise ConfigError if one of these options, which change nothing there, is not at its default.
 
     Args:
         options: an instance of a dataclass.
         names: of fields with plain defaults.
         where: in which case they change nothing, such as 'without --truth'.
+        group: prefix of their names, such as 'optim.'.
     """
     for name in names:
         if getattr(options, name) != getattr(type(options), name):
-            raise ConfigError(f"--{name} changes nothing {where}: leave it out.")
+            raise ConfigError(f"--{group}{name} changes nothing {where}: leave it out.")
 
 
 def between(default: Any, low: float, high: float = float("inf")) -> Any:

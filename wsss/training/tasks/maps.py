@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, refuse_idle
 from wsss.data.augment import Augment, build_augment
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.pseudo import PseudoSet
@@ -84,6 +84,9 @@ class MapTask(UnetTask):
             raise ConfigError(
                 "task is maps, which needs pseudo-masks: run python -m wsss.pseudo and pass --pseudo FOLDER."
             )
+        refuse_idle(recipe.optim, ("factor", "patience"), "in the task maps, which has no validation loss", "optim.")
+        of_masks = ("border_weight", "border_sigma", "empty_weight")
+        refuse_idle(recipe.mask_loss, of_masks, "in the task maps", "mask_loss.")
         self.folder = options.pseudo
         self.data = DataSet.open(default_dataset(options.data))
         self.ids, self.twins = self.data.ids, self.data.twins
