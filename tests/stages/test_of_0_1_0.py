@@ -107,9 +107,7 @@ def test_a_feature_classifier_is_refused_with_the_way_to_a_new_one(tmp_path: Pat
     old = run / "fold0/opinion.safetensors"
     save_file({"classes": np.zeros(1, np.int64)}, old, {"wsss": header})
     export = ["--run", str(run / "fold0"), "--out", str(tmp_path / "model"), "--to", "huggingface"]
-    with pytest.raises(
-        DataError, match=r"of format wsss-f.*: remove it and run the same train command"
-    ):
+    with pytest.raises(DataError, match=r"of format wsss-f.*: remove it and run the same train command"):
         cli.run_stage("export", export)
     old.unlink()
     assert cli.run_stage("export", export) == 0

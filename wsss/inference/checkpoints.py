@@ -234,7 +234,7 @@ def plan_oof(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
     folds[later] = -1
     plan = _plan_folds(checkpoints, folds, data.ids, digest, data.twins, data.folder)
     rest = np.flatnonzero(data.ok & (folds < 0)).tolist()
-    return [*plan, *_plan_of_no_fold([member for unseeing, _ in plan for member in unseeing], data, rest)]
+    return [*plan, *_plan_of_no_fold([checkpoint for unseeing, _ in plan for checkpoint in unseeing], data, rest)]
 
 
 def came_later(checkpoints: Sequence[CamCheckpoint], data: DataSet) -> tuple[str, list[int]]:

@@ -93,8 +93,8 @@ class Worker:
 
     def score(self, chunk: Chunk) -> list[Scored]:
         """Score the images of a chunk."""
-        members, _ = self.plan[chunk.entry]
-        return list(predict(self.task, members, chunk.indices, set(), chunk.fold))
+        checkpoints, _ = self.plan[chunk.entry]
+        return list(predict(self.task, checkpoints, chunk.indices, set(), chunk.fold))
 
 
 def predict_on_ray(build: Build, fingerprint: str, chunks: list[Chunk], device: str) -> Iterator[Scored]:

@@ -52,12 +52,12 @@ def take(shard: Shard, plan: Plan, batch: int) -> Plan:
     """
     out: Plan = []
     place = 0  # of the batch among all of the plan, so that small folds do not all fall to the first shards
-    for members, indices in plan:
+    for checkpoints, indices in plan:
         batches = [indices[b : b + batch] for b in range(0, len(indices), batch)]
         mine = [cut for k, cut in enumerate(batches, place) if k % shard.count == shard.number - 1]
-        out.append((members, [index for cut in mine for index in cut]))
+        out.append((checkpoints, [index for cut in mine for index in cut]))
         place += len(batches)
-    return [(members, indices) for members, indices in out if indices]
+    return [(checkpoints, indices) for checkpoints, indices in out if indices]
 
 
 class ShardJournals:
@@ -311,18 +311,18 @@ def _images_table(data: DataSet, journal: Journal | ShardJournals) -> pd.DataFra
 
 
 def predict(
-    task: Task, members: list[CamCheckpoint], indices: list[int], skip: set[int], fold: int
+    task: Task, checkpoints: list[CamCheckpoint], indices: list[int], skip: set[int], fold: int
 ) -> Iterator[Scored]:
-    """Score images with the mean of `members`, in batches in order.
+    """Score images with the mean of `checkpoints`, in batches in order.
 
     Args:
         task: data and rules.
-        members: the networks.
+        checkpoints: the networks.
         indices: the images.
         skip: images whose results are there already; batches of such images alone are left out.
         fold: what the tables say of these images; -1 for not out of fold.
     """
-    sources = sources_of(members, task)
+    sources = sources_of(checkpoints, task)
     batches = [indices[b : b + task.batch] for b in range(0, len(indices), task.batch)]
     todo = [batch for batch in batches if not set(batch) <= skip]
     helpers = max(2, min(8, cores() // 2))  # a GPU outruns two
@@ -335,18 +335,18 @@ def predict(
     ):
         finished: list[Future[Scored]] = []
         for samples in _ahead(readers, task, todo):
-            running = network.submit(_score_batch, task, members, sources, samples, fold, cutter, writers)
+            running = network.submit(_score_batch, task, checkpoints, sources, samples, fold, cutter, writers)
             # while the network runs, so that a kill costs no more than what is under way
             yield from (future.result() for future in finished)
             finished = running.result()
         yield from (future.result() for future in finished)
 
 
-def score_now(task: Task, members: list[CamCheckpoint], samples: list[Sample], fold: int = -1) -> list[Scored]:
+def score_now(task: Task, checkpoints: list[CamCheckpoint], samples: list[Sample], fold: int = -1) -> list[Scored]:
     """Score samples that are in memory already, as one batch."""
-    sources = sources_of(members, task)
+    sources = sources_of(checkpoints, task)
     with ThreadPoolExecutor(1) as pool:
-        return [future.result() for future in _score_batch(task, members, sources, samples, fold, pool, pool)]
+        return [future.result() for future in _score_batch(task, checkpoints, sources, samples, fold, pool, pool)]
 
 
 def read_sample(task: Task, index: int) -> Sample:
@@ -390,7 +390,7 @@ def _ahead(pool: ThreadPoolExecutor, task: Task, batches: list[list[int]]) -> It
 
 def _score_batch(
     task: Task,
-    members: list[CamCheckpoint],
+    checkpoints: list[CamCheckpoint],
     sources: list[Source],
     samples: list[Sample],
     fold: int,
@@ -402,7 +402,7 @@ def _score_batch(
     fields = [(sample.image, sample.cells) for sample in samples]
     # the first crops are cut while the maps are made
     crops = [[_one_ahead(cutter, crop_batches(fields, cut)) for cut in source.cuts] for source in sources]
-    maps = look(members, task, batch)
+    maps = look(checkpoints, task, batch)
     seen = {source.name: source.see(batch, of_source) for source, of_source in zip(sources, crops, strict=True)}
     scoring = []
     for b, sample in enumerate(samples):

@@ -63,7 +63,7 @@ def given_weights(text: str, count: int) -> list[float]:
     """Read '2,1,1'.
 
     Raises:
-        ConfigError: not one number >= 0 for each member, or all are 0.
+        ConfigError: not one number >= 0 for each prediction, or all are 0.
     """
     try:
         weights = [float(part) for part in text.split(",")]

@@ -83,11 +83,13 @@ class Mapper:
         for checkpoint in checkpoints:
             check_fits(checkpoint, data)
         plan = plan_oof(checkpoints, data) if oof else plan_all(checkpoints, data)
-        self._members: dict[int, list[CamCheckpoint]] = {i: predicting for predicting, indices in plan for i in indices}
+        self._predicting: dict[int, list[CamCheckpoint]] = {
+            i: predicting for predicting, indices in plan for i in indices
+        }
 
     def maps(self, i: int) -> list[ClassMap]:
         """Return the maps of the image with number i, none where no network predicts it."""
-        checkpoints = self._members.get(i, [])
+        checkpoints = self._predicting.get(i, [])
         if not checkpoints:
             return []
         image = np.array(self.data.image(i))[None]  # a copy: torch wants to be allowed to write
