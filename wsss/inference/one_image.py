@@ -43,7 +43,7 @@ class _OneImage:
 class Model:
     """The networks of a run, ready for images in memory; made by `wsss.load`."""
 
-    checkpoints: list[CamCheckpoint]
+    checkpoints: list[CamCheckpoint] = field(repr=False)
     """Their scores are averaged."""
     device: Device
     score: ScoreConfig
