@@ -192,7 +192,8 @@ def _check_same(prediction: Prediction, first: Prediction) -> None:
             more = ": predictions out of different folds leak into each other" if name == "fold" else ""
             raise DataError(
                 f"{prediction.folder}: cell {row.cell_id} of {row.ID} has {name} "
-                f"{prediction.cells[name].iloc[differs[0]]}, in {first.folder} it is {row[name]}{more}. Blend predictions of the same cells and folds."
+                f"{prediction.cells[name].iloc[differs[0]]}, in {first.folder} it is {row[name]}{more}. "
+                "Blend predictions of the same cells and folds."
             )
     for name in ("fold", "status"):
         differs = np.flatnonzero(prediction.images[name].to_numpy() != first.images[name].to_numpy())
