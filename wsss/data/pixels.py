@@ -10,7 +10,7 @@ from wsss.core.channels import BITS
 from wsss.core.checks import DataError, some
 from wsss.core.rasters import Header, check_size, open_raster
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
-from wsss.data.omezarr import open_zarr
+from wsss.data.large import open_zarr
 
 TINTS = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 """Channel -> the samples of an RGB picture that carry its signal."""
