@@ -14,7 +14,7 @@ from wsss.core import rle
 from wsss.core.checks import DataError
 from wsss.core.labels import HPA
 from wsss.data.masks import open_masks
-from wsss.data.planes import ImageFiles, read_path_list
+from wsss.data.pixels import ImageFiles, read_path_list
 from wsss.data.tables import leave_out, read_labels
 from wsss.inference.submission import iter_submission
 from wsss.inference.tables import read_cells, read_images

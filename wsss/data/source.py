@@ -23,8 +23,7 @@ from wsss.data.build import write_extra
 from wsss.data.catalog import COLUMNS, Shards
 from wsss.data.duplicates import EDGE, thumbnail
 from wsss.data.existing import ExistingSet, Known
-from wsss.data.pixels import bits_for, check_headers, declared_bits, read_planes, to_uint8
-from wsss.data.planes import ImageFiles
+from wsss.data.pixels import ImageFiles, bits_for, check_headers, declared_bits, read_planes, to_uint8
 from wsss.data.tables import Matched
 from wsss.runs.journal import Journal
 

@@ -15,7 +15,7 @@ from wsss.core.files import composed, listed
 from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader, format_label
 from wsss.core.reading import read_yaml
 from wsss.data import ids
-from wsss.data.planes import ImageFiles
+from wsss.data.pixels import ImageFiles
 
 LONGEST = 200
 """Longest ID, in UTF-8 bytes: file systems take names of 255, and suffixes are added."""
