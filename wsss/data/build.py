@@ -22,8 +22,7 @@ from wsss.core.parquet import write_parquet
 from wsss.core.reading import read_npy
 from wsss.core.runtime import versions
 from wsss.data.catalog import COLUMNS, FOLDS, FORMAT, MANIFEST, SHARDS, TABLE, ShardReader, Shards, folds_digest
-from wsss.data.duplicates import EDGE, find_duplicates, thumbnail
-from wsss.data.folds import make_folds
+from wsss.data.folds import EDGE, find_duplicates, make_folds, thumbnail
 from wsss.runs.output import Output
 
 DUPLICATES = "duplicates.csv"
