@@ -27,7 +27,7 @@ from PIL import Image
 from scipy import ndimage
 
 from wsss import evaluate, infer, train
-from wsss.cells.mask_instances import objects_of
+from wsss.cells.instances import objects_of
 from wsss.core.files import read_json
 from wsss.core.run_length import encode
 from wsss.data.masks import coverage_folds, make_target, open_masks, survey

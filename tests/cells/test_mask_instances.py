@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import find_objects, gaussian_filter, label
 
-from wsss.cells.mask_instances import REACH, drop_small, mask_channel, objects_of
+from wsss.cells.instances import REACH, drop_small, mask_channel, objects_of
 from wsss.data.masks import make_target
 from wsss.metrics.instances import overlap
 

@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from scipy import ndimage
 
-from wsss.cells.mask_instances import EIGHT, REACH, mask_channel, objects_of
+from wsss.cells.instances import EIGHT, REACH, mask_channel, objects_of
 from wsss.core.checks import DataError
 from wsss.core.files import disk_errors
 from wsss.core.run_length import Order, encode_parts

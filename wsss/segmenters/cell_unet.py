@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from skimage.segmentation import watershed
 
-from wsss.cells.mask_instances import objects_of
+from wsss.cells.instances import objects_of
 from wsss.cells.morphology import drop_small, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.reading import parse_json

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.cells.mask_instances import decode
+from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.csv_text import read_text, unguard_text

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from wsss.cells.mask_instances import decode
+from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import progress, say
 from wsss.core.digests import BLANK, Digests, sealed

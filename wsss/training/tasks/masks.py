@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from wsss.cells.mask_instances import objects_of
+from wsss.cells.instances import objects_of
 from wsss.core.checks import ConfigError
 from wsss.core.digests import Digests
 from wsss.core.runtime import versions
