@@ -28,7 +28,7 @@ from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import HPA_CHANNELS, ClassList, parse_label
 from wsss.core.parquet import read_parquet
 from wsss.core.reading import check_no_link, read_npy
-from wsss.data.tables import check_names
+from wsss.data.ids import check_names
 from wsss.runs.output import settle
 
 FORMAT = 1

@@ -1,4 +1,4 @@
-"""Find image files and read them to uint8: one per channel, or one (OME-Zarr: a folder) per image; every doubt is named."""
+"""Find image files and read them to uint8: one per channel, or one (OME-Zarr: a folder) per image; no silent cast."""
 
 import itertools
 import os

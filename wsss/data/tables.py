@@ -1,11 +1,8 @@
-"""Label tables in every common form, read into class ids per image and matched with the image files; what may be an ID."""
+"""Label tables in every common form, read into class ids per image and matched with the image files."""
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 
@@ -16,83 +13,6 @@ from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, La
 from wsss.core.reading import read_yaml
 from wsss.data import ids
 from wsss.data.pixels import ImageFiles
-
-LONGEST = 200
-"""Longest ID, in UTF-8 bytes: file systems take names of 255, and suffixes are added."""
-
-
-def fault(ID: str) -> str:
-    """Return why a text cannot be the ID of an image (which becomes a file name), or '' if it can."""
-    if not ID or ID.strip() != ID:
-        return "is empty, or begins or ends with a blank"
-    if "/" in ID or "\\" in ID or ".." in ID:
-        return "has a path in it"
-    if ID[0] == ".":
-        return "begins with a dot"
-    if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in ID):
-        return "has control characters"
-    if len(ID.encode()) > LONGEST:
-        return f"is longer than {LONGEST} bytes"
-    return ""
-
-
-def from_name(text: str, channels: Iterable[str] = HPA_CHANNELS) -> list[str]:
-    """Return the ID that a cell of a table means, and further names that its image may go by.
-
-    `https://images.proteinatlas.org/10580/1610_C1_1_` is 10580_1610_C1_1 (as `download` names it) or 1610_C1_1;
-    `a.png` and, red being one of the channels, `a_red.png` are a. Other text is the ID itself.
-    """
-    text = composed(text.strip())
-    if re.match(r"https?://", text):
-        parts = [part for part in unquote(urlsplit(text).path).split("/") if part][-2:]
-        *head, last = [*parts[:-1], _COLOURS.sub("", _stem(parts[-1])).rstrip("_")] if parts else [""]
-        return ["_".join([*head, last]), last]
-    stem = _stem(text)
-    if stem == text:
-        return [stem]
-    ends = (f"_{channel}" for channel in channels if stem.lower().endswith(f"_{channel}".lower()))
-    return [stem, stem[: len(stem) - len(next(ends, ""))]]
-
-
-_COLOURS = re.compile("(_(red|green|blue|yellow))+$")
-"""What the addresses of the Atlas's pictures end with."""
-_IMAGE = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|zarr)$", re.IGNORECASE)
-
-
-def _stem(name: str) -> str:
-    """Return the name of an image file without its suffix; other names as they are."""
-    return _IMAGE.sub("", name)
-
-
-def check_names(names: Iterable[str], where: object) -> None:
-    """Refuse IDs of a table that could not be file names: they would be read and written elsewhere.
-
-    Raises:
-        DataError: names the first of them.
-    """
-    for ID in names:
-        if reason := fault(str(ID)):
-            raise DataError(f"{where}: the ID {shown(str(ID))} {reason}, which no image has: make the table again.")
-
-
-def shown(ID: str) -> str:
-    """Return an ID for messages: quoted, escaped, at most 60 characters."""
-    return ascii(ID if len(ID) <= 60 else ID[:57] + "...")
-
-
-def check_distinct(ids: Iterable[str], where: str) -> None:
-    """Raise DataError if two IDs differ only in case or Unicode form: they are one file on many disks."""
-    seen: dict[str, str] = {}
-    clashes = []
-    for ID in ids:
-        other = seen.setdefault(unicodedata.normalize("NFC", ID).casefold(), ID)
-        if other != ID:
-            clashes.append(f"{shown(other)} and {shown(ID)}")
-    if clashes:
-        raise DataError(
-            f"{where}: IDs that differ only in case or Unicode form: {some(clashes)}. Rename one of each two."
-        )
-
 
 Read = Callable[[Sequence[str]], "tuple[tuple[int, ...], list[str]]"]
 """Turns the label cells of a row into class ids and labels without a counterpart. Raises ValueError with the fault."""

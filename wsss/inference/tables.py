@@ -15,7 +15,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.csv_text import any_case, carried_columns, check_columns, numbers, read_text, unguard_text
 from wsss.core.files import csv_bytes, digest_file, read_record, write_atomic, write_csv
 from wsss.core.parquet import TableWriter, named, open_parquet, read_parquet
-from wsss.data.tables import check_names
+from wsss.data.ids import check_names
 from wsss.runs.output import check_recorded, settle
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")

@@ -17,7 +17,7 @@ from wsss.core.checks import ConfigError, DataError, UserError, some
 from wsss.core.console import say
 from wsss.core.labels import HPA, ClassList
 from wsss.core.stacks import parse_choice
-from wsss.data import planes, tables
+from wsss.data import pixels, tables
 from wsss.data import source as sources
 from wsss.data.build import DUPLICATES, SOURCES, Spec, finish
 from wsss.data.catalog import COLUMNS, FOLDS, SHARDS, TABLE, DataSet, Shards
@@ -141,7 +141,7 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     channels, in_files = channel_names(options.channels)
     table = tables.read_labels(options.labels, classes, in_files) if options.labels else None
     listed = options.images.suffix.lower() == ".csv"
-    find = planes.read_path_list if listed else planes.find_images
+    find = pixels.read_path_list if listed else pixels.find_images
     listing, folder = find(options.images, in_files), options.images.parent if listed else options.images
     files = tables.leave_out(listing.images, options.skip)
     matched = tables.match_labels(files, table, allow_unlabelled=options.allow_unlabelled)
