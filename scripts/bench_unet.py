@@ -29,7 +29,7 @@ from scipy import ndimage
 from wsss import evaluate, infer, train
 from wsss.cells.instances import objects_of
 from wsss.core.files import read_json
-from wsss.core.run_length import encode
+from wsss.core.rle import encode
 from wsss.data.masks import coverage_folds, make_target, open_masks, survey
 from wsss.metrics.instances import instance_ap
 from wsss.models.unet import build_unet

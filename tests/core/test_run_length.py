@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from wsss.core.checks import DataError
-from wsss.core.run_length import Order, decode, encode
+from wsss.core.rle import Order, decode, encode
 
 SMALL = np.array([[1, 0, 1], [1, 0, 1]])
 orders = pytest.mark.parametrize("order", ["columns", "rows"])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from wsss.core.checks import DataError
-from wsss.core.run_length import encode
+from wsss.core.rle import encode
 from wsss.data.masks import open_masks, stack_objects
 
 MASK = np.zeros((6, 5), bool)

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from wsss.core.checks import DataError
-from wsss.core.run_length import encode
+from wsss.core.rle import encode
 from wsss.data.large import PolygonMask, RunMask
 from wsss.data.masks import coverage_folds, survey
 from wsss.data.tile_set import TileSet, open_set

@@ -18,7 +18,7 @@ EOP
 python - <<'EOP'
 import numpy as np, tifffile
 from pathlib import Path
-from wsss.core.run_length import encode
+from wsss.core.rle import encode
 rng, rows = np.random.default_rng(0), ["id,encoding"]
 y, x = np.mgrid[:160, :240]
 Path("kidneys").mkdir()

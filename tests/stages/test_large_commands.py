@@ -11,7 +11,7 @@ import tifffile
 from wsss import evaluate, infer, train
 from wsss.core.checks import ConfigError
 from wsss.core.files import read_json
-from wsss.core.run_length import decode, encode
+from wsss.core.rle import decode, encode
 from wsss.segmenters.outlines import paint_outlines, read_outlines
 
 SIZE = (100, 150)

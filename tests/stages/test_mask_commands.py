@@ -11,7 +11,7 @@ from PIL import Image
 from wsss import evaluate, infer, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
-from wsss.core.run_length import decode, encode
+from wsss.core.rle import decode, encode
 from wsss.runs.checkpoint import load_checkpoint
 
 SIZE = 33

@@ -17,7 +17,7 @@ from wsss.core.files import read_json
 from wsss.core.geometry import check_filling
 from wsss.core.rasters import Header, alpha_places, first_series, named, open_tiff, orientation_of
 from wsss.core.reading import check_regular, read_npy
-from wsss.core.run_length import parse
+from wsss.core.rle import parse
 from wsss.core.stacks import CHANNEL_AXES, PlaneChoice, Stack
 
 

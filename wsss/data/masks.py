@@ -23,7 +23,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.csv_text import read_text
 from wsss.core.files import composed, digest_json
 from wsss.core.rasters import SUFFIXES, open_raster, stem_of
-from wsss.core.run_length import decode
+from wsss.core.rle import decode
 from wsss.data.folds import make_folds
 from wsss.options.masks import IGNORE, MOST
 

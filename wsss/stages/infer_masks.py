@@ -30,7 +30,7 @@ from wsss.core.digests import BLANK, Digests, sealed
 from wsss.core.files import as_read, digest_json, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
 from wsss.core.rasters import stem_of
-from wsss.core.run_length import encode
+from wsss.core.rle import encode
 from wsss.core.runtime import versions
 from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
