@@ -27,7 +27,6 @@ from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.sources import Batch, Sample, Source, Task, look, sources_of
-from wsss.inference.submission import write_submission
 from wsss.inference.tables import (
     EMBEDDINGS,
     cells_frame,
@@ -36,6 +35,7 @@ from wsss.inference.tables import (
     write_cells,
     write_embeddings,
     write_images,
+    write_submission,
 )
 from wsss.options.infer import Shard
 from wsss.runs.journal import Journal

@@ -17,10 +17,10 @@ from wsss.core.labels import HPA, ClassList
 from wsss.data.catalog import read_manifest
 from wsss.data.origin import recorded_data
 from wsss.data.tables import read_labels
-from wsss.inference.submission import iter_submission
 from wsss.inference.tables import (
     is_mask_folder,
     iter_cells,
+    iter_submission,
     prediction_files,
     read_cells,
     read_images,
