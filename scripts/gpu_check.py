@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wsss.core.checks import ConfigError
 from wsss.core.runtime import versions
-from wsss.inference.views import view_maps
+from wsss.inference.semantic import view_maps
 from wsss.models.cam_net import build_cam_net, crop_probs
 from wsss.models.device import Device, choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig, PuzzleConfig

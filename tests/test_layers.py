@@ -28,7 +28,7 @@ LAYER = {
 }
 COMMAND = 9
 HEAVY = {"albumentations", "cv2"}
-LIGHT_PLACES = ("models", "losses", "inference/views.py", "cells/scoring.py")
+LIGHT_PLACES = ("models", "losses", "inference/semantic.py", "cells/scoring.py")
 TORCHLESS = ("core", "options", "cells", "metrics", "reports", "exports")
 
 

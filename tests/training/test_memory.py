@@ -14,7 +14,7 @@ from memory_limit import MemoryLimit
 from squares import make_job, make_squares, words
 
 from wsss.core.checks import ConfigError
-from wsss.inference.views import view_maps
+from wsss.inference.semantic import view_maps
 from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
 from wsss.models.device import MemoryFull, attempt, choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig

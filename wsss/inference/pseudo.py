@@ -10,7 +10,7 @@ from wsss.cells.scoring import resize
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
 from wsss.inference.checkpoints import CamCheckpoint, Plan, plan_oof
-from wsss.inference.views import view_maps
+from wsss.inference.semantic import view_maps
 from wsss.models.device import Device
 from wsss.options.masks import IGNORE
 from wsss.options.pseudo import PseudoConfig

@@ -25,7 +25,7 @@ from wsss.feature_classifier.features import cell_features, describe_features
 from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.overlap import Overlap
-from wsss.inference.views import view_crops, view_maps
+from wsss.inference.semantic import view_crops, view_maps
 from wsss.models.device import Device, in_parts
 from wsss.models.unet import Unet
 from wsss.options.infer import Embeddings, InferOptions
