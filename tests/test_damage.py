@@ -33,11 +33,10 @@ from wsss.models.cam_net import build_cam_net
 from wsss.models.device import choose_device
 from wsss.options.infer import run_config
 from wsss.options.recipe import ClassifyRecipe
-from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.runs.journal import Journal
 from wsss.runs.output import STATE, in_folder, record_of
 from wsss.runs.record import Ancestor, RunRecord
-from wsss.runs.run_folder import RunFolder
+from wsss.runs.run_folder import RunFolder, load_checkpoint, save_checkpoint
 from wsss.stages import evaluate_masks
 from wsss.stages.overlay import read_predictions
 

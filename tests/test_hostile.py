@@ -21,8 +21,8 @@ from wsss.core.checks import UserError
 from wsss.core.files import read_json
 from wsss.core.label_maps import read_label_map
 from wsss.options.parsing import make_parser, parse
-from wsss.runs.checkpoint import load_checkpoint, read_tensors
 from wsss.runs.journal import Journal
+from wsss.runs.run_folder import load_checkpoint, read_tensors
 
 MORE_MEMORY = 300
 """What refusing a file may cost, in MB."""

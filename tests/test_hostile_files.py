@@ -47,7 +47,7 @@ from wsss.options import infer as infer_options
 from wsss.options.infer import run_config
 from wsss.options.parsing import make_parser, parse, read_options
 from wsss.options.recipe import ClassifyRecipe
-from wsss.runs.checkpoint import load_checkpoint
+from wsss.runs.run_folder import load_checkpoint
 from wsss.segmenters.cell_unet import load_cell_unet
 from wsss.segmenters.coco import CocoMasks
 from wsss.segmenters.mask_tables import TableMasks

@@ -131,7 +131,7 @@ READERS = {
     "pd.read_pickle": (),
     "pickle.load": (),
     "pickle.loads": (),
-    "torch.load": ("runs/checkpoint.py", "segmenters/hpacellseg.py"),
+    "torch.load": ("runs/run_folder.py", "segmenters/hpacellseg.py"),
     "to_csv": ("core/files.py",),
     "to_parquet": (),
 }

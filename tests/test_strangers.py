@@ -27,10 +27,10 @@ from wsss.data.large import LargeImage
 from wsss.inference.tables import read_cells, read_images
 from wsss.options import ensemble, prepare
 from wsss.options.parsing import read_options
-from wsss.runs.checkpoint import load_checkpoint, read_tensors
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
 from wsss.runs.output import STATE, in_folder
+from wsss.runs.run_folder import load_checkpoint, read_tensors
 
 
 def opened(path: Path) -> None:

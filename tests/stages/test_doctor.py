@@ -13,7 +13,7 @@ from wsss.core.labels import HPA_NAMES
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.inference import tables
-from wsss.runs.checkpoint import save_checkpoint
+from wsss.runs.run_folder import save_checkpoint
 from wsss.stages import doctor as machine
 
 

@@ -12,7 +12,7 @@ from wsss import evaluate, infer, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
 from wsss.core.rle import decode, encode
-from wsss.runs.checkpoint import load_checkpoint
+from wsss.runs.run_folder import load_checkpoint
 
 SIZE = 33
 SLIM = ["--unet.channels", "[8,8,8,4,4]"]

@@ -9,9 +9,8 @@ import torch
 from wsss.data.build import Spec, create_dataset
 from wsss.models.device import Device
 from wsss.options.recipe import Recipe
-from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.record import RunRecord
-from wsss.runs.run_folder import RunFolder
+from wsss.runs.run_folder import RunFolder, load_checkpoint
 from wsss.training.state import Job
 
 SIZE = 64

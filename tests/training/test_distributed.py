@@ -16,7 +16,7 @@ import torch
 from squares import final, make_squares, words
 
 from wsss.core.checks import ConfigError
-from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
+from wsss.runs.run_folder import load_checkpoint, save_checkpoint
 from wsss.train import main
 from wsss.training.distributed import World, join_processes
 from wsss.training.loading import EpochBatches

@@ -26,9 +26,8 @@ from wsss.inference.one_image import check_alike
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.device import Device
 from wsss.models.weights import load_weights, strip
-from wsss.runs.checkpoint import read_tensors
 from wsss.runs.record import NETWORK, check_network_record, record_from
-from wsss.runs.run_folder import RunFolder, first_of
+from wsss.runs.run_folder import RunFolder, first_of, read_tensors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 SENT = [CONFIG, WEIGHTS, CARD, "feature_classifier-*.safetensors"]

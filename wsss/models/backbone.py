@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, nearest, some
 from wsss.models.weights import installed, match_weights, quick_hub, strip
-from wsss.runs.checkpoint import read_tensors
+from wsss.runs.run_folder import read_tensors
 
 SHORT_NAMES = {
     "seresnext50": "seresnext50_32x4d",

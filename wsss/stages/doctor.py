@@ -24,8 +24,7 @@ from wsss.inference.tables import iter_cells, score_columns
 from wsss.metrics.classify import label_doubts
 from wsss.models.device import GIB, MEMORY_LIMITS, free_memory, gpu_precision
 from wsss.options.doctor import DoctorOptions
-from wsss.runs.checkpoint import load_checkpoint
-from wsss.runs.run_folder import RunFolder
+from wsss.runs.run_folder import RunFolder, load_checkpoint
 
 SAMPLES = 64
 """Images that are read, spread over the set."""

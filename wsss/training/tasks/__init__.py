@@ -12,9 +12,8 @@ from wsss.models.device import Device
 from wsss.models.unet import Unet, build_unet
 from wsss.options.recipe import Recipe, UnetRecipe
 from wsss.options.train import TrainOptions
-from wsss.runs.checkpoint import is_checkpoint
 from wsss.runs.record import RunRecord
-from wsss.runs.run_folder import RunFolder, same_fold
+from wsss.runs.run_folder import RunFolder, is_checkpoint, same_fold
 from wsss.training.distributed import World
 from wsss.training.fit import Learner, Validate, Watch
 from wsss.training.loading import EpochLoader
