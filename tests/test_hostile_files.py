@@ -50,9 +50,8 @@ from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.run_folder import load_checkpoint
 from wsss.segmenters.cell_unet import load_cell_unet
 from wsss.segmenters.coco import CocoMasks
-from wsss.segmenters.mask_tables import TableMasks
 from wsss.segmenters.outlines import paint_outlines, read_outlines
-from wsss.segmenters.painted import paint
+from wsss.segmenters.painted import TableMasks, paint
 from wsss.stages.download import DownloadOptions
 from wsss.stages.overlay import read_predictions
 

@@ -86,7 +86,7 @@ def test_any_other_table_is_read_or_refused_in_one_line(content: bytes) -> None:
     from wsss.data.pixels import read_path_list
     from wsss.inference.tables import read_cells, read_images
     from wsss.metrics.cells import read_cell_truth
-    from wsss.segmenters.mask_tables import TableMasks
+    from wsss.segmenters.painted import TableMasks
 
     with written(content) as path:
         with told():

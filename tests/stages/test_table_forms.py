@@ -19,7 +19,7 @@ from wsss.data.tables import leave_out, read_labels
 from wsss.inference.tables import iter_submission, read_cells, read_images
 from wsss.metrics.cells import read_cell_truth
 from wsss.options.download import DownloadOptions
-from wsss.segmenters.mask_tables import TableMasks
+from wsss.segmenters.painted import TableMasks
 from wsss.stages.download import wanted_images
 
 MASK = rle.encode_label_map(np.pad(np.ones((2, 2), np.int32), 1))[1]
