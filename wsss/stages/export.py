@@ -15,8 +15,15 @@ from wsss.core.files import read_record
 from wsss.data import ids
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of
-from wsss.exports.annotations import cell_features, label_map_of, write_coco, write_geojson, write_label_tiff
-from wsss.exports.table import write_h5ad, write_table
+from wsss.exports.annotations import (
+    cell_features,
+    label_map_of,
+    write_coco,
+    write_geojson,
+    write_h5ad,
+    write_label_tiff,
+    write_table,
+)
 from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import export_onnx, push_model, save_model
 from wsss.inference.tables import (
