@@ -21,9 +21,20 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.files import composed
-from wsss.core.formats import MOST_PLANES, MOST_XML, SIGNATURE, OmeImage, check_png, metadata_file, read_ome, uuid_of
 from wsss.core.reading import check_regular
-from wsss.core.stacks import NO_CHOICE, PlaneChoice, Stack
+from wsss.core.stacks import (
+    MOST_PLANES,
+    MOST_XML,
+    NO_CHOICE,
+    SIGNATURE,
+    OmeImage,
+    PlaneChoice,
+    Stack,
+    check_png,
+    metadata_file,
+    read_ome,
+    uuid_of,
+)
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
