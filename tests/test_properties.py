@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from wsss.core import rle, run_length
+from wsss.core import rle
 from wsss.core.checks import DataError
 from wsss.core.csv_text import unguard_text
 from wsss.core.files import guard_text
@@ -129,8 +129,8 @@ def test_any_label_map_comes_back_from_its_run_lengths(label_map: np.ndarray) ->
     for cell, counts in rle.encode_label_map(label_map).items():
         assert (rle.decode(rle.from_submission(rle.to_submission(counts)), size) == (label_map == cell)).all()
         for order in ("columns", "rows"):
-            text = run_length.encode(label_map == cell, order)
-            assert (run_length.decode(text, size, order) == (label_map == cell)).all()
+            text = rle.encode_pairs(label_map == cell, order)
+            assert (rle.decode_pairs(text, size, order) == (label_map == cell)).all()
 
 
 @given(st.one_of(st.binary(max_size=30), st.text("0123456789abcdefPNMm;: -", max_size=30).map(str.encode)))
@@ -140,7 +140,7 @@ def test_any_other_text_is_decoded_or_refused_as_a_mask(counts: bytes) -> None:
         with told():
             assert rle.decode(counts, size).shape == size
         with told():
-            assert run_length.decode(text, size).shape == size
+            assert rle.decode_pairs(text, size).shape == size
     with told():
         rle.from_submission(text)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from wsss import evaluate, infer, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
-from wsss.core.rle import decode, encode
+from wsss.core.rle import decode_pairs, encode_pairs
 from wsss.runs.run_folder import load_checkpoint
 
 SIZE = 33
@@ -31,7 +31,7 @@ def salt(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mask[y : y + 12, x : x + 12] = True
         image[mask] += 150
         Image.fromarray(image.astype(np.uint8)).save(folder / "images" / f"im{i:02}.png")
-        rows.append(f"im{i:02},{encode(mask)}")
+        rows.append(f"im{i:02},{encode_pairs(mask)}")
     (folder / "train.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -108,7 +108,7 @@ def test_predictions_are_masks_of_the_images_size_with_a_submission(salt: Path, 
     for name, text in zip(table.id, table.rle_mask, strict=True):
         mask = np.asarray(Image.open(preds / "masks" / f"{name}.png"))
         assert mask.shape == (SIZE, SIZE)
-        assert np.array_equal(decode(text, (SIZE, SIZE)), mask == 255)
+        assert np.array_equal(decode_pairs(text, (SIZE, SIZE)), mask == 255)
     images = pd.read_csv(preds / "images.csv")
     assert sorted(images.fold.unique()) == [0, 1, 2]
     assert (images.status == "ok").all()

@@ -150,7 +150,7 @@ def from_submission(text: str) -> bytes:
 Order = Literal["columns", "rows"]
 
 
-def encode(mask: np.ndarray, order: Order = "columns") -> str:
+def encode_pairs(mask: np.ndarray, order: Order = "columns") -> str:
     """Return the text of a (H, W) mask; everything but 0 is inside."""
     return encode_parts([np.ravel(mask, order="F" if order == "columns" else "C")])
 
@@ -168,18 +168,18 @@ def encode_parts(parts: Iterable[np.ndarray]) -> str:
     return " ".join(map(str, runs.ravel().tolist()))
 
 
-def decode(
+def decode_pairs(
     text: str, size: tuple[int, int], order: Order = "columns", where: str = "the run-length text"
 ) -> np.ndarray:
-    """Return the (H, W) bool mask of a text, see `parse`, with its pixels counted in `order`."""
-    starts, stops = parse(text, size, where)
+    """Return the (H, W) bool mask of a text, see `parse_pairs`, with its pixels counted in `order`."""
+    starts, stops = parse_pairs(text, size, where)
     flat = np.zeros(size[0] * size[1] + 1, np.int8)
     np.add.at(flat, starts, 1)
     np.add.at(flat, stops, -1)
     return np.cumsum(flat[:-1], dtype=np.int8).astype(bool).reshape(size, order="F" if order == "columns" else "C")
 
 
-def parse(text: str, size: tuple[int, int], where: str = "the run-length text") -> tuple[np.ndarray, np.ndarray]:
+def parse_pairs(text: str, size: tuple[int, int], where: str = "the run-length text") -> tuple[np.ndarray, np.ndarray]:
     """Return the pixels (n,) where the runs of a text begin, and those (n,) behind their ends, both from 0.
 
     Args:

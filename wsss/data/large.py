@@ -17,7 +17,7 @@ from wsss.core.files import read_json
 from wsss.core.geometry import check_filling
 from wsss.core.rasters import Header, alpha_places, first_series, named, open_tiff, orientation_of
 from wsss.core.reading import check_regular, read_npy
-from wsss.core.rle import parse
+from wsss.core.rle import parse_pairs
 from wsss.core.stacks import CHANNEL_AXES, PlaneChoice, Stack
 
 
@@ -41,7 +41,7 @@ class RunMask:
     """
 
     def __init__(self, text: str, size: tuple[int, int], where: str) -> None:
-        starts, stops = parse(text, size, where)
+        starts, stops = parse_pairs(text, size, where)
         self.height = size[0]
         self.edges = np.stack([starts, stops], axis=1).ravel()  # rising: the mask turns on, off, on, ...
 

@@ -23,7 +23,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.csv_text import read_text
 from wsss.core.files import composed, digest_json
 from wsss.core.rasters import SUFFIXES, open_raster, stem_of
-from wsss.core.rle import decode
+from wsss.core.rle import decode_pairs
 from wsss.data.folds import make_folds
 from wsss.options.masks import IGNORE, MOST
 
@@ -192,7 +192,7 @@ class MaskSet:
             return stack_objects((read_mask(path, size, item.image) for path in item.masks), size)
         if item.runs is None:
             raise DataError(f"{item.image} has no mask: it can be predicted, but not trained on.")
-        return decode(item.runs, size, where=f"the rle_mask of {item.id} in {self.folder / 'train.csv'}").astype(
+        return decode_pairs(item.runs, size, where=f"the rle_mask of {item.id} in {self.folder / 'train.csv'}").astype(
             np.int32
         )
 

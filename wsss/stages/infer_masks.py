@@ -30,7 +30,7 @@ from wsss.core.digests import BLANK, Digests, sealed
 from wsss.core.files import as_read, digest_json, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
 from wsss.core.rasters import stem_of
-from wsss.core.rle import encode
+from wsss.core.rle import encode_pairs
 from wsss.core.runtime import versions
 from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
@@ -154,7 +154,7 @@ def _write_image(out: Path, name: str, probs: np.ndarray, target: str, options: 
     stream.write(BLANK.encode())  # behind the array, where readers of .npy do not look
     write_bytes(out / "probs" / f"{name}.npy", sealed(stream.getvalue()))
     parts = range(1, int(label_map.max(initial=0)) + 1) if config.objects else [1]
-    runs = [encode(label_map == k, config.runs) for k in parts]
+    runs = [encode_pairs(label_map == k, config.runs) for k in parts]
     row = {"status": "ok", "n_objects": int(label_map.max(initial=0)), "area_px": int((label_map > 0).sum())}
     return row | {"runs": runs}
 
