@@ -19,9 +19,8 @@ from wsss.core.digests import BLANK, sealed
 from wsss.core.files import read_json, read_record, write_json
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.core.parquet import read_parquet, write_parquet
-from wsss.data.build import Spec, create_dataset
+from wsss.data.build import ExistingSet, Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.data.existing import ExistingSet
 from wsss.data.pseudo import PseudoSet, write_masks
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier

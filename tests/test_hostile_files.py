@@ -28,9 +28,8 @@ from wsss.core.parquet import read_parquet
 from wsss.core.rasters import open_raster
 from wsss.core.reading import parse_json, parse_yaml, read_npy
 from wsss.data.augment import load_recipe
-from wsss.data.build import Spec, create_dataset, read_extra
+from wsss.data.build import ExistingSet, Spec, create_dataset, read_extra
 from wsss.data.catalog import DataSet, read_manifest
-from wsss.data.existing import ExistingSet
 from wsss.data.large import LargeImage, PolygonMask
 from wsss.data.masks import read_text_table
 from wsss.data.pseudo import PseudoSet

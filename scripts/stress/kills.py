@@ -56,7 +56,7 @@ PRELOAD += [
     "wsss.inference.sources",
     "wsss.inference.pipeline",
     "wsss.data.source",
-    "wsss.data.existing",
+    "wsss.data.build",
 ]
 PRELOAD += ["wsss.segmenters.many", "wsss.segmenters.classical", "wsss.inference.checkpoints", "wsss.inference.tables"]
 PRELOAD += ["wsss.data.build", "iterstrat.ml_stratifiers", "pyarrow.parquet", "pyarrow.feather", "PIL.PngImagePlugin"]

@@ -19,9 +19,8 @@ from wsss.core.files import digest_json
 from wsss.core.geometry import Geometry
 from wsss.core.runtime import Workers, parallel
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
-from wsss.data.build import write_extra
+from wsss.data.build import ExistingSet, Known, write_extra
 from wsss.data.catalog import COLUMNS, Shards
-from wsss.data.existing import ExistingSet, Known
 from wsss.data.folds import EDGE, thumbnail
 from wsss.data.pixels import ImageFiles, bits_for, check_headers, declared_bits, read_planes, to_uint8
 from wsss.data.tables import Matched

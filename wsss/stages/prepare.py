@@ -19,9 +19,8 @@ from wsss.core.labels import HPA, ClassList
 from wsss.core.stacks import parse_choice
 from wsss.data import pixels, tables
 from wsss.data import source as sources
-from wsss.data.build import DUPLICATES, SOURCES, Spec, finish
+from wsss.data.build import DUPLICATES, SOURCES, ExistingSet, Known, Spec, finish
 from wsss.data.catalog import COLUMNS, FOLDS, SHARDS, TABLE, DataSet, Shards
-from wsss.data.existing import ExistingSet, Known
 from wsss.data.folds import summary
 from wsss.data.source import Job, Source
 from wsss.options.prepare import PrepareOptions
