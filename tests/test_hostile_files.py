@@ -48,8 +48,7 @@ from wsss.options.parsing import make_parser, parse, read_options
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.run_folder import load_checkpoint
 from wsss.segmenters.cell_unet import load_cell_unet
-from wsss.segmenters.coco import CocoMasks
-from wsss.segmenters.outlines import paint_outlines, read_outlines
+from wsss.segmenters.coco import CocoMasks, paint_outlines, read_outlines
 from wsss.segmenters.painted import TableMasks, paint
 from wsss.stages.download import DownloadOptions
 from wsss.stages.overlay import read_predictions

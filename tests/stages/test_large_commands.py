@@ -12,7 +12,7 @@ from wsss import evaluate, infer, train
 from wsss.core.checks import ConfigError
 from wsss.core.files import read_json
 from wsss.core.rle import decode_pairs, encode_pairs
-from wsss.segmenters.outlines import paint_outlines, read_outlines
+from wsss.segmenters.coco import paint_outlines, read_outlines
 
 SIZE = (100, 150)
 
