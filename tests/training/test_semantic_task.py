@@ -11,8 +11,8 @@ from wsss.models.device import choose_device
 from wsss.models.unet import MaskOutput
 from wsss.options.masks import MaskConfig
 from wsss.options.recipe import MaskRecipe
-from wsss.training.distributed import World
 from wsss.training.loading import EpochLoader
+from wsss.training.state import World
 from wsss.training.tasks.masks import MaskValidator, mask_loader
 
 

@@ -19,11 +19,10 @@ from wsss.options.train import TrainOptions
 from wsss.reports.figures import plot_curves
 from wsss.runs.record import RunRecord, check_same_run, check_unseen, fold_name, inherit, join
 from wsss.runs.run_folder import RunFolder
-from wsss.training.distributed import World, join_processes
 from wsss.training.fit import fit
 from wsss.training.lr_find import find_rate
 from wsss.training.preview import open_tensorboard
-from wsss.training.state import Job, TrainState
+from wsss.training.state import Job, TrainState, World, join_processes
 from wsss.training.tasks import Earlier, Split, Task
 from wsss.training.tasks.classify import ClassifyTask
 from wsss.training.tasks.maps import MapTask

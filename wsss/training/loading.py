@@ -21,7 +21,7 @@ from wsss.core.checks import ConfigError, DataError, Terminated
 from wsss.data.catalog import DataSet
 from wsss.models.device import Device, return_freed_memory
 from wsss.options.recipe import Recipe, SamplerConfig
-from wsss.training.distributed import World
+from wsss.training.state import World
 
 
 def class_weights(labels: np.ndarray) -> np.ndarray:

@@ -29,10 +29,10 @@ from wsss.options.recipe import ClassifyRecipe
 from wsss.options.train import ClassifyOptions
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, same_fold
-from wsss.training.distributed import World
 from wsss.training.fit import Learner, Validate, Watch
 from wsss.training.loading import Batch, EpochLoader, ImageSamples, balanced_draw, shard, whole_images
 from wsss.training.preview import Preview
+from wsss.training.state import World
 from wsss.training.tasks import Earlier, Split, Task
 
 

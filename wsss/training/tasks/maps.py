@@ -24,9 +24,9 @@ from wsss.options.masks import IGNORE
 from wsss.options.recipe import MapRecipe
 from wsss.options.train import MapOptions
 from wsss.runs.record import RunRecord, check_unseen, fold_name
-from wsss.training.distributed import World
 from wsss.training.fit import Learner, Validate
 from wsss.training.loading import Batch, EpochLoader, Key, balanced_draw
+from wsss.training.state import World
 from wsss.training.tasks import Split, UnetTask
 from wsss.training.tasks.classify import record_of_data
 

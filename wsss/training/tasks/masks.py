@@ -23,9 +23,9 @@ from wsss.options.masks import MaskConfig, MaskLossConfig
 from wsss.options.recipe import MaskRecipe
 from wsss.options.train import TrainOptions
 from wsss.runs.record import RunRecord
-from wsss.training.distributed import World
 from wsss.training.fit import Learner, Validate
 from wsss.training.loading import Batch, EpochLoader, Key, draw_epoch
+from wsss.training.state import World
 from wsss.training.tasks import Split, UnetTask
 
 
