@@ -1,6 +1,8 @@
-"""Cells as objects: measurements of every cell of a label map, in one pass over its pixels.
+"""Cells as objects: measured in one pass over the pixels of a label map, cut out as crops, or found in
+the maps of a mask network (threshold, seeds, watershed, minimum size).
 
-Lengths and positions are in pixels of the original image where a `Geometry` is given, else in pixels of the map."""
+Lengths and positions are in pixels of the original image where a `Geometry` is given, else in pixels of the map.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Which planes of a stack make an image: along Z, time and other axes without channels, the user chooses."""
+"""Which planes of a stack make an image: along Z, time and other axes without channels, the user chooses.
+
+For files whose decoders leave it to us, the planes of OME-XML and the checksums of PNG.
+"""
 
 import itertools
 import math

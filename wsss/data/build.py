@@ -1,6 +1,7 @@
-"""From prepared images to a finished data set: catalogue, near-duplicates, folds, manifest.
+"""From prepared images, and those a data set has already, to a finished one: catalogue, folds, manifest.
 
-Everything here is written whole or not at all, dataset.json last: a data set without it is unfinished."""
+Everything here is written whole or not at all, dataset.json last: a data set without it is unfinished.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -2,7 +2,8 @@
 
 Every image leaves a small thumbnail when it is prepared. The most similar thumbnails of each image are found by blocks
 of a matrix product and ranked allowing for shifts; the first of them are verified on the stored pixels. So the cost of
-this last step grows with the number of images, even if all of them look alike."""
+this last step grows with the number of images, even if all of them look alike.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache

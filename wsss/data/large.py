@@ -1,4 +1,6 @@
-"""Large images and their masks, read part by part: .npy and TIFF, mapped or tile by tile; run-length text, polygons."""
+"""Large images and their masks, read part by part: .npy and TIFF, mapped or tile by tile; run-length text, polygons;
+OME-Zarr images (folders `<ID>.zarr` or `<ID>.ome.zarr`), versions 0.4 and 0.5, at full resolution.
+"""
 
 import math
 import os

@@ -1,7 +1,9 @@
-"""The tables of predictions: cells.csv and cells.parquet with a row a cell, images.csv with a row an image.
+"""The tables of predictions: cells.csv and cells.parquet with a row a cell, images.csv with a row an image;
+and the competition's submission, `ID,ImageWidth,ImageHeight,PredictionString`.
 
 They are the contract with the outside world, so they are checked when read: by us, or by whoever made them.
-Positions and sizes are in pixels of the original image; the score of class k stands in the column named k."""
+Positions and sizes are in pixels of the original image; the score of class k stands in the column named k.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,9 +1,10 @@
-"""Figures of merit of all cells, estimated from a sample of them that was drawn with known probabilities.
+"""Figures of all cells, estimated from a sample of known probabilities; shares of classes in groups of images.
 
 Every sampled cell stands for `weight` cells (the inverse of its inclusion probability). Intervals cover the true value
 of the whole set with a probability of 95 %. Shares have Wilson's interval with the effective sample size of Kish;
 average precision has the logit interval of Boyd, Eng and Page (2013) by its effective number of positives, widened to
-the spread of a bootstrap over the sampled cells where that is larger."""
+the spread of a bootstrap over the sampled cells where that is larger.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""The folder of one fold's training: what is written, and how it is found again."""
+"""The folder of one fold's training: what is written, and how it is found again.
+
+A checkpoint is one safetensors file of tensors and JSON, written whole or not at all; damage is noticed at load.
+"""
 
 import hashlib
 import json

@@ -50,7 +50,7 @@ def read_outlines(path: Path) -> Outlines:
         features = [content]
     if not isinstance(features, list) or not all(isinstance(feature, dict) for feature in features):
         raise DataError(f"{path} is no GeoJSON of outlines: expected a FeatureCollection, or a list of features.")
-    outlined = [(feature, shape) for feature in features if (shape := _polygons(feature.get("geometry"), path))]
+    outlined = [(feature, shape) for feature in features if (shape := _shapes(feature.get("geometry"), path))]
     kinds = {_kind(feature) for feature, _ in outlined}
     if kinds & {"cell", "detection", "tile"}:
         outlined = [(feature, shape) for feature, shape in outlined if _kind(feature) != "annotation"]
@@ -58,7 +58,7 @@ def read_outlines(path: Path) -> Outlines:
     numbered = all(isinstance(k, int | float) and k == int(k) for k in numbers if k is not None) and None not in numbers
     ids = [int(k) for k in numbers] if numbered else list(range(1, len(outlined) + 1))  # type: ignore[arg-type]
     check_ids(ids, str(path))
-    nuclei = [_polygons(feature.get("nucleusGeometry"), path) for feature, _ in outlined]
+    nuclei = [_shapes(feature.get("nucleusGeometry"), path) for feature, _ in outlined]
     return Outlines(ids, [shape for _, shape in outlined], nuclei)
 
 
@@ -94,7 +94,7 @@ def _ring(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return rows * size[1] + columns
 
 
-def _polygons(geometry: Any, path: Path) -> list[list[np.ndarray]]:
+def _shapes(geometry: Any, path: Path) -> list[list[np.ndarray]]:
     """Return the polygons of a geometry, none if it is of another kind."""
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     if kind not in ("Polygon", "MultiPolygon"):

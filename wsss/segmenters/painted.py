@@ -1,4 +1,4 @@
-"""Masks of cells as somebody gave them, one by one, and the label map that they make."""
+"""Masks of cells as somebody gave them, one by one or as run lengths in a table, and the label map that they make."""
 
 from collections import Counter
 from dataclasses import dataclass

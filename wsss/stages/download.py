@@ -1,4 +1,7 @@
-"""Fetch images of the public Human Protein Atlas: four channels an image, named as prepare reads them."""
+"""Fetch images of the public Human Protein Atlas: four channels an image, named as prepare reads them.
+
+The client is polite: a limited rate, retries, each file whole or not at all.
+"""
 
 import re
 import threading

@@ -1,7 +1,8 @@
 """What a protein looks like in each of the 19 places of a cell, and the three stains every cell has.
 
 A pattern takes a cell and a random generator and returns (h, w) float32 of the cell's bounding box, about
-0..1, sharp: the microscope's blur comes later, on the whole field."""
+0..1, sharp: the microscope's blur comes later, on the whole field.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
