@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import ConfigError, check_choice, check_range, refuse_idle
+from wsss.core.checks import ConfigError, between, check_choice, check_fields, refuse_idle
 from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
@@ -35,18 +35,17 @@ class EnsembleOptions:
     unless the predicted cells are those (segment --backend masks)."""
     join: str = "auto"
     """Which predicted cell stands for a true one, as in evaluate: number, iou, or auto."""
-    join_iou: float = 0.5
+    join_iou: float = between(0.5, 1e-9, 1)
     """Lowest IoU of the join by overlap."""
-    min_score: float = 0.01
+    min_score: float = between(0.01, 0, 1)
     """Predictions below this are left out of submission.csv."""
     overwrite: bool = False
     """Replace another blend in --out."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("--how", self.how, ("mean", "geometric", "rank"))
-        check_range("--min-score", self.min_score, 0, 1)
         check_choice("--join", self.join, JOINS)
-        check_range("--join_iou", self.join_iou, 1e-9, 1)
         if self.weights != "auto":
             refuse_idle(self, ("truth", "masks", "join", "join_iou"), "without --weights auto")
         elif self.truth is None:

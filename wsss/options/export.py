@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsss.core.checks import ConfigError, check_choice, check_range, refuse_idle
+from wsss.core.checks import ConfigError, between, check_choice, check_fields, refuse_idle
 
 EXAMPLES = """\
   python -m wsss.export --preds preds/hpa --to h5ad --out hpa.h5ad                cells x classes, for scanpy
@@ -45,7 +45,7 @@ class ExportOptions:
     """Compress GeoJSON files (QuPath opens .geojson.gz)."""
     every_class: bool = False
     """COCO: one annotation for each cell and class from --min-score on, instead of one a cell."""
-    min_score: float = 0.01
+    min_score: float = between(0.01, 0, 1)
     """Scores below this are left out of kaggle, and of coco with --every-class."""
     push: str = ""
     """Hugging Face repository, USER/NAME, to upload the model to."""
@@ -53,8 +53,8 @@ class ExportOptions:
     """Replace another export, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("--to", self.to, (*OF_PREDICTIONS, *OF_RUNS))
-        check_range("--min-score", self.min_score, 0, 1)
         wanted, other = ("run", "preds") if self.to in OF_RUNS else ("preds", "run")
         if getattr(self, wanted) is None or getattr(self, other) is not None:
             raise ConfigError(f"--to {self.to} is made from --{wanted}: pass --{wanted} FOLDER, and no --{other}.")
