@@ -330,33 +330,6 @@ def _held_out_views(pool: _Pool, soft: np.ndarray, config: WeakConfig, seed: int
     return views, known
 
 
-def oof_weak(
-    features: np.ndarray,
-    image_of_cell: np.ndarray,
-    image_labels: np.ndarray,
-    negative: int | None,
-    seed: int,
-    fold_of_image: np.ndarray,
-    config: WeakConfig | None = None,
-) -> np.ndarray:
-    """Score every cell by a model that was fitted, all its rounds, without any image of the cell's fold.
-
-    Args:
-        features, image_of_cell, image_labels, negative, seed, config: as in `fit_weak`.
-        fold_of_image: (M,) fold of each image.
-
-    Returns:
-        (N, K) float32 in [0, 1].
-    """
-    fold_of_cell = np.asarray(fold_of_image)[image_of_cell]
-    out = np.zeros((len(features), image_labels.shape[1]), np.float32)
-    for fold in np.unique(fold_of_cell):
-        inside = fold_of_cell == fold
-        model = fit_weak(features[~inside], image_of_cell[~inside], image_labels, negative, seed, config)
-        out[inside] = model.predict(features[inside])
-    return out
-
-
 def candidates(image_of_cell: np.ndarray, image_labels: np.ndarray, negative: int | None) -> np.ndarray:
     """Which classes the image of each cell allows, (N, K) bool: its labels, and Negative.
 

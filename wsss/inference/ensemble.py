@@ -16,7 +16,6 @@ from wsss.core.files import digest_file, read_record
 from wsss.inference.tables import iter_cells, read_cells, read_images, score_columns
 from wsss.runs.output import check_recorded, record_over
 
-HOWS = ("mean", "geometric", "rank")
 ROUNDS = 20
 """Picks of the weight search; a weight is a multiple of 1 / ROUNDS."""
 

@@ -12,6 +12,8 @@ EXAMPLES = """\
   python -m wsss.ensemble --preds preds/a preds/b preds/c --how rank --out preds/blend
 """
 
+HOWS = ("mean", "geometric", "rank")
+
 
 @dataclass(frozen=True)
 class EnsembleOptions:
@@ -44,7 +46,7 @@ class EnsembleOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_choice("--how", self.how, ("mean", "geometric", "rank"))
+        check_choice("--how", self.how, HOWS)
         check_choice("--join", self.join, JOINS)
         if self.weights != "auto":
             refuse_idle(self, ("truth", "masks", "join", "join_iou"), "without --weights auto")
