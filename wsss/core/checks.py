@@ -89,11 +89,11 @@ def check_fields(options: Any, group: str = "") -> None:
 
     Args:
         options: an instance of a dataclass.
-        group: prefix of its fields' names, such as 'puzzle'.
+        group: prefix of its fields' names, such as 'puzzle'; '--' for those of flags.
     """
-    choices = _choices(options.__class__)
+    choices, prefix = _choices(options.__class__), f"{group}." if group.strip("-") else group
     for declared in fields(options):
-        name, value = f"{group}.{declared.name}" if group else declared.name, getattr(options, declared.name)
+        name, value = f"{prefix}{declared.name}", getattr(options, declared.name)
         if declared.name in choices:
             allowed, kinds = choices[declared.name]
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):

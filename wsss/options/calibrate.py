@@ -45,7 +45,7 @@ class CalibrateOptions:
     """Replace other curves, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
         check_choice("--method", self.method, METHODS)
         check_choice("--join", self.join, JOINS)
         if self.truth is None:

@@ -37,7 +37,7 @@ class CompareOptions:
     """Replace another comparison, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
         check_choice("--count", self.count, COUNTS)
         if self.count != "above":
             refuse_idle(self, ("threshold",), f"with --count {self.count}")

@@ -28,7 +28,7 @@ class DoctorOptions:
     """Doubtful image labels that are listed."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
         if self.labels is None:
             refuse_idle(self, ("most",), "without --labels")
 

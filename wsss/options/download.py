@@ -39,7 +39,7 @@ class DownloadOptions:
     """Take a folder that holds images of another --base."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
         if bool(self.ids) == (self.labels is not None):
             raise ConfigError("pass either --ids or --labels: which images are to be fetched.")
         if not _is_address(self.base):

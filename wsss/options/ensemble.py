@@ -45,7 +45,7 @@ class EnsembleOptions:
     """Replace another blend in --out."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
         check_choice("--how", self.how, HOWS)
         check_choice("--join", self.join, JOINS)
         if self.weights != "auto":

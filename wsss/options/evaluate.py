@@ -52,7 +52,7 @@ class EvaluateOptions:
     """Replace other figures, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
         check_choice("join", self.join, JOINS)
 
 

@@ -53,7 +53,7 @@ class ExportOptions:
     """Replace another export, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
         check_choice("--to", self.to, (*OF_PREDICTIONS, *OF_RUNS))
         wanted, other = ("run", "preds") if self.to in OF_RUNS else ("preds", "run")
         if getattr(self, wanted) is None or getattr(self, other) is not None:

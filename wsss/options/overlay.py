@@ -39,7 +39,7 @@ class OverlayOptions:
     """Replace other pictures in --out."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
         if self.truth is None:
             refuse_idle(self, ("masks", "join"), "without --truth")
         if self.ids:

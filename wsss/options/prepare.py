@@ -72,7 +72,7 @@ class PrepareOptions:
     """Make this source again even if it exists with other images or options."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
         check_choice("--engine", self.engine, ENGINES)
         check_choice("--bits", self.bits, ("auto", *map(str, BITS)))
         parse_choice(self.plane, self.project)

@@ -49,7 +49,7 @@ class ReportOptions:
     """Replace another report, or a file that is not of this stage."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
         if self.truth is None:
             refuse_idle(self, ("masks", "join"), "without --truth")
         check_choice("--join", self.join, JOINS)

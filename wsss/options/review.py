@@ -36,7 +36,7 @@ class ReviewOptions:
     """Of the random numbers that choose cells, for a new review."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
 
 
 OPTIONS = (ReviewOptions,)

@@ -65,7 +65,7 @@ class SegmentOptions:
     """Forget what earlier runs made and segment every image again."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
         check_choice("--engine", self.engine, ENGINES)
         if self.backend in TAKES:
             idle = {name for names in TAKES.values() for name in names} - set(TAKES[self.backend])
