@@ -174,7 +174,6 @@ def _kept_maps(folder: Path, changed: int) -> dict[str, Path]:
 
 
 def _encode_png(label_map: np.ndarray) -> bytes:
-
     # label maps are flat: higher levels save little and cost several times the time
     done, content = cv2.imencode(".png", label_map, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
@@ -183,7 +182,6 @@ def _encode_png(label_map: np.ndarray) -> bytes:
 
 
 def _encode_tiff(label_map: np.ndarray) -> bytes:
-
     stream, pixels = io.BytesIO(), label_map.astype(np.uint32)
     description = f"{CHECKSUM}{_checksum(pixels)}"
     tifffile.imwrite(

@@ -109,7 +109,6 @@ def _overlap(one: np.ndarray, two: np.ndarray, dy: int, dx: int) -> tuple[np.nda
 
 
 def _shrink(image: np.ndarray, edge: int) -> np.ndarray:
-
     return np.stack([cv2.resize(c, (edge, edge), interpolation=cv2.INTER_AREA) for c in image.astype(np.float32)])
 
 
@@ -248,7 +247,6 @@ def fold_table(labels: np.ndarray, fold: np.ndarray, n: int) -> np.ndarray:
 
 
 def _stratify(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
-
     if labels.shape[1] == 1:  # one column would be taken for a single-label task
         labels = np.column_stack([labels, ~labels])
     splitter = MultilabelStratifiedKFold(n_splits=n, shuffle=True, random_state=seed)

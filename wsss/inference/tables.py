@@ -101,7 +101,6 @@ def write_cells(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
 
 
 def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) -> int:
-
     with TableWriter(binary) as writer:
         for frame in frames:
             text.write(csv_bytes(frame.drop(columns="rle"), header=writer.empty))

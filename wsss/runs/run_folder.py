@@ -114,7 +114,6 @@ def _way_out(path: Path) -> str:
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-
     sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -118,7 +118,6 @@ def make_instanseg(options: BackendOptions) -> "InstanSeg":
 
 
 def _read_torchscript(path: Path) -> Any:
-
     try:
         return torch.jit.load(path, map_location="cpu")
     except (RuntimeError, ValueError) as error:

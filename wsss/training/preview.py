@@ -109,7 +109,6 @@ def _spread(cam: Tensor) -> np.ndarray:
 
 
 def _write_png(path: Path, picture: np.ndarray) -> None:
-
     write_atomic(path, lambda stream: Image.fromarray(picture).save(stream, format="png"))
 
 
