@@ -15,7 +15,7 @@ import tifffile
 from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
 from wsss.core.rasters import LOSSLESS, MOST_BLOWN_UP, MOST_RATIO, open_raster, stem_of
-from wsss.core.reading import check_npy, check_regular, parse_npy, read_npy
+from wsss.core.reading import check_npy, check_regular, one_line, parse_npy, read_npy
 
 SUFFIXES = (*LOSSLESS, ".npz", ".npy")
 """Forms that are read, in this order where an ID has several files; in any case, and with `.ome` before them."""
@@ -86,8 +86,7 @@ def read_label_map(path: Path) -> np.ndarray:
     except Exception as error:
         # Decoders fail with every kind of exception on damaged input (zip, zlib, struct, index, ...); around their call
         # alone, all of them mean the same.
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} cannot be read as a label map ({text}): make it again.") from error
+        raise DataError(f"{path} cannot be read as a label map ({one_line(error)}): make it again.") from error
     return check_label_map(pixels, str(path))
 
 

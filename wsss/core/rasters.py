@@ -21,7 +21,7 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.files import composed
-from wsss.core.reading import check_regular
+from wsss.core.reading import check_regular, one_line
 from wsss.core.stacks import (
     MOST_PLANES,
     MOST_XML,
@@ -261,8 +261,7 @@ def named(where: str) -> Iterator[None]:
     except (DataError, FileNotFoundError):
         raise
     except Exception as error:
-        text = " ".join(str(error).split())[:200]
-        raise DataError(f"{where} cannot be read ({text or type(error).__name__}): make it again.") from error
+        raise DataError(f"{where} cannot be read ({one_line(error)}): make it again.") from error
 
 
 def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:

@@ -40,13 +40,15 @@ def cores() -> int:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that shape a result."""
-    installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    return {"python": platform.python_version()} | {name: version_of(name) or "not installed" for name in PACKAGES}
+
+
+def version_of(package: str) -> str:
+    """Return the version of a package, '' where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def parallel(

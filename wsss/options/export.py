@@ -13,17 +13,10 @@ EXAMPLES = """\
   python -m wsss.export --run runs/hpa-seresnext50 --to huggingface --out model   a model to share
 """
 
-
 OF_PREDICTIONS = ("h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle")
-
-
 OF_RUNS = ("huggingface", "onnx")
-
-
 FOLDERS = ("geojson", "tiff", "huggingface", "onnx")
 """Forms that are a folder of files."""
-
-
 FORMS = Literal["h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle", "huggingface", "onnx"]
 
 

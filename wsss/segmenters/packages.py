@@ -13,6 +13,7 @@ import torch
 
 from wsss.cells.morphology import pair_nuclei
 from wsss.core.checks import ConfigError
+from wsss.core.reading import one_line
 from wsss.models.device import choose_device
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 
@@ -35,9 +36,8 @@ def fetching(backend: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # those of urllib and requests are OSErrors too
-        text = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"--backend {backend} could not fetch or read its weights ({text}): "
+            f"--backend {backend} could not fetch or read its weights ({one_line(error)}): "
             "fetch them where there is a network, then pass --weights FILE."
         ) from error
 

@@ -16,7 +16,7 @@ import torch
 from wsss.cells.morphology import doubt_notes, doubts_of
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
-from wsss.core.runtime import cores, versions
+from wsss.core.runtime import cores, version_of, versions
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, without_cells
 from wsss.inference.ensemble import read_provenance
@@ -115,20 +115,13 @@ def _extras() -> Iterator[Finding]:
         if match and match[2] != "dev":
             wanted.setdefault(match[2], []).append(match[1])
     for extra, names in wanted.items():
-        there = {name: _version(name) for name in names}
+        there = {name: version_of(name) for name in names}
         missing = [name for name, version in there.items() if not version]
         installed = ", ".join(f"{name} {version}" for name, version in there.items() if version)
         text = f"{extra}: " + (
             f"not there ({', '.join(missing)}), pip install 'wsss[{extra}]'" if missing else installed
         )
         yield Finding("ok", "extra", text)
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def examine_data(folder: Path) -> Iterator[Finding]:
