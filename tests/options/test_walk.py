@@ -92,8 +92,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with fields, a data set, a run with U-Nets, predictions out of fold, and mask networks."""
     folder = tmp_path_factory.mktemp("walk")
     with inside(folder):
-        write_fields(folder / "fields", 6, 128, 1, workers=0)
-        labels = pd.read_csv("fields/train.csv").assign(plate=["a", "b"] * 3)
+        write_fields(folder / "fields", 5, 128, 1, workers=0)
+        labels = pd.read_csv("fields/train.csv").assign(plate=list("ababa"))
         labels.to_csv("fields/train.csv", index=False)
         labels.assign(Label=labels.Label[::-1].to_numpy()).to_csv("fields/other.csv", index=False)
         labels[1:].to_csv("fields/few.csv", index=False)
@@ -325,7 +325,7 @@ WALKS = {
             Case("--count mean"),
             Case("--threshold 0.2"),
             Case("--threshold 0.2", "--count mean", refused="threshold"),
-            Case("--rounds 200"),
+            Case("--rounds 100"),
         ],
         common("overwrite"),
     ),
