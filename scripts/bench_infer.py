@@ -32,12 +32,12 @@ from PIL import Image
 
 from wsss import cli
 from wsss.core.console import say
-from wsss.core.device import choose_device
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.core.runtime import versions
 from wsss.data.synthetic.fields import draw_field
 from wsss.inference.checkpoints import load_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.device import choose_device
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder

@@ -19,7 +19,8 @@ from wsss import cli
 from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.console import say
 from wsss.core.files import read_json, write_json
-from wsss.core.runtime import cores, keep_freed_memory
+from wsss.core.runtime import cores
+from wsss.models.device import keep_freed_memory
 
 if TYPE_CHECKING:  # worker processes import this file too: they need none of it
     from label_bench.fields import FieldSet

@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from wsss.core.checks import ConfigError
-from wsss.core.runtime import progress
+from wsss.core.console import progress
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import read_cells, read_nuclei
 from wsss.feature_classifier.features import cell_features
 from wsss.feature_classifier.fit import LabelledCells, WeakModel, fit_weak
 from wsss.metrics.cells import read_cell_truth
@@ -62,9 +61,9 @@ class Cells:
         """Return features, image and number of every cell."""
         features, image, numbers = [], [], []
         for i in progress(np.flatnonzero(self.data.ok).tolist(), "features"):
-            label_map = self.data.geometry(i).labels_to_store(read_cells(self.data, i))
+            label_map = self.data.geometry(i).labels_to_store(self.data.cells(i))
             ids = np.unique(label_map)
-            features.append(cell_features(np.array(self.data.image(i)), label_map, read_nuclei(self.data, i)))
+            features.append(cell_features(np.array(self.data.image(i)), label_map, self.data.nuclei(i)))
             image += [i] * (len(ids) - 1)
             numbers += ids[ids != 0].tolist()
         return np.concatenate(features), np.array(image), np.array(numbers)

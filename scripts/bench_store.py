@@ -23,9 +23,8 @@ import pandas as pd
 from wsss import cli
 from wsss.core.console import say
 from wsss.core.labels import HPA_CHANNELS
-from wsss.data.build import SHARDS, Spec, create_dataset, finish
-from wsss.data.catalog import DataSet
-from wsss.data.store import Shards
+from wsss.data.build import Spec, create_dataset, finish
+from wsss.data.catalog import SHARDS, DataSet, Shards
 from wsss.data.synthetic.fields import Look, draw_field
 
 Read = Callable[[int], np.ndarray]

@@ -21,8 +21,8 @@ import torch
 
 from wsss import cli
 from wsss.core.console import say
-from wsss.core.device import Device, choose_device
 from wsss.models.cam_net import build_cam_net
+from wsss.models.device import Device, choose_device
 from wsss.options.recipe import ClassifyRecipe, DrsConfig, PuzzleConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder

@@ -32,11 +32,10 @@ from PIL import Image
 from scipy import ndimage
 
 from wsss import evaluate, infer, train
-from wsss.cells.mask_instances import objects_of
+from wsss.cells.instances import objects_of
 from wsss.core.files import read_json
-from wsss.core.run_length import encode
-from wsss.data.mask_samples import coverage_folds, make_target, survey
-from wsss.data.masks import open_masks
+from wsss.core.rle import encode_pairs
+from wsss.data.masks import coverage_folds, make_target, open_masks, survey
 from wsss.metrics.instances import instance_ap
 from wsss.models.unet import build_unet
 from wsss.options.masks import MOST, UnetConfig
@@ -207,7 +206,7 @@ def write_salt(folder: Path, first: int, images: int) -> None:
     for k in range(first, first + images):
         image, mask = draw_salt(np.random.default_rng([7, k]))
         Image.fromarray(image).save(folder / "images" / f"salt{k:07}.png")
-        lines.append(f"salt{k:07},{encode(mask)}")
+        lines.append(f"salt{k:07},{encode_pairs(mask)}")
         depths.append(f"salt{k:07},{100 + k % 800}")
     (folder / "train.csv").write_text("\n".join(lines) + "\n")
     (folder / "depths.csv").write_text("\n".join(depths) + "\n")

@@ -15,10 +15,9 @@ import pandas as pd
 from composing.cells import CLEAN, EDGE, HARD, CellBank, Composed, compose_field
 
 from wsss import cli
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.files import write_csv
 from wsss.core.label_maps import write_label_map
-from wsss.core.runtime import progress
 
 CHANNELS = ("red", "green", "blue", "yellow")
 NEGATIVE = 18

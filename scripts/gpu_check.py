@@ -22,10 +22,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from wsss.core.checks import ConfigError
-from wsss.core.device import Device, choose_device
 from wsss.core.runtime import versions
-from wsss.inference.views import view_maps
+from wsss.inference.semantic import view_maps
 from wsss.models.cam_net import build_cam_net, crop_probs
+from wsss.models.device import Device, choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig, PuzzleConfig
 from wsss.options.scoring import TtaConfig
 from wsss.runs.record import RunRecord

@@ -15,16 +15,15 @@ import torch
 from PIL import Image
 
 from wsss import train
-from wsss.cells.blending import blend
 from wsss.cells.instances import cell_crops
-from wsss.cells.scoring import cell_cam_scores, cell_values, normalise, resize
-from wsss.core.device import Device, choose_device
+from wsss.cells.scoring import blend, cell_cam_scores, cell_values, normalise, resize
 from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset
 from wsss.data.synthetic import Field, draw_field
 from wsss.inference.checkpoints import CamCheckpoint, load_classifier
 from wsss.models.cam_net import CamNet, class_maps, crop_probs, merge, split
+from wsss.models.device import Device, choose_device
 from wsss.reports.figures import short_name
 from wsss.reports.overlay import Note, Panel, composite, describe, describe_truth, fit, heat, mark_cells, overlay_page
 from wsss.runs.run_folder import find_folders
@@ -42,14 +41,14 @@ def main() -> None:
     parser.add_argument("--fields", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=8)
     options = parser.parse_args()
-    member, device = network(options.work, options.fields, options.epochs)
+    checkpoint, device = network(options.work, options.fields, options.epochs)
     field = draw_field(np.random.default_rng(7), SIZE, SHOWN)
-    probs, cam = maps_of(member.net, field.image, device)
+    probs, cam = maps_of(checkpoint.net, field.image, device)
     pictures = {
         "explain_image": show_image(field),
         "explain_cam": show_cam(field, cam, probs),
-        "explain_puzzle": show_puzzle(field, cam, member.net, device),
-        "explain_score": show_scores(field, cam, probs, member, device),
+        "explain_puzzle": show_puzzle(field, cam, checkpoint.net, device),
+        "explain_score": show_scores(field, cam, probs, checkpoint, device),
     }
     for name, picture in pictures.items():
         stream = io.BytesIO()
@@ -133,13 +132,15 @@ def show_puzzle(field: Field, cam: np.ndarray, net: CamNet, device: Device) -> n
     return overlay_page(title, panels, [], HPA.names)
 
 
-def show_scores(field: Field, cam: np.ndarray, probs: np.ndarray, member: CamCheckpoint, device: Device) -> np.ndarray:
+def show_scores(
+    field: Field, cam: np.ndarray, probs: np.ndarray, checkpoint: CamCheckpoint, device: Device
+) -> np.ndarray:
     """Show for one class the map in each cell, and for all cells how the two stages become a score."""
-    k, rules = SHOWN[1], replace(member.recipe.score, feature_share=0.0)
+    k, rules = SHOWN[1], replace(checkpoint.recipe.score, feature_share=0.0)
     values = cell_values(normalise(cam), field.label_map, rules, negative=HPA.negative)
     first = cell_cam_scores(cam, probs, field.label_map, rules, negative=HPA.negative)
-    crops = np.concatenate([crop for _, crop in cell_crops(field.image, field.label_map, member.recipe.crops)])
-    second = crop_probs(member.net, [crops], device)
+    crops = np.concatenate([crop for _, crop in cell_crops(field.image, field.label_map, checkpoint.recipe.crops)])
+    second = crop_probs(checkpoint.net, [crops], device)
     final = blend(first, second, rules.blend, rules.crop_share)
     ids = np.unique(field.label_map)[1:].tolist()
     full = resize(normalise(cam)[k : k + 1], field.label_map.shape)[0]

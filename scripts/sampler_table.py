@@ -12,8 +12,8 @@ import numpy as np
 from wsss import cli
 from wsss.core.console import say
 from wsss.core.labels import HPA
-from wsss.data import samples
 from wsss.data.tables import read_labels
+from wsss.training import loading as samples
 
 
 def main(argv: Sequence[str] | None = None) -> int:

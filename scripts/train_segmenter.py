@@ -22,10 +22,9 @@ from composing.scenes import Scene, compose_scene, drawn_scene, photograph_scene
 from safetensors.torch import save
 
 from wsss import cli
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.digests import BLANK, sealed
 from wsss.core.files import write_bytes
-from wsss.core.runtime import progress
 from wsss.losses.semantic import MaskLoss
 from wsss.models.unet import BACKBONE, build_cell_unet
 from wsss.options.masks import MaskLossConfig

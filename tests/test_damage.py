@@ -16,15 +16,13 @@ import torch
 from forest_file import feature_classifier
 
 from wsss.core.checks import UserError
-from wsss.core.device import choose_device
 from wsss.core.digests import BLANK, sealed
 from wsss.core.files import read_json, read_record, write_json
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.core.parquet import read_parquet, write_parquet
 from wsss.core.rle import encode_mask
-from wsss.data.build import Spec, create_dataset
+from wsss.data.build import ExistingSet, Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.data.existing import ExistingSet
 from wsss.data.pseudo import PseudoSet, write_masks
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
@@ -32,10 +30,10 @@ from wsss.inference.calibration import Calibration, Curve, load_calibration, sav
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.ensemble import read_provenance
 from wsss.inference.hub import load_model, save_model
-from wsss.inference.submission import iter_submission, write_submission
 from wsss.inference.tables import (
     cells_frame,
     iter_cells,
+    iter_submission,
     prediction_files,
     read_cells,
     read_embeddings,
@@ -44,16 +42,17 @@ from wsss.inference.tables import (
     write_cells,
     write_embeddings,
     write_images,
+    write_submission,
 )
 from wsss.models.cam_net import build_cam_net
+from wsss.models.device import choose_device
 from wsss.options.infer import run_config
 from wsss.options.recipe import ClassifyRecipe
 from wsss.reviewing.session import Answer, Answers
-from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.runs.journal import Journal
 from wsss.runs.output import STATE, files_of_record, in_folder, record_of
 from wsss.runs.record import Ancestor, RunRecord
-from wsss.runs.run_folder import RunFolder
+from wsss.runs.run_folder import RunFolder, load_checkpoint, save_checkpoint
 from wsss.segmenters.cell_unet import WEIGHTS, load_cell_unet
 from wsss.stages import evaluate_masks
 from wsss.stages.overlay import read_predictions

@@ -21,8 +21,8 @@ from wsss.core.checks import UserError
 from wsss.core.files import read_json
 from wsss.core.label_maps import read_label_map
 from wsss.options.parsing import make_parser, parse
-from wsss.runs.checkpoint import load_checkpoint, read_tensors
 from wsss.runs.journal import Journal
+from wsss.runs.run_folder import load_checkpoint, read_tensors
 
 MORE_MEMORY = 300
 """What refusing a file may cost, in MB."""
@@ -112,7 +112,7 @@ def test_pickles_dressed_as_tables_are_refused(form: str, tmp_path: Path, mark: 
     from wsss.core.labels import HPA
     from wsss.data.tables import read_labels
     from wsss.inference.tables import read_cells, read_images
-    from wsss.segmenters.mask_tables import TableMasks
+    from wsss.segmenters.painted import TableMasks
 
     names = ("cells.parquet", "cells.csv", "images.csv", "train.csv", "masks.parquet", "masks.csv")
     for name in names:

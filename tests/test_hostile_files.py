@@ -21,18 +21,15 @@ from PIL import Image
 
 from wsss.core.checks import UserError
 from wsss.core.csv_text import read_numbers, read_text
-from wsss.core.device import choose_device
 from wsss.core.files import read_json, read_lines, read_record
 from wsss.core.label_maps import read_label_map
 from wsss.core.labels import HPA
-from wsss.core.npy import read_npy
 from wsss.core.parquet import read_parquet
 from wsss.core.rasters import open_raster
-from wsss.core.reading import parse_json, parse_yaml
+from wsss.core.reading import parse_json, parse_yaml, read_npy
 from wsss.data.augment import load_recipe
-from wsss.data.build import Spec, create_dataset, read_extra, read_manifest
-from wsss.data.catalog import DataSet
-from wsss.data.existing import ExistingSet
+from wsss.data.build import ExistingSet, Spec, create_dataset, read_extra
+from wsss.data.catalog import DataSet, read_manifest
 from wsss.data.large import LargeImage, PolygonMask
 from wsss.data.masks import read_text_table
 from wsss.data.pseudo import PseudoSet
@@ -41,21 +38,19 @@ from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import load_calibration
 from wsss.inference.hub import load_model, plain
-from wsss.inference.submission import iter_submission
-from wsss.inference.tables import iter_cells, read_cells, read_images
+from wsss.inference.tables import iter_cells, iter_submission, read_cells, read_images
 from wsss.models.cam_net import build_cam_net
+from wsss.models.device import choose_device
 from wsss.models.weights import load_weights
 from wsss.options import infer as infer_options
+from wsss.options.download import DownloadOptions
 from wsss.options.infer import run_config
 from wsss.options.parsing import make_parser, parse, read_options
 from wsss.options.recipe import ClassifyRecipe
-from wsss.runs.checkpoint import load_checkpoint
+from wsss.runs.run_folder import load_checkpoint
 from wsss.segmenters.cell_unet import load_cell_unet
-from wsss.segmenters.coco import CocoMasks
-from wsss.segmenters.mask_tables import TableMasks
-from wsss.segmenters.outlines import paint_outlines, read_outlines
-from wsss.segmenters.painted import paint
-from wsss.stages.download import DownloadOptions
+from wsss.segmenters.coco import CocoMasks, paint_outlines, read_outlines
+from wsss.segmenters.painted import TableMasks, paint
 from wsss.stages.overlay import read_predictions
 
 MORE_MEMORY, SECONDS = 300, 1.0

@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from wsss.core import rle, run_length
+from wsss.core import rle
 from wsss.core.checks import DataError
 from wsss.core.csv_text import unguard_text
 from wsss.core.files import guard_text
@@ -24,10 +24,10 @@ from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.data import ids
 from wsss.data.folds import make_folds
-from wsss.data.samples import draw_epoch, image_weights, shard
 from wsss.data.tables import read_classes, read_labels
 from wsss.inference.semantic import predict_tiles, tile_starts
 from wsss.models.cam_net import merge, split
+from wsss.training.loading import draw_epoch, image_weights, shard
 
 CLASSES = ClassList(("a", "b", "c"), 2)
 CELLS = st.one_of(
@@ -83,10 +83,10 @@ def test_any_label_table_is_read_or_refused_in_one_line(content: bytes) -> None:
 
 @given(tables())
 def test_any_other_table_is_read_or_refused_in_one_line(content: bytes) -> None:
-    from wsss.data.planes import read_path_list
+    from wsss.data.pixels import read_path_list
     from wsss.inference.tables import read_cells, read_images
     from wsss.metrics.cells import read_cell_truth
-    from wsss.segmenters.mask_tables import TableMasks
+    from wsss.segmenters.painted import TableMasks
 
     with written(content) as path:
         with told():
@@ -129,8 +129,8 @@ def test_any_label_map_comes_back_from_its_run_lengths(label_map: np.ndarray) ->
     for cell, counts in rle.encode_label_map(label_map).items():
         assert (rle.decode(rle.from_submission(rle.to_submission(counts)), size) == (label_map == cell)).all()
         for order in ("columns", "rows"):
-            text = run_length.encode(label_map == cell, order)
-            assert (run_length.decode(text, size, order) == (label_map == cell)).all()
+            text = rle.encode_pairs(label_map == cell, order)
+            assert (rle.decode_pairs(text, size, order) == (label_map == cell)).all()
 
 
 @given(st.one_of(st.binary(max_size=30), st.text("0123456789abcdefPNMm;: -", max_size=30).map(str.encode)))
@@ -140,7 +140,7 @@ def test_any_other_text_is_decoded_or_refused_as_a_mask(counts: bytes) -> None:
         with told():
             assert rle.decode(counts, size).shape == size
         with told():
-            assert run_length.decode(text, size).shape == size
+            assert rle.decode_pairs(text, size).shape == size
     with told():
         rle.from_submission(text)
 

@@ -24,7 +24,7 @@ from wsss.data.pixels import read_image
 from wsss.data.tables import read_labels
 from wsss.metrics.cells import read_cell_truth
 from wsss.segmenters import BackendOptions, CellMaps, Field, NetworkBackend, make_backend
-from wsss.segmenters.mask_tables import TableMasks
+from wsss.segmenters.painted import TableMasks
 from wsss.stages.doctor import examine_cells
 
 SIZE = (40, 56)

@@ -18,21 +18,19 @@ from wsss.core.csv_text import read_text
 from wsss.core.digests import Digests
 from wsss.core.files import digest_file, read_json, read_lines
 from wsss.core.label_maps import read_label_map
-from wsss.core.npy import read_npy
 from wsss.core.parquet import read_parquet, write_parquet
 from wsss.core.rasters import open_raster
-from wsss.core.reading import read_yaml
+from wsss.core.reading import read_npy, read_yaml
 from wsss.data.build import Spec, create_dataset
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, Shards
 from wsss.data.large import LargeImage
-from wsss.data.store import Shards
 from wsss.inference.tables import read_cells, read_images
 from wsss.options import ensemble, prepare
 from wsss.options.parsing import read_options
-from wsss.runs.checkpoint import load_checkpoint, read_tensors
 from wsss.runs.journal import Journal
 from wsss.runs.lock import hold
 from wsss.runs.output import STATE, in_folder
+from wsss.runs.run_folder import load_checkpoint, read_tensors
 
 
 def opened(path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from wsss.core.device import choose_device
 from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import is_model, load_model, pull_model
 from wsss.inference.one_image import Model, check_alike
 from wsss.inference.sources import source_shares
+from wsss.models.device import choose_device
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 from wsss.runs.run_folder import find_folders
 

@@ -10,7 +10,6 @@ from wsss.cells.regions import cell_ids
 from wsss.core.files import without_nan
 from wsss.core.labels import HPA
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import read_cells, read_nuclei
 from wsss.data.tables import read_labels
 from wsss.feature_classifier.features import cell_features
 from wsss.feature_classifier.fit import Forest
@@ -42,11 +41,11 @@ def _described(data: DataSet, truth_path: Path) -> tuple[np.ndarray, np.ndarray]
     truth = read_cell_truth(truth_path, data.classes)
     names, cells, features = [], [], []
     for index, name in enumerate(data.ids):
-        label_map = data.geometry(index).labels_to_store(read_cells(data, index))
+        label_map = data.geometry(index).labels_to_store(data.cells(index))
         ids = cell_ids(label_map)
         names += [name] * len(ids)
         cells += ids.tolist()
-        features.append(cell_features(np.array(data.image(index)), label_map, read_nuclei(data, index)))
+        features.append(cell_features(np.array(data.image(index)), label_map, data.nuclei(index)))
     join = join_by_number(truth, np.array(names, object), np.array(cells))
     known = join.rows >= 0
     return np.concatenate(features)[join.rows[known]], truth.labels[known]

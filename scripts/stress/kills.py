@@ -27,8 +27,8 @@ from record import record
 from small import SIZE, write_images
 
 from wsss.core.files import digest_json
-from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.output import STATE
+from wsss.runs.run_folder import load_checkpoint
 
 NAMES = ["prepare", "segment", "train", "infer"]
 IMAGES, EPOCHS, IN_A_ROW = 16, 3, 6
@@ -56,7 +56,7 @@ PRELOAD += [
     "wsss.inference.sources",
     "wsss.inference.pipeline",
     "wsss.data.source",
-    "wsss.data.existing",
+    "wsss.data.build",
 ]
 PRELOAD += ["wsss.segmenters.many", "wsss.segmenters.classical", "wsss.inference.checkpoints", "wsss.inference.tables"]
 PRELOAD += ["wsss.data.build", "iterstrat.ml_stratifiers", "pyarrow.parquet", "pyarrow.feather", "PIL.PngImagePlugin"]

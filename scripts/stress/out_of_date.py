@@ -249,7 +249,7 @@ OPTIONS: list[tuple[str, str]] = [
     ("prepare", "--bits 12"),
     ("prepare", "--channels blue,red,green,yellow"),
     ("prepare-coded", "--channels red=B,green=A,blue=C,yellow=D"),
-    ("segment", "--backend classical"),
+    ("segment", "--split true"),
     ("train", "--optim.lr 0.01"),
     ("train", "--crop 32"),
     ("train", "--seed 1"),

@@ -1,18 +1,20 @@
 import numpy as np
 import pytest
 
-from wsss.cells.blending import (
+from wsss.cells.scoring import (
     EVEN_SHARE,
     NEGATIVE_POWER,
     Part,
     blend,
     blend_parts,
+    cell_cam_scores,
+    cell_values,
     image_prior,
     image_prior_of_one_class,
     image_scores,
+    normalise,
     take_shares,
 )
-from wsss.cells.scoring import cell_cam_scores, cell_values, normalise
 from wsss.options.scoring import BLENDS, NEGATIVE_RULES, REGION_RULES, ScoreConfig
 
 

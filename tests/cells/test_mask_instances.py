@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import find_objects, gaussian_filter, label
 
-from wsss.cells.mask_instances import REACH, drop_small, enlarge, enlargement, mask_channel, objects_of
-from wsss.data.mask_samples import make_target
+from wsss.cells.instances import REACH, drop_small, enlarge, enlargement, mask_channel, objects_of
+from wsss.data.masks import make_target
 from wsss.metrics.instances import overlap
 
 DISCS = np.zeros((40, 70), np.int32)

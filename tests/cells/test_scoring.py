@@ -17,13 +17,7 @@ from wsss.cells.regions import (
     top_mean_rule,
     visible_share,
 )
-from wsss.cells.scoring import (
-    apply_negative,
-    cell_cam_scores,
-    cell_values,
-    normalise,
-    resize,
-)
+from wsss.cells.scoring import apply_negative, cell_cam_scores, cell_values, normalise, resize
 from wsss.options.scoring import REGION_RULES, ScoreConfig
 
 PLAIN = ScoreConfig(blend="mean")

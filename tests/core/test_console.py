@@ -11,7 +11,6 @@ import pytest
 
 from wsss import cli
 from wsss.core import console
-from wsss.core import runtime as progress
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.options.parsing import make_parser, parse
@@ -34,7 +33,7 @@ def plain() -> Iterator[None]:
 
 def stage(argv: Sequence[str] | None) -> int:
     (options,) = parse(make_parser("stage", "", "", Options), argv, Options)
-    for _ in progress.progress(range(options.count), "things", delay=0):
+    for _ in console.progress(range(options.count), "things", delay=0):
         time.sleep(0.001)
     say("done", "result", loss=float("nan"), parts=[1, 2])
     if options.count == 0:
@@ -84,18 +83,18 @@ def test_without_either_lines_are_for_people(capsys: pytest.CaptureFixture[str])
 
 
 def test_what_is_quick_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    list(progress.progress(range(5), "quick"))
+    list(console.progress(range(5), "quick"))
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_call_without_known_end_shows_its_time_once_it_is_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with progress.waiting("quick"):
+    with console.waiting("quick"):
         pass
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(progress, "WAIT", 0.01)
-    with progress.waiting("export"):
+    monkeypatch.setattr(console, "WAIT", 0.01)
+    with console.waiting("export"):
         time.sleep(0.2)
     assert "export: 00:00" in capsys.readouterr().err
 

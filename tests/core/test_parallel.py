@@ -77,7 +77,7 @@ def test_a_killed_loader_of_images_ends_the_training_in_one_line() -> None:
 KILLED_WITH_LOADERS = """
 import multiprocessing, os, time
 import numpy as np, torch
-from wsss.data.samples import EpochBatches
+from wsss.training.loading import EpochBatches
 from wsss.training.loading import batch_loader
 
 class Numbers:
@@ -118,8 +118,8 @@ def test_loaders_end_with_a_killed_training_whatever_python_starts_processes_by(
 
 MEMORY_OF_A_LOADER = """
 import numpy as np, torch
-from wsss.core.runtime import keep_freed_memory
-from wsss.data.samples import EpochBatches
+from wsss.models.device import keep_freed_memory
+from wsss.training.loading import EpochBatches
 from wsss.training.loading import batch_loader
 
 def own():

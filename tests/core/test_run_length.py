@@ -7,20 +7,20 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from wsss.core.checks import DataError
-from wsss.core.run_length import Order, decode, encode
+from wsss.core.rle import Order, decode_pairs, encode_pairs
 
 SMALL = np.array([[1, 0, 1], [1, 0, 1]])
 orders = pytest.mark.parametrize("order", ["columns", "rows"])
 
 
 def test_pixels_are_counted_from_one_down_the_columns_or_along_the_rows() -> None:
-    assert encode(SMALL) == "1 2 5 2"
-    assert encode(SMALL, "rows") == "1 1 3 2 6 1"
+    assert encode_pairs(SMALL) == "1 2 5 2"
+    assert encode_pairs(SMALL, "rows") == "1 1 3 2 6 1"
 
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)), st.sampled_from(["columns", "rows"]))
 def test_any_mask_comes_back(mask: np.ndarray, order: Order) -> None:
-    assert np.array_equal(decode(encode(mask, order), mask.shape, order), mask)
+    assert np.array_equal(decode_pairs(encode_pairs(mask, order), mask.shape, order), mask)
 
 
 @orders
@@ -33,8 +33,8 @@ def test_extreme_masks_come_back(order: Order, kind: str) -> None:
         mask[::2, ::2] = mask[1::2, 1::2] = True
     elif kind in ("first", "last"):
         mask.flat[0 if kind == "first" else -1] = True
-    assert np.array_equal(decode(encode(mask, order), (101, 77), order), mask)
-    assert (encode(mask, order) == "") == (kind == "empty")
+    assert np.array_equal(decode_pairs(encode_pairs(mask, order), (101, 77), order), mask)
+    assert (encode_pairs(mask, order) == "") == (kind == "empty")
 
 
 @pytest.mark.parametrize(
@@ -54,5 +54,5 @@ def test_extreme_masks_come_back(order: Order, kind: str) -> None:
 )
 def test_broken_texts_are_refused_in_one_line(text: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        decode(text, (2, 3), where="im7")
+        decode_pairs(text, (2, 3), where="im7")
     assert "\n" not in str(caught.value)

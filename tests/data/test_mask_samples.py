@@ -9,19 +9,10 @@ from PIL import Image
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.augment import build_augment
-from wsss.data.mask_samples import (
-    MaskSamples,
-    coverage_folds,
-    folds_digest,
-    gap_weights,
-    pack_weights,
-    survey,
-    training_augment,
-    unpack_target,
-)
-from wsss.data.masks import MaskSet, open_masks
+from wsss.data.masks import MaskSet, coverage_folds, folds_digest, gap_weights, open_masks, survey
 from wsss.options.masks import MaskConfig, MaskLossConfig
 from wsss.options.recipe import MaskRecipe
+from wsss.training.tasks.masks import MaskSamples, pack_weights, training_augment, unpack_target
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from wsss.core.checks import DataError
-from wsss.core.run_length import encode
+from wsss.core.rle import encode_pairs
 from wsss.data.masks import Contrast, open_masks, stack_objects
 
 MASK = np.zeros((6, 5), bool)
@@ -27,7 +27,7 @@ def grey(mask: np.ndarray) -> np.ndarray:
 def salt(tmp_path: Path) -> Path:
     for name in ("b", "a"):
         save(tmp_path / "images" / f"{name}.png", np.full((6, 5), 7, np.uint8))
-    (tmp_path / "train.csv").write_text(f"id,rle_mask\na,\nb,{encode(MASK)}\n")
+    (tmp_path / "train.csv").write_text(f"id,rle_mask\na,\nb,{encode_pairs(MASK)}\n")
     (tmp_path / "depths.csv").write_text("id,z\na,3\nb,4\nother,5\n")
     return tmp_path
 
@@ -171,7 +171,7 @@ def test_the_salt_competitions_own_files_are_read(tmp_path: Path) -> None:
     for name, mask in (("a", MASK.astype(np.uint16) * 65535), ("empty", np.zeros((6, 5), np.uint8))):
         save(tmp_path / "images" / f"{name}.png", np.full((6, 5, 3), 9, np.uint8))
         save(tmp_path / "masks" / f"{name}.png", mask)
-    (tmp_path / "train.csv").write_text(f"id,rle_mask\na,{encode(MASK)}\nempty,\n")
+    (tmp_path / "train.csv").write_text(f"id,rle_mask\na,{encode_pairs(MASK)}\nempty,\n")
     masks = open_masks(tmp_path, channels=1)
     assert masks.image(0).shape == (1, 6, 5)
     np.testing.assert_array_equal(masks.label_map(0) > 0, MASK)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.data.planes import ImageFiles
+from wsss.data.pixels import ImageFiles
 from wsss.data.tables import LabelTable, leave_out, match_labels
 
 FILES = [ImageFiles(ID, (f"{ID}.png",)) for ID in ("a", "b", "c")]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from wsss.core.checks import DataError
-from wsss.data.planes import find_images
+from wsss.data.pixels import find_images
 
 CHANNELS = ("red", "green", "blue", "yellow")
 

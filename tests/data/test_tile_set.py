@@ -8,10 +8,9 @@ import pytest
 import tifffile
 
 from wsss.core.checks import DataError
-from wsss.core.run_length import encode
+from wsss.core.rle import encode_pairs
 from wsss.data.large import PolygonMask, RunMask
-from wsss.data.mask_samples import coverage_folds, survey
-from wsss.data.masks import Contrast
+from wsss.data.masks import Contrast, coverage_folds, survey
 from wsss.data.tile_set import TileSet, open_set
 
 SIZE = (90, 130)
@@ -21,7 +20,7 @@ SIZE = (90, 130)
 def test_any_part_of_a_run_length_mask_is_that_of_the_whole(share: float) -> None:
     rng = np.random.default_rng(0)
     mask = rng.random(SIZE) < share
-    found = RunMask(encode(mask), SIZE, "it")
+    found = RunMask(encode_pairs(mask), SIZE, "it")
     for y0, y1, x0, x1 in [(0, 90, 0, 130), (10, 40, 3, 77), (89, 90, 129, 130), (0, 1, 0, 130), (31, 90, 64, 65)]:
         assert np.array_equal(found.read(y0, y1, x0, x1), mask[y0:y1, x0:x1].astype(np.int32))
 
@@ -71,7 +70,7 @@ def kidneys(tmp_path: Path) -> Path:
         pixels = rng.integers(0, 80, (*SIZE, 3)) + mask[..., None] * 120
         tifffile.imwrite(tmp_path / f"k{k}.tif", pixels.astype(np.uint8), tile=(32, 32), photometric="rgb")
         if k < 2:
-            rows.append(f"k{k},{encode(mask)}")
+            rows.append(f"k{k},{encode_pairs(mask)}")
     (tmp_path / "k2.json").write_text(json.dumps({"features": [feature(box(70, 20, 109, 49))]}))
     (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
     return tmp_path

@@ -18,7 +18,7 @@ EOP
 python - <<'EOP'
 import numpy as np, tifffile
 from pathlib import Path
-from wsss.core.run_length import encode
+from wsss.core.rle import encode_pairs
 rng, rows = np.random.default_rng(0), ["id,encoding"]
 y, x = np.mgrid[:160, :240]
 Path("kidneys").mkdir()
@@ -27,7 +27,7 @@ for k in range(6):
     pixels = (rng.integers(0, 60, (160, 240, 3)) + 150 * mask[..., None]).astype(np.uint8)
     if k < 4:
         tifffile.imwrite(f"kidneys/k{k}.tif", pixels, photometric="rgb", tile=(64, 64))
-        rows.append(f"k{k},{encode(mask)}")
+        rows.append(f"k{k},{encode_pairs(mask)}")
 tifffile.imwrite("slide1.tif", pixels, photometric="rgb", tile=(64, 64))
 np.save("slide2.npy", pixels)
 Path("kidneys/train.csv").write_text("\n".join(rows) + "\n")

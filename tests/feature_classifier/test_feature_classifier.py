@@ -16,7 +16,7 @@ from wsss.core.files import read_json
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import image_marks
+from wsss.data.origin import image_marks
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.feature_classifier.train import ensure_feature_classifier

@@ -13,7 +13,6 @@ from wsss.feature_classifier.fit import (
     candidates,
     first_labels,
     fit_weak,
-    oof_weak,
     renew,
 )
 from wsss.options.recipe import WeakConfig
@@ -77,18 +76,6 @@ def test_the_same_seed_gives_the_same_scores() -> None:
     features, image_of_cell, labels, _ = toy()
     first, second = (fit_weak(features, image_of_cell, labels, NEGATIVE, 5, QUICK) for _ in range(2))
     assert (first.predict(features) == second.predict(features)).all()
-
-
-def test_out_of_fold_scores_do_not_depend_on_the_labels_of_the_fold() -> None:
-    features, image_of_cell, labels, _ = toy()
-    folds = np.arange(60) % 2
-    before = oof_weak(features, image_of_cell, labels, NEGATIVE, 0, folds, QUICK)
-    changed = labels.copy()
-    changed[folds == 0] = np.roll(changed[folds == 0], 1, axis=0)
-    after = oof_weak(features, image_of_cell, changed, NEGATIVE, 0, folds, QUICK)
-    held_out = folds[image_of_cell] == 0
-    assert (before[held_out] == after[held_out]).all()
-    assert (before[~held_out] != after[~held_out]).any()
 
 
 def test_classes_that_no_image_has_score_zero() -> None:

@@ -5,13 +5,8 @@ import pytest
 from sklearn.ensemble import ExtraTreesRegressor
 
 from wsss.core.checks import DataError
-from wsss.feature_classifier.fit import WeakModel, fit_weak
-from wsss.feature_classifier.store import (
-    FeatureClassifier,
-    load_feature_classifier,
-    save_feature_classifier,
-    to_feature_classifier,
-)
+from wsss.feature_classifier.fit import WeakModel, fit_weak, to_feature_classifier
+from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier, save_feature_classifier
 from wsss.options.recipe import WeakConfig
 
 NAMES = ("a", "b", "c", "d", "flat")

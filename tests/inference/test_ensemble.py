@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from wsss.inference.ensemble import HOWS, blend, fit_nested, fit_weights, prepare
+from wsss.inference.ensemble import blend, fit_nested, fit_weights, prepare
 from wsss.metrics.classify import average_precision, mean_of_classes
+from wsss.options.ensemble import HOWS
 
 
 def members(seed: int = 0, n: int = 400) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:

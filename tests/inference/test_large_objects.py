@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
-from wsss.cells.mask_instances import objects_of
+from wsss.cells.instances import objects_of
 from wsss.inference.large import ROWS, Settled, stream_objects
 from wsss.metrics.instances import overlap
 

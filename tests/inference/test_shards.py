@@ -11,15 +11,16 @@ from PIL import Image
 from wsss import infer, overlay, train
 from wsss.cells.instances import crop_batches
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.device import choose_device
 from wsss.data.build import Spec, create_dataset
-from wsss.data.catalog import DataSet, recorded_data
-from wsss.data.cell_maps import read_cells
+from wsss.data.catalog import DataSet
+from wsss.data.origin import recorded_data
 from wsss.feature_classifier.features import FEATURES, cell_features
 from wsss.inference.checkpoints import load_classifier
-from wsss.inference.pipeline import Shard, ShardJournals, take
+from wsss.inference.pipeline import ShardJournals, take
 from wsss.inference.tables import EMBEDDINGS
 from wsss.models.cam_net import crop_outputs
+from wsss.models.device import choose_device
+from wsss.options.infer import Shard
 from wsss.options.scoring import CropConfig
 from wsss.runs.journal import Journal
 from wsss.runs.output import STATE
@@ -145,7 +146,7 @@ def test_vectors_are_those_of_features_and_network_whatever_scores_in_one_proces
     cells = pd.read_parquet(home / "vectors/cells.parquet")
     assert table[["ID", "cell_id"]].equals(cells[["ID", "cell_id"]])
     data = DataSet.open(home / "data")
-    label_map = read_cells(data, 3)
+    label_map = data.cells(3)
     rows = table[table["ID"] == data.ids[3]]
     features = cell_features(np.array(data.image(3)), label_map)
     np.testing.assert_allclose(rows[list(FEATURES)], features, rtol=1e-6)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from wsss.core.checks import DataError
-from wsss.core.device import choose_device
 from wsss.inference import sources
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.sources import Sample, Source, Task, digests, source_shares, sources_of
+from wsss.models.device import choose_device
 from wsss.options.scoring import CropConfig, ScoreConfig
 
 NETWORK = SimpleNamespace(enabled=False)
@@ -21,7 +21,7 @@ PLAIN = CropConfig()
 NO_CROPS = CropConfig(mode="none")
 
 
-def member(**beside: Any) -> CamCheckpoint:
+def checkpoint(**beside: Any) -> CamCheckpoint:
     """Make a network with what scores beside it; sources look no further."""
     nothing: dict[str, Any] = {"feature_classifier": None, "unets": ()}
     about = {"path": "runs/a", "digest": "0", "recipe": RECIPE}
@@ -39,13 +39,13 @@ FULL = {
 
 
 def test_a_plain_run_is_scored_by_maps_and_crops() -> None:
-    assert source_shares([member()], ScoreConfig(crop_share=0.3), PLAIN) == {"image": 0, "cam": 0.7, "crop": 0.3}
-    assert source_shares([member()], ScoreConfig(crop_share=0.3), NO_CROPS) == {"image": 0, "cam": 1}
+    assert source_shares([checkpoint()], ScoreConfig(crop_share=0.3), PLAIN) == {"image": 0, "cam": 0.7, "crop": 0.3}
+    assert source_shares([checkpoint()], ScoreConfig(crop_share=0.3), NO_CROPS) == {"image": 0, "cam": 1}
 
 
 def test_shares_of_all_sources_are_what_the_options_say() -> None:
     rules = ScoreConfig(crop_share=0.5, feature_share=0.4, unet_share=0.2)
-    shares = source_shares([member(**FULL)], rules, PLAIN)
+    shares = source_shares([checkpoint(**FULL)], rules, PLAIN)
     wanted = {"cam": 0.24, "unet": 0.06, "crop": 0.3, "feature_classifier": 0.4}
     assert shares == pytest.approx(wanted | {"image": 0})
     assert list(shares) == [kind.name for kind in sources.SOURCES]
@@ -56,25 +56,25 @@ def test_shares_of_all_sources_are_what_the_options_say() -> None:
 def test_shares_sum_to_one_whatever_takes_part(share: float, crops: CropConfig) -> None:
     rules = ScoreConfig(crop_share=share, feature_share=share, unet_share=share)
     for beside in ({}, FULL, {"unets": FULL["unets"]}, {"feature_classifier": FULL["feature_classifier"]}):
-        assert sum(source_shares([member(**beside)], rules, crops).values()) == pytest.approx(1)
+        assert sum(source_shares([checkpoint(**beside)], rules, crops).values()) == pytest.approx(1)
 
 
 def test_without_a_share_feature_classifiers_are_not_asked() -> None:
-    assert "feature_classifier" not in source_shares([member(**FULL)], ScoreConfig(feature_share=0), PLAIN)
+    assert "feature_classifier" not in source_shares([checkpoint(**FULL)], ScoreConfig(feature_share=0), PLAIN)
 
 
 def test_a_network_without_the_feature_classifier_that_others_have_is_refused() -> None:
-    both = [member(**FULL), member(path="runs/b")]
+    both = [checkpoint(**FULL), checkpoint(path="runs/b")]
     with pytest.raises(DataError, match=r"runs/b has no feature classifier .*--score\.feature_share 0"):
         source_shares(both, ScoreConfig(), PLAIN)
     assert "feature_classifier" not in source_shares(both, ScoreConfig(feature_share=0), PLAIN)
     with pytest.raises(DataError, match="which the run wants"):
-        source_shares([member(recipe=RECIPE_WITH_ALL)], ScoreConfig(), PLAIN)
+        source_shares([checkpoint(recipe=RECIPE_WITH_ALL)], ScoreConfig(), PLAIN)
 
 
 def test_digests_name_all_that_scores() -> None:
-    assert digests(member(**FULL)) == {"weights": "0", "feature_classifier": "f", "unets": ["u"]}
-    assert digests(member()) == {"weights": "0", "feature_classifier": None, "unets": []}
+    assert digests(checkpoint(**FULL)) == {"weights": "0", "feature_classifier": "f", "unets": ["u"]}
+    assert digests(checkpoint()) == {"weights": "0", "feature_classifier": None, "unets": []}
 
 
 class Brightness(Source):
@@ -85,11 +85,11 @@ class Brightness(Source):
     record = "brightness"
 
     @staticmethod
-    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float:
+    def takes(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float:
         return 0.25
 
     @staticmethod
-    def digest(member: CamCheckpoint) -> str:
+    def digest(checkpoint: CamCheckpoint) -> str:
         return "b"
 
     def score(self, sample: Sample) -> np.ndarray:
@@ -99,11 +99,11 @@ class Brightness(Source):
 
 def test_a_new_source_is_one_class_and_its_name_in_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "SOURCES", (*sources.SOURCES, Brightness))
-    shares = source_shares([member(**FULL)], ScoreConfig(feature_share=0.4), PLAIN)
+    shares = source_shares([checkpoint(**FULL)], ScoreConfig(feature_share=0.4), PLAIN)
     assert shares["brightness"] == pytest.approx(0.1)
-    assert digests(member())["brightness"] == "b"
+    assert digests(checkpoint())["brightness"] == "b"
     task = Task(cast(Any, None), ScoreConfig(), PLAIN, choose_device("cpu"))
-    (*_, added) = sources_of([member(**FULL)], task)
+    (*_, added) = sources_of([checkpoint(**FULL)], task)
     cells = np.array([[0, 3], [7, 7]], np.int32)
     image = np.array([[[9, 51], [0, 204]]], np.uint8)
     sample = Sample(0, image, cells, cells, np.array([3, 7], np.int32), (2, 2), probs=np.zeros(2))

@@ -11,8 +11,8 @@ import pytest
 import torch
 from bench_large import seam_ratio
 
-from wsss.core.device import choose_device
 from wsss.inference.semantic import MaskPredictor, fall_off, predict_tiles, tile_starts
+from wsss.models.device import choose_device
 from wsss.models.unet import build_unet
 from wsss.options.masks import MaskInferConfig, UnetConfig
 from wsss.options.recipe import MaskRecipe

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.special import expit
 
-from wsss.core.device import choose_device
-from wsss.inference.views import resized, view_crops, view_maps
+from wsss.inference.semantic import resized, view_crops, view_maps
 from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_outputs, crop_probs
+from wsss.models.device import choose_device
 from wsss.options.recipe import ClassifyRecipe
 from wsss.options.scoring import TtaConfig
 

@@ -83,7 +83,7 @@ def test_the_search_finds_threshold_and_size_that_are_best_on_the_images_given()
     probs[0, 9] = 0.9  # a false pixel that only the size can drop
 
     def decode(own: np.ndarray, threshold: float, size: int) -> np.ndarray:
-        from wsss.cells.mask_instances import drop_small
+        from wsss.cells.instances import drop_small
 
         found = (own >= threshold).astype(np.int32)
         found[0, 9] *= 2

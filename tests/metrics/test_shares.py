@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wsss.metrics.shares import difference, group_shares
+from wsss.metrics.weighted import difference, group_shares
 
 
 def screen(

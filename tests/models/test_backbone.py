@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.models.backbone import build_backbone, features_of, pretrained_state, resolve_backbone, stem_kernel
+from wsss.models.backbone import build_backbone, pretrained_state, resolve_backbone, stem_kernel
 from wsss.models.encoder import build_encoder
 
 TINY = "test_resnet"
@@ -138,7 +138,7 @@ def test_without_a_hub_the_choices_are_named(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_stride_16_gives_maps_of_twice_the_size() -> None:
     x = torch.zeros(1, 4, 64, 64)
-    shapes = [features_of(build_backbone("resnet18", stride=stride).model, x).shape[2] for stride in (32, 16)]
+    shapes = [build_backbone("resnet18", stride=stride).model.forward_features(x).shape[2] for stride in (32, 16)]
     assert shapes == [2, 4]
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from wsss.core.checks import ConfigError
-from wsss.models.backbone import build_backbone, features_of
+from wsss.models.backbone import build_backbone
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.drs import Suppress, add_drs
 from wsss.options.recipe import ClassifyRecipe, DrsConfig
@@ -85,7 +85,7 @@ def test_it_goes_into_other_networks_and_leaves_gates_and_names_alone(name: str,
     assert list(plain.state_dict()) == list(drs.state_dict())
     drs.load_state_dict(plain.state_dict())
     x = torch.randn(1, 4, 64, 64)
-    a, b = (features_of(model.eval(), x) for model in (plain, drs))
+    a, b = (model.eval().forward_features(x) for model in (plain, drs))
     assert a.shape == b.shape
     assert not torch.equal(a, b)
 
@@ -130,7 +130,7 @@ def test_the_state_dict_goes_from_one_to_another() -> None:
 @pytest.mark.parametrize(("stride", "side"), [(32, 2), (16, 4), (8, 8)])
 def test_vgg_has_the_output_stride_that_was_asked_for(stride: int, side: int) -> None:
     model = build_backbone("vgg11", stride=stride).model
-    assert features_of(model, torch.zeros(1, 4, 64, 64)).shape == (1, 512, side, side)
+    assert model.forward_features(torch.zeros(1, 4, 64, 64)).shape == (1, 512, side, side)
 
 
 def test_a_dilated_vgg_keeps_the_field_of_view_of_its_convolutions() -> None:

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from squares import make_squares, words
 
-from wsss import cli, infer, train
+from wsss import cli, infer, pseudo, train
 from wsss.cli import STAGES
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import write_label_map
@@ -238,11 +238,7 @@ def unread(recipe: type[Recipe], asked: set[tuple[str, str]]) -> list[str]:
 def test_a_training_and_an_inference_read_every_option_of_a_classifier(
     tmp_path: Path, asked: set[tuple[str, str]]
 ) -> None:
-    data = make_squares(tmp_path / "squares")
-    cells = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((32, 32))).astype(np.int32)
-    for name in DataSet.open(data).ids:
-        write_label_map(data / "cells" / name, cells)
-    run = tmp_path / "run"
+    data, run = with_cells(make_squares(tmp_path / "squares")), tmp_path / "run"
     fitted = [
         "--feature_classifier.enabled",
         "--feature_classifier.copies",
@@ -265,6 +261,37 @@ def test_a_training_and_an_inference_read_every_option_of_a_classifier(
         assert infer.main(["--data", str(data), "--run", str(run), "--device", "cpu", *rules, *out]) == 0
     # score.nuclear_classes needs nuclei, unet_share a U-Net: tests/cells and tests/stages/test_pseudo_command.py
     assert set(unread(ClassifyRecipe, asked)) <= {"ScoreConfig.nuclear_classes", "ScoreConfig.unet_share"}
+
+
+def with_cells(data: Path) -> Path:
+    """Cut every image of a data set into four cells; return the data set."""
+    cells = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((32, 32))).astype(np.int32)
+    for name in DataSet.open(data).ids:
+        write_label_map(data / "cells" / name, cells)
+    return data
+
+
+def test_a_training_reads_every_option_of_maps(tmp_path: Path, asked: set[tuple[str, str]]) -> None:
+    data, run, masks = with_cells(make_squares(tmp_path / "squares")), tmp_path / "run", tmp_path / "pseudo"
+    assert train.main(words(data, run, "--epochs", "1", "--feature_classifier.enabled", "false")) == 0
+    views = ["--tta.views", "none", "--tta.scales", "[1.0]"]
+    assert pseudo.main(["--data", str(data), "--run", str(run), "--out", str(masks), "--device", "cpu", *views]) == 0
+    asked.clear()
+    terms = "{bce: 1, dice: 1, jaccard: 1, focal: 1, ohem: 1, lovasz: 1}"
+    slim = ["--unet.channels", "[8,8,8,4,4]", "--unet.deep_supervision", "true"]
+    flags = ["--task", "maps", "--pseudo", str(masks), *slim, "--epochs", "2"]
+    runs = {
+        "cosine": ["--mask_loss.terms", terms, "--epochs", "1"],
+        "cyclic": ["--mask_loss.later", "{dice: 1}", "--mask_loss.switch", "1"],
+    }
+    for name, own in runs.items():
+        assert train.main(words(data, tmp_path / name, *flags, "--optim.schedule", name, *own)) == 0
+    refused = {"optim.factor": "0.5", "optim.patience": "3"}
+    refused |= {f"mask_loss.{name}": "1" for name in ("border_weight", "border_sigma", "empty_weight")}
+    for name, value in refused.items():
+        with pytest.raises(ConfigError, match=f"--{name} changes nothing in the task maps"):
+            train.main(words(data, tmp_path / "other", *flags, f"--{name}", value))
+    assert {name.partition(".")[2] for name in unread(MapRecipe, asked)} == {name.partition(".")[2] for name in refused}
 
 
 def test_a_training_and_an_inference_read_every_option_of_masks(tmp_path: Path, asked: set[tuple[str, str]]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wsss.core.checks import DataError
-from wsss.runs.checkpoint import load_checkpoint, previous, save_checkpoint
+from wsss.runs.run_folder import load_checkpoint, previous, save_checkpoint
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "empty": torch.zeros(0)}
 META = {"epoch": 3, "rate": 0.1, "names": ["x", "ü"]}

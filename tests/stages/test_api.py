@@ -137,7 +137,7 @@ def test_a_model_of_another_tool_or_a_damaged_one_is_refused(home: Path, tmp_pat
     (tmp_path / "model.safetensors").write_bytes(b"no")
     with pytest.raises(DataError, match="not of a wsss model"):
         wsss.load(tmp_path)
-    hub.save_model(wsss.load(home / "run", device="cpu").members, home / "run", tmp_path)
+    hub.save_model(wsss.load(home / "run", device="cpu").checkpoints, home / "run", tmp_path)
     content = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"model\.safetensors is missing or damaged"):
@@ -169,7 +169,7 @@ def test_push_uploads_the_three_files_and_pull_loads_them(home: Path, monkeypatc
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **more: str(home / "shared"))
     export.main(f"--run {home}/run --to huggingface --out {home}/shared --push me/it".split())
     assert (called["repo"], called["repo_id"], called["folder_path"]) == ("me/it", "me/it", home / "shared")
-    assert len(wsss.load("hf:me/it", device="cpu").members) == 2
+    assert len(wsss.load("hf:me/it", device="cpu").checkpoints) == 2
 
 
 def test_onnx_agrees_with_pytorch_on_other_sizes_than_it_was_made_with(home: Path) -> None:
@@ -181,9 +181,9 @@ def test_onnx_agrees_with_pytorch_on_other_sizes_than_it_was_made_with(home: Pat
     session = onnxruntime.InferenceSession(home / "onnx/fold0.onnx", providers=["CPUExecutionProvider"])
     images = np.random.default_rng(2).random((5, 4, 96, 64), np.float32) * 255
     probs, cam = session.run(None, {"images": images})
-    (member,) = wsss.load(home / "run/fold0", device="cpu").members
+    (checkpoint,) = wsss.load(home / "run/fold0", device="cpu").checkpoints
     with torch.no_grad():
-        output = member.net(torch.from_numpy(images))
+        output = checkpoint.net(torch.from_numpy(images))
     np.testing.assert_allclose(probs, output.logits.sigmoid(), atol=1e-4)
     np.testing.assert_allclose(cam, output.cam, atol=1e-3)
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from wsss import doctor
-from wsss.core import device as machine
 from wsss.core.checks import DataError
 from wsss.core.files import write_json
 from wsss.core.labels import HPA_NAMES
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.inference import tables
-from wsss.runs.checkpoint import save_checkpoint
+from wsss.runs.run_folder import save_checkpoint
+from wsss.stages import doctor as machine
 
 
 @pytest.fixture

@@ -16,10 +16,9 @@ from PIL import Image
 
 from wsss import download
 from wsss.core.checks import ConfigError, DataError
-from wsss.data.fetch import Rate
 from wsss.options.download import DownloadOptions
 from wsss.runs.output import STATE
-from wsss.stages.download import wanted_images
+from wsss.stages.download import Rate, wanted_images
 
 
 def jpeg(height: int = 24, width: int = 32, sample: int = 0) -> bytes:
@@ -80,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("wsss.data.fetch.LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("wsss.stages.download.LONGEST_WAIT", 0.01)
     found = Server()
     yield found
     found.shutdown()

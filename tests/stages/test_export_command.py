@@ -15,7 +15,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import HPA_NAMES
 from wsss.data.build import create_dataset
 from wsss.inference import tables
-from wsss.inference.submission import iter_submission
+from wsss.inference.tables import iter_submission
 
 SIZES = {"a b": (40, 64), '<i>"x"': (50, 30), "empty": (20, 20)}
 
@@ -216,7 +216,7 @@ def test_cells_that_share_pixels_are_refused_where_a_map_cannot_hold_them(folder
     [
         (["--to", "h5ad", "--out", "x", "--run", "r"], "made from --preds"),
         (["--to", "onnx", "--out", "x", "--preds", "p"], "made from --run"),
-        (["--to", "csv", "--out", "x", "--preds", "p", "--push", "me/it"], "--push uploads a model"),
+        (["--to", "csv", "--out", "x", "--preds", "p", "--push", "me/it"], "--push changes nothing with --to csv"),
     ],
 )
 def test_options_that_do_not_fit_the_form_are_refused(words: list[str], message: str) -> None:

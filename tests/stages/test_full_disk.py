@@ -16,8 +16,8 @@ from wsss.core.checks import NoSpaceError
 from wsss.core.files import write_bytes
 from wsss.core.label_maps import write_label_map
 from wsss.data.synthetic import write_fields
-from wsss.runs.checkpoint import save_checkpoint
 from wsss.runs.journal import Journal
+from wsss.runs.run_folder import save_checkpoint
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("mount") is None,

@@ -12,8 +12,8 @@ from PIL import Image
 from wsss import evaluate, infer, report, train
 from wsss.core.checks import ConfigError
 from wsss.core.files import read_json
-from wsss.core.run_length import decode, encode
-from wsss.segmenters.outlines import paint_outlines, read_outlines
+from wsss.core.rle import decode_pairs, encode_pairs
+from wsss.segmenters.coco import paint_outlines, read_outlines
 from wsss.stages.report_masks import shrunk
 
 SIZE = (100, 150)
@@ -28,7 +28,7 @@ def kidneys(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask = (y - 50) ** 2 + (x - 40 - 20 * k) ** 2 < 25**2
         pixels = rng.integers(0, 60, (*SIZE, 3)) + 150 * mask[..., None]
         tifffile.imwrite(folder / f"k{k}.tif", pixels.astype(np.uint8), photometric="rgb", tile=(64, 64))
-        rows.append(f"k{k},{encode(mask)}")
+        rows.append(f"k{k},{encode_pairs(mask)}")
     (folder / "train.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -66,7 +66,7 @@ def test_the_submission_is_the_mask(preds: Path) -> None:
     for name, text, area in zip(table["id"], table["rle_mask"], areas, strict=True):
         mask = tifffile.imread(preds / "masks" / f"{name}.tif")
         assert mask.shape == SIZE
-        assert np.array_equal(decode(text, SIZE), mask == 255)
+        assert np.array_equal(decode_pairs(text, SIZE), mask == 255)
         assert (mask == 255).sum() == area
 
 

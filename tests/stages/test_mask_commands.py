@@ -10,15 +10,14 @@ from PIL import Image
 
 from wsss import evaluate, infer, train
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.device import choose_device
 from wsss.core.files import read_json
-from wsss.core.run_length import decode, encode
+from wsss.core.rle import decode_pairs, encode_pairs
 from wsss.data.masks import open_masks
 from wsss.inference.checkpoints import load_unets
 from wsss.inference.semantic import MaskPredictor
+from wsss.models.device import choose_device
 from wsss.options.masks import MaskInferConfig
-from wsss.runs.checkpoint import load_checkpoint
-from wsss.runs.run_folder import find_folders
+from wsss.runs.run_folder import find_folders, load_checkpoint
 
 SIZE = 33
 SLIM = ["--unet.channels", "[8,8,8,4,4]"]
@@ -37,7 +36,7 @@ def salt(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mask[y : y + 12, x : x + 12] = True
         image[mask] += 150
         Image.fromarray(image.astype(np.uint8)).save(folder / "images" / f"im{i:02}.png")
-        rows.append(f"im{i:02},{encode(mask)}")
+        rows.append(f"im{i:02},{encode_pairs(mask)}")
     (folder / "train.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -114,7 +113,7 @@ def test_predictions_are_masks_of_the_images_size_with_a_submission(salt: Path, 
     for name, text in zip(table.id, table.rle_mask, strict=True):
         mask = np.asarray(Image.open(preds / "masks" / f"{name}.png"))
         assert mask.shape == (SIZE, SIZE)
-        assert np.array_equal(decode(text, (SIZE, SIZE)), mask == 255)
+        assert np.array_equal(decode_pairs(text, (SIZE, SIZE)), mask == 255)
     images = pd.read_csv(preds / "images.csv")
     assert sorted(images.fold.unique()) == [0, 1, 2]
     assert (images.status == "ok").all()

@@ -135,7 +135,8 @@ def test_with_true_masks_the_panel_shows_the_true_cells(tmp_path: Path, data: Sm
     true[20:36, 30:62] = 5
     for name in data.ids:
         write_label_map(tmp_path / "true" / name, true)
-    words = OverlayOptions(preds=tmp_path / "preds", out=tmp_path, masks=tmp_path / "true", max_size=200)
+    table, masks = tmp_path / "truth.csv", tmp_path / "true"
+    words = OverlayOptions(preds=tmp_path / "preds", out=tmp_path, truth=table, masks=masks, max_size=200)
     truth = {"a": {5: describe_truth([2], HPA_NAMES)}}
     page, _, shown = draw_image(data, 0, {"a": {3: describe_truth([6], HPA_NAMES)}}, truth, words)
     assert shown == {2, 6}

@@ -15,7 +15,7 @@ from wsss.core.files import read_json
 from wsss.core.label_maps import write_label_map
 from wsss.data.catalog import DataSet
 from wsss.data.pseudo import PseudoSet
-from wsss.runs.checkpoint import load_checkpoint
+from wsss.runs.run_folder import load_checkpoint
 
 CPU = ["--device", "cpu"]
 

@@ -14,7 +14,7 @@ import pytest
 from squares import make_squares, words
 
 from wsss.data.build import Spec, create_dataset
-from wsss.runs.checkpoint import load_checkpoint
+from wsss.runs.run_folder import load_checkpoint
 
 Started = tuple["subprocess.Popen[str]", Callable[[], bool]]
 """A stage with two workers, and whether it is at work."""

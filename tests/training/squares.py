@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss.core.device import Device
 from wsss.data.build import Spec, create_dataset
+from wsss.models.device import Device
 from wsss.options.recipe import Recipe
-from wsss.runs.checkpoint import load_checkpoint
 from wsss.runs.record import RunRecord
-from wsss.runs.run_folder import RunFolder
+from wsss.runs.run_folder import RunFolder, load_checkpoint
 from wsss.training.state import Job
 
 SIZE = 64

@@ -13,8 +13,7 @@ from wsss.core.label_maps import write_label_map
 from wsss.data.catalog import DataSet
 from wsss.infer import main as infer
 from wsss.pseudo import main as pseudo
-from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
-from wsss.runs.run_folder import RunFolder
+from wsss.runs.run_folder import RunFolder, load_checkpoint, save_checkpoint
 from wsss.train import main
 
 

@@ -16,10 +16,10 @@ import torch
 from squares import final, make_squares, words
 
 from wsss.core.checks import ConfigError
-from wsss.data.samples import EpochBatches
-from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
+from wsss.runs.run_folder import load_checkpoint, save_checkpoint
 from wsss.train import main
-from wsss.training.distributed import World, join_processes
+from wsss.training.loading import EpochBatches
+from wsss.training.state import World, join_processes
 
 # Layer norms and SGD: batch norms would see other images in each process, Adam would enlarge rounding.
 PLAIN = ["--backbone", "test_efficientnet_ln", "--optim.name", "sgd", "--optim.ema", "0.5", "--optim.accumulate", "2"]
@@ -82,7 +82,7 @@ def test_the_parts_of_a_batch_are_the_batch(world: int) -> None:
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(data: Path, tmp_path: Path) -> None:
-    from wsss.core.device import choose_device
+    from wsss.models.device import choose_device
     from wsss.options.recipe import ClassifyRecipe
     from wsss.stages.train import check_world
 

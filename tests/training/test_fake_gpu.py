@@ -19,10 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wsss.core.device import Device
-from wsss.inference.semantic import MaskPredictor
-from wsss.inference.views import view_maps
+from wsss.inference.semantic import MaskPredictor, view_maps
 from wsss.models.cam_net import build_cam_net, class_maps, crop_probs
+from wsss.models.device import Device
 from wsss.models.unet import build_unet
 from wsss.options.masks import MaskConfig, MaskInferConfig, MaskLossConfig
 from wsss.options.recipe import (

@@ -14,7 +14,7 @@ import torch
 from squares import equal, final, make_squares, words
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
+from wsss.runs.run_folder import load_checkpoint, save_checkpoint
 from wsss.train import main
 
 MORE = (

@@ -7,10 +7,9 @@ import pytest
 import torch
 from squares import make_job
 
-from wsss.core import device as machine
-from wsss.core.device import choose_device
+from wsss.models import device as machine
 from wsss.models.cam_net import build_cam_net
-from wsss.models.memory import peak_bytes
+from wsss.models.device import choose_device, peak_bytes
 from wsss.options.recipe import ClassifyRecipe
 from wsss.training.fit import foresee
 from wsss.training.loading import Batch

@@ -14,10 +14,9 @@ from memory_limit import MemoryLimit
 from squares import make_job, make_squares, words
 
 from wsss.core.checks import ConfigError
-from wsss.core.device import choose_device
-from wsss.inference.views import view_maps
+from wsss.inference.semantic import view_maps
 from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
-from wsss.models.memory import MemoryFull, attempt
+from wsss.models.device import MemoryFull, attempt, choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.options.scoring import TtaConfig
 from wsss.training.fit import Learner

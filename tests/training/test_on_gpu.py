@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from wsss.core.checks import ConfigError
-from wsss.core.device import choose_device
 from wsss.models.cam_net import build_cam_net
-from wsss.models.memory import peak_bytes
+from wsss.models.device import choose_device, peak_bytes
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder

@@ -12,11 +12,11 @@ from PIL import Image
 from squares import final, make_squares, words
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.device import Device, choose_device
 from wsss.core.files import read_json
 from wsss.core.label_maps import write_label_map
 from wsss.infer import main as infer
 from wsss.models.cam_net import build_cam_net
+from wsss.models.device import Device, choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.runs.run_folder import RunFolder
 from wsss.train import main

@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wsss.core.device import choose_device
 from wsss.data.augment import build_augment
 from wsss.data.masks import MaskSet
+from wsss.models.device import choose_device
 from wsss.models.unet import MaskOutput
 from wsss.options.masks import MaskConfig
 from wsss.options.recipe import MaskRecipe
-from wsss.training.distributed import World
 from wsss.training.loading import EpochLoader
+from wsss.training.state import World
 from wsss.training.tasks.masks import MaskValidator, mask_loader
 
 

@@ -56,6 +56,20 @@ def check_range(where: str, value: float, low: float, high: float = float("inf")
         raise ConfigError(f"{where} is {value:g}, expected {wanted}.")
 
 
+def refuse_idle(options: Any, names: Iterable[str], where: str, group: str = "") -> None:
+    """Raise ConfigError if one of these options, which change nothing there, is not at its default.
+
+    Args:
+        options: an instance of a dataclass.
+        names: of fields with plain defaults.
+        where: in which case they change nothing, such as 'without --truth'.
+        group: prefix of their names, such as 'optim.'.
+    """
+    for name in names:
+        if getattr(options, name) != getattr(type(options), name):
+            raise ConfigError(f"--{group}{name} changes nothing {where}: leave it out.")
+
+
 def between(default: Any, low: float, high: float = float("inf")) -> Any:
     """Declare a field of a dataclass whose value, or each of whose values, must lie within bounds; see `check_fields`.
 
@@ -75,11 +89,11 @@ def check_fields(options: Any, group: str = "") -> None:
 
     Args:
         options: an instance of a dataclass.
-        group: prefix of its fields' names, such as 'puzzle'.
+        group: prefix of its fields' names, such as 'puzzle'; '--' for those of flags.
     """
-    choices = _choices(options.__class__)
+    choices, prefix = _choices(options.__class__), f"{group}." if group.strip("-") else group
     for declared in fields(options):
-        name, value = f"{group}.{declared.name}" if group else declared.name, getattr(options, declared.name)
+        name, value = f"{prefix}{declared.name}", getattr(options, declared.name)
         if declared.name in choices:
             allowed, kinds = choices[declared.name]
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):

@@ -14,9 +14,8 @@ import tifffile
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
-from wsss.core.npy import check_npy, parse_npy, read_npy
 from wsss.core.rasters import LOSSLESS, MOST_BLOWN_UP, MOST_RATIO, open_raster, stem_of
-from wsss.core.reading import check_regular
+from wsss.core.reading import check_npy, check_regular, one_line, parse_npy, read_npy
 
 SUFFIXES = (*LOSSLESS, ".npz", ".npy")
 """Forms that are read, in this order where an ID has several files; in any case, and with `.ome` before them."""
@@ -87,8 +86,7 @@ def read_label_map(path: Path) -> np.ndarray:
     except Exception as error:
         # Decoders fail with every kind of exception on damaged input (zip, zlib, struct, index, ...); around their call
         # alone, all of them mean the same.
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} cannot be read as a label map ({text}): make it again.") from error
+        raise DataError(f"{path} cannot be read as a label map ({one_line(error)}): make it again.") from error
     return check_label_map(pixels, str(path))
 
 
@@ -175,7 +173,6 @@ def _kept_maps(folder: Path, changed: int) -> dict[str, Path]:
 
 
 def _encode_png(label_map: np.ndarray) -> bytes:
-
     # label maps are flat: higher levels save little and cost several times the time
     done, content = cv2.imencode(".png", label_map, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
@@ -184,7 +181,6 @@ def _encode_png(label_map: np.ndarray) -> bytes:
 
 
 def _encode_tiff(label_map: np.ndarray) -> bytes:
-
     stream, pixels = io.BytesIO(), label_map.astype(np.uint32)
     description = f"{CHECKSUM}{_checksum(pixels)}"
     tifffile.imwrite(

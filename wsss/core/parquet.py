@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from wsss.core.checks import DataError, some
 from wsss.core.digests import BLANK, check_format, check_seal, seal
 from wsss.core.files import write_atomic
+from wsss.core.reading import one_line
 
 FORMAT = "wsss-table-1"
 FEW_ROWS = 200_000
@@ -186,5 +187,4 @@ def named(path: Path, again: str) -> Iterator[None]:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         # what pyarrow and pandas raise for footers, schemas and pages that do not fit each other
-        text = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is no Parquet file, or damaged ({text}). {again}") from error
+        raise DataError(f"{path} is no Parquet file, or damaged ({one_line(error)}). {again}") from error

@@ -21,12 +21,16 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.files import composed
-from wsss.core.formats import (
+from wsss.core.reading import check_regular, one_line
+from wsss.core.stacks import (
     MOST_CHUNKS,
     MOST_PLANES,
     MOST_XML,
+    NO_CHOICE,
     SIGNATURE,
     OmeImage,
+    PlaneChoice,
+    Stack,
     check_png,
     in_um,
     metadata_file,
@@ -34,8 +38,6 @@ from wsss.core.formats import (
     read_ome,
     uuid_of,
 )
-from wsss.core.reading import check_regular
-from wsss.core.stacks import NO_CHOICE, PlaneChoice, Stack
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
@@ -267,8 +269,7 @@ def named(where: str) -> Iterator[None]:
     except (DataError, FileNotFoundError):
         raise
     except Exception as error:
-        text = " ".join(str(error).split())[:200]
-        raise DataError(f"{where} cannot be read ({text or type(error).__name__}): make it again.") from error
+        raise DataError(f"{where} cannot be read ({one_line(error)}): make it again.") from error
 
 
 def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:

@@ -1,27 +1,20 @@
-"""What every stage needs to run and to report how it ran: processes, a Ray cluster, progress, versions."""
+"""Work shared between processes of this machine or of a Ray cluster, and the versions of what runs."""
 
-import ctypes
 import importlib.metadata
-import io
 import logging
 import multiprocessing
 import os
 import platform
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from tqdm import tqdm
-
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.console import asked, record
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -45,39 +38,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next step, instead of giving it back to the system.
-
-    A step on the CPU frees and allocates gigabytes; without this, half of its time goes into new empty pages from the
-    system. Call it before the first large array. Does nothing without glibc.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    no_mmap, never_trim, one_arena, grow_by = (-4, 0), (-1, -1), (-8, 1), (-2, 256 << 20)
-    for option, value in (no_mmap, never_trim, one_arena, grow_by):
-        mallopt(option, value)
-
-
-def return_freed_memory() -> None:
-    """Hand back to the system what `keep_freed_memory` has kept so far; does nothing without glibc.
-
-    Call it before forking processes: each would end up with a copy of the kept memory once this one writes there again.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that shape a result."""
-    installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+    return {"python": platform.python_version()} | {name: version_of(name) or "not installed" for name in PACKAGES}
+
+
+def version_of(package: str) -> str:
+    """Return the version of a package, '' where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def parallel(
@@ -143,59 +114,6 @@ def _call(function: Callable[[In], Out], item: In) -> Out | Exception:
         return function(item)
     except Exception as error:  # the caller decides: a broken image is recorded, a bug is raised
         return error
-
-
-WAIT = 2.0
-"""Shorter tasks show no progress."""
-
-
-def progress(items: Iterable[Any] | None, what: str, total: int | None = None, **more: Any) -> "tqdm[Any]":
-    """Show progress, with rate and ETA, of tasks that take longer than two seconds.
-
-    A bar on stderr; where stderr is no terminal, a line each 10 s; an object on stdout each 2 s for --json; nothing
-    for --quiet. `more` goes to tqdm.
-    """
-    more = {"delay": WAIT, **more, "disable": more.get("disable", False) or asked().quiet}
-    if asked().json:
-        return _JsonBar(items, desc=what, total=total, mininterval=2.0, file=io.StringIO(), **more)
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(items, desc=what, total=total, mininterval=interval, dynamic_ncols=True, **more)
-
-
-@contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Show how long the block has been running: for a library call whose duration is unknown."""
-    over = threading.Event()
-    interval = 1.0 if sys.stderr.isatty() else 10.0
-
-    def tick() -> None:
-        pause = WAIT
-        while not over.wait(pause):
-            bar.refresh()
-            pause = interval
-
-    with progress(None, what, bar_format="{desc}: {elapsed}", leave=False) as bar:
-        thread = threading.Thread(target=tick, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-
-class _JsonBar(tqdm):
-    """Progress as objects."""
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Write the progress; tqdm passes an empty text to clear the bar."""
-        if msg is not None:
-            return
-        now = self.format_dict
-        rate = now["rate"] or (now["n"] / now["elapsed"] if now["elapsed"] else 0.0)
-        left = (self.total - now["n"]) / rate if self.total and rate else None
-        fields = {"what": self.desc, "done": now["n"], "total": self.total, "seconds": round(now["elapsed"], 1)}
-        record("progress", **fields, eta_seconds=None if left is None else round(left, 1))
 
 
 ENGINES = ("local", "ray")

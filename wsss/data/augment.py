@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from wsss.core.checks import ConfigError, check_choice, check_range, nearest
-from wsss.core.reading import read_yaml
+from wsss.core.reading import one_line, read_yaml
 from wsss.data import photometric
 from wsss.options.configs import augmentations
 
@@ -190,7 +190,7 @@ def _build_op(name: str, values: dict[str, Any], p: float, where: str, crop: int
             op = PlainOp(name, params, p) if name in photometric.OPS else TRANSFORMS[name](**params, p=p)
             _try_out(op, crop, channels)
     except FAILURES as error:
-        raise ConfigError(f"augmentation {where}: {_one_line(error)}") from error
+        raise ConfigError(f"augmentation {where}: {one_line(error)}") from error
     return op
 
 
@@ -218,10 +218,6 @@ def _try_out(op: A.BasicTransform, crop: int, channels: int) -> None:
         raise ValueError(
             f"makes {out.dtype} {out.shape} of uint8 {image.shape}, expected uint8 and {channels} channels."
         )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 class Augment:

@@ -1,56 +1,45 @@
-"""From prepared images to a finished data set: catalogue, near-duplicates, folds, manifest.
+"""From prepared images, and those a data set has already, to a finished one: catalogue, folds, manifest.
 
 Everything here is written whole or not at all, dataset.json last: a data set without it is unfinished.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
-from wsss.core.digests import check_format
-from wsss.core.files import digest_file, digest_json, read_record, write_atomic, write_csv, write_json
+from wsss.core.digests import check_seal
+from wsss.core.files import digest_file, write_atomic, write_csv, write_json
 from wsss.core.geometry import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
-from wsss.core.npy import read_npy
-from wsss.core.parquet import write_parquet
+from wsss.core.parquet import read_parquet, write_parquet
+from wsss.core.reading import read_npy
 from wsss.core.runtime import versions
-from wsss.data.duplicates import EDGE, find_duplicates, thumbnail
-from wsss.data.folds import make_folds
-from wsss.data.store import ShardReader, Shards
+from wsss.data import ids
+from wsss.data.catalog import (
+    COLUMNS,
+    FOLDS,
+    FORMAT,
+    MANIFEST,
+    SHARDS,
+    TABLE,
+    ShardReader,
+    Shards,
+    folds_digest,
+    read_manifest,
+)
+from wsss.data.folds import EDGE, find_duplicates, make_folds, thumbnail
 from wsss.runs.output import Output
 
-FORMAT = 1
-MANIFEST = "dataset.json"
-TABLE = "images.parquet"
-FOLDS = "folds.csv"
 DUPLICATES = "duplicates.csv"
-SHARDS = "shards"
 SOURCES = "sources"
-COLUMNS = {
-    "ID": "str",
-    "source": "str",
-    "status": "str",
-    "reason": "str",
-    "shard": "str",
-    "slot": "int32",
-    "ImageHeight": "int32",
-    "ImageWidth": "int32",
-    "depth": "str",
-    "Label": "str",
-    "crc32": "int64",
-    "duplicate_of": "str",
-    "fold": "int8",
-}
-"""Columns of images.parquet. status: ok or failed (then reason says why); depth: 8, 12, 16 or float, what the files
-held; Label: null without labels; duplicate_of: the first image of the same near-duplicates; fold: -1 without."""
-PIXEL_SIZE = "pixel_size_um"
-"""Carried column with the edge of an image's pixels in µm: from the label table, else from the files (OME, ImageJ)."""
 
 
 @dataclass(frozen=True)
@@ -194,31 +183,9 @@ def create_dataset(
     return folder
 
 
-def folds_digest(table: pd.DataFrame, n: int, seed: int) -> str:
-    """Return the digest of who is in which fold with which labels; rows without a fold do not count."""
-    held = table.loc[table["fold"] >= 0]
-    rows = [held[name].astype(str).tolist() for name in ("ID", "Label", "fold")]
-    return digest_json({"n": n, "seed": seed, "rows": rows})
-
-
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write dataset.json."""
     write_json(folder / MANIFEST, {name: value for name, value in manifest.items() if name != "digest"})
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read dataset.json.
-
-    Raises:
-        DataError: it is missing, damaged or of another format.
-    """
-    path = folder / MANIFEST
-    manifest = read_record(path)
-    check_format(path, manifest.get("format"), FORMAT, "manifest of a data set", "prepare the data set again")
-    rest = {name: value for name, value in manifest.items() if name != "digest"}
-    if manifest.get("digest", digest_json(rest)) != digest_json(rest):  # of older versions
-        raise DataError(f"{path} is damaged: its content does not match its digest. Run prepare with --overwrite.")
-    return manifest
 
 
 def _extras(folder: Path, sources: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -271,18 +238,10 @@ def _duplicates(
 
 def _first_of_group(count: int, pairs: Sequence[tuple[int, int, float]]) -> np.ndarray:
     """Return for each image the lowest number of an image it is linked to, directly or not; its own without links."""
-    first = np.arange(count)
-
-    def root(i: int) -> int:
-        while first[i] != i:
-            first[i] = first[first[i]]
-            i = int(first[i])
-        return i
-
-    for a, b, _ in pairs:
-        low, high = sorted((root(a), root(b)))
-        first[high] = low
-    return np.array([root(i) for i in range(count)], dtype=np.intp)
+    ends = np.array([pair[:2] for pair in pairs], np.intp).reshape(-1, 2).T
+    _, group = connected_components(coo_array((np.ones(len(pairs)), ends), (count, count)), directed=False)
+    _, first, member_of = np.unique(group, return_index=True, return_inverse=True)
+    return first[member_of]
 
 
 def _folds(
@@ -313,3 +272,142 @@ def _same_value(table: pd.DataFrame, column: str) -> list[tuple[int, int, float]
     first: dict[str, int] = {}
     texts = enumerate(table[column].fillna("").astype(str))
     return [(first.setdefault(text, i), i, 1.0) for i, text in texts if text]
+
+
+Known = dict[str, tuple[dict[str, Any], bytes]]
+"""ID -> the image's record and its thumbnail, for images that are in the store."""
+
+
+@dataclass(frozen=True)
+class ExistingSet:
+    """The data set as an earlier run left it; empty for a new one."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    table: pd.DataFrame
+
+    @classmethod
+    def read(cls, folder: Path) -> "ExistingSet":
+        """Read the catalogue in `folder`, if there is one.
+
+        Raises:
+            DataError: it is damaged or of another format.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"--out {folder} is a file, expected a folder.")
+        if not (folder / MANIFEST).exists():
+            return cls(folder, {}, pd.DataFrame(columns=list(COLUMNS)))
+        manifest = read_manifest(folder)
+        if not manifest["unfinished"]:  # else they may be newer than it
+            check_extras(folder, manifest)
+        again = f"Restore it, or remove {folder} and prepare again."
+        table = read_parquet(folder / TABLE, again=again)  # sealed; it may be newer than the manifest
+        old = not manifest["unfinished"] and not check_seal(folder / TABLE, again)  # of an older version
+        if old and digest_file(folder / TABLE) != manifest["table"]:
+            raise DataError(f"{folder / TABLE} is not the one that {MANIFEST} describes. {again}")
+        if missing := [name for name in COLUMNS if name not in table]:
+            raise DataError(f"{folder / TABLE} has no column {some(missing)}. {again}")
+        ids.check_names(table["ID"], folder / TABLE)
+        names = [source["name"] for source in manifest["sources"]]
+        return cls(folder, manifest, table[table["source"].isin(names)])
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """The manifest's records of the sources."""
+        return self.manifest.get("sources", [])
+
+    @property
+    def group(self) -> str:
+        """The column by which the folds are grouped, '' for none."""
+        return str((self.manifest.get("folds") or {}).get("group", ""))
+
+    def fold_of(self, spec: Spec) -> dict[str, int]:
+        """Return ID -> fold of the images that keep theirs when folds are made by `spec`."""
+        if self.folds != (spec.folds, spec.seed):
+            return {}
+        held = self.table[self.table["fold"] >= 0]
+        return dict(zip(held["ID"], held["fold"].astype(int), strict=True))
+
+    @property
+    def folds(self) -> tuple[int, int] | None:
+        """Number and seed of the folds, if there are any."""
+        folds = self.manifest.get("folds")
+        return (folds["n"], folds["seed"]) if folds else None
+
+    def source(self, name: str) -> dict[str, Any] | None:
+        """Return the record of a source, None if it is new."""
+        return next((source for source in self.sources if source["name"] == name), None)
+
+    def others(self, name: str) -> pd.DataFrame:
+        """Return the rows of all sources but one."""
+        return self.table[self.table["source"] != name]
+
+    def forget(self, name: str) -> "ExistingSet":
+        """Remove a source's pixels and rows; on the disk the data set is unfinished from here on."""
+        left = replace(
+            self,
+            manifest={**self.manifest, "sources": [s for s in self.sources if s["name"] != name]},
+            table=self.others(name),
+        )
+        if left.sources:
+            left.mark_unfinished()
+        else:
+            (self.folder / MANIFEST).unlink(missing_ok=True)
+            left = replace(left, manifest={})
+        for path in (self.folder / SHARDS).glob(f"{name}-?????.npy"):
+            path.unlink()
+        return left
+
+    def mark_unfinished(self) -> None:
+        """Keep other stages from opening the data set until prepare is through."""
+        write_manifest(self.folder, {**self.manifest, "unfinished": True})
+
+    def check_fits(self, spec: Spec, name: str, new_ids: list[str]) -> None:
+        """Check that a source can be in this data set with the others.
+
+        Raises:
+            DataError: size, channels or classes differ, or an ID is in another source.
+        """
+        if self.manifest:
+            wanted = {
+                "--size": (spec.size, self.manifest["size"]),
+                "--channels": (",".join(spec.channels), ",".join(self.manifest["channels"])),
+                "--roles": (
+                    list(spec.roles or default_roles(spec.channels)),
+                    list(self.manifest.get("roles") or default_roles(self.manifest["channels"])),
+                ),
+                "--classes": (list(spec.classes.names), self.manifest["classes"]),
+                "--classes (negative)": (spec.classes.negative, self.manifest["negative"]),
+            }
+            for flag, (now, before) in wanted.items():
+                if now != before:
+                    raise DataError(
+                        f"{self.folder} was prepared with {flag} {before}, now it is {now}: "
+                        "pass the same, or choose another --out."
+                    )
+        elsewhere = self.others(name)["ID"].tolist()
+        if twice := sorted(set(elsewhere) & set(new_ids)):
+            raise DataError(
+                f"{len(twice)} IDs of source {name} are in {self.folder} already: {some(twice)}. "
+                "Leave them out with --skip, or rename them."
+            )
+        ids.check_distinct([*elsewhere, *new_ids], f"{self.folder} and source {name}")
+
+    def known(self, name: str) -> tuple[Known, dict[str, int]]:
+        """Return what is known of a finished source's images: records, and stamps of their files."""
+        if self.source(name) is None:
+            return {}, {}
+        rows = self.table[self.table["source"] == name]
+        thumbnails: np.ndarray = read_extra(self.folder, name, "thumbnails")
+        stamps = read_extra(self.folder, name, "stamps").tolist()
+        columns = ["status", "reason", "ImageHeight", "ImageWidth", "depth", "crc32"]
+        records: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in rows[columns].to_numpy(object)]
+        if (self.folder / SOURCES / name / "pixels.npy").exists():  # older data sets have none
+            for record, edge in zip(records, read_extra(self.folder, name, "pixels").tolist(), strict=True):
+                record["pixel_um"] = edge
+        names = rows["ID"].tolist()
+        known: Known = {
+            ID: (record, thumbnails[k].tobytes() if record["status"] == "ok" else b"")
+            for k, (ID, record) in enumerate(zip(names, records, strict=True))
+        }
+        return known, dict(zip(names, stamps, strict=True))

@@ -1,8 +1,15 @@
-"""A prepared data set on disk, opened: images by number, labels, sizes, folds."""
+"""A prepared data set on disk: plain .npy shards of pixels, read through memory maps, and the catalogue of its images.
 
+The place of an image follows from its rank among the IDs of its source alone, so runs that were killed and started
+again, or that used another number of workers, leave the same bytes.
+"""
+
+import io
 import os
+import shutil
 import zlib
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +21,186 @@ import pandas as pd
 from wsss.core.channels import Stains, default_roles, stains_of, tint_names
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.files import digest_file, read_record
+from wsss.core.digests import check_format
+from wsss.core.files import digest_file, digest_json, disk_errors, read_record
 from wsss.core.geometry import Geometry
+from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import HPA_CHANNELS, ClassList, parse_label
 from wsss.core.parquet import read_parquet
-from wsss.data.build import COLUMNS, FOLDS, MANIFEST, SHARDS, TABLE, folds_digest, read_manifest
+from wsss.core.reading import check_no_link, read_npy
 from wsss.data.ids import check_names
-from wsss.data.store import ShardReader
 from wsss.runs.output import settle
+
+FORMAT = 1
+MANIFEST = "dataset.json"
+TABLE = "images.parquet"
+FOLDS = "folds.csv"
+SHARDS = "shards"
+COLUMNS = {
+    "ID": "str",
+    "source": "str",
+    "status": "str",
+    "reason": "str",
+    "shard": "str",
+    "slot": "int32",
+    "ImageHeight": "int32",
+    "ImageWidth": "int32",
+    "depth": "str",
+    "Label": "str",
+    "crc32": "int64",
+    "duplicate_of": "str",
+    "fold": "int8",
+}
+"""Columns of images.parquet. status: ok or failed (then reason says why); depth: 8, 12, 16 or float, what the files
+held; Label: null without labels; duplicate_of: the first image of the same near-duplicates; fold: -1 without."""
+PIXEL_SIZE = "pixel_size_um"
+"""Carried column with the edge of an image's pixels in µm: from the label table, else from the files (OME, ImageJ)."""
+SHARD_IMAGES = 256
+_AGAIN = "Run prepare with --overwrite."
+OPEN_SHARDS = 512
+"""Memory maps kept open by one reader; each holds a file handle, and 1024 handles is a common limit."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of one source: image k is in slot k % 256 of shard k // 256."""
+
+    folder: Path
+    source: str
+    images: int
+    channels: int
+    size: int
+
+    def place(self, k: int) -> tuple[str, int]:
+        """Return the shard's file name and the slot of image k."""
+        return f"{self.source}-{k // SHARD_IMAGES:05d}.npy", k % SHARD_IMAGES
+
+    def files(self) -> Iterator[tuple[Path, int]]:
+        """Yield the path and the number of images of every shard."""
+        for first in range(0, self.images, SHARD_IMAGES):
+            yield self.folder / self.place(first)[0], min(SHARD_IMAGES, self.images - first)
+
+    def allocate(self) -> None:
+        """Make every shard that is missing or misshapen, filled with zeros; leave the others as they are.
+
+        Raises:
+            DataError: the disk has too little room for the whole source.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        image_bytes = self.channels * self.size**2
+        files = list(self.files())
+        held = sum(path.stat().st_blocks * 512 for path, _ in files if path.exists())
+        needed = self.images * image_bytes - held
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise DataError(
+                f"{self.folder} needs {needed / 1e9:.1f} GB for {self.images} images of {self.size} x {self.size}, "
+                f"the disk has {free / 1e9:.1f} GB free: make room, or choose another --out or a smaller --size."
+            )
+        for path, count in files:
+            check_no_link(path)
+            if not is_whole(path, count, self.channels, self.size):
+                header = _header(count, self.channels, self.size)
+                with disk_errors(path), path.open("wb") as stream:
+                    stream.write(header)
+                    stream.truncate(len(header) + count * image_bytes)
+
+    def write(self, k: int, image: np.ndarray) -> int:
+        """Write image k, (channels, size, size) uint8, into its slot; return the CRC-32 of its bytes.
+
+        Raises:
+            DataError: the disk is full or cannot be written.
+        """
+        content = np.ascontiguousarray(image).tobytes()
+        name, slot = self.place(k)
+        # Written with pwrite, not through a memory map: there a full disk would kill the process (SIGBUS).
+        try:
+            handle = os.open(self.folder / name, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                _write_all(handle, content, self._offset(slot))
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder / name} cannot be written ({error.strerror}): "
+                "make room or fix the disk, then start the same command again."
+            ) from error
+        return zlib.crc32(content)
+
+    def crc32(self, k: int) -> int:
+        """Return the CRC-32 of what is stored in the slot of image k."""
+        name, slot = self.place(k)
+        with (self.folder / name).open("rb") as stream:
+            stream.seek(self._offset(slot))
+            return zlib.crc32(stream.read(self.channels * self.size**2))
+
+    def sync(self) -> None:
+        """Wait until everything written is on the disk."""
+        for path, _ in self.files():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+    def _offset(self, slot: int) -> int:
+        return len(_header(SHARD_IMAGES, self.channels, self.size)) + slot * self.channels * self.size**2
+
+
+class ShardReader:
+    """Reads single images from shards; cheap to pickle, every process opens its own maps."""
+
+    def __init__(self, folder: Path, channels: int, size: int) -> None:
+        self.folder = folder
+        self.shape = (channels, size, size)
+        self._maps: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"folder": self.folder, "shape": self.shape, "_maps": OrderedDict()}
+
+    def image(self, name: str, slot: int) -> np.ndarray:
+        """Return one image, (channels, size, size) uint8, as a read-only view of the shard's pages."""
+        maps = self._maps.get(name)
+        if maps is None:
+            maps = self._open(name)
+        else:
+            self._maps.move_to_end(name)
+        if not 0 <= slot < len(maps):
+            raise DataError(f"{self.folder / name} holds {len(maps)} images, expected more: it is damaged. {_AGAIN}")
+        return maps[slot]
+
+    def _open(self, name: str) -> np.ndarray:
+        path = self.folder / name
+        if path.name != name:
+            raise DataError(f"{self.folder} has no shard {name[:80]!r}, which is a path. {_AGAIN}")
+        shard = read_npy(path, _AGAIN, mapped=True)
+        if shard.dtype != np.uint8 or shard.shape[1:] != self.shape:
+            raise DataError(f"{path} holds {shard.dtype} {shard.shape}, expected uint8 (n, {self.shape}). {_AGAIN}")
+        self._maps[name] = shard.view(np.ndarray)
+        if len(self._maps) > OPEN_SHARDS:
+            self._maps.popitem(last=False)
+        return self._maps[name]
+
+
+def is_whole(path: Path, images: int, channels: int, size: int) -> bool:
+    """Return whether a shard file has the header and the length of a shard of `images` images."""
+    header = _header(images, channels, size)
+    if not path.is_file() or path.stat().st_size != len(header) + images * channels * size**2:
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(header)) == header
+
+
+def _header(images: int, channels: int, size: int) -> bytes:
+    """Return the .npy header of a shard; its length (128) does not depend on the number of images."""
+    stream = io.BytesIO()
+    shape = (images, channels, size, size)
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def _write_all(handle: int, content: bytes, offset: int) -> None:
+    view = memoryview(content)
+    while len(view):
+        written = os.pwrite(handle, view, offset)
+        view, offset = view[written:], offset + written
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +357,26 @@ class DataSet:
         height, width = self._sizes[i]
         return Geometry(int(height), int(width), self.size)
 
+    def cells(self, i: int) -> np.ndarray:
+        """Return the cells of image i as kept on disk, (H, W) int32 at native or stored size.
+
+        Raises:
+            DataError: there is no label map, or it has another size.
+        """
+        label_map = read_label_map(find_label_map(self.folder / "cells", self.ids[i]))
+        native = (self.geometry(i).height, self.geometry(i).width)
+        if label_map.shape not in (native, (self.size, self.size)):
+            raise DataError(f"the label map is {label_map.shape}, expected {native} or {(self.size, self.size)}")
+        return label_map
+
+    def nuclei(self, i: int) -> np.ndarray | None:
+        """Return the nuclei of image i, (size, size) int32 at stored size; None where the cells came without them."""
+        try:
+            path = find_label_map(self.folder / "nuclei", self.ids[i])
+        except DataError:  # given label maps come without nuclei
+            return None
+        return self.geometry(i).labels_to_store(read_label_map(path))
+
     def folds(self) -> np.ndarray:
         """Return (N,) int: the fold that holds each image out, -1 where it has none.
 
@@ -196,6 +395,28 @@ class DataSet:
         wanted = range(len(self)) if indices is None else indices
         stored = ((i, self.shards.image(*self._places[i])) for i in wanted if self.ok[i])
         return [self.ids[i] for i, pixels in stored if zlib.crc32(pixels.data) != self._crc[i]]
+
+
+def folds_digest(table: pd.DataFrame, n: int, seed: int) -> str:
+    """Return the digest of who is in which fold with which labels; rows without a fold do not count."""
+    held = table.loc[table["fold"] >= 0]
+    rows = [held[name].astype(str).tolist() for name in ("ID", "Label", "fold")]
+    return digest_json({"n": n, "seed": seed, "rows": rows})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read dataset.json.
+
+    Raises:
+        DataError: it is missing, damaged or of another format.
+    """
+    path = folder / MANIFEST
+    manifest = read_record(path)
+    check_format(path, manifest.get("format"), FORMAT, "manifest of a data set", "prepare the data set again")
+    rest = {name: value for name, value in manifest.items() if name != "digest"}
+    if manifest.get("digest", digest_json(rest)) != digest_json(rest):  # of older versions
+        raise DataError(f"{path} is damaged: its content does not match its digest. Run prepare with --overwrite.")
+    return manifest
 
 
 def _read_table(folder: Path, manifest: dict[str, Any]) -> pd.DataFrame:
@@ -254,47 +475,3 @@ def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:
     raise ConfigError(
         f"several data sets are prepared under {home}/: choose one with --data {prepared[0]} (or another)."
     )
-
-
-def data_folder_of(preds: Path, chosen: Path | None) -> Path:
-    """Return the data set: the chosen one, or the one that the predictions say they were made from.
-
-    Raises:
-        DataError: there are no predictions.
-    """
-    check_predictions(preds)
-    return (recorded_data(preds) if chosen is None else None) or default_dataset(chosen)
-
-
-def check_predictions(preds: Path) -> None:
-    """Refuse a path that is no folder.
-
-    Raises:
-        DataError: it is none.
-    """
-    if not preds.is_dir():
-        raise DataError(f"{preds} is no folder, expected one of predictions (wsss infer): check --preds.")
-
-
-FROM_HERE = "data_from_here"
-"""What provenance.json calls the path of the data set that starts from the folder of the predictions."""
-
-
-def from_here(data: Path, preds: Path) -> dict[str, str]:
-    """Return what provenance.json says so that the data set is found from any working directory."""
-    return {FROM_HERE: os.path.relpath(data.resolve(), preds.resolve())}
-
-
-def recorded_data(preds: Path) -> Path | None:
-    """Return the data set that predictions were made from, wherever the working directory is; None if it is not there.
-
-    Where the folder of predictions and that of data were moved together, that is the data set that moved along.
-    """
-    path = preds / "provenance.json"
-    record = read_record(path) if path.exists() else {}
-    given = Path(str(record.get("data", "")))
-    if FROM_HERE in record:
-        there = Path(os.path.normpath(preds.resolve() / str(record[FROM_HERE])))
-        if (there / MANIFEST).is_file():
-            return given if given.exists() and given.samefile(there) else there
-    return given if "data" in record and (given / MANIFEST).is_file() else None

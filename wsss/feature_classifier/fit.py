@@ -7,8 +7,9 @@ predictions and the class's share among the cells of the image give new soft lab
 (expectation-maximisation with held-out predictions and a prior for each image and class).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -18,11 +19,11 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import QuantileTransformer
 
 from wsss.core.checks import DataError
+from wsss.core.files import as_read
 from wsss.core.runtime import cores
+from wsss.feature_classifier.store import LEAST, SPREAD, FeatureClassifier, StoredForest, StoredLinear, agreement
 from wsss.options.recipe import WeakConfig
 
-SPREAD = 4.0
-"""Normal scores of features beyond this are cut."""
 STEPS = 60
 """Steps at most of the linear model's fit."""
 
@@ -127,8 +128,6 @@ class Linear:
         }
 
 
-LEAST = 2e-3
-"""A probability of a learner below this counts as this, above 1 less this as that: no learner alone decides."""
 EXCEPTION = 0.006
 """Share of the cells that show a class which their image's labels lack."""
 ALONE = 0.82
@@ -153,11 +152,6 @@ class TooFewCells(DataError):
 
 Learner = Forest | Linear
 LEARNERS: tuple[Callable[[WeakConfig, int], Learner], ...] = (Forest, Linear)
-
-
-def agreement(views: np.ndarray) -> np.ndarray:
-    """Join probabilities of several learners: the mean of their log odds, (learners, N, K) -> (N, K) float64."""
-    return np.asarray(expit(logit(np.clip(views, LEAST, 1 - LEAST)).mean(axis=0)))
 
 
 @dataclass(frozen=True)
@@ -388,33 +382,6 @@ def _margin_ratio(pool: _Pool, config: WeakConfig, seed: int) -> float | None:
     return margins[0] / max(margins[1], 1e-6)
 
 
-def oof_weak(
-    features: np.ndarray,
-    image_of_cell: np.ndarray,
-    image_labels: np.ndarray,
-    negative: int | None,
-    seed: int,
-    fold_of_image: np.ndarray,
-    config: WeakConfig | None = None,
-) -> np.ndarray:
-    """Score every cell by a model that was fitted, all its rounds, without any image of the cell's fold.
-
-    Args:
-        features, image_of_cell, image_labels, negative, seed, config: as in `fit_weak`.
-        fold_of_image: (M,) fold of each image.
-
-    Returns:
-        (N, K) float32 in [0, 1].
-    """
-    fold_of_cell = np.asarray(fold_of_image)[image_of_cell]
-    out = np.zeros((len(features), image_labels.shape[1]), np.float32)
-    for fold in np.unique(fold_of_cell):
-        inside = fold_of_cell == fold
-        model = fit_weak(features[~inside], image_of_cell[~inside], image_labels, negative, seed, config)
-        out[inside] = model.predict(features[inside])
-    return out
-
-
 def candidates(image_of_cell: np.ndarray, image_labels: np.ndarray, negative: int | None) -> np.ndarray:
     """Which classes the image of each cell allows, (N, K) bool: its labels, and Negative.
 
@@ -469,3 +436,28 @@ def renew(
     usual_odds = logit(np.clip(frequency, 0.01, 0.99))
     odds = logit(np.clip(probs, LEAST, 1 - LEAST)) - usual_odds + logit(prior)
     return np.asarray(expit(odds))
+
+
+def to_feature_classifier(
+    model: WeakModel, names: tuple[str, ...], config: WeakConfig, more: Mapping[str, Any]
+) -> FeatureClassifier:
+    """Take the arrays out of a fitted model.
+
+    Args:
+        model: from `fit_weak`.
+        names: of the features, in order.
+        config: what it was fitted with.
+        more: what else to remember, as JSON-like values.
+    """
+    forest = next(learner for learner in model.learners if isinstance(learner, Forest))
+    linear = next(learner for learner in model.learners if isinstance(learner, Linear))
+    meta = {
+        "count": model.soft.shape[1],
+        "names": list(names),
+        "importance": [round(float(v), 6) for v in model.importance],
+        "history": [round(v, 6) for v in model.history],
+        "config": asdict(config),
+        **more,
+    }
+    stored = StoredForest(**forest.arrays()), StoredLinear(**linear.arrays())
+    return FeatureClassifier.of(*stored, model.classes.astype(np.int64), as_read(meta))

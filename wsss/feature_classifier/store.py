@@ -6,22 +6,20 @@ Nothing is pickled, and scikit-learn is not needed to predict: another version o
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from scipy.special import expit, ndtri
+from scipy.special import expit, logit, ndtri
 
 from wsss.core.checks import DataError, some
 from wsss.core.digests import check_format
-from wsss.core.files import as_read, write_bytes
+from wsss.core.files import write_bytes
 from wsss.core.labels import MOST_CLASSES
 from wsss.core.reading import parse_json
-from wsss.feature_classifier.fit import SPREAD, Forest, Linear, WeakModel, agreement
-from wsss.options.recipe import WeakConfig
 
 FORMAT = "wsss-feature_classifier-2"
 LEAF = -1
@@ -30,6 +28,15 @@ ROWS = 256
 """Cells that go through the trees at once."""
 NEAR = 1e-7
 """Values this near to the lowest or highest known one count as it, as in scikit-learn."""
+SPREAD = 4.0
+"""Normal scores of features beyond this are cut."""
+LEAST = 2e-3
+"""A probability of a learner below this counts as this, above 1 less this as that: no learner alone decides."""
+
+
+def agreement(views: np.ndarray) -> np.ndarray:
+    """Join probabilities of several learners: the mean of their log odds, (learners, N, K) -> (N, K) float64."""
+    return np.asarray(expit(logit(np.clip(views, LEAST, 1 - LEAST)).mean(axis=0)))
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,13 @@ class FeatureClassifier:
         """Whether the cells that it learnt from show one class each; False for classifiers of before."""
         return self.meta.get("one_class") is True
 
+    @classmethod
+    def of(
+        cls, forest: StoredForest, linear: StoredLinear, classes: np.ndarray, meta: dict[str, Any]
+    ) -> "FeatureClassifier":
+        """Return the feature classifier of these learners, with its digest."""
+        return cls(forest, linear, classes, meta, _digest(_arrays(forest, linear, classes), meta))
+
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return scores (N, K) float32 in [0, 1] for (N, F) float32 features; each class by itself."""
         features = np.asarray(features, np.float32)
@@ -118,35 +132,6 @@ class FeatureClassifier:
         if len(features):
             out[:, self.classes] = agreement(np.array([self.forest.predict(features), self.linear.predict(features)]))
         return out
-
-
-def to_feature_classifier(
-    model: WeakModel, names: tuple[str, ...], config: WeakConfig, more: Mapping[str, Any]
-) -> FeatureClassifier:
-    """Take the arrays out of a fitted model.
-
-    Args:
-        model: from `fit_weak`.
-        names: of the features, in order.
-        config: what it was fitted with.
-        more: what else to remember, as JSON-like values.
-    """
-    forest = next(learner for learner in model.learners if isinstance(learner, Forest))
-    linear = next(learner for learner in model.learners if isinstance(learner, Linear))
-    meta = {
-        "count": model.soft.shape[1],
-        "names": list(names),
-        "importance": [round(float(v), 6) for v in model.importance],
-        "history": [round(v, 6) for v in model.history],
-        "margin_ratio": None if model.margin_ratio is None else round(model.margin_ratio, 4),
-        "one_class": model.one_class,
-        "config": asdict(config),
-        **more,
-    }
-    stored = StoredForest(**forest.arrays()), StoredLinear(**linear.arrays())
-    plain = as_read(meta)
-    arrays = _arrays(*stored, model.classes)
-    return FeatureClassifier(*stored, model.classes.astype(np.int64), plain, _digest(arrays, plain))
 
 
 def save_feature_classifier(path: Path, feature_classifier: FeatureClassifier) -> None:

@@ -9,21 +9,16 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import DataError
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_json
-from wsss.core.runtime import cores, progress
+from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import image_marks, read_cells, read_nuclei
+from wsss.data.origin import image_marks
 from wsss.data.photometric import Faults, faulty_copy
 from wsss.feature_classifier.features import DESCRIPTIONS, cell_features, describe_features
-from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, fit_weak
-from wsss.feature_classifier.store import (
-    FeatureClassifier,
-    load_feature_classifier,
-    save_feature_classifier,
-    to_feature_classifier,
-)
+from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, fit_weak, to_feature_classifier
+from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier, save_feature_classifier
 from wsss.metrics.cells import CellTruth
 from wsss.options.recipe import FeatureClassifierConfig
 from wsss.runs.run_folder import RunFolder
@@ -43,48 +38,6 @@ class Reason:
     """The feature in words."""
     weight: float
     """How much it raises the log odds of the label above those of a cell of median features."""
-
-
-def contributions(feature_classifier: FeatureClassifier, features: np.ndarray) -> np.ndarray:
-    """Return what each feature of each cell adds to the log-odds of each class.
-
-    Args:
-        feature_classifier: the fitted feature classifier.
-        features: (N, F) float32, from `cell_features`.
-
-    Returns:
-        (N, C, F) float64 for the classes in `feature_classifier.classes`; with the intercept they sum over the
-        features to the log odds of the linear half.
-    """
-    scaled = feature_classifier.linear.scale(np.asarray(features, np.float32))
-    return scaled[:, None, :] * feature_classifier.linear.weights
-
-
-def explain_cell(
-    feature_classifier: FeatureClassifier,
-    features: np.ndarray,
-    label: int,
-    words: Mapping[str, str] = DESCRIPTIONS,
-) -> list[Reason]:
-    """Return the features that speak most for a label of one cell, the strongest first.
-
-    Args:
-        feature_classifier: the fitted feature classifier.
-        features: (F,) float32, the cell's row of `cell_features`.
-        label: class id.
-        words: the features in words, by name.
-
-    Raises:
-        ValueError: the feature_classifier does not know the class.
-    """
-    known = feature_classifier.classes.tolist()
-    if label not in known:
-        raise ValueError(f"the feature_classifier knows the classes {known}, not {label}.")
-    scaled = feature_classifier.linear.scale(np.asarray(features, np.float32)[None])[0]
-    terms = scaled * feature_classifier.linear.weights[known.index(label)]
-    return [
-        _reason(feature_classifier, words, k, scaled[k], terms[k]) for k in np.argsort(-terms)[:TOP] if terms[k] > 0
-    ]
 
 
 def explain_classes(
@@ -254,10 +207,10 @@ def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> l
 
     def describe(index: int) -> _Described:
         try:
-            label_map = data.geometry(index).labels_to_store(read_cells(data, index))
+            label_map = data.geometry(index).labels_to_store(data.cells(index))
         except DataError:  # segment has reported it; the image has no cells then
             label_map = np.zeros((data.size, data.size), np.int32)
-        image, nuclei = np.array(data.image(index)), read_nuclei(data, index)
+        image, nuclei = np.array(data.image(index)), data.nuclei(index)
         plain = cell_features(image, label_map, nuclei, views)
         changed = np.zeros((copies, *plain.shape), np.float32)
         emptied = np.zeros((copies, len(plain)), bool)

@@ -170,7 +170,7 @@ class Calibration:
     cells: list[Curve]
     images: list[Curve]
     origin: dict[str, Any]
-    """What they were fitted on: members, score, crops and tta of the predictions, as recorded in their provenance."""
+    """What they were fitted on: networks (`members`), score, crops and tta, as in the predictions' provenance."""
 
     def of_cells(self, scores: np.ndarray) -> np.ndarray:
         """Calibrate (N, K) scores of cells."""

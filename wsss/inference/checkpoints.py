@@ -9,16 +9,14 @@ import numpy as np
 from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.device import Device
 from wsss.core.files import digest_file, digest_json
-from wsss.data.build import folds_digest
-from wsss.data.catalog import DataSet
-from wsss.data.mask_samples import coverage_folds, survey
-from wsss.data.mask_samples import folds_digest as mask_folds_digest
-from wsss.data.masks import MaskSet
+from wsss.data.catalog import DataSet, folds_digest
+from wsss.data.masks import MaskSet, coverage_folds, survey
+from wsss.data.masks import folds_digest as mask_folds_digest
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.device import Device
 from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
 from wsss.runs.record import RunRecord, check_unseen, fold_name, has_seen
@@ -253,7 +251,7 @@ def plan_oof(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
     folds[later] = -1
     plan = _plan_folds(checkpoints, folds, data.ids, digest, data.twins, data.folder)
     rest = np.flatnonzero(data.ok & (folds < 0)).tolist()
-    return [*plan, *_plan_of_no_fold([member for unseeing, _ in plan for member in unseeing], data, rest)]
+    return [*plan, *_plan_of_no_fold([checkpoint for unseeing, _ in plan for checkpoint in unseeing], data, rest)]
 
 
 def came_later(checkpoints: Sequence[CamCheckpoint], data: DataSet) -> tuple[str, list[int]]:

@@ -10,13 +10,12 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from wsss.core.checks import DataError, some
+from wsss.core.console import progress
 from wsss.core.csv_text import read_text
 from wsss.core.files import digest_file, read_record
-from wsss.core.runtime import progress
 from wsss.inference.tables import iter_cells, read_cells, read_images, score_columns
 from wsss.runs.output import check_recorded, record_over
 
-HOWS = ("mean", "geometric", "rank")
 ROUNDS = 20
 """Picks of the weight search; a weight is a multiple of 1 / ROUNDS."""
 
@@ -25,7 +24,7 @@ Score = Callable[[np.ndarray, np.ndarray], float]
 
 
 def prepare(scores: np.ndarray, how: str) -> np.ndarray:
-    """Bring one member's (N, K) scores to the scale on which `blend` adds them.
+    """Bring one prediction's (N, K) scores to the scale on which `blend` adds them.
 
     mean: as they are; geometric: their logarithm, scores below 1e-6 counting as 1e-6; rank: for each class the share
     of scores that are not higher, in (0, 1], equal scores sharing the mean of their ranks.
@@ -38,7 +37,7 @@ def prepare(scores: np.ndarray, how: str) -> np.ndarray:
 
 
 def blend(prepared: Sequence[np.ndarray], weights: np.ndarray, how: str) -> np.ndarray:
-    """Blend members that `prepare` has prepared; the weights' scale does not matter.
+    """Blend predictions that `prepare` has prepared; the weights' scale does not matter.
 
     Returns:
         (N, K) float32 in [0, 1].
@@ -52,7 +51,7 @@ def blend(prepared: Sequence[np.ndarray], weights: np.ndarray, how: str) -> np.n
 
 
 def fit_weights(prepared: Sequence[np.ndarray], rows: np.ndarray, how: str, score: Score) -> np.ndarray:
-    """Find weights that make the blend of `rows` score high: pick after pick, the member that helps most.
+    """Find weights that make the blend of `rows` score high: pick after pick, the prediction that helps most.
 
     Returns:
         (M,) float64 with sum 1.
@@ -91,7 +90,7 @@ def fit_nested(prepared: Sequence[np.ndarray], folds: np.ndarray, how: str, scor
     """Fit weights once for every fold, each time on the rows of the other folds; rows without a fold are left out.
 
     Args:
-        prepared: the members' scores, (N, K) each.
+        prepared: the predictions' scores, (N, K) each.
         folds: (N,) the fold that held each row out; -1 for none.
         how: rule of the blend.
         score: what is to be high.
@@ -108,14 +107,14 @@ SAME = ("fold", "ImageHeight", "ImageWidth", "area_px", "y0", "x0", "y1", "x1")
 
 
 @dataclass(frozen=True)
-class MemberTables:
+class Prediction:
     """One prediction."""
 
     folder: Path
     cells: pd.DataFrame
-    """Without masks; rows in the order of the first member's."""
+    """Without masks; rows in the order of the first prediction."""
     images: pd.DataFrame
-    """Rows in the order of the first member's."""
+    """Rows in the order of the first prediction."""
     provenance: dict[str, Any]
     """Of infer or ensemble; empty for tables made by others."""
 
@@ -140,23 +139,23 @@ class MemberTables:
         return {"path": str(self.folder), name: digest_file(self.folder / name)}
 
 
-def read_members(folders: list[Path]) -> list[MemberTables]:
-    """Read the tables of all members, and bring them to the rows of the first.
+def read_predictions(folders: list[Path]) -> list[Prediction]:
+    """Read the tables of all predictions, and bring them to the rows of the first.
 
     Raises:
-        DataError: a member is of other images, cells, classes or folds than the first.
+        DataError: a prediction is of other images, cells, classes or folds than the first.
     """
-    members: list[MemberTables] = []
+    predictions: list[Prediction] = []
     for folder in folders:
         provenance = read_provenance(folder)
         cells, images = read_cells(folder), read_images(folder)
-        if members:
-            first = members[0]
+        if predictions:
+            first = predictions[0]
             cells = _aligned(cells, first.cells, ["ID", "cell_id"], folder, first.folder)
             images = _aligned(images, first.images, ["ID"], folder, first.folder)
-        members.append(MemberTables(folder, cells, images, provenance))
-        _check_same(members[-1], members[0])
-    return members
+        predictions.append(Prediction(folder, cells, images, provenance))
+        _check_same(predictions[-1], predictions[0])
+    return predictions
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
@@ -190,41 +189,44 @@ def _aligned(table: pd.DataFrame, first: pd.DataFrame, key: list[str], folder: P
     return table.iloc[rows].reset_index(drop=True)
 
 
-def _check_same(member: MemberTables, first: MemberTables) -> None:
-    if member.columns != first.columns:
-        raise DataError(f"{member.folder} has {len(member.columns)} classes, {first.folder} has {len(first.columns)}.")
+def _check_same(prediction: Prediction, first: Prediction) -> None:
+    if prediction.columns != first.columns:
+        raise DataError(
+            f"{prediction.folder} has {len(prediction.columns)} classes, {first.folder} has {len(first.columns)}."
+        )
     for name in SAME:
-        differs = np.flatnonzero(member.cells[name].to_numpy() != first.cells[name].to_numpy())
+        differs = np.flatnonzero(prediction.cells[name].to_numpy() != first.cells[name].to_numpy())
         if differs.size:
             row = first.cells.iloc[differs[0]]
             more = ": predictions out of different folds leak into each other" if name == "fold" else ""
             raise DataError(
-                f"{member.folder}: cell {row.cell_id} of {row.ID} has {name} {member.cells[name].iloc[differs[0]]}, "
-                f"in {first.folder} it is {row[name]}{more}. Blend predictions of the same cells and folds."
+                f"{prediction.folder}: cell {row.cell_id} of {row.ID} has {name} "
+                f"{prediction.cells[name].iloc[differs[0]]}, in {first.folder} it is {row[name]}{more}. "
+                "Blend predictions of the same cells and folds."
             )
     for name in ("fold", "status"):
-        differs = np.flatnonzero(member.images[name].to_numpy() != first.images[name].to_numpy())
+        differs = np.flatnonzero(prediction.images[name].to_numpy() != first.images[name].to_numpy())
         if differs.size:
             row = first.images.iloc[differs[0]]
             raise DataError(
-                f"{member.folder}: the {name} of {row.ID} is '{member.images[name].iloc[differs[0]]}', in "
+                f"{prediction.folder}: the {name} of {row.ID} is '{prediction.images[name].iloc[differs[0]]}', in "
                 f"{first.folder} it is '{row[name]}'. Predict both on the same data set and folds."
             )
-    marks, first_marks = ((record_over(one.folder) or {}).get("items", {}) for one in (member, first))
+    marks, first_marks = ((record_over(one.folder) or {}).get("items", {}) for one in (prediction, first))
     if marks and first_marks and marks != first_marks:
         changed = [name for name in marks if marks[name] != first_marks.get(name, marks[name])]
         raise DataError(
-            f"{member.folder} and {first.folder} were made from other pixels or label maps of {some(changed, 3)}: "
+            f"{prediction.folder} and {first.folder} were made from other pixels or label maps of {some(changed, 3)}: "
             "predict both again."
         )
     for name in ("oof", "table"):
-        if member.provenance and first.provenance and member.provenance.get(name) != first.provenance.get(name):
+        if prediction.provenance and first.provenance and prediction.provenance.get(name) != first.provenance.get(name):
             what = "is out of fold, the other is not" if name == "oof" else "is of another state of the data set"
-            raise DataError(f"of {member.folder} and {first.folder} one {what}: blend predictions made alike.")
+            raise DataError(f"of {prediction.folder} and {first.folder} one {what}: blend predictions made alike.")
 
 
-def blended_frames(first: MemberTables, scores: np.ndarray) -> Iterator[pd.DataFrame]:
-    """Yield each image's cells of the first member, with masks, scores replaced; needs its cells.parquet."""
+def blended_frames(first: Prediction, scores: np.ndarray) -> Iterator[pd.DataFrame]:
+    """Yield each image's cells of the first prediction, with masks, scores replaced; needs its cells.parquet."""
     start = 0
     empty = True
     for _, cells in iter_cells(first.folder):
@@ -237,8 +239,8 @@ def blended_frames(first: MemberTables, scores: np.ndarray) -> Iterator[pd.DataF
         )
 
 
-def image_sizes(first: MemberTables) -> pd.DataFrame:
-    """Return ID, ImageHeight, ImageWidth of every image, from the first member's submission and cells.
+def image_sizes(first: Prediction) -> pd.DataFrame:
+    """Return ID, ImageHeight, ImageWidth of every image, from the first prediction submission and cells.
 
     Raises:
         DataError: there is no submission that gives the sizes of images without cells.

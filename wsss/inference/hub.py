@@ -15,19 +15,18 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.device import Device
+from wsss.core.console import waiting
 from wsss.core.digests import check_format
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
-from wsss.core.runtime import waiting
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.one_image import check_alike
 from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.device import Device
 from wsss.models.weights import load_weights, strip
-from wsss.runs.checkpoint import read_tensors
 from wsss.runs.record import NETWORK, check_network_record, record_from
-from wsss.runs.run_folder import RunFolder, first_of
+from wsss.runs.run_folder import RunFolder, first_of, read_tensors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 SENT = [CONFIG, WEIGHTS, CARD, "feature_classifier-*.safetensors"]
@@ -40,29 +39,29 @@ IMAGES = ("roles", "bits")
 """What is said of the images where it is not the usual."""
 
 
-def save_model(members: list[CamCheckpoint], run: Path, out: Path) -> None:
+def save_model(checkpoints: list[CamCheckpoint], run: Path, out: Path) -> None:
     """Write the networks of a run to the folder `out`, README.md with the figures of the run's own logs.
 
     Raises:
         DataError: the networks differ in classes, channels or size.
     """
-    check_alike(members, str(run))
-    names = ["full" if member.fold is None else f"fold{member.fold}" for member in members]
+    check_alike(checkpoints, str(run))
+    names = ["full" if checkpoint.fold is None else f"fold{checkpoint.fold}" for checkpoint in checkpoints]
     if len(set(names)) != len(names):
         raise DataError(f"{run} holds several networks of one fold: pass the folder of one of them.")
     tensors = {
         f"{name}.{key}": tensor.detach().cpu().contiguous()
-        for name, member in zip(names, members, strict=True)
-        for key, tensor in member.net.state_dict().items()
+        for name, checkpoint in zip(names, checkpoints, strict=True)
+        for key, tensor in checkpoint.net.state_dict().items()
     }
     beside: list[Path] = []
-    for name, member in zip(names, members, strict=True):
-        if member.feature_classifier is not None:
+    for name, checkpoint in zip(names, checkpoints, strict=True):
+        if checkpoint.feature_classifier is not None:
             beside.append(out / _feature_classifier_file(name))
-            write_bytes(beside[-1], RunFolder(member.path).feature_classifier.read_bytes())
-    networks = [{"name": name, **_shared(member)} for name, member in zip(names, members, strict=True)]
+            write_bytes(beside[-1], RunFolder(checkpoint.path).feature_classifier.read_bytes())
+    networks = [{"name": name, **_shared(checkpoint)} for name, checkpoint in zip(names, checkpoints, strict=True)]
     write_bytes(out / WEIGHTS, save(tensors, {"format": "pt"}))
-    write_text(out / CARD, model_card(members, run.name))
+    write_text(out / CARD, model_card(checkpoints, run.name))
     files = [WEIGHTS, *(path.name for path in beside)]
     config = {"library_name": "wsss", "model_type": "wsss-cam", "format": FORMAT, "networks": networks}
     write_json(out / CONFIG, config | {"files": {name: digest_file(out / name) for name in files}})
@@ -75,15 +74,15 @@ def _feature_classifier_file(name: str) -> str:
     return f"feature_classifier-{name}.safetensors"
 
 
-def _shared(member: CamCheckpoint) -> dict[str, Any]:
-    recipe = asdict(member.recipe)
+def _shared(checkpoint: CamCheckpoint) -> dict[str, Any]:
+    recipe = asdict(checkpoint.recipe)
     if recipe["weights"] not in ("hub", "package", "none"):
         recipe["weights"] = "none"  # a path of the maker's machine; the weights are in the model itself
     recipe["augment"] = Path(recipe["augment"]).name
     recipe["init_from"] = recipe["drs"]["refine_from"] = None
-    record = {name: getattr(member.record, name) for name in SHARED}
-    record |= {name: value for name in IMAGES if (value := getattr(member.record, name))}
-    return as_read(record | {"recipe": recipe, "trained_on": len(member.record.train_ids)})
+    record = {name: getattr(checkpoint.record, name) for name in SHARED}
+    record |= {name: value for name in IMAGES if (value := getattr(checkpoint.record, name))}
+    return as_read(record | {"recipe": recipe, "trained_on": len(checkpoint.record.train_ids)})
 
 
 def is_model(folder: Path) -> bool:
@@ -112,7 +111,7 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
         _check_files(folder, files)
     tensors = read_tensors(folder / WEIGHTS)
     digest = digest_file(folder / WEIGHTS)
-    members = []
+    checkpoints = []
     for facts in networks:
         # Whose images reached it stayed at its maker's: nothing may be predicted out of fold with it.
         record = record_from(facts, folder / facts["name"], [], None, digest)
@@ -124,8 +123,8 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
         kept = first_of(folder / _feature_classifier_file(name), folder / f"opinion-{name}.safetensors")
         features = tuple(describe_features(record.stains))
         feature_classifier = load_feature_classifier(kept, features) if _belongs(kept, files) else None
-        members.append(CamCheckpoint(record, net, feature_classifier))
-    return members
+        checkpoints.append(CamCheckpoint(record, net, feature_classifier))
+    return checkpoints
 
 
 def _check_network(facts: Any, where: Path) -> None:
@@ -221,9 +220,9 @@ One row a cell; the columns `0` to `{last}` are the scores of the classes below.
 """
 
 
-def model_card(members: list[CamCheckpoint], name: str) -> str:
+def model_card(checkpoints: list[CamCheckpoint], name: str) -> str:
     """Return a README for the networks of the run called `name`; figures that no log holds are left out."""
-    record, recipe = members[0].record, members[0].recipe
+    record, recipe = checkpoints[0].record, checkpoints[0].recipe
     parts = [
         HEAD.format(
             name=plain(name),
@@ -237,7 +236,7 @@ def model_card(members: list[CamCheckpoint], name: str) -> str:
         f"puzzle of {recipe.puzzle.side} x {recipe.puzzle.side} tiles with weight {recipe.puzzle.weight:g}, "
         f"{recipe.optim.name} at {recipe.optim.lr:g}, batch {recipe.batch}, at most {recipe.epochs} epochs. "
         f"All options: `config.json`.\n",
-        _figures(members),
+        _figures(checkpoints),
         "Figures are of the images each network held out, at the epoch its weights are from; the labels they are "
         "compared with are those of whole images.\n",
         "## Classes\n",
@@ -255,8 +254,8 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", escaped)
 
 
-def _figures(members: list[CamCheckpoint]) -> str:
-    rows = [_row(member) for member in members]
+def _figures(checkpoints: list[CamCheckpoint]) -> str:
+    rows = [_row(checkpoint) for checkpoint in checkpoints]
     shown = [column for column in FIGURES if any(column in row for row in rows)]
     head = ["network", "images trained on", "epoch", *(FIGURES[column] for column in shown)]
     lines = [head, ["---"] * len(head)]
@@ -265,11 +264,11 @@ def _figures(members: list[CamCheckpoint]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _row(member: CamCheckpoint) -> dict[str, str]:
+def _row(checkpoint: CamCheckpoint) -> dict[str, str]:
     """Return the figures of the epoch whose weights are kept, as the log has them."""
-    name = "all images" if member.fold is None else f"held out fold {member.fold}"
-    row = {"network": name, "images": str(len(member.record.train_ids)), "epoch": "-"}
-    log = _log(RunFolder(member.path))
+    name = "all images" if checkpoint.fold is None else f"held out fold {checkpoint.fold}"
+    row = {"network": name, "images": str(len(checkpoint.record.train_ids)), "epoch": "-"}
+    log = _log(RunFolder(checkpoint.path))
     if log is None:
         return row
     held_out = "val_loss" in log and log["val_loss"].notna().any()
@@ -306,7 +305,7 @@ class _Outputs(nn.Module):
         return output.logits.sigmoid(), output.cam
 
 
-def export_onnx(members: list[CamCheckpoint], out: Path) -> list[tuple[Path, float]]:
+def export_onnx(checkpoints: list[CamCheckpoint], out: Path) -> list[tuple[Path, float]]:
     """Write <out>/fold<k>.onnx for every network; return each file with its largest difference from PyTorch.
 
     Input `images`: (B, C, H, W) float32, 0..255, H and W multiples of 32. Outputs `probs` (B, K) and `cam`
@@ -323,14 +322,16 @@ def export_onnx(members: list[CamCheckpoint], out: Path) -> list[tuple[Path, flo
     except ImportError as error:
         raise ConfigError(f"--to onnx needs {error.name}: pip install 'wsss[onnx]'.") from error
     done = []
-    for member in members:
-        name = "full" if member.fold is None else f"fold{member.fold}"
-        net = _Outputs(member.net).eval()
+    for checkpoint in checkpoints:
+        name = "full" if checkpoint.fold is None else f"fold{checkpoint.fold}"
+        net = _Outputs(checkpoint.net).eval()
         with waiting(f"export {name}"):
-            content = _convert(net, channels=len(member.record.channels))
-            worst = _compare(content, net, len(member.record.channels))
+            content = _convert(net, channels=len(checkpoint.record.channels))
+            worst = _compare(content, net, len(checkpoint.record.channels))
         if not worst <= TOLERANCE:
-            raise DataError(f"{member.path}: as ONNX it differs from PyTorch by {worst:.2g}, allowed is {TOLERANCE:g}.")
+            raise DataError(
+                f"{checkpoint.path}: as ONNX it differs from PyTorch by {worst:.2g}, allowed is {TOLERANCE:g}."
+            )
         write_bytes(out / f"{name}.onnx", content)
         done.append((out / f"{name}.onnx", worst))
     return done

@@ -11,10 +11,10 @@ import numpy as np
 import tifffile
 from scipy import ndimage
 
-from wsss.cells.mask_instances import EIGHT, REACH, mask_channel, objects_of
+from wsss.cells.instances import EIGHT, REACH, mask_channel, objects_of
 from wsss.core.checks import DataError
 from wsss.core.files import disk_errors
-from wsss.core.run_length import Order, encode_parts
+from wsss.core.rle import Order, encode_parts
 from wsss.data.large import LargeImage
 from wsss.exports.annotations import cell_polygons, feature_text, geometry, write_feature_texts
 from wsss.inference.semantic import MaskPredictor, predict_tiles

@@ -14,10 +14,11 @@ import torch
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
-from wsss.core.runtime import MOST_LOSSES, connect, go_to, keep_freed_memory
+from wsss.core.runtime import MOST_LOSSES, connect, go_to
 from wsss.inference.checkpoints import Plan
 from wsss.inference.pipeline import Scored, predict
 from wsss.inference.sources import Task
+from wsss.models.device import keep_freed_memory
 
 BATCHES = 4
 """Of a chunk: within it reading, network and scoring overlap; it is what a lost worker costs."""
@@ -92,8 +93,8 @@ class Worker:
 
     def score(self, chunk: Chunk) -> list[Scored]:
         """Score the images of a chunk."""
-        members, _ = self.plan[chunk.entry]
-        return list(predict(self.task, members, chunk.indices, set(), chunk.fold))
+        checkpoints, _ = self.plan[chunk.entry]
+        return list(predict(self.task, checkpoints, chunk.indices, set(), chunk.fold))
 
 
 def predict_on_ray(build: Build, fingerprint: str, chunks: list[Chunk], device: str) -> Iterator[Scored]:

@@ -10,7 +10,6 @@ import pandas as pd
 
 from wsss.core.channels import BITS, default_roles
 from wsss.core.checks import DataError, some
-from wsss.core.device import Device
 from wsss.core.files import as_read
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import check_label_map
@@ -21,6 +20,7 @@ from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.pipeline import make_sample, score_now, take_part
 from wsss.inference.sources import Task, check_origin, digests
+from wsss.models.device import Device
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 from wsss.segmenters import Field
 from wsss.segmenters.classical import segment_field
@@ -43,7 +43,7 @@ class _OneImage:
 class Model:
     """The networks of a run, ready for images in memory; made by `wsss.load`."""
 
-    members: list[CamCheckpoint]
+    checkpoints: list[CamCheckpoint] = field(repr=False)
     """Their scores are averaged."""
     device: Device
     score: ScoreConfig
@@ -63,29 +63,31 @@ class Model:
         """
         curves = load_calibration(path, len(self.classes))
         rules = {"score": asdict(self.score), "crops": asdict(self.crops), "tta": asdict(self.tta)}
-        check_origin(curves, as_read({**rules, "members": [digests(member) for member in self.members]}), path)
+        check_origin(
+            curves, as_read({**rules, "members": [digests(checkpoint) for checkpoint in self.checkpoints]}), path
+        )
         return replace(self, calibration=curves)
 
     @property
     def classes(self) -> ClassList:
         """The classes, in the order of the score columns '0', '1', ..."""
-        record = self.members[0].record
+        record = self.checkpoints[0].record
         return ClassList(record.classes, record.negative)
 
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the image channels, in order."""
-        return self.members[0].record.channels
+        return self.checkpoints[0].record.channels
 
     @property
     def roles(self) -> tuple[str, ...]:
         """What each channel shows: nucleus, signal, cell, outline, or ''."""
-        return self.members[0].record.roles or tuple(default_roles(self.channels))
+        return self.checkpoints[0].record.roles or tuple(default_roles(self.channels))
 
     @property
     def size(self) -> int:
         """Edge in px of the square that images are scaled into."""
-        return self.members[0].record.size
+        return self.checkpoints[0].record.size
 
     def predict(
         self, image: np.ndarray, label_map: np.ndarray | None = None, *, name: str = "image", bits: int | None = None
@@ -105,7 +107,7 @@ class Model:
         Raises:
             DataError: the image or the label map is not what it must be.
         """
-        planes = check_image(image, len(self.channels), bits or self.members[0].record.bits)
+        planes = check_image(image, len(self.channels), bits or self.checkpoints[0].record.bits)
         shape = (planes.shape[1], planes.shape[2])
         geometry = Geometry(*shape, self.size)
         stored = geometry.image_to_store(planes)
@@ -117,7 +119,7 @@ class Model:
                 raise DataError(f"label_map is {cells_map.shape}, expected the image's {shape}.")
         data = cast(DataSet, _OneImage([name], self.size, self.classes, shape))
         task = Task(data, self.score, self.crops, self.device, tta=self.tta, calibration=self.calibration)
-        (scored,) = score_now(task, self.members, [make_sample(data, 0, stored, cells_map, nuclei)])
+        (scored,) = score_now(task, self.checkpoints, [make_sample(data, 0, stored, cells_map, nuclei)])
         (cells,) = take_part([pd.read_feather(BytesIO(scored.payload))], "")
         return cells
 
@@ -157,17 +159,17 @@ def _find_cells(
     return np.pad(maps.cells, padding), None if maps.nuclei is None else np.pad(maps.nuclei, padding)
 
 
-def check_alike(members: list[CamCheckpoint], where: str) -> None:
+def check_alike(checkpoints: list[CamCheckpoint], where: str) -> None:
     """Refuse networks that do not speak of the same classes, channels and size.
 
     Raises:
         DataError: they differ, or are made for another task than cell labels.
     """
-    for member in members:
-        if member.recipe.task != "classify":
-            raise DataError(f"{member.path} was trained for {member.recipe.task}: it gives no labels of cells.")
+    for checkpoint in checkpoints:
+        if checkpoint.recipe.task != "classify":
+            raise DataError(f"{checkpoint.path} was trained for {checkpoint.recipe.task}: it gives no labels of cells.")
         for what in ("classes", "negative", "channels", "size"):
-            fact, first = getattr(member.record, what), getattr(members[0].record, what)
+            fact, first = getattr(checkpoint.record, what), getattr(checkpoints[0].record, what)
             if fact != first:
                 shown = some(fact) if isinstance(fact, tuple) else fact
-                raise DataError(f"{where}: {member.path} has other {what} ({shown}) than {members[0].path}.")
+                raise DataError(f"{where}: {checkpoint.path} has other {what} ({shown}) than {checkpoints[0].path}.")

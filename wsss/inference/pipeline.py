@@ -17,18 +17,16 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsss.cells.blending import Part, blend_parts, image_scores, own_share
 from wsss.cells.instances import measure_cells
 from wsss.cells.regions import cell_ids, visible_share
+from wsss.cells.scoring import Part, blend_parts, image_scores, own_share
 from wsss.core.checks import DataError, some
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.rle import encode_label_map
-from wsss.core.runtime import cores, progress
+from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import read_cells, read_nuclei
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.sources import Batch, Sample, Source, Task, look, shows_one_class, sources_of
-from wsss.inference.submission import write_submission
 from wsss.inference.tables import (
     EMBEDDINGS,
     cells_frame,
@@ -37,6 +35,7 @@ from wsss.inference.tables import (
     write_cells,
     write_embeddings,
     write_images,
+    write_submission,
 )
 from wsss.options.infer import Shard
 from wsss.runs.journal import Journal
@@ -53,12 +52,12 @@ def take(shard: Shard, plan: Plan, batch: int) -> Plan:
     """
     out: Plan = []
     place = 0  # of the batch among all of the plan, so that small folds do not all fall to the first shards
-    for members, indices in plan:
+    for checkpoints, indices in plan:
         batches = [indices[b : b + batch] for b in range(0, len(indices), batch)]
         mine = [cut for k, cut in enumerate(batches, place) if k % shard.count == shard.number - 1]
-        out.append((members, [index for cut in mine for index in cut]))
+        out.append((checkpoints, [index for cut in mine for index in cut]))
         place += len(batches)
-    return [(members, indices) for members, indices in out if indices]
+    return [(checkpoints, indices) for checkpoints, indices in out if indices]
 
 
 class ShardJournals:
@@ -161,7 +160,7 @@ def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: in
         if source.share is not None
     ]
     visible = visible_share(sample.cells, sample.content)
-    one_class = shows_one_class(sources[0].members, task.score)
+    one_class = shows_one_class(sources[0].checkpoints, task.score)
     final = blend_parts(parts, task.score, negative=task.data.classes.negative, visible=visible, one_class=one_class)
     probs = image_scores(final, sample.probs, negative=task.data.classes.negative, share=own_share(parts))
     if task.calibration is not None:
@@ -265,8 +264,8 @@ def write_results(
         shown: the folder as messages name it.
         embeddings: write the cells' vectors as well.
     """
-    images = _images_table(data, journal)
     cells = write_cells(out, take_part(_frames(data, journal), ""))
+    images = _images_table(data, journal)
     for name in parts:
         write_cells(out / name, take_part(_frames(data, journal), name))
         write_images(out / name, images)
@@ -313,18 +312,18 @@ def _images_table(data: DataSet, journal: Journal | ShardJournals) -> pd.DataFra
 
 
 def predict(
-    task: Task, members: list[CamCheckpoint], indices: list[int], skip: set[int], fold: int
+    task: Task, checkpoints: list[CamCheckpoint], indices: list[int], skip: set[int], fold: int
 ) -> Iterator[Scored]:
-    """Score images with the mean of `members`, in batches in order.
+    """Score images with the mean of `checkpoints`, in batches in order.
 
     Args:
         task: data and rules.
-        members: the networks.
+        checkpoints: the networks.
         indices: the images.
         skip: images whose results are there already; batches of such images alone are left out.
         fold: what the tables say of these images; -1 for not out of fold.
     """
-    sources = sources_of(members, task)
+    sources = sources_of(checkpoints, task)
     batches = [indices[b : b + task.batch] for b in range(0, len(indices), task.batch)]
     todo = [batch for batch in batches if not set(batch) <= skip]
     helpers = max(2, min(8, cores() // 2))  # a GPU outruns two
@@ -337,18 +336,18 @@ def predict(
     ):
         finished: list[Future[Scored]] = []
         for samples in _ahead(readers, task, todo):
-            running = network.submit(_score_batch, task, members, sources, samples, fold, cutter, writers)
+            running = network.submit(_score_batch, task, checkpoints, sources, samples, fold, cutter, writers)
             # while the network runs, so that a kill costs no more than what is under way
             yield from (future.result() for future in finished)
             finished = running.result()
         yield from (future.result() for future in finished)
 
 
-def score_now(task: Task, members: list[CamCheckpoint], samples: list[Sample], fold: int = -1) -> list[Scored]:
+def score_now(task: Task, checkpoints: list[CamCheckpoint], samples: list[Sample], fold: int = -1) -> list[Scored]:
     """Score samples that are in memory already, as one batch."""
-    sources = sources_of(members, task)
+    sources = sources_of(checkpoints, task)
     with ThreadPoolExecutor(1) as pool:
-        return [future.result() for future in _score_batch(task, members, sources, samples, fold, pool, pool)]
+        return [future.result() for future in _score_batch(task, checkpoints, sources, samples, fold, pool, pool)]
 
 
 def read_sample(task: Task, index: int) -> Sample:
@@ -358,10 +357,10 @@ def read_sample(task: Task, index: int) -> Sample:
         task.overlap.wait(data.ids[index])
     image = np.array(data.image(index))
     try:
-        label_map = read_cells(data, index)
+        label_map = data.cells(index)
     except DataError as error:
         return make_sample(data, index, image, None, problem=str(error))
-    return make_sample(data, index, image, label_map, read_nuclei(data, index))
+    return make_sample(data, index, image, label_map, data.nuclei(index))
 
 
 def make_sample(
@@ -392,7 +391,7 @@ def _ahead(pool: ThreadPoolExecutor, task: Task, batches: list[list[int]]) -> It
 
 def _score_batch(
     task: Task,
-    members: list[CamCheckpoint],
+    checkpoints: list[CamCheckpoint],
     sources: list[Source],
     samples: list[Sample],
     fold: int,
@@ -403,7 +402,7 @@ def _score_batch(
     batch = Batch(samples, np.stack([sample.image for sample in samples]))
     # the first crops are cut while the maps are made
     crops = [None if (cut := source.cut(batch)) is None else _one_ahead(cutter, cut) for source in sources]
-    maps = look(members, task, batch)
+    maps = look(checkpoints, task, batch)
     seen = {source.name: source.see(batch, of_source or ()) for source, of_source in zip(sources, crops, strict=True)}
     scoring = []
     for b, sample in enumerate(samples):

@@ -8,11 +8,10 @@ from skimage.segmentation import random_walker
 from wsss.cells.regions import cell_means, group_pixels
 from wsss.cells.scoring import resize
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.device import Device
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import read_cells
 from wsss.inference.checkpoints import CamCheckpoint, Plan, plan_oof
-from wsss.inference.views import view_maps
+from wsss.inference.semantic import view_maps
+from wsss.models.device import Device
 from wsss.options.masks import IGNORE
 from wsss.options.pseudo import PseudoConfig
 from wsss.options.scoring import TtaConfig
@@ -21,7 +20,7 @@ GRID = 4
 """Maps are kept, and refined, at one pixel for this many of the stored image."""
 
 
-def plan_pseudo(members: list[CamCheckpoint], data: DataSet, *, oof: bool) -> dict[str, Plan]:
+def plan_pseudo(checkpoints: list[CamCheckpoint], data: DataSet, *, oof: bool) -> dict[str, Plan]:
     """Decide which network makes the maps of which images, by name of the folder they go into.
 
     Out of fold there is one folder, 'oof', in which each image's maps are by the network that held it out; together
@@ -33,19 +32,19 @@ def plan_pseudo(members: list[CamCheckpoint], data: DataSet, *, oof: bool) -> di
         DataError: see `plan_oof`; or a network was trained on images that the data set lacks.
     """
     if oof:
-        return {"oof": plan_oof(members, data)}
+        return {"oof": plan_oof(checkpoints, data)}
     plans: dict[str, Plan] = {}
-    for member in members:
-        trained_on = frozenset(member.record.train_ids)
+    for checkpoint in checkpoints:
+        trained_on = frozenset(checkpoint.record.train_ids)
         learnt = [i for i, name in enumerate(data.ids) if data.ok[i] and name in trained_on]
         if len(learnt) < len(trained_on):
             raise DataError(
-                f"{member.path} was trained on {len(trained_on)} images, of which {data.folder} has {len(learnt)}: "
+                f"{checkpoint.path} was trained on {len(trained_on)} images, of which {data.folder} has {len(learnt)}: "
                 "pass the data set that it was trained on."
             )
-        if member.path.name in plans:
-            raise ConfigError(f"{member.path} is the second network named {member.path.name}: pass one run.")
-        plans[member.path.name] = [([member], learnt)]
+        if checkpoint.path.name in plans:
+            raise ConfigError(f"{checkpoint.path} is the second network named {checkpoint.path.name}: pass one run.")
+        plans[checkpoint.path.name] = [([checkpoint], learnt)]
     return plans
 
 
@@ -57,7 +56,7 @@ def cells_of(data: DataSet, index: int, config: PseudoConfig) -> np.ndarray:
     """
     geometry = data.geometry(index)
     if config.inside_cells:
-        return geometry.labels_to_store(read_cells(data, index))
+        return geometry.labels_to_store(data.cells(index))
     content = np.zeros((data.size, data.size), np.int32)
     content[: geometry.content_height, : geometry.content_width] = 1
     return content
@@ -65,7 +64,7 @@ def cells_of(data: DataSet, index: int, config: PseudoConfig) -> np.ndarray:
 
 def label_maps(
     data: DataSet,
-    members: list[CamCheckpoint],
+    checkpoints: list[CamCheckpoint],
     indices: list[int],
     tta: TtaConfig,
     config: PseudoConfig,
@@ -85,7 +84,7 @@ def label_maps(
             continue
         images = np.stack([data.image(i) for i in chosen])
         cells = [_cells_or_none(data, i, config) for i in chosen]
-        averaged = [view_maps(member.net, images, device, tta)[0] for member in members]
+        averaged = [view_maps(checkpoint.net, images, device, tta)[0] for checkpoint in checkpoints]
         maps = np.mean(averaged, axis=0)  # (B, K, h, w)
         for b, i in enumerate(chosen):
             label_map = cells[b]

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from wsss.cells.instances import Window
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.console import say
-from wsss.core.device import Device
+from wsss.core.console import say, waiting
 from wsss.core.files import digest_bytes
-from wsss.core.runtime import waiting
 from wsss.data.catalog import DataSet
-from wsss.data.fetch import FetchError, Manners, fetch_file
+from wsss.models.device import Device
 from wsss.models.published import DenseNet, SubCell, read_densenet, read_subcell
 from wsss.options.infer import InferOptions, parse_source
-from wsss.runs.checkpoint import read_tensors
+from wsss.runs.run_folder import read_tensors
+from wsss.stages.download import FetchError, Manners, fetch_file
 
 READERS: dict[str, Callable[[Sequence[dict[str, Tensor]]], SubCell | DenseNet]]
 READERS = {"subcell": read_subcell, "densenet": read_densenet}

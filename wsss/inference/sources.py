@@ -18,11 +18,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from wsss.cells.blending import GROUPS, Group, take_shares
 from wsss.cells.instances import crop_batches, window_batches
-from wsss.cells.scoring import cell_cam_scores
+from wsss.cells.scoring import GROUPS, Group, cell_cam_scores, take_shares
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.device import Device
 from wsss.core.files import as_read, digest_file
 from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet
@@ -31,8 +29,8 @@ from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.overlap import Overlap
 from wsss.inference.published import Published
-from wsss.inference.views import view_crops, view_maps
-from wsss.models.memory import in_parts
+from wsss.inference.semantic import view_crops, view_maps
+from wsss.models.device import Device, in_parts
 from wsss.models.unet import Unet
 from wsss.models.weights import check_outputs
 from wsss.options.infer import Embeddings, InferOptions
@@ -113,7 +111,7 @@ class Source(ABC):
     """One way of scoring cells: class maps, crops, cell features, a U-Net's maps, a published network.
 
     Args:
-        members: the networks of the run.
+        checkpoints: the networks of the run.
         task: data and rules.
         share: weight in the blend, in [0, 1]; the shares of all sources sum to 1. None for a source that describes
             cells without scoring them.
@@ -126,11 +124,11 @@ class Source(ABC):
     record: ClassVar[str | None] = None
     """Key of its digest in provenance.json; None where the digest of the run's networks covers it."""
 
-    def __init__(self, members: Sequence[CamCheckpoint], task: Task, share: float | None) -> None:
-        self.members, self.task, self.share = members, task, share
+    def __init__(self, checkpoints: Sequence[CamCheckpoint], task: Task, share: float | None) -> None:
+        self.checkpoints, self.task, self.share = checkpoints, task, share
 
     @staticmethod
-    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
+    def takes(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
         """Return the share that it takes from the sources before it in its group; None where it takes no part.
 
         Raises:
@@ -139,7 +137,7 @@ class Source(ABC):
         return None
 
     @staticmethod
-    def digest(member: CamCheckpoint) -> Any:
+    def digest(checkpoint: CamCheckpoint) -> Any:
         """Return the digest, or digests, of what it scores with; None if there is nothing."""
         return None
 
@@ -185,7 +183,7 @@ class ImageProbs(Source):
     group = None
 
     @staticmethod
-    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float:
+    def takes(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float:
         """Always there, never blended."""
         return 0.0
 
@@ -201,7 +199,7 @@ class CamScores(Source):
     group = "maps"
 
     @staticmethod
-    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float:
+    def takes(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float:
         """Always there."""
         return 1.0
 
@@ -218,7 +216,7 @@ class CropScores(Source):
     group = "crops"
 
     @staticmethod
-    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
+    def takes(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
         """There unless crops.mode is none."""
         return None if crops.mode == "none" else 1.0
 
@@ -234,7 +232,7 @@ class CropScores(Source):
     @property
     def columns(self) -> Sequence[str]:
         """crop_0, crop_1 ...: the pooled features of the first network; those of others have no common axes."""
-        return [f"crop_{k}" for k in range(self.members[0].net.classifier.in_channels)]
+        return [f"crop_{k}" for k in range(self.checkpoints[0].net.classifier.in_channels)]
 
     def see(self, batch: Batch, crops: Iterable[np.ndarray]) -> Sequence[tuple[np.ndarray, np.ndarray]]:
         """Return (N, K) scores, the mean of the networks, and (N, D) features of each image.
@@ -242,10 +240,12 @@ class CropScores(Source):
         Each batch of crops is cut once for all networks; without a share, the first network alone sees them.
         """
         device, tta = self.task.device, self.task.tta
-        members = self.members[:1] if self.share is None else self.members
-        outputs = [view_crops(members[0].net, [], device, tta)]
+        checkpoints = self.checkpoints[:1] if self.share is None else self.checkpoints
+        outputs = [view_crops(checkpoints[0].net, [], device, tta)]
         for crop in crops:
-            probs, features = zip(*(view_crops(member.net, [crop], device, tta) for member in members), strict=True)
+            probs, features = zip(
+                *(view_crops(checkpoint.net, [crop], device, tta) for checkpoint in checkpoints), strict=True
+            )
             outputs.append((np.mean(probs, axis=0), features[0]))
         scores, vectors = (batch.split(np.concatenate(of_batches)) for of_batches in zip(*outputs, strict=True))
         return list(zip(scores, vectors, strict=True))
@@ -267,12 +267,12 @@ class FeatureScores(Source):
     record = "feature_classifier"
 
     @staticmethod
-    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
+    def takes(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
         """There if the run has them and score.feature_share is above 0."""
         if score.feature_share == 0:
             return None
-        lacking = [str(member.path) for member in members if member.feature_classifier is None]
-        if lacking and any(_wants_features(member) for member in members):
+        lacking = [str(checkpoint.path) for checkpoint in checkpoints if checkpoint.feature_classifier is None]
+        if lacking and any(_wants_features(checkpoint) for checkpoint in checkpoints):
             raise DataError(
                 f"{some(lacking)} has no feature classifier (feature_classifier.safetensors), which the run wants: run "
                 "the same train command again with --feature_classifier.enabled true to make it, or pass "
@@ -281,9 +281,9 @@ class FeatureScores(Source):
         return None if lacking else 1.0
 
     @staticmethod
-    def digest(member: CamCheckpoint) -> str | None:
+    def digest(checkpoint: CamCheckpoint) -> str | None:
         """Return that of the feature classifier."""
-        return None if member.feature_classifier is None else member.feature_classifier.digest
+        return None if checkpoint.feature_classifier is None else checkpoint.feature_classifier.digest
 
     @staticmethod
     def embeds(wanted: Embeddings) -> bool:
@@ -293,16 +293,20 @@ class FeatureScores(Source):
     @property
     def columns(self) -> Sequence[str]:
         """The features by name."""
-        return list(describe_features(self.members[0].record.stains))
+        return list(describe_features(self.checkpoints[0].record.stains))
 
     def describe(self, sample: Sample) -> np.ndarray:
         """Return the features."""
-        return cell_features(sample.image, sample.cells, sample.nuclei, self.members[0].record.stains)
+        return cell_features(sample.image, sample.cells, sample.nuclei, self.checkpoints[0].record.stains)
 
     def score(self, sample: Sample) -> np.ndarray:
         """Return the mean of the feature classifiers."""
         features = sample.vectors[self.name]
-        scores = [member.feature_classifier.predict(features) for member in self.members if member.feature_classifier]
+        scores = [
+            checkpoint.feature_classifier.predict(features)
+            for checkpoint in self.checkpoints
+            if checkpoint.feature_classifier
+        ]
         return np.mean(scores, axis=0)
 
 
@@ -314,19 +318,19 @@ class UnetScores(Source):
     record = "unets"
 
     @staticmethod
-    def takes(members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
+    def takes(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
         """There if U-Nets were given."""
-        return score.unet_share if any(member.unets for member in members) else None
+        return score.unet_share if any(checkpoint.unets for checkpoint in checkpoints) else None
 
     @staticmethod
-    def digest(member: CamCheckpoint) -> list[str]:
+    def digest(checkpoint: CamCheckpoint) -> list[str]:
         """Return that of every U-Net."""
-        return [net.digest for net in member.unets]
+        return [net.digest for net in checkpoint.unets]
 
     @torch.inference_mode()
     def see(self, batch: Batch, crops: Iterable[np.ndarray]) -> Sequence[list[np.ndarray]]:
         """Return the class maps (K, h, w) float32 in [0, 1] of each U-Net, for each image."""
-        nets = {net.digest: net.net for member in self.members for net in member.unets}
+        nets = {net.digest: net.net for checkpoint in self.checkpoints for net in checkpoint.unets}
         maps = [self._maps(net, batch.images) for net in nets.values()]
         return [[of_net[b] for of_net in maps] for b in range(len(batch.samples))]
 
@@ -354,8 +358,8 @@ class PublishedScores(Source):
 
     group = "published"
 
-    def __init__(self, model: Published, members: Sequence[CamCheckpoint], task: Task, share: float | None) -> None:
-        super().__init__(members, task, share)
+    def __init__(self, model: Published, checkpoints: Sequence[CamCheckpoint], task: Task, share: float | None) -> None:
+        super().__init__(checkpoints, task, share)
         self.model, self.name = model, model.name
 
     @property
@@ -395,8 +399,8 @@ class PublishedScores(Source):
         return np.asarray(sample.seen[self.name][0])
 
 
-def _wants_features(member: CamCheckpoint) -> bool:
-    return member.feature_classifier is not None or member.recipe.feature_classifier.enabled is True
+def _wants_features(checkpoint: CamCheckpoint) -> bool:
+    return checkpoint.feature_classifier is not None or checkpoint.recipe.feature_classifier.enabled is True
 
 
 SOURCES: tuple[type[Source], ...] = (ImageProbs, CamScores, CropScores, FeatureScores, UnetScores)
@@ -405,25 +409,25 @@ ALWAYS = (ImageProbs.name, CamScores.name)
 """Sources that cost no more than the image's probabilities, which are always made; others run only for a share."""
 
 
-def sources_of(members: Sequence[CamCheckpoint], task: Task) -> list[Source]:
+def sources_of(checkpoints: Sequence[CamCheckpoint], task: Task) -> list[Source]:
     """Return the sources that take part, with their shares; those whose vectors alone are wanted have None.
 
     Raises:
         DataError: some of the networks lack what a source needs.
     """
-    described = [kind.name for kind in SOURCES if members and kind.embeds(task.embeddings)]
+    described = [kind.name for kind in SOURCES if checkpoints and kind.embeds(task.embeddings)]
     described += [model.name for model in task.published if task.embeddings]
-    shares = dict.fromkeys(described) | source_shares(members, task.score, task.crops, task.published)
-    kinds = [kind(members, task, shares[kind.name]) for kind in SOURCES if kind.name in shares]
-    models = [PublishedScores(m, members, task, shares[m.name]) for m in task.published if m.name in shares]
+    shares = dict.fromkeys(described) | source_shares(checkpoints, task.score, task.crops, task.published)
+    kinds = [kind(checkpoints, task, shares[kind.name]) for kind in SOURCES if kind.name in shares]
+    models = [PublishedScores(m, checkpoints, task, shares[m.name]) for m in task.published if m.name in shares]
     return [*kinds, *models]
 
 
-def shows_one_class(members: Sequence[CamCheckpoint], score: ScoreConfig) -> bool:
+def shows_one_class(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) -> bool:
     """Whether each cell is taken to show one class alone: as asked for, else as all feature classifiers found."""
     if score.one_class != "auto":
         return score.one_class
-    known = [member.feature_classifier for member in members]
+    known = [checkpoint.feature_classifier for checkpoint in checkpoints]
     return bool(known) and all(classifier is not None and classifier.one_class for classifier in known)
 
 
@@ -438,7 +442,7 @@ def check_embeddings(wanted: Embeddings, plan: Plan, score: ScoreConfig, crops: 
     if wanted == "crops" and crops.mode == "none":
         raise ConfigError("--embeddings crops needs crops, and crops.mode is none: pass --crops.mode fit.")
     cut = wanted == "crops" or CropScores.name in source_shares(plan[0][0], score, crops)
-    if cut and len({members[0].digest for members, _ in plan}) > 1:
+    if cut and len({checkpoints[0].digest for checkpoints, _ in plan}) > 1:
         raise ConfigError(
             "--embeddings with crop features needs one network for all images, since features of different networks "
             "have no common axes, and --oof takes another one for each fold: leave --oof out, pass one fold's folder "
@@ -447,14 +451,14 @@ def check_embeddings(wanted: Embeddings, plan: Plan, score: ScoreConfig, crops: 
 
 
 def source_shares(
-    members: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig, published: Sequence[Published] = ()
+    checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig, published: Sequence[Published] = ()
 ) -> dict[str, float]:
     """Return the weight in the blend of each source that takes part, by name; they sum to 1.
 
     Raises:
         DataError: some of the networks lack what a source needs.
     """
-    asked = [(kind.name, kind.group, kind.takes(members, score, crops)) for kind in SOURCES if members]
+    asked = [(kind.name, kind.group, kind.takes(checkpoints, score, crops)) for kind in SOURCES if checkpoints]
     takes = {name: (group, taken) for name, group, taken in asked if taken is not None}
     takes |= {model.name: ("published", 1 / (n + 1)) for n, model in enumerate(published)}  # all alike
     shares = dict.fromkeys(takes, 0.0)
@@ -468,14 +472,14 @@ def source_shares(
     return {name: share for name, share in shares.items() if share or name in ALWAYS}
 
 
-def digests(member: CamCheckpoint) -> dict[str, Any]:
+def digests(checkpoint: CamCheckpoint) -> dict[str, Any]:
     """Return the digests of a network and of all that scores beside it, as they stand in provenance.json."""
-    return {"weights": member.digest} | {kind.record: kind.digest(member) for kind in SOURCES if kind.record}
+    return {"weights": checkpoint.digest} | {kind.record: kind.digest(checkpoint) for kind in SOURCES if kind.record}
 
 
-def look(members: Sequence[CamCheckpoint], task: Task, batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
+def look(checkpoints: Sequence[CamCheckpoint], task: Task, batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the raw class maps (B, K, h, w) and probabilities (B, K) of each network of the run."""
-    return [view_maps(member.net, batch.images, task.device, task.tta) for member in members]
+    return [view_maps(checkpoint.net, batch.images, task.device, task.tta) for checkpoint in checkpoints]
 
 
 def map_scores(
@@ -510,7 +514,9 @@ def prediction_facts(
         "min_score": options.min_score,
         "calibration": None if options.calibration is None else digest_file(options.calibration),
         "sources": source_shares(plan[0][0], options.score, options.crops, published) if plan else {},
-        "members": [_planned(member, indices, options.oof) for members, indices in plan for member in members],
+        "members": [
+            _planned(checkpoint, indices, options.oof) for checkpoints, indices in plan for checkpoint in checkpoints
+        ],
         "parts": options.parts,
         "versions": versions(),
     }
@@ -523,14 +529,14 @@ def prediction_facts(
     return as_read(facts)
 
 
-def _planned(member: CamCheckpoint, indices: list[int], oof: bool) -> dict[str, Any]:
-    facts: dict[str, Any] = {"path": str(member.path), "held_out_fold": member.fold}
-    made = member.record.meta()
-    facts |= {"trained_on": len(member.record.train_ids), "train_ids": made["train_ids"]}
-    facts |= {"ancestors": made["ancestors"], "unet_paths": [str(unet.path) for unet in member.unets]}
+def _planned(checkpoint: CamCheckpoint, indices: list[int], oof: bool) -> dict[str, Any]:
+    facts: dict[str, Any] = {"path": str(checkpoint.path), "held_out_fold": checkpoint.fold}
+    made = checkpoint.record.meta()
+    facts |= {"trained_on": len(checkpoint.record.train_ids), "train_ids": made["train_ids"]}
+    facts |= {"ancestors": made["ancestors"], "unet_paths": [str(unet.path) for unet in checkpoint.unets]}
     facts |= {"predicts": len(indices)}
     # plan_oof has refused anything else
-    return facts | digests(member) | ({"seen_and_predicted": 0} if oof else {})
+    return facts | digests(checkpoint) | ({"seen_and_predicted": 0} if oof else {})
 
 
 def check_origin(calibration: Calibration, facts: Mapping[str, Any], path: Path) -> None:
@@ -559,5 +565,7 @@ def origin_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     origin = {name: facts[name] for name in ("score", "crops", "tta", "published") if name in facts}
     if "members" in facts:
         keys = ["weights", *(kind.record for kind in SOURCES if kind.record)]
-        origin["members"] = sorted({"/".join(str(member.get(key)) for key in keys) for member in facts["members"]})
+        origin["members"] = sorted(
+            {"/".join(str(checkpoint.get(key)) for key in keys) for checkpoint in facts["members"]}
+        )
     return origin

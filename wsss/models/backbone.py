@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, nearest, some
 from wsss.models.weights import installed, match_weights, quick_hub, strip
-from wsss.runs.checkpoint import read_tensors
+from wsss.runs.run_folder import read_tensors
 
 SHORT_NAMES = {
     "seresnext50": "seresnext50_32x4d",
@@ -45,11 +45,6 @@ class Backbone:
     """Channels of the feature maps."""
     statistics: InputStatistics
     """Of the input."""
-
-
-def features_of(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the (B, features, h, w) maps of a timm model, before its pooling and head."""
-    return cast(Tensor, cast(Any, model).forward_features(images))
 
 
 def resolve_backbone(name: str) -> str:
@@ -122,7 +117,7 @@ def _features(model: nn.Module, name: str, channels: int) -> int:
     """Return the channels of the model's feature maps, by trying it on an empty image; freeze what is not in them."""
     was_training = model.training
     try:
-        maps: Any = features_of(model.eval(), torch.zeros(1, channels, 64, 64))
+        maps: Any = cast(Any, model.eval()).forward_features(torch.zeros(1, channels, 64, 64))
     except (
         RuntimeError,
         AssertionError,

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss.core.device import Device
-from wsss.models.backbone import Backbone, build_backbone, fast_layout, features_of
+from wsss.models.backbone import Backbone, build_backbone, fast_layout
+from wsss.models.device import Device, in_parts
 from wsss.models.drs import Suppress, add_drs, build_neck
-from wsss.models.memory import in_parts
 from wsss.models.weights import check_outputs
 from wsss.options.recipe import ClassifyRecipe
 
@@ -58,7 +57,7 @@ class CamNet(nn.Module):
     def forward(self, images: Tensor) -> CamOutput:
         """Classify (B, channels, H, W) images of 0..255."""
         x = ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=self.layout)
-        features = self.neck(features_of(self.backbone, x))  # (B, C, h, w)
+        features = self.neck(cast(Any, self.backbone).forward_features(x))  # (B, C, h, w)
         cam = self.classifier(self.dropout(features))  # (B, K, h, w)
         return CamOutput(cam.float().mean(dim=(2, 3)), cam, features)
 

@@ -7,13 +7,13 @@ Source: Kim, Han and Kim, Discriminative Region Suppression (arXiv 2103.07246); 
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError
-from wsss.models.backbone import Backbone, features_of, pretrained_config
+from wsss.models.backbone import Backbone, pretrained_config
 from wsss.options.recipe import DrsConfig
 
 ACTIVATIONS = frozenset(
@@ -105,7 +105,7 @@ def _find_places(model: nn.Module, after: str, channels: int) -> "OrderedDict[st
 
     activations = {name for name, module in model.named_modules() if type(module).__name__ in ACTIVATIONS}
     with _watched(model, activations | stages, note):
-        features_of(model, torch.zeros(1, channels, 64, 64))
+        cast(Any, model).forward_features(torch.zeros(1, channels, 64, 64))
     chosen = {name for name, _ in calls}
     if after == "stages":
         chosen = {calls[end - 1][0] for end in ends if end}

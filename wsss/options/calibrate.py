@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.core.checks import between, check_choice, check_fields, refuse_idle
 from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
@@ -35,7 +35,7 @@ class CalibrateOptions:
     unless the predicted cells are those (segment --backend masks)."""
     join: str = "auto"
     """Which predicted cell stands for a true one, as in evaluate: number, iou, or auto."""
-    join_iou: float = 0.5
+    join_iou: float = between(0.5, 1e-9, 1)
     """Lowest IoU of the join by overlap."""
     method: str = "auto"
     """auto: isotonic for classes with 100 true events, Platt from 10, all classes together below; isotonic; platt."""
@@ -45,12 +45,11 @@ class CalibrateOptions:
     """Replace other curves, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
-
+        check_fields(self, "--")
         check_choice("--method", self.method, METHODS)
         check_choice("--join", self.join, JOINS)
-        check_range("--join_iou", self.join_iou, 1e-9, 1)
-        if self.masks is not None and self.truth is None:
-            raise ConfigError("--masks holds the cells that --truth labels: pass the table too.")
+        if self.truth is None:
+            refuse_idle(self, ("masks", "join", "join_iou"), "without --truth")
 
 
 OPTIONS = (CalibrateOptions,)

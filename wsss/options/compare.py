@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_choice, check_range
+from wsss.core.checks import between, check_choice, check_fields, refuse_idle
 
 EXAMPLES = """\
   python -m wsss.compare --preds preds/screen --by condition
@@ -29,17 +29,18 @@ class CompareOptions:
     count: str = "above"
     """above: cells with a score from --threshold on, which may count for several classes; top: cells with their highest
     score there; mean: the mean score, the expected share where scores are calibrated."""
-    threshold: float = 0.5
+    threshold: float = between(0.5, 1e-9, 1)
     """Scores from here on count, with --count above."""
-    rounds: int = 2000
+    rounds: int = between(2000, 100, 100_000)
     """Resamples of the bootstrap over images."""
     overwrite: bool = False
     """Replace another comparison, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "--")
         check_choice("--count", self.count, COUNTS)
-        check_range("--threshold", self.threshold, 1e-9, 1)
-        check_range("--rounds", self.rounds, 100, 100_000)
+        if self.count != "above":
+            refuse_idle(self, ("threshold",), f"with --count {self.count}")
 
 
 OPTIONS = (CompareOptions,)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_range
+from wsss.core.checks import between, check_fields
 
 EXAMPLES = """\
   python -m wsss.demo
@@ -17,13 +17,13 @@ class DemoOptions:
 
     out: Path = Path("demo")
     """Folder for everything the demo makes."""
-    train_fields: int = 200
+    train_fields: int = between(200, 8)
     """Fields with image labels, to learn from."""
-    test_fields: int = 40
+    test_fields: int = between(40, 1)
     """Fields to predict."""
-    size: int = 256
+    size: int = between(256, 128, 2048)
     """Edge of a field in px."""
-    epochs: int = 4
+    epochs: int = between(4, 1)
     """Passes of the network over the fields; it draws class maps, while the feature classifier scores the cells."""
     lr: float = 1e-3
     """Highest learning rate."""
@@ -33,10 +33,7 @@ class DemoOptions:
     """How the cells are found: classical, or masks (the drawn ones)."""
 
     def __post_init__(self) -> None:
-        check_range("train_fields", self.train_fields, 8)
-        check_range("test_fields", self.test_fields, 1)
-        check_range("size", self.size, 128, 2048)
-        check_range("epochs", self.epochs, 1)
+        check_fields(self)
 
 
 OPTIONS = (DemoOptions,)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsss.core.checks import between, check_fields
+from wsss.core.checks import between, check_fields, refuse_idle
 
 EXAMPLES = """\
   python -m wsss.doctor
@@ -28,7 +28,9 @@ class DoctorOptions:
     """Doubtful image labels that are listed."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "--")
+        if self.labels is None:
+            refuse_idle(self, ("most",), "without --labels")
 
 
 OPTIONS = (DoctorOptions,)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from wsss.core.checks import ConfigError, check_range
+from wsss.core.checks import ConfigError, between, check_fields
 from wsss.core.labels import HPA_CHANNELS
 
 EXAMPLES = """\
@@ -27,22 +27,19 @@ class DownloadOptions:
     """Where <antibody>/<plate_well_site>_<channel>.jpg is found."""
     channels: str = ",".join(HPA_CHANNELS)
     """Channels to fetch, as they stand in the addresses."""
-    workers: int = 4
+    workers: int = between(4, 1, 16)
     """Files fetched at once."""
-    rate: float = 8.0
+    rate: float = between(8.0, 0.01, 100)
     """Requests a second, at most."""
-    retries: int = 4
+    retries: int = between(4, 0, 20)
     """Further tries after a failure that may pass (broken connection, busy server), with growing pauses."""
-    timeout: float = 30.0
+    timeout: float = between(30.0, 0.1, 3600)
     """Seconds without an answer after which a try has failed."""
     overwrite: bool = False
     """Take a folder that holds images of another --base."""
 
     def __post_init__(self) -> None:
-        check_range("--workers", self.workers, 1, 16)
-        check_range("--rate", self.rate, 0.01, 100)
-        check_range("--retries", self.retries, 0, 20)
-        check_range("--timeout", self.timeout, 0.1, 3600)
+        check_fields(self, "--")
         if bool(self.ids) == (self.labels is not None):
             raise ConfigError("pass either --ids or --labels: which images are to be fetched.")
         if not _is_address(self.base):

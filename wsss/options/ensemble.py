@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.core.checks import ConfigError, between, check_choice, check_fields, refuse_idle
 from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
@@ -11,6 +11,8 @@ EXAMPLES = """\
   python -m wsss.ensemble --preds preds/a preds/b --weights 0.7,0.3 --out preds/blend
   python -m wsss.ensemble --preds preds/a preds/b preds/c --how rank --out preds/blend
 """
+
+HOWS = ("mean", "geometric", "rank")
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,21 @@ class EnsembleOptions:
     unless the predicted cells are those (segment --backend masks)."""
     join: str = "auto"
     """Which predicted cell stands for a true one, as in evaluate: number, iou, or auto."""
-    join_iou: float = 0.5
+    join_iou: float = between(0.5, 1e-9, 1)
     """Lowest IoU of the join by overlap."""
-    min_score: float = 0.01
+    min_score: float = between(0.01, 0, 1)
     """Predictions below this are left out of submission.csv."""
     overwrite: bool = False
     """Replace another blend in --out."""
 
     def __post_init__(self) -> None:
-        check_choice("--how", self.how, ("mean", "geometric", "rank"))
-        check_range("--min-score", self.min_score, 0, 1)
+        check_fields(self, "--")
+        check_choice("--how", self.how, HOWS)
         check_choice("--join", self.join, JOINS)
-        check_range("--join_iou", self.join_iou, 1e-9, 1)
-        if self.masks is not None and self.truth is None:
-            raise ConfigError("--masks holds the cells that --truth labels: pass the table too.")
+        if self.weights != "auto":
+            refuse_idle(self, ("truth", "masks", "join", "join_iou"), "without --weights auto")
+        elif self.truth is None:
+            refuse_idle(self, ("masks", "join", "join_iou"), "without --truth")
         if len(self.preds) < 2 or len({path.resolve() for path in self.preds}) != len(self.preds):
             raise ConfigError(f"--preds has {len(self.preds)} folders, expected two or more, all different.")
         if self.out.resolve() in {path.resolve() for path in self.preds}:
@@ -61,7 +64,7 @@ def given_weights(text: str, count: int) -> list[float]:
     """Read '2,1,1'.
 
     Raises:
-        ConfigError: not one number >= 0 for each member, or all are 0.
+        ConfigError: not one number >= 0 for each prediction, or all are 0.
     """
     try:
         weights = [float(part) for part in text.split(",")]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_choice, check_range
+from wsss.core.checks import between, check_choice, check_fields
 
 EXAMPLES = """\
   python -m wsss.evaluate --preds preds/demo --truth fields/cells_truth.csv
@@ -38,11 +38,11 @@ class EvaluateOptions:
     """Which predicted cell stands for a true one. number: the one with its number (true masks were given);
     iou: the one that overlaps it; auto: iou where masks are given and predictions have them, else number, which is
     refused where the predicted cells were numbered by what found them."""
-    join_iou: float = 0.5
+    join_iou: float = between(0.5, 1e-9, 1)
     """Lowest IoU of the join by overlap."""
-    match_iou: float = 0.6
+    match_iou: float = between(0.6, 1e-9, 1)
     """Lowest IoU at which a submitted mask finds a true cell."""
-    threshold: float = 0.5
+    threshold: float = between(0.5, 1e-9, 1)
     """Scores from here on count as found, for F1."""
     search: bool = False
     """Masks: choose threshold and minimum size on these images; only where the predictions are out of fold."""
@@ -52,9 +52,8 @@ class EvaluateOptions:
     """Replace other figures, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "--")
         check_choice("join", self.join, JOINS)
-        for name in ("join_iou", "match_iou", "threshold"):
-            check_range(name, getattr(self, name), 1e-9, 1)
 
 
 OPTIONS = (EvaluateOptions,)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.core.checks import ConfigError, between, check_choice, check_fields, refuse_idle
 
 EXAMPLES = """\
   python -m wsss.export --preds preds/hpa --to h5ad --out hpa.h5ad                cells x classes, for scanpy
@@ -13,17 +13,10 @@ EXAMPLES = """\
   python -m wsss.export --run runs/hpa-seresnext50 --to huggingface --out model   a model to share
 """
 
-
 OF_PREDICTIONS = ("h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle")
-
-
 OF_RUNS = ("huggingface", "onnx")
-
-
 FOLDERS = ("geojson", "tiff", "huggingface", "onnx")
 """Forms that are a folder of files."""
-
-
 FORMS = Literal["h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle", "huggingface", "onnx"]
 
 
@@ -45,7 +38,7 @@ class ExportOptions:
     """Compress GeoJSON files (QuPath opens .geojson.gz)."""
     every_class: bool = False
     """COCO: one annotation for each cell and class from --min-score on, instead of one a cell."""
-    min_score: float = 0.01
+    min_score: float = between(0.01, 0, 1)
     """Scores below this are left out of kaggle, and of coco with --every-class."""
     push: str = ""
     """Hugging Face repository, USER/NAME, to upload the model to."""
@@ -53,13 +46,16 @@ class ExportOptions:
     """Replace another export, or files that are not of this stage."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "--")
         check_choice("--to", self.to, (*OF_PREDICTIONS, *OF_RUNS))
-        check_range("--min-score", self.min_score, 0, 1)
         wanted, other = ("run", "preds") if self.to in OF_RUNS else ("preds", "run")
         if getattr(self, wanted) is None or getattr(self, other) is not None:
             raise ConfigError(f"--to {self.to} is made from --{wanted}: pass --{wanted} FOLDER, and no --{other}.")
-        if self.push and self.to != "huggingface":
-            raise ConfigError("--push uploads a model: use it with --to huggingface.")
+        takes = {"geojson": ("gz",), "coco": ("every_class",), "kaggle": ("min_score",), "huggingface": ("push",)}
+        taken = (*takes.get(self.to, ()), *(("min_score",) if self.every_class else ()))
+        of_forms = ("gz", "every_class", "min_score", "push")
+        idle = ("data",) if self.to in OF_RUNS else ()
+        refuse_idle(self, [*idle, *(name for name in of_forms if name not in taken)], f"with --to {self.to}")
 
 
 OPTIONS = (ExportOptions,)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from wsss.core.checks import ConfigError, DataError, check_choice, check_fields, check_range
+from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields, check_range
 from wsss.core.digests import OF_OPTIONS, check_seal
 from wsss.core.reading import read_yaml
 from wsss.core.runtime import ENGINES
@@ -110,7 +110,7 @@ class InferOptions:
     """Predict each training image with the network that never saw it, and prove it."""
     snapshots: bool = False
     """Average the networks at the end of each cycle (optim.cycles) instead of taking the best one."""
-    batch: int = 8
+    batch: int = between(8, 1)
     """Images the network sees at once."""
     engine: str = "local"
     """local; or ray: spread the images over the Ray cluster that RAY_ADDRESS names or this machine belongs to."""
@@ -124,7 +124,7 @@ class InferOptions:
     """i/n: predict only the i-th of n parts (from 1) and write no tables yet; for the jobs of a scheduler."""
     merge: bool = False
     """Write the tables of n shards that were predicted into --out with the same options."""
-    min_score: float = 0.01
+    min_score: float = between(0.01, 0, 1)
     """Predictions below this are left out of submission.csv."""
     embeddings: Embeddings = False
     """Keep a vector of each cell in embeddings.parquet. true: the features that the feature classifier goes by, by
@@ -148,8 +148,6 @@ class InferOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_range("batch", self.batch, 1)
-        check_range("min_score", self.min_score, 0, 1)
         check_choice("engine", self.engine, ENGINES)
         check_range("source_share", self.source_share, 0, 1)
         if self.pixel_um is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_choice, check_range
+from wsss.core.checks import between, check_choice, check_fields, refuse_idle
 
 EXAMPLES = """\
   python -m wsss.overlay --preds preds/demo --out pictures
@@ -24,7 +24,7 @@ class OverlayOptions:
     """Data set the predictions are of; default: the one they were made from, or the only one under data/."""
     ids: str = ""
     """Images to draw, separated by commas; by default --most images spread over the set."""
-    most: int = 10
+    most: int = between(10, 1)
     """How many images to draw where --ids is not given."""
     truth: Path | None = None
     """Table of true cells, as for evaluate: adds a panel."""
@@ -33,15 +33,18 @@ class OverlayOptions:
     the data set's own cells are those (segment --backend masks)."""
     join: str = "auto"
     """number: --truth speaks of these very cells, whatever found them; auto: only if that can be right."""
-    max_size: int = 1024
+    max_size: int = between(1024, 64, 16384)
     """Longer edge of a panel in px, at most."""
     overwrite: bool = False
     """Replace other pictures in --out."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "--")
+        if self.truth is None:
+            refuse_idle(self, ("masks", "join"), "without --truth")
+        if self.ids:
+            refuse_idle(self, ("most",), "with --ids")
         check_choice("--join", self.join, ("auto", "number"))
-        check_range("--most", self.most, 1)
-        check_range("--max-size", self.max_size, 64, 16384)
 
 
 OPTIONS = (OverlayOptions,)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsss.core.channels import BITS, channel_names, parse_roles
-from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.core.checks import ConfigError, between, check_choice, check_fields
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.runtime import ENGINES, Workers
 from wsss.core.stacks import parse_choice
@@ -33,7 +33,7 @@ class PrepareOptions:
     labels: Path | None = None
     """Label table (CSV); without it the images are there to be predicted. Columns other than ID and labels are
     carried along into every table."""
-    size: int = 512
+    size: int = between(512, 8, 16384)
     """Edge of the stored square images, in pixels."""
     source: str = "main"
     """Name of this source; another name adds the images to a data set that exists."""
@@ -45,15 +45,15 @@ class PrepareOptions:
     roles: str = ""
     """What the channels show: nucleus=DAPI,signal=GFP,cell=Tubulin+ER (nucleus; signal: the protein; cell: what fills
     the cell; outline: its border); if left out, what the names red, green, blue, yellow, nucleus, ... say."""
-    folds: int | None = None
+    folds: int | None = between(None, 2, 100)
     """Number of folds; 4 if left out, or what the data set has already."""
-    seed: int | None = None
+    seed: int | None = between(None, 0, 2**32 - 1)
     """Seed of the folds; 0 if left out, or what the data set has already. Images that have a fold keep it when a source
     is added; another number of folds or another seed assigns all of them again."""
     group: str | None = None
     """Column of the label table (antibody, plate, patient, ...) whose images of one value go to the same fold; none if
     left out, or what the data set has already."""
-    workers: int | None = None
+    workers: int | None = between(None, 0)
     """Processes; one per core if left out, 0 for the main process only."""
     engine: str = "local"
     """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to."""
@@ -72,16 +72,10 @@ class PrepareOptions:
     """Make this source again even if it exists with other images or options."""
 
     def __post_init__(self) -> None:
-        check_range("--size", self.size, 8, 16384)
+        check_fields(self, "--")
         check_choice("--engine", self.engine, ENGINES)
         check_choice("--bits", self.bits, ("auto", *map(str, BITS)))
         parse_choice(self.plane, self.project)
-        if self.folds is not None:
-            check_range("--folds", self.folds, 2, 100)
-        if self.seed is not None:
-            check_range("--seed", self.seed, 0, 2**32 - 1)
-        if self.workers is not None:
-            check_range("--workers", self.workers, 0)
         if not self.source.replace("-", "").replace("_", "").isalnum() or not self.source.isascii():
             raise ConfigError(f"--source is '{self.source}', expected letters, digits, - and _.")
         names, _ = channel_names(self.channels)

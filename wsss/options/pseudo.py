@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from wsss.core.checks import ConfigError, between, check_fields, check_range
+from wsss.core.checks import ConfigError, between, check_fields
 from wsss.options.scoring import TtaConfig
 
 EXAMPLES = """\
@@ -55,7 +55,7 @@ class PseudoOptions:
     """Folder for the masks; default: pseudo/<run>."""
     oof: bool = False
     """Let each image's masks be made by the network that never saw it; for one U-Net on all images (--fold none)."""
-    batch: int = 8
+    batch: int = between(8, 1)
     """Images the network sees at once."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -69,7 +69,7 @@ class PseudoOptions:
     """From maps to masks."""
 
     def __post_init__(self) -> None:
-        check_range("batch", self.batch, 1)
+        check_fields(self)
 
 
 OPTIONS = (PseudoOptions,)

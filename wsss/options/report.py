@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import check_choice, check_range
+from wsss.core.checks import between, check_choice, check_fields, refuse_idle
 from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
@@ -36,31 +36,26 @@ class ReportOptions:
     """Which predicted cell stands for a true one, as in evaluate: number, iou, or auto."""
     maps: bool = False
     """Show where the run's networks see each class: class maps over the fields, computed now."""
-    most: int = 500
-    """Fields in the gallery at most; of more images, that many, spread evenly over the set (of masks: from the worst to
-    the best)."""
-    crops: int = 24
+    most: int = between(500, 0)
+    """Fields in the gallery at most; of more images, that many, spread evenly over the set."""
+    crops: int = between(24, 0, 500)
     """Cells in each group of crops at most."""
-    edge: int = 352
+    edge: int = between(352, 64, 4096)
     """Longer edge of the fields' pictures in px."""
-    quality: int = 45
+    quality: int = between(45, 1, 100)
     """Quality of the pictures (WebP), 1 to 100."""
-    pixel_size: float = 0
-    """Edge of a pixel of the original images in µm, for a scale bar on the fields; 0: the one that prepare found in the
-    files (OME, ImageJ) or in the column pixel_size_um of the label table, else no bar."""
-    threshold: float = 0.5
+    pixel_size: float = between(0, 0, 1000)
+    """Edge of a pixel of the original images in µm, for a scale bar on the fields; 0: not known, no bar."""
+    threshold: float = between(0.5, 1e-9, 1)
     """Scores from here on count as found."""
     overwrite: bool = False
     """Replace another report, or a file that is not of this stage."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "--")
+        if self.truth is None:
+            refuse_idle(self, ("masks", "join"), "without --truth")
         check_choice("--join", self.join, JOINS)
-        check_range("--most", self.most, 0)
-        check_range("--crops", self.crops, 0, 500)
-        check_range("--edge", self.edge, 64, 4096)
-        check_range("--quality", self.quality, 1, 100)
-        check_range("--threshold", self.threshold, 1e-9, 1)
-        check_range("--pixel-size", self.pixel_size, 0, 1000)
 
 
 OPTIONS = (ReportOptions,)

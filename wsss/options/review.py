@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsss.core.checks import check_range
+from wsss.core.checks import between, check_fields
 
 EXAMPLES = """\
   python -m wsss.review --preds preds/mine
@@ -26,19 +26,17 @@ class ReviewOptions:
     against: list[Path] = field(default_factory=list)
     """Further predictions of the same cells, for the cells on which score sources disagree; default: the parts that
     infer --parts left in the folder of predictions."""
-    threshold: float = 0.5
+    threshold: float = between(0.5, 1e-9, 1)
     """Scores from here on count as found, for precision and recall."""
     summary: bool = False
     """Open no page: write cells_truth.csv and review.json from the answers there are, and print the figures."""
-    port: int = 0
+    port: int = between(0, 0, 65535)
     """Port of the page on this machine, 0 for a free one."""
-    seed: int = 0
+    seed: int = between(0, 0)
     """Of the random numbers that choose cells, for a new review."""
 
     def __post_init__(self) -> None:
-        check_range("--threshold", self.threshold, 1e-9, 1)
-        check_range("--port", self.port, 0, 65535)
-        check_range("--seed", self.seed, 0)
+        check_fields(self, "--")
 
 
 OPTIONS = (ReviewOptions,)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import ConfigError, check_choice, check_range
+from wsss.core.checks import between, check_choice, check_fields, refuse_idle
 from wsss.core.runtime import ENGINES, Workers
 
 EXAMPLES = """\
@@ -12,6 +12,17 @@ EXAMPLES = """\
   python -m wsss.segment --data data/mine --backend masks --masks cells.json     the same from a COCO file
   python -m wsss.segment --data data/mine --backend hpacellseg --weights weights/hpacellseg
 """
+
+
+TAKES = {
+    "classical": ("grow",),
+    "unet": ("weights",),
+    "masks": ("masks", "category", "split"),
+    "hpacellseg": ("weights",),
+    "cellpose": ("weights",),
+    "instanseg": ("weights", "pixel_um"),
+}
+"""Options of single backends; those of other packages may take any."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +46,17 @@ class SegmentOptions:
     their own, and unet has its own)."""
     device: str = "auto"
     """Where a network computes: auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    batch: int = 8
+    batch: int = between(8, 1)
     """Images that a network takes at once."""
-    pixel_um: float | None = None
+    pixel_um: float | None = between(None, 1e-4)
     """Micrometres per pixel of the original images, for instanseg; left out, each is taken for a whole field of the
     HPA (164 um)."""
     split: bool = False
     """For the backend masks: take each connected part of a label as a cell of its own, as in a binary mask."""
-    grow: float = 0.0
+    grow: float = between(0.0, 0, 20)
     """For the backend classical where only nuclei are stained: how far cells reach around them, in radii of a typical
     nucleus; 0 takes the nuclei for the cells."""
-    workers: int | None = None
+    workers: int | None = between(None, 0)
     """Processes; one per core if left out, 0 for the main process only."""
     engine: str = "local"
     """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to.
@@ -54,15 +65,11 @@ class SegmentOptions:
     """Forget what earlier runs made and segment every image again."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "--")
         check_choice("--engine", self.engine, ENGINES)
-        if self.workers is not None:
-            check_range("--workers", self.workers, 0)
-        check_range("--batch", self.batch, 1)
-        check_range("--grow", self.grow, 0, 20)
-        if self.split and self.backend != "masks":
-            raise ConfigError("--split parts given masks: pass --backend masks with it.")
-        if self.pixel_um is not None:
-            check_range("--pixel-um", self.pixel_um, 1e-4)
+        if self.backend in TAKES:
+            idle = {name for names in TAKES.values() for name in names} - set(TAKES[self.backend])
+            refuse_idle(self, sorted(idle), f"with --backend {self.backend}")
 
     @property
     def pool(self) -> Workers:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from wsss.core.files import write_atomic, write_csv
 from wsss.core.labels import HPA_NAMES
-from wsss.metrics.shares import GroupShares
+from wsss.metrics.weighted import GroupShares
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -29,7 +29,6 @@ from wsss.core.files import without_nan
 from wsss.core.labels import parse_label
 from wsss.core.reading import parse_json
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import read_cells
 from wsss.reports.figures import colour, short_name
 from wsss.reports.overlay import LEAST_RANGE
 from wsss.reports.page import channel_colour, css_colour, outline_paths
@@ -122,7 +121,7 @@ class Views:
         if i not in self._fields:
             geometry = self.data.geometry(i)
             content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
-            label_map = geometry.labels_to_store(read_cells(self.data, i))[content]
+            label_map = geometry.labels_to_store(self.data.cells(i))[content]
             planes = self.data.image(i)[(slice(None), *content)]
             limits = [np.percentile(plane[::2, ::2], (5, 99.7)) for plane in planes]
             ranges = [(int(low), int(max(high, low + LEAST_RANGE))) for low, high in limits]

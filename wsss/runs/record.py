@@ -8,6 +8,7 @@ classifier of a run learns only from the images of its network.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ class RunRecord:
         """The folder of the fold within a run."""
         return fold_name(self.fold)
 
-    @property
+    @cached_property
     def stains(self) -> tuple[Stains, ...]:
         """What the channels show, as features of cells need it."""
         return stains_of(self.channels, self.roles or default_roles(self.channels))

@@ -10,13 +10,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from skimage.segmentation import watershed
 
-from wsss.cells.mask_instances import objects_of
+from wsss.cells.instances import objects_of
 from wsss.cells.morphology import drop_small, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.device import Device, choose_device
 from wsss.core.digests import check_seal
-from wsss.core.reading import parse_json
-from wsss.models.memory import in_parts
+from wsss.core.reading import one_line, parse_json
+from wsss.models.device import Device, choose_device, in_parts
 from wsss.models.unet import BACKBONE, Unet, build_cell_unet
 from wsss.models.weights import load_weights
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
@@ -93,8 +92,7 @@ def load_cell_unet(path: Path) -> Unet:
         plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         load_weights(net, plain, path)
     except (SafetensorError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{path} holds no weights of the cell U-Net ({reason}): choose another file.") from error
+        raise DataError(f"{path} holds no weights of the cell U-Net ({one_line(error)}): take another file.") from error
     return net.eval()
 
 

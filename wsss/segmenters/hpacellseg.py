@@ -25,10 +25,10 @@ from skimage.segmentation import watershed
 
 from wsss.cells.morphology import drop_small, fill_cells, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.device import choose_device
 from wsss.core.digests import BLANK, check_seal, sealed
 from wsss.core.files import write_bytes
 from wsss.core.reading import parse_json
+from wsss.models.device import choose_device
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.packages import need
 

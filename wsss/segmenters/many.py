@@ -17,7 +17,6 @@ from wsss.core.geometry import Geometry
 from wsss.core.label_maps import discard_label_map, find_label_map, read_label_map, write_label_map
 from wsss.core.runtime import Workers, parallel
 from wsss.data.catalog import DataSet
-from wsss.data.cell_maps import read_cells
 from wsss.segmenters import (
     AnyBackend,
     Backend,
@@ -191,7 +190,7 @@ def recount(data: DataSet, index: int) -> dict[str, Any]:
         nuclei = read_label_map(find_label_map(data.folder / "nuclei", data.ids[index]))
     except DataError:  # given label maps come without nuclei
         nuclei = None
-    return _describe(CellMaps(read_cells(data, index), nuclei), data.geometry(index))
+    return _describe(CellMaps(data.cells(index), nuclei), data.geometry(index))
 
 
 def _write(folder: Path, name: str, maps: CellMaps) -> dict[str, str | None]:

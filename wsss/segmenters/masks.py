@@ -18,12 +18,10 @@ from wsss.core.label_maps import has_odd_palette, read_label_map
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import stem_of
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
-from wsss.segmenters.coco import CocoMasks
-from wsss.segmenters.mask_tables import TableMasks
-from wsss.segmenters.outlines import GEOJSON_SUFFIXES as OUTLINES
-from wsss.segmenters.outlines import REGION_SUFFIXES as REGIONS
-from wsss.segmenters.outlines import Outlines, paint_outlines, read_outlines, read_regions
-from wsss.segmenters.painted import GivenMasks, paint
+from wsss.segmenters.coco import GEOJSON_SUFFIXES as OUTLINES
+from wsss.segmenters.coco import REGION_SUFFIXES as REGIONS
+from wsss.segmenters.coco import CocoMasks, Outlines, paint_outlines, read_outlines, read_regions
+from wsss.segmenters.painted import GivenMasks, TableMasks, paint
 
 SUFFIXES = (*OUTLINES, *LABEL_MAPS, *REGIONS)
 """Forms that are read, in this order where an image has several; in any case."""

@@ -13,8 +13,9 @@ import torch
 
 from wsss.cells.morphology import pair_nuclei
 from wsss.core.checks import ConfigError
-from wsss.core.device import choose_device
 from wsss.core.geometry import Geometry
+from wsss.core.reading import one_line
+from wsss.models.device import choose_device
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 
 
@@ -36,9 +37,8 @@ def fetching(backend: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # those of urllib and requests are OSErrors too
-        text = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"--backend {backend} could not fetch or read its weights ({text}): "
+            f"--backend {backend} could not fetch or read its weights ({one_line(error)}): "
             "fetch them where there is a network, then pass --weights FILE."
         ) from error
 
@@ -117,7 +117,6 @@ def make_instanseg(options: BackendOptions) -> "InstanSeg":
 
 
 def _read_torchscript(path: Path) -> Any:
-
     try:
         return torch.jit.load(path, map_location="cpu")
     except (RuntimeError, ValueError) as error:

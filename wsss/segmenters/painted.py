@@ -1,13 +1,17 @@
-"""Masks of cells as somebody gave them, one by one, and the label map that they make."""
+"""Masks of cells as somebody gave them, one by one or as run lengths in a table, and the label map that they make."""
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from wsss.core import rle
 from wsss.core.checks import DataError, some
+from wsss.core.csv_text import any_case, check_columns, numbers, read_text, unguard_text
 from wsss.core.label_maps import MOST_PIXELS
+from wsss.core.parquet import read_parquet
 
 MOST = 2**31 - 1
 MOST_COVERED = 16
@@ -74,3 +78,90 @@ def check_ids(ids: list[int], where: str) -> None:
     if len(set(ids)) < len(ids):
         twice = sorted(k for k, count in Counter(ids).items() if count > 1)
         raise DataError(f"{where}: cell {some(twice)} comes twice.")
+
+
+SUBMISSION = "PredictionString"
+NUMBERS = ("cell_id", "cell")
+SIZES = ("ImageHeight", "ImageWidth")
+
+
+class TableMasks:
+    """A table of masks, read whole.
+
+    The column `rle` holds COCO counts; cells are numbered by `cell_id` (or `cell`), or 1..N in the order of rows. Of
+    a submission, each distinct mask of an image is a cell, 1..N in the order of their first mention. Masks have the
+    size that `ImageHeight` and `ImageWidth` give, or else that of the original image.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        table = _read(path)
+        self.submission = SUBMISSION in table
+        check_columns(table, ["ID", SUBMISSION if self.submission else "rle"], path)
+        self._number = next((name for name in NUMBERS if name in table), None)
+        self._rows = {str(name): rows for name, rows in table.groupby("ID", sort=False)}
+        self._empty = _without_cells(path)
+
+    def masks(self, name: str, size: tuple[int, int]) -> GivenMasks:
+        """Return the cells of the image `name`, whose original is (H, W) `size`.
+
+        Raises:
+            DataError: the table has no row of it, or a row is broken.
+        """
+        where = f"{self.path} ({name})"
+        rows = self._rows.get(name)
+        if rows is None:
+            if name in self._empty:
+                return GivenMasks(where, size, [], [])
+            raise DataError(f"{self.path} has no row of {name}; an image without cells needs one in images.csv.")
+        size = self._size(rows, size, where)
+        if self.submission:
+            counts = _submitted(rows[SUBMISSION].tolist(), where)
+        else:
+            counts = [str(text).encode("ascii", "replace") for text in rows["rle"]]
+        return GivenMasks(where, size, self._ids(rows, len(counts), where), counts)
+
+    def _size(self, rows: pd.DataFrame, size: tuple[int, int], where: str) -> tuple[int, int]:
+        if not set(SIZES) <= set(rows):
+            return size
+        height, width = (numbers(rows, name, self.path, whole=True) for name in SIZES)
+        if (height != height[0]).any() or (width != width[0]).any():
+            raise DataError(f"{where}: the rows give different sizes of the image.")
+        return int(height[0]), int(width[0])
+
+    def _ids(self, rows: pd.DataFrame, count: int, where: str) -> list[int]:
+        if self.submission or self._number is None:
+            return list(range(1, count + 1))
+        return numbers(rows, self._number, self.path, whole=True).tolist()
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if path.suffix.lower() != ".parquet":
+        table = read_text(path, ["ID"], [SUBMISSION, "rle", *NUMBERS, *SIZES])
+        return table if SUBMISSION in table else unguard_text(table)
+    table = read_parquet(path, again="Check the path, or make it again.")
+    table = any_case(table, ["ID", SUBMISSION, "rle", *NUMBERS, *SIZES], path)
+    check_columns(table, ["ID"], path)
+    return table.set_axis(pd.RangeIndex(1, len(table) + 1), axis=0)
+
+
+def _without_cells(path: Path) -> set[str]:
+    """Return the images that images.csv next to a table of cells lists with no cell."""
+    images_csv = path.with_name("images.csv")
+    if not images_csv.is_file():
+        return set()
+    table = unguard_text(read_text(images_csv, ["ID", "n_cells"]))
+    return set(table.ID[table.n_cells.str.strip() == "0"])
+
+
+def _submitted(texts: list[str], where: str) -> list[bytes]:
+    """Return the distinct masks of a PredictionString `class confidence mask ...`."""
+    if len(texts) > 1:
+        raise DataError(f"{where}: the image comes twice.")
+    words = texts[0].split()
+    if len(words) % 3:
+        raise DataError(f"{where}: {len(words)} words in {SUBMISSION}, expected class, confidence, mask each.")
+    try:
+        return [rle.from_submission(word) for word in dict.fromkeys(words[2::3])]
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None

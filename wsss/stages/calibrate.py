@@ -13,7 +13,8 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.labels import ClassList
-from wsss.data.catalog import DataSet, default_dataset, recorded_data
+from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.origin import recorded_data
 from wsss.data.tables import read_labels
 from wsss.inference.calibration import (
     Calibration,
@@ -23,7 +24,7 @@ from wsss.inference.calibration import (
     weak_targets,
 )
 from wsss.inference.checkpoints import trained_since
-from wsss.inference.ensemble import MemberTables, foreign_note, read_members
+from wsss.inference.ensemble import Prediction, foreign_note, read_predictions
 from wsss.inference.sources import origin_of
 from wsss.inference.tables import prediction_files
 from wsss.metrics.cells import TrueMasks, read_cell_truth
@@ -70,7 +71,7 @@ def _read(options: CalibrateOptions, digests: Digests) -> dict[str, Any]:
 
 
 def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
-    tables = read_members([options.preds])[0]
+    tables = read_predictions([options.preds])[0]
     data = _data(options)
     classes = _classes(data, len(tables.columns))
     labels = _labels(options, data, classes)
@@ -133,7 +134,7 @@ def _labels(options: CalibrateOptions, data: DataSet | None, classes: ClassList)
     return {name: row for name, row, has in zip(data.ids, data.labels, data.has_labels, strict=True) if has}
 
 
-def _check_unseen(tables: MemberTables, ids: set[str], twins: Mapping[str, str]) -> None:
+def _check_unseen(tables: Prediction, ids: set[str], twins: Mapping[str, str]) -> None:
     """Refuse predictions of images that the networks were trained on.
 
     Raises:
@@ -166,7 +167,7 @@ def _check_unseen(tables: MemberTables, ids: set[str], twins: Mapping[str, str])
 
 
 def _cell_events(
-    options: CalibrateOptions, tables: MemberTables, labels: dict[str, np.ndarray], classes: ClassList
+    options: CalibrateOptions, tables: Prediction, labels: dict[str, np.ndarray], classes: ClassList
 ) -> tuple[Events, str]:
     """Return the cells with their true labels, or with what the image labels leave possible; and which of the two."""
     cells, scores = tables.cells, tables.scores
@@ -193,7 +194,7 @@ def _cell_events(
     return Events(scores[labelled], targets, groups[labelled]), "what the image labels leave possible"
 
 
-def _image_events(tables: MemberTables, labels: dict[str, np.ndarray]) -> Events:
+def _image_events(tables: Prediction, labels: dict[str, np.ndarray]) -> Events:
     table = tables.images[tables.images[tables.columns].notna().all(axis=1)]
     table = table[table.ID.isin(labels)]
     if not len(table):

@@ -13,9 +13,10 @@ from wsss.core.csv_text import carried_columns
 from wsss.core.digests import Digests
 from wsss.core.files import write_csv
 from wsss.core.labels import ClassList
-from wsss.data.catalog import DataSet, data_folder_of
+from wsss.data.catalog import DataSet
+from wsss.data.origin import data_folder_of
 from wsss.inference.tables import is_mask_folder, prediction_files, read_cells, score_columns
-from wsss.metrics.shares import LEAST_IMAGES, GroupShares, difference, group_shares
+from wsss.metrics.weighted import LEAST_IMAGES, GroupShares, difference, group_shares
 from wsss.options.compare import CompareOptions
 from wsss.reports.figures import plot_shares
 from wsss.runs.output import Output, in_folder, what_is_read

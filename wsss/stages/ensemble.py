@@ -1,4 +1,4 @@
-"""Blend several predictions of the same cells into one: the same tables, and what each member adds."""
+"""Blend several predictions of the same cells into one: the same tables, and what each prediction adds."""
 
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,11 @@ from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.files import write_json
 from wsss.core.labels import ClassList
-from wsss.data.catalog import DataSet, data_folder_of, from_here, recorded_data
+from wsss.data.catalog import DataSet
+from wsss.data.origin import data_folder_of, from_here, recorded_data
 from wsss.inference.ensemble import (
     Fitted,
-    MemberTables,
+    Prediction,
     Score,
     blend,
     blended_frames,
@@ -22,10 +23,9 @@ from wsss.inference.ensemble import (
     foreign_note,
     image_sizes,
     prepare,
-    read_members,
+    read_predictions,
 )
-from wsss.inference.submission import write_submission
-from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images
+from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images, write_submission
 from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.options.ensemble import EnsembleOptions, given_weights
@@ -34,7 +34,7 @@ from wsss.stages.evaluate import JoinRule, default_classes, join_cells
 
 
 def run(options: EnsembleOptions) -> int:
-    """Blend, write the tables, show what each member adds; return 0."""
+    """Blend, write the tables, show what each prediction adds; return 0."""
     with in_folder(options.out, "ensemble") as output:
         if output.begin(
             partial(_read, options), overwrite=options.overwrite, subject=("options",), legacy=("provenance.json",)
@@ -52,27 +52,31 @@ def _read(options: EnsembleOptions, digests: Digests) -> dict[str, Any]:
 
 
 def _ensemble(options: EnsembleOptions, output: Output) -> None:
-    members = read_members(options.preds)
-    prepared = [prepare(member.scores, options.how) for member in members]
-    folds = members[0].cells.fold.to_numpy()
+    predictions = read_predictions(options.preds)
+    prepared = [prepare(prediction.scores, options.how) for prediction in predictions]
+    folds = predictions[0].cells.fold.to_numpy()
     fitted: Fitted | None = None
     record: dict[str, Any] = {"fitted_on": None, "report": None}
     if options.weights == "auto":
-        score, record["fitted_on"] = _target(options, members)
+        score, record["fitted_on"] = _target(options, predictions)
         fitted = fit_nested(prepared, folds, options.how, score)
         weights, scores = fitted.final, fitted.apply(prepared, folds, options.how)
         record["by_fold"] = {str(fold): fold_weights.tolist() for fold, fold_weights in fitted.by_fold.items()}
         record["report"] = _report(prepared, folds, scores, score, options)
-        _print(options, weights, record, int((members[0].images.fold < 0).sum()))
+        _print(options, weights, record, int((predictions[0].images.fold < 0).sum()))
     else:
-        count = len(members)
+        count = len(predictions)
         weights = np.array([1.0] * count if options.weights == "equal" else given_weights(options.weights, count))
         weights = weights / weights.sum()
         scores = blend(prepared, weights, options.how)
         _print_differences(options, prepared, weights, scores)
-    _write(options, output.home, members, scores, _blend_images(members, weights, fitted, options.how))
-    record |= {"weights": weights.tolist(), "how": options.how, "members": [member.facts() for member in members]}
-    first = members[0].provenance
+    _write(options, output.home, predictions, scores, _blend_images(predictions, weights, fitted, options.how))
+    record |= {
+        "weights": weights.tolist(),
+        "how": options.how,
+        "members": [prediction.facts() for prediction in predictions],
+    }
+    first = predictions[0].provenance
     record |= {name: first[name] for name in ("data", "table", "oof") if name in first}
     if (data := recorded_data(options.preds[0])) is not None:
         record |= from_here(data, output.folder)
@@ -80,24 +84,24 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
     output.publish(items=(record_over(options.preds[0]) or {}).get("items", {}))
 
 
-def _target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Score, str]:
+def _target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Score, str]:
     """Return the function that scores a blend, and a description of what it compares with.
 
     Raises:
         DataError: the tables are not out of fold, or there is nothing to compare with.
     """
-    cells = members[0].cells
-    not_oof = [member.folder for member in members if member.provenance and not member.is_oof]
+    cells = predictions[0].cells
+    not_oof = [prediction.folder for prediction in predictions if prediction.provenance and not prediction.is_oof]
     if not_oof or cells.fold[cells.fold >= 0].nunique() < 2:
-        where = not_oof[0] if not_oof else members[0].folder
+        where = not_oof[0] if not_oof else predictions[0].folder
         raise DataError(
             f"{where} is not out of fold (infer --oof, two folds or more): weights fitted on what networks have seen "
             "mislead. Fit them on out-of-fold predictions, and pass the result as numbers."
         )
-    if note := foreign_note({name: 0 for member in members for name in member.provenance.get("published", {})}):
+    if note := foreign_note({name: 0 for one in predictions for name in one.provenance.get("published", {})}):
         say(note)
     if options.truth:
-        return _cell_target(options, members)
+        return _cell_target(options, predictions)
     data = _data(options)
     labels = dict(zip(data.ids, data.labels, strict=True))
     known = {name for name, has in zip(data.ids, data.has_labels, strict=True) if has}
@@ -118,17 +122,17 @@ def _target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Scor
     return score, f"image labels of {data.folder}: mean AP of the highest score among an image's cells"
 
 
-def _cell_target(options: EnsembleOptions, members: list[MemberTables]) -> tuple[Score, str]:
+def _cell_target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Score, str]:
     assert options.truth is not None
-    cells = members[0].cells
-    truth = read_cell_truth(options.truth, _classes(options, members[0]))
+    cells = predictions[0].cells
+    truth = read_cell_truth(options.truth, _classes(options, predictions[0]))
     masks = TrueMasks(options.masks, truth) if options.masks else None
     rule = JoinRule(options.join, options.join_iou)
     join, how = join_cells(options.preds[0], options.truth, truth, cells, masks, rule)
     true_row = np.full(len(cells), -1)
     true_row[join.rows[join.rows >= 0]] = np.flatnonzero(join.rows >= 0)
     if (true_row < 0).all():
-        raise DataError(f"no cell of {options.truth} is among the predictions in {members[0].folder}.")
+        raise DataError(f"no cell of {options.truth} is among the predictions in {predictions[0].folder}.")
 
     def score(blended: np.ndarray, rows: np.ndarray) -> float:
         known = rows[true_row[rows] >= 0]
@@ -146,19 +150,19 @@ def _data(options: EnsembleOptions) -> DataSet:
     return DataSet.open(data_folder_of(options.preds[0], options.data))
 
 
-def _classes(options: EnsembleOptions, first: MemberTables) -> ClassList:
+def _classes(options: EnsembleOptions, first: Prediction) -> ClassList:
     return default_classes(len(first.columns)) if options.data is None else _data(options).classes
 
 
 def _report(
     prepared: list[np.ndarray], folds: np.ndarray, scores: np.ndarray, score: Score, options: EnsembleOptions
 ) -> dict[str, Any]:
-    """Score the blend, equal weights, each member alone and the blend without it; all on unseen folds."""
+    """Score the blend, equal weights, each prediction alone and the blend without it; all on unseen folds."""
     every = np.flatnonzero(folds >= 0)
     count, full = len(prepared), score(scores, every)
     rows = []
     for k, path in enumerate(options.preds):
-        others = [member for j, member in enumerate(prepared) if j != k]
+        others = [prediction for j, prediction in enumerate(prepared) if j != k]
         without = fit_nested(others, folds, options.how, score).apply(others, folds, options.how)
         alone = score(blend([prepared[k]], np.ones(1), options.how), every)
         rows.append({"preds": str(path), "alone": alone, "adds": full - score(without, every)})
@@ -170,7 +174,7 @@ def _print(options: EnsembleOptions, weights: np.ndarray, record: dict[str, Any]
     say(f"weights fitted on the {record['fitted_on']}; each fold scored with weights fitted on the others")
     if late:
         say(f"{late} images are in no fold: they are left out of the fit and blended with the weights below")
-    say(f"{'member':40} {'weight':>7} {'alone':>7} {'adds':>7}   weights by fold")
+    say(f"{'predictions':40} {'weight':>7} {'alone':>7} {'adds':>7}   weights by fold")
     for k, (row, weight) in enumerate(zip(report["members"], weights, strict=True)):
         by_fold = " ".join(f"{values[k]:.2f}" for values in record["by_fold"].values())
         say(f"{row['preds'][-40:]:40} {weight:7.3f} {row['alone']:7.4f} {row['adds']:+7.4f}   {by_fold}")
@@ -181,20 +185,20 @@ def _print(options: EnsembleOptions, weights: np.ndarray, record: dict[str, Any]
 def _print_differences(
     options: EnsembleOptions, prepared: list[np.ndarray], weights: np.ndarray, scores: np.ndarray
 ) -> None:
-    """Without labels, print how far each member is from the blend: a member like the others adds nothing."""
-    say(f"{'member':40} {'weight':>7} {'mean |score - blend|':>22}")
-    for path, member, weight in zip(options.preds, prepared, weights, strict=True):
-        apart = np.abs(blend([member], np.ones(1), options.how) - scores)
+    """Without labels, print how far each prediction is from the blend: a prediction like the others adds nothing."""
+    say(f"{'predictions':40} {'weight':>7} {'mean |score - blend|':>22}")
+    for path, prediction, weight in zip(options.preds, prepared, weights, strict=True):
+        apart = np.abs(blend([prediction], np.ones(1), options.how) - scores)
         say(f"{str(path)[-40:]:40} {weight:7.3f} {apart.mean() if apart.size else 0:22.4f}")
 
 
-def _blend_images(members: list[MemberTables], weights: np.ndarray, fitted: Fitted | None, how: str) -> np.ndarray:
+def _blend_images(predictions: list[Prediction], weights: np.ndarray, fitted: Fitted | None, how: str) -> np.ndarray:
     """Return (I, K) scores of the images, blended as their cells are; NaN where an image failed."""
-    columns, folds = members[0].columns, members[0].images.fold.to_numpy()
-    by_member = [member.images[columns].to_numpy(np.float32) for member in members]
-    good = ~np.isnan(np.stack(by_member)).any(axis=(0, 2))
-    prepared = [prepare(scores[good], how) for scores in by_member]
-    out = np.full(by_member[0].shape, np.nan, np.float32)
+    columns, folds = predictions[0].columns, predictions[0].images.fold.to_numpy()
+    by_prediction = [prediction.images[columns].to_numpy(np.float32) for prediction in predictions]
+    good = ~np.isnan(np.stack(by_prediction)).any(axis=(0, 2))
+    prepared = [prepare(scores[good], how) for scores in by_prediction]
+    out = np.full(by_prediction[0].shape, np.nan, np.float32)
     out[good] = blend(prepared, weights, how)
     for fold, fold_weights in (fitted.by_fold if fitted else {}).items():
         of_fold = folds[good] == fold
@@ -203,9 +207,9 @@ def _blend_images(members: list[MemberTables], weights: np.ndarray, fitted: Fitt
 
 
 def _write(
-    options: EnsembleOptions, home: Path, members: list[MemberTables], scores: np.ndarray, of_images: np.ndarray
+    options: EnsembleOptions, home: Path, predictions: list[Prediction], scores: np.ndarray, of_images: np.ndarray
 ) -> None:
-    first = members[0]
+    first = predictions[0]
     sizes = image_sizes(first)
     count = write_cells(home, blended_frames(first, scores))
     images = first.images.copy()

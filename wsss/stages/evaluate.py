@@ -9,20 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import DataError, some
-from wsss.core.console import say
+from wsss.core.checks import DataError, refuse_idle, some
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import read_record, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
-from wsss.core.runtime import progress
-from wsss.data.build import read_manifest
-from wsss.data.catalog import recorded_data
+from wsss.data.catalog import read_manifest
+from wsss.data.origin import recorded_data
 from wsss.data.tables import read_labels
 from wsss.inference.ensemble import foreign_note, read_provenance
-from wsss.inference.submission import iter_submission
 from wsss.inference.tables import (
     is_mask_folder,
     iter_cells,
+    iter_submission,
     prediction_files,
     read_cells,
     read_images,
@@ -100,19 +99,23 @@ def check_numbers(
 
 def run(options: EvaluateOptions) -> int:
     """Evaluate as the options say; return the exit code."""
+    of_masks = is_mask_folder(options.preds)
+    refuse_idle(options, OF_CELLS if of_masks else OF_MASKS, f"for predicted {'masks' if of_masks else 'cells'}")
     out = options.out or options.preds / "scores.json"
     with at_file(out, "evaluate") as output:
         if not output.begin(partial(_read, options), overwrite=options.overwrite, subject=SUBJECT):
-            if not is_mask_folder(options.preds):
+            if not of_masks:
                 report = read_record(out)
                 print_scores(report, _classes(options.data, len(report["cells"]["per_class"])))
-        elif is_mask_folder(options.preds):
+        elif of_masks:
             evaluate_masks(options, output, out)
         else:
             _evaluate(options, output, out)
     return 0
 
 
+OF_CELLS = ("masks", "labels", "submission", "data", "join", "join_iou", "match_iou", "threshold")
+OF_MASKS = ("search", "sheet")
 SUBJECT = ("options.preds", "options.truth")
 
 

@@ -9,19 +9,33 @@ from typing import Any
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.console import say
-from wsss.core.device import choose_device
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import read_record
-from wsss.core.runtime import progress
 from wsss.data import ids
-from wsss.data.catalog import DataSet, data_folder_of
-from wsss.exports.annotations import cell_features, label_map_of, write_coco, write_geojson, write_label_tiff
-from wsss.exports.table import write_h5ad, write_table
+from wsss.data.catalog import DataSet
+from wsss.data.origin import data_folder_of
+from wsss.exports.annotations import (
+    cell_features,
+    label_map_of,
+    write_coco,
+    write_geojson,
+    write_h5ad,
+    write_label_tiff,
+    write_table,
+)
 from wsss.inference.checkpoints import load_classifier
 from wsss.inference.hub import export_onnx, push_model, save_model
-from wsss.inference.submission import write_submission
-from wsss.inference.tables import EMBEDDINGS, iter_cells, prediction_files, read_cells, read_embeddings, score_columns
+from wsss.inference.tables import (
+    EMBEDDINGS,
+    iter_cells,
+    prediction_files,
+    read_cells,
+    read_embeddings,
+    score_columns,
+    write_submission,
+)
+from wsss.models.device import choose_device
 from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions
 from wsss.reports.figures import colour
 from wsss.runs.output import Output, at_file, in_folder, what_is_read

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.console import say
-from wsss.core.device import Device, choose_device
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_json
 from wsss.core.label_maps import given_maps
-from wsss.core.runtime import keep_freed_memory, progress
-from wsss.data.build import TABLE
-from wsss.data.catalog import DataSet, default_dataset, from_here
-from wsss.data.cell_maps import check_cells, image_marks
+from wsss.data.catalog import TABLE, DataSet, default_dataset
+from wsss.data.origin import check_cells, from_here, image_marks
 from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import (
     Plan,
@@ -34,6 +31,7 @@ from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import Scored, ShardJournals, predict, take, write_results
 from wsss.inference.published import Published, load_published
 from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
+from wsss.models.device import Device, choose_device, keep_freed_memory
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal, remove_journal

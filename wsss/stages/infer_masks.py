@@ -23,22 +23,22 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from wsss.cells.mask_instances import decode
+from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.console import say
-from wsss.core.device import Device, choose_device
+from wsss.core.console import progress, say
 from wsss.core.digests import BLANK, Digests, sealed
 from wsss.core.files import as_read, digest_json, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
 from wsss.core.rasters import stem_of
-from wsss.core.run_length import encode
-from wsss.core.runtime import progress, versions
+from wsss.core.rle import encode_pairs
+from wsss.core.runtime import versions
 from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.checkpoints import Checkpoint, MaskPlan, load_unets, plan_masks
 from wsss.inference.large import large_runs, predict_large
 from wsss.inference.semantic import MaskPredictor
+from wsss.models.device import Device, choose_device
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
@@ -155,7 +155,7 @@ def write_image(out: Path, name: str, probs: np.ndarray, target: str, options: I
     stream.write(BLANK.encode())  # behind the array, where readers of .npy do not look
     write_bytes(out / "probs" / f"{name}.npy", sealed(stream.getvalue()))
     parts = range(1, int(label_map.max(initial=0)) + 1) if config.objects else [1]
-    runs = [encode(label_map == k, config.runs) for k in parts]
+    runs = [encode_pairs(label_map == k, config.runs) for k in parts]
     row = {"status": "ok", "n_objects": int(label_map.max(initial=0)), "area_px": int((label_map > 0).sum())}
     return row | {"runs": runs}
 

@@ -10,16 +10,15 @@ import numpy as np
 from PIL import Image
 
 from wsss.core.checks import DataError, some
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import write_bytes
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import ClassList
 from wsss.core.parquet import read_parquet
-from wsss.core.runtime import progress
-from wsss.data.catalog import DataSet, data_folder_of
-from wsss.data.cell_maps import check_cells, check_current, marks_for
+from wsss.data.catalog import DataSet
+from wsss.data.origin import check_cells, check_current, data_folder_of, marks_for
 from wsss.inference.tables import prediction_files
 from wsss.metrics.cells import read_cell_truth
 from wsss.options.overlay import OverlayOptions

@@ -17,14 +17,12 @@ from wsss.core.checks import ConfigError, DataError, UserError, some
 from wsss.core.console import say
 from wsss.core.labels import HPA, ClassList
 from wsss.core.stacks import parse_choice
-from wsss.data import planes, tables
+from wsss.data import pixels, tables
 from wsss.data import source as sources
-from wsss.data.build import COLUMNS, DUPLICATES, FOLDS, SHARDS, SOURCES, TABLE, Spec, finish
-from wsss.data.catalog import DataSet
-from wsss.data.existing import ExistingSet, Known
+from wsss.data.build import DUPLICATES, SOURCES, ExistingSet, Known, Spec, finish
+from wsss.data.catalog import COLUMNS, FOLDS, SHARDS, TABLE, DataSet, Shards
 from wsss.data.folds import summary
 from wsss.data.source import Job, Source
-from wsss.data.store import Shards
 from wsss.options.prepare import PrepareOptions
 from wsss.runs.journal import Journal, remove_journal
 from wsss.runs.output import Output, in_folder
@@ -142,7 +140,7 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     channels, in_files = channel_names(options.channels)
     table = tables.read_labels(options.labels, classes, in_files) if options.labels else None
     listed = options.images.suffix.lower() == ".csv"
-    find = planes.read_path_list if listed else planes.find_images
+    find = pixels.read_path_list if listed else pixels.find_images
     listing, folder = find(options.images, in_files), options.images.parent if listed else options.images
     files = tables.leave_out(listing.images, options.skip)
     matched = tables.match_labels(files, table, allow_unlabelled=options.allow_unlabelled)

@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError
-from wsss.core.console import say
-from wsss.core.device import Device, choose_device
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import as_read, digest_json, write_csv, write_json
-from wsss.core.npy import parse_npy
-from wsss.core.runtime import keep_freed_memory, progress, versions
+from wsss.core.reading import parse_npy
+from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.data.cell_maps import check_cells, image_marks
+from wsss.data.origin import check_cells, image_marks
 from wsss.data.pseudo import FORMAT, MANIFEST, write_masks
 from wsss.inference.checkpoints import Plan, check_fits, load_classifier
 from wsss.inference.pseudo import cells_of, label_maps, make_masks, plan_pseudo, values_of
+from wsss.models.device import Device, choose_device, keep_freed_memory
 from wsss.options.pseudo import PseudoConfig, PseudoOptions
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder

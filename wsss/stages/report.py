@@ -11,27 +11,18 @@ import pandas as pd
 from wsss.cells.instances import describe_cells
 from wsss.cells.scoring import normalise, resize
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.console import say
-from wsss.core.device import choose_device
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import write_text
 from wsss.core.labels import parse_label
-from wsss.core.runtime import progress
-from wsss.data.build import PIXEL_SIZE
-from wsss.data.catalog import DataSet, data_folder_of
-from wsss.data.cell_maps import check_current, marks_for
+from wsss.data.catalog import PIXEL_SIZE, DataSet
+from wsss.data.origin import check_current, data_folder_of, marks_for
 from wsss.exports.annotations import label_map_of
-from wsss.inference.checkpoints import (
-    CamCheckpoint,
-    check_fits,
-    load_classifiers,
-    plan_all,
-    plan_oof,
-    trained_since,
-)
+from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof, trained_since
 from wsss.inference.ensemble import read_provenance
 from wsss.inference.tables import is_mask_folder, iter_cells, prediction_files
 from wsss.models.cam_net import class_maps
+from wsss.models.device import choose_device
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import short_name
 from wsss.reports.overlay import composite
@@ -94,11 +85,13 @@ class Mapper:
         for checkpoint in checkpoints:
             check_fits(checkpoint, data)
         plan = plan_oof(checkpoints, data) if oof else plan_all(checkpoints, data)
-        self._members: dict[int, list[CamCheckpoint]] = {i: predicting for predicting, indices in plan for i in indices}
+        self._predicting: dict[int, list[CamCheckpoint]] = {
+            i: predicting for predicting, indices in plan for i in indices
+        }
 
     def maps(self, i: int) -> list[ClassMap]:
         """Return the maps of the image with number i, none where no network predicts it."""
-        checkpoints = self._members.get(i, [])
+        checkpoints = self._predicting.get(i, [])
         if not checkpoints:
             return []
         image = np.array(self.data.image(i))[None]  # a copy: torch wants to be allowed to write

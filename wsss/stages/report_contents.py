@@ -12,7 +12,8 @@ import pandas as pd
 from wsss.core.checks import DataError, some
 from wsss.core.digests import in_short
 from wsss.core.files import read_lines, read_record
-from wsss.data.catalog import DataSet, data_folder_of
+from wsss.data.catalog import DataSet
+from wsss.data.origin import data_folder_of
 from wsss.inference.checkpoints import trained_since
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
 from wsss.metrics.cells import TrueMasks, read_cell_truth, score_table

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from wsss.cells.mask_instances import mask_channel
+from wsss.cells.instances import mask_channel
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.digests import Digests
 from wsss.core.files import read_record, write_text
-from wsss.core.runtime import progress
 from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set

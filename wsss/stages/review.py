@@ -8,8 +8,8 @@ from pathlib import Path
 from wsss.core.checks import ConfigError, DataError, Terminated
 from wsss.core.console import say
 from wsss.core.digests import Digests
-from wsss.data.catalog import DataSet, data_folder_of
-from wsss.data.cell_maps import check_current, image_marks
+from wsss.data.catalog import DataSet
+from wsss.data.origin import check_current, data_folder_of, image_marks
 from wsss.inference.tables import is_mask_folder, prediction_files, table_digest
 from wsss.metrics.weighted import Estimate, SampleFigures
 from wsss.options.review import ReviewOptions

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import pandas as pd
 
 from wsss.cells.morphology import doubt_notes
 from wsss.core.checks import DataError, DiskError, some
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_csv, write_json
-from wsss.core.runtime import progress, versions
+from wsss.core.runtime import version_of, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.inference.overlap import Overlap
 from wsss.options.segment import SegmentOptions
@@ -69,14 +68,6 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, out
     _write(output.home, table, options, spent)
     output.publish(failed=table.ID[(table.status == "failed") & table.ID.isin(list(output.items))].tolist())
     return _report(table, len(todo), time.perf_counter() - began, spent)
-
-
-def version_of(package: str) -> str:
-    """Return the version of a package, '' where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _backend_options(options: SegmentOptions, data: DataSet) -> BackendOptions:

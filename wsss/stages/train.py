@@ -12,20 +12,19 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
-from wsss.core.device import Device, choose_device
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json
-from wsss.core.runtime import cores, keep_freed_memory
+from wsss.core.runtime import cores
+from wsss.models.device import Device, choose_device, keep_freed_memory
 from wsss.options.recipe import Recipe
 from wsss.options.train import TrainOptions
 from wsss.reports.figures import plot_curves
 from wsss.runs.record import RunRecord, check_same_run, check_unseen, fold_name, inherit, join
 from wsss.runs.run_folder import RunFolder
-from wsss.training.distributed import World, join_processes
 from wsss.training.fit import fit
 from wsss.training.lr_find import find_rate
 from wsss.training.preview import open_tensorboard
-from wsss.training.state import Job, TrainState
+from wsss.training.state import Job, TrainState, World, join_processes
 from wsss.training.tasks import Earlier, Split, Task
 from wsss.training.tasks.classify import ClassifyTask
 from wsss.training.tasks.maps import MapTask

@@ -16,10 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from wsss.core.checks import ConfigError, DataError, Terminated, some
-from wsss.core.console import say
-from wsss.core.device import GIB
-from wsss.core.runtime import progress
-from wsss.models.memory import MemoryFull, attempt, free_bytes, peak_bytes
+from wsss.core.console import progress, say
+from wsss.models.device import GIB, MemoryFull, attempt, free_bytes, peak_bytes
 from wsss.training.loading import Batch, EpochLoader, loaders_alive
 from wsss.training.state import Job, Net, TrainState
 

@@ -10,9 +10,8 @@ import pandas as pd
 import torch
 
 from wsss.core.checks import DataError
-from wsss.core.console import say
+from wsss.core.console import progress, say
 from wsss.core.files import write_csv
-from wsss.core.runtime import progress
 from wsss.options.recipe import OptimConfig
 from wsss.reports.figures import plot_range_test
 from wsss.training.fit import Learner, stop_error, stop_signals

@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from wsss.core.checks import ConfigError
-from wsss.core.device import Device
 from wsss.core.files import write_atomic
 from wsss.data.catalog import DataSet
 from wsss.models.cam_net import CamNet
+from wsss.models.device import Device
 from wsss.reports.figures import short_name
 from wsss.reports.overlay import Panel, composite, contact_sheet, fit, heat
 from wsss.training.fit import Watch
@@ -109,7 +109,6 @@ def _spread(cam: Tensor) -> np.ndarray:
 
 
 def _write_png(path: Path, picture: np.ndarray) -> None:
-
     write_atomic(path, lambda stream: Image.fromarray(picture).save(stream, format="png"))
 
 

@@ -12,11 +12,22 @@ from PIL import Image
 from scipy import ndimage
 
 from wsss.core.checks import check_range
+from wsss.core.console import progress
 from wsss.core.files import write_atomic, write_csv
 from wsss.core.labels import HPA_CHANNELS, HPA_NAMES, format_label
-from wsss.core.runtime import parallel, progress
-from wsss.data.synthetic.patterns import MITOTIC, NEGATIVE, PATTERNS, Cell, stain
-from wsss.data.synthetic.shapes import boxes, make_outline, make_seed, scatter, settle
+from wsss.core.runtime import parallel
+from wsss.data.synthetic.patterns import (
+    MITOTIC,
+    NEGATIVE,
+    PATTERNS,
+    Cell,
+    boxes,
+    make_outline,
+    make_seed,
+    scatter,
+    settle,
+    stain,
+)
 
 
 @dataclass(frozen=True)

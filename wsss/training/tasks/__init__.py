@@ -8,17 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from wsss.core.device import Device
+from wsss.models.device import Device
 from wsss.models.unet import Unet, build_unet
 from wsss.options.recipe import Recipe, UnetRecipe
 from wsss.options.train import TrainOptions
-from wsss.runs.checkpoint import is_checkpoint
 from wsss.runs.record import RunRecord
-from wsss.runs.run_folder import RunFolder, same_fold
-from wsss.training.distributed import World
+from wsss.runs.run_folder import RunFolder, is_checkpoint, same_fold
 from wsss.training.fit import Learner, Validate, Watch
 from wsss.training.loading import EpochLoader
-from wsss.training.state import Net
+from wsss.training.state import Net, World
 
 Earlier = tuple[RunFolder, Path]
 """Run and file of an earlier network."""

@@ -10,30 +10,29 @@ from torch import Tensor, nn
 
 from wsss.core.channels import default_roles
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.console import say
-from wsss.core.device import Device
+from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json
-from wsss.core.runtime import progress, versions
+from wsss.core.runtime import versions
 from wsss.data.augment import build_augment, load_recipe
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.data.cell_maps import image_marks, without_cells
-from wsss.data.samples import ImageSamples, shard
+from wsss.data.origin import image_marks, without_cells
 from wsss.feature_classifier.fit import TooFewCells
 from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.losses.classify import ComboLoss, refinement
 from wsss.metrics.cells import CellTruth, read_cell_truth
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
 from wsss.models.cam_net import CamNet, PuzzleCam, SiameseOutput, build_cam_net
+from wsss.models.device import Device
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import ClassifyRecipe
 from wsss.options.train import ClassifyOptions
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, same_fold
-from wsss.training.distributed import World
 from wsss.training.fit import Learner, Validate, Watch
-from wsss.training.loading import Batch, EpochLoader, balanced_draw, whole_images
+from wsss.training.loading import Batch, EpochLoader, ImageSamples, balanced_draw, shard, whole_images
 from wsss.training.preview import Preview
+from wsss.training.state import World
 from wsss.training.tasks import Earlier, Split, Task
 
 

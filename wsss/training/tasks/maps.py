@@ -9,24 +9,49 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from wsss.core.checks import ConfigError
-from wsss.core.device import Device
-from wsss.data.augment import build_augment
+from wsss.core.checks import ConfigError, refuse_idle
+from wsss.data.augment import Augment, build_augment
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.pseudo import PseudoSet
-from wsss.data.samples import MapSamples
 from wsss.losses.semantic import MaskLoss
+from wsss.models.device import Device
 from wsss.models.unet import MaskOutput
+from wsss.options.masks import IGNORE
 from wsss.options.recipe import MapRecipe
 from wsss.options.train import MapOptions
 from wsss.runs.record import RunRecord, check_unseen, fold_name
-from wsss.training.distributed import World
 from wsss.training.fit import Learner, Validate
-from wsss.training.loading import Batch, EpochLoader, balanced_draw
+from wsss.training.loading import Batch, EpochLoader, Key, balanced_draw
+from wsss.training.state import World
 from wsss.training.tasks import Split, UnetTask
 from wsss.training.tasks.classify import record_of_data
+
+
+class MapSamples(Dataset[tuple[Tensor, Tensor, int]]):
+    """Samples (image (C, h, w) uint8, target (K, h, w) uint8 of 0, 1 and 255, index), augmented by the seed of the key.
+
+    Pixels beyond the image's edge are ignored.
+    """
+
+    def __init__(self, data: DataSet, pseudo: PseudoSet, augment: Augment) -> None:
+        self.data, self.pseudo, self.augment = data, pseudo, augment
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, int]:
+        """Read one image; the same key always gives the same sample."""
+        index, seed = key
+        classes, masks = self.pseudo.masks(self.data.ids[index])
+        planes = [*masks, np.ones(masks.shape[1:], np.uint8)]
+        image, moved = self.augment.with_masks(self.data.image(index), planes, seed)
+        *moved_masks, inside = moved
+        target = np.zeros((len(self.data.classes), *inside.shape), np.uint8)
+        for k, mask in zip(classes, moved_masks, strict=True):
+            target[k] = mask
+        target[:, inside == 0] = IGNORE
+        return torch.from_numpy(image), torch.from_numpy(target), index
 
 
 class MapLearner(Learner):
@@ -59,6 +84,9 @@ class MapTask(UnetTask):
             raise ConfigError(
                 "task is maps, which needs pseudo-masks: run python -m wsss.pseudo and pass --pseudo FOLDER."
             )
+        refuse_idle(recipe.optim, ("factor", "patience"), "in the task maps, which has no validation loss", "optim.")
+        of_masks = ("border_weight", "border_sigma", "empty_weight")
+        refuse_idle(recipe.mask_loss, of_masks, "in the task maps", "mask_loss.")
         self.folder = options.pseudo
         self._opened: dict[int | None, PseudoSet] = {}
         self.data = DataSet.open(default_dataset(options.data))

@@ -6,34 +6,95 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from wsss.cells.mask_instances import objects_of
+from wsss.cells.instances import enlarge, enlargement, objects_of
 from wsss.core.checks import ConfigError
-from wsss.core.device import Device
 from wsss.core.digests import Digests
 from wsss.core.runtime import versions
-from wsss.data.augment import Augment, load_recipe
-from wsss.data.mask_samples import (
-    MaskSamples,
-    coverage_folds,
-    folds_digest,
-    survey,
-    training_augment,
-    unpack_target,
-)
-from wsss.data.masks import MaskSet
-from wsss.data.samples import draw_epoch
+from wsss.data.augment import Augment, build_augment, load_recipe
+from wsss.data.masks import MaskSet, Survey, coverage_folds, folds_digest, gap_weights, make_target, survey
 from wsss.data.tile_set import open_set
 from wsss.losses.semantic import MaskLoss
 from wsss.metrics.instances import MaskScore, score_mask
+from wsss.models.device import Device
 from wsss.models.unet import MaskOutput, Unet, probabilities
+from wsss.options.masks import MaskConfig, MaskLossConfig
 from wsss.options.recipe import MaskRecipe
 from wsss.options.train import TrainOptions
 from wsss.runs.record import RunRecord
-from wsss.training.distributed import World
 from wsss.training.fit import Learner, Validate
-from wsss.training.loading import Batch, EpochLoader
+from wsss.training.loading import Batch, EpochLoader, Key, draw_epoch
+from wsss.training.state import World
 from wsss.training.tasks import Split, UnetTask
+
+
+class MaskSamples(Dataset[tuple[Tensor, Tensor, int]]):
+    """Samples (image (C, h, w) uint8, target (K, h, w) uint8, index), augmented by the seed of the key.
+
+    Targets are those of `make_target`; pixels beyond the image's edge are ignored. Where the loss asks for weights of
+    gaps they are one channel more, as `pack_weights` makes it.
+    """
+
+    def __init__(self, masks: MaskSet, augment: Augment | None, config: MaskConfig, loss: MaskLossConfig) -> None:
+        self.masks, self.augment, self.config, self.loss = masks, augment, config, loss
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, int]:
+        """Read one image; the same key always gives the same sample."""
+        index, seed = key
+        image, label_map, ignored = self.read(index)
+        if self.augment is not None:
+            planes = (label_map, ignored, np.ones_like(ignored))
+            image, (label_map, ignored, inside) = self.augment.with_masks(image, planes, seed)
+            ignored = ignored | ~inside
+        return torch.from_numpy(np.ascontiguousarray(image)), self.target(label_map, ignored), index
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return an image as networks see it, (C, H, W) uint8, its objects (H, W) int32, ignored pixels (H, W) bool."""
+        image, label_map, ignored = self.masks.image(index), self.masks.label_map(index), self.masks.ignored(index)
+        if self.config.contrast == "stretched":
+            image = self.masks.contrast(index).apply(image)
+        times = enlargement(label_map, self.config.object_px)
+        if times > 1:
+            image = enlarge(image, times, smooth=True)
+            label_map, grown = enlarge(np.stack([label_map, ignored.astype(np.int32)]), times, smooth=False)
+            ignored = grown > 0
+        return image, label_map, ignored
+
+    def target(self, label_map: np.ndarray, ignored: np.ndarray) -> Tensor:
+        """Return the packed target (K or K + 1, H, W) uint8 of objects and ignored pixels."""
+        target = make_target(label_map, ignored, self.config.target, self.config.border_px)
+        if self.loss.needs_border:
+            weights = gap_weights(label_map, self.loss.border_weight, self.loss.border_sigma)
+            target = np.concatenate([target, pack_weights(weights, self.loss.border_weight)[None]])
+        return torch.from_numpy(target)
+
+
+def pack_weights(weights: np.ndarray, most: float) -> np.ndarray:
+    """Turn (H, W) weights of 1..1 + most into uint8, so that they travel with the target."""
+    return np.rint((weights - 1) / max(most, 1e-6) * 255).astype(np.uint8)
+
+
+def unpack_target(packed: Tensor, outputs: int, most: float) -> tuple[Tensor, Tensor | None]:
+    """Split (B, K or K + 1, H, W) into target and (B, 1, H, W) weights, if there are any."""
+    if packed.shape[1] == outputs:
+        return packed, None
+    return packed[:, :outputs], 1 + most / 255 * packed[:, outputs:].float()
+
+
+def training_augment(recipe: MaskRecipe, masks: MaskSet, surveyed: Survey) -> Augment:
+    """Build the augmentation of a recipe; crop 0 is the size of the images, if they all have one.
+
+    Raises:
+        ConfigError: they do not, or are not square.
+    """
+    crop = recipe.crop
+    if not crop:
+        edges = np.unique(surveyed.sizes[masks.has_truth])
+        if len(edges) > 1:
+            raise ConfigError(f"crop is 0, but images have edges of {edges[0]} to {edges[-1]} px: pass --crop EDGE.")
+        crop = int(edges[0])
+    return build_augment(recipe.augment, crop, channels=masks.channels)
 
 
 class MaskLearner(Learner):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.data import samples
+from wsss.training import loading as samples
 
 # 8 images: class 0 in four, class 1 in two, class 2 in one, class 3 in none; the last has no label.
 LABELS = np.array(

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wsss.core import device as machine
 from wsss.core.checks import ConfigError
-from wsss.core.device import choose_device
+from wsss.models.device import choose_device
+from wsss.stages import doctor as machine
 
 Gpus = list[tuple[int, int]]
 NATIVE = {

@@ -1,5 +1,6 @@
-"""The label maps that the stage segment left in a data set, image by image."""
+"""What predictions were made from: their data set, and the pixels and label maps of each image."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import numpy as np
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests
-from wsss.core.files import digest_bytes
-from wsss.core.label_maps import find_label_map, given_maps, map_files, read_label_map
-from wsss.data.catalog import DataSet
+from wsss.core.files import digest_bytes, read_record
+from wsss.core.label_maps import given_maps, map_files
+from wsss.data.catalog import MANIFEST, DataSet, default_dataset
 from wsss.runs.output import record_over
 
 
@@ -58,19 +59,6 @@ def check_current(preds: Path, data: DataSet, indices: Iterable[int] | None = No
         )
 
 
-def read_cells(data: DataSet, index: int) -> np.ndarray:
-    """Return the cells of an image as kept on disk, (H, W) int32 at native or stored size.
-
-    Raises:
-        DataError: there is no label map, or it has another size.
-    """
-    label_map = read_label_map(find_label_map(data.folder / "cells", data.ids[index]))
-    native = (data.geometry(index).height, data.geometry(index).width)
-    if label_map.shape not in (native, (data.size, data.size)):
-        raise DataError(f"the label map is {label_map.shape}, expected {native} or {(data.size, data.size)}")
-    return label_map
-
-
 def check_cells(data: DataSet, or_else: str = "") -> None:
     """Refuse a data set without any label map; `or_else` ends the message with another way out.
 
@@ -89,10 +77,45 @@ def without_cells(data: DataSet, indices: np.ndarray) -> list[str]:
     return [data.ids[i] for i in indices if data.ids[i] not in given]
 
 
-def read_nuclei(data: DataSet, index: int) -> np.ndarray | None:
-    """Return the nuclei of an image at stored size, (size, size) int32; None where the cells came without them."""
-    try:
-        path = find_label_map(data.folder / "nuclei", data.ids[index])
-    except DataError:  # given label maps come without nuclei
-        return None
-    return data.geometry(index).labels_to_store(read_label_map(path))
+def data_folder_of(preds: Path, chosen: Path | None) -> Path:
+    """Return the data set: the chosen one, or the one that the predictions say they were made from.
+
+    Raises:
+        DataError: there are no predictions.
+    """
+    check_predictions(preds)
+    return (recorded_data(preds) if chosen is None else None) or default_dataset(chosen)
+
+
+def check_predictions(preds: Path) -> None:
+    """Refuse a path that is no folder.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not preds.is_dir():
+        raise DataError(f"{preds} is no folder, expected one of predictions (wsss infer): check --preds.")
+
+
+FROM_HERE = "data_from_here"
+"""What provenance.json calls the path of the data set that starts from the folder of the predictions."""
+
+
+def from_here(data: Path, preds: Path) -> dict[str, str]:
+    """Return what provenance.json says so that the data set is found from any working directory."""
+    return {FROM_HERE: os.path.relpath(data.resolve(), preds.resolve())}
+
+
+def recorded_data(preds: Path) -> Path | None:
+    """Return the data set that predictions were made from, wherever the working directory is; None if it is not there.
+
+    Where the folder of predictions and that of data were moved together, that is the data set that moved along.
+    """
+    path = preds / "provenance.json"
+    record = read_record(path) if path.exists() else {}
+    given = Path(str(record.get("data", "")))
+    if FROM_HERE in record:
+        there = Path(os.path.normpath(preds.resolve() / str(record[FROM_HERE])))
+        if (there / MANIFEST).is_file():
+            return given if given.exists() and given.samefile(there) else there
+    return given if "data" in record and (given / MANIFEST).is_file() else None
