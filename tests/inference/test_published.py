@@ -4,10 +4,12 @@ import hashlib
 import re
 import threading
 import zlib
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -29,8 +31,11 @@ from wsss.ensemble import main as ensemble
 from wsss.evaluate import main as evaluate
 from wsss.infer import main as infer
 from wsss.inference import published
+from wsss.inference.sources import Batch, PublishedScores, Sample, Task
 from wsss.inference.tables import EMBEDDINGS, read_cells
+from wsss.models.device import choose_device
 from wsss.models.published import SUBCELL_NAMES, SUBCELL_TO_HPA, read_densenet, read_subcell
+from wsss.options.scoring import CropConfig, ScoreConfig
 from wsss.stages.download import Manners
 from wsss.train import main as train
 
@@ -313,10 +318,10 @@ def test_a_whole_state_dict_in_one_file_will_do(data: Path, files: list[Path], t
         ("densenet:bg=a.pth", "expected subcell"),
         ("subcell={encoder}#sha256=12", "with #sha256=DIGEST or without"),
         ("subcell={encoder}", "there is no classifier: name its file behind that of the encoder"),
-        ("subcell={c0}", "the weights are not SubCell's: they lack"),
+        ("subcell={c0}", "the weights do not make SubCell: they lack"),
         (
             "subcell={encoder},{short}",
-            "the weights are not SubCell's: a classifier turns 256 values into 28, expected 256 into 31",
+            "the weights do not make SubCell: a classifier turns 256 values into 28, expected 256 into 31",
         ),
         ("subcell={encoder},{wide}", "a classifier turns 9 values into 31, expected 256 into 31"),
         ("subcell=http://[::1", "http://\\[::1 could not be fetched \\(the address is not one"),
@@ -385,6 +390,21 @@ def test_channels_are_chosen_by_their_roles(tmp_path: Path) -> None:
     bare = prepared(tmp_path / "bare", ("GFP", "ER"), roles=("signal", "cell"))
     with pytest.raises(ConfigError, match=r"needs nuclei \(role nucleus\), which .*bare has not \(channels GFP, ER\)"):
         planes(bare, "subcell", 2)
+
+
+@pytest.mark.parametrize(
+    ("declared", "asked", "edge"), [("0.08", None, 8), ("0.08", 0.16, 16), ("", 0.16, 16), ("", None, 64)]
+)
+def test_cells_are_shown_at_their_declared_size(tmp_path: Path, declared: str, asked: float | None, edge: int) -> None:
+    data = DataSet.open(prepared(tmp_path / "x", ("red", "green", "blue", "yellow")))
+    data = replace(data, table=data.table.assign(pixel_size_um=[declared]))
+    model = SimpleNamespace(name="", planes=(1,), pixel_um=asked, window=Window(SIZE, 0.16, 0.0))
+    task = Task(data, ScoreConfig(), CropConfig(), choose_device("cpu"))
+    cells = np.zeros((SIZE, SIZE), np.int32)
+    cells[20:36, 20:36] = 1
+    sample = Sample(0, np.full((4, SIZE, SIZE), 9, np.uint8), cells, cells, np.array([1], np.int32), (SIZE, SIZE))
+    (crops,) = PublishedScores(cast(Any, model), [], task, 1.0).cut(Batch([sample], sample.image[None]))
+    assert (crops[0, 0] > 0).any(axis=1).sum() == edge
 
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:

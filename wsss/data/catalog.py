@@ -377,6 +377,12 @@ class DataSet:
             return None
         return self.geometry(i).labels_to_store(read_label_map(path))
 
+    def pixel_um(self, i: int) -> float | None:
+        """Return the micrometres per original pixel of image i, as its file declares; None where it does not."""
+        declared = self.table[PIXEL_SIZE].iloc[i] if PIXEL_SIZE in self.table else ""
+        um = pd.to_numeric(declared, errors="coerce")
+        return float(um) if 0 < um < np.inf else None
+
     def folds(self) -> np.ndarray:
         """Return (N,) int: the fold that holds each image out, -1 where it has none.
 

@@ -54,7 +54,7 @@ class Published:
     share: float
     """Weight of all published networks in the blend."""
     pixel_um: float | None
-    """Micrometres per pixel of the original images; None for whole fields of the Atlas."""
+    """Micrometres per pixel of the original images; None for what they declare, else whole fields of the Atlas."""
 
     @property
     def window(self) -> Window:

@@ -369,9 +369,12 @@ class PublishedScores(Source):
 
     def cut(self, batch: Batch) -> Iterator[np.ndarray]:
         """Cut windows of the channels that it takes."""
-        um = [self.task.data.geometry(sample.index).stored_um(self.model.pixel_um) for sample in batch.samples]
-        fields = [(s.image[list(self.model.planes)], s.cells, um) for s, um in zip(batch.samples, um, strict=True)]
-        return window_batches(fields, self.model.window, self.task.crops.batch)
+        return window_batches(map(self._field, batch.samples), self.model.window, self.task.crops.batch)
+
+    def _field(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, float]:
+        data, model = self.task.data, self.model
+        um = data.geometry(sample.index).stored_um(model.pixel_um or data.pixel_um(sample.index))
+        return sample.image[list(model.planes)], sample.cells, um
 
     @torch.inference_mode()
     def see(self, batch: Batch, crops: Iterable[np.ndarray]) -> Sequence[tuple[np.ndarray, np.ndarray]]:

@@ -115,7 +115,7 @@ class SubCell(nn.Module):
             self.classifiers = nn.ModuleList(_classifiers(state, self.width))
         except (KeyError, ValueError, ZeroDivisionError, AssertionError) as error:
             lacks = "they lack " if isinstance(error, KeyError) else ""
-            raise DataError(f"the weights are not SubCell's: {lacks}{' '.join(str(error).split())}.") from error
+            raise DataError(f"the weights do not make SubCell: {lacks}{' '.join(str(error).split())}.") from error
         load_weights(self, dict(state))
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,8 +101,8 @@ class InferOptions:
     source_share: float = 0.5
     """Share of a cell's score taken from --source, where there is a run too; 0 keeps its --embeddings alone."""
     pixel_um: float | None = None
-    """Micrometres per pixel of the original images, for --source; left out, each is taken for a whole field of the HPA
-    (164 um)."""
+    """Micrometres per pixel of the original images, for --source; left out, what their files declare; an image whose
+    file does not is taken for a whole field of the HPA (164 um)."""
     segment: str = ""
     """Find the cells at the same time with this backend of the stage segment, one that needs no further options (unet,
     classical); empty: they were segmented before. The results are the same."""

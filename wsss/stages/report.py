@@ -15,7 +15,7 @@ from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import write_text
 from wsss.core.labels import parse_label
-from wsss.data.catalog import PIXEL_SIZE, DataSet
+from wsss.data.catalog import DataSet
 from wsss.data.origin import check_current, data_folder_of, marks_for
 from wsss.exports.annotations import label_map_of
 from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof, trained_since
@@ -300,8 +300,7 @@ class Drawing:
 
     def _pixel_um(self, name: str) -> float:
         """Return the edge of an image's pixels in µm, 0 where neither the option nor the data set says."""
-        stored = pd.to_numeric(self._carried(name).get(PIXEL_SIZE, ""), errors="coerce")
-        return self.contents.options.pixel_size or (float(stored) if 0 < stored < np.inf else 0.0)
+        return self.contents.options.pixel_size or self.contents.data.pixel_um(self.places[name]) or 0.0
 
     def _about(self, name: str, cells: int) -> str:
         data, row = self.contents.data, self.contents.data.table.iloc[self.places[name]]
