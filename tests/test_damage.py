@@ -386,7 +386,10 @@ def test_files_of_a_newer_format_are_refused_as_such(tmp_path: Path) -> None:
     write_json(tmp_path / "dataset.json", {"format": 2, "unfinished": False})
     write_json(tmp_path / "config.json", {"library_name": "wsss", "format": 2, "networks": []})
     write_json(tmp_path / "calibration.json", {"format": "wsss-calibration-2"})
+    with closing(Answers(tmp_path / "review.sqlite", ["a"])) as answers:
+        answers._db.execute("UPDATE meta SET value = 'wsss-review-2' WHERE name = 'format'")
     calls: list[Callable[[], object]] = [
+        lambda: Answers(tmp_path / "review.sqlite", ["a"]),
         lambda: PseudoSet.open(tmp_path, data),
         lambda: DataSet.open(tmp_path),
         lambda: load_model(tmp_path, choose_device("cpu")),

@@ -118,3 +118,11 @@ def test_the_figures_of_the_readme_are_means_of_three_measured_seeds(
     assert figures.main(["--scores", *[f"{tmp_path}/scores.json"] * 3]) == 0, "halves are rounded up"
     assert figures.main(["--scores", f"{tmp_path}/scores.json"]) == 1
     assert "1 seeds were measured, expected 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["docs/reliability.md", "scripts/stress/checks.py"])
+def test_the_tests_that_reliability_names_exist(name: str) -> None:
+    text = (ROOT / name).read_text()
+    paths = set(re.findall(r"(?:tests/)?((?:\w+/)*test_\w+\.py)", text))
+    assert paths
+    assert [path for path in paths if not (ROOT / "tests" / path).is_file()] == []

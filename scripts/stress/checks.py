@@ -24,28 +24,28 @@ class Part:
 ALL = "-m slow\\ or\\ not\\ slow "
 PARTS = {
     "signals": Part(
-        1, "SIGTERM and Ctrl-C to process and group", "-m slow tests/commands/test_signals.py -k stop_signal"
+        1, "SIGTERM and Ctrl-C to process and group", "-m slow tests/stages/test_signals.py -k stop_signal"
     ),
-    "saves": Part(1, "SIGKILL of training, each third within a save", "-m slow tests/engine/test_kills.py"),
-    "disk": Part(3, "disk full at every stage, TMPDIR full", ALL + "tests/commands/test_full_disk.py"),
+    "saves": Part(1, "SIGKILL of training, each third within a save", "-m slow tests/training/test_kills.py"),
+    "disk": Part(3, "disk full at every stage, TMPDIR full", ALL + "tests/stages/test_full_disk.py"),
     "damage": Part(4, "our files cut (200) or one bit flipped (500)", "tests/test_damage.py --examples 700"),
     "small": Part(21, "small files that ask for much, through every reader", "tests/test_hostile_files.py"),
     "strangers": Part(20, "pipes, devices, links, names that lead elsewhere", "tests/test_strangers.py tests/runs"),
     "mistakes": Part(
         22,
         "read-only disks, files where folders should be, names too long, at every stage",
-        ALL + "tests/commands/test_disk_refusals.py tests/engine/test_loading.py",
+        ALL + "tests/stages/test_disk_refusals.py tests/training/test_loading.py",
     ),
     "text": Part(
         23,
         "formulas, permissions, later formats, HTML",
-        "tests/commands/test_disk_refusals.py tests/core/test_csv_text.py tests/test_damage.py "
+        "tests/stages/test_disk_refusals.py tests/core/test_csv_text.py tests/test_damage.py "
         "tests/test_hostile_files.py -k csv\\ or\\ permissions\\ or\\ newer\\ or\\ plain",
     ),
     "hostile": Part(5, "pickles, YAML tags, objects, absurd headers", "tests/test_hostile.py"),
-    "images": Part(6, "1,000 mutated images, bombs", "tests/commands/test_broken_images.py --examples 1000"),
+    "images": Part(6, "1,000 mutated images, bombs", "tests/stages/test_broken_images.py --examples 1000"),
     "forms": Part(
-        6, "other bit depths, odd images and cell maps", "tests/commands/test_odd_images.py tests/data/test_pixels.py"
+        6, "other bit depths, odd images and cell maps", "tests/stages/test_odd_images.py tests/data/test_pixels.py"
     ),
     "tables": Part(
         7,
@@ -53,20 +53,20 @@ PARTS = {
         ALL + "tests/data/test_label_tables.py tests/data/test_planes.py tests/core/test_csv_text.py",
     ),
     "cells": Part(
-        8, "cell maps", "tests/commands/test_odd_images.py tests/commands/test_segment_command.py -k cell\\ or\\ map"
+        8, "cell maps", "tests/stages/test_odd_images.py tests/stages/test_segment_command.py -k cell\\ or\\ map"
     ),
-    "locks": Part(9, "two runs into one folder, stale locks", "tests/core/test_lock.py"),
-    "workers": Part(10, "a worker killed: the end within 60 s", "-m slow tests/commands/test_signals.py -k killed"),
-    "ranks": Part(10, "a DDP process killed or stopped", "-m slow tests/engine/test_distributed.py"),
+    "locks": Part(9, "two runs into one folder, stale locks", "tests/runs/test_lock.py"),
+    "workers": Part(10, "a worker killed: the end within 60 s", "-m slow tests/stages/test_signals.py -k killed"),
+    "ranks": Part(10, "a DDP process killed or stopped", "-m slow tests/training/test_distributed.py"),
     "edges": Part(
         11,
         "losses and gradients, rare classes, one image",
-        ALL + "tests/engine/test_edge_cases.py tests/engine/test_fit.py",
+        ALL + "tests/training/test_edge_cases.py tests/training/test_fit.py",
     ),
-    "leaks": Part(12, "leaks into predictions out of fold", "tests/predict/test_leaks.py tests/data/test_catalog.py"),
-    "offline": Part(13, "no network, read-only input and home", ALL + "tests/commands/test_offline.py"),
+    "leaks": Part(12, "leaks into predictions out of fold", "tests/inference/test_leaks.py tests/data/test_catalog.py"),
+    "offline": Part(13, "no network, read-only input and home", ALL + "tests/stages/test_offline.py"),
     "properties": Part(15, "properties, 10,000 examples each", "tests/test_properties.py --examples 10000"),
-    "twice": Part(16, "the whole chain twice, other numbers of workers", "-m slow tests/commands/test_twice.py"),
+    "twice": Part(16, "the whole chain twice, other numbers of workers", "-m slow tests/stages/test_twice.py"),
 }
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from chain import NAMED, call, names, site, words, write_image, write_inputs, write_plane
+from chain import NAMED, SIZE, call, names, site, words, write_image, write_inputs, write_plane
 from record import record
 
+from wsss.core.files import read_json, write_json
 from wsss.core.label_maps import read_label_map, write_label_map
 from wsss.runs.journal import Journal
 
@@ -61,7 +62,7 @@ def remake(*commands: str) -> Callable[[Path], None]:
     """Return a change that runs earlier stages again, whatever they refuse."""
 
     def change(home: Path) -> None:
-        chain = words(home)
+        chain = words(home) | further(home)
         for name in commands:
             again(name, chain)
 
@@ -242,6 +243,128 @@ MORE: list[tuple[str, list[str], str, Change]] = [
 ]
 """Command, those that it needs, what changes, and how: further ways of the commands."""
 
+SAME = "--backbone test_resnet --weights none --crop 64 --batch 4 --workers 0 --device cpu --epochs 1 --fold 0"
+
+
+def further(home: Path) -> dict[str, list[str]]:
+    """Return the words of further commands."""
+    data, preds = f"--data {home}/data", f"--preds {home}/oof"
+    texts = {
+        "train-maps": f"--task maps {data} --pseudo {home}/pseudo --run {home}/maps --unet.channels [8,8,8,8,8] {SAME}",
+        "train-init": f"{data} --run {home}/tuned --init_from {home}/run --feature_classifier.enabled false {SAME}",
+        "train-drs": f"{data} --run {home}/drs --drs.refine_from {home}/run --feature_classifier.enabled false {SAME}",
+        "train-answers": f"{data} --run {home}/answered --cell_labels {home}/answers.csv --feature_classifier.copies 0 "
+        f"--feature_classifier.enabled true --feature_classifier.weak.trees 5 {SAME}",
+        "compare": f"{preds} --by treatment --out {home}/compare --rounds 100",
+        "export-model": f"--run {home}/run --to huggingface --out {home}/model",
+        "export-link": f"--preds {home}/link --to geojson --out {home}/linked",
+        "evaluate-classes": f"{preds} --truth {home}/truth.csv --masks {home}/given --out {home}/again/scores.json",
+        "report-maps": f"{preds} --out {home}/maps.html --most 2 --crops 2 --maps true",
+        "calibrate-truth": f"{preds} --truth {home}/truth.csv --join number --out {home}/true.json",
+        "infer-curves": f"{data} --run {home}/run --device cpu --crops.size 32 --calibration {home}/curves.json "
+        f"--out {home}/calibrated",
+        "prepare-link": f"--images {home}/pictures-link --labels {home}/train.csv --out {home}/linked-data "
+        f"--size {SIZE} --folds 2 --workers 0",
+    }
+    return {
+        name: text.replace("test_resnet", "resnet10t" if name == "train-maps" else "test_resnet").split()
+        for name, text in texts.items()
+    }
+
+
+def write_further(home: Path) -> None:
+    """Write what those commands read: a condition for each image, labels of cells, links."""
+    first, *lines = (home / "train.csv").read_text().split()
+    rows = [f"{first},treatment", *(f"{line},drug{k % 2}" for k, line in enumerate(lines))]
+    (home / "train.csv").write_text("\n".join(rows) + "\n")
+    answers = "".join(f"{name},1,{k % 2}\n" for k, name in enumerate(names()))
+    (home / "answers.csv").write_text(f"ID,cell_id,Label\n{answers}")
+    (home / "link").symlink_to(home / "oof")
+    (home / "pictures-link").symlink_to(home / "images")
+    shutil.copytree(home / "images", home / "images2", copy_function=shutil.copy2)
+    for name in names()[:2]:
+        planes = np.random.default_rng().integers(0, 200, (4, 64, 64), np.uint8)
+        keep_time(home / "images2" / f"{name}.ome.tif", lambda _, n=name, p=planes: write_image(home, n, p, "images2"))
+
+
+def rename_class(home: Path) -> None:
+    """Give the first class of the data set another name, on purpose: the digest is right."""
+    path = home / "data" / "dataset.json"
+    manifest = read_json(path)
+    manifest["classes"][0] = manifest["classes"][0][::-1]
+    keep_time(path, lambda p: write_json(p, manifest))
+
+
+def retrain(home: Path) -> None:
+    """Train the run again, with another seed."""
+    code, text = call("train", [*words(home)["train"], "--resume", "never", "--seed", str(time.time_ns() % 10**6)])
+    assert code == 0, text
+
+
+def exchange(home: Path) -> None:
+    """Exchange two pseudo-masks by renames."""
+    one, other = sorted((home / "pseudo" / "fold0" / "masks").iterdir())[:2]
+    one.rename(home / "aside")
+    other.rename(one)
+    (home / "aside").rename(other)
+
+
+def exchange_images(home: Path) -> None:
+    """Exchange two images by renames."""
+    one, other = (home / "images" / f"{name}.ome.tif" for name in names()[:2])
+    one.rename(home / "aside")
+    other.rename(one)
+    (home / "aside").rename(other)
+
+
+def retarget(link: str, target: str) -> Change:
+    """Return a change that lets a link lead to another folder."""
+
+    def change(home: Path) -> None:
+        (home / link).unlink()
+        (home / link).symlink_to(home / target)
+
+    return change
+
+
+def text_in(path: str, old: bytes, new: bytes) -> Change:
+    """Return a change of text in a file, whose size and times stay."""
+    return lambda home: swap_bytes(home / path, old, new)
+
+
+def other_report(home: Path) -> None:
+    """Change what calibration curves say of themselves; the digest is right."""
+    path = home / "curves.json"
+    record = read_json(path)
+    write_json(path, record | {"report": {"changed": True}})
+
+
+CURRENT = [*BEFORE, "infer"]
+MORE += [
+    ("prepare", [], "two images exchanged by renames", exchange_images),
+    ("prepare", [], "a carried column", text_in("train.csv", b"i03,1,drug1", b"i03,1,drug2")),
+    ("prepare-link", [], "a link to the images leads elsewhere", retarget("pictures-link", "images2")),
+    ("train-maps", [*BEFORE, "pseudo"], "two pseudo-masks exchanged", exchange),
+    ("train-init", BEFORE, "the run that it started from trained again", retrain),
+    ("train-drs", BEFORE, "its teacher trained again", retrain),
+    ("train-answers", BEFORE, "a label of a cell", text_in("answers.csv", b"i05,1,1", b"i05,1,0")),
+    ("infer-curves", [*CURRENT, "calibrate"], "the calibration", other_report),
+    ("compare", CURRENT, "a class renamed", rename_class),
+    (
+        "compare",
+        CURRENT,
+        "a condition, prepared again",
+        both(text_in("train.csv", b"drug0", b"drug3"), remake("prepare")),
+    ),
+    ("export", CURRENT, "a class renamed", rename_class),
+    ("export-model", BEFORE, "the run trained again", retrain),
+    ("export-link", [*CURRENT, "infer-2"], "a link to predictions leads elsewhere", retarget("link", "second")),
+    ("evaluate-classes", CURRENT, "a class renamed", rename_class),
+    ("overlay", CURRENT, "a class renamed", rename_class),
+    ("report-maps", CURRENT, "the run trained again, not predicted again", retrain),
+    ("calibrate-truth", CURRENT, "a true class", truth),
+]
+
 OPTIONS: list[tuple[str, str]] = [
     ("prepare", "--size 32"),
     ("prepare", "--folds 4"),
@@ -399,7 +522,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="wsss-stress-") as folder:
         home = Path(folder)
         write_inputs(home)
-        chain = words(home)
+        write_further(home)
+        chain = words(home) | further(home)
         with site(home, chain):
             for name, needs, what, change in [*((name, None, what, change) for name, what, change in CHANGES), *MORE]:
                 if name not in wanted:

@@ -1,6 +1,7 @@
 """The compare stage: table and picture of conditions, and what it refuses."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,10 @@ from reviewable import write_reviewable
 
 from wsss import compare
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.files import read_json, write_json
 from wsss.inference import tables
+from wsss.options.compare import CompareOptions
+from wsss.stages.compare import _check_carried
 
 
 @pytest.fixture
@@ -72,3 +76,19 @@ def test_columns_and_conditions_that_are_not_there_are_refused(preds: Path) -> N
     tables.write_cells(preds, [many])
     with pytest.raises(DataError, match="70 values"):
         compare.main(["--preds", str(preds), "--by", "drug"])
+
+
+def test_a_class_that_was_renamed_and_a_condition_that_was_corrected_are_noticed(
+    preds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--preds", str(preds), "--by", "drug", "--out", str(tmp_path / "out")]
+    assert compare.main(words) == 0
+    manifest = read_json(tmp_path / "data/dataset.json")
+    write_json(tmp_path / "data/dataset.json", manifest | {"classes": ["Nucleus", *manifest["classes"][1:]]})
+    assert compare.main(words) == 0
+    assert "out of date (" in capsys.readouterr().out
+    assert "Nucleus" in (tmp_path / "out/shares.csv").read_text()
+    data = SimpleNamespace(ids=["image0"], carried=pd.DataFrame({"drug": ["b"]}), folder=tmp_path / "data")
+    options = CompareOptions(preds=preds, by="drug")
+    with pytest.raises(DataError, match=r"drug of image0 was corrected in .* \(image0: 'a', now 'b'\): run python"):
+        _check_carried(options, tables.read_cells(preds), data)  # type: ignore[arg-type]

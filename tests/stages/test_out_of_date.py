@@ -1,6 +1,7 @@
 """No result is older than what it was made from: what has changed is named, or the result is made again."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss import evaluate, infer, overlay, report, train
+from wsss import calibrate, evaluate, export, infer, overlay, pseudo, report, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import read_label_map, write_label_map
 from wsss.data.build import Spec, create_dataset
+from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.runs.journal import Journal
 from wsss.runs.output import STATE
+from wsss.runs.run_folder import RunFolder
 
 SIZE = 64
 NAMES = [f"im{k}" for k in range(6)]
@@ -147,3 +150,109 @@ def test_other_pixels_and_other_cells_are_no_training_to_go_on_with(home: Path, 
     create_dataset(tmp_path / "data", images, labels, Spec(size=SIZE, folds=2))
     with pytest.raises(DataError, match="begun with another pixels: what was read has changed"):
         train.main(f"{words} --batch 3 --epochs 1 --workers 0 --device cpu".split())
+
+
+NET = "--fold 0 --backbone test_resnet --weights none --crop 64 --batch 3 --epochs 1 --workers 0 --device cpu"
+
+
+def perturb(path: Path) -> None:
+    """Give a checkpoint other weights, as a longer training does."""
+    tensors, meta = load_checkpoint(path)
+    tensors["net.classifier.weight"] += 0.01
+    save_checkpoint(path, tensors, meta)
+
+
+def test_a_network_that_another_one_started_from_has_changed(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "run", tmp_path / "first")
+    words = f"--data {home}/data --run {tmp_path}/run --init_from {tmp_path}/first {NET}".split()
+    assert train.main(words) == train.main(words) == 0
+    perturb(tmp_path / "first/fold0/best.safetensors")
+    with pytest.raises(DataError, match="begun with another starting_weights: what was read has changed"):
+        train.main(words)
+    shutil.rmtree(tmp_path / "first")  # what it started from is not needed any more
+    assert train.main(words) == 0
+
+
+def test_pseudo_masks_that_were_exchanged_are_noticed(home: Path, cells: Path, tmp_path: Path) -> None:
+    assert pseudo.main(f"--data {home}/data --run {home}/run --out {tmp_path}/pseudo --device cpu".split()) == 0
+    words = (
+        f"--task maps --data {home}/data --pseudo {tmp_path}/pseudo --run {tmp_path}/run --unet.channels [8,8,8,8,8]"
+    )
+    words = f"{words} {NET.replace('test_resnet', 'resnet10t')}"
+    assert train.main(words.split()) == 0
+    one, other = sorted((tmp_path / "pseudo/fold0/masks").iterdir())[:2]
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    with pytest.raises(DataError, match="begun with another pseudo_masks"):
+        train.main(words.split())
+    with pytest.raises(DataError, match=r"npz is damaged, or was changed since it was written"):
+        train.main([*words.split(), "--resume", "never"])
+
+
+def test_networks_that_were_trained_again_are_not_taken_for_those_that_predicted(
+    home: Path, cells: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(home / "run", tmp_path / "run")
+    words = f"--data {home}/data --run {tmp_path}/run --out {tmp_path}/out --device cpu --crops.mode none"
+    assert infer.main(words.split()) == 0
+    page = f"--data {home}/data --preds {tmp_path}/out --out {tmp_path}/report.html --most 1 --crops 1".split()
+    perturb(tmp_path / "run/fold0/best.safetensors")
+    with pytest.raises(DataError, match=r"was trained again since .* so --maps would show other networks"):
+        report.main([*page, "--maps", "true"])
+    assert report.main(page) == 0
+    assert "was trained again since: the curves are not of these scores" in (tmp_path / "report.html").read_text()
+    with pytest.raises(DataError, match=r"was trained again since .* predict again"):
+        calibrate.main(f"--preds {tmp_path}/out --data {home}/data --out {tmp_path}/curves.json".split())
+
+
+def test_files_of_another_run_or_prediction_in_the_place_of_ours_are_refused(
+    home: Path, cells: Path, tmp_path: Path
+) -> None:
+    words = f"--data {home}/data --run {tmp_path}/run --seed 3 {NET}".split()
+    assert (
+        train.main(words)
+        == predict(home, tmp_path / "one")
+        == predict(home, tmp_path / "two", "--score.region", "topk")
+    )
+    draw = f"--data {home}/data --preds {tmp_path}/one --out {tmp_path}/pictures".split()
+    table = f"--data {home}/data --preds {tmp_path}/one --to csv --out {tmp_path}/cells.csv".split()
+    for name in ("cells.parquet", "provenance.json"):
+        kept = (tmp_path / "one" / name).read_bytes()
+        shutil.copyfile(tmp_path / "two" / name, tmp_path / "one" / name)
+        for command, own in ((overlay, draw), (export, table)):
+            with pytest.raises(DataError, match=rf"{name} is damaged, or was changed since it was written"):
+                command.main(own)
+        (tmp_path / "one" / name).write_bytes(kept)
+    shutil.copytree(home / "run", tmp_path / "mixed")
+    config = tmp_path / "mixed/fold0/config.yaml"
+    shutil.copyfile(tmp_path / "run/fold0/config.yaml", config)
+    more = f"--data {home}/data --run {tmp_path}/mixed --out {tmp_path}/three --device cpu --crops.mode none".split()
+    with pytest.raises(DataError, match=r"config\.yaml is of another run than .*best\.safetensors: restore it"):
+        infer.main(more)
+    config.write_text(config.read_text().partition("\n")[2])  # changed on purpose
+    assert infer.main(more) == 0
+
+
+def test_the_log_of_a_run_is_that_of_its_last_state(home: Path, tmp_path: Path) -> None:
+    run = RunFolder(Path(shutil.copytree(home / "run/fold0", tmp_path / "run")))
+    right, text = run.read_log().to_dict("list"), (run.path / "log.csv").read_text()
+    (run.path / "log.csv").write_text(text.replace("0.", "1."))
+    assert run.read_log().to_dict("list") == right
+    (run.path / "log.csv").write_text(text)
+    run.last.unlink()
+    assert run.read_log()["train_loss"].tolist() == pytest.approx(right["train_loss"], rel=1e-5)
+
+
+def test_a_network_whose_values_are_no_numbers_ends_a_run_in_one_line(home: Path, cells: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "run", tmp_path / "run")
+    best = tmp_path / "run/fold0/best.safetensors"
+    tensors, meta = load_checkpoint(best)
+    grown = {name: own * 1e30 if own.is_floating_point() else own for name, own in tensors.items()}
+    save_checkpoint(best, grown, meta)
+    words = f"--data {home}/data --run {tmp_path}/run --out {tmp_path}/out --device cpu --crops.mode none".split()
+    with pytest.raises(DataError, match=r"the network gives values that are no numbers .* --precision fp32"):
+        infer.main(words)
+    save_checkpoint(best, tensors | {"net.classifier.weight": tensors["net.classifier.weight"] * float("nan")}, meta)
+    with pytest.raises(DataError, match=r"run/fold0 holds weights that are no numbers .*classifier\.weight"):
+        infer.main(words)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, NoSpaceError, check_choice, some
+from wsss.core.digests import check_format
 from wsss.core.files import digest_bytes, disk_errors, without_nan, write_csv, write_json
 from wsss.core.labels import ClassList, format_label, parse_label
 from wsss.core.reading import check_no_link, check_regular
@@ -126,6 +127,8 @@ class Answers:
                 (stored,) = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
             if stored != value:
                 self._db.close()
+                if name == "format":
+                    check_format(path, stored, FORMAT, "review", "choose another --out")
                 raise DataError(
                     f"{path} holds answers of another {name} ({' '.join(stored.split())[:80]}): choose another --out."
                 )

@@ -65,8 +65,8 @@ def run(options: CalibrateOptions) -> int:
 
 
 def _read(options: CalibrateOptions, digests: Digests) -> dict[str, Any]:
-    data = _data_folder(options)
     files = [*prediction_files(options.preds), options.truth, options.masks, options.labels]
+    data = _data_folder(options)
     return what_is_read(options, digests, [*files, None if data is None else data / "dataset.json"])
 
 
