@@ -133,6 +133,8 @@ def test_masks_that_are_not_parted_are_compared_as_a_whole(folder: Path) -> None
     assert "2 hit, 0 missed; 0 invented" in page
     assert "what higher thresholds lose is outlines" in page
     assert "mean over IoU .5 to .95</span>" in page
+    assert "50 × 30 px, a mask found; Dice 0.95, IoU 0.90" in page
+    assert "20 × 20 px, truly empty, nothing found" in page
     assert "merged" not in page.partition("<script")[0]
     assert 'name="truths" checked' in page
 

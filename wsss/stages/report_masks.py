@@ -227,12 +227,19 @@ class Predicted:
 
     def about(self, seen: Seen) -> str:
         """Return the figures of an image as text."""
-        what = "objects" if self.separated else "masks"
         if seen.score is None or seen.hits is None:
             sure = "" if np.isnan(seen.sure) else f"; IoU expected {seen.sure:.2f}"
-            return f"{len(seen.areas)} {what} found{sure}"
-        ap = f", AP {seen.score.instance_ap:.2f}" if self.separated else ""
-        return f"{seen.hits.true} {what}, {len(seen.areas)} found; Dice {seen.score.dice:.2f}{ap}"
+            return (f"{len(seen.areas)} objects found" if self.separated else found_or_not(len(seen.areas))) + sure
+        if self.separated:
+            figures = f"Dice {seen.score.dice:.2f}, AP {seen.score.instance_ap:.2f}"
+            return f"{seen.hits.true} objects, {len(seen.areas)} found; {figures}"
+        where = found_or_not(len(seen.areas)) if seen.hits.true else f"truly empty, {found_or_not(len(seen.areas))}"
+        return f"{where}; Dice {seen.score.dice:.2f}, IoU {seen.score.iou:.2f}"
+
+
+def found_or_not(masks: int) -> str:
+    """Return whether an image has a mask."""
+    return "a mask found" if masks else "nothing found"
 
 
 class LargePredicted(Predicted):
@@ -553,13 +560,15 @@ def _drawings(every: Sequence[Seen], known: Sequence[Seen], *, separated: bool) 
     out, areas = [], {"found": np.concatenate([np.zeros(0, np.int64), *(seen.areas for seen in every)])}
     if known:
         total = _total(known)
+        name = "AP, mean over images" if separated else "images that are right"
         curves = {
-            "AP, mean over images": np.mean([ap_of(seen.hits) for seen in known if seen.hits is not None], axis=0),
+            name: np.mean([ap_of(seen.hits) for seen in known if seen.hits is not None], axis=0),
             "F1": _f1(total),
             "precision": total.matched / max(1, total.found),
             "recall": total.matched / max(1, total.true),
         }
         about = "AP is hits / (hits + missed + invented) of an image; the others are of all objects together"
+        about = about if separated else "an image is right if its mask is hit, or empty as it should be"
         out.append(Figure("By IoU threshold", threshold_svg(THRESHOLDS, curves), about))
         areas["true"] = np.concatenate([seen.true_areas for seen in known if seen.true_areas is not None])
     if any(len(own) for own in areas.values()):
