@@ -90,9 +90,7 @@ def load_cell_unet(path: Path) -> Unet:
             {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         )
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise DataError(
-            f"{path} holds no weights of the cell U-Net ({one_line(error)}): take another file."
-        ) from error
+        raise DataError(f"{path} holds no weights of the cell U-Net ({one_line(error)}): take another file.") from error
     return net.eval()
 
 
