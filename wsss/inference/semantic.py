@@ -256,9 +256,9 @@ class MaskPredictor:
         return enlargement(found, config.object_px)
 
     def enlarged_parts(self, parts: np.ndarray, times: float) -> np.ndarray:
-        """Return the maps of `parts`, each enlarged to be seen."""
-        large = np.stack([enlarge(part, times, smooth=True) for part in parts])
-        return np.stack([_shrunk(maps, size_of(parts[0])) for maps in self.parts(large)])
+        """Return the maps of `parts`, each enlarged to be seen, one after another for the sake of memory."""
+        large = (enlarge(part, times, smooth=True)[None] for part in parts)
+        return np.stack([_shrunk(self.parts(part)[0], size_of(parts[0])) for part in large])
 
     def _look(self, image: np.ndarray) -> np.ndarray:
         """Return the maps of an image of any size, in tiles where it is large."""
