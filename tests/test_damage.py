@@ -150,7 +150,7 @@ def probabilities(folder: Path) -> tuple[Path, Read]:
         output.begin(lambda digests: {})
         output.path("probs/a.npy").write_bytes(sealed(content.getvalue() + BLANK.encode()))
         output.publish()
-    return folder / "probs/a.npy", lambda: evaluate_masks._probs(folder, "a", files_of_record(folder)).tolist()
+    return folder / "probs/a.npy", lambda: evaluate_masks.predicted_probs(folder, "a", files_of_record(folder)).tolist()
 
 
 def model(folder: Path, name: str) -> tuple[Path, Read]:

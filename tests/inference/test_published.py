@@ -27,6 +27,7 @@ from wsss.core.label_maps import write_label_map
 from wsss.core.labels import HPA_NAMES, ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
+from wsss.data.fetch import Manners
 from wsss.ensemble import main as ensemble
 from wsss.evaluate import main as evaluate
 from wsss.infer import main as infer
@@ -36,7 +37,6 @@ from wsss.inference.tables import EMBEDDINGS, read_cells
 from wsss.models.device import choose_device
 from wsss.models.published import SUBCELL_NAMES, SUBCELL_TO_HPA, read_densenet, read_subcell
 from wsss.options.scoring import CropConfig, ScoreConfig
-from wsss.stages.download import Manners
 from wsss.train import main as train
 
 WIDTH, HIDDEN, SIZE = 128, 192, 64

@@ -16,9 +16,10 @@ from PIL import Image
 
 from wsss import download
 from wsss.core.checks import ConfigError, DataError
+from wsss.data.fetch import Rate
 from wsss.options.download import DownloadOptions
 from wsss.runs.output import STATE
-from wsss.stages.download import Rate, wanted_images
+from wsss.stages.download import wanted_images
 
 
 def jpeg(height: int = 24, width: int = 32, sample: int = 0) -> bytes:

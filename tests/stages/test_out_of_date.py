@@ -13,10 +13,9 @@ from wsss import calibrate, evaluate, export, infer, overlay, pseudo, report, tr
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import read_label_map, write_label_map
 from wsss.data.build import Spec, create_dataset
-from wsss.runs.checkpoint import load_checkpoint, save_checkpoint
 from wsss.runs.journal import Journal
 from wsss.runs.output import STATE
-from wsss.runs.run_folder import RunFolder
+from wsss.runs.run_folder import RunFolder, load_checkpoint, save_checkpoint
 
 SIZE = 64
 NAMES = [f"im{k}" for k in range(6)]

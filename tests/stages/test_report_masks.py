@@ -180,7 +180,7 @@ def test_the_page_is_made_again_only_when_something_has_changed(
     assert "out of date" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["--threshold", "0.3"], ["--maps"], ["--join", "iou"]])
+@pytest.mark.parametrize("flags", [["--threshold", "0.3"], ["--maps"], ["--join", "iou", "--truth", "data"]])
 def test_options_of_cells_are_refused_by_name(folder: Path, flags: list[str]) -> None:
     with pytest.raises(ConfigError, match=rf"holds masks, to which {flags[0]} means nothing"):
         write(folder, *flags)

@@ -456,6 +456,8 @@ def to_feature_classifier(
         "names": list(names),
         "importance": [round(float(v), 6) for v in model.importance],
         "history": [round(v, 6) for v in model.history],
+        "margin_ratio": None if model.margin_ratio is None else round(model.margin_ratio, 4),
+        "one_class": model.one_class,
         "config": asdict(config),
         **more,
     }

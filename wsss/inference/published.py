@@ -16,11 +16,11 @@ from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say, waiting
 from wsss.core.files import digest_bytes
 from wsss.data.catalog import DataSet
+from wsss.data.fetch import FetchError, Manners, fetch_file
 from wsss.models.device import Device
 from wsss.models.published import DenseNet, SubCell, read_densenet, read_subcell
 from wsss.options.infer import InferOptions, parse_source
 from wsss.runs.run_folder import read_tensors
-from wsss.stages.download import FetchError, Manners, fetch_file
 
 READERS: dict[str, Callable[[Sequence[dict[str, Tensor]]], SubCell | DenseNet]]
 READERS = {"subcell": read_subcell, "densenet": read_densenet}

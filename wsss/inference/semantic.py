@@ -15,7 +15,6 @@ from wsss.inference.checkpoints import Checkpoint
 from wsss.models.cam_net import CamNet, class_maps, crop_outputs
 from wsss.models.device import Device, MemoryFull, attempt
 from wsss.models.unet import Unet, probabilities
-from wsss.models.weights import check_outputs
 from wsss.options.masks import MaskInferConfig
 from wsss.options.scoring import TtaConfig
 
@@ -70,7 +69,6 @@ def predict_views(predict: Predict, images: Tensor, kind: str = "none", scales: 
             maps = maps if maps.shape[2:] == images.shape[2:] else _resize(maps, list(images.shape[2:]))
             total = maps if total is None else total + maps
     assert total is not None  # scales are checked not to be empty
-    check_outputs(total)
     return total / (len(views) * len(scales))
 
 
@@ -298,7 +296,9 @@ class MaskPredictor:
             ) from None
         mean = torch.stack(maps).mean(dim=0)
         holds = mean[:, -1].mean(dim=(1, 2))
-        return emptied(mean[:, :-1], holds, self.target, config.empty_below).cpu().numpy()
+        seen = emptied(mean[:, :-1], holds, self.target, config.empty_below).cpu()
+        check_outputs(seen)
+        return seen.numpy()
 
     def _ask(self, checkpoint: Checkpoint[Unet], images: torch.Tensor) -> torch.Tensor:
         """Return (B, K + 1, H, W): the maps, and as a map the probability that the image holds anything."""
