@@ -15,6 +15,7 @@ from wsss.inference.checkpoints import Checkpoint
 from wsss.models.cam_net import CamNet, class_maps, crop_outputs
 from wsss.models.device import Device, MemoryFull, attempt
 from wsss.models.unet import Unet, probabilities
+from wsss.models.weights import check_outputs
 from wsss.options.masks import MaskInferConfig
 from wsss.options.scoring import TtaConfig
 
