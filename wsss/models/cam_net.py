@@ -143,8 +143,7 @@ def crop_outputs(net: CamNet, batches: Iterable[np.ndarray], device: Device) -> 
             pooled = output.features.float().mean(dim=(2, 3))
             both = torch.cat([output.logits.float().sigmoid(), pooled], dim=1).cpu()  # one wait for the device
             check_outputs(both)
-            both = both.numpy()
-            return both[:, :classes], both[:, classes:]
+            return both[:, :classes].numpy(), both[:, classes:].numpy()
 
         outputs += in_parts(net, crops.shape, see)
     probs, features = zip(*outputs, strict=True)
