@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("wsss.stages.download.LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("wsss.data.fetch.LONGEST_WAIT", 0.01)
     found = Server()
     yield found
     found.shutdown()

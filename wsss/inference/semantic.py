@@ -297,9 +297,9 @@ class MaskPredictor:
             ) from None
         mean = torch.stack(maps).mean(dim=0)
         holds = mean[:, -1].mean(dim=(1, 2))
-        seen = emptied(mean[:, :-1], holds, self.target, config.empty_below).cpu()
+        seen: np.ndarray = emptied(mean[:, :-1], holds, self.target, config.empty_below).cpu().numpy()
         check_outputs(seen)
-        return seen.numpy()
+        return seen
 
     def _ask(self, checkpoint: Checkpoint[Unet], images: torch.Tensor) -> torch.Tensor:
         """Return (B, K + 1, H, W): the maps, and as a map the probability that the image holds anything."""

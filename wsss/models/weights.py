@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 from huggingface_hub import constants
 from torch import Tensor, nn
 
@@ -45,13 +46,13 @@ def load_weights(net: nn.Module, tensors: dict[str, Tensor], where: object = "th
     net.load_state_dict(tensors)
 
 
-def check_outputs(*outputs: Tensor) -> None:
-    """Refuse outputs of a network that are no numbers.
+def check_outputs(*outputs: Tensor | np.ndarray) -> None:
+    """Refuse outputs of a network that are no numbers; tensors are on the CPU.
 
     Raises:
         DataError: some are.
     """
-    if not all(bool(output.isfinite().all()) for output in outputs):
+    if not all(np.isfinite(output).all() for output in outputs):
         raise DataError(
             "the network gives values that are no numbers (NaN or infinite): pass --precision fp32, and if that does "
             "not help, train again, with a lower --optim.lr."

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields, check_range
+from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields, check_range, refuse_idle
 from wsss.core.digests import OF_OPTIONS, check_seal
 from wsss.core.reading import read_yaml
 from wsss.core.runtime import ENGINES
@@ -98,7 +98,7 @@ class InferOptions:
     """Published networks that score each cell, beside the run or without one: subcell=ENCODER,CLASSIFIER,... (several
     classifiers are averaged), densenet=FILE. Files (.pth, .safetensors) or addresses; #sha256=DIGEST behind one has it
     compared. subcell:rbg= and subcell:ybg= say which cell stain a network of three channels takes."""
-    source_share: float = 0.5
+    source_share: float = between(0.5, 0, 1)
     """Share of a cell's score taken from --source, where there is a run too; 0 keeps its --embeddings alone."""
     pixel_um: float | None = None
     """Micrometres per pixel of the original images, for --source; left out, what their files declare; an image whose
@@ -149,7 +149,8 @@ class InferOptions:
     def __post_init__(self) -> None:
         check_fields(self)
         check_choice("engine", self.engine, ENGINES)
-        check_range("source_share", self.source_share, 0, 1)
+        if not self.source:
+            refuse_idle(self, ("source_share", "pixel_um"), "without --source")
         if self.pixel_um is not None:
             check_range("pixel_um", self.pixel_um, 1e-4)
         names = [parse_source(text)[0] for text in self.source]
