@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import find_objects, gaussian_filter, label
 
-from wsss.cells.instances import REACH, drop_small, enlarge, enlargement, mask_channel, objects_of
+from wsss.cells.instances import REACH, drop_small, mask_channel, objects_of
 from wsss.data.masks import make_target
 from wsss.metrics.instances import overlap
 
@@ -85,32 +85,3 @@ def test_small_objects_are_dropped_and_numbers_have_no_gaps() -> None:
     label_map = np.array([[1, 0, 2, 2], [0, 0, 2, 5], [5, 5, 5, 5]])
     assert drop_small(label_map, 3).tolist() == [[0, 0, 1, 1], [0, 0, 1, 2], [2, 2, 2, 2]]
     assert np.unique(drop_small(label_map, 0)).tolist() == [0, 1, 2, 3]
-
-
-def squares(edge: int, count: int) -> np.ndarray:
-    label_map = np.zeros((64, 64), np.int32)
-    for k in range(count):
-        y, x = divmod(k, 4)
-        label_map[y * 16 : y * 16 + edge, x * 16 : x * 16 + edge] = k + 1
-    return label_map
-
-
-@pytest.mark.parametrize(("edge", "wanted", "times"), [(10, 25, 2.5), (10, 8, 1), (10, 0, 1), (2, 30, 4)])
-def test_small_objects_are_enlarged_to_the_wanted_edge(edge: int, wanted: int, times: float) -> None:
-    assert enlargement(squares(edge, 7), wanted) == pytest.approx(times)
-
-
-def test_an_image_without_objects_is_not_enlarged() -> None:
-    assert enlargement(np.zeros((5, 5), np.int32), 30) == 1
-
-
-@pytest.mark.parametrize("smooth", [True, False])
-def test_enlarged_planes_keep_their_values_and_places(smooth: bool) -> None:
-    planes = np.stack([squares(10, 5), squares(6, 3)])
-    out = enlarge(planes.astype(np.uint8) if smooth else planes, 2.5, smooth=smooth)
-    assert out.shape == (2, 160, 160)
-    assert out.dtype == (np.uint8 if smooth else np.int32)
-    inner = out[0, 2:22, 42:62]
-    assert (inner == 2).all()
-    if not smooth:
-        assert set(np.unique(out)) == set(range(6))

@@ -12,12 +12,7 @@ from wsss import evaluate, infer, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
 from wsss.core.rle import decode_pairs, encode_pairs
-from wsss.data.masks import open_masks
-from wsss.inference.checkpoints import load_unets
-from wsss.inference.semantic import MaskPredictor
-from wsss.models.device import choose_device
-from wsss.options.masks import MaskInferConfig
-from wsss.runs.run_folder import find_folders, load_checkpoint
+from wsss.runs.run_folder import load_checkpoint
 
 SIZE = 33
 SLIM = ["--unet.channels", "[8,8,8,4,4]"]
@@ -216,21 +211,3 @@ def test_a_network_of_stretched_images_finds_the_same_in_inverted_ones(salt: Pat
     texts = [(tmp_path / name / "submission.csv").read_text() for name in ("a", "b")]
     assert texts[0] == texts[1]
     assert len({line.partition(",")[2] for line in texts[0].splitlines()}) > 2
-
-
-def test_small_objects_are_learnt_and_predicted_enlarged(salt: Path, tmp_path: Path) -> None:
-    flags = ["--fold", "0", "--epochs", "1", "--mask_loss.later", "{}", "--mask_loss.switch", "0", "--crop", "48"]
-    assert train.main(words(salt, tmp_path / "run", *flags, "--masks.object_px", "24")) == 0
-    device = choose_device("cpu")
-    checkpoint = load_unets(find_folders(tmp_path / "run")[0], device, "masks")[0]
-    sizes = []
-    checkpoint.net.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape[2:])))
-    predictor = MaskPredictor([checkpoint], MaskInferConfig(threshold=0.3), device)
-    square = np.zeros((1, SIZE, SIZE), np.float32)
-    square[0, 5:17, 5:17] = 1
-    assert predictor.enlargement(square) == 2
-    assert predictor(open_masks(salt, 1).image(1)).shape == (1, SIZE, SIZE)
-    assert sizes[0] == (SIZE, SIZE)
-    assert all(size > sizes[0] for size in sizes[1:])
-    assert predictor.enlarged_parts(np.zeros((3, 1, SIZE, SIZE), np.uint8), 2.0).shape == (3, 1, SIZE, SIZE)
-    assert sizes[-1] == (2 * SIZE, 2 * SIZE)

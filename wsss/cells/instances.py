@@ -447,32 +447,6 @@ def _with_seedless(seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(alone, seeds.max(initial=0) + parts, seeds)
 
 
-MOST_ENLARGED = 4.0
-"""Times that an image is enlarged at most."""
-
-
-def enlargement(label_map: np.ndarray, object_px: int) -> float:
-    """Return by how much to enlarge an image so that its objects reach a size; 1 if they do, or if there are none.
-
-    Args:
-        label_map: (H, W) int, 0 background.
-        object_px: wanted square root of the objects' median area, px; 0 for any.
-    """
-    areas = np.bincount(label_map.ravel())[1:]
-    if not object_px or not areas.any():
-        return 1.0
-    return float(np.clip(object_px / np.sqrt(np.median(areas[areas > 0])), 1, MOST_ENLARGED))
-
-
-def enlarge(planes: np.ndarray, times: float, *, smooth: bool) -> np.ndarray:
-    """Enlarge (C, H, W) planes; `smooth` for pictures, else each pixel takes the nearest value."""
-    if times == 1:
-        return planes
-    size = tuple(max(1, round(length * times)) for length in planes.shape[1:])
-    how = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST_EXACT
-    return np.stack([cv2.resize(plane, size[::-1], interpolation=how) for plane in planes])
-
-
 def drop_small(label_map: np.ndarray, min_size: int) -> np.ndarray:
     """Drop objects of fewer than `min_size` pixels and number the others 1..N: (H, W) int32."""
     areas = np.bincount(label_map.ravel())

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
@@ -161,9 +160,7 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path, object
     def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         return predictor.prepared(image.read(y0, y1, x0, x1), image.drawn)
 
-    times = predictor.enlargement(predictor(image.drawn)) if recipe.masks.object_px else 1.0
-    see, tile = partial(predictor.enlarged_parts, times=times), int(config.tile / times)
-    bands = predict_tiles(read, see, image.size, tile=tile, overlap=config.overlap)
+    bands = predict_tiles(read, predictor.parts, image.size, tile=config.tile, overlap=config.overlap)
     probs = (band for _, band in bands)
     if objects is None:
         masks = (mask_channel(maps, predictor.target) >= config.threshold for maps in probs)

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.cells.instances import enlarge, enlargement, objects_of
 from wsss.core.checks import ConfigError, check_range
 from wsss.data.masks import Contrast
 from wsss.inference.checkpoints import Checkpoint
@@ -216,18 +215,6 @@ def _weights(starts: list[int], tile: int, length: int) -> np.ndarray:
     return out
 
 
-def size_of(image: np.ndarray) -> tuple[int, int]:
-    """Return (H, W) of a (C, H, W) image."""
-    return image.shape[1], image.shape[2]
-
-
-def _shrunk(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bring (K, h, w) maps of an enlarged image to the size of the image, each pixel the mean of those in its place."""
-    if maps.shape[1:] == size:
-        return maps
-    return np.asarray(F.interpolate(torch.from_numpy(maps)[None], size=size, mode="area")[0].numpy())
-
-
 class MaskPredictor:
     """The mean of several networks on one image of any size.
 
@@ -243,25 +230,7 @@ class MaskPredictor:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the (K, H, W) float32 probabilities of a (C, H, W) uint8 image."""
-        image = self.prepared(image, image)
-        maps = self._look(image)
-        times = self.enlargement(maps)
-        return maps if times == 1 else _shrunk(self._look(enlarge(image, times, smooth=True)), size_of(image))
-
-    def enlargement(self, maps: np.ndarray) -> float:
-        """Return by how much the image of these maps is to be enlarged for a second look."""
-        config = self.checkpoints[0].recipe.masks
-        found = objects_of(maps, self.target, threshold=self.config.threshold) if config.object_px else np.zeros(1, int)
-        return enlargement(found, config.object_px)
-
-    def enlarged_parts(self, parts: np.ndarray, times: float) -> np.ndarray:
-        """Return the maps of `parts`, each enlarged to be seen, one after another for the sake of memory."""
-        large = (enlarge(part, times, smooth=True)[None] for part in parts)
-        return np.stack([_shrunk(self.parts(part)[0], size_of(parts[0])) for part in large])
-
-    def _look(self, image: np.ndarray) -> np.ndarray:
-        """Return the maps of an image of any size, in tiles where it is large."""
-        size = size_of(image)
+        image, size = self.prepared(image, image), (image.shape[1], image.shape[2])
         if max(size) <= self.config.tile:
             return self.parts(image[None])[0]
         bands = predict_tiles(

@@ -54,9 +54,6 @@ class MaskConfig:
     contrast: Literal["stored", "stretched"] = "stored"
     """stretched: the greys of each image from its 1st to its 99.8th percentile become black to white, and pictures with
     a bright ground are inverted, so that dim and bright-field images look like the others."""
-    object_px: int = between(0, 0, 256)
-    """Images of smaller objects than this (square root of the median area, px) are enlarged until their objects reach
-    it, 4 times at most, when learnt and when predicted, where a first look tells their size. 0: images as stored."""
     folds: int = between(5, 2, 100)
     """Folds of the images, each with its share of empty, small and large masks; drawn by `seed`."""
     border_px: int = between(2, 1, 64)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from wsss.cells.instances import enlarge, enlargement, objects_of
+from wsss.cells.instances import objects_of
 from wsss.core.checks import ConfigError
 from wsss.core.digests import Digests
 from wsss.core.runtime import versions
@@ -54,11 +54,6 @@ class MaskSamples(Dataset[tuple[Tensor, Tensor, int]]):
         image, label_map, ignored = self.masks.image(index), self.masks.label_map(index), self.masks.ignored(index)
         if self.config.contrast == "stretched":
             image = self.masks.contrast(index).apply(image)
-        times = enlargement(label_map, self.config.object_px)
-        if times > 1:
-            image = enlarge(image, times, smooth=True)
-            label_map, grown = enlarge(np.stack([label_map, ignored.astype(np.int32)]), times, smooth=False)
-            ignored = grown > 0
         return image, label_map, ignored
 
     def target(self, label_map: np.ndarray, ignored: np.ndarray) -> Tensor:
