@@ -157,8 +157,8 @@ def compare(edge: int, what: str, fields: Iterator[tuple[np.ndarray, np.ndarray,
             ("reduced", lambda: reduced(nuclei, cells, scale)),  # noqa: B023
             ("ours", lambda: ours.label_cells(nuclei, cells, scale=scale)[1]),  # noqa: B023
         ):
-            cells, seconds = timed(call, repeats)
-            rows[name].append((seconds, len(np.unique(cells)) - 1, mean_iou(truth, cells)))
+            labelled, seconds = timed(call, repeats)
+            rows[name].append((seconds, len(np.unique(labelled)) - 1, mean_iou(truth, labelled)))
     for name, values in rows.items():
         seconds, count, iou = np.mean(values, axis=0)
         print(f"{edge:>5} {what:>6} {name:<10} {seconds:>8.3f} {count:>6.1f} {iou:>9.4f}", flush=True)
