@@ -93,7 +93,7 @@ def test_tiles_cover_every_image_and_stay_together_in_a_fold(kidneys: Path) -> N
 def test_the_tiles_of_an_image_have_its_contrast(kidneys: Path) -> None:
     tiles = open_set(kidneys, 3, 64)
     whole = tifffile.imread(kidneys / "k0.tif").transpose(2, 0, 1)
-    contrasts = {tiles.contrast(i) for i in range(6)}
+    contrasts = {tiles.contrast(i, tiles.image(i)) for i in range(6)}
     assert len(contrasts) == 1
     assert abs(contrasts.pop().high - Contrast.of(whole).high) < 8
 

@@ -200,9 +200,9 @@ class MaskSet:
         """Return image i as (channels, H, W) uint8."""
         return read_picture(self.items[i].image, self.channels)
 
-    def contrast(self, i: int) -> Contrast:
-        """Return the contrast of image i, for networks that see stretched images."""
-        return Contrast.of(self.image(i))
+    def contrast(self, i: int, image: np.ndarray) -> Contrast:
+        """Return the contrast of image i, which is `image`, for networks that see stretched images."""
+        return Contrast.of(image)
 
     def label_map(self, i: int) -> np.ndarray:
         """Return the objects of image i: (H, W) int32, 0 background; 1 everywhere in a mask without objects.

@@ -52,6 +52,7 @@ class TileSet(MaskSet):
     ) -> None:
         super().__init__(folder, [], channels)
         self.paths, self.truths = paths, truths
+        self._contrasts: dict[str, Contrast] = {}
         self.images = sorted(paths)
         """IDs of the large images."""
         sizes = [_opened(paths[name], os.getpid()).size for name in self.images]
@@ -84,9 +85,12 @@ class TileSet(MaskSet):
         """Return the image of tile i; one handle a process: those of a forked loader would move each other's place."""
         return _opened(self.paths[self.images[self.tiles[i].image]], os.getpid())
 
-    def contrast(self, i: int) -> Contrast:
-        """Return the contrast of the image that tile i is of."""
-        return Contrast.of(self._large(i).drawn)
+    def contrast(self, i: int, image: np.ndarray) -> Contrast:
+        """Return the contrast of the image that tile i, which is `image`, is of."""
+        name = self.images[self.tiles[i].image]
+        if name not in self._contrasts:
+            self._contrasts[name] = Contrast.of(self._large(i).drawn)
+        return self._contrasts[name]
 
     def image(self, i: int) -> np.ndarray:
         """Return tile i as (channels, h, w) uint8."""

@@ -15,6 +15,7 @@ from wsss.core.checks import DataError
 from wsss.core.files import disk_errors
 from wsss.core.rle import Order, encode_parts
 from wsss.data.large import LargeImage
+from wsss.data.masks import Contrast
 from wsss.exports.annotations import cell_polygons, feature_text, geometry, write_feature_texts
 from wsss.inference.semantic import MaskPredictor, predict_tiles
 
@@ -156,9 +157,11 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path, object
         raise DataError(
             f"{image.path} has {image.channels} channels, the network was trained with {recipe.masks.channels}."
         )
+    contrast = Contrast.of(image.drawn) if predictor.stretches else None
 
     def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        return predictor.prepared(image.read(y0, y1, x0, x1), image.drawn)
+        part = image.read(y0, y1, x0, x1)
+        return part if contrast is None else contrast.apply(part)
 
     bands = predict_tiles(read, predictor.parts, image.size, tile=config.tile, overlap=config.overlap)
     probs = (band for _, band in bands)

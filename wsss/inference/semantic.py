@@ -227,10 +227,14 @@ class MaskPredictor:
     def __init__(self, checkpoints: list[Checkpoint[Unet]], config: MaskInferConfig, device: Device) -> None:
         self.checkpoints, self.config, self.device = checkpoints, config, device
         self.target = checkpoints[0].recipe.masks.target
+        self.stretches = checkpoints[0].recipe.masks.contrast == "stretched"
+        """Whether the networks learnt from stretched images."""
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the (K, H, W) float32 probabilities of a (C, H, W) uint8 image."""
-        image, size = self.prepared(image, image), (image.shape[1], image.shape[2])
+        size = image.shape[1], image.shape[2]
+        if self.stretches:
+            image = Contrast.of(image).apply(image)
         if max(size) <= self.config.tile:
             return self.parts(image[None])[0]
         bands = predict_tiles(
@@ -241,12 +245,6 @@ class MaskPredictor:
             overlap=self.config.overlap,
         )
         return np.concatenate([band for _, band in bands], axis=1)
-
-    def prepared(self, part: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        """Return a part of an image as the networks learnt to see it; `drawn` are pixels (C, h, w) of all of it."""
-        if self.checkpoints[0].recipe.masks.contrast == "stored":
-            return part
-        return Contrast.of(drawn).apply(part)
 
     @torch.inference_mode()
     def parts(self, parts: np.ndarray) -> np.ndarray:

@@ -52,7 +52,8 @@ def check_outputs(*outputs: Tensor | np.ndarray) -> None:
     Raises:
         DataError: some are.
     """
-    if not all(np.isfinite(output).all() for output in outputs):
+    finite = (np.isfinite(one) if isinstance(one, np.ndarray) else one.isfinite() for one in outputs)
+    if not all(bool(each.all()) for each in finite):
         raise DataError(
             "the network gives values that are no numbers (NaN or infinite): pass --precision fp32, and if that does "
             "not help, train again, with a lower --optim.lr."

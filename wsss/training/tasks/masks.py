@@ -53,7 +53,7 @@ class MaskSamples(Dataset[tuple[Tensor, Tensor, int]]):
         """Return an image as networks see it, (C, H, W) uint8, its objects (H, W) int32, ignored pixels (H, W) bool."""
         image, label_map, ignored = self.masks.image(index), self.masks.label_map(index), self.masks.ignored(index)
         if self.config.contrast == "stretched":
-            image = self.masks.contrast(index).apply(image)
+            image = self.masks.contrast(index, image).apply(image)
         return image, label_map, ignored
 
     def target(self, label_map: np.ndarray, ignored: np.ndarray) -> Tensor:
