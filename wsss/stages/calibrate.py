@@ -93,7 +93,10 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     save_calibration(output.path(out.name), fitted, report)
     titles = {"cells": f"cells, {'truth known' if options.truth else 'from image labels alone'}", "images": "images"}
     panels = {
-        titles[name]: tuple(_bins(events.truth, scores, events.weights) for scores in (events.scores, after[name]))
+        titles[name]: (
+            _bins(events.truth, events.scores, events.weights),
+            _bins(events.truth, after[name], events.weights),
+        )
         for name, events in _named(cells, images)
     }
     plot_reliability(panels, output.path(out.with_suffix(".png").name), "share that is true")
