@@ -62,6 +62,12 @@ def test_every_command_is_a_stage_with_options_it_has(page: Path, flags: dict[st
                 assert name in flags[stage], f"{page.name}: wsss {stage}{rest}"
 
 
+def test_no_text_names_our_package_on_an_index_that_does_not_have_it() -> None:
+    files = [*PAGES, *(ROOT / "wsss").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    wrong = re.compile(r"pypi\.org/project/wsss|install (?:-U |--upgrade )?['\"]?wsss\b")
+    assert [path.name for path in files if wrong.search(path.read_text())] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):

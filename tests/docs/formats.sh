@@ -24,7 +24,7 @@ cp -r demo/preds/test preds/hpa
 cp -r demo/runs/puzzle runs/hpa
 
 #: replace wsss export --preds preds/hpa --to h5ad    --out hpa.h5ad => true
-#: run wsss export --preds preds/hpa --to h5ad    --out hpa.h5ad        # scanpy, squidpy; needs pip install 'wsss[h5ad]'
+#: run wsss export --preds preds/hpa --to h5ad    --out hpa.h5ad        # scanpy, squidpy; needs pip install -e '.[h5ad]'
 
 #: replace wsss export --run runs/hpa --to onnx        --out onnx => true
 #: run wsss export --run runs/hpa --to huggingface --out model    # --push USER/NAME uploads it

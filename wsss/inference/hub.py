@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.console import waiting
 from wsss.core.digests import check_format
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
@@ -204,7 +204,7 @@ tags:
 # {name}
 
 Labels with confidences for every cell of a fluorescence image, learnt from labels of whole images (Puzzle-CAM),
-by [wsss](https://pypi.org/project/wsss/) {version}.
+by wsss {version}.
 
 ## Use
 
@@ -320,7 +320,7 @@ def export_onnx(checkpoints: list[CamCheckpoint], out: Path) -> list[tuple[Path,
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"--to onnx needs {error.name}: pip install 'wsss[onnx]'.") from error
+        raise ConfigError(f"--to onnx needs {error.name}: {install('onnx')}.") from error
     done = []
     for checkpoint in checkpoints:
         name = "full" if checkpoint.fold is None else f"fold{checkpoint.fold}"

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from wsss.cells.morphology import doubt_notes, doubts_of
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError, DataError, install, some
 from wsss.core.console import say
 from wsss.core.runtime import cores, version_of, versions
 from wsss.data.catalog import DataSet
@@ -119,9 +119,7 @@ def _extras() -> Iterator[Finding]:
         there = {name: version_of(name) for name in names}
         missing = [name for name, version in there.items() if not version]
         installed = ", ".join(f"{name} {version}" for name, version in there.items() if version)
-        text = f"{extra}: " + (
-            f"not there ({', '.join(missing)}), pip install 'wsss[{extra}]'" if missing else installed
-        )
+        text = f"{extra}: " + (f"not there ({', '.join(missing)}), {install(extra)}" if missing else installed)
         yield Finding("ok", "extra", text)
 
 
