@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -101,6 +104,33 @@ def test_blocks_are_run_replaced_and_skipped_in_their_order() -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             script_of(page, wrong)
+
+
+@pytest.mark.parametrize("name", ["demo", "own_images", "teams"])
+def test_notebooks_are_made_from_the_tutorials_and_hold_their_commands(name: str) -> None:
+    """The same commands are run as those of the tutorial, see below."""
+    page, run_docs = ROOT / f"docs/tutorial_{name}.md", script("run_docs")
+    text = (ROOT / f"docs/notebooks/{name}.ipynb").read_text()
+    assert text == script("make_notebooks").as_text(script("make_notebooks").notebook(page)), (
+        "run: python scripts/make_notebooks.py"
+    )
+    cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert all(cell.startswith("%%bash -e\n") for cell in cells)
+    skipped = set(re.findall(r"^#: skip (.*)$", run_docs.plan_of(page), re.MULTILINE))
+    blocks = [block.strip() for first, block in run_docs.command_blocks(page.read_text()) if first not in skipped]
+    assert [cell.removeprefix("%%bash -e\n") for cell in cells[1:]] == blocks
+    for target in re.findall(r"\]\((\.\./[^)#]*)", text):
+        assert (ROOT / "docs/notebooks" / target).exists()
+
+
+@pytest.mark.slow
+def test_the_cells_of_the_notebook_of_the_demo_run(tmp_path: Path) -> None:
+    cells = json.loads((ROOT / "docs/notebooks/demo.ipynb").read_text())["cells"]
+    code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+    for source in code[1:]:  # after the installation
+        env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        assert subprocess.run(["bash", "-e", "-c", "".join(source[1:])], cwd=tmp_path, env=env).returncode == 0
+    assert (tmp_path / "demo/report.html").exists()
 
 
 @pytest.mark.slow
