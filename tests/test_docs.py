@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,21 +140,58 @@ def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     assert script("run_docs").run(page, tmp_path) == 0
 
 
-def test_the_figures_of_the_readme_are_means_of_three_measured_seeds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def write_seeds(folder: Path, fields: int, figures: dict[str, list[float]]) -> None:
+    for seed in range(3):
+        ap, several, images, copied = (values[seed] for values in figures.values())
+        scores = {
+            "cells": {"mean_ap": ap, "mean_ap_of_several_classes": several},
+            "images": {"mean_ap": images},
+            "baselines": {"image_labels_copied": {"mean_ap": copied}},
+        }
+        (folder / f"{fields}-{seed}").mkdir(parents=True)
+        (folder / f"{fields}-{seed}/scores.json").write_text(json.dumps(scores))
+
+
+def test_the_figures_of_the_pages_are_those_of_three_measured_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = script("check_readme_figures")
     assert figures.main([]) == 0
-    page = tmp_path / "page.md"
-    page.write_text((ROOT / "README.md").read_text().replace("**.952**", "**.953**"))
-    assert figures.main(["--page", str(page)]) == 1
-    assert "cells.mean_ap: the page says .953, the mean of 3 seeds is 0.9517" in capsys.readouterr().out
-    scores = {"mean_ap": 0.952, "mean_ap_of_several_classes": 0.838}
-    of_seed = {"cells": scores, "images": {"mean_ap": 0.9585}, "baselines": {"image_labels_copied": {"mean_ap": 0.52}}}
-    (tmp_path / "scores.json").write_text(json.dumps(of_seed))
-    assert figures.main(["--scores", *[f"{tmp_path}/scores.json"] * 3]) == 0, "halves are rounded up"
-    assert figures.main(["--scores", f"{tmp_path}/scores.json"]) == 1
-    assert "1 seeds were measured, expected 3" in capsys.readouterr().out
+    pages = tmp_path / "pages"
+    (pages / "docs").mkdir(parents=True)
+    for name, old, new in (("README.md", "**.952**", "**.953**"), ("docs/quality.md", "", "")):
+        (pages / name).write_text((ROOT / name).read_text().replace(old, new))
+    assert figures.main(["--pages", str(pages)]) == 1
+    said = "README.md, 400 fields, cells.mean_ap (mean): the page says .953, 3 seeds give 0.9517"
+    assert said in capsys.readouterr().out
+
+    monkeypatch.setattr(figures, "RECORD", tmp_path / "measured.json")
+    (tmp_path / "measured.json").write_text((ROOT / "docs/measured.json").read_text())
+    known = json.loads((ROOT / "docs/measured.json").read_text())[figures.ON]["figures"]["400"]
+    seeds = tmp_path / "seeds"
+    write_seeds(seeds, 400, known)
+    fewer = {25: (0.889, 0.899, 0.897, 0.71), 50: (0.915, 0.939, 0.927, 0.76)}
+    fewer |= {100: (0.939, 0.946, 0.941, 0.80), 200: (0.944, 0.950, 0.947, 0.82)}
+    for fields, (low, high, third, several) in fewer.items():
+        write_seeds(
+            seeds, fields, dict(zip(known, [[low, high, third], [several] * 3, [0.9] * 3, [0.52] * 3], strict=True))
+        )
+    assert figures.main(["--scores", str(seeds)]) == 0
+    assert "no seeds on record" not in capsys.readouterr().out
+    shutil.rmtree(seeds / "25-1")
+    assert figures.main(["--scores", str(seeds)]) == 1
+    assert "25 fields, cells.mean_ap (max): 2 seeds were measured, expected 3" in capsys.readouterr().out
+    shutil.rmtree(seeds / "100-0")
+    shutil.rmtree(seeds / "50-2")
+    write_seeds(seeds / "more", 50, dict.fromkeys(known, [0.5] * 3))
+    (seeds / "more/50-2").rename(seeds / "50-2")
+    assert figures.main(["--scores", str(seeds), "--write"]) == 1
+    assert (
+        "README.md, 50 fields, cells.mean_ap (mean): the page says .93, 3 seeds give 0.7847" in capsys.readouterr().out
+    )
+    written = json.loads((tmp_path / "measured.json").read_text())[figures.ON]["figures"]
+    assert written["50"]["cells.mean_ap"] == [0.915, 0.939, 0.5]
+    assert written["400"] == known
 
 
 @pytest.mark.parametrize("name", ["docs/reliability.md", "scripts/stress/checks.py"])
