@@ -46,6 +46,9 @@ class SmallSet:
     def geometry(self, i: int) -> Geometry:
         return Geometry(40, 64, 64)
 
+    def pixel_um(self, i: int) -> float | None:
+        return 0.5 if i == 1 else None
+
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallSet:
@@ -77,6 +80,19 @@ def test_one_picture_an_image_and_an_overview_are_written(tmp_path: Path, data: 
     page = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     assert page.shape[1] == 3 * 200 + 4 * 10, "image, predicted, truth"
     assert page.shape[0] > 125, "the padding below the image is not drawn"
+
+
+def test_a_scale_bar_is_drawn_where_the_size_of_a_pixel_is_known(tmp_path: Path, data: SmallSet) -> None:
+    """The second image is 64 px of 0.5 um wide: 5 um are 15.6 % of the width."""
+    out, preds = tmp_path / "out", write_cells(tmp_path / "preds")
+    overlay.main(["--preds", str(preds), "--data", str(data.folder), "--out", str(out)])
+    white = {}
+    for name in "ab":
+        picture = np.asarray(Image.open(out / f"{name}.png"))
+        white[name] = [int((line == 255).all(axis=1).sum()) for line in picture]
+    bar = round(0.15625 * 768) + 1  # in panels of 768 px
+    assert white["b"].count(2 * bar) == 4
+    assert max(white["a"]) < bar
 
 
 def test_images_are_spread_over_the_set_and_failed_ones_left_out(tmp_path: Path, data: SmallSet) -> None:

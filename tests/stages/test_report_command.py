@@ -17,7 +17,8 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.inference import tables
-from wsss.reports.page import ClassMap, scale_bar
+from wsss.reports.overlay import scale_bar
+from wsss.reports.page import ClassMap
 
 EVIL = "<img src=x onerror=\"document.title='broken'\">"
 TRICK = "</script><script>document.title='broken'</script>"

@@ -74,21 +74,6 @@ class Field:
     """Other columns of the label table."""
 
 
-def scale_bar(width_um: float) -> tuple[float, str] | None:
-    """Return the scale bar of a field: its length in percent of the width, and in words; None without a width.
-
-    It is the longest of 1, 2, 5, 10, 20, ... µm that takes no more than a quarter of the width.
-
-    Args:
-        width_um: of the field in µm; 0 where it is not known.
-    """
-    if width_um <= 0:
-        return None
-    power = 10.0 ** math.floor(math.log10(width_um / 4))
-    length = max(step * power for step in (1, 2, 5) if step * power <= width_um / 4)
-    return 100 * length / width_um, f"{length:g} µm"
-
-
 def pack_field(
     planes: np.ndarray,
     label_map: np.ndarray,

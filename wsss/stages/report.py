@@ -25,7 +25,7 @@ from wsss.models.cam_net import class_maps
 from wsss.models.device import choose_device
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import short_name
-from wsss.reports.overlay import composite
+from wsss.reports.overlay import composite, scale_bar
 from wsss.reports.page import (
     CellPage,
     ClassMap,
@@ -39,7 +39,6 @@ from wsss.reports.page import (
     notable_by_shape,
     pack_field,
     render,
-    scale_bar,
 )
 from wsss.runs.output import Output, at_file, record_of, what_is_read
 from wsss.runs.run_folder import RunFolder, find_folders
