@@ -111,7 +111,8 @@ def draw_scale(picture: np.ndarray, scale: tuple[float, str] | None) -> np.ndarr
     pen = ImageDraw.Draw(sheet)
     pen.rectangle((right - length, low - 3, right, low), fill="white")
     place = (right - length / 2, low - 6)
-    pen.text(place, scale[1], fill="white", font=_font(16), anchor="mb", stroke_width=2, stroke_fill="black")
+    text = scale[1].replace("µ", "u")  # the font has no such letter
+    pen.text(place, text, fill="white", font=_font(16), anchor="mb", stroke_width=2, stroke_fill="black")
     return np.asarray(sheet)
 
 
