@@ -208,7 +208,7 @@ WALKS = {
             Case("--min_score 0.3"),
             Case("--embeddings true"),
             Case("--parts true"),
-            Case("--calibration curves/curves.json", "--score.feature_share 1 --crops.size 384"),
+            Case("--calibration curves/curves.json", "--score.feature_share auto --crops.size 384"),
             Case("--tta.views flips"),
             Case("--tta.scales [0.5]"),
             Case("--large [x.tif]", refused="--large means nothing"),
