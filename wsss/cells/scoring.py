@@ -352,7 +352,7 @@ NEGATIVE_POWER = 4
 """Where cells show one class, the other scores are multiplied by (1 - Negative) to this power."""
 
 
-def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion: float = EXCLUSION) -> np.ndarray:
+def image_prior(scores: np.ndarray, negative: int | None, rounds: int) -> np.ndarray:
     """Adjust scores by the classes that the other cells of the image show, class by class.
 
     An image shows few classes, so a class that the other cells do not show is unlikely in this cell too. In each round
@@ -365,7 +365,6 @@ def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion
         scores: (N, K) in [0, 1], all cells of one image; several classes of a cell may be true. N may be 0.
         negative: id of the class 'no specific signal', or None.
         rounds: 0 leaves the scores as they are.
-        exclusion: the log odds of a class fall by this times the sum of the cell's other scores, Negative left out.
 
     Returns:
         (N, K) in [0, 1].
@@ -382,7 +381,7 @@ def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion
     for _ in range(rounds):
         share = np.clip((shows * now).sum(axis=0) / shows.sum(), LEAST_SHARE, 1 - LEAST_SHARE)
         other_scores = now[:, others].sum(axis=1, keepdims=True) - now
-        now = np.where(others & (scores > 0), expit(odds + logit(share) - exclusion * other_scores), scores)
+        now = np.where(others & (scores > 0), expit(odds + logit(share) - EXCLUSION * other_scores), scores)
     return np.where(others, shows * now, scores)
 
 
