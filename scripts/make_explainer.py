@@ -188,9 +188,9 @@ def show_scores(
     full = resize(normalise(cam)[k : k + 1], field.label_map.shape)[0]
     edge, cells = 2 * EDGE - 60, fit(field.label_map, 2 * EDGE - 60, labels=True)
     warm, plain = fit(heat(field.image, full), edge), fit(composite(field.image), edge)
-    noted = {i: Note(k, f"r {r:.2f}") for i, r in zip(ids, values[:, k], strict=True)}
+    noted = {i: Note((k,), f"r {r:.2f}") for i, r in zip(ids, values[:, k], strict=True)}
     top = final.argmax(axis=1)
-    predicted = {i: describe(cell_scores, HPA.names) for i, cell_scores in zip(ids, final, strict=True)}
+    predicted = {i: describe(row, HPA.names, row.max()) for i, row in zip(ids, final, strict=True)}
     true = {i: describe_truth(labels, HPA.names) for i, labels in enumerate(field.cell_labels, 1)}
     panels = [
         Panel(mark_cells(warm, cells, noted), f"1. map of {HPA.names[k]} in each cell: r"),

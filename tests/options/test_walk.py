@@ -396,6 +396,7 @@ WALKS = {
             Case("--join number", "--truth fields/cells_truth.csv", needed="join number"),
             Case("--join number", refused="join"),
             Case("--max_size 64"),
+            Case("--threshold 0.001"),
         ],
         common("overwrite"),
     ),
