@@ -109,17 +109,17 @@ def test_an_id_that_cannot_be_drawn_is_named(tmp_path: Path, data: SmallSet, ids
 
 def test_only_the_wanted_images_are_read_and_the_top_class_is_noted(tmp_path: Path) -> None:
     path = write_cells(tmp_path / "preds", top=14) / "cells.parquet"
-    notes = read_predictions(path, ["b"], HPA_NAMES)
+    notes = read_predictions(path, ["b"], HPA_NAMES, 0.5)
     assert set(notes) == {"b"}
     assert {cell: note.text for cell, note in notes["b"].items()} == {3: "Mito 0.90", 8: "Mito 0.90"}
 
 
 def test_missing_or_unfitting_predictions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"wsss\.infer"):
-        read_predictions(tmp_path / "cells.parquet", ["a"], HPA_NAMES)
+        read_predictions(tmp_path / "cells.parquet", ["a"], HPA_NAMES, 0.5)
     path = write_cells(tmp_path) / "cells.parquet"
     with pytest.raises(DataError, match="no column 19"):
-        read_predictions(path, ["a"], [*HPA_NAMES, "More"])
+        read_predictions(path, ["a"], [*HPA_NAMES, "More"], 0.5)
 
 
 @pytest.mark.parametrize("label", ["", "19", "x", "-1"])
