@@ -84,7 +84,7 @@ def _draw(options: OverlayOptions, output: Output) -> None:
         shown |= classes
     write_bytes(output.path("overview.png"), _png(contact_sheet(thumbs, sorted(shown), names)))
     output.publish()
-    say(f"{len(chosen)} pictures and overview.png written to {options.out}")
+    say(f"images drawn: {len(chosen)}; they and overview.png are in {options.out}")
 
 
 def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
