@@ -18,6 +18,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import waiting
 from wsss.core.digests import check_format
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
+from wsss.core.hub import first_line
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint
@@ -161,7 +162,7 @@ def push_model(folder: Path, repository: str) -> str:
         huggingface_hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=SENT)
     except (OSError, ValueError) as error:  # what the hub's client raises: network, rights, names
         raise ConfigError(
-            f"{repository} could not be uploaded ({_first_line(error)}). The model is complete in {folder}: once you "
+            f"{repository} could not be uploaded ({first_line(error)}). The model is complete in {folder}: once you "
             f"are online and logged in (hf auth login), run: hf upload {repository} {folder}"
         ) from error
     return f"https://huggingface.co/{repository}"
@@ -179,13 +180,9 @@ def pull_model(repository: str) -> Path:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=SENT))
     except (OSError, ValueError) as error:  # what the hub's client raises: network, rights, names
         raise ConfigError(
-            f"hf:{repository} could not be downloaded ({_first_line(error)}): check the name and the network, or "
+            f"hf:{repository} could not be downloaded ({first_line(error)}): check the name and the network, or "
             "copy its folder here and load that."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 FIGURES = {"val_loss": "validation loss", "val_map": "mAP of images", "val_f1": "F1 of images"}
