@@ -25,6 +25,7 @@ from wsss import cli
 from wsss.core.console import say
 from wsss.core.labels import HPA
 from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.in_openvino import InOpenVino
 from wsss.options.recipe import ClassifyRecipe
 
 Infer = Callable[[np.ndarray], np.ndarray]
@@ -131,7 +132,7 @@ def onnx_bytes(net: Probabilities, images: np.ndarray) -> bytes:
 
 def onnxruntime(net: Probabilities, images: np.ndarray, threads: int) -> Infer:
     """Return the network in ONNX Runtime."""
-    import onnxruntime as runtime  # only where it is asked for, as OpenVINO below
+    import onnxruntime as runtime  # only where it is asked for
 
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -139,15 +140,10 @@ def onnxruntime(net: Probabilities, images: np.ndarray, threads: int) -> Infer:
     return lambda given: np.asarray(session.run(None, {"images": given})[0])
 
 
-def openvino(net: Probabilities, images: np.ndarray, threads: int, precision: str = "f32") -> Infer:
-    """Return the network in OpenVINO."""
-    import openvino as runtime
-
-    core = runtime.Core()
-    model = core.read_model(onnx_bytes(net, images))
-    hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
-    made = core.compile_model(model, "CPU", hints)
-    return lambda given: np.array(made(given)[0])
+def openvino(net: Probabilities, images: np.ndarray, threads: int) -> Infer:
+    """Return the network as infer --runtime openvino runs it."""
+    model = InOpenVino(net.net)
+    return lambda given: model(torch.from_numpy(given.astype(np.uint8))).logits.sigmoid().numpy()
 
 
 RUNTIMES: dict[str, Callable[[Probabilities, np.ndarray, int], Infer]] = {
@@ -156,10 +152,9 @@ RUNTIMES: dict[str, Callable[[Probabilities, np.ndarray, int], Infer]] = {
     "compile": compiled,
     "onnx": onnxruntime,
     "openvino": openvino,
-    "openvino bf16": partial(openvino, precision="bf16"),
 }
 """Name -> what makes the network ready for images of one shape; the first is what the others are compared with."""
-PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "openvino bf16": ("onnx", "openvino")}
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
 
 
 if __name__ == "__main__":

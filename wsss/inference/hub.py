@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import torch
@@ -155,8 +156,6 @@ def push_model(folder: Path, repository: str) -> str:
     Raises:
         ConfigError: it cannot be reached, or the upload is not allowed.
     """
-    import huggingface_hub
-
     try:
         huggingface_hub.create_repo(repository, exist_ok=True)
         huggingface_hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=SENT)
@@ -174,8 +173,6 @@ def pull_model(repository: str) -> Path:
     Raises:
         ConfigError: it cannot be had.
     """
-    import huggingface_hub
-
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=SENT))
     except (OSError, ValueError) as error:  # what the hub's client raises: network, rights, names
