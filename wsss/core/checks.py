@@ -112,7 +112,8 @@ def _choices(kind: type) -> dict[str, tuple[tuple[Any, ...], tuple[type, ...]]]:
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         allowed = tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))
         if allowed:
-            choices[name] = allowed, tuple(part for part in parts if isinstance(part, type))
+            kinds = tuple(part for part in parts if isinstance(part, type))
+            choices[name] = allowed, (*kinds, int) if float in kinds else kinds
     return choices
 
 

@@ -22,7 +22,7 @@ from wsss.core.files import as_read, digest_file, read_record, write_bytes, writ
 from wsss.core.hub import first_line
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
-from wsss.inference.checkpoints import CamCheckpoint
+from wsss.inference.checkpoints import CamCheckpoint, cam_checkpoint
 from wsss.inference.one_image import check_alike
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.device import Device
@@ -125,7 +125,7 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
         kept = first_of(folder / _feature_classifier_file(name), folder / f"opinion-{name}.safetensors")
         features = tuple(describe_features(record.stains))
         feature_classifier = load_feature_classifier(kept, features) if _belongs(kept, files) else None
-        checkpoints.append(CamCheckpoint(record, net, feature_classifier))
+        checkpoints.append(cam_checkpoint(record, net, feature_classifier))
     return checkpoints
 
 

@@ -38,10 +38,16 @@ LEAST_RANGE = 48
 
 @dataclass(frozen=True)
 class Note:
-    """The annotation of one cell: its class gives the colour, the text is written on it."""
+    """The annotation of one cell: its classes give the colours, the text is written on it."""
 
-    class_id: int
+    classes: tuple[int, ...]
+    """The surest first; none for a cell of which no class is sure."""
     text: str
+
+    @property
+    def colour(self) -> Colour:
+        """Return that of the first class."""
+        return colour(self.classes[0]) if self.classes else NO_CLASS
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ def fit(picture: np.ndarray, edge: int, *, labels: bool = False) -> np.ndarray:
 def mark_cells(
     picture: np.ndarray, label_map: np.ndarray, notes: Mapping[int, Note], *, text: bool = True
 ) -> np.ndarray:
-    """Draw the outline of every cell in the colour of its class and, if wanted, its text on it.
+    """Draw the outline of every cell in the colours of its first two classes and, if wanted, its text on it.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -105,10 +111,12 @@ def mark_cells(
     for cell_id, (y0, x0, y1, x1) in cell_boxes(label_map).items():
         mask = np.pad((label_map[y0:y1, x0:x1] == cell_id).astype(np.uint8), 1)
         note = notes.get(cell_id)
-        line = width if note else 1
-        inner = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=line)
-        edge = (mask > inner)[1:-1, 1:-1]
-        out[y0:y1, x0:x1][edge] = colour(note.class_id) if note else NO_CLASS
+        lines = [colour(k) for k in note.classes[:2]] if note and note.classes else [NO_CLASS]
+        outer = mask
+        for line in lines:
+            inner = cv2.erode(outer, np.ones((3, 3), np.uint8), iterations=width if note and note.classes else 1)
+            out[y0:y1, x0:x1][(outer > inner)[1:-1, 1:-1]] = line
+            outer = inner
         if note:
             places.append((note, (y0 - 1, x0 - 1), mask))
     if not text:
@@ -139,15 +147,18 @@ def heat(image: np.ndarray, cam01: np.ndarray, *, green: int = 1) -> np.ndarray:
     return np.rint(plane * (1 - share) + warm * share).astype(np.uint8)
 
 
-def describe(scores: np.ndarray, names: Sequence[str]) -> Note:
-    """Return the note of a cell from its (K,) scores: the top class, its short name and score."""
-    top = int(np.argmax(scores))
-    return Note(top, f"{short_name(names[top])} {scores[top]:.2f}")
+def describe(scores: np.ndarray, names: Sequence[str], threshold: float) -> Note:
+    """Return the note of a cell from its (K,) scores: classes from the threshold on, else the best guess and '?'."""
+    order = [int(k) for k in np.argsort(-scores, kind="stable")]
+    sure = tuple(k for k in order if scores[k] >= threshold)
+    if len(sure) > 1:
+        return Note(sure, " ".join(short_name(names[k]) for k in sure))
+    return Note(sure, f"{short_name(names[order[0]])}{'' if sure else '?'} {scores[order[0]]:.2f}")
 
 
 def describe_truth(ids: Sequence[int], names: Sequence[str]) -> Note:
-    """Return the note of a cell from its true class ids; the first gives the colour."""
-    return Note(ids[0], " ".join(short_name(names[k]) for k in ids))
+    """Return the note of a cell from its true class ids."""
+    return Note(tuple(ids), " ".join(short_name(names[k]) for k in ids))
 
 
 def overlay_page(title: str, panels: Sequence[Panel], shown: Sequence[int], names: Sequence[str]) -> np.ndarray:
@@ -226,7 +237,7 @@ def _write_on_cell(
         return
     left = float(np.clip(corner[1] + x - width / 2, 1, max(1, sheet[0] - width - 1)))
     top = float(np.clip(corner[0] + y - height / 2, 1, max(1, sheet[1] - height - 1)))
-    plate = colour(note.class_id)
+    plate = note.colour
     pen.rounded_rectangle((left, top, left + width, top + height), 3, fill=plate, outline=PAPER)
     place = (left + 3 - box[0], top + 2 - box[1])
     pen.multiline_text(place, lines, font=font, spacing=1, align="center", fill=ink_on(plate))

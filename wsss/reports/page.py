@@ -175,7 +175,7 @@ def crop_uri(picture: np.ndarray, label_map: np.ndarray, cell_id: int, class_id:
     part = tuple(slice(max(0, int(lines[0]) - margin), int(lines[-1]) + margin + 1) for lines in (rows, columns))
     large, large_map = fit(picture[part], CROP_EDGE), fit(label_map[part], CROP_EDGE, labels=True)
     return data_uri(
-        webp(mark_cells(large, large_map, {cell_id: Note(class_id, "")}, text=False), quality), "image/webp"
+        webp(mark_cells(large, large_map, {cell_id: Note((class_id,), "")}, text=False), quality), "image/webp"
     )
 
 

@@ -202,9 +202,8 @@ def _predict(
         images without a result, those of them that can be tried again, what each image was made from, and the journals
         of shards.
     """
-    parts = (
-        list(source_shares(plan[0][0], options.score, options.crops, task.published)) if options.parts and plan else []
-    )
+    shares = [source_shares(checkpoints, options.score, options.crops, task.published) for checkpoints, _ in plan]
+    parts = [name for name in shares[0] if all(name in other for other in shares)] if options.parts and plan else []
     wanted = [task.data.ids[i] for _, indices in plan for i in indices]
     with ExitStack() as stack:
         paths: list[Path] = []
