@@ -27,6 +27,9 @@
 #: replace --images 24 559 --plain 6 => --images 1 2 --plain 1 --edge 256
 #: run python scripts/bench_infer.py --images 24 559 --plain 6
 
+#: replace --rounds 3 --runtimes eager bf16 onnx openvino => --rounds 1 --runtimes eager bf16 --backbones test_resnet --edges 64 64
+#: run python scripts/bench_runtimes.py --rounds 3 --runtimes eager bf16 onnx openvino
+
 #: replace --repeats 3 => --repeats 1 --size 128 --cells 20
 #: run python scripts/bench_score_cells.py --repeats 3
 

@@ -1,4 +1,4 @@
-"""Classifiers computed by OpenVINO on the CPU: the same numbers but for rounding, in about half the time."""
+"""Classifiers computed by OpenVINO on the CPU: the same numbers but for rounding, sooner."""
 
 import warnings
 
