@@ -5,7 +5,8 @@ python scripts/bench_scale.py [--images 1000 10000] [--cells 20] [--stages prepa
 Draws small distinct images (64 px, one in a hundred a copy of another), repeats a few label maps by hard links, and
 writes two tables of out-of-fold predictions of all cells and a table of their true classes. Each stage runs in a
 process of its own; printed are its CPU seconds (user and system, all threads) and its peak of resident memory, pages of
-mapped files included; and by what factor both grow from one catalogue to the next, what START images take left out.
+mapped files included; and by what factor both grow from one catalogue to the next, what START images take left out:
+growth in proportion to the images is a factor of 11 from 1,000 to 10,000 and of 10.1 from there to 100,000.
 With --folder the files stay: later calls take inputs and data sets from there, and look at results that are there.
 """
 

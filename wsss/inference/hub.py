@@ -19,7 +19,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import waiting
 from wsss.core.digests import check_format
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
-from wsss.core.hub import first_line
+from wsss.core.hub import first_line, quick_hub
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint, cam_checkpoint
@@ -174,7 +174,8 @@ def pull_model(repository: str) -> Path:
         ConfigError: it cannot be had.
     """
     try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=SENT))
+        with quick_hub():
+            return Path(huggingface_hub.snapshot_download(repository, allow_patterns=SENT))
     except (OSError, ValueError) as error:  # what the hub's client raises: network, rights, names
         raise ConfigError(
             f"hf:{repository} could not be downloaded ({first_line(error)}): check the name and the network, or "
