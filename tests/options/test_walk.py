@@ -404,7 +404,9 @@ WALKS = {
         "--data [data]",
         [
             Case("--run [run]"),
+            Case("--source subcell=x.pth"),
             Case("--labels preds"),
+            Case("--source subcell=x.pth", "--labels preds", refused="source"),
             Case("--most 1", "--labels preds"),
             Case("--most 1", refused="most"),
         ],

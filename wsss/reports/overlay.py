@@ -4,6 +4,7 @@ A page is a row of panels under a title and over a legend. Every panel is an RGB
 draws masks: image, truth, prediction and error, one image a row.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,36 @@ def fit(picture: np.ndarray, edge: int, *, labels: bool = False) -> np.ndarray:
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(picture, shape, interpolation=cv2.INTER_NEAREST if labels else smooth))
+
+
+def scale_bar(width_um: float) -> tuple[float, str] | None:
+    """Return the scale bar of a field: its length in percent of the width, and in words; None without a width.
+
+    It is the longest of 1, 2, 5, 10, 20, ... µm that takes no more than a quarter of the width.
+
+    Args:
+        width_um: of the field in µm; 0 where it is not known.
+    """
+    if width_um <= 0:
+        return None
+    power = 10.0 ** math.floor(math.log10(width_um / 4))
+    length = max(step * power for step in (1, 2, 5) if step * power <= width_um / 4)
+    return 100 * length / width_um, f"{length:g} µm"
+
+
+def draw_scale(picture: np.ndarray, scale: tuple[float, str] | None) -> np.ndarray:
+    """Return an (H, W, 3) picture with a scale bar at the lower right, as `scale_bar` gives it; None leaves it out."""
+    if scale is None:
+        return picture
+    height, width = picture.shape[:2]
+    right, low, length = round(0.97 * width), round(0.97 * height), round(scale[0] / 100 * width)
+    sheet = Image.fromarray(picture)
+    pen = ImageDraw.Draw(sheet)
+    pen.rectangle((right - length, low - 3, right, low), fill="white")
+    place = (right - length / 2, low - 6)
+    text = scale[1].replace("µ", "u")  # the font has no such letter
+    pen.text(place, text, fill="white", font=_font(16), anchor="mb", stroke_width=2, stroke_fill="black")
+    return np.asarray(sheet)
 
 
 def mark_cells(

@@ -29,7 +29,7 @@ from wsss.inference.checkpoints import (
 from wsss.inference.ensemble import foreign_note
 from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import Scored, ShardJournals, predict, take, write_results
-from wsss.inference.published import Published, load_published
+from wsss.inference.published import Published, Target, load_published
 from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
 from wsss.models.cam_net import CamNet
 from wsss.models.device import Device, choose_device, half_note, keep_freed_memory
@@ -107,7 +107,8 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     plan = plan_oof(checkpoints, data) if options.oof else plan_all(checkpoints, data)
     _check_nuclei(options, data, plan)
     check_embeddings(options.embeddings, plan, options.score, options.crops)
-    published = load_published(options, data, device)
+    target = Target(str(data.folder), data.channels, data.roles, data.classes)
+    published = load_published(options.source, target, device, options.source_share, options.pixel_um)
     task = Task(
         data,
         options.score,

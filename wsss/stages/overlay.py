@@ -29,9 +29,11 @@ from wsss.reports.overlay import (
     contact_sheet,
     describe,
     describe_truth,
+    draw_scale,
     fit,
     mark_cells,
     overlay_page,
+    scale_bar,
 )
 from wsss.runs.output import Output, check_recorded, in_folder, what_is_read
 from wsss.stages.evaluate import check_numbers
@@ -82,7 +84,7 @@ def _draw(options: OverlayOptions, output: Output) -> None:
         shown |= classes
     write_bytes(output.path("overview.png"), _png(contact_sheet(thumbs, sorted(shown), names)))
     output.publish()
-    say(f"{len(chosen)} pictures and overview.png written to {options.out}")
+    say(f"images drawn: {len(chosen)}; they and overview.png are in {options.out}")
 
 
 def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
@@ -153,7 +155,7 @@ def draw_image(
     label_map = geometry.labels_to_store(stored)[content]
     picture = composite(data.image(i)[(slice(None), *content)], data.tints)
     edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
-    large = fit(picture, edge)
+    large = draw_scale(fit(picture, edge), scale_bar((data.pixel_um(i) or 0) * geometry.width))
     layers = [("predicted", label_map, predicted[name])]
     if truth:
         true_map = _true_map(options.masks, name, geometry)[content] if options.masks else label_map
