@@ -44,7 +44,8 @@ STAGES = {
     "demo": "all of it on fields drawn by code",
 }
 """Every stage with its line in `wsss --help`. The stage NAME has its options in wsss.options.NAME (docstring, EXAMPLES,
-OPTIONS, and `read` where reading takes more than parsing) and its function in wsss.stages.NAME (`run`)."""
+OPTIONS, `read` where reading takes more than parsing, `check` where that is not all) and its function in
+wsss.stages.NAME (`run`)."""
 
 EXAMPLES = """\
 examples:
@@ -65,7 +66,10 @@ def options_of(name: str) -> ModuleType:
 
 def run_stage(name: str, words: Sequence[str] | None = None) -> int:
     """Read the options of a stage from words (those of the command line if None), run it, return its exit code."""
-    options = read_options(name, options_of(name), words)
+    module = options_of(name)
+    options = read_options(name, module, words)
+    if hasattr(module, "check"):  # what can be refused before the stage is imported, which takes seconds
+        module.check(*options)
     code: int = importlib.import_module(f"wsss.stages.{name}").run(*options)
     return code
 

@@ -27,6 +27,12 @@
 #: replace --images 24 559 --plain 6 => --images 1 2 --plain 1 --edge 256
 #: run python scripts/bench_infer.py --images 24 559 --plain 6
 
+#: replace --rounds 3 --runtimes eager bf16 onnx openvino => --rounds 1 --runtimes eager bf16 --backbones test_resnet --edges 64 64
+#: run python scripts/bench_runtimes.py --rounds 3 --runtimes eager bf16 onnx openvino
+
+#: skip python scripts/bench_crops.py --data data/val --run runs/NAME --truth cells_truth.csv --most 10
+#: reason needs a trained run and labelled cells
+
 #: replace --repeats 3 => --repeats 1 --size 128 --cells 20
 #: run python scripts/bench_score_cells.py --repeats 3
 
@@ -48,3 +54,6 @@ python -m wsss.train --data data/NAME --backbone test_resnet --weights none --cr
 
 #: replace python -m wsss.infer --run runs/NAME --out preds/NAME --shard 1/4 => for k in 1 2; do python -m wsss.infer --run runs/NAME --out preds/NAME --shard $k/2; done
 #: run python -m wsss.infer --run runs/NAME --out preds/NAME --shard 1/4     # one job for each of 1/4 ... 4/4
+
+#: replace --images 1000 10000 => --images 120 140 --stages prepare epoch
+#: run python scripts/bench_scale.py --images 1000 10000

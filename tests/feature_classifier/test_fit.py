@@ -15,6 +15,7 @@ from wsss.feature_classifier.fit import (
     fit_weak,
     renew,
 )
+from wsss.feature_classifier.train import learnt_from
 from wsss.options.recipe import WeakConfig
 
 QUICK = WeakConfig(rounds=3, folds=3, trees=30, leaf=2, strength=1.0)
@@ -217,3 +218,16 @@ def test_whether_cells_show_one_class_is_found_from_image_labels(both: float, on
 def test_few_cells_do_not_say_whether_cells_show_one_class() -> None:
     model = fit_weak(*fields_of(0.0, images=60), None, 0, replace(QUICK, rounds=1))
     assert (model.margin_ratio, model.one_class) == (None, False)
+
+
+def test_of_many_images_those_with_answers_and_of_rare_classes_are_learnt_from_first() -> None:
+    labels = np.zeros((1000, 2))
+    labels[:, 0], labels[::100, 1] = 1, 1
+    train, answered = np.arange(100, 1000), np.arange(1000) == 555
+    chosen = learnt_from(train, labels, answered, seed=0, most=60)
+    assert len(chosen) == 60
+    assert chosen == sorted(chosen)
+    assert {555, *range(100, 1000, 100)} < set(chosen) <= set(train.tolist())
+    assert chosen == learnt_from(train, labels, answered, seed=0, most=60)
+    assert chosen != learnt_from(train, labels, answered, seed=1, most=60)
+    assert learnt_from(train, labels, answered, seed=0, most=900) == train.tolist()

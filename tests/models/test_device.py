@@ -1,11 +1,13 @@
 """Where a network computes and in which arithmetic, for GPUs that are not here."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from wsss.core.checks import ConfigError
+from wsss.models import device
 from wsss.models.device import choose_device
 from wsss.stages import doctor as machine
 
@@ -76,3 +78,16 @@ def test_the_cpu_computes_in_fp32_unless_told_otherwise() -> None:
     assert choose_device("cpu", "bf16").half is torch.bfloat16
     with pytest.raises(ConfigError, match="fp16, which needs a GPU"):
         choose_device("cpu", "fp16")
+
+
+@pytest.mark.parametrize(("flags", "told"), [("fpu avx2", False), ("fpu avx512_bf16", True), ("fpu amx_bf16", True)])
+def test_a_cpu_that_computes_in_bf16_is_told_and_not_made_to(
+    flags: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "CPU_FLAGS", tmp_path / "cpuinfo")
+    cpu = choose_device("cpu")
+    assert not device.half_note(cpu, "auto")  # no such file on other systems
+    (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags: {flags}\n")
+    assert cpu.half is None
+    assert ("--precision bf16" in device.half_note(cpu, "auto")) is told
+    assert not device.half_note(cpu, "fp32")

@@ -240,7 +240,7 @@ WALKS = {
             Case("--segmentation.objects false", refused="means nothing"),
             Case("--segmentation.runs rows", refused="means nothing"),
         ],
-        common("batch", "engine", "overwrite") | {"crops.batch": SPEED},
+        common("batch", "engine", "overwrite") | {"crops.batch": SPEED, "runtime": "tests/models/test_in_openvino.py"},
     ),
     "segment": Walk(
         "--data data --overwrite true --device cpu --workers 0",

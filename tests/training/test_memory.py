@@ -6,6 +6,8 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from memory_limit import MemoryLimit
 from squares import make_job, make_squares, words
 
 from wsss.core.checks import ConfigError
-from wsss.inference.semantic import view_maps
+from wsss.inference.semantic import MaskPredictor, view_maps
 from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
 from wsss.models.device import MemoryFull, attempt, choose_device
-from wsss.options.recipe import ClassifyRecipe, OptimConfig
+from wsss.models.unet import build_unet
+from wsss.options.masks import MaskInferConfig
+from wsss.options.recipe import ClassifyRecipe, MaskRecipe, OptimConfig
 from wsss.options.scoring import TtaConfig
 from wsss.training.fit import Learner
 from wsss.training.loading import Batch
@@ -113,6 +117,18 @@ def test_so_are_crops_whatever_the_size_of_the_last_batch(net: CamNet) -> None:
         parts = crop_probs(net, batches, CPU)
     assert small.refusals
     np.testing.assert_allclose(whole, parts, atol=1e-5)
+
+
+def test_so_are_tiles_of_masks(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = MaskRecipe(backbone="test_resnet", weights="none")
+    unet: Any = SimpleNamespace(net=build_unet(recipe, channels=4, outputs=1).eval(), recipe=recipe)
+    predictor = MaskPredictor([unet], MaskInferConfig(), CPU)
+    with MemoryLimit() as memory:
+        whole = predictor.parts(IMAGES)
+    with MemoryLimit(memory.peak / 1.5) as small:
+        np.testing.assert_allclose(predictor.parts(IMAGES), whole, atol=1e-5)
+    assert small.refusals == 1
+    assert "8 images of 64 x 64 px at a time: going on with 4" in capsys.readouterr().out
 
 
 def test_where_a_single_image_does_not_fit_there_is_advice(net: CamNet) -> None:

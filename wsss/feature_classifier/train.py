@@ -30,6 +30,8 @@ from wsss.runs.run_folder import RunFolder
 
 TOP = 3
 """How many reasons are given."""
+MOST_IMAGES = 4000
+"""Of more training images so many are learnt from: with 20 cells each and two copies, 240,000 rows of features."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,8 @@ def fit_feature_classifier(
 ) -> FeatureClassifier:
     """Fit the feature classifier on the cells of the images `train`, see `ensure_feature_classifier`."""
     labels, negative = data.labels, data.classes.negative
-    usable = [int(i) for i in train if labels[i].any()]
+    answered = np.isin(data.ids, [] if answers is None else answers.ids)
+    usable = learnt_from(train[labels[train].any(axis=1)], labels, answered, seed)
     described = _describe_all(data, usable, config.copies, seed)
     if not any(len(cells.features) for cells in described):
         raise TooFewCells(
@@ -181,6 +184,32 @@ def fit_feature_classifier(
     more |= {"images": sum(count > 0 for count in counts), "cells": len(features)}
     more |= {"answered_cells": 0 if labelled is None else len(labelled.rows)}
     return to_feature_classifier(model, tuple(describe_features(data.stains)), config.weak, more)
+
+
+def learnt_from(
+    train: np.ndarray, labels: np.ndarray, answered: np.ndarray, seed: int, most: int = MOST_IMAGES
+) -> list[int]:
+    """Choose the images that a feature classifier learns from: all, or `most`, drawn at random.
+
+    Images with cells labelled by hand come first, then those of classes with at most `most` / (2 K) images.
+
+    Args:
+        train: (n,) numbers of images with labels.
+        labels: (N, K) of 0/1, of all images.
+        answered: (N,) bool, whether cells of the image were labelled by hand.
+        seed: of the draw.
+        most: how many.
+
+    Returns:
+        Their numbers, in the order of `train`.
+    """
+    if len(train) <= most:
+        return train.tolist()
+    shown = labels[train] > 0
+    rare = shown[:, shown.sum(axis=0) <= most // (2 * labels.shape[1])].any(axis=1)
+    drawn = np.random.default_rng(seed).permutation(len(train))
+    order = np.lexsort((~rare[drawn], ~answered[train[drawn]]))
+    return train[np.sort(drawn[order[:most]])].tolist()
 
 
 def _labelled(answers: CellTruth, names: Sequence[str], described: list[_Described]) -> LabelledCells | None:

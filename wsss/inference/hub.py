@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import torch
@@ -20,6 +21,7 @@ from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.console import waiting
 from wsss.core.digests import check_format
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
+from wsss.core.hub import first_line, quick_hub
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint, cam_checkpoint
@@ -156,14 +158,12 @@ def push_model(folder: Path, repository: str) -> str:
     Raises:
         ConfigError: it cannot be reached, or the upload is not allowed.
     """
-    import huggingface_hub
-
     try:
         huggingface_hub.create_repo(repository, exist_ok=True)
         huggingface_hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=SENT)
     except (OSError, ValueError) as error:  # what the hub's client raises: network, rights, names
         raise ConfigError(
-            f"{repository} could not be uploaded ({_first_line(error)}). The model is complete in {folder}: once you "
+            f"{repository} could not be uploaded ({first_line(error)}). The model is complete in {folder}: once you "
             f"are online and logged in (hf auth login), run: hf upload {repository} {folder}"
         ) from error
     return f"https://huggingface.co/{repository}"
@@ -175,19 +175,14 @@ def pull_model(repository: str) -> Path:
     Raises:
         ConfigError: it cannot be had.
     """
-    import huggingface_hub
-
     try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=SENT))
+        with quick_hub():
+            return Path(huggingface_hub.snapshot_download(repository, allow_patterns=SENT))
     except (OSError, ValueError) as error:  # what the hub's client raises: network, rights, names
         raise ConfigError(
-            f"hf:{repository} could not be downloaded ({_first_line(error)}): check the name and the network, or "
+            f"hf:{repository} could not be downloaded ({first_line(error)}): check the name and the network, or "
             "copy its folder here and load that."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 FIGURES = {"val_loss": "validation loss", "val_map": "mAP of images", "val_f1": "F1 of images"}

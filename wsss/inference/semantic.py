@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss.core.checks import ConfigError, check_range
+from wsss.core.checks import check_range
 from wsss.data.masks import Contrast
 from wsss.inference.checkpoints import Checkpoint
 from wsss.models.cam_net import CamNet, class_maps, crop_outputs
-from wsss.models.device import Device, MemoryFull, attempt
+from wsss.models.device import Device, in_parts
 from wsss.models.unet import Unet, probabilities
 from wsss.models.weights import check_outputs
 from wsss.options.masks import MaskInferConfig
@@ -252,16 +252,16 @@ class MaskPredictor:
 
         The size of the batch changes the maps by rounding alone: 1e-5 at most in float32.
         """
-        images = self.device.put(torch.from_numpy(np.require(parts, requirements=["C", "W"])))
-        config = self.config
+        whole = np.require(parts, requirements=["C", "W"])
+        return np.concatenate(
+            in_parts(self.checkpoints[0].net, whole.shape, lambda rows: self._see(torch.from_numpy(whole[rows])))
+        )
+
+    def _see(self, images: torch.Tensor) -> np.ndarray:
+        """Return the maps of images that are seen at once."""
+        images, config = self.device.put(images), self.config
         asks = [partial(self._ask, checkpoint) for checkpoint in self.checkpoints]
-        try:
-            maps = [attempt(partial(predict_views, answer, images, config.tta, config.scales)) for answer in asks]
-        except MemoryFull as full:
-            edges = " x ".join(map(str, parts.shape[2:]))
-            raise ConfigError(
-                f"memory is too small for {edges} px ({full}): pass a smaller --segmentation.tile."
-            ) from None
+        maps = [predict_views(answer, images, config.tta, config.scales) for answer in asks]
         mean = torch.stack(maps).mean(dim=0)
         holds = mean[:, -1].mean(dim=(1, 2))
         seen: np.ndarray = emptied(mean[:, :-1], holds, self.target, config.empty_below).cpu().numpy()

@@ -545,6 +545,8 @@ def prediction_facts(
         facts["run"] = str(options.run)
     if options.embeddings:  # predictions made before there were any are not out of date
         facts["embeddings"] = options.embeddings
+    if options.runtime != "torch":
+        facts["runtime"] = options.runtime
     if published:
         facts["published"] = {model.name: model.facts() for model in published}
     return as_read(facts)

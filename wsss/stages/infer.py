@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import progress, say
@@ -31,7 +31,9 @@ from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import Scored, ShardJournals, predict, take, write_results
 from wsss.inference.published import Published, Target, load_published
 from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
-from wsss.models.device import Device, choose_device, keep_freed_memory
+from wsss.models.cam_net import CamNet
+from wsss.models.device import Device, choose_device, half_note, keep_freed_memory
+from wsss.models.in_openvino import InOpenVino, check_runtime
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal, remove_journal
@@ -60,6 +62,8 @@ def run(options: InferOptions) -> int:
 
     on_ray = options.engine == "ray"  # this process only plans then
     task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
+    if not on_ray and (note := half_note(task.device, options.precision)):
+        say(note)
     if options.oof:
         _note_late_images(task.data, plan)
         if note := foreign_note(model.name for model in task.published):
@@ -94,6 +98,9 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     ]
     for checkpoint in checkpoints:
         check_fits(checkpoint, data)
+    if options.runtime == "openvino":
+        check_runtime(device)
+        checkpoints = [replace(one, net=cast(CamNet, InOpenVino(one.net))) for one in checkpoints]
     if options.unet is not None:
         nets = [load_unet(folder, device, "maps") for folder in find_folders(options.unet)]
         checkpoints = pair(checkpoints, nets, oof=options.oof)
