@@ -31,7 +31,7 @@ from wsss.data.augment import load_recipe
 from wsss.data.build import ExistingSet, Spec, create_dataset, read_extra
 from wsss.data.catalog import DataSet, read_manifest
 from wsss.data.large import LargeImage, PolygonMask
-from wsss.data.masks import read_text_table
+from wsss.data.masks import read_mask, read_text_table
 from wsss.data.pseudo import PseudoSet
 from wsss.data.tables import read_classes, read_labels
 from wsss.feature_classifier.features import FEATURES
@@ -454,6 +454,19 @@ def test_hostile_masks(tmp_path: Path) -> None:
     all_refused(tmp_path, "a.json", read_json, packed)
     arrays = {"72 MB": zipped("x.npy", shaped("(3000, 3000)", "<i8") + bytes(3000 * 3000 * 8))}
     all_refused(tmp_path, "a.npz", read_label_map, arrays)
+
+
+def test_large_blank_maps_are_read_at_the_size_of_their_image_only(tmp_path: Path) -> None:
+    blank = {"PNG": png(8200), "deflate": tiff(compression="zlib")}
+    for name in ("a.png", "a.tif"):
+        all_refused(tmp_path, name, read_label_map, blank)
+        all_refused(tmp_path, name, lambda path: read_label_map(path, (64, 64)), blank)
+        all_refused(tmp_path, name, lambda path: read_mask(path, (64, 64), path), blank)
+    (tmp_path / "a.png").write_bytes(blank["PNG"])
+    assert read_label_map(tmp_path / "a.png", (64, 64), (8200, 8200)).shape == (8200, 8200)
+    assert not read_mask(tmp_path / "a.png", (8200, 8200), tmp_path).any()
+    (tmp_path / "a.png").write_bytes(png(5700))  # needs no size
+    assert read_label_map(tmp_path / "a.png").shape == (5700, 5700)
 
 
 def network(**changes: Any) -> dict[str, Any]:

@@ -23,6 +23,11 @@ class Geometry:
     size: int
 
     @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(H, W) of the original image, and of the stored square: label maps have one of them."""
+        return (self.height, self.width), (self.size, self.size)
+
+    @property
     def scale(self) -> float:
         """Stored pixels per original pixel."""
         return self.size / max(self.height, self.width)

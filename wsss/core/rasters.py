@@ -8,7 +8,7 @@ import functools
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +50,8 @@ MOST_BLOWN_UP = 2**26
 """Bytes of pixels that a small file may have: of larger pictures, file and pixels are compared."""
 MOST_RATIO, MOST_RATIO_BLANK = 100, 1200
 """Bytes of pixels for each byte of the file, at most; of pictures that may well be blank, such as label maps."""
+MOST_BLANK = 2**25
+"""Most pixels of a blank picture, unless its image is as large."""
 MOST_SCANS = 100
 """Passes over the picture in a progressive JPEG, which usually has about ten; each takes as long as all pixels do."""
 MOST_EXIF = 2**20
@@ -167,7 +169,7 @@ def open_raster(
     choice: PlaneChoice = NO_CHOICE,
     join: bool = True,
     where: str = "",
-    may_be_blank: bool = False,
+    blank: Collection[tuple[int, ...]] | None = None,
 ) -> Iterator[Raster]:
     """Open a picture.
 
@@ -176,7 +178,8 @@ def open_raster(
         choice: what is taken of a stack; several channels are always all read.
         join: take planes that an OME-TIFF has in sibling files too; else its own alone.
         where: what to call it in messages; the file's name if left out.
-        may_be_blank: whether a large picture without content is valid.
+        blank: sizes (H, W) in which a picture without content is valid, besides those of up to MOST_BLANK pixels; None
+            if none is.
 
     Raises:
         DataError: it is no picture, damaged, or too large; the text says which.
@@ -199,7 +202,9 @@ def open_raster(
             raise DataError(f"{where} is no PNG, JPEG, TIFF or BMP file, by its content: convert it.")
         check_size(raster.header, where)
         length = stream.seek(0, io.SEEK_END)
-        check_ratio(raster.header, length, where, MOST_RATIO_BLANK if may_be_blank else MOST_RATIO)
+        height, width = raster.header.height, raster.header.width
+        fits = blank is not None and (height * width <= MOST_BLANK or (height, width) in blank)
+        check_ratio(raster.header, length, where, MOST_RATIO_BLANK if fits else MOST_RATIO)
         stream.seek(0)
         yield raster
 

@@ -362,10 +362,10 @@ class DataSet:
         Raises:
             DataError: there is no label map, or it has another size.
         """
-        label_map = read_label_map(find_label_map(self.folder / "cells", self.ids[i]))
-        native = (self.geometry(i).height, self.geometry(i).width)
-        if label_map.shape not in (native, (self.size, self.size)):
-            raise DataError(f"the label map is {label_map.shape}, expected {native} or {(self.size, self.size)}")
+        sizes = self.geometry(i).sizes
+        label_map = read_label_map(find_label_map(self.folder / "cells", self.ids[i]), *sizes)
+        if label_map.shape not in sizes:
+            raise DataError(f"the label map is {label_map.shape}, expected {sizes[0]} or {sizes[1]}")
         return label_map
 
     def nuclei(self, i: int) -> np.ndarray | None:
@@ -374,7 +374,7 @@ class DataSet:
             path = find_label_map(self.folder / "nuclei", self.ids[i])
         except DataError:  # given label maps come without nuclei
             return None
-        return self.geometry(i).labels_to_store(read_label_map(path))
+        return self.geometry(i).labels_to_store(read_label_map(path, *self.geometry(i).sizes))
 
     def pixel_um(self, i: int) -> float | None:
         """Return the micrometres per original pixel of image i, as its file declares; None where it does not."""

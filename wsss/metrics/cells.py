@@ -141,13 +141,13 @@ class TrueMasks:
         """The images of the truth table, in its order."""
         return list(self._rows)
 
-    def read(self, image_id: str) -> TrueImage:
-        """Read the true cells of an image.
+    def read(self, image_id: str, *sizes: tuple[int, int]) -> TrueImage:
+        """Read the true cells of an image whose (H, W) is one of `sizes`, if it is known (see `read_label_map`).
 
         Raises:
             DataError: its label map is missing or broken.
         """
-        label_map = read_label_map(find_label_map(self.folder, image_id))
+        label_map = read_label_map(find_label_map(self.folder, image_id), *sizes)
         rows = self._rows[image_id]
         listed = self.truth.cells[rows].tolist()
         mask_of = rle.encode_label_map(label_map)
