@@ -186,7 +186,9 @@ class Output:
             return True
         missing, changed = self._state(record)
         if changed:
-            raise ConfigError(f"{some(changed)} was changed by hand since it was written: {self.way_out}.")
+            other = self._owner(str(changed[0].relative_to(self.folder)))
+            how = f"{other} now" if other.startswith("belongs") else "was changed by hand since it was written"
+            raise ConfigError(f"{some(changed)} {how}: {self.way_out}.")
         if differing:
             say(f"{self.shown} is out of date ({in_short(differing)}): it is made again.")
             return True
@@ -281,8 +283,10 @@ class Output:
         """Refuse to replace files that are not of the result before."""
         strange = [name for name in names if name not in before and (self.folder / name).exists()]
         if strange and not self.overwrite:
-            whose = self._owner(strange[0])
-            raise ConfigError(f"{self.folder / strange[0]} {whose} and would be replaced: {self.way_out}.")
+            whose, way_out = self._owner(strange[0]), self.way_out
+            if strange[0] != self.name and self.shown != self.folder:  # a companion of the file that --out names
+                way_out = way_out.replace("another --out", "an --out in another folder")
+            raise ConfigError(f"{self.folder / strange[0]} {whose} and would be replaced: {way_out}.")
 
     def _owner(self, name: str) -> str:
         """Return in words whose a file is."""
