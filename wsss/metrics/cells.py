@@ -62,7 +62,6 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
     cell = _first_of(CELL_COLUMNS, table, path)
     label = _first_of(LABEL_COLUMNS, table, path)
     cells = numbers(table, cell, path, whole=True, low=1)
-    table["ID"] = table.ID.str.strip()
     twice = np.flatnonzero(table.assign(**{cell: cells}).duplicated(["ID", cell]))
     if twice.size:
         row = table.iloc[twice[0]]

@@ -151,7 +151,7 @@ def _without_cells(path: Path) -> set[str]:
     if not images_csv.is_file():
         return set()
     table = unguard_text(read_text(images_csv, ["ID", "n_cells"]))
-    return set(table.ID[table.n_cells.str.strip() == "0"])
+    return set(table.ID[table.n_cells == "0"])
 
 
 def _submitted(texts: list[str], where: str) -> list[bytes]:
