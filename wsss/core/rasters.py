@@ -7,6 +7,7 @@ same folder. The file's metadata is respected: axes, orientation, transparency, 
 import functools
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,6 +56,8 @@ MOST_BLANK = 2**25
 MOST_SCANS = 100
 """Passes over the picture in a progressive JPEG, which usually has about ten; each takes as long as all pixels do."""
 MOST_EXIF = 2**20
+MOST_WORDS = 2**18
+"""Characters of a TIFF's description, but for OME-XML."""
 MOST_BYTES = 2**33
 """Most bytes of all planes that are read together."""
 
@@ -381,7 +384,11 @@ def open_tiff(path: Path) -> tifffile.TiffFile:
 
 def _tiff(stream: Any) -> tifffile.TiffFile:
     """Open a TIFF from a stream, so that tifffile knows no folder, and keep it from looking for other files."""
-    return tifffile.TiffFile(stream, _multifile=False)
+    tiff = tifffile.TiffFile(stream, _multifile=False)
+    length = len(tiff.pages.first.description)
+    if length > MOST_WORDS and not tiff.is_ome:
+        raise ValueError(f"its description has {length} characters, more than {MOST_WORDS} are not read")
+    return tiff
 
 
 def _tiff_raster(
@@ -436,7 +443,11 @@ def first_series(tiff: tifffile.TiffFile) -> Any:
     if (count := len(tiff.pages)) > MOST_PLANES:
         raise ValueError(f"it has {count} pages, more than {MOST_PLANES} are not read")
     vars(tiff).update(is_ndtiff=False, is_mmstack=False)  # these would look for other files
-    return tiff.series[0]
+    series = tiff.series[0]
+    in_page: int = math.prod(tiff.pages.first.shape)
+    if (count := math.prod(series.shape) // max(1, in_page)) > MOST_PLANES:
+        raise ValueError(f"it describes {count} planes, more than {MOST_PLANES} are not read")
+    return series
 
 
 def _stack(

@@ -10,12 +10,11 @@ import pandas as pd
 from wsss.core import rle
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import any_case, check_columns, numbers, read_text, unguard_text
+from wsss.core.geometry import check_covered
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.parquet import read_parquet
 
 MOST = 2**31 - 1
-MOST_COVERED = 16
-"""Times that the masks of an image may cover it, taken together."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +54,6 @@ def paint(given: GivenMasks) -> np.ndarray:
         first = np.cumsum(lengths) - lengths
         flat[np.repeat(starts - first, lengths) + np.arange(areas[cell])] = given.ids[cell]
     return np.ascontiguousarray(flat.reshape(given.size, order="F"))
-
-
-def check_covered(pixels: int, size: tuple[int, int], where: str) -> None:
-    """Refuse masks that cover their image over and over: painting them takes as long as that.
-
-    Raises:
-        DataError: they do.
-    """
-    if pixels > max(1 << 24, MOST_COVERED * size[0] * size[1]):
-        raise DataError(
-            f"{where}: the masks of its cells have {pixels} pixels in all, more than {MOST_COVERED} times the image of "
-            f"{size[0]} x {size[1]}: they are no cells."
-        )
 
 
 def check_ids(ids: list[int], where: str) -> None:
