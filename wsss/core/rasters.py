@@ -114,6 +114,23 @@ class Raster:
     description: str = ""
     """A TIFF's own words."""
 
+    @property
+    def greys(self) -> np.ndarray | None:
+        """(n,) uint8 intensities that the places of a palette stand for; None without a palette, or for one of colours.
+
+        A palette of greys stands for these; one of a single colour that rises evenly, as microscopes save a stain, for
+        its places.
+        """
+        colours = self.colours
+        if colours is None or self.header.samples + self.header.alpha != 1:
+            return None
+        if (colours == colours[:, :1]).all():
+            return colours[:, 0]
+        places = np.arange(len(colours))
+        even = np.outer(places / (len(colours) - 1), colours[-1])
+        rises = len(colours) == 256 and colours[-1].max() == 255 and np.abs(colours - even).max() <= 2
+        return places.astype(np.uint8) if rises else None
+
     def numbers(self) -> np.ndarray:
         """Return the values as numbers, upright: (H, W, samples), transparency left out.
 
@@ -144,6 +161,8 @@ class Raster:
         """Return the values as a viewer shows them, upright: (H, W, samples + alpha); 1 to 4 bits are spread to 255."""
         pixels = turn(self.decode(), self.orientation)
         if self.colours is not None:
+            if self.header.samples != 1:
+                raise ValueError(f"it has a palette and {self.header.samples} pages or channels: save them one by one")
             return np.asarray(self.colours[np.minimum(pixels[..., 0], len(self.colours) - 1)])
         if pixels.dtype == bool or self.header.bits < 8:
             pixels = pixels.astype(np.uint8) * np.uint8(255 // (2**self.header.bits - 1))

@@ -308,6 +308,8 @@ def read_header(path: Path, choice: PlaneChoice = NO_CHOICE, *, join: bool = Tru
     else:
         with open_raster(path, choice=choice, join=join) as raster:
             header = raster.header
+            if raster.greys is not None:
+                header = replace(header, palette=False, bits=8, dtype="uint8")
     if header.photometric:
         raise DataError(
             f"{path.name} is a TIFF of kind {header.photometric}, expected grey values (MINISBLACK, MINISWHITE) or RGB."
@@ -471,7 +473,8 @@ def _decode(path: Path, choice: PlaneChoice, *, join: bool) -> np.ndarray:
         pixels = open_zarr(path).read(choice)
     else:
         with open_raster(path, choice=choice, join=join) as raster:
-            pixels = raster.shown()
+            greys = raster.greys
+            pixels = raster.shown() if greys is None else greys[np.minimum(raster.numbers(), len(greys) - 1)]
     expected = header.height, header.width, header.samples + header.alpha
     if pixels.shape != expected or str(pixels.dtype) != header.dtype:
         raise DataError(f"{path.name} holds {pixels.dtype} {pixels.shape}, its header says {header.dtype} {expected}.")
