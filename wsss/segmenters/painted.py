@@ -49,10 +49,9 @@ def paint(given: GivenMasks) -> np.ndarray:
     check_covered(int(areas.sum()), given.size, given.where)
     flat = np.zeros(given.size[0] * given.size[1], np.int32)  # column after column
     for cell in np.argsort(-areas, kind="stable"):
-        starts, lengths = np.cumsum(runs[cell])[0::2], runs[cell][1::2]
-        starts = starts[: len(lengths)]
-        first = np.cumsum(lengths) - lengths
-        flat[np.repeat(starts - first, lengths) + np.arange(areas[cell])] = given.ids[cell]
+        turns = np.cumsum(runs[cell]).tolist()  # the mask turns on, off, on, ...
+        for start, stop in zip(turns[0::2], turns[1::2], strict=False):
+            flat[start:stop] = given.ids[cell]
     return np.ascontiguousarray(flat.reshape(given.size, order="F"))
 
 
