@@ -461,6 +461,34 @@ def test_hostile_masks(tmp_path: Path) -> None:
     all_refused(tmp_path, "a.npz", read_label_map, arrays)
 
 
+def test_parquet_texts_that_are_stored_once_are_counted(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = pa.array(["x" * 10_000] * 20_000)
+    kinds = {
+        "text": texts,
+        "large text": texts.cast(pa.large_string()),
+        "bytes": texts.cast(pa.binary()),
+        "categories": texts.dictionary_encode(),
+        "lists": pa.array([["x"]]),
+        "records": pa.array([{"a": "x"}]),
+    }
+    for what, values in kinds.items():
+        pq.write_table(pa.table({"ID": values}), tmp_path / "cells.parquet", compression="zstd")
+        assert (tmp_path / "cells.parquet").stat().st_size < 10_000, what
+        refuse(tmp_path / "cells.parquet", read_parquet)
+    pq.write_table(pa.table({"ID": texts, "rle": texts}), tmp_path / "cells.parquet", compression="zstd")
+    refuse(tmp_path / "cells.parquet", lambda path: list(iter_cells(path.parent)))
+    pq.write_table(pa.table({f"c{k}": pa.nulls(200_000) for k in range(90)}), tmp_path / "cells.parquet")
+    refuse(tmp_path / "cells.parquet", read_parquet)
+    good = pa.table({"ID": ["a", "b", None], "Label": pa.array(["x", "y", "x"]).dictionary_encode(), "n": [1, 2, 3]})
+    pq.write_table(good, tmp_path / "good.parquet")
+    found = read_parquet(tmp_path / "good.parquet")
+    assert found.ID.tolist()[:2] == ["a", "b"]
+    assert found.Label.tolist() == ["x", "y", "x"]
+
+
 def test_large_blank_maps_are_read_at_the_size_of_their_image_only(tmp_path: Path) -> None:
     blank = {"PNG": png(8200), "deflate": tiff(compression="zlib")}
     all_refused(tmp_path, "a.png", lambda path: read_label_map(path, (64, 64)), blank)
