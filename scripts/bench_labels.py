@@ -2,6 +2,7 @@
 
     python scripts/bench_labels.py --quick                            a sanity run on drawn fields, minutes
     python scripts/bench_labels.py --cells CELLS --seeds 0 1 2        all methods on fields composed from cells
+    python scripts/bench_labels.py --cells CELLS --natural            the same where cells may show several classes
     python scripts/bench_labels.py --train fields/train --sets val=fields/val hard=fields/hard --methods recipe composed
 
 Each method of label_bench/methods.py is trained, inferred and evaluated with every seed; methods that differ in
@@ -58,6 +59,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench-labels"), help="folder for all that is made")
     parser.add_argument("--cells", type=Path, help="single cells to compose fields from, as for compose_cells.py")
+    parser.add_argument("--natural", action="store_true", help="compose cells of several classes; no hard fields")
     parser.add_argument("--train", type=Path, help="fields to learn from, made by compose_cells.py or alike")
     parser.add_argument("--sets", nargs="+", default=[], help="fields to measure on, NAME=FOLDER")
     parser.add_argument("--methods", nargs="+", default=[], help="names or groups of methods (--list); default: all")
@@ -81,7 +83,8 @@ def check_same(options: argparse.Namespace) -> None:
         ConfigError: the folder was begun with other options.
     """
     now = {
-        name: str(getattr(options, name)) for name in ("train", "cells", "size", "epochs", "minutes", "flags", "quick")
+        name: str(getattr(options, name))
+        for name in ("train", "cells", "natural", "size", "epochs", "minutes", "flags", "quick")
     }
     path = options.out / "options.json"
     if not path.exists():

@@ -1,6 +1,6 @@
 """Compose fields from single real cells, in the layout that `prepare` reads, with the truth of every cell.
 
-    python scripts/compose_cells.py CELLS OUT --split train --fields 400 --seed 1 [--size 512] [--hard]
+    python scripts/compose_cells.py CELLS OUT --split train --fields 400 --seed 1 [--size 512] [--hard | --natural]
 
 CELLS holds cells.csv (cell, label, split) and cells/<cell>.png: red, green, blue, yellow and mask side by side.
 OUT gets images/, masks/, train.csv (image labels) and cells_truth.csv. The same arguments give the same fields.
@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from composing.cells import CLEAN, EDGE, HARD, CellBank, Composed, compose_field
+from composing.cells import CLEAN, EDGE, HARD, NATURAL, CellBank, Composed, compose_field
 
 from wsss import cli
 from wsss.core.console import progress, say
@@ -31,18 +31,20 @@ def main() -> int:
     parser.add_argument("--fields", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--size", type=int, default=512, help="edge of the pictures in pixels")
-    parser.add_argument("--hard", action="store_true", help="dim proteins, autofluorescence, packed cells, haze, noise")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--hard", action="store_true", help="dim proteins, autofluorescence, packed cells, haze, noise")
+    how.add_argument("--natural", action="store_true", help="cells of several classes, as often as hand-labelled ones")
     options = parser.parse_args()
 
     bank = CellBank(options.cells, options.split)
-    style = HARD if options.hard else CLEAN
+    style, mark = (HARD, "h") if options.hard else (NATURAL, "n") if options.natural else (CLEAN, "")
     weak, truth = [], []
     for k in progress(range(options.fields), "compose"):
-        name = f"{options.split}{options.seed:02d}{'h' if options.hard else ''}_{k:05d}"
+        name = f"{options.split}{options.seed:02d}{mark}_{k:05d}"
         field = compose_field(bank, style, NEGATIVE, np.random.default_rng([options.seed, k]))
         save(field, options.out, name, options.size)
         weak.append((name, "|".join(map(str, field.labels))))
-        truth += [(name, cell, label) for cell, label in enumerate(field.truth, 1)]
+        truth += [(name, cell, "|".join(map(str, labels))) for cell, labels in enumerate(field.truth, 1)]
     write_csv(options.out / "train.csv", pd.DataFrame(weak, columns=["ID", "Label"]))
     write_csv(options.out / "cells_truth.csv", pd.DataFrame(truth, columns=["ID", "cell", "Label"]))
     say(f"{options.out}: {len(weak)} fields, {len(truth)} cells")

@@ -1,6 +1,7 @@
 """Make the pictures of docs/how_it_works.md: train a small network on drawn fields, then show each step on one field.
 
 usage: python scripts/make_explainer.py [--work explainer] [--out docs]
+       python scripts/make_explainer.py --masks          the picture of docs/unet.md alone, which needs no network
 
 The network is trained into the folder --work, or taken from there; about a minute on two free cores.
 """
@@ -13,13 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
+from skimage.color import label2rgb
 
 from wsss import train
-from wsss.cells.instances import cell_crops
+from wsss.cells.instances import cell_crops, objects_of
 from wsss.cells.scoring import blend, cell_cam_scores, cell_values, normalise, resize
 from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset
+from wsss.data.masks import make_target
 from wsss.data.synthetic import Field, draw_field
 from wsss.inference.checkpoints import CamCheckpoint, load_classifier
 from wsss.models.cam_net import CamNet, class_maps, crop_probs, merge, split
@@ -40,21 +44,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs")
     parser.add_argument("--fields", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--masks", action="store_true", help="only the picture of docs/unet.md")
     options = parser.parse_args()
-    checkpoint, device = network(options.work, options.fields, options.epochs)
-    field = draw_field(np.random.default_rng(7), SIZE, SHOWN)
-    probs, cam = maps_of(checkpoint.net, field.image, device)
-    pictures = {
-        "explain_image": show_image(field),
-        "explain_cam": show_cam(field, cam, probs),
-        "explain_puzzle": show_puzzle(field, cam, checkpoint.net, device),
-        "explain_score": show_scores(field, cam, probs, checkpoint, device),
-    }
+    pictures = {"explain_border": show_border()}
+    if not options.masks:
+        pictures |= steps(options)
     for name, picture in pictures.items():
         stream = io.BytesIO()
         Image.fromarray(picture).save(stream, format="WEBP", quality=80)
         write_bytes(options.out / f"{name}.webp", stream.getvalue())
         print(options.out / f"{name}.webp", picture.shape)
+
+
+def steps(options: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Return the pictures of docs/how_it_works.md."""
+    checkpoint, device = network(options.work, options.fields, options.epochs)
+    field = draw_field(np.random.default_rng(7), SIZE, SHOWN)
+    probs, cam = maps_of(checkpoint.net, field.image, device)
+    return {
+        "explain_image": show_image(field),
+        "explain_cam": show_cam(field, cam, probs),
+        "explain_puzzle": show_puzzle(field, cam, checkpoint.net, device),
+        "explain_score": show_scores(field, cam, probs, checkpoint, device),
+    }
 
 
 def network(work: Path, fields: int, epochs: int) -> tuple[CamCheckpoint, Device]:
@@ -72,6 +84,36 @@ def network(work: Path, fields: int, epochs: int) -> tuple[CamCheckpoint, Device
         train.main(words.split())
     device = choose_device()
     return load_classifier(find_folders(work / "run")[0], device), device
+
+
+def show_border() -> np.ndarray:
+    """Show why the larger of inside and border is no mask, on the true target of drawn nuclei blurred by 1.5 px."""
+    truth = np.zeros((60, 60), np.int32)
+    y, x = np.mgrid[:60, :60]
+    for number, (cy, cx, radius) in enumerate(((20, 20, 12), (20, 42, 10), (40, 32, 11), (48, 10, 7)), 1):
+        truth[(np.hypot(y - cy, x - cx) < radius) & (truth == 0)] = number
+    target = make_target(truth, np.zeros(truth.shape, bool), "border").astype(np.float32)
+    inside, border = (ndimage.gaussian_filter(channel, 1.5) for channel in target)
+    probs = np.stack([inside, border])
+    larger, together = (
+        objects_of(probs, "border", mask=mask >= 0.5) for mask in (probs.max(axis=0), probs.sum(axis=0))
+    )
+
+    def panel(picture: np.ndarray, text: str) -> Panel:
+        return Panel(large(np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)), text)
+
+    return overlay_page(
+        "A network that is not sure where one nucleus ends: the true target, blurred by 1.5 px.",
+        [
+            panel(label2rgb(truth, bg_label=0), "true nuclei"),
+            panel(np.repeat(inside[..., None], 3, axis=2), "inside"),
+            panel(np.repeat(border[..., None], 3, axis=2), "border"),
+            panel(label2rgb(larger, bg_label=0), "mask: the larger is .5 or more"),
+            panel(label2rgb(together, bg_label=0), "mask: their sum is .5 or more"),
+        ],
+        [],
+        HPA.names,
+    )
 
 
 def maps_of(net: CamNet, image: np.ndarray, device: Device) -> tuple[np.ndarray, np.ndarray]:
@@ -146,9 +188,9 @@ def show_scores(
     full = resize(normalise(cam)[k : k + 1], field.label_map.shape)[0]
     edge, cells = 2 * EDGE - 60, fit(field.label_map, 2 * EDGE - 60, labels=True)
     warm, plain = fit(heat(field.image, full), edge), fit(composite(field.image), edge)
-    noted = {i: Note(k, f"r {r:.2f}") for i, r in zip(ids, values[:, k], strict=True)}
+    noted = {i: Note((k,), f"r {r:.2f}") for i, r in zip(ids, values[:, k], strict=True)}
     top = final.argmax(axis=1)
-    predicted = {i: describe(cell_scores, HPA.names) for i, cell_scores in zip(ids, final, strict=True)}
+    predicted = {i: describe(row, HPA.names, row.max()) for i, row in zip(ids, final, strict=True)}
     true = {i: describe_truth(labels, HPA.names) for i, labels in enumerate(field.cell_labels, 1)}
     panels = [
         Panel(mark_cells(warm, cells, noted), f"1. map of {HPA.names[k]} in each cell: r"),

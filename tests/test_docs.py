@@ -2,8 +2,12 @@
 
 import importlib.util
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -62,6 +66,12 @@ def test_every_command_is_a_stage_with_options_it_has(page: Path, flags: dict[st
                 assert name in flags[stage], f"{page.name}: wsss {stage}{rest}"
 
 
+def test_no_text_names_our_package_on_an_index_that_does_not_have_it() -> None:
+    files = [*PAGES, *(ROOT / "wsss").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    wrong = re.compile(r"pypi\.org/project/wsss|install (?:-U |--upgrade )?['\"]?wsss\b")
+    assert [path.name for path in files if wrong.search(path.read_text())] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
@@ -97,27 +107,93 @@ def test_blocks_are_run_replaced_and_skipped_in_their_order() -> None:
             script_of(page, wrong)
 
 
+@pytest.mark.parametrize("name", ["demo", "own_images", "teams"])
+def test_notebooks_are_made_from_the_tutorials_and_hold_their_commands(name: str) -> None:
+    """The same commands are run as those of the tutorial, see below."""
+    page, run_docs = ROOT / f"docs/tutorial_{name}.md", script("run_docs")
+    text = (ROOT / f"docs/notebooks/{name}.ipynb").read_text()
+    assert text == script("make_notebooks").as_text(script("make_notebooks").notebook(page)), (
+        "run: python scripts/make_notebooks.py"
+    )
+    cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert all(cell.startswith("%%bash -e\n") for cell in cells)
+    skipped = set(re.findall(r"^#: skip (.*)$", run_docs.plan_of(page), re.MULTILINE))
+    blocks = [block.strip() for first, block in run_docs.command_blocks(page.read_text()) if first not in skipped]
+    assert [cell.removeprefix("%%bash -e\n") for cell in cells[1:]] == blocks
+    for target in re.findall(r"\]\((\.\./[^)#]*)", text):
+        assert (ROOT / "docs/notebooks" / target).exists()
+
+
+@pytest.mark.slow
+def test_the_cells_of_the_notebook_of_the_demo_run(tmp_path: Path) -> None:
+    cells = json.loads((ROOT / "docs/notebooks/demo.ipynb").read_text())["cells"]
+    code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+    for source in code[1:]:  # after the installation
+        env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        assert subprocess.run(["bash", "-e", "-c", "".join(source[1:])], cwd=tmp_path, env=env).returncode == 0
+    assert (tmp_path / "demo/report.html").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if script("run_docs").plan_of(p)], ids=lambda page: page.name)
 def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     assert script("run_docs").run(page, tmp_path) == 0
 
 
-def test_the_figures_of_the_readme_are_means_of_three_measured_seeds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def write_seeds(folder: Path, fields: int | str, figures: dict[str, list[float]]) -> None:
+    for seed in range(3):
+        ap, several, images, copied = (values[seed] for values in figures.values())
+        scores = {
+            "cells": {"mean_ap": ap, "mean_ap_of_several_classes": several},
+            "images": {"mean_ap": images},
+            "baselines": {"image_labels_copied": {"mean_ap": copied}},
+        }
+        (folder / f"{fields}-{seed}").mkdir(parents=True)
+        (folder / f"{fields}-{seed}/scores.json").write_text(json.dumps(scores))
+
+
+def test_the_figures_of_the_pages_are_those_of_three_measured_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = script("check_readme_figures")
     assert figures.main([]) == 0
-    page = tmp_path / "page.md"
-    page.write_text((ROOT / "README.md").read_text().replace("**.952**", "**.953**"))
-    assert figures.main(["--page", str(page)]) == 1
-    assert "cells.mean_ap: the page says .953, the mean of 3 seeds is 0.9517" in capsys.readouterr().out
-    scores = {"mean_ap": 0.952, "mean_ap_of_several_classes": 0.838}
-    of_seed = {"cells": scores, "images": {"mean_ap": 0.9585}, "baselines": {"image_labels_copied": {"mean_ap": 0.52}}}
-    (tmp_path / "scores.json").write_text(json.dumps(of_seed))
-    assert figures.main(["--scores", *[f"{tmp_path}/scores.json"] * 3]) == 0, "halves are rounded up"
-    assert figures.main(["--scores", f"{tmp_path}/scores.json"]) == 1
-    assert "1 seeds were measured, expected 3" in capsys.readouterr().out
+    pages = tmp_path / "pages"
+    (pages / "docs").mkdir(parents=True)
+    for name, old, new in (("README.md", "**.952**", "**.953**"), ("docs/quality.md", "", "")):
+        (pages / name).write_text((ROOT / name).read_text().replace(old, new))
+    assert figures.main(["--pages", str(pages)]) == 1
+    said = "README.md, fields 400, cells.mean_ap (mean): the page says .953, 3 seeds give 0.9517"
+    assert said in capsys.readouterr().out
+
+    monkeypatch.setattr(figures, "RECORD", tmp_path / "measured.json")
+    (tmp_path / "measured.json").write_text((ROOT / "docs/measured.json").read_text())
+    known = json.loads((ROOT / "docs/measured.json").read_text())[figures.ON]["figures"]["400"]
+    seeds = tmp_path / "seeds"
+    write_seeds(seeds, 400, known)
+    fewer = {25: (0.889, 0.899, 0.897, 0.71), 50: (0.915, 0.939, 0.927, 0.76)}
+    fewer |= {100: (0.939, 0.946, 0.941, 0.80), 200: (0.944, 0.950, 0.947, 0.82)}
+    for fields, (low, high, third, several) in fewer.items():
+        write_seeds(
+            seeds, fields, dict(zip(known, [[low, high, third], [several] * 3, [0.9] * 3, [0.52] * 3], strict=True))
+        )
+    for name, aps in (("one-class", [0.968, 0.966, 0.967]), ("hard", [0.960, 0.959, 0.962])):
+        write_seeds(seeds, name, dict(zip(known, [aps, [0.9] * 3, [0.9] * 3, [0.5] * 3], strict=True)))
+    assert figures.main(["--scores", str(seeds)]) == 0
+    assert "no seeds on record" not in capsys.readouterr().out
+    shutil.rmtree(seeds / "25-1")
+    assert figures.main(["--scores", str(seeds)]) == 1
+    assert "fields 25, cells.mean_ap (max): 2 seeds were measured, expected 3" in capsys.readouterr().out
+    shutil.rmtree(seeds / "100-0")
+    shutil.rmtree(seeds / "50-2")
+    write_seeds(seeds / "more", 50, dict.fromkeys(known, [0.5] * 3))
+    (seeds / "more/50-2").rename(seeds / "50-2")
+    assert figures.main(["--scores", str(seeds), "--write"]) == 1
+    assert (
+        "README.md, fields 50, cells.mean_ap (mean): the page says .93, 3 seeds give 0.7847" in capsys.readouterr().out
+    )
+    written = json.loads((tmp_path / "measured.json").read_text())[figures.ON]["figures"]
+    assert written["50"]["cells.mean_ap"] == [0.915, 0.939, 0.5]
+    assert written["400"] == known
 
 
 @pytest.mark.parametrize("name", ["docs/reliability.md", "scripts/stress/checks.py"])

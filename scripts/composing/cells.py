@@ -1,9 +1,11 @@
 """Fields of view put together from single real cells, with image labels to train on and cell labels to check with.
 
 The cells folder holds cells.csv (columns cell, label, split) and cells/<cell>.png: five grey panels side by side, red,
-green, blue, yellow and the cell's mask, 1024 pixels of a field wide at most. Every cell shows one class.
+green, blue, yellow and the cell's mask, 1024 pixels of a field wide at most. Every one of them shows one class; fields
+of the style NATURAL join the proteins of several in one cell.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,9 +14,11 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from composing.several import join, lend
 from wsss.core.checks import DataError, check_range
 from wsss.core.csv_text import check_columns, read_text
 from wsss.data.masks import read_picture
+from wsss.data.synthetic.fields import JOINED, Look, assign
 
 EDGE = 1024
 """Edge of a field in pixels, at the scale of the cells."""
@@ -33,6 +37,8 @@ class Style:
     """Fewest and most cells of a field; fewer where no more fit."""
     classes: tuple[int, int] = (1, 3)
     """Fewest and most classes of a field."""
+    several: bool = False
+    """Cells may show several classes, as often as hand-labelled ones do (`assign`), fields 1 to 3 classes as often."""
     gain: tuple[float, float] = (0.75, 1.25)
     """Brightness of the protein, cell by cell."""
     lost: float = 0.125
@@ -78,6 +84,19 @@ HARD = Style(
 )
 
 
+NATURAL = Style(
+    cells=(18, 34),
+    several=True,
+    gain=(0.3, 1.3),
+    glow=(0.02, 0.08),
+    packing=3.0,
+    tilt=0.25,
+    haze=(0.0, 0.15),
+    offset=5.0,
+    photons=(0.5, 3.0),
+)
+
+
 @dataclass(frozen=True)
 class Composed:
     """One field."""
@@ -86,8 +105,8 @@ class Composed:
     """(4, EDGE, EDGE) uint8, RGBY."""
     label_map: np.ndarray
     """(EDGE, EDGE) int32, cells 1..N."""
-    truth: list[int]
-    """The class of each cell, N."""
+    truth: list[list[int]]
+    """The classes of each cell, N."""
     labels: list[int]
     """The image label: the classes shown, or Negative alone."""
 
@@ -145,20 +164,38 @@ def compose_field(bank: Bank, style: Style, negative: int, rng: np.random.Genera
     """
     few, many = style.classes
     known = sorted(bank.by_class)
-    chosen = rng.choice(known, min(len(known), int(rng.integers(few, many + 1))), replace=False)
+    count = 1 + int(rng.choice(3, p=JOINED)) if style.several else int(rng.integers(few, many + 1))
+    chosen = rng.choice(known, min(len(known), count), replace=False)
     empty = rng.random() < style.empty
     light = np.zeros((4, EDGE, EDGE), np.float32)
     label_map = np.zeros((EDGE, EDGE), np.int32)
-    truth: list[int] = []
-    for turn in range(int(rng.integers(style.cells[0], style.cells[1] + 1))):
+    truth: list[list[int]] = []
+    turns = int(rng.integers(style.cells[0], style.cells[1] + 1))
+    shown = assign(turns, chosen.tolist(), Look(lost=0), rng) if style.several else None
+    for turn in range(turns):
         # each class is shown by one cell that keeps its protein
-        label = int(chosen[turn]) if turn < len(chosen) else int(rng.choice(chosen))
-        lost = empty or (turn >= len(chosen) and rng.random() < style.lost)
-        cell, mask = bank.draw(label, rng)
+        first, lost = turn < len(chosen), empty
+        if shown is not None:
+            labels = shown[turn]
+            lost = lost or rng.random() < style.lost
+        else:
+            labels = [int(chosen[turn]) if first else int(rng.choice(chosen))]
+            lost = lost or (not first and rng.random() < style.lost)
+        cell, mask = draw(bank, labels, rng)
         if _place(light, label_map, stain(cell, style, lost, rng), mask, style, rng):
-            truth.append(negative if lost else label)
-    labels = sorted({*truth} - {negative}) or [negative]
-    return Composed(photograph(light, style, rng), label_map, truth, labels)
+            truth.append([negative] if lost else labels)
+    image_labels = sorted({label for labels in truth for label in labels} - {negative}) or [negative]
+    return Composed(photograph(light, style, rng), label_map, truth, image_labels)
+
+
+def draw(bank: Bank, labels: Sequence[int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return a cell that shows some classes, (4, h, w) float32 of 0..255, and its mask (h, w) bool."""
+    first, *others = rng.permutation(labels).tolist() if len(labels) > 1 else labels
+    cell, mask = bank.draw(first, rng)
+    if not others:
+        return cell, mask
+    lent = [lend(cell, mask, *bank.draw(label, rng)) for label in others]
+    return join(cell, mask, lent, rng), mask
 
 
 def stain(cell: np.ndarray, style: Style, lost: bool, rng: np.random.Generator) -> np.ndarray:

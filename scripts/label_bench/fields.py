@@ -35,7 +35,7 @@ def find_fields(options: argparse.Namespace) -> tuple[FieldSet, list[FieldSet]]:
     """Return the fields to learn from and those to measure on, made where they are not given.
 
     Raises:
-        ConfigError: a set is misspelt or named twice, or only one side is given.
+        ConfigError: a set is misspelt or named twice, only one side is given, or --natural has no cells.
         DataError: a given folder lacks a part.
     """
     if bool(options.train) != bool(options.sets):
@@ -45,8 +45,10 @@ def find_fields(options: argparse.Namespace) -> tuple[FieldSet, list[FieldSet]]:
         if len({one.name for one in sets} | {"train"}) <= len(sets):
             raise ConfigError("--sets names a set twice, or 'train': choose other names.")
         return _given("train", options.train), sets
+    if options.natural and not options.cells:
+        raise ConfigError("--natural composes fields of single cells: pass them as --cells (drawn fields are natural).")
     make = _compose if options.cells else _draw
-    return make("train", options), [make("val", options), make("hard", options)]
+    return make("train", options), [make(name, options) for name in ("val", *([] if options.natural else ["hard"]))]
 
 
 def _count(name: str, count: int, options: argparse.Namespace) -> int:
@@ -74,7 +76,8 @@ def _compose(name: str, options: argparse.Namespace) -> FieldSet:
     if not fields.truth.exists():  # the last file that is written
         words = [str(options.cells), str(fields.folder), "--split", split, "--seed", str(seed)]
         words += ["--fields", str(_count(name, count, options)), "--size", str(options.size)]
-        command = [sys.executable, str(COMPOSE), *words, *(["--hard"] if name == "hard" else [])]
+        how = ["--natural"] if options.natural else ["--hard"] if name == "hard" else []
+        command = [sys.executable, str(COMPOSE), *words, *how]
         if subprocess.run(command, check=False).returncode:
             raise DataError(f"{options.cells} could not be composed into fields: see above.")
     return fields

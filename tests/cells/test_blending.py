@@ -3,6 +3,7 @@ import pytest
 
 from wsss.cells.scoring import (
     EVEN_SHARE,
+    EXCLUSION,
     NEGATIVE_POWER,
     Part,
     blend,
@@ -139,17 +140,14 @@ def test_the_shares_are_those_among_cells_that_are_not_negative() -> None:
     np.testing.assert_allclose(few[0], many[0], atol=0.01)
 
 
-def test_classes_that_exclude_each_other_lower_each_other() -> None:
-    scores = np.array([[0.8, 0.7, 0.1]] * 4)
-    free, exclusive = (image_prior(scores, None, 3, exclusion=weight) for weight in (0.0, 2.0))
-    assert (exclusive < free).all()
-    odds = 0.6 / 0.4 * np.exp(-2 * 0.4) * (0.6 / 0.4) / (EVEN_SHARE / (1 - EVEN_SHARE))
-    assert image_prior(np.array([[0.6, 0.4]]), None, 1, exclusion=2.0)[0, 0] == pytest.approx(odds / (1 + odds))
+def test_classes_of_a_cell_lower_each_other() -> None:
+    alone, together = (image_prior(np.array([[0.8, other, 0.1]] * 4), None, 3) for other in (0.1, 0.7))
+    assert (together[:, 0] < alone[:, 0]).all()
 
 
 def test_one_round_of_the_image_prior_known_value() -> None:
-    out = image_prior(np.array([[0.6, 0.4], [0.9, 0.1]]), negative=None, rounds=1, exclusion=0)
-    odds = 0.6 / 0.4 * (0.75 / 0.25) / (EVEN_SHARE / (1 - EVEN_SHARE))
+    out = image_prior(np.array([[0.6, 0.4], [0.9, 0.1]]), negative=None, rounds=1)
+    odds = 0.6 / 0.4 * np.exp(-EXCLUSION * 0.4) * (0.75 / 0.25) / (EVEN_SHARE / (1 - EVEN_SHARE))
     assert out[0, 0] == pytest.approx(odds / (1 + odds))
 
 

@@ -3,6 +3,9 @@
 #: skip python - <<'EOP'
 #: reason an hour; the quick benchmark below runs the same script in small
 
+#: skip python - <<'EOP'
+#: reason hours, and the cells that are cut in two halves are not ours
+
 python - <<'EOP'
 import cv2, numpy as np
 from pathlib import Path

@@ -24,12 +24,13 @@ cp -r demo/preds/test preds/hpa
 cp -r demo/runs/puzzle runs/hpa
 
 #: replace wsss export --preds preds/hpa --to h5ad    --out hpa.h5ad => true
-#: run wsss export --preds preds/hpa --to h5ad    --out hpa.h5ad        # scanpy, squidpy; needs pip install 'wsss[h5ad]'
+#: run wsss export --preds preds/hpa --to h5ad    --out hpa.h5ad        # scanpy, squidpy; needs pip install -e '.[h5ad]'
 
-#: replace wsss export --run runs/hpa --to onnx        --out onnx => true
 #: run wsss export --run runs/hpa --to huggingface --out model    # --push USER/NAME uploads it
 
 cp -r demo/data/train data/hpa
+#: run python - <<'EOP'
+
 wsss train --data data/hpa --backbone test_resnet --weights none --crop 64 --epochs 1 --batch 4 --fold all --run runs/a
 wsss train --data data/hpa --backbone test_resnet --weights none --crop 64 --epochs 1 --batch 8 --fold all --run runs/b
 for name in a b; do

@@ -39,7 +39,7 @@ python -m wsss.train --data data/mine $tiny --fold none --run runs/mine
 #: replace --split train => --split train --scenes 3 --drawn 1 --steps 2 --batch 2
 #: run python scripts/train_segmenter.py hpa_cells/ --split train --work runs/segmenter --out my.safetensors
 
-#: skip pip install 'wsss[hpacellseg]'
+#: skip pip install -e '.[hpacellseg]'
 #: reason installs from GitHub
 
 #: skip python scripts/convert_hpacellseg.py --nuclei-model dpn_unet_nuclei_v1.pth --cell-model dpn_unet_cell_3ch_v1.pth \

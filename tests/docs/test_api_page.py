@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from reviewable import write_reviewable
+from squares import words
+from tiny_subcell import write_subcell
 
 from wsss.cells.instances import describe_cells
 from wsss.data.synthetic import Look, draw_field
 from wsss.feature_classifier.features import FEATURES, cell_features
 from wsss.inference import tables
+from wsss.train import main as train
 
 PAGE = Path(__file__).parents[2] / "docs/api.md"
 CYTOSOL, MITOTIC = 16, 11
@@ -46,10 +49,13 @@ def write_mixed(folder: Path) -> np.ndarray:
 
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write_reviewable(tmp_path)
+    write_subcell(tmp_path)
     divides = write_mixed(tmp_path / "preds/mixed")
+    train([*words(tmp_path / "data", tmp_path / "runs/mine"), "--feature_classifier.enabled", "false"])
+    capsys.readouterr()
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     names: dict[str, Any] = {"__name__": "api_page"}
     exec("\n".join(blocks), names)
     printed = capsys.readouterr().out

@@ -85,6 +85,42 @@ def test_rare_classes_fall_back_step_by_step() -> None:
     assert {curve.method for curve in fit_curves(scores[:5], truth[:5])} == {"identity"}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_curves_of_a_biased_sample_hold_for_all_by_its_weights(method: str) -> None:
+    """Doubtful cells are drawn ten times as often; they are those for which the scores mean something else."""
+    rng = np.random.default_rng(0)
+    scores, doubtful = rng.random((20_000, 1)), rng.random(20_000) < 0.3
+    truth = (rng.random((20_000, 1)) < np.where(doubtful[:, None], 0.8 * scores, 0.2 + 0.8 * scores)).astype(float)
+    rates = np.where(doubtful, 0.2, 0.02)
+    drawn = rng.random(20_000) < rates
+    plain = fit_curves(scores[drawn], truth[drawn], method)
+    weighted = fit_curves(scores[drawn], truth[drawn], method, 1 / rates[drawn])
+    errors = [reliability(truth, apply_curves(curves, scores)).error for curves in (plain, weighted)]
+    assert errors[0] > 0.08
+    assert errors[1] < 0.04
+    found = reliability(truth[drawn], scores[drawn], weights=1 / rates[drawn]).error
+    assert abs(found - reliability(truth, scores).error) < 0.03
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_weights_of_any_size_change_nothing(method: str) -> None:
+    scores, truth = (own[:, None] for own in overconfident(400))
+    for plain, weighted in zip(
+        fit_curves(scores, truth, method), fit_curves(scores, truth, method, np.full(400, 7.0)), strict=True
+    ):
+        assert plain.method == weighted.method
+        np.testing.assert_allclose(weighted.y, plain.y, atol=1e-6)
+
+
+def test_few_heavy_events_count_as_few() -> None:
+    """Of 400 events, 200 of them true, two weigh as much as all the others together."""
+    scores, truth = np.linspace(0, 1, 400)[:, None], np.repeat([0.0, 1.0], 200)[:, None]
+    weights = np.ones(400)
+    assert fit_curves(scores, truth, weights=weights)[0].method == "isotonic"
+    weights[[199, 200]] = 200
+    assert fit_curves(scores, truth, weights=weights)[0].method == "identity"
+
+
 def test_scores_that_say_the_opposite_become_the_share_that_is_right() -> None:
     scores, truth = overconfident()
     found = platt_curve(1 - scores, truth).apply(scores)

@@ -34,7 +34,7 @@ def test_chunks_hold_every_image_once_and_keep_the_batches() -> None:
 
 def test_without_ray_the_message_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"pip install 'wsss\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[ray\]'"):
         connect()
 
 

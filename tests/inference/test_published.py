@@ -3,7 +3,6 @@
 import hashlib
 import re
 import threading
-import zlib
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +17,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 from squares import make_squares, words
+from tiny_subcell import SIZE, WIDTH, classifier, encoder, formula, linear, write_subcell
 
+import wsss
 from wsss.calibrate import main as calibrate
 from wsss.cells.instances import Window, window_batches
 from wsss.core.checks import ConfigError, DataError
@@ -28,6 +29,7 @@ from wsss.core.labels import HPA_NAMES, ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.fetch import Manners
+from wsss.doctor import main as doctor
 from wsss.ensemble import main as ensemble
 from wsss.evaluate import main as evaluate
 from wsss.infer import main as infer
@@ -37,60 +39,13 @@ from wsss.inference.tables import EMBEDDINGS, read_cells
 from wsss.models.device import choose_device
 from wsss.models.published import SUBCELL_NAMES, SUBCELL_TO_HPA, read_densenet, read_subcell
 from wsss.options.scoring import CropConfig, ScoreConfig
+from wsss.stages.doctor import examine_source
 from wsss.train import main as train
-
-WIDTH, HIDDEN, SIZE = 128, 192, 64
-
-
-def formula(name: str, shape: tuple[int, ...], factor: float = 2.0) -> torch.Tensor:
-    """Return the weights of that name that the known numbers below were computed from."""
-    x = np.sin(0.7 * np.arange(int(np.prod(shape))) + zlib.crc32(name.encode()) % 1000).reshape(shape)
-    kind = name.split(".")[-1]
-    if kind == "running_var":
-        x = 1 + 0.5 * x**2
-    elif kind == "weight":
-        x = 1 + 0.1 * x if len(shape) == 1 else factor * x / np.sqrt(np.prod(shape[1:]))
-    else:
-        x = 0.1 * x
-    return torch.from_numpy(x.astype(np.float32))
 
 
 def wave(count: int, channels: int, size: int) -> torch.Tensor:
     k = np.arange(count * channels * size**2, dtype=np.int64).reshape(count, channels, size, size)
     return torch.from_numpy(np.floor(127.5 * (1 + np.sin(k * 0.013) * np.cos(k * k * 1e-6))).astype(np.uint8))
-
-
-def linear(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def encoder(channels: int = 4) -> dict[str, torch.Tensor]:
-    """Return a tiny SubCell's encoder with its pooling, by the names of the authors' files."""
-    stem = "encoder.embeddings."
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{stem}cls_token": (1, 1, WIDTH),
-        f"{stem}position_embeddings": (1, (SIZE // 16) ** 2 + 1, WIDTH),
-        f"{stem}patch_embeddings.projection.weight": (WIDTH, channels, 16, 16),
-        f"{stem}patch_embeddings.projection.bias": (WIDTH,),
-    }
-    for n in range(2):
-        layer = f"encoder.encoder.layer.{n}"
-        for name in ("query", "key", "value"):
-            shapes |= linear(f"{layer}.attention.attention.{name}", WIDTH, WIDTH)
-        shapes |= linear(f"{layer}.attention.output.dense", WIDTH, WIDTH)
-        shapes |= linear(f"{layer}.intermediate.dense", HIDDEN, WIDTH) | linear(f"{layer}.output.dense", WIDTH, HIDDEN)
-        for norm in ("before", "after"):
-            shapes |= {f"{layer}.layernorm_{norm}.{kind}": (WIDTH,) for kind in ("weight", "bias")}
-    shapes |= {f"encoder.layernorm.{kind}": (WIDTH,) for kind in ("weight", "bias")}
-    for gate in ("v", "u"):
-        shapes |= linear(f"pool_model.attention_{gate}.1", 32, WIDTH)
-    shapes |= linear("pool_model.attention", 2, 32)
-    return {name: formula(name, shape) for name, shape in shapes.items()}
-
-
-def classifier(seed: int) -> dict[str, torch.Tensor]:
-    shapes = linear("0", 512, 2 * WIDTH) | linear("3", 256, 512) | linear("6", 31, 256)
-    return {name: formula(f"{seed}:{name}", shape) for name, shape in shapes.items()}
 
 
 def test_subcell_gives_the_numbers_of_its_authors() -> None:
@@ -152,12 +107,7 @@ def test_cells_are_cut_out_to_scale_with_a_rim_and_black_around() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Write a tiny SubCell as its authors do: an encoder and two classifiers."""
-    paths = [tmp_path / "encoder.pth", tmp_path / "c0.pth", tmp_path / "c1.safetensors"]
-    torch.save(encoder(), paths[0])
-    torch.save(classifier(0), paths[1])
-    save_file(classifier(1), paths[2])
-    return paths
+    return write_subcell(tmp_path)
 
 
 def cells_of(folder: Path, count: int = 12) -> None:
@@ -261,6 +211,57 @@ def test_curves_belong_to_the_published_network(
         infer(asked(data, tmp_path / "other", joined(files[:2]), *curves))
 
 
+def test_in_a_notebook_it_scores_as_infer_does_with_a_run_and_without(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsss.api.SIZE", 64)
+    data = make_squares(tmp_path / "data")
+    cells_of(data)
+    image, cells = DataSet.open(data).image(0), DataSet.open(data).cells(0)
+    assert infer(asked(data, tmp_path / "alone", joined(files))) == 0
+    model = wsss.load(published=joined(files), pixel_um=0.16, device="cpu")
+    alone = read_cells(tmp_path / "alone")
+    found = model.predict(image, cells, name="im00").drop(columns="rle")
+    pd.testing.assert_frame_equal(found, alone[alone.ID == "im00"], atol=1e-4)
+    assert calibrate(["--preds", str(tmp_path / "alone"), "--data", str(data)]) == 0
+    curves = tmp_path / "alone/calibration.json"
+    with pytest.raises(DataError, match="made with other published networks"):
+        wsss.load(published=joined(files[:2]), pixel_um=0.16, device="cpu", calibration=curves)
+    wsss.load(published=joined(files), pixel_um=0.16, device="cpu", calibration=curves)
+    run, both = tmp_path / "run", tmp_path / "both"
+    assert train(words(data, run, "--epochs", "1", "--crops.mode", "none")) == 0
+    assert infer(asked(data, both, joined(files), "--run", str(run), "--source_share", "0.25")) == 0
+    model = wsss.load(run, published=[joined(files)], published_share=0.25, pixel_um=0.16, device="cpu")
+    blend = read_cells(both)
+    found = model.predict(image, cells, name="im00").drop(columns="rle")
+    pd.testing.assert_frame_equal(found, blend[blend.ID == "im00"], atol=1e-4)
+
+
+def test_images_in_memory_have_the_channels_that_it_needs(files: list[Path]) -> None:
+    with pytest.raises(ConfigError, match=r"nothing to load: pass the folder of a run, published="):
+        wsss.load()
+    with pytest.raises(ConfigError, match=r"needs microtubules .* which the image has not \(channels blue, green\)"):
+        wsss.load(published=joined(files), channels=("blue", "green"), device="cpu")
+
+
+def test_the_doctor_reads_its_files(files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    told = examine_source(joined(files))
+    assert told.level == "ok"
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()[:16]
+    wanted = f"takes 4 channels, 28 of its 31 classes are counted; SHA-256 of encoder.pth {digest}, classifier_0.pth"
+    assert told.text.startswith(wanted)
+    files[1].write_bytes(b"cut short")
+    for source, reason in (
+        (joined(files), "classifier_0.pth"),
+        ("subcell=no.pth", "no.pth does not exist"),
+        ("x=y", "--source is"),
+    ):
+        told = examine_source(source)
+        assert (told.level, reason in told.text, "\n" in told.text) == ("bad", True, False)
+    assert doctor(["--source", joined(files)]) == 1
+    assert "bad   subcell: " in capsys.readouterr().out
+
+
 def test_the_densenet_is_a_source_beside_subcell(data: Path, files: list[Path], tmp_path: Path) -> None:
     """It knows no Negative, which is then that nothing else is there."""
     save_file(densenet(), tmp_path / "densenet.safetensors")
@@ -284,13 +285,15 @@ def test_weights_come_from_an_address_with_their_digest(
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         base = f"http://127.0.0.1:{server.server_address[1]}"
-        place, again = f"{base}/encoder.pth", f"{base}/c0.pth#sha256={digests[1][:20].upper()}"
+        place, again = f"{base}/encoder.pth", f"{base}/classifier_0.pth#sha256={digests[1][:20].upper()}"
         assert infer(asked(data, tmp_path / "preds", f"subcell={place},{again}")) == 0
         assert f"pass {place}#sha256={digests[0]}" in capsys.readouterr().out
         with pytest.raises(DataError, match=f"has the SHA-256 {digests[0]}, expected {'0' * 64}: remove it"):
             infer(asked(data, tmp_path / "x", f"subcell={place}#sha256={'0' * 64},{again}"))
-        with pytest.raises(ConfigError, match=r"c9\.pth could not be fetched \(the server says 404 .*pass the file"):
-            infer(asked(data, tmp_path / "x", f"subcell={place},{base}/c9.pth"))
+        with pytest.raises(
+            ConfigError, match=r"classifier_9\.pth could not be fetched \(the server says 404 .*pass the file"
+        ):
+            infer(asked(data, tmp_path / "x", f"subcell={place},{base}/classifier_9.pth"))
         server.shutdown()
     assert infer(asked(data, tmp_path / "later", f"subcell={place},{again}")) == 0  # they are kept
 
@@ -318,7 +321,7 @@ def test_a_whole_state_dict_in_one_file_will_do(data: Path, files: list[Path], t
         ("densenet:bg=a.pth", "expected subcell"),
         ("subcell={encoder}#sha256=12", "with #sha256=DIGEST or without"),
         ("subcell={encoder}", "there is no classifier: name its file behind that of the encoder"),
-        ("subcell={c0}", "the weights do not make SubCell: they lack"),
+        ("subcell={classifier_0}", "the weights do not make SubCell: they lack"),
         (
             "subcell={encoder},{short}",
             "the weights do not make SubCell: a classifier turns 256 values into 28, expected 256 into 31",
@@ -327,9 +330,9 @@ def test_a_whole_state_dict_in_one_file_will_do(data: Path, files: list[Path], t
         ("subcell=http://[::1", "http://\\[::1 could not be fetched \\(the address is not one"),
         ("subcell={encoder},missing.pth", "missing.pth does not exist"),
         ("densenet={encoder}", "the checkpoint does not fit DenseNet"),
-        ("densenet={encoder},{c0}", "the DenseNet-121 is one file, got 2"),
-        ("subcell:ybg={encoder},{c0}", "takes 4 channels, expected ybg"),
-        ("subcell={three},{c0}", "takes one cell stain and .* has several: pass subcell:rbg"),
+        ("densenet={encoder},{classifier_0}", "the DenseNet-121 is one file, got 2"),
+        ("subcell:ybg={encoder},{classifier_0}", "takes 4 channels, expected ybg"),
+        ("subcell={three},{classifier_0}", "takes one cell stain and .* has several: pass subcell:rbg"),
     ],
 )
 def test_what_does_not_fit_is_one_line(
@@ -338,7 +341,7 @@ def test_what_does_not_fit_is_one_line(
     torch.save(encoder(3), tmp_path / "three.pth")
     torch.save({**classifier(0), "6.weight": torch.zeros(28, 256), "6.bias": torch.zeros(28)}, tmp_path / "short.pth")
     torch.save({**classifier(0), "0.weight": torch.zeros(512, 9)}, tmp_path / "wide.pth")
-    names = {name: tmp_path / f"{name}.pth" for name in ("encoder", "c0", "three", "short", "wide")}
+    names = {name: tmp_path / f"{name}.pth" for name in ("encoder", "classifier_0", "three", "short", "wide")}
     with pytest.raises((ConfigError, DataError), match=message) as caught:
         infer(asked(data, tmp_path / "x", source.format(**names)))
     assert "\n" not in str(caught.value)

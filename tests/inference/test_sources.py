@@ -23,7 +23,7 @@ NO_CROPS = CropConfig(mode="none")
 
 def checkpoint(**beside: Any) -> CamCheckpoint:
     """Make a network with what scores beside it; sources look no further."""
-    nothing: dict[str, Any] = {"feature_classifier": None, "unets": ()}
+    nothing: dict[str, Any] = {"feature_classifier": None, "unets": (), "network_share": None}
     about = {"path": "runs/a", "digest": "0", "recipe": RECIPE}
     return cast(CamCheckpoint, SimpleNamespace(**(about | nothing | beside)))
 

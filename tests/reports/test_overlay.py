@@ -69,7 +69,7 @@ def test_composite_of_other_channels_is_grey() -> None:
 def test_outlines_take_the_class_colour_and_stay_inside_their_cell() -> None:
     label_map = two_cells()
     black = np.zeros((*label_map.shape, 3), np.uint8)
-    picture = mark_cells(black, label_map, {7: Note(6, "ER 0.9")}, text=False)
+    picture = mark_cells(black, label_map, {7: Note((6,), "ER 0.9")}, text=False)
     assert tuple(picture[10, 30]) == colour(6)
     assert tuple(picture[60, 59]) == colour(6)
     assert tuple(picture[60, 60]) == NO_CLASS
@@ -82,7 +82,7 @@ def test_text_is_written_on_large_cells_and_left_out_on_tiny_ones() -> None:
     label_map = two_cells()
     label_map[:5, :5] = 3
     black = np.zeros((*label_map.shape, 3), np.uint8)
-    notes = {7: Note(0, "Nucpl 0.90"), 3: Note(2, "Nucleoli 0.80")}
+    notes = {7: Note((0,), "Nucpl 0.90"), 3: Note((2,), "Nucleoli 0.80")}
     bare, full = (mark_cells(black, label_map, notes, text=text) for text in (False, True))
     changed = (bare != full).any(axis=-1)
     assert changed[label_map == 7].any()
@@ -94,9 +94,23 @@ def test_a_map_without_cells_leaves_the_picture() -> None:
     assert np.array_equal(mark_cells(picture, np.zeros((20, 30), np.int32), {}), picture)
 
 
-def test_notes_say_the_top_class_and_all_true_ones() -> None:
-    assert describe(np.array([0.1, 0.8, 0.3]), HPA_NAMES) == Note(1, "NucMem 0.80")
-    assert describe_truth([6, 14], HPA_NAMES) == Note(6, "ER Mito")
+def test_notes_say_the_classes_that_are_sure_and_all_true_ones() -> None:
+    scores = np.array([0.1, 0.8, 0.6])
+    assert describe(scores, HPA_NAMES, 0.7) == Note((1,), "NucMem 0.80")
+    assert describe(scores, HPA_NAMES, 0.6) == Note((1, 2), "NucMem Nucleoli")
+    assert describe(scores, HPA_NAMES, 0.9) == Note((), "NucMem? 0.80")
+    assert describe_truth([6, 14], HPA_NAMES) == Note((6, 14), "ER Mito")
+
+
+def test_two_classes_give_two_lines_and_no_class_a_pale_thin_one() -> None:
+    label_map = two_cells()
+    black = np.zeros((*label_map.shape, 3), np.uint8)
+    both = mark_cells(black, label_map, {7: Note((6, 0), "ER Nucpl")}, text=False)
+    assert {tuple(pixel) for pixel in both[label_map == 7]} == {colour(6), colour(0), (0, 0, 0)}
+    assert tuple(both[10, 30]) == colour(6)
+    unsure = mark_cells(black, label_map, {7: Note((), "ER? 0.10")}, text=False)
+    assert tuple(unsure[10, 30]) == NO_CLASS
+    assert not unsure[11, 30].any()
 
 
 def test_heat_warms_the_picture_only_where_the_map_is_high() -> None:

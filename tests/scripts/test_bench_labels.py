@@ -52,7 +52,7 @@ def test_methods_are_chosen_by_name_and_by_group() -> None:
 
 
 def test_another_budget_needs_another_folder(tmp_path: Path) -> None:
-    names = ("train", "cells", "size", "epochs", "minutes", "flags", "quick")
+    names = ("train", "cells", "natural", "size", "epochs", "minutes", "flags", "quick")
     options = argparse.Namespace(out=tmp_path, **dict.fromkeys(names))
     check_same(options)
     check_same(options)

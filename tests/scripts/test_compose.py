@@ -1,9 +1,10 @@
+import dataclasses
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from composing.cells import CLEAN, EDGE, HARD, CellBank, Style, compose_field, photograph
+from composing.cells import CLEAN, EDGE, HARD, NATURAL, CellBank, Style, compose_field, draw, photograph
 
 from wsss.core.checks import DataError
 
@@ -31,23 +32,23 @@ def test_every_cell_has_its_own_number_and_truth(cells: Path) -> None:
     assert field.image.shape == (4, EDGE, EDGE)
     assert field.image.dtype == np.uint8
     assert np.unique(field.label_map).tolist() == list(range(len(field.truth) + 1))
-    assert set(field.labels) == (set(field.truth) - {NEGATIVE} or {NEGATIVE})
+    assert set(field.labels) == ({label for (label,) in field.truth} - {NEGATIVE} or {NEGATIVE})
 
 
 def test_negative_cells_are_dark_and_not_told_by_the_image_label(cells: Path) -> None:
     style = Style(lost=0.5, empty=0)
     field = compose_field(CellBank(cells, "train"), style, NEGATIVE, np.random.default_rng(2))
-    assert NEGATIVE in field.truth
+    assert [NEGATIVE] in field.truth
     assert NEGATIVE not in field.labels
     mean = [field.image[1][field.label_map == k].mean() for k in range(1, len(field.truth) + 1)]
-    dark = [m for m, label in zip(mean, field.truth, strict=True) if label == NEGATIVE]
-    assert max(dark) < min(m for m, label in zip(mean, field.truth, strict=True) if label != NEGATIVE)
+    dark = [m for m, labels in zip(mean, field.truth, strict=True) if labels == [NEGATIVE]]
+    assert max(dark) < min(m for m, labels in zip(mean, field.truth, strict=True) if labels != [NEGATIVE])
 
 
 def test_a_field_of_lost_cells_is_labelled_negative(cells: Path) -> None:
     field = compose_field(CellBank(cells, "val"), Style(empty=1), NEGATIVE, np.random.default_rng(0))
     assert field.labels == [NEGATIVE]
-    assert set(field.truth) == {NEGATIVE}
+    assert all(labels == [NEGATIVE] for labels in field.truth)
 
 
 def contacts(label_map: np.ndarray) -> int:
@@ -88,3 +89,27 @@ def test_the_same_seed_gives_the_same_field(cells: Path) -> None:
 def test_a_split_without_cells_is_refused(cells: Path) -> None:
     with pytest.raises(DataError, match="no cell of the split 'test'"):
         CellBank(cells, "test")
+
+
+def test_a_cell_of_two_classes_shows_both_proteins_in_their_places(cells: Path) -> None:
+    rng = np.random.default_rng(0)
+    radius = np.hypot(*np.mgrid[-70:70, -60:60])
+    middle, around = radius < 15, (radius > 30) & (radius < 50)
+    level = {}
+    for labels in ([0], [16], [0, 16]):
+        cell, mask = draw(CellBank(cells, "train"), labels, rng)
+        assert mask.sum() == (radius < 55).sum()
+        green = cell[1] if cell.shape[1:] == radius.shape else np.rot90(cell[1])
+        level[tuple(labels)] = green[middle].mean(), green[around].mean()
+    assert level[0,][1] == 0
+    assert level[16,][0] == pytest.approx(level[16,][1], rel=0.05)
+    assert level[0, 16][0] > 1.5 * level[0, 16][1] > 30
+
+
+def test_natural_fields_have_cells_of_several_classes(cells: Path) -> None:
+    style = dataclasses.replace(NATURAL, cells=(6, 8), empty=0, lost=0)
+    fields = [compose_field(CellBank(cells, "train"), style, NEGATIVE, np.random.default_rng([1, k])) for k in range(4)]
+    for field in fields:
+        assert field.labels == sorted({label for labels in field.truth for label in labels})
+    shown = [len(labels) for field in fields if len(field.labels) == 2 for labels in field.truth]
+    assert set(shown) == {1, 2}

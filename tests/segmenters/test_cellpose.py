@@ -100,7 +100,7 @@ def test_no_network_and_no_package_are_one_line_each(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match=r"could not fetch .* --weights FILE"):
         make_backend("cellpose")
     monkeypatch.setitem(sys.modules, "cellpose.models", None)
-    with pytest.raises(ConfigError, match=r"pip install 'wsss\[cellpose\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[cellpose\]'"):
         make_backend("cellpose")
 
 

@@ -97,5 +97,5 @@ def test_wrong_weights_no_network_and_no_package_are_one_line_each(
     with pytest.raises(ConfigError, match=r"could not fetch .* --weights FILE"):
         make_backend("instanseg")
     monkeypatch.setitem(sys.modules, "instanseg", None)
-    with pytest.raises(ConfigError, match=r"pip install 'wsss\[instanseg\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[instanseg\]'"):
         make_backend("instanseg")

@@ -1,12 +1,15 @@
 """A trained run in a notebook, as a shared model, and as ONNX."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from timm.layers import Conv2dSame
 
 import wsss
 from wsss import export, infer, train
@@ -172,20 +175,42 @@ def test_push_uploads_the_three_files_and_pull_loads_them(home: Path, monkeypatc
     assert len(wsss.load("hf:me/it", device="cpu").checkpoints) == 2
 
 
-def test_onnx_agrees_with_pytorch_on_other_sizes_than_it_was_made_with(home: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["test_resnet", "tf_efficientnet_lite0"])
+def test_onnx_agrees_with_pytorch_on_other_sizes_than_it_was_made_with(
+    home: Path, tmp_path: Path, backbone: str
+) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    import torch
-
-    assert export.main(f"--run {home}/run/fold0 --to onnx --out {home}/onnx".split()) == 0
-    session = onnxruntime.InferenceSession(home / "onnx/fold0.onnx", providers=["CPUExecutionProvider"])
+    run = home / "run"
+    if backbone != "test_resnet":
+        words = f"--data {home}/data --run {tmp_path}/run --fold 0 --backbone {backbone} --weights none --epochs 1"
+        train.main(f"{words} --crop 64 --batch 3 --workers 0 --device cpu --feature_classifier.enabled false".split())
+        run = tmp_path / "run"
+    start = time.process_time()
+    assert export.main(f"--run {run}/fold0 --to onnx --out {tmp_path}/onnx".split()) == 0
+    assert time.process_time() - start < 60
+    session = onnxruntime.InferenceSession(tmp_path / "onnx/fold0.onnx", providers=["CPUExecutionProvider"])
     images = np.random.default_rng(2).random((5, 4, 96, 64), np.float32) * 255
     probs, cam = session.run(None, {"images": images})
-    (checkpoint,) = wsss.load(home / "run/fold0", device="cpu").checkpoints
+    (checkpoint,) = wsss.load(run / "fold0", device="cpu").checkpoints
     with torch.no_grad():
         output = checkpoint.net(torch.from_numpy(images))
     np.testing.assert_allclose(probs, output.logits.sigmoid(), atol=1e-4)
     np.testing.assert_allclose(cam, output.cam, atol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 6])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (4, 1), (1, 2)])
+def test_fixed_padding_is_that_of_tensorflow_for_sizes_of_whole_strides(
+    kernel: int, stride: int, dilation: int
+) -> None:
+    net = torch.nn.Sequential(Conv2dSame(4, 2, kernel, stride, dilation=dilation))
+    images = torch.rand(2, 4, 64, 96)
+    wanted = net(images)
+    hub._fix_padding(net)
+    assert not any(isinstance(module, Conv2dSame) for module in net.modules())
+    torch.testing.assert_close(net(images), wanted)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

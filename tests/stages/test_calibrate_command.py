@@ -159,6 +159,16 @@ def test_the_answers_of_a_review_make_the_curves_whatever_found_the_cells(
         assert report["count"] == 60
         assert report["after"] < report["before"]
         table = pd.read_csv(truth, dtype=str)
+        is_red = table.Cell_Label == "0"
+        assert is_red.any()
+        assert not is_red.all()
+        table.assign(weight=np.where(is_red, "1", "30")).to_csv(truth, index=False)
+        record = read_json(curves(home, "--truth", str(truth)))
+        assert record["report"]["cells_compared_with"].endswith("each by how many cells it stands for")
+        assert max(record["cells"][0]["y"]) < 0.3  # where nothing tells the cells apart, their share by weight
+        table.assign(weight="0").to_csv(truth, index=False)
+        with pytest.raises(DataError, match=r"weight is '0', expected"):
+            curves(home, "--truth", str(truth))
         table.assign(image_mark="of other pixels").to_csv(truth, index=False)
         with pytest.raises(DataError, match="made on other pixels or label maps"):
             curves(home, "--truth", str(truth))

@@ -46,6 +46,9 @@ class SmallSet:
     def geometry(self, i: int) -> Geometry:
         return Geometry(40, 64, 64)
 
+    def pixel_um(self, i: int) -> float | None:
+        return 0.5 if i == 1 else None
+
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallSet:
@@ -79,6 +82,19 @@ def test_one_picture_an_image_and_an_overview_are_written(tmp_path: Path, data: 
     assert page.shape[0] > 125, "the padding below the image is not drawn"
 
 
+def test_a_scale_bar_is_drawn_where_the_size_of_a_pixel_is_known(tmp_path: Path, data: SmallSet) -> None:
+    """The second image is 64 px of 0.5 um wide: 5 um are 15.6 % of the width."""
+    out, preds = tmp_path / "out", write_cells(tmp_path / "preds")
+    overlay.main(["--preds", str(preds), "--data", str(data.folder), "--out", str(out)])
+    white = {}
+    for name in "ab":
+        picture = np.asarray(Image.open(out / f"{name}.png"))
+        white[name] = [int((line == 255).all(axis=1).sum()) for line in picture]
+    bar = round(0.15625 * 768) + 1  # in panels of 768 px
+    assert white["b"].count(2 * bar) == 4
+    assert max(white["a"]) < bar
+
+
 def test_images_are_spread_over_the_set_and_failed_ones_left_out(tmp_path: Path, data: SmallSet) -> None:
     assert choose_images(data, options(tmp_path)) == [0, 1, 2]
     assert choose_images(data, options(tmp_path, most=2)) == [0, 2]
@@ -93,17 +109,17 @@ def test_an_id_that_cannot_be_drawn_is_named(tmp_path: Path, data: SmallSet, ids
 
 def test_only_the_wanted_images_are_read_and_the_top_class_is_noted(tmp_path: Path) -> None:
     path = write_cells(tmp_path / "preds", top=14) / "cells.parquet"
-    notes = read_predictions(path, ["b"], HPA_NAMES)
+    notes = read_predictions(path, ["b"], HPA_NAMES, 0.5)
     assert set(notes) == {"b"}
     assert {cell: note.text for cell, note in notes["b"].items()} == {3: "Mito 0.90", 8: "Mito 0.90"}
 
 
 def test_missing_or_unfitting_predictions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"wsss\.infer"):
-        read_predictions(tmp_path / "cells.parquet", ["a"], HPA_NAMES)
+        read_predictions(tmp_path / "cells.parquet", ["a"], HPA_NAMES, 0.5)
     path = write_cells(tmp_path) / "cells.parquet"
     with pytest.raises(DataError, match="no column 19"):
-        read_predictions(path, ["a"], [*HPA_NAMES, "More"])
+        read_predictions(path, ["a"], [*HPA_NAMES, "More"], 0.5)
 
 
 @pytest.mark.parametrize("label", ["", "19", "x", "-1"])

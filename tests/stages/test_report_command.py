@@ -17,7 +17,8 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.inference import tables
-from wsss.reports.page import ClassMap, scale_bar
+from wsss.reports.overlay import scale_bar
+from wsss.reports.page import ClassMap
 
 EVIL = "<img src=x onerror=\"document.title='broken'\">"
 TRICK = "</script><script>document.title='broken'</script>"
@@ -90,9 +91,16 @@ def test_the_page_tells_run_figures_fields_cells_and_failures(folder: Path) -> N
         assert text in page
     assert "2 epochs; at the end training loss 0.5, validation loss 0.6, validation mean average precision 0.4" in page
     assert page.count('class="field"') == 4
+    assert 'data-width="64" data-height="40"' in page, "all stored pixels, and no more"
     assert "no cells: the map is gone" in page
     assert page.count('src="data:image/svg+xml') == 4, "training, mistakes, calibration of cells and of images"
     assert "In several pieces <small>2 cells</small>" in page
+
+
+def test_a_threshold_that_leaves_most_cells_without_a_class_is_named(folder: Path) -> None:
+    assert "scores are low rather than cells empty" not in write(folder, "--threshold", "0.01")
+    page = write(folder, "--threshold", "1", "--overwrite", "true")
+    assert "100% none. Where so many cells show none, scores are low rather than cells empty" in page
 
 
 def test_without_truth_and_run_those_parts_are_left_out_and_the_way_to_them_is_told(folder: Path) -> None:
@@ -241,7 +249,7 @@ def test_class_maps_are_drawn_over_the_channels(folder: Path, browser: Any, monk
         find("css selector", f'[name=channel][value="{name}"]').click()
     assert colours(browser, 0) == 0
     find("css selector", '[name=map] option[value="0"]').click()
-    half = 352 * 352 * 40 // 64 // 2
+    half = 64 * 40 // 2
     assert 0.8 * half < colours(browser, 0) < 1.1 * half
     assert "map of Nucleoplasm: the image's score is 0.75" in find("css selector", "#field-0 .told").text
     find("css selector", '[name=map] option[value="1"]').click()
@@ -278,8 +286,11 @@ def test_the_page_works_in_a_browser_and_asks_for_nothing(folder: Path, browser:
     browser.execute_script(set_value, 1)
     assert "rgb(0, 225, 255)" not in first.get_attribute("style"), "no score reaches the threshold"
     browser.execute_script(set_value, 0)
+    browser.execute_script(set_value.replace("threshold", "gain"), 2.5)
+    canvas = find("css selector", "#field-0 canvas")
+    assert canvas.value_of_css_property("filter") == "brightness(2.5)"
     find("css selector", "#field-0 svg").send_keys(" ")
-    assert find("id", "save").text == "save 1 selected cells as CSV"
+    assert find("id", "save").text == "save 1 selected cell as CSV"
     assert "Negative" in find("id", "legend").text
     find("css selector", "[name=search]").send_keys("onerror")
     assert find("id", "matches").text == "1 of 4"

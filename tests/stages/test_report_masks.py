@@ -104,7 +104,7 @@ def test_the_page_tells_what_was_found_how_good_it_is_and_what_is_wrong(folder: 
     assert page.index('data-name="a b"') < page.index('data-name="&lt;img') < page.index('data-name="empty"'), (
         "worst first"
     )
-    assert 'data-fates="hit invented merged missed split"' in page
+    assert 'data-kinds="hit invented merged missed split"' in page
     assert "failed: it is cut off" in page
 
 
@@ -115,7 +115,7 @@ def test_without_truth_the_way_to_it_is_told_and_the_least_sure_comes_first(fold
     assert 'id="errors"' not in page
     assert 'id="training"' not in page
     assert page.index('data-name="a b"') < page.index('data-name="empty"')
-    assert 'data-fates="found"' in page
+    assert 'data-kinds="found"' in page
     assert "IoU expected 0.90" in page, "the empty one"
 
 

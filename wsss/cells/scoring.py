@@ -250,6 +250,10 @@ LATE: tuple[Group, ...] = ("features", "published")
 """Those that do not go by the image's probabilities."""
 
 
+Share = float | np.ndarray
+"""A weight in [0, 1], of all classes or, (K,), of each."""
+
+
 @dataclass(frozen=True)
 class Part:
     """The scores of one source."""
@@ -257,20 +261,20 @@ class Part:
     name: str
     group: Group | None
     """None: not blended."""
-    share: float
+    share: Share
     """Weight in the blend, in [0, 1]; those of all parts sum to 1."""
     scores: np.ndarray
     """(N, K) in [0, 1]."""
 
 
-def take_shares(taken: Sequence[float]) -> list[float]:
+def take_shares(taken: Sequence[Share]) -> list[Share]:
     """Return weights that sum to 1: the first has all, and each further one takes its share from those before it.
 
     Example:
         >>> take_shares([1.0, 0.5, 0.1])
         [0.45, 0.45, 0.1]
     """
-    shares: list[float] = []
+    shares: list[Share] = []
     for share in taken:
         shares = [other * (1 - share) for other in shares] + [share if shares else 1.0]
     return shares
@@ -304,7 +308,7 @@ def blend_parts(
     scores = _mean(groups["maps"] or [Part("", None, 1, np.zeros_like(parts[0].scores))])
     if groups["crops"]:
         both = weights["maps"] + weights["crops"]
-        scores = blend(scores, _mean(groups["crops"]), config.blend, weights["crops"] / both if both else 0.5)
+        scores = blend(scores, _mean(groups["crops"]), config.blend, _ratio(weights["crops"], both, 0.5))
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError("a score of maps or crops is outside [0, 1].")
     if len(scores):
@@ -323,8 +327,13 @@ def blend_parts(
 def _mean(parts: Sequence[Part]) -> np.ndarray:
     """Average (N, K) scores by their shares; equally where all are 0."""
     total = sum(part.share for part in parts)
-    shares = [part.share / total if total else 1 / len(parts) for part in parts]
-    return np.asarray(sum(share * part.scores for share, part in zip(shares, parts, strict=True)))
+    return np.asarray(sum(_ratio(part.share, total, 1 / len(parts)) * part.scores for part in parts))
+
+
+def _ratio(share: Share, total: Share, otherwise: float) -> np.ndarray:
+    """Return share / total, `otherwise` where total is 0."""
+    share, total = np.broadcast_arrays(share, total)
+    return np.divide(share, total, out=np.full(share.shape, otherwise), where=total > 0)
 
 
 def _normalise_rows(scores: np.ndarray) -> np.ndarray:
@@ -343,7 +352,7 @@ NEGATIVE_POWER = 4
 """Where cells show one class, the other scores are multiplied by (1 - Negative) to this power."""
 
 
-def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion: float = EXCLUSION) -> np.ndarray:
+def image_prior(scores: np.ndarray, negative: int | None, rounds: int) -> np.ndarray:
     """Adjust scores by the classes that the other cells of the image show, class by class.
 
     An image shows few classes, so a class that the other cells do not show is unlikely in this cell too. In each round
@@ -356,7 +365,6 @@ def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion
         scores: (N, K) in [0, 1], all cells of one image; several classes of a cell may be true. N may be 0.
         negative: id of the class 'no specific signal', or None.
         rounds: 0 leaves the scores as they are.
-        exclusion: the log odds of a class fall by this times the sum of the cell's other scores, Negative left out.
 
     Returns:
         (N, K) in [0, 1].
@@ -373,7 +381,7 @@ def image_prior(scores: np.ndarray, negative: int | None, rounds: int, exclusion
     for _ in range(rounds):
         share = np.clip((shows * now).sum(axis=0) / shows.sum(), LEAST_SHARE, 1 - LEAST_SHARE)
         other_scores = now[:, others].sum(axis=1, keepdims=True) - now
-        now = np.where(others & (scores > 0), expit(odds + logit(share) - exclusion * other_scores), scores)
+        now = np.where(others & (scores > 0), expit(odds + logit(share) - EXCLUSION * other_scores), scores)
     return np.where(others, shows * now, scores)
 
 
@@ -404,7 +412,7 @@ def image_prior_of_one_class(scores: np.ndarray, negative: int | None, rounds: i
     return np.where(others, now, scores)
 
 
-def own_share(parts: Sequence[Part]) -> float:
+def own_share(parts: Sequence[Part]) -> Share:
     """Return the weight in the blend of the scores that do not go by the image's probabilities."""
     return sum(part.share for part in parts if part.group in LATE)
 
@@ -413,7 +421,7 @@ SEEN = 3
 """Number of cells in the event that an image score is the probability of."""
 
 
-def image_scores(cells: np.ndarray, probs: np.ndarray, *, negative: int | None, share: float) -> np.ndarray:
+def image_scores(cells: np.ndarray, probs: np.ndarray, *, negative: int | None, share: Share) -> np.ndarray:
     """Blend an image's probabilities with what its cells show.
 
     Of SEEN cells taken at random, the cells' part is the probability that at least one shows the class; for Negative,
@@ -423,12 +431,12 @@ def image_scores(cells: np.ndarray, probs: np.ndarray, *, negative: int | None, 
         cells: (N, K) in [0, 1], the scores of the image's cells. N may be 0: the probabilities stay as they are.
         probs: (K,) in [0, 1], the network's probabilities.
         negative: id of the class 'no specific signal', or None.
-        share: weight of the cells' part, in [0, 1].
+        share: weight of the cells' part.
 
     Returns:
         (K,) float32 in [0, 1].
     """
-    if not len(cells) or not share:
+    if not len(cells) or not np.any(share):
         return probs
     mean = cells.astype(np.float64).mean(axis=0)
     shown = 1 - (1 - mean) ** SEEN
@@ -437,7 +445,7 @@ def image_scores(cells: np.ndarray, probs: np.ndarray, *, negative: int | None, 
     return ((1 - share) * probs + share * shown).astype(np.float32)
 
 
-def blend(first: np.ndarray, second: np.ndarray, how: str, weight: float) -> np.ndarray:
+def blend(first: np.ndarray, second: np.ndarray, how: str, weight: Share) -> np.ndarray:
     """Blend two score tables (N, K): mean, (1 - w) a + w b; or geometric, a ** (1 - w) * b ** w.
 
     Raises:
@@ -447,4 +455,4 @@ def blend(first: np.ndarray, second: np.ndarray, how: str, weight: float) -> np.
         raise ValueError(f"the scores of maps are {first.shape}, those of crops {second.shape}.")
     if how == "mean":
         return (1 - weight) * first + weight * second
-    return first ** (1 - weight) * second**weight
+    return np.asarray(first ** (1 - weight) * second**weight)

@@ -56,6 +56,11 @@ def check_range(where: str, value: float, low: float, high: float = float("inf")
         raise ConfigError(f"{where} is {value:g}, expected {wanted}.")
 
 
+def install(extra: str) -> str:
+    """Return how to install an extra of this package, which no index has: from its source code."""
+    return f"pip install -e '.[{extra}]' in the folder of wsss's source code"
+
+
 def refuse_idle(options: Any, names: Iterable[str], where: str, group: str = "") -> None:
     """Raise ConfigError if one of these options, which change nothing there, is not at its default.
 
@@ -112,7 +117,8 @@ def _choices(kind: type) -> dict[str, tuple[tuple[Any, ...], tuple[type, ...]]]:
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         allowed = tuple(value for part in parts if get_origin(part) is Literal for value in get_args(part))
         if allowed:
-            choices[name] = allowed, tuple(part for part in parts if isinstance(part, type))
+            kinds = tuple(part for part in parts if isinstance(part, type))
+            choices[name] = allowed, (*kinds, int) if float in kinds else kinds
     return choices
 
 

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import ConfigError, DataError, install
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -131,7 +131,7 @@ def connect() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("--engine ray needs Ray: pip install 'wsss[ray]'.") from error
+        raise ConfigError(f"--engine ray needs Ray: {install('ray')}.") from error
     if not ray.is_initialized():
         try:
             ray.init(log_to_driver=False, logging_level=logging.WARNING)

@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from skimage.draw import polygon
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError, install, some
 from wsss.core.files import read_json
 from wsss.core.geometry import check_covered, check_filling, enclosed
 from wsss.core.rasters import (
@@ -356,7 +356,7 @@ def open_zarr(path: Path) -> ZarrImage:
     try:
         import zarr  # an extra
     except ImportError as error:
-        raise DataError(f"{path.name} needs the package zarr: pip install 'wsss[zarr]'.") from error
+        raise DataError(f"{path.name} needs the package zarr: {install('zarr')}.") from error
     with named(path.name):
         stored = _check_content(path)
         group = zarr.open_group(str(path), mode="r")

@@ -16,7 +16,7 @@ import tifffile
 from skimage.measure import find_contours, label, regionprops
 
 from wsss.core import rle
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.console import progress, waiting
 from wsss.core.csv_text import carried_columns
 from wsss.core.files import csv_bytes, write_atomic, write_bytes
@@ -373,7 +373,7 @@ def to_anndata(
     try:
         import anndata
     except ImportError as error:
-        raise ConfigError("--to h5ad needs anndata: pip install 'wsss[h5ad]'.") from error
+        raise ConfigError(f"--to h5ad needs anndata: {install('h5ad')}.") from error
     scores = cells[classes.columns].to_numpy(np.float32)
     top = scores.argmax(axis=1) if len(scores) else np.zeros(0, np.intp)
     names = [f"{name}:{number}" for name, number in zip(cells.ID, cells.cell_id, strict=True)]

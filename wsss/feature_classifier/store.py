@@ -29,6 +29,8 @@ NEAR = 1e-7
 """Values this near to the lowest or highest known one count as it, as in scikit-learn."""
 SPREAD = 4.0
 """Normal scores of features beyond this are cut."""
+NETWORK_SHARE = "network_share"
+"""Entry of a feature classifier's record: what was found on held-out images about the network beside it."""
 LEAST = 2e-3
 """A probability of a learner below this counts as this, above 1 less this as that: no learner alone decides."""
 
@@ -117,6 +119,16 @@ class FeatureClassifier:
         """Whether the cells that it learnt from show one class each; False for classifiers of before."""
         return self.meta.get("one_class") is True
 
+    @property
+    def network_share(self) -> np.ndarray | None:
+        """(K,) share of the network beside it in each score, as found on held-out images; None if it was not."""
+        fitted = self.meta.get(NETWORK_SHARE)
+        return None if fitted is None else np.asarray(fitted["by_class"], np.float64)
+
+    def with_meta(self, more: dict[str, Any]) -> "FeatureClassifier":
+        """Return the same with further entries in its record."""
+        return self.of(self.forest, self.linear, self.classes, self.meta | more)
+
     @classmethod
     def of(
         cls, forest: StoredForest, linear: StoredLinear, classes: np.ndarray, meta: dict[str, Any]
@@ -176,9 +188,23 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
     try:
         stored = StoredForest(**forest), StoredLinear(**linear)
         _check_arrays(*stored, arrays["classes"], meta["count"], len(names))
+        _check_share(meta)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(f"{path} holds no forest and linear model that fit each other ({error}): {again}.") from error
     return FeatureClassifier(*stored, arrays["classes"], meta, header["digest"])
+
+
+def _check_share(meta: dict[str, Any]) -> None:
+    """Refuse shares of the network that are none.
+
+    Raises:
+        ValueError: there are not as many as classes, or one is outside [0, 1].
+    """
+    if meta.get(NETWORK_SHARE) is None:
+        return
+    shares = np.asarray(meta[NETWORK_SHARE]["by_class"], np.float64)
+    if shares.shape != (meta["count"],) or not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError("shares of the network that are not one number in [0, 1] a class")
 
 
 def _check_arrays(forest: StoredForest, linear: StoredLinear, classes: np.ndarray, count: int, features: int) -> None:

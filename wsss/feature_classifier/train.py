@@ -18,7 +18,12 @@ from wsss.data.origin import image_marks
 from wsss.data.photometric import Faults, faulty_copy
 from wsss.feature_classifier.features import DESCRIPTIONS, cell_features, describe_features
 from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, fit_weak, to_feature_classifier
-from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier, save_feature_classifier
+from wsss.feature_classifier.store import (
+    NETWORK_SHARE,
+    FeatureClassifier,
+    load_feature_classifier,
+    save_feature_classifier,
+)
 from wsss.metrics.cells import CellTruth
 from wsss.options.recipe import FeatureClassifierConfig
 from wsss.runs.run_folder import RunFolder
@@ -106,6 +111,14 @@ def ensure_feature_classifier(
     save_feature_classifier(folder.feature_classifier, feature_classifier)
     write_json(folder.path / SUMMARY, _summary(feature_classifier, data))
     return True
+
+
+def record_network_share(folder: RunFolder, data: DataSet, share: dict[str, Any]) -> None:
+    """Write what was found about the network's share into the record of the feature classifier beside it."""
+    fitted = load_feature_classifier(folder.feature_classifier, tuple(describe_features(data.stains)))
+    fitted = fitted.with_meta({NETWORK_SHARE: share})
+    save_feature_classifier(folder.feature_classifier, fitted)
+    write_json(folder.path / SUMMARY, _summary(fitted, data))
 
 
 def feature_classifier_facts(
@@ -238,6 +251,7 @@ def _summary(feature_classifier: FeatureClassifier, data: DataSet) -> dict[str, 
                 *("options", "seed", "train_ids"),
             )
         },
+        NETWORK_SHARE: feature_classifier.meta.get(NETWORK_SHARE),
         "importance": [{"feature": name, "words": words[name], "share": share} for share, name in shares],
         "classes": {data.classes.names[k]: [asdict(reason) for reason in reasons] for k, reasons in classes.items()},
     }

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from wsss.core.checks import DataError
 from wsss.core.files import read_record, write_json
+from wsss.metrics.weighted import effective_size
 
 FORMAT = "wsss-calibration-1"
 LEAST_ISOTONIC, LEAST_PLATT = 100, 10
@@ -48,18 +49,19 @@ class Curve:
 IDENTITY = Curve("identity", np.array([0.0, 1.0]), np.array([0.0, 1.0]))
 
 
-def isotonic_curve(scores: np.ndarray, truth: np.ndarray) -> Curve:
+def isotonic_curve(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> Curve:
     """Fit the rising steps that are nearest to the truth.
 
     Args:
         scores: (N,) in [0, 1].
         truth: (N,) in [0, 1]: 0 or 1, or how likely it is.
+        weights: (N,) > 0, how many events each stands for; None for one each.
 
     Source: Zadrozny and Elkan, Transforming classifier scores into accurate multiclass probability estimates (2002).
     """
     # float32 would carry over into the curve, whose ends then lie beside 0 and 1; DIGITS are what its file keeps
     scores = np.asarray(scores, np.float64).round(DIGITS)
-    steps = IsotonicRegression(y_min=0, y_max=1).fit(scores, np.asarray(truth, np.float64))
+    steps = IsotonicRegression(y_min=0, y_max=1).fit(scores, np.asarray(truth, np.float64), weights)
     x, y = steps.X_thresholds_, steps.y_thresholds_
     x, y = np.concatenate([[0], x, [1]]), np.concatenate([y[:1], y, y[-1:]])
     kept = np.flatnonzero(np.append(np.diff(x) > 0, True))  # of points at one place the last
@@ -68,27 +70,32 @@ def isotonic_curve(scores: np.ndarray, truth: np.ndarray) -> Curve:
     return _rising("isotonic", x[kept], y[kept])
 
 
-def platt_curve(scores: np.ndarray, truth: np.ndarray, method: str = "platt") -> Curve:
+def platt_curve(
+    scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None, method: str = "platt"
+) -> Curve:
     """Fit a sigmoid of the log odds; where higher scores are not right more often, all get the share that is right.
 
     Args:
-        scores, truth: as in `isotonic_curve`.
+        scores, truth, weights: as in `isotonic_curve`.
         method: what the curve is called.
 
     Source: Platt, Probabilistic outputs for support vector machines (1999), with his smoothed targets.
     """
+    weights = np.ones(len(scores)) if weights is None else weights
     if len(scores) > MOST_EVENTS:
         rows = np.random.default_rng(0).choice(len(scores), MOST_EVENTS, replace=False)
-        scores, truth = scores[rows], truth[rows]
-    yes, no = float(truth.sum()), float((1 - truth).sum())
+        scores, truth, weights = scores[rows], truth[rows], weights[rows]
+    weights = weights * effective_size(weights) / weights.sum()  # as many events as the sample is worth
+    yes, no = float((weights * truth).sum()), float((weights * (1 - truth)).sum())
     target = truth * (yes + 1) / (yes + 2) + (1 - truth) / (no + 2)
     odds = _logit(np.asarray(scores, np.float64))
     twice = np.concatenate([odds, odds])[:, None]
     labels = np.repeat([1, 0], len(odds))
-    model = LogisticRegression(C=1e3).fit(twice, labels, sample_weight=np.concatenate([target, 1 - target]))
+    sides = np.concatenate([weights * target, weights * (1 - target)])
+    model = LogisticRegression(C=1e3).fit(twice, labels, sample_weight=sides)
     slope, shift = float(model.coef_[0, 0]), float(model.intercept_[0])
     if slope <= 0:
-        return _rising("constant", np.array([0.0, 1.0]), np.full(2, target.mean()))
+        return _rising("constant", np.array([0.0, 1.0]), np.full(2, np.average(target, weights=weights)))
     grid = np.linspace(-LOGIT, LOGIT, 97)
     x = np.concatenate([[0], 1 / (1 + np.exp(-grid[1:-1])), [1]])
     return _rising(method, x, 1 / (1 + np.exp(-(slope * grid + shift))))
@@ -104,7 +111,9 @@ def _rising(method: str, x: np.ndarray, y: np.ndarray) -> Curve:
     return Curve(method, x, (1 - SLOPE) * np.clip(y, 0, 1) + SLOPE * x)
 
 
-def fit_curves(scores: np.ndarray, truth: np.ndarray, method: str = "auto") -> list[Curve]:
+def fit_curves(
+    scores: np.ndarray, truth: np.ndarray, method: str = "auto", weights: np.ndarray | None = None
+) -> list[Curve]:
     """Fit a curve for each class.
 
     auto: isotonic for classes with 100 true and 100 untrue events or more, Platt for those with 10 or more, and for
@@ -115,23 +124,29 @@ def fit_curves(scores: np.ndarray, truth: np.ndarray, method: str = "auto") -> l
         scores: (N, K) in [0, 1].
         truth: (N, K) in [0, 1].
         method: one of METHODS.
+        weights: (N,) > 0, how many samples each stands for, such as the inverse of the probability that it was chosen;
+            None for one each. Events are then counted by Kish's effective size.
     """
-    pooled = _fewest(truth.ravel()) >= LEAST_PLATT
-    rare = platt_curve(scores.ravel(), truth.ravel(), "pooled") if pooled else IDENTITY
-    return [_fit(scores[:, k], truth[:, k], method, rare) for k in range(scores.shape[1])]
+    weights = np.ones(len(scores)) if weights is None else weights
+    of_all = np.repeat(weights, scores.shape[1])
+    pooled = _fewest(truth.ravel(), of_all) >= LEAST_PLATT
+    rare = platt_curve(scores.ravel(), truth.ravel(), of_all, "pooled") if pooled else IDENTITY
+    return [_fit(scores[:, k], truth[:, k], weights, method, rare) for k in range(scores.shape[1])]
 
 
-def _fit(scores: np.ndarray, truth: np.ndarray, method: str, rare: Curve) -> Curve:
-    events = _fewest(truth)
+def _fit(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray, method: str, rare: Curve) -> Curve:
+    events = _fewest(truth, weights)
     if events < LEAST_PLATT:
         return rare
     if method == "isotonic" or (method == "auto" and events >= LEAST_ISOTONIC):
-        return isotonic_curve(scores, truth)
-    return platt_curve(scores, truth)
+        return isotonic_curve(scores, truth, weights)
+    return platt_curve(scores, truth, weights)
 
 
-def _fewest(truth: np.ndarray) -> float:
-    return min(float(truth.sum()), float((1 - truth).sum()))
+def _fewest(truth: np.ndarray, weights: np.ndarray) -> float:
+    """Return how many true or untrue events there are, whichever are fewer: as many as equal weights are worth."""
+    sides = (truth, 1 - truth)
+    return min(float((weights * side).sum() ** 2 / max((weights**2 * side).sum(), 1e-300)) for side in sides)
 
 
 def apply_curves(curves: Sequence[Curve], scores: np.ndarray) -> np.ndarray:

@@ -67,11 +67,18 @@ class CamCheckpoint(Checkpoint[CamNet]):
     """The feature classifier that was fitted on the same images; None if there is none."""
     unets: tuple[Checkpoint[Unet], ...] = ()
     """U-Nets whose class maps are scored beside its own."""
+    network_share: np.ndarray | None = None
+    """(K,) in [0, 1], the share of each class's scores that is the network's; None if that was not fitted."""
 
     @property
     def records(self) -> tuple[RunRecord, ...]:
         """The records of all networks that its answers come from."""
         return (self.record, *(unet.record for unet in self.unets))
+
+
+def cam_checkpoint(record: RunRecord, net: CamNet, fitted: FeatureClassifier | None) -> CamCheckpoint:
+    """Return a classifier with the feature classifier beside it, and its share of the score as fitted with that."""
+    return CamCheckpoint(record, net, fitted, network_share=None if fitted is None else fitted.network_share)
 
 
 def weights_of(folder: RunFolder, *, snapshots: bool = False) -> list[Path]:
@@ -126,7 +133,7 @@ def load_classifier(folder: RunFolder, device: Device, weights: Path | None = No
     record, tensors = folder.read(weights)
     record.check_task("classify")
     net = _cam_net(record, strip(tensors, "net."), device)
-    return CamCheckpoint(record, net, _load_feature_classifier(folder, record))
+    return cam_checkpoint(record, net, _load_feature_classifier(folder, record))
 
 
 def load_unets(
@@ -271,7 +278,7 @@ def plan_oof(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
     """Each image is predicted by the network that held out its fold, or by all that did (snapshots).
 
     An image without a fold, having no labels, and one that came with a source after the training, is predicted by the
-    networks of all folds.
+    networks of all folds. The network's share, fitted on the images it held out, is taken from those of other folds.
 
     Raises:
         DataError: a fold has no network, the networks saw other folds or labels, or one saw an image it would predict.
@@ -281,7 +288,15 @@ def plan_oof(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
     folds[later] = -1
     plan = _plan_folds(checkpoints, folds, data.ids, digest, data.twins, data.folder)
     rest = np.flatnonzero(data.ok & (folds < 0)).tolist()
-    return [*plan, *_plan_of_no_fold([checkpoint for unseeing, _ in plan for checkpoint in unseeing], data, rest)]
+    late = _plan_of_no_fold([checkpoint for unseeing, _ in plan for checkpoint in unseeing], data, rest)
+    return [*((_with_share_of_others(unseeing, checkpoints), indices) for unseeing, indices in plan), *late]
+
+
+def _with_share_of_others(predicting: list[CamCheckpoint], checkpoints: Sequence[CamCheckpoint]) -> list[CamCheckpoint]:
+    fold = predicting[0].fold
+    others = [c.network_share for c in checkpoints if c.fold != fold and c.network_share is not None]
+    share = np.mean(others, axis=0) if others else None
+    return [replace(checkpoint, network_share=share) for checkpoint in predicting]
 
 
 def came_later(checkpoints: Sequence[CamCheckpoint], data: DataSet) -> tuple[str, list[int]]:

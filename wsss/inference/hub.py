@@ -4,6 +4,7 @@ import html
 import re
 import tempfile
 import warnings
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.console import waiting
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
-from wsss.inference.checkpoints import CamCheckpoint
+from wsss.inference.checkpoints import CamCheckpoint, cam_checkpoint
 from wsss.inference.one_image import check_alike
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.device import Device
@@ -121,7 +123,7 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
         kept = first_of(folder / _feature_classifier_file(name), folder / f"opinion-{name}.safetensors")
         features = tuple(describe_features(record.stains))
         feature_classifier = load_feature_classifier(kept, features) if _belongs(kept, files) else None
-        checkpoints.append(CamCheckpoint(record, net, feature_classifier))
+        checkpoints.append(cam_checkpoint(record, net, feature_classifier))
     return checkpoints
 
 
@@ -202,7 +204,7 @@ tags:
 # {name}
 
 Labels with confidences for every cell of a fluorescence image, learnt from labels of whole images (Puzzle-CAM),
-by [wsss](https://pypi.org/project/wsss/) {version}.
+by wsss {version}.
 
 ## Use
 
@@ -318,7 +320,7 @@ def export_onnx(checkpoints: list[CamCheckpoint], out: Path) -> list[tuple[Path,
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"--to onnx needs {error.name}: pip install 'wsss[onnx]'.") from error
+        raise ConfigError(f"--to onnx needs {error.name}: {install('onnx')}.") from error
     done = []
     for checkpoint in checkpoints:
         name = "full" if checkpoint.fold is None else f"fold{checkpoint.fold}"
@@ -335,7 +337,31 @@ def export_onnx(checkpoints: list[CamCheckpoint], out: Path) -> list[tuple[Path,
     return done
 
 
+_CONV = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups")
+
+
+def _fix_padding(net: nn.Module) -> None:
+    """Give convolutions of TensorFlow's kind ('same') the padding that they need where sizes are multiples of 32.
+
+    They compute it from the size of each image, which the exporter follows step by step: more than nine minutes for
+    tf_efficientnet_lite0.
+    """
+    for name, module in list(net.named_children()):
+        if isinstance(module, Conv2dSame):
+            sides = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+            height, width = (max((k - 1) * d + 1 - s, 0) for k, s, d in sides)
+            pad = nn.ZeroPad2d((width // 2, width - width // 2, height // 2, height - height // 2))
+            sizes: Any = {key: getattr(module, key) for key in _CONV}
+            conv = nn.Conv2d(**sizes, bias=module.bias is not None)
+            conv.load_state_dict(module.state_dict())
+            setattr(net, name, nn.Sequential(pad, conv))
+        else:
+            _fix_padding(module)
+
+
 def _convert(net: nn.Module, channels: int) -> bytes:
+    net = deepcopy(net)
+    _fix_padding(net)
     free = torch.export.Dim.DYNAMIC
     example = torch.zeros(2, channels, 128, 160)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:

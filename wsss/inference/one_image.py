@@ -1,14 +1,15 @@
 """Trained networks on one image in memory: the same steps as on a whole data set, without a file."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from wsss.core.channels import BITS, default_roles
+from wsss.core.channels import BITS
 from wsss.core.checks import DataError, some
 from wsss.core.files import as_read
 from wsss.core.geometry import Geometry
@@ -19,6 +20,7 @@ from wsss.data.pixels import to_uint8
 from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.pipeline import make_sample, score_now, take_part
+from wsss.inference.published import Published, Target
 from wsss.inference.sources import Task, check_origin, digests
 from wsss.models.device import Device
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
@@ -38,13 +40,20 @@ class _OneImage:
     def geometry(self, i: int) -> Geometry:
         return Geometry(*self.shape, self.size)
 
+    def pixel_um(self, i: int) -> float | None:
+        return None
+
 
 @dataclass(frozen=True)
 class Model:
-    """The networks of a run, ready for images in memory; made by `wsss.load`."""
+    """The networks of a run, published networks, or both, ready for images in memory; made by `wsss.load`."""
 
     checkpoints: list[CamCheckpoint] = field(repr=False)
-    """Their scores are averaged."""
+    """Those of the run; their scores are averaged."""
+    target: Target
+    """Channels and classes of the images."""
+    size: int
+    """Edge in px of the square that images are scaled into."""
     device: Device
     score: ScoreConfig
     """How class maps become cell scores; that of the run."""
@@ -52,6 +61,8 @@ class Model:
     """How cells are cut out for stage 2; that of the run."""
     tta: TtaConfig = field(default_factory=TtaConfig)
     """Views that the networks' answers are averaged over."""
+    published: Sequence[Published] = field(default=(), repr=False)
+    """Published networks that score too."""
     calibration: Calibration | None = None
     """Curves that the scores go through."""
 
@@ -62,32 +73,32 @@ class Model:
             DataError: they are damaged, or were fitted to other networks or options.
         """
         curves = load_calibration(path, len(self.classes))
-        rules = {"score": asdict(self.score), "crops": asdict(self.crops), "tta": asdict(self.tta)}
-        check_origin(
-            curves, as_read({**rules, "members": [digests(checkpoint) for checkpoint in self.checkpoints]}), path
-        )
+        facts: dict[str, Any] = {"score": asdict(self.score), "crops": asdict(self.crops), "tta": asdict(self.tta)}
+        facts["members"] = [digests(checkpoint) for checkpoint in self.checkpoints]
+        if self.published:
+            facts["published"] = {model.name: model.facts() for model in self.published}
+        check_origin(curves, as_read(facts), path)
         return replace(self, calibration=curves)
 
     @property
     def classes(self) -> ClassList:
         """The classes, in the order of the score columns '0', '1', ..."""
-        record = self.checkpoints[0].record
-        return ClassList(record.classes, record.negative)
+        return self.target.classes
 
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the image channels, in order."""
-        return self.checkpoints[0].record.channels
+        return self.target.channels
 
     @property
     def roles(self) -> tuple[str, ...]:
         """What each channel shows: nucleus, signal, cell, outline, or ''."""
-        return self.checkpoints[0].record.roles or tuple(default_roles(self.channels))
+        return self.target.roles
 
     @property
-    def size(self) -> int:
-        """Edge in px of the square that images are scaled into."""
-        return self.checkpoints[0].record.size
+    def bits(self) -> int | None:
+        """Bits that uint16 values of the run's images use; None where that is not known, or they were of 8 bits."""
+        return self.checkpoints[0].record.bits if self.checkpoints else None
 
     def predict(
         self, image: np.ndarray, label_map: np.ndarray | None = None, *, name: str = "image", bits: int | None = None
@@ -107,7 +118,7 @@ class Model:
         Raises:
             DataError: the image or the label map is not what it must be.
         """
-        planes = check_image(image, len(self.channels), bits or self.checkpoints[0].record.bits)
+        planes = check_image(image, len(self.channels), bits or self.bits)
         shape = (planes.shape[1], planes.shape[2])
         geometry = Geometry(*shape, self.size)
         stored = geometry.image_to_store(planes)
@@ -118,7 +129,15 @@ class Model:
             if cells_map.shape != shape:
                 raise DataError(f"label_map is {cells_map.shape}, expected the image's {shape}.")
         data = cast(DataSet, _OneImage([name], self.size, self.classes, shape))
-        task = Task(data, self.score, self.crops, self.device, tta=self.tta, calibration=self.calibration)
+        task = Task(
+            data,
+            self.score,
+            self.crops,
+            self.device,
+            tta=self.tta,
+            calibration=self.calibration,
+            published=self.published,
+        )
         (scored,) = score_now(task, self.checkpoints, [make_sample(data, 0, stored, cells_map, nuclei)])
         (cells,) = take_part([pd.read_feather(BytesIO(scored.payload))], "")
         return cells
@@ -151,7 +170,7 @@ def _find_cells(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return cells and nuclei at stored size, as the stage segment would."""
     if not {"nucleus", "cell"} & set(roles):
-        raise DataError("no channel of the run shows nuclei or fills the cells (prepare --roles): pass a label_map.")
+        raise DataError("no channel shows nuclei or fills the cells (prepare --roles): pass a label_map.")
     height, width = geometry.content_height, geometry.content_width
     content = np.ascontiguousarray(stored[:, :height, :width])
     maps = segment_field(Field(name, content, geometry.height, geometry.width, geometry.size, roles))

@@ -15,11 +15,11 @@ from wsss.cells.instances import Window
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say, waiting
 from wsss.core.files import digest_bytes
-from wsss.data.catalog import DataSet
+from wsss.core.labels import ClassList
 from wsss.data.fetch import FetchError, Manners, fetch_file
 from wsss.models.device import Device
 from wsss.models.published import DenseNet, SubCell, read_densenet, read_subcell
-from wsss.options.infer import InferOptions, parse_source
+from wsss.options.infer import parse_source
 from wsss.runs.run_folder import read_tensors
 
 READERS: dict[str, Callable[[Sequence[dict[str, Tensor]]], SubCell | DenseNet]]
@@ -80,32 +80,58 @@ class Published:
         return np.stack(scores, axis=1).astype(np.float32)
 
 
-def load_published(options: InferOptions, data: DataSet, device: Device) -> tuple[Published, ...]:
-    """Load the networks of `--source`, in the order in which they are named.
+@dataclass(frozen=True)
+class Target:
+    """The images that a network is to score."""
+
+    name: str
+    """What they are called in messages."""
+    channels: tuple[str, ...]
+    roles: tuple[str, ...]
+    """What each channel shows."""
+    classes: ClassList
+
+
+def load_published(
+    sources: Sequence[str], target: Target, device: Device, share: float = 0.5, pixel_um: float | None = None
+) -> tuple[Published, ...]:
+    """Load published networks, in the order in which they are named.
+
+    Args:
+        sources: as `infer --source` takes them, such as 'subcell=ENCODER,CLASSIFIER'.
+        target: the images.
+        device: where the networks run.
+        share: of all of them in the blend, in [0, 1].
+        pixel_um: micrometres per pixel of the original images; None for what they declare, else whole fields.
 
     Raises:
-        ConfigError: a file cannot be fetched, or the data set lacks a channel or its classes are not the network's.
+        ConfigError: a file cannot be fetched, or the images lack a channel or their classes are not the network's.
         DataError: a file is missing or damaged, has another digest, or is of another network.
     """
-    return tuple(_load(text, options, data, device) for text in options.source)
+    return tuple(_load(text, target, device, share, pixel_um) for text in sources)
 
 
-def _load(text: str, options: InferOptions, data: DataSet, device: Device) -> Published:
-    name, letters, files = parse_source(text)
-    paths = [_at_hand(file, name) for file in files]
+def _load(text: str, target: Target, device: Device, share: float, pixel_um: float | None) -> Published:
+    name, letters, _ = parse_source(text)
+    net, files = read_published(text)
+    planes = _planes(name, letters, net.channels, target)
+    outputs = _outputs(name, net.classes, target)
+    return Published(name, device.settle(net).eval(), planes, outputs, tuple(files.values()), share, pixel_um)
+
+
+def read_published(text: str) -> tuple[SubCell | DenseNet, dict[Path, str]]:
+    """Read the network of a source 'NAME=FILE,FILE'; return it and the SHA-256 of each file.
+
+    Raises:
+        ConfigError: the text is no source, or a file cannot be fetched.
+        DataError: a file is missing or damaged, has another digest, or is of another network.
+    """
+    name, _, files = parse_source(text)
+    digests = dict(_at_hand(file, name) for file in files)
     try:
-        net = READERS[name]([read_tensors(path) for path, _ in paths])
+        return READERS[name]([read_tensors(path) for path in digests]), digests
     except DataError as error:
         raise DataError(f"--source {name}: {error}") from error
-    return Published(
-        name,
-        device.settle(net).eval(),
-        _planes(name, letters, net.channels, data),
-        _outputs(name, net.classes, data),
-        tuple(digest for _, digest in paths),
-        options.source_share,
-        options.pixel_um,
-    )
 
 
 def _at_hand(file: str, name: str) -> tuple[Path, str]:
@@ -140,17 +166,19 @@ def _at_hand(file: str, name: str) -> tuple[Path, str]:
     return path, digest
 
 
-def _planes(name: str, letters: str, count: int, data: DataSet) -> tuple[int, ...]:
-    """Return the channels of the data set that a network takes, in its order: r, y, b, g as in the Atlas.
+def _planes(name: str, letters: str, count: int, target: Target) -> tuple[int, ...]:
+    """Return the channels of the images that a network takes, in its order: r, y, b, g as in the Atlas.
 
     Raises:
         ConfigError: one is missing, or it is not clear which cell stain is meant.
     """
-    roles: dict[str, list[int]] = {role: [k for k, has in enumerate(data.roles) if has == role] for role in data.roles}
-    stains = sorted(roles.get("cell", []), key=lambda k: {"red": 0, "yellow": 2}.get(data.channels[k], 1))
+    roles: dict[str, list[int]] = {
+        role: [k for k, has in enumerate(target.roles) if has == role] for role in target.roles
+    }
+    stains = sorted(roles.get("cell", []), key=lambda k: {"red": 0, "yellow": 2}.get(target.channels[k], 1))
     if count == 3 and not letters and len(stains) > 1:
         raise ConfigError(
-            f"--source {name}: the network takes one cell stain and {data.folder} has several: pass {name}:rbg=... for "
+            f"--source {name}: the network takes one cell stain and {target.name} has several: pass {name}:rbg=... for "
             f"a network of microtubules, {name}:ybg=... for one of the endoplasmic reticulum."
         )
     letters = letters or {"densenet": "rgby"}.get(name) or {2: "bg", 3: "rbg", 4: "rybg"}.get(count, "")
@@ -160,26 +188,26 @@ def _planes(name: str, letters: str, count: int, data: DataSet) -> tuple[int, ..
     found |= {"b": roles.get("nucleus", []), "g": roles.get("signal", [])}
     if missing := [SHOWS[letter] for letter in letters if not found[letter]]:
         raise ConfigError(
-            f"--source {name}: the network needs {some(missing)}, which {data.folder} has not (channels "
-            f"{some(data.channels)}): choose a network of fewer channels (SubCell's bg), or prepare it with --roles."
+            f"--source {name}: the network needs {some(missing)}, which {target.name} has not (channels "
+            f"{some(target.channels)}): choose a network of fewer channels (SubCell's bg), or prepare it with --roles."
         )
     return tuple(found[letter][0] for letter in letters)
 
 
-def _outputs(name: str, classes: Sequence[str | None], data: DataSet) -> tuple[tuple[int, ...], ...]:
-    """Return which of the network's classes are counted as each class of the data set.
+def _outputs(name: str, classes: Sequence[str | None], target: Target) -> tuple[tuple[int, ...], ...]:
+    """Return which of the network's classes are counted as each class of the target.
 
     Raises:
         ConfigError: one has none.
     """
     out, unknown = [], []
-    for k, wanted in enumerate(data.classes.names):
+    for k, wanted in enumerate(target.classes.names):
         mine = tuple(n for n, known in enumerate(classes) if known and _plain(known) == _plain(wanted))
         out.append(mine)
-        unknown += [] if mine or k == data.classes.negative else [wanted]
+        unknown += [] if mine or k == target.classes.negative else [wanted]
     if unknown:
         raise ConfigError(
-            f"--source {name}: {data.folder} has the class {some(unknown)}, which the network does not know: it scores "
+            f"--source {name}: {target.name} has the class {some(unknown)}, which the network does not know: it scores "
             "the 19 classes of the Human Protein Atlas, by name."
         )
     return tuple(out)

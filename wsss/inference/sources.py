@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from wsss.cells.instances import crop_batches, window_batches
-from wsss.cells.scoring import GROUPS, Group, cell_cam_scores, take_shares
+from wsss.cells.scoring import GROUPS, Group, Share, cell_cam_scores, take_shares
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.files import as_read, digest_file
 from wsss.core.runtime import versions
@@ -124,7 +124,7 @@ class Source(ABC):
     record: ClassVar[str | None] = None
     """Key of its digest in provenance.json; None where the digest of the run's networks covers it."""
 
-    def __init__(self, checkpoints: Sequence[CamCheckpoint], task: Task, share: float | None) -> None:
+    def __init__(self, checkpoints: Sequence[CamCheckpoint], task: Task, share: Share | None) -> None:
         self.checkpoints, self.task, self.share = checkpoints, task, share
 
     @staticmethod
@@ -358,7 +358,7 @@ class PublishedScores(Source):
 
     group = "published"
 
-    def __init__(self, model: Published, checkpoints: Sequence[CamCheckpoint], task: Task, share: float | None) -> None:
+    def __init__(self, model: Published, checkpoints: Sequence[CamCheckpoint], task: Task, share: Share | None) -> None:
         super().__init__(checkpoints, task, share)
         self.model, self.name = model, model.name
 
@@ -444,7 +444,7 @@ def check_embeddings(wanted: Embeddings, plan: Plan, score: ScoreConfig, crops: 
         return
     if wanted == "crops" and crops.mode == "none":
         raise ConfigError("--embeddings crops needs crops, and crops.mode is none: pass --crops.mode fit.")
-    cut = wanted == "crops" or CropScores.name in source_shares(plan[0][0], score, crops)
+    cut = wanted == "crops" or any(CropScores.name in source_shares(group, score, crops) for group, _ in plan)
     if cut and len({checkpoints[0].digest for checkpoints, _ in plan}) > 1:
         raise ConfigError(
             "--embeddings with crop features needs one network for all images, since features of different networks "
@@ -455,7 +455,7 @@ def check_embeddings(wanted: Embeddings, plan: Plan, score: ScoreConfig, crops: 
 
 def source_shares(
     checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig, published: Sequence[Published] = ()
-) -> dict[str, float]:
+) -> dict[str, Share]:
     """Return the weight in the blend of each source that takes part, by name; they sum to 1.
 
     Raises:
@@ -464,15 +464,33 @@ def source_shares(
     asked = [(kind.name, kind.group, kind.takes(checkpoints, score, crops)) for kind in SOURCES if checkpoints]
     takes = {name: (group, taken) for name, group, taken in asked if taken is not None}
     takes |= {model.name: ("published", 1 / (n + 1)) for n, model in enumerate(published)}  # all alike
-    shares = dict.fromkeys(takes, 0.0)
+    shares: dict[str, Share] = dict.fromkeys(takes, 0.0)
     groups = {group: [name for name in takes if takes[name][0] == group] for group in GROUPS}
     there = [group for group, names in groups.items() if names]
-    wanted = {"maps": 1.0, "crops": score.crop_share, "features": score.feature_share}
+    wanted: dict[str, Share] = {"maps": 1.0, "crops": score.crop_share, "features": feature_share(checkpoints, score)}
     wanted["published"] = published[0].share if published else 0.0
     for group, of_group in zip(there, take_shares([wanted[group] for group in there]), strict=True):
         within = take_shares([takes[name][1] for name in groups[group]])
         shares |= {name: of_group * share for name, share in zip(groups[group], within, strict=True)}
-    return {name: share for name, share in shares.items() if share or name in ALWAYS}
+    return {name: share for name, share in shares.items() if np.any(share) or name in ALWAYS}
+
+
+def feature_share(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) -> Share:
+    """Return the feature classifiers' share of a score: as asked for, else 1 less what their networks were given.
+
+    Returns:
+        a number, or (K,) float64, one a class, where a class gets less than 1: the mean over the networks.
+    """
+    if score.feature_share != "auto":
+        return score.feature_share
+    given = [checkpoint.network_share for checkpoint in checkpoints]
+    known = [share for share in given if share is not None]
+    return 1 - np.mean(known, axis=0) if np.any(known) else 1.0
+
+
+def mean_shares(shares: Mapping[str, Share]) -> dict[str, float]:
+    """Return each share, the mean over the classes where they differ."""
+    return {name: float(np.mean(share)) for name, share in shares.items()}
 
 
 def digests(checkpoint: CamCheckpoint) -> dict[str, Any]:
@@ -516,7 +534,7 @@ def prediction_facts(
         "precision": options.precision,
         "min_score": options.min_score,
         "calibration": None if options.calibration is None else digest_file(options.calibration),
-        "sources": source_shares(plan[0][0], options.score, options.crops, published) if plan else {},
+        "sources": mean_shares(source_shares(plan[0][0], options.score, options.crops, published)) if plan else {},
         "members": [
             _planned(checkpoint, indices, options.oof) for checkpoints, indices in plan for checkpoint in checkpoints
         ],

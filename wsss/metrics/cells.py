@@ -18,8 +18,9 @@ CELL_COLUMNS = ("cell_id", "cell", "Cell_index")
 """Names of the column with the cell's number in its label map, in order of preference."""
 LABEL_COLUMNS = ("Cell_Label", "Label")
 """Names of the column with the cell's classes; where both are, `Label` holds those of the image."""
-MARK_COLUMN = "image_mark"
-"""Name of the column with the digest of the image's pixels and label map."""
+MARK_COLUMN, WEIGHT_COLUMN = "image_mark", "weight"
+"""Names of columns in tables of wsss review: the digest of the image's pixels and label map, and how many cells of the
+prediction a cell stands for."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class CellTruth:
     """ID -> (K,) float32 the labels of the image where the table has them, else empty."""
     marks: dict[str, str] = field(default_factory=dict)
     """ID -> digest of the pixels and label map that its cells were labelled on, in tables of wsss review."""
+    weights: np.ndarray | None = None
+    """(N,) float64 > 0, how many cells each stands for, in tables of wsss review; None where each stands for itself."""
 
     def rows(self) -> dict[str, np.ndarray]:
         """Return for each image the (n,) rows of its cells, images in the order of the table."""
@@ -72,7 +75,10 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
         first = ~table.duplicated("ID").to_numpy()
         of_image = dict(zip(table.ID[first], _encode(table.Label[first], classes, path), strict=True))
     marks = dict(zip(table.ID, table[MARK_COLUMN], strict=True)) if MARK_COLUMN in table else {}
-    return CellTruth(table.ID.to_numpy(str), cells, labels, of_image, marks)
+    weights = None
+    if marks and WEIGHT_COLUMN in table:
+        weights = numbers(table, WEIGHT_COLUMN, path, low=1).astype(np.float64)
+    return CellTruth(table.ID.to_numpy(str), cells, labels, of_image, marks, weights)
 
 
 def _first_of(names: tuple[str, ...], table: pd.DataFrame, path: Path) -> str:

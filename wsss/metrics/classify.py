@@ -112,7 +112,7 @@ class Reliability:
     """How often a score of this height is right, by bins of equal width over [0, 1]; empty bins are NaN."""
 
     count: np.ndarray
-    """(bins,) int, scores in the bin."""
+    """(bins,) float64, scores in the bin, by their weights."""
     score: np.ndarray
     """(bins,) float64, their mean."""
     truth: np.ndarray
@@ -126,17 +126,25 @@ class Reliability:
         return float(np.nansum(self.count * np.abs(self.score - self.truth)) / self.count.sum())
 
 
-def reliability(truth: np.ndarray, scores: np.ndarray, bins: int = 15) -> Reliability:
+def reliability(
+    truth: np.ndarray, scores: np.ndarray, bins: int = 15, weights: np.ndarray | None = None
+) -> Reliability:
     """Compare scores with how often they are right (truth may be how likely it is); every (sample, class) is one event.
+
+    Args:
+        truth, scores: (N, K) in [0, 1].
+        bins: of equal width.
+        weights: (N,) > 0, how many samples each stands for; None for one each.
 
     Source: expected calibration error, Naeini et al. 2015; Guo et al. 2017 use 15 bins.
     """
     _same_shape(truth, scores)
     flat = np.asarray(scores, np.float64).ravel()
     place = np.minimum((flat * bins).astype(np.intp), bins - 1)
-    count = np.bincount(place, minlength=bins)
-    total = np.bincount(place, weights=flat, minlength=bins)
-    right = np.bincount(place, weights=np.asarray(truth, np.float64).ravel(), minlength=bins)
+    each = np.ones(len(flat)) if weights is None else np.repeat(weights / weights.mean(), truth.shape[1])
+    count = np.bincount(place, weights=each, minlength=bins)
+    total = np.bincount(place, weights=each * flat, minlength=bins)
+    right = np.bincount(place, weights=each * np.asarray(truth, np.float64).ravel(), minlength=bins)
     some = np.where(count > 0, count, np.nan)
     return Reliability(count, total / some, right / some)
 

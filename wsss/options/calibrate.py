@@ -28,7 +28,8 @@ class CalibrateOptions:
     labels: Path | None = None
     """Table of image labels, in any form of prepare, instead of those of the data set."""
     truth: Path | None = None
-    """Table of true cells (ID, cell number, classes). Without it, cells are compared with what their images' labels
+    """Table of true cells (ID, cell number, classes), such as the answers of a review, which count by the number of
+    cells that they stand for. Without it, cells are compared with what their images' labels
     leave possible: that corrects classes the image does not show, not mistakes among those it does."""
     masks: Path | None = None
     """Folder of the true label maps at original size, whose ids --truth speaks of: cells are joined by overlap. Needed

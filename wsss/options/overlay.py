@@ -26,6 +26,9 @@ class OverlayOptions:
     """Images to draw, separated by commas; by default --most images spread over the set."""
     most: int = between(10, 1)
     """How many images to draw where --ids is not given."""
+    threshold: float = between(0.5, 1e-9, 1)
+    """Classes of a cell whose scores reach this are shown, the surest two as outline; a cell without one has a thin
+    pale outline, its best guess and '?'."""
     truth: Path | None = None
     """Table of true cells, as for evaluate: adds a panel."""
     masks: Path | None = None

@@ -40,6 +40,21 @@ INSTEAD = {"out": "run", "run": "out", "output": "out", "model": "run", "dataset
 """Names that people try -> the option that is called so in some stages."""
 
 
+_MISFIT = re.compile(r'Parser key "([\w.]+)": (.*)(?:Got|Given) value: (.*)')
+"""What jsonargparse says of a value of the wrong kind."""
+_KIND = re.compile(r"Expected an? (?:<class '[\w.]*?(\w+)'>|typing\.Literal\[(.*?)\])")
+_IN_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_IN_WORDS |= {"list": "a list such as [1,2]", "tuple": "a list such as [1,2]", "dict": "a table such as {a: 1, b: 2}"}
+
+
+def _expected(name: str, kinds: str, value: str) -> str:
+    """Say in words that an option has a value of the wrong kind."""
+    found = _KIND.findall(kinds)
+    choices = [choice for _, literal in found for choice in re.findall(r"'([^']*)'", literal)]
+    words = [_IN_WORDS.get(kind, kind) for kind, _ in found if kind not in ("", "NoneType")]
+    return f"--{name} is '{value}', expected {' or '.join(dict.fromkeys([*words, *choices]))}.{nearest(value, choices)}"
+
+
 class _Parser(ArgumentParser):
     """A parser whose errors are ConfigErrors of one line, with the nearest option name."""
 
@@ -48,6 +63,8 @@ class _Parser(ArgumentParser):
         if isinstance(ex, ConfigError):
             raise ex
         text = " ".join(str(message).split())
+        if misfit := _MISFIT.fullmatch(text):
+            raise ConfigError(_expected(*misfit.groups())) from ex
         unknown = re.search(r"Option '([\w.+-]+)' is not accepted|[Uu]nrecognized arguments: -*([\w.+-]+)", text)
         name = (unknown.group(1) or unknown.group(2)) if unknown else ""
         names = [action.dest for action in self._actions]

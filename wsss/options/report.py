@@ -11,7 +11,7 @@ EXAMPLES = """\
   python -m wsss.report --preds preds/demo --run runs/demo --truth cells_truth.csv --masks true_masks --out demo.html
   python -m wsss.report --preds preds/demo --run runs/demo --maps
   python -m wsss.report --preds preds/nuclei --truth nuclei --out nuclei.html      (of a run that finds masks)
-  python -m wsss.report --preds preds/hpa --most 200 --edge 512 --pixel-size 0.08"""
+  python -m wsss.report --preds preds/hpa --most 200 --edge 1024 --pixel-size 0.08"""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ class ReportOptions:
     """Which predicted cell stands for a true one, as in evaluate: number, iou, or auto."""
     maps: bool = False
     """Show where the run's networks see each class: class maps over the fields, computed now."""
-    most: int = between(500, 0)
+    most: int = between(300, 0)
     """Fields in the gallery at most; of more images, that many, spread evenly over the set."""
     crops: int = between(24, 0, 500)
     """Cells in each group of crops at most."""
-    edge: int = between(352, 64, 4096)
-    """Longer edge of the fields' pictures in px."""
+    edge: int = between(512, 64, 4096)
+    """Longer edge of the fields' pictures in px at most: at 512, fields prepared at the default size are shown with all
+    pixels that are stored."""
     quality: int = between(45, 1, 100)
     """Quality of the pictures (WebP), 1 to 100."""
     pixel_size: float = between(0, 0, 1000)

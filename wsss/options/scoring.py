@@ -54,9 +54,10 @@ class ScoreConfig:
     """Share of a cell's score taken from the mean over the cells of its image."""
     normalise_rows: bool = False
     """Divide the scores of a cell by their sum, so that classes compete."""
-    feature_share: float = between(1.0, 0, 1)
+    feature_share: float | Literal["auto"] = between("auto", 0, 1)
     """Share of a cell's score taken from the feature classifier, where the run has one (train
-    --feature_classifier.enabled true)."""
+    --feature_classifier.enabled true). auto: what the training found on held-out images, class by class
+    (feature_classifier.json); 1 where it held none out."""
     unet_share: float = between(0.5, 0, 1)
     """Share of stage 1 taken from the maps of a U-Net, where there is one (infer --unet RUN)."""
     prior_rounds: int = between(3, 0, 100)

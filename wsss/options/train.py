@@ -43,7 +43,7 @@ class TrainOptions:
     bad_batches: int = between(0, 0)
     """Batches whose loss is not finite that are skipped before the run stops."""
     tensorboard: bool = False
-    """Write the figures of every epoch for TensorBoard too (needs the extra wsss[tensorboard])."""
+    """Write the figures of every epoch for TensorBoard too (needs the extra tensorboard)."""
     lr_find: bool = False
     """Do no training: try rising learning rates, write lr_find.csv and .png, suggest one."""
     compile: bool = False

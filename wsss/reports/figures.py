@@ -278,6 +278,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
         panel.set(title=heading, xlabel="epoch")
         panel.grid(alpha=0.3)
         panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.set_xlim(0.5, max((row["epoch"] for row in rows), default=1) + 0.5)
         if panel.lines:
             panel.legend(fontsize=8)
     if any(row["lr"] > 0 for row in rows):

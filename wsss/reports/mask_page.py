@@ -1,6 +1,6 @@
 """The report of predicted masks as one self-contained HTML page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from wsss.metrics.instances import HIT, INVENTED, MERGED, MISSED, SPLIT, Overlap, compare_objects
 from wsss.reports.overlay import fit, natural
-from wsss.reports.page import Figure, as_text, lay_out, outline_paths, packed, webp
+from wsss.reports.page import Figure, Page, as_text, lay_out, outline_paths, packed, webp
 
 FOUND = "found"
 """What an object is where no truth is known."""
@@ -29,24 +29,6 @@ MEANINGS = {
     MERGED: "several true ones, found as one",
     SPLIT: "a true one, found in parts",
 }
-
-
-@dataclass(frozen=True)
-class MaskField:
-    """One image in the gallery."""
-
-    name: str
-    about: str
-    """Its size and figures as text."""
-    size: tuple[int, int]
-    """(h, w) of its picture."""
-    fates: Sequence[str]
-    """What became of its objects, each once."""
-    objects: int
-    packed: str
-    """Picture and outlines; see `pack_masks`."""
-    scale: tuple[float, str] | None = None
-    """See `Field`."""
 
 
 def pack_masks(
@@ -91,51 +73,28 @@ def _outlined(label_map: np.ndarray, pairs: Overlap | None, edge: int, *, true: 
 
 
 @dataclass(frozen=True)
-class MaskPage:
-    """All that the report shows, ready to be laid out."""
+class MaskPage(Page):
+    """The report of predicted masks; a row of its table is an image: name, and the columns.
 
-    title: str
-    in_words: Sequence[str]
-    """What was found, how good it is, what to do next."""
-    tiles: Sequence[tuple[str, float | None, str]]
-    """The few figures that matter most: name, value in [0, 1], what it is."""
-    note: str
-    """What the figures are measured against, or how to get them."""
-    overview: Sequence[tuple[str, str]]
-    records: Sequence[tuple[str, str]]
-    """Files shown in full: name, text."""
+    Its fields come in the order in which they are worth a look.
+    """
+
     errors: Sequence[tuple[str, str, int, int]]
     """Rows of the table of errors: what, what it means, true objects, objects found."""
     drawings: Sequence[Figure]
-    training: Sequence[Figure]
-    fields: Sequence[MaskField]
-    """In the order in which they are worth a look."""
     order: str
-    """That order in words."""
-    columns: Sequence[tuple[str, str, str]]
-    """Columns of the table of images: key, heading, 'count' or 'share'."""
-    images: Sequence[Mapping[str, Any]]
-    """A row an image: name, and the columns."""
-    failures: Sequence[tuple[str, str]]
-    """ID, reason."""
-    has_truth: bool
+    """The order of the fields in words."""
     separated: bool
     """Whether masks are parted into objects."""
 
     @property
     def fates(self) -> list[str]:
         """What becomes of objects in the gallery."""
-        there = {fate for field in self.fields for fate in field.fates}
+        there = {fate for field in self.fields for fate in field.kinds}
         return [fate for fate in COLOURS if fate in there]
 
 
 def render_masks(page: MaskPage) -> str:
     """Lay out the report."""
-    places = {field.name: number for number, field in enumerate(page.fields)}
-    largest = {
-        key: max((row[key] or 0 for row in page.images), default=0) for key, _, kind in page.columns if kind == "count"
-    }
     setup = {"colours": COLOURS, "separated": page.separated}
-    return lay_out(
-        "masks.html", page=page, places=places, largest=largest, setup=setup, colours=COLOURS, meanings=MEANINGS
-    )
+    return lay_out("masks.html", page, setup, colours=COLOURS, meanings=MEANINGS)

@@ -4,6 +4,7 @@ A page is a row of panels under a title and over a legend. Every panel is an RGB
 draws masks: image, truth, prediction and error, one image a row.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,16 @@ LEAST_RANGE = 48
 
 @dataclass(frozen=True)
 class Note:
-    """The annotation of one cell: its class gives the colour, the text is written on it."""
+    """The annotation of one cell: its classes give the colours, the text is written on it."""
 
-    class_id: int
+    classes: tuple[int, ...]
+    """The surest first; none for a cell of which no class is sure."""
     text: str
+
+    @property
+    def colour(self) -> Colour:
+        """Return that of the first class."""
+        return colour(self.classes[0]) if self.classes else NO_CLASS
 
 
 @dataclass(frozen=True)
@@ -85,10 +92,40 @@ def fit(picture: np.ndarray, edge: int, *, labels: bool = False) -> np.ndarray:
     return np.asarray(cv2.resize(picture, shape, interpolation=cv2.INTER_NEAREST if labels else smooth))
 
 
+def scale_bar(width_um: float) -> tuple[float, str] | None:
+    """Return the scale bar of a field: its length in percent of the width, and in words; None without a width.
+
+    It is the longest of 1, 2, 5, 10, 20, ... µm that takes no more than a quarter of the width.
+
+    Args:
+        width_um: of the field in µm; 0 where it is not known.
+    """
+    if width_um <= 0:
+        return None
+    power = 10.0 ** math.floor(math.log10(width_um / 4))
+    length = max(step * power for step in (1, 2, 5) if step * power <= width_um / 4)
+    return 100 * length / width_um, f"{length:g} µm"
+
+
+def draw_scale(picture: np.ndarray, scale: tuple[float, str] | None) -> np.ndarray:
+    """Return an (H, W, 3) picture with a scale bar at the lower right, as `scale_bar` gives it; None leaves it out."""
+    if scale is None:
+        return picture
+    height, width = picture.shape[:2]
+    right, low, length = round(0.97 * width), round(0.97 * height), round(scale[0] / 100 * width)
+    sheet = Image.fromarray(picture)
+    pen = ImageDraw.Draw(sheet)
+    pen.rectangle((right - length, low - 3, right, low), fill="white")
+    place = (right - length / 2, low - 6)
+    text = scale[1].replace("µ", "u")  # the font has no such letter
+    pen.text(place, text, fill="white", font=_font(16), anchor="mb", stroke_width=2, stroke_fill="black")
+    return np.asarray(sheet)
+
+
 def mark_cells(
     picture: np.ndarray, label_map: np.ndarray, notes: Mapping[int, Note], *, text: bool = True
 ) -> np.ndarray:
-    """Draw the outline of every cell in the colour of its class and, if wanted, its text on it.
+    """Draw the outline of every cell in the colours of its first two classes and, if wanted, its text on it.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -105,10 +142,12 @@ def mark_cells(
     for cell_id, (y0, x0, y1, x1) in cell_boxes(label_map).items():
         mask = np.pad((label_map[y0:y1, x0:x1] == cell_id).astype(np.uint8), 1)
         note = notes.get(cell_id)
-        line = width if note else 1
-        inner = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=line)
-        edge = (mask > inner)[1:-1, 1:-1]
-        out[y0:y1, x0:x1][edge] = colour(note.class_id) if note else NO_CLASS
+        lines = [colour(k) for k in note.classes[:2]] if note and note.classes else [NO_CLASS]
+        outer = mask
+        for line in lines:
+            inner = cv2.erode(outer, np.ones((3, 3), np.uint8), iterations=width if note and note.classes else 1)
+            out[y0:y1, x0:x1][(outer > inner)[1:-1, 1:-1]] = line
+            outer = inner
         if note:
             places.append((note, (y0 - 1, x0 - 1), mask))
     if not text:
@@ -139,15 +178,18 @@ def heat(image: np.ndarray, cam01: np.ndarray, *, green: int = 1) -> np.ndarray:
     return np.rint(plane * (1 - share) + warm * share).astype(np.uint8)
 
 
-def describe(scores: np.ndarray, names: Sequence[str]) -> Note:
-    """Return the note of a cell from its (K,) scores: the top class, its short name and score."""
-    top = int(np.argmax(scores))
-    return Note(top, f"{short_name(names[top])} {scores[top]:.2f}")
+def describe(scores: np.ndarray, names: Sequence[str], threshold: float) -> Note:
+    """Return the note of a cell from its (K,) scores: classes from the threshold on, else the best guess and '?'."""
+    order = [int(k) for k in np.argsort(-scores, kind="stable")]
+    sure = tuple(k for k in order if scores[k] >= threshold)
+    if len(sure) > 1:
+        return Note(sure, " ".join(short_name(names[k]) for k in sure))
+    return Note(sure, f"{short_name(names[order[0]])}{'' if sure else '?'} {scores[order[0]]:.2f}")
 
 
 def describe_truth(ids: Sequence[int], names: Sequence[str]) -> Note:
-    """Return the note of a cell from its true class ids; the first gives the colour."""
-    return Note(ids[0], " ".join(short_name(names[k]) for k in ids))
+    """Return the note of a cell from its true class ids."""
+    return Note(tuple(ids), " ".join(short_name(names[k]) for k in ids))
 
 
 def overlay_page(title: str, panels: Sequence[Panel], shown: Sequence[int], names: Sequence[str]) -> np.ndarray:
@@ -226,7 +268,7 @@ def _write_on_cell(
         return
     left = float(np.clip(corner[1] + x - width / 2, 1, max(1, sheet[0] - width - 1)))
     top = float(np.clip(corner[0] + y - height / 2, 1, max(1, sheet[1] - height - 1)))
-    plate = colour(note.class_id)
+    plate = note.colour
     pen.rounded_rectangle((left, top, left + width, top + height), 3, fill=plate, outline=PAPER)
     place = (left + 3 - box[0], top + 2 - box[1])
     pen.multiline_text(place, lines, font=font, spacing=1, align="center", fill=ink_on(plate))

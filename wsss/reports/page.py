@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -59,32 +59,19 @@ class Field:
 
     name: str
     about: str
-    """Its size, labels and number of cells as text."""
+    """Its size and what is in it as text."""
     size: tuple[int, int]
     """(h, w) of its pictures."""
-    tops: Sequence[int]
-    """Top classes of its cells."""
-    carried: Mapping[str, str]
-    """Other columns of the label table."""
+    kinds: Sequence[int | str]
+    """What it can be chosen by: the top classes of its cells, or what became of its objects, each once."""
+    count: int
+    """Of its cells, or of the objects found."""
     packed: str
-    """Pictures, outlines and scores: JSON, compressed with gzip, in base64."""
+    """Pictures, outlines and what is known of each: JSON, compressed with gzip, in base64."""
     scale: tuple[float, str] | None = None
     """Length of the scale bar in percent of the width, and in words; None where the size of a pixel is not known."""
-
-
-def scale_bar(width_um: float) -> tuple[float, str] | None:
-    """Return the scale bar of a field: its length in percent of the width, and in words; None without a width.
-
-    It is the longest of 1, 2, 5, 10, 20, ... µm that takes no more than a quarter of the width.
-
-    Args:
-        width_um: of the field in µm; 0 where it is not known.
-    """
-    if width_um <= 0:
-        return None
-    power = 10.0 ** math.floor(math.log10(width_um / 4))
-    length = max(step * power for step in (1, 2, 5) if step * power <= width_um / 4)
-    return 100 * length / width_um, f"{length:g} µm"
+    carried: Mapping[str, str] = field(default_factory=dict)
+    """Other columns of the label table."""
 
 
 def pack_field(
@@ -175,7 +162,7 @@ def crop_uri(picture: np.ndarray, label_map: np.ndarray, cell_id: int, class_id:
     part = tuple(slice(max(0, int(lines[0]) - margin), int(lines[-1]) + margin + 1) for lines in (rows, columns))
     large, large_map = fit(picture[part], CROP_EDGE), fit(label_map[part], CROP_EDGE, labels=True)
     return data_uri(
-        webp(mark_cells(large, large_map, {cell_id: Note(class_id, "")}, text=False), quality), "image/webp"
+        webp(mark_cells(large, large_map, {cell_id: Note((class_id,), "")}, text=False), quality), "image/webp"
     )
 
 
@@ -221,38 +208,49 @@ class Figure:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the report shows, ready to be laid out."""
+    """What every report shows, ready to be laid out."""
 
     title: str
     in_words: Sequence[str]
     """What was found, how far to trust it, what to do next: a sentence or two each."""
-    overview: Sequence[tuple[str, str]]
-    """What was run and on what: name, value."""
     tiles: Sequence[tuple[str, float | None, str]]
     """The few figures that matter most: name, value in [0, 1], what it is."""
-    classes: Sequence[Mapping[str, Any]]
-    """A row a class: id, name, and the columns named in `columns`."""
+    note: str
+    """Where the figures come from, or how to get them."""
+    overview: Sequence[tuple[str, str]]
+    """What was run and on what: name, value."""
+    records: Sequence[tuple[str, str]]
+    """Files shown in full: name, text."""
+    training: Sequence[Figure]
+    fields: Sequence[Field]
+    images: int
+    """How many images there are, in the gallery or not."""
     columns: Sequence[tuple[str, str, str]]
-    """Columns of the table of classes: key, heading, 'count' or 'share'."""
+    """Columns of its table: key, heading, 'count' or 'share'."""
+    rows: Sequence[Mapping[str, Any]]
+    """Rows of its table, a class or an image each: the columns, and what names the row."""
+    failures: Sequence[tuple[str, str]]
+    """ID, reason."""
+    has_truth: bool
+
+    @property
+    def largest(self) -> dict[str, float]:
+        """The largest value of each column."""
+        return {key: max((_known(row[key]) for row in self.rows), default=0) for key, _, _ in self.columns}
+
+
+@dataclass(frozen=True)
+class CellPage(Page):
+    """The report of predicted cells; a row of its table is a class: id, name, and the columns."""
+
     class_names: Sequence[str]
     channels: Sequence[str]
     tints: Sequence[str]
     """The colour of each channel, see `wsss.reports.overlay`."""
-    fields: Sequence[Field]
-    images: int
-    """How many images there are, in the gallery or not."""
-    scores_note: str
-    """Where the figures come from, or why there are none."""
-    training: Sequence[Figure]
     calibration: Sequence[Figure]
     mistakes: Sequence[Figure]
     """Who is mistaken for whom; empty where no truth is known."""
     groups: Sequence[CropGroup]
-    failures: Sequence[tuple[str, str, str]]
-    """ID, status, reason."""
-    records: Sequence[tuple[str, str]]
-    """Files shown in full: name, text."""
-    has_truth: bool
     has_maps: bool
     threshold: float
     """Scores from here on count as found."""
@@ -265,10 +263,8 @@ class Page:
         return {name: choices for name, choices in values.items() if 1 < len(choices) <= MOST_VALUES}
 
 
-def render(page: Page) -> str:
+def render(page: CellPage) -> str:
     """Lay out the report."""
-    places = {field.name: number for number, field in enumerate(page.fields)}
-    largest = {key: max((_known(row[key]) for row in page.classes), default=0) for key, _, _ in page.columns}
     setup = {
         "classes": [
             {"name": name, "short": short_name(name), "colour": css_colour(colour(k))}
@@ -277,18 +273,25 @@ def render(page: Page) -> str:
         "tints": [css_colour(channel_colour(name)) for name in page.tints],
         "pale": css_colour(NO_CLASS),
     }
-    return lay_out("report.html", page=page, places=places, largest=largest, setup=setup, colour=colour)
+    return lay_out("report.html", page, setup, colour=colour)
 
 
-def lay_out(template: str, **content: Any) -> str:
+def lay_out(template: str, page: Page, setup: Mapping[str, Any], **content: Any) -> str:
     """Fill in a template.
+
+    Args:
+        template: name of the file.
+        page: what it shows.
+        setup: what its script needs to know.
+        content: what else the template uses.
 
     Every text is escaped by the template engine, and a content security policy forbids the page to fetch anything.
     """
     rules = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     engine = Environment(loader=PackageLoader("wsss.reports"), **rules)  # type: ignore[arg-type]
     engine.filters.update(css=css_colour, figure=figure_text, percent=percent, short=short_name)
-    return engine.get_template(template).render(**content)
+    places = {field.name: number for number, field in enumerate(page.fields)}
+    return engine.get_template(template).render(page=page, places=places, setup=setup, **content)
 
 
 def css_colour(rgb: Colour) -> str:

@@ -24,7 +24,7 @@ from skimage import transform
 from skimage.segmentation import watershed
 
 from wsss.cells.morphology import drop_small, fill_cells, fill_holes, renumber
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.digests import BLANK, check_seal, sealed
 from wsss.core.files import write_bytes
 from wsss.core.reading import parse_json
@@ -218,7 +218,7 @@ def _redraw_borders(labels: np.ndarray, light: np.ndarray) -> np.ndarray:
 
 INSTALL = (
     "pip install --no-deps 'hpacellseg @ git+https://github.com/CellProfiling/HPA-Cell-Segmentation' "
-    "'pytorch_zoo @ git+https://github.com/haoxusci/pytorch_zoo' && pip install 'wsss[hpacellseg]'"
+    "'pytorch_zoo @ git+https://github.com/haoxusci/pytorch_zoo' && " + install("hpacellseg")
 )
 EDGE = 512
 """Longest edge, in pixels, of the fields that the networks were trained on: a quarter of 2048."""

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from wsss.cells.morphology import pair_nuclei
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, install
 from wsss.core.geometry import Geometry
 from wsss.core.reading import one_line
 from wsss.models.device import choose_device
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 
 
-def need(module: str, backend: str, install: str) -> ModuleType:
+def need(module: str, backend: str, way: str) -> ModuleType:
     """Import the module that a backend needs.
 
     Raises:
@@ -28,7 +28,7 @@ def need(module: str, backend: str, install: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"--backend {backend} cannot import {error.name or module}: {install}") from error
+        raise ConfigError(f"--backend {backend} cannot import {error.name or module}: {way}") from error
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def make_cellpose(options: BackendOptions) -> "Cellpose":
     """
     if not {"cell", "outline"} & set(options.roles):
         options.need_roles("cellpose", "nucleus")
-    models = need("cellpose.models", "cellpose", "pip install 'wsss[cellpose]'")
+    models = need("cellpose.models", "cellpose", install("cellpose"))
     device = choose_device(options.device)
     chosen: dict[str, Any] = {}
     if options.weights is not None:
@@ -109,7 +109,7 @@ def make_instanseg(options: BackendOptions) -> "InstanSeg":
         ConfigError: the package or the weights are missing.
     """
     options.need_roles("instanseg", "nucleus")
-    package = need("instanseg", "instanseg", "pip install 'wsss[instanseg]'")
+    package = need("instanseg", "instanseg", install("instanseg"))
     device = str(choose_device(options.device).place)
     with fetching("instanseg"):
         model = MODEL if options.weights is None else _read_torchscript(options.weights)

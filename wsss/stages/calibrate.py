@@ -30,7 +30,7 @@ from wsss.inference.tables import prediction_files
 from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import reliability
 from wsss.options.calibrate import CalibrateOptions
-from wsss.reports.figures import plot_reliability
+from wsss.reports.figures import Bins, plot_reliability
 from wsss.runs.output import Output, at_file, what_is_read
 from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder
@@ -50,6 +50,8 @@ class Events:
     """(N, K) in [0, 1]."""
     group: np.ndarray
     """(N,) part for cross-validation; all cells of an image are in one part."""
+    weights: np.ndarray
+    """(N,) float64, how many cells or images each stands for."""
 
 
 SUBJECT = ("options.preds", "options.truth", "options.labels", "options.data")
@@ -80,7 +82,10 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
         say(note)
     cells, basis = _cell_events(options, tables, labels, classes)
     images = _image_events(tables, labels)
-    curves = {name: fit_curves(events.scores, events.truth, options.method) for name, events in _named(cells, images)}
+    curves = {
+        name: fit_curves(events.scores, events.truth, options.method, events.weights)
+        for name, events in _named(cells, images)
+    }
     after = {name: _cross_fitted(events, options.method) for name, events in _named(cells, images)}
     report: dict[str, Any] = {name: _report(events, after[name], classes) for name, events in _named(cells, images)}
     report |= {"cells_compared_with": basis, "preds": str(options.preds), "method": options.method}
@@ -88,7 +93,10 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     save_calibration(output.path(out.name), fitted, report)
     titles = {"cells": f"cells, {'truth known' if options.truth else 'from image labels alone'}", "images": "images"}
     panels = {
-        titles[name]: (_bins(events.truth, events.scores), _bins(events.truth, after[name]))
+        titles[name]: (
+            _bins(events.truth, events.scores, events.weights),
+            _bins(events.truth, after[name], events.weights),
+        )
         for name, events in _named(cells, images)
     }
     plot_reliability(panels, output.path(out.with_suffix(".png").name), "share that is true")
@@ -183,15 +191,19 @@ def _cell_events(
         if not known.any():
             raise DataError(f"no cell of {options.truth} is among the predictions in {tables.folder}.")
         rows = rows[known]
-        return Events(
-            scores[rows], truth.labels[known], groups[rows]
-        ), f"the true cells of {options.truth}, joined by {how}"
+        basis = f"the true cells of {options.truth}, joined by {how}"
+        if truth.weights is None:
+            weights = np.ones(len(rows))
+        else:
+            weights, basis = truth.weights[known], f"{basis}, each by how many cells it stands for"
+        return Events(scores[rows], truth.labels[known], groups[rows], weights), basis
     labelled = np.array([name in labels for name in ids], bool)
     if not labelled.any():
         raise DataError(f"no cell of {tables.folder} is in an image with labels: pass --data or --labels.")
     of_image = np.stack([labels[name] for name in ids[labelled]])
     targets = weak_targets(scores[labelled], of_image, classes.negative)
-    return Events(scores[labelled], targets, groups[labelled]), "what the image labels leave possible"
+    events = Events(scores[labelled], targets, groups[labelled], np.ones(len(targets)))
+    return events, "what the image labels leave possible"
 
 
 def _image_events(tables: Prediction, labels: dict[str, np.ndarray]) -> Events:
@@ -201,7 +213,7 @@ def _image_events(tables: Prediction, labels: dict[str, np.ndarray]) -> Events:
         raise DataError(f"{tables.folder / 'images.csv'} has no image with labels: pass --data or --labels.")
     truth = np.stack([labels[name] for name in table.ID])
     groups = _groups(table.ID.to_numpy(object), table.fold.to_numpy())
-    return Events(table[tables.columns].to_numpy(np.float32), truth, groups)
+    return Events(table[tables.columns].to_numpy(np.float32), truth, groups, np.ones(len(truth)))
 
 
 def _groups(ids: np.ndarray, folds: np.ndarray) -> np.ndarray:
@@ -217,14 +229,14 @@ def _cross_fitted(events: Events, method: str) -> np.ndarray:
     for part in np.unique(events.group):
         held_out = events.group == part
         if not held_out.all():
-            out[held_out] = apply_curves(
-                fit_curves(events.scores[~held_out], events.truth[~held_out], method), events.scores[held_out]
-            )
+            rest = ~held_out
+            curves = fit_curves(events.scores[rest], events.truth[rest], method, events.weights[rest])
+            out[held_out] = apply_curves(curves, events.scores[held_out])
     return out
 
 
-def _bins(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    curve = reliability(truth, scores)
+def _bins(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> Bins:
+    curve = reliability(truth, scores, weights=weights)
     return curve.count, curve.score, curve.truth, curve.error
 
 
@@ -233,10 +245,12 @@ def _report(events: Events, after: np.ndarray, classes: ClassList) -> dict[str, 
     rows = []
     for k, name in enumerate(classes.names):
         column = slice(k, k + 1)
-        errors = [_bins(events.truth[:, column], scores[:, column])[3] for scores in (events.scores, after)]
+        errors = [
+            _bins(events.truth[:, column], scores[:, column], events.weights)[3] for scores in (events.scores, after)
+        ]
         true = float(events.truth[:, k].sum())
         rows.append({"id": k, "name": name, "true": round(true, 1), "before": errors[0], "after": errors[1]})
-    before, now = (_bins(events.truth, scores)[3] for scores in (events.scores, after))
+    before, now = (_bins(events.truth, scores, events.weights)[3] for scores in (events.scores, after))
     return {"count": len(events.scores), "before": before, "after": now, "per_class": rows}
 
 

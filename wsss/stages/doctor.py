@@ -1,4 +1,4 @@
-"""Look at this machine, the prepared data sets and the trained runs, and report what needs fixing."""
+"""Look at this machine, data sets, runs and published networks, and report what needs fixing."""
 
 import importlib.metadata
 import platform
@@ -14,12 +14,13 @@ import psutil
 import torch
 
 from wsss.cells.morphology import doubt_notes, doubts_of
-from wsss.core.checks import DataError, some
+from wsss.core.checks import ConfigError, DataError, install, some
 from wsss.core.console import say
 from wsss.core.runtime import cores, version_of, versions
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, without_cells
 from wsss.inference.ensemble import read_provenance
+from wsss.inference.published import read_published
 from wsss.inference.tables import iter_cells, score_columns
 from wsss.metrics.classify import label_doubts
 from wsss.models.device import GIB, MEMORY_LIMITS, free_memory, gpu_precision
@@ -118,9 +119,7 @@ def _extras() -> Iterator[Finding]:
         there = {name: version_of(name) for name in names}
         missing = [name for name, version in there.items() if not version]
         installed = ", ".join(f"{name} {version}" for name, version in there.items() if version)
-        text = f"{extra}: " + (
-            f"not there ({', '.join(missing)}), pip install 'wsss[{extra}]'" if missing else installed
-        )
+        text = f"{extra}: " + (f"not there ({', '.join(missing)}), {install(extra)}" if missing else installed)
         yield Finding("ok", "extra", text)
 
 
@@ -200,7 +199,7 @@ def run(options: DoctorOptions) -> int:
 
 
 def examine(options: DoctorOptions) -> Iterator[Finding]:
-    """Yield all findings: machine, data sets, runs; or doubtful image labels."""
+    """Yield all findings: machine, data sets, runs, published networks; or doubtful image labels."""
     if options.labels is not None:
         yield from examine_labels(options)
         return
@@ -212,6 +211,8 @@ def examine(options: DoctorOptions) -> Iterator[Finding]:
         yield from examine_cells(folder)
     for run in runs:
         yield from examine_run(run)
+    for source in options.source:
+        yield examine_source(source)
 
 
 def examine_labels(options: DoctorOptions) -> Iterator[Finding]:
@@ -288,3 +289,16 @@ def examine_run(run: Path) -> Iterator[Finding]:
             continue
         text = f"weights whole, from epoch {record['progress']['epoch']} of {record['recipe']['epochs']}"
         yield Finding("ok", str(path), text)
+
+
+def examine_source(source: str) -> Finding:
+    """Return whether the files of a published network can be read, and what it is."""
+    name = source.partition("=")[0]
+    try:
+        net, files = read_published(source)
+    except (ConfigError, DataError) as error:
+        return Finding("bad", name, str(error))
+    known = sum(wanted is not None for wanted in net.classes)
+    shown = ", ".join(f"{path.name} {digest[:16]}" for path, digest in files.items())
+    text = f"takes {net.channels} channels, {known} of its {len(net.classes)} classes are counted; SHA-256 of {shown}"
+    return Finding("ok", name, text)

@@ -29,7 +29,7 @@ from wsss.inference.checkpoints import (
 from wsss.inference.ensemble import foreign_note
 from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import Scored, ShardJournals, predict, take, write_results
-from wsss.inference.published import Published, load_published
+from wsss.inference.published import Published, Target, load_published
 from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
 from wsss.models.device import Device, choose_device, keep_freed_memory
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
@@ -102,7 +102,8 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     plan = plan_oof(checkpoints, data) if options.oof else plan_all(checkpoints, data)
     _check_nuclei(options, data, plan)
     check_embeddings(options.embeddings, plan, options.score, options.crops)
-    published = load_published(options, data, device)
+    target = Target(str(data.folder), data.channels, data.roles, data.classes)
+    published = load_published(options.source, target, device, options.source_share, options.pixel_um)
     task = Task(
         data,
         options.score,
@@ -197,9 +198,8 @@ def _predict(
         images without a result, those of them that can be tried again, what each image was made from, and the journals
         of shards.
     """
-    parts = (
-        list(source_shares(plan[0][0], options.score, options.crops, task.published)) if options.parts and plan else []
-    )
+    shares = [source_shares(checkpoints, options.score, options.crops, task.published) for checkpoints, _ in plan]
+    parts = [name for name in shares[0] if all(name in other for other in shares)] if options.parts and plan else []
     wanted = [task.data.ids[i] for _, indices in plan for i in indices]
     with ExitStack() as stack:
         paths: list[Path] = []

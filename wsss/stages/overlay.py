@@ -29,9 +29,11 @@ from wsss.reports.overlay import (
     contact_sheet,
     describe,
     describe_truth,
+    draw_scale,
     fit,
     mark_cells,
     overlay_page,
+    scale_bar,
 )
 from wsss.runs.output import Output, check_recorded, in_folder, what_is_read
 from wsss.stages.evaluate import check_numbers
@@ -71,7 +73,7 @@ def _draw(options: OverlayOptions, output: Output) -> None:
     check_cells(data)
     check_current(options.preds, data, chosen)
     ids = [data.ids[i] for i in chosen]
-    predicted = read_predictions(options.preds / "cells.parquet", ids, names)
+    predicted = read_predictions(options.preds / "cells.parquet", ids, names, options.threshold)
     truth = read_truth(options.truth, ids, data.classes) if options.truth else None
     thumbs: list[Panel] = []
     shown: set[int] = set()
@@ -82,7 +84,7 @@ def _draw(options: OverlayOptions, output: Output) -> None:
         shown |= classes
     write_bytes(output.path("overview.png"), _png(contact_sheet(thumbs, sorted(shown), names)))
     output.publish()
-    say(f"{len(chosen)} pictures and overview.png written to {options.out}")
+    say(f"images drawn: {len(chosen)}; they and overview.png are in {options.out}")
 
 
 def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
@@ -108,8 +110,8 @@ def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
     return [int(i) for i in good[np.rint(step).astype(int)]]
 
 
-def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str]) -> Notes:
-    """Read the cells of some images from cells.parquet: top class and score of each.
+def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str], threshold: float) -> Notes:
+    """Read the cells of some images from cells.parquet: the classes of each whose scores reach the threshold.
 
     Raises:
         DataError: the table is missing, or lacks a column.
@@ -121,7 +123,7 @@ def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str]) -> No
     scores = table[columns[2:]].to_numpy(np.float32)
     notes: dict[str, dict[int, Note]] = {name: {} for name in ids}
     for name, cell, row in zip(table["ID"], table["cell_id"], scores, strict=True):
-        notes[name][int(cell)] = describe(row, names)
+        notes[name][int(cell)] = describe(row, names, threshold)
     return notes
 
 
@@ -153,16 +155,17 @@ def draw_image(
     label_map = geometry.labels_to_store(stored)[content]
     picture = composite(data.image(i)[(slice(None), *content)], data.tints)
     edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
-    large = fit(picture, edge)
+    large = draw_scale(fit(picture, edge), scale_bar((data.pixel_um(i) or 0) * geometry.width))
     layers = [("predicted", label_map, predicted[name])]
     if truth:
         true_map = _true_map(options.masks, name, geometry)[content] if options.masks else label_map
         layers.append(("truth", true_map, truth[name]))
     panels = [Panel(large, "image")]
     for what, cells, notes in layers:
-        count = int(np.count_nonzero(np.unique(cells)))
-        panels.append(Panel(mark_cells(large, fit(cells, edge, labels=True), notes), f"{what}, {count} cells"))
-    shown = {note.class_id for _, _, notes in layers for note in notes.values()}
+        count, unsure = int(np.count_nonzero(np.unique(cells))), sum(not note.classes for note in notes.values())
+        doubt = f", {unsure} with no class from {options.threshold:g} on" if unsure else ""
+        panels.append(Panel(mark_cells(large, fit(cells, edge, labels=True), notes), f"{what}, {count} cells{doubt}"))
+    shown = {k for _, _, notes in layers for note in notes.values() for k in note.classes}
     title = f"{name}: image labels {_label_text(data, i)}"
     small = mark_cells(fit(picture, THUMB), fit(label_map, THUMB, labels=True), predicted[name], text=False)
     return overlay_page(title, panels, sorted(shown), names), Panel(small, name), shown

@@ -25,21 +25,20 @@ from wsss.models.cam_net import class_maps
 from wsss.models.device import choose_device
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import short_name
-from wsss.reports.overlay import composite
+from wsss.reports.overlay import composite, scale_bar
 from wsss.reports.page import (
+    CellPage,
     ClassMap,
     Crop,
     CropGroup,
     Field,
     FieldCell,
     NotableCells,
-    Page,
     crop_uri,
     notable_by_score,
     notable_by_shape,
     pack_field,
     render,
-    scale_bar,
 )
 from wsss.runs.output import Output, at_file, record_of, what_is_read
 from wsss.runs.run_folder import RunFolder, find_folders
@@ -137,7 +136,7 @@ def _report(options: ReportOptions, output: Output) -> None:
     say(f"{options.out}: {size:.1f} MiB, {len(page.fields)} of {page.images} images in the gallery{each}")
 
 
-def build(contents: Contents) -> Page:
+def build(contents: Contents) -> CellPage:
     """Put the page together."""
     options, data, evidence = contents.options, contents.data, contents.evidence
     names, most = contents.cells.ID.to_numpy(object), options.crops
@@ -146,19 +145,19 @@ def build(contents: Contents) -> Page:
     run = run_of(contents.options.run, contents.record)
     fields, groups = draw(contents, notable, run)
     columns, classes = class_table(contents)
-    return Page(
+    return CellPage(
         title=f"Report of {options.preds.resolve().name}",
         in_words=in_words(contents),
         overview=overview(contents, run),
         tiles=tiles(evidence),
-        classes=classes,
+        rows=classes,
         columns=columns,
         class_names=data.classes.names,
         channels=data.channels,
         tints=data.tints,
         fields=fields,
         images=len(contents.images),
-        scores_note=f"{evidence.note} {images_note(contents)}".strip(),
+        note=f"{evidence.note} {images_note(contents)}".strip(),
         training=training(run),
         calibration=calibration(evidence),
         mistakes=mistakes(evidence),
@@ -283,19 +282,20 @@ class Drawing:
     def _field(
         self, name: str, planes: np.ndarray, label_map: np.ndarray, rows: np.ndarray, maps: Sequence[ClassMap]
     ) -> Field:
-        contents, edge = self.contents, self.contents.options.edge
-        longest = max(label_map.shape)
+        contents, longest = self.contents, max(label_map.shape)
+        edge = min(contents.options.edge, longest)
         height, width = (max(1, round(length * edge / longest)) for length in label_map.shape)
         return Field(
             name=name,
             about=self._about(name, len(rows)),
             size=(height, width),
-            carried=self._carried(name),
-            tops=sorted(set(contents.scores[rows].argmax(axis=1).tolist())) if len(rows) else [],
+            kinds=sorted(set(contents.scores[rows].argmax(axis=1).tolist())) if len(rows) else [],
+            count=len(rows),
             packed=pack_field(
                 planes, label_map, [self._cell(row) for row in rows], edge, contents.options.quality, maps
             ),
             scale=scale_bar(self._pixel_um(name) * contents.data.geometry(self.places[name]).width),
+            carried=self._carried(name),
         )
 
     def _pixel_um(self, name: str) -> float:

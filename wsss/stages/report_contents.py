@@ -125,7 +125,7 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
     joined = join.rows >= 0
     of_cells[join.rows[joined]] = truth.labels[joined]
     against = f"compared with {shown(given.table)}, joined by {how}"
-    note = f"Figures of cells: {against}; {join.missing} true cells were not found."
+    note = f"Figures of cells: {against}; {join.missing} of the true cells were not found."
     return Evidence(record, note, of_cells, reliability(truth.labels, join.scores(scores)), figures, of_images)
 
 
@@ -190,6 +190,10 @@ SHOWN = 3
 """Classes that the first sentence of the report names."""
 
 
+MANY = 0.5
+"""Share of cells without a class from which on the threshold is to blame."""
+
+
 def in_words(contents: Contents) -> list[str]:
     """Return a few sentences: the result, how far to trust it, and what to do next."""
     cells, images = len(contents.cells), int((contents.images.status == "ok").sum())
@@ -204,6 +208,11 @@ def in_words(contents: Contents) -> list[str]:
         f"{cells:,} cells in {images:,} images. Scores from {threshold:g} on say: {most} of the cells; "
         f"{several:.0%} show several classes, {none:.0%} none."
     )
+    if none > MANY:
+        first += (
+            " Where so many cells show none, scores are low rather than cells empty: move the slider below the fields' "
+            "title, or make scores mean how often they are right (wsss calibrate)."
+        )
     return [first, _trust(contents)]
 
 
@@ -316,11 +325,14 @@ def mistakes(evidence: Evidence) -> list[Figure]:
     return [Figure("Cells", confusion_svg(rows), most or "no cell has another class on top than its own")]
 
 
-def failures(contents: Contents) -> list[tuple[str, str, str]]:
-    """Return ID, status and reason of every image that has no full prediction."""
+def failures(contents: Contents) -> list[tuple[str, str]]:
+    """Return ID and reason of every image that has no full prediction."""
     reasons = dict(zip(contents.data.ids, contents.data.table["reason"].fillna("").astype(str), strict=True))
     bad = contents.images[contents.images.status != "ok"]
-    return [(name, status, reasons[name]) for name, status in zip(bad.ID, bad.status, strict=True)]
+    return [
+        (name, f"{status}: {reasons[name]}" if reasons[name] else status)
+        for name, status in zip(bad.ID, bad.status, strict=True)
+    ]
 
 
 def run_of(chosen: Path | None, record: Mapping[str, Any]) -> Path | None:
@@ -354,7 +366,9 @@ def training(run: Path | None) -> list[Figure]:
             for name in ("train_loss", "val_loss", "val_map", "val_f1", "val_dice", "val_instance_ap")
             if name in table and len(table)
         )
-        out.append(Figure(shown(folder), training_svg(rows), f"{len(rows)} epochs; at the end {last}"))
+        out.append(
+            Figure(shown(folder), training_svg(rows), f"{len(rows)} epoch{'s'[: len(rows) > 1]}; at the end {last}")
+        )
     return out
 
 

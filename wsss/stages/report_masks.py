@@ -40,9 +40,9 @@ from wsss.metrics.instances import (
 )
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import sizes_svg, threshold_svg
-from wsss.reports.mask_page import FOUND, MEANINGS, MaskField, MaskPage, pack_masks, render_masks
-from wsss.reports.overlay import fit
-from wsss.reports.page import Figure, scale_bar
+from wsss.reports.mask_page import FOUND, MEANINGS, MaskPage, pack_masks, render_masks
+from wsss.reports.overlay import fit, scale_bar
+from wsss.reports.page import Field, Figure
 from wsss.runs.output import Output, check_recorded, files_of_record, record_of, what_is_read
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.evaluate_masks import PART, pixels_of, predicted_map, predicted_probs
@@ -201,17 +201,17 @@ class Predicted:
         """Return an image as (C, h, w) uint8, of the size of its maps."""
         return self.images.image(self._places[name])
 
-    def field(self, seen: Seen) -> MaskField:
+    def field(self, seen: Seen) -> Field:
         """Return an image as the gallery shows it."""
         image, (found, true) = self.picture(seen.name), self.maps(seen.name)
         if image.shape[1:] != found.shape:
             raise DataError(f"the image {seen.name} is {image.shape[1:]}, its prediction {found.shape}: infer again.")
-        edge, (height, width) = self.options.edge, seen.size
+        edge, (height, width) = min(self.options.edge, max(found.shape)), seen.size
         pairs = None if true is None else self.pairs(seen.name, found, true)
         fates = [FOUND] if len(seen.areas) else []
         if seen.compared is not None:
             fates = sorted({*seen.compared.predicted.tolist(), *seen.compared.true.tolist()})
-        return MaskField(
+        return Field(
             seen.name,
             f"{height} × {width} px, {self.about(seen)}",
             fit(found, edge, labels=True).shape,
@@ -424,7 +424,8 @@ def build_masks(predicted: Predicted, every: Sequence[Seen]) -> MaskPage:
         fields=[predicted.field(seen) for seen in progress(chosen, "draw images")],
         order=order,
         columns=columns,
-        images=[{key: seen.row().get(key) for key in ("name", *(column[0] for column in columns))} for seen in every],
+        images=len(every),
+        rows=[{key: seen.row().get(key) for key in ("name", *(column[0] for column in columns))} for seen in every],
         failures=[(str(name), str(status)) for name, status in zip(failed.ID, failed.status, strict=True)],
         has_truth=bool(known),
         separated=predicted.separated,

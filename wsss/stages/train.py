@@ -1,7 +1,7 @@
 """Train a network on a prepared data set: one run folder, one sub-folder a fold."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,12 @@ from wsss.core.console import say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json
 from wsss.core.runtime import cores
+from wsss.data.origin import image_marks
+from wsss.feature_classifier.store import NETWORK_SHARE
+from wsss.feature_classifier.train import record_network_share
+from wsss.inference.checkpoints import load_classifiers
+from wsss.inference.network_share import fit_network_share
+from wsss.inference.sources import Task as Scoring
 from wsss.models.custom import is_custom, source_digest
 from wsss.models.device import Device, choose_device, keep_freed_memory
 from wsss.options.recipe import Recipe, UnetRecipe
@@ -209,6 +215,31 @@ def train_fold(plan: Plan) -> None:
     if world.leads:
         plot_curves(state.progress.history, folder.path / "curves.png", str(folder.path))
         task.finish(split, folder)
+        if isinstance(task, ClassifyTask):
+            _share_scores(task, split, folder)
+
+
+def _share_scores(task: ClassifyTask, split: Split, folder: RunFolder) -> None:
+    """Fit the network's share of the cells' scores to the held-out images, unless that is done or not wanted."""
+    recipe, data = task.recipe, task.data
+    if recipe.score.feature_share != "auto" or not len(split.valid) or not folder.feature_classifier.exists():
+        return
+    (checkpoint,) = load_classifiers(folder, task.device)
+    marks = digest_json(image_marks(data, Digests(), split.valid))
+    made_with = {"network": checkpoint.digest, "images": marks, "crops": asdict(recipe.crops)}
+    assert checkpoint.feature_classifier is not None
+    known = checkpoint.feature_classifier.meta.get(NETWORK_SHARE)
+    if known is not None and known["made_with"] == made_with:
+        return
+    rules = Scoring(data, recipe.score, recipe.crops, task.device)
+    if (fitted := fit_network_share(checkpoint, data, split.valid.tolist(), rules, recipe.seed)) is None:
+        return
+    record_network_share(folder, data, fitted.meta() | {"made_with": made_with})
+    say(
+        f"{folder.path}: the network gets {fitted.by_class.mean():.0%} of the cells' scores; AP of the labels of "
+        f"{fitted.images} held-out images: features {fitted.alone[0]:.3f}, network {fitted.alone[1]:.3f}, both "
+        f"{fitted.blended:.3f}"
+    )
 
 
 def _workers(options: TrainOptions, world: World) -> int:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, install
 from wsss.core.files import write_atomic
 from wsss.data.catalog import DataSet
 from wsss.models.cam_net import CamNet
@@ -121,7 +121,7 @@ def open_tensorboard(folder: Path) -> Watch:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ConfigError("tensorboard is not installed: pip install 'wsss[tensorboard]', or drop the flag.") from error
+        raise ConfigError(f"tensorboard is not installed: {install('tensorboard')}, or drop the flag.") from error
     writer = SummaryWriter(str(folder / "tensorboard"))
 
     def write(net: Net, row: dict[str, Any]) -> None:

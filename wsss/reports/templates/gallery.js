@@ -95,6 +95,8 @@ const gallery = (() => {
 
   function start(does) {
     page = does;
+    const { gain } = document.getElementById("tools").elements;
+    gain.addEventListener("input", () => document.querySelector(".fields").style.setProperty("--gain", gain.value));
     const watch = new IntersectionObserver((entries) => {
       for (const entry of entries) (entry.isIntersecting ? show : hide)(entry.target);
     }, { rootMargin: "600px" });

@@ -44,8 +44,8 @@
 
   function filter() {
     const [wanted, text] = [tools.elements.with.value, tools.elements.search.value.toLowerCase()];
-    const fits = ({ fates, objects }) =>
-      !wanted || (wanted === "nothing" ? objects === "0" : fates.split(" ").includes(wanted));
+    const fits = ({ kinds, count }) =>
+      !wanted || (wanted === "nothing" ? count === "0" : kinds.split(" ").includes(wanted));
     gallery.filter((figure) => fits(figure.dataset) && figure.dataset.name.toLowerCase().includes(text));
   }
 

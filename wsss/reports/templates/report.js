@@ -86,7 +86,7 @@
     if (!picked.delete(keyOf(figure, cell))) picked.set(keyOf(figure, cell), [figure.dataset.name, cell.id, cell.scores]);
     const button = document.getElementById("save");
     button.disabled = picked.size === 0;
-    button.textContent = picked.size ? `save ${picked.size} selected cells as CSV` : "no cell selected";
+    button.textContent = picked.size ? `save ${picked.size} selected ${picked.size > 1 ? "cells" : "cell"} as CSV` : "no cell selected";
     colour(figure);
   }
 
@@ -104,7 +104,7 @@
   }
 
   function legend() {
-    const used = new Set(figures.flatMap((figure) => figure.dataset.tops.split(" ").filter(Boolean)));
+    const used = new Set(figures.flatMap((figure) => figure.dataset.kinds.split(" ").filter(Boolean)));
     document.getElementById("legend").replaceChildren(...[...used].sort((a, b) => a - b).map((k) => {
       const line = element("li", "");
       const swatch = element("i", "", "swatch");
@@ -162,7 +162,7 @@
   function filter() {
     const wanted = tools.elements.class.value;
     const text = tools.elements.search.value.toLowerCase();
-    gallery.filter((figure) => (!wanted || figure.dataset.tops.split(" ").includes(wanted))
+    gallery.filter((figure) => (!wanted || figure.dataset.kinds.split(" ").includes(wanted))
       && figure.dataset.name.toLowerCase().includes(text)
       && columns.every((list) => !list.value || JSON.parse(figure.dataset.carried)[list.dataset.column] === list.value));
   }
