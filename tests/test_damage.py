@@ -171,7 +171,7 @@ def model(folder: Path, name: str) -> tuple[Path, Read]:
 
 def overlay_table(folder: Path) -> tuple[Path, Read]:
     path, _ = cells_table(folder)
-    return path, lambda: read_predictions(path, ["i1", "i4"], ["a", "b"])
+    return path, lambda: read_predictions(path, ["i1", "i4"], ["a", "b"], 0.5)
 
 
 def flat_table(folder: Path) -> tuple[Path, Read]:

@@ -303,7 +303,7 @@ def test_hostile_parquet(tmp_path: Path) -> None:
     all_refused(tmp_path, "cells.parquet", read_parquet, contents)
     all_refused(tmp_path, "cells.parquet", lambda path: read_cells(path.parent), contents)
     all_refused(tmp_path, "cells.parquet", lambda path: list(iter_cells(path.parent)), contents)
-    all_refused(tmp_path, "cells.parquet", lambda path: read_predictions(path, ["a"], ["x", "y"]), contents)
+    all_refused(tmp_path, "cells.parquet", lambda path: read_predictions(path, ["a"], ["x", "y"], 0.5), contents)
     all_refused(tmp_path, "masks.parquet", TableMasks, contents)
 
 
