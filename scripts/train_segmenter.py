@@ -28,7 +28,7 @@ from wsss.core.files import write_bytes
 from wsss.losses.semantic import MaskLoss
 from wsss.models.unet import BACKBONE, build_cell_unet
 from wsss.options.masks import MaskLossConfig
-from wsss.segmenters.cell_unet import stretch
+from wsss.segmenters.cell_unet import FORMAT, stretch
 
 SAVE_EVERY = 20
 
@@ -123,7 +123,13 @@ def export(net: torch.nn.Module, options: argparse.Namespace) -> None:
     """Write the weights as float16."""
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in net.state_dict().items()}
     half = {name: tensor.contiguous() for name, tensor in half.items()}
-    about = {"backbone": BACKBONE, "split": options.split, "steps": options.steps, "seed": options.seed}
+    about = {
+        "format": FORMAT,
+        "backbone": BACKBONE,
+        "split": options.split,
+        "steps": options.steps,
+        "seed": options.seed,
+    }
     write_bytes(options.out, sealed(save(half, {"wsss": json.dumps({**about, "seal": BLANK})})))
     say(f"{options.out}: {options.out.stat().st_size / 2**20:.2f} MiB")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -170,7 +171,7 @@ def model(folder: Path, name: str) -> tuple[Path, Read]:
 
 def overlay_table(folder: Path) -> tuple[Path, Read]:
     path, _ = cells_table(folder)
-    return path, lambda: read_predictions(path, ["i1", "i4"], ["a", "b"])
+    return path, lambda: read_predictions(path, ["i1", "i4"], ["a", "b"], 0.5)
 
 
 def flat_table(folder: Path) -> tuple[Path, Read]:
@@ -380,24 +381,44 @@ def test_files_without_digest_and_those_changed_on_purpose_still_open(tmp_path: 
     assert read_json(path) == {"size": 4}
 
 
-def test_files_of_a_newer_format_are_refused_as_such(tmp_path: Path) -> None:
-    data = DataSet.open(data_set(tmp_path / "data", "images.parquet")[0].parent)
-    write_json(tmp_path / "pseudo.json", {"format": 2, "ids": [], "trained_on": []})
-    write_json(tmp_path / "dataset.json", {"format": 2, "unfinished": False})
-    write_json(tmp_path / "config.json", {"library_name": "wsss", "format": 2, "networks": []})
-    write_json(tmp_path / "calibration.json", {"format": "wsss-calibration-2"})
-    with closing(Answers(tmp_path / "review.sqlite", ["a"])) as answers:
-        answers._db.execute("UPDATE meta SET value = 'wsss-review-2' WHERE name = 'format'")
-    calls: list[Callable[[], object]] = [
-        lambda: Answers(tmp_path / "review.sqlite", ["a"]),
-        lambda: PseudoSet.open(tmp_path, data),
-        lambda: DataSet.open(tmp_path),
-        lambda: load_model(tmp_path, choose_device("cpu")),
-        lambda: load_calibration(tmp_path / "calibration.json", 3),
-    ]
-    for call in calls:
-        with pytest.raises(UserError, match=r"made by a newer wsss \(format .*2, this one reads .*1\): update wsss"):
-            call()
+NEWER: dict[str, Callable[[bytes], bytes]] = {
+    "calibration": lambda content: content.replace(b"wsss-calibration-1", b"wsss-calibration-2"),
+    "record of a stage": lambda content: content.replace(b'"format": 1', b'"format": 2'),
+    "manifest of pseudo-masks": lambda content: content.replace(b'"format": 1', b'"format": 2'),
+    "record of a model": lambda content: content.replace(b'"format": 1', b'"format": 2'),
+    "table of cells": lambda content: content.replace(b"wsss-table-1", b"wsss-table-2"),
+    "table of cells, flat": lambda content: content.replace(b"wsss-table-1", b"wsss-table-2"),
+    "table of cells in overlay": lambda content: content.replace(b"wsss-table-1", b"wsss-table-2"),
+    "network of cells": lambda content: content.replace(
+        b'\\"steps\\": 1200, \\"seed\\": 0', b'\\"format\\": \\"wsss-cells-2\\"'
+    ),
+    "answers of a review": lambda content: content.replace(b"wsss-review-1", b"wsss-review-2"),
+    "vectors of cells": lambda content: content.replace(b"wsss-table-1", b"wsss-table-2"),
+    "provenance": lambda content: content.replace(b'"format": 1', b'"format": 2'),
+    "record of a result": lambda content: content.replace(b'"format": 1', b'"format": 2'),
+    "feature classifier": lambda content: content.replace(b"classifier-2", b"classifier-3"),
+    "checkpoint": lambda content: content.replace(b"wsss-1", b"wsss-2"),
+    "journal": lambda content: content[:63] + bytes([content[63] + 1]) + content[64:],  # PRAGMA user_version
+    "manifest": lambda content: content.replace(b'"format": 1', b'"format": 2'),
+}
+"""Kinds of file that name a format, and a file of the next one: JSON and tables without the digest of this one."""
+
+
+def undigested(content: bytes) -> bytes:
+    """Take the digest of a JSON file or a table away."""
+    plain = re.sub(rb',\s*"(wsss_)?digest": "\w+"', b"", content)
+    return re.sub(rb"wsss-sha256:(?=[0-9a-f]{64})", b"wsss-sha000:", plain)
+
+
+@pytest.mark.parametrize("kind", NEWER)
+def test_files_of_a_newer_format_are_refused_as_such(kind: str, tmp_path: Path) -> None:
+    path, read = KINDS[kind](tmp_path)
+    read()
+    path.write_bytes(NEWER[kind](undigested(path.read_bytes())))
+    if kind != "record of a result":
+        shutil.rmtree(path.parent / STATE, ignore_errors=True)  # what was written meanwhile has a record of its own
+    with pytest.raises(UserError, match=r"was made by a newer wsss \(format .*[23], this one reads .*[12]\): update"):
+        read()
 
 
 def test_a_second_export_leaves_no_file_of_the_first(tmp_path: Path) -> None:

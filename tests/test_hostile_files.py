@@ -4,7 +4,9 @@ import gzip
 import io
 import itertools
 import json
+import struct
 import time
+import zipfile
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +33,8 @@ from wsss.data.augment import load_recipe
 from wsss.data.build import ExistingSet, Spec, create_dataset, read_extra
 from wsss.data.catalog import DataSet, read_manifest
 from wsss.data.large import LargeImage, PolygonMask
-from wsss.data.masks import read_text_table
+from wsss.data.masks import read_mask, read_text_table
+from wsss.data.pixels import read_image
 from wsss.data.pseudo import PseudoSet
 from wsss.data.tables import read_classes, read_labels
 from wsss.feature_classifier.features import FEATURES
@@ -49,7 +52,7 @@ from wsss.options.parsing import make_parser, parse, read_options
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.run_folder import load_checkpoint
 from wsss.segmenters.cell_unet import load_cell_unet
-from wsss.segmenters.coco import CocoMasks, paint_outlines, read_outlines
+from wsss.segmenters.coco import CocoMasks, paint_outlines, read_outlines, read_regions
 from wsss.segmenters.painted import TableMasks, paint
 from wsss.stages.overlay import read_predictions
 
@@ -300,7 +303,7 @@ def test_hostile_parquet(tmp_path: Path) -> None:
     all_refused(tmp_path, "cells.parquet", read_parquet, contents)
     all_refused(tmp_path, "cells.parquet", lambda path: read_cells(path.parent), contents)
     all_refused(tmp_path, "cells.parquet", lambda path: list(iter_cells(path.parent)), contents)
-    all_refused(tmp_path, "cells.parquet", lambda path: read_predictions(path, ["a"], ["x", "y"]), contents)
+    all_refused(tmp_path, "cells.parquet", lambda path: read_predictions(path, ["a"], ["x", "y"], 0.5), contents)
     all_refused(tmp_path, "masks.parquet", TableMasks, contents)
 
 
@@ -444,7 +447,9 @@ def test_hostile_masks(tmp_path: Path) -> None:
         found = read_outlines(path)
         return paint_outlines(found.ids, found.cells, size, path)
 
-    all_refused(tmp_path, "a.geojson", outlines, geo)
+    (tmp_path / "a.geojson").write_bytes(geo["a comb"])
+    with at_most(MORE_MEMORY):
+        assert outlines(tmp_path / "a.geojson") is not None  # painted row by row, at once
     packed = {
         "20 MB of empty lists": gzip.compress(b"[" + b"[]," * 7_000_000 + b"[]]"),
         "70 MB of blanks": gzip.compress(b"[" + b" " * 70_000_000 + b"]", 1),
@@ -454,6 +459,45 @@ def test_hostile_masks(tmp_path: Path) -> None:
     all_refused(tmp_path, "a.json", read_json, packed)
     arrays = {"72 MB": zipped("x.npy", shaped("(3000, 3000)", "<i8") + bytes(3000 * 3000 * 8))}
     all_refused(tmp_path, "a.npz", read_label_map, arrays)
+
+
+def test_parquet_texts_that_are_stored_once_are_counted(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = pa.array(["x" * 10_000] * 20_000)
+    kinds = {
+        "text": texts,
+        "large text": texts.cast(pa.large_string()),
+        "bytes": texts.cast(pa.binary()),
+        "categories": texts.dictionary_encode(),
+        "lists": pa.array([["x"]]),
+        "records": pa.array([{"a": "x"}]),
+    }
+    for what, values in kinds.items():
+        pq.write_table(pa.table({"ID": values}), tmp_path / "cells.parquet", compression="zstd")
+        assert (tmp_path / "cells.parquet").stat().st_size < 10_000, what
+        refuse(tmp_path / "cells.parquet", read_parquet)
+    pq.write_table(pa.table({"ID": texts, "rle": texts}), tmp_path / "cells.parquet", compression="zstd")
+    refuse(tmp_path / "cells.parquet", lambda path: list(iter_cells(path.parent)))
+    pq.write_table(pa.table({f"c{k}": pa.nulls(200_000) for k in range(90)}), tmp_path / "cells.parquet")
+    refuse(tmp_path / "cells.parquet", read_parquet)
+    good = pa.table({"ID": ["a", "b", None], "Label": pa.array(["x", "y", "x"]).dictionary_encode(), "n": [1, 2, 3]})
+    pq.write_table(good, tmp_path / "good.parquet")
+    found = read_parquet(tmp_path / "good.parquet")
+    assert found.ID.tolist()[:2] == ["a", "b"]
+    assert found.Label.tolist() == ["x", "y", "x"]
+
+
+def test_large_blank_maps_are_read_at_the_size_of_their_image_only(tmp_path: Path) -> None:
+    blank = {"PNG": png(8200), "deflate": tiff(compression="zlib")}
+    all_refused(tmp_path, "a.png", lambda path: read_label_map(path, (64, 64)), blank)
+    all_refused(tmp_path, "a.png", lambda path: read_mask(path, (64, 64), path), blank)
+    (tmp_path / "a.png").write_bytes(blank["PNG"])
+    assert read_label_map(tmp_path / "a.png", (64, 64), (8200, 8200)).shape == (8200, 8200)
+    assert not read_mask(tmp_path / "a.png", (8200, 8200), tmp_path).any()
+    (tmp_path / "a.png").write_bytes(png(5700))  # needs no size
+    assert read_label_map(tmp_path / "a.png").shape == (5700, 5700)
 
 
 def network(**changes: Any) -> dict[str, Any]:
@@ -590,3 +634,128 @@ def test_options_of_a_newer_version_are_named_as_such(tmp_path: Path) -> None:
 def test_names_of_classes_are_plain_text_in_the_card_of_a_model() -> None:
     assert plain("<img src=x onerror=alert(1)>") == "&lt;img src=x onerror=alert\\(1\\)&gt;"
     assert plain("a\n\n# [b](http://c) `d`") == "a \\# \\[b\\]\\(http://c\\) \\`d\\`"
+
+
+@pytest.mark.parametrize("codec", ["zlib", "gzip", "bz2", "lzma", "zstd", "lz4", "blosc"])
+def test_chunks_of_an_ome_zarr_unpack_to_what_its_array_says(codec: str, tmp_path: Path) -> None:
+    numcodecs = pytest.importorskip("numcodecs")
+    pack = numcodecs.registry.codec_registry[codec]()
+    size, about = (64, 64), {"zarr_format": 2, "dtype": "|u1", "fill_value": 0, "order": "C", "filters": None}
+    attributes = {"multiscales": [{"axes": ["c", "y", "x"], "datasets": [{"path": "0"}]}]}
+    chunks = {"right": np.full(size, 7, np.uint8).tobytes(), "bomb": bytes(2**25), "cut": b""}
+    for what, content in chunks.items():
+        folder = tmp_path / f"{what}.zarr"
+        (folder / "0").mkdir(parents=True)
+        (folder / ".zgroup").write_text('{"zarr_format": 2}')
+        (folder / ".zattrs").write_text(json.dumps(attributes))
+        array = about | {"shape": [1, *size], "chunks": [1, *size], "compressor": pack.get_config()}
+        (folder / "0" / ".zarray").write_text(json.dumps(array))
+        (folder / "0" / "0.0.0").write_bytes(bytes(pack.encode(content)) if content else b"")
+    assert (read_image([tmp_path / "right.zarr"], 1)[0] == 7).all()
+    for what, words in (("bomb", "unpacks to more than the 69632 bytes"), ("cut", "cut.zarr cannot be read")):
+        refuse(tmp_path / f"{what}.zarr", lambda path: read_image([path], 1))
+        with pytest.raises(UserError, match=words):
+            read_image([tmp_path / f"{what}.zarr"], 1)
+
+
+def test_zarr_arrays_that_are_mostly_missing_or_have_no_end_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    arrays = {
+        "400 MB without a chunk": ([1, 20_000, 20_000], [1, 20_000, 20_000]),
+        "a chunk of 400 MB": ([1, 64, 64], [1, 20_000, 20_000]),
+        "2^29 planes": ([2**29, 1, 1], [2**29, 1, 1]),
+        "2^60 pixels": ([1, 2**30, 2**30], [1, 64, 64]),
+        "chunks of nothing": ([1, 64, 64], [0, 0, 0]),
+        "fewer than no pixels": ([1, -64, 64], [1, 64, 64]),
+        "40 axes": ([1] * 40, [1] * 40),
+    }
+    (tmp_path / "a.zarr/0").mkdir(parents=True)
+    (tmp_path / "a.zarr/.zgroup").write_text('{"zarr_format": 2}')
+    attributes = {"multiscales": [{"axes": ["c", "y", "x"], "datasets": [{"path": "0"}]}]}
+    (tmp_path / "a.zarr/.zattrs").write_text(json.dumps(attributes))
+    about = {"zarr_format": 2, "dtype": "|u1", "fill_value": 0, "order": "C", "filters": None, "compressor": None}
+    for shape, chunks in arrays.values():
+        (tmp_path / "a.zarr/0/.zarray").write_text(json.dumps(about | {"shape": shape, "chunks": chunks}))
+        refuse(tmp_path / "a.zarr", lambda path: read_image([path], 1))
+
+
+def test_outlines_that_cover_or_cross_an_image_over_and_over_are_refused(tmp_path: Path) -> None:
+    size = (4000, 4000)
+    full = [[0, 0], [4000, 0], [4000, 4000], [0, 4000]]
+
+    def of(*rings: Any) -> bytes:
+        return json.dumps([{"geometry": {"type": "Polygon", "coordinates": [ring]}} for ring in rings]).encode()
+
+    def paint_them(path: Path) -> np.ndarray:
+        found = read_outlines(path)
+        return paint_outlines(found.ids, found.cells, size, path)
+
+    contents = {
+        "100 outlines of all pixels": of(*[full] * 100),
+        "a zigzag of 20,000 corners": of([[k % 4000, k % 2 * 4000] for k in range(20_000)]),
+    }
+    all_refused(tmp_path, "a.geojson", paint_them, contents)
+    all_refused(tmp_path, "b.geojson", lambda path: PolygonMask(path, size), {"100": of(*[full] * 100)})
+    (tmp_path / "a.geojson").write_bytes(
+        of(full, [[1e300, 0], [0, 0], [0, 1e300]], [[-1e18, -1e18], [1e18, 0], [0, 9]])
+    )
+    with at_most(MORE_MEMORY):
+        assert paint_them(tmp_path / "a.geojson").any()
+    for number in ("NaN", "Infinity", "1.5", "true"):
+        text = (
+            of(full)
+            .decode()
+            .replace('{"geometry"', f'{{"properties": {{"measurements": {{"cell_id": {number}}}}}, "geometry"')
+        )
+        (tmp_path / "a.geojson").write_text(text)
+        assert read_outlines(tmp_path / "a.geojson").ids == [1], number
+    for mode in (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", mode) as archive:
+            archive.writestr("a.roi", b"Iout" + bytes(2**25))
+        refuse(tmp_path / "a.zip", read_regions)
+
+
+def test_parts_of_large_images_that_are_damaged_or_unpack_to_much_are_refused(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.tif", np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+
+    def read(path: Path) -> np.ndarray:
+        image = LargeImage(path)
+        return image.read(0, min(64, image.size[0]), 0, min(64, image.size[1]))
+
+    for compression in ("zlib", "lzma", "zstd", "jpeg", "png"):
+        tifffile.imwrite(path, pixels, compression=compression, tile=(32, 32))
+        content = path.read_bytes()
+        assert read(path).shape == (1, 64, 64)
+        with tifffile.TiffFile(path) as opened:
+            at = opened.pages.first.dataoffsets[1]
+        path.write_bytes(content[:at] + bytes(40) + content[at + 40 :])
+        refuse(path, read)
+    contents = {
+        "a strip of 81 MB": tiff(compression="zlib", rowsperstrip=9000),
+        "2^62 pixels": blank_tiff(2**31, 2**31),
+        "no pixels": blank_tiff(0, 16),
+        "tiles of nothing": blank_tiff(64, 64, tile=0),
+    }
+    all_refused(tmp_path, "a.tif", read, contents)
+
+
+def blank_tiff(height: int, width: int, tile: int = 16) -> bytes:
+    """Return a TIFF all of whose tiles are left out."""
+    tags = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 0, 325: 0}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+
+
+def test_what_a_tiff_says_of_itself_is_read_within_limits(tmp_path: Path) -> None:
+    def saying(words: str) -> bytes:
+        stream = io.BytesIO()
+        tifffile.imwrite(stream, np.zeros((16, 16), np.uint8), description=words, metadata=None)
+        return stream.getvalue()
+
+    contents = {
+        "a billion planes": saying('{"shape": [1000000000, 16, 16]}'),
+        "half a million lines of ImageJ": saying("ImageJ=1\n" + "a=b\n" * 500_000),
+        "2 MB of a scanner's words": saying("Aperio Image Library" + "|a = b" * 400_000),
+    }
+    for read in (shown, read_label_map, LargeImage):
+        all_refused(tmp_path, "a.tif", read, contents)

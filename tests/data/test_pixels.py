@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from wsss.core.checks import DataError
-from wsss.data.pixels import read_image
+from wsss.data.pixels import read_header, read_image
 
 GREY = (np.add.outer(np.arange(20), np.arange(31)) * 5 % 256).astype(np.uint8)
 
@@ -109,8 +109,29 @@ def test_other_types_are_refused_by_name(tmp_path: Path, dtype: type) -> None:
         read(tiff(tmp_path / "a.tif", GREY.astype(dtype), photometric="minisblack"))
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_palettes_that_only_show_intensities_are_read(suffix: str, tmp_path: Path) -> None:
+    """Microscopes save a grey picture with a palette of greys, or of the stain's colour."""
+    plane, ramp = np.arange(60, dtype=np.uint8).reshape(6, 10) * 4, np.arange(256)[:, None]
+    palettes = {
+        "grey": ramp * [1, 1, 1],
+        "green": ramp * [0, 1, 0],
+        "cyan": ramp * [0, 1, 1],
+        "backwards": 255 - ramp * [1, 1, 1],
+    }
+    for name, colours in palettes.items():
+        picture = Image.fromarray(plane, "P")
+        picture.putpalette(colours.astype(np.uint8).tobytes())
+        picture.save(tmp_path / f"{name}{suffix}")
+        wanted = 255 - plane if name == "backwards" else plane
+        np.testing.assert_array_equal(read_image([tmp_path / f"{name}{suffix}"], 1)[0][0], wanted)
+        assert read_header(tmp_path / f"{name}{suffix}").samples == 1
+
+
 def test_palette_and_bilevel_images_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(GREY).convert("P").save(tmp_path / "p.png")
+    of_colours = Image.fromarray(GREY, "P")
+    of_colours.putpalette(np.random.default_rng(0).integers(0, 256, 768, np.uint8).tobytes())
+    of_colours.save(tmp_path / "p.png")
     Image.fromarray(GREY).convert("1").save(tmp_path / "b.png")
     Image.fromarray(np.repeat(GREY[..., None], 4, 2), mode="CMYK").save(tmp_path / "c.jpg")
     for name, text in (("p.png", "palette"), ("b.png", "1 bit"), ("c.jpg", "CMYK")):

@@ -1,6 +1,7 @@
 """An encoder of the user's own: the example of the docs, and what is refused."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wsss import infer, train
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, DataError
+from wsss.models.custom import source_digest
 from wsss.models.encoder import build_encoder
 from wsss.models.unet import build_unet
 from wsss.options.masks import UnetConfig
@@ -49,6 +51,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     assert example is not None
     (tmp_path / "tiny_of_docs.py").write_text(example[1])
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tiny_of_docs", raising=False)  # of another test
     return "tiny_of_docs:Tiny"
 
 
@@ -71,18 +74,52 @@ def test_every_option_of_the_decoder_works_on_the_example(tiny: str, channels: i
     assert net.mean.flatten().tolist() == [127.5] * channels
 
 
-def test_the_example_is_trained_and_asked_by_the_commands(tiny: str, tmp_path: Path) -> None:
+def squares(folder: Path) -> None:
+    """Draw five images with masks."""
     for kind in ("images", "masks"):
-        (tmp_path / "data" / kind).mkdir(parents=True)
+        (folder / kind).mkdir(parents=True)
         for k in range(5):
             picture = np.zeros((32, 32), np.uint8)
             picture[8:20, k : k + 12] = 255
-            Image.fromarray(picture).save(tmp_path / "data" / kind / f"{k}.png")
+            Image.fromarray(picture).save(folder / kind / f"{k}.png")
+
+
+def test_the_example_is_trained_and_asked_by_the_commands(tiny: str, tmp_path: Path) -> None:
+    squares(tmp_path / "data")
     common = ["--data", str(tmp_path / "data"), "--run", str(tmp_path / "run"), "--device", "cpu"]
     flags = ["--backbone", tiny, "--weights", "none", "--unet.channels", "[8,8,4]", "--crop", "32", "--epochs", "1"]
-    assert train.main(["--task", "masks", *common, *flags, "--fold", "none", "--workers", "0", "--batch", "2"]) == 0
-    assert infer.main([*common, "--out", str(tmp_path / "preds")]) == 0
+    train_it = ["--task", "masks", *common, *flags, "--fold", "none", "--workers", "0", "--batch", "2"]
+    infer_it = [*common, "--out", str(tmp_path / "preds"), "--encoder", tiny]
+    assert train.main(train_it) == 0
+    with pytest.raises(ConfigError, match=f"code that would be run .*: if you trust it, pass --encoder {tiny}"):
+        infer.main(infer_it[:-2])
+    with pytest.raises(ConfigError, match=r"--encoder is os:getcwd, but .* was trained with the backbone tiny_of_docs"):
+        infer.main([*infer_it[:-1], "os:getcwd"])
+    assert infer.main(infer_it) == 0
     assert len(list((tmp_path / "preds" / "masks").iterdir())) == 5
+    assert (train.main(train_it), infer.main(infer_it)) == (0, 0), "nothing to do"
+
+    source = tmp_path / "tiny_of_docs.py"
+    source.write_text(source.read_text().replace("nn.ReLU()", "nn.GELU()"))
+    with pytest.raises(DataError, match="begun with another encoder: the source code of tiny_of_docs:Tiny has changed"):
+        train.main(train_it)
+    with pytest.raises(DataError, match=r"source code of the encoder tiny_of_docs:Tiny has changed since .*run"):
+        infer.main(infer_it)
+
+
+def test_the_code_that_an_encoder_imports_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "net_of_test"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "blocks.py").write_text("WIDTH = 3\n\n\ndef block(): ...\n")
+    (package / "net.py").write_text("from torch import nn\nfrom .blocks import block\n\nclass Net(nn.Module): ...\n")
+    (package / "other.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = source_digest("net_of_test.net:Net")
+    (package / "other.py").write_text("a = 1\n")
+    assert source_digest("net_of_test.net:Net") == before, "what is not imported does not count"
+    (package / "blocks.py").write_text("WIDTH = 4\n\n\ndef block(): ...\n")
+    assert source_digest("net_of_test.net:Net") != before
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,7 @@ WALKS = {
         f"{INFER} --out out --score.feature_share 0.4 --crops.size 32 --crops.mode fit",
         [
             Case("--unet unet"),
+            Case("--encoder a:B", refused="--encoder changes nothing"),
             Case("--segment classical"),
             Case("--oof true"),
             Case("--snapshots true", refused="holds no snapshots"),

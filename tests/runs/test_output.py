@@ -112,6 +112,26 @@ def test_files_of_another_result_in_the_same_folder_are_not_replaced(tmp_path: P
     assert not make(tmp_path / "out", source)
 
 
+def test_two_results_whose_companions_have_one_name_need_two_folders(tmp_path: Path) -> None:
+    def figures(name: str, *, overwrite: bool = False) -> None:
+        with at_file(tmp_path / "out" / name, "evaluate") as output:
+            if output.begin(lambda digests: {}, overwrite=overwrite):
+                for file in (name, "confusion.csv"):
+                    output.path(file).write_text(name)
+                output.publish()
+
+    figures("a.json")
+    with pytest.raises(
+        ConfigError,
+        match=r"confusion\.csv belongs to a\.json and would be replaced: choose an --out in another folder",
+    ):
+        figures("b.json")
+    assert visible(tmp_path / "out") == ["a.json", "confusion.csv"]
+    figures("b.json", overwrite=True)
+    with pytest.raises(ConfigError, match=r"confusion\.csv belongs to b\.json now: choose another --out"):
+        figures("a.json")
+
+
 def test_an_unfinished_work_goes_on_and_a_failed_item_is_tried_again(tmp_path: Path) -> None:
     def work(marks: dict[str, str], *, fail: str = "", stop: bool = False) -> list[str]:
         done = []

@@ -385,7 +385,7 @@ def test_sets_of_regions_that_are_none_are_refused_in_one_line(tmp_path: Path) -
     refused("no region with an area")
     with zipfile.ZipFile(tmp_path / "ab.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.roi", bytes(2**28 + 1))
-    refused("268435456 bytes: refused")
+    refused("unpack to 268435457 bytes, more than are read")
     slices = [region(ROI_TYPE.POLYGON, box, name=f"r{k}", position=k) for k, box in enumerate(BOXES, 1)]
     roiwrite(tmp_path / "ab.zip", slices)
     refused("2 slices of a stack.*Remove Positions")

@@ -150,7 +150,7 @@ def test_answers_become_a_table_that_evaluate_reads_and_figures(server: ReviewSe
     assert (record["answered"], record["unclear"], record["several"]) == (6, 1, 1)
     assert record["figures"]["count"] == 5
     assert record["figures"]["effective"] == pytest.approx(5), "all cells were asked: each stands for itself"
-    assert read_json(preds.parent / "review/review.json") == record
+    assert read_json(preds.parent / "review/review.json") == {"format": 1} | record
     words = ["--preds", str(preds), "--truth", str(preds.parent / "review/cells_truth.csv")]
     assert evaluate.main(words) == 0
     assert read_json(preds / "scores.json")["cells"]["count"] == 5

@@ -29,6 +29,10 @@ CHUNK = 50_000
 _PACKED = {
     b"PK\x03\x04": "an Excel workbook, or another zip file: save the sheet as CSV",
     b"\x1f\x8b": "compressed by gzip: unpack it first (gunzip)",
+    b"BZh": "compressed by bzip2: unpack it first (bunzip2)",
+    b"\xfd7zXZ": "compressed by xz: unpack it first (unxz)",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it first (unzstd)",
+    b"\xff\xfe\0\0": "text in UTF-32: save it as CSV in UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV",
     b"PAR1": "a Parquet file, expected a text table: save it as CSV",
 }
@@ -53,7 +57,8 @@ def open_rows(path: Path) -> TextRows:
     """Open a text table; its fields are separated by comma, semicolon or tab, whichever its first row uses.
 
     Reads what spreadsheets write: a byte order mark (UTF-8 or UTF-16), a first line `sep=;`, quoted fields, blank rows.
-    Text is returned in composed Unicode (NFC), so that names written under macOS are the same as elsewhere.
+    Text is returned in composed Unicode (NFC), so that names written under macOS are the same as elsewhere, and without
+    blanks around it.
 
     Raises:
         DataError: the file is missing, or is no text table; names the row.
@@ -80,7 +85,7 @@ def _lines(path: Path) -> Iterator[str]:
     try:
         check_regular(path)
         with path.open("rb") as binary:
-            start = binary.peek(4)[:4]
+            start = binary.peek(5)[:5]
             if packed := next((what for magic, what in _PACKED.items() if start.startswith(magic)), ""):
                 raise DataError(f"{path} is {packed}.")
             utf16 = start[:2] in (b"\xff\xfe", b"\xfe\xff")
@@ -92,7 +97,9 @@ def _lines(path: Path) -> Iterator[str]:
                         f"{path} begins with a line of {LONGEST_HEADER} characters or more: it is no table."
                     )
                 if "\0" in line:
-                    raise DataError(f"{path} has a NUL byte in row {number}: it is not a text table.")
+                    raise DataError(
+                        f"{path} has a NUL byte in row {number}: it is no text, or save it as CSV in UTF-8."
+                    )
                 line = line.lstrip("\ufeff") if number == 1 else line  # a second mark
                 yield line if line.isascii() else unicodedata.normalize("NFC", line)
     except FileNotFoundError:
@@ -115,7 +122,8 @@ def _rows(path: Path, lines: Iterable[str], separator: str, skipped: int) -> Ite
             raise DataError(f"{path}, row {reader.line_num + skipped}: {error}.") from None
         if row is None:
             return
-        if any(cell and not cell.isspace() for cell in row):
+        row = list(map(str.strip, row))
+        if any(row):
             yield reader.line_num + skipped, row
 
 
@@ -134,7 +142,7 @@ def iter_text(
     """
     source = open_rows(path)
     _, header = next(source.rows)
-    names = [name.strip() for name in header]
+    names = header
     while names and not names[-1]:
         names.pop()
     _check_header(names, path)
@@ -206,14 +214,14 @@ def _full(rows: Iterable[tuple[int, list[str]]], names: Sequence[str], path: Pat
     """Yield the rows with as many fields as there are names, after checking that none is lost."""
     width, nameless = len(names), [k for k, name in enumerate(names) if not name and k]
     for line, row in rows:
-        if len(row) > width and not any(cell.strip() for cell in row[width:]):
+        if len(row) > width and not any(row[width:]):
             row = row[:width]
         if len(row) != width:
             decimal = " (is a decimal comma among them?)" if len(row) > width else ""
             raise DataError(f"{path} row {line}: has {len(row)} fields, the header has {width}{decimal}.")
         for k in nameless:
-            if row[k].strip():
-                raise DataError(f"{path} row {line}: column {k + 1} holds '{row[k].strip()[:40]}' and has no name.")
+            if row[k]:
+                raise DataError(f"{path} row {line}: column {k + 1} holds '{row[k][:40]}' and has no name.")
         yield line, row
 
 

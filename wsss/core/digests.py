@@ -188,34 +188,3 @@ def _digest(content: "bytes | mmap.mmap", at: int) -> bytes:
         sha.update(b"0" * _HEX)
         sha.update(view[at + len(_MARK) + _HEX :])
     return sha.hexdigest().encode()
-
-
-def check_format(path: Path, given: object, wanted: str | int, what: str, again: str) -> None:
-    """Refuse a file of another kind, or of a newer version.
-
-    Args:
-        path: the file.
-        found: the format that it names; a number, or a name that ends in one.
-        wanted: the format that is read here.
-        what: what the file should be, such as 'calibration'.
-        again: the way out if it is of another kind, without a full stop.
-
-    Raises:
-        DataError: the formats differ.
-    """
-    if type(given) is type(wanted) and given == wanted:
-        return
-    (kind, number), (wanted_kind, wanted_number) = _parts(given), _parts(wanted)
-    if kind == wanted_kind and number > wanted_number:
-        raise DataError(
-            f"{path} was made by a newer wsss (format {given}, this one reads {wanted}): update wsss, or make the "
-            f"{what} again with this one."
-        )
-    raise DataError(f"{path} is no {what} of format {wanted} (it has {str(given)[:80]!r}): {again}.")
-
-
-def _parts(name: object) -> tuple[str, int]:
-    match = re.fullmatch(r"(.*?)(\d{1,9})", name if isinstance(name, str) else "")
-    if isinstance(name, int) and not isinstance(name, bool):
-        return "", name
-    return (match[1], int(match[2])) if match else (str(name), 0)

@@ -162,12 +162,15 @@ def write_text(path: Path, text: str) -> None:
 
 DIGEST = "wsss_digest"
 """Entry of every JSON file of ours: the digest of the others."""
+RECORD = 1
+"""Format of the JSON files of ours that name no other; files of older versions name none."""
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, whole or not at all; a dictionary gets the entry DIGEST."""
+    """Write `value` as indented JSON, whole or not at all; a dictionary gets a format, if it has none, and DIGEST."""
     if isinstance(value, dict):
-        value = {**value, DIGEST: digest_json(as_read(value))}
+        value = {"format": RECORD, **value}
+        value[DIGEST] = digest_json(as_read(value))
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -269,18 +272,60 @@ def listed(text: str) -> list[str]:
     return [item.strip() for item in items if item.strip()]
 
 
-def read_record(path: Path, *needed: str) -> dict[str, Any]:
+def read_record(
+    path: Path, *needed: str, newest: str | int = RECORD, what: str = "record", again: str = "make it again"
+) -> dict[str, Any]:
     """Read a JSON file that holds a dictionary with the entries `needed`.
 
+    Args:
+        path: the file.
+        needed: entries that it must have; "format", where every version wrote one.
+        newest: the format that is read here.
+        what: what the file should be, such as 'calibration'.
+        again: the way out if it is something else, without a full stop.
+
     Raises:
-        DataError: see `read_json`; or it holds something else.
+        DataError: see `read_json` and `check_format`; or it holds something else.
     """
     record = read_json(path)
     if not isinstance(record, dict):
-        raise DataError(f"{path} holds no record (name: value): make it again.")
+        raise DataError(f"{path} holds no {what} (name: value): {again}.")
+    if "format" in record:
+        check_format(path, record["format"], newest, what, again)
     if missing := [name for name in needed if name not in record]:
-        raise DataError(f"{path} lacks the entry {some(missing)}: it is damaged or of another version, make it again.")
+        raise DataError(f"{path} lacks the entry {some(missing)}: it is damaged or of another version, {again}.")
     return record
+
+
+def check_format(path: Path, given: object, wanted: str | int, what: str, again: str) -> None:
+    """Refuse a file of another kind, or of a newer version.
+
+    Args:
+        path: the file.
+        given: the format that it names; a number, or a name that ends in one.
+        wanted: the format that is read here.
+        what: what the file should be, such as 'calibration'.
+        again: the way out if it is of another kind, without a full stop.
+
+    Raises:
+        DataError: the formats differ.
+    """
+    if type(given) is type(wanted) and given == wanted:
+        return
+    (kind, number), (wanted_kind, wanted_number) = _parts(given), _parts(wanted)
+    if kind == wanted_kind and number > wanted_number:
+        raise DataError(
+            f"{path} was made by a newer wsss (format {given}, this one reads {wanted}): update wsss, or make the "
+            f"{what} again with this one."
+        )
+    raise DataError(f"{path} is no {what} of format {wanted} (it has {str(given)[:80]!r}): {again}.")
+
+
+def _parts(name: object) -> tuple[str, int]:
+    match = re.fullmatch(r"(.*?)(\d{1,9})", name if isinstance(name, str) else "")
+    if isinstance(name, int) and not isinstance(name, bool):
+        return "", name
+    return (match[1], int(match[2])) if match else (str(name), 0)
 
 
 _FORMULA = re.compile(r"[=+\-@'\t\r]")

@@ -1,6 +1,6 @@
 """How an image of any size sits in a square store, and how results come back to it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,11 @@ class Geometry:
     height: int
     width: int
     size: int
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(H, W) of the original image, and of the stored square: label maps have one of them."""
+        return (self.height, self.width), (self.size, self.size)
 
     @property
     def scale(self) -> float:
@@ -103,3 +108,59 @@ def check_filling(rings: Iterable[np.ndarray], size: tuple[int, int], where: obj
             f"{where} has polygons of {work:.1e} pixels times corners, more than {MOST_FILLING:.1e} are refused: "
             "simplify them."
         )
+
+
+def enclosed(ring: np.ndarray) -> float:
+    """Return the area of a ring, (n, 2) of x, y, in pixels."""
+    x, y = ring.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+MOST_COVERED = 16
+"""Times that the masks of an image may cover it, taken together."""
+
+
+def check_covered(pixels: int, size: tuple[int, int], where: object) -> None:
+    """Refuse masks that cover their image over and over: painting them takes as long as that.
+
+    Raises:
+        DataError: they do.
+    """
+    if pixels > max(1 << 24, MOST_COVERED * size[0] * size[1]):
+        raise DataError(
+            f"{where}: the masks of its cells have {pixels} pixels in all, more than {MOST_COVERED} times the image of "
+            f"{size[0]} x {size[1]}: they are no cells."
+        )
+
+
+FAR = 1e9
+EMPTY = np.zeros((0, 2, 2))
+
+
+def fill(rings: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels whose centres an odd number of rings encloses.
+
+    A centre on an outline counts if its right side, or what is below it, is inside, as in Java and QuPath.
+
+    Args:
+        rings: (n, 2) of x, y; pixel (0, 0) reaches from 0 to 1.
+        size: (H, W) of the image.
+
+    Returns:
+        (N, 2) int64: first flat number of a run of pixels, and the one behind its last.
+    """
+    height, width = size
+    centred = [ring.clip(-FAR, FAR) - 0.5 for ring in rings]
+    ends = np.concatenate([np.stack([ring, np.roll(ring, -1, axis=0)], axis=1) for ring in centred] or [EMPTY])
+    ends = np.take_along_axis(ends, np.argsort(ends[..., 1:], axis=1), axis=1)  # the upper end of each edge first
+    (x0, y0), (x1, y1) = ends[:, 0].T, ends[:, 1].T
+    first, behind = (np.ceil(y.clip(0, height)).astype(np.int64) for y in (y0, y1))
+    count = behind - first
+    edge = np.repeat(np.arange(len(ends)), count)
+    row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    slope = (x1 - x0)[edge] / (y1 - y0)[edge]
+    column = np.ceil((x0[edge] + (row - y0[edge]) * slope).clip(0, width)).astype(np.int64)
+    crossings = np.sort(row * (width + 1) + column).reshape(-1, 2)  # an even number in each row
+    rows, columns = np.divmod(crossings, width + 1)
+    runs = rows * width + columns
+    return runs[runs[:, 0] < runs[:, 1]]

@@ -5,7 +5,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -64,16 +64,22 @@ def check_label_map(label_map: np.ndarray, where: str) -> np.ndarray:
     return pixels.astype(np.int32)
 
 
-def read_label_map(path: Path) -> np.ndarray:
+def read_label_map(path: Path, *sizes: tuple[int, ...]) -> np.ndarray:
     """Read a label map as (H, W) int32, 0 background.
 
     Reads grey PNG of 1 to 16 bits, TIFF of any number type, BMP, NPY, and NPZ holding one array; a palette's places
     count as numbers. Nothing is unpickled, and sizes are checked in the header first.
 
+    Args:
+        path: the file.
+        sizes: (H, W) of its image, as far as they are known; a map of another size that is large and nearly blank is
+            refused.
+
     Raises:
         DataError: the file is missing, cannot be read, is no label map, or promises more than MOST_PIXELS.
     """
-    reader = {".npz": _read_npz, ".npy": _read_npy}.get(path.suffix.lower(), _read_picture)
+    readers: dict[str, Callable[[Path], np.ndarray]] = {".npz": _read_npz, ".npy": _read_npy}
+    reader = readers.get(path.suffix.lower(), lambda path: _read_picture(path, sizes))
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path} is no form of label map that is read here, expected {', '.join(SUFFIXES)}.")
     try:
@@ -90,15 +96,15 @@ def read_label_map(path: Path) -> np.ndarray:
     return check_label_map(pixels, str(path))
 
 
-def has_odd_palette(path: Path) -> bool:
-    """Whether a label map is a palette picture whose indices cannot be cell numbers.
+def has_odd_palette(path: Path, size: tuple[int, ...]) -> bool:
+    """Whether a label map of `size` is a palette picture whose indices cannot be cell numbers.
 
     That is so if 0 is not the darkest colour, or if all colours are greys that differ from their indices: the picture
     then means its colours. Files that cannot be read raise their error in `read_label_map`.
     """
     if path.suffix.lower() in (".npy", ".npz"):
         return False
-    with open_raster(path, where=str(path), may_be_blank=True) as raster:
+    with open_raster(path, where=str(path), blank=[size]) as raster:
         if raster.colours is None:
             return False
         used = np.unique(raster.numbers())
@@ -194,8 +200,8 @@ def _checksum(pixels: np.ndarray) -> str:
     return f"{zlib.crc32(np.ascontiguousarray(pixels, np.uint32).data, zlib.crc32(str(pixels.shape).encode())):08x}"
 
 
-def _read_picture(path: Path) -> np.ndarray:
-    with open_raster(path, where=str(path), may_be_blank=True) as raster:
+def _read_picture(path: Path, sizes: Collection[tuple[int, ...]]) -> np.ndarray:
+    with open_raster(path, where=str(path), blank=sizes) as raster:
         header = raster.header
         if header.kind == "JPEG":
             raise DataError(f"{path} is a JPEG, which does not keep cell numbers: save the label map as PNG or TIFF.")

@@ -12,16 +12,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
-from wsss.core.digests import BLANK, check_format, check_seal, seal
-from wsss.core.files import write_atomic
+from wsss.core.digests import BLANK, check_seal, seal
+from wsss.core.files import check_format, write_atomic
 from wsss.core.reading import one_line
 
 FORMAT = "wsss-table-1"
 FEW_ROWS = 200_000
 """Tables of no more rows are read however small their file is."""
+FEW_VALUES = 1 << 24
+"""The same of values; larger tables have a byte for every two."""
+FEW_TEXTS = 1 << 26
+"""Bytes of text that the smallest file may have."""
 LEAST_PER_ROW = 1.0
 """Bytes of the file for each row of larger tables, at least: rows that all say the same are no table of ours."""
-MOST_COLUMNS = 20_000
+MOST_COLUMNS = 10_000
 ROWS_PER_GROUP = 20_000
 """Rows that are written at once, so many that a group packs well."""
 VALUES_PER_GROUP = 8_000_000
@@ -119,7 +123,11 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
     """
     with named(path, again):
         check_seal(path, again)
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        schema = pq.read_schema(path)
+        if nested := [own.name for own in schema if pa.types.is_nested(own.type)]:
+            raise DataError(f"{path} has lists or records in {some(nested)}, expected a number or a text in each cell.")
+        texts = [own.name for own in schema if _is_text(own.type)]
+        file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
         about = file.metadata
         file_format = (about.metadata or {}).get(b"wsss", b"").decode("ascii", "replace").partition(" ")[0]
         rows, columns, size = about.num_rows, about.num_columns, path.stat().st_size
@@ -130,11 +138,47 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
         )
     if file_format:
         check_format(path, file_format, FORMAT, "table", again.rstrip("."))
-    if columns > MOST_COLUMNS or rows > max(FEW_ROWS, size / LEAST_PER_ROW):
+    few = rows <= max(FEW_ROWS, size / LEAST_PER_ROW) and rows * columns <= max(FEW_VALUES, 2 * size)
+    if columns > MOST_COLUMNS or not few:
         raise DataError(f"{path} promises {rows} rows of {columns} columns in {size} bytes: that is no table of cells.")
     if unpacked > max(MOST_BLOWN_UP, 100 * size):
         raise DataError(f"{path} unpacks from {size} to {unpacked} bytes: it is damaged, or made to do harm.")
     return file
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string, pa.types.is_large_binary)
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def batches(
+    file: pq.ParquetFile, path: Path, columns: Sequence[str] | None = None, rows: int = 65536
+) -> Iterator[pa.RecordBatch]:
+    """Yield a table of `open_parquet` part by part.
+
+    A text that comes often may be stored once, so that a file of 500 bytes has gigabytes of text: it is counted before
+    each row gets its own.
+
+    Args:
+        file: the table.
+        path: its file.
+        columns: those to read; all by default.
+        rows: of a part, at most.
+
+    Raises:
+        DataError: the texts take much more than the file.
+    """
+    left = max(FEW_TEXTS, 100 * path.stat().st_size)
+    for batch in file.iter_batches(batch_size=rows, columns=columns):
+        plain = []
+        for column in batch.columns:
+            if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
+                left -= pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+                if left < 0:
+                    raise DataError(f"{path} unpacks to much more text than it has bytes: it is made to do harm.")
+                column = column.dictionary_decode()
+            plain.append(column)
+        yield pa.RecordBatch.from_arrays(plain, batch.schema.names).replace_schema_metadata(batch.schema.metadata)
 
 
 def read_parquet(
@@ -165,15 +209,20 @@ def read_parquet(
     parts = []
     with named(path, again):
         wanted = pa.array(ids or [], pa.string())
-        for batch in file.iter_batches(columns=chosen):
+        for batch in batches(file, path, chosen):
             part = pa.Table.from_batches([batch])
             if ids is not None:
                 part = part.filter(pc.is_in(part["ID"].cast(pa.string()), value_set=wanted))
             if part.num_rows:
                 parts.append(part)
-        kinds = [file.schema_arrow.field(name) for name in chosen]
+        kinds = [_plain(file.schema_arrow.field(name)) for name in chosen]
         whole = pa.concat_tables(parts) if parts else pa.schema(kinds, file.schema_arrow.metadata).empty_table()
         return whole.to_pandas()
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    kind = field.type
+    return field.with_type(kind.value_type) if pa.types.is_dictionary(kind) and _is_text(kind.value_type) else field
 
 
 @contextmanager

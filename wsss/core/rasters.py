@@ -7,8 +7,9 @@ same folder. The file's metadata is respected: axes, orientation, transparency, 
 import functools
 import io
 import logging
+import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,9 +51,13 @@ MOST_BLOWN_UP = 2**26
 """Bytes of pixels that a small file may have: of larger pictures, file and pixels are compared."""
 MOST_RATIO, MOST_RATIO_BLANK = 100, 1200
 """Bytes of pixels for each byte of the file, at most; of pictures that may well be blank, such as label maps."""
+MOST_BLANK = 2**25
+"""Most pixels of a blank picture, unless its image is as large."""
 MOST_SCANS = 100
 """Passes over the picture in a progressive JPEG, which usually has about ten; each takes as long as all pixels do."""
 MOST_EXIF = 2**20
+MOST_WORDS = 2**18
+"""Characters of a TIFF's description, but for OME-XML."""
 MOST_BYTES = 2**33
 """Most bytes of all planes that are read together."""
 
@@ -109,6 +114,23 @@ class Raster:
     description: str = ""
     """A TIFF's own words."""
 
+    @property
+    def greys(self) -> np.ndarray | None:
+        """(n,) uint8 intensities that the places of a palette stand for; None without a palette, or for one of colours.
+
+        A palette of greys stands for these; one of a single colour that rises evenly, as microscopes save a stain, for
+        its places.
+        """
+        colours = self.colours
+        if colours is None or self.header.samples + self.header.alpha != 1:
+            return None
+        if (colours == colours[:, :1]).all():
+            return colours[:, 0]
+        places = np.arange(len(colours))
+        even = np.outer(places / (len(colours) - 1), colours[-1])
+        rises = len(colours) == 256 and colours[-1].max() == 255 and np.abs(colours - even).max() <= 2
+        return places.astype(np.uint8) if rises else None
+
     def numbers(self) -> np.ndarray:
         """Return the values as numbers, upright: (H, W, samples), transparency left out.
 
@@ -139,6 +161,8 @@ class Raster:
         """Return the values as a viewer shows them, upright: (H, W, samples + alpha); 1 to 4 bits are spread to 255."""
         pixels = turn(self.decode(), self.orientation)
         if self.colours is not None:
+            if self.header.samples != 1:
+                raise ValueError(f"it has a palette and {self.header.samples} pages or channels: save them one by one")
             return np.asarray(self.colours[np.minimum(pixels[..., 0], len(self.colours) - 1)])
         if pixels.dtype == bool or self.header.bits < 8:
             pixels = pixels.astype(np.uint8) * np.uint8(255 // (2**self.header.bits - 1))
@@ -167,7 +191,7 @@ def open_raster(
     choice: PlaneChoice = NO_CHOICE,
     join: bool = True,
     where: str = "",
-    may_be_blank: bool = False,
+    blank: Collection[tuple[int, ...]] | None = None,
 ) -> Iterator[Raster]:
     """Open a picture.
 
@@ -176,7 +200,8 @@ def open_raster(
         choice: what is taken of a stack; several channels are always all read.
         join: take planes that an OME-TIFF has in sibling files too; else its own alone.
         where: what to call it in messages; the file's name if left out.
-        may_be_blank: whether a large picture without content is valid.
+        blank: sizes (H, W) in which a picture without content is valid, besides those of up to MOST_BLANK pixels; None
+            if none is.
 
     Raises:
         DataError: it is no picture, damaged, or too large; the text says which.
@@ -199,7 +224,9 @@ def open_raster(
             raise DataError(f"{where} is no PNG, JPEG, TIFF or BMP file, by its content: convert it.")
         check_size(raster.header, where)
         length = stream.seek(0, io.SEEK_END)
-        check_ratio(raster.header, length, where, MOST_RATIO_BLANK if may_be_blank else MOST_RATIO)
+        height, width = raster.header.height, raster.header.width
+        fits = blank is not None and (height * width <= MOST_BLANK or (height, width) in blank)
+        check_ratio(raster.header, length, where, MOST_RATIO_BLANK if fits else MOST_RATIO)
         stream.seek(0)
         yield raster
 
@@ -376,7 +403,11 @@ def open_tiff(path: Path) -> tifffile.TiffFile:
 
 def _tiff(stream: Any) -> tifffile.TiffFile:
     """Open a TIFF from a stream, so that tifffile knows no folder, and keep it from looking for other files."""
-    return tifffile.TiffFile(stream, _multifile=False)
+    tiff = tifffile.TiffFile(stream, _multifile=False)
+    length = len(tiff.pages.first.description)
+    if length > MOST_WORDS and not tiff.is_ome:
+        raise ValueError(f"its description has {length} characters, more than {MOST_WORDS} are not read")
+    return tiff
 
 
 def _tiff_raster(
@@ -431,7 +462,11 @@ def first_series(tiff: tifffile.TiffFile) -> Any:
     if (count := len(tiff.pages)) > MOST_PLANES:
         raise ValueError(f"it has {count} pages, more than {MOST_PLANES} are not read")
     vars(tiff).update(is_ndtiff=False, is_mmstack=False)  # these would look for other files
-    return tiff.series[0]
+    series = tiff.series[0]
+    in_page: int = math.prod(tiff.pages.first.shape)
+    if (count := math.prod(series.shape) // max(1, in_page)) > MOST_PLANES:
+        raise ValueError(f"it describes {count} planes, more than {MOST_PLANES} are not read")
+    return series
 
 
 def _stack(

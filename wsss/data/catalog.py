@@ -21,7 +21,6 @@ import pandas as pd
 from wsss.core.channels import Stains, default_roles, stains_of, tint_names
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.digests import check_format
 from wsss.core.files import digest_file, digest_json, disk_errors, read_record
 from wsss.core.geometry import Geometry
 from wsss.core.label_maps import find_label_map, read_label_map
@@ -363,10 +362,10 @@ class DataSet:
         Raises:
             DataError: there is no label map, or it has another size.
         """
-        label_map = read_label_map(find_label_map(self.folder / "cells", self.ids[i]))
-        native = (self.geometry(i).height, self.geometry(i).width)
-        if label_map.shape not in (native, (self.size, self.size)):
-            raise DataError(f"the label map is {label_map.shape}, expected {native} or {(self.size, self.size)}")
+        sizes = self.geometry(i).sizes
+        label_map = read_label_map(find_label_map(self.folder / "cells", self.ids[i]), *sizes)
+        if label_map.shape not in sizes:
+            raise DataError(f"the label map is {label_map.shape}, expected {sizes[0]} or {sizes[1]}")
         return label_map
 
     def nuclei(self, i: int) -> np.ndarray | None:
@@ -375,7 +374,7 @@ class DataSet:
             path = find_label_map(self.folder / "nuclei", self.ids[i])
         except DataError:  # given label maps come without nuclei
             return None
-        return self.geometry(i).labels_to_store(read_label_map(path))
+        return self.geometry(i).labels_to_store(read_label_map(path, *self.geometry(i).sizes))
 
     def pixel_um(self, i: int) -> float | None:
         """Return the micrometres per original pixel of image i, as its file declares; None where it does not."""
@@ -417,8 +416,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         DataError: it is missing, damaged or of another format.
     """
     path = folder / MANIFEST
-    manifest = read_record(path)
-    check_format(path, manifest.get("format"), FORMAT, "manifest of a data set", "prepare the data set again")
+    again = "prepare the data set again"
+    manifest = read_record(path, "format", newest=FORMAT, what="manifest of a data set", again=again)
     rest = {name: value for name, value in manifest.items() if name != "digest"}
     if manifest.get("digest", digest_json(rest)) != digest_json(rest):  # of older versions
         raise DataError(f"{path} is damaged: its content does not match its digest. Run prepare with --overwrite.")

@@ -16,11 +16,22 @@ from skimage.draw import polygon
 
 from wsss.core.checks import DataError, install, some
 from wsss.core.files import read_json
-from wsss.core.geometry import check_filling
-from wsss.core.rasters import Header, alpha_places, first_series, named, open_tiff, orientation_of
+from wsss.core.geometry import check_covered, check_filling, enclosed
+from wsss.core.rasters import (
+    MOST_BLOWN_UP,
+    MOST_RATIO,
+    MOST_RATIO_BLANK,
+    Header,
+    alpha_places,
+    first_series,
+    named,
+    open_tiff,
+    orientation_of,
+)
 from wsss.core.reading import check_regular, read_npy
 from wsss.core.rle import parse_pairs
-from wsss.core.stacks import CHANNEL_AXES, PlaneChoice, Stack, in_um
+from wsss.core.stacks import CHANNEL_AXES, MOST_PLANES, PlaneChoice, Stack, in_um
+from wsss.data.chunks import limited
 
 
 class LargeMask(Protocol):
@@ -74,7 +85,9 @@ class PolygonMask:
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         self.objects = [_rings(path, part, size) for part in _polygons(path)]
-        check_filling((ring for rings in self.objects for ring in rings), size, path)
+        rings = [ring for rings in self.objects for ring in rings]
+        check_filling(rings, size, path)
+        check_covered(int(sum(map(enclosed, rings))), size, path)
         boxes = [np.concatenate([rings[0].min(axis=0), rings[0].max(axis=0)]) for rings in self.objects]
         self.boxes = np.array(boxes, np.float64).reshape(-1, 4)  # x0, y0, x1, y1
         extent = self.boxes[:, 2:] - self.boxes[:, :2]
@@ -132,6 +145,8 @@ def _rings(path: Path, rings: Any, size: tuple[int, int]) -> list[np.ndarray]:
     return arrays
 
 
+MOST_BLANK = 2**32
+"""Values of an image that may be in a small file, as tiles without content."""
 KEPT = 64
 """Decoded tiles of a TIFF that are kept, for neighbouring parts overlap."""
 
@@ -155,14 +170,10 @@ class LargeImage:
         self._page: Any = None
         self._colours: int | None = None
         self._inverted = False
-        try:
+        with named(str(path)):
             if path.suffix.lower() != ".npy":
                 self._open_tiff()
             pixels = self._map()
-        except (OSError, ValueError, tifffile.TiffFileError, IndexError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{path} cannot be read as a large image ({' '.join(str(error).split())}).") from error
         self._mapped = pixels is not None
         described: Any = self._page if pixels is None else pixels
         shape, dtype = described.shape, described.dtype
@@ -174,6 +185,11 @@ class LargeImage:
         plane = shape[1:] if self.planes_first else shape[:2]
         self.size: tuple[int, int] = (int(plane[0]), int(plane[1]))
         """(H, W)."""
+        pixels_in_all, most = math.prod(shape), max(MOST_BLANK, MOST_RATIO_BLANK * path.stat().st_size)
+        if not 0 < pixels_in_all <= most:
+            raise DataError(
+                f"{path} says it is {' x '.join(map(str, shape))}, expected 1 to {most} values in its bytes."
+            )
         self._samples = 1 if len(shape) == 2 else int(shape[0] if self.planes_first else shape[2])
         self.channels = self._colours or self._samples
         """Without transparency."""
@@ -185,6 +201,8 @@ class LargeImage:
         self._series = first_series(self._file)
         page: Any = self._series.pages[0]
         self._page, self._plain = page, self._series.dataoffset is not None
+        if min(page.chunks) < 1:
+            raise ValueError(f"it has tiles of {page.chunks}")
         for axis, n in zip(self._series.axes, self._series.shape, strict=True):
             if axis not in f"YX{CHANNEL_AXES}" and n > 1:
                 raise DataError(f"{self.path} is a stack of {n} planes along {axis}, which are no channels: save one.")
@@ -246,15 +264,26 @@ class LargeImage:
         return out
 
     def _decode(self, row: int, column: int) -> np.ndarray:
-        """Return one tile or strip as (h, w, C); tiles left out of the file are black."""
+        """Return one tile or strip as (h, w, C); tiles left out of the file are black.
+
+        Raises:
+            DataError: it is damaged, or unpacks to much more than it is.
+        """
         index = row * self._page.chunked[1] + column
         handle = self._page.parent.filehandle
-        handle.seek(self._page.dataoffsets[index])
-        content = handle.read(self._page.databytecounts[index])
-        pixels, _, shape = self._page.decode(content or None, index, jpegtables=self._page.jpegtables)
-        if pixels is None:
-            return np.zeros((*shape[1:3], self._samples), np.uint8)
-        return np.asarray(pixels[0, : shape[1], : shape[2]])
+        with named(str(self.path)):
+            handle.seek(self._page.dataoffsets[index])
+            content = handle.read(self._page.databytecounts[index])
+            unpacked = math.prod(self._page.chunks)
+            if content and unpacked > max(MOST_BLOWN_UP, MOST_RATIO * len(content)):
+                raise DataError(
+                    f"{self.path} has a tile or strip that unpacks from {len(content)} to {unpacked} bytes: save it in "
+                    "smaller tiles."
+                )
+            pixels, _, shape = self._page.decode(content or None, index, jpegtables=self._page.jpegtables)
+            if pixels is None:
+                return np.zeros((*shape[1:3], self._samples), np.uint8)
+            return np.asarray(pixels[0, : shape[1], : shape[2]])
 
 
 _PACKERS = ("blosc", "zlib", "gzip", "zstd", "lz4", "lzma", "bz2", "crc32", "crc32c", "adler32", "delta", "shuffle")
@@ -303,8 +332,14 @@ class ZarrImage:
         )
 
     def read(self, choice: PlaneChoice) -> np.ndarray:
-        """Return (H, W, channels)."""
-        return self._stack.read(choice, self.name)
+        """Return (H, W, channels).
+
+        Raises:
+            DataError: a chunk is damaged, or unpacks to more than it may.
+        """
+        chunks = getattr(self.array, "shards", None) or self.array.chunks
+        with named(self.name), limited(math.prod(chunks) * self.array.dtype.itemsize):
+            return self._stack.read(choice, self.name)
 
     @property
     def _stack(self) -> Stack:
@@ -323,7 +358,7 @@ def open_zarr(path: Path) -> ZarrImage:
     except ImportError as error:
         raise DataError(f"{path.name} needs the package zarr: {install('zarr')}.") from error
     with named(path.name):
-        _check_content(path)
+        stored = _check_content(path)
         group = zarr.open_group(str(path), mode="r")
         metadata: dict[str, Any] = dict(group.attrs)
         metadata = metadata.get("ome", metadata)  # 0.5 keeps them one level down
@@ -337,9 +372,16 @@ def open_zarr(path: Path) -> ZarrImage:
         axes = tuple(axis["name"] if isinstance(axis, dict) else str(axis) for axis in scales["axes"])
         if axes[-2:] != ("y", "x") or len(axes) != len(array.shape):
             raise DataError(f"{path.name} has the axes {', '.join(axes)}, expected planes: the last two y and x.")
+        planes = math.prod(array.shape[:-2])
+        if planes > MOST_PLANES:
+            raise DataError(f"{path.name} has {planes} planes, more than {MOST_PLANES} are refused.")
         for what, numbers in (("shape", array.shape), ("chunks", array.chunks)):
             if math.prod(numbers) > MOST_NUMBERS:
                 raise DataError(f"{path.name} has the {what} {numbers}, more than {MOST_NUMBERS} numbers are refused.")
+        if (unpacked := max(map(math.prod, (array.shape, array.chunks))) * array.dtype.itemsize) > max(
+            MOST_BLOWN_UP, MOST_RATIO * stored
+        ):
+            raise DataError(f"{path.name} unpacks from {stored} to {unpacked} bytes: most of it is missing or blank.")
         chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
         if chunks > MOST_CHUNKS:
             raise DataError(
@@ -361,13 +403,18 @@ def _pixel(scales: dict[str, Any]) -> float:
     return 0.0
 
 
-def _check_content(folder: Path) -> None:
-    """Refuse pipes, links out of the folder, and codecs that are not known to be harmless (one of them unpickles)."""
-    home = folder.resolve()
+def _check_content(folder: Path) -> int:
+    """Refuse pipes, links out of the folder, and codecs that are not known to be harmless (one of them unpickles).
+
+    Returns:
+        Bytes of all files.
+    """
+    home, stored = folder.resolve(), 0
     for place, _, files in os.walk(folder):
         for name in files:
             file = Path(place) / name
             check_regular(file)
+            stored += file.stat().st_size
             if file.is_symlink() and not file.resolve().is_relative_to(home):
                 raise DataError(f"{folder.name} holds {name}, a link to another folder, which is never opened.")
             if name in (".zattrs", ".zgroup", ".zarray", "zarr.json"):
@@ -376,6 +423,7 @@ def _check_content(folder: Path) -> None:
                     raise DataError(
                         f"{folder.name} is packed by {some(unknown)}, which is never unpacked: save it again."
                     )
+    return stored
 
 
 def _codecs(metadata: Any) -> Iterator[str]:

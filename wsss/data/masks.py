@@ -96,13 +96,14 @@ def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
     Raises:
         DataError: it cannot be read, has another size or other values.
     """
-    with open_raster(path, where=str(path)) as raster:
+    with open_raster(path, where=str(path), blank=[size]) as raster:
+        header = raster.header
+        if (header.height, header.width) != size:
+            raise DataError(
+                f"{path} is {header.height} x {header.width}, its image {image} is {size[0]} x {size[1]}: "
+                "image and mask must match."
+            )
         values = _mask_values(raster.plane(path, "a grey one of 0 and 255"), raster.colours, path)
-    if values.shape != size:
-        raise DataError(
-            f"{path} is {values.shape[0]} x {values.shape[1]}, its image {image} is {size[0]} x {size[1]}: "
-            "image and mask must match."
-        )
     present = np.unique(values)
     if not any(set(present.tolist()) <= {0, full} for full in FULL):
         raise DataError(

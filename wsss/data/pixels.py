@@ -181,16 +181,18 @@ def read_path_list(path: Path, channels: tuple[str, ...]) -> ImageListing:
 
 def _listed_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Return (line, column -> value) of every row."""
-    lines = [(line, [value.strip() for value in row]) for line, row in open_rows(path).rows]
+    every = [(line, row, [value.lstrip("# ").lower() for value in row]) for line, row in open_rows(path).rows]
+    lines = [entry for entry in every if not entry[1][0].startswith("#") or "r_image" in entry[2]]
     header = list(_OLD_COLUMNS)
-    if lines and "r_image" in (first := [value.lstrip("# ").lower() for value in lines[0][1]]):
-        header, lines = first, lines[1:]
+    if lines and "r_image" in lines[0][2]:
+        header, lines = lines[0][2], lines[1:]
     missing = [name for name in LIST_COLUMNS if name not in header]
     if missing or not lines:
         what = f"lacks the column(s) {some(missing)}" if missing else "lists no images"
         raise DataError(f"{path} {what}: expected {', '.join(LIST_COLUMNS)} and output_prefix.")
-    rows = [(k, row) for k, row in lines if not row[0].startswith("#")]
-    return [(k, dict(zip(header, [*row, *[""] * len(header)], strict=False))) for k, row in rows]
+    if short := [(line, len(row)) for line, row, _ in lines if len(row) < len(LIST_COLUMNS)]:
+        raise DataError(f"{path} row {short[0][0]}: has {short[0][1]} fields, expected {', '.join(header)}.")
+    return [(line, dict(zip(header, [*row, *[""] * len(header)], strict=False))) for line, row, _ in lines]
 
 
 def _listed_id(row: dict[str, str], channels: tuple[str, ...]) -> str:
@@ -306,6 +308,8 @@ def read_header(path: Path, choice: PlaneChoice = NO_CHOICE, *, join: bool = Tru
     else:
         with open_raster(path, choice=choice, join=join) as raster:
             header = raster.header
+            if raster.greys is not None:
+                header = replace(header, palette=False, bits=8, dtype="uint8")
     if header.photometric:
         raise DataError(
             f"{path.name} is a TIFF of kind {header.photometric}, expected grey values (MINISBLACK, MINISWHITE) or RGB."
@@ -469,7 +473,8 @@ def _decode(path: Path, choice: PlaneChoice, *, join: bool) -> np.ndarray:
         pixels = open_zarr(path).read(choice)
     else:
         with open_raster(path, choice=choice, join=join) as raster:
-            pixels = raster.shown()
+            greys = raster.greys
+            pixels = raster.shown() if greys is None else greys[np.minimum(raster.numbers(), len(greys) - 1)]
     expected = header.height, header.width, header.samples + header.alpha
     if pixels.shape != expected or str(pixels.dtype) != header.dtype:
         raise DataError(f"{path.name} holds {pixels.dtype} {pixels.shape}, its header says {header.dtype} {expected}.")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.digests import BLANK, Digests, check_format, check_seal, sealed
+from wsss.core.digests import BLANK, Digests, check_seal, sealed
 from wsss.core.files import digest_file, read_record, write_bytes
 from wsss.core.reading import check_npy, parse_npy
 from wsss.data.catalog import DataSet
@@ -61,8 +61,8 @@ class PseudoSet:
         if not (folder / MANIFEST).exists():
             raise ConfigError(f"{folder} holds no finished pseudo-masks ({MANIFEST}): run python -m wsss.pseudo.")
         check_recorded(folder / MANIFEST)
-        manifest = read_record(folder / MANIFEST, "ids", "trained_on")
-        check_format(folder / MANIFEST, manifest.get("format"), FORMAT, "set of pseudo-masks", "run wsss.pseudo again")
+        needed, again = ("format", "ids", "trained_on"), "run wsss.pseudo again"
+        manifest = read_record(folder / MANIFEST, *needed, newest=FORMAT, what="set of pseudo-masks", again=again)
         now = {"folds": data.folds_digest, "classes": list(data.classes.names), "size": data.size}
         for name, value in now.items():
             if manifest.get(name) != value:

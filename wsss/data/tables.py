@@ -98,7 +98,7 @@ def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CH
 
 def _carried(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Return the columns that are no labels, without those that are empty, with the IDs as index."""
-    table = table.apply(lambda column: column.str.strip()).set_axis(pd.Index(names, name="ID", dtype="str"))
+    table = table.set_axis(pd.Index(names, name="ID", dtype="str"))
     return table.loc[:, [bool((table[name] != "").any()) for name in table]]
 
 

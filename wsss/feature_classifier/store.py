@@ -16,8 +16,7 @@ from safetensors.numpy import save
 from scipy.special import expit, logit, ndtri
 
 from wsss.core.checks import DataError, some
-from wsss.core.digests import check_format
-from wsss.core.files import write_bytes
+from wsss.core.files import check_format, write_bytes
 from wsss.core.labels import MOST_CLASSES
 from wsss.core.reading import parse_json
 

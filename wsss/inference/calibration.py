@@ -14,7 +14,6 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from wsss.core.checks import DataError
-from wsss.core.digests import check_format
 from wsss.core.files import read_record, write_json
 from wsss.metrics.weighted import effective_size
 
@@ -212,8 +211,8 @@ def load_calibration(path: Path, classes: int) -> Calibration:
     Raises:
         DataError: the file is missing, of another kind, for other classes, or a curve does not rise over [0, 1].
     """
-    record = read_record(path)
-    check_format(path, record.get("format"), FORMAT, "calibration", "make it with python -m wsss.calibrate")
+    again = "make it with python -m wsss.calibrate"
+    record = read_record(path, "format", newest=FORMAT, what="calibration", again=again)
     try:
         cells, images = ([_read(curve) for curve in record[name]] for name in ("cells", "images"))
         origin = dict(record["origin"])

@@ -16,6 +16,7 @@ from wsss.data.masks import folds_digest as mask_folds_digest
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.custom import is_custom, source_digest
 from wsss.models.device import Device
 from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
@@ -135,24 +136,36 @@ def load_classifier(folder: RunFolder, device: Device, weights: Path | None = No
     return cam_checkpoint(record, net, _load_feature_classifier(folder, record))
 
 
-def load_unets(folder: RunFolder, device: Device, task: str, *, snapshots: bool = False) -> list[Checkpoint[Unet]]:
-    """Load the best U-Net of a folder, or those at the end of each cycle; `task` is masks or maps.
+def load_unets(
+    folder: RunFolder, device: Device, task: str, encoder: str = "", *, snapshots: bool = False
+) -> list[Checkpoint[Unet]]:
+    """Load the best U-Net of a folder, or those at the end of each cycle; see `load_unet`.
 
     Raises:
         ConfigError: snapshots are asked for, and there are none.
-        DataError: a file is missing or damaged, or is of another task.
     """
-    return [load_unet(folder, device, task, path) for path in weights_of(folder, snapshots=snapshots)]
+    return [load_unet(folder, device, task, encoder, path) for path in weights_of(folder, snapshots=snapshots)]
 
 
-def load_unet(folder: RunFolder, device: Device, task: str, weights: Path | None = None) -> Checkpoint[Unet]:
-    """Load one U-Net: the best of the folder, or the one in the file `weights`.
+def load_unet(
+    folder: RunFolder, device: Device, task: str, encoder: str = "", weights: Path | None = None
+) -> Checkpoint[Unet]:
+    """Load one U-Net.
+
+    Args:
+        folder: of its run.
+        device: where it is to compute.
+        task: masks or maps.
+        encoder: the custom encoder that may be imported, see `models.custom`; '' for none.
+        weights: a file of the run; the best weights if left out.
 
     Raises:
-        DataError: a file is missing or damaged, or is of another task.
+        ConfigError: it needs another custom encoder than the one named, or none.
+        DataError: a file is missing or damaged, is of another task, or the code of its encoder has changed.
     """
     record, tensors = folder.read(weights)
     record.check_task(task)
+    _check_encoder(record, encoder)
     recipe: Any = record.recipe  # that of the task
     masks = task == "masks"
     channels = recipe.masks.channels if masks else len(record.channels)
@@ -160,6 +173,23 @@ def load_unet(folder: RunFolder, device: Device, task: str, weights: Path | None
     net = build_unet(recipe, channels=channels, outputs=outputs, pretrained=False)
     load_weights(net, strip(tensors, "net."), record.path)
     return Checkpoint(record, device.settle(net).eval())
+
+
+def _check_encoder(record: RunRecord, trusted: str) -> None:
+    """Refuse to import an encoder that the user has not named, or whose code is not that of the training."""
+    name, custom = record.recipe.backbone, is_custom(record.recipe.backbone)
+    if trusted and name != trusted:
+        raise ConfigError(f"--encoder is {trusted}, but {record.path} was trained with the backbone {name}.")
+    if custom and not trusted:
+        raise ConfigError(
+            f"{record.path} needs the encoder {name}, Python code that would be run from this folder or an installed "
+            f"package: if you trust it, pass --encoder {name}."
+        )
+    if custom and record.inputs.get("encoder", "") not in ("", source_digest(name)):
+        raise DataError(
+            f"the source code of the encoder {name} has changed since {record.path} was trained: restore it, or train "
+            "again."
+        )
 
 
 def _cam_net(record: RunRecord, tensors: dict[str, Tensor], device: Device) -> CamNet:

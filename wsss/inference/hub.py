@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.console import waiting
-from wsss.core.digests import check_format
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
 from wsss.core.hub import first_line, quick_hub
 from wsss.feature_classifier.features import describe_features
@@ -101,10 +100,9 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
         DataError: a file is missing, damaged, of another tool or of a later format.
     """
     where = folder / CONFIG
-    config = read_record(where)
+    config = read_record(where, "format", newest=FORMAT, what="wsss model", again="export the run again")
     if config.get("library_name") != "wsss":
         raise DataError(f"{where} is not of a wsss model: export the run again.")
-    check_format(where, config.get("format"), FORMAT, "wsss model", "export the run again")
     networks = config.get("networks")
     if not isinstance(networks, list) or not 0 < len(networks) <= MOST_NETWORKS:
         raise DataError(f"{where} lists no networks, or more than {MOST_NETWORKS}: export the run again.")

@@ -18,7 +18,7 @@ from wsss.core import rle
 from wsss.core.checks import DataError, check_range, some
 from wsss.core.csv_text import any_case, carried_columns, check_columns, iter_text, numbers, read_text, unguard_text
 from wsss.core.files import csv_bytes, digest_file, read_record, write_atomic, write_csv
-from wsss.core.parquet import TableWriter, named, open_parquet, read_parquet
+from wsss.core.parquet import TableWriter, batches, named, open_parquet, read_parquet
 from wsss.data.ids import check_names
 from wsss.data.origin import check_predictions
 from wsss.runs.output import check_recorded, settle
@@ -257,7 +257,7 @@ def _once(cells: pd.DataFrame, seen: set[str], path: Path) -> str:
 
 def _batches(file: Any, path: Path) -> Iterator[Any]:
     with named(path, _AGAIN):
-        yield from file.iter_batches(batch_size=4096)
+        yield from batches(file, path, rows=4096)
 
 
 def read_images(folder: Path) -> pd.DataFrame:

@@ -65,7 +65,6 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
     cell = _first_of(CELL_COLUMNS, table, path)
     label = _first_of(LABEL_COLUMNS, table, path)
     cells = numbers(table, cell, path, whole=True, low=1)
-    table["ID"] = table.ID.str.strip()
     twice = np.flatnonzero(table.assign(**{cell: cells}).duplicated(["ID", cell]))
     if twice.size:
         row = table.iloc[twice[0]]
@@ -147,13 +146,13 @@ class TrueMasks:
         """The images of the truth table, in its order."""
         return list(self._rows)
 
-    def read(self, image_id: str) -> TrueImage:
-        """Read the true cells of an image.
+    def read(self, image_id: str, *sizes: tuple[int, int]) -> TrueImage:
+        """Read the true cells of an image whose (H, W) is one of `sizes`, if it is known (see `read_label_map`).
 
         Raises:
             DataError: its label map is missing or broken.
         """
-        label_map = read_label_map(find_label_map(self.folder, image_id))
+        label_map = read_label_map(find_label_map(self.folder, image_id), *sizes)
         rows = self._rows[image_id]
         listed = self.truth.cells[rows].tolist()
         mask_of = rle.encode_label_map(label_map)

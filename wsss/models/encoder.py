@@ -5,11 +5,10 @@ argument and turns (B, channels, H, W) standardised images into maps from fine t
 numbers; it may declare `mean` and `std` of its input, in 0..1, as tuples of three.
 """
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import segmentation_models_pytorch as smp
 import timm
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from wsss.core.checks import ConfigError, nearest
 from wsss.core.hub import SHORT_NAMES, out_of_reach, quick_hub
 from wsss.models.backbone import InputStatistics, freeze_unused, pretrained_state, stem_kernel, whole_state
+from wsss.models.custom import custom_class, is_custom
 from wsss.models.weights import match_weights, strip
 
 PLAIN = InputStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -32,13 +32,6 @@ class Scale:
     channels: int
     stride: int
     """Input pixels per pixel of the map."""
-
-
-class EncoderClass(Protocol):
-    """A custom encoder: a class of modules."""
-
-    def __call__(self, channels: int) -> nn.Module:
-        """Build it for images with this number of channels."""
 
 
 class _WithImage(nn.Module):
@@ -88,7 +81,7 @@ def build_encoder(
         DataError: the weights do not fit.
     """
     full = SHORT_NAMES.get(name, name)
-    if ":" in name:
+    if is_custom(name):
         return _build_custom(name, channels, weights, stem, stem_pool=stem_pool)
     if timm.is_model(full):
         model = _build(f"tu-{full}", channels, depth)
@@ -118,7 +111,7 @@ def _build_custom(name: str, channels: int, weights: str, stem: Literal["mean", 
         raise ConfigError(f"no {weights} carries weights of {name}: pass --weights none or a file.")
     if not stem_pool:
         raise ConfigError("unet.stem_pool false is for models of libraries: leave it out.")
-    plain = _custom_class(name)(channels)
+    plain = custom_class(name)(channels)
     if weights != "none":
         load_encoder(plain, pretrained_state(name, weights) or {}, stem)
     model = _WithImage(plain)
@@ -131,17 +124,6 @@ def _build_custom(name: str, channels: int, weights: str, stem: Literal["mean", 
         )
     statistics = InputStatistics(getattr(plain, "mean", PLAIN.mean), getattr(plain, "std", PLAIN.std))
     return Encoder(model, scales, _for_channels(statistics, channels))
-
-
-def _custom_class(name: str) -> EncoderClass:
-    module, _, attribute = name.partition(":")
-    try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"backbone '{name}' cannot be imported ({error}): expected package.module:Class.") from error
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):  # nothing else is called
-        raise ConfigError(f"backbone '{name}' is no class of torch.nn.Module.")
-    return kind
 
 
 def _build(name: str, channels: int, depth: int) -> nn.Module:

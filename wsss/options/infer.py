@@ -94,6 +94,8 @@ class InferOptions:
     """Folder for the tables; default: preds/<data set>-<run>."""
     unet: Path | None = None
     """Run of U-Nets of class maps (train --task maps), scored in addition to the run's maps: see score.unet_share."""
+    encoder: str = ""
+    """The encoder of U-Nets trained with a --backbone module:Class of your own, by the same name: its code is run."""
     source: list[str] = field(default_factory=list)
     """Published networks that score each cell, beside the run or without one: subcell=ENCODER,CLASSIFIER,... (several
     classifiers are averaged), densenet=FILE. Files (.pth, .safetensors) or addresses; #sha256=DIGEST behind one has it

@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, NoSpaceError, check_choice, some
-from wsss.core.digests import check_format
-from wsss.core.files import digest_bytes, disk_errors, without_nan, write_csv, write_json
+from wsss.core.files import check_format, digest_bytes, disk_errors, without_nan, write_csv, write_json
 from wsss.core.labels import ClassList, format_label, parse_label
 from wsss.core.reading import check_no_link, check_regular
 from wsss.metrics.weighted import SampleFigures, sample_figures
@@ -111,7 +110,11 @@ class Answers:
         check_regular(path)
         with self._named():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            if strange := _schema(self._db) - _SCHEMA:
+            schema = _schema(self._db)
+            if any(part in schema for part in _SCHEMA if part[1] == "meta"):  # a newer one may have other tables
+                found = self._db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+                check_format(path, found[0] if found else FORMAT, FORMAT, "review", "choose another --out")
+            if strange := schema - _SCHEMA:
                 raise self._damaged(f"it has {some(sorted(strange))[:80]}, which no review has")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_TABLES)
@@ -127,8 +130,6 @@ class Answers:
                 (stored,) = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
             if stored != value:
                 self._db.close()
-                if name == "format":
-                    check_format(path, stored, FORMAT, "review", "choose another --out")
                 raise DataError(
                     f"{path} holds answers of another {name} ({' '.join(stored.split())[:80]}): choose another --out."
                 )

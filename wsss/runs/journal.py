@@ -16,8 +16,10 @@ from typing import Any
 
 from wsss.core.checks import ConfigError, DataError, NoSpaceError
 from wsss.core.digests import differences, in_short
-from wsss.core.files import as_read, disk_errors
+from wsss.core.files import as_read, check_format, disk_errors
 from wsss.core.reading import check_no_link, check_regular, parse_json
+
+FORMAT = 1
 
 
 class Journal:
@@ -74,12 +76,16 @@ class Journal:
     def _open(self, fingerprint: str) -> str:
         """Make the tables if they are missing; return the fingerprint of the file."""
         with self._named():
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version != 0:  # of older versions
+                check_format(self.path, version, FORMAT, "journal", "delete it and run the stage again")
             for kind, name, table, sql in self._db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
                 plain = kind in ("table", "index") and table in ("meta", "items") and str(sql).count("(") < 2
                 if not plain:  # views, triggers and computed columns may run on for ever
                     raise self._damaged(f"it has a {kind} {str(name)[:40]!r}, which no journal has")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"PRAGMA user_version={FORMAT}")
             self._db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT)")
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, record TEXT, payload BLOB, crc32 INTEGER)"

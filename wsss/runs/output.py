@@ -25,7 +25,16 @@ from wsss.core import __version__
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.digests import Digests, Seen, differences, in_short, mark_of
-from wsss.core.files import as_read, digest_file, read_record, remove_parts, sync_folder, write_json
+from wsss.core.files import (
+    as_read,
+    check_format,
+    digest_file,
+    read_json,
+    read_record,
+    remove_parts,
+    sync_folder,
+    write_json,
+)
 from wsss.core.reading import check_no_link
 from wsss.runs.journal import Journal
 from wsss.runs.lock import LOCK, hold
@@ -139,9 +148,9 @@ class Output:
         always: bool = False,
     ) -> bool:
         """Do what `begin` does without touching any file: for a part of the work that another process merges."""
-        seen = _read_quietly(self.work / "seen.json").get("seen", {})
+        seen = _read_quietly(self.work / "seen.json").get("seen")
         record = record_of(self.folder, self.name)
-        digests = Digests(seen | (record or {}).get("seen", {}))
+        digests = Digests((seen if _are_pairs(seen) else {}) | (record or {}).get("seen", {}))
         self.gather, self.marks, self.overwrite = gather, marks, overwrite
         self.read = as_read(dict(gather(digests)))
         self.items = dict(marks(digests)) if marks is not None else {}
@@ -177,7 +186,9 @@ class Output:
             return True
         missing, changed = self._state(record)
         if changed:
-            raise ConfigError(f"{some(changed)} was changed by hand since it was written: {self.way_out}.")
+            other = self._owner(str(changed[0].relative_to(self.folder)))
+            how = f"{other} now" if other.startswith("belongs") else "was changed by hand since it was written"
+            raise ConfigError(f"{some(changed)} {how}: {self.way_out}.")
         if differing:
             say(f"{self.shown} is out of date ({in_short(differing)}): it is made again.")
             return True
@@ -272,8 +283,10 @@ class Output:
         """Refuse to replace files that are not of the result before."""
         strange = [name for name in names if name not in before and (self.folder / name).exists()]
         if strange and not self.overwrite:
-            whose = self._owner(strange[0])
-            raise ConfigError(f"{self.folder / strange[0]} {whose} and would be replaced: {self.way_out}.")
+            whose, way_out = self._owner(strange[0]), self.way_out
+            if strange[0] != self.name and self.shown != self.folder:  # a companion of the file that --out names
+                way_out = way_out.replace("another --out", "an --out in another folder")
+            raise ConfigError(f"{self.folder / strange[0]} {whose} and would be replaced: {way_out}.")
 
     def _owner(self, name: str) -> str:
         """Return in words whose a file is."""
@@ -425,8 +438,6 @@ def record_of(folder: Path, name: str = FOLDER) -> dict[str, Any] | None:
     record = _read_quietly(path)
     if not record:
         return None
-    if record.get("format") != FORMAT:
-        raise DataError(f"{path} is of format {record.get('format')}, expected {FORMAT}: it was made by a newer wsss.")
     _check_names(_files_of(record, path), path)
     return record
 
@@ -435,16 +446,22 @@ def _files_of(record: Any, path: Path) -> list[str]:
     """Return the names of the files of a result, after checking that its record has the form of one.
 
     Raises:
-        DataError: it has not.
+        DataError: it has not, or is of a newer version.
     """
+    again = f"remove {path.parent}, and make the result again"
+    check_format(path, record.get("format") if isinstance(record, dict) else None, FORMAT, "record of a result", again)
     kinds = {"command": str, "version": str, "read": dict, "items": dict, "failed": list, "seen": dict, "files": dict}
-    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
-        raise DataError(f"{path} is no record of a result: remove {path.parent}, and make the result again.")
-    pairs = [*record["files"].values(), *record["seen"].values()]
-    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise DataError(f"{path} is no record of a result: remove {path.parent}, and make the result again.")
+    plain = all(isinstance(record.get(name), kind) for name, kind in kinds.items())
+    if not plain or not _are_pairs(record["files"]) or not _are_pairs(record["seen"]):
+        raise DataError(f"{path} is no record of a result: {again}.")
     _texts(record["failed"], path)
     return list(record["files"])
+
+
+def _are_pairs(values: Any) -> bool:
+    """Whether values are name -> [mark, digest]."""
+    pairs = values.values() if isinstance(values, dict) else [None]
+    return all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair) for pair in pairs)
 
 
 def _texts(values: Any, path: Path) -> list[str]:
@@ -536,9 +553,10 @@ def outdated(folder: Path, name: str = FOLDER) -> dict[str, str]:
 def _read_quietly(path: Path) -> dict[str, Any]:
     """Read a JSON record that may be missing or damaged, and is empty then."""
     try:
-        return read_record(path)
+        record = read_json(path)
     except (DataError, OSError):
         return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _move(source: Path, target: Path) -> None:

@@ -29,6 +29,7 @@ SINCE = {
     "files": "which images and masks it learnt from",
     "pseudo_masks": "which pseudo-masks it learnt from",
     "starting_weights": "which weights it started from or was taught by",
+    "encoder": "which source code its encoder was imported from",
 }
 """Inputs that records of earlier versions lack, in words."""
 NEWER = ("ancestors", "classes", "negative", "channels", "size")
@@ -251,8 +252,10 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
             continue
         old, new = (_weight_shaping(record.get(name)) for record in (before, now))
         if old != new:
+            is_code = name == "encoder"
+            how = f"the source code of {now['recipe']['backbone']} has changed" if is_code else _difference(old, new)
             raise DataError(
-                f"the run was begun with another {name}: {_difference(old, new)}. Choose another "
+                f"the run was begun with another {name}: {how}. Choose another "
                 "--run folder, go back to the first value, or pass --resume never to start over."
             )
 

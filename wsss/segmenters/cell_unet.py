@@ -14,6 +14,7 @@ from wsss.cells.instances import objects_of
 from wsss.cells.morphology import drop_small, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.digests import check_seal
+from wsss.core.files import check_format
 from wsss.core.reading import one_line, parse_json
 from wsss.models.device import Device, choose_device, in_parts
 from wsss.models.unet import BACKBONE, Unet, build_cell_unet
@@ -57,6 +58,7 @@ EDGES = (96, 768)
 LABEL_EDGE = 640
 """Larger fields are labelled at this edge length and the maps scaled up."""
 SURE = 0.5
+FORMAT = "wsss-cells-1"
 LEAST_NUCLEUS = 0.15
 """Smaller nuclei, in areas of the median one, are dropped."""
 
@@ -88,6 +90,7 @@ def load_cell_unet(path: Path) -> Unet:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         if not isinstance(about, dict) or about.get("backbone") != BACKBONE:
             raise DataError(f"{path} does not name {BACKBONE} as its backbone: choose a file of train_segmenter.py.")
+        check_format(path, about.get("format", FORMAT), FORMAT, "cell U-Net", "take another file")
         net = build_cell_unet()
         plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         load_weights(net, plain, path)

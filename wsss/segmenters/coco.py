@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco
 from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
-from skimage.draw import polygon
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.files import composed, read_json
-from wsss.core.geometry import check_filling
+from wsss.core.geometry import check_covered, enclosed, fill
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import named
@@ -23,6 +22,8 @@ from wsss.core.reading import check_regular
 from wsss.segmenters.painted import GivenMasks, check_ids
 
 GEOJSON_SUFFIXES = (".geojson", ".geojson.gz")
+MOST_CROSSINGS = 1 << 26
+"""Times that the outlines of an image may cross its rows of pixels, together: each crossing is kept in memory."""
 
 
 class Outlines(NamedTuple):
@@ -56,7 +57,7 @@ def read_outlines(path: Path) -> Outlines:
     if kinds & {"cell", "detection", "tile"}:
         outlined = [(feature, shape) for feature, shape in outlined if _kind(feature) != "annotation"]
     numbers = [_measured(feature).get("cell_id") for feature, _ in outlined]
-    numbered = all(isinstance(k, int | float) and k == int(k) for k in numbers if k is not None) and None not in numbers
+    numbered = all(_is_number(k) or (isinstance(k, float) and k.is_integer()) for k in numbers)
     ids = [int(k) for k in numbers] if numbered else list(range(1, len(outlined) + 1))  # type: ignore[arg-type]
     check_ids(ids, str(path))
     nuclei = [_shapes(feature.get("nucleusGeometry"), path) for feature, _ in outlined]
@@ -69,30 +70,21 @@ def paint_outlines(
     """Make a label map (H, W) int32 of outlines that run between pixels; of overlapping ones the smaller is on top.
 
     Raises:
-        DataError: see `check_filling`.
+        DataError: they cross the rows of pixels too often, or cover the image over and over.
     """
-    check_filling((ring for shape in shapes for part in shape for ring in part), size, where)
-    pixels = [_pixels(shape, size) for shape in shapes]
+    crossings = 0.0
+    for ring in (ring for shape in shapes for part in shape for ring in part):
+        crossings += float(np.abs(np.diff(ring[:, 1].clip(0, size[0]), append=ring[:1, 1].clip(0, size[0]))).sum())
+    if crossings > MOST_CROSSINGS:
+        raise DataError(f"{where}: its outlines cross rows of pixels {crossings:.0f} times: they are no cells.")
+    runs = [np.concatenate([fill(rings, size) for rings in shape] or [fill([], size)]) for shape in shapes]
+    areas = [int((stops - starts).sum()) for starts, stops in (part.T for part in runs)]
+    check_covered(sum(areas), size, where)
     flat = np.zeros(size[0] * size[1], np.int32)
-    for k in sorted(range(len(ids)), key=lambda k: -len(pixels[k])):
-        flat[pixels[k]] = ids[k]
+    for k in sorted(range(len(ids)), key=lambda k: -areas[k]):
+        for start, stop in runs[k].tolist():
+            flat[start:stop] = ids[k]
     return flat.reshape(size)
-
-
-def _pixels(shape: list[list[np.ndarray]], size: tuple[int, int]) -> np.ndarray:
-    """Return the flat numbers of the pixels whose centres lie in the polygons."""
-    parts = []
-    for rings in shape:
-        inside = np.zeros(0, np.int64)
-        for ring in rings:
-            inside = np.setxor1d(inside, _ring(ring, size), assume_unique=True)
-        parts.append(inside)
-    return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
-
-
-def _ring(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    rows, columns = polygon(points[:, 1] - 0.5, points[:, 0] - 0.5, size)
-    return rows * size[1] + columns
 
 
 def _shapes(geometry: Any, path: Path) -> list[list[np.ndarray]]:
@@ -127,6 +119,8 @@ REGION_SUFFIXES = (".zip", ".roi")
 MOST_REGIONS = 200_000
 MOST_BYTES = 2**28
 """Bytes of a set when unpacked, at most."""
+MOST_SMALL, MOST_RATIO = 2**24, 10
+"""Bytes of any set, and the largest ratio by which larger ones may be packed."""
 OVAL_POINTS = 129
 
 _AREAS = (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED, ROI_TYPE.RECT, ROI_TYPE.OVAL)
@@ -164,8 +158,11 @@ def _contents(path: Path) -> list[bytes]:
         return [path.read_bytes()]
     with zipfile.ZipFile(path) as archive:
         files = [file for file in archive.infolist() if file.filename.lower().endswith(".roi")]
-        if len(files) > MOST_REGIONS or sum(file.file_size for file in files) > MOST_BYTES:
-            raise DataError(f"{path} holds more than {MOST_REGIONS} regions or {MOST_BYTES} bytes: refused.")
+        unpacked, most = sum(file.file_size for file in files), max(MOST_SMALL, MOST_RATIO * path.stat().st_size)
+        if len(files) > MOST_REGIONS or unpacked > min(MOST_BYTES, most):
+            raise DataError(
+                f"{path} holds {len(files)} regions that unpack to {unpacked} bytes, more than are read: it is damaged."
+            )
         return [archive.read(file) for file in files]
 
 
@@ -401,10 +398,9 @@ def _outlines(polygon: Any, size: tuple[int, int]) -> bool:
     numbers = isinstance(polygon, list) and all(isinstance(n, int | float) and abs(n) < 1e6 for n in polygon)
     if not numbers or len(polygon) < 6 or len(polygon) % 2:
         return False
-    x, y = np.array(polygon, np.float64).reshape(-1, 2).T
-    area = abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-    inside = x.max() > 0 and y.max() > 0 and x.min() < size[1] and y.min() < size[0]
-    return area >= 0.5 and bool(inside)
+    ring = np.array(polygon, np.float64).reshape(-1, 2)
+    inside = (ring.max(axis=0) > 0).all() and (ring.min(axis=0) < size[::-1]).all()
+    return enclosed(ring) >= 0.5 and bool(inside)
 
 
 def _around(polygon: list[float]) -> float:

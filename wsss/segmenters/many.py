@@ -187,7 +187,8 @@ def _describe(maps: CellMaps, geometry: Geometry) -> dict[str, Any]:
 def recount(data: DataSet, index: int) -> dict[str, Any]:
     """Return the figures of an image's label maps as they are on the disk."""
     try:
-        nuclei = read_label_map(find_label_map(data.folder / "nuclei", data.ids[index]))
+        path = find_label_map(data.folder / "nuclei", data.ids[index])
+        nuclei = read_label_map(path, *data.geometry(index).sizes)
     except DataError:  # given label maps come without nuclei
         nuclei = None
     return _describe(CellMaps(data.cells(index), nuclei), data.geometry(index))

@@ -10,12 +10,11 @@ import pandas as pd
 from wsss.core import rle
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import any_case, check_columns, numbers, read_text, unguard_text
+from wsss.core.geometry import check_covered
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.parquet import read_parquet
 
 MOST = 2**31 - 1
-MOST_COVERED = 16
-"""Times that the masks of an image may cover it, taken together."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +49,10 @@ def paint(given: GivenMasks) -> np.ndarray:
     check_covered(int(areas.sum()), given.size, given.where)
     flat = np.zeros(given.size[0] * given.size[1], np.int32)  # column after column
     for cell in np.argsort(-areas, kind="stable"):
-        starts, lengths = np.cumsum(runs[cell])[0::2], runs[cell][1::2]
-        starts = starts[: len(lengths)]
-        first = np.cumsum(lengths) - lengths
-        flat[np.repeat(starts - first, lengths) + np.arange(areas[cell])] = given.ids[cell]
+        turns = np.cumsum(runs[cell]).tolist()  # the mask turns on, off, on, ...
+        for start, stop in zip(turns[0::2], turns[1::2], strict=False):
+            flat[start:stop] = given.ids[cell]
     return np.ascontiguousarray(flat.reshape(given.size, order="F"))
-
-
-def check_covered(pixels: int, size: tuple[int, int], where: str) -> None:
-    """Refuse masks that cover their image over and over: painting them takes as long as that.
-
-    Raises:
-        DataError: they do.
-    """
-    if pixels > max(1 << 24, MOST_COVERED * size[0] * size[1]):
-        raise DataError(
-            f"{where}: the masks of its cells have {pixels} pixels in all, more than {MOST_COVERED} times the image of "
-            f"{size[0]} x {size[1]}: they are no cells."
-        )
 
 
 def check_ids(ids: list[int], where: str) -> None:
@@ -151,7 +136,7 @@ def _without_cells(path: Path) -> set[str]:
     if not images_csv.is_file():
         return set()
     table = unguard_text(read_text(images_csv, ["ID", "n_cells"]))
-    return set(table.ID[table.n_cells.str.strip() == "0"])
+    return set(table.ID[table.n_cells == "0"])
 
 
 def _submitted(texts: list[str], where: str) -> list[bytes]:

@@ -241,7 +241,7 @@ def _instances(options: EvaluateOptions, masks: TrueMasks, classes: ClassList) -
             others += 1
             continue
         del left[image.image_id]
-        true = masks.read(image.image_id)
+        true = masks.read(image.image_id, image.size)
         iou = true.iou(list(image.masks), image.size, f"{path}: {image.image_id}")
         scorer.add(iou, image.mask_index, image.class_ids, image.scores, true.labels, true.known)
     for image_id in left:
@@ -326,8 +326,8 @@ def _overlapping(preds: Path, least: float, masks: TrueMasks, images: int) -> np
     known, start = set(masks.image_ids), 0
     for image_id, cells in progress(iter_cells(preds), "join cells", total=images):
         if image_id in known:
-            true = masks.read(image_id)
             size = (int(cells.ImageHeight.iloc[0]), int(cells.ImageWidth.iloc[0]))
+            true = masks.read(image_id, size)
             iou = true.iou([text.encode("ascii") for text in cells.rle], size, f"{preds}: {image_id}")
             matches = match_pairs(iou, least)[: len(true.rows)]
             rows[true.rows] = np.where(matches >= 0, start + matches, -1)

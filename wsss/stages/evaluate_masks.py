@@ -26,6 +26,7 @@ from wsss.runs.output import Output, check_entry, check_recorded, files_of_recor
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)
+AGAIN = "Run infer again to make it."
 NAMES = {"dice": "Dice", "iou": "IoU", "threshold_mean": "mean over IoU .5 to .95", "instance_ap": "instance AP"}
 
 
@@ -73,9 +74,11 @@ def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
 
 def predicted_map(preds: Path, name: str, record: dict[str, Any]) -> np.ndarray:
     """Return the predicted objects of an image, (H, W) int32; a mask that is not parted is object 1."""
+    probs = preds / "probs" / f"{name}.npy"  # not compressed: its size is the image's
+    sizes = [read_npy(probs, AGAIN, mapped=True).shape[1:]] if probs.exists() else []
     if record["segmentation"]["objects"]:
-        return read_label_map(find_label_map(preds / "objects", name))
-    return (read_label_map(preds / "masks" / f"{name}.png") > 0).astype("int32")
+        return read_label_map(find_label_map(preds / "objects", name), *sizes)
+    return (read_label_map(preds / "masks" / f"{name}.png", *sizes) > 0).astype("int32")
 
 
 def _search(
@@ -116,10 +119,10 @@ def predicted_probs(preds: Path, name: str, files: Mapping[str, Sequence[str]]) 
         name: of the image.
         files: of the predictions' record, see `files_of_record`.
     """
-    path, again = preds / "probs" / f"{name}.npy", "Run infer again to make it."
+    path = preds / "probs" / f"{name}.npy"
     check_entry(path, preds, files)
-    probs = read_npy(path, again)
-    check_seal(path, again)
+    probs = read_npy(path, AGAIN)
+    check_seal(path, AGAIN)
     return probs.astype("float32") / 255
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError, DataError, refuse_idle, some
 from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_json
@@ -56,6 +56,8 @@ def run(options: InferOptions) -> int:
             return infer_masks(options, options.run)
         if trained == "maps":
             raise ConfigError(f"{options.run} finds class maps alone: pass its classifier as --run, and it as --unet.")
+    if options.unet is None:
+        refuse_idle(options, ("encoder",), "without U-Nets")
     folder = default_dataset(options.data)
     scorers = [parse_source(text)[0] for text in options.source] if options.run is None else [options.run.name]
     out = options.out or Path("preds") / f"{folder.name}-{'-'.join(scorers)}{'-oof' if options.oof else ''}"
@@ -102,7 +104,7 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
         check_runtime(device)
         checkpoints = [replace(one, net=cast(CamNet, InOpenVino(one.net))) for one in checkpoints]
     if options.unet is not None:
-        nets = [load_unet(folder, device, "maps") for folder in find_folders(options.unet)]
+        nets = [load_unet(folder, device, "maps", options.encoder) for folder in find_folders(options.unet)]
         checkpoints = pair(checkpoints, nets, oof=options.oof)
     plan = plan_oof(checkpoints, data) if options.oof else plan_all(checkpoints, data)
     _check_nuclei(options, data, plan)

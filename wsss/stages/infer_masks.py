@@ -61,7 +61,9 @@ def infer_masks(options: InferOptions, run: Path) -> int:
     device = choose_device(options.device, options.precision)
     folders = find_folders(run)
     checkpoints = [
-        one for folder in folders for one in load_unets(folder, device, "masks", snapshots=options.snapshots)
+        one
+        for folder in folders
+        for one in load_unets(folder, device, "masks", options.encoder, snapshots=options.snapshots)
     ]
     config = checkpoints[0].recipe.masks
     if options.data is None:

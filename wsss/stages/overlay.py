@@ -151,7 +151,7 @@ def draw_image(
     """
     name, geometry, names = data.ids[i], data.geometry(i), data.classes.names
     content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
-    stored = read_label_map(find_label_map(data.folder / "cells", name))
+    stored = read_label_map(find_label_map(data.folder / "cells", name), *geometry.sizes)
     label_map = geometry.labels_to_store(stored)[content]
     picture = composite(data.image(i)[(slice(None), *content)], data.tints)
     edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
@@ -178,7 +178,7 @@ def _true_map(folder: Path, name: str, geometry: Geometry) -> np.ndarray:
         DataError: it is missing, broken, or of another size than the image.
     """
     path = find_label_map(folder, name)
-    label_map = read_label_map(path)
+    label_map = read_label_map(path, *geometry.sizes)
     if label_map.shape != (geometry.height, geometry.width):
         raise DataError(f"{path} is {label_map.shape}, the image is {(geometry.height, geometry.width)}.")
     return geometry.labels_to_store(label_map)

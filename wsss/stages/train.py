@@ -21,8 +21,9 @@ from wsss.feature_classifier.train import record_network_share
 from wsss.inference.checkpoints import load_classifiers
 from wsss.inference.network_share import fit_network_share
 from wsss.inference.sources import Task as Scoring
+from wsss.models.custom import is_custom, source_digest
 from wsss.models.device import Device, choose_device, keep_freed_memory
-from wsss.options.recipe import Recipe
+from wsss.options.recipe import Recipe, UnetRecipe
 from wsss.options.train import TrainOptions
 from wsss.reports.figures import plot_curves
 from wsss.runs.record import RunRecord, check_same_run, check_unseen, fold_name, inherit, join
@@ -62,7 +63,7 @@ def start(plan: Plan) -> tuple[Job, TrainState]:
     earlier = task.earlier(split.fold, fresh=saved is None)
     record = task.record(split)
     inherited = [_inherited(source, option, split, task.twins) for option, source in earlier.items()]
-    record = replace(record, inputs=record.inputs | _starting_weights(task, split.fold, saved))
+    record = replace(record, inputs=record.inputs | _starting_weights(task, split.fold, saved) | _encoder(recipe))
     if saved is not None:
         record = replace(record, ancestors=folder.read_ancestors(saved[1]))
         check_same_run(saved[1], record.meta())
@@ -97,6 +98,12 @@ def _starting_weights(task: Task, fold: int | None, saved: Saved | None) -> dict
     if files:
         return {name: digest_json(Digests().of_files(files))}
     return {name: before[name]} if name in before else {}
+
+
+def _encoder(recipe: Recipe) -> dict[str, str]:
+    """Return the digest of the source code of an encoder that the user wrote."""
+    custom = isinstance(recipe, UnetRecipe) and is_custom(recipe.backbone)
+    return {"encoder": source_digest(recipe.backbone)} if custom else {}
 
 
 def _job(plan: Plan, record: RunRecord, teacher: Any) -> Job:
