@@ -57,7 +57,7 @@ def test_infer_takes_it_and_says_so(tmp_path: Path) -> None:
 
 def test_what_it_is_not_for_is_refused(net: CamNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ConfigError, match=r"pip install 'wsss\[openvino\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '.\[openvino\]'"):
         InOpenVino(net)
     for device in (Device(torch.device("cuda")), Device(torch.device("cpu"), torch.bfloat16)):
         with pytest.raises(ConfigError, match="on the CPU in fp32"):

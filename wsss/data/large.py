@@ -378,16 +378,16 @@ def open_zarr(path: Path) -> ZarrImage:
         for what, numbers in (("shape", array.shape), ("chunks", array.chunks)):
             if math.prod(numbers) > MOST_NUMBERS:
                 raise DataError(f"{path.name} has the {what} {numbers}, more than {MOST_NUMBERS} numbers are refused.")
-        if (unpacked := max(map(math.prod, (array.shape, array.chunks))) * array.dtype.itemsize) > max(
-            MOST_BLOWN_UP, MOST_RATIO * stored
-        ):
-            raise DataError(f"{path.name} unpacks from {stored} to {unpacked} bytes: most of it is missing or blank.")
         chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
         if chunks > MOST_CHUNKS:
             raise DataError(
                 f"{path.name} has {chunks} chunks of {array.chunks}, more than {MOST_CHUNKS} are refused: save it in "
                 "larger ones."
             )
+        if (unpacked := max(map(math.prod, (array.shape, array.chunks))) * array.dtype.itemsize) > max(
+            MOST_BLOWN_UP, MOST_RATIO * stored
+        ):
+            raise DataError(f"{path.name} unpacks from {stored} to {unpacked} bytes: most of it is missing or blank.")
         names = [str(channel.get("label", "")) for channel in metadata.get("omero", {}).get("channels", [])]
     return ZarrImage(path.name, array, axes, names, _pixel(scales))
 

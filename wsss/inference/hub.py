@@ -100,8 +100,8 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
         DataError: a file is missing, damaged, of another tool or of a later format.
     """
     where = folder / CONFIG
-    config = read_record(where, "format", newest=FORMAT, what="wsss model", again="export the run again")
-    if config.get("library_name") != "wsss":
+    config = read_record(where, newest=FORMAT, what="wsss model", again="export the run again")
+    if config.get("library_name") != "wsss" or "format" not in config:
         raise DataError(f"{where} is not of a wsss model: export the run again.")
     networks = config.get("networks")
     if not isinstance(networks, list) or not 0 < len(networks) <= MOST_NETWORKS:

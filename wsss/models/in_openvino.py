@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, install
 from wsss.models.cam_net import CamNet, CamOutput
 from wsss.models.device import Device
 
@@ -25,7 +25,7 @@ class InOpenVino(nn.Module):
         try:
             import openvino  # an extra
         except ImportError as error:
-            raise ConfigError("--runtime openvino needs openvino: pip install 'wsss[openvino]'.") from error
+            raise ConfigError(f"--runtime openvino needs openvino: {install('openvino')}.") from error
         self.classifier = net.classifier
         example = torch.zeros(2, net.mean.shape[0], 64, 96, dtype=torch.uint8)
         with torch.no_grad(), warnings.catch_warnings():

@@ -121,7 +121,7 @@ class InferOptions:
     precision: str = "auto"
     """fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU (where bf16 may be twice as fast)."""
     runtime: Literal["torch", "openvino"] = "torch"
-    """What computes the networks of a run on the CPU: PyTorch, or OpenVINO (pip install 'wsss[openvino]'), 1.3 to 2.3
+    """What computes the networks of a run on the CPU: PyTorch, or OpenVINO (pip install -e '.[openvino]'), 1.3 to 2.3
     times as fast as PyTorch's fp32; scores differ by rounding alone."""
     overwrite: bool = False
     """Replace the results of other options in --out."""

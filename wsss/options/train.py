@@ -103,6 +103,8 @@ def check(recipe: Recipe, options: TrainOptions) -> None:
     begun = [options.run] if options.run else Path("runs").glob(f"*-{recipe.backbone}")
     going_on = options.resume == "auto" and any(run.exists() for run in begun)
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes, which start from its weights
-    has_data = (options.data or Path("data")).exists()  # otherwise this is what must be said
+    # otherwise this is what must be said
+    has_data = options.data.exists() if options.data else recipe.task != "masks" and Path("data").exists()
+    has_data = has_data and getattr(options, "pseudo", "") is not None
     if recipe.weights == "hub" and not recipe.init_from and is_first and has_data and not going_on:
         check_hub(recipe.backbone)

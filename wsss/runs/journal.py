@@ -85,7 +85,8 @@ class Journal:
                     raise self._damaged(f"it has a {kind} {str(name)[:40]!r}, which no journal has")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(f"PRAGMA user_version={FORMAT}")
+            if version != FORMAT:  # a journal that is opened and not added to stays as it is
+                self._db.execute(f"PRAGMA user_version={FORMAT}")
             self._db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT)")
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, record TEXT, payload BLOB, crc32 INTEGER)"
