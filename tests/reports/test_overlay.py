@@ -153,5 +153,7 @@ def test_a_long_title_is_broken_into_lines() -> None:
 def test_a_contact_sheet_puts_every_panel_in_its_row() -> None:
     panels = [Panel(np.full((30, 40, 3), (200, 10 * i, 0), np.uint8), f"image {i} " * 9) for i in range(7)]
     sheet = contact_sheet(panels, [0], HPA_NAMES, columns=3)
+    keyed = contact_sheet(panels, [0], HPA_NAMES, columns=3, pale="no class")
+    assert (keyed == NO_CLASS).all(axis=-1).sum() > (sheet == NO_CLASS).all(axis=-1).sum() + 50
     for panel in panels:
         assert (sheet == panel.picture[0, 0]).all(axis=-1).sum() == 30 * 40

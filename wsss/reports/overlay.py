@@ -218,8 +218,17 @@ def overlay_page(title: str, panels: Sequence[Panel], shown: Sequence[int], name
     return np.asarray(page)
 
 
-def contact_sheet(panels: Sequence[Panel], shown: Sequence[int], names: Sequence[str], columns: int = 5) -> np.ndarray:
+def contact_sheet(
+    panels: Sequence[Panel], shown: Sequence[int], names: Sequence[str], columns: int = 5, pale: str = ""
+) -> np.ndarray:
     """Put small panels in rows under their captions, over one legend of the classes shown.
+
+    Args:
+        panels: the small pictures.
+        shown: the classes.
+        names: of all classes.
+        columns: panels in a row, at most.
+        pale: what a pale outline means; '' where there is none.
 
     Returns:
         (H, W, 3) uint8.
@@ -230,7 +239,7 @@ def contact_sheet(panels: Sequence[Panel], shown: Sequence[int], names: Sequence
     high = max(panel.picture.shape[0] for panel in panels) + head
     rows = -(-len(panels) // columns)
     width = gap + columns * (wide + gap)
-    legend = _legend(shown, names, width - 2 * gap)
+    legend = _legend(shown, names, width - 2 * gap, pale)
     sheet = Image.new("RGB", (width, gap + rows * (high + gap) + legend.height), PAPER)
     pen = ImageDraw.Draw(sheet)
     for number, panel in enumerate(panels):
@@ -274,10 +283,10 @@ def _write_on_cell(
     pen.multiline_text(place, lines, font=font, spacing=1, align="center", fill=ink_on(plate))
 
 
-def _legend(shown: Sequence[int], names: Sequence[str], width: int) -> Image.Image:
-    """Draw a swatch, the short name and the name of each class, in rows of the given width."""
+def _legend(shown: Sequence[int], names: Sequence[str], width: int, pale: str = "") -> Image.Image:
+    """Draw a swatch, the short name and the name of each class, in rows of a width; `pale`: see `contact_sheet`."""
     font, row_height = _font(15), 24
-    entries = [(k, _entry(k, names[k])) for k in sorted(set(shown))]
+    entries = [(colour(k), _entry(k, names[k])) for k in sorted(set(shown))] + ([(NO_CLASS, pale)] if pale else [])
     places: list[tuple[int, int]] = []
     left, row = 0, 0
     for _, text in entries:
@@ -288,9 +297,9 @@ def _legend(shown: Sequence[int], names: Sequence[str], width: int) -> Image.Ima
         left += wanted
     legend = Image.new("RGB", (width, (row + 1) * row_height + 6 if entries else 1), PAPER)
     pen = ImageDraw.Draw(legend)
-    for (k, text), (x, line) in zip(entries, places, strict=True):
+    for (swatch, text), (x, line) in zip(entries, places, strict=True):
         y = line * row_height
-        pen.rectangle((x, y + 5, x + 13, y + 18), fill=colour(k))
+        pen.rectangle((x, y + 5, x + 13, y + 18), fill=swatch)
         pen.text((x + 20, y + 2), text, fill=INK, font=font)
     return legend
 

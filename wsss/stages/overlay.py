@@ -82,7 +82,9 @@ def _draw(options: OverlayOptions, output: Output) -> None:
         write_bytes(output.path(f"{data.ids[i]}.png"), _png(page))
         thumbs.append(thumb)
         shown |= classes
-    write_bytes(output.path("overview.png"), _png(contact_sheet(thumbs, sorted(shown), names)))
+    unsure = any(not note.classes for notes in predicted.values() for note in notes.values())
+    pale = f"no class from {options.threshold:g} on" if unsure else ""
+    write_bytes(output.path("overview.png"), _png(contact_sheet(thumbs, sorted(shown), names, pale=pale)))
     output.publish()
     say(f"images drawn: {len(chosen)}; they and overview.png are in {options.out}")
 
