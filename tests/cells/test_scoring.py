@@ -46,6 +46,7 @@ def plain_loop(maps: np.ndarray, label_map: np.ndarray, config: ScoreConfig) -> 
             "topk": pixels[-most:].mean(),
             "lse": np.log(np.exp(config.sharpness * pixels).mean()) / config.sharpness,
             "max": pixels[-1],
+            "logit": 1 / (1 + np.exp(-pixels.mean())),
         }[config.region]
 
     rows = []
@@ -54,6 +55,18 @@ def plain_loop(maps: np.ndarray, label_map: np.ndarray, config: ScoreConfig) -> 
         whole = np.array([region(one.ravel()) for one in maps]) if config.relative else np.ones(len(maps))
         rows.append([min(v / w, 1) if w > 0 else 0 for v, w in zip(values, whole, strict=True)])
     return np.array(rows)
+
+
+def test_logit_is_the_probability_that_the_raw_map_gives_to_the_cell() -> None:
+    label_map = np.zeros((4, 4), np.int32)
+    label_map[:2], label_map[2:] = 3, 5
+    cam = np.array([[[2.0], [-4.0]]], np.float32).repeat(4, axis=2).repeat(2, axis=1)
+    config = ScoreConfig(region="logit", prob_power=0)
+    found = cell_cam_scores(cam, np.array([0.2]), label_map, config, negative=None)
+    np.testing.assert_allclose(found[:, 0], 1 / (1 + np.exp([-2.0, 4.0])), rtol=1e-6)
+    cam[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="diverged"):
+        cell_cam_scores(cam, np.array([0.2]), label_map, config, negative=None)
 
 
 @pytest.mark.parametrize("region", REGION_RULES)

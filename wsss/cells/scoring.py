@@ -41,10 +41,15 @@ def normalise(cam: np.ndarray) -> np.ndarray:
     """
     if cam.ndim != 3 or 0 in cam.shape[1:]:
         raise ValueError(f"the class maps are {cam.shape}, expected (K, h, w).")
-    if not np.isfinite(cam).all():
-        raise ValueError("the class maps hold NaN or infinite values: the network has diverged.")
+    _check_finite(cam)
     positive = np.maximum(cam, 0).astype(np.float32, copy=False)
     return positive / (positive.max(axis=(1, 2), keepdims=True) + np.float32(EPSILON))
+
+
+def _check_finite(cam: np.ndarray) -> None:
+    """Raise ValueError if a value of raw class maps is NaN or infinite."""
+    if not np.isfinite(cam).all():
+        raise ValueError("the class maps hold NaN or infinite values: the network has diverged.")
 
 
 def resize(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -78,7 +83,7 @@ def region_rule(cells: CellPixels, config: ScoreConfig) -> Rule:
             return top_mean_rule(cells, config.top_share)
         case "max":
             return partial(cell_maxima, cells=cells)
-        case _:  # lse is the mean of raised maps
+        case _:  # lse and logit are means of raised maps
             return partial(cell_means, cells=cells)
 
 
@@ -96,7 +101,9 @@ def image_rule(config: ScoreConfig) -> Callable[[np.ndarray], float]:
 
 
 def raising(config: ScoreConfig) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[Any], Any]]:
-    """Return what `config.region` does to a map beforehand, and to its values afterwards; nothing, but for lse."""
+    """Return what `config.region` does to a map beforehand, and to its values afterwards; mostly nothing."""
+    if config.region == "logit":
+        return lambda maps: maps, expit
     if config.region != "lse":
         return lambda maps: maps, lambda values: values
     kind = np.float32 if config.sharpness <= SAFE_EXPONENT else np.float64
@@ -118,7 +125,7 @@ def cell_values(
     With `compartment` s: r = (1 - s) * region(cell) + s * region(compartment of the class).
 
     Args:
-        cam01: (K, h, w) float32 in [0, 1], covering the whole square of the label map; resized to it.
+        cam01: (K, h, w) float32 in [0, 1], raw for the rule logit, over the square of the label map; resized to it.
         label_map: (H, W) int, 0 background; ids may have gaps.
         config: the rules.
         negative: id of the class 'no specific signal'.
@@ -205,7 +212,10 @@ def cell_cam_scores(
         raise ValueError(f"expected {len(cam)} image probabilities in [0, 1], got {probs.shape}: {probs}.")
     free = np.arange(len(cam)) == (-1 if negative is None or config.prob_for_negative else negative)
     used = np.flatnonzero((probs > config.min_prob) | free)
-    maps = (cam if normalised else normalise(cam))[used]
+    raw = normalised or config.region == "logit"
+    if raw:
+        _check_finite(cam)
+    maps = (cam if raw else normalise(cam))[used]
     values = cell_values(
         maps, label_map, config, negative=negative, nuclei=nuclei, content=content, classes=used.tolist()
     )

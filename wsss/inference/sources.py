@@ -9,7 +9,7 @@ at a time).
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -507,11 +507,14 @@ def map_scores(
     task: Task, sample: Sample, maps: np.ndarray, probs: np.ndarray, *, normalised: bool = False
 ) -> np.ndarray:
     """Score the cells of an image from class maps (K, h, w); see `cell_cam_scores`."""
+    score = task.score
+    if normalised and score.region == "logit":  # probabilities have their sigmoid already
+        score = replace(score, region="mean")
     return cell_cam_scores(
         maps,
         probs,
         sample.cells,
-        task.score,
+        score,
         negative=task.data.classes.negative,
         nuclei=sample.nuclei,
         content=sample.content,

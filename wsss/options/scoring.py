@@ -5,7 +5,7 @@ from typing import Literal
 
 from wsss.core.checks import ConfigError, between, check_choice, check_fields
 
-REGION_RULES = ("quantile", "mean", "topk", "lse", "max")
+REGION_RULES = ("quantile", "mean", "topk", "lse", "max", "logit")
 NEGATIVE_RULES = ("recipe", "complement", "max", "own")
 BLENDS = ("mean", "geometric")
 CROP_MODES = ("fit", "stored", "none")
@@ -20,7 +20,8 @@ class ScoreConfig:
 
     region: str = "mean"
     """What stands for the map in a cell: quantile, mean, topk (mean of the highest pixels),
-    lse (log of the mean of exp(sharpness * map), divided by sharpness), max."""
+    lse (log of the mean of exp(sharpness * map), divided by sharpness), max; logit: sigmoid of the mean of the raw map,
+    the probability that the network gives to an image which is this cell alone."""
     quantile: float = between(0.99, 0, 1)
     """Which quantile the rule 'quantile' takes."""
     top_share: float = between(0.1, 1e-6, 1)
