@@ -115,11 +115,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def learn(home: Path) -> None:
+def learn(home: Path, *more: str) -> None:
     words = ["--data", str(home / "data"), "--run", str(home / "run"), "--fold", "all", "--backbone", "test_resnet"]
     quick = ["--weights", "none", "--epochs", "1", "--batch", "4", "--crop", "0", "--device", "cpu", "--workers", "0"]
     weak = [f"--feature_classifier.weak.{text}" for text in ("rounds=1", "folds=2", "trees=8", "leaf=1")]
-    train.main([*words, *quick, *weak, "--feature_classifier.copies", "0", "--crops.size", "32"])
+    train.main([*words, *quick, *weak, "--feature_classifier.copies", "0", "--crops.size", "32", *more])
 
 
 def predict(home: Path, out: str, *more: str) -> pd.DataFrame:
@@ -139,6 +139,8 @@ def test_a_training_finds_the_share_once_and_says_what_it_found(home: Path, caps
     learn(home)
     assert "the network gets" not in capsys.readouterr().out
     assert (home / "run/fold0/feature_classifier.safetensors").stat().st_mtime_ns == before
+    learn(home, "--score.prior_rounds", "1")
+    assert capsys.readouterr().out.count("the network gets") == 2, "other rules, other shares"
 
 
 def test_scores_are_blended_class_by_class(home: Path) -> None:

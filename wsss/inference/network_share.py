@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.cells.scoring import Part, Share, blend_parts, image_scores, take_shares
+from wsss.cells.scoring import Part, Share, blend_parts, image_scores
 from wsss.data.catalog import DataSet
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.pipeline import predict
-from wsss.inference.sources import CamScores, CropScores, FeatureScores, Task, shows_one_class, source_shares
+from wsss.inference.sources import SOURCES, Task, shows_one_class, source_shares
 from wsss.metrics.classify import average_precision, mean_of_classes
-from wsss.options.scoring import CropConfig, ScoreConfig
 
 STEPS = np.linspace(0, 1, 11)
 """The shares that are tried."""
@@ -73,11 +72,11 @@ def fit_network_share(
         return None
     both = replace(task, score=replace(task.score, feature_share=0.5), calibration=None, embeddings=False)
     scored = [image for image in predict(both, [checkpoint], drawn, set(), -1) if image.record["n_cells"]]
-    if len(scored) < LEAST_IMAGES:
+    truth = data.labels[[image.index for image in scored]]
+    if len(scored) < LEAST_IMAGES or not truth.any():
         return None
     tables = [pd.read_feather(BytesIO(image.payload)) for image in scored]
-    truth = data.labels[[image.index for image in scored]]
-    rescore = _rescorer(checkpoint, both.score, both.crops, tables, data.classes.negative)
+    rescore = _rescorer(checkpoint, task, tables, data.classes.negative)
     by_step = np.stack([rescore(float(step)) for step in STEPS])
     draws = rng.integers(0, len(truth), (DRAWS, len(truth)))
     shares = choose_shares(truth, by_step, draws)
@@ -87,25 +86,27 @@ def fit_network_share(
 
 
 def _rescorer(
-    checkpoint: CamCheckpoint, score: ScoreConfig, crops: CropConfig, tables: list[pd.DataFrame], negative: int | None
+    checkpoint: CamCheckpoint, task: Task, tables: list[pd.DataFrame], negative: int | None
 ) -> Callable[[Share], np.ndarray]:
     """Return a function that gives the (images, K) scores of images by what their cells show, for a network's share."""
-    network = [name for name in source_shares([checkpoint], score, crops) if name in (CamScores.name, CropScores.name)]
-    sources = {CamScores.name: CamScores, CropScores.name: CropScores, FeatureScores.name: FeatureScores}
+    score, groups = replace(task.score, feature_share="auto"), {kind.name: kind.group for kind in SOURCES}
     one_class = shows_one_class([checkpoint], score)
     columns = [str(k) for k in range(len(checkpoint.record.classes))]
-    known = [
-        {name: table[[f"{name}:{k}" for k in columns]].to_numpy() for name in (*network, FeatureScores.name)}
-        for table in tables
-    ]
 
-    def of_image(scores: dict[str, np.ndarray], share: Share) -> np.ndarray:
-        taken = take_shares([1.0, *([score.crop_share] if CropScores.name in network else []), 1 - share])
-        parts = [Part(name, sources[name].group, part, scores[name]) for name, part in zip(scores, taken, strict=True)]
+    def of_image(table: pd.DataFrame, shares: dict[str, Share]) -> np.ndarray:
+        parts = [
+            Part(name, groups[name], share, table[[f"{name}:{k}" for k in columns]].to_numpy())
+            for name, share in shares.items()
+        ]
         cells = blend_parts(parts, score, negative=negative, one_class=one_class)
         return image_scores(cells, np.zeros(cells.shape[1]), negative=negative, share=1.0)
 
-    return lambda share: np.stack([of_image(scores, share) for scores in known])
+    def rescore(share: Share) -> np.ndarray:
+        given = replace(checkpoint, network_share=np.broadcast_to(share, len(columns)))
+        shares = source_shares([given], score, task.crops)
+        return np.stack([of_image(table, shares) for table in tables])
+
+    return rescore
 
 
 def choose_shares(truth: np.ndarray, by_step: np.ndarray, draws: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.core.digests import Digests
-from wsss.core.files import digest_json
+from wsss.core.files import as_read, digest_json
 from wsss.core.runtime import cores
 from wsss.data.origin import image_marks
 from wsss.feature_classifier.store import NETWORK_SHARE
@@ -226,13 +226,14 @@ def _share_scores(task: ClassifyTask, split: Split, folder: RunFolder) -> None:
         return
     (checkpoint,) = load_classifiers(folder, task.device)
     marks = digest_json(image_marks(data, Digests(), split.valid))
-    made_with = {"network": checkpoint.digest, "images": marks, "crops": asdict(recipe.crops)}
+    rules = {"score": asdict(recipe.score), "crops": asdict(recipe.crops)}
+    made_with = as_read({"network": checkpoint.digest, "images": marks, **rules})
     assert checkpoint.feature_classifier is not None
     known = checkpoint.feature_classifier.meta.get(NETWORK_SHARE)
-    if known is not None and known["made_with"] == made_with:
+    if known is not None and known.get("made_with") == made_with:
         return
-    rules = Scoring(data, recipe.score, recipe.crops, task.device)
-    if (fitted := fit_network_share(checkpoint, data, split.valid.tolist(), rules, recipe.seed)) is None:
+    scoring = Scoring(data, recipe.score, recipe.crops, task.device)
+    if (fitted := fit_network_share(checkpoint, data, split.valid.tolist(), scoring, recipe.seed)) is None:
         return
     record_network_share(folder, data, fitted.meta() | {"made_with": made_with})
     say(
