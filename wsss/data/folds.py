@@ -197,7 +197,7 @@ def make_folds(
 
     Multilabel stratification (Sechidis et al. 2011, as in iterative-stratification) first. It knows no groups, and
     leaves small sets uneven; exchanges between folds then bring every class, and the folds' sizes, to a difference of
-    at most one image where no group forces more.
+    at most one image where such folds exist: groups may force more, and so may, rarely, the labels of a small set.
 
     Args:
         labels: (N, K) bool.
