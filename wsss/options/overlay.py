@@ -39,7 +39,7 @@ class OverlayOptions:
     max_size: int = between(1024, 64, 16384)
     """Longer edge of a panel in px, at most."""
     pixel_size: float = between(0, 0, 1000)
-    """Edge of a pixel of the original images in µm, for the scale bar; 0: what the data set's files declare, or no bar."""
+    """Edge of a pixel of the original images in µm, for the scale bar; 0: what its files declare, or no bar."""
     overwrite: bool = False
     """Replace other pictures in --out."""
 
