@@ -46,6 +46,7 @@ BACKBONE = "tf_efficientnet_lite0"
 ENCODER = ["--backbone", BACKBONE, "--weights", "package", "--device", "cpu"]
 PLAIN = ["--config", "configs/unet_salt.yaml", "--unet.attention", "none", "--unet.hypercolumn", "false"]
 PLAIN += ["--unet.empty_head", "false", "--mask_loss.later", "{}", "--mask_loss.switch", "0", "--workers", "0"]
+PLAIN += ["--save_every", "50"]
 """The baseline of the table of options: the salt recipe with binary cross-entropy and a bare decoder."""
 BLURS = (0, 0.7, 1.5)
 """Of the ceilings, px."""
@@ -76,9 +77,9 @@ ROWS = {
     "bce + dice": loss("bce: 1, dice: 1"),
     "focal": loss("focal: 1"),
     "ohem": loss("ohem: 1"),
-    "lovasz, relu": loss("lovasz: 1"),
+    "lovasz, relu": loss("lovasz: 1", "--mask_loss.rectifier", "relu"),
     "lovasz, elu + 1": loss("lovasz: 1", "--mask_loss.rectifier", "elu"),
-    "lovasz, symmetric": loss("lovasz: 1", "--mask_loss.symmetric", "true"),
+    "lovasz, symmetric": loss("lovasz: 1", "--mask_loss.rectifier", "relu", "--mask_loss.symmetric", "true"),
     "bce, then lovasz elu + 1": Row(
         ("--mask_loss.later", "{lovasz: 1}", "--mask_loss.switch", "half", "--mask_loss.rectifier", "elu")
     ),
