@@ -19,8 +19,8 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from wsss import cli
-from wsss.cells.instances import crop_batches, describe_cells
-from wsss.cells.regions import cell_ids
+from wsss.cells.instances import crop_batches
+from wsss.cells.regions import cell_ids, describe_cells
 from wsss.core.console import progress, say
 from wsss.data.catalog import DataSet
 from wsss.inference.checkpoints import load_classifiers
