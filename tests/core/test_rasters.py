@@ -166,11 +166,12 @@ def test_orientation_of_xmp_counts_where_exif_has_none(tmp_path: Path, kind: str
 def test_exif_of_a_png_counts_as_chunk_and_as_text_and_before_xmp(tmp_path: Path) -> None:
     stored = np.zeros((16, 32), np.uint8)
     stored[:8, :8] = 200
-    raw = b"\nexif\n      26\n" + EXIF_6.hex().encode() + b"\n"
+    plain = EXIF_6.hex().encode()
+    raw = b"\nexif\n      26\n" + plain + b"\n"
     for kind, content in (
         (b"eXIf", EXIF_6),
         (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw)),
-        (b"tEXt", b"Raw profile type APP1\0" + raw.replace(EXIF_6.hex().encode(), (b"Exif\0\0" + EXIF_6).hex().encode())),
+        (b"tEXt", b"Raw profile type APP1\0" + raw.replace(plain, (b"Exif\0\0" + EXIF_6).hex().encode())),
     ):
         for late in (False, True):
             path = png_told(tmp_path, stored, kind, content, late=late)
