@@ -178,7 +178,7 @@ def show_scores(
     field: Field, cam: np.ndarray, probs: np.ndarray, checkpoint: CamCheckpoint, device: Device
 ) -> np.ndarray:
     """Show for one class the map in each cell, and for all cells how the two stages become a score."""
-    k, rules = SHOWN[1], replace(checkpoint.recipe.score, feature_share=0.0)
+    k, rules = SHOWN[1], replace(checkpoint.recipe.score, region="mean", prob_power=1.0, feature_share=0.0)
     values = cell_values(normalise(cam), field.label_map, rules, negative=HPA.negative)
     first = cell_cam_scores(cam, probs, field.label_map, rules, negative=HPA.negative)
     crops = np.concatenate([crop for _, crop in cell_crops(field.image, field.label_map, checkpoint.recipe.crops)])

@@ -19,7 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from wsss.data.augment import build_augment
 from wsss.inference.semantic import MaskPredictor
+from wsss.models.augment import OPS
 from wsss.models.cam_net import build_cam_net, class_maps, crop_outputs
 from wsss.models.device import Device
 from wsss.models.unet import build_unet
@@ -35,6 +37,7 @@ from wsss.options.recipe import (
     UnetRecipe,
 )
 from wsss.options.scoring import TtaConfig
+from wsss.training.drawing import DrawnAugment, together
 from wsss.training.fit import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
@@ -165,6 +168,19 @@ def test_a_step_waits_once(
     teacher = settle(build(PLAIN), gpu).eval() if "refined" in variant else None
     learner = ClassifyLearner(make_job(recipe, device, teacher=teacher), state, [])
     batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), torch.ones(2, 2), torch.arange(2))
+    assert take_steps(learner, batch, monkeypatch) == [BACK]
+
+
+def test_a_step_with_augmentation_on_the_device_waits_once(
+    gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = DrawnAugment(build_augment("hard", 64))
+    with fake_tensor.unset_fake_temporarily():
+        steps = together([drawn(np.zeros((4, 64, 64), np.uint8), seed)[1] for seed in range(60)])
+    assert {step.op for step in steps} == set(OPS) - {"turn over"}
+    device = Device(GPU, torch.bfloat16)
+    learner = ClassifyLearner(make_job(PLAIN, device), TrainState(settle(build(PLAIN), gpu), PLAIN, device), [])
+    batch = Batch(torch.zeros(60, 4, 64, 64, dtype=torch.uint8), torch.ones(60, 2), torch.arange(60), steps)
     assert take_steps(learner, batch, monkeypatch) == [BACK]
 
 

@@ -44,6 +44,8 @@ from wsss.runs.output import Output
 
 HELPERS = max(2, min(8, cores() // 2))
 """Threads that read, and threads that score and encode; a GPU outruns two."""
+HALF = "half"
+"""Key of what was computed in half precision, in the records of a journal and in provenance.json."""
 EMBEDDING = "embedding"
 """What stands before the names of the vectors' elements in a payload."""
 
@@ -329,7 +331,8 @@ def record_images(
             if task.overlap is not None:  # its cells are new
                 mark = image_marks(task.data, digests, [scored.index])[name]
             failed = scored.record["status"] != "ok"
-            journal.add(name, {**scored.record, "mark": mark, "failed": failed}, scored.payload)
+            half = {} if task.device.half is None else {HALF: True}
+            journal.add(name, {**scored.record, "mark": mark, "failed": failed, **half}, scored.payload)
             bar.update()
 
 

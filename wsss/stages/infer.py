@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from wsss.core.checks import ConfigError, DataError, refuse_idle, some
 from wsss.core.console import say
 from wsss.core.files import digest_json, write_json
@@ -27,11 +29,12 @@ from wsss.inference.checkpoints import (
 )
 from wsss.inference.ensemble import foreign_note
 from wsss.inference.overlap import Overlap, running
-from wsss.inference.pipeline import Scored, ShardJournals, predict_plan, record_images, take, write_results
+from wsss.inference.pipeline import HALF, Scored, ShardJournals, predict_plan, record_images, take, write_results
+from wsss.inference.precision import WORTH, try_half
 from wsss.inference.published import Published, Target, load_published
 from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
 from wsss.models.cam_net import CamNet
-from wsss.models.device import Device, choose_device, half_note, keep_freed_memory
+from wsss.models.device import Device, choose_device, computes_half, keep_freed_memory
 from wsss.models.in_openvino import InOpenVino, check_runtime
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
@@ -63,8 +66,6 @@ def run(options: InferOptions) -> int:
 
     on_ray = options.engine == "ray"  # this process only plans then
     task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
-    if not on_ray and (note := half_note(task.device, options.precision)):
-        say(note)
     if options.oof:
         _note_late_images(task.data, plan)
         if note := foreign_note(model.name for model in task.published):
@@ -165,8 +166,11 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
     if not output.begin(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
     with _segmented(task, plan, options) as overlap:
-        failed, again, items, shards = _predict(replace(task, overlap=overlap), plan, output, options)
+        failed, again, records, shards = _predict(replace(task, overlap=overlap), plan, output, options)
+    if any(HALF in record for record in records.values()):
+        provenance[HALF] = True
     write_json(output.path(PROVENANCE), provenance | from_here(task.data.folder, output.folder))
+    items = {name: str(record.get("mark", "")) for name, record in records.items()}
     output.publish(failed=again, items=items)
     if not again:  # else the shards with images that failed may be run again
         for path in shards:
@@ -197,12 +201,12 @@ def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContext
 
 def _predict(
     task: Task, plan: Plan, output: Output, options: InferOptions
-) -> tuple[int, list[str], dict[str, str], list[Path]]:
+) -> tuple[int, list[str], dict[str, dict[str, Any]], list[Path]]:
     """Write the tables, from all shards or after predicting here.
 
     Returns:
-        images without a result, those of them that can be tried again, what each image was made from, and the journals
-        of shards.
+        images without a result, those of them that can be tried again, the journal's record of each image, and the
+        journals of shards.
     """
     home = output.home
     shares = [source_shares(checkpoints, options.score, options.crops, task.published) for checkpoints, _ in plan]
@@ -228,9 +232,8 @@ def _predict(
             embeddings=bool(options.embeddings),
         )
         records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
-        items = {name: str(record.get("mark", "")) for name, record in records.items()}
         again = [name for name, record in records.items() if record.get("failed")]
-    return failed, again, items, paths
+    return failed, again, records, paths
 
 
 def _check_fresh(shards: ShardJournals, names: list[str], marks: Mapping[str, str]) -> None:
@@ -265,10 +268,33 @@ def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output
     total = sum(len(indices) for _, indices in plan)
     if done:
         say(f"{len(done)} of {total} images are there already: going on.")
+    task = _with_precision(task, plan, skip, journal, options)
     folds = _folds_of(task.data, plan) if options.oof else [-1] * len(plan)
     spread = options.engine == "ray"
     predicted = _on_ray(task, plan, folds, skip, options) if spread else predict_plan(task, plan, folds, skip)
     record_images(task, predicted, journal, output, skip, total)
+
+
+def _with_precision(task: Task, plan: Plan, skip: set[int], journal: Journal, options: InferOptions) -> Task:
+    """Compute in bfloat16 where nothing else is asked for, and this CPU is really faster and close enough then.
+
+    A run that goes on keeps to what it began with. Shards do not try: they would have to agree.
+    """
+    if options.engine == "ray" or options.precision != "auto" or task.device.is_cuda:
+        return task
+    begun = {HALF in record for _, record, _ in journal.items() if not record.get("failed")}
+    todo = [(checkpoints, i) for checkpoints, indices in plan for i in indices if i not in skip]
+    half, native = True in begun, computes_half(task.device)
+    if begun and (half or native):
+        say(f"precision: {'bf16' if half else 'fp32'}, as the run began")
+    elif native and (options.shard or options.runtime != "torch" or len(todo) < WORTH):
+        say("note: this CPU computes in bf16: --precision bf16 halves the time of large networks.")
+    elif native:
+        checkpoints = todo[0][0]
+        trial = try_half(task, checkpoints, [i for others, i in todo if others is checkpoints])
+        say(str(trial), "precision", **vars(trial), half=trial.half)
+        half = trial.half
+    return replace(task, device=replace(task.device, half=torch.bfloat16)) if half else task
 
 
 def _folds_of(data: DataSet, plan: Plan) -> list[int]:

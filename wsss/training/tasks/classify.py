@@ -29,6 +29,7 @@ from wsss.options.recipe import ClassifyRecipe
 from wsss.options.train import ClassifyOptions
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, same_fold
+from wsss.training.drawing import DrawnAugment
 from wsss.training.fit import Learner, Validate, Watch
 from wsss.training.loading import Batch, EpochLoader, ImageSamples, balanced_draw, shard, whole_images
 from wsss.training.preview import Preview
@@ -269,7 +270,7 @@ def train_loader(
     """
     signals = [stains.signal for stains in data.stains]
     augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels), signals=signals)
-    samples = ImageSamples(data, augment)
+    samples = ImageSamples(data, DrawnAugment(augment) if recipe.augment_device == "device" else augment)
     draw = balanced_draw(data.labels, indices, recipe.sampler, recipe.seed)
     return EpochLoader(samples, draw, len(indices), recipe, workers=workers, pinned=pinned, world=world)
 
