@@ -16,7 +16,6 @@ from skimage.draw import polygon
 
 from wsss.core.checks import DataError, install, some
 from wsss.core.files import read_json
-from wsss.core.geometry import check_covered, check_filling, enclosed
 from wsss.core.rasters import (
     MOST_BLOWN_UP,
     MOST_RATIO,
@@ -29,7 +28,7 @@ from wsss.core.rasters import (
     orientation_of,
 )
 from wsss.core.reading import check_regular, read_npy
-from wsss.core.rle import parse_pairs
+from wsss.core.rle import check_covered, check_filling, enclosed, parse_pairs
 from wsss.core.stacks import CHANNEL_AXES, MOST_PLANES, PlaneChoice, Stack, in_um
 from wsss.data.chunks import limited
 

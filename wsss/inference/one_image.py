@@ -12,8 +12,7 @@ import pandas as pd
 from wsss.core.channels import BITS
 from wsss.core.checks import DataError, some
 from wsss.core.files import as_read
-from wsss.core.geometry import Geometry
-from wsss.core.label_maps import check_label_map
+from wsss.core.label_maps import Geometry, check_label_map
 from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet
 from wsss.data.pixels import to_uint8
