@@ -16,8 +16,8 @@ from wsss.data.masks import folds_digest as mask_folds_digest
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.models.custom import is_custom, source_digest
 from wsss.models.device import Device
+from wsss.models.encoder import is_custom, source_digest
 from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
 from wsss.runs.record import RunRecord, check_unseen, fold_name, has_seen
@@ -156,7 +156,7 @@ def load_unet(
         folder: of its run.
         device: where it is to compute.
         task: masks or maps.
-        encoder: the custom encoder that may be imported, see `models.custom`; '' for none.
+        encoder: the custom encoder that may be imported, see `models.encoder`; '' for none.
         weights: a file of the run; the best weights if left out.
 
     Raises:

@@ -33,13 +33,11 @@ from wsss.inference.pipeline import HALF, Scored, ShardJournals, predict_plan, r
 from wsss.inference.precision import WORTH, try_half
 from wsss.inference.published import Published, Target, load_published
 from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
-from wsss.models.cam_net import CamNet
+from wsss.models.cam_net import CamNet, InOpenVino, check_runtime
 from wsss.models.device import Device, choose_device, computes_half, keep_freed_memory
-from wsss.models.in_openvino import InOpenVino, check_runtime
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
-from wsss.runs.journal import Journal, remove_journal
-from wsss.runs.lock import LOCK, hold
+from wsss.runs.journal import LOCK, Journal, hold, remove_journal
 from wsss.runs.output import FOLDER, Marks, Output, in_folder
 from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_masks import infer_masks
