@@ -379,3 +379,19 @@ def _check_out_of_fold(
         )
     advice = f"Train {fold_name(record.fold)} again from networks that never saw them, or leave --oof out."
     check_unseen(record.path, record.lineage, predicted, "images that it would predict out of fold", advice, twins)
+
+
+def check_alike(checkpoints: list[CamCheckpoint], where: str) -> None:
+    """Refuse networks that do not speak of the same classes, channels and size.
+
+    Raises:
+        DataError: they differ, or are made for another task than cell labels.
+    """
+    for checkpoint in checkpoints:
+        if checkpoint.recipe.task != "classify":
+            raise DataError(f"{checkpoint.path} was trained for {checkpoint.recipe.task}: it gives no labels of cells.")
+        for what in ("classes", "negative", "channels", "size"):
+            fact, first = getattr(checkpoint.record, what), getattr(checkpoints[0].record, what)
+            if fact != first:
+                shown = some(fact) if isinstance(fact, tuple) else fact
+                raise DataError(f"{where}: {checkpoint.path} has other {what} ({shown}) than {checkpoints[0].path}.")
