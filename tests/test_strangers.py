@@ -27,8 +27,7 @@ from wsss.data.large import LargeImage
 from wsss.inference.tables import read_cells, read_images
 from wsss.options import ensemble, prepare
 from wsss.options.parsing import read_options
-from wsss.runs.journal import Journal
-from wsss.runs.lock import hold
+from wsss.runs.journal import Journal, hold
 from wsss.runs.output import STATE, in_folder
 from wsss.runs.run_folder import load_checkpoint, read_tensors
 

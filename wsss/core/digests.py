@@ -1,23 +1,16 @@
-"""Digests of files, what differs between two records of them, and the seals of our own files.
-
-An unchanged file is not read twice. JSON holds a digest of its values; a file of bytes (Parquet, .npz, .npy,
-safetensors) holds a seal: the SHA-256 of the whole file, with zeros in the place of the seal. Files without one, from
-older versions or other programs, are read as well.
-"""
+"""Digests of files, of which an unchanged one is not read twice, and what differs between two records of them."""
 
 import hashlib
-import mmap
 import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import some
 from wsss.core.files import digest_file
-from wsss.core.reading import check_regular
 
 DIGEST = re.compile("[0-9a-f]{16}")
 """What a digest looks like in a record."""
@@ -124,67 +117,3 @@ def _shown(value: object) -> str:
 def in_short(differing: Mapping[str, str]) -> str:
     """Return differences as one text: the first three, and the number of others."""
     return some(differing.values(), 3)
-
-
-_MARK = b"wsss-sha256:"
-_HEX = 64
-BLANK = (_MARK + b"0" * _HEX).decode()
-"""What a file holds, once, before it is sealed."""
-OF_OPTIONS = "Restore it, or, if it was changed on purpose, remove its first line."
-"""The way out of damaged options, which begin with their seal."""
-
-
-def seal(stream: IO[bytes]) -> None:
-    """Write the digest of an open file into the place of its last BLANK.
-
-    Raises:
-        ValueError: there is no BLANK.
-    """
-    stream.flush()
-    handle = stream.fileno()
-    with mmap.mmap(handle, 0, prot=mmap.PROT_READ) as content:
-        at = content.rfind(BLANK.encode())
-        if at < 0:
-            raise ValueError("the file keeps no place for a seal.")
-        digest = _digest(content, at)
-    os.pwrite(handle, digest, at + len(_MARK))
-
-
-def sealed(content: bytes) -> bytes:
-    """Return a file's content with its last BLANK replaced by the digest."""
-    at = content.rindex(BLANK.encode()) + len(_MARK)
-    return content[:at] + _digest(content, at - len(_MARK)) + content[at + _HEX :]
-
-
-def check_seal(path: Path, again: str) -> bool:
-    """Compare a file with its seal; return whether it has one.
-
-    Args:
-        path: the file.
-        again: the way out if it is damaged, as a sentence.
-
-    Raises:
-        DataError: the file differs from what was sealed.
-    """
-    check_regular(path)
-    with path.open("rb") as stream:
-        if os.fstat(stream.fileno()).st_size < len(BLANK):
-            return False
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            at = content.rfind(_MARK)
-            if at < 0:
-                return False
-            begin = at + len(_MARK)
-            if content[begin : begin + _HEX] != _digest(content, at):
-                raise DataError(f"{path} is damaged: its content does not match its digest. {again}")
-    return True
-
-
-def _digest(content: "bytes | mmap.mmap", at: int) -> bytes:
-    """Return the hex digest of a content whose seal begins at `at`."""
-    sha = hashlib.sha256()
-    with memoryview(content) as view:
-        sha.update(view[: at + len(_MARK)])
-        sha.update(b"0" * _HEX)
-        sha.update(view[at + len(_MARK) + _HEX :])
-    return sha.hexdigest().encode()

@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
-from wsss.core.digests import BLANK, check_seal, seal
-from wsss.core.files import check_format, write_atomic
+from wsss.core.files import BLANK, check_format, check_seal, seal, write_atomic
 from wsss.core.reading import one_line
 
 FORMAT = "wsss-table-1"

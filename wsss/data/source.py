@@ -16,7 +16,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import progress
 from wsss.core.digests import mark_of
 from wsss.core.files import digest_json
-from wsss.core.geometry import Geometry
+from wsss.core.label_maps import Geometry
 from wsss.core.runtime import Workers, parallel
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
 from wsss.data.build import ExistingSet, Known, write_extra

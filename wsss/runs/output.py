@@ -36,8 +36,7 @@ from wsss.core.files import (
     write_json,
 )
 from wsss.core.reading import check_no_link
-from wsss.runs.journal import Journal
-from wsss.runs.lock import LOCK, hold
+from wsss.runs.journal import LOCK, Journal, hold
 
 STATE = ".wsss"
 FOLDER = "result"

@@ -15,11 +15,11 @@ from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.files import composed, read_json
-from wsss.core.geometry import check_covered, fill
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import named
 from wsss.core.reading import check_regular
+from wsss.core.rle import check_covered, fill
 from wsss.segmenters.painted import GivenMasks, check_ids
 
 GEOJSON_SUFFIXES = (".geojson", ".geojson.gz")

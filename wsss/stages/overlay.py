@@ -13,8 +13,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
 from wsss.core.digests import Digests
 from wsss.core.files import write_bytes
-from wsss.core.geometry import Geometry
-from wsss.core.label_maps import find_label_map, read_label_map
+from wsss.core.label_maps import Geometry, find_label_map, read_label_map
 from wsss.core.labels import ClassList
 from wsss.core.parquet import read_parquet
 from wsss.data.catalog import DataSet

@@ -16,7 +16,7 @@ from wsss.options.review import ReviewOptions
 from wsss.reviewing.population import Population, read_population
 from wsss.reviewing.server import ReviewServer, ReviewSite, Views
 from wsss.reviewing.session import FILE, TRUTH, Answers, Judged, Session
-from wsss.runs.lock import hold
+from wsss.runs.journal import hold
 from wsss.runs.output import record_over
 
 

@@ -21,8 +21,8 @@ from wsss.feature_classifier.train import record_network_share
 from wsss.inference.checkpoints import load_classifiers
 from wsss.inference.network_share import fit_network_share
 from wsss.inference.sources import Task as Scoring
-from wsss.models.custom import is_custom, source_digest
 from wsss.models.device import Device, choose_device, keep_freed_memory
+from wsss.models.encoder import is_custom, source_digest
 from wsss.options.recipe import Recipe, UnetRecipe
 from wsss.options.train import TrainOptions
 from wsss.reports.figures import plot_curves
