@@ -23,9 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wsss.core.checks import ConfigError
 from wsss.core.runtime import versions
-from wsss.inference.semantic import view_maps
 from wsss.models.augment import Drawn
-from wsss.models.cam_net import build_cam_net, crop_probs
+from wsss.models.cam_net import build_cam_net, class_maps, crop_outputs
 from wsss.models.device import Device, choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig, PuzzleConfig
 from wsss.options.scoring import TtaConfig
@@ -179,8 +178,8 @@ class Check:
         batches = np.array_split(crops, max(1, len(crops) // 64))
 
         def both() -> None:
-            view_maps(net, fields, device, TtaConfig())
-            crop_probs(net, batches, device)
+            class_maps(net, fields, device, TtaConfig())
+            crop_outputs(net, batches, device)
 
         both()
         seconds = self.seconds(both)

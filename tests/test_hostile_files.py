@@ -506,6 +506,25 @@ def network(**changes: Any) -> dict[str, Any]:
     return {**facts, "fold": 0, "versions": {"wsss": "1"}, **changes}
 
 
+def test_large_coco_files_cost_in_proportion(tmp_path: Path) -> None:
+    corners = np.array([0, 0, 8, 0, 8, 8, 0, 8]) + np.repeat(np.arange(10_000) // 100 * 10, 8).reshape(-1, 8)
+    corners[:, 1::2] += (np.arange(10_000) % 100 * 10)[:, None] - corners[:, :1]
+    image = {"id": 1, "file_name": "A.png", "height": 1000, "width": 1000}
+    every = [{"id": k + 1, "image_id": 1, "segmentation": [ring]} for k, ring in enumerate(corners.tolist())]
+    (tmp_path / "c.json").write_text(json.dumps({"images": [image], "annotations": every}))
+    began = time.process_time()
+    with at_most(MORE_MEMORY):
+        cells = paint(CocoMasks(tmp_path / "c.json").masks("A", (1000, 1000)))
+    assert time.process_time() - began < SECONDS
+    np.testing.assert_array_equal(np.unique(cells, return_counts=True)[1][1:], np.full(10_000, 64))
+
+
+def test_a_label_map_of_32_bits_is_not_copied(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((6000, 6000), np.uint32), photometric="minisblack")
+    with at_most(250):
+        assert read_label_map(tmp_path / "a.tif").sum() == 6000 * 6000
+
+
 def test_hostile_models(tmp_path: Path) -> None:
     def config(*networks: Any, **more: Any) -> bytes:
         return json.dumps({"library_name": "wsss", "format": 1, "networks": list(networks)} | more).encode()

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss.cells.instances import GEOMETRY_COLUMNS, describe_cells, measure_cells
+from wsss.cells.regions import GEOMETRY_COLUMNS, describe_cells, measure_cells
 from wsss.core.geometry import Geometry
 
 

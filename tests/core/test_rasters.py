@@ -123,6 +123,82 @@ def test_orientation_counts_for_images_and_masks_alike(tmp_path: Path, orientati
             LargeImage(path)
 
 
+XMP = {
+    "attribute": '<rdf:Description tiff:Orientation="6"/>',
+    "apostrophes": "<rdf:Description tiff:Orientation = '6'/>",
+    "element": "<tiff:Orientation>6</tiff:Orientation>",
+}
+EXIF_6 = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+
+
+def png_told(folder: Path, stored: np.ndarray, kind: bytes, content: bytes, *, late: bool = False) -> Path:
+    """Write a PNG with one more chunk, before its pixels or behind them."""
+    Image.fromarray(stored).save(folder / "plain.png")
+    plain = (folder / "plain.png").read_bytes()
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    at = plain.index(b"IEND") - 4 if late else 33
+    path = folder / "a.png"
+    path.write_bytes(plain[:at] + chunk + plain[at:])
+    return path
+
+
+@pytest.mark.parametrize("xmp", XMP)
+@pytest.mark.parametrize("kind", ["iTXt", "packed iTXt", "zTXt", "jpg", "tif"])
+def test_orientation_of_xmp_counts_where_exif_has_none(tmp_path: Path, kind: str, xmp: str) -> None:
+    stored, packet, path = np.zeros((16, 32), np.uint8), XMP[xmp].encode(), tmp_path / f"a.{kind}"
+    stored[:8, :8] = 200
+    key = b"XML:com.adobe.xmp\0"
+    if kind == "tif":
+        tifffile.imwrite(path, stored, extratags=[(700, 1, len(packet), packet, True)], **PLAIN)
+    elif kind == "jpg":
+        Image.fromarray(stored).save(path, xmp=packet, quality=95)
+    elif kind == "zTXt":
+        path = png_told(tmp_path, stored, b"zTXt", key + b"\0" + zlib.compress(packet))
+    else:
+        packed = kind != "iTXt"
+        text = bytes([packed]) + b"\0en\0\0" + (zlib.compress(packet) if packed else packet)
+        path = png_told(tmp_path, stored, b"iTXt", key + text, late=True)
+    np.testing.assert_allclose(read_picture(path, 1)[0], turn(stored, 6), atol=20)
+    header = read_header(path)
+    assert (header.height, header.width) == (32, 16)
+
+
+def test_exif_of_a_png_counts_as_chunk_and_as_text_and_before_xmp(tmp_path: Path) -> None:
+    stored = np.zeros((16, 32), np.uint8)
+    stored[:8, :8] = 200
+    plain = EXIF_6.hex().encode()
+    raw = b"\nexif\n      26\n" + plain + b"\n"
+    for kind, content in (
+        (b"eXIf", EXIF_6),
+        (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw)),
+        (b"tEXt", b"Raw profile type APP1\0" + raw.replace(plain, (b"Exif\0\0" + EXIF_6).hex().encode())),
+    ):
+        for late in (False, True):
+            path = png_told(tmp_path, stored, kind, content, late=late)
+            np.testing.assert_array_equal(read_label_map(path), turn(stored, 6))
+    packet = b"XML:com.adobe.xmp\0\0\0\0\0" + XMP["element"].replace("6", "3").encode()
+    path.write_bytes(png_told(tmp_path, stored, b"eXIf", EXIF_6).read_bytes())
+    whole = path.read_bytes()
+    chunk = struct.pack(">I", len(packet)) + b"iTXt" + packet + struct.pack(">I", zlib.crc32(b"iTXt" + packet))
+    path.write_bytes(whole[:33] + chunk + whole[33:])
+    np.testing.assert_array_equal(read_label_map(path), turn(stored, 6))
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (b"zTXt", b"XML:com.adobe.xmp\0\0no zlib"),
+        (b"iTXt", b"XML:com.adobe.xmp"),
+        (b"zTXt", b"XML:com.adobe.xmp\0\0" + zlib.compress(bytes(10**6))),
+        (b"tEXt", b"Raw profile type exif\0\nexif\n 4\nxyz"),
+        (b"tEXt", b""),
+    ],
+)
+def test_broken_metadata_of_a_png_says_nothing(tmp_path: Path, kind: bytes, content: bytes) -> None:
+    stored = np.arange(64, dtype=np.uint8).reshape(4, 16)
+    np.testing.assert_array_equal(read_label_map(png_told(tmp_path, stored, kind, content)), stored)
+
+
 def test_what_is_declared_transparent_is_no_channel(tmp_path: Path) -> None:
     rgba = np.moveaxis(STACK, 0, -1).copy()
     Image.fromarray(rgba).save(tmp_path / "a.png")

@@ -75,8 +75,18 @@ def test_a_float_map_is_refused() -> None:
 @given(LABEL_MAPS)
 def test_run_lengths_add_up_to_image_and_area(label_map: np.ndarray) -> None:
     for k, counts in rle.encode_label_map(label_map).items():
-        runs = rle.check(counts, label_map.shape)
+        (runs,) = rle.check([counts], label_map.shape)
         assert runs[1::2].sum() == (label_map == k).sum() == rle.area([counts], label_map.shape)[0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(LABEL_MAPS)
+def test_run_lengths_of_many_masks_are_those_of_each(label_map: np.ndarray) -> None:
+    masks = list(rle.encode_label_map(label_map).values())
+    together = rle.check(masks, label_map.shape)
+    assert [runs.tolist() for runs in together] == [rle.check([m], label_map.shape)[0].tolist() for m in masks]
+    for mask, runs in zip(masks, together, strict=True):
+        assert rle.decode(mask, label_map.shape).sum() == runs[1::2].sum()
 
 
 def test_iou_of_hand_made_masks() -> None:
@@ -102,7 +112,7 @@ def test_a_broken_submission_text_is_refused(text: str) -> None:
 @pytest.mark.parametrize("counts", [b"", b" ", b"\xff", b"03P", b"P" * 20 + b"0"])
 def test_broken_counts_are_refused(counts: bytes) -> None:
     with pytest.raises(DataError, match="a mask"):
-        rle.run_lengths(counts)
+        rle.run_lengths([rle.encode_mask(np.eye(3)), counts])
 
 
 def test_a_mask_of_another_size_is_refused() -> None:

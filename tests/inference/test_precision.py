@@ -50,9 +50,8 @@ def predict(
         data, run = trained
         capsys.readouterr()
         out = tmp_path / name
-        infer.main(
-            ["--data", str(data), "--run", str(run), "--out", str(out), "--device", "cpu", "--batch", "2", *more]
-        )
+        where = ["--data", str(data), "--run", str(run), "--out", str(out)]
+        infer.main([*where, "--device", "cpu", "--batch", "2", *more])
         half = json.loads((out / "provenance.json").read_text()).get("half", False)
         return capsys.readouterr().out, pd.read_csv(out / "cells.csv"), half
 

@@ -45,7 +45,7 @@ def counts() -> dict[int, bytes]:
 
 
 def runs(k: int) -> dict[str, Any]:
-    return {"size": [20, 40], "counts": rle.run_lengths(counts()[k]).tolist()}
+    return {"size": [20, 40], "counts": rle.run_lengths([counts()[k]])[0].tolist()}
 
 
 def polygon(y0: int, x0: int, y1: int, x1: int) -> list[list[int]]:

@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wsss.data.augment import build_augment
-from wsss.inference.semantic import MaskPredictor, view_maps
+from wsss.inference.semantic import MaskPredictor
 from wsss.models.augment import OPS
-from wsss.models.cam_net import build_cam_net, class_maps, crop_probs
+from wsss.models.cam_net import build_cam_net, class_maps, crop_outputs
 from wsss.models.device import Device
 from wsss.models.unet import build_unet
 from wsss.options.masks import MaskConfig, MaskInferConfig, MaskLossConfig
@@ -233,11 +233,11 @@ def test_maps_views_and_crops_stay_on_the_gpu_until_they_are_done(
     with Watch() as watch:
         maps, probs = class_maps(net, images, device)
         assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
-        assert crop_probs(net, [images, images[:1]], device).shape == (3, 2)
+        assert crop_outputs(net, [images, images[:1]], device)[0].shape == (3, 2)
     assert watch.waits == [BACK] * 4  # maps and probabilities, and those of two batches of crops
     assert not watch.doubles
     with Watch() as watch:
-        maps, probs = view_maps(net, images, device, TtaConfig(views="flips", scales=[1.0, 1.5]))
+        maps, probs = class_maps(net, images, device, TtaConfig(views="flips", scales=[1.0, 1.5]))
     assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
     assert not watch.doubles
 

@@ -29,12 +29,13 @@ MOST_PIXELS = 2**28
 """A map whose header promises more (16384 x 16384) is refused before memory is allocated."""
 
 
-def check_label_map(label_map: np.ndarray, where: str) -> np.ndarray:
+def check_label_map(label_map: np.ndarray, where: str, *, copy: bool = True) -> np.ndarray:
     """Return a label map as (H, W) int32 after checking that it is one.
 
     Args:
         label_map: whole numbers >= 0 of any type, also floats that are whole; axes of length 1 are dropped.
         where: name of the file or field for the message.
+        copy: make a new array also where the numbers have 32 bits already.
 
     Raises:
         DataError: not two-dimensional, empty, not whole numbers, negative ids, or ids above 2**31 - 1.
@@ -61,7 +62,9 @@ def check_label_map(label_map: np.ndarray, where: str) -> np.ndarray:
     low, high = pixels.min(), pixels.max()
     if low < 0 or high > np.iinfo(np.int32).max:
         raise DataError(f"{where} holds ids from {low} to {high}, expected 0..{np.iinfo(np.int32).max}.")
-    return pixels.astype(np.int32)
+    if not copy and pixels.dtype == np.uint32:
+        return pixels.view(np.int32)
+    return pixels.astype(np.int32, copy=copy)
 
 
 def read_label_map(path: Path, *sizes: tuple[int, ...]) -> np.ndarray:
@@ -93,7 +96,7 @@ def read_label_map(path: Path, *sizes: tuple[int, ...]) -> np.ndarray:
         # Decoders fail with every kind of exception on damaged input (zip, zlib, struct, index, ...); around their call
         # alone, all of them mean the same.
         raise DataError(f"{path} cannot be read as a label map ({one_line(error)}): make it again.") from error
-    return check_label_map(pixels, str(path))
+    return check_label_map(pixels, str(path), copy=False)
 
 
 def has_odd_palette(path: Path, size: tuple[int, ...]) -> bool:

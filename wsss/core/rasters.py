@@ -8,6 +8,7 @@ import functools
 import io
 import logging
 import math
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,6 +37,7 @@ from wsss.core.stacks import (
     in_um,
     metadata_file,
     parse_ome,
+    png_text,
     read_ome,
     uuid_of,
 )
@@ -55,7 +57,8 @@ MOST_BLANK = 2**25
 """Most pixels of a blank picture, unless its image is as large."""
 MOST_SCANS = 100
 """Passes over the picture in a progressive JPEG, which usually has about ten; each takes as long as all pixels do."""
-MOST_EXIF = 2**20
+MOST_METADATA = 2**20
+"""Bytes of EXIF or XMP; longer ones are passed over."""
 MOST_WORDS = 2**18
 """Characters of a TIFF's description, but for OME-XML."""
 MOST_BYTES = 2**33
@@ -300,12 +303,11 @@ def named(where: str) -> Iterator[None]:
 
 
 def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
-    exif = _png_exif(stream, where) if kind == "PNG" else None
+    told = _png_metadata(stream, where) if kind == "PNG" else None
     stream.seek(0)
     with Image.open(stream, formats=(kind,)) as picture:
-        exif = picture.getexif() if exif is None else exif
-        orientation = exif.get(0x0112, 1)
-        orientation = orientation if orientation in range(1, 9) else 1
+        told = _Metadata(picture.info.get("exif", b""), picture.info.get("xmp", b"")) if told is None else told
+        orientation = told.orientation
         height, width = picture.size[::-1] if orientation < 5 else picture.size
         mode, colours = picture.mode, None
         if kind == "BMP" and mode == "1" and _bmp_bits(stream) != 1:
@@ -354,19 +356,63 @@ def _png_kind(stream: Any) -> tuple[int, int]:
     return start[24], start[25]
 
 
-def _png_exif(stream: Any, where: str) -> Image.Exif:
-    """Return the EXIF of a PNG, wherever it stands, from the heads of its chunks; Pillow would decode the pixels."""
-    exif, at = Image.Exif(), 8
+_XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|>)\s*([1-8])\s*["'<]""")
+
+
+@dataclass
+class _Metadata:
+    """What a picture file says besides its pixels."""
+
+    exif: bytes = b""
+    xmp: bytes = b""
+
+    @property
+    def orientation(self) -> int:
+        """1 to 8: that of the EXIF, or else of the XMP; 1 where neither has one."""
+        exif = Image.Exif()
+        if self.exif:
+            exif.load(self.exif)
+        orientation = exif.get(0x0112)
+        if isinstance(orientation, int) and 1 <= orientation <= 8:
+            return orientation
+        return _xmp_orientation(self.xmp)
+
+
+def _xmp_orientation(xmp: bytes) -> int:
+    """Return the orientation that an XMP packet gives as attribute or element, 1 if it gives none."""
+    found = _XMP_ORIENTATION.search(xmp[:MOST_METADATA])
+    return int(found[1]) if found else 1
+
+
+def _png_metadata(stream: Any, where: str) -> _Metadata:
+    """Return EXIF and XMP of a PNG, wherever they stand, from the heads of its chunks; Pillow would decode the pixels.
+
+    EXIF is a chunk, or hexadecimal text as ImageMagick writes it.
+    """
+    found, at = _Metadata(), 8
     for _ in range(MOST_CHUNKS):
         stream.seek(at)
         head = stream.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
-            return exif
+            return found
         length = int.from_bytes(head[:4], "big")
-        if head[4:] == b"eXIf" and length <= MOST_EXIF:
-            exif.load(stream.read(length))
+        if length <= MOST_METADATA:
+            if head[4:] == b"eXIf":
+                found.exif = stream.read(length)
+            elif head[4:] in (b"tEXt", b"zTXt", b"iTXt"):
+                name, text = png_text(head[4:], stream.read(length))
+                if name == b"XML:com.adobe.xmp":
+                    found.xmp = text
+                elif name in (b"Raw profile type exif", b"Raw profile type APP1") and not found.exif:
+                    found.exif = _raw_profile(text)
         at += 12 + length
     raise DataError(f"{where} is in more than {MOST_CHUNKS} parts: it is made to do harm.")
+
+
+def _raw_profile(text: bytes) -> bytes:
+    """Return the bytes of a profile that ImageMagick wrote as text: its name, its length, and lines of digits."""
+    digits = b"".join(text.split()[2:])
+    return bytes.fromhex(digits.decode("ascii")) if re.fullmatch(rb"(?:[0-9a-fA-F]{2})*", digits) else b""
 
 
 def _decode_png(stream: Any, bits: int, wide: bool, where: str) -> np.ndarray:
@@ -452,9 +498,11 @@ def alpha_places(page: Any) -> list[int]:
 
 
 def orientation_of(page: Any) -> int:
-    """Return a TIFF page's orientation, 1 to 8."""
-    tag = page.tags.get(274)
-    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
+    """Return a TIFF page's orientation, 1 to 8: that of its tag, or else of its XMP."""
+    tag, xmp = page.tags.get(274), page.tags.get(700)
+    if tag is not None and tag.value in range(1, 9):
+        return int(tag.value)
+    return _xmp_orientation(bytes(xmp.value)) if xmp is not None and isinstance(xmp.value, bytes | tuple) else 1
 
 
 def first_series(tiff: tifffile.TiffFile) -> Any:

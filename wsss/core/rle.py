@@ -63,39 +63,75 @@ def _compress(counts: Sequence[np.ndarray], size: tuple[int, ...]) -> list[bytes
     return [packed["counts"] for packed in coco.frPyObjects(objects, *size)] if objects else []
 
 
-def run_lengths(counts: bytes) -> np.ndarray:
-    """Unpack COCO counts into (n,) int64 run lengths: outside, inside, outside, ...
+def run_lengths(masks: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Unpack COCO counts into run lengths: outside, inside, outside, ...
 
     pycocotools neither returns run lengths nor checks its input; masks from other sources are checked here first.
 
+    Args:
+        masks: N texts, at least one.
+
+    Returns:
+        (n,) int64 run lengths of all, one mask after another, and (N + 1,) where each begins.
+
     Raises:
-        DataError: the text is not COCO counts.
+        DataError: a text is not COCO counts.
     """
-    groups = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    if groups.size == 0 or groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
-        raise DataError(f"a mask is no COCO run-length text: {counts[:20]!r}.")
+    groups = np.frombuffer(b"".join(masks), np.uint8).astype(np.int64) - 48
+    stops = np.cumsum([len(counts) for counts in masks])
+    if min(map(len, masks)) == 0 or groups.min() < 0 or groups.max() > 63 or (groups[stops - 1] & 32).any():
+        raise DataError(f"a mask is no COCO run-length text: {_bad(masks)!r}.")
     last = np.flatnonzero(groups & 32 == 0)  # five bits a character, the sixth bit says that more follow
     first = np.concatenate(([0], last[:-1] + 1))
     if (last - first).max() > 6:
-        raise DataError(f"a mask has a run of more than 35 bits: {counts[:20]!r}.")
+        at = int(np.searchsorted(stops, last[np.argmax(last - first)], side="right"))
+        raise DataError(f"a mask has a run of more than 35 bits: {masks[at][:20]!r}.")
     place = np.arange(groups.size) - np.repeat(first, last - first + 1)
     values = np.add.reduceat((groups & 31) << (5 * place), first)
     values -= np.where(groups[last] & 16, np.int64(1) << (5 * (place[last] + 1)), 0)  # two's complement
-    values[1::2] = np.cumsum(values[1::2])  # from the fourth run on, the text holds differences
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+    begins = np.concatenate(([0], np.searchsorted(last, stops)))
+    return _summed(values, begins), begins
 
 
-def check(counts: bytes, size: tuple[int, int]) -> np.ndarray:
-    """Return the run lengths of counts that are a mask of `size`.
+def _bad(masks: Sequence[bytes]) -> bytes:
+    """Return the beginning of the first text that is no COCO counts."""
+    wrong = (m for m in masks if not m or min(m) < 48 or max(m) > 111 or (m[-1] - 48) & 32)
+    return next(wrong)[:20]
+
+
+def _summed(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Return the runs: from the fourth of a mask on, a text holds the differences to the last but one."""
+    mask = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
+    place = np.arange(len(values)) - begins[mask]
+    out = np.where(place == 0, values, 0)
+    for chosen in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
+        sums = np.cumsum(np.where(chosen, values, 0))
+        before = np.concatenate(([0], sums))[begins[mask]]
+        out += np.where(chosen, sums - before, 0)
+    return out
+
+
+BLOCK = 1 << 12
+"""Masks that are unpacked at once."""
+
+
+def check(masks: Sequence[bytes], size: tuple[int, int]) -> list[np.ndarray]:
+    """Return the run lengths of counts that are masks of `size`.
 
     Raises:
-        DataError: the text is broken, or belongs to an image of another size.
+        DataError: a text is broken, or belongs to an image of another size.
     """
-    runs = run_lengths(counts)
-    if runs.min() < 0 or runs.sum() != size[0] * size[1]:
-        raise DataError(f"a mask has {runs.sum()} pixels, expected {size[0]} x {size[1]} = {size[0] * size[1]}.")
-    return runs
+    return [runs for k in range(0, len(masks), BLOCK) for runs in _check(masks[k : k + BLOCK], size)]
+
+
+def _check(masks: Sequence[bytes], size: tuple[int, int]) -> list[np.ndarray]:
+    runs, begins = run_lengths(masks)
+    pixels = np.add.reduceat(runs, begins[:-1])
+    wrong = (pixels != size[0] * size[1]) | (np.minimum.reduceat(runs, begins[:-1]) < 0)
+    if wrong.any():
+        has = pixels[wrong][0]
+        raise DataError(f"a mask has {has} pixels, expected {size[0]} x {size[1]} = {size[0] * size[1]}.")
+    return np.split(runs, begins[1:-1])
 
 
 def decode(counts: bytes, size: tuple[int, int]) -> np.ndarray:
@@ -104,7 +140,7 @@ def decode(counts: bytes, size: tuple[int, int]) -> np.ndarray:
     Raises:
         DataError: the text is broken, or belongs to an image of another size.
     """
-    runs = check(counts, size)
+    runs = check([counts], size)[0]
     return np.repeat(np.arange(runs.size) % 2 == 1, runs).reshape(size, order="F")
 
 

@@ -119,7 +119,8 @@ class Stack:
             over.append(range(n) if projected else [0])
         pages = [self._projected(index, over, choice.project) for index in itertools.product(*one)]
         pages = [np.moveaxis(page, self.page_axes.index("S"), -1) if "S" in self.page_axes else page for page in pages]
-        return np.stack(pages, axis=-1).reshape(*self.size, samples)
+        whole = pages[0] if len(pages) == 1 else np.stack(pages, axis=-1)
+        return whole.reshape(*self.size, samples)
 
     def _projected(self, index: tuple[int, ...], over: list[Sequence[int]], project: str) -> np.ndarray:
         count, out = 0, None
@@ -337,6 +338,28 @@ def _whole(node: ElementTree.Element, name: str, default: int) -> int:
 MOST_CHUNKS = 2**17
 """Of a PNG; writers make one for every 8 kB, or larger ones."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+MOST_TEXT = 2**20
+"""Bytes of a text in a PNG when unpacked; the rest of a longer one is left out."""
+
+
+def png_text(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
+    """Return keyword and text of a PNG's chunk tEXt, zTXt or iTXt, unpacked; an empty text if it is broken.
+
+    Source: PNG specification, third edition, 11.3.3.
+    """
+    name, _, text = content.partition(b"\0")
+    packed = kind == b"zTXt"
+    if kind == b"iTXt":
+        packed = text[:1] == b"\1"
+        text = text[2:].partition(b"\0")[2].partition(b"\0")[2]  # behind its language and its translated keyword
+    elif packed:
+        text = text[1:]
+    try:
+        return name, zlib.decompressobj().decompress(text, MOST_TEXT) if packed else text
+    except zlib.error:
+        return name, b""
 
 
 def check_png(content: bytes, where: str) -> None:

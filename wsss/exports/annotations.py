@@ -292,7 +292,7 @@ def label_map_of(ids: Iterable[int], masks: Iterable[str], size: tuple[int, int]
     flat = np.zeros(size[0] * size[1], np.int32)  # column after column, as the masks are
     for number, mask in zip(ids, masks, strict=True):
         try:
-            runs = rle.check(mask.encode("ascii"), size)
+            runs = rle.check([mask.encode("ascii")], size)[0]
         except (DataError, UnicodeEncodeError) as error:
             raise DataError(f"{where}, cell {number}: {error}") from None
         ends = np.cumsum(runs)

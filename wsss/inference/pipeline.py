@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsss.cells.instances import measure_cells
-from wsss.cells.regions import cell_ids, visible_share
+from wsss.cells.regions import cell_ids, measure_cells, visible_share
 from wsss.cells.scoring import Part, blend_parts, image_scores, own_share
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say

@@ -29,10 +29,9 @@ from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.overlap import Overlap
 from wsss.inference.published import Published
-from wsss.inference.semantic import view_crops, view_maps
-from wsss.models.device import Device, in_parts
+from wsss.models.cam_net import class_maps, crop_outputs
+from wsss.models.device import Device, check_outputs, in_parts
 from wsss.models.unet import Unet
-from wsss.models.weights import check_outputs
 from wsss.options.infer import Embeddings, InferOptions
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 
@@ -241,10 +240,10 @@ class CropScores(Source):
         """
         device, tta = self.task.device, self.task.tta
         checkpoints = self.checkpoints[:1] if self.share is None else self.checkpoints
-        outputs = [view_crops(checkpoints[0].net, [], device, tta)]
+        outputs = [crop_outputs(checkpoints[0].net, [], device, tta)]
         for crop in crops:
             probs, features = zip(
-                *(view_crops(checkpoint.net, [crop], device, tta) for checkpoint in checkpoints), strict=True
+                *(crop_outputs(checkpoint.net, [crop], device, tta) for checkpoint in checkpoints), strict=True
             )
             outputs.append((np.mean(probs, axis=0), features[0]))
         scores, vectors = (batch.split(np.concatenate(of_batches)) for of_batches in zip(*outputs, strict=True))
@@ -500,7 +499,7 @@ def digests(checkpoint: CamCheckpoint) -> dict[str, Any]:
 
 def look(checkpoints: Sequence[CamCheckpoint], task: Task, batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the raw class maps (B, K, h, w) and probabilities (B, K) of each network of the run."""
-    return [view_maps(checkpoint.net, batch.images, task.device, task.tta) for checkpoint in checkpoints]
+    return [class_maps(checkpoint.net, batch.images, task.device, task.tta) for checkpoint in checkpoints]
 
 
 def map_scores(

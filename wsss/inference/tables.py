@@ -449,8 +449,7 @@ def parse_row(where: str, image_id: str, size: tuple[int, int], text: str, class
     mask_index = np.array([places.setdefault(word, len(places)) for word in words[2::3]], np.int64)
     try:
         masks = tuple(rle.from_submission(word) for word in places)
-        for counts in masks:
-            rle.check(counts, size)
+        rle.check(masks, size)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     return SubmittedImage(image_id, size, class_ids, scores, mask_index, masks)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-import numpy as np
 from torch import Tensor, nn
 
 from wsss.core.checks import DataError, some
@@ -38,20 +37,6 @@ def load_weights(net: nn.Module, tensors: dict[str, Tensor], where: object = "th
             "a lower --optim.lr or --precision fp32."
         )
     net.load_state_dict(tensors)
-
-
-def check_outputs(*outputs: Tensor | np.ndarray) -> None:
-    """Refuse outputs of a network that are no numbers; tensors are on the CPU.
-
-    Raises:
-        DataError: some are.
-    """
-    finite = (np.isfinite(one) if isinstance(one, np.ndarray) else one.isfinite() for one in outputs)
-    if not all(bool(each.all()) for each in finite):
-        raise DataError(
-            "the network gives values that are no numbers (NaN or infinite): pass --precision fp32, and if that does "
-            "not help, train again, with a lower --optim.lr."
-        )
 
 
 PREFIXES = ("module.", "model.", "_orig_mod.")

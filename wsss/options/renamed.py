@@ -43,6 +43,7 @@ FORMER_DEFAULTS = {
     "score.relative": True,
     "score.min_prob": 0.01,
     "score.min_ratio": 0.02,
+    "score.prob_power": 1.0,
     "score.prob_for_negative": True,
     "score.negative": "recipe",
     "score.blend": "mean",

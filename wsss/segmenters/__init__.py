@@ -73,7 +73,7 @@ class CellMaps:
     nuclei: np.ndarray | None
     """(H, W) int32 with the ids of the cells, or None where the backend knows no nuclei."""
     doubts: tuple[str, ...] = ()
-    """Doubts about given maps, keys of `wsss.cells.morphology.DOUBTS`."""
+    """Doubts about given maps, keys of `wsss.cells.instances.DOUBTS`."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Cells drawn in other tools: outlines of QuPath, Fiji and StarDist, and COCO files."""
 
+import itertools
 import logging
 import re
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.files import composed, read_json
-from wsss.core.geometry import check_covered, enclosed, fill
+from wsss.core.geometry import check_covered, fill
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import named
@@ -249,12 +250,7 @@ class CocoMasks:
         listed = annotations.get(number, [])
         if self._is_ours:  # one annotation a class: the mask of a cell may come several times
             listed = list({a.get("cell_id", a["id"]): a for a in listed}.values())
-        together = sum(_around(p) for a in listed if isinstance(a["segmentation"], list) for p in a["segmentation"])
-        if together > LONGEST_TOGETHER:
-            raise DataError(
-                f"{where}: its polygons are {together:.0f} pixels round, more than {LONGEST_TOGETHER} are refused."
-            )
-        counts = [_counts(a["segmentation"], size, f"{where}: annotation {a['id']}") for a in listed]
+        counts = _packed(listed, size, where)
         numbers = [a.get("cell_id", a["id"]) if self._is_ours else self._number(a["id"]) for a in listed]
         return GivenMasks(where, size, numbers, counts)
 
@@ -287,22 +283,17 @@ class CocoMasks:
 
     def _drop_strays(self) -> None:
         """Take out polygons that outline nothing in their image, and annotations that have no other."""
-        sizes = dict(self._images.values())
-        gone: list[str] = []
+        sizes, gone = dict(self._images.values()), []
         for annotations in (self._cells, self._nuclei):
+            every = [a for listed in annotations.values() for a in listed]
+            outlined = [(a, polygons) for a in every if (polygons := _polygons(a["segmentation"])) is not None]
+            flat = [(polygon, sizes[a["image_id"]]) for a, polygons in outlined for polygon in polygons]
+            good = iter(_outline(flat))
+            for a, polygons in outlined:
+                a["segmentation"] = [polygon for polygon, is_good in zip(polygons, good) if is_good]  # noqa: B905
+                gone += [str(a["id"])] * (len(a["segmentation"]) < max(1, len(polygons)))
             for image, listed in annotations.items():
-                kept = []
-                for a in listed:
-                    polygons = _polygons(a["segmentation"])
-                    if polygons is None:
-                        kept.append(a)
-                        continue
-                    good = [p for p in polygons if _outlines(p, sizes[image])]
-                    if len(good) < max(1, len(polygons)):
-                        gone.append(str(a["id"]))
-                    if good:
-                        kept.append({**a, "segmentation": good})
-                annotations[image] = kept
+                annotations[image] = [a for a in listed if a["segmentation"]]
         if gone:
             self.notes.append(
                 f"{self.path}: polygons of fewer than three corners, of no area or outside their image are left out, "
@@ -340,13 +331,16 @@ def _roles(names: dict[Any, str], counts: Counter[Any], category: str, path: Pat
     )
 
 
+_NUMBERED = ("id", "image_id", "category_id")
+
+
 def _checked(annotations: list[Any], path: Path) -> list[dict[str, Any]]:
     for annotation in annotations:
         if not isinstance(annotation, dict) or not {"id", "image_id", "segmentation"} <= set(annotation):
             raise DataError(f"{path}: an annotation lacks id, image_id or segmentation: {str(annotation)[:80]}.")
         _check_id(_whole(annotation["image_id"]), path)
-    whole = ("id", "image_id", "category_id")
-    return [a | {name: _whole(a[name]) for name in whole if name in a} for a in annotations]
+        annotation.update({name: _whole(annotation[name]) for name in _NUMBERED if name in annotation})
+    return annotations
 
 
 def _whole(value: Any) -> Any:
@@ -393,31 +387,68 @@ def _polygons(segmentation: Any) -> list[Any] | None:
     return [segmentation] if all(isinstance(n, int | float) for n in segmentation) else segmentation
 
 
-def _outlines(polygon: Any, size: tuple[int, int]) -> bool:
-    """Say whether a polygon x, y, x, y, ... has at least three corners, an area, and a part inside the image."""
-    numbers = isinstance(polygon, list) and all(isinstance(n, int | float) and abs(n) < 1e6 for n in polygon)
-    if not numbers or len(polygon) < 6 or len(polygon) % 2:
+_NUMBERS = {int, float}
+BLOCK = 1 << 13
+"""Polygons that are measured at once."""
+
+
+def _outline(polygons: Sequence[tuple[Any, tuple[int, int]]]) -> list[bool]:
+    """Say of each polygon x, y, x, y, ... and size of its image whether it has an area, and a part inside."""
+    formed = [k for k, (polygon, _) in enumerate(polygons) if _is_ring(polygon)]
+    good = np.zeros(len(polygons), bool)
+    for block in (formed[first : first + BLOCK] for first in range(0, len(formed), BLOCK)):
+        points, follow, begins = _corners([polygons[k][0] for k in block])
+        twice = np.add.reduceat(points[:, 0] * follow[:, 1] - points[:, 1] * follow[:, 0], begins)
+        low, high = np.minimum.reduceat(points, begins), np.maximum.reduceat(points, begins)
+        edges = np.array([polygons[k][1][::-1] for k in block])
+        good[block] = (np.abs(twice) >= 1) & (high > 0).all(axis=1) & (low < edges).all(axis=1)
+    return good.tolist()
+
+
+def _is_ring(polygon: Any) -> bool:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         return False
-    ring = np.array(polygon, np.float64).reshape(-1, 2)
-    inside = (ring.max(axis=0) > 0).all() and (ring.min(axis=0) < size[::-1]).all()
-    return enclosed(ring) >= 0.5 and bool(inside)
+    return {*map(type, polygon)} <= _NUMBERS and bool(min(polygon) > -1e6 and max(polygon) < 1e6)
 
 
-def _around(polygon: list[float]) -> float:
-    """Return how many pixels a polygon is round."""
-    corners = np.array(polygon, np.float64).reshape(-1, 2)
-    return float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
+def _corners(polygons: Sequence[list[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return all corners (n, 2), the next corner of each, and where each polygon begins."""
+    lengths = np.array([len(polygon) // 2 for polygon in polygons])
+    points = np.fromiter(itertools.chain.from_iterable(polygons), np.float64, 2 * int(lengths.sum())).reshape(-1, 2)
+    behind = np.cumsum(lengths)
+    follow = np.arange(1, len(points) + 1)
+    follow[behind - 1] = behind - lengths
+    return points, points[follow], behind - lengths
 
 
-def _counts(segmentation: Any, size: tuple[int, int], where: str) -> bytes:
-    """Return a segmentation in any of COCO's three forms as compressed counts."""
+def _around(polygons: Sequence[list[float]]) -> np.ndarray:
+    """Return how many pixels each polygon is round."""
+    points, follow, begins = _corners(polygons)
+    return np.asarray(np.add.reduceat(np.abs(follow - points).max(axis=1), begins))
+
+
+def _packed(annotations: list[dict[str, Any]], size: tuple[int, int], where: str) -> list[bytes]:
+    """Return the segmentations of an image, in any of COCO's three forms, as compressed counts."""
+    owned = [(p, a["id"]) for a in annotations if isinstance(a["segmentation"], list) for p in a["segmentation"]]
+    polygons = [polygon for polygon, _ in owned]
+    around = _around(polygons) if polygons else np.zeros(1)
+    if around.max() > LONGEST:
+        name, longest = owned[int(around.argmax())][1], around.max()
+        raise DataError(f"{where}: annotation {name} is {longest:.0f} pixels round, more than {LONGEST} are refused.")
+    if around.sum() > LONGEST_TOGETHER:
+        raise DataError(
+            f"{where}: its polygons are {around.sum():.0f} pixels round, more than {LONGEST_TOGETHER} are refused."
+        )
+    packed = iter(coco.frPyObjects(polygons, *size) if polygons else [])
+    return [_counts(a["segmentation"], packed, size, f"{where}: annotation {a['id']}") for a in annotations]
+
+
+def _counts(segmentation: Any, packed: Iterator[Any], size: tuple[int, int], where: str) -> bytes:
+    """Return the compressed counts of a segmentation; those of polygons are joined from `packed`."""
     if isinstance(segmentation, list):
-        for polygon in segmentation:
-            around = _around(polygon)
-            if around > LONGEST:
-                raise DataError(f"{where}: a polygon is {around:.0f} pixels round, more than {LONGEST} are refused.")
-        packed: bytes = coco.merge(coco.frPyObjects(segmentation, *size))["counts"]
-        return packed
+        parts = list(itertools.islice(packed, len(segmentation)))
+        joined: bytes = (parts[0] if len(parts) == 1 else coco.merge(parts))["counts"]
+        return joined
     counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
     counts = [_whole(n) for n in counts] if isinstance(counts, list) else counts
     if not isinstance(counts, str | list) or segmentation.get("size") != list(size):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import cv2
 import numpy as np
 
-from wsss.cells.instances import describe_cells
+from wsss.cells.regions import describe_cells
 from wsss.core.checks import DataError, UserError
 from wsss.core.files import digest_file
 from wsss.core.geometry import Geometry

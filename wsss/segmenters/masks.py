@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from wsss.cells.morphology import doubts_of, pair_nuclei, split_pieces
+from wsss.cells.instances import doubts_of, pair_nuclei, split_pieces
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.label_maps import SUFFIXES as LABEL_MAPS
 from wsss.core.label_maps import has_odd_palette, read_label_map

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss.cells.morphology import pair_nuclei
+from wsss.cells.instances import pair_nuclei
 from wsss.core.checks import ConfigError, install
 from wsss.core.geometry import Geometry
 from wsss.core.reading import one_line

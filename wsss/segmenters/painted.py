@@ -42,7 +42,7 @@ def paint(given: GivenMasks) -> np.ndarray:
         size = f"{given.size[0]} x {given.size[1]}"
         raise DataError(f"{given.where} has masks of {size}, expected 1 to {MOST_PIXELS} pixels.")
     try:
-        runs = [rle.check(counts, given.size) for counts in given.counts]
+        runs = rle.check(given.counts, given.size)
     except DataError as error:
         raise DataError(f"{given.where}: {error}") from None
     areas = np.array([run[1::2].sum() for run in runs], np.int64)

@@ -157,7 +157,7 @@ def draw_image(
     label_map = geometry.labels_to_store(stored)[content]
     picture = composite(data.image(i)[(slice(None), *content)], data.tints)
     edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
-    large = draw_scale(fit(picture, edge), scale_bar((data.pixel_um(i) or 0) * geometry.width))
+    large = draw_scale(fit(picture, edge), scale_bar((options.pixel_size or data.pixel_um(i) or 0) * geometry.width))
     layers = [("predicted", label_map, predicted[name])]
     if truth:
         true_map = _true_map(options.masks, name, geometry)[content] if options.masks else label_map

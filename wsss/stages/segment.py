@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from wsss.cells.morphology import doubt_notes
+from wsss.cells.instances import doubt_notes
 from wsss.core.checks import DataError, DiskError, some
 from wsss.core.console import progress, say
 from wsss.core.digests import Digests
