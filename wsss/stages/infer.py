@@ -246,7 +246,8 @@ def _check_fresh(shards: ShardJournals, names: list[str], marks: Mapping[str, st
 def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) -> int:
     """Predict one shard into its own journal."""
     _, read, marks = _read(options, task, plan)
-    if not output.compare(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
+    about: dict[str, Any] = {"marks": marks, "overwrite": options.overwrite, "legacy": (PROVENANCE,)}
+    if not output.begin(lambda digests: read, **about, touch=False):
         return 0
     shard, out = Shard.parse(options.shard), output.folder
     part = take(shard, plan, options.batch)
