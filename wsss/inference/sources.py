@@ -22,12 +22,11 @@ from wsss.cells.instances import crop_batches, window_batches
 from wsss.cells.scoring import GROUPS, Group, Share, cell_cam_scores, take_shares
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.files import as_read, digest_file
-from wsss.core.runtime import versions
+from wsss.core.runtime import Overlap, versions
 from wsss.data.catalog import DataSet
 from wsss.feature_classifier.features import cell_features, describe_features
 from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint, Plan
-from wsss.inference.overlap import Overlap
 from wsss.inference.published import Published
 from wsss.models.cam_net import class_maps, crop_outputs
 from wsss.models.device import Device, check_outputs, in_parts
