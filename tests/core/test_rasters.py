@@ -239,6 +239,16 @@ def test_where_0_is_white_images_are_inverted_and_numbers_are_not(tmp_path: Path
     np.testing.assert_array_equal(read_mask(bilevel, MASK.shape, bilevel), MASK > 0)
 
 
+@pytest.mark.parametrize("program", ["tifffile.py", "scanner"])
+def test_a_mask_of_bool_is_what_was_saved_by_tifffile_and_black_on_white_elsewhere(
+    tmp_path: Path, program: str
+) -> None:
+    path = tiff(tmp_path / "a.tif", MASK > 0, photometric="miniswhite", software=program)
+    wanted = (MASK > 0) == (program == "tifffile.py")
+    np.testing.assert_array_equal(read_label_map(path), wanted)
+    np.testing.assert_array_equal(read_mask(path, MASK.shape, path), wanted)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_few_bits_keep_their_numbers(tmp_path: Path, bits: int) -> None:
     numbers = (GREY % 2**bits).astype(np.uint8)
