@@ -13,6 +13,7 @@ from wsss.core.checks import ConfigError, DataError, refuse_idle, some
 from wsss.core.console import say
 from wsss.core.files import digest_json, write_json
 from wsss.core.label_maps import given_maps
+from wsss.core.runtime import Overlap, running
 from wsss.data.catalog import TABLE, DataSet, default_dataset
 from wsss.data.origin import check_cells, from_here, image_marks
 from wsss.inference.calibration import Calibration, load_calibration
@@ -28,7 +29,6 @@ from wsss.inference.checkpoints import (
     plan_oof,
 )
 from wsss.inference.ensemble import foreign_note
-from wsss.inference.overlap import Overlap, running
 from wsss.inference.pipeline import HALF, Scored, ShardJournals, predict_plan, record_images, take, write_results
 from wsss.inference.precision import WORTH, try_half
 from wsss.inference.published import Published, Target, load_published
@@ -246,7 +246,8 @@ def _check_fresh(shards: ShardJournals, names: list[str], marks: Mapping[str, st
 def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) -> int:
     """Predict one shard into its own journal."""
     _, read, marks = _read(options, task, plan)
-    if not output.compare(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
+    about: dict[str, Any] = {"marks": marks, "overwrite": options.overwrite, "legacy": (PROVENANCE,)}
+    if not output.begin(lambda digests: read, **about, touch=False):
         return 0
     shard, out = Shard.parse(options.shard), output.folder
     part = take(shard, plan, options.batch)
