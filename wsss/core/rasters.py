@@ -122,7 +122,8 @@ class Raster:
         """Return the values as numbers, upright: (H, W, samples), transparency left out.
 
         Numbers are what is stored, also where 0 is shown white (ImageJ keeps masks so, 255 being the object), except
-        in pictures of one bit, where black and white is all that there is.
+        in pictures of one bit, where black and white is all that there is. Of these, tifffile (and so scikit-image)
+        declares 0 as white without meaning it: `header.inverted` is not set for its files.
         """
         pixels = turn(self.decode(), self.orientation)[..., : self.header.samples]
         return ~pixels if self.header.inverted and pixels.dtype == bool else pixels
@@ -456,7 +457,8 @@ def _tiff_raster(
     header = Header(
         "TIFF", height, width, samples - len(places), dtype, bits if isinstance(bits, int) else max(bits), len(places)
     )
-    header = replace(header, names=names, binding=binding, palette=kind == "PALETTE", inverted=kind == "MINISWHITE")
+    inverted = kind == "MINISWHITE" and not (dtype == "bool" and page.software.startswith("tifffile"))
+    header = replace(header, names=names, binding=binding, palette=kind == "PALETTE", inverted=inverted)
     header = replace(header, photometric="" if kind in _SHOWN else kind, pixel_um=pixel_um)
     if not names and kind == "RGB" and samples in (3, 4):
         header = replace(header, names=_COLOURS[: header.samples] + _COLOURS[3:] * header.alpha)

@@ -47,6 +47,7 @@ class MaskFolder:
         ranked = [(rank, name) for name in self.names if (rank := _rank(name)) is not None]
         for _, name in sorted(ranked, reverse=True):
             self._files[_stem(name)] = folder / name
+        self._any_case = {stem.lower(): path for stem, path in self._files.items()}
 
     def __len__(self) -> int:
         return len(self._files)
@@ -61,8 +62,8 @@ class MaskFolder:
             if (path := self._files.get(name + ending)) is not None:
                 return path
         for ending in ENDINGS:
-            stems = [f"{name}_{channel}{ending}" for channel in self.channels]
-            paths = [self._files[stem] for stem in stems if stem in self._files]
+            stems = [f"{name}_{channel}{ending}".lower() for channel in self.channels]
+            paths = [self._any_case[stem] for stem in stems if stem in self._any_case]
             if len(paths) > 1:
                 files = some(path.name for path in paths)
                 raise DataError(f"{self.folder} has masks of several channels of {name} ({files}): leave one.")
