@@ -20,7 +20,6 @@ from wsss.cells.regions import cell_ids, measure_cells, visible_share
 from wsss.cells.scoring import Part, blend_parts, image_scores, own_share
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
-from wsss.core.digests import Digests
 from wsss.core.rle import encode_label_map
 from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
@@ -38,7 +37,7 @@ from wsss.inference.tables import (
     write_submission,
 )
 from wsss.options.infer import Shard
-from wsss.runs.journal import Journal
+from wsss.runs.journal import Digests, Journal
 from wsss.runs.output import Output
 
 HELPERS = max(2, min(8, cores() // 2))

@@ -24,7 +24,6 @@ from typing import Any, Self
 from wsss.core import __version__
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
-from wsss.core.digests import Digests, Seen, differences, in_short, mark_of
 from wsss.core.files import (
     as_read,
     check_format,
@@ -36,7 +35,7 @@ from wsss.core.files import (
     write_json,
 )
 from wsss.core.reading import check_no_link
-from wsss.runs.journal import LOCK, Journal, hold
+from wsss.runs.journal import LOCK, Digests, Journal, Seen, differences, hold, in_short, mark_of
 
 STATE = ".wsss"
 FOLDER = "result"

@@ -26,7 +26,6 @@ import pandas as pd
 from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import progress, say
-from wsss.core.digests import Digests
 from wsss.core.files import BLANK, as_read, digest_json, sealed, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
 from wsss.core.rasters import stem_of
@@ -41,7 +40,7 @@ from wsss.models.device import Device, choose_device
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
-from wsss.runs.journal import Journal
+from wsss.runs.journal import Digests, Journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.run_folder import find_folders
 
