@@ -110,8 +110,8 @@ def half(net: Probabilities, images: np.ndarray, threads: int) -> Infer:
 
 
 def compiled(net: Probabilities, images: np.ndarray, threads: int) -> Infer:
-    """Return the network as torch.compile makes it."""
-    return partial(_run, torch.compile(net), None)
+    """Return the network as torch.compile makes it for images of one shape."""
+    return partial(_run, torch.compile(net, dynamic=False), None)
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from albumentations.augmentations.geometric.functional import generate_displacement_fields
-from squares import make_squares
+from squares import equal, make_squares, words
 
+from wsss import train
 from wsss.core.checks import ConfigError
 from wsss.data.augment import CROP_ALONE, Step, alone, build_augment, load_recipe
 from wsss.data.catalog import DataSet
@@ -202,6 +203,16 @@ def test_batches_do_not_depend_on_workers_and_are_taken_up_in_the_middle(tmp_pat
     assert [b.indices.tolist() for b in plain.epoch(1)] == [
         b.indices.tolist() for b in train_loader(data, np.arange(12), recipe).epoch(1)
     ]
+
+
+def test_a_training_is_the_same_with_any_workers(tmp_path: Path) -> None:
+    data = make_squares(tmp_path / "data")
+    device = ["--augment_device", "device", "--fold", "0", "--feature_classifier.enabled", "false"]
+    for run, workers in (("whole", "0"), ("loaded", "2")):
+        train.main(words(data, tmp_path / run, *device, "--workers", workers))
+    assert equal(tmp_path / "whole", tmp_path / "loaded")
+    train.main(words(data, tmp_path / "cpu", *device[2:]))
+    assert not equal(tmp_path / "whole", tmp_path / "cpu")
 
 
 @pytest.mark.parametrize(
