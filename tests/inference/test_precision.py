@@ -122,6 +122,17 @@ def test_shards_and_short_runs_do_not_try(predict: Predict, monkeypatch: pytest.
     pd.testing.assert_frame_equal(cells, merged)
 
 
+def test_parts_that_are_written_must_not_differ_either(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    score = precision._score
+    monkeypatch.setattr(precision, "_score", lambda *args: compared.append(len((out := score(*args))[0])) or out)
+    predict("plain")
+    predict("parts", "--parts", "true")
+    assert compared[-1] > compared[0]
+    _, _, half = predict("vectors", "--embeddings", "true")
+    assert not half
+
+
 def test_both_conditions_must_hold() -> None:
     assert Trial(4, 1.3, 0.02).half
     assert not Trial(4, 1.29, 0.0).half
