@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,7 +126,13 @@ def test_shards_and_short_runs_do_not_try(predict: Predict, monkeypatch: pytest.
 def test_parts_that_are_written_must_not_differ_either(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
     score = precision._score
-    monkeypatch.setattr(precision, "_score", lambda *args: compared.append(len((out := score(*args))[0])) or out)
+
+    def counted(*args: Any) -> tuple[np.ndarray, float]:
+        scores, seconds = score(*args)
+        compared.append(len(scores))
+        return scores, seconds
+
+    monkeypatch.setattr(precision, "_score", counted)
     predict("plain")
     predict("parts", "--parts", "true")
     assert compared[-1] > compared[0]

@@ -72,6 +72,6 @@ def _score(task: Task, checkpoints: list[CamCheckpoint], sample: Sample, parts: 
     (scored,) = score_now(task, checkpoints, [sample])
     seconds = time.process_time() - began
     frame = pd.read_feather(BytesIO(scored.payload))
-    columns = [name for name in frame if name.rpartition(":")[2].isdecimal() and (parts or ":" not in name)]
+    columns = [name for name in map(str, frame) if name.rpartition(":")[2].isdecimal() and (parts or ":" not in name)]
     cells = frame[columns].to_numpy()
     return np.append(cells, scored.record["probs"]), seconds
