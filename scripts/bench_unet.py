@@ -66,6 +66,14 @@ class Row:
     """Resize the images to squares of this edge beforehand, px; 0: as they are, padded to 128 px in the network."""
 
 
+EMPTY, SCSE, HYPERCOLUMN = (
+    ("--unet.empty_head", "true"),
+    ("--unet.attention", "scse"),
+    ("--unet.hypercolumn", "true"),
+)
+LATER = ("--mask_loss.later", "{lovasz: 1}", "--mask_loss.switch", "half", "--mask_loss.rectifier", "elu")
+
+
 def loss(terms: str, *flags: str) -> Row:
     return Row(("--mask_loss.terms", f"{{{terms}}}", *flags))
 
@@ -80,37 +88,21 @@ ROWS = {
     "lovasz, relu": loss("lovasz: 1", "--mask_loss.rectifier", "relu"),
     "lovasz, elu + 1": loss("lovasz: 1", "--mask_loss.rectifier", "elu"),
     "lovasz, symmetric": loss("lovasz: 1", "--mask_loss.rectifier", "relu", "--mask_loss.symmetric", "true"),
-    "bce, then lovasz elu + 1": Row(
-        ("--mask_loss.later", "{lovasz: 1}", "--mask_loss.switch", "half", "--mask_loss.rectifier", "elu")
-    ),
+    "bce, then lovasz elu + 1": Row(LATER),
     "bilinear": Row(("--unet.upsample", "bilinear")),
     "transposed": Row(("--unet.upsample", "transposed")),
-    "scse": Row(("--unet.attention", "scse")),
+    "scse": Row(SCSE),
     "cbam": Row(("--unet.attention", "cbam")),
     "gates": Row(("--unet.gates", "true")),
-    "hypercolumn": Row(("--unet.hypercolumn", "true")),
+    "hypercolumn": Row(HYPERCOLUMN),
     "deep supervision": Row(("--unet.deep_supervision", "true")),
     "no stem pool": Row(("--unet.stem_pool", "false")),
-    "empty head": Row(("--unet.empty_head", "true")),
+    "empty head": Row(EMPTY),
     "resized to 128 px": Row(edge=128),
     "mirrored at test time": Row(asked=("--segmentation.tta", "mirror"), run="baseline: bce, nearest"),
     "snapshots of 2 cycles": Row(("--optim.cycles", "2", "--optim.warmup", "0"), asked=("--snapshots", "true")),
-    "configs/unet_salt.yaml": Row(
-        (
-            "--unet.attention",
-            "scse",
-            "--unet.hypercolumn",
-            "true",
-            "--unet.empty_head",
-            "true",
-            "--mask_loss.later",
-            "{lovasz: 1}",
-            "--mask_loss.switch",
-            "half",
-            "--mask_loss.rectifier",
-            "elu",
-        )
-    ),
+    "empty head, bce, then lovasz": Row((*EMPTY, *LATER)),
+    "the same, scse, hypercolumn": Row((*EMPTY, *LATER, *SCSE, *HYPERCOLUMN)),
 }
 
 

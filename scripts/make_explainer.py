@@ -18,7 +18,7 @@ from scipy import ndimage
 from skimage.color import label2rgb
 
 from wsss import train
-from wsss.cells.instances import cell_crops, objects_of
+from wsss.cells.instances import crop_batches, objects_of
 from wsss.cells.scoring import blend, cell_cam_scores, cell_values, normalise, resize
 from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS
@@ -181,8 +181,8 @@ def show_scores(
     k, rules = SHOWN[1], replace(checkpoint.recipe.score, region="mean", prob_power=1.0, feature_share=0.0)
     values = cell_values(normalise(cam), field.label_map, rules, negative=HPA.negative)
     first = cell_cam_scores(cam, probs, field.label_map, rules, negative=HPA.negative)
-    crops = np.concatenate([crop for _, crop in cell_crops(field.image, field.label_map, checkpoint.recipe.crops)])
-    second = crop_outputs(checkpoint.net, [crops], device)[0]
+    crops = crop_batches([(field.image, field.label_map)], checkpoint.recipe.crops)
+    second = crop_outputs(checkpoint.net, crops, device)[0]
     final = blend(first, second, rules.blend, rules.crop_share)
     ids = np.unique(field.label_map)[1:].tolist()
     full = resize(normalise(cam)[k : k + 1], field.label_map.shape)[0]

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from wsss.cells.regions import GEOMETRY_COLUMNS, describe_cells, measure_cells
-from wsss.core.geometry import Geometry
+from wsss.core.label_maps import Geometry
 
 
 def disc(shape: tuple[int, int], y: float, x: float, radius: float) -> np.ndarray:

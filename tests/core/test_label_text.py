@@ -20,6 +20,9 @@ ATLAS = [
 ]
 
 
+SEPARATORS = [" & ", " + ", ":", "\\", "_", " - ", " and ", " || ", "\u00a6", "/", "\t", " \u2022 ", "\uff1b", "~"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -30,14 +33,21 @@ ATLAS = [
         "0|16",
         "0 16",
         "0.0|16.0",
-        *(
-            f"Nucleoplasm{sign}Cytosol"
-            for sign in (" & ", " + ", ":", "\\", "_", " - ", " and ", " || ", "\u00a6", "/")
-        ),
+        *(f"Nucleoplasm{sign}Cytosol" for sign in SEPARATORS),
     ],
 )
 def test_names_and_ids_are_read_with_any_common_separator(text: str) -> None:
     assert LabelReader(HPA).read(text) == ((0, 16), [])
+
+
+def test_names_with_a_separator_in_them_stand_beside_others() -> None:
+    reader = LabelReader(ClassList(("wild type", "knock-out, strong", "a|b|c", "d and e"), None))
+    assert reader.read("knock-out, strong, wild type") == ((0, 1), [])
+    assert reader.read("wild type,Knock-Out,strong") == ((0, 1), [])
+    assert reader.read("a|b|c|wild type|a|b|c") == ((0, 2), [])
+    assert reader.read("d and e and wild type") == ((0, 3), [])
+    with pytest.raises(ValueError, match="'a'"):
+        reader.read("wild type|a|b")
 
 
 def test_names_with_blanks_stay_whole() -> None:

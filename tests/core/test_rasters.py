@@ -235,8 +235,14 @@ def test_where_0_is_white_images_are_inverted_and_numbers_are_not(tmp_path: Path
     mask = tiff(tmp_path / "m.tif", MASK, photometric="miniswhite")  # ImageJ: 255 is the object, whatever is shown
     np.testing.assert_array_equal(read_label_map(mask) > 0, MASK > 0)
     np.testing.assert_array_equal(read_mask(mask, MASK.shape, mask), MASK > 0)
-    bilevel = tiff(tmp_path / "b.tif", MASK == 0, photometric="miniswhite")  # one bit knows black and white alone
-    np.testing.assert_array_equal(read_mask(bilevel, MASK.shape, bilevel), MASK > 0)
+
+
+@pytest.mark.parametrize("program", ["tifffile.py", "scanner"])
+def test_a_mask_of_bool_is_what_tifffile_saved_and_black_on_white_elsewhere(tmp_path: Path, program: str) -> None:
+    path = tiff(tmp_path / "a.tif", MASK > 0, photometric="miniswhite", software=program)
+    wanted = (MASK > 0) == (program == "tifffile.py")
+    np.testing.assert_array_equal(read_label_map(path), wanted)
+    np.testing.assert_array_equal(read_mask(path, MASK.shape, path), wanted)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

@@ -41,6 +41,11 @@ def test_one_hot_columns_are_read_by_id_or_name(tmp_path: Path, names: str, row:
     assert read_labels(table(tmp_path, f"ID,source,{names}\n{row}\n"), THREE).labels == {"a": (0, 2)}
 
 
+def test_one_hot_columns_may_be_in_another_case(tmp_path: Path) -> None:
+    classes = ClassList(("alpha", "Beta"), None)
+    assert read_labels(table(tmp_path, "ID,BETA,Alpha\na,1,0\n"), classes).labels == {"a": (1,)}
+
+
 def test_the_2018_table_is_mapped_and_vanished_labels_are_reported(tmp_path: Path) -> None:
     found = read_labels(table(tmp_path, "Id,Target\na,11 25 8\nb,27\nc,16 0\n"), HPA)
     assert found.labels == {"a": (8, 16, 17), "c": (0,)}

@@ -89,6 +89,14 @@ def test_merged_files_give_channels_in_order(tmp_path: Path) -> None:
         assert (read_image([path], 4)[0] == merged).all()
 
 
+def test_a_wanted_channel_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    names = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP", "dapi"]}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((3, 8, 8), np.uint8), ome=True, metadata=names)
+    with pytest.raises(DataError, match="several channels of the name DAPI"):
+        read_image([tmp_path / "a.ome.tif"], 2, None, ("GFP", "DAPI"))
+    assert read_image([tmp_path / "a.ome.tif"], 1, None, ("GFP",))[0].shape == (1, 8, 8)
+
+
 def test_floats_in_0_to_1_are_scaled_and_others_refused(tmp_path: Path) -> None:
     image, depth = read(tiff(tmp_path / "a.tif", (GREY / 255).astype(np.float32)))
     assert (image == GREY).all()

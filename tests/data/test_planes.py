@@ -27,6 +27,14 @@ def test_finds_planes_and_merged_files_sorted_and_ignores_others(tmp_path: Path)
     assert not any(image.reason for image in found.images)
 
 
+def test_channels_of_files_are_found_in_any_case_and_with_an_underscore_in_their_name(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "a_dapi.tif", "a_w2_GFP.tif", "b_DAPI.tif", "b_W2_gfp.tif", "c_dapi.tif", "c_DAPI.tif")
+    found = find_images(folder, ("DAPI", "w2_GFP")).images
+    assert [image.names for image in found[:2]] == [("a_dapi.tif", "a_w2_GFP.tif"), ("b_DAPI.tif", "b_W2_gfp.tif")]
+    assert found[2].ID == "c"
+    assert "several files" in found[2].reason
+
+
 def test_a_preview_beside_the_planes_is_extra_not_an_image(tmp_path: Path) -> None:
     found = find_images(touch(tmp_path, *planes("a"), "a_composite.png"), CHANNELS)
     assert [image.ID for image in found.images] == ["a"]

@@ -168,11 +168,20 @@ def test_weights_of_a_larger_sister_are_refused(
 
 
 @pytest.mark.parametrize("build", [build_backbone, partial(build_encoder, channels=4)])
-@pytest.mark.parametrize("prefix", ["module.", "model._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "model._orig_mod.", "encoder.", "student.backbone."])
 def test_prefixes_of_wrappers_do_not_count(tmp_path: Path, build: Callable[..., Any], prefix: str) -> None:
     plain, wrapped = (build(TINY, weights=str(saved(tmp_path / f"{len(p)}.pth", TINY, p))).model for p in ("", prefix))
     for one, two in zip(plain.state_dict().values(), wrapped.state_dict().values(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("build", [build_backbone, partial(build_encoder, channels=4)])
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path, build: Callable[..., Any]) -> None:
+    state = torch.load(saved(tmp_path / "a.pth", TINY))
+    name = next(name for name, tensor in state.items() if tensor.ndim == 4)
+    torch.save(state | {name: state[name] * float("nan")}, tmp_path / "b.pth")
+    with pytest.raises(DataError, match="no numbers"):
+        build(TINY, weights=str(tmp_path / "b.pth"))
 
 
 def test_a_tensor_that_is_left_over_is_named(tmp_path: Path) -> None:

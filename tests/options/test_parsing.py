@@ -62,6 +62,8 @@ def test_false_means_false() -> None:
         (["--data", "x", "--rat", "1"], "Did you mean 'rate'"),
         (["--data", "x", "--inner.sied", "1"], "Did you mean 'inner.side'"),
         (["--data", "x", "--rate", "fast"], "^--rate is 'fast', expected a number.$"),
+        (["--data", "x", "--data.rate", "1"], "^--data.rate is no option: here it is --rate.$"),
+        (["--data", "x", "--rate.x", "1"], "^--rate.x is no option: see --help.$"),
         (["--data", "x", "--inner.side", "0"], "inner.side is 0, expected at least 1"),
         ([], "data"),
     ],

@@ -103,6 +103,7 @@ def test_coco_files_that_do_not_hold_together_are_refused_at_once(tmp_path: Path
         ({"images": [], "annotations": [{"id": 1}]}, "lacks id, image_id or segmentation"),
         ({"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}, "lacks id, file_name, height"),
         ({"images": [image, image], "annotations": []}, "two images for the ID ab"),
+        ({"images": [image, image | {"file_name": "c.png"}], "annotations": []}, "several images of the id 1"),
         ({"images": [image | {"height": 0}], "annotations": []}, "expected (1 to|pixels)"),
     ):
         path.write_text(content if isinstance(content, str) else json.dumps(content))

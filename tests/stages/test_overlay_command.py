@@ -9,8 +9,7 @@ from PIL import Image
 
 from wsss import overlay
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.geometry import Geometry
-from wsss.core.label_maps import write_label_map
+from wsss.core.label_maps import Geometry, write_label_map
 from wsss.core.labels import HPA, HPA_CHANNELS, HPA_NAMES
 from wsss.data.catalog import DataSet
 from wsss.options.overlay import OverlayOptions

@@ -14,7 +14,7 @@ from skimage.measure import label
 from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 
-from wsss.cells.regions import cell_ids, cell_runs
+from wsss.cells.regions import cell_runs
 from wsss.core.checks import some
 from wsss.options.scoring import CropConfig
 
@@ -22,30 +22,18 @@ MOST_CHANNELS = 4
 """Channels that OpenCV scales at once."""
 
 
-def cell_crops(image: np.ndarray, label_map: np.ndarray, config: CropConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cut out every cell of an image, its surroundings black, batch by batch: memory does not grow with the cells.
+def crop_batches(fields: Iterable[tuple[np.ndarray, np.ndarray]], config: CropConfig) -> Iterator[np.ndarray]:
+    """Cut out the cells of several images, surroundings black, batch by batch: memory does not grow with the cells.
 
     Args:
-        image: (C, H, W) uint8.
-        label_map: (H, W) int, 0 background; ids may have gaps.
+        fields: (C, H, W) uint8 images, each with its (H, W) int label map; 0 is background, and ids may have gaps.
         config: size and mode, and most crops at a time.
 
     Yields:
-        The ids (n,) int32 in rising order and the crops (n, C, size, size) uint8.
+        (n, C, size, size) uint8, image after image and by rising id; a batch goes on into the next image.
 
     Raises:
-        ValueError: image and label map differ in size.
-    """
-    ids = cell_ids(label_map)
-    for k, crops in enumerate(crop_batches([(image, label_map)], config)):
-        yield ids[k * config.batch : k * config.batch + len(crops)], crops
-
-
-def crop_batches(fields: Iterable[tuple[np.ndarray, np.ndarray]], config: CropConfig) -> Iterator[np.ndarray]:
-    """Cut out the cells of several images, each an image and its label map as `cell_crops` takes them.
-
-    Yields:
-        (n, C, size, size) uint8, image after image and by rising id; a batch goes on into the next image.
+        ValueError: an image and its label map differ in size.
     """
     cells = (place for field in fields for place in _places(*field))
     while part := list(islice(cells, config.batch)):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from skimage.measure import label
 
-from wsss.core.geometry import Geometry
+from wsss.core.label_maps import Geometry
 
 GEOMETRY_COLUMNS = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 

@@ -1,6 +1,6 @@
 """What microscopes write: the bits of a value, the channels of an image, and what each channel shows (its stain)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wsss.core.checks import ConfigError, nearest, some
@@ -24,18 +24,31 @@ def channel_names(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Read 'red=Cy3,green,...': the names of the channels, and what the files call them.
 
     Raises:
-        ConfigError: a name comes twice, or holds more than letters, digits and '-'.
+        ConfigError: a name comes twice, in whatever case, or holds more than letters, digits and '-'.
     """
     parts = [part.partition("=") for part in composed(text).split(",")]
     names = tuple(name.strip() for name, _, _ in parts)
     in_files = tuple(other.strip() or name.strip() for name, _, other in parts)
     wrong = [name for name in names if not name.replace("-", "").isalnum()]
-    if wrong or len(set(names)) < len(names) or len(set(in_files)) < len(in_files):
+    if wrong or any(len({name.casefold() for name in every}) < len(every) for every in (names, in_files)):
         raise ConfigError(
             f"--channels is '{text}', expected different names of letters and digits with commas between them, such as "
             "DAPI,GFP or nucleus=DAPI,signal=GFP."
         )
     return names, in_files
+
+
+def split_channel(stem: str, channels: Iterable[str]) -> tuple[str, str]:
+    """Return ID and channel of a file's name '<ID>_<channel>' without its suffix; the channel may be in any case.
+
+    Where several fit, it is the longest; where none does, the whole name is the ID and the channel ''.
+    """
+    plain = stem.lower()
+    fitting = [name for name in channels if plain.endswith(f"_{name}".lower()) and len(name) + 1 < len(stem)]
+    if not fitting:
+        return stem, ""
+    channel = max(fitting, key=len)
+    return stem[: -len(channel) - 1], channel
 
 
 def default_roles(channels: Sequence[str]) -> tuple[str, ...]:
@@ -55,16 +68,17 @@ def parse_roles(text: str, channels: Sequence[str]) -> tuple[str, ...]:
     """
     if not text:
         return default_roles(channels)
-    roles = dict.fromkeys(channels, "")
+    roles, known = dict.fromkeys(channels, ""), {name.casefold(): name for name in channels}
     for part in composed(text).split(","):
         name, _, wanted = (word.strip() for word in part.partition("="))
         role = ALIASES.get(name.lower(), name.lower())
         if role not in ROLES:
             raise ConfigError(f"--roles has '{name}', expected ROLE=CHANNEL with one of {', '.join(ROLES)}.")
-        for channel in wanted.split("+"):
-            if channel not in roles:
-                hint = nearest(channel, channels)
-                raise ConfigError(f"--roles names the channel '{channel}', expected one of {some(channels, 20)}.{hint}")
+        for word in wanted.split("+"):
+            channel = known.get(word.strip().casefold(), "")
+            if not channel:
+                hint = nearest(word, channels)
+                raise ConfigError(f"--roles names the channel '{word}', expected one of {some(channels, 20)}.{hint}")
             if roles[channel]:
                 raise ConfigError(f"--roles gives {channel} two roles, {roles[channel]} and {role}: leave one.")
             roles[channel] = role

@@ -151,7 +151,11 @@ ATLAS_TO_HPA: dict[str, str | None] = {
 """Location of the public Atlas or of the 2018 competition -> name of the class here; None has no counterpart."""
 
 _SEPARATORS = ("|", ";", ",", "\n", "/", "\\", ":", "+", "&", "\u00a6", "_", " - ", " and ")
-"""Best first: a separator counts where all parts are labels, since names may hold it too."""
+"""Best first, before any other sign; a separator counts where all parts are labels, since names may hold it too."""
+MOST_SIGNS = 8
+"""Separators within the name of a class that are recognised."""
+_SIGN = re.compile(r"[^\w .()\[\]{}'\"-]")
+"""Signs that may be separators as well."""
 
 
 def _key(name: str) -> str:
@@ -179,11 +183,13 @@ class LabelReader:
         keys = [_key(name) for name in classes.names]
         self._names |= {key: k for k, key in enumerate(keys) if keys.count(key) == 1}
         self._exact = {name: k for k, name in enumerate(classes.names)}
+        signs = max(len(re.findall(r"[^\w ]|_|\band\b", name)) for name in classes.names)
+        self._most_parts = 1 + min(signs, MOST_SIGNS)
 
     def read(self, text: str) -> tuple[tuple[int, ...], list[str]]:
         """Return the sorted class ids of a text such as '8|5|0' or 'Nucleoplasm, Cytosol', and names without a class.
 
-        Labels stand apart by | ; , / \\ : + & _ ' - ' ' and ' or a line's end, ids also by blanks; brackets and quotes
+        Labels stand apart by any sign, '_', ' - ', ' and ' or a line's end, ids also by blanks; brackets and quotes
         around them do not count. An id may be written 8.0, as pandas does.
 
         Raises:
@@ -199,14 +205,29 @@ class LabelReader:
         if self._knows(text):  # a name may have a separator in it
             return [text]
         text = text.strip("[](){} ")
-        for separator in _SEPARATORS:
-            parts = _parts(text.split(separator))
-            if len(parts) > 1 and all(map(self._knows, parts)):
+        for separator in dict.fromkeys((*_SEPARATORS, *_SIGN.findall(text[:200]))):
+            parts = self._known(text.split(separator), separator)
+            if len(parts) > 1:
                 return parts
         parts = _parts(text.split())
         if all(map(self._knows, parts)):
             return parts
         return _parts(re.split(r"[|;,\n]", text))
+
+    def _known(self, texts: list[str], separator: str) -> list[str]:
+        """Return the labels of a text that was split, [] if one is unknown; a name may have the separator in it."""
+        labels: list[str] = []
+        first = 0
+        while first < len(texts):
+            for last in range(min(len(texts), first + self._most_parts), first, -1):
+                found = _parts([separator.join(texts[first:last])])
+                if all(map(self._knows, found)):
+                    break
+            else:
+                return []
+            labels += found
+            first = last
+        return labels
 
     def _knows(self, label: str) -> bool:
         return label in self._exact or _key(label) in self._names or _is_id(label)

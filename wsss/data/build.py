@@ -15,9 +15,9 @@ from scipy.sparse.csgraph import connected_components
 
 from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
-from wsss.core.digests import check_seal
-from wsss.core.files import digest_file, write_atomic, write_csv, write_json
-from wsss.core.geometry import Geometry
+from wsss.core.csv_text import carried_names
+from wsss.core.files import check_seal, digest_file, write_atomic, write_csv, write_json
+from wsss.core.label_maps import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
 from wsss.core.parquet import read_parquet, write_parquet
 from wsss.core.reading import read_npy
@@ -264,13 +264,15 @@ def _same_value(table: pd.DataFrame, column: str) -> list[tuple[int, int, float]
     """Return pairs of images that have the same text in a carried column; an empty one is nobody's."""
     if not column:
         return []
-    if column not in table or column in COLUMNS:
-        known = [name for name in table if name not in COLUMNS]
+    known = [str(name) for name in table if name not in COLUMNS]
+    meant = (column, *carried_names([column]).values())
+    fitting = [name for wanted in meant for name in known if name.casefold() == wanted.casefold()]
+    if not fitting:
         raise DataError(
             f"--group is '{column}', but the label tables bring along {some(known, 10) or 'no other column'}."
         )
     first: dict[str, int] = {}
-    texts = enumerate(table[column].fillna("").astype(str))
+    texts = enumerate(table[fitting[0]].fillna("").astype(str))
     return [(first.setdefault(text, i), i, 1.0) for i, text in texts if text]
 
 

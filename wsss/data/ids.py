@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
+from wsss.core.channels import split_channel
 from wsss.core.checks import DataError, some
 from wsss.core.files import composed
 from wsss.core.labels import HPA_CHANNELS
@@ -42,8 +43,7 @@ def from_name(text: str, channels: Iterable[str] = HPA_CHANNELS) -> list[str]:
     stem = _stem(text)
     if stem == text:
         return [stem]
-    ends = (f"_{channel}" for channel in channels if stem.lower().endswith(f"_{channel}".lower()))
-    return [stem, stem[: len(stem) - len(next(ends, ""))]]
+    return [stem, split_channel(stem, channels)[0]]
 
 
 _COLOURS = re.compile("(_(red|green|blue|yellow))+$")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.core.channels import BITS
+from wsss.core.channels import BITS, split_channel
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import open_rows
 from wsss.core.files import as_on_disk
@@ -51,6 +51,8 @@ class ImageListing:
 def find_images(folder: Path, channels: tuple[str, ...]) -> ImageListing:
     """Look for `<ID>_<channel>.<suffix>` and `<ID>.<suffix>` right in `folder`; hidden and other files do not count.
 
+    Channels may be named in any case.
+
     Of `<ID>.ome.tif` and `<ID>.ome.zarr` the ID has no '.ome'.
 
     An image with a channel missing or there twice is listed with its reason. The files of an OME set are one image,
@@ -63,8 +65,8 @@ def find_images(folder: Path, channels: tuple[str, ...]) -> ImageListing:
     merged: dict[str, list[str]] = {}
     for name in _names(folder):
         stem = stem_of(name)
-        ID, _, channel = stem.rpartition("_")
-        if ID and channel in channels:
+        ID, channel = split_channel(stem, channels)
+        if channel:
             planes.setdefault(ID, {}).setdefault(channel, []).append(name)
         else:
             merged.setdefault(stem, []).append(name)
@@ -200,8 +202,7 @@ def _listed_id(row: dict[str, str], channels: tuple[str, ...]) -> str:
     if prefix:
         return prefix
     stem = Path(row["g_image"].replace("\\", "/")).stem
-    head, _, tail = stem.rpartition("_")
-    return head if head and tail in (*channels, "green") else stem
+    return split_channel(stem, (*channels, "green"))[0]
 
 
 def _listed_image(ID: str, row: dict[str, str], channels: tuple[str, ...], line: int, folder: Path) -> ImageFiles:
@@ -278,11 +279,13 @@ def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence
         file: for messages.
 
     Raises:
-        DataError: there are too few or too many channels, or none has a wanted name.
+        DataError: there are too few or too many channels, or not exactly one has a wanted name.
     """
     given = [name.strip().casefold() for name in names] if len(names) == samples else []
     places = [given.index(name.casefold()) if name.casefold() in given else -1 for name in wanted]
     if given and min(places, default=-1) >= 0:
+        if twice := [name for name in wanted if given.count(name.casefold()) > 1]:
+            raise DataError(f"{file} has several channels of the name {some(twice)}: give each a name of its own.")
         return places
     descriptive = [name for name in names if not _NUMBERED.fullmatch(name.strip())]
     if binding and given and descriptive and wanted:

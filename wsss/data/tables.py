@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, UserError, nearest, some
-from wsss.core.csv_text import carried_names, read_text, unguard_text
+from wsss.core.csv_text import any_case, carried_names, read_text, unguard_text
 from wsss.core.files import composed, listed
 from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader, format_label
 from wsss.core.reading import read_yaml
@@ -136,8 +136,9 @@ def _reader(path: Path, table: pd.DataFrame, classes: ClassList) -> tuple[list[s
     if TARGET in names:
         return [TARGET], _text_reader(LabelReader(classes, KAGGLE2018_TO_HPA if classes == HPA else None))
     for wanted in (classes.columns, list(classes.names)):
-        if set(wanted) <= set(names):
-            return wanted, _one_hot_reader(wanted, classes)
+        found = any_case(table, wanted, path).columns
+        if set(wanted) <= set(found):
+            return [names[k] for k in map(list(found).index, wanted)], _one_hot_reader(wanted, classes)
     raise DataError(
         f"{path} has the columns {some(names, 30)}: expected ID and Label, Id and Target, or ID and one column for "
         f"each of the {len(classes)} classes (0..{len(classes) - 1}, or their names)."

@@ -31,23 +31,35 @@ def load_weights(net: nn.Module, tensors: dict[str, Tensor], where: object = "th
             f"{where} does not fit {type(net).__name__}: missing {some(missing) or 'none'}; "
             f"extra {some(extra) or 'none'}; of another shape {some(shapes) or 'none'}."
         )
+    _check_finite(tensors, where)
+    net.load_state_dict(tensors)
+
+
+def _check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
     if broken := [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
         raise DataError(
             f"{where} holds weights that are no numbers (NaN or infinite) in {some(broken)}: train again, with "
             "a lower --optim.lr or --precision fp32."
         )
-    net.load_state_dict(tensors)
 
 
 PREFIXES = ("module.", "model.", "_orig_mod.")
-"""What DataParallel, Lightning and torch.compile put before every name."""
+"""What DataParallel, Lightning and torch.compile put before every name, the names of some networks included."""
 _HEAD = re.compile(r"(fc|heads?|head_dist|classifier|last_linear|logits|pre_logits|aux\w*)([._]|$)", re.IGNORECASE)
 _KINDS = ("weight", "bias", "running_mean", "running_var")
 
 
-def without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict without what wrappers put before all of its names."""
-    while prefix := next((p for p in PREFIXES if state and all(name.startswith(p) for name in state)), ""):
+def without_prefixes(state: dict[str, Tensor], known: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Return a state dict without what wrappers put before all of its names: PREFIXES, or any other word
+    (`encoder.`), as long as none of the names is known.
+    """
+    while state:
+        first = next(iter(state)).partition(".")
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), "")
+        if not prefix and first[2] and not any(map(known, state)):
+            prefix = f"{first[0]}."
+        if not prefix or not all(name.startswith(prefix) for name in state):
+            break
         state = strip(state, prefix)
     return state
 
@@ -77,11 +89,13 @@ def match_weights(
         Name -> tensor, for every name of `wanted` but the counters of batch norm, which may be missing.
 
     Raises:
-        DataError: tensors are missing, have another shape, or are left over outside the classifier; they are named.
+        DataError: tensors are missing, have another shape, hold NaN, or are left over outside the classifier; they are
+            named.
     """
-    state = without_prefixes(state)
+    names = {key(name) for name in wanted}
+    state = without_prefixes(state, lambda name: key(name) in names)
     given = {key(name): tensor for name, tensor in state.items()}
-    if not any(key(name) in given for name in wanted):
+    if not names & given.keys():
         state = _in_order(wanted, state, whole, key(first), key)
         given = {key(name): tensor for name, tensor in state.items()}
     matched = {name: given[key(name)] for name in wanted if key(name) in given}
@@ -100,6 +114,7 @@ def match_weights(
             f"the weights do not fit this network: missing {some(missing) or 'none'}; of another shape "
             f"{some(shapes) or 'none'}; left over {some(left) or 'none'}. Choose the file of this backbone."
         )
+    _check_finite(matched, "the file")
     return matched
 
 

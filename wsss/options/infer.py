@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields, check_range, refuse_idle
-from wsss.core.digests import OF_OPTIONS, check_seal
+from wsss.core.files import OF_OPTIONS, check_seal
 from wsss.core.reading import read_yaml
 from wsss.core.runtime import ENGINES
 from wsss.options.masks import MaskInferConfig

@@ -22,8 +22,7 @@ from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.console import OutputOptions, say, set_output
-from wsss.core.digests import OF_OPTIONS, check_seal
-from wsss.core.files import is_file
+from wsss.core.files import OF_OPTIONS, check_seal, is_file
 from wsss.core.reading import parse_yaml, read_yaml
 from wsss.options.configs import config_file
 from wsss.options.renamed import FORMER_DEFAULTS, renamed_config, renamed_flags
@@ -112,6 +111,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) ->
     words = _current(sys.argv[1:] if argv is None else argv)
     words = _gather(_complete(words, _switches((*options, OutputOptions))), _lists(options))
     _check_configs(words)
+    _check_parts(words, options)
     _check_paths_given(words, options)
     values = parser.instantiate(parser.parse_args(words))
     _check_paths(values.as_dict())
@@ -121,6 +121,17 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) ->
     ]
     set_output(instances.pop(), parser.prog.rpartition(".")[2])
     return instances
+
+
+def _check_parts(words: Sequence[str], options: Sequence[type]) -> None:
+    """Refuse a part of an option that has none, such as `--masks.category`."""
+    leaves = dict(pair for option in options for pair in _leaves(option))
+    for word in words:
+        above, _, part = word.removeprefix("--").partition("=")[0].rpartition(".")
+        is_group = isinstance(leaves.get(above), dict) or dataclasses.is_dataclass(leaves.get(above))
+        if word.startswith("--") and above in leaves and not is_group:
+            hint = f"here it is --{part}" if part in leaves else "see --help"
+            raise ConfigError(f"--{above}.{part} is no option: {hint}.")
 
 
 def _check_paths_given(words: Sequence[str], options: Sequence[type]) -> None:

@@ -21,13 +21,16 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_numbers
-from wsss.core.digests import BLANK, OF_OPTIONS, check_seal, sealed
 from wsss.core.files import (
+    BLANK,
+    OF_OPTIONS,
     check_format,
+    check_seal,
     digest_file,
     digest_json,
     read_json,
     read_lines,
+    sealed,
     sync_folder,
     write_bytes,
     write_csv,
@@ -161,7 +164,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} does not hold plain weights ({reason}): expected a state dict of tensors.") from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

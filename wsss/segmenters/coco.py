@@ -15,11 +15,11 @@ from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.files import composed, read_json
-from wsss.core.geometry import check_covered, fill
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import named
 from wsss.core.reading import check_regular
+from wsss.core.rle import check_covered, fill
 from wsss.segmenters.painted import GivenMasks, check_ids
 
 GEOJSON_SUFFIXES = (".geojson", ".geojson.gz")
@@ -210,7 +210,7 @@ class CocoMasks:
         images, annotations = (_list(content, name) for name in ("images", "annotations"))
         if images is None or annotations is None:
             raise DataError(f"{path} is no COCO file: it lacks the lists 'images' and 'annotations'.")
-        channel = re.compile(f"_({'|'.join(map(re.escape, channels))})$")
+        channel = re.compile(f"_({'|'.join(map(re.escape, channels))})$", re.IGNORECASE)
         self.path = path
         self.notes: list[str] = []
         """What the user should know, a line each."""
@@ -222,6 +222,8 @@ class CocoMasks:
             if name in self._images:
                 raise DataError(f"{path} has two images for the ID {name}: keep one file name of each image.")
             self._images[name] = (rest[0], (rest[1], rest[2]))
+        if twice := [k for k, count in Counter(k for k, _ in self._images.values()).items() if count > 1]:
+            raise DataError(f"{path} has several images of the id {some(twice)}: give each an id of its own.")
         self._cells: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         self._nuclei: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         self._sort(_checked(annotations, path), content.get("categories"), category)

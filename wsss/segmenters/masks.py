@@ -47,6 +47,7 @@ class MaskFolder:
         ranked = [(rank, name) for name in self.names if (rank := _rank(name)) is not None]
         for _, name in sorted(ranked, reverse=True):
             self._files[_stem(name)] = folder / name
+        self._any_case = {stem.lower(): path for stem, path in self._files.items()}
 
     def __len__(self) -> int:
         return len(self._files)
@@ -61,8 +62,8 @@ class MaskFolder:
             if (path := self._files.get(name + ending)) is not None:
                 return path
         for ending in ENDINGS:
-            stems = [f"{name}_{channel}{ending}" for channel in self.channels]
-            paths = [self._files[stem] for stem in stems if stem in self._files]
+            stems = [f"{name}_{channel}{ending}".lower() for channel in self.channels]
+            paths = [self._any_case[stem] for stem in stems if stem in self._any_case]
             if len(paths) > 1:
                 files = some(path.name for path in paths)
                 raise DataError(f"{self.folder} has masks of several channels of {name} ({files}): leave one.")
@@ -185,7 +186,7 @@ def read_folder(field: Field, folder: MaskFolder) -> CellMaps:
         return _from_outlines(field, read_outlines(path), path)
     if name.endswith(REGIONS):
         return _from_outlines(field, read_regions(path), path)
-    cells = read_label_map(path, *_sizes(field))
+    cells = read_label_map(path, *field.sizes)
     _check_size(cells.shape, field, str(path))
     doubts = ("palette",) if has_odd_palette(path, cells.shape) else ()
     return CellMaps(cells=_within(cells, field, str(path)), nuclei=None, doubts=doubts)
@@ -232,13 +233,8 @@ def _paired(cells: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
     return categories
 
 
-def _sizes(field: Field) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the sizes that a map may have: the original one, and that of the stored square."""
-    return (field.height, field.width), (field.size, field.size)
-
-
 def _check_size(shape: tuple[int, ...], field: Field, where: str) -> None:
-    native, stored = _sizes(field)
+    native, stored = field.sizes
     if shape not in (native, stored):
         raise DataError(
             f"{where} is {_size(shape)}, but {field.name} is {_size(native)} (stored {_size(stored)}): "

@@ -13,7 +13,7 @@ import torch
 
 from wsss.cells.instances import pair_nuclei
 from wsss.core.checks import ConfigError, install
-from wsss.core.geometry import Geometry
+from wsss.core.label_maps import Geometry
 from wsss.core.reading import one_line
 from wsss.models.device import choose_device
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish

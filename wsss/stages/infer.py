@@ -1,6 +1,6 @@
 """Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 
 from wsss.core.checks import ConfigError, DataError, refuse_idle, some
-from wsss.core.console import progress, say
-from wsss.core.digests import Digests
+from wsss.core.console import say
 from wsss.core.files import digest_json, write_json
 from wsss.core.label_maps import given_maps
+from wsss.core.runtime import Overlap, running
 from wsss.data.catalog import TABLE, DataSet, default_dataset
 from wsss.data.origin import check_cells, from_here, image_marks
 from wsss.inference.calibration import Calibration, load_calibration
@@ -29,26 +29,21 @@ from wsss.inference.checkpoints import (
     plan_oof,
 )
 from wsss.inference.ensemble import foreign_note
-from wsss.inference.overlap import Overlap, running
-from wsss.inference.pipeline import Scored, ShardJournals, predict, take, write_results
+from wsss.inference.pipeline import HALF, Scored, ShardJournals, predict_plan, record_images, take, write_results
 from wsss.inference.precision import WORTH, try_half
 from wsss.inference.published import Published, Target, load_published
 from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
-from wsss.models.cam_net import CamNet
+from wsss.models.cam_net import CamNet, InOpenVino, check_runtime
 from wsss.models.device import Device, choose_device, computes_half, keep_freed_memory
-from wsss.models.in_openvino import InOpenVino, check_runtime
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
-from wsss.runs.journal import Journal, remove_journal
-from wsss.runs.lock import LOCK, hold
+from wsss.runs.journal import LOCK, Journal, hold, remove_journal
 from wsss.runs.output import FOLDER, Marks, Output, in_folder
 from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_masks import infer_masks
 from wsss.stages.segment import segment
 
 PROVENANCE = "provenance.json"
-HALF = "half"
-"""Key of what was computed in half precision, in the records of a journal and in provenance.json."""
 
 
 def run(options: InferOptions) -> int:
@@ -211,6 +206,7 @@ def _predict(
         images without a result, those of them that can be tried again, the journal's record of each image, and the
         journals of shards.
     """
+    home = output.home
     shares = [source_shares(checkpoints, options.score, options.crops, task.published) for checkpoints, _ in plan]
     parts = [name for name in shares[0] if all(name in other for other in shares)] if options.parts and plan else []
     wanted = [task.data.ids[i] for _, indices in plan for i in indices]
@@ -220,18 +216,12 @@ def _predict(
             shards = stack.enter_context(ShardJournals(output.folder, output.read, wanted))
             journal: Journal | ShardJournals = shards
             paths = shards.paths
+            _check_fresh(shards, wanted, output.items)
         else:
             journal = local = stack.enter_context(output.journal())
             _run(task, plan, local, options, output)
-        records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
-        marks = {name: str(record.get("mark", "")) for name, record in records.items()}
-        if stale := [name for name, mark in marks.items() if options.merge and mark != output.items[name]]:
-            raise DataError(
-                f"pixels or label maps of {some(stale, 3)} have changed since its shard was made: run the shards again."
-            )
-        again = [name for name, record in records.items() if record.get("failed")]
         failed = write_results(
-            output.home,
+            home,
             task.data,
             journal,
             parts,
@@ -239,13 +229,25 @@ def _predict(
             shown=output.folder,
             embeddings=bool(options.embeddings),
         )
+        records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
+        again = [name for name, record in records.items() if record.get("failed")]
     return failed, again, records, paths
+
+
+def _check_fresh(shards: ShardJournals, names: list[str], marks: Mapping[str, str]) -> None:
+    """Refuse shards of images whose pixels or label maps are others now."""
+    entries = {name: entry[0] for name in names if (entry := shards.get(name)) is not None}
+    if stale := [name for name, record in entries.items() if record.get("mark", "") != marks[name]]:
+        raise DataError(
+            f"pixels or label maps of {some(stale, 3)} have changed since its shard was made: run the shards again."
+        )
 
 
 def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) -> int:
     """Predict one shard into its own journal."""
     _, read, marks = _read(options, task, plan)
-    if not output.compare(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
+    about: dict[str, Any] = {"marks": marks, "overwrite": options.overwrite, "legacy": (PROVENANCE,)}
+    if not output.begin(lambda digests: read, **about, touch=False):
         return 0
     shard, out = Shard.parse(options.shard), output.folder
     part = take(shard, plan, options.batch)
@@ -260,26 +262,16 @@ def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) ->
 
 def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output: Output) -> None:
     """Predict what the journal lacks, and record every image as it is done."""
-    ids, digests = task.data.ids, Digests(output.seen)
     done = output.fresh(journal)
-    skip = {i for _, indices in plan for i in indices if ids[i] in done}
+    skip = {i for _, indices in plan for i in indices if task.data.ids[i] in done}
     total = sum(len(indices) for _, indices in plan)
     if done:
         say(f"{len(done)} of {total} images are there already: going on.")
     task = _with_precision(task, plan, skip, journal, options)
     folds = _folds_of(task.data, plan) if options.oof else [-1] * len(plan)
-    predicted = _on_ray(task, plan, folds, skip, options) if options.engine == "ray" else _here(task, plan, folds, skip)
-    with progress(None, "infer", total=total, initial=len(done)) as bar:
-        for scored in predicted:
-            if scored.index not in skip:
-                name = ids[scored.index]
-                mark = output.items[name]  # taken before the image was read
-                if task.overlap is not None:  # its cells are new
-                    mark = image_marks(task.data, digests, [scored.index])[name]
-                failed = scored.record["status"] != "ok"
-                record = {**scored.record, "mark": mark, "failed": failed}
-                journal.add(name, record if task.device.half is None else {**record, HALF: True}, scored.payload)
-                bar.update()
+    spread = options.engine == "ray"
+    predicted = _on_ray(task, plan, folds, skip, options) if spread else predict_plan(task, plan, folds, skip)
+    record_images(task, predicted, journal, output, skip, total)
 
 
 def _with_precision(task: Task, plan: Plan, skip: set[int], journal: Journal, options: InferOptions) -> Task:
@@ -309,11 +301,6 @@ def _folds_of(data: DataSet, plan: Plan) -> list[int]:
     held = data.folds()
     firsts = [(checkpoints, int(held[images[0]])) for checkpoints, images in plan]
     return [fold if all(checkpoint.fold == fold for checkpoint in checkpoints) else -1 for checkpoints, fold in firsts]
-
-
-def _here(task: Task, plan: Plan, folds: list[int], skip: set[int]) -> Iterator[Scored]:
-    for (checkpoints, indices), fold in zip(plan, folds, strict=True):
-        yield from predict(task, checkpoints, indices, skip, fold)
 
 
 def _on_ray(task: Task, plan: Plan, folds: list[int], skip: set[int], options: InferOptions) -> Iterator[Scored]:
