@@ -170,7 +170,10 @@ def test_exif_of_a_png_counts_as_chunk_and_as_text_and_before_xmp(tmp_path: Path
     for kind, content in (
         (b"eXIf", EXIF_6),
         (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw)),
-        (b"tEXt", b"Raw profile type APP1\0" + raw.replace(EXIF_6.hex().encode(), (b"Exif\0\0" + EXIF_6).hex().encode())),
+        (
+            b"tEXt",
+            b"Raw profile type APP1\0" + raw.replace(EXIF_6.hex().encode(), (b"Exif\0\0" + EXIF_6).hex().encode()),
+        ),
     ):
         for late in (False, True):
             path = png_told(tmp_path, stored, kind, content, late=late)
@@ -239,7 +242,9 @@ def test_where_0_is_white_images_are_inverted_and_numbers_are_not(tmp_path: Path
 
 
 @pytest.mark.parametrize("program", ["tifffile.py", "scanner"])
-def test_a_mask_of_bool_is_what_was_saved_by_tifffile_and_black_on_white_elsewhere(tmp_path: Path, program: str) -> None:
+def test_a_mask_of_bool_is_what_was_saved_by_tifffile_and_black_on_white_elsewhere(
+    tmp_path: Path, program: str
+) -> None:
     path = tiff(tmp_path / "a.tif", MASK > 0, photometric="miniswhite", software=program)
     wanted = (MASK > 0) == (program == "tifffile.py")
     np.testing.assert_array_equal(read_label_map(path), wanted)

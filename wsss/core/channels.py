@@ -44,7 +44,9 @@ def split_channel(stem: str, channels: Iterable[str]) -> tuple[str, str]:
     Where several fit, it is the longest; where none does, the whole name is the ID and the channel ''.
     """
     plain = stem.lower()
-    fitting = [channel for channel in channels if plain.endswith(f"_{channel}".lower()) and len(channel) + 1 < len(stem)]
+    fitting = [
+        channel for channel in channels if plain.endswith(f"_{channel}".lower()) and len(channel) + 1 < len(stem)
+    ]
     if not fitting:
         return stem, ""
     channel = max(fitting, key=len)

@@ -374,7 +374,8 @@ class _Metadata:
         if self.exif:
             exif.load(self.exif)
         orientation = exif.get(0x0112)
-        return orientation if orientation in range(1, 9) else _xmp_orientation(self.xmp)
+        known = isinstance(orientation, int) and 1 <= orientation <= 8
+        return int(orientation) if known else _xmp_orientation(self.xmp)
 
 
 def _xmp_orientation(xmp: bytes) -> int:

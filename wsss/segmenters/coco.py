@@ -411,7 +411,7 @@ def _outline(polygons: Sequence[tuple[Any, tuple[int, int]]]) -> list[bool]:
 def _is_ring(polygon: Any) -> bool:
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         return False
-    return {*map(type, polygon)} <= _NUMBERS and bool(-1e6 < min(polygon) and max(polygon) < 1e6)
+    return {*map(type, polygon)} <= _NUMBERS and bool(min(polygon) > -1e6 and max(polygon) < 1e6)
 
 
 def _corners(polygons: Sequence[list[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -447,7 +447,7 @@ def _packed(annotations: list[dict[str, Any]], size: tuple[int, int], where: str
 
 
 def _counts(segmentation: Any, packed: Iterator[Any], size: tuple[int, int], where: str) -> bytes:
-    """Return the compressed counts of a segmentation; those of polygons are joined from `packed`, which has the next."""
+    """Return the compressed counts of a segmentation; `packed` has those of the next polygons."""
     if isinstance(segmentation, list):
         parts = list(itertools.islice(packed, len(segmentation)))
         joined: bytes = (parts[0] if len(parts) == 1 else coco.merge(parts))["counts"]
