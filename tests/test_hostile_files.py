@@ -506,6 +506,23 @@ def network(**changes: Any) -> dict[str, Any]:
     return {**facts, "fold": 0, "versions": {"wsss": "1"}, **changes}
 
 
+def test_coco_files_of_odd_values_are_refused_or_lose_the_annotation(tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": "A.png", "height": 64, "width": 64}
+    whole = {"id": 1, "image_id": 1, "segmentation": [[1, 1, 40, 1, 40, 40]]}
+
+    def file(**more: Any) -> bytes:
+        return json.dumps({"images": [image], "annotations": [whole | more]}).encode()
+
+    contents = {name: file(**{name: {"a": 1}}) for name in ("image_id", "category_id")}
+    all_refused(tmp_path, "c.json", CocoMasks, contents)
+    strays: list[Any] = [[[1e308] * 8], [["1", "2", "30", "4", "9", "20"]], [[True, False, True, True, 9, 9]]]
+    for stray in strays:
+        (tmp_path / "c.json").write_bytes(file(segmentation=stray))
+        coco = CocoMasks(tmp_path / "c.json")
+        assert not coco.masks("A", (64, 64)).ids
+        assert "are left out" in coco.notes[0]
+
+
 def test_large_coco_files_cost_in_proportion(tmp_path: Path) -> None:
     corners = np.array([0, 0, 8, 0, 8, 8, 0, 8]) + np.repeat(np.arange(10_000) // 100 * 10, 8).reshape(-1, 8)
     corners[:, 1::2] += (np.arange(10_000) % 100 * 10)[:, None] - corners[:, :1]
@@ -517,6 +534,45 @@ def test_large_coco_files_cost_in_proportion(tmp_path: Path) -> None:
         cells = paint(CocoMasks(tmp_path / "c.json").masks("A", (1000, 1000)))
     assert time.process_time() - began < SECONDS
     np.testing.assert_array_equal(np.unique(cells, return_counts=True)[1][1:], np.full(10_000, 64))
+
+
+def test_hostile_metadata_of_pictures(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "plain.png")
+    plain, xmp = (tmp_path / "plain.png").read_bytes(), b"XML:com.adobe.xmp\0"
+    loop = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIII", 0x8769, 4, 1, 8, 8)
+    read: dict[str, bytes] = {
+        "an EXIF that points at itself": chunk(b"eXIf", loop),
+        "an EXIF in text that does": chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 26\n" + loop.hex().encode()),
+        "blanks": chunk(b"iTXt", xmp + b"\0\0\0\0tiff:Orientation" + b" " * 900_000),
+    }
+    for what, more in read.items():
+        (tmp_path / "a.png").write_bytes(plain[:33] + more + plain[33:])
+        began = time.process_time()
+        with at_most(MORE_MEMORY), open_raster(tmp_path / "a.png") as raster:
+            assert raster.orientation == 1, what
+        assert time.process_time() - began < SECONDS, what
+    refused = {
+        "texts": chunk(b"iTXt", xmp + b"\0\0\0\0tiff:Orientation") * 60_000,
+        "packed texts": chunk(b"zTXt", xmp + b"\0" + zlib.compress(bytes(10**6))) * 1500,
+    }
+    files = {what: plain[:33] + more + plain[33:] for what, more in refused.items()}
+    all_refused(tmp_path, "a.png", lambda path: read_image([path], 1), files)
+
+
+def test_hostile_label_texts(tmp_path: Path) -> None:
+    def table(label: str) -> bytes:
+        return f'ID;Label\na;"{label}"\n'.encode()
+
+    contents = {
+        "commas": table("," * 500_000),
+        "names and one that is none": table("Cytosol," * 30_000 + "nothing"),
+        "words between": table("Cytosol and " * 30_000 + "nothing"),
+        "signs": table("".join(chr(0x2000 + k % 5000) + "0" for k in range(100_000))),
+    }
+    all_refused(tmp_path, "a.csv", lambda path: read_labels(path, HPA), contents)
 
 
 def test_a_label_map_of_32_bits_is_not_copied(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from wsss.core.channels import channel_names, parse_roles, split_channel
+from wsss.core.checks import ConfigError
 from wsss.core.labels import ATLAS_TO_HPA, HPA, HPA_NAMES, ClassList, LabelReader
 
 ATLAS = [
@@ -48,6 +50,14 @@ def test_names_with_a_separator_in_them_stand_beside_others() -> None:
     assert reader.read("d and e and wild type") == ((0, 3), [])
     with pytest.raises(ValueError, match="'a'"):
         reader.read("wild type|a|b")
+
+
+def test_channels_that_differ_only_in_case_are_refused_and_roles_find_them_in_any() -> None:
+    with pytest.raises(ConfigError, match="expected different names"):
+        channel_names("DAPI,dapi")
+    assert parse_roles("nucleus=dapi,signal=Gfp", ("DAPI", "GFP")) == ("nucleus", "signal")
+    assert split_channel("a_w1_dapi", ("DAPI", "w1_DAPI")) == ("a", "w1_DAPI")
+    assert split_channel("_dapi", ("DAPI",)) == ("_dapi", "")
 
 
 def test_names_with_blanks_stay_whole() -> None:

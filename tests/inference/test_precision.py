@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -120,6 +121,23 @@ def test_shards_and_short_runs_do_not_try(predict: Predict, monkeypatch: pytest.
     assert "note: this CPU computes in bf16" in said
     assert not half
     pd.testing.assert_frame_equal(cells, merged)
+
+
+def test_parts_that_are_written_must_not_differ_either(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    score = precision._score
+
+    def counted(*args: Any) -> tuple[np.ndarray, float]:
+        scores, seconds = score(*args)
+        compared.append(len(scores))
+        return scores, seconds
+
+    monkeypatch.setattr(precision, "_score", counted)
+    predict("plain")
+    predict("parts", "--parts", "true")
+    assert compared[-1] > compared[0]
+    _, _, half = predict("vectors", "--embeddings", "true")
+    assert not half
 
 
 def test_both_conditions_must_hold() -> None:

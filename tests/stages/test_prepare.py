@@ -308,12 +308,12 @@ def test_one_antibody_is_never_on_both_sides_of_a_fold_and_stays_in_the_tables(i
     (inputs / "train.csv").write_text(
         "ID;Label;antibody;source\n" + "".join(f"i{k:02d};Nucleoli;HPA{k // 2};x\n" for k in range(12))
     )
-    assert labelled(inputs, "--group", "antibody") == 0
+    assert labelled(inputs, "--group", "Antibody") == 0, "in any case"
     data = DataSet.open(inputs / "set")
     assert data.carried.columns.tolist() == ["antibody", "given_source"]
     assert (data.table.groupby("antibody")["fold"].nunique() == 1).all()
     assert labelled(inputs) == 0, "the second time nothing is left to do, and the group is known"
-    assert DataSet.open(inputs / "set").manifest["folds"]["group"] == "antibody"
+    assert DataSet.open(inputs / "set").manifest["folds"]["group"] == "Antibody"
 
 
 def test_a_group_that_no_table_has_is_refused(inputs: Path) -> None:

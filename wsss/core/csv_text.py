@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +182,7 @@ def _check_header(names: Sequence[str], path: Path) -> None:
     given = [name for name in names if name]
     if len(names) > MOST_COLUMNS:
         raise DataError(f"{path} names {len(names)} columns, expected {MOST_COLUMNS} at most: it is no table.")
-    if twice := sorted({name for name in given if given.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(given).items() if count > 1):
         raise DataError(f"{path} has two columns of one name: {some(twice)}.")
     if not given:
         raise DataError(f"{path} is no CSV table (its first row names no column).")
@@ -189,18 +190,21 @@ def _check_header(names: Sequence[str], path: Path) -> None:
 
 def _canonical(names: list[str], wanted: Iterable[str], path: Path) -> list[str]:
     """Rename columns that differ from a wanted name in case or blanks only; an exact name goes first."""
-    out = list(names)
-    wanted = list(wanted)
+    out, wanted, there = list(names), list(wanted), set(names)
+    places: dict[str, list[int]] = {}
+    for k, other in enumerate(names):
+        places.setdefault(_plain(other), []).append(k)
     for name in wanted:
-        if name in out:
+        if name in there:
             continue
-        alike = [k for k, other in enumerate(names) if _plain(other) == _plain(name) and out[k] == other]
+        alike = [k for k in places.get(_plain(name), []) if out[k] == names[k]]
         if len(alike) > 1:
             raise DataError(f"{path} has the columns {some(names[k] for k in alike)}: keep one {name}.")
         if alike:
             out[alike[0]] = name
+            there.add(name)
     missing = next((name for name in wanted if _plain(name) == "id" and name not in out), "")
-    others = [k for synonym in ID_COLUMNS for k, name in enumerate(names) if _plain(name) == _plain(synonym)]
+    others = [k for synonym in ID_COLUMNS for k in places.get(_plain(synonym), [])]
     if missing and others:
         out[others[0]] = missing
     return out

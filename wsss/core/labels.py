@@ -206,7 +206,8 @@ class LabelReader:
             return [text]
         text = text.strip("[](){} ")
         for separator in dict.fromkeys((*_SEPARATORS, *_SIGN.findall(text[:200]))):
-            parts = self._known(text.split(separator), separator)
+            texts = text.split(separator)
+            parts = self._known(texts, separator) if len(texts) > 1 else []
             if len(parts) > 1:
                 return parts
         parts = _parts(text.split())
@@ -219,6 +220,9 @@ class LabelReader:
         labels: list[str] = []
         first = 0
         while first < len(texts):
+            if not texts[first] or texts[first].isspace():
+                first += 1
+                continue
             for last in range(min(len(texts), first + self._most_parts), first, -1):
                 found = _parts([separator.join(texts[first:last])])
                 if all(map(self._knows, found)):

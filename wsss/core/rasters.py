@@ -369,27 +369,39 @@ def _xmp_orientation(xmp: bytes) -> int:
     return int(found[1]) if found else 1
 
 
+MOST_KEYWORD, MOST_TEXTS = 80, 1000
+_TOLD = {b"eXIf": "exif", b"Raw profile type exif": "exif", b"Raw profile type APP1": "exif"}
+_TOLD |= {b"XML:com.adobe.xmp": "xmp"}
+"""Chunk, or keyword of a text -> what it holds; the first of each counts."""
+
+
 def _png_metadata(stream: Any, where: str) -> _Metadata:
     """Return EXIF and XMP of a PNG, wherever they stand, from the heads of its chunks; Pillow would decode the pixels.
 
     EXIF is a chunk, or hexadecimal text as ImageMagick writes it.
     """
-    found, at = _Metadata(), 8
+    found, at, texts = _Metadata(), 8, 0
+    told: set[bytes] = set()
     for _ in range(MOST_CHUNKS):
         stream.seek(at)
         head = stream.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
             return found
         length = int.from_bytes(head[:4], "big")
-        if length <= MOST_METADATA:
-            if head[4:] == b"eXIf":
-                found.exif = stream.read(length)
-            elif head[4:] in (b"tEXt", b"zTXt", b"iTXt"):
-                name, text = png_text(head[4:], stream.read(length))
-                if name == b"XML:com.adobe.xmp":
-                    found.xmp = text
-                elif name in (b"Raw profile type exif", b"Raw profile type APP1") and not found.exif:
-                    found.exif = _raw_profile(text)
+        is_text = head[4:] in (b"tEXt", b"zTXt", b"iTXt")
+        texts += is_text
+        if texts > MOST_TEXTS:
+            raise DataError(f"{where} has more than {MOST_TEXTS} texts: it is made to do harm.")
+        start = stream.read(min(length, MOST_KEYWORD)) if is_text or head[4:] == b"eXIf" else b""
+        name = start.partition(b"\0")[0] if is_text else head[4:]
+        if name in _TOLD and name not in told and length <= MOST_METADATA:
+            told.add(name)
+            content = start + stream.read(length - len(start))
+            text = png_text(head[4:], content) if is_text else content
+            if _TOLD[name] == "xmp":
+                found.xmp = text
+            elif name == b"eXIf" or not found.exif:
+                found.exif = _raw_profile(text) if is_text else text
         at += 12 + length
     raise DataError(f"{where} is in more than {MOST_CHUNKS} parts: it is made to do harm.")
 

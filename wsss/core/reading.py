@@ -234,12 +234,12 @@ MOST_TEXT = 2**20
 """Bytes of a text in a PNG when unpacked; the rest of a longer one is left out."""
 
 
-def png_text(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
-    """Return keyword and text of a PNG's chunk tEXt, zTXt or iTXt, unpacked; an empty text if it is broken.
+def png_text(kind: bytes, content: bytes) -> bytes:
+    """Return the text behind the keyword of a PNG's chunk tEXt, zTXt or iTXt, unpacked; b'' if it is broken.
 
     Source: PNG specification, third edition, 11.3.3.
     """
-    name, _, text = content.partition(b"\0")
+    _, _, text = content.partition(b"\0")
     packed = kind == b"zTXt"
     if kind == b"iTXt":
         packed = text[:1] == b"\1"
@@ -247,9 +247,9 @@ def png_text(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
     elif packed:
         text = text[1:]
     try:
-        return name, zlib.decompressobj().decompress(text, MOST_TEXT) if packed else text
+        return zlib.decompressobj().decompress(text, MOST_TEXT) if packed else text
     except zlib.error:
-        return name, b""
+        return b""
 
 
 def check_png(content: bytes, where: str) -> None:

@@ -99,7 +99,7 @@ def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CH
 def _carried(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Return the columns that are no labels, without those that are empty, with the IDs as index."""
     table = table.set_axis(pd.Index(names, name="ID", dtype="str"))
-    return table.loc[:, [bool((table[name] != "").any()) for name in table]]
+    return table.loc[:, (table != "").any(axis=0).to_numpy(bool)]
 
 
 def read_classes(path: Path) -> ClassList:

@@ -47,28 +47,31 @@ class Trial:
         )
 
 
-def try_half(task: Task, checkpoints: list[CamCheckpoint], indices: Sequence[int]) -> Trial:
+def try_half(task: Task, checkpoints: list[CamCheckpoint], indices: Sequence[int], *, parts: bool = False) -> Trial:
     """Score a few images in float32 and bfloat16 by turns.
 
     Args:
         task: data and rules; its device is the CPU in float32.
         checkpoints: the networks.
         indices: images, at least one; the first TRIED of them are scored.
+        parts: whether the parts of the scores are written too, and so must not differ either.
     """
     ways = [task, replace(task, device=Device(task.device.place, torch.bfloat16))]
     ratios, apart = [], []
     for index in indices[:TRIED]:
         sample = read_sample(task, index)
-        (plain, plain_s), (half, half_s) = (_score(way, checkpoints, sample) for way in ways)
+        (plain, plain_s), (half, half_s) = (_score(way, checkpoints, sample, parts) for way in ways)
         ratios.append(plain_s / half_s)
         apart.append(np.abs(plain - half).max())
     return Trial(len(ratios), float(np.median(ratios[1:] or ratios)), float(np.max(apart)))
 
 
-def _score(task: Task, checkpoints: list[CamCheckpoint], sample: Sample) -> tuple[np.ndarray, float]:
+def _score(task: Task, checkpoints: list[CamCheckpoint], sample: Sample, parts: bool) -> tuple[np.ndarray, float]:
     """Return all scores of an image, and the CPU seconds that they took."""
     began = time.process_time()
     (scored,) = score_now(task, checkpoints, [sample])
     seconds = time.process_time() - began
-    cells = pd.read_feather(BytesIO(scored.payload))[task.data.classes.columns].to_numpy()
+    frame = pd.read_feather(BytesIO(scored.payload))
+    columns = [name for name in map(str, frame) if name.rpartition(":")[2].isdecimal() and (parts or ":" not in name)]
+    cells = frame[columns].to_numpy()
     return np.append(cells, scored.record["probs"]), seconds

@@ -49,6 +49,7 @@ FORMER_DEFAULTS = {
     "score.blend": "mean",
     "score.prior_rounds": 0,
     "score.feature_share": 0.5,
+    "score.unet_share": 0.5,
 }
 """Defaults of version 0.1.0 that are others today, by the names of today."""
 _noticed: set[str] = set()

@@ -59,7 +59,7 @@ class ScoreConfig:
     """Share of a cell's score taken from the feature classifier, where the run has one (train
     --feature_classifier.enabled true). auto: what the training found on held-out images, class by class
     (feature_classifier.json); 1 where it held none out."""
-    unet_share: float = between(0.5, 0, 1)
+    unet_share: float = between(0.2, 0, 1)
     """Share of stage 1 taken from the maps of a U-Net, where there is one (infer --unet RUN)."""
     prior_rounds: int = between(3, 0, 100)
     """Rounds of the image prior, class by class: the odds of a cell's score are multiplied by the odds of the class's

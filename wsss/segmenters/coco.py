@@ -340,7 +340,8 @@ def _checked(annotations: list[Any], path: Path) -> list[dict[str, Any]]:
     for annotation in annotations:
         if not isinstance(annotation, dict) or not {"id", "image_id", "segmentation"} <= set(annotation):
             raise DataError(f"{path}: an annotation lacks id, image_id or segmentation: {str(annotation)[:80]}.")
-        _check_id(_whole(annotation["image_id"]), path)
+        _check_id(_whole(annotation["image_id"]), "image", path)
+        _check_id(_whole(annotation.get("category_id") or 0), "category", path)
         annotation.update({name: _whole(annotation[name]) for name in _NUMBERED if name in annotation})
     return annotations
 
@@ -369,15 +370,15 @@ def _image(image: Any, path: Path, channel: re.Pattern[str] | None) -> tuple[str
         entry = composed(name), _whole(image["id"]), int(image["height"]), int(image["width"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: an image lacks id, file_name, height or width: {str(image)[:80]}.") from error
-    _check_id(entry[1], path)
+    _check_id(entry[1], "image", path)
     if min(entry[2:]) < 1 or entry[2] * entry[3] > MOST_PIXELS:
         raise DataError(f"{path}: {file} is {entry[2]} x {entry[3]}, expected pixels, {MOST_PIXELS} at most.")
     return entry
 
 
-def _check_id(value: Any, path: Path) -> None:
+def _check_id(value: Any, what: str, path: Path) -> None:
     if not isinstance(value, int | str):
-        raise DataError(f"{path}: the id of an image is {str(value)[:80]}, expected a number or a word.")
+        raise DataError(f"{path}: {what} {str(value)[:80]} is no id, expected a number or a word.")
 
 
 def _polygons(segmentation: Any) -> list[Any] | None:

@@ -286,11 +286,11 @@ def _with_precision(task: Task, plan: Plan, skip: set[int], journal: Journal, op
     half, native = True in begun, computes_half(task.device)
     if begun and (half or native):
         say(f"precision: {'bf16' if half else 'fp32'}, as the run began")
-    elif native and (options.shard or options.runtime != "torch" or len(todo) < WORTH):
+    elif native and (options.shard or options.runtime != "torch" or options.embeddings or len(todo) < WORTH):
         say("note: this CPU computes in bf16: --precision bf16 halves the time of large networks.")
     elif native:
         checkpoints = todo[0][0]
-        trial = try_half(task, checkpoints, [i for others, i in todo if others is checkpoints])
+        trial = try_half(task, checkpoints, [i for others, i in todo if others is checkpoints], parts=options.parts)
         say(str(trial), "precision", **vars(trial), half=trial.half)
         half = trial.half
     return replace(task, device=replace(task.device, half=torch.bfloat16)) if half else task
