@@ -374,8 +374,9 @@ class _Metadata:
         if self.exif:
             exif.load(self.exif)
         orientation = exif.get(0x0112)
-        known = isinstance(orientation, int) and 1 <= orientation <= 8
-        return int(orientation) if known else _xmp_orientation(self.xmp)
+        if isinstance(orientation, int) and 1 <= orientation <= 8:
+            return orientation
+        return _xmp_orientation(self.xmp)
 
 
 def _xmp_orientation(xmp: bytes) -> int:
