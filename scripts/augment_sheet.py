@@ -18,8 +18,7 @@ from wsss import cli
 from wsss.core import files
 from wsss.core.checks import DataError, nearest
 from wsss.core.console import say
-from wsss.core.geometry import Geometry
-from wsss.core.label_maps import read_label_map
+from wsss.core.label_maps import Geometry, read_label_map
 from wsss.core.labels import HPA_CHANNELS
 from wsss.data.augment import alone, build_augment, load_recipe
 from wsss.data.catalog import DataSet

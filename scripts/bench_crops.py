@@ -19,14 +19,14 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from wsss import cli
-from wsss.cells.instances import crop_batches, describe_cells
-from wsss.cells.regions import cell_ids
+from wsss.cells.instances import crop_batches
+from wsss.cells.regions import cell_ids, describe_cells
 from wsss.core.console import progress, say
 from wsss.data.catalog import DataSet
 from wsss.inference.checkpoints import load_classifiers
 from wsss.metrics.cells import CellTruth, join_by_number, read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes
-from wsss.models.cam_net import CamNet, crop_probs, see_images
+from wsss.models.cam_net import CamNet, crop_outputs, see_images
 from wsss.models.device import Device, choose_device
 from wsss.runs.run_folder import find_folders
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def by_crops(size: int) -> Callable[[np.ndarray, np.ndarray, Tensor], np.ndarray]:
         config = replace(crops, mode="fit", size=size)
-        return lambda image, label_map, _: crop_probs(net, crop_batches([(image, label_map)], config), device)
+        return lambda image, label_map, _: crop_outputs(net, crop_batches([(image, label_map)], config), device)[0]
 
     ways = {f"crops of {size} px": Way(by_crops(size)) for size in args.sizes}
     ways["RoIAlign"] = Way(lambda image, label_map, features: roi_probs(net, label_map, features))

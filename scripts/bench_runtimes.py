@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from wsss import cli
 from wsss.core.console import say
 from wsss.core.labels import HPA
-from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.models.in_openvino import InOpenVino
+from wsss.models.cam_net import CamNet, InOpenVino, build_cam_net
 from wsss.options.recipe import ClassifyRecipe
 
 Infer = Callable[[np.ndarray], np.ndarray]
@@ -111,8 +110,8 @@ def half(net: Probabilities, images: np.ndarray, threads: int) -> Infer:
 
 
 def compiled(net: Probabilities, images: np.ndarray, threads: int) -> Infer:
-    """Return the network as torch.compile makes it."""
-    return partial(_run, torch.compile(net), None)
+    """Return the network as torch.compile makes it for images of one shape."""
+    return partial(_run, torch.compile(net, dynamic=False), None)
 
 
 @torch.no_grad()

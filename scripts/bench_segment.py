@@ -24,8 +24,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from wsss.core.geometry import Geometry
-from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
+from wsss.core.label_maps import Geometry, find_label_map, read_label_map, write_label_map
 from wsss.core.labels import HPA_CHANNELS
 from wsss.metrics.instances import compare_objects, match_pairs, overlap
 from wsss.segmenters import AnyBackend, BackendOptions, CellMaps, Field, NetworkBackend, make_backend

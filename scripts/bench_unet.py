@@ -3,16 +3,16 @@
     python scripts/bench_unet.py nuclei --data stage1_train [--set ...]       instance AP by kind of image
     python scripts/bench_unet.py salt --data salt [--set --epochs 8 ...]      the metric of the TGS salt competition
     python scripts/bench_unet.py ceiling --data stage1_train                  objects of true targets, sharp and blurred
-    python scripts/bench_unet.py options [--images 120] [--epochs 6]          every loss and decoder option, 101 x 101
+    python scripts/bench_unet.py options [--data salt] [--images 640]         every option against one baseline
     python scripts/bench_unet.py time                                         seconds per 101 x 101 and 512 x 512 image
     python scripts/bench_unet.py smp [--images 4] [--edge 128] [--rounds 15]  speed beside the U-Net of smp
 
 `nuclei` and `salt` hold out fold 0 of the 5 folds that seed 0 draws, each with its share of empty, small and large
 masks: of 100 nuclei images 80 to train on and 20 to score, of 4,000 salt images 3,200 and 800. Flags of `train` after
---set change the recipe, and --name keeps the run apart. `options`
-draws its own sets in the salt layout: its figures compare options and say nothing about salt. `smp` takes turns with
-the U-Net of segmentation_models_pytorch, of the same encoder and decoder, and prints the median of the ratios of
-neighbouring turns. All run on the CPU.
+--set change the recipe, and --name keeps the run apart. `options` trains on --images of the 3,200 salt images and
+scores the 800; without --data it draws its own set in the salt layout, whose figures say nothing about salt. `smp`
+takes turns with the U-Net of segmentation_models_pytorch, of the same encoder and decoder, and prints the median of
+the ratios of neighbouring turns. All run on the CPU.
 What is done is not done again: started anew with another --only, the script adds the rows that are missing.
 """
 
@@ -20,6 +20,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,44 +44,86 @@ from wsss.options.recipe import MaskRecipe
 
 BACKBONE = "tf_efficientnet_lite0"
 ENCODER = ["--backbone", BACKBONE, "--weights", "package", "--device", "cpu"]
-LOSSES = {
-    "bce": ["--mask_loss.terms", "{bce: 1}"],
-    "dice": ["--mask_loss.terms", "{dice: 1}"],
-    "jaccard": ["--mask_loss.terms", "{jaccard: 1}"],
-    "bce + dice": [],
-    "focal": ["--mask_loss.terms", "{focal: 1}"],
-    "ohem": ["--mask_loss.terms", "{ohem: 1}"],
-    "border": ["--mask_loss.terms", "{border: 1}"],
-    "lovasz, relu": ["--mask_loss.terms", "{lovasz: 1}"],
-    "lovasz, elu": ["--mask_loss.terms", "{lovasz: 1}", "--mask_loss.rectifier", "elu"],
-    "lovasz, symmetric": ["--mask_loss.terms", "{lovasz: 1}", "--mask_loss.symmetric", "true"],
-    "bce + dice, then lovasz": ["--mask_loss.later", "{lovasz: 1}", "--mask_loss.switch", "half"],
-}
+PLAIN = ["--config", "configs/unet_salt.yaml", "--unet.attention", "none", "--unet.hypercolumn", "false"]
+PLAIN += ["--unet.empty_head", "false", "--mask_loss.later", "{}", "--mask_loss.switch", "0", "--workers", "0"]
+PLAIN += ["--save_every", "50"]
+"""The baseline of the table of options: the salt recipe with binary cross-entropy and a bare decoder."""
 BLURS = (0, 0.7, 1.5)
 """Of the ceilings, px."""
-DECODERS = {
-    "bilinear": ["--unet.upsample", "bilinear"],
-    "transposed": ["--unet.upsample", "transposed"],
-    "scse": ["--unet.attention", "scse"],
-    "cbam": ["--unet.attention", "cbam"],
-    "gates": ["--unet.gates", "true"],
-    "hypercolumn": ["--unet.hypercolumn", "true"],
-    "deep supervision": ["--unet.deep_supervision", "true"],
+
+
+@dataclass(frozen=True)
+class Row:
+    """One option of the table: what differs from the baseline."""
+
+    flags: tuple[str, ...] = ()
+    """Of `train`; "half" stands for half of the epochs."""
+    asked: tuple[str, ...] = ()
+    """Of `infer`."""
+    run: str = ""
+    """The row whose network is asked again; empty: a network of its own."""
+    edge: int = 0
+    """Resize the images to squares of this edge beforehand, px; 0: as they are, padded to 128 px in the network."""
+
+
+EMPTY, SCSE, HYPERCOLUMN = (
+    ("--unet.empty_head", "true"),
+    ("--unet.attention", "scse"),
+    ("--unet.hypercolumn", "true"),
+)
+LATER = ("--mask_loss.later", "{lovasz: 1}", "--mask_loss.switch", "half", "--mask_loss.rectifier", "elu")
+
+
+def loss(terms: str, *flags: str) -> Row:
+    return Row(("--mask_loss.terms", f"{{{terms}}}", *flags))
+
+
+ROWS = {
+    "baseline: bce, nearest": Row(),
+    "dice": loss("dice: 1"),
+    "jaccard": loss("jaccard: 1"),
+    "bce + dice": loss("bce: 1, dice: 1"),
+    "focal": loss("focal: 1"),
+    "ohem": loss("ohem: 1"),
+    "lovasz, relu": loss("lovasz: 1", "--mask_loss.rectifier", "relu"),
+    "lovasz, elu + 1": loss("lovasz: 1", "--mask_loss.rectifier", "elu"),
+    "lovasz, symmetric": loss("lovasz: 1", "--mask_loss.rectifier", "relu", "--mask_loss.symmetric", "true"),
+    "bce, then lovasz elu + 1": Row(LATER),
+    "bilinear": Row(("--unet.upsample", "bilinear")),
+    "transposed": Row(("--unet.upsample", "transposed")),
+    "scse": Row(SCSE),
+    "cbam": Row(("--unet.attention", "cbam")),
+    "gates": Row(("--unet.gates", "true")),
+    "hypercolumn": Row(HYPERCOLUMN),
+    "deep supervision": Row(("--unet.deep_supervision", "true")),
+    "no stem pool": Row(("--unet.stem_pool", "false")),
+    "empty head": Row(EMPTY),
+    "resized to 128 px": Row(edge=128),
+    "mirrored at test time": Row(asked=("--segmentation.tta", "mirror"), run="baseline: bce, nearest"),
+    "snapshots of 2 cycles": Row(("--optim.cycles", "2", "--optim.warmup", "0"), asked=("--snapshots", "true")),
+    "empty head, bce, then lovasz": Row((*EMPTY, *LATER)),
+    "the same, scse, hypercolumn": Row((*EMPTY, *LATER, *SCSE, *HYPERCOLUMN)),
 }
 
 
 def score(
-    sets: tuple[Path, Path], run: Path, flags: list[str], asked: Sequence[str] = (), *, objects: bool
+    sets: tuple[Path, Path],
+    run: Path,
+    flags: Sequence[str],
+    asked: Sequence[str] = (),
+    *,
+    objects: bool,
+    preds: Path | None = None,
 ) -> dict[str, float]:
     """Train on the first set, score the second, which chooses nothing: the weights are those of the last epoch."""
     learn, held_out = (str(folder) for folder in sets)
+    preds = preds or run / "preds"
     train.main(["--task", "masks", "--data", learn, "--run", str(run), "--fold", "none", *ENCODER, *flags])
     seconds = pd.read_csv(run / "full" / "log.csv")["seconds"].sum()
-    preds = str(run / "preds")
     asked = ["--device", "cpu", "--segmentation.objects", str(objects).lower(), *asked]
-    infer.main(["--run", str(run), "--data", held_out, "--out", preds, *asked])
-    evaluate.main(["--preds", preds, "--truth", held_out])
-    return {**read_json(run / "preds" / "scores.json"), "seconds": seconds}
+    infer.main(["--run", str(run), "--data", held_out, "--out", str(preds), *asked])
+    evaluate.main(["--preds", str(preds), "--truth", held_out])
+    return {**read_json(preds / "scores.json"), "seconds": seconds}
 
 
 def show(name: str, figures: dict[str, float]) -> None:
@@ -182,22 +225,59 @@ def split_nuclei(data: Path, work: Path) -> tuple[Path, Path]:
 
 
 def options(given: argparse.Namespace) -> None:
-    sets = given.work / f"salt{given.images}" / "learn", given.work / f"salt{given.images}" / "held_out"
-    for first, (folder, count) in zip(
-        (0, 10**6), zip(sets, (given.images, given.images // 2), strict=True), strict=True
-    ):
+    """Train with each option in turn, all for as many steps, and print a row for each."""
+    sets = drawn_salt(given) if given.data is None else some_salt(given)
+    known = {name: row for name, row in ROWS.items() if given.data or not row.edge}
+    rows = {}
+    for name, row in known.items() if not given.only else [(name, known[name]) for name in given.only]:
+        base = ROWS[row.run] if row.run else row
+        flags = [str(given.epochs // 2) if word == "half" else word for word in base.flags]
+        runs = given.work / f"options-{given.images}x{given.epochs}-{given.seed}"
+        run = runs / (row.run or name).replace(" ", "_").replace("/", "_")
+        preds = run / ("preds-" + name.replace(" ", "_") if row.run else "preds")
+        flags = [*PLAIN, "--epochs", str(given.epochs), "--seed", str(given.seed), *flags]
+        if row.flags[:1] != ("--mask_loss.terms",):
+            flags += ["--mask_loss.terms", "{bce: 1}"]
+        of = resized(sets, row.edge) if row.edge else sets
+        rows[name] = score(of, run, flags, row.asked, objects=False, preds=preds)
+        head()
+        for told, figures in rows.items():
+            show(told, figures)
+
+
+def drawn_salt(given: argparse.Namespace) -> tuple[Path, Path]:
+    """Draw a set in the salt layout, and half as many images to score."""
+    sets = given.work / f"drawn{given.images}" / "learn", given.work / f"drawn{given.images}" / "held_out"
+    for folder, first, count in zip(sets, (0, 10**6), (given.images, given.images // 2), strict=True):
         if not folder.exists():
             write_salt(folder, first, count)
-    shared = ["--masks.channels", "1", "--crop", "0", "--augment", "flips", "--batch", "16"]
-    shared += ["--epochs", str(given.epochs), "--optim.lr", "1e-3", "--optim.schedule", "cosine"]
-    rows = {}
-    known = LOSSES | DECODERS
-    for name, flags in known.items() if not given.only else [(name, known[name]) for name in given.only]:
-        words = [str(given.epochs // 2) if word == "half" else word for word in flags]
-        rows[name] = score(sets, given.work / "options" / name.replace(" ", "_"), [*shared, *words], objects=False)
-    head()
-    for name, figures in rows.items():
-        show(name, figures)
+    return sets
+
+
+def some_salt(given: argparse.Namespace) -> tuple[Path, Path]:
+    """Link the first of the images to train on into a folder; their names are random."""
+    learn, held_out = split_salt(given.data.resolve(), given.work)
+    some = given.work / "salt" / f"learn{given.images}"
+    if not some.exists():
+        for kind in ("images", "masks"):
+            (some / kind).mkdir(parents=True)
+        for path in sorted((learn / "images").iterdir())[: given.images]:
+            for kind in ("images", "masks"):
+                (some / kind / path.name).symlink_to((learn / kind / path.name).resolve())
+    return some, held_out
+
+
+def resized(sets: tuple[Path, Path], edge: int) -> tuple[Path, Path]:
+    """Write both sets with images (bilinear) and masks (nearest) of `edge` px beside them."""
+    out = tuple(folder.with_name(f"{folder.name}-{edge}px") for folder in sets)
+    for folder, target in zip(sets, out, strict=True):
+        for kind, way in (("images", Image.Resampling.BILINEAR), ("masks", Image.Resampling.NEAREST)):
+            if (target / kind).exists():
+                continue
+            (target / kind).mkdir(parents=True)
+            for path in sorted((folder / kind).iterdir()):
+                Image.open(path).resize((edge, edge), way).save(target / kind / path.name)
+    return out[0], out[1]
 
 
 def write_salt(folder: Path, first: int, images: int) -> None:
@@ -297,15 +377,16 @@ def main() -> None:
     parser.add_argument("--name", default="winner", help="of the run of nuclei or salt")
     parser.add_argument("--work", type=Path, default=Path("bench_unet"), help="where runs and predictions go")
     parser.add_argument("--only", nargs="+", help="these targets or options alone")
-    parser.add_argument("--images", type=int, help="of options (120), in a batch of smp (4)")
+    parser.add_argument("--images", type=int, help="to train on, of options (640); in a batch of smp (4)")
     parser.add_argument("--edge", type=int, default=128, help="of the images of smp, px")
     parser.add_argument("--rounds", type=int, default=15, help="of smp")
-    parser.add_argument("--epochs", type=int, default=6, help="of options")
+    parser.add_argument("--epochs", type=int, default=8, help="of options")
+    parser.add_argument("--seed", type=int, default=0, help="of options")
     parser.add_argument(
         "--set", nargs=argparse.REMAINDER, default=[], help="flags of train for nuclei and salt; the last option"
     )
     given = parser.parse_args()
-    given.images = given.images or (4 if given.what == "smp" else 120)
+    given.images = given.images or (4 if given.what == "smp" else 640)
     if given.what in ("nuclei", "salt", "ceiling") and given.data is None:
         parser.error(f"{given.what} needs --data")
     PARTS[given.what](given)

@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wsss.core.checks import ConfigError
 from wsss.core.runtime import versions
-from wsss.inference.semantic import view_maps
-from wsss.models.cam_net import build_cam_net, crop_probs
+from wsss.models.augment import Drawn
+from wsss.models.cam_net import build_cam_net, class_maps, crop_outputs
 from wsss.models.device import Device, choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig, PuzzleConfig
 from wsss.options.scoring import TtaConfig
@@ -76,6 +76,7 @@ class Check:
         for half in self.halves:
             parts[f"infer {self.backbones[0]} {half}"] = lambda half=half: self.infer(half)  # type: ignore[misc]
         parts["loader"] = self.loader
+        parts["augment"] = self.augment
         parts["tests"] = self.tests
         for name, kind in itertools.product(self.backbones, ("plain", "puzzle")):
             key = (name, kind, self.halves[1])
@@ -177,8 +178,8 @@ class Check:
         batches = np.array_split(crops, max(1, len(crops) // 64))
 
         def both() -> None:
-            view_maps(net, fields, device, TtaConfig())
-            crop_probs(net, batches, device)
+            class_maps(net, fields, device, TtaConfig())
+            crop_outputs(net, batches, device)
 
         both()
         seconds = self.seconds(both)
@@ -269,6 +270,30 @@ class Check:
             batch.on(choose_device(self.name))
         self.wait()
         return {"workers": workers, "images_per_s": count / (time.perf_counter() - began)}
+
+    def augment(self) -> dict[str, Any]:
+        """Augment batches here and on the CPU, with the same draws: the levels must agree; and measure."""
+        from wsss.data.augment import build_augment  # as above
+        from wsss.training.drawing import DrawnAugment, together
+
+        drawn = DrawnAugment(build_augment("hard", self.crop))
+        field = squares(1, 0, self.crop).images[0].numpy()
+
+        def draw(augment: DrawnAugment) -> list[Drawn]:
+            return together([augment(field, seed)[1] for seed in range(self.batch)])
+
+        batch = self.images()._replace(drawn=draw(drawn))
+        apart = batch.on(choose_device(self.name)).images.cpu().int() - batch.on(choose_device("cpu")).images.int()
+        share = float((apart.abs() > 1).float().mean())
+        if share > 0.001:
+            raise AssertionError(f"{share:.2%} of the levels are more than one apart from the CPU's")
+        figures = {"apart": share, "draws_per_s": self.batch / self.seconds(lambda: draw(drawn))}
+        for recipe in ("hpa", "hard"):
+            batch = self.images()._replace(drawn=draw(DrawnAugment(build_augment(recipe, self.crop))))
+            batch.on(choose_device(self.name))
+            rate = self.batch / self.seconds(lambda batch=batch: batch.on(choose_device(self.name)))  # type: ignore[misc]
+            figures[f"{recipe}_images_per_s"] = rate
+        return figures
 
     def tests(self) -> dict[str, Any]:
         """Run the tests of the suite that need a GPU."""

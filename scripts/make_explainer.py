@@ -18,7 +18,7 @@ from scipy import ndimage
 from skimage.color import label2rgb
 
 from wsss import train
-from wsss.cells.instances import cell_crops, objects_of
+from wsss.cells.instances import crop_batches, objects_of
 from wsss.cells.scoring import blend, cell_cam_scores, cell_values, normalise, resize
 from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS
@@ -26,7 +26,7 @@ from wsss.data.build import Spec, create_dataset
 from wsss.data.masks import make_target
 from wsss.data.synthetic import Field, draw_field
 from wsss.inference.checkpoints import CamCheckpoint, load_classifier
-from wsss.models.cam_net import CamNet, class_maps, crop_probs, merge, split
+from wsss.models.cam_net import CamNet, class_maps, crop_outputs, merge, split
 from wsss.models.device import Device, choose_device
 from wsss.reports.figures import short_name
 from wsss.reports.overlay import Note, Panel, composite, describe, describe_truth, fit, heat, mark_cells, overlay_page
@@ -178,11 +178,11 @@ def show_scores(
     field: Field, cam: np.ndarray, probs: np.ndarray, checkpoint: CamCheckpoint, device: Device
 ) -> np.ndarray:
     """Show for one class the map in each cell, and for all cells how the two stages become a score."""
-    k, rules = SHOWN[1], replace(checkpoint.recipe.score, feature_share=0.0)
+    k, rules = SHOWN[1], replace(checkpoint.recipe.score, region="mean", prob_power=1.0, feature_share=0.0)
     values = cell_values(normalise(cam), field.label_map, rules, negative=HPA.negative)
     first = cell_cam_scores(cam, probs, field.label_map, rules, negative=HPA.negative)
-    crops = np.concatenate([crop for _, crop in cell_crops(field.image, field.label_map, checkpoint.recipe.crops)])
-    second = crop_probs(checkpoint.net, [crops], device)
+    crops = crop_batches([(field.image, field.label_map)], checkpoint.recipe.crops)
+    second = crop_outputs(checkpoint.net, crops, device)[0]
     final = blend(first, second, rules.blend, rules.crop_share)
     ids = np.unique(field.label_map)[1:].tolist()
     full = resize(normalise(cam)[k : k + 1], field.label_map.shape)[0]

@@ -17,8 +17,7 @@ import torch
 from forest_file import feature_classifier
 
 from wsss.core.checks import UserError
-from wsss.core.digests import BLANK, sealed
-from wsss.core.files import read_json, read_record, write_json
+from wsss.core.files import BLANK, read_json, read_record, sealed, write_json
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.core.parquet import read_parquet, write_parquet
 from wsss.core.rle import encode_mask

@@ -20,7 +20,7 @@ from wsss.core import rle
 from wsss.core.checks import DataError
 from wsss.core.csv_text import unguard_text
 from wsss.core.files import guard_text
-from wsss.core.geometry import Geometry
+from wsss.core.label_maps import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.data import ids
 from wsss.data.folds import make_folds

@@ -15,7 +15,6 @@ import torch
 from wsss.core.checks import UserError
 from wsss.core.console import in_one_line, printable
 from wsss.core.csv_text import read_text
-from wsss.core.digests import Digests
 from wsss.core.files import digest_file, read_json, read_lines
 from wsss.core.label_maps import read_label_map
 from wsss.core.parquet import read_parquet, write_parquet
@@ -27,8 +26,7 @@ from wsss.data.large import LargeImage
 from wsss.inference.tables import read_cells, read_images
 from wsss.options import ensemble, prepare
 from wsss.options.parsing import read_options
-from wsss.runs.journal import Journal
-from wsss.runs.lock import hold
+from wsss.runs.journal import Digests, Journal, hold
 from wsss.runs.output import STATE, in_folder
 from wsss.runs.run_folder import load_checkpoint, read_tensors
 

@@ -81,10 +81,10 @@ TRAININGS = {
 
 RECIPE = (
     "--score.region quantile --score.relative true --score.min_prob 0.01 --score.min_ratio 0.02 "
-    "--score.prob_for_negative true --score.negative recipe --score.blend mean --score.normalise_rows false "
-    "--score.feature_share 0 --score.prior_rounds 0"
+    "--score.prob_power 1 --score.prob_for_negative true --score.negative recipe --score.blend mean "
+    "--score.normalise_rows false --score.feature_share 0 --score.prior_rounds 0"
 )
-FORMULA = "--score.normalise_rows true --score.feature_share 0 --score.prior_rounds 0"
+FORMULA = "--score.region mean --score.normalise_rows true --score.feature_share 0 --score.prior_rounds 0"
 INFERENCES = {
     "puzzle-recipe": Inference("puzzle", RECIPE),
     "plain-recipe": Inference("plain", RECIPE),

@@ -39,7 +39,7 @@ def test_geometric_blend_of_the_mean_is_the_published_formula() -> None:
     label_map[:2, :2], label_map[2:, 2:] = 5, 9
     cam = np.random.default_rng(0).random((3, 4, 4), np.float32)
     probs = np.array([0.5, 0.3, 0.2])
-    config = ScoreConfig(normalise_rows=True, prior_rounds=0)
+    config = ScoreConfig(region="mean", normalise_rows=True, prior_rounds=0)
     crop_scores = np.array([[0.6, 0.2, 0.1], [0.3, 0.7, 0.4]])
     means = cell_values(normalise(cam), label_map, config)
     wanted = np.sqrt(means * crop_scores) * np.sqrt([0.5, 0.3, 1])
@@ -56,7 +56,7 @@ def test_mean_blend_weighs_stage_2_and_mixes_with_the_image() -> None:
 
 
 def test_border_cells_are_weighted_down_after_the_rows_are_normalised() -> None:
-    config = ScoreConfig(normalise_rows=True, border_power=2, prior_rounds=0)
+    config = ScoreConfig(region="mean", normalise_rows=True, border_power=2, prior_rounds=0)
     out = finish(np.array([[0.2, 0.2], [0.0, 0.0]]), None, config, visible=np.array([0.5, 1]))
     np.testing.assert_allclose(out, [[0.5 * 0.25] * 2, [0, 0]])
 

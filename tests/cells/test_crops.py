@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsss.cells.instances import cell_boxes, cell_crops, crop_batches
+from wsss.cells.instances import cell_boxes, crop_batches
 from wsss.core.checks import ConfigError
 from wsss.options.scoring import CropConfig
 
@@ -17,11 +17,8 @@ def field() -> tuple[np.ndarray, np.ndarray]:
 
 def crops_of(config: CropConfig) -> dict[int, np.ndarray]:
     image, label_map = field()
-    return {
-        int(cell): crop
-        for ids, crops in cell_crops(image, label_map, config)
-        for cell, crop in zip(ids, crops, strict=True)
-    }
+    crops = [crop for batch in crop_batches([(image, label_map)], config) for crop in batch]
+    return dict(zip(cell_boxes(label_map)[0].tolist(), crops, strict=True))
 
 
 def test_boxes_are_half_open_and_in_the_order_of_the_ids() -> None:
@@ -60,7 +57,7 @@ def test_other_cells_and_the_background_are_black() -> None:
     image = np.full((4, 32, 32), 9, np.uint8)
     label_map = np.ones((32, 32), np.int32)
     label_map[:16, 16:] = 2
-    ((_, crops),) = cell_crops(image, label_map, CropConfig(size=32))
+    (crops,) = crop_batches([(image, label_map)], CropConfig(size=32))
     assert (crops[0, 0] == 9 * (label_map == 1)).all()
 
 
@@ -71,20 +68,20 @@ def test_batches_hold_the_same_crops_as_one_batch() -> None:
 
 
 def test_an_image_without_cells_gives_no_batches() -> None:
-    assert list(cell_crops(np.zeros((4, 5, 5), np.uint8), np.zeros((5, 5), np.int32), CropConfig())) == []
+    assert list(crop_batches([(np.zeros((4, 5, 5), np.uint8), np.zeros((5, 5), np.int32))], CropConfig())) == []
 
 
 def test_bad_options_and_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="mode"):
         CropConfig(mode="square")
     with pytest.raises(ValueError, match="label map"):
-        next(cell_crops(np.zeros((4, 5, 5), np.uint8), np.zeros((6, 5), np.int32), CropConfig()))
+        next(crop_batches([(np.zeros((4, 5, 5), np.uint8), np.zeros((6, 5), np.int32))], CropConfig()))
 
 
 def test_batches_over_several_images_hold_the_crops_of_each_image_in_order() -> None:
     first, second = field(), (field()[0] // 2, np.roll(field()[1], 5, axis=1))
     config = CropConfig(size=32, batch=4)
-    alone = [crop for image in (first, second) for _, crops in cell_crops(*image, config) for crop in crops]
+    alone = [crop for image in (first, second) for crops in crop_batches([image], config) for crop in crops]
     batches = list(crop_batches([first, second], config))
     assert [len(batch) for batch in batches] == [4, 2]
     np.testing.assert_array_equal(np.concatenate(batches), alone)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import find_objects, gaussian_filter, label
 
-from wsss.cells.instances import REACH, drop_small, mask_channel, objects_of
+from wsss.cells.instances import REACH, mask_channel, objects_of, without_small
 from wsss.data.masks import make_target
 from wsss.metrics.instances import overlap
 
@@ -83,5 +83,5 @@ def test_objects_depend_on_their_surroundings_alone() -> None:
 
 def test_small_objects_are_dropped_and_numbers_have_no_gaps() -> None:
     label_map = np.array([[1, 0, 2, 2], [0, 0, 2, 5], [5, 5, 5, 5]])
-    assert drop_small(label_map, 3).tolist() == [[0, 0, 1, 1], [0, 0, 1, 2], [2, 2, 2, 2]]
-    assert np.unique(drop_small(label_map, 0)).tolist() == [0, 1, 2, 3]
+    assert without_small(label_map, 3).tolist() == [[0, 0, 1, 1], [0, 0, 1, 2], [2, 2, 2, 2]]
+    assert np.unique(without_small(label_map, 0)).tolist() == [0, 1, 2, 3]

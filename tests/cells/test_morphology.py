@@ -1,6 +1,6 @@
 import numpy as np
 
-from wsss.cells.morphology import drop_small, fill_cells, fill_holes, renumber
+from wsss.cells.instances import drop_small, fill_cells, fill_holes, renumber
 
 
 def test_drop_small_keeps_the_ids_of_the_others() -> None:

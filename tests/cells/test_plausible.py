@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsss.cells.morphology import doubt_notes, doubts_of, split_pieces
+from wsss.cells.instances import doubt_notes, doubts_of, split_pieces
 
 CELLS = np.zeros((60, 80), np.int32)
 for k, (y, x) in enumerate([(3, 3), (3, 30), (3, 60), (35, 10), (35, 50)], 1):

@@ -20,7 +20,7 @@ from wsss.cells.regions import (
 from wsss.cells.scoring import apply_negative, cell_cam_scores, cell_values, normalise, resize
 from wsss.options.scoring import REGION_RULES, ScoreConfig
 
-PLAIN = ScoreConfig(blend="mean")
+PLAIN = ScoreConfig(region="mean", blend="mean")
 PUBLISHED = ScoreConfig(
     region="quantile", relative=True, min_prob=0.01, min_ratio=0.02, prob_for_negative=True, negative="recipe"
 )

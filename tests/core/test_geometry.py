@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsss.core.geometry import Geometry
+from wsss.core.label_maps import Geometry
 
 EDGES = st.integers(1, 90)
 

@@ -22,6 +22,9 @@ ATLAS = [
 ]
 
 
+SEPARATORS = [" & ", " + ", ":", "\\", "_", " - ", " and ", " || ", "\u00a6", "/", "\t", " \u2022 ", "\uff1b", "~"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -32,25 +35,7 @@ ATLAS = [
         "0|16",
         "0 16",
         "0.0|16.0",
-        *(
-            f"Nucleoplasm{sign}Cytosol"
-            for sign in (
-                " & ",
-                " + ",
-                ":",
-                "\\",
-                "_",
-                " - ",
-                " and ",
-                " || ",
-                "\u00a6",
-                "/",
-                "\t",
-                " \u2022 ",
-                "\uff1b",
-                "~",
-            )
-        ),
+        *(f"Nucleoplasm{sign}Cytosol" for sign in SEPARATORS),
     ],
 )
 def test_names_and_ids_are_read_with_any_common_separator(text: str) -> None:

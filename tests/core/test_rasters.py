@@ -166,14 +166,12 @@ def test_orientation_of_xmp_counts_where_exif_has_none(tmp_path: Path, kind: str
 def test_exif_of_a_png_counts_as_chunk_and_as_text_and_before_xmp(tmp_path: Path) -> None:
     stored = np.zeros((16, 32), np.uint8)
     stored[:8, :8] = 200
-    raw = b"\nexif\n      26\n" + EXIF_6.hex().encode() + b"\n"
+    plain = EXIF_6.hex().encode()
+    raw = b"\nexif\n      26\n" + plain + b"\n"
     for kind, content in (
         (b"eXIf", EXIF_6),
         (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw)),
-        (
-            b"tEXt",
-            b"Raw profile type APP1\0" + raw.replace(EXIF_6.hex().encode(), (b"Exif\0\0" + EXIF_6).hex().encode()),
-        ),
+        (b"tEXt", b"Raw profile type APP1\0" + raw.replace(plain, (b"Exif\0\0" + EXIF_6).hex().encode())),
     ):
         for late in (False, True):
             path = png_told(tmp_path, stored, kind, content, late=late)
@@ -237,14 +235,10 @@ def test_where_0_is_white_images_are_inverted_and_numbers_are_not(tmp_path: Path
     mask = tiff(tmp_path / "m.tif", MASK, photometric="miniswhite")  # ImageJ: 255 is the object, whatever is shown
     np.testing.assert_array_equal(read_label_map(mask) > 0, MASK > 0)
     np.testing.assert_array_equal(read_mask(mask, MASK.shape, mask), MASK > 0)
-    bilevel = tiff(tmp_path / "b.tif", MASK == 0, photometric="miniswhite")  # one bit knows black and white alone
-    np.testing.assert_array_equal(read_mask(bilevel, MASK.shape, bilevel), MASK > 0)
 
 
 @pytest.mark.parametrize("program", ["tifffile.py", "scanner"])
-def test_a_mask_of_bool_is_what_was_saved_by_tifffile_and_black_on_white_elsewhere(
-    tmp_path: Path, program: str
-) -> None:
+def test_a_mask_of_bool_is_what_tifffile_saved_and_black_on_white_elsewhere(tmp_path: Path, program: str) -> None:
     path = tiff(tmp_path / "a.tif", MASK > 0, photometric="miniswhite", software=program)
     wanted = (MASK > 0) == (program == "tifffile.py")
     np.testing.assert_array_equal(read_label_map(path), wanted)

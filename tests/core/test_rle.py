@@ -85,9 +85,8 @@ def test_run_lengths_of_many_masks_are_those_of_each(label_map: np.ndarray) -> N
     masks = list(rle.encode_label_map(label_map).values())
     together = rle.check(masks, label_map.shape)
     assert [runs.tolist() for runs in together] == [rle.check([m], label_map.shape)[0].tolist() for m in masks]
-    assert all(
-        (rle.decode(m, label_map.shape).sum() == runs[1::2].sum()) for m, runs in zip(masks, together, strict=True)
-    )
+    for mask, runs in zip(masks, together, strict=True):
+        assert rle.decode(mask, label_map.shape).sum() == runs[1::2].sum()
 
 
 def test_iou_of_hand_made_masks() -> None:

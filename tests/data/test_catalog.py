@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from wsss.core.checks import DataError
-from wsss.core.geometry import Geometry
+from wsss.core.label_maps import Geometry
 from wsss.core.labels import ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet

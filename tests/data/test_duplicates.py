@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wsss.core.geometry import Geometry
+from wsss.core.label_maps import Geometry
 from wsss.data.build import _first_of_group
 from wsss.data.folds import ALIKE, PARTNERS, _alike, find_duplicates, thumbnail
 

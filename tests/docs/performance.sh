@@ -9,6 +9,9 @@
 #: replace --images 100 --repeats 3 => --images 8 --repeats 1 --size 128 --crop 64 --set 1000
 #: run python scripts/bench_loader.py --images 100 --repeats 3
 
+#: replace --images 20 --batch 24 => --images 2 --batch 2 --size 96 --crop 64
+#: run python scripts/bench_augment.py --images 20 --batch 24
+
 #: run python scripts/bench_start.py --repeats 1
 
 #: replace --backbone seresnext50 --crop 384 --batch 1 --steps 2 => --crop 64 --batch 2 --steps 1 --device cpu

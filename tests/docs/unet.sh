@@ -60,5 +60,5 @@ python -m wsss.train --data data/train $tiny --fold none --run runs/composed
 #: skip python scripts/bench_unet.py salt --data salt
 #: reason needs the 4,000 images of the competition, and 45 minutes
 
-#: replace --images 96 --epochs 4 => --images 8 --epochs 2 --only bce hypercolumn
-#: run python scripts/bench_unet.py options --images 96 --epochs 4
+#: replace --data salt => --images 8 --epochs 2 --only dice hypercolumn
+#: run python scripts/bench_unet.py options --data salt

@@ -11,7 +11,6 @@ from PIL import Image
 import wsss
 from wsss import export, infer, train
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.digests import Digests
 from wsss.core.files import read_json
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.data.build import Spec, create_dataset
@@ -21,6 +20,7 @@ from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.options.recipe import FeatureClassifierConfig
+from wsss.runs.journal import Digests
 from wsss.runs.run_folder import RunFolder
 
 SIZE = 64

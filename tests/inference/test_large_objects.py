@@ -6,10 +6,10 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
 from wsss.cells.instances import objects_of
-from wsss.inference.large import ROWS, Settled, stream_objects
+from wsss.inference.semantic import GATHERED_ROWS, Settled, stream_objects
 from wsss.metrics.instances import overlap
 
-SIZE = (3 * ROWS + 40, 120)
+SIZE = (3 * GATHERED_ROWS + 40, 120)
 
 
 def probs_of(kind: str, seed: int = 0) -> np.ndarray:

@@ -7,8 +7,8 @@ import pytest
 from wsss import infer, segment, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import write_label_map
+from wsss.core.runtime import Overlap, Stopped, running
 from wsss.data.build import Spec, create_dataset
-from wsss.inference.overlap import Overlap, Stopped, running
 from wsss.options.infer import InferOptions
 
 SIZE = 128

@@ -214,7 +214,7 @@ def test_curves_belong_to_the_published_network(
 def test_in_a_notebook_it_scores_as_infer_does_with_a_run_and_without(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsss.api.SIZE", 64)
+    monkeypatch.setattr("wsss.inference.one_image.SIZE", 64)
     data = make_squares(tmp_path / "data")
     cells_of(data)
     image, cells = DataSet.open(data).image(0), DataSet.open(data).cells(0)

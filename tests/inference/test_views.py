@@ -5,8 +5,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from wsss.inference.semantic import resized, view_crops, view_maps
-from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_outputs, crop_probs
+from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_outputs, resized, see_images
 from wsss.models.device import choose_device
 from wsss.options.recipe import ClassifyRecipe
 from wsss.options.scoring import TtaConfig
@@ -23,18 +22,20 @@ def net() -> CamNet:
 
 
 def test_without_views_nothing_changes(net: CamNet) -> None:
-    plain, found = class_maps(net, IMAGES, CPU), view_maps(net, IMAGES, CPU, TtaConfig())
-    np.testing.assert_array_equal(found[0], plain[0])
-    np.testing.assert_array_equal(found[1], plain[1])
-    np.testing.assert_array_equal(view_crops(net, [IMAGES], CPU, TtaConfig())[0], crop_probs(net, [IMAGES], CPU))
+    with torch.no_grad():
+        plain = see_images(net, torch.from_numpy(IMAGES), CPU)
+    maps, probs = class_maps(net, IMAGES, CPU)
+    np.testing.assert_array_equal(maps, plain.cam.numpy())
+    np.testing.assert_array_equal(probs, plain.logits.sigmoid().numpy())
+    np.testing.assert_array_equal(crop_outputs(net, [IMAGES], CPU)[0], probs)
 
 
 @pytest.mark.parametrize("kind", ["flips", "turns"])
 def test_a_turned_image_gives_the_turned_maps(net: CamNet, kind: str) -> None:
     config = TtaConfig(views=kind)  # type: ignore[arg-type]
-    maps, probs = view_maps(net, IMAGES, CPU, config)
+    maps, probs = class_maps(net, IMAGES, CPU, config)
     half_turn = np.ascontiguousarray(IMAGES[..., ::-1, ::-1])
-    turned, turned_probs = view_maps(net, half_turn, CPU, config)
+    turned, turned_probs = class_maps(net, half_turn, CPU, config)
     np.testing.assert_allclose(turned[..., ::-1, ::-1], maps, atol=1e-5)
     np.testing.assert_allclose(turned_probs, probs, atol=1e-6)
     plain, _ = class_maps(net, half_turn, CPU)
@@ -42,12 +43,12 @@ def test_a_turned_image_gives_the_turned_maps(net: CamNet, kind: str) -> None:
 
 
 def test_views_and_scales_are_averaged(net: CamNet) -> None:
-    at = {scale: view_maps(net, IMAGES, CPU, TtaConfig(scales=[scale])) for scale in (1.0, 2.0)}
-    maps, probs = view_maps(net, IMAGES, CPU, TtaConfig(scales=[1.0, 2.0]))
+    at = {scale: class_maps(net, IMAGES, CPU, TtaConfig(scales=[scale])) for scale in (1.0, 2.0)}
+    maps, probs = class_maps(net, IMAGES, CPU, TtaConfig(scales=[1.0, 2.0]))
     np.testing.assert_allclose(probs, (at[1.0][1] + at[2.0][1]) / 2, atol=1e-6)
     assert maps.shape == at[1.0][0].shape
     assert at[2.0][0].shape[2] == 2 * maps.shape[2]
-    crops, features = view_crops(net, [IMAGES], CPU, TtaConfig(views="flips"))
+    crops, features = crop_outputs(net, [IMAGES], CPU, TtaConfig(views="flips"))
     each = [crop_outputs(net, [np.ascontiguousarray(view)], CPU) for view in _flips(IMAGES)]
     np.testing.assert_allclose(crops, np.mean([probs for probs, _ in each], axis=0), atol=1e-6)
     np.testing.assert_allclose(features, np.mean([pooled for _, pooled in each], axis=0), atol=1e-5)

@@ -83,11 +83,11 @@ def test_the_search_finds_threshold_and_size_that_are_best_on_the_images_given()
     probs[0, 9] = 0.9  # a false pixel that only the size can drop
 
     def decode(own: np.ndarray, threshold: float, size: int) -> np.ndarray:
-        from wsss.cells.instances import drop_small
+        from wsss.cells.instances import without_small
 
         found = (own >= threshold).astype(np.int32)
         found[0, 9] *= 2
-        return drop_small(found, size)
+        return without_small(found, size)
 
     best, *rest = search([(probs, WHOLE)], decode, thresholds=[0.3, 0.5], min_sizes=[0, 2], metric="iou")
     assert (best.threshold, best.min_size, best.score) == (0.3, 2, 1.0)

@@ -81,13 +81,13 @@ def test_the_cpu_computes_in_fp32_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize(("flags", "told"), [("fpu avx2", False), ("fpu avx512_bf16", True), ("fpu amx_bf16", True)])
-def test_a_cpu_that_computes_in_bf16_is_told_and_not_made_to(
+def test_a_cpu_that_computes_in_bf16_is_known(
     flags: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "CPU_FLAGS", tmp_path / "cpuinfo")
     cpu = choose_device("cpu")
-    assert not device.half_note(cpu, "auto")  # no such file on other systems
+    assert not device.computes_half(cpu)  # no such file on other systems
     (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags: {flags}\n")
     assert cpu.half is None
-    assert ("--precision bf16" in device.half_note(cpu, "auto")) is told
-    assert not device.half_note(cpu, "fp32")
+    assert device.computes_half(cpu) is told
+    assert not device.computes_half(device.Device(torch.device("cuda")))

@@ -11,9 +11,8 @@ from squares import make_squares, words
 
 from wsss.core.checks import ConfigError
 from wsss.infer import main as infer
-from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_outputs
+from wsss.models.cam_net import CamNet, InOpenVino, build_cam_net, check_runtime, class_maps, crop_outputs
 from wsss.models.device import Device, choose_device
-from wsss.models.in_openvino import InOpenVino, check_runtime
 from wsss.options.infer import InferOptions
 from wsss.options.recipe import ClassifyRecipe
 from wsss.segment import main as segment

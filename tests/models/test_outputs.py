@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from wsss.core.checks import DataError
-from wsss.models.weights import check_outputs
+from wsss.models.device import check_outputs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

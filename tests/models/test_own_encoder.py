@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from wsss import infer, train
 from wsss.core.checks import ConfigError, DataError
-from wsss.models.custom import source_digest
-from wsss.models.encoder import build_encoder
+from wsss.models.encoder import build_encoder, source_digest
 from wsss.models.unet import build_unet
 from wsss.options.masks import UnetConfig
 from wsss.options.recipe import MaskRecipe

@@ -64,6 +64,15 @@ def test_every_decoder_gives_masks_of_the_images_size(upsample: str, attention: 
     assert [tuple(own.shape) for own in output.side] == [(2, 2, 50, 38)] * 4
 
 
+@pytest.mark.parametrize("attention", ["none", "scse", "cbam"])
+def test_masks_are_as_sure_in_prediction_as_in_training(attention: str) -> None:
+    """Maps that gates have made small leave batch norms with a scale that they find too late."""
+    net, image = unet(attention=attention), torch.rand(4, 4, 64, 64) * 255
+    with torch.no_grad():
+        learning = torch.stack([net(image).logits.std() for _ in range(30)])
+        assert net.eval()(image).logits.std() > 0.6 * learning.mean()
+
+
 def test_without_the_stems_pooling_the_encoder_is_twice_as_fine() -> None:
     kept, dropped = (build_encoder("test_resnet", channels=3, stem_pool=keep) for keep in (True, False))
     assert [scale.stride for scale in kept.scales] == [2, 4, 8, 16, 32]

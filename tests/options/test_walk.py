@@ -397,6 +397,7 @@ WALKS = {
             Case("--join number", "--truth fields/cells_truth.csv", needed="join number"),
             Case("--join number", refused="join"),
             Case("--max_size 64"),
+            Case("--pixel_size 0.3"),
             Case("--threshold 0.001"),
         ],
         common("overwrite"),

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.digests import Digests, differences
 from wsss.core.files import read_json, write_json
+from wsss.runs.journal import Digests, differences
 from wsss.runs.output import STATE, Output, at_file, in_folder, record_of, settle
 
 

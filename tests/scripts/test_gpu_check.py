@@ -25,5 +25,7 @@ def test_the_check_runs_writes_its_results_and_goes_on_where_it_stopped(tmp_path
     assert results["learn fp32"]["here"] == results["learn fp32"]["cpu"] < 0.3
     assert results["step test_resnet puzzle bf16 eager"]["flop"] > 1e6
     assert results["loader"]["images_per_s"] > 0
+    assert results["augment"]["apart"] == 0  # the same device
+    assert results["augment"]["hpa_images_per_s"] > 0
     table = (tmp_path / "gpu_check.txt").read_text().splitlines()
     assert len(table) == len(results) > 10

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsss.cells.morphology import pair_nuclei
+from wsss.cells.instances import pair_nuclei
 
 
 def test_nuclei_get_the_id_of_the_cell_that_holds_most_of_them() -> None:

@@ -9,8 +9,7 @@ from PIL import Image
 
 from wsss import overlay
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.geometry import Geometry
-from wsss.core.label_maps import write_label_map
+from wsss.core.label_maps import Geometry, write_label_map
 from wsss.core.labels import HPA, HPA_CHANNELS, HPA_NAMES
 from wsss.data.catalog import DataSet
 from wsss.options.overlay import OverlayOptions
@@ -93,6 +92,10 @@ def test_a_scale_bar_is_drawn_where_the_size_of_a_pixel_is_known(tmp_path: Path,
     bar = round(0.15625 * 768) + 1  # in panels of 768 px
     assert white["b"].count(2 * bar) == 4
     assert max(white["a"]) < bar
+    given_out = tmp_path / "given"
+    overlay.main(["--preds", str(preds), "--data", str(data.folder), "--out", str(given_out), "--pixel-size", "0.5"])
+    given = np.asarray(Image.open(given_out / "a.png"))
+    assert [int((line == 255).all(axis=1).sum()) for line in given].count(2 * bar) == 4
 
 
 def test_images_are_spread_over_the_set_and_failed_ones_left_out(tmp_path: Path, data: SmallSet) -> None:

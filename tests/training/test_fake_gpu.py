@@ -19,8 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wsss.inference.semantic import MaskPredictor, view_maps
-from wsss.models.cam_net import build_cam_net, class_maps, crop_probs
+from wsss.data.augment import build_augment
+from wsss.inference.semantic import MaskPredictor
+from wsss.models.augment import OPS
+from wsss.models.cam_net import build_cam_net, class_maps, crop_outputs
 from wsss.models.device import Device
 from wsss.models.unet import build_unet
 from wsss.options.masks import MaskConfig, MaskInferConfig, MaskLossConfig
@@ -35,6 +37,7 @@ from wsss.options.recipe import (
     UnetRecipe,
 )
 from wsss.options.scoring import TtaConfig
+from wsss.training.drawing import DrawnAugment, together
 from wsss.training.fit import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
@@ -168,6 +171,19 @@ def test_a_step_waits_once(
     assert take_steps(learner, batch, monkeypatch) == [BACK]
 
 
+def test_a_step_with_augmentation_on_the_device_waits_once(
+    gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = DrawnAugment(build_augment("hard", 64))
+    with fake_tensor.unset_fake_temporarily():
+        steps = together([drawn(np.zeros((4, 64, 64), np.uint8), seed)[1] for seed in range(60)])
+    assert {step.op for step in steps} == set(OPS) - {"turn over"}
+    device = Device(GPU, torch.bfloat16)
+    learner = ClassifyLearner(make_job(PLAIN, device), TrainState(settle(build(PLAIN), gpu), PLAIN, device), [])
+    batch = Batch(torch.zeros(60, 4, 64, 64, dtype=torch.uint8), torch.ones(60, 2), torch.arange(60), steps)
+    assert take_steps(learner, batch, monkeypatch) == [BACK]
+
+
 @pytest.mark.parametrize(("terms", "half"), list(zip(TERMS, HALVES, strict=True)))
 @pytest.mark.parametrize("target", ["binary", "softmax"])
 def test_a_step_of_a_unet_waits_once(
@@ -217,11 +233,11 @@ def test_maps_views_and_crops_stay_on_the_gpu_until_they_are_done(
     with Watch() as watch:
         maps, probs = class_maps(net, images, device)
         assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
-        assert crop_probs(net, [images, images[:1]], device).shape == (3, 2)
+        assert crop_outputs(net, [images, images[:1]], device)[0].shape == (3, 2)
     assert watch.waits == [BACK] * 4  # maps and probabilities, and those of two batches of crops
     assert not watch.doubles
     with Watch() as watch:
-        maps, probs = view_maps(net, images, device, TtaConfig(views="flips", scales=[1.0, 1.5]))
+        maps, probs = class_maps(net, images, device, TtaConfig(views="flips", scales=[1.0, 1.5]))
     assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
     assert not watch.doubles
 

@@ -24,7 +24,7 @@ PRELOAD = [
     "wsss.training.fit",
     "wsss.training.loading",
     "wsss.training.tasks.classify",
-    "wsss.training.preview",
+    "wsss.training.watch",
 ]
 
 

@@ -97,7 +97,7 @@ import sys, time
 from datetime import timedelta
 from wsss import cli
 from wsss.training import state
-from wsss.training.preview import Preview
+from wsss.training.watch import Preview
 from wsss.train import main
 
 state.TIMEOUT = timedelta(seconds=15)

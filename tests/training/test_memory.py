@@ -16,8 +16,8 @@ from memory_limit import MemoryLimit
 from squares import make_job, make_squares, words
 
 from wsss.core.checks import ConfigError
-from wsss.inference.semantic import MaskPredictor, view_maps
-from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_probs
+from wsss.inference.semantic import MaskPredictor
+from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_outputs
 from wsss.models.device import MemoryFull, attempt, choose_device
 from wsss.models.unet import build_unet
 from wsss.options.masks import MaskInferConfig
@@ -98,7 +98,7 @@ def test_images_that_do_not_fit_at_once_are_seen_in_parts(net: CamNet, capsys: p
         whole = class_maps(net, IMAGES, CPU)
     with MemoryLimit(memory.peak / 2.5) as small:
         parts = class_maps(net, IMAGES, CPU)
-        view_maps(net, IMAGES, CPU, TtaConfig(views="flips"))
+        class_maps(net, IMAGES, CPU, TtaConfig(views="flips"))
     assert small.refusals == 2  # 8 and 4; what fits is remembered
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -112,9 +112,9 @@ def test_images_that_do_not_fit_at_once_are_seen_in_parts(net: CamNet, capsys: p
 def test_so_are_crops_whatever_the_size_of_the_last_batch(net: CamNet) -> None:
     batches = [IMAGES, IMAGES[:5], IMAGES[:1]]
     with MemoryLimit() as memory:
-        whole = crop_probs(net, batches, CPU)
+        whole = crop_outputs(net, batches, CPU)[0]
     with MemoryLimit(memory.peak / 2) as small:
-        parts = crop_probs(net, batches, CPU)
+        parts = crop_outputs(net, batches, CPU)[0]
     assert small.refusals
     np.testing.assert_allclose(whole, parts, atol=1e-5)
 

@@ -20,9 +20,8 @@ from wsss.models.device import Device, choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.runs.run_folder import RunFolder
 from wsss.train import main
-from wsss.training.lr_find import suggest
-from wsss.training.preview import choose_fields
 from wsss.training.state import LearningRate, TrainState
+from wsss.training.watch import choose_fields, suggest
 
 
 @pytest.fixture(scope="module")

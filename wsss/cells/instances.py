@@ -1,280 +1,39 @@
-"""Cells as objects: measured in one pass over the pixels of a label map, cut out as crops, or found in
-the maps of a mask network (threshold, seeds, watershed, minimum size).
+"""Cells as objects: cut out as crops, found in the maps of a mask network (threshold, seeds, watershed, size).
 
-Lengths and positions are in pixels of the original image where a `Geometry` is given, else in pixels of the map.
+With operations on masks and label maps, and signs that a given label map is not what it should be.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 import cv2
 import numpy as np
-import pandas as pd
 from scipy import ndimage
 from skimage.measure import label
 from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 
-from wsss.cells.regions import CellPixels, CellRuns, cell_ids, cell_runs, group_pixels
-from wsss.core.geometry import Geometry
+from wsss.cells.regions import cell_runs
+from wsss.core.checks import some
 from wsss.options.scoring import CropConfig
-
-GEOMETRY_COLUMNS = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
-
-BRIGHT, SMALL = 1.4, 0.75
-"""Condensed chromatin: so much brighter in blue, and less than this share of the area, of the median nucleus."""
 
 MOST_CHANNELS = 4
 """Channels that OpenCV scales at once."""
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """How one axis of the map lies on the original image."""
-
-    counts: np.ndarray
-    """(n,) original pixels under each pixel of the map; 0 in the padding."""
-    centres: np.ndarray
-    """(n,) mean index of those pixels."""
-    first: np.ndarray
-    """(n + 1,) index of the first original pixel at or after each edge between pixels of the map."""
-    content: int
-    """Pixels of the map that show the image."""
-
-
-def describe_cells(
-    label_map: np.ndarray,
-    nuclei: np.ndarray | None = None,
-    *,
-    geometry: Geometry | None = None,
-    blue: np.ndarray | None = None,
-    pixel_um: float | None = None,
-) -> pd.DataFrame:
-    """Measure every cell of a label map.
+def crop_batches(fields: Iterable[tuple[np.ndarray, np.ndarray]], config: CropConfig) -> Iterator[np.ndarray]:
+    """Cut out the cells of several images, surroundings black, batch by batch: memory does not grow with the cells.
 
     Args:
-        label_map: (H, W) int, 0 background, ids with or without gaps; at original or stored size.
-        nuclei: (H, W) int label map of nuclei, with the cells' ids or its own.
-        geometry: how the map lies on the original image; None if it is the original image.
-        blue: (H, W) nuclear stain, for the mitotic hint; needs `nuclei`.
-        pixel_um: size of an original pixel in micrometres, for the columns `_um`.
-
-    Returns:
-        One row per cell, in rising id: `cell_id`, the geometry columns of the table contract (boxes half-open),
-        `pieces` (connected parts) and `share_inside` (estimated share of the cell that the image shows, in (0, 1]).
-        With nuclei also `n_nuclei`, `nucleus_id` (the largest one, 0 for none) and `nucleus_area_px`; with blue
-        `mitotic`, true where the nucleus is bright and small as condensed chromatin is: a hint, not a finding.
-
-    Raises:
-        ValueError: the maps differ in size, or `label_map` is none.
-    """
-    for name, other in (("nuclei", nuclei), ("blue", blue)):
-        if other is not None and other.shape != label_map.shape:
-            raise ValueError(f"{name} is {other.shape}, the label map {label_map.shape}: they must match.")
-    axes = _axes(label_map.shape, geometry)
-    table = _measure(cell_runs(label_map), axes)
-    ids = table["cell_id"].to_numpy()
-    table["pieces"] = _pieces(label_map, ids)
-    if nuclei is None:
-        table["share_inside"] = _share_by_area(table)
-    else:
-        pairs = _pair(label_map, nuclei, ids)
-        table["n_nuclei"], table["nucleus_id"] = pairs.n_nuclei.to_numpy(), pairs.nucleus_id.to_numpy()
-        bodies = _measure(cell_runs(nuclei), axes)
-        nucleus = bodies.set_index("cell_id").reindex(table.nucleus_id)
-        table["nucleus_area_px"] = nucleus.area_px.fillna(0).to_numpy().astype(np.int64)
-        table["share_inside"] = _share_inside(table, nucleus.reset_index(drop=True), axes)
-        if blue is not None:
-            table["mitotic"] = table.nucleus_id.isin(_condensed(group_pixels(nuclei), blue, bodies.area_px))
-    return _add_um(table, pixel_um) if pixel_um is not None else table
-
-
-def measure_cells(label_map: np.ndarray, *, geometry: Geometry | None = None) -> pd.DataFrame:
-    """Return `cell_id` and the geometry columns of `describe_cells` alone: all that the tables of predictions hold.
-
-    Counting the parts of every cell, which `describe_cells` does too, takes most of its time on a large map.
-    """
-    return _measure(cell_runs(label_map), _axes(label_map.shape, geometry))
-
-
-def _axes(shape: tuple[int, ...], geometry: Geometry | None) -> tuple[_Axis, _Axis]:
-    if geometry is None or shape == (geometry.height, geometry.width):
-        return _axis(shape[0], shape[0], shape[0]), _axis(shape[1], shape[1], shape[1])
-    if shape != (geometry.size, geometry.size):
-        raise ValueError(
-            f"the label map is {shape}, expected the original {(geometry.height, geometry.width)} "
-            f"or the stored {(geometry.size, geometry.size)}."
-        )
-    return (
-        _axis(geometry.size, geometry.content_height, geometry.height),
-        _axis(geometry.size, geometry.content_width, geometry.width),
-    )
-
-
-def _axis(length: int, content: int, original: int) -> _Axis:
-    """Place `content` of `length` map pixels on `original` ones, as `Geometry.labels_to_native` does."""
-    source = np.minimum(((np.arange(original) + 0.5) * content / original).astype(np.intp), content - 1)
-    counts = np.bincount(source, minlength=length)
-    middle = (np.arange(length) + 0.5) * original / content - 0.5
-    sums = np.bincount(source, weights=np.arange(original), minlength=length)
-    centres = np.where(counts > 0, sums / np.maximum(counts, 1), middle)
-    return _Axis(counts, centres, np.searchsorted(source, np.arange(length + 1)), content)
-
-
-def _measure(cells: CellRuns, axes: tuple[_Axis, _Axis]) -> pd.DataFrame:
-    """Return id, centre, box, area and contact with the border of every cell."""
-    vertical, horizontal = axes
-    table = pd.DataFrame({"cell_id": cells.ids})
-    heights, widths = vertical.counts[cells.rows], _between(horizontal.counts, cells)
-    areas = cells.sums(heights * widths)
-    # a cell thinner than one original pixel has no weight: every pixel counts the same then
-    lost = (areas == 0)[cells.owner]
-    heights, widths = np.where(lost, 1, heights), np.where(lost, cells.stops - cells.starts, widths)
-    across = np.where(
-        lost, _between(horizontal.centres, cells), _between(horizontal.counts * horizontal.centres, cells)
-    )
-    total = cells.sums(heights * widths)
-    table["center_y"] = cells.sums(heights * widths * vertical.centres[cells.rows]) / total
-    table["center_x"] = cells.sums(heights * across) / total
-    y0, x0, y1, x1 = cells.boxes().T
-    for low, high, axis, names in ((y0, y1, vertical, ("y0", "y1")), (x0, x1, horizontal, ("x0", "x1"))):
-        start = np.minimum(axis.first[low], axis.first[-1] - 1)
-        table[names[0]], table[names[1]] = start, np.maximum(axis.first[high], start + 1)
-    table["area_px"] = np.maximum(areas, 1).astype(np.int64)
-    touches = (y0 == 0) | (x0 == 0) | (y1 >= vertical.content) | (x1 >= horizontal.content)
-    table["touches_border"] = touches
-    return table[["cell_id", *GEOMETRY_COLUMNS]]
-
-
-def _between(values: np.ndarray, cells: CellRuns) -> np.ndarray:
-    """Sum the values (n,) of the columns of each run: (R,)."""
-    sums = np.concatenate(([0], np.cumsum(values)))
-    return np.asarray(sums[cells.stops] - sums[cells.starts])
-
-
-def _pieces(label_map: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return the number of 8-connected parts of every cell."""
-    parts, count = label(label_map, background=0, connectivity=2, return_num=True)
-    owners = np.zeros(count + 1, label_map.dtype)
-    owners[parts] = label_map  # the pixels of a part are all of one cell
-    return np.bincount(np.searchsorted(ids, owners[1:]), minlength=len(ids))
-
-
-def _pair(label_map: np.ndarray, nuclei: np.ndarray, ids: np.ndarray) -> pd.DataFrame:
-    """Give every nucleus to the cell that holds most of it; return n_nuclei and nucleus_id of every cell.
-
-    Nuclei that share an id but do not touch count one by one.
-    """
-    both = (label_map > 0) & (nuclei > 0)
-    parts = label(nuclei, background=0, connectivity=2)
-    overlap = pd.DataFrame({"cell": label_map[both], "nucleus": nuclei[both], "part": parts[both]})
-    overlap = overlap.groupby(["part", "nucleus", "cell"]).size().rename("pixels").reset_index()
-    overlap = overlap.sort_values(["pixels", "cell"], ascending=[False, True])
-    owned = overlap.drop_duplicates("part")
-    counts = owned.groupby("cell").size().reindex(ids, fill_value=0)
-    largest = owned.drop_duplicates("cell").set_index("cell").nucleus.reindex(ids, fill_value=0)
-    return pd.DataFrame({"n_nuclei": counts, "nucleus_id": largest})
-
-
-def _share_by_area(table: pd.DataFrame) -> np.ndarray:
-    """Compare cells at the border with the median whole cell; all are 1 where none is whole."""
-    whole = table.area_px[~table.touches_border]
-    if whole.empty:
-        return np.ones(len(table))
-    return np.where(table.touches_border, np.minimum(1, table.area_px / whole.median()), 1.0)
-
-
-def _share_inside(table: pd.DataFrame, nucleus: pd.DataFrame, axes: tuple[_Axis, _Axis]) -> np.ndarray:
-    """Estimate the share of each border cell inside the image from its area and where its nucleus lies.
-
-    The cell is taken for a disc around its nucleus: of all such discs the one whose part inside the image has the
-    cell's area. A nucleus that is cut itself is completed to the image's median radius first.
-    """
-    share = _share_by_area(table)
-    cut = (table.touches_border & nucleus.area_px.notna()).to_numpy()
-    if not cut.any():
-        return share
-    frame = np.array([int(axis.first[-1]) for axis in axes], float)
-    whole = nucleus[~nucleus.touches_border.fillna(True).astype(bool)]
-    typical = float(np.sqrt((whole if len(whole) else nucleus).area_px.median() / np.pi))
-    cut_nuclei = nucleus[cut]
-    centres = np.stack(
-        [
-            _completed(cut_nuclei[f"center_{a}"], cut_nuclei[f"{a}0"], cut_nuclei[f"{a}1"], typical, length)
-            for a, length in zip("yx", frame, strict=True)
-        ],
-        axis=1,
-    )
-    share[cut] = _disc_share(centres, table.area_px[cut].to_numpy(float), frame)
-    return share
-
-
-def _completed(centre: pd.Series, low: pd.Series, high: pd.Series, radius: float, length: float) -> np.ndarray:
-    """Move the centre of a nucleus that the border cuts to where a whole one of `radius` would have it."""
-    out = centre.to_numpy(float) + 0.5
-    out = np.where((low == 0) & (high < length), np.minimum(out, high - radius), out)
-    return np.where((high >= length) & (low > 0), np.maximum(out, low + radius), out)
-
-
-def _disc_share(centres: np.ndarray, areas: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """Return the share inside the frame of the discs at `centres` (N, 2) whose inner parts have `areas` (N,)."""
-    steps = np.arange(400)
-    angle = steps * np.pi * (3 - np.sqrt(5))
-    points = np.sqrt((steps + 0.5) / 400)[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
-
-    def inside(radii: np.ndarray) -> np.ndarray:
-        places = centres[:, None] + radii[:, None, None] * points
-        return np.asarray(((places >= 0) & (places < frame)).all(axis=2).mean(axis=1))
-
-    low: np.ndarray = np.zeros(len(areas))
-    high: np.ndarray = np.full(len(areas), 2 * np.hypot(*frame))
-    for _ in range(24):
-        middle = (low + high) / 2
-        enough = inside(middle) * np.pi * middle**2 >= areas
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return np.clip(inside(high), 1 / 400, 1)
-
-
-def _condensed(pixels: CellPixels, blue: np.ndarray, areas: pd.Series) -> np.ndarray:
-    """Return the ids of the nuclei that are brighter and smaller than the image's median nucleus."""
-    if len(pixels) == 0:
-        return pixels.ids
-    light = np.add.reduceat(blue.ravel()[pixels.order], pixels.starts, dtype=np.float64) / pixels.sizes
-    return pixels.ids[(light > BRIGHT * np.median(light)) & (areas < SMALL * areas.median()).to_numpy()]
-
-
-def _add_um(table: pd.DataFrame, pixel_um: float) -> pd.DataFrame:
-    for name in ("center_y", "center_x", "y0", "x0", "y1", "x1"):
-        table[f"{name}_um"] = (table[name] + (0.5 if name.startswith("center") else 0)) * pixel_um
-    table["area_um2"] = table.area_px * pixel_um**2
-    return table
-
-
-def cell_crops(image: np.ndarray, label_map: np.ndarray, config: CropConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cut out every cell of an image, its surroundings black, batch by batch: memory does not grow with the cells.
-
-    Args:
-        image: (C, H, W) uint8.
-        label_map: (H, W) int, 0 background; ids may have gaps.
+        fields: (C, H, W) uint8 images, each with its (H, W) int label map; 0 is background, and ids may have gaps.
         config: size and mode, and most crops at a time.
 
     Yields:
-        The ids (n,) int32 in rising order and the crops (n, C, size, size) uint8.
+        (n, C, size, size) uint8, image after image and by rising id; a batch goes on into the next image.
 
     Raises:
-        ValueError: image and label map differ in size.
-    """
-    ids = cell_ids(label_map)
-    for k, crops in enumerate(crop_batches([(image, label_map)], config)):
-        yield ids[k * config.batch : k * config.batch + len(crops)], crops
-
-
-def crop_batches(fields: Iterable[tuple[np.ndarray, np.ndarray]], config: CropConfig) -> Iterator[np.ndarray]:
-    """Cut out the cells of several images, each an image and its label map as `cell_crops` takes them.
-
-    Yields:
-        (n, C, size, size) uint8, image after image and by rising id; a batch goes on into the next image.
+        ValueError: an image and its label map differ in size.
     """
     cells = (place for field in fields for place in _places(*field))
     while part := list(islice(cells, config.batch)):
@@ -391,7 +150,7 @@ def decode(probs: np.ndarray, kind: str, threshold: float, min_size: int, *, obj
     """Return `objects_of`, or without `objects` the whole mask as object 1, empty below the minimum size."""
     if objects:
         return objects_of(probs, kind, threshold=threshold, min_size=min_size)
-    return drop_small((mask_channel(probs, kind) >= threshold).astype(np.int32), min_size)
+    return without_small((mask_channel(probs, kind) >= threshold).astype(np.int32), min_size)
 
 
 def objects_of(
@@ -424,7 +183,7 @@ def objects_of(
         inside, border = (probs[0], probs[1]) if kind == "border" else (probs[1], probs[2])
         height = inside - border
         seeds = ndimage.label((inside >= threshold) & (border < threshold) & mask, EIGHT)[0]
-    return drop_small(watershed(-height, _with_seedless(seeds, mask), mask=mask), min_size)
+    return without_small(watershed(-height, _with_seedless(seeds, mask), mask=mask), min_size)
 
 
 def _peaks(height: np.ndarray, mask: np.ndarray, neck: float) -> np.ndarray:
@@ -447,9 +206,145 @@ def _with_seedless(seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(alone, seeds.max(initial=0) + parts, seeds)
 
 
-def drop_small(label_map: np.ndarray, min_size: int) -> np.ndarray:
-    """Drop objects of fewer than `min_size` pixels and number the others 1..N: (H, W) int32."""
-    areas = np.bincount(label_map.ravel())
-    keep = areas >= max(1, min_size)
+LEAST_PIECE = 0.2
+"""Pieces of a cell that are smaller than this share of its largest do not count: specks."""
+MOST_BORDER = 0.5
+"""A cell that holds more of the border of the map, and touches all four sides, is background."""
+
+DOUBTS = {
+    "pieces": "one label is many pieces that do not touch, as in a binary mask: pass --split to take each for a cell",
+    "border": "one label covers most of the border: it looks like background, which must be 0",
+    "full": "no pixel is 0: background must be 0",
+    "palette": "the pixels are places in a table of colours that do not look like cell numbers: save grey numbers",
+    "stray": "outlines and masks without a pixel, outside the image or under others, are left out: do sizes match?",
+}
+"""What may be wrong with a label map, and what to do."""
+
+
+def doubts_of(label_map: np.ndarray) -> list[str]:
+    """Return the doubts about a label map (H, W) int32, keys of DOUBTS."""
+    doubts = []
+    ids, counts = np.unique(label_map, return_counts=True)
+    cells = ids[ids > 0]
+    if len(cells) and _in_pieces(label_map, len(cells)):
+        doubts.append("pieces")
+    if _covers_border(label_map):
+        doubts.append("border")
+    elif len(cells) and ids[0] > 0 and len(counts) > 1:
+        doubts.append("full")
+    return doubts
+
+
+def _in_pieces(label_map: np.ndarray, cells: int) -> bool:
+    """Whether a cell has three large pieces or more, or the only cell two."""
+    parts, count = label(label_map, background=0, connectivity=2, return_num=True)
+    if count <= cells:
+        return False
+    areas = np.bincount(parts.ravel())[1:]
+    owners = np.zeros(count + 1, np.int64)
+    owners[parts] = label_map
+    _, owner = np.unique(owners[1:], return_inverse=True)
+    largest = np.zeros(cells, np.int64)
+    np.maximum.at(largest, owner, areas)
+    large = np.bincount(owner[areas >= LEAST_PIECE * largest[owner]], minlength=cells)
+    return bool(large.max() >= (2 if cells == 1 else 3))
+
+
+def _covers_border(label_map: np.ndarray) -> bool:
+    sides = label_map[0], label_map[-1], label_map[:, 0], label_map[:, -1]
+    ids, counts = np.unique(np.concatenate(sides), return_counts=True)
+    most = int(counts.argmax())
+    on_all = all((side == ids[most]).any() for side in sides)
+    return bool(ids[most] > 0 and on_all and counts[most] > MOST_BORDER * counts.sum())
+
+
+def split_pieces(label_map: np.ndarray) -> np.ndarray:
+    """Number each connected part (8 neighbours) of each label by itself, 1..N: (H, W) int32."""
+    return label(label_map, background=0, connectivity=2).astype(np.int32)
+
+
+def doubt_notes(doubts: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return a line for each kind of doubt that names images.
+
+    Args:
+        doubts: ID -> keys of DOUBTS.
+    """
+    notes = []
+    for kind, text in DOUBTS.items():
+        images = [name for name, of_image in doubts.items() if kind in of_image]
+        if images:
+            notes.append(f"label maps of {len(images)} images ({some(images)}): {text}.")
+    return notes
+
+
+def drop_small(labels: np.ndarray, least: float) -> np.ndarray:
+    """Clear the labels of fewer than `least` pixels in a (H, W) label map; the others keep their ids."""
+    keep = np.bincount(labels.ravel()) >= least
     keep[0] = False
-    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[label_map]
+    return np.where(keep, np.arange(len(keep)), 0).astype(np.int32)[labels]
+
+
+def without_small(labels: np.ndarray, min_size: float) -> np.ndarray:
+    """Drop objects of fewer than `min_size` pixels and number the others 1..N: (H, W) int32."""
+    return renumber(drop_small(labels, max(1, min_size)))[0]
+
+
+def renumber(labels: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Number the labels of a (H, W) map 1..N in their order, and `others` alike; ids that it lacks become 0."""
+    most = max(int(one.max()) for one in (labels, *others))
+    present = np.bincount(labels.ravel(), minlength=most + 1) > 0
+    present[0] = False
+    numbers = np.where(present, np.cumsum(present), 0).astype(np.int32)
+    return tuple(numbers[one] for one in (labels, *others))
+
+
+def fill_holes(mask: np.ndarray, most: float) -> np.ndarray:
+    """Fill the holes of at most `most` pixels in a (H, W) bool mask; what touches the image's border is no hole."""
+    _, holes, stats, _ = cv2.connectedComponentsWithStats(1 - mask.astype(np.uint8), connectivity=4)
+    left, top, wide, high, area = stats.T
+    inner = (left > 0) & (top > 0) & (left + wide < mask.shape[1]) & (top + high < mask.shape[0])
+    fill = inner & (area <= most)
+    fill[0] = False
+    return mask | fill[holes]
+
+
+def fill_cells(labels: np.ndarray) -> np.ndarray:
+    """Give the background that a single cell encloses to that cell; gaps between several cells stay."""
+    count, holes, stats, _ = cv2.connectedComponentsWithStats((labels == 0).astype(np.uint8), connectivity=4)
+    left, top, wide, high, _ = stats.T
+    inner = (left > 0) & (top > 0) & (left + wide < labels.shape[1]) & (top + high < labels.shape[0])
+    low, high_id = np.full(count, np.iinfo(np.int32).max), np.zeros(count, np.int64)
+    for one, two in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        for here, there in ((one, two), (two, one)):
+            at = (labels[here] == 0) & (labels[there] > 0)
+            np.minimum.at(low, holes[here][at], labels[there][at])
+            np.maximum.at(high_id, holes[here][at], labels[there][at])
+    owner = np.where(inner & (low == high_id), high_id, 0).astype(np.int32)
+    owner[0] = 0
+    return np.where(labels == 0, owner[holes], labels)
+
+
+def pair_nuclei(cells: np.ndarray, nuclei: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number cells 1..N, and give every nucleus to the cell that holds most of it, cut to that cell.
+
+    Args:
+        cells: (H, W) int, 0 background; any ids.
+        nuclei: (H, W) int with any ids; several may share a cell, and a cell may have none.
+
+    Returns:
+        Cells and nuclei, both (H, W) int32. Nuclei outside of all cells are left out.
+
+    Raises:
+        ValueError: the maps differ in size.
+    """
+    if cells.shape != nuclei.shape:
+        raise ValueError(f"the cells are {cells.shape}, the nuclei {nuclei.shape}: they must match.")
+    cells, nuclei = renumber(cells)[0], renumber(nuclei)[0]
+    inside = (cells > 0) & (nuclei > 0)
+    most = int(cells.max()) + 1
+    pairs, counts = np.unique(nuclei[inside].astype(np.int64) * most + cells[inside], return_counts=True)
+    owner = np.zeros(int(nuclei.max()) + 1, np.int32)
+    order = np.argsort(counts, kind="stable")  # the last one written, with most pixels, stays
+    owner[pairs[order] // most] = pairs[order] % most
+    owned = owner[nuclei]
+    return cells, np.where(owned == cells, owned, 0)

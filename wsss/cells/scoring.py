@@ -221,7 +221,8 @@ def cell_cam_scores(
     )
     r = np.zeros((len(values), len(cam)), np.float32)
     r[:, used] = values
-    scores = r * np.where(free, 1, probs**config.prob_power)
+    power = float(config.region != "logit") if config.prob_power == "auto" else config.prob_power
+    scores = r * np.where(free, 1, probs**power)
     kept = np.where(r > config.min_ratio, scores, 0)
     return apply_negative(kept, scores, negative, config.negative).astype(np.float32)
 

@@ -44,9 +44,7 @@ def split_channel(stem: str, channels: Iterable[str]) -> tuple[str, str]:
     Where several fit, it is the longest; where none does, the whole name is the ID and the channel ''.
     """
     plain = stem.lower()
-    fitting = [
-        channel for channel in channels if plain.endswith(f"_{channel}".lower()) and len(channel) + 1 < len(stem)
-    ]
+    fitting = [name for name in channels if plain.endswith(f"_{name}".lower()) and len(name) + 1 < len(stem)]
     if not fitting:
         return stem, ""
     channel = max(fitting, key=len)
@@ -123,15 +121,12 @@ class Stains:
     """The nuclear stain, unless it is the signal."""
     others: tuple[Stain, ...] = ()
     """Further stains of the cell."""
+    other_stains: tuple[Stain, ...] = ()
+    """All of these, the nucleus last."""
     prefix: str = ""
     """What names of features begin with."""
     shape: bool = False
     """Whether the outline of the cell matters: no channel shows a protein."""
-
-    @property
-    def other_stains(self) -> tuple[Stain, ...]:
-        """All stains except the signal, the nucleus last."""
-        return (*self.others, *([self.nucleus] if self.nucleus else []))
 
 
 def stains_of(channels: Sequence[str], roles: Sequence[str]) -> tuple[Stains, ...]:
@@ -157,10 +152,11 @@ def stains_of(channels: Sequence[str], roles: Sequence[str]) -> tuple[Stains, ..
     nucleus = next((stain(k) for k in nuclei if k not in signals), None)
     views = []
     for n, signal in enumerate(signals):
-        others = [k for k in sorted({*bodies, *signals}) if k != signal]
+        others = tuple(stain(k) for k in sorted({*bodies, *signals}) if k != signal)
+        other_stains = (*others, nucleus) if nucleus else others
         prefix = f"{channels[signal]}: " if n else ""
         called = "protein" if is_atlas else channels[signal]
-        views.append(Stains(signal, called, nucleus, tuple(map(stain, others)), prefix, is_whole and not n))
+        views.append(Stains(signal, called, nucleus, others, other_stains, prefix, is_whole and not n))
     return tuple(views)
 
 

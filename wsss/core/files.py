@@ -1,4 +1,8 @@
-"""Files that are written whole or not at all, digests that identify them, and file names in one Unicode form."""
+"""Files that are written whole or not at all, digests that identify them, and file names in one Unicode form.
+
+JSON holds a digest of its values; a file of bytes (Parquet, .npz, .npy, safetensors) holds a seal: the SHA-256 of the
+whole file, with zeros in the place of the seal. Files without one, from older versions or other programs, are read too.
+"""
 
 import errno
 import fcntl
@@ -7,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+import mmap
 import os
 import re
 import secrets
@@ -382,6 +387,70 @@ def digest_file(path: Path) -> str:
     check_regular(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+_MARK = b"wsss-sha256:"
+_HEX = 64
+BLANK = (_MARK + b"0" * _HEX).decode()
+"""What a file holds, once, before it is sealed."""
+OF_OPTIONS = "Restore it, or, if it was changed on purpose, remove its first line."
+"""The way out of damaged options, which begin with their seal."""
+
+
+def seal(stream: IO[bytes]) -> None:
+    """Write the digest of an open file into the place of its last BLANK.
+
+    Raises:
+        ValueError: there is no BLANK.
+    """
+    stream.flush()
+    handle = stream.fileno()
+    with mmap.mmap(handle, 0, prot=mmap.PROT_READ) as content:
+        at = content.rfind(BLANK.encode())
+        if at < 0:
+            raise ValueError("the file keeps no place for a seal.")
+        digest = _sealing(content, at)
+    os.pwrite(handle, digest, at + len(_MARK))
+
+
+def sealed(content: bytes) -> bytes:
+    """Return a file's content with its last BLANK replaced by the digest."""
+    at = content.rindex(BLANK.encode()) + len(_MARK)
+    return content[:at] + _sealing(content, at - len(_MARK)) + content[at + _HEX :]
+
+
+def check_seal(path: Path, again: str) -> bool:
+    """Compare a file with its seal; return whether it has one.
+
+    Args:
+        path: the file.
+        again: the way out if it is damaged, as a sentence.
+
+    Raises:
+        DataError: the file differs from what was sealed.
+    """
+    check_regular(path)
+    with path.open("rb") as stream:
+        if os.fstat(stream.fileno()).st_size < len(BLANK):
+            return False
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            at = content.rfind(_MARK)
+            if at < 0:
+                return False
+            begin = at + len(_MARK)
+            if content[begin : begin + _HEX] != _sealing(content, at):
+                raise DataError(f"{path} is damaged: its content does not match its digest. {again}")
+    return True
+
+
+def _sealing(content: "bytes | mmap.mmap", at: int) -> bytes:
+    """Return the hex digest of a content whose seal begins at `at`."""
+    sha = hashlib.sha256()
+    with memoryview(content) as view:
+        sha.update(view[: at + len(_MARK)])
+        sha.update(b"0" * _HEX)
+        sha.update(view[at + len(_MARK) + _HEX :])
+    return sha.hexdigest().encode()
 
 
 def composed(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Label maps on disk: one lossless file per image, every cell keeping its number."""
+"""Label maps: how they and their images sit in the square store, and one lossless file per image on disk."""
 
 import functools
 import io
@@ -6,6 +6,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,81 @@ from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
 from wsss.core.rasters import LOSSLESS, MOST_BLOWN_UP, MOST_RATIO, open_raster, stem_of
 from wsss.core.reading import check_npy, check_regular, one_line, parse_npy, read_npy
+
+FIELD_UM = 2048 * 0.08
+"""Edge of a whole field of the Human Protein Atlas, in micrometres."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """An image of (height, width) pixels, scaled to fit a (size, size) square, its top left corner at (0, 0).
+
+    The content fills rows 0..content_height-1 and columns 0..content_width-1; the rest is padding (zeros).
+    """
+
+    height: int
+    width: int
+    size: int
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(H, W) of the original image, and of the stored square: label maps have one of them."""
+        return (self.height, self.width), (self.size, self.size)
+
+    @property
+    def scale(self) -> float:
+        """Stored pixels per original pixel."""
+        return self.size / max(self.height, self.width)
+
+    @property
+    def content_height(self) -> int:
+        """Rows of the square that hold the image."""
+        return max(1, round(self.height * self.scale))
+
+    @property
+    def content_width(self) -> int:
+        """Columns of the square that hold the image."""
+        return max(1, round(self.width * self.scale))
+
+    def stored_um(self, pixel_um: float | None) -> float:
+        """Return the micrometres per stored pixel from those per original one; None for a whole field of the HPA."""
+        longest = max(self.height, self.width)
+        return (FIELD_UM / longest if pixel_um is None else pixel_um) / self.scale
+
+    def image_to_store(self, image: np.ndarray) -> np.ndarray:
+        """Scale (C, height, width) uint8 into (C, size, size) uint8; area averaging shrinks, bicubic enlarges."""
+        out = np.zeros((len(image), self.size, self.size), np.uint8)
+        method = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_CUBIC
+        for source, target in zip(image, out, strict=True):
+            shape = (self.content_width, self.content_height)
+            target[: shape[1], : shape[0]] = cv2.resize(source, shape, interpolation=method)
+        return out
+
+    def labels_to_store(self, label_map: np.ndarray) -> np.ndarray:
+        """Scale a (height, width) label map into (size, size), nearest neighbour; one of that size passes as it is."""
+        if label_map.shape == (self.size, self.size) and (self.height, self.width) != label_map.shape:
+            return label_map
+        out = np.zeros((self.size, self.size), label_map.dtype)
+        rows, columns = self._centres()
+        out[: self.content_height, : self.content_width] = label_map[rows[:, None], columns[None, :]]
+        return out
+
+    def labels_to_native(self, label_map: np.ndarray) -> np.ndarray:
+        """Scale a (size, size) label map back to (height, width), nearest neighbour; a native map passes as it is."""
+        if label_map.shape == (self.height, self.width):
+            return label_map
+        rows = _nearest(self.height, self.content_height)
+        columns = _nearest(self.width, self.content_width)
+        return label_map[rows[:, None], columns[None, :]]
+
+    def _centres(self) -> tuple[np.ndarray, np.ndarray]:
+        return _nearest(self.content_height, self.height), _nearest(self.content_width, self.width)
+
+
+def _nearest(wanted: int, given: int) -> np.ndarray:
+    """Return for each of `wanted` pixels the index of the nearest of `given` pixels over the same length."""
+    return np.minimum(((np.arange(wanted) + 0.5) * given / wanted).astype(np.intp), given - 1)
+
 
 SUFFIXES = (*LOSSLESS, ".npz", ".npy")
 """Forms that are read, in this order where an ID has several files; in any case, and with `.ome` before them."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 import pandas as pd
@@ -12,8 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
-from wsss.core.digests import BLANK, check_seal, seal
-from wsss.core.files import check_format, write_atomic
+from wsss.core.files import BLANK, check_format, check_seal, seal, write_atomic
 from wsss.core.reading import one_line
 
 FORMAT = "wsss-table-1"
@@ -95,9 +93,7 @@ class TableWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self._writer is None:
             if kind is None:
                 raise ValueError("no frame was given: give one without rows, for its columns.")

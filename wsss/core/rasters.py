@@ -23,24 +23,8 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.files import composed
-from wsss.core.reading import check_regular, one_line
-from wsss.core.stacks import (
-    MOST_CHUNKS,
-    MOST_PLANES,
-    MOST_XML,
-    NO_CHOICE,
-    SIGNATURE,
-    OmeImage,
-    PlaneChoice,
-    Stack,
-    check_png,
-    in_um,
-    metadata_file,
-    parse_ome,
-    png_text,
-    read_ome,
-    uuid_of,
-)
+from wsss.core.reading import MOST_CHUNKS, PNG, check_png, check_regular, one_line, png_text
+from wsss.core.stacks import MOST_PLANES, NO_CHOICE, OmeImage, PlaneChoice, Stack, in_um, ome_of, sibling
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
@@ -64,7 +48,7 @@ MOST_WORDS = 2**18
 MOST_BYTES = 2**33
 """Most bytes of all planes that are read together."""
 
-_STARTS = {SIGNATURE: "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
+_STARTS = {PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _COLOURS = ("red", "green", "blue", "alpha")
@@ -537,7 +521,7 @@ def _stack(
     """Return the planes of a TIFF, the names of its channels, whether they are meant as such, and a pixel's edge."""
     page: Any = tiff.pages.first
     if tiff.is_ome and tiff.ome_metadata:
-        ome = _read_ome(str(tiff.ome_metadata), source, where)
+        ome = ome_of(str(tiff.ome_metadata), source, where)
         return *_ome_stack(tiff, ome, source, opened, where), ome.pixel_um
     series = first_series(tiff)
     axes, shape, pages = series.get_axes(False), series.get_shape(False), list(series.pages)
@@ -573,37 +557,6 @@ def _imagej_pixel(tiff: tifffile.TiffFile) -> float:
     return in_um(units / pixels if pixels else 0.0, str(tiff.imagej_metadata.get("unit", "")))
 
 
-def _read_ome(text: str, source: Path | None, where: str) -> OmeImage:
-    """Read the OME-XML of a file, or of the file that it names in its own folder."""
-    root, name = parse_ome(text), source.name if source else where
-    other, uuid = metadata_file(root), uuid_of(root)
-    if not other:
-        return read_ome(root, name, uuid)
-    if source is None:
-        raise DataError(f"{where} is part of an OME set whose metadata is in {other}: give all files in one folder.")
-    path = sibling(source, other)
-    if path.stat().st_size > MOST_XML:
-        raise DataError(f"{path} is larger than {MOST_XML} bytes: it is no OME-XML.")
-    return read_ome(parse_ome(path.read_text("utf-8")), name, uuid, companion=True)
-
-
-def sibling(path: Path, name: str) -> Path:
-    """Return the file `name` beside `path`.
-
-    Raises:
-        DataError: the name leads to another folder, or there is no such ordinary file.
-    """
-    other = path.parent / name
-    if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
-        raise DataError(f"{path.name} names the file {name[:80]!r} outside its own folder, which is never opened.")
-    if not other.exists():
-        raise DataError(f"{path.name} belongs with {name}, which is not beside it: put the files of a set together.")
-    check_regular(other)
-    if other.resolve().parent != path.parent.resolve() and other.is_symlink():
-        raise DataError(f"{path.name} names {name}, a link to another folder, which is never opened.")
-    return other
-
-
 def ome_files(path: Path) -> tuple[str, ...]:
     """Return the names of all files of the OME set that a TIFF is of, in the order of their planes; () for none.
 
@@ -613,7 +566,7 @@ def ome_files(path: Path) -> tuple[str, ...]:
         with open_tiff(path) as tiff:
             if not (tiff.is_ome and tiff.ome_metadata):
                 return ()
-            ome = _read_ome(str(tiff.ome_metadata), path, path.name)
+            ome = ome_of(str(tiff.ome_metadata), path, path.name)
     except Exception:  # a decoder's, see `named`; said when the image is read
         return ()
     return tuple(name or path.name for name in ome.files) if len(ome.files) > 1 else ()

@@ -1,4 +1,4 @@
-"""JSON, YAML and .npy arrays from files of any origin: limits are checked first, every error is one line.
+"""JSON, YAML, .npy arrays and the chunks of PNG from files of any origin: limits come first, errors are one line.
 
 These formats are read here and nowhere else (`tests/test_layers.py` checks that).
 """
@@ -9,7 +9,9 @@ import math
 import os
 import re
 import stat
+import struct
 import tokenize
+import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -223,3 +225,55 @@ def parse_npy(content: bytes, where: object) -> np.ndarray:
     check_npy(io.BytesIO(content), len(content), where)
     array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
     return array
+
+
+MOST_CHUNKS = 2**17
+"""Of a PNG; writers make one for every 8 kB, or larger ones."""
+PNG = b"\x89PNG\r\n\x1a\n"
+MOST_TEXT = 2**20
+"""Bytes of a text in a PNG when unpacked; the rest of a longer one is left out."""
+
+
+def png_text(kind: bytes, content: bytes) -> bytes:
+    """Return the text behind the keyword of a PNG's chunk tEXt, zTXt or iTXt, unpacked; b'' if it is broken.
+
+    Source: PNG specification, third edition, 11.3.3.
+    """
+    _, _, text = content.partition(b"\0")
+    packed = kind == b"zTXt"
+    if kind == b"iTXt":
+        packed = text[:1] == b"\1"
+        text = text[2:].partition(b"\0")[2].partition(b"\0")[2]  # behind its language and its translated keyword
+    elif packed:
+        text = text[1:]
+    try:
+        return zlib.decompressobj().decompress(text, MOST_TEXT) if packed else text
+    except zlib.error:
+        return b""
+
+
+def check_png(content: bytes, where: str) -> None:
+    """Compare the CRC of every chunk of a PNG file; what follows its end does not count.
+
+    Args:
+        content: of the file.
+        where: its name, for messages.
+
+    Raises:
+        DataError: a chunk is cut short or damaged, or the end is missing.
+
+    Source: PNG specification, third edition, 5.3.
+    """
+    if content[:8] != PNG:
+        raise DataError(f"{where} is no PNG file.")
+    at, kind, view = 8, b"", memoryview(content)
+    while kind != b"IEND":
+        if at + 12 > len(content):
+            raise DataError(f"{where} is cut short: its end is missing.")
+        (length,) = struct.unpack_from(">I", content, at)
+        kind, end = content[at + 4 : at + 8], at + 8 + length
+        if end + 4 > len(content):
+            raise DataError(f"{where} is cut short: its end is missing.")
+        if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+            raise DataError(f"{where} is damaged: the checksum of its part {kind!r} is another.")
+        at = end + 4

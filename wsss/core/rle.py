@@ -1,4 +1,4 @@
-"""Masks as run lengths: COCO's compressed text, column by column, and Kaggle's 'start length start length ...'."""
+"""Masks as run lengths: COCO's compressed text, column by column, Kaggle's 'start length ...', and filled outlines."""
 
 import base64
 import zlib
@@ -248,3 +248,85 @@ def parse_pairs(text: str, size: tuple[int, int], where: str = "the run-length t
 
 def _odd_word(words: list[str]) -> str:
     return next(word for word in words if not (word.isascii() and word.isdigit() and len(word) < 16))[:20]
+
+
+MOST_FILLING = 1 << 36
+"""Pixels in the boxes of polygons, times their corners, at most: each pixel is compared with every corner."""
+
+
+def check_filling(rings: Iterable[np.ndarray], size: tuple[int, int], where: object) -> None:
+    """Refuse polygons that would take hours to fill.
+
+    Args:
+        rings: (n, 2) of x, y in pixels.
+        size: (H, W) of the image.
+        where: the file, for messages.
+
+    Raises:
+        DataError: they would.
+    """
+    work = 0.0
+    for ring in rings:
+        low, high = ring.min(axis=0).clip(0), np.minimum(ring.max(axis=0) + 1, size[::-1])
+        work += float((high - low).clip(0).prod()) * len(ring)
+    if work > MOST_FILLING:
+        raise DataError(
+            f"{where} has polygons of {work:.1e} pixels times corners, more than {MOST_FILLING:.1e} are refused: "
+            "simplify them."
+        )
+
+
+def enclosed(ring: np.ndarray) -> float:
+    """Return the area of a ring, (n, 2) of x, y, in pixels."""
+    x, y = ring.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+MOST_COVERED = 16
+"""Times that the masks of an image may cover it, taken together."""
+
+
+def check_covered(pixels: int, size: tuple[int, int], where: object) -> None:
+    """Refuse masks that cover their image over and over: painting them takes as long as that.
+
+    Raises:
+        DataError: they do.
+    """
+    if pixels > max(1 << 24, MOST_COVERED * size[0] * size[1]):
+        raise DataError(
+            f"{where}: the masks of its cells have {pixels} pixels in all, more than {MOST_COVERED} times the image of "
+            f"{size[0]} x {size[1]}: they are no cells."
+        )
+
+
+FAR = 1e9
+EMPTY = np.zeros((0, 2, 2))
+
+
+def fill(rings: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels whose centres an odd number of rings encloses.
+
+    A centre on an outline counts if its right side, or what is below it, is inside, as in Java and QuPath.
+
+    Args:
+        rings: (n, 2) of x, y; pixel (0, 0) reaches from 0 to 1.
+        size: (H, W) of the image.
+
+    Returns:
+        (N, 2) int64: first flat number of a run of pixels, and the one behind its last.
+    """
+    height, width = size
+    centred = [ring.clip(-FAR, FAR) - 0.5 for ring in rings]
+    ends = np.concatenate([np.stack([ring, np.roll(ring, -1, axis=0)], axis=1) for ring in centred] or [EMPTY])
+    ends = np.take_along_axis(ends, np.argsort(ends[..., 1:], axis=1), axis=1)  # the upper end of each edge first
+    (x0, y0), (x1, y1) = ends[:, 0].T, ends[:, 1].T
+    first, behind = (np.ceil(y.clip(0, height)).astype(np.int64) for y in (y0, y1))
+    count = behind - first
+    edge = np.repeat(np.arange(len(ends)), count)
+    row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    slope = (x1 - x0)[edge] / (y1 - y0)[edge]
+    column = np.ceil((x0[edge] + (row - y0[edge]) * slope).clip(0, width)).astype(np.int64)
+    crossings = np.sort(row * (width + 1) + column).reshape(-1, 2)  # an even number in each row
+    rows, columns = np.divmod(crossings, width + 1)
+    runs = rows * width + columns
+    return runs[runs[:, 0] < runs[:, 1]]

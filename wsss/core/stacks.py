@@ -1,19 +1,19 @@
 """Which planes of a stack make an image: along Z, time and other axes without channels, the user chooses.
 
-For files whose decoders leave it to us, the planes of OME-XML and the checksums of PNG.
+For files whose decoder leaves it to us, the planes of OME-XML.
 """
 
 import itertools
 import math
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.reading import check_regular
 
 CHANNEL_AXES = "CSIQ"
 """Axes that hold channels: channels, samples of a pixel, and pages that no metadata describes (I, Q)."""
@@ -255,6 +255,37 @@ def parse_ome(text: str) -> ElementTree.Element:
         raise ValueError(f"its OME-XML is broken: {error}") from error
 
 
+def ome_of(text: str, source: Path | None, where: str) -> OmeImage:
+    """Read the OME-XML of a file, or of the file that it names in its own folder."""
+    root, name = parse_ome(text), source.name if source else where
+    other, uuid = metadata_file(root), uuid_of(root)
+    if not other:
+        return read_ome(root, name, uuid)
+    if source is None:
+        raise DataError(f"{where} is part of an OME set whose metadata is in {other}: give all files in one folder.")
+    path = sibling(source, other)
+    if path.stat().st_size > MOST_XML:
+        raise DataError(f"{path} is larger than {MOST_XML} bytes: it is no OME-XML.")
+    return read_ome(parse_ome(path.read_text("utf-8")), name, uuid, companion=True)
+
+
+def sibling(path: Path, name: str) -> Path:
+    """Return the file `name` beside `path`.
+
+    Raises:
+        DataError: the name leads to another folder, or there is no such ordinary file.
+    """
+    other = path.parent / name
+    if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
+        raise DataError(f"{path.name} names the file {name[:80]!r} outside its own folder, which is never opened.")
+    if not other.exists():
+        raise DataError(f"{path.name} belongs with {name}, which is not beside it: put the files of a set together.")
+    check_regular(other)
+    if other.resolve().parent != path.parent.resolve() and other.is_symlink():
+        raise DataError(f"{path.name} names {name}, a link to another folder, which is never opened.")
+    return other
+
+
 def _tag(node: ElementTree.Element) -> str:
     return node.tag.rpartition("}")[2]
 
@@ -333,57 +364,3 @@ def _whole(node: ElementTree.Element, name: str, default: int) -> int:
     if len(text) > 9 or not (text.isascii() and text.isdigit()):
         raise ValueError(f"its OME-XML has {name} '{text[:20]}', expected a whole number")
     return int(text)
-
-
-MOST_CHUNKS = 2**17
-"""Of a PNG; writers make one for every 8 kB, or larger ones."""
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-MOST_TEXT = 2**20
-"""Bytes of a text in a PNG when unpacked; the rest of a longer one is left out."""
-
-
-def png_text(kind: bytes, content: bytes) -> bytes:
-    """Return the text behind the keyword of a PNG's chunk tEXt, zTXt or iTXt, unpacked; b'' if it is broken.
-
-    Source: PNG specification, third edition, 11.3.3.
-    """
-    _, _, text = content.partition(b"\0")
-    packed = kind == b"zTXt"
-    if kind == b"iTXt":
-        packed = text[:1] == b"\1"
-        text = text[2:].partition(b"\0")[2].partition(b"\0")[2]  # behind its language and its translated keyword
-    elif packed:
-        text = text[1:]
-    try:
-        return zlib.decompressobj().decompress(text, MOST_TEXT) if packed else text
-    except zlib.error:
-        return b""
-
-
-def check_png(content: bytes, where: str) -> None:
-    """Compare the CRC of every chunk of a PNG file; what follows its end does not count.
-
-    Args:
-        content: of the file.
-        where: its name, for messages.
-
-    Raises:
-        DataError: a chunk is cut short or damaged, or the end is missing.
-
-    Source: PNG specification, third edition, 5.3.
-    """
-    if content[:8] != SIGNATURE:
-        raise DataError(f"{where} is no PNG file.")
-    at, kind, view = 8, b"", memoryview(content)
-    while kind != b"IEND":
-        if at + 12 > len(content):
-            raise DataError(f"{where} is cut short: its end is missing.")
-        (length,) = struct.unpack_from(">I", content, at)
-        kind, end = content[at + 4 : at + 8], at + 8 + length
-        if end + 4 > len(content):
-            raise DataError(f"{where} is cut short: its end is missing.")
-        if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
-            raise DataError(f"{where} is damaged: the checksum of its part {kind!r} is another.")
-        at = end + 4

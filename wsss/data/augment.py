@@ -231,8 +231,8 @@ class Augment:
     """
 
     def __init__(self, steps: Sequence[A.BasicTransform | A.OneOf], crop: int) -> None:
-        self.crop = crop
-        self._compose = A.Compose(list(steps))
+        self.crop, self.steps = crop, list(steps)
+        self._compose = A.Compose(self.steps)
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
         """Augment one image.
@@ -271,14 +271,15 @@ class Augment:
         if masks:
             common = np.result_type(np.uint8, *(mask.dtype for mask in masks))
             data["masks"] = np.stack(masks).astype(common, copy=False)
-        self._reseed(seed)
+        self.reseed(seed)
         out = self._compose(**data)
         moved = [
             np.ascontiguousarray(mask, dtype=old.dtype) for mask, old in zip(out.get("masks", ()), masks, strict=True)
         ]
         return self._planes(out["image"])[: len(image)], moved
 
-    def _reseed(self, seed: int) -> None:
+    def reseed(self, seed: int) -> None:
+        """Let all that the steps draw next come from a seed."""
         # Not Compose.set_random_seed: it starts every transform at the same number, so that an image that is
         # flipped is always blurred too. One generator handed to all keeps their choices independent.
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))

@@ -22,8 +22,7 @@ from wsss.core.channels import Stains, default_roles, stains_of, tint_names
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import digest_file, digest_json, disk_errors, read_record
-from wsss.core.geometry import Geometry
-from wsss.core.label_maps import find_label_map, read_label_map
+from wsss.core.label_maps import Geometry, find_label_map, read_label_map
 from wsss.core.labels import HPA_CHANNELS, ClassList, parse_label
 from wsss.core.parquet import read_parquet
 from wsss.core.reading import check_no_link, read_npy

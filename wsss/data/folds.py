@@ -15,7 +15,7 @@ from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
 from wsss.core.checks import ConfigError
 from wsss.core.console import progress
-from wsss.core.geometry import Geometry
+from wsss.core.label_maps import Geometry
 from wsss.core.labels import ClassList, parse_label
 
 EDGE = 16

@@ -8,10 +8,10 @@ import numpy as np
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
-from wsss.core.digests import Digests
 from wsss.core.files import digest_bytes, read_record
 from wsss.core.label_maps import given_maps, map_files
 from wsss.data.catalog import MANIFEST, DataSet, default_dataset
+from wsss.runs.journal import Digests
 from wsss.runs.output import record_over
 
 

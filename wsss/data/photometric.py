@@ -13,7 +13,7 @@ import numpy as np
 from wsss.core.channels import HPA_STAINS, Stains
 from wsss.core.checks import check_range
 
-_BLUR_SHRINK = 8  # haze is so smooth that an eighth of the pixels carries it
+BLUR_SHRINK = 8  # haze is so smooth that an eighth of the pixels carries it
 
 
 def protein_gain(
@@ -30,14 +30,23 @@ def protein_gain(
         gain_range: lowest and highest factor, above 0.
         channel: which channel shows the protein, or several, each with a separate factor; green of RGBY by default.
     """
-    low, high = _pair("gain_range", gain_range, 0.001, 255)
     out = image.copy()
-    for k in [channel] if isinstance(channel, int) else channel:
-        check_range("channel", k, 0, len(image) - 1)
-        gain = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-        table = np.clip(np.rint(np.arange(256) * gain), 0, 255).astype(np.uint8)
+    for k, table in draw_gains(len(image), rng, gain_range, channel).items():
         out[k] = cv2.LUT(np.ascontiguousarray(image[k]), table)
     return out
+
+
+def draw_gains(
+    channels: int, rng: np.random.Generator, gain_range: tuple[float, float], channel: int | Sequence[int]
+) -> dict[int, np.ndarray]:
+    """Return what `protein_gain` makes of the levels 0..255 of each channel that shows the protein, (256,) uint8."""
+    low, high = _pair("gain_range", gain_range, 0.001, 255)
+    tables = {}
+    for k in [channel] if isinstance(channel, int) else channel:
+        check_range("channel", k, 0, channels - 1)
+        gain = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        tables[k] = np.clip(np.rint(np.arange(256) * gain), 0, 255).astype(np.uint8)
+    return tables
 
 
 def uneven_light(
@@ -54,13 +63,18 @@ def uneven_light(
         strength_range: lowest and highest strength, 0 to 1.
         knots: the field is drawn on knots x knots points and interpolated.
     """
-    strength = rng.uniform(*_pair("strength_range", strength_range, 0, 1))
-    coarse = rng.uniform(-1, 1, (knots, knots)).astype(np.float32)
-    coarse = coarse / np.abs(coarse).max()
+    strength, coarse = draw_light(rng, strength_range, knots)
     field = cv2.resize(coarse, image.shape[:0:-1], interpolation=cv2.INTER_CUBIC).clip(-1, 1)
     field = 1 + np.float32(strength) * field
     # cv2.multiply rounds and saturates, and does so in one pass
     return np.stack([cv2.multiply(plane, field, dtype=cv2.CV_8U) for plane in image])
+
+
+def draw_light(rng: np.random.Generator, strength_range: tuple[float, float], knots: int) -> tuple[float, np.ndarray]:
+    """Return the strength of `uneven_light`, and its field at (knots, knots) points, float32 in -1..1."""
+    strength = rng.uniform(*_pair("strength_range", strength_range, 0, 1))
+    coarse = rng.uniform(-1, 1, (knots, knots)).astype(np.float32)
+    return strength, coarse / np.abs(coarse).max()
 
 
 def haze(
@@ -79,16 +93,21 @@ def haze(
         veil: brightness added to the blurred light, 0..255.
         sigma: of the blur, pixels.
     """
-    amount = rng.uniform(*_pair("amount_range", amount_range, 0, 1))
+    amount = draw_amount(rng, amount_range)
     height, width = image.shape[1:]
-    small = (max(1, width // _BLUR_SHRINK), max(1, height // _BLUR_SHRINK))
+    small = (max(1, width // BLUR_SHRINK), max(1, height // BLUR_SHRINK))
     out = []
     for plane in image:
         coarse = cv2.resize(plane, small, interpolation=cv2.INTER_AREA)
-        coarse = cv2.GaussianBlur(coarse, (0, 0), sigma / _BLUR_SHRINK)
+        coarse = cv2.GaussianBlur(coarse, (0, 0), sigma / BLUR_SHRINK)
         blurred = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
         out.append(cv2.addWeighted(plane, 1 - amount, blurred, amount, amount * veil))
     return np.stack(out)
+
+
+def draw_amount(rng: np.random.Generator, amount_range: tuple[float, float]) -> float:
+    """Return the share of haze in the mix."""
+    return rng.uniform(*_pair("amount_range", amount_range, 0, 1))
 
 
 def photon_noise(
@@ -103,14 +122,19 @@ def photon_noise(
         rng: source of the noise.
         photons_range: fewest and most photons at 255, above 0; drawn evenly on a log scale.
     """
-    low, high = _pair("photons_range", photons_range, 1, 1e6)
-    photons = np.exp(rng.uniform(np.log(low), np.log(high)))
+    photons, seed = draw_photons(rng, photons_range)
     spread = np.sqrt(np.arange(256) * 255 / photons).astype(np.float32)
     noise = np.empty(image.shape, np.float32)
-    cv2.setRNGSeed(int(rng.integers(2**31)))
+    cv2.setRNGSeed(seed)
     cv2.randn(noise.reshape(-1), np.zeros(1), np.ones(1))
     noise *= spread[image]
     return np.stack([cv2.add(plane, part, dtype=cv2.CV_8U) for plane, part in zip(image, noise, strict=True)])
+
+
+def draw_photons(rng: np.random.Generator, photons_range: tuple[float, float]) -> tuple[float, int]:
+    """Return the photons of a pixel of 255, and the seed of the noise."""
+    low, high = _pair("photons_range", photons_range, 1, 1e6)
+    return float(np.exp(rng.uniform(np.log(low), np.log(high)))), int(rng.integers(2**31))
 
 
 OPS: dict[str, Callable[..., np.ndarray]] = {

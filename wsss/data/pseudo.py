@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.digests import BLANK, Digests, check_seal, sealed
-from wsss.core.files import digest_file, read_record, write_bytes
+from wsss.core.files import BLANK, check_seal, digest_file, read_record, sealed, write_bytes
 from wsss.core.reading import check_npy, parse_npy
 from wsss.data.catalog import DataSet
+from wsss.runs.journal import Digests
 from wsss.runs.output import check_entry, check_recorded, files_of_record, settle
 from wsss.runs.record import Lineage, lineage_from
 

@@ -14,9 +14,8 @@ import pandas as pd
 from wsss.core.channels import BITS
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress
-from wsss.core.digests import mark_of
 from wsss.core.files import digest_json
-from wsss.core.geometry import Geometry
+from wsss.core.label_maps import Geometry
 from wsss.core.runtime import Workers, parallel
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
 from wsss.data.build import ExistingSet, Known, write_extra
@@ -24,7 +23,7 @@ from wsss.data.catalog import COLUMNS, PIXEL_SIZE, Shards
 from wsss.data.folds import EDGE, thumbnail
 from wsss.data.pixels import ImageFiles, bits_for, check_headers, declared_bits, read_planes, to_uint8
 from wsss.data.tables import Matched
-from wsss.runs.journal import Journal
+from wsss.runs.journal import Journal, mark_of
 
 
 @dataclass(frozen=True)

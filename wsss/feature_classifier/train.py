@@ -10,7 +10,6 @@ import numpy as np
 
 from wsss.core.checks import DataError
 from wsss.core.console import progress, say
-from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_json
 from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
@@ -26,6 +25,7 @@ from wsss.feature_classifier.store import (
 )
 from wsss.metrics.cells import CellTruth
 from wsss.options.recipe import FeatureClassifierConfig
+from wsss.runs.journal import Digests
 from wsss.runs.run_folder import RunFolder
 
 TOP = 3

@@ -16,8 +16,8 @@ from wsss.data.masks import folds_digest as mask_folds_digest
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.models.custom import is_custom, source_digest
 from wsss.models.device import Device
+from wsss.models.encoder import is_custom, source_digest
 from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
 from wsss.runs.record import RunRecord, check_unseen, fold_name, has_seen
@@ -156,7 +156,7 @@ def load_unet(
         folder: of its run.
         device: where it is to compute.
         task: masks or maps.
-        encoder: the custom encoder that may be imported, see `models.custom`; '' for none.
+        encoder: the custom encoder that may be imported, see `models.encoder`; '' for none.
         weights: a file of the run; the best weights if left out.
 
     Raises:
@@ -379,3 +379,19 @@ def _check_out_of_fold(
         )
     advice = f"Train {fold_name(record.fold)} again from networks that never saw them, or leave --oof out."
     check_unseen(record.path, record.lineage, predicted, "images that it would predict out of fold", advice, twins)
+
+
+def check_alike(checkpoints: list[CamCheckpoint], where: str) -> None:
+    """Refuse networks that do not speak of the same classes, channels and size.
+
+    Raises:
+        DataError: they differ, or are made for another task than cell labels.
+    """
+    for checkpoint in checkpoints:
+        if checkpoint.recipe.task != "classify":
+            raise DataError(f"{checkpoint.path} was trained for {checkpoint.recipe.task}: it gives no labels of cells.")
+        for what in ("classes", "negative", "channels", "size"):
+            fact, first = getattr(checkpoint.record, what), getattr(checkpoints[0].record, what)
+            if fact != first:
+                shown = some(fact) if isinstance(fact, tuple) else fact
+                raise DataError(f"{where}: {checkpoint.path} has other {what} ({shown}) than {checkpoints[0].path}.")

@@ -23,8 +23,7 @@ from wsss.core.files import as_read, digest_file, read_record, write_bytes, writ
 from wsss.core.hub import first_line, quick_hub
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
-from wsss.inference.checkpoints import CamCheckpoint, cam_checkpoint
-from wsss.inference.one_image import check_alike
+from wsss.inference.checkpoints import CamCheckpoint, cam_checkpoint, check_alike
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.device import Device
 from wsss.models.weights import load_weights, strip

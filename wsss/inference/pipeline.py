@@ -10,21 +10,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from wsss.cells.instances import measure_cells
-from wsss.cells.regions import cell_ids, visible_share
+from wsss.cells.regions import cell_ids, measure_cells, visible_share
 from wsss.cells.scoring import Part, blend_parts, image_scores, own_share
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
 from wsss.core.rle import encode_label_map
 from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
+from wsss.data.origin import image_marks
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.sources import Batch, Sample, Source, Task, look, shows_one_class, sources_of
 from wsss.inference.tables import (
@@ -38,8 +37,13 @@ from wsss.inference.tables import (
     write_submission,
 )
 from wsss.options.infer import Shard
-from wsss.runs.journal import Journal
+from wsss.runs.journal import Digests, Journal
+from wsss.runs.output import Output
 
+HELPERS = max(2, min(8, cores() // 2))
+"""Threads that read, and threads that score and encode; a GPU outruns two."""
+HALF = "half"
+"""Key of what was computed in half precision, in the records of a journal and in provenance.json."""
 EMBEDDING = "embedding"
 """What stands before the names of the vectors' elements in a payload."""
 
@@ -95,9 +99,7 @@ class ShardJournals:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def get(self, key: str) -> tuple[dict[str, Any], bytes] | None:
@@ -311,6 +313,31 @@ def _images_table(data: DataSet, journal: Journal | ShardJournals) -> pd.DataFra
     return table
 
 
+def record_images(
+    task: Task, predicted: Iterable[Scored], journal: Journal, output: Output, skip: set[int], total: int
+) -> None:
+    """Record every image as it is done, with what it was made from; those of `skip` are there already."""
+    ids, digests = task.data.ids, Digests(output.seen)
+    with progress(None, "infer", total=total, initial=len(skip)) as bar:
+        for scored in predicted:
+            if scored.index in skip:
+                continue
+            name = ids[scored.index]
+            mark = output.items[name]  # taken before the image was read
+            if task.overlap is not None:  # its cells are new
+                mark = image_marks(task.data, digests, [scored.index])[name]
+            failed = scored.record["status"] != "ok"
+            half = {} if task.device.half is None else {HALF: True}
+            journal.add(name, {**scored.record, "mark": mark, "failed": failed, **half}, scored.payload)
+            bar.update()
+
+
+def predict_plan(task: Task, plan: Plan, folds: list[int], skip: set[int]) -> Iterator[Scored]:
+    """Score the images of a plan, each part by its networks; `folds` are what the tables say of each part."""
+    for (checkpoints, indices), fold in zip(plan, folds, strict=True):
+        yield from predict(task, checkpoints, indices, skip, fold)
+
+
 def predict(
     task: Task, checkpoints: list[CamCheckpoint], indices: list[int], skip: set[int], fold: int
 ) -> Iterator[Scored]:
@@ -326,12 +353,11 @@ def predict(
     sources = sources_of(checkpoints, task)
     batches = [indices[b : b + task.batch] for b in range(0, len(indices), task.batch)]
     todo = [batch for batch in batches if not set(batch) <= skip]
-    helpers = max(2, min(8, cores() // 2))  # a GPU outruns two
     with (
         threadpool_limits(1, "blas"),  # the small products of the scores, which have their threads already
-        ThreadPoolExecutor(helpers) as readers,
+        ThreadPoolExecutor(HELPERS) as readers,
         ThreadPoolExecutor(1) as cutter,
-        ThreadPoolExecutor(helpers) as writers,
+        ThreadPoolExecutor(HELPERS) as writers,
         ThreadPoolExecutor(1) as network,
     ):
         finished: list[Future[Scored]] = []

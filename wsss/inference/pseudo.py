@@ -10,7 +10,7 @@ from wsss.cells.scoring import resize
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
 from wsss.inference.checkpoints import CamCheckpoint, Plan, plan_oof
-from wsss.inference.semantic import view_maps
+from wsss.models.cam_net import class_maps
 from wsss.models.device import Device
 from wsss.options.masks import IGNORE
 from wsss.options.pseudo import PseudoConfig
@@ -84,7 +84,7 @@ def label_maps(
             continue
         images = np.stack([data.image(i) for i in chosen])
         cells = [_cells_or_none(data, i, config) for i in chosen]
-        averaged = [view_maps(checkpoint.net, images, device, tta)[0] for checkpoint in checkpoints]
+        averaged = [class_maps(checkpoint.net, images, device, tta)[0] for checkpoint in checkpoints]
         maps = np.mean(averaged, axis=0)  # (B, K, h, w)
         for b, i in enumerate(chosen):
             label_map = cells[b]

@@ -22,17 +22,15 @@ from wsss.cells.instances import crop_batches, window_batches
 from wsss.cells.scoring import GROUPS, Group, Share, cell_cam_scores, take_shares
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.files import as_read, digest_file
-from wsss.core.runtime import versions
+from wsss.core.runtime import Overlap, versions
 from wsss.data.catalog import DataSet
 from wsss.feature_classifier.features import cell_features, describe_features
 from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint, Plan
-from wsss.inference.overlap import Overlap
 from wsss.inference.published import Published
-from wsss.inference.semantic import view_crops, view_maps
-from wsss.models.device import Device, in_parts
+from wsss.models.cam_net import class_maps, crop_outputs
+from wsss.models.device import Device, check_outputs, in_parts
 from wsss.models.unet import Unet
-from wsss.models.weights import check_outputs
 from wsss.options.infer import Embeddings, InferOptions
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 
@@ -105,6 +103,11 @@ class Batch:
     def split(self, scores: np.ndarray) -> list[np.ndarray]:
         """Cut (N, K) scores of the cells of all images into those of each image."""
         return np.split(scores, np.cumsum([len(sample.cell_ids) for sample in self.samples])[:-1])
+
+    def pairs(self, outputs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Join scores and vectors that came some cells at a time, and cut them into those of each image."""
+        scores, vectors = (self.split(np.concatenate(parts)) for parts in zip(*outputs, strict=True))
+        return list(zip(scores, vectors, strict=True))
 
 
 class Source(ABC):
@@ -209,7 +212,19 @@ class CamScores(Source):
         return np.mean([map_scores(self.task, sample, maps, probs) for maps, probs in views], axis=0)
 
 
-class CropScores(Source):
+class SeenScores(Source):
+    """A source whose networks see crops: `see` returns (N, K) scores and (N, D) vectors of each image."""
+
+    def describe(self, sample: Sample) -> np.ndarray:
+        """Return the vectors that were seen."""
+        return np.asarray(sample.seen[self.name][1])
+
+    def score(self, sample: Sample) -> np.ndarray:
+        """Return the scores that were seen."""
+        return np.asarray(sample.seen[self.name][0])
+
+
+class CropScores(SeenScores):
     """The run's networks on crops of single cells."""
 
     name = "crop"
@@ -241,22 +256,13 @@ class CropScores(Source):
         """
         device, tta = self.task.device, self.task.tta
         checkpoints = self.checkpoints[:1] if self.share is None else self.checkpoints
-        outputs = [view_crops(checkpoints[0].net, [], device, tta)]
+        outputs = [crop_outputs(checkpoints[0].net, [], device, tta)]
         for crop in crops:
             probs, features = zip(
-                *(view_crops(checkpoint.net, [crop], device, tta) for checkpoint in checkpoints), strict=True
+                *(crop_outputs(checkpoint.net, [crop], device, tta) for checkpoint in checkpoints), strict=True
             )
             outputs.append((np.mean(probs, axis=0), features[0]))
-        scores, vectors = (batch.split(np.concatenate(of_batches)) for of_batches in zip(*outputs, strict=True))
-        return list(zip(scores, vectors, strict=True))
-
-    def describe(self, sample: Sample) -> np.ndarray:
-        """Return the features that were seen."""
-        return np.asarray(sample.seen[self.name][1])
-
-    def score(self, sample: Sample) -> np.ndarray:
-        """Return the scores that were seen."""
-        return np.asarray(sample.seen[self.name][0])
+        return batch.pairs(outputs)
 
 
 class FeatureScores(Source):
@@ -353,7 +359,7 @@ class UnetScores(Source):
         return np.mean(scores, axis=0)
 
 
-class PublishedScores(Source):
+class PublishedScores(SeenScores):
     """A published network on crops of single cells, cut out as its authors do."""
 
     group = "published"
@@ -384,22 +390,13 @@ class PublishedScores(Source):
         outputs += [
             output for crop in crops for output in in_parts(self.model.net, crop.shape, partial(self._ask, crop))
         ]
-        scores, vectors = (batch.split(np.concatenate(of_batches)) for of_batches in zip(*outputs, strict=True))
-        return list(zip(scores, vectors, strict=True))
+        return batch.pairs(outputs)
 
     def _ask(self, crops: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         device = self.task.device
         with device.autocast():
             probs, vectors = self.model.net(device.put(torch.from_numpy(crops[rows])))
         return self.model.to_classes(probs.float().cpu().numpy()), vectors.float().cpu().numpy()
-
-    def describe(self, sample: Sample) -> np.ndarray:
-        """Return the embeddings that were seen."""
-        return np.asarray(sample.seen[self.name][1])
-
-    def score(self, sample: Sample) -> np.ndarray:
-        """Return the scores that were seen."""
-        return np.asarray(sample.seen[self.name][0])
 
 
 def _wants_features(checkpoint: CamCheckpoint) -> bool:
@@ -500,7 +497,7 @@ def digests(checkpoint: CamCheckpoint) -> dict[str, Any]:
 
 def look(checkpoints: Sequence[CamCheckpoint], task: Task, batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the raw class maps (B, K, h, w) and probabilities (B, K) of each network of the run."""
-    return [view_maps(checkpoint.net, batch.images, task.device, task.tta) for checkpoint in checkpoints]
+    return [class_maps(checkpoint.net, batch.images, task.device, task.tta) for checkpoint in checkpoints]
 
 
 def map_scores(

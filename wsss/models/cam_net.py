@@ -1,18 +1,22 @@
-"""The classifier whose class maps are its class activation maps, and its training view (Puzzle-CAM)."""
+"""The classifier whose class maps are its class activation maps; its views in inference and training (Puzzle-CAM)."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wsss.core.checks import ConfigError, install
 from wsss.models.backbone import Backbone, build_backbone, fast_layout
-from wsss.models.device import Device, in_parts
+from wsss.models.device import Device, check_outputs, in_parts
 from wsss.models.drs import Suppress, add_drs, build_neck
-from wsss.models.weights import check_outputs
 from wsss.options.recipe import ClassifyRecipe
+from wsss.options.scoring import TtaConfig
 
 
 class CamOutput(NamedTuple):
@@ -86,24 +90,91 @@ def build_cam_net(recipe: ClassifyRecipe, *, channels: int, classes: int, pretra
     return net.to(memory_format=net.layout)
 
 
+STEP = 32
+"""Edges of resized images are multiples of it, so that the maps of every size cover just the image."""
+View = tuple[int, bool]
+"""Quarter turns, then whether to flip left and right."""
+
+AS_IT_IS: View = (0, False)
+VIEWS: dict[str, tuple[View, ...]] = {
+    "none": (AS_IT_IS,),
+    "mirror": (AS_IT_IS, (0, True)),
+    "flips": (AS_IT_IS, (0, True), (2, False), (2, True)),
+    "turns": tuple((turns, flip) for turns in range(4) for flip in (False, True)),
+}
+"""By `MaskInferConfig.tta`; half a turn with and without a flip are the flip of both axes and that of one."""
+
+
+def apply(images: Tensor, view: View) -> Tensor:
+    """Turn and flip (..., H, W); `undo` takes it back."""
+    turns, flip = view
+    turned = torch.rot90(images, turns, (-2, -1))
+    return turned.flip(-1) if flip else turned
+
+
+def undo(maps: Tensor, view: View) -> Tensor:
+    """Take back what `apply` did to the image the maps are of."""
+    turns, flip = view
+    return torch.rot90(maps.flip(-1) if flip else maps, -turns, (-2, -1))
+
+
+def resize_images(pixels: Tensor, size: list[int]) -> Tensor:
+    """Resize (B, C, H, W) images, or maps, bilinearly."""
+    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def resized(images: np.ndarray, scale: float) -> np.ndarray:
+    """Return (B, C, H, W) uint8 images at about `scale` of their size: edges are multiples of 32 px, at least one."""
+    size = [max(STEP, round(edge * scale / STEP) * STEP) for edge in images.shape[2:]]
+    if scale == 1 or size == list(images.shape[2:]):
+        return images
+    return resize_images(torch.from_numpy(images).float(), size).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def _view(array: np.ndarray, view: View) -> np.ndarray:
+    if view == AS_IT_IS:
+        return array
+    return apply(torch.from_numpy(np.ascontiguousarray(array)), view).contiguous().numpy()
+
+
+ONE_VIEW = TtaConfig()
+"""The image as it is."""
+
+
 @torch.no_grad()
-def class_maps(net: CamNet, images: np.ndarray, device: Device) -> tuple[np.ndarray, np.ndarray]:
-    """Return the raw class maps (B, K, h, w) and probabilities (B, K), float32, of (B, C, H, W) uint8 images.
+def class_maps(
+    net: CamNet, images: np.ndarray, device: Device, config: TtaConfig = ONE_VIEW
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average the raw class maps and the probabilities of several views.
 
     Args:
         net: the network.
         images: (B, C, H, W) uint8, B at least 1; seen in parts where memory does not hold all.
         device: where to compute.
+        config: the views.
+
+    Returns:
+        (B, K, h, w) and (B, K) float32; h and w are those of the maps at the first of `config.scales`.
     """
 
-    def see(rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        output = see_images(net, device.put(torch.from_numpy(images[rows])), device)
-        maps, probs = output.cam.float().cpu(), output.logits.sigmoid().cpu()
-        check_outputs(maps, probs)
-        return maps.numpy(), probs.numpy()
+    def see(pixels: np.ndarray, rows: slice) -> tuple[Tensor, Tensor]:
+        output = see_images(net, device.put(torch.from_numpy(pixels[rows])), device)
+        seen = output.cam.float().cpu(), output.logits.sigmoid().cpu()
+        check_outputs(*seen)
+        return seen
 
-    maps, probs = zip(*in_parts(net, images.shape, see), strict=True)
-    return np.concatenate(maps), np.concatenate(probs)
+    maps, probs = [], []
+    for scale in config.scales:
+        sized = resized(images, scale)
+        for view in VIEWS[config.views]:
+            pixels = _view(sized, view)
+            parts = zip(*in_parts(net, pixels.shape, partial(see, pixels)), strict=True)
+            cam, view_probs = (torch.cat(of_parts) for of_parts in parts)
+            maps.append(undo(cam, view))
+            probs.append(view_probs)
+    size = list(maps[0].shape[2:])
+    same = [cam if list(cam.shape[2:]) == size else resize_images(cam, size) for cam in maps]
+    return torch.stack(same).mean(dim=0).numpy(), torch.stack(probs).mean(dim=0).numpy()
 
 
 def see_images(net: CamNet, images: Tensor, device: Device) -> CamOutput:
@@ -114,40 +185,35 @@ def see_images(net: CamNet, images: Tensor, device: Device) -> CamOutput:
 
 
 @torch.no_grad()
-def crop_probs(
-    net: CamNet,
-    batches: Iterable[np.ndarray],
-    device: Device,
-) -> np.ndarray:
-    """Return the probabilities (N, K) float32 of crops; see `crop_outputs`."""
-    return crop_outputs(net, batches, device)[0]
+def crop_outputs(
+    net: CamNet, batches: Iterable[np.ndarray], device: Device, config: TtaConfig = ONE_VIEW
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average probabilities (N, K) and features (N, D) float32 of crops over the views at their own size.
 
-
-@torch.no_grad()
-def crop_outputs(net: CamNet, batches: Iterable[np.ndarray], device: Device) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities (N, K) and features (N, D), float32: the mean over each crop of what the classifier sees.
+    The features are the mean over each crop of what the classifier sees.
 
     Args:
         net: in evaluation mode.
         batches: of crops, (n, C, s, s) uint8 each; there may be none. They are seen in parts where memory does not
             hold all of one.
         device: where to compute.
+        config: the views.
     """
     width, classes = net.classifier.in_channels, net.classifier.out_channels
-    outputs = [(np.zeros((0, classes), np.float32), np.zeros((0, width), np.float32))]
-    for crops in batches:
 
-        def see(rows: slice, crops: np.ndarray = crops) -> tuple[np.ndarray, np.ndarray]:
-            output = see_images(net, device.put(torch.from_numpy(crops[rows])), device)
-            pooled = output.features.float().mean(dim=(2, 3))
-            both = torch.cat([output.logits.float().sigmoid(), pooled], dim=1).cpu()  # one wait for the device
-            check_outputs(both)
-            table = both.numpy()
-            return table[:, :classes], table[:, classes:]
+    def see(crops: np.ndarray, rows: slice) -> np.ndarray:
+        output = see_images(net, device.put(torch.from_numpy(crops[rows])), device)
+        pooled = output.features.float().mean(dim=(2, 3))
+        both = torch.cat([output.logits.float().sigmoid(), pooled], dim=1).cpu()  # one wait for the device
+        check_outputs(both)
+        return np.asarray(both.numpy())
 
-        outputs += in_parts(net, crops.shape, see)
-    probs, features = zip(*outputs, strict=True)
-    return np.concatenate(probs), np.concatenate(features)
+    tables = [np.zeros((0, classes + width), np.float32)]
+    for batch in batches:
+        views = (_view(batch, view) for view in VIEWS[config.views])
+        tables.append(np.mean([np.concatenate(in_parts(net, one.shape, partial(see, one))) for one in views], axis=0))
+    table = np.concatenate(tables)
+    return table[:, :classes], table[:, classes:]
 
 
 class SiameseOutput(NamedTuple):
@@ -218,3 +284,43 @@ def merge(tiles: Tensor, side: int) -> Tensor:
         raise ValueError(f"{n} tiles are no whole number of images of {side} x {side} tiles")
     grid = tiles.reshape(n // (side * side), side, side, c, h, w)
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(n // (side * side), c, side * h, side * w)
+
+
+class InOpenVino(nn.Module):
+    """A `CamNet` for inference, computed by OpenVINO in float32.
+
+    Args:
+        net: in evaluation mode, on the CPU.
+
+    Raises:
+        ConfigError: openvino is not installed.
+    """
+
+    def __init__(self, net: CamNet) -> None:
+        super().__init__()
+        try:
+            import openvino  # an extra
+        except ImportError as error:
+            raise ConfigError(f"--runtime openvino needs openvino: {install('openvino')}.") from error
+        self.classifier = net.classifier
+        example = torch.zeros(2, net.mean.shape[0], 64, 96, dtype=torch.uint8)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's tracer warns of sizes that it takes for fixed; no output is
+            model = openvino.convert_model(net, example_input=example)
+        hints = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+        self._compiled = openvino.Core().compile_model(model, "CPU", hints)
+
+    def forward(self, images: Tensor) -> CamOutput:
+        """Classify (B, channels, H, W) uint8 images of any size."""
+        found = self._compiled(images.contiguous().numpy())
+        return CamOutput(*(torch.from_numpy(found[k]) for k in range(3)))
+
+
+def check_runtime(device: Device) -> None:
+    """Refuse a device, or an arithmetic, that OpenVINO is not for.
+
+    Raises:
+        ConfigError: it is a GPU, or in half precision.
+    """
+    if device.is_cuda or device.half is not None:
+        raise ConfigError("--runtime openvino computes on the CPU in fp32: pass --device cpu, leave --precision out.")

@@ -1,4 +1,4 @@
-"""Where a network computes: the device, its arithmetic and its memory, and batches in parts that fit."""
+"""Where a network computes: the device, its arithmetic and its memory; batches in parts that fit, and their outputs."""
 
 import ctypes
 import gc
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import psutil
 import torch
 from torch import nn
 
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -87,15 +88,11 @@ def choose_device(name: str = "auto", precision: str = "auto") -> Device:
 CPU_FLAGS = Path("/proc/cpuinfo")
 
 
-def half_note(device: Device, precision: str) -> str:
-    """Return a note where a CPU that computes in bfloat16 natively was left to compute in float32; '' elsewhere.
-
-    It is not chosen: scores would depend on the machine, and shards, notebooks and Ray's workers would differ.
-    """
-    if device.is_cuda or precision != "auto" or not CPU_FLAGS.exists():
-        return ""
-    native = {"avx512_bf16", "amx_bf16"} & set(CPU_FLAGS.read_text().split())
-    return "note: this CPU computes in bf16: --precision bf16 halves the time of large networks." if native else ""
+def computes_half(device: Device) -> bool:
+    """Whether it is a CPU that says that it computes in bfloat16 natively; other systems than Linux are not asked."""
+    if device.is_cuda or not CPU_FLAGS.exists():
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(CPU_FLAGS.read_text().split())
 
 
 def gpu_precision(index: int | None = None) -> str:
@@ -229,6 +226,20 @@ def _halved(tried: int, size: tuple[int, ...], full: MemoryFull) -> int:
         )
     say(f"{small}: going on with {tried // 2}", "memory", tried=tried, fits=tried // 2)
     return tried // 2
+
+
+def check_outputs(*outputs: torch.Tensor | np.ndarray) -> None:
+    """Refuse outputs of a network that are no numbers; tensors are on the CPU.
+
+    Raises:
+        DataError: some are.
+    """
+    finite = (np.isfinite(one) if isinstance(one, np.ndarray) else one.isfinite() for one in outputs)
+    if not all(bool(each.all()) for each in finite):
+        raise DataError(
+            "the network gives values that are no numbers (NaN or infinite): pass --precision fp32, and if that does "
+            "not help, train again, with a lower --optim.lr."
+        )
 
 
 def free_memory() -> int:

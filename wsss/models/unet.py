@@ -221,11 +221,23 @@ class AttentionGate(nn.Module):
         return weighted
 
 
+class ResidualCbam(nn.Module):
+    """CBAM, added to what it weighs: its two gates begin at a half each, and nine of them in a row would end near 0."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weighed = CbamModule(channels, rd_channels=max(1, channels // 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, h, w) maps plus the same maps weighed by channel and by pixel."""
+        return x + self.weighed(x)
+
+
 def _attention(name: str, channels: int) -> nn.Module:
     if name == "scse":
         return SCSEModule(channels, reduction=min(16, channels))
     if name == "cbam":
-        return CbamModule(channels, rd_channels=max(1, channels // 16))
+        return ResidualCbam(channels)
     return nn.Identity()
 
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-import numpy as np
 from torch import Tensor, nn
 
 from wsss.core.checks import DataError, some
@@ -41,20 +40,6 @@ def _check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
         raise DataError(
             f"{where} holds weights that are no numbers (NaN or infinite) in {some(broken)}: train again, with "
             "a lower --optim.lr or --precision fp32."
-        )
-
-
-def check_outputs(*outputs: Tensor | np.ndarray) -> None:
-    """Refuse outputs of a network that are no numbers; tensors are on the CPU.
-
-    Raises:
-        DataError: some are.
-    """
-    finite = (np.isfinite(one) if isinstance(one, np.ndarray) else one.isfinite() for one in outputs)
-    if not all(bool(each.all()) for each in finite):
-        raise DataError(
-            "the network gives values that are no numbers (NaN or infinite): pass --precision fp32, and if that does "
-            "not help, train again, with a lower --optim.lr."
         )
 
 

@@ -38,6 +38,8 @@ class OverlayOptions:
     """number: --truth speaks of these very cells, whatever found them; auto: only if that can be right."""
     max_size: int = between(1024, 64, 16384)
     """Longer edge of a panel in px, at most."""
+    pixel_size: float = between(0, 0, 1000)
+    """Edge of a pixel of the original images in µm, for the scale bar; 0: what its files declare, or no bar."""
     overwrite: bool = False
     """Replace other pictures in --out."""
 

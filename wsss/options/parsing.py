@@ -22,8 +22,7 @@ from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.console import OutputOptions, say, set_output
-from wsss.core.digests import OF_OPTIONS, check_seal
-from wsss.core.files import is_file
+from wsss.core.files import OF_OPTIONS, check_seal, is_file
 from wsss.core.reading import parse_yaml, read_yaml
 from wsss.options.configs import config_file
 from wsss.options.renamed import FORMER_DEFAULTS, renamed_config, renamed_flags

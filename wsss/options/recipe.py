@@ -231,6 +231,9 @@ class ClassifyRecipe(Recipe):
     task: Literal["classify"] = "classify"
     """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks; maps: a U-Net that learns
     the pseudo-masks of wsss.pseudo, a map a class. Each task has its own options."""
+    augment_device: Literal["cpu", "device"] = "cpu"
+    """Where images are augmented: cpu, one by one in the loader processes; device, in whole batches where the network
+    computes, for a GPU that would wait for its images."""
     output_stride: int = 32
     """Input pixels per pixel of the class maps (8, 16 or 32), where the backbone allows it."""
     drop_rate: float = between(0.0, 0, 0.95)

@@ -43,11 +43,13 @@ FORMER_DEFAULTS = {
     "score.relative": True,
     "score.min_prob": 0.01,
     "score.min_ratio": 0.02,
+    "score.prob_power": 1.0,
     "score.prob_for_negative": True,
     "score.negative": "recipe",
     "score.blend": "mean",
     "score.prior_rounds": 0,
     "score.feature_share": 0.5,
+    "score.unet_share": 0.5,
 }
 """Defaults of version 0.1.0 that are others today, by the names of today."""
 _noticed: set[str] = set()

@@ -46,7 +46,7 @@ class ReportOptions:
     quality: int = between(45, 1, 100)
     """Quality of the pictures (WebP), 1 to 100."""
     pixel_size: float = between(0, 0, 1000)
-    """Edge of a pixel of the original images in µm, for a scale bar on the fields; 0: not known, no bar."""
+    """Edge of a pixel of the original images in µm, for the scale bar; 0: what its files declare, or no bar."""
     threshold: float = between(0.5, 1e-9, 1)
     """Scores from here on count as found."""
     overwrite: bool = False

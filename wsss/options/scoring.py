@@ -18,10 +18,10 @@ class ScoreConfig:
     With r the value of a class map (in [0, 1]) in a cell and p the class's image probability, stage 1 is r * p.
     """
 
-    region: str = "mean"
-    """What stands for the map in a cell: quantile, mean, topk (mean of the highest pixels),
-    lse (log of the mean of exp(sharpness * map), divided by sharpness), max; logit: sigmoid of the mean of the raw map,
-    the probability that the network gives to an image which is this cell alone."""
+    region: str = "logit"
+    """What stands for the map in a cell. logit: sigmoid of the mean of the raw map, the probability that the network
+    gives to an image which is this cell alone. Of the map divided by its maximum: quantile, mean, topk (mean of the
+    highest pixels), lse (log of the mean of exp(sharpness * map), divided by sharpness), max."""
     quantile: float = between(0.99, 0, 1)
     """Which quantile the rule 'quantile' takes."""
     top_share: float = between(0.1, 1e-6, 1)
@@ -34,8 +34,8 @@ class ScoreConfig:
     """Classes whose image probability is not above this score 0."""
     min_ratio: float = between(0.0, 0, 1)
     """Scores whose r is not above this become 0."""
-    prob_power: float = between(1.0, 0, 100)
-    """Score = r * p ** prob_power; 0 leaves the image probability out."""
+    prob_power: float | Literal["auto"] = between("auto", 0, 100)
+    """Score = r * p ** prob_power; 0 leaves the image probability out. auto: 0 for the rule logit, else 1."""
     prob_for_negative: bool = False
     """Whether min_prob and prob_power count for the class Negative too."""
     compartment: float = between(0.0, 0, 1)
@@ -59,7 +59,7 @@ class ScoreConfig:
     """Share of a cell's score taken from the feature classifier, where the run has one (train
     --feature_classifier.enabled true). auto: what the training found on held-out images, class by class
     (feature_classifier.json); 1 where it held none out."""
-    unet_share: float = between(0.5, 0, 1)
+    unet_share: float = between(0.2, 0, 1)
     """Share of stage 1 taken from the maps of a U-Net, where there is one (infer --unet RUN)."""
     prior_rounds: int = between(3, 0, 100)
     """Rounds of the image prior, class by class: the odds of a cell's score are multiplied by the odds of the class's

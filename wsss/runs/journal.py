@@ -1,22 +1,32 @@
-"""What a stage has done so far, item by item, in one file that survives being killed.
+"""What a command holds, has read and has done: the lock of a folder, digests of files, and a journal of its items.
 
-A journal is an SQLite file: every `add` is one transaction, so an item is recorded whole or not at all. It belongs
-to one fingerprint (of the stage's inputs and options); with another fingerprint it must not be continued. Every item
-carries a checksum, because SQLite has none.
+A lock names its holder, and the kernel ends it with its process. A file that has not changed is not read twice for its
+digest. A journal is an SQLite file that survives being killed: every `add` is one transaction, so an item is recorded
+whole or not at all. It belongs to one fingerprint (of the stage's inputs and options); with another fingerprint it must
+not be continued. Every item carries a checksum, because SQLite has none.
 """
 
+import errno
+import fcntl
+import hashlib
 import json
+import os
+import re
+import socket
 import sqlite3
+import sys
+import time
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from wsss.core.checks import ConfigError, DataError, NoSpaceError
-from wsss.core.digests import differences, in_short
-from wsss.core.files import as_read, check_format, disk_errors
+from wsss.core.checks import ConfigError, DataError, NoSpaceError, some
+from wsss.core.console import say
+from wsss.core.files import as_read, check_format, digest_file, disk_errors, remove_parts
 from wsss.core.reading import check_no_link, check_regular, parse_json
 
 FORMAT = 1
@@ -116,9 +126,7 @@ class Journal:
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -199,3 +207,207 @@ def remove_journal(path: Path) -> None:
     """Delete a closed journal; SQLite's side files first, so that none is left without it."""
     for old in (*path.parent.glob(f"{path.name}-*"), path):
         old.unlink(missing_ok=True)
+
+
+LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_held: set[int] = set()
+
+
+@contextmanager
+def hold(folder: Path, *inside: str, lock: str = LOCK, clean: bool = True) -> Iterator[None]:
+    """Keep other runs out of `folder` for the duration of the block, and remove what killed writers left there.
+
+    The lock is an flock of `folder/.lock`: it ends with the process that holds it, however that ends, so none is ever
+    stale. The file names its holder for others. On a disk without locks the run continues without
+    one and prints a note.
+
+    Args:
+        folder: made if missing, and removed again if it is still empty in the end.
+        inside: sub-folders that the run writes to.
+        lock: name of the lock's file; runs that may work side by side have different ones.
+        clean: whether to remove leftovers; False for a user's folder in which only one file is locked.
+
+    Raises:
+        ConfigError: another run holds it; the text names its process, host and start.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = _lock(folder, lock)
+    try:
+        if handle is not None and clean:
+            for place in (folder, *(folder / name for name in inside)):
+                remove_parts(place)
+        yield
+    finally:
+        if handle is not None:
+            (folder / lock).unlink(missing_ok=True)  # before it is let go: a new lock is then a new file
+            _held.discard(handle)
+            os.close(handle)
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _lock(folder: Path, name: str) -> int | None:
+    """Return the handle of the locked file, or None where there are no locks."""
+    path = folder / name
+    while True:
+        check_no_link(path)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # less the umask
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _holder(handle)
+            os.close(handle)
+            if error.errno in _NO_LOCKS:
+                say(f"note: {folder} is on a disk without locks: start no second run into it.")
+                return None
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise ConfigError(
+                f"{folder} is in use by {holder}: wait until it is done, end it, or choose another folder."
+            ) from None
+        if _is_at(handle, path):
+            break
+        os.close(handle)  # its holder removed it between our open and our lock
+    _held.add(handle)
+    entry = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+    with disk_errors(path):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(entry | {"command": " ".join(sys.argv)[:500]}).encode(), 0)
+    return handle
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(handle: int) -> str:
+    """Return who holds a lock, from its file."""
+    for _ in range(5):
+        try:
+            entry = parse_json(os.pread(handle, 4096, 0), LOCK)
+            return f"process {entry['pid']} on {entry['host']} since {entry['since']} ({entry['command']})"
+        except (ValueError, KeyError, TypeError):
+            time.sleep(0.1)  # it has the lock, but has not written its entry yet
+    return "another process"
+
+
+def _let_go() -> None:
+    """Close the copies of the handles that a forked child got: they would keep the lock after its holder's death."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+DIGEST = re.compile("[0-9a-f]{16}")
+"""What a digest looks like in a record."""
+
+TICK_NS = 1_000_000_000
+"""A file changed less than this long ago may change again without a new time stamp; it is read again next time."""
+
+Seen = dict[str, list[str]]
+"""Absolute path -> [mark, digest] of files that were read."""
+
+
+class Digests:
+    """Digests of files by content, remembered by device, inode, size and times (ctime included, which nobody can set).
+
+    Args:
+        seen: what an earlier run remembered.
+    """
+
+    def __init__(self, seen: Mapping[str, Sequence[str]] | None = None) -> None:
+        self._known = dict(seen or {})
+        self.seen: Seen = {}
+        """The files that this instance has read, for a later run."""
+
+    def know(self, seen: Mapping[str, Sequence[str]]) -> None:
+        """Add the digests that another result remembers."""
+        self._known = dict(seen) | self._known
+
+    def of(self, path: Path) -> str | None:
+        """Return the digest of a file, or of all files below a folder; None if there is neither."""
+        try:
+            if path.is_dir():
+                names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+                digests = [digest or "" for digest in self.of_files([path / name for name in names])]
+                return hashlib.sha256("\n".join([*names, *digests]).encode()).hexdigest()[:16]
+            if not path.is_file():
+                return None
+            mark = mark_of(path)
+            known = self._known.get(str(path.absolute()))
+            digest = known[1] if known is not None and known[0] == mark else digest_file(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if time.time_ns() - path.stat().st_ctime_ns > TICK_NS:
+            self.seen[str(path.absolute())] = [mark, digest]
+        return digest
+
+    def of_files(self, paths: Iterable[Path]) -> list[str | None]:
+        """Return the digests of several files or folders, read in parallel."""
+        wanted = list(paths)
+        if len(wanted) < 2:
+            return [self.of(path) for path in wanted]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return list(pool.map(self._of_file_or_folder, wanted))
+
+    def _of_file_or_folder(self, path: Path) -> str | None:
+        return self.of(path)
+
+
+def mark_of(path: Path) -> str:
+    """Return device, inode, size and times of a file in one text."""
+    stat = path.stat()
+    return f"{stat.st_dev}.{stat.st_ino}.{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}"
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return a nested record as 'a.b.c' -> value; lists of records count as records, other lists as values."""
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        parts = {str(k): item for k, item in enumerate(value)}.items()
+    else:
+        return {name: value}
+    leaves: dict[str, Any] = {}
+    for key, item in parts:
+        leaves |= flat(item, f"{name}.{key}" if name else str(key))
+    return leaves
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Return what differs between two records of what was read: name -> the difference in words.
+
+    Digests (16 hex digits) are never shown; the text says that the file has changed, is new or is gone. The prefixes
+    `options` and `files` are left out of the text.
+    """
+    old, new = flat(dict(before)), flat(dict(now))
+    texts = {}
+    for name in dict.fromkeys([*new, *old]):
+        a, b = old.get(name), new.get(name)
+        if a != b:
+            texts[name] = _in_words(name.removeprefix("options.").removeprefix("files."), a, b)
+    return texts
+
+
+def _in_words(name: str, a: object, b: object) -> str:
+    if any(isinstance(value, str) and DIGEST.fullmatch(value) for value in (a, b)):
+        return f"{name} {'is new' if a is None else 'is gone' if b is None else 'has changed'}"
+    return f"{name} was {_shown(a)}, now {_shown(b)}"
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def in_short(differing: Mapping[str, str]) -> str:
+    """Return differences as one text: the first three, and the number of others."""
+    return some(differing.values(), 3)

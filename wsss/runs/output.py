@@ -24,7 +24,6 @@ from typing import Any, Self
 from wsss.core import __version__
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
-from wsss.core.digests import Digests, Seen, differences, in_short, mark_of
 from wsss.core.files import (
     as_read,
     check_format,
@@ -36,8 +35,7 @@ from wsss.core.files import (
     write_json,
 )
 from wsss.core.reading import check_no_link
-from wsss.runs.journal import Journal
-from wsss.runs.lock import LOCK, hold
+from wsss.runs.journal import LOCK, Digests, Journal, Seen, differences, hold, in_short, mark_of
 
 STATE = ".wsss"
 FOLDER = "result"
@@ -109,6 +107,7 @@ class Output:
         marks: Marks | None = None,
         legacy: Collection[str] = (),
         always: bool = False,
+        touch: bool = True,
     ) -> bool:
         """Compare what is there with what is to be made; return whether there is work to do.
 
@@ -121,53 +120,51 @@ class Output:
                 images.
             legacy: files that show a result of an earlier version, without a record.
             always: there is always work: what is there is checked piece by piece.
+            touch: False leaves all files as they are: for a part of the work that another process merges.
 
         Raises:
             ConfigError: there is another result, or one that was changed by hand.
         """
-        if not self.compare(gather, overwrite=overwrite, subject=subject, marks=marks, legacy=legacy, always=always):
+        record = self._gather(gather, marks)
+        self.overwrite = overwrite
+        if not overwrite and not self._is_due(record, subject, legacy, always):
             return False
-        if overwrite:
+        if not touch:
+            return True
+        if overwrite or not (self.work / "journal.sqlite").exists():
             self.forget()
-        if (self.work / "journal.sqlite").exists():
-            self._carry()
         else:
-            self.forget()
+            self._carry()
         if self.seen:
             write_json(self.work / "seen.json", {"seen": self.seen})
         return True
 
-    def compare(
-        self,
-        gather: Gather,
-        *,
-        overwrite: bool = False,
-        subject: Collection[str] | None = None,
-        marks: Marks | None = None,
-        legacy: Collection[str] = (),
-        always: bool = False,
-    ) -> bool:
-        """Do what `begin` does without touching any file: for a part of the work that another process merges."""
+    def _gather(self, gather: Gather, marks: Marks | None) -> dict[str, Any] | None:
+        """Find out what the result is made from, and return the record of the one that is there."""
         seen = _read_quietly(self.work / "seen.json").get("seen")
         record = record_of(self.folder, self.name)
         digests = Digests((seen if _are_pairs(seen) else {}) | (record or {}).get("seen", {}))
-        self.gather, self.marks, self.overwrite = gather, marks, overwrite
+        self.gather, self.marks = gather, marks
         self.read = as_read(dict(gather(digests)))
         self.items = dict(marks(digests)) if marks is not None else {}
         self.seen = digests.seen
-        if overwrite:
-            return True
-        if record is not None:
-            return self._compare(record, subject, always)
-        if old := [name for name in legacy if (self.folder / name).exists()]:
-            raise ConfigError(
-                f"{self.folder / old[0]} is of an earlier version, or not of wsss: what it was made from is not known. "
-                f"{self.way_out[:1].upper()}{self.way_out[1:]}."
-            )
-        return True
+        return record
 
-    def _compare(self, record: dict[str, Any], subject: Collection[str] | None, always: bool) -> bool:
+    def _is_due(
+        self,
+        record: dict[str, Any] | None,
+        subject: Collection[str] | None,
+        legacy: Collection[str],
+        always: bool,
+    ) -> bool:
         """Return whether the result that is there is to be made again; refuse one that is another."""
+        if record is None:
+            if old := [name for name in legacy if (self.folder / name).exists()]:
+                raise ConfigError(
+                    f"{self.folder / old[0]} is of an earlier version, or not of wsss: what it was made from is not "
+                    f"known. {self.way_out[:1].upper()}{self.way_out[1:]}."
+                )
+            return True
         if record["command"] != self.command:
             raise ConfigError(f"{self.shown} holds a result of {record['command']}: {self.way_out}.")
         if record["items"] and set(record["failed"]) >= set(record["items"]):

@@ -15,11 +15,11 @@ from typing import Any
 from wsss.core.channels import Stains, default_roles, stains_of
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
-from wsss.core.digests import DIGEST
 from wsss.core.files import as_read, digest_json
 from wsss.core.labels import MOST_CLASSES
 from wsss.options.recipe import Recipe, recipe_from
 from wsss.options.renamed import OF_TRAINING, switched_on
+from wsss.runs.journal import DIGEST
 
 FREE = ("versions", "score", "crops", "feature_classifier")
 """What may differ when a run goes on: it does not shape the weights."""

@@ -21,13 +21,16 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_numbers
-from wsss.core.digests import BLANK, OF_OPTIONS, check_seal, sealed
 from wsss.core.files import (
+    BLANK,
+    OF_OPTIONS,
     check_format,
+    check_seal,
     digest_file,
     digest_json,
     read_json,
     read_lines,
+    sealed,
     sync_folder,
     write_bytes,
     write_csv,

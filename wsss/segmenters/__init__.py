@@ -17,6 +17,7 @@ import numpy as np
 
 from wsss.core.channels import HPA_ROLES
 from wsss.core.checks import ConfigError, check_choice
+from wsss.core.label_maps import Geometry
 from wsss.core.labels import HPA_CHANNELS
 
 GROUP = "wsss.backends"
@@ -38,6 +39,11 @@ class Field:
     """Edge of the stored square that the image is the top left part of."""
     roles: tuple[str, ...] = HPA_ROLES
     """What each channel shows; red, green, blue and yellow of the Atlas if left out."""
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(H, W) of the original image, and of the stored square: label maps have one of them."""
+        return Geometry(self.height, self.width, self.size).sizes
 
     @property
     def nucleus(self) -> np.ndarray | None:
@@ -73,7 +79,7 @@ class CellMaps:
     nuclei: np.ndarray | None
     """(H, W) int32 with the ids of the cells, or None where the backend knows no nuclei."""
     doubts: tuple[str, ...] = ()
-    """Doubts about given maps, keys of `wsss.cells.morphology.DOUBTS`."""
+    """Doubts about given maps, keys of `wsss.cells.instances.DOUBTS`."""
 
 
 @dataclass(frozen=True)

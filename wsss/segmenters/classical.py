@@ -13,7 +13,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 from skimage.segmentation import expand_labels, watershed
 
-from wsss.cells.morphology import drop_small, fill_holes, renumber
+from wsss.cells.instances import fill_holes, without_small
 from wsss.cells.regions import group_pixels
 from wsss.core.checks import DataError
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
@@ -239,7 +239,7 @@ def find_nuclei(blue: np.ndarray, config: ClassicalConfig) -> tuple[np.ndarray, 
     mask = fill_holes(mask & (blurred > rim[parts]), area)
     mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _disk(0.25 * radius)) > 0
     parts = part_touching(mask, light, sigma=config.smooth * radius, neck=config.neck)
-    return renumber(drop_small(parts, config.least_nucleus * area))[0], radius
+    return without_small(parts, config.least_nucleus * area), radius
 
 
 def _disk(radius: float) -> np.ndarray:

@@ -15,11 +15,11 @@ from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.files import composed, read_json
-from wsss.core.geometry import check_covered, fill
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import named
 from wsss.core.reading import check_regular
+from wsss.core.rle import check_covered, fill
 from wsss.segmenters.painted import GivenMasks, check_ids
 
 GEOJSON_SUFFIXES = (".geojson", ".geojson.gz")
@@ -447,7 +447,7 @@ def _packed(annotations: list[dict[str, Any]], size: tuple[int, int], where: str
 
 
 def _counts(segmentation: Any, packed: Iterator[Any], size: tuple[int, int], where: str) -> bytes:
-    """Return the compressed counts of a segmentation; `packed` has those of the next polygons."""
+    """Return the compressed counts of a segmentation; those of polygons are joined from `packed`."""
     if isinstance(segmentation, list):
         parts = list(itertools.islice(packed, len(segmentation)))
         joined: bytes = (parts[0] if len(parts) == 1 else coco.merge(parts))["counts"]

@@ -23,10 +23,9 @@ from safetensors.torch import save
 from skimage import transform
 from skimage.segmentation import watershed
 
-from wsss.cells.morphology import drop_small, fill_cells, fill_holes, renumber
+from wsss.cells.instances import drop_small, fill_cells, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError, install
-from wsss.core.digests import BLANK, check_seal, sealed
-from wsss.core.files import write_bytes
+from wsss.core.files import BLANK, check_seal, sealed, write_bytes
 from wsss.core.reading import parse_json
 from wsss.models.device import choose_device
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish

@@ -10,11 +10,10 @@ from typing import Any, NoReturn
 import cv2
 import numpy as np
 
-from wsss.cells.instances import describe_cells
+from wsss.cells.regions import describe_cells
 from wsss.core.checks import DataError, UserError
 from wsss.core.files import digest_file
-from wsss.core.geometry import Geometry
-from wsss.core.label_maps import discard_label_map, find_label_map, read_label_map, write_label_map
+from wsss.core.label_maps import Geometry, discard_label_map, find_label_map, read_label_map, write_label_map
 from wsss.core.runtime import Workers, parallel
 from wsss.data.catalog import DataSet
 from wsss.segmenters import (

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from wsss.cells.morphology import doubts_of, pair_nuclei, split_pieces
+from wsss.cells.instances import doubts_of, pair_nuclei, split_pieces
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.label_maps import SUFFIXES as LABEL_MAPS
 from wsss.core.label_maps import has_odd_palette, read_label_map
@@ -186,7 +186,7 @@ def read_folder(field: Field, folder: MaskFolder) -> CellMaps:
         return _from_outlines(field, read_outlines(path), path)
     if name.endswith(REGIONS):
         return _from_outlines(field, read_regions(path), path)
-    cells = read_label_map(path, *_sizes(field))
+    cells = read_label_map(path, *field.sizes)
     _check_size(cells.shape, field, str(path))
     doubts = ("palette",) if has_odd_palette(path, cells.shape) else ()
     return CellMaps(cells=_within(cells, field, str(path)), nuclei=None, doubts=doubts)
@@ -233,13 +233,8 @@ def _paired(cells: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
     return categories
 
 
-def _sizes(field: Field) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the sizes that a map may have: the original one, and that of the stored square."""
-    return (field.height, field.width), (field.size, field.size)
-
-
 def _check_size(shape: tuple[int, ...], field: Field, where: str) -> None:
-    native, stored = _sizes(field)
+    native, stored = field.sizes
     if shape not in (native, stored):
         raise DataError(
             f"{where} is {_size(shape)}, but {field.name} is {_size(native)} (stored {_size(stored)}): "

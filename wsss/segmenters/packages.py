@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from wsss.cells.morphology import pair_nuclei
+from wsss.cells.instances import pair_nuclei
 from wsss.core.checks import ConfigError, install
-from wsss.core.geometry import Geometry
+from wsss.core.label_maps import Geometry
 from wsss.core.reading import one_line
 from wsss.models.device import choose_device
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish

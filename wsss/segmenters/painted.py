@@ -10,9 +10,9 @@ import pandas as pd
 from wsss.core import rle
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import any_case, check_columns, numbers, read_text, unguard_text
-from wsss.core.geometry import check_covered
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.parquet import read_parquet
+from wsss.core.rle import check_covered
 
 MOST = 2**31 - 1
 

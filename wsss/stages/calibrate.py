@@ -11,7 +11,6 @@ import numpy as np
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
-from wsss.core.digests import Digests
 from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.origin import recorded_data
@@ -31,6 +30,7 @@ from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import reliability
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.figures import Bins, plot_reliability
+from wsss.runs.journal import Digests
 from wsss.runs.output import Output, at_file, what_is_read
 from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import torch
 
-from wsss.cells.morphology import doubt_notes, doubts_of
+from wsss.cells.instances import doubt_notes, doubts_of
 from wsss.core.checks import ConfigError, DataError, install, some
 from wsss.core.console import say
 from wsss.core.runtime import cores, version_of, versions

@@ -8,7 +8,6 @@ import numpy as np
 
 from wsss.core.checks import DataError
 from wsss.core.console import say
-from wsss.core.digests import Digests
 from wsss.core.files import write_json
 from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet
@@ -29,6 +28,7 @@ from wsss.inference.tables import iter_cells, prediction_files, write_cells, wri
 from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.options.ensemble import EnsembleOptions, given_weights
+from wsss.runs.journal import Digests
 from wsss.runs.output import Output, in_folder, record_over, what_is_read
 from wsss.stages.evaluate import JoinRule, default_classes, join_cells
 

@@ -11,7 +11,6 @@ import pandas as pd
 
 from wsss.core.checks import DataError, refuse_idle, some
 from wsss.core.console import progress, say
-from wsss.core.digests import Digests
 from wsss.core.files import read_record, without_nan, write_json
 from wsss.core.labels import HPA, ClassList
 from wsss.data.catalog import read_manifest
@@ -43,6 +42,7 @@ from wsss.metrics.classify import precision_recall
 from wsss.metrics.instances import InstanceScorer, instance_table, match_pairs
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.figures import write_confusion
+from wsss.runs.journal import Digests
 from wsss.runs.output import Output, at_file, check_recorded, record_over, what_is_read
 from wsss.stages.evaluate_masks import evaluate_masks
 

@@ -12,8 +12,7 @@ from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.digests import check_seal
-from wsss.core.files import read_record, write_csv, write_json
+from wsss.core.files import check_seal, read_record, write_csv, write_json
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.reading import read_npy
 from wsss.data.large import LargeImage, LargeMask

@@ -10,7 +10,6 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
-from wsss.core.digests import Digests
 from wsss.core.files import read_record
 from wsss.data import ids
 from wsss.data.catalog import DataSet
@@ -38,6 +37,7 @@ from wsss.inference.tables import (
 from wsss.models.device import choose_device
 from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions
 from wsss.reports.figures import colour
+from wsss.runs.journal import Digests
 from wsss.runs.output import Output, at_file, in_folder, what_is_read
 from wsss.runs.run_folder import find_folders
 

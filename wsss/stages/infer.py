@@ -1,17 +1,19 @@
 """Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from wsss.core.checks import ConfigError, DataError, refuse_idle, some
-from wsss.core.console import progress, say
-from wsss.core.digests import Digests
+from wsss.core.console import say
 from wsss.core.files import digest_json, write_json
 from wsss.core.label_maps import given_maps
+from wsss.core.runtime import Overlap, running
 from wsss.data.catalog import TABLE, DataSet, default_dataset
 from wsss.data.origin import check_cells, from_here, image_marks
 from wsss.inference.calibration import Calibration, load_calibration
@@ -27,17 +29,15 @@ from wsss.inference.checkpoints import (
     plan_oof,
 )
 from wsss.inference.ensemble import foreign_note
-from wsss.inference.overlap import Overlap, running
-from wsss.inference.pipeline import Scored, ShardJournals, predict, take, write_results
+from wsss.inference.pipeline import HALF, Scored, ShardJournals, predict_plan, record_images, take, write_results
+from wsss.inference.precision import WORTH, try_half
 from wsss.inference.published import Published, Target, load_published
 from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
-from wsss.models.cam_net import CamNet
-from wsss.models.device import Device, choose_device, half_note, keep_freed_memory
-from wsss.models.in_openvino import InOpenVino, check_runtime
+from wsss.models.cam_net import CamNet, InOpenVino, check_runtime
+from wsss.models.device import Device, choose_device, computes_half, keep_freed_memory
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
-from wsss.runs.journal import Journal, remove_journal
-from wsss.runs.lock import LOCK, hold
+from wsss.runs.journal import LOCK, Journal, hold, remove_journal
 from wsss.runs.output import FOLDER, Marks, Output, in_folder
 from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_masks import infer_masks
@@ -64,8 +64,6 @@ def run(options: InferOptions) -> int:
 
     on_ray = options.engine == "ray"  # this process only plans then
     task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
-    if not on_ray and (note := half_note(task.device, options.precision)):
-        say(note)
     if options.oof:
         _note_late_images(task.data, plan)
         if note := foreign_note(model.name for model in task.published):
@@ -166,8 +164,11 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
     if not output.begin(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
     with _segmented(task, plan, options) as overlap:
-        failed, again, items, shards = _predict(replace(task, overlap=overlap), plan, output, options)
+        failed, again, records, shards = _predict(replace(task, overlap=overlap), plan, output, options)
+    if any(HALF in record for record in records.values()):
+        provenance[HALF] = True
     write_json(output.path(PROVENANCE), provenance | from_here(task.data.folder, output.folder))
+    items = {name: str(record.get("mark", "")) for name, record in records.items()}
     output.publish(failed=again, items=items)
     if not again:  # else the shards with images that failed may be run again
         for path in shards:
@@ -198,13 +199,14 @@ def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContext
 
 def _predict(
     task: Task, plan: Plan, output: Output, options: InferOptions
-) -> tuple[int, list[str], dict[str, str], list[Path]]:
+) -> tuple[int, list[str], dict[str, dict[str, Any]], list[Path]]:
     """Write the tables, from all shards or after predicting here.
 
     Returns:
-        images without a result, those of them that can be tried again, what each image was made from, and the journals
-        of shards.
+        images without a result, those of them that can be tried again, the journal's record of each image, and the
+        journals of shards.
     """
+    home = output.home
     shares = [source_shares(checkpoints, options.score, options.crops, task.published) for checkpoints, _ in plan]
     parts = [name for name in shares[0] if all(name in other for other in shares)] if options.parts and plan else []
     wanted = [task.data.ids[i] for _, indices in plan for i in indices]
@@ -214,18 +216,12 @@ def _predict(
             shards = stack.enter_context(ShardJournals(output.folder, output.read, wanted))
             journal: Journal | ShardJournals = shards
             paths = shards.paths
+            _check_fresh(shards, wanted, output.items)
         else:
             journal = local = stack.enter_context(output.journal())
             _run(task, plan, local, options, output)
-        records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
-        items = {name: str(record.get("mark", "")) for name, record in records.items()}
-        if stale := [name for name, mark in items.items() if options.merge and mark != output.items[name]]:
-            raise DataError(
-                f"pixels or label maps of {some(stale, 3)} have changed since its shard was made: run the shards again."
-            )
-        again = [name for name, record in records.items() if record.get("failed")]
         failed = write_results(
-            output.home,
+            home,
             task.data,
             journal,
             parts,
@@ -233,13 +229,25 @@ def _predict(
             shown=output.folder,
             embeddings=bool(options.embeddings),
         )
-    return failed, again, items, paths
+        records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
+        again = [name for name, record in records.items() if record.get("failed")]
+    return failed, again, records, paths
+
+
+def _check_fresh(shards: ShardJournals, names: list[str], marks: Mapping[str, str]) -> None:
+    """Refuse shards of images whose pixels or label maps are others now."""
+    entries = {name: entry[0] for name in names if (entry := shards.get(name)) is not None}
+    if stale := [name for name, record in entries.items() if record.get("mark", "") != marks[name]]:
+        raise DataError(
+            f"pixels or label maps of {some(stale, 3)} have changed since its shard was made: run the shards again."
+        )
 
 
 def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) -> int:
     """Predict one shard into its own journal."""
     _, read, marks = _read(options, task, plan)
-    if not output.compare(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
+    about: dict[str, Any] = {"marks": marks, "overwrite": options.overwrite, "legacy": (PROVENANCE,)}
+    if not output.begin(lambda digests: read, **about, touch=False):
         return 0
     shard, out = Shard.parse(options.shard), output.folder
     part = take(shard, plan, options.batch)
@@ -254,24 +262,38 @@ def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) ->
 
 def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output: Output) -> None:
     """Predict what the journal lacks, and record every image as it is done."""
-    ids, digests = task.data.ids, Digests(output.seen)
     done = output.fresh(journal)
-    skip = {i for _, indices in plan for i in indices if ids[i] in done}
+    skip = {i for _, indices in plan for i in indices if task.data.ids[i] in done}
     total = sum(len(indices) for _, indices in plan)
     if done:
         say(f"{len(done)} of {total} images are there already: going on.")
+    task = _with_precision(task, plan, skip, journal, options)
     folds = _folds_of(task.data, plan) if options.oof else [-1] * len(plan)
-    predicted = _on_ray(task, plan, folds, skip, options) if options.engine == "ray" else _here(task, plan, folds, skip)
-    with progress(None, "infer", total=total, initial=len(done)) as bar:
-        for scored in predicted:
-            if scored.index not in skip:
-                name = ids[scored.index]
-                mark = output.items[name]  # taken before the image was read
-                if task.overlap is not None:  # its cells are new
-                    mark = image_marks(task.data, digests, [scored.index])[name]
-                failed = scored.record["status"] != "ok"
-                journal.add(name, {**scored.record, "mark": mark, "failed": failed}, scored.payload)
-                bar.update()
+    spread = options.engine == "ray"
+    predicted = _on_ray(task, plan, folds, skip, options) if spread else predict_plan(task, plan, folds, skip)
+    record_images(task, predicted, journal, output, skip, total)
+
+
+def _with_precision(task: Task, plan: Plan, skip: set[int], journal: Journal, options: InferOptions) -> Task:
+    """Compute in bfloat16 where nothing else is asked for, and this CPU is really faster and close enough then.
+
+    A run that goes on keeps to what it began with. Shards do not try: they would have to agree.
+    """
+    if options.engine == "ray" or options.precision != "auto" or task.device.is_cuda:
+        return task
+    begun = {HALF in record for _, record, _ in journal.items() if not record.get("failed")}
+    todo = [(checkpoints, i) for checkpoints, indices in plan for i in indices if i not in skip]
+    half, native = True in begun, computes_half(task.device)
+    if begun and (half or native):
+        say(f"precision: {'bf16' if half else 'fp32'}, as the run began")
+    elif native and (options.shard or options.runtime != "torch" or options.embeddings or len(todo) < WORTH):
+        say("note: this CPU computes in bf16: --precision bf16 halves the time of large networks.")
+    elif native:
+        checkpoints = todo[0][0]
+        trial = try_half(task, checkpoints, [i for others, i in todo if others is checkpoints], parts=options.parts)
+        say(str(trial), "precision", **vars(trial), half=trial.half)
+        half = trial.half
+    return replace(task, device=replace(task.device, half=torch.bfloat16)) if half else task
 
 
 def _folds_of(data: DataSet, plan: Plan) -> list[int]:
@@ -279,11 +301,6 @@ def _folds_of(data: DataSet, plan: Plan) -> list[int]:
     held = data.folds()
     firsts = [(checkpoints, int(held[images[0]])) for checkpoints, images in plan]
     return [fold if all(checkpoint.fold == fold for checkpoint in checkpoints) else -1 for checkpoints, fold in firsts]
-
-
-def _here(task: Task, plan: Plan, folds: list[int], skip: set[int]) -> Iterator[Scored]:
-    for (checkpoints, indices), fold in zip(plan, folds, strict=True):
-        yield from predict(task, checkpoints, indices, skip, fold)
 
 
 def _on_ray(task: Task, plan: Plan, folds: list[int], skip: set[int], options: InferOptions) -> Iterator[Scored]:

@@ -26,8 +26,7 @@ import pandas as pd
 from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import progress, say
-from wsss.core.digests import BLANK, Digests, sealed
-from wsss.core.files import as_read, digest_json, write_bytes, write_csv, write_json
+from wsss.core.files import BLANK, as_read, digest_json, sealed, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
 from wsss.core.rasters import stem_of
 from wsss.core.rle import encode_pairs
@@ -36,13 +35,12 @@ from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
 from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.checkpoints import Checkpoint, MaskPlan, load_unets, plan_masks
-from wsss.inference.large import large_runs, predict_large
-from wsss.inference.semantic import MaskPredictor
+from wsss.inference.semantic import MaskPredictor, large_runs, predict_large
 from wsss.models.device import Device, choose_device
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
-from wsss.runs.journal import Journal
+from wsss.runs.journal import Digests, Journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.run_folder import find_folders
 

@@ -11,10 +11,8 @@ from PIL import Image
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
-from wsss.core.digests import Digests
 from wsss.core.files import write_bytes
-from wsss.core.geometry import Geometry
-from wsss.core.label_maps import find_label_map, read_label_map
+from wsss.core.label_maps import Geometry, find_label_map, read_label_map
 from wsss.core.labels import ClassList
 from wsss.core.parquet import read_parquet
 from wsss.data.catalog import DataSet
@@ -35,6 +33,7 @@ from wsss.reports.overlay import (
     overlay_page,
     scale_bar,
 )
+from wsss.runs.journal import Digests
 from wsss.runs.output import Output, check_recorded, in_folder, what_is_read
 from wsss.stages.evaluate import check_numbers
 
@@ -157,7 +156,7 @@ def draw_image(
     label_map = geometry.labels_to_store(stored)[content]
     picture = composite(data.image(i)[(slice(None), *content)], data.tints)
     edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
-    large = draw_scale(fit(picture, edge), scale_bar((data.pixel_um(i) or 0) * geometry.width))
+    large = draw_scale(fit(picture, edge), scale_bar((options.pixel_size or data.pixel_um(i) or 0) * geometry.width))
     layers = [("predicted", label_map, predicted[name])]
     if truth:
         true_map = _true_map(options.masks, name, geometry)[content] if options.masks else label_map

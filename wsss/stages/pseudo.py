@@ -11,7 +11,6 @@ import pandas as pd
 
 from wsss.core.checks import DataError
 from wsss.core.console import progress, say
-from wsss.core.digests import Digests
 from wsss.core.files import as_read, digest_json, write_csv, write_json
 from wsss.core.reading import parse_npy
 from wsss.core.runtime import versions
@@ -22,7 +21,7 @@ from wsss.inference.checkpoints import Plan, check_fits, load_classifier
 from wsss.inference.pseudo import cells_of, label_maps, make_masks, plan_pseudo, values_of
 from wsss.models.device import Device, choose_device, keep_freed_memory
 from wsss.options.pseudo import PseudoConfig, PseudoOptions
-from wsss.runs.journal import Journal
+from wsss.runs.journal import Digests, Journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.record import inherit, join, lineage_json
 from wsss.runs.run_folder import find_folders

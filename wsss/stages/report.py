@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.cells.instances import describe_cells
+from wsss.cells.regions import describe_cells
 from wsss.cells.scoring import normalise, resize
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import progress, say
-from wsss.core.digests import Digests
 from wsss.core.files import write_text
 from wsss.core.labels import parse_label
 from wsss.data.catalog import DataSet
@@ -40,6 +39,7 @@ from wsss.reports.page import (
     pack_field,
     render,
 )
+from wsss.runs.journal import Digests
 from wsss.runs.output import Output, at_file, record_of, what_is_read
 from wsss.runs.run_folder import RunFolder, find_folders
 from wsss.stages.report_contents import (

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.digests import in_short
 from wsss.core.files import read_lines, read_record
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of
@@ -22,6 +21,7 @@ from wsss.options.evaluate import EvaluateOptions
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import calibration_svg, confusion_svg, curve_name, training_svg
 from wsss.reports.page import Figure
+from wsss.runs.journal import in_short
 from wsss.runs.output import outdated
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.evaluate import JoinRule, evaluate, join_cells

@@ -12,7 +12,6 @@ from wsss.cells.instances import mask_channel
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import progress, say
 from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.digests import Digests
 from wsss.core.files import read_record, write_text
 from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
@@ -40,9 +39,9 @@ from wsss.metrics.instances import (
 )
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import sizes_svg, threshold_svg
-from wsss.reports.mask_page import FOUND, MEANINGS, MaskPage, pack_masks, render_masks
 from wsss.reports.overlay import fit, scale_bar
-from wsss.reports.page import Field, Figure
+from wsss.reports.page import FOUND, MEANINGS, Field, Figure, MaskPage, pack_masks, render_masks
+from wsss.runs.journal import Digests
 from wsss.runs.output import Output, check_recorded, files_of_record, record_of, what_is_read
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.evaluate_masks import PART, pixels_of, predicted_map, predicted_probs

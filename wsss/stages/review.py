@@ -7,7 +7,6 @@ from pathlib import Path
 
 from wsss.core.checks import ConfigError, DataError, Terminated
 from wsss.core.console import say
-from wsss.core.digests import Digests
 from wsss.data.catalog import DataSet
 from wsss.data.origin import check_current, data_folder_of, image_marks
 from wsss.inference.tables import is_mask_folder, prediction_files, table_digest
@@ -16,7 +15,7 @@ from wsss.options.review import ReviewOptions
 from wsss.reviewing.population import Population, read_population
 from wsss.reviewing.server import ReviewServer, ReviewSite, Views
 from wsss.reviewing.session import FILE, TRUTH, Answers, Judged, Session
-from wsss.runs.lock import hold
+from wsss.runs.journal import Digests, hold
 from wsss.runs.output import record_over
 
 

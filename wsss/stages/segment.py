@@ -9,16 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from wsss.cells.morphology import doubt_notes
+from wsss.cells.instances import doubt_notes
 from wsss.core.checks import DataError, DiskError, some
 from wsss.core.console import progress, say
-from wsss.core.digests import Digests
 from wsss.core.files import digest_json, write_csv, write_json
-from wsss.core.runtime import version_of, versions
+from wsss.core.runtime import Overlap, version_of, versions
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.inference.overlap import Overlap
 from wsss.options.segment import SegmentOptions
-from wsss.runs.journal import Journal, remove_journal
+from wsss.runs.journal import Digests, Journal, remove_journal
 from wsss.runs.output import SEGMENT, Output, in_folder
 from wsss.segmenters import AnyBackend, BackendOptions, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images

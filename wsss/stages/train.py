@@ -12,7 +12,6 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
-from wsss.core.digests import Digests
 from wsss.core.files import as_read, digest_json
 from wsss.core.runtime import cores
 from wsss.data.origin import image_marks
@@ -21,21 +20,21 @@ from wsss.feature_classifier.train import record_network_share
 from wsss.inference.checkpoints import load_classifiers
 from wsss.inference.network_share import fit_network_share
 from wsss.inference.sources import Task as Scoring
-from wsss.models.custom import is_custom, source_digest
 from wsss.models.device import Device, choose_device, keep_freed_memory
+from wsss.models.encoder import is_custom, source_digest
 from wsss.options.recipe import Recipe, UnetRecipe
 from wsss.options.train import TrainOptions
 from wsss.reports.figures import plot_curves
+from wsss.runs.journal import Digests
 from wsss.runs.record import RunRecord, check_same_run, check_unseen, fold_name, inherit, join
 from wsss.runs.run_folder import RunFolder
 from wsss.training.fit import fit
-from wsss.training.lr_find import find_rate
-from wsss.training.preview import open_tensorboard
 from wsss.training.state import Job, TrainState, World, join_processes
 from wsss.training.tasks import Earlier, Split, Task
 from wsss.training.tasks.classify import ClassifyTask
 from wsss.training.tasks.maps import MapTask
 from wsss.training.tasks.masks import MaskTask
+from wsss.training.watch import find_rate, open_tensorboard
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple
@@ -18,9 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wsss.core.checks import ConfigError, DataError, Terminated
+from wsss.data.augment import Augment
 from wsss.data.catalog import DataSet
+from wsss.models.augment import Drawn, augment_batch
 from wsss.models.device import Device, return_freed_memory
 from wsss.options.recipe import Recipe, SamplerConfig
+from wsss.training.drawing import Draw, DrawnAugment, together
 from wsss.training.state import World
 
 
@@ -133,23 +136,31 @@ Key = tuple[int, int]
 """(index of the image in the data set, seed of its augmentation)."""
 
 
-class ImageSamples(Dataset[tuple[Tensor, Tensor, int]]):
+Sample = tuple[Tensor, Tensor, int] | tuple[Tensor, Tensor, int, list[Draw]]
+"""Image, labels, number; and what was drawn to happen to the image where the network computes."""
+
+
+class ImageSamples(Dataset[Sample]):
     """Samples (image (4, h, w) uint8, labels (K,) float32, index) of a data set.
 
     Args:
         data: the data set.
-        augment: (image (4, S, S), seed) -> image; None for stored images as they are.
+        augment: (image (4, S, S), seed) -> image; None for stored images as they are. Of one that only draws, the
+            samples hold the draws too.
     """
 
-    def __init__(self, data: DataSet, augment: Callable[[np.ndarray, int], np.ndarray] | None = None) -> None:
+    def __init__(self, data: DataSet, augment: Augment | DrawnAugment | None = None) -> None:
         self.data, self.augment = data, augment
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, key: Key) -> Sample:
         """Read one image; the same key always gives the same sample."""
         index, seed = key
-        image = self.data.image(index)
+        image, labels = self.data.image(index), torch.from_numpy(self.data.labels[index])
+        if isinstance(self.augment, DrawnAugment):
+            image, draws = self.augment(image, seed)
+            return torch.from_numpy(image), labels, index, draws
         image = np.array(image) if self.augment is None else self.augment(image, seed)
-        return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(self.data.labels[index]), index
+        return torch.from_numpy(np.ascontiguousarray(image)), labels, index
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -189,14 +200,16 @@ class Batch(NamedTuple):
     """(B, K) float32; of masks the packed targets."""
     indices: Tensor
     """(B,) numbers in the data set."""
+    drawn: Sequence[Drawn] = ()
+    """What is to happen to the images yet, on their device."""
 
     def on(self, device: Device) -> "Batch":
-        """Return the batch with what the network sees moved to a device."""
-        return Batch(device.put(self.images), device.put(self.labels), self.indices)
+        """Return the batch with what the network sees moved to a device, and augmented there if that is not done."""
+        return Batch(augment_batch(device.put(self.images), self.drawn), device.put(self.labels), self.indices)
 
     def first(self, count: int) -> "Batch":
-        """Return the first images alone."""
-        return Batch(*(part[:count] for part in self))
+        """Return the first images alone, without what is to happen to them: for measuring."""
+        return Batch(self.images[:count], self.labels[:count], self.indices[:count])
 
 
 class EpochLoader:
@@ -326,9 +339,9 @@ def batch_loader(samples: Dataset[Any], batches: EpochBatches, workers: int, pin
     )
 
 
-def _collate(samples: list[tuple[Tensor, Tensor, int]]) -> Batch:
-    images, labels, indices = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(indices))
+def _collate(samples: list[Sample]) -> Batch:
+    images, labels, indices, *draws = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), torch.tensor(indices), together(*draws) if draws else ())
 
 
 def _quiet_worker(worker: int) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from wsss.core.channels import default_roles
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import progress, say
-from wsss.core.digests import Digests
 from wsss.core.files import digest_json
 from wsss.core.runtime import versions
 from wsss.data.augment import build_augment, load_recipe
@@ -27,13 +26,15 @@ from wsss.models.device import Device
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import ClassifyRecipe
 from wsss.options.train import ClassifyOptions
+from wsss.runs.journal import Digests
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, same_fold
+from wsss.training.drawing import DrawnAugment
 from wsss.training.fit import Learner, Validate, Watch
 from wsss.training.loading import Batch, EpochLoader, ImageSamples, balanced_draw, shard, whole_images
-from wsss.training.preview import Preview
 from wsss.training.state import World
 from wsss.training.tasks import Earlier, Split, Task
+from wsss.training.watch import Preview
 
 
 class ClassifyLearner(Learner):
@@ -269,7 +270,7 @@ def train_loader(
     """
     signals = [stains.signal for stains in data.stains]
     augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels), signals=signals)
-    samples = ImageSamples(data, augment)
+    samples = ImageSamples(data, DrawnAugment(augment) if recipe.augment_device == "device" else augment)
     draw = balanced_draw(data.labels, indices, recipe.sampler, recipe.seed)
     return EpochLoader(samples, draw, len(indices), recipe, workers=workers, pinned=pinned, world=world)
 

@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 
 from wsss.cells.instances import objects_of
 from wsss.core.checks import ConfigError
-from wsss.core.digests import Digests
 from wsss.core.runtime import versions
 from wsss.data.augment import Augment, build_augment, load_recipe
 from wsss.data.masks import MaskSet, Survey, coverage_folds, folds_digest, gap_weights, make_target, survey
@@ -22,6 +21,7 @@ from wsss.models.unet import MaskOutput, Unet, probabilities
 from wsss.options.masks import MaskConfig, MaskLossConfig
 from wsss.options.recipe import MaskRecipe
 from wsss.options.train import TrainOptions
+from wsss.runs.journal import Digests
 from wsss.runs.record import RunRecord
 from wsss.training.fit import Learner, Validate
 from wsss.training.loading import Batch, EpochLoader, Key, draw_epoch

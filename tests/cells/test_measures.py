@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss.cells.instances import GEOMETRY_COLUMNS, describe_cells, measure_cells
-from wsss.core.geometry import Geometry
+from wsss.cells.regions import GEOMETRY_COLUMNS, describe_cells, measure_cells
+from wsss.core.label_maps import Geometry
 
 
 def disc(shape: tuple[int, int], y: float, x: float, radius: float) -> np.ndarray:
