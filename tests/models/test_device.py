@@ -46,15 +46,17 @@ def test_the_precision_is_what_the_gpu_computes_in_and_doctor_says_the_same(
 ) -> None:
     gpus.append(capability)
     assert choose_device("auto").half is NATIVE[capability]
+    predicts = NATIVE[capability] and torch.float16
+    assert choose_device("auto", predicts=True).half is predicts
     (finding,) = machine._gpus()
-    assert finding.text.endswith(f"precision {NAMES[NATIVE[capability]]}")
+    assert finding.text.endswith(f"precision {NAMES[NATIVE[capability]]}, {NAMES[predicts]} for predictions")
 
 
 def test_it_is_that_of_the_gpu_that_is_used_not_of_the_current_one(gpus: Gpus) -> None:
     gpus += [(9, 0), (7, 5)]
     assert choose_device("cuda:1").half is torch.float16
     assert choose_device("cuda:0").half is torch.bfloat16
-    assert [finding.text[-4:] for finding in machine._gpus()] == ["bf16", "fp16"]
+    assert ["precision bf16" in finding.text for finding in machine._gpus()] == [True, False]
 
 
 def test_bf16_is_refused_where_it_would_be_emulated(gpus: Gpus) -> None:

@@ -212,7 +212,7 @@ def load(
         channels: of the images, in order, where there is no `source`: red, green, blue and yellow as in the Atlas, or
             what they show (nucleus, signal, cell).
         device: auto, cpu, cuda or cuda:N.
-        precision: fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU.
+        precision: fp32, bf16, fp16, or auto: fp16 on a GPU that computes in it, fp32 on the CPU.
         score: cell score options; None for those of the run.
         crops: crop options of stage 2; None for those of the run.
         tta: views of the image that the networks' answers are averaged over; None for the image as it is.
@@ -232,7 +232,7 @@ def load(
         >>> cells = model.predict(image)  # (4, H, W), red green blue yellow  # doctest: +SKIP
         >>> model = wsss.load(published="subcell=encoder.pth,classifier.pth")  # doctest: +SKIP
     """
-    place = choose_device(device, precision)
+    place = choose_device(device, precision, predicts=True)
     names = [published] if isinstance(published, str) else list(published)
     if source is None and not names:
         raise ConfigError("nothing to load: pass the folder of a run, published='subcell=ENCODER,CLASSIFIER', or both.")

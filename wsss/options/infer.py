@@ -119,8 +119,8 @@ class InferOptions:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; with --engine ray, auto is the cluster's GPUs where it has any."""
     precision: str = "auto"
-    """fp32, bf16, fp16, or auto: half precision on a GPU; on the CPU fp32, or bf16 where the first images of a long run
-    show that it is faster and changes no score by more than .02."""
+    """fp32, bf16, fp16, or auto: fp16 on a GPU that computes in it; on the CPU fp32, or bf16 where the first images of
+    a long run show that it is faster and changes no score by more than .02."""
     runtime: Literal["torch", "openvino"] = "torch"
     """What computes the networks of a run on the CPU: PyTorch, or OpenVINO (pip install -e '.[openvino]'), 1.3 to 2.3
     times as fast as PyTorch's fp32; scores differ by rounding alone."""

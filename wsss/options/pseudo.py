@@ -60,7 +60,7 @@ class PseudoOptions:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: str = "auto"
-    """fp32, bf16, fp16, or auto: half precision on a GPU, fp32 on the CPU."""
+    """fp32, bf16, fp16, or auto: fp16 on a GPU that computes in it, fp32 on the CPU."""
     overwrite: bool = False
     """Replace the masks of other options in --out."""
     tta: TtaConfig = field(default_factory=lambda: TtaConfig("flips", [1.5, 1.0, 0.75]))

@@ -69,7 +69,7 @@ def make(options: BackendOptions) -> "CellUnet":
         DataError: the file holds other weights.
     """
     options.need_roles("unet", "nucleus", "cell")
-    return CellUnet(load_cell_unet(options.weights or WEIGHTS), choose_device(options.device))
+    return CellUnet(load_cell_unet(options.weights or WEIGHTS), choose_device(options.device, predicts=True))
 
 
 def load_cell_unet(path: Path) -> Unet:

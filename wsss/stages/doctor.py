@@ -23,7 +23,7 @@ from wsss.inference.ensemble import read_provenance
 from wsss.inference.published import read_published
 from wsss.inference.tables import iter_cells, score_columns
 from wsss.metrics.classify import label_doubts
-from wsss.models.device import GIB, MEMORY_LIMITS, free_memory, gpu_precision
+from wsss.models.device import GIB, MEMORY_LIMITS, choose_device, free_memory, gpu_precision
 from wsss.options.doctor import DoctorOptions
 from wsss.runs.run_folder import RunFolder, load_checkpoint
 
@@ -102,9 +102,9 @@ def _gpus() -> Iterator[Finding]:
     for k in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(k)
         free, total = torch.cuda.mem_get_info(k)
-        text = (
-            f"cuda:{k} {properties.name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free, precision {gpu_precision(k)}"
-        )
+        memory = f"{free / GIB:.0f} of {total / GIB:.0f} GiB free"
+        predicts = choose_device(f"cuda:{k}", predicts=True).precision
+        text = f"cuda:{k} {properties.name}, {memory}, precision {gpu_precision(k)}, {predicts} for predictions"
         yield Finding("ok", "GPU", text)
 
 

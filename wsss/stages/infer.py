@@ -63,7 +63,8 @@ def run(options: InferOptions) -> int:
     out = options.out or Path("preds") / f"{folder.name}-{'-'.join(scorers)}{'-oof' if options.oof else ''}"
 
     on_ray = options.engine == "ray"  # this process only plans then
-    task, plan = _open(options, choose_device("cpu") if on_ray else choose_device(options.device, options.precision))
+    device = choose_device("cpu") if on_ray else choose_device(options.device, options.precision, predicts=True)
+    task, plan = _open(options, device)
     if options.oof:
         _note_late_images(task.data, plan)
         if note := foreign_note(model.name for model in task.published):
@@ -154,7 +155,7 @@ def _calibration(
 def open_in_worker(words: dict[str, Any], device_name: str) -> tuple[Task, Plan, str]:
     """Open data and networks in a worker on another machine, from the options by name; return the fingerprint too."""
     options = InferOptions(**words)
-    task, plan = _open(options, choose_device(device_name, options.precision))
+    task, plan = _open(options, choose_device(device_name, options.precision, predicts=True))
     return task, plan, digest_json(prediction_facts(options, task.data, plan, task.published))
 
 

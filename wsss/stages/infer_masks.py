@@ -56,7 +56,7 @@ def infer_masks(options: InferOptions, run: Path) -> int:
         )
     if options.large and options.oof:
         raise ConfigError("oof needs the folder of images that was trained on: pass --data FOLDER instead of --large.")
-    device = choose_device(options.device, options.precision)
+    device = choose_device(options.device, options.precision, predicts=True)
     folders = find_folders(run)
     checkpoints = [
         one
@@ -120,7 +120,7 @@ def _provenance(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpo
 def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, output: Output, journal: Journal) -> None:
     """Predict what the journal lacks; a broken image is recorded with its reason."""
     done, total = output.fresh(journal), sum(len(indices) for _, indices in plan)
-    device = choose_device(options.device, options.precision)
+    device = choose_device(options.device, options.precision, predicts=True)
     with progress(None, "infer", total=total, initial=len(done)) as bar:
         for checkpoints, indices in plan:
             predictor = MaskPredictor(checkpoints, options.segmentation, device)

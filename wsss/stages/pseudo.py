@@ -35,7 +35,7 @@ def run(options: PseudoOptions) -> int:
     data = DataSet.open(folder)
     if options.pseudo.inside_cells:
         check_cells(data, ", or pass --pseudo.inside_cells false")
-    device = choose_device(options.device, options.precision)
+    device = choose_device(options.device, options.precision, predicts=True)
     checkpoints = [load_classifier(path, device) for path in find_folders(options.run)]
     for checkpoint in checkpoints:
         check_fits(checkpoint, data)

@@ -78,7 +78,7 @@ class Mapper:
     """
 
     def __init__(self, run: Path, data: DataSet, *, oof: bool) -> None:
-        self.data, self.device = data, choose_device()
+        self.data, self.device = data, choose_device(predicts=True)
         folders = find_folders(run)
         checkpoints = [one for folder in folders for one in load_classifiers(folder, self.device)]
         for checkpoint in checkpoints:
