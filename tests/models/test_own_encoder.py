@@ -106,6 +106,24 @@ def test_the_example_is_trained_and_asked_by_the_commands(tiny: str, tmp_path: P
         infer.main(infer_it)
 
 
+def test_a_config_file_does_not_start_code_that_the_command_does_not_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "strange.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Net: ...\n")
+    for text in ('backbone: "strange:Net"', '{"backbone": "strange:Net"}'):
+        config = tmp_path / "c.yaml"
+        config.write_text(text)
+        for given in (str(config), '{"backbone": "strange:Net"}'):
+            with pytest.raises(ConfigError, match="code that would be run: if you trust it, pass --backbone too"):
+                train.main(["--task", "masks", "--data", str(tmp_path), "--config", given])
+    assert not (tmp_path / "ran").exists()
+    squares(tmp_path / "data")
+    words = f"--task masks --data {tmp_path}/data --run {tmp_path}/run --weights none --config {config}".split()
+    with pytest.raises(ConfigError, match="is no class of torch"):
+        train.main([*words, "--backbone", "strange:Net"])
+
+
 def test_the_code_that_an_encoder_imports_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "net_of_test"
     package.mkdir()

@@ -382,17 +382,28 @@ def _brief(parser: ArgumentParser) -> str:
     )
 
 
+CODE = ("backbone", "encoder")
+"""Options that may name a class, 'package.module:Class', whose code is then run."""
+
+
 def _check_configs(words: Sequence[str]) -> None:
     """Read the files of --config within limits, before the parser reads them without any.
 
     Raises:
-        ConfigError: one is no YAML, or blows up.
+        ConfigError: one is no YAML, or blows up, or names code that the command line does not name.
     """
     for word, after in itertools.pairwise([*words, ""]):
         name, _, value = word.partition("=")
         if name == "--config" and is_file(value or after):
             check_seal(Path(value or after), OF_OPTIONS)
             read_yaml(Path(value or after), ConfigError)
+    typed = {word.partition("=")[0] for word in words}
+    for where, option in itertools.product(range(len(words)), CODE):
+        named = str((_config_at(words, where) or {}).get(option, ""))
+        if re.fullmatch(r"[\w.]+:\w+", named) and f"--{option}" not in typed:
+            raise ConfigError(
+                f"--config names the {option} {named}, code that would be run: if you trust it, pass --{option} too."
+            )
 
 
 def _switches(options: Sequence[type], prefix: str = "--") -> set[str]:
