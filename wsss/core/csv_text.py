@@ -21,7 +21,7 @@ from wsss.core.reading import check_regular
 _GUARDED = r"^'(?=[=+\-@'\t\r])"
 LONGEST_HEADER = 1 << 20
 """Characters of the first line, at most."""
-MOST_COLUMNS = 20_000
+MOST_COLUMNS = 5_000
 SEPARATORS = ",;\t"
 ID_COLUMNS = ("ID", "Image", "image_id", "ImageId", "image_name", "filename", "file_name", "file")
 """Names of the column with the image, in order of preference; in a table without the first it is called ID."""
