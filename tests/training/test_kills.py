@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from squares import equal, make_squares, words
 
+from wsss.cli import run_stage
 from wsss.train import main
 
 pytestmark = pytest.mark.slow
@@ -40,7 +41,7 @@ def kill_once(
 ) -> bool:
     """Go on with the run and kill it; return whether it still ran, and was saving if so asked."""
     before = saved_at(folder)
-    process = context.Process(target=main, args=(arguments,))
+    process = context.Process(target=run_stage, args=("train", arguments))
     process.start()
     while process.is_alive() and saved_at(folder) == before:
         time.sleep(0.001)  # until it has loaded, and saved something new
