@@ -1,9 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from wsss.core.checks import DataError
-from wsss.data.pixels import find_images
+from wsss.data.pixels import find_images, read_image
 
 CHANNELS = ("red", "green", "blue", "yellow")
 
@@ -75,3 +77,14 @@ def test_an_empty_or_absent_folder_says_what_was_expected(tmp_path: Path) -> Non
         find_images(tmp_path, CHANNELS)
     with pytest.raises(DataError, match="pass a folder of images"):
         find_images(tmp_path / "nowhere", CHANNELS)
+
+
+def test_labels_of_imagej_that_contradict_the_order_are_refused(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.tif", np.arange(512).reshape(2, 16, 16).astype(np.uint8)
+    for labels, right in ((["GFP", "Hoechst"], False), (["Hoechst", "GFP"], True), (["c:1/2", "c:2/2"], True)):
+        tifffile.imwrite(path, pixels, imagej=True, metadata={"axes": "CYX", "Labels": labels})
+        if right:
+            np.testing.assert_array_equal(read_image([path], 2, names=["DAPI", "GFP"])[0], pixels)
+        else:
+            with pytest.raises(DataError, match="calls its channels GFP, Hoechst, expected DAPI, GFP"):
+                read_image([path], 2, names=["DAPI", "GFP"])

@@ -273,7 +273,7 @@ def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence
 
     Args:
         names: what the file calls its channels.
-        binding: whether names that fit nothing are an error, or are ignored.
+        binding: whether names that fit nothing are an error, or are ignored; one that fits elsewhere is an error.
         samples: how many channels the file has.
         wanted: names of the channels that are needed.
         file: for messages.
@@ -288,7 +288,8 @@ def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence
             raise DataError(f"{file} has several channels of the name {some(twice)}: give each a name of its own.")
         return places
     descriptive = [name for name in names if not _NUMBERED.fullmatch(name.strip())]
-    if binding and given and descriptive and wanted:
+    elsewhere = any(place not in (-1, k) for k, place in enumerate(places))
+    if given and wanted and (elsewhere or (binding and descriptive)):
         raise DataError(
             f"{file} calls its channels {some(names, 8)}, expected {', '.join(wanted)}: name them with --channels "
             f"{wanted[0]}=NAME,... in this order."

@@ -243,9 +243,8 @@ def _config_at(words: Sequence[str], where: int) -> dict[str, Any] | None:
         return None
     path = path if equals else words[where + 1]
     try:
-        text = path if path.startswith("{") else Path(path).read_text()
-        values = parse_yaml(text, path)
-    except (OSError, UnicodeDecodeError, UserError):
+        values = parse_yaml(path, path) if path.startswith("{") else read_yaml(Path(path))
+    except (OSError, UserError):
         return None  # the parser says what is wrong
     return values if isinstance(values, dict) and all(isinstance(key, str) for key in values) else None
 

@@ -163,6 +163,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ValueError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # PyTorch would advise to read it all the same
+            reason = "it is no such file, or holds more than tensors, which could be a program"
         raise DataError(f"{path} does not hold plain weights ({reason}): expected a state dict of tensors.") from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
