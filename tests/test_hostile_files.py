@@ -379,6 +379,14 @@ def progressive(scans: int) -> bytes:
     return content[:-2] + content[content.rindex(b"\xff\xda") : -2] * scans + content[-2:]
 
 
+def jpeg_in_tiff(content: bytes) -> bytes:
+    """Return a TIFF of 16 x 16 px whose only strip is a JPEG."""
+    stream = io.BytesIO()
+    where = {"shape": (16, 16), "dtype": np.uint8, "compression": "jpeg", "photometric": "minisblack"}
+    tifffile.imwrite(stream, iter([content]), rowsperstrip=16, metadata=None, **where)
+    return stream.getvalue()
+
+
 def ome_tiff(xml: str) -> bytes:
     stream = io.BytesIO()
     tifffile.imwrite(stream, np.zeros((16, 16), np.uint8), description=xml, metadata=None)
@@ -400,6 +408,7 @@ def test_hostile_pictures(tmp_path: Path) -> None:
         "a line of 200,000 pixels": png(1, 200_000),
         "a PNG of 200,000 parts": png(16)[:-12] + 200_000 * part + png(16)[-12:],
         "a JPEG of 2,000 scans": progressive(2000),
+        "the same in a TIFF": jpeg_in_tiff(progressive(2000)),
         "a million planes": ome_tiff(f"<OME><Image>{pixels.format(2**20, '')}</Image></OME>"),
         "a million planes, over and over": ome_tiff(
             f"<OME><Image>{pixels.format(2**16, '<TiffData/>' * 5000)}</Image></OME>"

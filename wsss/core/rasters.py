@@ -39,6 +39,8 @@ MOST_RATIO, MOST_RATIO_BLANK = 100, 1200
 """Bytes of pixels for each byte of the file, at most; of pictures that may well be blank, such as label maps."""
 MOST_BLANK = 2**25
 """Most pixels of a blank picture, unless its image is as large."""
+JPEGS = (6, 7, 33007, 34892)
+"""Compressions of a TIFF whose segments are JPEG."""
 MOST_SCANS = 100
 """Passes over the picture in a progressive JPEG, which usually has about ten; each takes as long as all pixels do."""
 MOST_METADATA = 2**20
@@ -313,7 +315,8 @@ def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
         wide = bits == 16 and samples > 1
         return Raster(header, lambda: _decode_png(stream, bits, wide, where), orientation, colours)
     if kind == "JPEG":
-        _check_scans(stream, where)
+        stream.seek(0)
+        check_scans(stream.read(), where)
     if mode not in ("1", "L", "P", "RGB"):
         raise DataError(f"{where} is a {kind} of mode {mode}, expected grey values or RGB.")
     samples = 3 if mode == "RGB" else 1
@@ -322,9 +325,13 @@ def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
     return Raster(header, lambda: _decode_pillow(stream, kind), orientation, colours)
 
 
-def _check_scans(stream: Any, where: str) -> None:
-    stream.seek(0)
-    scans = stream.read().count(b"\xff\xda")  # the marker of a scan, which does not come about within one
+def check_scans(content: bytes, where: str) -> None:
+    """Refuse a JPEG that passes over its pixels more than MOST_SCANS times.
+
+    Raises:
+        DataError: it does.
+    """
+    scans = content.count(b"\xff\xda")  # the marker of a scan, which does not come about within one
     if scans > MOST_SCANS:
         raise DataError(f"{where} passes over its pixels {scans} times, more than {MOST_SCANS}: it is made to do harm.")
 
@@ -624,8 +631,11 @@ def _page(page: Any, where: str) -> np.ndarray:
 
 
 def _check_segments(page: Any, where: str) -> None:
-    """Refuse a page with missing segments, which tifffile would fill with zeros."""
+    """Refuse a page with missing segments, which tifffile would fill with zeros, or with a JPEG made to do harm."""
     length = page.parent.filehandle.size
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
         if offset <= 0 or count <= 0 or offset + count > length:
             raise DataError(f"{where} is cut short: pixels are missing.")
+        if page.compression in JPEGS:
+            page.parent.filehandle.seek(offset)
+            check_scans(page.parent.filehandle.read(count), where)

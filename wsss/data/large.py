@@ -25,11 +25,13 @@ from skimage.draw import polygon
 from wsss.core.checks import DataError, install, some
 from wsss.core.files import read_json
 from wsss.core.rasters import (
+    JPEGS,
     MOST_BLOWN_UP,
     MOST_RATIO,
     MOST_RATIO_BLANK,
     Header,
     alpha_places,
+    check_scans,
     first_series,
     named,
     open_tiff,
@@ -280,6 +282,8 @@ class LargeImage:
         with named(str(self.path)):
             handle.seek(self._page.dataoffsets[index])
             content = handle.read(self._page.databytecounts[index])
+            if self._page.compression in JPEGS:
+                check_scans(content, str(self.path))
             unpacked = math.prod(self._page.chunks)
             if content and unpacked > max(MOST_BLOWN_UP, MOST_RATIO * len(content)):
                 raise DataError(
