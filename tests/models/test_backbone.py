@@ -163,7 +163,7 @@ def saved(path: Path, name: str, prefix: str = "", *, in_order: bool = False, cl
 def test_weights_of_a_larger_sister_are_refused(
     tmp_path: Path, build: Callable[..., Any], name: str, other: str, in_order: bool
 ) -> None:
-    with pytest.raises(DataError, match=r"do not fit this network.*Choose the file of this backbone"):
+    with pytest.raises(DataError, match=rf"w\S+ does not fit backbone {name}: .*Choose the file of this backbone"):
         build(name, weights=str(saved(tmp_path / "w.pth", other, in_order=in_order)))
 
 
@@ -198,7 +198,7 @@ def test_tensors_in_order_must_be_of_the_same_kind(tmp_path: Path) -> None:
     names = [f"x{k}.{swapped.get(kind, kind)}" for k, kind in enumerate(kinds)]
     renamed = dict(zip(names, state.values(), strict=True))
     torch.save(renamed, tmp_path / "w.pth")
-    with pytest.raises(DataError, match="do not fit this network"):
+    with pytest.raises(DataError, match="does not fit"):
         build_backbone(TINY, weights=str(tmp_path / "w.pth"))
 
 

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 from roifile import ROI_TYPE, ImagejRoi, roiwrite
 
 from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import HPA_CHANNELS, ClassList
+from wsss.data.masks import read_mask
 from wsss.exports.annotations import cell_features, write_coco, write_geojson
 from wsss.segmenters import Backend, BackendOptions, Field, NetworkBackend, make_backend
-from wsss.segmenters.masks import CONVERT_SEG
+from wsss.segmenters.masks import CONVERT_SEG, MaskFolder
 
 FIELD = Field("ab", np.zeros((4, 5, 10), np.uint8), 20, 40, 10)
 CELLS = np.zeros((20, 40), np.int32)
@@ -319,6 +321,67 @@ def test_masks_of_cellpose_are_read_and_its_pickles_refused_with_the_line_that_c
         np.testing.assert_array_equal(backend(tmp_path, "DAPI")(CD).cells, CELLS if "cp" in name[:6] else 0)
     (tmp_path / "cd.tif").unlink()
     np.testing.assert_array_equal(backend(tmp_path, "DAPI")(CD).cells, CELLS)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["ab.png", "ab.tif"], "ab.png, not ab.tif"),
+        (["ab.geojson", "ab.png", "ab.npy"], "ab.geojson, not ab.png, ab.npy"),
+        (["ab.tif", "ab_masks.png"], "ab.tif, not ab_masks.png"),
+        (["ab_cp_masks.png", "ab_cp_masks.tif", "ab_seg.npy", "ab.tif"], "ab_cp_masks.png, not ab_cp_masks.tif"),
+        (["ab_cp_masks.png", "ab.tif"], "ab_cp_masks.png, not ab.tif"),
+        (["ab_cp_masks.png", "ab_rois.zip", "ab_seg.npy", "ab.tif"], ""),
+        (["ab.png", "ab_red.png", "ab_green.png"], ""),
+    ],
+)
+def test_one_note_says_which_of_several_files_is_read(tmp_path: Path, names: list[str], told: str) -> None:
+    for name in (*names, "cd.png"):
+        (tmp_path / name).touch()
+    notes = MaskFolder(tmp_path).several(["ab", "cd", "ef"])
+    assert notes == ([f"{tmp_path} has several files of 1 images; read are {told}."] if told else [])
+
+
+def test_a_stack_is_refused_with_a_way_out_that_the_command_has(tmp_path: Path) -> None:
+    tifffile.imwrite(
+        tmp_path / "ab.tif", np.stack([CELLS, CELLS]).astype(np.uint16), imagej=True, metadata={"axes": "ZYX"}
+    )
+    with pytest.raises(DataError, match=r"is a stack.*save one plane") as error:
+        backend(tmp_path)(FIELD)
+    assert "--" not in str(error.value)
+
+
+@pytest.mark.parametrize("background", [1, 9])
+def test_another_background_is_named_until_it_is_said(tmp_path: Path, background: int) -> None:
+    numbered = np.where(CELLS > 0, CELLS + 1, background)
+    Image.fromarray(numbered.astype(np.uint16)).save(tmp_path / "ab.png")
+    for split in (False, True):
+        given = make_backend("masks", BackendOptions(tmp_path, split=split))(FIELD)
+        assert given.doubts == (f"border={background}",), "a note that stays as long as its cause"
+    given = make_backend("masks", BackendOptions(tmp_path, background=background))(FIELD)
+    np.testing.assert_array_equal(given.cells, np.where(CELLS > 0, CELLS + 1, 0))
+    assert given.doubts == ()
+
+
+@pytest.mark.parametrize(
+    ("colours", "places", "doubts"),
+    [
+        ([0, 0, 0, 255, 255, 255], (0, 1), ()),
+        ([255, 255, 255, 0, 0, 0], (1, 0), ("palette",)),
+        ([9, 9, 9, 0, 0, 0, 255, 255, 255], (1, 2), ("palette",)),
+        ([0, 0, 0, 128, 0, 0], (0, 1), ()),
+    ],
+)
+def test_palettes_are_read_alike_as_label_maps_and_as_masks(
+    tmp_path: Path, colours: list[int], places: tuple[int, int], doubts: tuple[str, ...]
+) -> None:
+    picture = Image.fromarray(np.where(CELLS == 7, places[1], places[0]).astype(np.uint8), "P")
+    picture.putpalette(colours)
+    picture.save(tmp_path / "ab.png")
+    found = backend(tmp_path)(FIELD)
+    np.testing.assert_array_equal(found.cells > 0, CELLS == 7)
+    np.testing.assert_array_equal(read_mask(tmp_path / "ab.png", CELLS.shape, tmp_path), CELLS == 7)
+    assert tuple(doubt for doubt in found.doubts if doubt == "palette") == doubts
 
 
 def test_masks_of_several_channels_of_an_image_are_refused(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_class_that_does_not_occur_is_null_and_the_table_is_printed(
 
 def test_true_masks_of_another_size_are_refused(folder: Path) -> None:
     Image.fromarray(np.zeros((20, 25), np.uint16)).save(folder / "masks/i0.png")
-    with pytest.raises(DataError, match=r"i0 has masks of 40 x 50, the true label map is 20 x 25"):
+    with pytest.raises(DataError, match=r"i0.png is 20 x 25, but i0 is 40 x 50: give it at that size"):
         run(folder, "--masks", str(folder / "masks"))
 
 
@@ -163,6 +163,89 @@ def test_predictions_of_other_images_are_refused(folder: Path) -> None:
     (folder / "truth.csv").write_text("ID,cell,Label\nother,1,0\n")
     with pytest.raises(DataError, match=r"no cell of .*begins with other, the predictions with i0"):
         run(folder)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("i0\u200b,1,0", r"the table begins with 'i0\\u200b', the nearest of the predictions is 'i0'"),
+        ("i0,7,0\ni0,9,1", r"of i0, the table has the cells 7, 9, the predictions 1, 2, 3 and 1 more"),
+        ("I0,1,0", r"the table begins with I0, the predictions with i0"),
+    ],
+)
+def test_a_join_without_any_cell_shows_the_difference(folder: Path, row: str, message: str) -> None:
+    (folder / "truth.csv").write_text(f"ID,cell,Label\n{row}\n")
+    with pytest.raises(DataError, match=rf"no cell of .*: {message}"):
+        run(folder)
+
+
+def squares(label_map: np.ndarray) -> list[tuple[int, list[list[int]]]]:
+    """Return the number and the corners x, y of each cell of `true_map`."""
+    out = []
+    for k in range(1, 5):
+        rows, columns = np.nonzero(label_map == k)
+        (y0, y1), (x0, x1) = ((axis.min(), axis.max() + 1) for axis in (rows, columns))
+        out.append((k, [[int(x0), int(y0)], [int(x1), int(y0)], [int(x1), int(y1)], [int(x0), int(y1)]]))
+    return out
+
+
+def write_form(path: Path, form: str) -> Path:
+    """Write the true cells of the five images in a form of other tools; return what is given as --masks."""
+    path.mkdir()
+    if form == "COCO":
+        images = [{"id": i, "file_name": f"i{i}.png", "height": SIZE[0], "width": SIZE[1]} for i in range(5)]
+        cells = [
+            {"id": k, "image_id": 0, "category_id": 1, "segmentation": [np.ravel(ring).tolist()]}
+            for k, ring in squares(true_map())
+        ]
+        cells += [dict(cell, id=cell["id"] + 10 * i, image_id=i) for i in range(1, 5) for cell in cells[:4]]
+        (path / "c.json").write_text(json.dumps({"images": images, "annotations": cells, "categories": []}))
+        return path / "c.json"
+    if form == "table":
+        masks = rle.encode_label_map(true_map())
+        rows = [(f"i{i}", k, text.decode()) for i in range(5) for k, text in masks.items()]
+        pd.DataFrame(rows, columns=["ID", "cell_id", "rle"]).to_csv(path / "t.csv", index=False)
+        return path / "t.csv"
+    for i in range(5):
+        if form == "GeoJSON":
+            features = [
+                {
+                    "type": "Feature",
+                    "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+                    "properties": {"measurements": {"cell_id": k}},
+                }
+                for k, ring in squares(true_map())
+            ]
+            (path / f"i{i}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        else:
+            Image.fromarray(true_map().astype(np.uint16)).save(path / f"i{i}_cp_masks.png")
+    return path
+
+
+@pytest.mark.parametrize("form", ["COCO", "table", "GeoJSON", "Cellpose"])
+def test_true_masks_are_read_in_every_form_that_segment_takes(folder: Path, form: str) -> None:
+    wanted = run(folder, "--masks", str(folder / "masks"))
+    if form == "COCO":  # numbers of annotations are unique in the file
+        truth = pd.read_csv(folder / "truth.csv")
+        truth["cell"] += 10 * truth.ID.str[1:].astype(int)
+        truth.to_csv(folder / "truth.csv", index=False)
+    found = run(folder, "--masks", str(write_form(folder / "other", form)), "--overwrite")
+    assert found["cells"] == wanted["cells"]
+    assert found["instances"] == wanted["instances"]
+
+
+def test_true_masks_are_checked_and_the_way_out_is_none_of_segment(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(5):
+        Image.fromarray((true_map() > 0).astype(np.uint8) * 255).save(folder / f"masks/i{i}.png")
+    Image.fromarray(true_map().astype(np.uint16)).save(folder / "masks/i1.tif")
+    with pytest.raises(DataError, match="none overlaps one by an IoU"):
+        run(folder, "--masks", str(folder / "masks"))
+    told = capsys.readouterr().out
+    assert "several files of 1 images; read are i1.png, not i1.tif" in told
+    assert "label maps of 4 images (i0, i1, i2, i3): one label is many pieces" in told
+    assert "--" not in told.split("many pieces")[1].split("\n")[0]
 
 
 def test_joining_by_overlap_needs_masks(folder: Path) -> None:

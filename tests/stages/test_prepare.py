@@ -211,9 +211,19 @@ def test_only_broken_images_are_an_error(inputs: Path) -> None:
         labelled(inputs)
 
 
+def test_images_of_which_none_can_be_decoded_are_an_error_and_nothing_is_prepared(inputs: Path) -> None:
+    for path in (inputs / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:-40])  # the header is whole
+    with pytest.raises(DataError, match="none of the 12 images could be prepared: ") as error:
+        labelled(inputs)
+    assert "\n" not in str(error.value)
+    assert not (inputs / "set/dataset.json").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
+        (["--plane", "1", "--project", "max"], "two ways to make one plane: leave one out, or name the axis"),
         (["--channels", "a,b,a"], "different names"),
         (["--channels", "a,b", "--roles", "nucleus=c"], "names the channel 'c', expected one of a, b"),
         (["--roles", "kernel=blue"], "ROLE=CHANNEL"),
@@ -314,6 +324,41 @@ def test_one_antibody_is_never_on_both_sides_of_a_fold_and_stays_in_the_tables(i
     assert (data.table.groupby("antibody")["fold"].nunique() == 1).all()
     assert labelled(inputs) == 0, "the second time nothing is left to do, and the group is known"
     assert DataSet.open(inputs / "set").manifest["folds"]["group"] == "Antibody"
+
+
+def test_too_few_groups_are_counted_as_groups(inputs: Path) -> None:
+    (inputs / "train.csv").write_text("ID,Label,plate\n" + "".join(f"i{k:02d},1,P{k % 2}\n" for k in range(12)))
+    with pytest.raises(ConfigError, match="--folds 4 needs at least 4 groups of labelled images of one plate, got 2"):
+        labelled(inputs, "--group", "plate")
+
+
+def test_columns_that_both_hold_labels_are_told(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (inputs / "train.csv").write_text("ID,Labels,Label\n" + "".join(f"i{k:02d},2,1\n" for k in range(12)))
+    assert labelled(inputs) == 0
+    assert "has the columns Label, Labels, which differ: Label is read" in capsys.readouterr().out
+    assert DataSet.open(inputs / "set").carried.Labels.tolist() == ["2"] * 12
+
+
+@pytest.mark.parametrize(
+    "beside", ["a_cp_masks", "a_flows_cp_masks", "a_outlines_cp_masks", "a_flows", "a_masks", "a-labelled"]
+)
+def test_results_of_programs_that_segment_are_no_images(
+    tmp_path: Path, beside: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b", beside, beside.replace("a", "b", 1), "c_1"):
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (20, 20), np.uint8)).save(
+            tmp_path / f"images/{name}.png"
+        )
+    np.save(tmp_path / "images/a_seg.npy", np.zeros(1))
+    assert run(tmp_path, "--channels", "DAPI") == 0
+    assert DataSet.open(tmp_path / "set").ids == ["a", "b", "c_1"]
+    assert "note: 2 files are results of programs that segment" in capsys.readouterr().out
+    for name in ("a", "b"):
+        (tmp_path / "images" / f"{name}.png").unlink()
+    if "_cp_" not in beside:  # a name that may be an image's own, if no other has it
+        assert run(tmp_path, "--channels", "DAPI", out="other") == 0
+        assert len(DataSet.open(tmp_path / "other").ids) == 3
 
 
 def test_a_group_that_no_table_has_is_refused(inputs: Path) -> None:

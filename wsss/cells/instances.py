@@ -211,25 +211,56 @@ LEAST_PIECE = 0.2
 MOST_BORDER = 0.5
 """A cell that holds more of the border of the map, and touches all four sides, is background."""
 
+BINARY = (1, 255, 65535)
+"""Values of the object in masks; a single cell of number 1 is a mask only where all images have no other."""
+LEAST_MAPS = 3
+"""Images of a set whose only cell has the number 1, from which on this is no chance."""
+
+_RESAVE = "save a label map with a number for each cell and 0 as the background"
 DOUBTS = {
-    "pieces": "one label is many pieces that do not touch, as in a binary mask: pass --split to take each for a cell",
-    "border": "one label covers most of the border: it looks like background, which must be 0",
-    "full": "no pixel is 0: background must be 0",
-    "palette": "the pixels are places in a table of colours that do not look like cell numbers: save grey numbers",
-    "stray": "outlines and masks without a pixel, outside the image or under others, are left out: do sizes match?",
+    "pieces": (
+        "one label is many pieces that do not touch, as in a binary mask",
+        "segment with --split takes each piece for a cell",
+        _RESAVE,
+    ),
+    "binary": ("the only label is {0}, as in a binary mask, in which cells that touch are one", _RESAVE, _RESAVE),
+    "border": (
+        "one label ({0}) covers most of the border: it looks like background, which must be 0",
+        "segment with --background {0} takes it for 0, and 0 for {0}",
+        _RESAVE,
+    ),
+    "full": (
+        "no pixel is 0: background must be 0",
+        "segment with --background N, the number of the background, takes it for 0",
+        _RESAVE,
+    ),
+    "palette": (
+        "the pixels are places in a table of colours that do not look like cell numbers (where only black and white "
+        "are shown, white is read as cells, else the places are)",
+        "save grey numbers",
+        "save grey numbers",
+    ),
+    "stray": (
+        "outlines and masks without a pixel, outside the image or under others, are left out",
+        "do sizes match?",
+        "do sizes match?",
+    ),
 }
-"""What may be wrong with a label map, and what to do."""
+"""What may be wrong with a label map; what to do, with the options of segment and without; {0} is a number."""
 
 
 def doubts_of(label_map: np.ndarray) -> list[str]:
-    """Return the doubts about a label map (H, W) int32, keys of DOUBTS."""
+    """Return the doubts about a label map (H, W) int32: keys of DOUBTS, '=' and the number where one is meant."""
     doubts = []
     ids, counts = np.unique(label_map, return_counts=True)
-    cells = ids[ids > 0]
-    if len(cells) and _in_pieces(label_map, len(cells)):
+    around = _around(label_map)
+    cells = ids[(ids > 0) & (ids != around)]
+    if len(cells) and _in_pieces(np.where(label_map == around, 0, label_map), len(cells)):
         doubts.append("pieces")
-    if _covers_border(label_map):
-        doubts.append("border")
+    elif len(cells) == 1 and int(cells[0]) in BINARY:
+        doubts.append(f"binary={cells[0]}")
+    if around:
+        doubts.append(f"border={around}")
     elif len(cells) and ids[0] > 0 and len(counts) > 1:
         doubts.append("full")
     return doubts
@@ -250,12 +281,18 @@ def _in_pieces(label_map: np.ndarray, cells: int) -> bool:
     return bool(large.max() >= (2 if cells == 1 else 3))
 
 
-def _covers_border(label_map: np.ndarray) -> bool:
+def _around(label_map: np.ndarray) -> int:
+    """Return the label that covers most of the border and touches all four sides, 0 if that is none."""
     sides = label_map[0], label_map[-1], label_map[:, 0], label_map[:, -1]
     ids, counts = np.unique(np.concatenate(sides), return_counts=True)
     most = int(counts.argmax())
     on_all = all((side == ids[most]).any() for side in sides)
-    return bool(ids[most] > 0 and on_all and counts[most] > MOST_BORDER * counts.sum())
+    return int(ids[most]) if on_all and counts[most] > MOST_BORDER * counts.sum() else 0
+
+
+def with_background(label_map: np.ndarray, number: int) -> np.ndarray:
+    """Return a (H, W) label map in which `number` and 0 have changed places."""
+    return np.where(label_map == number, 0, np.where(label_map == 0, number, label_map)).astype(label_map.dtype)
 
 
 def split_pieces(label_map: np.ndarray) -> np.ndarray:
@@ -263,17 +300,28 @@ def split_pieces(label_map: np.ndarray) -> np.ndarray:
     return label(label_map, background=0, connectivity=2).astype(np.int32)
 
 
-def doubt_notes(doubts: Mapping[str, Iterable[str]]) -> list[str]:
+def doubt_notes(doubts: Mapping[str, Iterable[str]], *, segmenting: bool = True) -> list[str]:
     """Return a line for each kind of doubt that names images.
 
     Args:
-        doubts: ID -> keys of DOUBTS.
+        doubts: ID -> what `doubts_of` returns.
+        segmenting: name options of segment as the way out.
     """
     notes = []
-    for kind, text in DOUBTS.items():
-        images = [name for name, of_image in doubts.items() if kind in of_image]
-        if images:
-            notes.append(f"label maps of {len(images)} images ({some(images)}): {text}.")
+    ones = sum("binary=1" in of_image for of_image in doubts.values())
+    chance = {"binary=1"} if ones < max(LEAST_MAPS, len(doubts)) else set()
+    for kind, (what, by_segment, elsewhere) in DOUBTS.items():
+        found = {
+            name: doubt
+            for name, of_image in doubts.items()
+            for doubt in of_image
+            if doubt.partition("=")[0] == kind and doubt not in chance
+        }
+        if found:
+            numbers = {doubt.partition("=")[2] for doubt in found.values()}
+            number = numbers.pop() if len(numbers) == 1 else "N"
+            way_out = (by_segment if segmenting else elsewhere).format(number)
+            notes.append(f"label maps of {len(found)} images ({some(found)}): {what.format(number)}: {way_out}.")
     return notes
 
 

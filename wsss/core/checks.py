@@ -1,7 +1,7 @@
 """Errors that a user can fix, and the small checks that raise them."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import field, fields
 from functools import cache
 from types import UnionType
@@ -127,3 +127,37 @@ def some(items: Iterable[object], most: int = 5) -> str:
     names = [str(item) for item in items]
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def exit_code(failed: int, count: int) -> int:
+    """Return the exit code of a stage of whose `count` images some failed: 0 for none, 2 for all, else 1."""
+    return 0 if not failed else 2 if failed >= count else 1
+
+
+MOST_COMPARED = 1000
+
+
+def unlike(ours: Sequence[object], theirs: Sequence[object], we: str, they: str) -> str:
+    """Say how two lists of names differ that have none in common, by the first of ours and the nearest of theirs.
+
+    Args:
+        ours: names; a name that looks like another is shown with escapes, or with its type.
+        theirs: the others.
+        we: whose names `ours` are, such as 'the table'.
+        they: whose `theirs` are.
+
+    Example:
+        >>> unlike(["a1"], ["b", "a1 "], "the table", "the folder")
+        "the table begins with 'a1', the nearest of the folder is 'a1 '"
+    """
+    if not len(ours) or not len(theirs):
+        return f"{we} begins with {some(ours[:1]) or 'nothing'}, {they} with {some(theirs[:1]) or 'nothing'}"
+    others = [str(name) for name in theirs[:MOST_COMPARED]]
+    one = str(ours[0])
+    near = difflib.get_close_matches(one, others, n=1, cutoff=0.6)
+    if not near:
+        return f"{we} begins with {one}, {they} with {others[0]}"
+    other, kinds = near[0], ("", "")
+    if one == other:
+        kinds = tuple(f" ({type(names[0]).__name__})" for names in (ours, theirs))  # type: ignore[assignment]
+    return f"{we} begins with {one!a}{kinds[0]}, the nearest of {they} is {other!a}{kinds[1]}"

@@ -68,6 +68,12 @@ def in_one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def say_notes(notes: Iterable[str]) -> None:
+    """Print what the user should know, a line each."""
+    for note in notes:
+        say(f"note: {note}")
+
+
 def say(line: str, /, event: str = "message", **fields: Any) -> None:
     """Print one message (stdout, at once): a line, or an object with `fields` and the line as its `text`."""
     if _Now.options.json:

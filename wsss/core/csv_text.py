@@ -236,6 +236,15 @@ def check_columns(table: pd.DataFrame, needed: Iterable[str], path: Path) -> Non
         raise DataError(f"{path} lacks the column(s) {some(missing)}; it has {some(table.columns, 8)}.")
 
 
+def first_of(names: Sequence[str], table: pd.DataFrame, path: Path) -> tuple[str, list[str]]:
+    """Return the first of several names of a column that a table has, '' for none, and a note if others differ."""
+    there = [name for name in names if name in table]
+    others = [name for name in there[1:] if (table[name] != table[there[0]]).any()]
+    if not others:
+        return "".join(there[:1]), []
+    return there[0], [f"{path} has the columns {some([there[0], *others])}, which differ: {there[0]} is read."]
+
+
 def any_case(table: pd.DataFrame, wanted: Iterable[str], path: Path) -> pd.DataFrame:
     """Return a table whose columns of the wanted names, in any upper or lower case, are named as they stand there."""
     return table.set_axis(_canonical([str(name) for name in table.columns], wanted, path), axis=1)

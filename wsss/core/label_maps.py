@@ -147,7 +147,8 @@ def read_label_map(path: Path, *sizes: tuple[int, ...]) -> np.ndarray:
     """Read a label map as (H, W) int32, 0 background.
 
     Reads grey PNG of 1 to 16 bits, TIFF of any number type, BMP, NPY, and NPZ holding one array; a palette's places
-    count as numbers. Nothing is unpickled, and sizes are checked in the header first.
+    count as numbers, but white is the object where all that is shown is black and white. Nothing is unpickled, and
+    sizes are checked in the header first.
 
     Args:
         path: the file.
@@ -176,9 +177,9 @@ def read_label_map(path: Path, *sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def has_odd_palette(path: Path, size: tuple[int, ...]) -> bool:
-    """Whether a label map of `size` is a palette picture whose indices cannot be cell numbers.
+    """Whether a label map of `size` is a palette picture whose places cannot be cell numbers.
 
-    That is so if 0 is not the darkest colour, or if all colours are greys that differ from their indices: the picture
+    That is so if 0 is not the darkest colour, or if all colours are greys that differ from their places: the picture
     then means its colours. Files that cannot be read raise their error in `read_label_map`.
     """
     if path.suffix.lower() in (".npy", ".npz"):
@@ -186,8 +187,12 @@ def has_odd_palette(path: Path, size: tuple[int, ...]) -> bool:
     with open_raster(path, where=str(path), blank=[size]) as raster:
         if raster.colours is None:
             return False
-        used = np.unique(raster.numbers())
-    colours = raster.colours[np.minimum(used, len(raster.colours) - 1)].astype(np.int64)
+        places = raster.numbers()
+        used, shown = np.unique(places), raster.black_and_white(places)
+        colours = raster.colours_of(used)
+    assert colours is not None
+    if shown is not None:
+        return bool(((shown > 0) != (places > 0)).any())
     bright = colours.sum(axis=1)
     grey = (colours == colours[:, :1]).all() and len(np.unique(colours[:, 0])) > 1
     swapped = used[0] == 0 and bright[0] > bright.min()
@@ -285,6 +290,9 @@ def _read_picture(path: Path, sizes: Collection[tuple[int, ...]]) -> np.ndarray:
         if header.kind == "JPEG":
             raise DataError(f"{path} is a JPEG, which does not keep cell numbers: save the label map as PNG or TIFF.")
         pixels = raster.plane(path, "one plane of grey values that are cell numbers: save a label map, not its picture")
+        shown = raster.black_and_white(pixels)
+        if shown is not None and ((shown > 0) != (pixels > 0)).any():
+            pixels = shown
     if raster.description.startswith(CHECKSUM) and raster.description != f"{CHECKSUM}{_checksum(pixels)}":
         raise DataError(f"{path} is damaged: its cells do not match their checksum. Make it again.")
     return pixels

@@ -24,7 +24,7 @@ from PIL import Image
 from wsss.core.checks import DataError
 from wsss.core.files import composed
 from wsss.core.reading import MOST_CHUNKS, PNG, check_png, check_regular, one_line, png_text
-from wsss.core.stacks import MOST_PLANES, NO_CHOICE, OmeImage, PlaneChoice, Stack, in_um, ome_of, sibling
+from wsss.core.stacks import MOST_PLANES, OmeImage, PlaneChoice, Stack, in_um, ome_of, sibling
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
@@ -130,6 +130,22 @@ class Raster:
         pixels = turn(self.decode(), self.orientation)[..., : self.header.samples]
         return ~pixels if self.header.inverted and pixels.dtype == bool else pixels
 
+    def colours_of(self, places: np.ndarray) -> np.ndarray | None:
+        """Return (n, 3) int64, the colours of (n,) places of the palette; None without a palette."""
+        colours = self.colours
+        return None if colours is None else colours[np.minimum(places, len(colours) - 1)].astype(np.int64)
+
+    def black_and_white(self, places: np.ndarray) -> np.ndarray | None:
+        """Return (H, W) uint8 of 0 and 255 for the (H, W) places of a palette that are shown black and white alone.
+
+        Any other picture gives None.
+        """
+        used = np.unique(places)
+        colours = self.colours_of(used)
+        if colours is None or not ((colours == 0).all(axis=1) | (colours == 255).all(axis=1)).all():
+            return None
+        return np.asarray(colours[np.searchsorted(used, places), 0].astype(np.uint8))
+
     def plane(self, where: object, expected: str) -> np.ndarray:
         """Return the one plane of numbers (H, W), upright; an RGB picture of greys has one.
 
@@ -174,11 +190,45 @@ def stem_of(name: str) -> str:
     return stem[:-4] if stem.lower().endswith(".ome") else stem
 
 
+_BY_CELLPOSE = re.compile(r".+_(cp_(masks|outlines|output)|outlines_cp|flows_cp|masks_cp)\w*", re.IGNORECASE)
+_BESIDE = re.compile(
+    r"(.+?)[_-](seg|masks?|labels?|labelled|segmentation|Simple Segmentation|Object Predictions|Probabilities"
+    r"|flows?|dP|cellprob|outlines?|overlays?|pred|preview)",
+    re.IGNORECASE,
+)
+"""What programs that segment write beside the images."""
+
+
+def by_products(stems: Collection[str], channels: Collection[str] = ()) -> set[str]:
+    """Return those of the names of pictures that are results of programs that segment, and no images.
+
+    Names that only Cellpose gives always are; those that say mask, labels, flows, ... are if they go on from the name
+    of another picture, or of the image of which it is one of the `channels`.
+
+    Args:
+        stems: names without endings, see `stem_of`.
+        channels: names that files of single channels bear.
+    """
+    known = {stem.casefold() for stem in stems}
+    heads = known | {
+        stem[: -len(end)]
+        for stem in known
+        for end in (f"_{name}".casefold() for name in channels)
+        if stem.endswith(end)
+    }
+    found = set()
+    for stem in stems:
+        beside = _BESIDE.fullmatch(stem)
+        if _BY_CELLPOSE.fullmatch(stem) or (beside and beside[1].casefold() in heads):
+            found.add(stem)
+    return found
+
+
 @contextmanager
 def open_raster(
     source: Path | bytes,
     *,
-    choice: PlaneChoice = NO_CHOICE,
+    choice: PlaneChoice | None = None,
     join: bool = True,
     where: str = "",
     blank: Collection[tuple[int, ...]] | None = None,
@@ -187,7 +237,7 @@ def open_raster(
 
     Args:
         source: the file, or its content.
-        choice: what is taken of a stack; several channels are always all read.
+        choice: what is taken of a stack, None where nothing can be chosen; several channels are always all read.
         join: take planes that an OME-TIFF has in sibling files too; else its own alone.
         where: what to call it in messages; the file's name if left out.
         blank: sizes (H, W) in which a picture without content is valid, besides those of up to MOST_BLANK pixels; None
@@ -461,7 +511,7 @@ def _tiff(stream: Any) -> tifffile.TiffFile:
 
 
 def _tiff_raster(
-    tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, choice: PlaneChoice, where: str
+    tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, choice: PlaneChoice | None, where: str
 ) -> Raster:
     page: Any = tiff.pages.first
     stack, names, binding, pixel_um = _stack(tiff, source, opened, where)

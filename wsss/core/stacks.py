@@ -57,6 +57,11 @@ def parse_choice(plane: str, project: str) -> PlaneChoice:
         planes.append((axis, int(number)))
     if len({axis for axis, _ in planes}) < len(planes) or (len(planes) > 1 and any(not axis for axis, _ in planes)):
         raise ConfigError(f"--plane is '{plane}', expected one number for each axis, such as Z=3,T=1.")
+    if project and any(not axis for axis, _ in planes):
+        raise ConfigError(
+            f"--plane {plane} and --project {project} are two ways to make one plane: leave one out, or name the axis "
+            f"of the plane (--plane Z={plane.strip()}) where the other axes are to be projected."
+        )
     return PlaneChoice(tuple(planes), project)
 
 
@@ -79,19 +84,25 @@ class Stack:
         at = self.page_axes.index("Y"), self.page_axes.index("X")
         return self.page_shape[at[0]], self.page_shape[at[1]]
 
-    def samples(self, choice: PlaneChoice, where: str) -> int:
+    def samples(self, choice: PlaneChoice | None, where: str) -> int:
         """Return how many channels there are, those that are declared transparent included.
+
+        Args:
+            choice: what is taken of it; None where the command has no options to choose by.
+            where: the file, for messages.
 
         Raises:
             DataError: an axis longer than 1 holds no channels and nothing is chosen of it, or two axes hold channels.
         """
+        can_choose, choice = choice is not None, choice or NO_CHOICE
         apart = self._apart(choice)
         chosen = [f"{NAMES.get(axis, axis)}: {n}" for axis, n in apart]
         for axis, n in apart:
             if not choice.project and self._plane(choice, axis, len(apart)) is None:
+                options = f"pass --plane N (1 to {n}{', or Z=3,T=1' if len(apart) > 1 else ''}), --project max, or "
                 raise DataError(
-                    f"{where} is a stack ({', '.join(chosen)} planes), and Z, time and positions are no channels: pass "
-                    f"--plane N (1 to {n}{', or Z=3,T=1' if len(apart) > 1 else ''}), --project max, or save one plane."
+                    f"{where} is a stack ({', '.join(chosen)} planes), and Z, time and positions are no channels: "
+                    f"{options if can_choose else ''}save one plane."
                 )
             number = self._plane(choice, axis, len(apart))
             if number is not None and number > n:
@@ -102,13 +113,13 @@ class Stack:
             raise DataError(f"{where} has several axes of channels ({axes}), expected one: save one plane per channel.")
         return channels[0][1] if channels else 1
 
-    def read(self, choice: PlaneChoice, where: str) -> np.ndarray:
+    def read(self, choice: PlaneChoice | None, where: str) -> np.ndarray:
         """Return (H, W, samples).
 
         Raises:
             DataError: see `samples`.
         """
-        samples = self.samples(choice, where)
+        samples, choice = self.samples(choice, where), choice or NO_CHOICE
         apart = dict(self._apart(choice))
         one: list[Sequence[int]] = []
         over: list[Sequence[int]] = []

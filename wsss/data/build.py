@@ -256,7 +256,8 @@ def _folds(
             labels[row, parse_label(text)] = True
         groups = _first_of_group(len(table), [*pairs, *_same_value(table, spec.group)])
         previous = np.array([before.get(ID, -1) for ID in table["ID"].iloc[held]], np.int64)
-        fold[held] = make_folds(labels, groups[held], spec.folds, spec.seed, previous)
+        what = f"groups of labelled images of one {spec.group}" if spec.group else "different labelled images"
+        fold[held] = make_folds(labels, groups[held], spec.folds, spec.seed, previous, what)
     return fold
 
 

@@ -261,8 +261,7 @@ class DataSet:
     @property
     def file_channels(self) -> tuple[str, ...]:
         """Names that files of single channels may bear: those of the data set, of its files, and of the Atlas."""
-        in_files = [name for source in self.manifest["sources"] for name in source.get("channels", [])]
-        return tuple(dict.fromkeys([*in_files, *self.channels, *HPA_CHANNELS]))
+        return file_channels(self.manifest)
 
     @property
     def tints(self) -> tuple[str, ...]:
@@ -406,6 +405,12 @@ def folds_digest(table: pd.DataFrame, n: int, seed: int) -> str:
     held = table.loc[table["fold"] >= 0]
     rows = [held[name].astype(str).tolist() for name in ("ID", "Label", "fold")]
     return digest_json({"n": n, "seed": seed, "rows": rows})
+
+
+def file_channels(manifest: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names that files of single channels of a data set may bear, see `DataSet.file_channels`."""
+    in_files = [name for source in manifest["sources"] for name in source.get("channels", [])]
+    return tuple(dict.fromkeys([*in_files, *manifest["channels"], *HPA_CHANNELS]))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -191,7 +191,13 @@ MOST_KINDS = 1000
 
 
 def make_folds(
-    labels: np.ndarray, groups: np.ndarray, n: int, seed: int, before: np.ndarray | None = None
+    labels: np.ndarray,
+    groups: np.ndarray,
+    n: int,
+    seed: int,
+    before: np.ndarray | None = None,
+    what: str = "different labelled images",
+    option: str = "--folds",
 ) -> np.ndarray:
     """Assign every image to one of n folds.
 
@@ -206,6 +212,8 @@ def make_folds(
         seed: the same seed gives the same folds.
         before: (N,) int, the fold that each image has already, -1 for none. Its whole group goes there; where a group
             has images of several folds, to the one that most of them are in.
+        what: what the groups are, for the message.
+        option: by which the number of folds is given, likewise.
 
     Returns:
         (N,) int8 in 0..n-1.
@@ -216,7 +224,7 @@ def make_folds(
     _, group = np.unique(groups, return_inverse=True)
     count = int(group.max()) + 1 if len(group) else 0
     if count < n:
-        raise ConfigError(f"--folds {n} needs at least {n} different labelled images, got {count}.")
+        raise ConfigError(f"{option} {n} needs at least {n} {what}, got {count}: pass a lower {option}.")
     sums = np.zeros((count, labels.shape[1] + 1), np.int64)  # images of the group per class, and in all
     np.add.at(sums, group, np.column_stack([labels, np.ones(len(labels), bool)]))
     fold = _kept(group, count, n, before)

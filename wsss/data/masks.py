@@ -22,7 +22,7 @@ from scipy import ndimage
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import read_text
 from wsss.core.files import composed, digest_json
-from wsss.core.rasters import SUFFIXES, open_raster, stem_of
+from wsss.core.rasters import SUFFIXES, Raster, open_raster, stem_of
 from wsss.core.rle import decode_pairs
 from wsss.data.folds import make_folds
 from wsss.options.masks import IGNORE, MOST
@@ -103,7 +103,7 @@ def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
                 f"{path} is {header.height} x {header.width}, its image {image} is {size[0]} x {size[1]}: "
                 "image and mask must match."
             )
-        values = _mask_values(raster.plane(path, "a grey one of 0 and 255"), raster.colours, path)
+        values = _mask_values(raster.plane(path, "a grey one of 0 and 255"), raster, path)
     present = np.unique(values)
     if not any(set(present.tolist()) <= {0, full} for full in FULL):
         raise DataError(
@@ -112,21 +112,21 @@ def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
     return np.asarray(values > 0)
 
 
-def _mask_values(numbers: np.ndarray, colours: np.ndarray | None, path: Path) -> np.ndarray:
+def _mask_values(places: np.ndarray, raster: Raster, path: Path) -> np.ndarray:
     """Return (H, W) numbers, of a palette the greys that it stands for; its places where it holds other colours.
 
     Raises:
         DataError: 0 is not the darkest of these colours, so that either of the two may be the object.
     """
+    used = np.unique(places)
+    colours = raster.colours_of(used)
     if colours is None:
-        return numbers
-    used = np.unique(numbers)
-    table = colours[np.minimum(used, len(colours) - 1)].astype(np.int64)
-    if (table == table[:, :1]).all():
-        return colours[np.minimum(numbers, len(colours) - 1), 0]
-    if used[0] == 0 and table[0].sum() > table.sum(axis=1).min():
+        return places
+    if (colours == colours[:, :1]).all():
+        return np.asarray(colours[np.searchsorted(used, places), 0])
+    if used[0] == 0 and colours[0].sum() > colours.sum(axis=1).min():
         raise DataError(f"{path} has a palette whose colour 0 is not the darkest: save the mask as grey 0 and 255.")
-    return numbers
+    return places
 
 
 def read_text_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -451,7 +451,9 @@ def survey(masks: MaskSet) -> Survey:
     return Survey(coverage, sizes)
 
 
-def coverage_folds(coverage: np.ndarray, n: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
+def coverage_folds(
+    coverage: np.ndarray, n: int, seed: int, groups: np.ndarray | None = None, what: str = "images with masks"
+) -> np.ndarray:
     """Assign images to n folds, each with its share of empty, small and large masks; -1 where the mask is unknown.
 
     Args:
@@ -459,9 +461,10 @@ def coverage_folds(coverage: np.ndarray, n: int, seed: int, groups: np.ndarray |
         n: number of folds.
         seed: the same seed gives the same folds.
         groups: (N,) int; images of one number (tiles of one large image) go to the same fold. None: each by itself.
+        what: what is counted, for the message.
 
     Raises:
-        ConfigError: fewer images than folds.
+        ConfigError: fewer images, or groups of them, than folds.
     """
     if groups is not None:
         _, group = np.unique(groups, return_inverse=True)
@@ -470,14 +473,15 @@ def coverage_folds(coverage: np.ndarray, n: int, seed: int, groups: np.ndarray |
             mean = np.bincount(group[known], coverage[known], group.max() + 1) / np.bincount(
                 group[known], minlength=group.max() + 1
             )
-        return np.where(known, coverage_folds(mean, n, seed)[group], -1)
+        what = what if len(mean) == len(coverage) else "groups of tiles with masks"
+        return np.where(known, coverage_folds(mean, n, seed, what=what)[group], -1)
     known = np.flatnonzero(np.isfinite(coverage))
     shares = coverage[known]
     edges = np.quantile(shares[shares > 0], np.linspace(0, 1, COVERAGE_BINS + 1)[1:-1]) if (shares > 0).any() else []
     kind = np.where(shares > 0, 1 + np.searchsorted(edges, shares), 0)
     labels = kind[:, None] == np.unique(kind)
     folds = np.full(len(coverage), -1)
-    folds[known] = make_folds(labels, np.arange(len(known)), n, seed)
+    folds[known] = make_folds(labels, np.arange(len(known)), n, seed, what=what, option="--masks.folds")
     return folds
 
 

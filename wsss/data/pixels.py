@@ -13,7 +13,7 @@ from wsss.core.channels import BITS, split_channel
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import open_rows
 from wsss.core.files import as_on_disk
-from wsss.core.rasters import SUFFIXES, Header, check_size, ome_files, open_raster, stem_of
+from wsss.core.rasters import SUFFIXES, Header, by_products, check_size, ome_files, open_raster, stem_of
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
 from wsss.data import ids
 from wsss.data.large import open_zarr
@@ -63,8 +63,12 @@ def find_images(folder: Path, channels: tuple[str, ...]) -> ImageListing:
     """
     planes: dict[str, dict[str, list[str]]] = {}
     merged: dict[str, list[str]] = {}
-    for name in _names(folder):
+    names = _names(folder)
+    results = by_products({stem_of(name) for name in names}, channels)
+    for name in names:
         stem = stem_of(name)
+        if stem in results:
+            continue
         ID, channel = split_channel(stem, channels)
         if channel:
             planes.setdefault(ID, {}).setdefault(channel, []).append(name)
@@ -85,9 +89,15 @@ def find_images(folder: Path, channels: tuple[str, ...]) -> ImageListing:
         listing.notes.append(
             f"{len(sets)} images lie in several OME-TIFFs each, with the ID of the first: {some(sets)}."
         )
+    if results:
+        listing.notes.append(
+            f"{len(results)} files are results of programs that segment, by their names, not read as images: "
+            f"{some(sorted(results), 3)}."
+        )
     if not listing.images:
         raise DataError(
-            f"{folder} holds no images: expected files like ID_{channels[0]}.png, one for each of "
+            f"{folder} holds no images{' but ' + some(sorted(results), 3) if results else ''}: "
+            f"expected files like ID_{channels[0]}.png, one for each of "
             f"{', '.join(channels)}, or one file of {len(channels)} channel(s) per image ({', '.join(SUFFIXES)})."
         )
     ids.check_distinct((image.ID for image in listing.images), str(folder))
@@ -298,6 +308,8 @@ def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence
 
 
 DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
+SAVE_AS = "save it as 16 bit (ImageJ: Image, Type, 16-bit; Python: pixels.clip(0, 65535).astype('uint16'))"
+"""What to do with values of other types."""
 
 
 def read_header(path: Path, choice: PlaneChoice = NO_CHOICE, *, join: bool = True) -> Header:
@@ -322,7 +334,9 @@ def read_header(path: Path, choice: PlaneChoice = NO_CHOICE, *, join: bool = Tru
         what = "a palette" if header.palette else f"{header.bits} bit"
         raise DataError(f"{path.name} is a {header.kind} with {what}, expected 8 or 16 bit grey values.")
     if header.dtype not in DTYPES:
-        raise DataError(f"{path.name} holds {header.dtype} values, expected 8 or 16 bit, or floats in 0..1.")
+        raise DataError(
+            f"{path.name} holds {header.dtype} values, expected 8 or 16 bit without sign, or floats in 0..1: {SAVE_AS}."
+        )
     return header
 
 
@@ -460,7 +474,7 @@ def _from_float(plane: np.ndarray, name: str) -> np.ndarray:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise DataError(f"{name} or another plane has values that are not finite (NaN or infinite).")
     if low < 0 or high > 1:
-        raise DataError(f"{name} or another plane has floats from {low:g} to {high:g}, expected 0..1.")
+        raise DataError(f"{name} or another plane has floats from {low:g} to {high:g}, expected 0..1: {SAVE_AS}.")
     return np.rint(plane * 255).astype(np.uint8)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsss.core.checks import ConfigError, DataError, UserError, nearest, some
-from wsss.core.csv_text import any_case, carried_names, read_text, unguard_text
+from wsss.core.checks import ConfigError, DataError, UserError, nearest, some, unlike
+from wsss.core.console import say_notes
+from wsss.core.csv_text import any_case, carried_names, first_of, read_text, unguard_text
 from wsss.core.files import composed, listed
 from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader, format_label
 from wsss.core.reading import read_yaml
@@ -130,11 +131,11 @@ def read_classes(path: Path) -> ClassList:
 def _reader(path: Path, table: pd.DataFrame, classes: ClassList) -> tuple[list[str], Read]:
     """Return the columns of the labels, and what reads them in a row."""
     names = list(table.columns)
-    for name in LABEL_COLUMNS:
-        if name in names:
-            return [name], _text_reader(LabelReader(classes))
-    if TARGET in names:
-        return [TARGET], _text_reader(LabelReader(classes, KAGGLE2018_TO_HPA if classes == HPA else None))
+    name, notes = first_of([*LABEL_COLUMNS, TARGET], table, path)
+    say_notes(notes)
+    if name:
+        numbers = KAGGLE2018_TO_HPA if name == TARGET and classes == HPA else None
+        return [name], _text_reader(LabelReader(classes, numbers))
     for wanted in (classes.columns, list(classes.names)):
         found = any_case(table, wanted, path).columns
         if set(wanted) <= set(found):
@@ -205,8 +206,8 @@ def match_labels(files: Sequence[ImageFiles], table: LabelTable | None, *, allow
     without = [image.ID for image, name in zip(files, names, strict=True) if name not in named]
     if len(without) == len(files):
         raise DataError(
-            f"{table.path} names none of the {len(files)} images: it begins with {some(sorted(named), 2)}, "
-            f"the images with {some(without, 2)}. Pass the table of these images."
+            f"{table.path} names none of the {len(files)} images: "
+            f"{unlike(sorted(named), without, 'it', 'the folder')}. Pass the table of these images."
         )
     if without and not allow_unlabelled:
         raise DataError(

@@ -18,7 +18,7 @@ from scipy.special import expit, logit, ndtri
 from wsss.core.checks import DataError, some
 from wsss.core.files import check_format, write_bytes
 from wsss.core.labels import MOST_CLASSES
-from wsss.core.reading import parse_json
+from wsss.core.reading import one_line, parse_json
 
 FORMAT = "wsss-feature_classifier-2"
 LEAF = -1
@@ -171,7 +171,7 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
             header = parse_json((stream.metadata() or {}).get("wsss", "{}"), path)
             arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged or no safetensors file ({error}): {again}.") from error
+        raise DataError(f"{path} is damaged or no safetensors file ({one_line(error)}): {again}.") from error
     header = header if isinstance(header, dict) else {}
     check_format(path, header.get("format"), FORMAT, "feature classifier", again)
     meta = header.get("meta")
@@ -190,7 +190,9 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
         _check_arrays(*stored, arrays["classes"], meta["count"], len(names))
         _check_share(meta)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(f"{path} holds no forest and linear model that fit each other ({error}): {again}.") from error
+        raise DataError(
+            f"{path} holds no forest and linear model that fit each other ({one_line(error)}): {again}."
+        ) from error
     return FeatureClassifier(*stored, arrays["classes"], meta, header["digest"])
 
 

@@ -16,6 +16,7 @@ from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say, waiting
 from wsss.core.files import digest_bytes
 from wsss.core.labels import ClassList
+from wsss.core.reading import one_line
 from wsss.data.fetch import FetchError, Manners, fetch_file
 from wsss.models.device import Device
 from wsss.models.published import DenseNet, SubCell, read_densenet, read_subcell
@@ -151,7 +152,8 @@ def _at_hand(file: str, name: str) -> tuple[Path, str]:
                 fetch_file(place, path, MANNERS)
         except FetchError as error:
             raise ConfigError(
-                f"--source {name}: {place} could not be fetched ({error}): download it elsewhere and pass the file."
+                f"--source {name}: {place} could not be fetched ({one_line(error)}): download it elsewhere and pass "
+                "the file."
             ) from error
     if not path.is_file():
         raise DataError(f"--source {name}: {path} does not exist: expected a .safetensors or .pth file of weights.")

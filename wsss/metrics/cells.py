@@ -1,5 +1,6 @@
 """True cells, read from tables and label maps, and average precision of predicted cells joined to them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,8 @@ import pandas as pd
 
 from wsss.core import rle
 from wsss.core.checks import DataError, some
-from wsss.core.csv_text import numbers, read_text, unguard_text
-from wsss.core.label_maps import find_label_map, read_label_map
+from wsss.core.console import say_notes
+from wsss.core.csv_text import first_of, numbers, read_text, unguard_text
 from wsss.core.labels import ClassList, LabelReader
 from wsss.metrics.classify import average_precision, f1, mean_of_classes, reliability, several_class_precision
 
@@ -62,8 +63,12 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
         DataError: a column is missing, or a row has no number, no or unknown classes, or comes twice.
     """
     table = unguard_text(read_text(path, ["ID"], [*CELL_COLUMNS, *LABEL_COLUMNS]))
-    cell = _first_of(CELL_COLUMNS, table, path)
-    label = _first_of(LABEL_COLUMNS, table, path)
+    cell, notes = first_of(CELL_COLUMNS, table, path)
+    say_notes(notes)
+    label = next((name for name in LABEL_COLUMNS if name in table), "")
+    for name, names in ((cell, CELL_COLUMNS), (label, LABEL_COLUMNS)):
+        if not name:
+            raise DataError(f"{path} lacks a column {' or '.join(names)}; it has {some(table.columns, 8)}.")
     cells = numbers(table, cell, path, whole=True, low=1)
     twice = np.flatnonzero(table.assign(**{cell: cells}).duplicated(["ID", cell]))
     if twice.size:
@@ -79,13 +84,6 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
     if marks and WEIGHT_COLUMN in table:
         weights = numbers(table, WEIGHT_COLUMN, path, low=1).astype(np.float64)
     return CellTruth(table.ID.to_numpy(str), cells, labels, of_image, marks, weights)
-
-
-def _first_of(names: tuple[str, ...], table: pd.DataFrame, path: Path) -> str:
-    for name in names:
-        if name in table:
-            return name
-    raise DataError(f"{path} lacks a column {' or '.join(names)}; it has {some(table.columns, 8)}.")
 
 
 def _encode(texts: pd.Series, classes: ClassList, path: Path) -> np.ndarray:
@@ -119,25 +117,21 @@ class TrueImage(NamedTuple):
     known: np.ndarray
     """(T,) bool, whether the cell is in the table."""
 
-    def iou(self, masks: list[bytes], size: tuple[int, int], where: str) -> np.ndarray:
-        """Return the (len(masks), T) IoU of other masks of `size` with the true ones.
-
-        Raises:
-            DataError: the sizes differ.
-        """
-        if masks and size != self.size:
-            raise DataError(
-                f"{where} has masks of {size[0]} x {size[1]}, the true label map is {self.size[0]} x {self.size[1]}: "
-                "give true masks at the size of the original image."
-            )
+    def iou(self, masks: list[bytes]) -> np.ndarray:
+        """Return the (len(masks), T) IoU of other masks of the image with the true ones."""
         return rle.iou(masks, self.masks, self.size)
 
 
 class TrueMasks:
-    """A folder of true label maps, one file per image, and the table that labels their cells."""
+    """The label maps of true cells, and the table that labels them.
 
-    def __init__(self, folder: Path, truth: CellTruth) -> None:
-        self.folder = folder
+    Args:
+        cells: returns the (H, W) int32 label map of an image, by its ID and (H, W) of its original.
+        truth: the table.
+    """
+
+    def __init__(self, cells: Callable[[str, tuple[int, int]], np.ndarray], truth: CellTruth) -> None:
+        self._cells = cells
         self.truth = truth
         self._rows = truth.rows()
 
@@ -146,13 +140,17 @@ class TrueMasks:
         """The images of the truth table, in its order."""
         return list(self._rows)
 
-    def read(self, image_id: str, *sizes: tuple[int, int]) -> TrueImage:
-        """Read the true cells of an image whose (H, W) is one of `sizes`, if it is known (see `read_label_map`).
+    def labels(self, image_id: str) -> np.ndarray:
+        """Return the (n, K) float32 labels of an image's cells in the table."""
+        return self.truth.labels[self._rows[image_id]]
+
+    def read(self, image_id: str, size: tuple[int, int]) -> TrueImage:
+        """Read the true cells of an image whose original is (H, W) `size`.
 
         Raises:
-            DataError: its label map is missing or broken.
+            DataError: its masks are missing, broken, or of another size.
         """
-        label_map = read_label_map(find_label_map(self.folder, image_id), *sizes)
+        label_map = self._cells(image_id, size)
         rows = self._rows[image_id]
         listed = self.truth.cells[rows].tolist()
         mask_of = rle.encode_label_map(label_map)
@@ -160,7 +158,6 @@ class TrueMasks:
         none = rle.encode_label_map(label_map, ids=[-1])[-1]
         labels = np.zeros((len(listed) + len(extra), self.truth.labels.shape[1]), np.float32)
         labels[: len(listed)] = self.truth.labels[rows]
-        size = (label_map.shape[0], label_map.shape[1])
         masks = [mask_of.get(k, none) for k in [*listed, *extra]]
         return TrueImage(size, masks, rows, labels, np.arange(len(masks)) < len(listed))
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, nearest, some
 from wsss.core.hub import SHORT_NAMES, WEIGHT_PACKAGES, other_weights, out_of_reach, quick_hub
+from wsss.core.reading import one_line
 from wsss.models.weights import match_weights, strip
 from wsss.runs.run_folder import read_tensors
 
@@ -71,7 +72,9 @@ def build_backbone(
     try:
         model = timm.create_model(full, num_classes=0, global_pool="", in_chans=channels, **options)
     except (NotImplementedError, TypeError, AssertionError, RuntimeError) as error:
-        raise ConfigError(f"backbone '{name}' can't be built with output stride {stride} ({error}).") from error
+        raise ConfigError(
+            f"backbone '{name}' can't be built with output stride {stride} ({one_line(error)})."
+        ) from error
     if hasattr(model, "pre_logits"):  # VGG's fully connected layers, which class maps do not use
         model.pre_logits = nn.Identity()
     first = pretrained_config(model).get("first_conv")
@@ -80,7 +83,8 @@ def build_backbone(
     features = _features(model, name, channels)
     state = pretrained_state(full, weights)
     if state is not None:
-        load_pretrained(model, state, first_conv=f"{first}.weight", stem=stem, whole=whole_state(full))
+        called = (weights, f"backbone {name}")
+        load_pretrained(model, state, first_conv=f"{first}.weight", stem=stem, whole=whole_state(full), called=called)
     if is_vgg:
         dilate_vgg(cast(nn.Sequential, model.features), stride)
     return Backbone(model, features, input_statistics(model, channels))
@@ -184,6 +188,7 @@ def load_pretrained(
     first_conv: str,
     stem: Literal["mean", "timm"],
     whole: Mapping[str, Tensor] | None = None,
+    called: tuple[str, str] = ("the file", "this network"),
 ) -> None:
     """Load a three-channel state dict, classifier included or not, into `model`; see `match_weights`.
 
@@ -193,6 +198,7 @@ def load_pretrained(
         first_conv: name of the first convolution's weight.
         stem: rule for the kernels of channels after the third, see `stem_kernel`.
         whole: state dict of the model with a classifier, by which what is left over is known.
+        called: the file and the network, for messages.
 
     Raises:
         DataError: tensors are missing, have another shape or are left over; they are named.
@@ -204,6 +210,7 @@ def load_pretrained(
         whole or {},
         first=first_conv,
         adapt=lambda kernel, channels: stem_kernel(kernel, channels, stem),
+        called=called,
     )
     model.load_state_dict(matched, strict=False)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from wsss.core.checks import ConfigError, nearest
 from wsss.core.files import digest_file, digest_json
 from wsss.core.hub import SHORT_NAMES, out_of_reach, quick_hub
+from wsss.core.reading import one_line
 from wsss.models.backbone import InputStatistics, freeze_unused, pretrained_state, stem_kernel, whole_state
 from wsss.models.weights import match_weights, strip
 
@@ -91,7 +92,7 @@ def build_encoder(
         model = _build(f"tu-{full}", channels, depth)
         state = pretrained_state(full, weights)
         if state is not None:
-            load_encoder(model, state, stem, whole_state(full))
+            load_encoder(model, state, stem, whole_state(full), called=(weights, f"backbone {name}"))
     elif full in smp.encoders.get_encoder_names():
         model = _build_smp(full, channels, depth, weights)
     else:
@@ -117,7 +118,7 @@ def _build_custom(name: str, channels: int, weights: str, stem: Literal["mean", 
         raise ConfigError("unet.stem_pool false is for models of libraries: leave it out.")
     plain = custom_class(name)(channels)
     if weights != "none":
-        load_encoder(plain, pretrained_state(name, weights) or {}, stem)
+        load_encoder(plain, pretrained_state(name, weights) or {}, stem, called=(weights, f"backbone {name}"))
     model = _WithImage(plain)
     scales = _scales(model, name, channels)
     strides = [1, *(scale.stride for scale in scales)]
@@ -135,7 +136,9 @@ def _build(name: str, channels: int, depth: int) -> nn.Module:
         model: nn.Module = smp.encoders.get_encoder(name, in_channels=channels, depth=depth, weights=None)
     except (ValueError, RuntimeError, AssertionError, AttributeError, IndexError, NotImplementedError) as error:
         plain = name.removeprefix("tu-")
-        raise ConfigError(f"backbone '{plain}' gives no {depth} scales of maps ({error}): choose another.") from error
+        raise ConfigError(
+            f"backbone '{plain}' gives no {depth} scales of maps ({one_line(error)}): choose another."
+        ) from error
     return model
 
 
@@ -156,7 +159,7 @@ def _build_smp(name: str, channels: int, depth: int, weights: str) -> nn.Module:
     if weights == "none":
         return _build(name, channels, depth)
     model = _build(name, 3, depth)
-    load_encoder(model, pretrained_state(name, weights) or {}, "timm")
+    load_encoder(model, pretrained_state(name, weights) or {}, "timm", called=(weights, f"backbone {name}"))
     model.set_in_channels(channels, pretrained=True)  # type: ignore[operator]
     return model
 
@@ -166,6 +169,8 @@ def load_encoder(
     state: dict[str, Tensor],
     stem: Literal["mean", "timm"],
     whole: Mapping[str, Tensor] | None = None,
+    *,
+    called: tuple[str, str] = ("the file", "this network"),
 ) -> None:
     """Load a classifier's weights into an encoder; the names differ in dots and prefixes alone. See `match_weights`.
 
@@ -185,6 +190,7 @@ def load_encoder(
         first=next((name for name, tensor in wanted.items() if tensor.ndim == 4), ""),
         adapt=lambda kernel, channels: stem_kernel(kernel, channels, stem),
         key=_plain,
+        called=called,
     )
     model.load_state_dict(matched, strict=False)
 
@@ -208,7 +214,9 @@ def _scales(model: nn.Module, name: str, channels: int) -> tuple[Scale, ...]:
     try:
         maps: list[Tensor] = model.eval()(torch.zeros(1, channels, size, size))
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise ConfigError(f"backbone '{name}' takes no image of any size ({error}): choose another.") from error
+        raise ConfigError(
+            f"backbone '{name}' takes no image of any size ({one_line(error)}): choose another."
+        ) from error
     if any(size % scale.shape[2] or scale.shape[2] != scale.shape[3] for scale in maps[1:]):
         edges = [tuple(scale.shape[2:]) for scale in maps[1:]]
         raise ConfigError(f"backbone '{name}' makes maps of {edges} from {size} x {size} px, expected whole fractions.")
@@ -264,7 +272,9 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name.partition(":")[0])
     except (ImportError, ValueError, SyntaxError) as error:
-        raise ConfigError(f"backbone '{name}' cannot be imported ({error}): expected package.module:Class.") from error
+        raise ConfigError(
+            f"backbone '{name}' cannot be imported ({one_line(error)}): expected package.module:Class."
+        ) from error
 
 
 def source_digest(name: str) -> str:

@@ -72,6 +72,7 @@ def match_weights(
     first: str,
     adapt: Callable[[Tensor, int], Tensor],
     key: Callable[[str], str] = str,
+    called: tuple[str, str] = ("the file", "this network"),
 ) -> dict[str, Tensor]:
     """Find the tensors of a network without its classifier in a state dict of the same network.
 
@@ -84,6 +85,7 @@ def match_weights(
         first: name of the weight of the first convolution.
         adapt: turns that weight (O, 3, h, w) into one of as many channels as are wanted.
         key: brings names of `wanted`, `whole` and `state` into one form.
+        called: the file and the network, for messages.
 
     Returns:
         Name -> tensor, for every name of `wanted` but the counters of batch norm, which may be missing.
@@ -111,10 +113,10 @@ def match_weights(
     left = [name for name in given if name not in known and not _HEAD.match(name) and not _is_counter(name)]
     if missing or shapes or left:
         raise DataError(
-            f"the weights do not fit this network: missing {some(missing) or 'none'}; of another shape "
+            f"{called[0]} does not fit {called[1]}: missing {some(missing) or 'none'}; of another shape "
             f"{some(shapes) or 'none'}; left over {some(left) or 'none'}. Choose the file of this backbone."
         )
-    _check_finite(matched, "the file")
+    _check_finite(matched, called[0])
     return matched
 
 

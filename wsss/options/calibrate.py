@@ -32,7 +32,7 @@ class CalibrateOptions:
     cells that they stand for. Without it, cells are compared with what their images' labels
     leave possible: that corrects classes the image does not show, not mistakes among those it does."""
     masks: Path | None = None
-    """Folder of the true label maps at original size, whose ids --truth speaks of: cells are joined by overlap. Needed
+    """True label maps in any form, as for evaluate, whose ids --truth speaks of: cells are joined by overlap. Needed
     unless the predicted cells are those (segment --backend masks)."""
     join: str = "auto"
     """Which predicted cell stands for a true one, as in evaluate: number, iou, or auto."""

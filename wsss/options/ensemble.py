@@ -33,7 +33,7 @@ class EnsembleOptions:
     truth: Path | None = None
     """auto: table of true cells to fit to, instead of image labels."""
     masks: Path | None = None
-    """Folder of the true label maps at original size, whose ids --truth speaks of: cells are joined by overlap. Needed
+    """True label maps in any form, as for evaluate, whose ids --truth speaks of: cells are joined by overlap. Needed
     unless the predicted cells are those (segment --backend masks)."""
     join: str = "auto"
     """Which predicted cell stands for a true one, as in evaluate: number, iou, or auto."""

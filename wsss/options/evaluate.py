@@ -24,7 +24,8 @@ class EvaluateOptions:
     """Table of true cells: ID, the cell's number (cell_id, cell or Cell_index), its classes (Cell_Label or Label);
     for predicted masks, the folder of images and true masks."""
     masks: Path | None = None
-    """Folder of true label maps at original size; needed for the competition's mAP."""
+    """Folder of true label maps at original size, or any other form of masks that segment takes; needed for the
+    competition's mAP."""
     labels: Path | None = None
     """Table of image labels, in any form of prepare; default: those in the truth table, or its cells' together."""
     submission: Path | None = None

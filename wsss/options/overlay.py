@@ -32,8 +32,8 @@ class OverlayOptions:
     truth: Path | None = None
     """Table of true cells, as for evaluate: adds a panel."""
     masks: Path | None = None
-    """Folder of the true label maps, whose ids --truth speaks of: the panel then shows the true cells. Needed unless
-    the data set's own cells are those (segment --backend masks)."""
+    """True label maps in any form, as for evaluate, whose ids --truth speaks of: the panel then shows the true cells.
+    Needed unless the data set's own cells are those (segment --backend masks)."""
     join: str = "auto"
     """number: --truth speaks of these very cells, whatever found them; auto: only if that can be right."""
     max_size: int = between(1024, 64, 16384)

@@ -31,7 +31,7 @@ class ReportOptions:
     """Table of true cells, or folder of true masks, as for evaluate; default: the figures in scores.json, or the masks
     that it was made with, where there is one."""
     masks: Path | None = None
-    """Folder of true label maps, as for evaluate: needed where the cells were not predicted on the true masks."""
+    """True label maps in any form, as for evaluate: needed where the cells were not predicted on the true masks."""
     join: str = "auto"
     """Which predicted cell stands for a true one, as in evaluate: number, iou, or auto."""
     maps: bool = False

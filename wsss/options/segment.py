@@ -17,7 +17,7 @@ EXAMPLES = """\
 TAKES = {
     "classical": ("grow",),
     "unet": ("weights",),
-    "masks": ("masks", "category", "split"),
+    "masks": ("masks", "category", "split", "background"),
     "hpacellseg": ("weights",),
     "cellpose": ("weights",),
     "instanseg": ("weights", "pixel_um"),
@@ -53,6 +53,9 @@ class SegmentOptions:
     HPA (164 um)."""
     split: bool = False
     """For the backend masks: take each connected part of a label as a cell of its own, as in a binary mask."""
+    background: int = between(0, 0, 2**31 - 1)
+    """For the backend masks: the number of the background in label maps where it is not 0; 0 then is a cell, of that
+    number."""
     grow: float = between(0.0, 0, 20)
     """For the backend classical where only nuclei are stained: how far cells reach around them, in radii of a typical
     nucleus; 0 takes the nuclei for the cells."""

@@ -37,7 +37,7 @@ from wsss.core.files import (
     write_json,
     write_text,
 )
-from wsss.core.reading import parse_json, read_yaml
+from wsss.core.reading import one_line, parse_json, read_yaml
 from wsss.options.recipe import recipe_from
 from wsss.runs.record import (
     NETWORK,
@@ -93,7 +93,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except DataError as error:
         raise DataError(f"{error}{_way_out(path)}") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged or no safetensors file ({error}).{_way_out(path)}") from error
+        raise DataError(f"{path} is damaged or no safetensors file ({one_line(error)}).{_way_out(path)}") from error
     header = header if isinstance(header, dict) else {}
     check_format(path, header.get("format"), FORMAT, "checkpoint of wsss", "pass another file")
     if header.get("digest") != _digest(tensors, str(header.get("meta", ""))):

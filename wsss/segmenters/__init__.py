@@ -79,7 +79,7 @@ class CellMaps:
     nuclei: np.ndarray | None
     """(H, W) int32 with the ids of the cells, or None where the backend knows no nuclei."""
     doubts: tuple[str, ...] = ()
-    """Doubts about given maps, keys of `wsss.cells.instances.DOUBTS`."""
+    """Doubts about given maps, see `wsss.cells.instances.doubts_of`."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,8 @@ class BackendOptions:
     """Names that files of single channels bear."""
     grow: float = 0.0
     """How far cells reach around nuclei where no stain shows them, in radii of a typical nucleus."""
+    background: int = 0
+    """The number of the background in given masks, which changes places with 0."""
 
     def need_roles(self, backend: str, *wanted: str) -> None:
         """Check that the images have the channel roles that a backend needs.

@@ -201,11 +201,12 @@ class CocoMasks:
 
     Args:
         path: the file.
-        category: names or ids of the categories that are cells, separated by commas; 'all'; '' for no choice.
+        category: names or ids of the categories that are cells, separated by commas; 'all'; '' for no choice; None
+            where there is no option to choose by.
         channels: names that files of single channels bear.
     """
 
-    def __init__(self, path: Path, category: str = "", channels: Iterable[str] = HPA_CHANNELS) -> None:
+    def __init__(self, path: Path, category: str | None = "", channels: Iterable[str] = HPA_CHANNELS) -> None:
         content = read_json(path)
         images, annotations = (_list(content, name) for name in ("images", "annotations"))
         if images is None or annotations is None:
@@ -260,7 +261,7 @@ class CocoMasks:
         """Return the number of a cell by the id of its annotation; what is no number is left to be refused."""
         return annotation + 1 if self._from_zero and _is_number(annotation) else annotation
 
-    def _sort(self, annotations: list[dict[str, Any]], categories: Any, category: str) -> None:
+    def _sort(self, annotations: list[dict[str, Any]], categories: Any, category: str | None) -> None:
         """Put the annotations to cells or nuclei."""
         plain = [a for a in annotations if str(a.get("iscrowd") or 0).lower() not in ("1", "true")]
         if crowds := len(annotations) - len(plain):
@@ -303,7 +304,7 @@ class CocoMasks:
             )
 
 
-def _roles(names: dict[Any, str], counts: Counter[Any], category: str, path: Path) -> tuple[set[Any], set[Any]]:
+def _roles(names: dict[Any, str], counts: Counter[Any], category: str | None, path: Path) -> tuple[set[Any], set[Any]]:
     """Return which categories are cells and which nuclei.
 
     Raises:
@@ -327,9 +328,9 @@ def _roles(names: dict[Any, str], counts: Counter[Any], category: str, path: Pat
     if len(nuclei) == 1 and len(names) == 2:
         return set(names) - nuclei, nuclei
     counted = some(f"{names[k]} ({count} annotations)" for k, count in counts.items())
+    way_out = f"say which are cells, --category {next(iter(names.values()))}, or --category {ALL}"
     raise ConfigError(
-        f"{path} has the categories {counted}: say which are cells, --category {next(iter(names.values()))}, or "
-        f"--category {ALL}."
+        f"{path} has the categories {counted}: {'keep those of cells alone' if category is None else way_out}."
     )
 
 

@@ -26,7 +26,7 @@ from skimage.segmentation import watershed
 from wsss.cells.instances import drop_small, fill_cells, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.files import BLANK, check_seal, sealed, write_bytes
-from wsss.core.reading import parse_json
+from wsss.core.reading import one_line, parse_json
 from wsss.models.device import choose_device
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.packages import need
@@ -316,7 +316,9 @@ def load_network(path: Path) -> tuple[torch.nn.Module, bool]:
             about = parse_json((file.metadata() or {}).get("wsss", "{}"), path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is no safetensors file of a network ({error}): convert the pickle again.") from error
+        raise DataError(
+            f"{path} is no safetensors file of a network ({one_line(error)}): convert the pickle again."
+        ) from error
     if not isinstance(about, dict) or about.get("architecture") != ARCHITECTURE:
         raise DataError(f"{path} does not name {ARCHITECTURE} as its architecture: convert the pickle again.")
     shape = [n for name in ("classes", "channels") if isinstance(n := about.get(name), int)]

@@ -5,13 +5,13 @@ outlines <ID>.geojson, or ImageJ's regions <ID>.zip. Pickles (Cellpose's _seg.np
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from wsss.cells.instances import doubts_of, pair_nuclei, split_pieces
+from wsss.cells.instances import doubt_notes, doubts_of, pair_nuclei, split_pieces, with_background
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.label_maps import SUFFIXES as LABEL_MAPS
 from wsss.core.label_maps import has_odd_palette, read_label_map
@@ -25,7 +25,8 @@ from wsss.segmenters.painted import GivenMasks, TableMasks, paint
 
 SUFFIXES = (*OUTLINES, *LABEL_MAPS, *REGIONS)
 """Forms that are read, in this order where an image has several; in any case."""
-ENDINGS = ("_cp_masks", "_rois", "", "_masks", "_mask", "_labels", "_label")
+CELLPOSE, ROIS = "_cp_masks", "_rois"
+ENDINGS = (CELLPOSE, ROIS, "", "_masks", "_mask", "_labels", "_label")
 """What programs put behind the name of the image, best first: Cellpose saves its masks next to the images."""
 PICKLE = "_seg.npy"
 """Ending of Cellpose's pickles, which are never loaded."""
@@ -43,11 +44,12 @@ class MaskFolder:
         self.folder = folder
         self.channels = tuple(dict.fromkeys(channels))
         self.names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
-        self._files: dict[str, Path] = {}
+        self._pickles = {name[: -len(PICKLE)].lower() for name in self.names if name.lower().endswith(PICKLE)}
+        self._files: dict[str, list[Path]] = {}
         ranked = [(rank, name) for name in self.names if (rank := _rank(name)) is not None]
-        for _, name in sorted(ranked, reverse=True):
-            self._files[_stem(name)] = folder / name
-        self._any_case = {stem.lower(): path for stem, path in self._files.items()}
+        for _, name in sorted(ranked):
+            self._files.setdefault(_stem(name), []).append(folder / name)
+        self._any_case = {stem.lower(): paths for stem, paths in self._files.items()}
 
     def __len__(self) -> int:
         return len(self._files)
@@ -58,18 +60,43 @@ class MaskFolder:
         Raises:
             DataError: there are several, of several channels.
         """
-        for ending in ENDINGS:
-            if (path := self._files.get(name + ending)) is not None:
-                return path
+        return next((path for path, _ in self._found(name)), None)
+
+    def several(self, names: Iterable[str]) -> list[str]:
+        """Return a note, or none, on those of some images that have several files of which one is read."""
+        several = []
+        for name in names:
+            try:
+                found = self._found(name)
+            except DataError:  # said when the image is read
+                continue
+            passed = [path.name for path, ending in found[1:] if not self._belongs(name, found[0][1], ending)]
+            if passed:
+                several.append(f"{found[0][0].name}, not {some(passed, 3)}")
+        return [f"{self.folder} has several files of {len(several)} images; read are {some(several, 3)}."] * bool(
+            several
+        )
+
+    def _found(self, name: str) -> list[tuple[Path, str]]:
+        """Return the files of an image, each with the ending of its name, the best first.
+
+        Raises:
+            DataError: see `find`.
+        """
+        found = [(path, ending) for ending in ENDINGS for path in self._files.get(name + ending, [])]
         for ending in ENDINGS:
             stems = [f"{name}_{channel}{ending}".lower() for channel in self.channels]
             paths = [self._any_case[stem] for stem in stems if stem in self._any_case]
-            if len(paths) > 1:
-                files = some(path.name for path in paths)
+            if len(paths) > 1 and not found:
+                files = some(path[0].name for path in paths)
                 raise DataError(f"{self.folder} has masks of several channels of {name} ({files}): leave one.")
-            if paths:
-                return paths[0]
-        return None
+            if ending or not found:  # an image of a channel beside a mask is no other mask
+                found += [(path, ending) for of_channel in paths for path in of_channel]
+        return found
+
+    def _belongs(self, name: str, ending: str, other: str) -> bool:
+        """Whether a file that is passed over is known to lie beside one of `ending`: Cellpose's image and outlines."""
+        return ending == CELLPOSE and (other == ROIS or (other == "" and name.lower() in self._pickles))
 
     def similar(self, name: str) -> list[str]:
         """Return the names of all files that begin with the image's."""
@@ -88,6 +115,112 @@ def _stem(name: str) -> str:
     return stem_of(name[:-3] if name.lower().endswith(".gz") else name)
 
 
+class _Source(Protocol):
+    notes: list[str]
+
+    def masks(self, name: str, size: tuple[int, int]) -> GivenMasks: ...
+
+
+class Masks:
+    """Masks in any form that is read: a folder with a file of each image, or one file of all.
+
+    Args:
+        path: the folder or file.
+        channels: names that files of single channels bear.
+        category: of a COCO JSON, see `CocoMasks`; None where it cannot be said.
+
+    Raises:
+        ConfigError: it is no form of masks, a folder without them, or a category has to be said.
+        DataError: a file of masks cannot be read.
+    """
+
+    def __init__(self, path: Path, channels: Iterable[str] = HPA_CHANNELS, category: str | None = None) -> None:
+        name = path.name.lower()
+        is_coco = name.endswith((".json", ".json.gz"))
+        if category and not is_coco:
+            raise ConfigError(f"--category chooses among the categories of a COCO JSON, and --masks is {path}.")
+        self._doubts: dict[str, Sequence[str]] = {}
+        self._source: MaskFolder | _Source
+        if path.is_file() and is_coco:
+            self._source = CocoMasks(path, category, channels)
+        elif path.is_file() and name.endswith(FILES):
+            self._source = TableMasks(path)
+        elif path.is_file() and name.endswith((*OUTLINES, *REGIONS)):
+            raise ConfigError(
+                f"--masks {path} has the outlines of one image: pass the folder with such a file of each, named by ID."
+            )
+        elif path.is_file() and name.endswith(PICKLE):
+            raise ConfigError(f"--masks {path} is the masks of one image.{_way_out([name])}")
+        elif not path.is_dir():
+            raise ConfigError(
+                f"--masks {path} is no folder of label maps, and no file with one of {', '.join(FILES)} either."
+            )
+        else:
+            self._source = MaskFolder(path, channels)
+            if not len(self._source):
+                raise ConfigError(
+                    f"--masks {path} holds no masks, expected <ID> with one of {', '.join(SUFFIXES)}."
+                    + _way_out(self._source.names)
+                )
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should know of a file of all images, a line each."""
+        return () if isinstance(self._source, MaskFolder) else self._source.notes
+
+    def maps(self, field: Field) -> CellMaps:
+        """Return the maps of one field, cells numbered as they are; see `read_folder` and `read_file`."""
+        if isinstance(self._source, MaskFolder):
+            return read_folder(field, self._source)
+        return read_file(field, self._source)
+
+    def cells(self, name: str, size: tuple[int, int]) -> np.ndarray:
+        """Return the cells of image `name`, whose original is (H, W) `size`, as (H, W) int32; see `told`.
+
+        Raises:
+            DataError: there are no masks of it, or they are broken or of another size.
+        """
+        maps = self.maps(Field(name, np.zeros((0, *size), np.uint8), *size, 0))
+        self._doubts[name] = (*maps.doubts, *doubts_of(maps.cells))
+        return maps.cells
+
+    def told(self) -> list[str]:
+        """Return what the user should know of the masks of the images whose cells were read, a line each."""
+        return [*self.notes, *self.several(self._doubts), *doubt_notes(self._doubts, segmenting=False)]
+
+    def several(self, names: Iterable[str]) -> list[str]:
+        """Return a note, or none, on those of some images that have several files of which one is read."""
+        return self._source.several(names) if isinstance(self._source, MaskFolder) else []
+
+
+@dataclass(frozen=True)
+class GivenCells:
+    """The backend of given masks."""
+
+    given: Masks
+    split: bool = False
+    """Whether each connected part of a mask is a separate cell."""
+    background: int = 0
+    """The number of the background, which changes places with 0."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should know of the file, a line each."""
+        return self.given.notes
+
+    def __call__(self, field: Field) -> CellMaps:
+        """Return the maps of one field, with doubts about them."""
+        maps = self.given.maps(field)
+        cells = with_background(maps.cells, self.background) if self.background else maps.cells
+        is_native = cells.shape == (field.height, field.width)
+        height, width = cells.shape if is_native else field.image.shape[1:]
+        doubts = doubts_of(cells[:height, :width])
+        if self.split:
+            cells = split_pieces(cells)
+            doubts = [doubt for doubt in doubts if doubt.partition("=")[0] not in ("pieces", "binary")]
+        return replace(maps, cells=cells, doubts=(*maps.doubts, *doubts))
+
+
 FILES = (".json", ".json.gz", ".csv", ".tsv", ".txt", ".parquet")
 """Forms of one file with the masks of all images."""
 CONVERT_SEG = (
@@ -97,69 +230,16 @@ CONVERT_SEG = (
 """To be run in a folder of trusted files: converts Cellpose's pickles to label maps."""
 
 
-class _Source(Protocol):
-    def masks(self, name: str, size: tuple[int, int]) -> GivenMasks: ...
-
-
-@dataclass(frozen=True)
-class GivenFile:
-    """The backend of one file with the masks of all images."""
-
-    source: _Source
-    notes: Sequence[str] = field(default_factory=list)
-    """What the user should know of the file, a line each."""
-    split: bool = False
-    """Whether each connected part of a mask is a separate cell."""
-
-    def __call__(self, field: Field) -> CellMaps:
-        """Paint the masks of one field, see `read_file`."""
-        return _judged(read_file(field, self.source), field, self.split)
-
-
 def make(options: BackendOptions) -> Backend:
     """Make the backend of given masks.
 
     Raises:
-        ConfigError: nothing is named, it is no form of masks, a folder without them, or a category has to be said.
+        ConfigError: nothing is named, or see `Masks`.
         DataError: a file of masks cannot be read.
     """
-    given = options.masks
-    if given is None:
+    if options.masks is None:
         raise ConfigError("--backend masks needs --masks: a folder with one label map per image, <ID>.png, or a file.")
-    name = given.name.lower()
-    is_coco = name.endswith((".json", ".json.gz"))
-    if options.category and not is_coco:
-        raise ConfigError(f"--category chooses among the categories of a COCO JSON, and --masks is {given}.")
-    if given.is_file() and is_coco:
-        coco = CocoMasks(given, options.category, options.channels)
-        return GivenFile(coco, coco.notes, options.split)
-    if given.is_file() and name.endswith(FILES):
-        return GivenFile(TableMasks(given), split=options.split)
-    if given.is_file() and name.endswith((*OUTLINES, *REGIONS)):
-        raise ConfigError(
-            f"--masks {given} has the outlines of one image: pass the folder with one such file of each, named by ID."
-        )
-    if given.is_file() and name.endswith(PICKLE):
-        raise ConfigError(f"--masks {given} is the masks of one image.{_way_out([name])}")
-    if not given.is_dir():
-        raise ConfigError(
-            f"--masks {given} is no folder of label maps, and no file with one of {', '.join(FILES)} either."
-        )
-    folder = MaskFolder(given, options.channels)
-    if not len(folder):
-        raise ConfigError(
-            f"--masks {given} holds no masks, expected <ID> with one of {', '.join(SUFFIXES)}.{_way_out(folder.names)}"
-        )
-    return lambda field: _judged(read_folder(field, folder), field, options.split)
-
-
-def _judged(maps: CellMaps, field: Field, split: bool) -> CellMaps:
-    """Return maps with doubts about them; or with each connected part as a separate cell."""
-    if split:
-        return replace(maps, cells=split_pieces(maps.cells))
-    is_native = maps.cells.shape == (field.height, field.width)
-    height, width = maps.cells.shape if is_native else field.image.shape[1:]
-    return replace(maps, doubts=(*maps.doubts, *doubts_of(maps.cells[:height, :width])))
+    return GivenCells(Masks(options.masks, options.channels, options.category), options.split, options.background)
 
 
 def _way_out(names: Sequence[str]) -> str:
@@ -236,10 +316,10 @@ def _paired(cells: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
 def _check_size(shape: tuple[int, ...], field: Field, where: str) -> None:
     native, stored = field.sizes
     if shape not in (native, stored):
-        raise DataError(
-            f"{where} is {_size(shape)}, but {field.name} is {_size(native)} (stored {_size(stored)}): "
-            "give the map at either size."
+        or_stored = (
+            f" (stored {_size(stored)}): give the map at either size." if field.size else ": give it at that size."
         )
+        raise DataError(f"{where} is {_size(shape)}, but {field.name} is {_size(native)}{or_stored}")
 
 
 def _within(cells: np.ndarray, field: Field, where: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from wsss.core import rle
 from wsss.core.checks import DataError, some
-from wsss.core.csv_text import any_case, check_columns, numbers, read_text, unguard_text
+from wsss.core.csv_text import any_case, check_columns, first_of, numbers, read_text, unguard_text
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.parquet import read_parquet
 from wsss.core.rle import check_covered
@@ -83,7 +83,8 @@ class TableMasks:
         table = _read(path)
         self.submission = SUBMISSION in table
         check_columns(table, ["ID", SUBMISSION if self.submission else "rle"], path)
-        self._number = next((name for name in NUMBERS if name in table), None)
+        self._number, self.notes = first_of(NUMBERS, table, path)
+        """The column of the numbers; what the user should know, a line each."""
         self._rows = {str(name): rows for name, rows in table.groupby("ID", sort=False)}
         self._empty = _without_cells(path)
 
@@ -115,7 +116,7 @@ class TableMasks:
         return int(height[0]), int(width[0])
 
     def _ids(self, rows: pd.DataFrame, count: int, where: str) -> list[int]:
-        if self.submission or self._number is None:
+        if self.submission or not self._number:
             return list(range(1, count + 1))
         return numbers(rows, self._number, self.path, whole=True).tolist()
 

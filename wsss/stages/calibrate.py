@@ -34,7 +34,7 @@ from wsss.runs.journal import Digests
 from wsss.runs.output import Output, at_file, what_is_read
 from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.evaluate import JoinRule, default_classes, join_cells
+from wsss.stages.evaluate import JoinRule, default_classes, join_cells, true_masks
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""
@@ -183,13 +183,12 @@ def _cell_events(
     groups = _groups(ids, cells.fold.to_numpy())
     if options.truth is not None:
         truth = read_cell_truth(options.truth, classes)
-        masks = TrueMasks(options.masks, truth) if options.masks else None
         rule = JoinRule(options.join, options.join_iou)
-        join, how = join_cells(options.preds, options.truth, truth, cells, masks, rule)
+        with true_masks(options.masks, options.data or recorded_data(options.preds)) as given:
+            masks = TrueMasks(given.cells, truth) if given else None
+            join, how = join_cells(options.preds, options.truth, truth, cells, masks, rule)
         rows = join.rows
         known = rows >= 0
-        if not known.any():
-            raise DataError(f"no cell of {options.truth} is among the predictions in {tables.folder}.")
         rows = rows[known]
         basis = f"the true cells of {options.truth}, joined by {how}"
         if truth.weights is None:

@@ -30,7 +30,7 @@ from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.options.ensemble import EnsembleOptions, given_weights
 from wsss.runs.journal import Digests
 from wsss.runs.output import Output, in_folder, record_over, what_is_read
-from wsss.stages.evaluate import JoinRule, default_classes, join_cells
+from wsss.stages.evaluate import JoinRule, default_classes, join_cells, true_masks
 
 
 def run(options: EnsembleOptions) -> int:
@@ -126,13 +126,12 @@ def _cell_target(options: EnsembleOptions, predictions: list[Prediction]) -> tup
     assert options.truth is not None
     cells = predictions[0].cells
     truth = read_cell_truth(options.truth, _classes(options, predictions[0]))
-    masks = TrueMasks(options.masks, truth) if options.masks else None
     rule = JoinRule(options.join, options.join_iou)
-    join, how = join_cells(options.preds[0], options.truth, truth, cells, masks, rule)
+    with true_masks(options.masks, options.data or recorded_data(options.preds[0])) as given:
+        masks = TrueMasks(given.cells, truth) if given else None
+        join, how = join_cells(options.preds[0], options.truth, truth, cells, masks, rule)
     true_row = np.full(len(cells), -1)
     true_row[join.rows[join.rows >= 0]] = np.flatnonzero(join.rows >= 0)
-    if (true_row < 0).all():
-        raise DataError(f"no cell of {options.truth} is among the predictions in {predictions[0].folder}.")
 
     def score(blended: np.ndarray, rows: np.ndarray) -> float:
         known = rows[true_row[rows] >= 0]

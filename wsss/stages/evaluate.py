@@ -1,6 +1,7 @@
 """Score predictions against true labels of cells: average precision per class, and the competition's mAP."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import DataError, refuse_idle, some
-from wsss.core.console import progress, say
+from wsss.core.checks import DataError, refuse_idle, some, unlike
+from wsss.core.console import progress, say, say_notes
 from wsss.core.files import read_record, without_nan, write_json
-from wsss.core.labels import HPA, ClassList
-from wsss.data.catalog import read_manifest
+from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
+from wsss.data.catalog import file_channels, read_manifest
 from wsss.data.origin import recorded_data
 from wsss.data.tables import read_labels
 from wsss.inference.ensemble import foreign_note, read_provenance
@@ -44,6 +45,7 @@ from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.figures import write_confusion
 from wsss.runs.journal import Digests
 from wsss.runs.output import Output, at_file, check_recorded, record_over, what_is_read
+from wsss.segmenters.masks import Masks
 from wsss.stages.evaluate_masks import evaluate_masks
 
 Values = dict[str, np.ndarray]
@@ -145,14 +147,17 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     columns = score_columns(cells, options.preds)
     classes = _classes(options.data or recorded_data(options.preds), len(columns))
     truth = read_cell_truth(options.truth, classes)
-    masks = TrueMasks(options.masks, truth) if options.masks else None
+    with true_masks(options.masks, options.data or recorded_data(options.preds)) as given:
+        masks = TrueMasks(given.cells, truth) if given else None
+        return _figures(options, cells, truth, masks, classes), classes
+
+
+def _figures(
+    options: EvaluateOptions, cells: pd.DataFrame, truth: CellTruth, masks: TrueMasks | None, classes: ClassList
+) -> dict[str, Any]:
+    columns = score_columns(cells, options.preds)
     rule = JoinRule(options.join, options.join_iou)
     join, joined_by = join_cells(options.preds, options.truth, truth, cells, masks, rule)
-    if len(truth.ids) and join.missing == len(truth.ids):
-        raise DataError(
-            f"no cell of {options.truth} is among the predictions in {options.preds}: "
-            f"the table begins with {some(truth.ids[:1])}, the predictions with {some(cells.ID[:1]) or 'nothing'}."
-        )
     report: dict[str, Any] = {"format": 1, "preds": str(options.preds), "truth": str(options.truth)}
     report["table"] = table_digest(options.preds)
     scores = join.scores(cells[columns].to_numpy(np.float32))
@@ -178,7 +183,24 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     report["images"] = _images(labels, probs, classes, options.threshold) if probs else None
     report["instances"] = _instances(options, masks, classes) if masks else None
     plain: dict[str, Any] = without_nan(report)
-    return plain, classes
+    return plain
+
+
+@contextmanager
+def true_masks(path: Path | None, data: Path | None) -> Iterator[Masks | None]:
+    """Open the masks of true cells, in any form that segment reads; print in the end what is to be known of them.
+
+    Args:
+        path: the folder or file; None gives None.
+        data: the data set of the images; None where it is not known.
+    """
+    channels = file_channels(read_manifest(data)) if data is not None else HPA_CHANNELS
+    given = Masks(path, channels) if path is not None else None
+    try:
+        yield given
+    finally:
+        if given is not None:
+            say_notes(given.told())
 
 
 def _classes(data: Path | None, count: int) -> ClassList:
@@ -235,20 +257,23 @@ def _instances(options: EvaluateOptions, masks: TrueMasks, classes: ClassList) -
     if options.submission is None and not path.exists():
         return None
     scorer = InstanceScorer(len(classes), options.match_iou)
-    left, others = dict.fromkeys(masks.image_ids), 0
+    left, others, empty = dict.fromkeys(masks.image_ids), 0, 0
     for image in progress(iter_submission(path, len(classes)), "match masks", total=len(masks.image_ids)):
         if image.image_id not in left:
             others += 1
             continue
+        if not image.masks:
+            empty += 1
+            continue
         del left[image.image_id]
         true = masks.read(image.image_id, image.size)
-        iou = true.iou(list(image.masks), image.size, f"{path}: {image.image_id}")
+        iou = true.iou(list(image.masks))
         scorer.add(iou, image.mask_index, image.class_ids, image.scores, true.labels, true.known)
     for image_id in left:
-        scorer.miss(masks.read(image_id).labels)
+        scorer.miss(masks.labels(image_id))
     return {
         "submission": str(path),
-        "images_not_submitted": len(left),
+        "images_not_submitted": len(left) - empty,
         "images_without_truth": others,
     } | instance_table(scorer, classes)
 
@@ -306,7 +331,8 @@ def join_cells(
         The join, and how it was made.
 
     Raises:
-        DataError: there are no masks to join by, or the numbers of the cells are not those of the table.
+        DataError: there are no masks to join by, the numbers of the cells are not those of the table, or no cell is
+            predicted.
     """
     how = rule.how
     if how == "auto":
@@ -314,10 +340,30 @@ def join_cells(
         if how == "number":
             check_numbers(recorded_data(preds), table, preds=preds, marks=truth.marks)
     if how == "number":
-        return join_by_number(truth, cells.ID.to_numpy(), cells.cell_id.to_numpy()), how
-    if masks is None:
+        join = join_by_number(truth, cells.ID.to_numpy(), cells.cell_id.to_numpy())
+    elif masks is None:
         raise DataError("--join iou needs the true label maps: pass --masks DIR.")
-    return joined(truth, _overlapping(preds, rule.least, masks, cells.ID.nunique()), cells.ID.to_numpy()), how
+    else:
+        join = joined(truth, _overlapping(preds, rule.least, masks, cells.ID.nunique()), cells.ID.to_numpy())
+    if len(truth.ids) and join.missing == len(truth.ids):
+        raise DataError(
+            f"no cell of {table} is among the predictions in {preds}: {_apart(truth, cells, how, rule.least)}."
+        )
+    return join, how
+
+
+def _apart(truth: CellTruth, cells: pd.DataFrame, how: str, least: float) -> str:
+    """Say why no true cell is predicted."""
+    predicted, rows = set(cells.ID), truth.rows()
+    name = next((name for name in rows if name in predicted), None)
+    if name is None:
+        return unlike(truth.ids.tolist(), cells.ID.tolist(), "the table", "the predictions")
+    if how == "iou":
+        return (
+            f"in {name} and the others, none overlaps one by an IoU of {least:g}: are the masks those of these images?"
+        )
+    numbers = truth.cells[rows[name]].tolist(), cells.cell_id[name == cells.ID].tolist()
+    return f"of {name}, the table has the cells {some(numbers[0], 3)}, the predictions {some(numbers[1], 3)}"
 
 
 def _overlapping(preds: Path, least: float, masks: TrueMasks, images: int) -> np.ndarray:
@@ -328,7 +374,7 @@ def _overlapping(preds: Path, least: float, masks: TrueMasks, images: int) -> np
         if image_id in known:
             size = (int(cells.ImageHeight.iloc[0]), int(cells.ImageWidth.iloc[0]))
             true = masks.read(image_id, size)
-            iou = true.iou([text.encode("ascii") for text in cells.rle], size, f"{preds}: {image_id}")
+            iou = true.iou([text.encode("ascii") for text in cells.rle])
             matches = match_pairs(iou, least)[: len(true.rows)]
             rows[true.rows] = np.where(matches >= 0, start + matches, -1)
         start += len(cells)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.cells.instances import decode
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError, DataError, some, unlike
 from wsss.core.console import say
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import check_seal, read_record, write_csv, write_json
@@ -65,10 +65,19 @@ def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
     indices = [i for i, name in enumerate(masks.ids) if masks.has_truth[i] and name in done]
     if not indices:
         raise DataError(
-            f"no image of {options.truth} has both a mask and a prediction in {options.preds}: "
-            f"the truth begins with {some(masks.ids[:1])}, the predictions with {some(table.ID[:1])}."
+            f"no image of {options.truth} has both a mask and a prediction in {options.preds}: {_apart(masks, table)}."
         )
     return indices
+
+
+def _apart(masks: MaskSet, table: pd.DataFrame) -> str:
+    """Say why no image of the truth is predicted."""
+    with_mask = [name for name, has in zip(masks.ids, masks.has_truth, strict=True) if has]
+    if not with_mask:
+        return "the truth has no mask"
+    if both := sorted(set(with_mask) & set(table.ID)):
+        return f"{some(both)} could not be predicted"
+    return unlike(with_mask, table.ID.tolist(), "the truth", "the predictions")
 
 
 def predicted_map(preds: Path, name: str, record: dict[str, Any]) -> np.ndarray:
@@ -185,8 +194,8 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, record: dict[str, A
     common = [name for name in truth.images if name in truth.truths and name in masks]
     if not common:
         raise DataError(
-            f"no image of {options.truth} has both a mask and a prediction in {options.preds}: the truth has "
-            f"{some(sorted(truth.truths))}, the predictions {some(sorted(masks))}."
+            f"no image of {options.truth} has both a mask and a prediction in {options.preds}: "
+            f"{unlike(sorted(truth.truths), sorted(masks), 'the truth', 'the predictions')}."
         )
     scores = {name: score_pixels(*pixels_of(masks[name], truth.truths[name])) for name in common}
     table = pd.DataFrame([{"ID": name, "dice": score.dice, "iou": score.iou} for name, score in scores.items()])

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from wsss.core.checks import ConfigError, DataError, refuse_idle, some
+from wsss.core.checks import ConfigError, DataError, exit_code, refuse_idle, some
 from wsss.core.console import say
 from wsss.core.files import digest_json, write_json
 from wsss.core.label_maps import given_maps
@@ -174,7 +174,7 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
     if not again:  # else the shards with images that failed may be run again
         for path in shards:
             remove_journal(path)
-    return 1 if failed else 0
+    return exit_code(failed, len(task.data))
 
 
 def _read(options: InferOptions, task: Task, plan: Plan) -> tuple[dict[str, Any], dict[str, Any], Marks]:

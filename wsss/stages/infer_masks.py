@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.cells.instances import decode
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import ConfigError, DataError, exit_code
 from wsss.core.console import progress, say
 from wsss.core.files import BLANK, as_read, digest_json, sealed, write_bytes, write_csv, write_json
 from wsss.core.label_maps import write_label_map
@@ -97,7 +97,7 @@ def _predict(
         failed = _write_tables(output, masks, journal, options.segmentation)
     write_json(output.path(PROVENANCE), provenance)
     output.publish(failed=again)
-    return 1 if failed else 0
+    return exit_code(failed, len(masks))
 
 
 def _provenance(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpoint[Unet]]) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def infer_large(options: InferOptions, out: Path, plan: LargePlan, device: Devic
             again = [name for name, record, _ in journal.items() if record["failed"]]
         write_json(output.path(PROVENANCE), provenance)
         output.publish(failed=again)
-    return 1 if failed else 0
+    return exit_code(failed, len(output.items))
 
 
 def _large_provenance(options: InferOptions, plan: LargePlan) -> dict[str, Any]:

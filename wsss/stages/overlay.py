@@ -12,7 +12,7 @@ from PIL import Image
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
 from wsss.core.files import write_bytes
-from wsss.core.label_maps import Geometry, find_label_map, read_label_map
+from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import ClassList
 from wsss.core.parquet import read_parquet
 from wsss.data.catalog import DataSet
@@ -35,7 +35,8 @@ from wsss.reports.overlay import (
 )
 from wsss.runs.journal import Digests
 from wsss.runs.output import Output, check_recorded, in_folder, what_is_read
-from wsss.stages.evaluate import check_numbers
+from wsss.segmenters.masks import Masks
+from wsss.stages.evaluate import check_numbers, true_masks
 
 Notes = Mapping[str, Mapping[int, "Note"]]
 """ID -> cell id -> what is written on the cell."""
@@ -76,11 +77,12 @@ def _draw(options: OverlayOptions, output: Output) -> None:
     truth = read_truth(options.truth, ids, data.classes) if options.truth else None
     thumbs: list[Panel] = []
     shown: set[int] = set()
-    for i in progress(chosen, "overlay"):
-        page, thumb, classes = draw_image(data, i, predicted, truth, options)
-        write_bytes(output.path(f"{data.ids[i]}.png"), _png(page))
-        thumbs.append(thumb)
-        shown |= classes
+    with true_masks(options.masks, data.folder) as masks:
+        for i in progress(chosen, "overlay"):
+            page, thumb, classes = draw_image(data, i, predicted, truth, options, masks)
+            write_bytes(output.path(f"{data.ids[i]}.png"), _png(page))
+            thumbs.append(thumb)
+            shown |= classes
     unsure = any(not note.classes for notes in predicted.values() for note in notes.values())
     pale = f"no class from {options.threshold:g} on" if unsure else ""
     write_bytes(output.path("overview.png"), _png(contact_sheet(thumbs, sorted(shown), names, pale=pale)))
@@ -143,9 +145,9 @@ def read_truth(path: Path, ids: Sequence[str], classes: ClassList) -> Notes:
 
 
 def draw_image(
-    data: DataSet, i: int, predicted: Notes, truth: Notes | None, options: OverlayOptions
+    data: DataSet, i: int, predicted: Notes, truth: Notes | None, options: OverlayOptions, masks: Masks | None = None
 ) -> tuple[np.ndarray, Panel, set[int]]:
-    """Draw one image.
+    """Draw one image; `masks` are those that the truth speaks of, None for the cells of the data set.
 
     Returns:
         Its page (H, W, 3) uint8, its small panel for the overview, and the classes shown on it.
@@ -159,7 +161,10 @@ def draw_image(
     large = draw_scale(fit(picture, edge), scale_bar((options.pixel_size or data.pixel_um(i) or 0) * geometry.width))
     layers = [("predicted", label_map, predicted[name])]
     if truth:
-        true_map = _true_map(options.masks, name, geometry)[content] if options.masks else label_map
+        true_map = label_map
+        if masks:
+            native = masks.cells(name, (geometry.height, geometry.width))
+            true_map = geometry.labels_to_store(native)[content]
         layers.append(("truth", true_map, truth[name]))
     panels = [Panel(large, "image")]
     for what, cells, notes in layers:
@@ -170,19 +175,6 @@ def draw_image(
     title = f"{name}: image labels {_label_text(data, i)}"
     small = mark_cells(fit(picture, THUMB), fit(label_map, THUMB, labels=True), predicted[name], text=False)
     return overlay_page(title, panels, sorted(shown), names), Panel(small, name), shown
-
-
-def _true_map(folder: Path, name: str, geometry: Geometry) -> np.ndarray:
-    """Read a true label map and bring it to stored size.
-
-    Raises:
-        DataError: it is missing, broken, or of another size than the image.
-    """
-    path = find_label_map(folder, name)
-    label_map = read_label_map(path, *geometry.sizes)
-    if label_map.shape != (geometry.height, geometry.width):
-        raise DataError(f"{path} is {label_map.shape}, the image is {(geometry.height, geometry.width)}.")
-    return geometry.labels_to_store(label_map)
 
 
 def _label_text(data: DataSet, i: int) -> str:

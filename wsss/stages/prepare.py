@@ -14,7 +14,7 @@ import pandas as pd
 
 from wsss.core.channels import channel_names, parse_roles
 from wsss.core.checks import ConfigError, DataError, UserError, some
-from wsss.core.console import say
+from wsss.core.console import say, say_notes
 from wsss.core.labels import HPA, ClassList
 from wsss.core.stacks import parse_choice
 from wsss.data import pixels, tables
@@ -65,8 +65,8 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
                 existing.mark_unfinished()
             known.update(sources.execute(todo, journal, stamp, options.pool))
             source.shards.sync()
-            for note in sources.bit_notes(known, bits):
-                say(f"note: {note}")
+            _check_any(known)
+            say_notes(sources.bit_notes(known, bits))
         rows = sources.rows(source, known)
         done = _is_finished(options.out, existing, spec, rows)
         if not done:
@@ -75,6 +75,17 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
                 _finish(existing, spec, source, rows, bits, output)
     remove_journal(path)
     return _report(options.out, source.name, done)
+
+
+def _check_any(known: Known) -> None:
+    """Refuse a source of which no image could be prepared.
+
+    Raises:
+        DataError: it is one.
+    """
+    if all(record["status"] == "failed" for record, _ in known.values()):
+        reasons = some((record["reason"] for record, _ in known.values()), 2)
+        raise DataError(f"none of the {len(known)} images could be prepared: {reasons}")
 
 
 def _check_ours(options: PrepareOptions, existing: ExistingSet) -> None:
@@ -144,8 +155,7 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     listing, folder = find(options.images, in_files), options.images.parent if listed else options.images
     files = tables.leave_out(listing.images, options.skip)
     matched = tables.match_labels(files, table, allow_unlabelled=options.allow_unlabelled)
-    for note in (*listing.notes, *matched.notes):
-        say(f"note: {note}")
+    say_notes([*listing.notes, *matched.notes])
     if listing.extra:
         say(f"note: {len(listing.extra)} files are no channel of their image, not read: {some(listing.extra)}.")
     shards = Shards(options.out / SHARDS, options.source, len(files), len(channels), options.size)

@@ -24,6 +24,7 @@ from wsss.reports.page import Figure
 from wsss.runs.journal import in_short
 from wsss.runs.output import outdated
 from wsss.runs.run_folder import RunFolder
+from wsss.segmenters.masks import Masks
 from wsss.stages.evaluate import JoinRule, evaluate, join_cells
 
 
@@ -118,7 +119,7 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
     )
     record, classes = evaluate(options)
     truth = read_cell_truth(given.table, classes)
-    masks = TrueMasks(given.masks, truth) if given.masks else None
+    masks = TrueMasks(Masks(given.masks, data.file_channels).cells, truth) if given.masks else None
     join, how = join_cells(preds, given.table, truth, cells, masks, JoinRule(given.join))
     scores = cells[score_columns(cells, preds)].to_numpy(np.float32)
     of_cells = np.full(scores.shape, np.nan, np.float32)

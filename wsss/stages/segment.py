@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from wsss.cells.instances import doubt_notes
-from wsss.core.checks import DataError, DiskError, some
-from wsss.core.console import progress, say
+from wsss.core.checks import DataError, DiskError, exit_code, some
+from wsss.core.console import progress, say, say_notes
 from wsss.core.files import digest_json, write_csv, write_json
 from wsss.core.runtime import Overlap, version_of, versions
 from wsss.data.catalog import DataSet, default_dataset
@@ -20,11 +20,11 @@ from wsss.runs.journal import Digests, Journal, remove_journal
 from wsss.runs.output import SEGMENT, Output, in_folder
 from wsss.segmenters import AnyBackend, BackendOptions, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
-from wsss.segmenters.masks import MaskFolder
+from wsss.segmenters.masks import GivenCells, MaskFolder
 
 
 def run(options: SegmentOptions) -> int:
-    """Run the stage; return 0, or 1 if some images could not be segmented."""
+    """Run the stage; return 0, 1 if some images could not be segmented, 2 if none could."""
     return segment(options)
 
 
@@ -43,8 +43,7 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, out
     data = DataSet.open(folder)
     asked = _backend_options(options, data)
     backend = make_backend(options.backend, asked)  # a wrong option shows before any work
-    for note in getattr(backend, "notes", ()):
-        say(f"note: {note}")
+    say_notes(getattr(backend, "notes", ()))
     output.begin(partial(_read, data, options), marks=partial(_marks, data, options), subject=(), always=True)
     output.overwrite = True  # the tables are of this stage, whatever version of it
     path = folder / "segment.journal"
@@ -61,8 +60,8 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, out
         _work(data, journal, todo, backend, options, overlap, output)
         table, spent = _summary(data, journal)
         doubts = {name: record.get("doubts", ()) for name, record, _ in journal.items()}
-    for note in doubt_notes({name: doubts[name] for name in data.ids if name in doubts}):
-        say(f"note: {note}")
+    several = backend.given.several(doubts) if isinstance(backend, GivenCells) else []
+    say_notes([*several, *doubt_notes({name: doubts[name] for name in data.ids if name in doubts})])
     _write(output.home, table, options, spent)
     output.publish(failed=table.ID[(table.status == "failed") & table.ID.isin(list(output.items))].tolist())
     return _report(table, len(todo), time.perf_counter() - began, spent)
@@ -81,6 +80,7 @@ def _backend_options(options: SegmentOptions, data: DataSet) -> BackendOptions:
         options.split,
         data.file_channels,
         options.grow,
+        options.background,
     )
 
 
@@ -91,6 +91,8 @@ def _read(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str,
     chosen: dict[str, Any] = {"backend": options.backend, "pixel_um": asked.pixel_um, "size": data.size}
     chosen |= {"masks": str(asked.masks), "weights": str(asked.weights), "category": options.category or ""}
     chosen |= {"split": asked.split, "grow": asked.grow, "roles": list(data.roles)}
+    if asked.background:
+        chosen["background"] = asked.background
     known = {"cellpose", "instanseg"} & {options.backend}
     return {"options": chosen, "files": files, "versions": {name: version_of(name) for name in known}}
 
@@ -230,4 +232,4 @@ def _report(table: pd.DataFrame, worked: int, seconds: float, spent: Counter[str
         say(f"failed: {row.ID}: {row.reason}")
     if len(broken):
         say(f"{len(broken)} images failed; segments.csv names each with its reason.")
-    return 1 if len(broken) else 0
+    return exit_code(len(broken), len(broken) + int((table.status == "ok").sum()))
