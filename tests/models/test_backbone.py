@@ -110,7 +110,7 @@ def test_weights_under_other_names_are_taken_in_order(weights: Path, tmp_path: P
 def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file(timm.create_model("test_byobnet").state_dict(), path)
-    with pytest.raises(DataError, match="do not fit"):
+    with pytest.raises(DataError, match=rf"other.safetensors does not fit backbone {TINY}: "):
         build_backbone(TINY, weights=str(path))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, some
 from wsss.core.files import composed
 from wsss.core.reading import MOST_CHUNKS, PNG, check_png, check_regular, one_line, png_text
 from wsss.core.stacks import MOST_PLANES, OmeImage, PlaneChoice, Stack, in_um, ome_of, sibling
@@ -222,6 +222,13 @@ def by_products(stems: Collection[str], channels: Collection[str] = ()) -> set[s
         if _BY_CELLPOSE.fullmatch(stem) or (beside and beside[1].casefold() in heads):
             found.add(stem)
     return found
+
+
+def result_notes(names: Collection[str]) -> list[str]:
+    """Return a note, or none, on pictures that are no images, see `by_products`."""
+    shown = some(sorted(names), 3)
+    what = f"{len(names)} files are results of programs that segment, by their names, and not read as images: {shown}."
+    return [what] if names else []
 
 
 @contextmanager

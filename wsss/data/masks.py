@@ -20,9 +20,10 @@ from PIL import Image
 from scipy import ndimage
 
 from wsss.core.checks import DataError, some
+from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
 from wsss.core.files import composed, digest_json
-from wsss.core.rasters import SUFFIXES, Raster, open_raster, stem_of
+from wsss.core.rasters import SUFFIXES, Raster, by_products, open_raster, result_notes, stem_of
 from wsss.core.rle import decode_pairs
 from wsss.data.folds import make_folds
 from wsss.options.masks import IGNORE, MOST
@@ -277,7 +278,7 @@ def _bowl(folder: Path) -> list[MaskItem]:
 
 
 def _folders(folder: Path) -> list[MaskItem]:
-    images, ignore = _pictures(folder / "images"), _pictures(folder / "ignore")
+    images, ignore = _images(folder / "images"), _pictures(folder / "ignore")
     if not (folder / "masks").is_dir():
         return [MaskItem(name, path, None) for name, path in images.items()]
     masks = _pictures(folder / "masks")
@@ -287,7 +288,7 @@ def _folders(folder: Path) -> list[MaskItem]:
 
 
 def _salt(folder: Path) -> list[MaskItem]:
-    images, masks = _pictures(folder / "images"), _pictures(folder / "masks")
+    images, masks = _images(folder / "images"), _pictures(folder / "masks")
     table = read_text_table(folder / "train.csv", ("id", "rle_mask"))
     runs = dict(zip(table.id, table.rle_mask, strict=True))
     _same_ids(images, runs, "images/", "train.csv", folder)
@@ -312,6 +313,14 @@ def _pictures(folder: Path) -> dict[str, Path]:
                 raise DataError(f"{folder} holds {pictures[name].name} and {path.name}: expected one file of each ID.")
             pictures[name] = path
     return pictures
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """Return ID -> picture of a folder of images; results of programs that segment are left out, and told."""
+    pictures = _pictures(folder)
+    results = by_products(pictures)
+    say_notes(result_notes(results))
+    return {name: path for name, path in pictures.items() if name not in results}
 
 
 def _same_ids(a: Iterable[str], b: Iterable[str], name_a: str, name_b: str, folder: Path) -> None:

@@ -13,7 +13,7 @@ from wsss.core.channels import BITS, split_channel
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import open_rows
 from wsss.core.files import as_on_disk
-from wsss.core.rasters import SUFFIXES, Header, by_products, check_size, ome_files, open_raster, stem_of
+from wsss.core.rasters import SUFFIXES, Header, by_products, check_size, ome_files, open_raster, result_notes, stem_of
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
 from wsss.data import ids
 from wsss.data.large import open_zarr
@@ -89,11 +89,7 @@ def find_images(folder: Path, channels: tuple[str, ...]) -> ImageListing:
         listing.notes.append(
             f"{len(sets)} images lie in several OME-TIFFs each, with the ID of the first: {some(sets)}."
         )
-    if results:
-        listing.notes.append(
-            f"{len(results)} files are results of programs that segment, by their names, not read as images: "
-            f"{some(sorted(results), 3)}."
-        )
+    listing.notes += result_notes(results)
     if not listing.images:
         raise DataError(
             f"{folder} holds no images{' but ' + some(sorted(results), 3) if results else ''}: "
