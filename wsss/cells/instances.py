@@ -319,7 +319,7 @@ def doubt_notes(doubts: Mapping[str, Iterable[str]], *, segmenting: bool = True)
         }
         if found:
             numbers = {doubt.partition("=")[2] for doubt in found.values()}
-            number = numbers.pop() if len(numbers) == 1 else "N"
+            number = (numbers.pop() if len(numbers) == 1 else "") or "N"
             way_out = (by_segment if segmenting else elsewhere).format(number)
             notes.append(f"label maps of {len(found)} images ({some(found)}): {what.format(number)}: {way_out}.")
     return notes
