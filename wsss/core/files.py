@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
@@ -470,20 +471,21 @@ def sealed(content: bytes) -> bytes:
     return content[:at] + _sealing(content, at - len(_MARK)) + content[at + _HEX :]
 
 
-def check_seal(path: Path, again: str, most: int | None = None) -> bool:
+def check_seal(path: Path, again: str, most: int | None = None, within: int = sys.maxsize) -> bool:
     """Compare a file with its seal; return whether it has one.
 
     Args:
         path: the file.
         again: the way out if it is damaged, as a sentence.
         most: bytes that such a file may have; a longer one is refused unread.
+        within: bytes at the file's end in which its seal stands, if it has one; a megabyte at least.
 
     Raises:
         DataError: the file differs from what was sealed, or is too long.
     """
     check_length(path, most, "options")
     with path.open("rb") as stream:
-        at = _last(stream, _MARK)
+        at = _last(stream, _MARK, within)
         if at < 0:
             return False
         stream.seek(at + len(_MARK))
@@ -501,10 +503,10 @@ def check_seal(path: Path, again: str, most: int | None = None) -> bool:
     return True
 
 
-def _last(stream: IO[bytes], mark: bytes) -> int:
-    """Return where a mark stands last in a file, -1 if it does not; the file is read from its end."""
-    end = stream.seek(0, os.SEEK_END)
-    while end > 0:
+def _last(stream: IO[bytes], mark: bytes, within: int) -> int:
+    """Return where a mark stands last in the bytes at a file's end, -1 if it does not; they are read from the end."""
+    size = end = stream.seek(0, os.SEEK_END)
+    while end > max(0, size - within):
         begin = max(0, end - BLOCK)
         stream.seek(begin)
         at = stream.read(end - begin + len(mark) - 1).rfind(mark)

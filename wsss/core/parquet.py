@@ -125,8 +125,7 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
         DataError: it is missing, no Parquet, damaged, of a newer format, or promises too much.
     """
     with named(path, again):
-        _check_ends(path)
-        check_seal(path, again)
+        check_seal(path, again, within=_footer(path))
         schema = pq.read_schema(path)
         if nested := [own.name for own in schema if pa.types.is_nested(own.type)]:
             raise DataError(f"{path} has lists or records in {some(nested)}, expected a number or a text in each cell.")
@@ -150,17 +149,20 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
     return file
 
 
-def _check_ends(path: Path) -> None:
-    """Refuse a file that is no Parquet by its ends, before the whole of it is read for its digest."""
+def _footer(path: Path) -> int:
+    """Return the bytes of a table's description at its end, from its last bytes: the whole is read for its digest.
+
+    Raises:
+        ValueError: it is no Parquet, or the description is too long.
+    """
     check_regular(path)
     with path.open("rb") as stream:
         start, size = stream.read(len(_ENDS)), stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - 8))
-        footer, end = struct.unpack("<I4s", stream.read(8).rjust(8, b"\0"))
-    if (start, end) != (_ENDS, _ENDS):
-        raise ValueError("it does not begin and end as one")
-    if footer > min(size, MOST_FOOTER):
-        raise ValueError(f"it describes itself in {footer} bytes")
+        length, end = struct.unpack("<I4s", stream.read(8).rjust(8, b"\0"))
+    if (start, end) != (_ENDS, _ENDS) or not 0 < length <= min(size, MOST_FOOTER):
+        raise ValueError(f"it does not begin and end as one, or describes itself in {length} bytes")
+    return int(length) + 8
 
 
 def _is_text(kind: pa.DataType) -> bool:
