@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import torch
@@ -50,7 +51,7 @@ from wsss.options.download import DownloadOptions
 from wsss.options.infer import run_config
 from wsss.options.parsing import make_parser, parse, read_options
 from wsss.options.recipe import ClassifyRecipe
-from wsss.runs.run_folder import load_checkpoint
+from wsss.runs.run_folder import load_checkpoint, read_tensors
 from wsss.segmenters.cell_unet import load_cell_unet
 from wsss.segmenters.coco import CocoMasks, paint_outlines, read_outlines, read_regions
 from wsss.segmenters.painted import TableMasks, paint
@@ -696,6 +697,92 @@ def test_plain_files_of_all_kinds_are_still_read() -> None:
         "a": [1, 2.5, "x"],
         "b": {"c": None, "d": True},
     }
+
+
+def stretched(path: Path, start: bytes, end: bytes = b"", size: int = 2**31 + 2**20) -> None:
+    """Write a file of two gigabytes that holds its two ends, and takes no room for the zeros between them."""
+    with path.open("wb") as stream:
+        stream.write(start)
+        stream.truncate(size)
+        stream.seek(0, io.SEEK_END)
+        stream.write(end)
+
+
+def parquet() -> bytes:
+    stream = io.BytesIO()
+    pd.DataFrame({"ID": ["a"], "rle": ["1"]}).to_parquet(stream)
+    return stream.getvalue()
+
+
+def zip_end(listed: int) -> bytes:
+    """Return the end of an archive whose list of files has so many bytes."""
+    return struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, listed, 0, 0)
+
+
+STRETCHED: dict[str, tuple[Read, bytes, bytes]] = {
+    "empty.json": (CocoMasks, b"", b""),
+    "a.json": (CocoMasks, b'{"images": [', b"]}"),
+    "b.json": (CocoMasks, '{"images": ['.encode("utf-16"), b""),
+    "c.json.gz": (CocoMasks, gzip.compress(b'{"images": [1, 2'), b""),
+    "d.json.gz": (CocoMasks, gzip.compress(b'{"images": [1, 2')[:-12], b""),
+    "a.geojson": (lambda path: read_outlines(path), b"[", b"]"),
+    "empty.parquet": (TableMasks, b"", b""),
+    "a.parquet": (TableMasks, b"PAR1", b"PAR1"),
+    "b.parquet": (TableMasks, b"PAR1", struct.pack("<I4s", 2**31 - 1, b"PAR1")),
+    "c.parquet": (TableMasks, b"PAR1", parquet()[4:]),
+    "a.csv": (TableMasks, b"ID,rle\n", b"\n"),
+    "b.csv": (lambda path: read_labels(path, HPA), b"ID,Label\na,1\nb,", b""),
+    "skip.txt": (read_lines, b"a\nb\n", b"c"),
+    "a.yaml": (read_classes, b"names: [a, b]\n", b""),
+    "a.npz": (read_label_map, b"PK\3\4", zip_end(2**31 - 1)),
+    "a.zip": (lambda path: read_regions(path), b"PK\3\4", zip_end(2**31 - 1)),
+    "a.png": (read_label_map, png(16), b""),
+    "b.png": (read_label_map, png(16)[:33] + struct.pack(">I4s", 2**31 - 1, b"tEXt"), png(16)[33:]),
+    "a.pth": (read_tensors, b"PK\3\4", zip_end(2**31 - 1)),
+}
+
+
+@pytest.mark.parametrize("name", STRETCHED)
+def test_files_of_zeros_are_refused_before_they_are_read(name: str, tmp_path: Path) -> None:
+    read, start, end = STRETCHED[name]
+    stretched(tmp_path / name, start, end)
+    refuse(tmp_path / name, read)
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "utf-16"])
+def test_zeros_beyond_the_first_block_are_noticed_and_texts_without_them_read(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind}"
+    rows = "".join(f"i{k},{k}\n" for k in range(200_000))
+    text = json.dumps(list(range(300_000))) if kind == "json" else f"ID,n\n{rows}"
+    read: Read = read_json if kind == "json" else lambda path: read_text(path).n.astype(int).tolist()
+    path.write_text(text, encoding="utf-16" if kind == "utf-16" else "utf-8")
+    assert read(path) == list(range(300_000 if kind == "json" else 200_000))
+    content = path.read_bytes()
+    path.write_bytes(content[: 2**20] + bytes(64) + content[2**20 :])
+    with pytest.raises(UserError, match="zeros where text is expected"):
+        read(path)
+
+
+def test_json_in_several_parts_of_gzip_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json.gz"
+    path.write_bytes(gzip.compress(b"[1, ") + gzip.compress(b"2]") + bytes(600))
+    assert read_json(path) == [1, 2]
+
+
+def test_jpegs_whose_passes_cover_many_pixels_are_refused(tmp_path: Path) -> None:
+    """Forty passes would be few for a small picture."""
+    content = progressive(40).replace(struct.pack(">HH", 16, 16), struct.pack(">HH", 4000, 4000), 1)
+    filled = content.replace(b"\xff\xc2", b"filling\xff\xff\xc2", 1)
+    tiff = jpeg_in_tiff(content)
+    for name, given in {"a.jpg": content, "b.jpg": filled, "c.tif": tiff}.items():
+        (tmp_path / name).write_bytes(given)
+        with (
+            pytest.raises(UserError, match=rf"{name} passes over \d+ pixels in \d+ bytes"),
+            open_raster(tmp_path / name) as raster,
+        ):
+            raster.decode()
+    with open_raster(progressive(40)) as raster:
+        assert raster.decode().shape == (16, 16, 1)
 
 
 def test_a_log_of_words_is_no_number(tmp_path: Path) -> None:

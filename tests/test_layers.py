@@ -132,6 +132,9 @@ READERS = {
     "pickle.load": (),
     "pickle.loads": (),
     "torch.load": ("runs/run_folder.py", "segmenters/hpacellseg.py"),
+    "zipfile.ZipFile": ("core/reading.py", "data/pseudo.py"),  # the latter writes one
+    "read_bytes": ("core/reading.py", "inference/hub.py", "reviewing/server.py"),  # of files just written
+    "read_text": ("options/configs.py", "stages/configs.py", "stages/doctor.py", "models/device.py"),  # of the machine
     "to_csv": ("core/files.py",),
     "to_parquet": (),
 }

@@ -3,21 +3,23 @@
 This is the only place that imports late: `--help` reads the options of one stage and nothing else.
 
 Exit codes: 0 done; 1 done, but some images failed (they are listed), or a bug, with its traceback; 2 a mistake the user
-can fix, a full disk or a killed worker; 130 interrupted by Ctrl-C; 143 ended by SIGTERM. After 2, 130 and 143 the same
-command goes on from what is done.
+can fix, a full disk or a killed worker; 130 interrupted by Ctrl-C; 143 ended by SIGTERM; 141 the reader of its output
+has gone (`| head`). After 2, 130, 141 and 143 the same command goes on from what is done.
 """
 
 import importlib
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from wsss.core import __version__
 from wsss.core.checks import ConfigError, Terminated, UserError, check_choice, nearest
-from wsss.core.console import in_one_line, record, record_end, say
+from wsss.core.console import close_stdout, flush, in_one_line, record, record_end, say
 from wsss.core.files import disk_errors
 from wsss.options.parsing import EXIT_CODES, SHELLS, completion, read_options
 
@@ -57,6 +59,10 @@ examples:
   wsss infer --data data/mine --run runs/mine --out preds/mine --oof
   wsss report --preds preds/mine --maps --out mine.html
 """
+
+
+PIPE_CLOSED = 128 + signal.SIGPIPE
+"""Exit code where the reader of what is printed has gone, as of other programs."""
 
 
 def options_of(name: str) -> ModuleType:
@@ -118,21 +124,43 @@ def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
     try:
         with disk_errors():
             code = main(argv)
-        sys.stdout.flush()
+        flush()
     except UserError as error:
-        print(f"error: {in_one_line(str(error))}", file=sys.stderr)
-        record("error", text=str(error))
-        code = 2
+        code = _refused(error)
     except KeyboardInterrupt as error:
         print("interrupted: start the same command again to go on from here.", file=sys.stderr)
         code = 143 if isinstance(error, Terminated) else 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        close_stdout()
+        code = PIPE_CLOSED
     finally:
         signal.signal(signal.SIGTERM, before)
-    record_end(code or 0)
+    try:
+        record_end(code or 0)
+    except BrokenPipeError:
+        close_stdout()
+    except UserError as error:
+        code = _refused(error)
     sys.exit(code or 0)
+
+
+def _refused(error: UserError) -> int:
+    """Print a mistake, or what cannot be written; return the exit code."""
+    print(f"error: {in_one_line(str(error))}", file=sys.stderr)
+    try:
+        record("error", text=str(error))
+    except (BrokenPipeError, UserError):
+        close_stdout()
+    return 2
+
+
+class _Stderr(io.FileIO):
+    """The standard error: what cannot be written there is left out."""
+
+    def write(self, content: Any, /) -> int:
+        with suppress(OSError):
+            super().write(content)
+        return len(content)
 
 
 def _open_streams() -> None:
@@ -145,6 +173,8 @@ def _open_streams() -> None:
             os.fstat(handle)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+        sys.stderr = io.TextIOWrapper(_Stderr(2, "w", closefd=False), sys.stderr.encoding, write_through=True)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

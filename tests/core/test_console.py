@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -124,3 +125,39 @@ def test_everything_is_told_through_the_console() -> None:
         calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         printed = [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "print"]
         assert not printed or path.name in SPEAKERS, f"{path}: say() instead of print() in lines {printed}"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_stdout_that_cannot_be_written_is_one_line(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.set_output(console.OutputOptions(json=as_json), "stage")
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            cli.run(lambda argv: say("done") or 0)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: stdout cannot be written (No space left on device): ")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("is_mistake", [False, True])
+def test_a_reader_that_has_gone_ends_a_command_quietly(
+    is_mistake: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(argv: Sequence[str] | None) -> int:
+        if is_mistake:
+            raise DataError("a.csv is no table.")
+        say("done")
+        return 0
+
+    console.set_output(console.OutputOptions(json=True), "stage")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main)
+    assert ended.value.code == (2 if is_mistake else cli.PIPE_CLOSED)
+    assert capsys.readouterr().err == ("error: a.csv is no table.\n" if is_mistake else "")

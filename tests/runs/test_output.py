@@ -307,3 +307,34 @@ def test_records_that_are_none_are_one_line(tmp_path: Path, source: Path) -> Non
         write_json(path, good | change)
         with pytest.raises(DataError, match="is no record of a result"):
             make(tmp_path / "out", source)
+
+
+@pytest.mark.parametrize("target", ["a.csv", "nowhere", "../mine.txt"])
+def test_links_in_the_way_are_replaced_when_asked_only(target: str, tmp_path: Path, source: Path) -> None:
+    """A link to itself, one that leads nowhere, and one to a file of the user's."""
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.csv").symlink_to(target)
+    with pytest.raises(ConfigError, match=r"a\.csv is not of this result and would be replaced"):
+        make(tmp_path / "out", source)
+    assert (tmp_path / "out" / "a.csv").is_symlink()
+    make(tmp_path / "out", source, overwrite=True)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / "out" / "a.csv").is_symlink()
+    (tmp_path / "out" / "a.csv").unlink()
+    (tmp_path / "out" / "a.csv").symlink_to(target)
+    with pytest.raises(ConfigError, match=r"a\.csv was changed by hand"):
+        make(tmp_path / "out", source)
+
+
+@pytest.mark.parametrize("place", ["a.csv/mine.txt", "b"])
+def test_folders_in_the_place_of_files_and_files_of_folders_are_never_replaced(
+    place: str, tmp_path: Path, source: Path
+) -> None:
+    path = tmp_path / "out" / place
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    for _ in range(2):  # nothing is left half-published
+        with pytest.raises(ConfigError, match=r"is a (file, expected a folder|folder, expected a file): move it away"):
+            make(tmp_path / "out", source, overwrite=True)
+    assert path.read_text() == "mine"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, DiskError
 from wsss.core.files import without_nan
 
 
@@ -79,14 +80,49 @@ def say(line: str, /, event: str = "message", **fields: Any) -> None:
     if _Now.options.json:
         record(event, **({"text": line} | fields))
     elif not _Now.options.quiet:
-        print(printable(line), flush=True)
+        _print(printable(line))
+
+
+def _print(line: str) -> None:
+    with _printing():
+        print(line, flush=True)
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """End with one line if stdout cannot be written, and write nothing more to it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        close_stdout()
+        raise DiskError(
+            f"stdout cannot be written ({error.strerror}): let what is printed go elsewhere, or pass --quiet. What was "
+            "done is kept: start the same command again."
+        ) from error
+
+
+def close_stdout() -> None:
+    """Let what is still printed, at the end of the process too, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def flush() -> None:
+    """Write what other packages have printed.
+
+    Raises:
+        DiskError: stdout cannot be written.
+    """
+    with _printing():
+        sys.stdout.flush()
 
 
 def record(event: str, **fields: Any) -> None:
     """Write one object with the event's fields if --json is set; NaN and infinity become null."""
     if _Now.options.json:
         head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "stage": _Now.stage, "event": event}
-        print(json.dumps(without_nan(head | fields), default=str), flush=True)
+        _print(json.dumps(without_nan(head | fields), default=str))
 
 
 def record_end(code: int) -> None:

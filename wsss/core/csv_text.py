@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.reading import check_regular
+from wsss.core.reading import open_text
 
 _GUARDED = r"^'(?=[=+\-@'\t\r])"
 LONGEST_HEADER = 1 << 20
@@ -84,8 +84,7 @@ def _lines(path: Path) -> Iterator[str]:
     """Yield the lines of a file with their ends, in NFC."""
     number = 0
     try:
-        check_regular(path)
-        with path.open("rb") as binary:
+        with open_text(path, None, "a table") as binary:
             start = binary.peek(5)[:5]
             if packed := next((what for magic, what in _PACKED.items() if start.startswith(magic)), ""):
                 raise DataError(f"{path} is {packed}.")

@@ -4,11 +4,10 @@ JSON holds a digest of its values; a file of bytes (Parquet, .npz, .npy, safeten
 whole file, with zeros in the place of the seal. Files without one, from older versions or other programs, are read too.
 """
 
+import codecs
 import errno
 import fcntl
-import gzip
 import hashlib
-import io
 import json
 import math
 import mmap
@@ -16,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,7 +24,16 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from wsss.core.checks import DataError, DiskError, NoSpaceError, some
-from wsss.core.reading import check_regular, parse_json
+from wsss.core.reading import (
+    BLOCK,
+    check_holes,
+    check_length,
+    check_regular,
+    one_line,
+    open_text,
+    parse_json,
+    read_text_file,
+)
 
 if TYPE_CHECKING:  # half of the start of a command would go into importing it
     import pandas as pd
@@ -181,8 +190,26 @@ def write_json(path: Path, value: object) -> None:
 
 def as_read(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record as it comes back from a JSON file: tuples become lists, keys become strings."""
-    parsed: dict[str, Any] = parse_json(json.dumps(record), "a record")
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        begin, end = text.rfind('"', 0, error.start) + 1, text.find('"', error.start)
+        check_utf8(text[begin:end], "that is to be recorded")
+    parsed: dict[str, Any] = parse_json(text, "a record")
     return parsed
+
+
+def check_utf8(name: str, what: str) -> None:
+    """Refuse a path or another word in another encoding: records and tables are UTF-8.
+
+    Raises:
+        DataError: it is.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"the name {name!a} {what} is not UTF-8: rename it (for many files: convmv).") from None
 
 
 def without_nan(value: Any) -> Any:
@@ -202,13 +229,11 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing, is not JSON, or is damaged.
     """
     try:
-        check_regular(path)
-        content = path.read_bytes()
-        value = parse_json(_unzipped(content, path) if content[:2] == b"\x1f\x8b" else content, path)
+        value = parse_json(_json_text(path), path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run the stage that writes it first.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is not JSON ({error}): it is damaged, make it again.") from error
+    except (EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"{path} is not JSON ({one_line(error)}): it is damaged, make it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
     if not isinstance(value, dict) or not value:
@@ -231,15 +256,45 @@ BLOWN_UP_JSON, JSON_RATIO = 1 << 22, 30
 takes 20 times its bytes in memory at worst."""
 
 
-def _unzipped(content: bytes, path: Path) -> bytes:
-    most = min(LARGEST_JSON, max(BLOWN_UP_JSON, JSON_RATIO * len(content)))
-    with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
-        plain = stream.read(most + 1)
-    if len(plain) > most:
-        raise DataError(
-            f"{path} unpacks from {len(content)} to more than {most} bytes: it is damaged, or made to do harm."
-        )
-    return plain
+GZIP = b"\x1f\x8b"
+
+
+def _json_text(path: Path) -> str:
+    """Return the text of a JSON file, which is read part by part, no further than it can be one."""
+    with open_text(path, LARGEST_JSON, "JSON") as stream:
+        parts = _unzipped(path) if stream.peek(2)[:2] == GZIP else iter(lambda: stream.read(BLOCK), b"")
+        first = next(parts, b"")
+        decoder = codecs.getincrementaldecoder(json.detect_encoding(first))()
+        texts = [decoder.decode(first)]
+        if (start := texts[0].lstrip()[:1]).strip('{["-0123456789tfnNI'):
+            raise DataError(f"{path} is not JSON (it begins with {start!r}): check the path, or make it again.")
+        texts += map(decoder.decode, parts)
+        return "".join([*texts, decoder.decode(b"", final=True)])
+
+
+def _unzipped(path: Path) -> Iterator[bytes]:
+    """Yield the content of a gzipped text; what follows its last part is left aside, as by gunzip."""
+    total = 0
+    with path.open("rb") as stream:
+        unpacker, packed = zlib.decompressobj(wbits=31), stream.read(BLOCK)
+        while packed:
+            plain = unpacker.decompress(packed, BLOCK)
+            packed = unpacker.unconsumed_tail or unpacker.unused_data or stream.read(BLOCK)
+            if unpacker.eof and packed.startswith(GZIP):
+                unpacker = zlib.decompressobj(wbits=31)
+            elif unpacker.eof:
+                packed = b""
+            total, taken = total + len(plain), stream.tell()
+            if total > min(LARGEST_JSON, max(BLOWN_UP_JSON, JSON_RATIO * taken)):
+                raise DataError(f"{path} unpacks from {taken} to {total} bytes: it is damaged, or made to do harm.")
+            check_holes(plain, path)
+            yield plain
+    if not unpacker.eof and total:
+        raise EOFError("it ends before its end")
+
+
+LONGEST_LIST = 1 << 26
+"""Bytes of a text file that lists items."""
 
 
 def read_lines(path: Path) -> list[str]:
@@ -249,12 +304,9 @@ def read_lines(path: Path) -> list[str]:
         DataError: it is missing or no text.
     """
     try:
-        check_regular(path)
-        return path.read_text("utf-8-sig").splitlines()
+        return read_text_file(path, LONGEST_LIST, "a list").splitlines()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: check the path.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as text in UTF-8.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
 
@@ -419,28 +471,49 @@ def sealed(content: bytes) -> bytes:
     return content[:at] + _sealing(content, at - len(_MARK)) + content[at + _HEX :]
 
 
-def check_seal(path: Path, again: str) -> bool:
+def check_seal(path: Path, again: str, most: int | None = None, within: int = sys.maxsize) -> bool:
     """Compare a file with its seal; return whether it has one.
 
     Args:
         path: the file.
         again: the way out if it is damaged, as a sentence.
+        most: bytes that such a file may have; a longer one is refused unread.
+        within: bytes at the file's end in which its seal stands, if it has one; a megabyte at least.
 
     Raises:
-        DataError: the file differs from what was sealed.
+        DataError: the file differs from what was sealed, or is too long.
     """
-    check_regular(path)
+    check_length(path, most, "options")
     with path.open("rb") as stream:
-        if os.fstat(stream.fileno()).st_size < len(BLANK):
+        at = _last(stream, _MARK, within)
+        if at < 0:
             return False
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            at = content.rfind(_MARK)
-            if at < 0:
-                return False
-            begin = at + len(_MARK)
-            if content[begin : begin + _HEX] != _sealing(content, at):
-                raise DataError(f"{path} is damaged: its content does not match its digest. {again}")
+        stream.seek(at + len(_MARK))
+        given, sha, left = stream.read(_HEX), hashlib.sha256(), at + len(_MARK)
+        stream.seek(0)
+        while block := stream.read(min(left, BLOCK)):
+            sha.update(block)
+            left -= len(block)
+        sha.update(b"0" * _HEX)
+        stream.seek(_HEX, os.SEEK_CUR)
+        while block := stream.read(BLOCK):
+            sha.update(block)
+    if given != sha.hexdigest().encode():
+        raise DataError(f"{path} is damaged: its content does not match its digest. {again}")
     return True
+
+
+def _last(stream: IO[bytes], mark: bytes, within: int) -> int:
+    """Return where a mark stands last in the bytes at a file's end, -1 if it does not; they are read from the end."""
+    size = end = stream.seek(0, os.SEEK_END)
+    while end > max(0, size - within):
+        begin = max(0, end - BLOCK)
+        stream.seek(begin)
+        at = stream.read(end - begin + len(mark) - 1).rfind(mark)
+        if at >= 0:
+            return begin + at
+        end = begin
+    return -1
 
 
 def _sealing(content: "bytes | mmap.mmap", at: int) -> bytes:

@@ -3,7 +3,6 @@
 import functools
 import io
 import math
-import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import tifffile
 from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
 from wsss.core.rasters import LOSSLESS, MOST_BLOWN_UP, MOST_RATIO, open_raster, stem_of
-from wsss.core.reading import check_npy, check_regular, one_line, parse_npy, read_npy
+from wsss.core.reading import check_npy, check_regular, one_line, open_zip, parse_npy, read_npy
 
 FIELD_UM = 2048 * 0.08
 """Edge of a whole field of the Human Protein Atlas, in micrometres."""
@@ -306,7 +305,7 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         arrays = archive.infolist()
         if len(arrays) != 1:
             names = [array.filename.removesuffix(".npy") for array in arrays]

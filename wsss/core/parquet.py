@@ -1,5 +1,7 @@
 """Parquet tables: ours carry a seal and a format that every reader compares, others are read within limits."""
 
+import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +14,12 @@ import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import BLANK, check_format, check_seal, seal, write_atomic
-from wsss.core.reading import one_line
+from wsss.core.reading import check_regular, one_line
 
 FORMAT = "wsss-table-1"
+_ENDS = b"PAR1"
+MOST_FOOTER = 1 << 26
+"""Bytes of the description at a table's end, which is read at once."""
 FEW_ROWS = 200_000
 """Tables of no more rows are read however small their file is."""
 FEW_VALUES = 1 << 24
@@ -30,6 +35,8 @@ VALUES_PER_GROUP = 8_000_000
 """The same for tables of many columns: some 32 MB of numbers."""
 FEW_TABLES = 256
 """Tables that wait for their group; more are put into one."""
+BUFFER = 1 << 20
+"""Bytes of a column that are read at once: it may promise more than it holds."""
 MOST_BLOWN_UP = 1 << 28
 """Bytes that the pages of a table may have unpacked, if that is more than 100 times the file."""
 
@@ -118,12 +125,12 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
         DataError: it is missing, no Parquet, damaged, of a newer format, or promises too much.
     """
     with named(path, again):
-        check_seal(path, again)
+        check_seal(path, again, within=_footer(path))
         schema = pq.read_schema(path)
         if nested := [own.name for own in schema if pa.types.is_nested(own.type)]:
             raise DataError(f"{path} has lists or records in {some(nested)}, expected a number or a text in each cell.")
         texts = [own.name for own in schema if _is_text(own.type)]
-        file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
+        file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts, buffer_size=BUFFER)
         about = file.metadata
         file_format = (about.metadata or {}).get(b"wsss", b"").decode("ascii", "replace").partition(" ")[0]
         rows, columns, size = about.num_rows, about.num_columns, path.stat().st_size
@@ -140,6 +147,22 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
     if unpacked > max(MOST_BLOWN_UP, 100 * size):
         raise DataError(f"{path} unpacks from {size} to {unpacked} bytes: it is damaged, or made to do harm.")
     return file
+
+
+def _footer(path: Path) -> int:
+    """Return the bytes of a table's description at its end, from its last bytes: the whole is read for its digest.
+
+    Raises:
+        ValueError: it is no Parquet, or the description is too long.
+    """
+    check_regular(path)
+    with path.open("rb") as stream:
+        start, size = stream.read(len(_ENDS)), stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 8))
+        length, end = struct.unpack("<I4s", stream.read(8).rjust(8, b"\0"))
+    if (start, end) != (_ENDS, _ENDS) or not 0 < length <= min(size, MOST_FOOTER):
+        raise ValueError(f"it does not begin and end as one, or describes itself in {length} bytes")
+    return int(length) + 8
 
 
 def _is_text(kind: pa.DataType) -> bool:

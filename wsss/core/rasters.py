@@ -9,8 +9,9 @@ import io
 import logging
 import math
 import re
+import struct
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,12 +38,18 @@ MOST_BLOWN_UP = 2**26
 """Bytes of pixels that a small file may have: of larger pictures, file and pixels are compared."""
 MOST_RATIO, MOST_RATIO_BLANK = 100, 1200
 """Bytes of pixels for each byte of the file, at most; of pictures that may well be blank, such as label maps."""
+MOST_BYTES_A_PIXEL = 16
+"""Bytes of a PNG or JPEG for each pixel, at most."""
 MOST_BLANK = 2**25
 """Most pixels of a blank picture, unless its image is as large."""
 JPEGS = (6, 7, 33007, 34892)
 """Compressions of a TIFF whose segments are JPEG."""
 MOST_SCANS = 100
 """Passes over the picture in a progressive JPEG, which usually has about ten; each takes as long as all pixels do."""
+MOST_WORK, MOST_WORK_RATIO = 2**29, 400
+"""Pixels that the passes of JPEGs go over, together, at most; of larger files, for each of their bytes."""
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of a JPEG that give its size."""
 MOST_METADATA = 2**20
 """Bytes of EXIF or XMP; longer ones are passed over."""
 MOST_WORDS = 2**18
@@ -347,7 +354,11 @@ def named(where: str) -> Iterator[None]:
 
 
 def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
-    told = _png_metadata(stream, where) if kind == "PNG" else None
+    told = None
+    if kind == "PNG":
+        stream.seek(16)
+        _check_filling(stream, struct.unpack(">II", stream.read(8)), where)
+        told = _png_metadata(stream, where)
     stream.seek(0)
     with Image.open(stream, formats=(kind,)) as picture:
         told = _Metadata(picture.info.get("exif", b""), picture.info.get("xmp", b"")) if told is None else told
@@ -372,8 +383,9 @@ def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
         wide = bits == 16 and samples > 1
         return Raster(header, lambda: _decode_png(stream, bits, wide, where), orientation, colours)
     if kind == "JPEG":
+        _check_filling(stream, (height, width), where)
         stream.seek(0)
-        check_scans(stream.read(), where)
+        check_scans([stream.read()], where)
     if mode not in ("1", "L", "P", "RGB"):
         raise DataError(f"{where} is a {kind} of mode {mode}, expected grey values or RGB.")
     samples = 3 if mode == "RGB" else 1
@@ -382,15 +394,56 @@ def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
     return Raster(header, lambda: _decode_pillow(stream, kind), orientation, colours)
 
 
-def check_scans(content: bytes, where: str) -> None:
-    """Refuse a JPEG that passes over its pixels more than MOST_SCANS times.
+def _check_filling(stream: Any, size: tuple[int, ...], where: str) -> None:
+    """Refuse a file that is much longer than its pixels, before the whole of it is read."""
+    if (length := stream.seek(0, io.SEEK_END)) > max(MOST_BLOWN_UP, MOST_BYTES_A_PIXEL * math.prod(size)):
+        shown = " x ".join(map(str, size))
+        raise DataError(f"{where} has {length} bytes for {shown} pixels: it is damaged, or holds other things.")
+
+
+def check_scans(parts: Iterable[bytes], where: str) -> None:
+    """Refuse JPEGs that pass over their pixels too often, by the sizes in their headers.
+
+    Args:
+        parts: the JPEGs that are decoded together, such as the tiles of a page.
+        where: their file, for messages.
 
     Raises:
-        DataError: it does.
+        DataError: one passes more than MOST_SCANS times; or all together over more pixels than MOST_WORK.
+
+    Source: ITU-T T.81, B.2.
     """
-    scans = content.count(b"\xff\xda")  # the marker of a scan, which does not come about within one
-    if scans > MOST_SCANS:
-        raise DataError(f"{where} passes over its pixels {scans} times, more than {MOST_SCANS}: it is made to do harm.")
+    length = work = 0
+    for content in parts:
+        scans = content.count(b"\xff\xda")  # the marker of a scan, which does not come about within one
+        if scans > MOST_SCANS:
+            raise DataError(
+                f"{where} passes over its pixels {scans} times, more than {MOST_SCANS}: it is made to do harm."
+            )
+        length, work = length + len(content), work + scans * _jpeg_pixels(content)
+        if work > max(MOST_WORK, MOST_WORK_RATIO * length):
+            raise DataError(
+                f"{where} passes over {work} pixels in {length} bytes: it is damaged, or made to do harm. "
+                "If it is right, save it as PNG or TIFF."
+            )
+
+
+def _jpeg_pixels(content: bytes) -> int:
+    """Return how many pixels the header of a JPEG says it has; as decoders do, what is no marker is passed over."""
+    at = 2
+    while 0 <= at < len(content) - 9:
+        kind = content[at + 1]
+        if content[at] != 0xFF or kind in (0, 0xFF):
+            at = content.find(b"\xff", at + 1)
+        elif kind == 0xDA:  # pixels
+            return 0
+        elif kind in _FRAMES:
+            height, width = struct.unpack_from(">HH", content, at + 5)
+            return int(height * width)
+        else:
+            bare = kind == 1 or 0xD0 <= kind <= 0xD9  # has no length
+            at += 2 if bare else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return 0
 
 
 def _bmp_bits(stream: Any) -> int:
@@ -689,10 +742,14 @@ def _page(page: Any, where: str) -> np.ndarray:
 
 def _check_segments(page: Any, where: str) -> None:
     """Refuse a page with missing segments, which tifffile would fill with zeros, or with a JPEG made to do harm."""
-    length = page.parent.filehandle.size
-    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-        if offset <= 0 or count <= 0 or offset + count > length:
-            raise DataError(f"{where} is cut short: pixels are missing.")
-        if page.compression in JPEGS:
-            page.parent.filehandle.seek(offset)
-            check_scans(page.parent.filehandle.read(count), where)
+    file = page.parent.filehandle
+    places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    if any(offset <= 0 or count <= 0 or offset + count > file.size for offset, count in places):
+        raise DataError(f"{where} is cut short: pixels are missing.")
+    if page.compression in JPEGS:
+        check_scans((_part(file, *place) for place in places), where)
+
+
+def _part(file: Any, offset: int, count: int) -> bytes:
+    file.seek(offset)
+    return bytes(file.read(count))

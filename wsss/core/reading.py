@@ -1,4 +1,5 @@
-"""JSON, YAML, .npy arrays and the chunks of PNG from files of any origin: limits come first, errors are one line.
+"""Text, JSON, YAML, .npy arrays, archives and the chunks of PNG from files of any origin: limits come first, errors are
+one line.
 
 These formats are read here and nowhere else (`tests/test_layers.py` checks that).
 """
@@ -11,7 +12,10 @@ import re
 import stat
 import struct
 import tokenize
+import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,6 +64,87 @@ def check_no_link(path: Path) -> None:
         raise DataError(f"{path} is a link, which wsss never makes: put the file itself there, or remove the link.")
 
 
+def check_length(path: Path, most: int | None, what: str) -> None:
+    """Refuse a file that is no ordinary one, or too long to be what it should be, before any of it is read.
+
+    Args:
+        path: the file.
+        most: bytes that it may have; None for any number.
+        what: what it should be, such as 'YAML', for the message.
+
+    Raises:
+        DataError: it is.
+        OSError: it is not there.
+    """
+    check_regular(path)
+    if most is not None and (size := path.stat().st_size) > most:
+        raise DataError(f"{path} has {size} bytes, more than {most} are not read as {what}.")
+
+
+def read_bytes(path: Path, most: int | None, what: str) -> bytes:
+    """Return the content of a file that is no longer than it may be; see `check_length`."""
+    check_length(path, most, what)
+    return path.read_bytes()
+
+
+BLOCK = 1 << 20
+"""Bytes that are read at once."""
+HOLE = bytes(8)
+"""No text has eight zero bytes in a row, in any encoding; a file may have any number of them that take no room."""
+
+
+def check_holes(content: bytes, where: object) -> None:
+    """Refuse a part of a text that has zeros in it.
+
+    Raises:
+        DataError: it has.
+    """
+    if HOLE in content:
+        raise DataError(f"{where} has zeros where text is expected: it is damaged, or no text.")
+
+
+class _TextFile(io.FileIO):
+    """A file whose reading ends with an error at its first run of zeros; what stands before it can be read."""
+
+    _at_hole = False
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = 0 if self._at_hole else super().readinto(buffer) or 0
+        content = bytes(memoryview(buffer)[:count])
+        at = 0 if self._at_hole else content.find(HOLE)
+        self._at_hole = at >= 0
+        if at == 0:
+            check_holes(HOLE, self.name)
+        return at if at > 0 else count
+
+
+def open_text(path: Path, most: int | None, what: str) -> io.BufferedReader:
+    """Open a file of text, as bytes, whose length is within a limit; a run of zeros ends its reading with a DataError.
+
+    Read it part by part: reading all at once leaves the zeros aside.
+
+    Raises:
+        DataError: see `check_length`.
+    """
+    check_length(path, most, what)
+    return io.BufferedReader(_TextFile(path), BLOCK)
+
+
+def read_text_file(path: Path, most: int, what: str) -> str:
+    """Return a UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        DataError: it is longer than `most` bytes, holds zeros, or is no UTF-8.
+        OSError: it is not there.
+    """
+    try:
+        with open_text(path, most, what) as stream:
+            text = b"".join(iter(lambda: stream.read(BLOCK), b"")).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as {what} in UTF-8.") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def parse_json(text: str | bytes, where: object) -> Any:
     """Read JSON; bytes in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
@@ -83,7 +168,7 @@ def parse_json(text: str | bytes, where: object) -> Any:
 
 
 def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> Any:
-    """Read YAML without tags of Python and without anchors.
+    """Read YAML without tags of Python, without anchors and without keys that come twice.
 
     Args:
         text: the YAML.
@@ -91,7 +176,8 @@ def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> A
         kind: of the error.
 
     Raises:
-        UserError: it is no YAML, too large, nested too deep, or uses anchors (which blow up a small file).
+        UserError: it is no YAML, too large, nested too deep, gives a key twice, or uses anchors (which blow up a small
+            file); the line is named.
     """
     if len(text) > MOST_YAML:
         raise kind(f"{where} has {len(text)} characters, more than {MOST_YAML} are not read as YAML.")
@@ -102,23 +188,61 @@ def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> A
         raise
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         # The constructors of PyYAML raise all of these for values that do not fit their tag.
-        raise kind(f"{where} is not YAML ({one_line(error)}).") from error
+        line, fault = _fault(error, text)
+        raise kind(
+            f"{where}, line {line}, is not YAML ({fault}): expected 'name: value' or '- item' in each line, indented "
+            "with blanks; put texts with special characters in quotes."
+        ) from error
+
+
+def _fault(error: Exception, text: str) -> tuple[int, str]:
+    """Return the line, from 1, where a text is no YAML, and what is wrong there."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        words = " ".join(str(part) for part in (error.context, error.problem) if part)
+        return (mark.line if mark else 0) + 1, " ".join(words.split())[:200].replace("tag:yaml.org,2002:", "!!")
+    if isinstance(error, yaml.reader.ReaderError):
+        return text.count("\n", 0, error.position) + 1, "a character that no text has"
+    loader = _Loader(text)
+    nodes = [loader.get_single_node()]
+    for node in nodes:  # grows
+        try:
+            if isinstance(node, yaml.ScalarNode):
+                loader.construct_object(node)
+            else:
+                nodes += [part for pair in node.value for part in (pair if isinstance(pair, tuple) else [pair])]
+        except Exception:  # the one that made the error
+            return node.start_mark.line + 1, f"'{node.value[:40]}' is no {node.tag.rpartition(':')[2]}"
+    return 1, one_line(error)
 
 
 def _check_events(text: str, where: object, kind: type[UserError]) -> None:
-    depth = 0
+    lines: list[dict[str, int] | None] = []  # of the keys in each mapping that is open; None for a list
+    at_key: list[bool] = []
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             raise kind(f"{where} refers to an anchor (*{event.anchor}), which is not read: write the value out.")
-        if isinstance(event, yaml.ScalarEvent):
+        if isinstance(event, yaml.CollectionEndEvent):
+            lines.pop()
+            at_key.pop()
+            continue
+        if not isinstance(event, yaml.NodeEvent):
+            continue
+        line, is_scalar = event.start_mark.line + 1, isinstance(event, yaml.ScalarEvent)
+        if lines and (keys := lines[-1]) is not None:
+            if at_key[-1] and is_scalar:
+                if (first := keys.setdefault(event.value, -line)) > 0:
+                    raise kind(f"{where} gives '{event.value[:80]}' twice (lines {first} and {line}): keep one.")
+                keys[event.value] = line
+            at_key[-1] = not at_key[-1]
+        if is_scalar:
             if len(event.value) > LONGEST_NUMBER and _NUMBER.fullmatch(event.value):
-                raise kind(f"{where} has a number of {len(event.value)} characters: it is damaged.")
-        elif isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > DEEPEST:
-                raise kind(f"{where} nests its lists more than {DEEPEST} deep: it is damaged, or made to do harm.")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+                raise kind(f"{where}, line {line}: a number of {len(event.value)} characters: it is damaged.")
+            continue
+        lines.append({} if isinstance(event, yaml.MappingStartEvent) else None)
+        at_key.append(True)
+        if len(lines) > DEEPEST:
+            raise kind(f"{where} nests its lists more than {DEEPEST} deep: it is damaged, or made to do harm.")
 
 
 def read_yaml(path: Path, kind: type[UserError] = DataError) -> Any:
@@ -128,18 +252,13 @@ def read_yaml(path: Path, kind: type[UserError] = DataError) -> Any:
         UserError: the file is missing or cannot be read, or see `parse_yaml`.
     """
     try:
-        check_regular(path)
-        if (size := path.stat().st_size) > MOST_YAML:
-            raise kind(f"{path} has {size} bytes, more than {MOST_YAML} are not read as YAML.")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text_file(path, MOST_YAML, "YAML")
     except FileNotFoundError:
         raise kind(f"{path} does not exist: check the path.") from None
     except OSError as error:
         raise kind(f"{path} cannot be read ({error.strerror}).") from None
     except DataError as error:
         raise kind(str(error)) from None
-    except UnicodeDecodeError as error:
-        raise kind(f"{path} is not UTF-8 text (byte {error.start}): save it as YAML in UTF-8.") from None
     return parse_yaml(text, path, kind)
 
 
@@ -225,6 +344,34 @@ def parse_npy(content: bytes, where: object) -> np.ndarray:
     check_npy(io.BytesIO(content), len(content), where)
     array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
     return array
+
+
+MOST_LISTED = 1 << 26
+"""Bytes of the list of files in an archive, at most."""
+
+
+class _Archive(io.BufferedReader):
+    """A file that gives no more than MOST_LISTED bytes at once while `is_listing`."""
+
+    is_listing = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.is_listing and size is not None and size > MOST_LISTED:
+            raise zipfile.BadZipFile(f"its list of files would have {size} bytes")
+        return super().read(size)
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive; its list of files, which is read at once, must not be longer than that of any real one.
+
+    Raises:
+        zipfile.BadZipFile: it is none, or damaged.
+    """
+    check_regular(path)
+    with _Archive(io.FileIO(path)) as stream, zipfile.ZipFile(stream) as archive:
+        stream.is_listing = False
+        yield archive
 
 
 MOST_CHUNKS = 2**17

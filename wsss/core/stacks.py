@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.reading import check_regular
+from wsss.core.reading import check_regular, read_text_file
 
 CHANNEL_AXES = "CSIQ"
 """Axes that hold channels: channels, samples of a pixel, and pages that no metadata describes (I, Q)."""
@@ -274,10 +274,8 @@ def ome_of(text: str, source: Path | None, where: str) -> OmeImage:
         return read_ome(root, name, uuid)
     if source is None:
         raise DataError(f"{where} is part of an OME set whose metadata is in {other}: give all files in one folder.")
-    path = sibling(source, other)
-    if path.stat().st_size > MOST_XML:
-        raise DataError(f"{path} is larger than {MOST_XML} bytes: it is no OME-XML.")
-    return read_ome(parse_ome(path.read_text("utf-8")), name, uuid, companion=True)
+    companion = read_text_file(sibling(source, other), MOST_XML, "OME-XML")
+    return read_ome(parse_ome(companion), name, uuid, companion=True)
 
 
 def sibling(path: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from wsss.core.checks import DataError
 from wsss.core.files import write_bytes
 from wsss.core.rasters import open_raster
+from wsss.core.reading import read_bytes
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ def fetch(
     """
     if path.exists():
         try:
-            return picture_size(path.read_bytes())
+            return picture_size(read_bytes(path, LARGEST, "a picture"))
         except FetchError:
             path.unlink()  # not by our doing; fetch it again
     return _persist(lambda: _save_picture(url, path, manners), manners, rate, sleep)

@@ -22,7 +22,10 @@ def fault(ID: str) -> str:
         return "has a path in it"
     if ID[0] == ".":
         return "begins with a dot"
-    if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in ID):
+    kinds = set(map(unicodedata.category, ID))
+    if "Cs" in kinds:  # a byte as Python keeps it
+        return "is not UTF-8"
+    if kinds & {"Cc", "Cf", "Zl", "Zp"}:
         return "has control characters"
     if len(ID.encode()) > LONGEST:
         return f"is longer than {LONGEST} bytes"

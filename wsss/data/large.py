@@ -283,7 +283,7 @@ class LargeImage:
             handle.seek(self._page.dataoffsets[index])
             content = handle.read(self._page.databytecounts[index])
             if self._page.compression in JPEGS:
-                check_scans(content, str(self.path))
+                check_scans([content], str(self.path))
             unpacked = math.prod(self._page.chunks)
             if content and unpacked > max(MOST_BLOWN_UP, MOST_RATIO * len(content)):
                 raise DataError(

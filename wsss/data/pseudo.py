@@ -20,7 +20,7 @@ import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import BLANK, check_seal, digest_file, read_record, sealed, write_bytes
-from wsss.core.reading import check_npy, parse_npy
+from wsss.core.reading import check_npy, open_zip, parse_npy
 from wsss.data.catalog import DataSet
 from wsss.runs.journal import Digests
 from wsss.runs.output import check_entry, check_recorded, files_of_record, settle
@@ -105,7 +105,7 @@ class PseudoSet:
         size, most = self.manifest["size"], len(self.manifest["classes"])
         try:
             check_seal(path, again)
-            with zipfile.ZipFile(path) as archive:
+            with open_zip(path) as archive:
                 classes, masks = (_member(archive, key, most * size**2, path) for key in ("classes", "masks"))
         except FileNotFoundError:
             raise DataError(f"{path} is missing. {again}") from None

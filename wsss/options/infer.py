@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields, check_range, refuse_idle
 from wsss.core.files import OF_OPTIONS, check_seal
-from wsss.core.reading import read_yaml
+from wsss.core.reading import MOST_YAML, read_yaml
 from wsss.core.runtime import ENGINES
 from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import parse
@@ -263,7 +263,7 @@ def run_config(run: Path) -> dict[str, Any]:
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         raise ConfigError(f"{run} is no run folder (no config.yaml in it): check --run, or train it first.")
-    check_seal(path, OF_OPTIONS)
+    check_seal(path, OF_OPTIONS, MOST_YAML)
     recipe = read_yaml(path)
     if not isinstance(recipe, dict):
         raise DataError(f"{path} holds no options, expected 'name: value' lines: restore it.")

@@ -22,8 +22,8 @@ from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.console import OutputOptions, say, set_output
-from wsss.core.files import OF_OPTIONS, check_seal, is_file
-from wsss.core.reading import parse_yaml, read_yaml
+from wsss.core.files import OF_OPTIONS, check_seal, check_utf8, is_file
+from wsss.core.reading import MOST_YAML, parse_yaml, read_yaml
 from wsss.options.configs import config_file
 from wsss.options.renamed import FORMER_DEFAULTS, renamed_config, renamed_flags
 
@@ -168,7 +168,10 @@ def read_options(stage: str, module: ModuleType, words: Sequence[str] | None) ->
     Raises:
         ConfigError: an unknown or misshapen option, or one of another task.
     """
-    words = _current(sys.argv[1:] if words is None else words)
+    words = list(sys.argv[1:] if words is None else words)
+    for word in (*words, str(Path.cwd())):
+        check_utf8(word, "of the command, or of the folder where it is started,")
+    words = _current(words)
     if not hasattr(module, "TASKS"):
         parser = parser_of(stage, module)
         _help(words, parser.format_help, parser)
@@ -394,8 +397,10 @@ def _check_configs(words: Sequence[str]) -> None:
     for word, after in itertools.pairwise([*words, ""]):
         name, _, value = word.partition("=")
         if name == "--config" and is_file(value or after):
-            check_seal(Path(value or after), OF_OPTIONS)
+            check_seal(Path(value or after), OF_OPTIONS, MOST_YAML)
             read_yaml(Path(value or after), ConfigError)
+        elif word.startswith("--") and (value or after).startswith("{"):  # a table
+            parse_yaml(value or after, name, ConfigError)
     typed = {word.partition("=")[0] for word in words}
     for where, option in itertools.product(range(len(words)), CODE):
         named = str((_config_at(words, where) or {}).get(option, ""))

@@ -210,9 +210,9 @@ class Output:
         missing, changed = [], []
         for name, (mark, digest) in record["files"].items():
             path = self.folder / name
-            if not path.exists():
+            if not os.path.lexists(path):
                 missing.append(path)
-            elif mark_of(path) != mark and digest_file(path) != digest:
+            elif not path.is_file() or (mark_of(path) != mark and digest_file(path) != digest):
                 changed.append(path)
         return missing, changed
 
@@ -277,8 +277,14 @@ class Output:
         self.complete()
 
     def _check_free(self, names: list[str], before: Mapping[str, Any]) -> None:
-        """Refuse to replace files that are not of the result before."""
-        strange = [name for name in names if name not in before and (self.folder / name).exists()]
+        """Refuse to replace files, or links wherever they lead, that are not of the result before; folders ever."""
+        for name in names:
+            above = [self.folder / place for place in Path(name).parents if os.path.lexists(self.folder / place)]
+            if (self.folder / name).is_dir() or not all(place.is_dir() for place in above):
+                path = next((place for place in above if not place.is_dir()), self.folder / name)
+                kinds = "a file, expected a folder" if path in above else "a folder, expected a file"
+                raise ConfigError(f"{path} is {kinds}: move it away, or choose another place.")
+        strange = [name for name in names if name not in before and os.path.lexists(self.folder / name)]
         if strange and not self.overwrite:
             whose, way_out = self._owner(strange[0]), self.way_out
             if strange[0] != self.name and self.shown != self.folder:  # a companion of the file that --out names

@@ -37,7 +37,7 @@ from wsss.core.files import (
     write_json,
     write_text,
 )
-from wsss.core.reading import one_line, parse_json, read_yaml
+from wsss.core.reading import MOST_YAML, one_line, open_zip, parse_json, read_yaml
 from wsss.options.recipe import recipe_from
 from wsss.runs.record import (
     NETWORK,
@@ -132,7 +132,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 def _check_unpacked(path: Path) -> None:
     """Refuse a torch file that is packed: torch writes numbers as they are."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > 2 * path.stat().st_size + (1 << 20):
             raise DataError(f"{path} unpacks to {unpacked} bytes: it is damaged, or made to do harm.")
@@ -264,7 +264,7 @@ class RunFolder:
             DataError: it is, or is damaged.
         """
         path = self.path / "config.yaml"
-        if not path.is_file() or not check_seal(path, OF_OPTIONS):
+        if not path.is_file() or not check_seal(path, OF_OPTIONS, MOST_YAML):
             return
         given = read_yaml(path)
         recipes = (recipe_from(values, str(path)) for values in (given, meta["recipe"]))
@@ -352,7 +352,7 @@ def check_free(path: Path) -> None:
     names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} if path.is_dir() else set()
     ours = {"last.safetensors", "last.safetensors.previous", "lr_find.csv", "lr_find.png"}
     config = path / "config.yaml"  # written first; a name that others use too
-    begun = names & ours or (config.is_file() and check_seal(config, "Restore it, or choose another --run."))
+    begun = names & ours or (config.is_file() and check_seal(config, "Restore it, or choose another --run.", MOST_YAML))
     if names and not begun:
         raise ConfigError(f"{path} holds {some(sorted(names), 3)}, and no training: choose another --run.")
 

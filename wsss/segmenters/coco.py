@@ -3,7 +3,6 @@
 import itertools
 import logging
 import re
-import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,7 +17,7 @@ from wsss.core.files import composed, read_json
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import named
-from wsss.core.reading import check_regular
+from wsss.core.reading import check_regular, open_zip, read_bytes
 from wsss.core.rle import check_covered, fill
 from wsss.segmenters.painted import GivenMasks, check_ids
 
@@ -154,10 +153,8 @@ def read_regions(path: Path) -> Outlines:
 def _contents(path: Path) -> list[bytes]:
     """Return the regions of a file as bytes; a set's sizes are checked before it is unpacked."""
     if path.suffix.lower() == ".roi":
-        if path.stat().st_size > MOST_BYTES:
-            raise DataError(f"{path} is larger than {MOST_BYTES} bytes: it is no region of ImageJ.")
-        return [path.read_bytes()]
-    with zipfile.ZipFile(path) as archive:
+        return [read_bytes(path, MOST_BYTES, "a region of ImageJ")]
+    with open_zip(path) as archive:
         files = [file for file in archive.infolist() if file.filename.lower().endswith(".roi")]
         unpacked, most = sum(file.file_size for file in files), max(MOST_SMALL, MOST_RATIO * path.stat().st_size)
         if len(files) > MOST_REGIONS or unpacked > min(MOST_BYTES, most):
