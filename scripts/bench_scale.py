@@ -72,16 +72,15 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
         used: list[tuple[float, float]] = []
         for count in sizes:
             home = folder / str(count)
-            used.append(measured(stage, home))
-            if stage == "prepare" and not (home / "truth.csv").exists():
-                write_tables(home, args.cells)
+            used.append(measured(stage, home, args.cells))
             say(line(stage, count, used))
 
 
-def measured(stage: str, home: Path) -> tuple[float, float]:
+def measured(stage: str, home: Path, cells: int) -> tuple[float, float]:
     """Return what a stage took: from the figures in the folder, or from a run of it now, kept there."""
     figures = read_json(home / FIGURES) if (home / FIGURES).exists() else {}
     if stage not in figures:
+        write_tables(home, stage, cells)
         figures[stage] = child(stage, home)
         write_json(home / FIGURES, figures)
     return tuple(figures[stage])
@@ -148,26 +147,34 @@ def name_of(k: int) -> str:
     return f"im{k:06}"
 
 
-def write_tables(home: Path, cells: int) -> None:
-    """Write what the other stages read: label maps, a run, two predictions, and the true classes of all cells."""
-    data = DataSet.open(home / "data")
+def write_tables(home: Path, stage: str, cells: int) -> None:
+    """Write what a stage reads and is not there yet: label maps, a run, predictions, the true classes of cells."""
+    words = COMMANDS.get(stage, stage)
     maps = [draw_map(k, cells) for k in range(MAPS)]
-    (home / "data" / "cells").mkdir()
-    (home / "data" / "nuclei").mkdir()
+    if stage in CELLS and not (home / "run").exists():
+        write_maps(home, maps)
+        write_run(home / "run")
+    for number, name in enumerate(("a", "b")):
+        folder = home / "tables" / name
+        if f"tables/{name}" in words and not (folder / "provenance.json").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_predictions(folder, DataSet.open(home / "data"), maps, number)
+    if "truth.csv" in words and not (home / "truth.csv").exists():
+        write_truth(home / "truth.csv", DataSet.open(home / "data"), cells)
+
+
+def write_maps(home: Path, maps: Sequence[np.ndarray]) -> None:
+    """Write the label maps of all images: a few files, and links to them."""
+    ids = DataSet.open(home / "data").ids
     for kind in ("cells", "nuclei"):
-        for k, name in enumerate(data.ids):
+        (home / "data" / kind).mkdir(exist_ok=True)
+        for k, name in enumerate(ids):
             path = home / "data" / kind / f"{name}.png"
             if k < MAPS:
                 shown = maps[k].astype(np.uint16)
                 Image.fromarray(shown if kind == "cells" else cv2.erode(shown, np.ones((3, 3)))).save(path)
-            else:
+            elif not path.exists():
                 path.hardlink_to(home / "data" / kind / f"{name_of(k % MAPS)}.png")
-    write_run(home / "run")
-    (home / "tables").mkdir()
-    for number, name in enumerate(("a", "b")):
-        (home / "tables" / name).mkdir()
-        write_predictions(home / "tables" / name, data, maps, number)
-    write_truth(home / "truth.csv", data, cells)
 
 
 def draw_map(seed: int, cells: int) -> np.ndarray:
@@ -298,7 +305,8 @@ TRUTH = "--preds HOME/tables/a --truth HOME/truth.csv --join number"
 COMMANDS = {
     "prepare": PREPARE,
     "prepare again": PREPARE,
-    "infer": "infer --data HOME/data --run HOME/run --out HOME/infer --device cpu --score.crop_share 0 --embeddings true",
+    "infer": "infer --data HOME/data --run HOME/run --out HOME/infer --device cpu --score.crop_share 0 "
+    "--embeddings true",
     "ensemble": "ensemble --preds HOME/tables/a HOME/tables/b --out HOME/blend",
     "ensemble auto": "ensemble --preds HOME/tables/a HOME/tables/b --out HOME/fitted --weights auto",
     "evaluate": f"evaluate {TRUTH} --out HOME/evaluated/scores.json",
@@ -310,6 +318,8 @@ COMMANDS = {
     "export kaggle": "export --preds HOME/tables/a --to kaggle --out HOME/kaggle.csv",
 }
 """Name -> the command; HOME is the folder of a catalogue."""
+CELLS = {"feature classifier", "infer", "report"}
+"""Stages that look at label maps."""
 STAGES = ["prepare", "prepare again", *FUNCTIONS, *list(COMMANDS)[2:]]
 
 
