@@ -153,7 +153,7 @@ def test_a_bad_batch_of_one_process_stops_all_and_names_its_images(data: Path, t
     meta["progress"]["epoch"] = 0
     save_checkpoint(path, tensors, meta)
     process = torchrun(words(data, run, *PLAIN, "--epochs", "1"))
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)  # its start included, which is slow on a busy machine
     assert process.returncode != 0
     told = [line for line in errors.splitlines() if line.startswith("error: epoch 1, step 1: the loss is not finite")]
     assert len(told) == 1

@@ -6,24 +6,29 @@ which GPUs are slow at. The backward pass itself needs a driver: gradients of th
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from squares import make_job
+from squares import make_job, make_squares
+from tiny_subcell import classifier, encoder
 from torch import nn
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wsss.data.augment import build_augment
+from wsss.data.catalog import DataSet
 from wsss.inference.semantic import MaskPredictor
-from wsss.models.augment import OPS
+from wsss.inference.sources import PublishedScores, UnetScores
+from wsss.models.augment import OPS, Drawn
 from wsss.models.cam_net import build_cam_net, class_maps, crop_outputs
 from wsss.models.device import Device
+from wsss.models.published import read_subcell
 from wsss.models.unet import build_unet
 from wsss.options.masks import MaskConfig, MaskInferConfig, MaskLossConfig
 from wsss.options.recipe import (
@@ -37,13 +42,15 @@ from wsss.options.recipe import (
     UnetRecipe,
 )
 from wsss.options.scoring import TtaConfig
+from wsss.segmenters.cell_unet import CellUnet
 from wsss.training.drawing import DrawnAugment, together
 from wsss.training.fit import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
-from wsss.training.tasks.classify import ClassifyLearner
+from wsss.training.tasks.classify import ClassifyLearner, Validator
 from wsss.training.tasks.maps import MapLearner
 from wsss.training.tasks.masks import MaskLearner
+from wsss.training.watch import Preview
 
 GPU = torch.device("cuda:0")
 HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,6 +59,7 @@ WAITS = {ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.masked_sel
 COPIES = {ATEN._to_copy, ATEN.copy_, ATEN.to}
 """What moves tensors; `to` is seen whole in inference mode only."""
 BACK = "cuda:0 to cpu"
+every_half = pytest.mark.parametrize("half", HALVES)
 BASE = ClassifyRecipe(backbone="test_resnet", weights="none", crop=64, batch=2)
 PLAIN = replace(BASE, puzzle=PuzzleConfig(side=1))
 
@@ -66,9 +74,8 @@ VARIANTS = {
     "DRS": replace(PLAIN, drs=DrsConfig(mode="fixed", extra=1)),
     "learned DRS, refined": replace(PLAIN, drs=DrsConfig(mode="learned", after="activations")),
 }
-VARIANTS_AND_HALVES = [("puzzle", half) for half in HALVES] + [
-    (variant, list(HALVES)[k % len(HALVES)]) for k, variant in enumerate(VARIANTS) if variant != "puzzle"
-]
+NETWORKS = ("plain", "DRS", "learned DRS, refined")
+"""Variants that differ in what is left of them for predictions."""
 TERMS = [{"bce": 1.0, "dice": 1.0}, {"lovasz": 1.0, "ohem": 1.0}, {"jaccard": 1.0, "focal": 1.0, "border": 1.0}]
 
 
@@ -122,12 +129,12 @@ def settle(net: nn.Module, mode: FakeTensorMode) -> Any:
 
 
 @pytest.fixture(scope="module")
-def build() -> Callable[[ClassifyRecipe], nn.Module]:
+def build() -> Callable[..., nn.Module]:
     """Build networks outside of the fake mode."""
 
-    def built(recipe: ClassifyRecipe) -> nn.Module:
+    def built(recipe: ClassifyRecipe, classes: int = 2) -> nn.Module:
         with torch.enable_grad(), fake_tensor.unset_fake_temporarily():
-            return build_cam_net(recipe, channels=4, classes=2)
+            return build_cam_net(recipe, channels=4, classes=classes)
 
     return built
 
@@ -147,19 +154,20 @@ def stand_in(net: nn.Module) -> Callable[..., None]:
     return backward
 
 
-def take_steps(learner: Learner, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Take two steps; return what the GPU was waited for in the second one."""
+def take_step(learner: Learner, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Take a step that updates the weights; return what the GPU was waited for."""
     monkeypatch.setattr(torch.Tensor, "backward", stand_in(learner.state.net))
-    with Watch():
-        learner.step(batch, 1.0, 4)
+    learner.state.progress.step = learner.job.recipe.optim.accumulate - 1
     with Watch() as watch:
         outcome = learner.step(batch, 1.0, 4)
     assert outcome.finite
+    assert learner.state.optimizer.state
     assert not watch.doubles
     return watch.waits
 
 
-@pytest.mark.parametrize(("variant", "half"), VARIANTS_AND_HALVES)
+@every_half
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_step_waits_once(
     variant: str, half: str, gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,23 +176,30 @@ def test_a_step_waits_once(
     teacher = settle(build(PLAIN), gpu).eval() if "refined" in variant else None
     learner = ClassifyLearner(make_job(recipe, device, teacher=teacher), state, [])
     batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), torch.ones(2, 2), torch.arange(2))
-    assert take_steps(learner, batch, monkeypatch) == [BACK]
+    assert take_step(learner, batch, monkeypatch) == [BACK]
 
 
-def test_a_step_with_augmentation_on_the_device_waits_once(
-    gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = DrawnAugment(build_augment("hard", 64))
-    with fake_tensor.unset_fake_temporarily():
-        steps = together([drawn(np.zeros((4, 64, 64), np.uint8), seed)[1] for seed in range(60)])
+@pytest.fixture(scope="module")
+def drawn() -> list[Drawn]:
+    """Draw all ops but one for the images of a batch of 60."""
+    augment = DrawnAugment(build_augment("hard", 64))
+    steps = together([augment(np.zeros((4, 64, 64), np.uint8), seed)[1] for seed in range(60)])
     assert {step.op for step in steps} == set(OPS) - {"turn over"}
-    device = Device(GPU, torch.bfloat16)
+    return steps
+
+
+@every_half
+def test_a_step_with_augmentation_on_the_device_waits_once(
+    half: str, drawn: list[Drawn], gpu: FakeTensorMode, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(GPU, HALVES[half])
     learner = ClassifyLearner(make_job(PLAIN, device), TrainState(settle(build(PLAIN), gpu), PLAIN, device), [])
-    batch = Batch(torch.zeros(60, 4, 64, 64, dtype=torch.uint8), torch.ones(60, 2), torch.arange(60), steps)
-    assert take_steps(learner, batch, monkeypatch) == [BACK]
+    batch = Batch(torch.zeros(60, 4, 64, 64, dtype=torch.uint8), torch.ones(60, 2), torch.arange(60), drawn)
+    assert take_step(learner, batch, monkeypatch) == [BACK]
 
 
-@pytest.mark.parametrize(("terms", "half"), list(zip(TERMS, HALVES, strict=True)))
+@every_half
+@pytest.mark.parametrize("terms", TERMS, ids=lambda terms: " and ".join(terms))
 @pytest.mark.parametrize("target", ["binary", "softmax"])
 def test_a_step_of_a_unet_waits_once(
     target: str, terms: dict[str, float], half: str, gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
@@ -197,18 +212,19 @@ def test_a_step_of_a_unet_waits_once(
     learner = MaskLearner(make_job(recipe, device), state, [])
     targets = torch.zeros(2, masks.outputs + ("border" in terms), 64, 64, dtype=torch.uint8)
     batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), targets, torch.arange(2))
-    assert take_steps(learner, batch, monkeypatch) == [BACK]
+    assert take_step(learner, batch, monkeypatch) == [BACK]
 
 
+@every_half
 def test_a_step_of_class_maps_from_pseudo_masks_waits_once(
-    gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
+    half: str, gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, device = MapRecipe(backbone="test_resnet", weights="none", crop=64, batch=2), Device(GPU, torch.bfloat16)
+    recipe, device = MapRecipe(backbone="test_resnet", weights="none", crop=64, batch=2), Device(GPU, HALVES[half])
     state = TrainState(settle(built_unet(recipe, 2), gpu), recipe, device)
     learner = MapLearner(make_job(recipe, device), state, [])
     targets = torch.zeros(2, 2, 64, 64, dtype=torch.uint8)
     batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), targets, torch.arange(2))
-    assert take_steps(learner, batch, monkeypatch) == [BACK]
+    assert take_step(learner, batch, monkeypatch) == [BACK]
 
 
 @pytest.fixture
@@ -221,34 +237,88 @@ def empty_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
         return np.zeros(tuple(tensor.shape), kinds[tensor.dtype])
 
     monkeypatch.setattr(torch.Tensor, "numpy", numpy)
+    monkeypatch.setattr(FakeTensor, "tolist", lambda tensor: numpy(tensor.cpu()).tolist())
 
 
 @pytest.mark.usefixtures("empty_arrays")
-@pytest.mark.parametrize(("variant", "half"), [("plain", "fp32"), ("plain", "fp16"), ("learned DRS, refined", "bf16")])
+@every_half
+@pytest.mark.parametrize("variant", NETWORKS)
 def test_maps_views_and_crops_stay_on_the_gpu_until_they_are_done(
     variant: str, half: str, gpu: FakeTensorMode, build: Any
 ) -> None:
     net, device = settle(build(VARIANTS[variant]), gpu).eval(), Device(GPU, HALVES[half])
     images = np.zeros((2, 4, 64, 64), np.uint8)
     with Watch() as watch:
-        maps, probs = class_maps(net, images, device)
-        assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
-        assert crop_outputs(net, [images, images[:1]], device)[0].shape == (3, 2)
-    assert watch.waits == [BACK] * 4  # maps and probabilities, and those of two batches of crops
-    assert not watch.doubles
-    with Watch() as watch:
-        maps, probs = class_maps(net, images, device, TtaConfig(views="flips", scales=[1.0, 1.5]))
-    assert (maps.shape, probs.shape) == ((2, 2, 2, 2), (2, 2))
+        maps, probs = class_maps(net, images, device, TtaConfig(views="flips", scales=[1.5]))
+        assert (maps.shape, probs.shape) == ((2, 2, 3, 3), (2, 2))
+        outputs, features = crop_outputs(net, [images, images[:1]], device)
+        assert (len(outputs), features.shape) == (3, (3, net.classifier.in_channels))
+    assert watch.waits == [BACK] * 10  # maps and probabilities of four views, and what two batches of crops give
     assert not watch.doubles
 
 
 @pytest.mark.usefixtures("empty_arrays")
-@pytest.mark.parametrize("half", ["fp32", "bf16"])
-def test_so_do_the_maps_of_a_unet_and_its_views(half: str, gpu: FakeTensorMode) -> None:
-    recipe, device = MaskRecipe(backbone="test_resnet", weights="none"), Device(GPU, HALVES[half])
-    member: Any = SimpleNamespace(net=settle(built_unet(recipe, recipe.masks.outputs), gpu).eval(), recipe=recipe)
-    predictor = MaskPredictor([member], MaskInferConfig(tta="flips", scales=[1.0, 0.75]), device)
+@every_half
+@pytest.mark.parametrize("target", ["binary", "softmax"])
+def test_so_do_the_maps_of_a_unet_and_its_views(target: str, half: str, gpu: FakeTensorMode) -> None:
+    masks, device = MaskConfig(target=target), Device(GPU, HALVES[half])  # type: ignore[arg-type]
+    recipe = MaskRecipe(backbone="test_resnet", weights="none", masks=masks)
+    member: Any = SimpleNamespace(net=settle(built_unet(recipe, masks.outputs), gpu).eval(), recipe=recipe)
+    predictor = MaskPredictor([member], MaskInferConfig(tta="flips", scales=[0.75]), device)
     with Watch() as watch:
-        assert predictor.parts(np.zeros((2, 4, 64, 96), np.uint8)).shape == (2, 1, 64, 96)
+        assert predictor.parts(np.zeros((2, 4, 64, 96), np.uint8)).shape == (2, masks.outputs, 64, 96)
     assert watch.waits == [BACK]
     assert not watch.doubles
+
+
+@pytest.mark.usefixtures("empty_arrays")
+@every_half
+def test_so_do_class_maps_of_a_unet_and_the_stains_of_cells(half: str, gpu: FakeTensorMode) -> None:
+    device = Device(GPU, HALVES[half])
+    net = settle(built_unet(MapRecipe(backbone="test_resnet", weights="none"), 2), gpu).eval()
+    scores: Any = SimpleNamespace(task=SimpleNamespace(device=device))
+    segmenter: Any = SimpleNamespace(net=net, device=device)
+    images = np.zeros((2, 4, 64, 96), np.uint8)
+    with Watch() as watch:
+        assert UnetScores._maps(scores, net, images).shape[:2] == (2, 2)
+        assert CellUnet._run(segmenter, images).shape == (2, 2, 64, 96)
+    assert watch.waits == [BACK] * 2
+    assert not watch.doubles
+
+
+@pytest.mark.usefixtures("empty_arrays")
+@every_half
+def test_so_do_published_networks(half: str, gpu: FakeTensorMode) -> None:
+    with torch.enable_grad(), fake_tensor.unset_fake_temporarily():
+        net = read_subcell([encoder(), classifier(0)])
+    model = SimpleNamespace(net=settle(net, gpu).eval(), to_classes=lambda probs: probs)
+    scores: Any = SimpleNamespace(task=SimpleNamespace(device=Device(GPU, HALVES[half])), model=model)
+    with Watch() as watch:
+        probs, vectors = PublishedScores._ask(scores, np.zeros((2, 4, 64, 64), np.uint8), slice(0, 2))
+    assert (len(probs), len(vectors)) == (2, 2)
+    assert watch.waits == [BACK] * 2
+    assert not watch.doubles
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """Open a data set of squares."""
+    return DataSet.open(make_squares(tmp_path_factory.mktemp("data") / "squares"))
+
+
+@pytest.mark.usefixtures("empty_arrays")
+@pytest.mark.filterwarnings("ignore:.*pin_memory")
+@every_half
+def test_validation_and_its_pictures_wait_once_for_a_batch_and_what_is_shown(
+    half: str, data: DataSet, gpu: FakeTensorMode, build: Any, tmp_path: Path
+) -> None:
+    net, device = settle(build(BASE, len(data.classes)), gpu), Device(GPU, HALVES[half])
+    validator = Validator(data, np.arange(4), BASE, device)
+    with Watch() as watch:
+        assert set(validator(net)) >= {"loss", "f1", "map"}
+    assert watch.waits == [BACK] * 4  # losses and probabilities of two batches
+    with Watch() as watch:
+        Preview(data, np.arange(4), device, tmp_path, every=1)(net, {"epoch": 1})
+    assert set(watch.waits) == {BACK}
+    assert not watch.doubles
+    assert (tmp_path / "preview" / "epoch001.png").exists()
