@@ -154,6 +154,15 @@ def test_a_run_from_before_an_option_goes_on(data: Path, copy: Path) -> None:
     assert main(words(data, copy, *MORE)) == 0
 
 
+def test_a_run_that_lost_its_options_gets_them_again(data: Path, copy: Path) -> None:
+    fold = copy / "fold0"
+    kept = {name: (fold / name).read_bytes() for name in ("config.yaml", "train_ids.txt")}
+    for name in kept:
+        (fold / name).unlink()
+    assert main(words(data, copy, *MORE)) == 0
+    assert {name: (fold / name).read_bytes() for name in kept} == kept
+
+
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(data: Path, copy: Path) -> None:
     last = copy / "fold0" / "last.safetensors"
     content = bytearray(last.read_bytes())

@@ -220,6 +220,11 @@ class RunFolder:
         more = [self.path / name for name in ("config.yaml", "log.csv", "last.safetensors")]
         return [self.best, self.ids, self.ancestors, self.feature_classifier, *more]
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether the files that `begin` writes are there."""
+        return (self.path / "config.yaml").exists() and self.ids.exists()
+
     def begin(self, record: RunRecord) -> None:
         """Write what is known before the first step."""
         options = yaml.safe_dump(asdict(record.recipe), sort_keys=False)

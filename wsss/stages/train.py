@@ -77,7 +77,7 @@ def start(plan: Plan) -> tuple[Job, TrainState]:
     state = TrainState(net, recipe, device)
     if saved is not None:
         state.restore(*saved)
-    elif world.leads and not options.lr_find:
+    if world.leads and not options.lr_find and (saved is None or not folder.is_begun):
         folder.begin(record)
     _check_together(plan, state)
     return _job(plan, record, task.teacher(earlier)), state
