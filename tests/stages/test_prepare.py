@@ -361,6 +361,11 @@ def test_results_of_programs_that_segment_are_no_images(
         assert len(DataSet.open(tmp_path / "other").ids) == 3
 
 
+def test_a_plane_chosen_of_images_that_are_no_stacks_is_told(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(inputs, "--plane", "3") == 0
+    assert "note: --plane and --project change nothing: no image is a stack." in capsys.readouterr().out
+
+
 def test_a_group_that_no_table_has_is_refused(inputs: Path) -> None:
     with pytest.raises(DataError, match="--group is 'antibody', but the label tables bring along no other column"):
         labelled(inputs, "--group", "antibody")

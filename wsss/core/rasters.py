@@ -87,6 +87,8 @@ class Header:
     """A TIFF's kind of pixels where it is none that can be read as grey or RGB, else ''."""
     pixel_um: float = 0.0
     """Edge of a pixel in µm, 0 where the file does not say."""
+    stack: bool = False
+    """Whether it has planes of which some were chosen."""
 
 
 @dataclass(frozen=True)
@@ -535,7 +537,7 @@ def _tiff_raster(
     )
     inverted = kind == "MINISWHITE" and not (dtype == "bool" and page.software.startswith("tifffile"))
     header = replace(header, names=names, binding=binding, palette=kind == "PALETTE", inverted=inverted)
-    header = replace(header, photometric="" if kind in _SHOWN else kind, pixel_um=pixel_um)
+    header = replace(header, photometric="" if kind in _SHOWN else kind, pixel_um=pixel_um, stack=stack.chosen(choice))
     if not names and kind == "RGB" and samples in (3, 4):
         header = replace(header, names=_COLOURS[: header.samples] + _COLOURS[3:] * header.alpha)
     order = [k for k in range(samples) if k not in places] + places
