@@ -211,17 +211,14 @@ def by_products(stems: Collection[str], channels: Collection[str] = ()) -> set[s
         stems: names without endings, see `stem_of`.
         channels: names that files of single channels bear.
     """
+    ends = tuple(f"_{name}".casefold() for name in channels)
     known = {stem.casefold() for stem in stems}
-    heads = known | {
-        stem[: -len(end)]
-        for stem in known
-        for end in (f"_{name}".casefold() for name in channels)
-        if stem.endswith(end)
-    }
+    heads = known | {stem[: -len(end)] for stem in known for end in ends if stem.endswith(end)}
     found = set()
     for stem in stems:
         beside = _BESIDE.fullmatch(stem)
-        if _BY_CELLPOSE.fullmatch(stem) or (beside and beside[1].casefold() in heads):
+        is_channel = stem.casefold().endswith(ends)  # `outline` may be one
+        if _BY_CELLPOSE.fullmatch(stem) or (beside and not is_channel and beside[1].casefold() in heads):
             found.add(stem)
     return found
 
