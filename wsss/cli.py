@@ -2,9 +2,9 @@
 
 This is the only place that imports late: `--help` reads the options of one stage and nothing else.
 
-Exit codes: 0 done; 1 done, but some images failed (they are listed), or a bug, with its traceback; 2 a mistake the user
-can fix, a full disk or a killed worker; 130 interrupted by Ctrl-C; 143 ended by SIGTERM; 141 the reader of its output
-has gone (`| head`). After 2, 130, 141 and 143 the same command goes on from what is done.
+Exit codes: 0 done; 1 done, but some images failed (they are listed), or a bug, with its traceback; 2 no image done, a
+mistake the user can fix, a full disk or a killed worker; 130 interrupted by Ctrl-C; 143 ended by SIGTERM; 141 the
+reader of its output has gone (`| head`). After 2, 130, 141 and 143 the same command goes on from what is done.
 """
 
 import importlib

@@ -361,6 +361,12 @@ def test_another_background_is_named_until_it_is_said(tmp_path: Path, background
     given = make_backend("masks", BackendOptions(tmp_path, background=background))(FIELD)
     np.testing.assert_array_equal(given.cells, np.where(CELLS > 0, CELLS + 1, 0))
     assert given.doubts == ()
+    stored = np.zeros((10, 10), np.uint16)
+    stored[:5] = numbered[::4, ::4]
+    Image.fromarray(stored).save(tmp_path / "ab.png")
+    given = make_backend("masks", BackendOptions(tmp_path, background=background))(FIELD)
+    assert not given.cells[5:].any(), "what pads the stored square is no cell"
+    np.testing.assert_array_equal(given.cells[:5] > 0, CELLS[::4, ::4] > 0)
 
 
 @pytest.mark.parametrize(

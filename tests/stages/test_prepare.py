@@ -361,6 +361,19 @@ def test_results_of_programs_that_segment_are_no_images(
         assert len(DataSet.open(tmp_path / "other").ids) == 3
 
 
+def test_a_channel_may_be_called_outline(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a_DAPI", "a_outline", "a_masks"):
+        Image.fromarray(np.eye(20, dtype=np.uint8) * 99).save(tmp_path / f"images/{name}.png")
+    assert run(tmp_path, "--channels", "DAPI,outline") == 0
+    assert DataSet.open(tmp_path / "set").ids == ["a"]
+
+
+def test_a_plane_chosen_of_images_that_are_no_stacks_is_told(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(inputs, "--plane", "3") == 0
+    assert "note: --plane and --project change nothing: no image is a stack." in capsys.readouterr().out
+
+
 def test_a_group_that_no_table_has_is_refused(inputs: Path) -> None:
     with pytest.raises(DataError, match="--group is 'antibody', but the label tables bring along no other column"):
         labelled(inputs, "--group", "antibody")

@@ -61,6 +61,12 @@ def test_areas_of_the_summary_are_those_of_the_original_image(data: Path) -> Non
     assert table(data).loc["wide", "median_area_px"] == pytest.approx(np.pi * 18**2, rel=0.15)
 
 
+def test_where_no_image_has_a_map_the_exit_code_is_2_and_the_reasons_are_kept(data: Path, tmp_path: Path) -> None:
+    write_label_map(tmp_path / "maps" / "other", np.ones((5, 5), np.int32))
+    assert run(data, "--backend", "masks", "--masks", str(tmp_path / "maps")) == 2
+    assert table(data).reason.str.contains("no masks of").all()
+
+
 def test_given_maps_keep_their_ids_and_a_missing_or_wrong_one_is_recorded(data: Path, tmp_path: Path) -> None:
     given = np.zeros((60, 160), np.int32)
     given[5:50, 20:60] = 900

@@ -94,6 +94,8 @@ class Header:
     """A TIFF's kind of pixels where it is none that can be read as grey or RGB, else ''."""
     pixel_um: float = 0.0
     """Edge of a pixel in µm, 0 where the file does not say."""
+    stack: bool = False
+    """Whether it has planes of which some were chosen."""
 
 
 @dataclass(frozen=True)
@@ -216,17 +218,14 @@ def by_products(stems: Collection[str], channels: Collection[str] = ()) -> set[s
         stems: names without endings, see `stem_of`.
         channels: names that files of single channels bear.
     """
+    ends = tuple(f"_{name}".casefold() for name in channels)
     known = {stem.casefold() for stem in stems}
-    heads = known | {
-        stem[: -len(end)]
-        for stem in known
-        for end in (f"_{name}".casefold() for name in channels)
-        if stem.endswith(end)
-    }
+    heads = known | {stem[: -len(end)] for stem in known for end in ends if stem.endswith(end)}
     found = set()
     for stem in stems:
         beside = _BESIDE.fullmatch(stem)
-        if _BY_CELLPOSE.fullmatch(stem) or (beside and beside[1].casefold() in heads):
+        is_channel = stem.casefold().endswith(ends)  # `outline` may be one
+        if _BY_CELLPOSE.fullmatch(stem) or (beside and not is_channel and beside[1].casefold() in heads):
             found.add(stem)
     return found
 
@@ -588,7 +587,7 @@ def _tiff_raster(
     )
     inverted = kind == "MINISWHITE" and not (dtype == "bool" and page.software.startswith("tifffile"))
     header = replace(header, names=names, binding=binding, palette=kind == "PALETTE", inverted=inverted)
-    header = replace(header, photometric="" if kind in _SHOWN else kind, pixel_um=pixel_um)
+    header = replace(header, photometric="" if kind in _SHOWN else kind, pixel_um=pixel_um, stack=stack.chosen(choice))
     if not names and kind == "RGB" and samples in (3, 4):
         header = replace(header, names=_COLOURS[: header.samples] + _COLOURS[3:] * header.alpha)
     order = [k for k in range(samples) if k not in places] + places

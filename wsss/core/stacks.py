@@ -113,6 +113,10 @@ class Stack:
             raise DataError(f"{where} has several axes of channels ({axes}), expected one: save one plane per channel.")
         return channels[0][1] if channels else 1
 
+    def chosen(self, choice: PlaneChoice | None) -> bool:
+        """Return whether something of it is taken and the rest left."""
+        return bool(choice and self._apart(choice))
+
     def read(self, choice: PlaneChoice | None, where: str) -> np.ndarray:
         """Return (H, W, samples).
 

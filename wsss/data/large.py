@@ -339,6 +339,7 @@ class ZarrImage:
             names=tuple(self.names),
             binding=True,
             pixel_um=self.pixel_um,
+            stack=self._stack.chosen(choice),
         )
 
     def read(self, choice: PlaneChoice) -> np.ndarray:

@@ -70,7 +70,7 @@ def ingest(job: Job) -> tuple[dict[str, Any], bytes]:
     stored = geometry.image_to_store(pixels)
     crc = shards.write(job.k, stored)
     record = _record("ok", "", ImageHeight=geometry.height, ImageWidth=geometry.width, depth=depth, crc32=crc)
-    record["inverted"], record["pixel_um"] = header.inverted, header.pixel_um
+    record |= {"inverted": header.inverted, "pixel_um": header.pixel_um, "stack": header.stack}
     record["top"] = max(int(plane.max()) for plane in planes) if planes[0].dtype == np.uint16 else None
     return record, thumbnail(stored, geometry).tobytes()
 
@@ -206,11 +206,16 @@ def check(jobs: list[Job], workers: Workers, *, others: bool = False) -> tuple[l
             deep += [job for job, (_, is_deep) in zip(chunk, result, strict=True) if is_deep]
             bar.update(len(chunk))
     if len(reasons) == len(jobs) and not others:
-        raise DataError(f"none of the {len(jobs)} images can be used: {some(reasons.values(), 2)}")
+        raise DataError(f"none of the {len(jobs)} images can be used: {in_brief(reasons.values())}")
     checked = [
         replace(job, files=replace(job.files, reason=reasons[job.k])) if job.k in reasons else job for job in jobs
     ]
     return checked, sorted(deep, key=lambda job: job.k)
+
+
+def in_brief(reasons: Iterable[str]) -> str:
+    """Return the first two of some sentences as one."""
+    return some((reason.rstrip(".") for reason in reasons), 2) + "."
 
 
 def decide_bits(
@@ -290,10 +295,12 @@ def execute(jobs: list[Job], journal: Journal, stamp: dict[str, int], workers: W
     return known
 
 
-def bit_notes(known: Known, bits: int | None) -> list[str]:
-    """Return notes, a line each, on images that use other bits than most, or in which 0 is white."""
+def pixel_notes(known: Known, bits: int | None, choice: PlaneChoice = NO_CHOICE) -> list[str]:
+    """Return notes, a line each, on images of other bits than most or with 0 as white, and on a choice for nothing."""
     notes = []
     ok = {ID: record for ID, (record, _) in known.items() if record["status"] == "ok"}
+    if choice and not any(record.get("stack", True) for record in ok.values()):
+        notes.append("--plane and --project change nothing: no image is a stack.")
     if inverted := sorted(ID for ID, record in ok.items() if record.get("inverted")):
         notes.append(
             f"{len(inverted)} images are saved with 0 as white and stored as viewers show them, inverted: "

@@ -73,9 +73,8 @@ class MaskFolder:
             passed = [path.name for path, ending in found[1:] if not self._belongs(name, found[0][1], ending)]
             if passed:
                 several.append(f"{found[0][0].name}, not {some(passed, 3)}")
-        return [f"{self.folder} has several files of {len(several)} images; read are {some(several, 3)}."] * bool(
-            several
-        )
+        note = f"{self.folder} has several files of {len(several)} images; read are {some(several, 3)}."
+        return [note] if several else []
 
     def _found(self, name: str) -> list[tuple[Path, str]]:
         """Return the files of an image, each with the ending of its name, the best first.
@@ -211,9 +210,12 @@ class GivenCells:
     def __call__(self, field: Field) -> CellMaps:
         """Return the maps of one field, with doubts about them."""
         maps = self.given.maps(field)
-        cells = with_background(maps.cells, self.background) if self.background else maps.cells
+        cells = maps.cells
         is_native = cells.shape == (field.height, field.width)
         height, width = cells.shape if is_native else field.image.shape[1:]
+        if self.background:  # what pads the stored square stays empty
+            cells = np.zeros_like(cells)
+            cells[:height, :width] = with_background(maps.cells[:height, :width], self.background)
         doubts = doubts_of(cells[:height, :width])
         if self.split:
             cells = split_pieces(cells)

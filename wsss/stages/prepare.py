@@ -66,7 +66,7 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
             known.update(sources.execute(todo, journal, stamp, options.pool))
             source.shards.sync()
             _check_any(known)
-            say_notes(sources.bit_notes(known, bits))
+            say_notes(sources.pixel_notes(known, bits, source.choice))
         rows = sources.rows(source, known)
         done = _is_finished(options.out, existing, spec, rows)
         if not done:
@@ -84,7 +84,7 @@ def _check_any(known: Known) -> None:
         DataError: it is one.
     """
     if all(record["status"] == "failed" for record, _ in known.values()):
-        reasons = some((record["reason"] for record, _ in known.values()), 2)
+        reasons = sources.in_brief(record["reason"] for record, _ in known.values())
         raise DataError(f"none of the {len(known)} images could be prepared: {reasons}")
 
 
