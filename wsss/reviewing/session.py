@@ -104,9 +104,9 @@ class Answers:
         self.path = path
         self._lock = threading.Lock()
         check_no_link(path)
-        if (path.parent / TRUTH).exists() and not (path.exists() and path.stat().st_size):
+        if (path.parent / FIGURES).exists() and not (path.exists() and path.stat().st_size):
             raise DataError(
-                f"{path} is missing or empty, and {TRUTH} beside it was made of it: restore it, or move both."
+                f"{path} is missing or empty, and {FIGURES} beside it was made of it: restore it, or move both."
             )
         with disk_errors(path):
             if not path.exists():
