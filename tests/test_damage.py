@@ -364,6 +364,26 @@ def test_damage_is_noticed_or_touches_nothing(kind: str, tmp_path: Path, example
         assert found["noticed"] >= 0.97 * found.total()  # all but flips in the mark of the seal itself
 
 
+@pytest.mark.parametrize("name", ["embeddings.parquet", "submission.csv", "provenance.json"])
+def test_a_file_of_a_prediction_that_is_gone_is_missed(name: str, tmp_path: Path) -> None:
+    path, read = result_file(tmp_path, name)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{name} is missing, a file of the result in"):
+        read()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_review_that_has_lost_its_answers_begins_no_new_one(gone: bool, tmp_path: Path) -> None:
+    path, read = review(tmp_path)
+    (tmp_path / "review.json").write_text("{}")
+    read()
+    path.write_bytes(b"")
+    if gone:
+        path.unlink()
+    with pytest.raises(UserError, match=r"is missing or empty, and .* beside it was made of it"):
+        read()
+
+
 def test_files_without_digest_and_those_changed_on_purpose_still_open(tmp_path: Path) -> None:
     """Of older versions, of other tools, and of people who take the digest out."""
     table = pd.DataFrame({"ID": ["a"], "cell_id": [1]})

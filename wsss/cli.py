@@ -173,7 +173,7 @@ def _open_streams() -> None:
             os.fstat(handle)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
         sys.stderr = io.TextIOWrapper(_Stderr(2, "w", closefd=False), sys.stderr.encoding, write_through=True)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from wsss.core.checks import UserError
-from wsss.core.files import as_read
+from wsss.core.files import as_read, disk_errors
+from wsss.core.labels import ClassList
 from wsss.core.reading import parse_yaml
 from wsss.options import prepare as prepare_options
 from wsss.options.parsing import read_options
@@ -55,3 +56,37 @@ def test_names_that_are_not_utf8_are_named_as_such(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path / odd)
     with pytest.raises(UserError, match="of the folder where it is started, is not UTF-8"):
         read_options("prepare", prepare_options, ["--images", "images"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- folds\n", "holds no options, expected 'name: value' in each line"),
+        ("", "holds no options"),
+        ("folds: ''\n", "--folds is '', expected a whole number"),
+        ("images: 5\n", "--images is a value of the kind int, expected a path"),
+    ],
+)
+def test_faults_of_options_in_files_are_told_in_words(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=re.escape(words)):
+        read_options("prepare", prepare_options, ["--out", "d", "--config", str(tmp_path / "c.yaml")])
+
+
+def test_the_home_folder_is_meant_where_the_shell_leaves_its_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = read_options("prepare", prepare_options, ["--images=~/images", "--labels", "t.csv", "--out=~"])[0]
+    assert (options.images, options.out) == (tmp_path / "images", tmp_path)
+
+
+def test_links_that_go_round_in_a_circle_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"loop' cannot be used: its links go round in a circle"), disk_errors():
+        (tmp_path / "loop").resolve()
+
+
+def test_class_names_have_no_line_breaks() -> None:
+    with pytest.raises(UserError, match=r"no line breaks .* got 'a\\nb'"):
+        ClassList(("a\nb", "c"), None)

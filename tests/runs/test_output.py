@@ -14,7 +14,7 @@ import pytest
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json, write_json
 from wsss.runs.journal import Digests, differences
-from wsss.runs.output import STATE, Output, at_file, in_folder, record_of, settle
+from wsss.runs.output import STATE, Output, at_file, check_recorded, in_folder, record_of, settle
 
 
 def make(folder: Path, source: Path, *, names: tuple[str, ...] = ("a.csv", "b/c.csv"), **more: Any) -> bool:
@@ -307,6 +307,13 @@ def test_records_that_are_none_are_one_line(tmp_path: Path, source: Path) -> Non
         write_json(path, good | change)
         with pytest.raises(DataError, match="is no record of a result"):
             make(tmp_path / "out", source)
+
+
+def test_a_file_of_a_result_that_is_gone_is_missed(tmp_path: Path, source: Path) -> None:
+    make(tmp_path / "out", source)
+    (tmp_path / "out" / "a.csv").unlink()
+    with pytest.raises(DataError, match=r"a\.csv is missing, a file of the result in"):
+        check_recorded(tmp_path / "out" / "a.csv")
 
 
 @pytest.mark.parametrize("target", ["a.csv", "nowhere", "../mine.txt"])

@@ -134,6 +134,11 @@ def disk_errors(path: Path | None = None) -> Iterator[None]:
             raise
         why, way_out = _DISK[error.errno]
         raise DiskError(f"{what[:300]} cannot be {'written' if path else 'used'}: {why}; {way_out}.") from error
+    except RuntimeError as error:  # of Path.resolve, for which there is no error of its own
+        if not str(error).startswith("Symlink loop"):
+            raise
+        why, way_out = _DISK[errno.ELOOP]
+        raise DiskError(f"{str(error).partition(' from ')[2][:300]} cannot be used: {why}; {way_out}.") from error
 
 
 def remove_parts(folder: Path, name: str = "") -> None:

@@ -53,6 +53,9 @@ KAGGLE2018_TO_HPA: dict[int, int | None] = {
 """Class of the 2018 competition -> class here; None has no counterpart (cytokinetic bridge, rods and rings)."""
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 @dataclass(frozen=True)
 class ClassList:
     """The classes of a data set, in the order of their ids 0..K-1."""
@@ -66,6 +69,8 @@ class ClassList:
             raise DataError(f"there are {len(self.names)} class names, expected {MOST_CLASSES} at most.")
         if len(self.names) == 0 or len(set(self.names)) != len(self.names):
             raise DataError(f"class names must be distinct and at least one, got {some(self.names, 30) or 'none'}.")
+        if odd := [ascii(name) for name in self.names if _CONTROL.search(name)]:
+            raise DataError(f"class names must have no line breaks or other control characters, got {some(odd)}.")
         if self.negative is not None and not 0 <= self.negative < len(self.names):
             raise DataError(f"the negative class is {self.negative}, expected 0..{len(self.names) - 1} or none.")
 

@@ -198,13 +198,13 @@ def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> A
 def _fault(error: Exception, text: str) -> tuple[int, str]:
     """Return the line, from 1, where a text is no YAML, and what is wrong there."""
     if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
+        mark: Any = error.problem_mark or error.context_mark
         words = " ".join(str(part) for part in (error.context, error.problem) if part)
         return (mark.line if mark else 0) + 1, " ".join(words.split())[:200].replace("tag:yaml.org,2002:", "!!")
     if isinstance(error, yaml.reader.ReaderError):
         return text.count("\n", 0, error.position) + 1, "a character that no text has"
     loader = _Loader(text)
-    nodes = [loader.get_single_node()]
+    nodes: list[Any] = [loader.get_single_node()]
     for node in nodes:  # grows
         try:
             if isinstance(node, yaml.ScalarNode):
@@ -219,16 +219,18 @@ def _fault(error: Exception, text: str) -> tuple[int, str]:
 def _check_events(text: str, where: object, kind: type[UserError]) -> None:
     lines: list[dict[str, int] | None] = []  # of the keys in each mapping that is open; None for a list
     at_key: list[bool] = []
-    for event in yaml.parse(text, Loader=_Loader):
+    events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
+    for event in events:
         if isinstance(event, yaml.AliasEvent):
             raise kind(f"{where} refers to an anchor (*{event.anchor}), which is not read: write the value out.")
         if isinstance(event, yaml.CollectionEndEvent):
             lines.pop()
             at_key.pop()
             continue
-        if not isinstance(event, yaml.NodeEvent):
+        is_node, is_scalar = isinstance(event, yaml.NodeEvent), isinstance(event, yaml.ScalarEvent)
+        if not is_node:
             continue
-        line, is_scalar = event.start_mark.line + 1, isinstance(event, yaml.ScalarEvent)
+        line = event.start_mark.line + 1
         if lines and (keys := lines[-1]) is not None:
             if at_key[-1] and is_scalar:
                 if (first := keys.setdefault(event.value, -line)) > 0:

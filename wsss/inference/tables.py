@@ -148,9 +148,9 @@ def read_embeddings(folder: Path, cells: pd.DataFrame) -> pd.DataFrame | None:
         DataError: the file is damaged, is not of these cells, or holds other than numbers.
     """
     path = folder / EMBEDDINGS
+    check_recorded(path)
     if not path.exists():
         return None
-    check_recorded(path)
     table = read_parquet(path, again=_AGAIN)
     check_columns(table, ["ID", "cell_id"], path)
     same = len(table) == len(cells) and (table.ID.to_numpy() == cells.ID.to_numpy()).all()

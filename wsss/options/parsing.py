@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
 import re
 import sys
 import textwrap
@@ -39,8 +40,10 @@ INSTEAD = {"out": "run", "run": "out", "output": "out", "model": "run", "dataset
 """Names that people try -> the option that is called so in some stages."""
 
 
-_MISFIT = re.compile(r'Parser key "([\w.]+)": (.*)(?:Got|Given) value: (.*)')
+_MISFIT = re.compile(r'Parser key "([\w.]+)": (.*)(?:Got|Given) value:\s?(.*)')
 """What jsonargparse says of a value of the wrong kind."""
+_NO_PATH = re.compile(r'Parser key "([\w.]+)": Not of type Path: .* not (\w+)')
+_MISSING = re.compile(r"the following arguments are required: ([\w., ]+)")
 _KIND = re.compile(r"Expected an? (?:<class '[\w.]*?(\w+)'>|typing\.Literal\[(.*?)\])")
 _IN_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 _IN_WORDS |= {"list": "a list such as [1,2]", "tuple": "a list such as [1,2]", "dict": "a table such as {a: 1, b: 2}"}
@@ -64,6 +67,12 @@ class _Parser(ArgumentParser):
         text = " ".join(str(message).split())
         if misfit := _MISFIT.fullmatch(text):
             raise ConfigError(_expected(*misfit.groups())) from ex
+        if no_path := _NO_PATH.fullmatch(text):
+            raise ConfigError(f"--{no_path[1]} is a value of the kind {no_path[2]}, expected a path.") from ex
+        if text.startswith("Unexpected config"):
+            raise ConfigError("--config holds no options, expected 'name: value' in each line.") from ex
+        if missing := _MISSING.fullmatch(text):
+            raise ConfigError(f"--{missing[1].replace(', ', ', --')} is missing: pass it. See --help.") from ex
         unknown = re.search(r"Option '([\w.+-]+)' is not accepted|[Uu]nrecognized arguments: -*([\w.+-]+)", text)
         name = (unknown.group(1) or unknown.group(2)) if unknown else ""
         names = [action.dest for action in self._actions]
@@ -116,7 +125,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) ->
     values = parser.instantiate(parser.parse_args(words))
     _check_paths(values.as_dict())
     instances = [
-        option(**{declared.name: values[declared.name] for declared in dataclasses.fields(option)})
+        option(**{declared.name: _at_home(values[declared.name]) for declared in dataclasses.fields(option)})
         for option in (*options, OutputOptions)
     ]
     set_output(instances.pop(), parser.prog.rpartition(".")[2])
@@ -152,6 +161,13 @@ def _check_paths(values: Any) -> None:
             _check_paths(value)
         elif isinstance(value, Path) and "\0" in str(value):
             raise ConfigError(f"{str(value)!a} has a NUL character, which no path may have.")
+
+
+def _at_home(value: Any) -> Any:
+    """Return an option with '~', which shells leave as it is behind '=' and in files, as the folder that it means."""
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) and str(value)[:1] == "~" else value  # noqa: PTH111
 
 
 def parser_of(stage: str, module: ModuleType, task: str = "") -> ArgumentParser:
@@ -398,7 +414,8 @@ def _check_configs(words: Sequence[str]) -> None:
         name, _, value = word.partition("=")
         if name == "--config" and is_file(value or after):
             check_seal(Path(value or after), OF_OPTIONS, MOST_YAML)
-            read_yaml(Path(value or after), ConfigError)
+            if not isinstance(read_yaml(Path(value or after), ConfigError), dict):
+                raise ConfigError(f"{value or after} holds no options, expected 'name: value' in each line.")
         elif word.startswith("--") and (value or after).startswith("{"):  # a table
             parse_yaml(value or after, name, ConfigError)
     typed = {word.partition("=")[0] for word in words}

@@ -104,6 +104,10 @@ class Answers:
         self.path = path
         self._lock = threading.Lock()
         check_no_link(path)
+        if (path.parent / FIGURES).exists() and not (path.exists() and path.stat().st_size):
+            raise DataError(
+                f"{path} is missing or empty, and {FIGURES} beside it was made of it: restore it, or move both."
+            )
         with disk_errors(path):
             if not path.exists():
                 path.touch()  # SQLite would leave the umask aside

@@ -530,7 +530,9 @@ def files_of_record(folder: Path, name: str = FOLDER) -> dict[str, list[str]]:
 def check_entry(path: Path, folder: Path, files: Mapping[str, Sequence[str]]) -> None:
     """Compare a file with what the record of the result in `folder` says of it; see `check_recorded`."""
     mark, digest = files.get(str(path.relative_to(folder)), ("", ""))
-    if digest and path.is_file() and mark_of(path) != mark and digest_file(path) != digest:
+    if digest and not path.is_file():
+        raise DataError(f"{path} is missing, a file of the result in {folder}: make it again with --overwrite true.")
+    if digest and mark_of(path) != mark and digest_file(path) != digest:
         raise DataError(
             f"{path} is damaged, or was changed since it was written: make it again with --overwrite true, or, if "
             f"it was changed on purpose, remove {folder / STATE}."
