@@ -60,3 +60,6 @@ python -m wsss.train --data data/NAME --backbone test_resnet --weights none --cr
 
 #: replace --images 1000 10000 => --images 120 140 --stages prepare epoch
 #: run python scripts/bench_scale.py --images 1000 10000
+
+#: skip python scripts/bench_scale.py --images 10000 100000 --folder scale
+#: reason takes hours

@@ -18,7 +18,7 @@ def test_the_check_runs_writes_its_results_and_goes_on_where_it_stopped(tmp_path
     first = subprocess.run([*words, "--minutes", "0.02"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert first.returncode == 1, first.stderr  # the rest is missing
     begun = json.loads((tmp_path / "gpu_check.json").read_text())
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([*words, "--minutes", "60"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "gpu_check.json").read_text())
     assert results["machine"] == begun["machine"]  # not done again
