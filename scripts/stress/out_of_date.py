@@ -51,10 +51,11 @@ def new_pixels(home: Path, name: str = FIRST) -> None:
 
 
 def new_map(folder: Path, name: str = FIRST) -> None:
-    """Correct a label map: one cell grows by a row, or shrinks again."""
+    """Correct a label map: the last row of one cell gets another length, drawn at random."""
     label_map = read_label_map(folder / f"{name}.png")
     row = label_map[28, 4:28]
-    label_map[28, 4:28] = np.where(row == 0, 1, 0)
+    others = np.setdiff1d(np.arange(len(row) + 1), np.count_nonzero(row))
+    label_map[28, 4:28] = np.arange(len(row)) < np.random.default_rng().choice(others)
     keep_time(folder / f"{name}.png", lambda _: write_label_map(folder / name, label_map))
 
 
