@@ -194,13 +194,14 @@ def true_masks(path: Path | None, data: Path | None) -> Iterator[Masks | None]:
         path: the folder or file; None gives None.
         data: the data set of the images; None where it is not known.
     """
-    channels = file_channels(read_manifest(data)) if data is not None else HPA_CHANNELS
-    given = Masks(path, channels) if path is not None else None
+    if path is None:
+        yield None
+        return
+    given = Masks(path, file_channels(read_manifest(data)) if data is not None else HPA_CHANNELS)
     try:
         yield given
     finally:
-        if given is not None:
-            say_notes(given.told())
+        say_notes(given.told())
 
 
 def _classes(data: Path | None, count: int) -> ClassList:
