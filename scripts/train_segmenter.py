@@ -95,8 +95,7 @@ def main() -> int:
     recent: list[float] = []
     for step in range(first, options.steps):
         images, target = batch(scenes, step, options)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = net(images.to(memory_format=torch.channels_last)).logits
+        logits = net(images.to(memory_format=torch.channels_last)).logits
         total = loss(logits, target)["loss"]
         for group in optim.param_groups:
             group["lr"] = options.lr * rate(step / options.steps)
