@@ -114,6 +114,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for path in sorted(Path("fields/masks").glob("*.png")):
             label_map = read_label_map(path)
             write_label_map(Path("joined") / path.stem, np.where(label_map == 2, 1, label_map))
+            write_label_map(Path("from_one") / path.stem, label_map + 1)
         fitted = "--feature_classifier.enabled true --feature_classifier.copies 0 --feature_classifier.weak.trees 4"
         stage("train", f"--data data --run run --fold all {TINY} {fitted} --feature_classifier.weak.folds 2")
         stage("pseudo", "--data data --run run --out pseudo --device cpu")
@@ -253,6 +254,7 @@ WALKS = {
             Case("--weights x.safetensors", "--backend unet", refused="x.safetensors"),
             Case("--pixel_um 0.1", refused="--pixel_um changes nothing"),
             Case("--split true", "--backend masks --masks joined"),
+            Case("--background 1", "--backend masks --masks from_one"),
             Case("--grow 2", "--data nuclei"),
             Case("--grow 2", "--backend unet", refused="--grow changes nothing"),
         ],
