@@ -184,12 +184,11 @@ def has_odd_palette(path: Path, size: tuple[int, ...]) -> bool:
     if path.suffix.lower() in (".npy", ".npz"):
         return False
     with open_raster(path, where=str(path), blank=[size]) as raster:
-        if raster.colours is None:
-            return False
-        places = raster.numbers()
+        places = raster.numbers() if raster.colours is not None else np.zeros(0, np.uint8)
         used, shown = np.unique(places), raster.black_and_white(places)
         colours = raster.colours_of(used)
-    assert colours is not None
+    if colours is None:
+        return False
     if shown is not None:
         return bool(((shown > 0) != (places > 0)).any())
     bright = colours.sum(axis=1)

@@ -98,6 +98,9 @@ class Header:
     """Whether it has planes of which some were chosen."""
 
 
+_WHITE_TO_BLACK = np.repeat(np.arange(255, -1, -1, np.uint8)[:, None], 3, axis=1)
+
+
 @dataclass(frozen=True)
 class Raster:
     """An opened picture."""
@@ -140,9 +143,15 @@ class Raster:
         return ~pixels if self.header.inverted and pixels.dtype == bool else pixels
 
     def colours_of(self, places: np.ndarray) -> np.ndarray | None:
-        """Return (n, 3) int64, the colours of (n,) places of the palette; None without a palette."""
+        """Return (n, 3) int64, the colours of (n,) places of the palette; None where numbers are meant.
+
+        That is so without a palette, and with all greys from white to black: so ImageJ saves a PNG of which 0 is shown
+        white, 255 of a mask being the object, see `numbers`.
+        """
         colours = self.colours
-        return None if colours is None else colours[np.minimum(places, len(colours) - 1)].astype(np.int64)
+        if colours is None or np.array_equal(colours, _WHITE_TO_BLACK):
+            return None
+        return colours[np.minimum(places, len(colours) - 1)].astype(np.int64)
 
     def black_and_white(self, places: np.ndarray) -> np.ndarray | None:
         """Return (H, W) uint8 of 0 and 255 for the (H, W) places of a palette that are shown black and white alone.
