@@ -18,7 +18,7 @@ from wsss.core.labels import HPA_CHANNELS, ClassList
 from wsss.data.masks import read_mask
 from wsss.exports.annotations import cell_features, write_coco, write_geojson
 from wsss.segmenters import Backend, BackendOptions, Field, NetworkBackend, make_backend
-from wsss.segmenters.masks import CONVERT_SEG, MaskFolder
+from wsss.segmenters.masks import CONVERT_SEG, MaskFolder, Masks
 
 FIELD = Field("ab", np.zeros((4, 5, 10), np.uint8), 20, 40, 10)
 CELLS = np.zeros((20, 40), np.int32)
@@ -111,6 +111,16 @@ def test_coco_files_that_do_not_hold_together_are_refused_at_once(tmp_path: Path
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         with pytest.raises(DataError, match=words):
             backend(path)
+
+
+def test_annotations_of_an_image_that_is_not_listed_cost_no_other(tmp_path: Path) -> None:
+    path = coco(tmp_path / "cells.json", {7: runs(7), 3: runs(3)})
+    content = json.loads(path.read_text())
+    content["annotations"].append(content["annotations"][0] | {"id": 9, "image_id": 77})
+    path.write_text(json.dumps(content))
+    given = Masks(path)
+    np.testing.assert_array_equal(given.maps(FIELD).cells, CELLS)
+    assert "belong to the image 77" in given.notes[0]
 
 
 def cell_table(**more: Any) -> pd.DataFrame:

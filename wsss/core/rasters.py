@@ -242,7 +242,10 @@ def by_products(stems: Collection[str], channels: Collection[str] = ()) -> set[s
 def result_notes(names: Collection[str]) -> list[str]:
     """Return a note, or none, on pictures that are no images, see `by_products`."""
     shown = some(sorted(names), 3)
-    what = f"{len(names)} files are results of programs that segment, by their names, and not read as images: {shown}."
+    what = (
+        f"{len(names)} files are results of programs that segment, by their names, and not read as images: {shown}; if "
+        "they are images, rename them."
+    )
     return [what] if names else []
 
 
