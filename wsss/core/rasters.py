@@ -208,6 +208,8 @@ def stem_of(name: str) -> str:
     return stem[:-4] if stem.lower().endswith(".ome") else stem
 
 
+MASK_ENDINGS = ("_masks", "_mask", "_labels", "_label")
+"""What programs put behind the name of an image for that of its masks, best first."""
 _BY_CELLPOSE = re.compile(r".+_(cp_(masks|outlines|output)|outlines_cp|flows_cp|masks_cp)\w*", re.IGNORECASE)
 _BESIDE = re.compile(
     r"(.+?)[_-](seg|masks?|labels?|labelled|segmentation|Simple Segmentation|Object Predictions|Probabilities"
