@@ -242,8 +242,8 @@ DOUBTS = {
     ),
     "stray": (
         "outlines and masks without a pixel, outside the image or under others, are left out",
-        "do sizes match?",
-        "do sizes match?",
+        "check that the sizes match",
+        "check that the sizes match",
     ),
 }
 """What may be wrong with a label map; what to do, with the options of segment and without; {0} is a number."""
