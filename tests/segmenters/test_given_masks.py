@@ -400,6 +400,20 @@ def test_palettes_are_read_alike_as_label_maps_and_as_masks(
     assert tuple(doubt for doubt in found.doubts if doubt == "palette") == doubts
 
 
+@pytest.mark.parametrize("cells", [CELLS, np.where(CELLS == 7, 1, CELLS), np.zeros_like(CELLS)])
+def test_maps_whose_background_is_0_already_stay_with_another_background(tmp_path: Path, cells: np.ndarray) -> None:
+    Image.fromarray(cells.astype(np.uint16)).save(tmp_path / "ab.png")
+    given = make_backend("masks", BackendOptions(tmp_path, background=1))(FIELD)
+    np.testing.assert_array_equal(given.cells, cells)
+
+
+def test_a_palette_of_colours_whose_first_is_white_says_nothing_of_an_empty_map(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.zeros(CELLS.shape, np.uint8), "P")
+    picture.putpalette([255, 255, 255, 200, 0, 0, 0, 90, 0])
+    picture.save(tmp_path / "ab.png")
+    assert not backend(tmp_path)(FIELD).cells.any()
+
+
 def test_masks_of_several_channels_of_an_image_are_refused(tmp_path: Path) -> None:
     for channel in ("DAPI", "red"):
         Image.fromarray(CELLS.astype(np.uint16)).save(tmp_path / f"ab_{channel}.png")

@@ -290,8 +290,13 @@ def _around(label_map: np.ndarray) -> int:
 
 
 def with_background(label_map: np.ndarray, number: int) -> np.ndarray:
-    """Return a (H, W) label map in which `number` and 0 have changed places."""
-    return np.where(label_map == number, 0, np.where(label_map == 0, number, label_map)).astype(label_map.dtype)
+    """Return a (H, W) label map in which `number` and 0 have changed places.
+
+    A map stays as it is where `number` does not occur, or would then surround the cells: 0 does so already.
+    """
+    is_number = label_map == number
+    swapped = np.where(is_number, 0, np.where(label_map == 0, number, label_map)).astype(label_map.dtype)
+    return swapped if is_number.any() and _around(swapped) != number else label_map
 
 
 def split_pieces(label_map: np.ndarray) -> np.ndarray:

@@ -248,10 +248,20 @@ def map_files(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def given_maps(folder: Path) -> dict[str, Path]:
-    """Return ID -> label map of a folder, whatever the case of their endings; {} where there is no such folder."""
-    files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES] if folder.is_dir() else []
-    files.sort(key=lambda path: (SUFFIXES.index(path.suffix.lower()), path.name), reverse=True)
-    return {stem_of(path.name): path for path in files if path.name[0] != "."}
+    """Return ID -> label map of a folder, whatever the case of their endings; {} where there is no such folder.
+
+    Raises:
+        DataError: an image has two.
+    """
+    maps: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
+            other = maps.setdefault(stem_of(path.name), path)
+            if other != path:
+                raise DataError(
+                    f"{folder} holds {other.name} and {path.name}, expected one label map of each image: remove the other."
+                )
+    return maps
 
 
 @functools.lru_cache(maxsize=4)

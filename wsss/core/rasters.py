@@ -160,7 +160,10 @@ class Raster:
         """
         used = np.unique(places)
         colours = self.colours_of(used)
-        if colours is None or not ((colours == 0).all(axis=1) | (colours == 255).all(axis=1)).all():
+        if colours is None or self.colours is None:
+            return None
+        table = colours if len(np.unique(colours)) > 1 else self.colours  # one colour alone says nothing
+        if not ((table == 0).all(axis=1) | (table == 255).all(axis=1)).all():
             return None
         return np.asarray(colours[np.searchsorted(used, places), 0].astype(np.uint8))
 
