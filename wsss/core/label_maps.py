@@ -259,7 +259,7 @@ def given_maps(folder: Path) -> dict[str, Path]:
             other = maps.setdefault(stem_of(path.name), path)
             if other != path:
                 raise DataError(
-                    f"{folder} holds {other.name} and {path.name}, expected one label map of each image: remove the other."
+                    f"{folder} holds {other.name} and {path.name}, expected one label map of each image: remove one."
                 )
     return maps
 
