@@ -98,7 +98,7 @@ class Header:
     """Whether it has planes of which some were chosen."""
 
 
-_WHITE_TO_BLACK = np.repeat(np.arange(255, -1, -1, np.uint8)[:, None], 3, axis=1)
+_WHITE_TO_BLACK = np.repeat(np.arange(256, dtype=np.uint8)[::-1, None], 3, axis=1)
 
 
 @dataclass(frozen=True)
