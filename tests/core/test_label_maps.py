@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 
 from wsss.core.checks import DataError
-from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
+from wsss.core.label_maps import find_label_map, given_maps, read_label_map, write_label_map
 
 GAPS = np.array([[0, 7, 7], [300, 0, 65535]], np.int32)
 
@@ -87,3 +87,11 @@ def test_a_missing_map_names_image_and_folder(tmp_path: Path) -> None:
         find_label_map(tmp_path, "ab12")
     with pytest.raises(DataError, match="does not exist"):
         read_label_map(tmp_path / "ab12.png")
+
+
+@pytest.mark.parametrize("other", ["a.tif", "a.PNG", "a.ome.tif"])
+def test_two_label_maps_of_an_image_are_refused_where_a_folder_is_listed(tmp_path: Path, other: str) -> None:
+    for name in ("a.png", "b.png", other):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"holds (a.png and|.* and a.png)"):
+        given_maps(tmp_path)

@@ -68,6 +68,14 @@ def test_folders_are_read_with_what_must_not_count(folders: Path) -> None:
     assert np.array_equal(masks.ignored(1), ~MASK)
 
 
+def test_masks_may_be_named_after_their_images_with_an_ending(folders: Path) -> None:
+    (folders / "masks" / "a.png").rename(folders / "masks" / "a_mask.png")
+    assert open_masks(folders).items[0].masks == (folders / "masks" / "a_mask.png",)
+    save(folders / "masks" / "a_labels.png", grey(MASK))
+    with pytest.raises(DataError, match=r"a_labels.png and a_mask.png: expected one file"):
+        open_masks(folders)
+
+
 def test_the_bowls_layout_keeps_overlapping_objects_apart(bowl: Path) -> None:
     masks = open_masks(bowl)
     assert masks.has_truth.tolist() == [True, False]

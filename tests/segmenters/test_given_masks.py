@@ -18,7 +18,7 @@ from wsss.core.labels import HPA_CHANNELS, ClassList
 from wsss.data.masks import read_mask
 from wsss.exports.annotations import cell_features, write_coco, write_geojson
 from wsss.segmenters import Backend, BackendOptions, Field, NetworkBackend, make_backend
-from wsss.segmenters.masks import CONVERT_SEG, MaskFolder
+from wsss.segmenters.masks import CONVERT_SEG, MaskFolder, Masks
 
 FIELD = Field("ab", np.zeros((4, 5, 10), np.uint8), 20, 40, 10)
 CELLS = np.zeros((20, 40), np.int32)
@@ -111,6 +111,16 @@ def test_coco_files_that_do_not_hold_together_are_refused_at_once(tmp_path: Path
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         with pytest.raises(DataError, match=words):
             backend(path)
+
+
+def test_annotations_of_an_image_that_is_not_listed_cost_no_other(tmp_path: Path) -> None:
+    path = coco(tmp_path / "cells.json", {7: runs(7), 3: runs(3)})
+    content = json.loads(path.read_text())
+    content["annotations"].append(content["annotations"][0] | {"id": 9, "image_id": 77})
+    path.write_text(json.dumps(content))
+    given = Masks(path)
+    np.testing.assert_array_equal(given.maps(FIELD).cells, CELLS)
+    assert "belong to the image 77" in given.notes[0]
 
 
 def cell_table(**more: Any) -> pd.DataFrame:
@@ -317,8 +327,7 @@ def test_masks_of_cellpose_are_read_and_its_pickles_refused_with_the_line_that_c
     Image.fromarray(CELLS.astype(np.uint16)).save(tmp_path / name)
     with pytest.raises(DataError, match=r"no masks of ab.*python -c"):
         backend(tmp_path)(FIELD)
-    if name != "cd_masks.PNG":  # which says less than Cellpose's own name
-        np.testing.assert_array_equal(backend(tmp_path, "DAPI")(CD).cells, CELLS if "cp" in name[:6] else 0)
+    np.testing.assert_array_equal(backend(tmp_path, "DAPI")(CD).cells, CELLS)
     (tmp_path / "cd.tif").unlink()
     np.testing.assert_array_equal(backend(tmp_path, "DAPI")(CD).cells, CELLS)
 
@@ -328,7 +337,7 @@ def test_masks_of_cellpose_are_read_and_its_pickles_refused_with_the_line_that_c
     [
         (["ab.png", "ab.tif"], "ab.png, not ab.tif"),
         (["ab.geojson", "ab.png", "ab.npy"], "ab.geojson, not ab.png, ab.npy"),
-        (["ab.tif", "ab_masks.png"], "ab.tif, not ab_masks.png"),
+        (["ab.tif", "ab_masks.png"], "ab_masks.png, not ab.tif"),
         (["ab_cp_masks.png", "ab_cp_masks.tif", "ab_seg.npy", "ab.tif"], "ab_cp_masks.png, not ab_cp_masks.tif"),
         (["ab_cp_masks.png", "ab.tif"], "ab_cp_masks.png, not ab.tif"),
         (["ab_cp_masks.png", "ab_rois.zip", "ab_seg.npy", "ab.tif"], ""),
@@ -376,6 +385,7 @@ def test_another_background_is_named_until_it_is_said(tmp_path: Path, background
         ([255, 255, 255, 0, 0, 0], (1, 0), ("palette",)),
         ([9, 9, 9, 0, 0, 0, 255, 255, 255], (1, 2), ("palette",)),
         ([0, 0, 0, 128, 0, 0], (0, 1), ()),
+        ([k // 3 for k in range(767, -1, -1)], (0, 255), ()),  # of ImageJ, which shows 255 black
     ],
 )
 def test_palettes_are_read_alike_as_label_maps_and_as_masks(
@@ -388,6 +398,20 @@ def test_palettes_are_read_alike_as_label_maps_and_as_masks(
     np.testing.assert_array_equal(found.cells > 0, CELLS == 7)
     np.testing.assert_array_equal(read_mask(tmp_path / "ab.png", CELLS.shape, tmp_path), CELLS == 7)
     assert tuple(doubt for doubt in found.doubts if doubt == "palette") == doubts
+
+
+@pytest.mark.parametrize("cells", [CELLS, np.where(CELLS == 7, 1, CELLS), np.zeros_like(CELLS)])
+def test_maps_whose_background_is_0_already_stay_with_another_background(tmp_path: Path, cells: np.ndarray) -> None:
+    Image.fromarray(cells.astype(np.uint16)).save(tmp_path / "ab.png")
+    given = make_backend("masks", BackendOptions(tmp_path, background=1))(FIELD)
+    np.testing.assert_array_equal(given.cells, cells)
+
+
+def test_a_palette_of_colours_whose_first_is_white_says_nothing_of_an_empty_map(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.zeros(CELLS.shape, np.uint8), "P")
+    picture.putpalette([255, 255, 255, 200, 0, 0, 0, 90, 0])
+    picture.save(tmp_path / "ab.png")
+    assert not backend(tmp_path)(FIELD).cells.any()
 
 
 def test_masks_of_several_channels_of_an_image_are_refused(tmp_path: Path) -> None:

@@ -79,6 +79,9 @@ def test_dark_channels_and_missing_label_maps_are_told(home: Path, capsys: pytes
     assert told["3 images read, bytes as prepared; green is dark in 3 of them"] == "note"
     assert told["2 images have no label map (im0, im2): run segment again"] == "note"
     assert told["no labels: fit for infer, not for train"] == "ok"
+    (home / "dark/cells/im1.tif").touch()
+    told = levels(findings(capsys, 1, "--data", "dark"), "dark")
+    assert next(level for text, level in told.items() if "im1.png and im1.tif" in text) == "bad"
 
 
 def test_a_folder_that_is_no_data_set_is_bad(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
+from wsss.data.pixels import find_images
 from wsss.prepare import main
 from wsss.runs.output import STATE
 
@@ -359,6 +360,13 @@ def test_results_of_programs_that_segment_are_no_images(
     if "_cp_" not in beside:  # a name that may be an image's own, if no other has it
         assert run(tmp_path, "--channels", "DAPI", out="other") == 0
         assert len(DataSet.open(tmp_path / "other").ids) == 3
+
+
+def test_images_of_the_label_table_are_no_results_whatever_their_names(tmp_path: Path) -> None:
+    for name in ("a", "a_mask", "a_pred"):
+        (tmp_path / f"{name}.png").touch()
+    assert [image.ID for image in find_images(tmp_path, ("DAPI",)).images] == ["a"]
+    assert [image.ID for image in find_images(tmp_path, ("DAPI",), {"a", "a_mask"}).images] == ["a", "a_mask"]
 
 
 def test_a_channel_may_be_called_outline(tmp_path: Path) -> None:

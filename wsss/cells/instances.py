@@ -242,8 +242,8 @@ DOUBTS = {
     ),
     "stray": (
         "outlines and masks without a pixel, outside the image or under others, are left out",
-        "do sizes match?",
-        "do sizes match?",
+        "check that the sizes match",
+        "check that the sizes match",
     ),
 }
 """What may be wrong with a label map; what to do, with the options of segment and without; {0} is a number."""
@@ -252,33 +252,32 @@ DOUBTS = {
 def doubts_of(label_map: np.ndarray) -> list[str]:
     """Return the doubts about a label map (H, W) int32: keys of DOUBTS, '=' and the number where one is meant."""
     doubts = []
-    ids, counts = np.unique(label_map, return_counts=True)
     around = _around(label_map)
-    cells = ids[(ids > 0) & (ids != around)]
-    if len(cells) and _in_pieces(np.where(label_map == around, 0, label_map), len(cells)):
+    cells = np.where(label_map == around, 0, label_map) if around else label_map
+    parts = label(cells, background=0, connectivity=2)
+    areas = np.bincount(parts.ravel())[1:]
+    owners = np.zeros(len(areas) + 1, np.int64)
+    owners[parts] = cells
+    ids, owner = np.unique(owners[1:], return_inverse=True)
+    if _in_pieces(areas, owner):
         doubts.append("pieces")
-    elif len(cells) == 1 and int(cells[0]) in BINARY:
-        doubts.append(f"binary={cells[0]}")
+    elif len(ids) == 1 and int(ids[0]) in BINARY:
+        doubts.append(f"binary={ids[0]}")
     if around:
         doubts.append(f"border={around}")
-    elif len(cells) and ids[0] > 0 and len(counts) > 1:
+    elif len(ids) > 1 and label_map.all():
         doubts.append("full")
     return doubts
 
 
-def _in_pieces(label_map: np.ndarray, cells: int) -> bool:
-    """Whether a cell has three large pieces or more, or the only cell two."""
-    parts, count = label(label_map, background=0, connectivity=2, return_num=True)
-    if count <= cells:
+def _in_pieces(areas: np.ndarray, owner: np.ndarray) -> bool:
+    """Whether a cell has three large pieces or more, or the only cell two; of each piece (n,) its area and cell."""
+    if not len(areas):
         return False
-    areas = np.bincount(parts.ravel())[1:]
-    owners = np.zeros(count + 1, np.int64)
-    owners[parts] = label_map
-    _, owner = np.unique(owners[1:], return_inverse=True)
-    largest = np.zeros(cells, np.int64)
+    largest = np.zeros(owner.max() + 1, np.int64)
     np.maximum.at(largest, owner, areas)
-    large = np.bincount(owner[areas >= LEAST_PIECE * largest[owner]], minlength=cells)
-    return bool(large.max() >= (2 if cells == 1 else 3))
+    large = np.bincount(owner[areas >= LEAST_PIECE * largest[owner]])
+    return bool(large.max() >= (2 if len(largest) == 1 else 3))
 
 
 def _around(label_map: np.ndarray) -> int:
@@ -291,8 +290,13 @@ def _around(label_map: np.ndarray) -> int:
 
 
 def with_background(label_map: np.ndarray, number: int) -> np.ndarray:
-    """Return a (H, W) label map in which `number` and 0 have changed places."""
-    return np.where(label_map == number, 0, np.where(label_map == 0, number, label_map)).astype(label_map.dtype)
+    """Return a (H, W) label map in which `number` and 0 have changed places.
+
+    A map stays as it is where `number` does not occur, or would then surround the cells: 0 does so already.
+    """
+    is_number = label_map == number
+    swapped = np.where(is_number, 0, np.where(label_map == 0, number, label_map)).astype(label_map.dtype)
+    return swapped if is_number.any() and _around(swapped) != number else label_map
 
 
 def split_pieces(label_map: np.ndarray) -> np.ndarray:

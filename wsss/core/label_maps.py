@@ -184,12 +184,11 @@ def has_odd_palette(path: Path, size: tuple[int, ...]) -> bool:
     if path.suffix.lower() in (".npy", ".npz"):
         return False
     with open_raster(path, where=str(path), blank=[size]) as raster:
-        if raster.colours is None:
-            return False
-        places = raster.numbers()
+        places = raster.numbers() if raster.colours is not None else np.zeros(0, np.uint8)
         used, shown = np.unique(places), raster.black_and_white(places)
         colours = raster.colours_of(used)
-    assert colours is not None
+    if colours is None:
+        return False
     if shown is not None:
         return bool(((shown > 0) != (places > 0)).any())
     bright = colours.sum(axis=1)
@@ -249,10 +248,20 @@ def map_files(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def given_maps(folder: Path) -> dict[str, Path]:
-    """Return ID -> label map of a folder, whatever the case of their endings; {} where there is no such folder."""
-    files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES] if folder.is_dir() else []
-    files.sort(key=lambda path: (SUFFIXES.index(path.suffix.lower()), path.name), reverse=True)
-    return {stem_of(path.name): path for path in files if path.name[0] != "."}
+    """Return ID -> label map of a folder, whatever the case of their endings; {} where there is no such folder.
+
+    Raises:
+        DataError: an image has two.
+    """
+    maps: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
+            other = maps.setdefault(stem_of(path.name), path)
+            if other != path:
+                raise DataError(
+                    f"{folder} holds {other.name} and {path.name}, expected one label map of each image: remove one."
+                )
+    return maps
 
 
 @functools.lru_cache(maxsize=4)

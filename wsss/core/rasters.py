@@ -98,6 +98,9 @@ class Header:
     """Whether it has planes of which some were chosen."""
 
 
+_WHITE_TO_BLACK = np.repeat(np.arange(256, dtype=np.uint8)[::-1, None], 3, axis=1)
+
+
 @dataclass(frozen=True)
 class Raster:
     """An opened picture."""
@@ -140,9 +143,15 @@ class Raster:
         return ~pixels if self.header.inverted and pixels.dtype == bool else pixels
 
     def colours_of(self, places: np.ndarray) -> np.ndarray | None:
-        """Return (n, 3) int64, the colours of (n,) places of the palette; None without a palette."""
+        """Return (n, 3) int64, the colours of (n,) places of the palette; None where numbers are meant.
+
+        That is so without a palette, and with all greys from white to black: so ImageJ saves a PNG of which 0 is shown
+        white, 255 of a mask being the object, see `numbers`.
+        """
         colours = self.colours
-        return None if colours is None else colours[np.minimum(places, len(colours) - 1)].astype(np.int64)
+        if colours is None or np.array_equal(colours, _WHITE_TO_BLACK):
+            return None
+        return colours[np.minimum(places, len(colours) - 1)].astype(np.int64)
 
     def black_and_white(self, places: np.ndarray) -> np.ndarray | None:
         """Return (H, W) uint8 of 0 and 255 for the (H, W) places of a palette that are shown black and white alone.
@@ -151,7 +160,10 @@ class Raster:
         """
         used = np.unique(places)
         colours = self.colours_of(used)
-        if colours is None or not ((colours == 0).all(axis=1) | (colours == 255).all(axis=1)).all():
+        if colours is None or self.colours is None:
+            return None
+        table = colours if len(np.unique(colours)) > 1 else self.colours  # one colour alone says nothing
+        if not ((table == 0).all(axis=1) | (table == 255).all(axis=1)).all():
             return None
         return np.asarray(colours[np.searchsorted(used, places), 0].astype(np.uint8))
 
@@ -199,6 +211,8 @@ def stem_of(name: str) -> str:
     return stem[:-4] if stem.lower().endswith(".ome") else stem
 
 
+MASK_ENDINGS = ("_masks", "_mask", "_labels", "_label")
+"""What programs put behind the name of an image for that of its masks, best first."""
 _BY_CELLPOSE = re.compile(r".+_(cp_(masks|outlines|output)|outlines_cp|flows_cp|masks_cp)\w*", re.IGNORECASE)
 _BESIDE = re.compile(
     r"(.+?)[_-](seg|masks?|labels?|labelled|segmentation|Simple Segmentation|Object Predictions|Probabilities"
@@ -233,7 +247,10 @@ def by_products(stems: Collection[str], channels: Collection[str] = ()) -> set[s
 def result_notes(names: Collection[str]) -> list[str]:
     """Return a note, or none, on pictures that are no images, see `by_products`."""
     shown = some(sorted(names), 3)
-    what = f"{len(names)} files are results of programs that segment, by their names, and not read as images: {shown}."
+    what = (
+        f"{len(names)} files are results of programs that segment, by their names, and not read as images: {shown}; if "
+        "they are images, rename them."
+    )
     return [what] if names else []
 
 

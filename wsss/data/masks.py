@@ -4,12 +4,13 @@
     bowl      FOLDER/<id>/images/<one file>, FOLDER/<id>/masks/*.png, one object a file
     folders   FOLDER/images/<id>.*, FOLDER/masks/<id>.*, and FOLDER/ignore/<id>.* for pixels that must not count
 
-Masks are 0 and 255 (or 1, or 65535). Images without any mask can be predicted, but are not trained on. Behind the
-reading: survey, folds, and the targets and weights that a network learns from.
+Masks may be named <id>_mask, _masks, _label or _labels. They are 0 and 255 (or 1, or 65535). Images without any mask
+can be predicted, but are not trained on. Behind the reading: survey, folds, and the targets and weights that a network
+learns from.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
 from wsss.core.files import composed, digest_json
-from wsss.core.rasters import SUFFIXES, Raster, by_products, open_raster, result_notes, stem_of
+from wsss.core.rasters import MASK_ENDINGS, SUFFIXES, Raster, by_products, open_raster, result_notes, stem_of
 from wsss.core.rle import decode_pairs
 from wsss.data.folds import make_folds
 from wsss.options.masks import IGNORE, MOST
@@ -281,14 +282,15 @@ def _folders(folder: Path) -> list[MaskItem]:
     images, ignore = _images(folder / "images"), _pictures(folder / "ignore")
     if not (folder / "masks").is_dir():
         return [MaskItem(name, path, None) for name, path in images.items()]
-    masks = _pictures(folder / "masks")
+    masks = _masks(folder / "masks", images)
     _same_ids(images, masks, "images/", "masks/", folder)
     _known_ids(ignore, images, "ignore/", "images/", folder)
     return [MaskItem(name, path, (masks[name],), ignore=ignore.get(name)) for name, path in images.items()]
 
 
 def _salt(folder: Path) -> list[MaskItem]:
-    images, masks = _images(folder / "images"), _pictures(folder / "masks")
+    images = _images(folder / "images")
+    masks = _masks(folder / "masks", images)
     table = read_text_table(folder / "train.csv", ("id", "rle_mask"))
     runs = dict(zip(table.id, table.rle_mask, strict=True))
     _same_ids(images, runs, "images/", "train.csv", folder)
@@ -321,6 +323,18 @@ def _images(folder: Path) -> dict[str, Path]:
     results = by_products(pictures)
     say_notes(result_notes(results))
     return {name: path for name, path in pictures.items() if name not in results}
+
+
+def _masks(folder: Path, images: Collection[str]) -> dict[str, Path]:
+    """Return ID -> picture of a folder of masks; a file that no image is named like may have an ending, <ID>_mask."""
+    found: dict[str, Path] = {}
+    for name, path in _pictures(folder).items():
+        heads = [name.removesuffix(ending) for ending in MASK_ENDINGS if name.endswith(ending)]
+        ID = name if name in images else next((head for head in heads if head in images), name)
+        if ID in found:
+            raise DataError(f"{folder} holds {found[ID].name} and {path.name}: expected one file of each ID.")
+        found[ID] = path
+    return found
 
 
 def _same_ids(a: Iterable[str], b: Iterable[str], name_a: str, name_b: str, folder: Path) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,12 +48,14 @@ class ImageListing:
     """What the user should know, a line each."""
 
 
-def find_images(folder: Path, channels: tuple[str, ...]) -> ImageListing:
+def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] = ()) -> ImageListing:
     """Look for `<ID>_<channel>.<suffix>` and `<ID>.<suffix>` right in `folder`; hidden and other files do not count.
 
     Channels may be named in any case.
 
     Of `<ID>.ome.tif` and `<ID>.ome.zarr` the ID has no '.ome'.
+
+    Results of programs that segment are no images (see `wsss.core.rasters.by_products`), except those in `named`.
 
     An image with a channel missing or there twice is listed with its reason. The files of an OME set are one image,
     named after the file of its first plane.
@@ -64,7 +66,7 @@ def find_images(folder: Path, channels: tuple[str, ...]) -> ImageListing:
     planes: dict[str, dict[str, list[str]]] = {}
     merged: dict[str, list[str]] = {}
     names = _names(folder)
-    results = by_products({stem_of(name) for name in names}, channels)
+    results = by_products({stem_of(name) for name in names}, channels).difference(named)
     for name in names:
         stem = stem_of(name)
         if stem in results:

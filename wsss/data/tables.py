@@ -42,6 +42,11 @@ class LabelTable:
     carried: pd.DataFrame = field(default_factory=pd.DataFrame)
     """The other columns as text, with the IDs as index."""
 
+    @property
+    def named(self) -> set[str]:
+        """The IDs in it."""
+        return {*self.labels, *self.vanished}
+
 
 def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CHANNELS) -> LabelTable:
     """Read a label table.
@@ -200,7 +205,7 @@ def match_labels(files: Sequence[ImageFiles], table: LabelTable | None, *, allow
     """
     if table is None:
         return Matched(list(files), [None] * len(files), [], pd.DataFrame(index=range(len(files))))
-    named = table.labels.keys() | set(table.vanished)
+    named = table.named
     names = [ID if ID in named else table.aliases.get(ID, ID) for ID in (image.ID for image in files)]
     ids.check_distinct(sorted({*named, *names}), f"{table.path} and the image files")
     without = [image.ID for image, name in zip(files, names, strict=True) if name not in named]

@@ -225,10 +225,21 @@ class CocoMasks:
         self._cells: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         self._nuclei: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         self._sort(_checked(annotations, path), content.get("categories"), category)
-        missing = (set(self._cells) | set(self._nuclei)) - {number for number, _ in self._images.values()}
-        if missing:
-            raise DataError(f"{path}: annotations belong to the image {some(missing)}, which 'images' does not list.")
+        self._drop_unlisted(path)
         self._drop_strays()
+
+    def _drop_unlisted(self, path: Path) -> None:
+        """Leave out the annotations of images that are not listed, and note them; refuse a file that has no others."""
+        missing = (set(self._cells) | set(self._nuclei)) - {number for number, _ in self._images.values()}
+        for number in missing:
+            self._cells.pop(number, None)
+            self._nuclei.pop(number, None)
+        if not missing:
+            return
+        what = f"{path}: annotations belong to the image {some(missing)}, which 'images' does not list"
+        if not self._cells and not self._nuclei:
+            raise DataError(f"{what}, and none to a listed one.")
+        self.notes.append(f"{what}: they are left out.")
 
     def masks(self, name: str, size: tuple[int, int]) -> GivenMasks:
         """Return the cells of the image `name`; `size` is not needed here.

@@ -16,7 +16,7 @@ from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.label_maps import SUFFIXES as LABEL_MAPS
 from wsss.core.label_maps import has_odd_palette, read_label_map
 from wsss.core.labels import HPA_CHANNELS
-from wsss.core.rasters import stem_of
+from wsss.core.rasters import MASK_ENDINGS, stem_of
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
 from wsss.segmenters.coco import GEOJSON_SUFFIXES as OUTLINES
 from wsss.segmenters.coco import REGION_SUFFIXES as REGIONS
@@ -26,8 +26,8 @@ from wsss.segmenters.painted import GivenMasks, TableMasks, paint
 SUFFIXES = (*OUTLINES, *LABEL_MAPS, *REGIONS)
 """Forms that are read, in this order where an image has several; in any case."""
 CELLPOSE, ROIS = "_cp_masks", "_rois"
-ENDINGS = (CELLPOSE, ROIS, "", "_masks", "_mask", "_labels", "_label")
-"""What programs put behind the name of the image, best first: Cellpose saves its masks next to the images."""
+ENDINGS = (CELLPOSE, ROIS, *MASK_ENDINGS, "")
+"""What programs put behind the name of the image, best first; a file without may be the image itself."""
 PICKLE = "_seg.npy"
 """Ending of Cellpose's pickles, which are never loaded."""
 
@@ -82,8 +82,9 @@ class MaskFolder:
         Raises:
             DataError: see `find`.
         """
-        found = [(path, ending) for ending in ENDINGS for path in self._files.get(name + ending, [])]
+        found: list[tuple[Path, str]] = []
         for ending in ENDINGS:
+            found += [(path, ending) for path in self._files.get(name + ending, [])]
             stems = [f"{name}_{channel}{ending}".lower() for channel in self.channels]
             paths = [self._any_case[stem] for stem in stems if stem in self._any_case]
             if len(paths) > 1 and not found:

@@ -180,7 +180,10 @@ def _folds(data: DataSet) -> Finding:
 
 def _cells(data: DataSet) -> Finding:
     usable = np.flatnonzero(data.ok)
-    missing = without_cells(data, usable)
+    try:
+        missing = without_cells(data, usable)
+    except DataError as error:
+        return Finding("bad", "", str(error))
     if len(missing) == len(usable):
         return Finding("note", "", f"no cells yet: python -m wsss.segment --data {data.folder}")
     if missing:

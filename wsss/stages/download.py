@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from wsss.core import __version__
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, exit_code
 from wsss.core.console import progress, say
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import is_file, listed, write_csv
@@ -78,7 +78,7 @@ def _download(options: DownloadOptions, images: list[AtlasImage], output: Output
     say(f"{options.out}: {len(images) - broken} of {len(images)} images are complete; {path} names the others.")
     for row in table.head(3).itertuples():
         say(f"failed: {row.ID} {row.channel}: {row.reason}")
-    return 1
+    return exit_code(broken, len(images))
 
 
 def wanted_images(options: DownloadOptions) -> list[AtlasImage]:

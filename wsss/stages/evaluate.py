@@ -360,9 +360,7 @@ def _apart(truth: CellTruth, cells: pd.DataFrame, how: str, least: float) -> str
     if name is None:
         return unlike(truth.ids.tolist(), cells.ID.tolist(), "the table", "the predictions")
     if how == "iou":
-        return (
-            f"in {name} and the others, none overlaps one by an IoU of {least:g}: are the masks those of these images?"
-        )
+        return f"in {name} and the others, none overlaps one by an IoU of {least:g}: check that the masks are theirs"
     numbers = truth.cells[rows[name]].tolist(), cells.cell_id[name == cells.ID].tolist()
     return f"of {name}, the table has the cells {some(numbers[0], 3)}, the predictions {some(numbers[1], 3)}"
 

@@ -151,8 +151,10 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     channels, in_files = channel_names(options.channels)
     table = tables.read_labels(options.labels, classes, in_files) if options.labels else None
     listed = options.images.suffix.lower() == ".csv"
-    find = pixels.read_path_list if listed else pixels.find_images
-    listing, folder = find(options.images, in_files), options.images.parent if listed else options.images
+    if listed:
+        listing, folder = pixels.read_path_list(options.images, in_files), options.images.parent
+    else:
+        listing, folder = pixels.find_images(options.images, in_files, table.named if table else ()), options.images
     files = tables.leave_out(listing.images, options.skip)
     matched = tables.match_labels(files, table, allow_unlabelled=options.allow_unlabelled)
     say_notes([*listing.notes, *matched.notes])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, exit_code
 from wsss.core.console import progress, say
 from wsss.core.files import as_read, digest_json, write_csv, write_json
 from wsss.core.reading import parse_npy
@@ -40,11 +40,12 @@ def run(options: PseudoOptions) -> int:
     for checkpoint in checkpoints:
         check_fits(checkpoint, data)
     out = options.out or Path("pseudo") / options.run.name
-    failed = 0
+    failed = count = 0
     for name, plan in plan_pseudo(checkpoints, data, oof=options.oof).items():
+        count += sum(len(indices) for _, indices in plan)
         with in_folder(out / name, "pseudo") as output:
             failed += _make(out / name, options, data, plan, device, output)
-    return 1 if failed else 0
+    return exit_code(failed, count)
 
 
 def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: Device, output: Output) -> int:
