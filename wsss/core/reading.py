@@ -265,8 +265,9 @@ def read_yaml(path: Path, kind: type[UserError] = DataError) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the text of an error on one line, at most 200 characters of it."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+    """Return the text of an error on one line, at most 200 characters of it; a word alone with the error's name."""
+    words, name = str(error).split(), type(error).__name__
+    return (" ".join(words) if len(words) > 1 else ": ".join([name, *words]))[:200]
 
 
 _HEADER_FAULTS = (

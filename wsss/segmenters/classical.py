@@ -132,8 +132,8 @@ def make(options: BackendOptions) -> Backend:
     Raises:
         ConfigError: no channel shows nuclei or fills the cells.
     """
-    if "nucleus" not in options.roles:
-        options.need_roles("classical", "nucleus" if "cell" not in options.roles else "cell")
+    if "nucleus" not in options.roles and "cell" not in options.roles:
+        options.need_roles("classical", "nucleus or cell")
     return functools.partial(segment_field, config=ClassicalConfig(grow=options.grow))
 
 

@@ -246,9 +246,11 @@ def make(options: BackendOptions) -> Backend:
 
 
 def _way_out(names: Sequence[str]) -> str:
-    """Return a hint on converting Cellpose's pickles, '' if there are none."""
+    """Return a hint on converting Cellpose's pickles or JPEGs, '' if there are none."""
     if any(name.lower().endswith(PICKLE) for name in names):
         return f" Cellpose's _seg.npy are pickles, which are never loaded; if they are your own: {CONVERT_SEG}"
+    if any(name.lower().endswith((".jpg", ".jpeg")) for name in names):
+        return " JPEG does not keep the numbers of cells: save the masks as PNG or TIFF."
     return ""
 
 
