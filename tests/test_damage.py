@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -362,6 +363,42 @@ def test_damage_is_noticed_or_touches_nothing(kind: str, tmp_path: Path, example
     assert set(found) <= {"noticed", "whole"}, found
     if kind in ("checkpoint", "soft labels", "weights of a model", "table of cells, flat"):
         assert found["noticed"] >= 0.97 * found.total()  # all but flips in the mark of the seal itself
+
+
+SEALED = [
+    "catalogue in prepare",
+    "catalogue",
+    "thumbnails",
+    "pseudo-masks",
+    "probabilities",
+    "weights of a model",
+    "table of cells",
+    "network of cells",
+    "table of images",
+    "vectors of cells",
+    "submission",
+    "provenance",
+    "manifest",
+    "checkpoint",
+    "feature classifier",
+]
+
+
+@pytest.mark.parametrize("kind", SEALED)
+def test_files_stretched_to_gigabytes_are_refused_before_they_are_read(kind: str, tmp_path: Path) -> None:
+    """Zeros that take no room on disk, in place of the content, behind it, and within it."""
+    path, read = KINDS[kind](tmp_path)
+    content, right = path.read_bytes(), read()
+    for start in (0, len(content), len(content) // 8, len(content) * 7 // 8):
+        path.unlink()
+        with path.open("wb") as stream:
+            stream.write(content[:start])
+            stream.truncate(2**31 + 2**20)
+            stream.seek(0, io.SEEK_END)
+            stream.write(content[start:] if start else b"")
+        began = time.process_time()
+        assert outcome(read, right, path) == "noticed"
+        assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("name", ["embeddings.parquet", "submission.csv", "provenance.json"])

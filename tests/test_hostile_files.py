@@ -111,6 +111,7 @@ JSON = {
     "nested and closed": b"[" * 100_000 + b"]" * 100_000,
     "nested names": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
     "a number of 5,000 digits": b'{"format": ' + b"1" * 5000 + b"}",
+    "a name twice": b'{"format": 1, "format": 1, "images": [{"id": 1, "id": 1}], "type": "Point", "type": "Point"}',
     "half a character": b'{"library_name": "\\ud800"}',
     "no UTF-8": b'{"a": "\xff\xfe"}',
     "cut": b'{"format": 1, "ids": [',
@@ -689,6 +690,11 @@ def test_hostile_lists_of_ids(tmp_path: Path) -> None:
 def test_addresses_that_are_none_are_refused_before_work(base: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--base is"):
         DownloadOptions(out=tmp_path, ids="1/1_A1_1", base=base)
+
+
+def test_a_name_that_comes_twice_in_json_is_named() -> None:
+    with pytest.raises(UserError, match=r"a\.json gives 'id' twice: keep one"):
+        parse_json('{"images": [{"id": 1, "file_name": "a", "id": 2}]}', "a.json")
 
 
 def test_plain_files_of_all_kinds_are_still_read() -> None:

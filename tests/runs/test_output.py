@@ -279,6 +279,18 @@ def test_what_is_handed_on_from_an_input_is_no_reason_to_make_a_result_again(tmp
     assert not make_with_items()
 
 
+@pytest.mark.parametrize("content", ['{"re', "[]", '{"remove": [], "record": {}, "keep": false}'])
+def test_the_way_out_of_a_damaged_record_of_a_move_frees_the_folder(content: str, tmp_path: Path, source: Path) -> None:
+    out = tmp_path / "out"
+    make(out, source)
+    (out / STATE / "result.commit").write_text(content)
+    for attempt in (settle, lambda folder: make(folder, source, overwrite=True)):
+        with pytest.raises(DataError, match=rf"remove {out / STATE}, and make the result again"):
+            attempt(out)
+    shutil.rmtree(out / STATE)
+    assert make(out, source, overwrite=True)
+
+
 @pytest.mark.parametrize("name", ["../mine", "/mine", "a/../../mine", ".wsss/result.json", "", "a\0b"])
 def test_a_record_of_a_stranger_moves_and_removes_nothing_outside_its_folder(
     name: str, tmp_path: Path, source: Path

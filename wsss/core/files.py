@@ -28,6 +28,7 @@ from wsss.core.reading import (
     BLOCK,
     check_holes,
     check_length,
+    check_own_length,
     check_regular,
     one_line,
     open_text,
@@ -489,6 +490,7 @@ def check_seal(path: Path, again: str, most: int | None = None, within: int = sy
         DataError: the file differs from what was sealed, or is too long.
     """
     check_length(path, most, "options")
+    check_own_length(path, again)
     with path.open("rb") as stream:
         at = _last(stream, _MARK, within)
         if at < 0:

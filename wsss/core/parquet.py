@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import BLANK, check_format, check_seal, seal, write_atomic
-from wsss.core.reading import check_regular, one_line
+from wsss.core.reading import BESIDE, check_regular, one_line
 
 FORMAT = "wsss-table-1"
 _ENDS = b"PAR1"
@@ -125,6 +125,7 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
         DataError: it is missing, no Parquet, damaged, of a newer format, or promises too much.
     """
     with named(path, again):
+        check_own_length(path, again)
         check_seal(path, again, within=_footer(path))
         schema = pq.read_schema(path)
         if nested := [own.name for own in schema if pa.types.is_nested(own.type)]:
@@ -147,6 +148,21 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
     if unpacked > max(MOST_BLOWN_UP, 100 * size):
         raise DataError(f"{path} unpacks from {size} to {unpacked} bytes: it is damaged, or made to do harm.")
     return file
+
+
+def check_own_length(path: Path, again: str) -> None:
+    """Refuse a table that is longer than the columns it describes, before all of it is read for its digest.
+
+    Raises:
+        DataError: it is, or is no table.
+    """
+    with named(path, again):
+        length, about = _footer(path), pq.read_metadata(path)
+        groups = (about.row_group(k) for k in range(about.num_row_groups))
+        columns = [group.column(c) for group in groups for c in range(about.num_columns)]
+        size, described = path.stat().st_size, length + sum(own.total_compressed_size + BESIDE for own in columns)
+    if size > described + BESIDE:
+        raise DataError(f"{path} is damaged: it has {size} bytes and describes no more than {described}. {again}")
 
 
 def _footer(path: Path) -> int:

@@ -14,6 +14,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,18 +154,30 @@ def parse_json(text: str | bytes, where: object) -> Any:
         where: the file it is from, for messages.
 
     Raises:
-        DataError: it is no JSON, nested too deep, or holds numbers or characters that cannot be used.
+        DataError: it is no JSON, nested too deep, gives a name twice, or holds numbers or characters that cannot be
+            used.
     """
     try:
         text = text if isinstance(text, str) else text.decode(json.detect_encoding(text))
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, where))
         if _HALF_CHARACTER.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # half of a pair of code units is no character
         return value
+    except DataError:
+        raise
     except RecursionError:
         raise DataError(f"{where} nests its lists too deep: it is damaged, or made to do harm.") from None
     except ValueError as error:  # also of numbers with thousands of digits, and of bytes that are no UTF-8
         raise DataError(f"{where} is not JSON ({one_line(error)}): it is damaged, make it again.") from error
+
+
+def _once(pairs: list[tuple[str, Any]], where: object) -> dict[str, Any]:
+    """Return names and values as a dictionary; a name that comes twice would hide a value."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise DataError(f"{where} gives {twice[:80]!r} twice: keep one.")
+    return value
 
 
 def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> Any:
@@ -375,6 +388,56 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     with _Archive(io.FileIO(path)) as stream, zipfile.ZipFile(stream) as archive:
         stream.is_listing = False
         yield archive
+
+
+LONGEST_HEADER = 1 << 26
+"""Bytes of the description at the beginning of a safetensors file, at most."""
+BESIDE = 4096
+"""Bytes of a file that its description may leave out for each part: a seal, names."""
+
+
+def check_own_length(path: Path, again: str) -> None:
+    """Refuse a file of ours that is longer than it says itself, before all of it is read for its digest.
+
+    Args:
+        path: an .npy array, an .npz archive or safetensors; other files pass.
+        again: the way out if it is damaged, as a sentence.
+
+    Raises:
+        DataError: it is, or begins with zeros.
+        OSError: it is not there.
+    """
+    check_regular(path)
+    size = path.stat().st_size
+    try:
+        described = _own_length(path, size)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path} is damaged ({one_line(error)}). {again}") from error
+    except (*_HEADER_FAULTS, struct.error):
+        return  # its reader says what is wrong with it
+    if described is not None and size > described:
+        raise DataError(f"{path} is damaged: it has {size} bytes and describes no more than {described}. {again}")
+
+
+def _own_length(path: Path, size: int) -> int | None:
+    with path.open("rb") as stream:
+        start = stream.read(9)
+        if start.startswith(HOLE):
+            return 0
+        if start.startswith(b"\x93NUMPY"):
+            stream.seek(0)
+            shape, dtype = check_npy(stream, size, path)
+            return stream.tell() + math.prod(shape) * dtype.itemsize + BESIDE
+        if start.startswith(b"PK\3\4"):
+            with open_zip(path) as archive:
+                return sum(part.compress_size + BESIDE for part in archive.filelist) + len(archive.comment)
+        (length,) = struct.unpack("<Q", start[:8])
+        if start[8:] != b"{" or length > min(size, LONGEST_HEADER):
+            return None
+        stream.seek(8)
+        tensors = parse_json(stream.read(length), path)
+        ends = (own["data_offsets"][1] for name, own in tensors.items() if name != "__metadata__")
+        return 8 + length + int(max(ends, default=0)) + BESIDE
 
 
 MOST_CHUNKS = 2**17

@@ -20,7 +20,7 @@ from wsss.core.files import check_seal, digest_file, write_atomic, write_csv, wr
 from wsss.core.label_maps import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
 from wsss.core.parquet import read_parquet, write_parquet
-from wsss.core.reading import read_npy
+from wsss.core.reading import check_own_length, read_npy
 from wsss.core.runtime import versions
 from wsss.data import ids
 from wsss.data.catalog import (
@@ -201,8 +201,11 @@ def check_extras(folder: Path, manifest: Mapping[str, Any]) -> None:
         DataError: one is missing or damaged.
     """
     for name, digest in manifest.get("extras", {}).items():
-        if not (folder / name).exists() or digest_file(folder / name) != digest:
-            raise DataError(f"{folder / name} is missing or damaged: run prepare with --overwrite.")
+        path = folder / name
+        if path.exists():
+            check_own_length(path, "Run prepare with --overwrite.")
+        if not path.exists() or digest_file(path) != digest:
+            raise DataError(f"{path} is missing or damaged: run prepare with --overwrite.")
 
 
 def write_extra(folder: Path, source: str, **arrays: np.ndarray) -> None:

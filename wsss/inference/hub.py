@@ -21,6 +21,7 @@ from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.console import waiting
 from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
 from wsss.core.hub import first_line, quick_hub
+from wsss.core.reading import check_own_length
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint, cam_checkpoint, check_alike
@@ -140,9 +141,11 @@ def _check_files(folder: Path, files: Any) -> None:
     if not isinstance(files, dict) or WEIGHTS not in files or any(Path(name).name != name for name in files):
         raise DataError(f"{folder / CONFIG} does not list the files of the model: export the run again.")
     for name, digest in files.items():
-        path = folder / name
+        path, again = folder / name, "fetch it again, or export the run again."
+        if path.is_file():
+            check_own_length(path, again.capitalize())
         if not path.is_file() or digest_file(path) != digest:
-            raise DataError(f"{path} is missing or damaged: fetch it again, or export the run again.")
+            raise DataError(f"{path} is missing or damaged: {again}")
 
 
 def _belongs(path: Path, files: dict[str, str] | None) -> bool:

@@ -21,7 +21,7 @@ from wsss.core.files import csv_bytes, digest_file, read_record, write_atomic, w
 from wsss.core.parquet import TableWriter, batches, named, open_parquet, read_parquet
 from wsss.data.ids import check_names
 from wsss.data.origin import check_predictions
-from wsss.runs.output import check_recorded, settle
+from wsss.runs.output import check_recorded, check_sizes, settle
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
@@ -38,6 +38,7 @@ def prediction_files(folder: Path) -> list[Path]:
     """Return the files of a prediction, whether they are there or not; a publishing that was cut short is completed."""
     check_predictions(folder)
     settle(folder)
+    check_sizes(folder)
     check_recorded(folder / "provenance.json")
     return [folder / name for name in FILES]
 

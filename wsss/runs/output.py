@@ -212,7 +212,7 @@ class Output:
             path = self.folder / name
             if not os.path.lexists(path):
                 missing.append(path)
-            elif not path.is_file() or (mark_of(path) != mark and digest_file(path) != digest):
+            elif not path.is_file() or _is_changed(path, mark, digest):
                 changed.append(path)
         return missing, changed
 
@@ -306,7 +306,14 @@ class Output:
         """Complete the publishing of a result that is on its way, if there is one."""
         if not self._commit.exists():
             return
-        commit = read_record(self._commit, "record", "remove", "keep")
+        way_out = f"remove {self.folder / STATE}, and make the result again with --overwrite true"
+        try:
+            read_json(self._commit)
+        except DataError:
+            raise DataError(
+                f"{self._commit} is damaged, by which the result in {self.folder} was getting to its place: {way_out}."
+            ) from None
+        commit = read_record(self._commit, "record", "remove", "keep", again=way_out)
         record, home = commit["record"], self.home
         _check_names([*_files_of(record, self._commit), *_texts(commit["remove"], self._commit)], self._commit)
         for place in (self.work, *self.work.rglob("*")):
@@ -532,11 +539,37 @@ def check_entry(path: Path, folder: Path, files: Mapping[str, Sequence[str]]) ->
     mark, digest = files.get(str(path.relative_to(folder)), ("", ""))
     if digest and not path.is_file():
         raise DataError(f"{path} is missing, a file of the result in {folder}: make it again with --overwrite true.")
-    if digest and mark_of(path) != mark and digest_file(path) != digest:
-        raise DataError(
-            f"{path} is damaged, or was changed since it was written: make it again with --overwrite true, or, if "
-            f"it was changed on purpose, remove {folder / STATE}."
-        )
+    if digest and _is_changed(path, mark, digest):
+        raise _changed(path, folder)
+
+
+def _is_changed(path: Path, mark: str, digest: str) -> bool:
+    """Whether a file is another than was recorded; one of another size is, and need not be read for that."""
+    now = mark_of(path)
+    return now != mark and (_size_in(now) != (_size_in(mark) or _size_in(now)) or digest_file(path) != digest)
+
+
+def _size_in(mark: str) -> str:
+    return mark.split(".")[2] if mark.count(".") == 4 else ""
+
+
+def check_sizes(folder: Path) -> None:
+    """Compare the sizes of a result's files with its record, before they are read for their digests.
+
+    Raises:
+        DataError: one has another size.
+    """
+    for name, (mark, _) in files_of_record(folder).items():
+        path = folder / name
+        if _size_in(mark) and path.is_file() and str(path.stat().st_size) != _size_in(mark):
+            raise _changed(path, folder)
+
+
+def _changed(path: Path, folder: Path) -> DataError:
+    return DataError(
+        f"{path} is damaged, or was changed since it was written: make it again with --overwrite true, or, if "
+        f"it was changed on purpose, remove {folder / STATE}."
+    )
 
 
 def record_over(folder: Path) -> dict[str, Any] | None:
