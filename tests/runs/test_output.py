@@ -227,6 +227,14 @@ def test_a_damaged_record_is_no_record_and_a_newer_one_is_named(tmp_path: Path, 
         record_of(tmp_path / "out")
 
 
+def test_texts_of_zeros_are_refused_before_they_are_hashed(tmp_path: Path) -> None:
+    path = tmp_path / "truth.csv"
+    path.write_text("ID,cell,Label\na,1,0\n")
+    os.truncate(path, 1 << 34)  # takes no room, and a minute to hash
+    with pytest.raises(DataError, match=r"truth\.csv has zeros where text"):
+        Digests().of(path)
+
+
 def test_digests_of_files_are_remembered_until_anything_of_the_file_changes(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("one")

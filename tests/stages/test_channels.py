@@ -120,7 +120,7 @@ def test_cells_are_nuclei_or_grown_and_a_cell_stain_alone_will_do(tmp_path: Path
     with pytest.raises(ConfigError, match="unet looks at channels of the role nucleus and cell; the data set has cell"):
         segment.main(["--data", str(tmp_path / "whole"), "--backend", "unet"])
     assert prepare.main([*place, "--out", str(tmp_path / "none")]) == 0
-    with pytest.raises(ConfigError, match="classical looks at channels of the role nucleus or cell; the data set has none"):
+    with pytest.raises(ConfigError, match=r"classical looks at .* the role nucleus or cell; the data set has none"):
         segment.main(["--data", str(tmp_path / "none")])
 
 

@@ -104,6 +104,25 @@ def check_holes(content: bytes, where: object) -> None:
         raise DataError(f"{where} has zeros where text is expected: it is damaged, or no text.")
 
 
+TEXTS = (".csv", ".tsv", ".txt", ".json", ".geojson", ".yaml", ".yml")
+"""Endings of files that are texts."""
+
+
+def check_ends(path: Path) -> None:
+    """Refuse a file named as a text that begins or ends with zeros, before all of it is read for its digest.
+
+    Raises:
+        DataError: it does.
+        OSError: it is not there.
+    """
+    if path.suffix.lower() not in TEXTS:
+        return
+    with path.open("rb") as stream:
+        check_holes(stream.read(BLOCK), path)
+        stream.seek(max(0, stream.seek(0, io.SEEK_END) - BLOCK))
+        check_holes(stream.read(BLOCK), path)
+
+
 class _TextFile(io.FileIO):
     """A file whose reading ends with an error at its first run of zeros; what stands before it can be read."""
 

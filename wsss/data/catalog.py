@@ -226,6 +226,9 @@ class DataSet:
         folder = Path(folder)
         settle(folder)
         if not (folder / MANIFEST).exists():
+            there = sorted(entry.name for entry in folder.glob("[!.]*"))
+            if there and SHARDS not in there:
+                raise DataError(f"{folder} holds {some(there, 3)}, and no prepared data set: check the path.")
             begun = ": its prepare is unfinished, start the same command again." if folder.exists() else "."
             raise DataError(f"{folder} holds no prepared data set{begun} Run python -m wsss.prepare.")
         manifest = read_manifest(folder)

@@ -27,7 +27,7 @@ from typing import Any
 from wsss.core.checks import ConfigError, DataError, NoSpaceError, some
 from wsss.core.console import say
 from wsss.core.files import as_read, check_format, digest_file, disk_errors, remove_parts
-from wsss.core.reading import check_no_link, check_regular, parse_json
+from wsss.core.reading import check_ends, check_no_link, check_regular, parse_json
 
 FORMAT = 1
 
@@ -343,7 +343,11 @@ class Digests:
                 return None
             mark = mark_of(path)
             known = self._known.get(str(path.absolute()))
-            digest = known[1] if known is not None and known[0] == mark else digest_file(path)
+            if known is not None and known[0] == mark:
+                digest = known[1]
+            else:
+                check_ends(path)
+                digest = digest_file(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         if time.time_ns() - path.stat().st_ctime_ns > TICK_NS:
