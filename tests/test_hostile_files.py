@@ -19,7 +19,7 @@ import pytest
 import tifffile
 import torch
 from forest_file import feature_classifier
-from peak import SECONDS, at_most
+from peak import at_most, soon
 from PIL import Image
 
 from wsss.core.checks import UserError
@@ -67,9 +67,8 @@ def refuse(path: Path, read: Read) -> None:
     began = time.process_time()
     with at_most(MORE_MEMORY), pytest.raises(UserError) as caught:
         read(path)
-    took = time.process_time() - began
+    assert soon(began)
     told = str(caught.value)
-    assert took < SECONDS, f"{took:.1f} s"
     assert "\n" not in told
     assert len(told) < 1500
     assert path.name in told or path.parent.name in told, told
@@ -543,7 +542,7 @@ def test_large_coco_files_cost_in_proportion(tmp_path: Path) -> None:
     began = time.process_time()
     with at_most(MORE_MEMORY):
         cells = paint(CocoMasks(tmp_path / "c.json").masks("A", (1000, 1000)))
-    assert time.process_time() - began < SECONDS
+    assert soon(began)
     np.testing.assert_array_equal(np.unique(cells, return_counts=True)[1][1:], np.full(10_000, 64))
 
 
@@ -564,7 +563,7 @@ def test_hostile_metadata_of_pictures(tmp_path: Path) -> None:
         began = time.process_time()
         with at_most(MORE_MEMORY), open_raster(tmp_path / "a.png") as raster:
             assert raster.orientation == 1, what
-        assert time.process_time() - began < SECONDS, what
+        assert soon(began), what
     refused = {
         "texts": chunk(b"iTXt", xmp + b"\0\0\0\0tiff:Orientation") * 60_000,
         "packed texts": chunk(b"zTXt", xmp + b"\0" + zlib.compress(bytes(10**6))) * 1500,
@@ -588,7 +587,7 @@ def test_hostile_label_texts(tmp_path: Path) -> None:
 
 def test_a_label_map_of_32_bits_is_not_copied(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.ones((6000, 6000), np.uint32), photometric="minisblack")
-    with at_most(280):
+    with at_most(250):
         assert read_label_map(tmp_path / "a.tif").sum() == 6000 * 6000
 
 

@@ -1,14 +1,30 @@
 """The most memory and time that a block of a test takes."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
-SECONDS = 3.0
-"""CPU time within which a file is refused. A quiet machine takes less than one, which is not for tests to measure: what
-these files would cost unrefused is minutes."""
+REFERENCE_S = 0.02
+"""CPU seconds of `_reference` on a quiet core of an AMD EPYC."""
+
+
+def soon(began: float, seconds: float = 1.0) -> bool:
+    """Whether less CPU time has passed since `began`; a machine that is slow just now has that much more.
+
+    How slow it is shows what a known piece of work takes, which is measured only where the time is up.
+    """
+    took = time.process_time() - began
+    return took < seconds or took < seconds * min(map(_reference, range(3))) / REFERENCE_S
+
+
+def _reference(_: int) -> float:
+    """Return the CPU seconds of a piece of work of Python's own."""
+    began = time.process_time()
+    sorted(str(k * k) for k in range(100_000))
+    return time.process_time() - began
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
         DataError: it is missing, no Parquet, damaged, of a newer format, or promises too much.
     """
     with named(path, again):
-        check_own_length(path, again)
+        check_table_length(path, again)
         check_seal(path, again, within=_footer(path))
         schema = pq.read_schema(path)
         if nested := [own.name for own in schema if pa.types.is_nested(own.type)]:
@@ -150,7 +150,7 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
     return file
 
 
-def check_own_length(path: Path, again: str) -> None:
+def check_table_length(path: Path, again: str) -> None:
     """Refuse a table that is longer than the columns it describes, before all of it is read for its digest.
 
     Raises:

@@ -158,9 +158,11 @@ class Raster:
 
         Any other picture gives None.
         """
+        if self.colours is None:  # label maps: `unique` would sort a copy of them
+            return None
         used = np.unique(places)
         colours = self.colours_of(used)
-        if colours is None or self.colours is None:
+        if colours is None:
             return None
         table = colours if len(np.unique(colours)) > 1 else self.colours  # one colour alone says nothing
         if not ((table == 0).all(axis=1) | (table == 255).all(axis=1)).all():

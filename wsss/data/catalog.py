@@ -24,7 +24,7 @@ from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import digest_file, digest_json, disk_errors, read_record
 from wsss.core.label_maps import Geometry, find_label_map, read_label_map
 from wsss.core.labels import HPA_CHANNELS, ClassList, parse_label
-from wsss.core.parquet import check_own_length, read_parquet
+from wsss.core.parquet import check_table_length, read_parquet
 from wsss.core.reading import check_no_link, read_npy
 from wsss.data.ids import check_names
 from wsss.runs.output import settle
@@ -434,7 +434,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _read_table(folder: Path, manifest: dict[str, Any]) -> pd.DataFrame:
     path = folder / TABLE
     if path.exists():
-        check_own_length(path, "Run prepare with another --out.")
+        check_table_length(path, "Run prepare with another --out.")
     if not path.exists() or digest_file(path) != manifest["table"]:
         raise DataError(
             f"{path} is not the one {MANIFEST} describes: prepare was interrupted or the file changed. "

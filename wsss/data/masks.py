@@ -120,6 +120,8 @@ def _mask_values(places: np.ndarray, raster: Raster, path: Path) -> np.ndarray:
     Raises:
         DataError: 0 is not the darkest of these colours, so that either of the two may be the object.
     """
+    if raster.colours is None:
+        return places
     used = np.unique(places)
     colours = raster.colours_of(used)
     if colours is None:

@@ -545,12 +545,13 @@ def check_entry(path: Path, folder: Path, files: Mapping[str, Sequence[str]]) ->
 
 def _is_changed(path: Path, mark: str, digest: str) -> bool:
     """Whether a file is another than was recorded; one of another size is, and need not be read for that."""
-    now = mark_of(path)
-    return now != mark and (_size_in(now) != (_size_in(mark) or _size_in(now)) or digest_file(path) != digest)
+    return mark_of(path) != mark and (_is_of_other_size(path, mark) or digest_file(path) != digest)
 
 
-def _size_in(mark: str) -> str:
-    return mark.split(".")[2] if mark.count(".") == 4 else ""
+def _is_of_other_size(path: Path, mark: str) -> bool:
+    """Whether a file has another size than its mark says; marks of older versions say none."""
+    parts = mark.split(".")
+    return len(parts) == 5 and path.is_file() and str(path.stat().st_size) != parts[2]
 
 
 def check_sizes(folder: Path) -> None:
@@ -560,9 +561,8 @@ def check_sizes(folder: Path) -> None:
         DataError: one has another size.
     """
     for name, (mark, _) in files_of_record(folder).items():
-        path = folder / name
-        if _size_in(mark) and path.is_file() and str(path.stat().st_size) != _size_in(mark):
-            raise _changed(path, folder)
+        if _is_of_other_size(folder / name, mark):
+            raise _changed(folder / name, folder)
 
 
 def _changed(path: Path, folder: Path) -> DataError:
