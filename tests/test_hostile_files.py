@@ -67,7 +67,7 @@ def refuse(path: Path, read: Read) -> None:
     began = time.process_time()
     with at_most(MORE_MEMORY), pytest.raises(UserError) as caught:
         read(path)
-    assert soon(began)
+    assert soon(began), path.name
     told = str(caught.value)
     assert "\n" not in told
     assert len(told) < 1500
@@ -542,7 +542,7 @@ def test_large_coco_files_cost_in_proportion(tmp_path: Path) -> None:
     began = time.process_time()
     with at_most(MORE_MEMORY):
         cells = paint(CocoMasks(tmp_path / "c.json").masks("A", (1000, 1000)))
-    assert soon(began)
+    assert soon(began), path.name
     np.testing.assert_array_equal(np.unique(cells, return_counts=True)[1][1:], np.full(10_000, 64))
 
 
