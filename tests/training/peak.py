@@ -16,7 +16,7 @@ REFERENCE_S = 0.09
 def soon(began: float, seconds: float = 1.0) -> bool:
     """Whether less CPU time has passed since `began`; a machine that is slow just now has that much more.
 
-    How slow it is shows the slowest of three turns of a known piece of work, which are taken only where the time is up.
+    How slow it is shows the slowest of three turns of a known piece of work, taken only where the time is up.
     """
     took = time.process_time() - began
     return took < seconds or took < seconds * max(map(_reference, range(3))) / REFERENCE_S
