@@ -542,7 +542,7 @@ def test_large_coco_files_cost_in_proportion(tmp_path: Path) -> None:
     began = time.process_time()
     with at_most(MORE_MEMORY):
         cells = paint(CocoMasks(tmp_path / "c.json").masks("A", (1000, 1000)))
-    assert soon(began), path.name
+    assert soon(began)
     np.testing.assert_array_equal(np.unique(cells, return_counts=True)[1][1:], np.full(10_000, 64))
 
 
