@@ -1,9 +1,12 @@
 """One thread a test process; how many examples the tests draw that can draw any number (many for scripts/stress.sh)."""
 
+import gc
 import os
 
 # Before PyTorch is imported: threads that share a tiny network wait for each other most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -16,6 +19,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("asked", max_examples=config.getoption("--examples"), deadline=None)
     settings.load_profile("asked")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Keep what other tests left behind out of the garbage collection of this one, and out of its time."""
+    gc.freeze()
+    try:
+        return (yield)
+    finally:
+        gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

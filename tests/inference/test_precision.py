@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         Image.fromarray(label_map).save(data / "cells" / f"{name}.png")
     words = ["--data", str(data), "--run", str(folder / "run"), "--backbone", "test_resnet", "--weights", "none"]
     words += ["--crop", "64", "--batch", "3", "--epochs", "1", "--workers", "0", "--device", "cpu", "--fold", "none"]
-    train.main([*words, "--feature_classifier.enabled", "false"])
+    train.main([*words, "--feature_classifier.enabled", "false", "--crops.size", "32"])
     return data, folder / "run"
 
 

@@ -115,7 +115,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             label_map = read_label_map(path)
             write_label_map(Path("joined") / path.stem, np.where(label_map == 2, 1, label_map))
             write_label_map(Path("from_one") / path.stem, label_map + 1)
-        fitted = "--feature_classifier.enabled true --feature_classifier.copies 0 --feature_classifier.weak.trees 4"
+        fitted = "--feature_classifier.enabled true --feature_classifier.copies 0 --feature_classifier.weak.trees 4 --crops.size 32"
         stage("train", f"--data data --run run --fold all {TINY} {fitted} --feature_classifier.weak.folds 2")
         stage("pseudo", "--data data --run run --out pseudo --device cpu")
         stage("train", f"--task maps --pseudo pseudo --data data --run unet --fold all {TINY} {SLIM}")
@@ -197,7 +197,7 @@ TRUE = "--truth fields/cells_truth.csv --masks fields/masks"
 
 WALKS = {
     "infer": Walk(
-        f"{INFER} --out out --score.feature_share 0.4 --crops.size 32 --crops.mode fit",
+        f"{INFER} --out out --score.feature_share 0.4 --crops.mode fit",
         [
             Case("--unet unet"),
             Case("--encoder a:B", refused="--encoder changes nothing"),
@@ -210,7 +210,7 @@ WALKS = {
             Case("--min_score 0.3"),
             Case("--embeddings true"),
             Case("--parts true"),
-            Case("--calibration curves/curves.json", "--score.feature_share auto --crops.size 384"),
+            Case("--calibration curves/curves.json", "--score.feature_share auto"),
             Case("--tta.views flips"),
             Case("--tta.scales [0.5]"),
             Case("--large [x.tif]", refused="--large means nothing"),

@@ -182,8 +182,8 @@ def _rings(region: ImagejRoi) -> list[np.ndarray]:
 
 LONGEST = 1 << 20
 """Pixels round a polygon, at most: pycocotools keeps each in memory several times, and does not ask whether it may."""
-LONGEST_TOGETHER = 1 << 25
-"""The same of all polygons of an image."""
+LONGEST_TOGETHER = 1 << 24
+"""The same of all polygons of an image, unless it has more pixels than this."""
 _SUFFIX = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|bmp|webp|zarr|czi|nd2|lif)$", re.IGNORECASE)
 _NUCLEUS = re.compile(r"nucle(us|i|ar)|\bdapi\b|hoechst", re.IGNORECASE)
 ALL = "all"
@@ -447,12 +447,14 @@ def _packed(annotations: list[dict[str, Any]], size: tuple[int, int], where: str
     if around.max() > LONGEST:
         name, longest = owned[int(around.argmax())][1], around.max()
         raise DataError(f"{where}: annotation {name} is {longest:.0f} pixels round, more than {LONGEST} are refused.")
-    if around.sum() > LONGEST_TOGETHER:
-        raise DataError(
-            f"{where}: its polygons are {around.sum():.0f} pixels round, more than {LONGEST_TOGETHER} are refused."
-        )
-    packed = iter(coco.frPyObjects(polygons, *size) if polygons else [])
-    return [_counts(a["segmentation"], packed, size, f"{where}: annotation {a['id']}") for a in annotations]
+    most = max(LONGEST_TOGETHER, size[0] * size[1])
+    if around.sum() > most:
+        raise DataError(f"{where}: its polygons are {around.sum():.0f} pixels round, more than {most} are refused.")
+    packed = coco.frPyObjects(polygons, *size) if polygons else []
+    blocks = (packed[first : first + 255] for first in range(0, len(packed), 255))  # `area` takes no more
+    check_covered(sum(int(coco.area(block).sum()) for block in blocks), size, where)
+    turn = iter(packed)
+    return [_counts(a["segmentation"], turn, size, f"{where}: annotation {a['id']}") for a in annotations]
 
 
 def _counts(segmentation: Any, packed: Iterator[Any], size: tuple[int, int], where: str) -> bytes:
