@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from matplotlib.figure import Figure
+
+from wsss.reports import figures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,6 +22,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("asked", max_examples=config.getoption("--examples"), deadline=None)
     settings.load_profile("asked")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Save the curves of a training as an empty picture, for drawing takes longer than tiny trainings do.
+
+    They are drawn by the tests of tests/reports.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if "reports" not in item.path.parts:
+            patch.setattr(figures, "_save", lambda _, path: Figure((0.1, 0.1)).savefig(path))
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

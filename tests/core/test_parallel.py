@@ -101,6 +101,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")
 def test_loaders_end_with_a_killed_training_whatever_python_starts_processes_by(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(KILLED_WITH_LOADERS)  # a file, for servers import it anew
@@ -144,6 +145,7 @@ print(before, kept, next(iter(loader)).images.item())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by Linux only")
 def test_a_loader_process_does_not_hold_the_memory_that_this_one_has_freed_and_kept() -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY_OF_A_LOADER], capture_output=True, text=True, check=True)

@@ -90,7 +90,7 @@ def make_set(folder: Path) -> Path:
     return create_dataset(folder, images, {name: [k % 2] for k, name in enumerate(images)}, Spec(size=SIZE, folds=2))
 
 
-@pytest.mark.parametrize("backend", ["classical", "unet"])
+@pytest.mark.parametrize("backend", ["classical", pytest.param("unet", marks=pytest.mark.slow)])
 def test_cells_found_at_the_same_time_give_the_very_tables_of_cells_found_before(tmp_path: Path, backend: str) -> None:
     first, second = make_set(tmp_path / "data"), tmp_path / "moved"
     write_label_map(first / "cells/im0", np.ones((SIZE, SIZE), np.int32))  # training needs some cells, not these

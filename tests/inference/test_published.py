@@ -229,7 +229,8 @@ def test_in_a_notebook_it_scores_as_infer_does_with_a_run_and_without(
         wsss.load(published=joined(files[:2]), pixel_um=0.16, device="cpu", calibration=curves)
     wsss.load(published=joined(files), pixel_um=0.16, device="cpu", calibration=curves)
     run, both = tmp_path / "run", tmp_path / "both"
-    assert train(words(data, run, "--epochs", "1", "--crops.mode", "none")) == 0
+    quick = ["--feature_classifier.weak.trees", "4", "--feature_classifier.weak.folds", "2", "--epochs", "1"]
+    assert train(words(data, run, *quick, "--crops.mode", "none")) == 0
     assert infer(asked(data, both, joined(files), "--run", str(run), "--source_share", "0.25")) == 0
     model = wsss.load(run, published=[joined(files)], published_share=0.25, pixel_um=0.16, device="cpu")
     blend = read_cells(both)

@@ -239,22 +239,18 @@ def test_a_training_and_an_inference_read_every_option_of_a_classifier(
     tmp_path: Path, asked: set[tuple[str, str]]
 ) -> None:
     data, run = with_cells(make_squares(tmp_path / "squares")), tmp_path / "run"
-    fitted = [
-        "--feature_classifier.enabled",
-        "--feature_classifier.copies",
-        "1",
-        "--feature_classifier.weak.trees",
-        "4",
-    ]
+    quick = ["--feature_classifier.weak.trees", "4", "--feature_classifier.weak.folds", "2"]
+    fitted = ["--feature_classifier.enabled", "--feature_classifier.copies", "1", *quick]
+    without = ["--feature_classifier.enabled", "false"]
     crops = ["--crops.mode", "stored", "--crops.size", "64", "--batch", "6"]
     once = ["--epochs", "1", "--optim.schedule", "cosine"]
     assert train.main(words(data, run, *once, *fitted, *crops)) == 0
     refined = ["--drs.mode", "fixed", "--drs.refine_from", str(run), "--loss.name", "asymmetric"]
-    assert train.main(words(data, tmp_path / "second", *once, *refined)) == 0
+    assert train.main(words(data, tmp_path / "second", *once, *refined, *without)) == 0
     still = ["--optim.lr", "1e-12", "--optim.floor", "0", "--optim.patience", "0"]  # a loss that stays where it is
     for schedule, flags in (("plateau", still), ("cyclic", ["--epochs", "1"])):
         flags = ["--loss.name", "focal", "--optim.schedule", schedule, "--optim.early_stop", "3", *flags]
-        assert train.main(words(data, tmp_path / schedule, *flags)) == 0
+        assert train.main(words(data, tmp_path / schedule, *flags, *without)) == 0
     rules = ["--crops.mode", "stored", "--score.feature_share", "0.5"]
     for region in ("topk", "lse", "quantile"):
         out = ["--out", str(tmp_path / region), "--score.region", region]

@@ -115,8 +115,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             label_map = read_label_map(path)
             write_label_map(Path("joined") / path.stem, np.where(label_map == 2, 1, label_map))
             write_label_map(Path("from_one") / path.stem, label_map + 1)
-        fitted = "--feature_classifier.enabled true --feature_classifier.copies 0 --feature_classifier.weak.trees 4 --crops.size 32"
-        stage("train", f"--data data --run run --fold all {TINY} {fitted} --feature_classifier.weak.folds 2")
+        fitted = "--feature_classifier.enabled true --feature_classifier.copies 0 --feature_classifier.weak.trees 4"
+        fitted += " --feature_classifier.weak.folds 2 --crops.size 32"
+        stage("train", f"--data data --run run --fold all {TINY} {fitted}")
         stage("pseudo", "--data data --run run --out pseudo --device cpu")
         stage("train", f"--task maps --pseudo pseudo --data data --run unet --fold all {TINY} {SLIM}")
         stage("infer", f"{INFER} --oof true --out preds")
@@ -234,6 +235,7 @@ WALKS = {
             Case("--score.prior_rounds 0"),
             Case("--score.one_class true"),
             Case("--score.border_power 1"),
+            Case("--crops.size 48"),
             Case("--crops.margin 0.5"),
             Case("--source subcell=x.pth", refused="x.pth"),
             Case("--source_share 0.2", refused="--source_share changes nothing"),
@@ -419,7 +421,7 @@ WALKS = {
 }
 
 
-SLOW = ("calibrate", "ensemble", "report")
+SLOW = ("calibrate", "ensemble", "infer", "report")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in WALKS])

@@ -52,7 +52,7 @@ def write_set(folder: Path, kind: str, count: int = 6) -> list[np.ndarray]:
     return truth
 
 
-@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize("kind", [pytest.param(n, marks=pytest.mark.slow) if n == "ten" else n for n in SETS])
 def test_any_number_of_channels_goes_through_all_stages(kind: str, tmp_path: Path) -> None:
     images, data, run, preds = (tmp_path / name for name in ("images", "data", "run", "preds"))
     truth = write_set(images, kind)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import torch
 from wsss.training.loading import batch_loader
@@ -19,6 +21,7 @@ print(len(list(left)))
 """
 
 
+@pytest.mark.slow
 def test_a_loader_that_is_left_does_not_hold_up_the_end() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
