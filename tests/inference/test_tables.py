@@ -53,6 +53,7 @@ def test_a_last_image_may_fill_a_group_and_many_small_ones_are_put_together(
 ) -> None:
     monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 12)
     monkeypatch.setattr(parquet, "FEW_TABLES", 2)
+    monkeypatch.setattr(tables, "TOGETHER", 50)
     frames = [frame(f"i{k}", 2) for k in range(12)]
     assert tables.write_cells(tmp_path, iter(frames)) == 24
     wanted = pd.concat(frames, ignore_index=True).drop(columns="rle")
@@ -61,6 +62,7 @@ def test_a_last_image_may_fill_a_group_and_many_small_ones_are_put_together(
 
 def test_vectors_come_back_row_for_row_and_others_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "VALUES_PER_GROUP", 12)  # three rows of a group
+    monkeypatch.setattr(tables, "TOGETHER", 1)
     cells = pd.concat([frame("b", 3), frame("a", 2)], ignore_index=True)
     assert tables.read_embeddings(tmp_path, cells) is None
     vectors = pd.DataFrame(np.random.default_rng(0).random((5, 2), np.float32), columns=["edge_1", "crop_0"])

@@ -13,7 +13,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import progress
 from wsss.core.csv_text import read_text
 from wsss.core.files import digest_file, read_record
-from wsss.inference.tables import iter_cells, read_cells, read_images, score_columns
+from wsss.inference.tables import gathered, iter_cells, read_cells, read_images, score_columns
 from wsss.runs.output import check_recorded, record_over
 
 ROUNDS = 20
@@ -226,10 +226,10 @@ def _check_same(prediction: Prediction, first: Prediction) -> None:
 
 
 def blended_frames(first: Prediction, scores: np.ndarray) -> Iterator[pd.DataFrame]:
-    """Yield each image's cells of the first prediction, with masks, scores replaced; needs its cells.parquet."""
+    """Yield the cells of the first prediction, with masks, scores replaced; needs its cells.parquet."""
     start = 0
     empty = True
-    for _, cells in iter_cells(first.folder):
+    for cells in gathered(cells for _, cells in iter_cells(first.folder)):
         cells[first.columns] = scores[start : start + len(cells)]
         start, empty = start + len(cells), False
         yield cells

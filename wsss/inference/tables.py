@@ -106,10 +106,32 @@ def write_cells(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
 
 def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) -> int:
     with TableWriter(binary) as writer:
-        for frame in frames:
+        for frame in gathered(frames):
             text.write(csv_bytes(frame.drop(columns="rle"), header=writer.empty))
             writer.add(frame)
     return writer.rows
+
+
+TOGETHER = 1 << 17
+"""Values that are turned into rows of a file at once: a call of pandas takes as long for one image as for a hundred."""
+
+
+def gathered(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Join frames of the same columns, as many as fit into TOGETHER values."""
+    waiting: list[pd.DataFrame] = []
+    size = 0
+    for frame in frames:
+        waiting.append(frame)
+        size += frame.size
+        if size >= TOGETHER:
+            yield _joined(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
 
 
 EMBEDDINGS = "embeddings.parquet"
@@ -128,7 +150,7 @@ def write_embeddings(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
     def pour(stream: IO[bytes]) -> None:
         nonlocal width
         with TableWriter(stream) as writer:
-            for frame in frames:
+            for frame in gathered(frames):
                 writer.add(frame)
                 width = len(frame.columns) - 2
 
@@ -408,12 +430,12 @@ def _classes(cells: pd.DataFrame | None, path: Path) -> int:
 
 
 def _prediction_string(cells: pd.DataFrame, min_score: float) -> str:
-    scores = cells[[name for name in cells if str(name).isdecimal()]]
+    names = [name for name in cells if str(name).isdecimal()]
     parts = []
-    for values, counts in zip(scores.to_numpy(np.float64), cells.rle, strict=True):
+    for values, counts in zip(cells[names].to_numpy(np.float64), cells.rle, strict=True):
         mask = rle.to_submission(counts.encode("ascii"))
         kept = np.flatnonzero((values >= min_score) & (values > 0))
-        parts += [f"{scores.columns[int(k)]} {values[k]:.6g} {mask}" for k in kept]
+        parts += [f"{names[k]} {values[k]:.6g} {mask}" for k in kept]
     return " ".join(parts)
 
 
