@@ -156,5 +156,5 @@ def test_a_bad_batch_of_one_process_stops_all_and_names_its_images(data: Path, t
     _, errors = process.communicate(timeout=300)  # its start included, which is slow on a busy machine
     assert process.returncode != 0
     told = [line for line in errors.splitlines() if line.startswith("error: epoch 1, step 1: the loss is not finite")]
-    assert len(told) == 1
+    assert len(set(told)) == 1  # in the words of the first process to end, or of both
     assert told[0].count("im") >= 4  # the three images of the batch, and the word
