@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -342,6 +343,7 @@ def test_masks_of_cellpose_are_read_and_its_pickles_refused_with_the_line_that_c
         (["ab_cp_masks.png", "ab.tif"], "ab_cp_masks.png, not ab.tif"),
         (["ab_cp_masks.png", "ab_rois.zip", "ab_seg.npy", "ab.tif"], ""),
         (["ab.png", "ab_red.png", "ab_green.png"], ""),
+        (["ab.tif", "RoiSet_ab.zip"], "RoiSet_ab.zip, not ab.tif"),
     ],
 )
 def test_one_note_says_which_of_several_files_is_read(tmp_path: Path, names: list[str], told: str) -> None:
@@ -444,8 +446,9 @@ def test_regions_of_imagej_are_cells_in_the_order_of_the_set(tmp_path: Path, kin
     roiwrite(tmp_path / "ab.zip", [region(kind, box, name=f"r{k}") for k, box in enumerate(BOXES)])
     expected = np.where(CELLS == 7, 1, np.where(CELLS == 3, 2, 0))
     np.testing.assert_array_equal(backend(tmp_path)(FIELD).cells, expected)
-    (tmp_path / "ab.zip").rename(tmp_path / "ab_red_rois.ZIP")
-    np.testing.assert_array_equal(backend(tmp_path)(FIELD).cells, expected)
+    for before, after in itertools.pairwise(["ab.zip", "ab_red_rois.ZIP", "RoiSet_ab.zip", "ab_red_RoiSet.zip"]):
+        (tmp_path / before).rename(tmp_path / after)
+        np.testing.assert_array_equal(backend(tmp_path)(FIELD).cells, expected)
 
 
 def test_rectangles_ovals_and_composite_regions_have_their_area_and_lines_none(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from wsss.core.channels import BITS, split_channel
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import open_rows
 from wsss.core.files import as_on_disk
-from wsss.core.rasters import SUFFIXES, Header, by_products, check_size, ome_files, open_raster, result_notes, stem_of
+from wsss.core.rasters import SUFFIXES, Header, check_size, ome_files, open_raster, stem_of
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
 from wsss.data import ids
 from wsss.data.large import open_zarr
@@ -55,7 +55,7 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
 
     Of `<ID>.ome.tif` and `<ID>.ome.zarr` the ID has no '.ome'.
 
-    Results of programs that segment are no images (see `wsss.core.rasters.by_products`), except those in `named`.
+    Results of programs that segment are no images (see `wsss.data.ids.by_products`), except those in `named`.
 
     An image with a channel missing or there twice is listed with its reason. The files of an OME set are one image,
     named after the file of its first plane.
@@ -66,7 +66,7 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
     planes: dict[str, dict[str, list[str]]] = {}
     merged: dict[str, list[str]] = {}
     names = _names(folder)
-    results = by_products({stem_of(name) for name in names}, channels).difference(named)
+    results = ids.by_products({stem_of(name) for name in names}, channels).difference(named)
     for name in names:
         stem = stem_of(name)
         if stem in results:
@@ -91,7 +91,7 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
         listing.notes.append(
             f"{len(sets)} images lie in several OME-TIFFs each, with the ID of the first: {some(sets)}."
         )
-    listing.notes += result_notes(results)
+    listing.notes += ids.result_notes(results)
     if not listing.images:
         raise DataError(
             f"{folder} holds no images{' but ' + some(sorted(results), 3) if results else ''}: "
