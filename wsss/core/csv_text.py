@@ -290,6 +290,20 @@ def numbers(
     return values.astype(np.int64) if whole else values
 
 
+def check_no_decimals(table: pd.DataFrame, name: str, path: Path) -> None:
+    """Refuse a column of labels that all end with ',0', as class ids with a decimal comma do: '3,0' is no class 0.
+
+    Raises:
+        DataError: it is one.
+    """
+    texts = table[name][table[name] != ""]
+    if len(texts) and texts.str.fullmatch(r"\d+,0+").all():
+        raise DataError(
+            f"{path}: every {name} ends with ',0', such as '{texts.iloc[0]}': write whole numbers if it is a decimal "
+            f"comma, or '|' between two labels."
+        )
+
+
 def unguard_text(table: pd.DataFrame, columns: Iterable[str] = ("ID",)) -> pd.DataFrame:
     """Undo `files.guard_text` in some columns."""
     text = [name for name in columns if pd.api.types.is_string_dtype(table[name])]

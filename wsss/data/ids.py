@@ -41,9 +41,9 @@ def from_name(text: str, channels: Iterable[str] = HPA_CHANNELS) -> list[str]:
     text = composed(text.strip())
     if re.match(r"https?://", text):
         parts = [part for part in unquote(urlsplit(text).path).split("/") if part][-2:]
-        *head, last = [*parts[:-1], _COLOURS.sub("", _stem(parts[-1])).rstrip("_")] if parts else [""]
+        *head, last = [*parts[:-1], _COLOURS.sub("", without_suffix(parts[-1])).rstrip("_")] if parts else [""]
         return ["_".join([*head, last]), last]
-    stem = _stem(text)
+    stem = without_suffix(text)
     if stem == text:
         return [stem]
     return [stem, split_channel(stem, channels)[0]]
@@ -51,10 +51,10 @@ def from_name(text: str, channels: Iterable[str] = HPA_CHANNELS) -> list[str]:
 
 _COLOURS = re.compile("(_(red|green|blue|yellow))+$")
 """What the addresses of the Atlas's pictures end with."""
-_IMAGE = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|zarr)$", re.IGNORECASE)
+_IMAGE = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|bmp|webp|zarr|czi|nd2|lif)$", re.IGNORECASE)
 
 
-def _stem(name: str) -> str:
+def without_suffix(name: str) -> str:
     """Return the name of an image file without its suffix; other names as they are."""
     return _IMAGE.sub("", name)
 
@@ -110,13 +110,12 @@ def by_products(stems: Collection[str], channels: Collection[str] = ()) -> set[s
         stems: names without endings, see `stem_of`.
         channels: names that files of single channels bear.
     """
-    ends = tuple(f"_{name}".casefold() for name in channels)
-    known = {stem.casefold() for stem in stems}
-    heads = known | {stem[: -len(end)] for stem in known for end in ends if stem.endswith(end)}
+    split = {stem: split_channel(stem, channels) for stem in stems}
+    heads = {name.casefold() for stem, (ID, _) in split.items() for name in (stem, ID)}
     found = set()
     for stem in stems:
         beside = _BESIDE.fullmatch(stem)
-        is_channel = stem.casefold().endswith(ends)  # `outline` may be one
+        is_channel = split[stem][1]  # `outline` may be one
         if _BY_CELLPOSE.fullmatch(stem) or (beside and not is_channel and beside[1].casefold() in heads):
             found.add(stem)
     return found

@@ -8,7 +8,7 @@ import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, UserError, nearest, some, unlike
 from wsss.core.console import say_notes
-from wsss.core.csv_text import any_case, carried_names, first_of, read_text, unguard_text
+from wsss.core.csv_text import any_case, carried_names, check_no_decimals, first_of, read_text, unguard_text
 from wsss.core.files import composed, listed
 from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader, format_label
 from wsss.core.reading import read_yaml
@@ -139,6 +139,7 @@ def _reader(path: Path, table: pd.DataFrame, classes: ClassList) -> tuple[list[s
     name, notes = first_of([*LABEL_COLUMNS, TARGET], table, path)
     say_notes(notes)
     if name:
+        check_no_decimals(table, name, path)
         numbers = KAGGLE2018_TO_HPA if name == TARGET and classes == HPA else None
         return [name], _text_reader(LabelReader(classes, numbers))
     for wanted in (classes.columns, list(classes.names)):

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from wsss.cells.instances import doubt_notes, doubts_of, pair_nuclei, split_pieces, with_background
+from wsss.core.channels import with_channel
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.label_maps import SUFFIXES as LABEL_MAPS
 from wsss.core.label_maps import has_odd_palette, read_label_map
@@ -86,7 +87,7 @@ class MaskFolder:
         found: list[tuple[Path, str]] = []
         for form in NAMES:
             found += [(path, form) for path in self._files.get(form.format(name), [])]
-            stems = [form.format(f"{name}_{channel}").lower() for channel in self.channels]
+            stems = [form.format(one).lower() for channel in self.channels for one in with_channel(name, channel)]
             paths = [self._any_case[stem] for stem in stems if stem in self._any_case]
             if len(paths) > 1 and not found:
                 files = some(path[0].name for path in paths)
