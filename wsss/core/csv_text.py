@@ -18,7 +18,7 @@ import pandas as pd
 from wsss.core.checks import DataError, some
 from wsss.core.reading import open_text
 
-_GUARDED = r"^'(?=[=+\-@'\t\r])"
+_GUARDED = r"^'([=+\-@'\t\r])"
 LONGEST_HEADER = 1 << 20
 """Characters of the first line, at most."""
 MOST_COLUMNS = 5_000
@@ -307,7 +307,7 @@ def check_no_decimals(table: pd.DataFrame, name: str, path: Path) -> None:
 def unguard_text(table: pd.DataFrame, columns: Iterable[str] = ("ID",)) -> pd.DataFrame:
     """Undo `files.guard_text` in some columns."""
     text = [name for name in columns if pd.api.types.is_string_dtype(table[name])]
-    return table.assign(**{name: table[name].str.replace(_GUARDED, "", regex=True) for name in text})
+    return table.assign(**{name: table[name].str.replace(_GUARDED, r"\1", regex=True) for name in text})
 
 
 def read_numbers(path: Path) -> pd.DataFrame:
