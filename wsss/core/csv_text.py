@@ -119,7 +119,9 @@ def _rows(path: Path, lines: Iterable[str], separator: str, skipped: int) -> Ite
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise DataError(f"{path}, row {reader.line_num + skipped}: {error}.") from None
+            raise DataError(
+                f"{path}, row {reader.line_num + skipped}: {error}. Fields stand apart by comma, semicolon or tab."
+            ) from None
         if row is None:
             return
         row = list(map(str.strip, row))
