@@ -243,8 +243,9 @@ def test_a_mask_that_is_empty_or_under_another_costs_itself_and_is_told(tmp_path
         lambda cell: cell | {"segmentation": cell["segmentation"][0]},
         lambda cell: cell | {"iscrowd": "0"},
         lambda cell: cell | {"id": 7.0, "image_id": 1.0},
+        lambda cell: cell | {"id": "7"},
     ],
-    ids=["one list", "crowd as text", "whole floats"],
+    ids=["one list", "crowd as text", "whole floats", "number as text"],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig"])
 def test_what_other_writers_make_of_coco_is_read(tmp_path: Path, encoding: str, change: Any) -> None:
@@ -414,6 +415,19 @@ def test_a_palette_of_colours_whose_first_is_white_says_nothing_of_an_empty_map(
     picture.putpalette([255, 255, 255, 200, 0, 0, 0, 90, 0])
     picture.save(tmp_path / "ab.png")
     assert not backend(tmp_path)(FIELD).cells.any()
+
+
+def test_a_folder_without_masks_of_an_image_says_what_it_has(tmp_path: Path) -> None:
+    for name in ("x.png", "AB-labels.tif"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"holds no masks of ab: expected .*, found AB-labels.tif\.$"):
+        backend(tmp_path)(FIELD)
+    (tmp_path / "AB-labels.tif").unlink()
+    with pytest.raises(DataError, match=r", found x.png\.$"):
+        backend(tmp_path)(FIELD)
+    (tmp_path / "x.png").rename(tmp_path / "ab.json")
+    with pytest.raises(ConfigError, match="one COCO file of all images is read"):
+        backend(tmp_path)
 
 
 def test_masks_of_several_channels_of_an_image_are_refused(tmp_path: Path) -> None:

@@ -208,7 +208,9 @@ class CocoMasks:
         content = read_json(path)
         images, annotations = (_list(content, name) for name in ("images", "annotations"))
         if images is None or annotations is None:
-            raise DataError(f"{path} is no COCO file: it lacks the lists 'images' and 'annotations'.")
+            raise DataError(
+                f"{path} is no COCO file: it lacks the lists 'images' and 'annotations': export it as COCO."
+            )
         self.path = path
         self.notes: list[str] = []
         """What the user should know, a line each."""
@@ -352,6 +354,8 @@ def _checked(annotations: list[Any], path: Path) -> list[dict[str, Any]]:
         _check_id(_whole(annotation["image_id"]), "image", path)
         _check_id(_whole(annotation.get("category_id") or 0), "category", path)
         annotation.update({name: _whole(annotation[name]) for name in _NUMBERED if name in annotation})
+        if isinstance(annotation["id"], str) and annotation["id"].isdecimal():
+            annotation["id"] = int(annotation["id"])
     return annotations
 
 

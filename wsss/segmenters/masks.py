@@ -101,8 +101,8 @@ class MaskFolder:
         return form == CELLPOSE and (other == ROIS or (other == PLAIN and name.lower() in self._pickles))
 
     def similar(self, name: str) -> list[str]:
-        """Return the names of all files that begin with the image's."""
-        return [file for file in self.names if file.startswith(name)]
+        """Return the names of all files with the image's in theirs, in any case; of all files if there are none."""
+        return [file for file in self.names if name.lower() in file.lower()] or self.names
 
 
 def _rank(name: str) -> int | None:
@@ -253,6 +253,8 @@ def _way_out(names: Sequence[str]) -> str:
         return f" Cellpose's _seg.npy are pickles, which are never loaded; if they are your own: {CONVERT_SEG}"
     if any(name.lower().endswith((".jpg", ".jpeg")) for name in names):
         return " JPEG does not keep the numbers of cells: save the masks as PNG or TIFF."
+    if any(name.lower().endswith((".json", ".xml")) for name in names):
+        return " Of JSON, one COCO file of all images is read (labelme, CVAT and VIA can be converted to it)."
     return ""
 
 
@@ -265,8 +267,8 @@ def read_folder(field: Field, folder: MaskFolder) -> CellMaps:
     path = folder.find(field.name)
     if path is None:
         raise DataError(
-            f"{folder.folder} holds no masks of {field.name}: expected {field.name} with one of {', '.join(SUFFIXES)}."
-            + _way_out(folder.similar(field.name))
+            f"{folder.folder} holds no masks of {field.name}: expected {field.name} with one of {', '.join(SUFFIXES)}, "
+            f"found {some(folder.similar(field.name), 3)}.{_way_out(folder.similar(field.name))}"
         )
     name = path.name.lower()
     if name.endswith(OUTLINES):
