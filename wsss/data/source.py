@@ -364,7 +364,7 @@ def rows(source: Source, known: Known) -> pd.DataFrame:
     carried, edges = source.matched.carried, [_pixel_um(known, ID) for ID in source.ids]
     if any(edges) and PIXEL_SIZE not in carried:
         carried = carried.assign(**{PIXEL_SIZE: [f"{edge:.6g}" if edge else "" for edge in edges]})
-    return pd.concat([plain, carried], axis=1)
+    return pd.concat([plain, carried], axis=1) if len(carried.columns) else plain
 
 
 def _pixel_um(known: Known, ID: str) -> float:
