@@ -6,5 +6,6 @@ python -c 'import ray' 2>/dev/null || python -m pip install --quiet --disable-pi
     echo "note: Ray can't be installed here: the tests on a cluster are left out" >&2
 extra="$VENV/h5ad"  # anndata needs another pandas than the rest
 [ -e "$extra/anndata" ] || python -m pip install --quiet --disable-pip-version-check --target "$extra" 'anndata>=0.11'
-PYTHONPATH="$extra" python -m pytest tests/stages/test_export_command.py -k h5ad
+PYTHONPATH="$extra" python -m pytest tests/stages/test_{channels,export_command,prepare_forms,table_forms}.py tests/data \
+    -m "not slow"
 exec python -m pytest -m slow "$@"

@@ -38,6 +38,13 @@ def test_what_is_no_label_map_is_told(label_map: np.ndarray, doubt: str) -> None
     assert doubts_of(label_map.astype(np.int32)) == [doubt]
 
 
+def test_cells_without_any_background_are_told_to_be_right_where_they_fill_the_image() -> None:
+    for segmenting in (True, False):
+        note = doubt_notes({"a": ["full"]}, segmenting=segmenting)[0]
+        assert "no pixel is 0, which is right where cells fill the whole image" in note
+        assert "if one of the labels is background" in note
+
+
 def test_a_binary_mask_is_parted_into_its_pieces() -> None:
     np.testing.assert_array_equal(split_pieces((CELLS > 0) * 255), CELLS)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from wsss.core.checks import DataError
 from wsss.core.labels import HPA, ClassList
 from wsss.data.tables import read_classes, read_labels
+from wsss.metrics.cells import read_cell_truth
 
 THREE = ClassList(("one", "two", "three"), 2)
 
@@ -33,6 +34,19 @@ def table(tmp_path: Path, text: str | bytes) -> Path:
 )
 def test_every_form_of_label_text_is_read(tmp_path: Path, text: str) -> None:
     assert read_labels(table(tmp_path, text), HPA).labels == {"a": (0, 5, 8), "b": (18,)}
+
+
+def test_class_ids_with_a_decimal_comma_are_no_two_classes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="every Label ends with ',0', such as '8,0': write whole numbers"):
+        read_labels(table(tmp_path, "ID;Label\na;8,0\nb;\nc;18,0\n"), HPA)
+    with pytest.raises(DataError, match="every Cell_Label ends with ',0'"):
+        read_cell_truth(table(tmp_path, "ID;cell;Cell_Label\na;1;1,0\na;2;0,0\n"), THREE)
+    assert read_labels(table(tmp_path, "ID;Label\na;8,0\nb;18\n"), HPA).labels == {"a": (0, 8), "b": (18,)}
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".ome.TIF", ".jpeg", ".zarr"])
+def test_an_image_may_be_named_by_its_file_of_any_form_that_is_read(tmp_path: Path, suffix: str) -> None:
+    assert read_labels(table(tmp_path, f"file,Label\nx{suffix},8\n"), HPA).labels == {"x": (8,)}
 
 
 @pytest.mark.parametrize("names", ["0,1,2", "one,two,three"])

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.core.labels import ClassList
 from wsss.data.pixels import ImageFiles
-from wsss.data.tables import LabelTable, leave_out, match_labels
+from wsss.data.tables import LabelTable, leave_out, match_labels, read_labels
 
 FILES = [ImageFiles(ID, (f"{ID}.png",)) for ID in ("a", "b", "c")]
 
@@ -35,6 +36,15 @@ def test_rows_without_images_and_vanished_labels_are_noted() -> None:
     assert [note for note in found.notes if "names 1 IDs that have no image files: x" in note]
     assert [note for note in found.notes if "1 images keep no label" in note]
     assert [note for note in found.notes if "repeats 2 rows" in note]
+
+
+def test_empty_labels_and_rows_that_differ_otherwise_are_noted(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("ID,Label,well,plate\na,one,A1,p\na,one,A2,p\nb,,B1,q\nc,two,C1,q\n")
+    found = match_labels(FILES, read_labels(path, ClassList(("one", "two"), None)), allow_unlabelled=False)
+    assert (found.labels, found.carried.well.tolist()) == (["0", "", "1"], ["A1", "B1", "C1"])
+    assert [note for note in found.notes if "their labels agree, but not well: the first row of each" in note]
+    assert [note for note in found.notes if "1 images are taken to show none of the classes" in note and ": b." in note]
 
 
 def test_a_table_of_other_images_is_refused() -> None:

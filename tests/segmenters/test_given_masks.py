@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -242,8 +243,9 @@ def test_a_mask_that_is_empty_or_under_another_costs_itself_and_is_told(tmp_path
         lambda cell: cell | {"segmentation": cell["segmentation"][0]},
         lambda cell: cell | {"iscrowd": "0"},
         lambda cell: cell | {"id": 7.0, "image_id": 1.0},
+        lambda cell: cell | {"id": "7"},
     ],
-    ids=["one list", "crowd as text", "whole floats"],
+    ids=["one list", "crowd as text", "whole floats", "number as text"],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig"])
 def test_what_other_writers_make_of_coco_is_read(tmp_path: Path, encoding: str, change: Any) -> None:
@@ -342,6 +344,7 @@ def test_masks_of_cellpose_are_read_and_its_pickles_refused_with_the_line_that_c
         (["ab_cp_masks.png", "ab.tif"], "ab_cp_masks.png, not ab.tif"),
         (["ab_cp_masks.png", "ab_rois.zip", "ab_seg.npy", "ab.tif"], ""),
         (["ab.png", "ab_red.png", "ab_green.png"], ""),
+        (["ab.tif", "RoiSet_ab.zip"], "RoiSet_ab.zip, not ab.tif"),
     ],
 )
 def test_one_note_says_which_of_several_files_is_read(tmp_path: Path, names: list[str], told: str) -> None:
@@ -414,6 +417,19 @@ def test_a_palette_of_colours_whose_first_is_white_says_nothing_of_an_empty_map(
     assert not backend(tmp_path)(FIELD).cells.any()
 
 
+def test_a_folder_without_masks_of_an_image_says_what_it_has(tmp_path: Path) -> None:
+    for name in ("x.png", "AB-labels.tif"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"holds no masks of ab: expected .*, found AB-labels.tif\.$"):
+        backend(tmp_path)(FIELD)
+    (tmp_path / "AB-labels.tif").unlink()
+    with pytest.raises(DataError, match=r", found x.png\.$"):
+        backend(tmp_path)(FIELD)
+    (tmp_path / "x.png").rename(tmp_path / "ab.json")
+    with pytest.raises(ConfigError, match="one COCO file of all images is read"):
+        backend(tmp_path)
+
+
 def test_masks_of_several_channels_of_an_image_are_refused(tmp_path: Path) -> None:
     for channel in ("DAPI", "red"):
         Image.fromarray(CELLS.astype(np.uint16)).save(tmp_path / f"ab_{channel}.png")
@@ -444,8 +460,9 @@ def test_regions_of_imagej_are_cells_in_the_order_of_the_set(tmp_path: Path, kin
     roiwrite(tmp_path / "ab.zip", [region(kind, box, name=f"r{k}") for k, box in enumerate(BOXES)])
     expected = np.where(CELLS == 7, 1, np.where(CELLS == 3, 2, 0))
     np.testing.assert_array_equal(backend(tmp_path)(FIELD).cells, expected)
-    (tmp_path / "ab.zip").rename(tmp_path / "ab_red_rois.ZIP")
-    np.testing.assert_array_equal(backend(tmp_path)(FIELD).cells, expected)
+    for before, after in itertools.pairwise(["ab.zip", "ab_red_rois.ZIP", "RoiSet_ab.zip", "ab_red_RoiSet.zip"]):
+        (tmp_path / before).rename(tmp_path / after)
+        np.testing.assert_array_equal(backend(tmp_path)(FIELD).cells, expected)
 
 
 def test_rectangles_ovals_and_composite_regions_have_their_area_and_lines_none(tmp_path: Path) -> None:

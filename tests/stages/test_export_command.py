@@ -194,7 +194,7 @@ def test_an_image_the_data_set_lacks_is_refused_so_no_path_can_be_smuggled_in(fo
     spoil(folder, ID="../../outside")
     for to in ("tiff", "geojson", "coco", "kaggle"):
         with pytest.raises(DataError, match=r"the ID '../../outside' has a path in it"):
-            run(folder, to, "x")
+            run(folder, to, {"coco": "x.json", "kaggle": "x.csv"}.get(to, "x"))
     assert not list(folder.parent.glob("outside*"))
 
 
@@ -214,9 +214,17 @@ def test_cells_that_share_pixels_are_refused_where_a_map_cannot_hold_them(folder
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--to", "h5ad", "--out", "x", "--run", "r"], "made from --preds"),
+        (["--to", "h5ad", "--out", "x.h5ad", "--run", "r"], "made from --preds"),
         (["--to", "onnx", "--out", "x", "--preds", "p"], "made from --run"),
-        (["--to", "csv", "--out", "x", "--preds", "p", "--push", "me/it"], "--push changes nothing with --to csv"),
+        (["--to", "csv", "--out", "x.csv", "--preds", "p", "--push", "me/it"], "--push changes nothing with --to csv"),
+        *(
+            (["--to", to, "--out", f"x{wrong}", "--preds", "p"], f"--out is x.*, expected .* that ends with {right}")
+            for to, right in {"coco": ".json or", "csv": ".csv", "parquet": ".p", "h5ad": ".h5", "kaggle": ".c"}.items()
+            for wrong in ("", ".csv.gz")
+        ),
+        (["--to", "geojson", "--out", "x.geojson.gz", "--preds", "p"], "writes a folder .* is named like a file"),
+        (["--to", "tiff", "--out", "x.TIF", "--preds", "p"], "writes a folder .* is named like a file"),
+        (["--to", "onnx", "--out", "x.onnx", "--run", "r"], "writes a folder .* is named like a file"),
     ],
 )
 def test_options_that_do_not_fit_the_form_are_refused(words: list[str], message: str) -> None:

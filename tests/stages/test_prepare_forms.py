@@ -53,6 +53,75 @@ def test_channels_named_otherwise_in_the_files_keep_the_data_sets_own_names(tmp_
     np.testing.assert_array_equal(data.image(1), second[[1, 2, 0, 3]])
 
 
+GUID = "7107447F-AC92-4844-8E32-E6D0ECFD5F1D"
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        ("ID_{}.tif", ["dapi", "GFP"]),
+        ("ID {}.TIF", ["DAPI", "GFP"]),
+        ("ID.{}.tif", ["DAPI", "GFP"]),
+        ("{}-ID.tif", ["C1", "C2"]),  # ImageJ splits channels so
+        ("ID-{}.tiff", ["ch1sk1fk1fl1", "ch2sk1fk1fl1"]),  # Opera, Operetta
+        ("ID_{}.TIF", ["w1", "w2"]),  # MetaMorph
+        (f"ID_{{}}{GUID}.tif", ["w1", "w2"]),
+    ],
+)
+def test_files_of_channels_are_known_by_the_names_that_microscopes_give(
+    tmp_path: Path, form: str, names: list[str]
+) -> None:
+    images = {"F1": planes(1)[:2], "F2": planes(2)[:2]}
+    (tmp_path / "in").mkdir()
+    for ID, image in images.items():
+        for name, plane in zip([*names, "TRITC"], [*image, image[0]], strict=True):
+            tifffile.imwrite(tmp_path / "in" / form.replace("ID", ID).format(name), plane)
+    files = [form.replace("ID", ID).format(names[0]) for ID in images]
+    (tmp_path / "labels.csv").write_text(f"ID,Label\n{files[0]},5\n{files[1]},6\n")
+    more = ["--labels", str(tmp_path / "labels.csv"), "--folds", "2"]
+    data = run(tmp_path / "in", tmp_path / "data", "--channels", f"DAPI={names[0]},GFP={names[1]}", *more)
+    assert (data.ids, data.table.Label.tolist()) == (list(images), ["5", "6"]), "the third channel is no image"
+    for i, image in enumerate(images.values()):
+        np.testing.assert_array_equal(data.image(i), image)
+
+
+def test_files_of_channels_that_are_not_named_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a-ch1sk1", "a-ch2sk1", "b-ch1sk1", "b-ch2sk1"):
+        Image.fromarray(planes(len(name))[0]).save(tmp_path / f"in/{name}.png")
+    run(tmp_path / "in", tmp_path / "data", "--channels", "DAPI")
+    assert "differ in ch1sk1, ch2sk1 alone" in (told := capsys.readouterr().out)
+    assert "--channels DAPI=ch1sk1." in told
+
+
+def test_rgb_pictures_and_dim_floats_are_told_where_that_may_be_a_surprise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("rgb", "dim"):
+        (tmp_path / kind).mkdir()
+    Image.fromarray(planes(1)[:3].transpose(1, 2, 0)).save(tmp_path / "rgb/a.png")
+    run(tmp_path / "rgb", tmp_path / "one", "--channels", "DAPI,GFP,Actin")
+    assert "(DAPI is red, GFP is green, Actin is blue): a." in capsys.readouterr().out
+    run(tmp_path / "rgb", tmp_path / "two", "--channels", "DAPI=blue,GFP=green,Actin=red")
+    assert "note" not in capsys.readouterr().out
+    tifffile.imwrite(tmp_path / "dim/a.tif", planes(1)[0] / np.float32(4095))
+    run(tmp_path / "dim", tmp_path / "three", "--channels", "DAPI")
+    assert (
+        "the largest value of all float images is 0.063, so that of 255 levels 16 are used" in capsys.readouterr().out
+    )
+
+
+def test_channels_are_found_by_words_in_the_labels_of_slices(tmp_path: Path) -> None:
+    image = planes(1)[:2]
+    (tmp_path / "in").mkdir()
+    for name, labels in (("a", ["s1_GFP.tif", "s1_DAPI.tif"]), ("b", ["c:1/2 - DAPI_1", "c:2/2 - DAPI_1"])):
+        metadata = {"axes": "CYX", "Labels": labels}
+        tifffile.imwrite(tmp_path / f"in/{name}.tif", image, imagej=True, metadata=metadata)
+    data = run(tmp_path / "in", tmp_path / "data", "--channels", "DAPI,GFP")
+    np.testing.assert_array_equal(data.image(0), image[::-1])
+    np.testing.assert_array_equal(data.image(1), image)
+
+
 def test_tinted_pictures_of_the_public_atlas_are_prepared(tmp_path: Path) -> None:
     image = planes(3)
     (tmp_path / "in").mkdir()

@@ -230,9 +230,9 @@ DOUBTS = {
         _RESAVE,
     ),
     "full": (
-        "no pixel is 0: background must be 0",
-        "segment with --background N, the number of the background, takes it for 0",
-        _RESAVE,
+        "no pixel is 0, which is right where cells fill the whole image; background must be 0",
+        "if one of the labels is background, segment with --background N takes label N for it",
+        "if one of the labels is background, save it as 0",
     ),
     "palette": (
         "the pixels are places in a table of colours that do not look like cell numbers (where only black and white "
@@ -255,11 +255,11 @@ def doubts_of(label_map: np.ndarray) -> list[str]:
     around = _around(label_map)
     cells = np.where(label_map == around, 0, label_map) if around else label_map
     parts = label(cells, background=0, connectivity=2)
-    areas = np.bincount(parts.ravel())[1:]
-    owners = np.zeros(len(areas) + 1, np.int64)
-    owners[parts] = cells
-    ids, owner = np.unique(owners[1:], return_inverse=True)
-    if _in_pieces(areas, owner):
+    pieces = cell_runs(parts)
+    owners = np.zeros(len(pieces.ids), np.int64)
+    owners[pieces.owner] = cells[pieces.rows, pieces.starts]
+    ids, owner = np.unique(owners, return_inverse=True)
+    if _in_pieces(pieces.sums(pieces.stops - pieces.starts), owner):
         doubts.append("pieces")
     elif len(ids) == 1 and int(ids[0]) in BINARY:
         doubts.append(f"binary={ids[0]}")

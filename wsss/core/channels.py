@@ -1,5 +1,6 @@
 """What microscopes write: the bits of a value, the channels of an image, and what each channel shows (its stain)."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -38,17 +39,54 @@ def channel_names(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return names, in_files
 
 
-def split_channel(stem: str, channels: Iterable[str]) -> tuple[str, str]:
-    """Return ID and channel of a file's name '<ID>_<channel>' without its suffix; the channel may be in any case.
+SEPARATORS = "_- ."
+"""What may stand between the ID and the channel in a file's name."""
+_GUID = re.compile(r"(?<=_w\d)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
+"""What MetaMorph puts behind the channel."""
 
+
+def split_channel(stem: str, channels: Iterable[str]) -> tuple[str, str]:
+    """Return ID and channel of a file's name without its suffix; the channel may be in any case.
+
+    Names are '<ID>_<channel>', with another of SEPARATORS for '_', or '<channel>-<ID>', as ImageJ splits channels.
     Where several fit, it is the longest; where none does, the whole name is the ID and the channel ''.
     """
+    stem = _GUID.sub("", stem)
     plain = stem.lower()
-    fitting = [name for name in channels if plain.endswith(f"_{name}".lower()) and len(name) + 1 < len(stem)]
-    if not fitting:
-        return stem, ""
-    channel = max(fitting, key=len)
-    return stem[: -len(channel) - 1], channel
+    longer = [name for name in channels if len(name) + 1 < len(stem)]
+    fitting = [name for name in longer if plain.endswith(name.lower()) and stem[-len(name) - 1] in SEPARATORS]
+    if fitting:
+        channel = max(fitting, key=len)
+        return stem[: -len(channel) - 1], channel
+    if fitting := [name for name in longer if plain.startswith(f"{name}-".lower())]:
+        channel = max(fitting, key=len)
+        return stem[len(channel) + 1 :], channel
+    return stem, ""
+
+
+def with_channel(ID: str, channel: str) -> list[str]:
+    """Return the names without suffix that the file of a channel may have, see `split_channel`."""
+    return [*(f"{ID}{separator}{channel}" for separator in SEPARATORS), f"{channel}-{ID}"]
+
+
+_MARK = re.compile(r"(?:(?<![a-z0-9])(?:w|ch|c)\d{1,2}|(?<=\d)c\d\d$)(?!\d)", re.IGNORECASE)
+
+
+def unnamed_channels(stems: Iterable[str]) -> list[str]:
+    """Return in what names differ that are alike but for w1 and w2, ch1 and ch2, or c1 and c2, if most names do.
+
+    Example:
+        >>> unnamed_channels(["r01-ch1sk1", "r01-ch2sk1", "r02-ch1sk1", "r02-ch2sk1"])
+        ['ch1sk1', 'ch2sk1']
+    """
+    marks: dict[str, set[str]] = {}
+    stems = [_GUID.sub("", stem) for stem in stems]
+    for stem in stems:
+        if found := _MARK.search(stem):
+            mark = stem[found.start() :] if found.start() else found[0]  # what --channels can name
+            marks.setdefault(stem[: found.start()] + "*" + stem[found.end() :], set()).add(mark)
+    several = [of_image for of_image in marks.values() if len(of_image) > 1]
+    return sorted(set().union(*several)) if 2 * sum(map(len, several)) > len(stems) else []
 
 
 def default_roles(channels: Sequence[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import field, fields
 from functools import cache
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -127,6 +128,16 @@ def some(items: Iterable[object], most: int = 5) -> str:
     names = [str(item) for item in items]
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def check_ending(out: Path, *endings: str) -> None:
+    """Refuse an --out without the ending, in any case, by which other tools and wsss itself know the file.
+
+    Raises:
+        ConfigError: it has none of `endings`.
+    """
+    if not out.name.lower().endswith(endings):
+        raise ConfigError(f"--out is {out}, expected a file name that ends with {' or '.join(endings)}.")
 
 
 def exit_code(failed: int, count: int) -> int:

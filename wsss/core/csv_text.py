@@ -18,7 +18,7 @@ import pandas as pd
 from wsss.core.checks import DataError, some
 from wsss.core.reading import open_text
 
-_GUARDED = r"^'(?=[=+\-@'\t\r])"
+_GUARDED = r"^'([=+\-@'\t\r])"
 LONGEST_HEADER = 1 << 20
 """Characters of the first line, at most."""
 MOST_COLUMNS = 5_000
@@ -119,7 +119,9 @@ def _rows(path: Path, lines: Iterable[str], separator: str, skipped: int) -> Ite
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise DataError(f"{path}, row {reader.line_num + skipped}: {error}.") from None
+            raise DataError(
+                f"{path}, row {reader.line_num + skipped}: {error}. Fields stand apart by comma, semicolon or tab."
+            ) from None
         if row is None:
             return
         row = list(map(str.strip, row))
@@ -290,10 +292,24 @@ def numbers(
     return values.astype(np.int64) if whole else values
 
 
+def check_no_decimals(table: pd.DataFrame, name: str, path: Path) -> None:
+    """Refuse a column of labels that all end with ',0', as class ids with a decimal comma do: '3,0' is no class 0.
+
+    Raises:
+        DataError: it is one.
+    """
+    texts = table[name][table[name] != ""]
+    if len(texts) and texts.str.fullmatch(r"\d+,0+").all():
+        raise DataError(
+            f"{path}: every {name} ends with ',0', such as '{texts.iloc[0]}': write whole numbers if it is a decimal "
+            f"comma, or '|' between two labels."
+        )
+
+
 def unguard_text(table: pd.DataFrame, columns: Iterable[str] = ("ID",)) -> pd.DataFrame:
     """Undo `files.guard_text` in some columns."""
     text = [name for name in columns if pd.api.types.is_string_dtype(table[name])]
-    return table.assign(**{name: table[name].str.replace(_GUARDED, "", regex=True) for name in text})
+    return table.assign(**{name: table[name].str.replace(_GUARDED, r"\1", regex=True) for name in text})
 
 
 def read_numbers(path: Path) -> pd.DataFrame:

@@ -22,7 +22,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError
 from wsss.core.files import composed
 from wsss.core.reading import MOST_CHUNKS, PNG, check_png, check_regular, one_line, png_text
 from wsss.core.stacks import MOST_PLANES, OmeImage, PlaneChoice, Stack, in_um, ome_of, sibling
@@ -211,49 +211,6 @@ def stem_of(name: str) -> str:
     """
     stem = composed(name[: name.rindex(".")] if "." in name else name)
     return stem[:-4] if stem.lower().endswith(".ome") else stem
-
-
-MASK_ENDINGS = ("_masks", "_mask", "_labels", "_label")
-"""What programs put behind the name of an image for that of its masks, best first."""
-_BY_CELLPOSE = re.compile(r".+_(cp_(masks|outlines|output)|outlines_cp|flows_cp|masks_cp)\w*", re.IGNORECASE)
-_BESIDE = re.compile(
-    r"(.+?)[_-](seg|masks?|labels?|labelled|segmentation|Simple Segmentation|Object Predictions|Probabilities"
-    r"|flows?|dP|cellprob|outlines?|overlays?|pred|preview)",
-    re.IGNORECASE,
-)
-"""What programs that segment write beside the images."""
-
-
-def by_products(stems: Collection[str], channels: Collection[str] = ()) -> set[str]:
-    """Return those of the names of pictures that are results of programs that segment, and no images.
-
-    Names that only Cellpose gives always are; those that say mask, labels, flows, ... are if they go on from the name
-    of another picture, or of the image of which it is one of the `channels`.
-
-    Args:
-        stems: names without endings, see `stem_of`.
-        channels: names that files of single channels bear.
-    """
-    ends = tuple(f"_{name}".casefold() for name in channels)
-    known = {stem.casefold() for stem in stems}
-    heads = known | {stem[: -len(end)] for stem in known for end in ends if stem.endswith(end)}
-    found = set()
-    for stem in stems:
-        beside = _BESIDE.fullmatch(stem)
-        is_channel = stem.casefold().endswith(ends)  # `outline` may be one
-        if _BY_CELLPOSE.fullmatch(stem) or (beside and not is_channel and beside[1].casefold() in heads):
-            found.add(stem)
-    return found
-
-
-def result_notes(names: Collection[str]) -> list[str]:
-    """Return a note, or none, on pictures that are no images, see `by_products`."""
-    shown = some(sorted(names), 3)
-    what = (
-        f"{len(names)} files are results of programs that segment, by their names, and not read as images: {shown}; if "
-        "they are images, rename them."
-    )
-    return [what] if names else []
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""IDs of images: what may be one, and which two would clash as file names."""
+"""Names of a data set's files: what may be an ID, which two would clash, and which are results of other programs."""
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from urllib.parse import unquote, urlsplit
 
 from wsss.core.channels import split_channel
@@ -41,9 +41,9 @@ def from_name(text: str, channels: Iterable[str] = HPA_CHANNELS) -> list[str]:
     text = composed(text.strip())
     if re.match(r"https?://", text):
         parts = [part for part in unquote(urlsplit(text).path).split("/") if part][-2:]
-        *head, last = [*parts[:-1], _COLOURS.sub("", _stem(parts[-1])).rstrip("_")] if parts else [""]
+        *head, last = [*parts[:-1], _COLOURS.sub("", without_suffix(parts[-1])).rstrip("_")] if parts else [""]
         return ["_".join([*head, last]), last]
-    stem = _stem(text)
+    stem = without_suffix(text)
     if stem == text:
         return [stem]
     return [stem, split_channel(stem, channels)[0]]
@@ -51,10 +51,10 @@ def from_name(text: str, channels: Iterable[str] = HPA_CHANNELS) -> list[str]:
 
 _COLOURS = re.compile("(_(red|green|blue|yellow))+$")
 """What the addresses of the Atlas's pictures end with."""
-_IMAGE = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|zarr)$", re.IGNORECASE)
+_IMAGE = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|bmp|webp|zarr|czi|nd2|lif)$", re.IGNORECASE)
 
 
-def _stem(name: str) -> str:
+def without_suffix(name: str) -> str:
     """Return the name of an image file without its suffix; other names as they are."""
     return _IMAGE.sub("", name)
 
@@ -87,3 +87,45 @@ def check_distinct(ids: Iterable[str], where: str) -> None:
         raise DataError(
             f"{where}: IDs that differ only in case or Unicode form: {some(clashes)}. Rename one of each two."
         )
+
+
+MASK_ENDINGS = ("_masks", "_mask", "_labels", "_label")
+"""What programs put behind the name of an image for that of its masks, best first."""
+_BY_CELLPOSE = re.compile(r".+_(cp_(masks|outlines|output)|outlines_cp|flows_cp|masks_cp)\w*", re.IGNORECASE)
+_BESIDE = re.compile(
+    r"(.+?)[_-](seg|masks?|labels?|labelled|segmentation|Simple Segmentation|Object Predictions|Probabilities"
+    r"|flows?|dP|cellprob|outlines?|overlays?|pred|preview)",
+    re.IGNORECASE,
+)
+"""What programs that segment write beside the images."""
+
+
+def by_products(stems: Collection[str], channels: Collection[str] = ()) -> set[str]:
+    """Return those of the names of pictures that are results of programs that segment, and no images.
+
+    Names that only Cellpose gives always are; those that say mask, labels, flows, ... are if they go on from the name
+    of another picture, or of the image of which it is one of the `channels`.
+
+    Args:
+        stems: names without endings, see `stem_of`.
+        channels: names that files of single channels bear.
+    """
+    split = {stem: split_channel(stem, channels) for stem in stems}
+    heads = {name.casefold() for stem, (ID, _) in split.items() for name in (stem, ID)}
+    found = set()
+    for stem in stems:
+        beside = _BESIDE.fullmatch(stem)
+        is_channel = split[stem][1]  # `outline` may be one
+        if _BY_CELLPOSE.fullmatch(stem) or (beside and not is_channel and beside[1].casefold() in heads):
+            found.add(stem)
+    return found
+
+
+def result_notes(names: Collection[str]) -> list[str]:
+    """Return a note, or none, on pictures that are no images, see `by_products`."""
+    shown = some(sorted(names), 3)
+    what = (
+        f"{len(names)} files are results of programs that segment, by their names, and not read as images: {shown}; if "
+        "they are images, rename them."
+    )
+    return [what] if names else []

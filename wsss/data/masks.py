@@ -24,9 +24,10 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
 from wsss.core.files import composed, digest_json
-from wsss.core.rasters import MASK_ENDINGS, SUFFIXES, Raster, by_products, open_raster, result_notes, stem_of
+from wsss.core.rasters import SUFFIXES, Raster, open_raster, stem_of
 from wsss.core.rle import decode_pairs
 from wsss.data.folds import make_folds
+from wsss.data.ids import MASK_ENDINGS, by_products, result_notes
 from wsss.options.masks import IGNORE, MOST
 
 FULL = (1, 255, 65535)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.core.channels import BITS, split_channel
+from wsss.core.channels import BITS, SEPARATORS, split_channel, unnamed_channels
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import open_rows
 from wsss.core.files import as_on_disk
-from wsss.core.rasters import SUFFIXES, Header, by_products, check_size, ome_files, open_raster, result_notes, stem_of
+from wsss.core.rasters import SUFFIXES, Header, check_size, ome_files, open_raster, stem_of
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
 from wsss.data import ids
 from wsss.data.large import open_zarr
@@ -51,11 +51,11 @@ class ImageListing:
 def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] = ()) -> ImageListing:
     """Look for `<ID>_<channel>.<suffix>` and `<ID>.<suffix>` right in `folder`; hidden and other files do not count.
 
-    Channels may be named in any case.
+    Channels may be named in any case, and in the ways of `wsss.core.channels.split_channel`.
 
     Of `<ID>.ome.tif` and `<ID>.ome.zarr` the ID has no '.ome'.
 
-    Results of programs that segment are no images (see `wsss.core.rasters.by_products`), except those in `named`.
+    Results of programs that segment are no images (see `wsss.data.ids.by_products`), except those in `named`.
 
     An image with a channel missing or there twice is listed with its reason. The files of an OME set are one image,
     named after the file of its first plane.
@@ -66,7 +66,7 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
     planes: dict[str, dict[str, list[str]]] = {}
     merged: dict[str, list[str]] = {}
     names = _names(folder)
-    results = by_products({stem_of(name) for name in names}, channels).difference(named)
+    results = ids.by_products({stem_of(name) for name in names}, channels).difference(named)
     for name in names:
         stem = stem_of(name)
         if stem in results:
@@ -91,7 +91,12 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
         listing.notes.append(
             f"{len(sets)} images lie in several OME-TIFFs each, with the ID of the first: {some(sets)}."
         )
-    listing.notes += result_notes(results)
+    listing.notes += ids.result_notes(results)
+    if marks := unnamed_channels(merged):
+        listing.notes.append(
+            f"names of files differ in {some(marks)} alone, as those of channels do: if they are channels, name those "
+            f"that are wanted, such as --channels {channels[0]}={marks[0]}."
+        )
     if not listing.images:
         raise DataError(
             f"{folder} holds no images{' but ' + some(sorted(results), 3) if results else ''}: "
@@ -136,9 +141,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _heads(stem: str) -> list[str]:
-    """Return what stands before each '_' of a name: 'a_b_c' gives 'a_b' and 'a'."""
-    parts = stem.split("_")
-    return ["_".join(parts[:k]) for k in range(len(parts) - 1, 0, -1)]
+    """Return what stands before each separator of a name, and behind its first '-': 'a_b-c' gives 'a', 'a_b', 'c'."""
+    return [stem[:k] for k, sign in enumerate(stem) if sign in SEPARATORS] + [stem.partition("-")[2]]
 
 
 def _image(ID: str, planes: dict[str, list[str]], merged: list[str], channels: tuple[str, ...]) -> ImageFiles:
@@ -269,6 +273,12 @@ def signal_of(samples: np.ndarray, channel: str, name: str) -> np.ndarray:
     return np.ascontiguousarray(signal.astype(samples.dtype))
 
 
+def in_order_of_colours(header: Header, names: Sequence[str]) -> bool:
+    """Whether an RGB picture is read as channels of other names: red as the first, green as the second ..."""
+    colours = ("red", "green", "blue")
+    return header.names[:3] == colours and len(names) > 1 and not {name.casefold() for name in names} & {*colours}
+
+
 _NUMBERED = re.compile(r"(channel|chan|ch|c)?[\s:_#-]*\d*(/\d+)?", re.IGNORECASE)
 """Names that say no more than a position: '', '2', 'Channel 2', 'C:1/4'."""
 
@@ -291,6 +301,11 @@ def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence
     """
     given = [name.strip().casefold() for name in names] if len(names) == samples else []
     places = [given.index(name.casefold()) if name.casefold() in given else -1 for name in wanted]
+    if max(places, default=-1) < 0:  # words of longer names, such as those of files that ImageJ made a stack of
+        words = [re.split(r"[\W_]+", name) for name in given]
+        having = [[k for k, have in enumerate(words) if name.casefold() in have] for name in wanted]
+        places = [found[0] if len(found) == 1 else -1 for found in having]
+        places = places if len({*places}) == len(places) else [-1] * len(wanted)
     if given and min(places, default=-1) >= 0:
         if twice := [name for name in wanted if given.count(name.casefold()) > 1]:
             raise DataError(f"{file} has several channels of the name {some(twice)}: give each a name of its own.")

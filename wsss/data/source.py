@@ -2,7 +2,7 @@
 
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,15 @@ from wsss.core.stacks import NO_CHOICE, PlaneChoice
 from wsss.data.build import ExistingSet, Known, write_extra
 from wsss.data.catalog import COLUMNS, PIXEL_SIZE, Shards
 from wsss.data.folds import EDGE, thumbnail
-from wsss.data.pixels import ImageFiles, bits_for, check_headers, declared_bits, read_planes, to_uint8
+from wsss.data.pixels import (
+    ImageFiles,
+    bits_for,
+    check_headers,
+    declared_bits,
+    in_order_of_colours,
+    read_planes,
+    to_uint8,
+)
 from wsss.data.tables import Matched
 from wsss.runs.journal import Journal, mark_of
 
@@ -71,6 +79,8 @@ def ingest(job: Job) -> tuple[dict[str, Any], bytes]:
     crc = shards.write(job.k, stored)
     record = _record("ok", "", ImageHeight=geometry.height, ImageWidth=geometry.width, depth=depth, crc32=crc)
     record |= {"inverted": header.inverted, "pixel_um": header.pixel_um, "stack": header.stack}
+    record["colours"] = len(planes) > 1 == len(job.paths) and in_order_of_colours(header, job.files.channels)
+    record["peak"] = int(stored.max()) if depth == "float" else None
     record["top"] = max(int(plane.max()) for plane in planes) if planes[0].dtype == np.uint16 else None
     return record, thumbnail(stored, geometry).tobytes()
 
@@ -111,6 +121,9 @@ def _record(status: str, reason: str, **values: Any) -> dict[str, Any]:
 
 
 CHUNK = 64
+LEAST_PEAK = 64
+"""Of 255, the largest value of a set of float images from which on nothing is said."""
+COLOURS = ("red", "green", "blue")
 BITS_KEY = ""
 """Journal key of the bits of the source; no image has this ID."""
 
@@ -295,8 +308,10 @@ def execute(jobs: list[Job], journal: Journal, stamp: dict[str, int], workers: W
     return known
 
 
-def pixel_notes(known: Known, bits: int | None, choice: PlaneChoice = NO_CHOICE) -> list[str]:
-    """Return notes, a line each, on images of other bits than most or with 0 as white, and on a choice for nothing."""
+def pixel_notes(
+    known: Known, bits: int | None, choice: PlaneChoice = NO_CHOICE, channels: Sequence[str] = ()
+) -> list[str]:
+    """Return notes, a line each, on how the pixels of images were read where that may be a surprise."""
     notes = []
     ok = {ID: record for ID, (record, _) in known.items() if record["status"] == "ok"}
     if choice and not any(record.get("stack", True) for record in ok.values()):
@@ -305,6 +320,18 @@ def pixel_notes(known: Known, bits: int | None, choice: PlaneChoice = NO_CHOICE)
         notes.append(
             f"{len(inverted)} images are saved with 0 as white and stored as viewers show them, inverted: "
             f"{some(inverted)}. If a large number is a strong signal (Invert LUT of ImageJ), save them with 0 as black."
+        )
+    if coloured := sorted(ID for ID, record in ok.items() if record.get("colours")):
+        order = ", ".join(f"{name} is {colour}" for name, colour in zip(channels, COLOURS, strict=False))
+        notes.append(
+            f"{len(coloured)} images are RGB pictures, read in the order of their colours ({order}): {some(coloured)}. "
+            f"If it is another, say which colour each channel has: --channels {channels[0]}=blue,..."
+        )
+    peaks = [record["peak"] for record in ok.values() if record.get("peak") is not None]
+    if peaks and max(peaks) < LEAST_PEAK:
+        notes.append(
+            f"the largest value of all float images is {max(peaks) / 255:.3f}, so that of 255 levels {max(peaks)} are "
+            "used: divide them all by their largest value, or save them as 16 bit."
         )
     kinds: dict[str, list[str]] = {}
     for ID, record in sorted(ok.items()):
@@ -337,7 +364,7 @@ def rows(source: Source, known: Known) -> pd.DataFrame:
     carried, edges = source.matched.carried, [_pixel_um(known, ID) for ID in source.ids]
     if any(edges) and PIXEL_SIZE not in carried:
         carried = carried.assign(**{PIXEL_SIZE: [f"{edge:.6g}" if edge else "" for edge in edges]})
-    return pd.concat([plain, carried], axis=1)
+    return pd.concat([plain, carried], axis=1) if len(carried.columns) else plain
 
 
 def _pixel_um(known: Known, ID: str) -> float:

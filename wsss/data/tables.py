@@ -8,7 +8,7 @@ import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, UserError, nearest, some, unlike
 from wsss.core.console import say_notes
-from wsss.core.csv_text import any_case, carried_names, first_of, read_text, unguard_text
+from wsss.core.csv_text import any_case, carried_names, check_no_decimals, first_of, read_text, unguard_text
 from wsss.core.files import composed, listed
 from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader, format_label
 from wsss.core.reading import read_yaml
@@ -35,6 +35,8 @@ class LabelTable:
     """IDs whose labels have no counterpart among the classes: they are in the table, without labels."""
     merged: int = 0
     """Rows that repeated an ID with the same labels."""
+    differ: list[str] = field(default_factory=list)
+    """Other columns that differ in such rows: the first row counts."""
     lost: dict[str, int] = field(default_factory=dict)
     """Label without a counterpart -> rows that have it."""
     aliases: dict[str, str] = field(default_factory=dict)
@@ -70,9 +72,11 @@ def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CH
     known: dict[str, tuple[int, ...]] = {}
     others: dict[str, list[str]] = {}
     faults: list[str] = []
+    rows: list[str] = []
     for line, name, cells in zip(table.index, names, table[columns].itertuples(index=False), strict=True):
         try:
             ID, *also = ids.from_name(name, channels)
+            rows.append(ID)
             if reason := ids.fault(ID):
                 raise ValueError(f"the ID {ids.shown(ID)} {reason}")
             value, lost = read(cells)
@@ -98,7 +102,11 @@ def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CH
     out.vanished = [ID for ID in known if ID in gone]
     out.labels = {ID: value for ID, value in known.items() if ID not in gone}
     out.aliases = {name: alike[0] for name, alike in others.items() if len(set(alike)) == 1}
-    out.carried = _carried(table.loc[list(lines.values())].drop(columns=["ID", *columns]), list(lines))
+    others_than = table.drop(columns=["ID", *columns])
+    out.carried = _carried(others_than.loc[list(lines.values())], list(lines))
+    if out.merged:
+        several = others_than.groupby(rows, sort=False).nunique() > 1
+        out.differ = [str(name) for name in several.columns[several.any()]]
     return out
 
 
@@ -139,6 +147,7 @@ def _reader(path: Path, table: pd.DataFrame, classes: ClassList) -> tuple[list[s
     name, notes = first_of([*LABEL_COLUMNS, TARGET], table, path)
     say_notes(notes)
     if name:
+        check_no_decimals(table, name, path)
         numbers = KAGGLE2018_TO_HPA if name == TARGET and classes == HPA else None
         return [name], _text_reader(LabelReader(classes, numbers))
     for wanted in (classes.columns, list(classes.names)):
@@ -243,7 +252,13 @@ def _notes(names: Sequence[str], table: LabelTable, without: Sequence[str]) -> l
     if vanished:
         notes.append(f"{len(vanished)} images keep no label, as theirs have no counterpart: {some(vanished)}.")
     if table.merged:
-        notes.append(f"{table.path} repeats {table.merged} rows; their labels agree.")
+        differ = f", but not {some(table.differ)}: the first row of each image counts" if table.differ else ""
+        notes.append(f"{table.path} repeats {table.merged} rows; their labels agree{differ}.")
+    if none := [ID for ID in names if table.labels.get(ID) == ()]:
+        notes.append(
+            f"{len(none)} images are taken to show none of the classes, as their labels are empty: {some(none)}. Where "
+            "they are unknown, leave the rows out, and pass --allow_unlabelled."
+        )
     return notes
 
 

@@ -289,7 +289,7 @@ def write_results(
 
 def _frames(data: DataSet, journal: Journal | ShardJournals) -> Iterator[pd.DataFrame]:
     """Yield every image's table, in the order of the data set."""
-    carried: list[Any] = data.carried.to_dict("records")
+    carried: list[Any] = data.carried.to_dict("records") or [{}] * len(data)  # without columns, pandas 2 has no rows
     for i, name in enumerate(progress(data.ids, "tables")):
         entry = journal.get(name)
         if entry is not None:

@@ -11,7 +11,7 @@ import pandas as pd
 from wsss.core import rle
 from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
-from wsss.core.csv_text import first_of, numbers, read_text, unguard_text
+from wsss.core.csv_text import check_no_decimals, first_of, numbers, read_text, unguard_text
 from wsss.core.labels import ClassList, LabelReader
 from wsss.metrics.classify import average_precision, f1, mean_of_classes, reliability, several_class_precision
 
@@ -74,6 +74,7 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
     if twice.size:
         row = table.iloc[twice[0]]
         raise DataError(f"{path} row {table.index[twice[0]]}: cell {row[cell]} of {row.ID} comes twice.")
+    check_no_decimals(table, label, path)
     labels = _encode(table[label], classes, path)
     of_image: dict[str, np.ndarray] = {}
     if label != "Label" and "Label" in table:

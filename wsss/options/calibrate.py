@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import between, check_choice, check_fields, refuse_idle
+from wsss.core.checks import between, check_choice, check_ending, check_fields, refuse_idle
 from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
@@ -47,6 +47,8 @@ class CalibrateOptions:
 
     def __post_init__(self) -> None:
         check_fields(self, "--")
+        if self.out is not None:
+            check_ending(self.out, ".json")
         check_choice("--method", self.method, METHODS)
         check_choice("--join", self.join, JOINS)
         if self.truth is None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import between, check_choice, check_fields
+from wsss.core.checks import between, check_choice, check_ending, check_fields
 
 EXAMPLES = """\
   python -m wsss.evaluate --preds preds/demo --truth fields/cells_truth.csv
@@ -54,6 +54,8 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         check_fields(self, "--")
+        if self.out is not None:
+            check_ending(self.out, ".json")
         check_choice("join", self.join, JOINS)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wsss.core.checks import ConfigError, between, check_choice, check_fields, refuse_idle
+from wsss.core.checks import ConfigError, between, check_choice, check_ending, check_fields, refuse_idle
 
 EXAMPLES = """\
   python -m wsss.export --preds preds/hpa --to h5ad --out hpa.h5ad                cells x classes, for scanpy
@@ -17,6 +17,16 @@ OF_PREDICTIONS = ("h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle")
 OF_RUNS = ("huggingface", "onnx")
 FOLDERS = ("geojson", "tiff", "huggingface", "onnx")
 """Forms that are a folder of files."""
+ENDINGS = {
+    "h5ad": (".h5ad",),
+    "coco": (".json", ".json.gz"),
+    "csv": (".csv",),
+    "parquet": (".parquet",),
+    "kaggle": (".csv",),
+}
+"""Endings of the forms that are one file."""
+FILES = {"geojson": (".geojson", ".json", ".gz"), "tiff": (".tif", ".tiff", ".png"), "onnx": (".onnx",)}
+"""Endings that folders are not to have."""
 FORMS = Literal["h5ad", "coco", "geojson", "tiff", "csv", "parquet", "kaggle", "huggingface", "onnx"]
 
 
@@ -51,6 +61,10 @@ class ExportOptions:
         wanted, other = ("run", "preds") if self.to in OF_RUNS else ("preds", "run")
         if getattr(self, wanted) is None or getattr(self, other) is not None:
             raise ConfigError(f"--to {self.to} is made from --{wanted}: pass --{wanted} FOLDER, and no --{other}.")
+        if self.to in ENDINGS:
+            check_ending(self.out, *ENDINGS[self.to])
+        elif self.out.name.lower().endswith(FILES.get(self.to, ())):
+            raise ConfigError(f"--to {self.to} writes a folder of files, and --out {self.out} is named like a file.")
         takes = {"geojson": ("gz",), "coco": ("every_class",), "kaggle": ("min_score",), "huggingface": ("push",)}
         taken = (*takes.get(self.to, ()), *(("min_score",) if self.every_class else ()))
         of_forms = ("gz", "every_class", "min_score", "push")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsss.core.checks import between, check_choice, check_fields, refuse_idle
+from wsss.core.checks import between, check_choice, check_ending, check_fields, refuse_idle
 from wsss.options.evaluate import JOINS
 
 EXAMPLES = """\
@@ -54,6 +54,7 @@ class ReportOptions:
 
     def __post_init__(self) -> None:
         check_fields(self, "--")
+        check_ending(self.out, ".html", ".htm")
         if self.truth is None:
             refuse_idle(self, ("masks", "join"), "without --truth")
         check_choice("--join", self.join, JOINS)

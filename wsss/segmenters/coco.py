@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as coco
 from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
+from wsss.core.channels import split_channel
 from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.files import composed, read_json
 from wsss.core.label_maps import MOST_PIXELS
@@ -19,6 +20,7 @@ from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import named
 from wsss.core.reading import check_regular, open_zip, read_bytes
 from wsss.core.rle import check_covered, fill
+from wsss.data.ids import without_suffix
 from wsss.segmenters.painted import GivenMasks, check_ids
 
 GEOJSON_SUFFIXES = (".geojson", ".geojson.gz")
@@ -184,7 +186,6 @@ LONGEST = 1 << 20
 """Pixels round a polygon, at most: pycocotools keeps each in memory several times, and does not ask whether it may."""
 LONGEST_TOGETHER = 1 << 24
 """The same of all polygons of an image, unless it has more pixels than this."""
-_SUFFIX = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|bmp|webp|zarr|czi|nd2|lif)$", re.IGNORECASE)
 _NUCLEUS = re.compile(r"nucle(us|i|ar)|\bdapi\b|hoechst", re.IGNORECASE)
 ALL = "all"
 """Value of --category that takes every category for cells."""
@@ -207,8 +208,9 @@ class CocoMasks:
         content = read_json(path)
         images, annotations = (_list(content, name) for name in ("images", "annotations"))
         if images is None or annotations is None:
-            raise DataError(f"{path} is no COCO file: it lacks the lists 'images' and 'annotations'.")
-        channel = re.compile(f"_({'|'.join(map(re.escape, channels))})$", re.IGNORECASE)
+            raise DataError(
+                f"{path} is no COCO file: it lacks the lists 'images' and 'annotations': export it as COCO."
+            )
         self.path = path
         self.notes: list[str] = []
         """What the user should know, a line each."""
@@ -216,7 +218,7 @@ class CocoMasks:
         self._is_ours = isinstance(info, dict) and str(info.get("description", "")).startswith("wsss:")
         self._images: dict[str, tuple[Any, tuple[int, int]]] = {}
         for image in images:
-            name, *rest = _image(image, path, None if self._is_ours else channel)
+            name, *rest = _image(image, path, None if self._is_ours else channels)
             if name in self._images:
                 raise DataError(f"{path} has two images for the ID {name}: keep one file name of each image.")
             self._images[name] = (rest[0], (rest[1], rest[2]))
@@ -352,6 +354,8 @@ def _checked(annotations: list[Any], path: Path) -> list[dict[str, Any]]:
         _check_id(_whole(annotation["image_id"]), "image", path)
         _check_id(_whole(annotation.get("category_id") or 0), "category", path)
         annotation.update({name: _whole(annotation[name]) for name in _NUMBERED if name in annotation})
+        if isinstance(annotation["id"], str) and annotation["id"].isdecimal():
+            annotation["id"] = int(annotation["id"])
     return annotations
 
 
@@ -371,11 +375,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _image(image: Any, path: Path, channel: re.Pattern[str] | None) -> tuple[str, Any, int, int]:
-    """Return ID, COCO id, height and width of an entry of 'images'; its name is taken whole without a pattern."""
+def _image(image: Any, path: Path, channels: Iterable[str] | None) -> tuple[str, Any, int, int]:
+    """Return ID, COCO id, height and width of an entry of 'images'; its name is taken whole without channels."""
     try:
         file = PurePosixPath(PureWindowsPath(image["file_name"]).as_posix()).name
-        name = image["file_name"] if channel is None else channel.sub("", _SUFFIX.sub("", file))
+        name = image["file_name"] if channels is None else split_channel(without_suffix(file), channels)[0]
         entry = composed(name), _whole(image["id"]), int(image["height"]), int(image["width"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: an image lacks id, file_name, height or width: {str(image)[:80]}.") from error

@@ -12,11 +12,13 @@ from typing import Protocol
 import numpy as np
 
 from wsss.cells.instances import doubt_notes, doubts_of, pair_nuclei, split_pieces, with_background
+from wsss.core.channels import with_channel
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.label_maps import SUFFIXES as LABEL_MAPS
 from wsss.core.label_maps import has_odd_palette, read_label_map
 from wsss.core.labels import HPA_CHANNELS
-from wsss.core.rasters import MASK_ENDINGS, stem_of
+from wsss.core.rasters import stem_of
+from wsss.data.ids import MASK_ENDINGS
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
 from wsss.segmenters.coco import GEOJSON_SUFFIXES as OUTLINES
 from wsss.segmenters.coco import REGION_SUFFIXES as REGIONS
@@ -25,9 +27,9 @@ from wsss.segmenters.painted import GivenMasks, TableMasks, paint
 
 SUFFIXES = (*OUTLINES, *LABEL_MAPS, *REGIONS)
 """Forms that are read, in this order where an image has several; in any case."""
-CELLPOSE, ROIS = "_cp_masks", "_rois"
-ENDINGS = (CELLPOSE, ROIS, *MASK_ENDINGS, "")
-"""What programs put behind the name of the image, best first; a file without may be the image itself."""
+CELLPOSE, ROIS, PLAIN = "{}_cp_masks", "{}_rois", "{}"
+NAMES = (CELLPOSE, ROIS, "RoiSet_{}", "{}_RoiSet", *(f"{{}}{ending}" for ending in MASK_ENDINGS), PLAIN)
+"""What programs make of the name of the image, best first; the plain name may be that of the image itself."""
 PICKLE = "_seg.npy"
 """Ending of Cellpose's pickles, which are never loaded."""
 
@@ -70,37 +72,37 @@ class MaskFolder:
                 found = self._found(name)
             except DataError:  # said when the image is read
                 continue
-            passed = [path.name for path, ending in found[1:] if not self._belongs(name, found[0][1], ending)]
+            passed = [path.name for path, form in found[1:] if not self._belongs(name, found[0][1], form)]
             if passed:
                 several.append(f"{found[0][0].name}, not {some(passed, 3)}")
         note = f"{self.folder} has several files of {len(several)} images; read are {some(several, 3)}."
         return [note] if several else []
 
     def _found(self, name: str) -> list[tuple[Path, str]]:
-        """Return the files of an image, each with the ending of its name, the best first.
+        """Return the files of an image, each with the form of its name, the best first.
 
         Raises:
             DataError: see `find`.
         """
         found: list[tuple[Path, str]] = []
-        for ending in ENDINGS:
-            found += [(path, ending) for path in self._files.get(name + ending, [])]
-            stems = [f"{name}_{channel}{ending}".lower() for channel in self.channels]
+        for form in NAMES:
+            found += [(path, form) for path in self._files.get(form.format(name), [])]
+            stems = [form.format(one).lower() for channel in self.channels for one in with_channel(name, channel)]
             paths = [self._any_case[stem] for stem in stems if stem in self._any_case]
             if len(paths) > 1 and not found:
                 files = some(path[0].name for path in paths)
                 raise DataError(f"{self.folder} has masks of several channels of {name} ({files}): leave one.")
-            if ending or not found:  # an image of a channel beside a mask is no other mask
-                found += [(path, ending) for of_channel in paths for path in of_channel]
+            if form != PLAIN or not found:  # an image of a channel beside a mask is no other mask
+                found += [(path, form) for of_channel in paths for path in of_channel]
         return found
 
-    def _belongs(self, name: str, ending: str, other: str) -> bool:
-        """Whether a file that is passed over is known to lie beside one of `ending`: Cellpose's image and outlines."""
-        return ending == CELLPOSE and (other == ROIS or (other == "" and name.lower() in self._pickles))
+    def _belongs(self, name: str, form: str, other: str) -> bool:
+        """Whether a file that is passed over is known to lie beside one of `form`: Cellpose's image and outlines."""
+        return form == CELLPOSE and (other == ROIS or (other == PLAIN and name.lower() in self._pickles))
 
     def similar(self, name: str) -> list[str]:
-        """Return the names of all files that begin with the image's."""
-        return [file for file in self.names if file.startswith(name)]
+        """Return the names of all files with the image's in theirs, in any case; of all files if there are none."""
+        return [file for file in self.names if name.lower() in file.lower()] or self.names
 
 
 def _rank(name: str) -> int | None:
@@ -251,6 +253,8 @@ def _way_out(names: Sequence[str]) -> str:
         return f" Cellpose's _seg.npy are pickles, which are never loaded; if they are your own: {CONVERT_SEG}"
     if any(name.lower().endswith((".jpg", ".jpeg")) for name in names):
         return " JPEG does not keep the numbers of cells: save the masks as PNG or TIFF."
+    if any(name.lower().endswith((".json", ".xml")) for name in names):
+        return " Of JSON, one COCO file of all images is read (labelme, CVAT and VIA can be converted to it)."
     return ""
 
 
@@ -263,8 +267,8 @@ def read_folder(field: Field, folder: MaskFolder) -> CellMaps:
     path = folder.find(field.name)
     if path is None:
         raise DataError(
-            f"{folder.folder} holds no masks of {field.name}: expected {field.name} with one of {', '.join(SUFFIXES)}."
-            + _way_out(folder.similar(field.name))
+            f"{folder.folder} holds no masks of {field.name}: expected {field.name} with one of {', '.join(SUFFIXES)}, "
+            f"found {some(folder.similar(field.name), 3)}.{_way_out(folder.similar(field.name))}"
         )
     name = path.name.lower()
     if name.endswith(OUTLINES):

@@ -66,7 +66,7 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
             known.update(sources.execute(todo, journal, stamp, options.pool))
             source.shards.sync()
             _check_any(known)
-            say_notes(sources.pixel_notes(known, bits, source.choice))
+            say_notes(sources.pixel_notes(known, bits, source.choice, source.channels))
         rows = sources.rows(source, known)
         done = _is_finished(options.out, existing, spec, rows)
         if not done:
