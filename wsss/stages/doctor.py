@@ -18,8 +18,7 @@ from wsss.core.checks import ConfigError, DataError, install, some
 from wsss.core.console import say
 from wsss.core.runtime import cores, version_of, versions
 from wsss.data.catalog import DataSet
-from wsss.data.origin import data_folder_of, without_cells
-from wsss.inference.ensemble import read_provenance
+from wsss.data.origin import data_folder_of, read_provenance, without_cells
 from wsss.inference.published import read_published
 from wsss.inference.tables import iter_cells, score_columns
 from wsss.metrics.classify import label_doubts

@@ -12,7 +12,7 @@ import pandas as pd
 from wsss.core.checks import DataError, some
 from wsss.core.files import read_lines, read_record
 from wsss.data.catalog import DataSet
-from wsss.data.origin import data_folder_of
+from wsss.data.origin import data_folder_of, read_provenance
 from wsss.inference.checkpoints import trained_since
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
 from wsss.metrics.cells import TrueMasks, read_cell_truth, score_table
@@ -86,9 +86,8 @@ def collect(options: ReportOptions) -> Contents:
         raise DataError(f"{options.preds} has {some(strangers)}, which {data.folder} lacks: pass its --data.")
     given = Truth(options.truth, options.masks, options.threshold, options.join)
     evidence = gather(options.preds, data, cells, images, given)
-    path = options.preds / "provenance.json"
-    record = read_record(path) if path.exists() else {}
-    return Contents(options, data, cells, images, cells[columns].to_numpy(np.float32), evidence, record)
+    scores, record = cells[columns].to_numpy(np.float32), read_provenance(options.preds)
+    return Contents(options, data, cells, images, scores, evidence, record)
 
 
 def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame, given: Truth) -> Evidence:
