@@ -15,7 +15,7 @@ from PIL import Image
 from squares import SIZE, make_squares, words
 
 from wsss import cli, infer, train
-from wsss.core.checks import DataError, DiskError
+from wsss.core.checks import DiskError
 from wsss.core.files import write_bytes, write_csv
 from wsss.core.label_maps import write_label_map
 from wsss.data.catalog import DataSet
@@ -189,11 +189,3 @@ def test_headers_and_every_text_of_a_csv_are_kept_from_being_run(tmp_path: Path)
     table = pd.DataFrame({"ID": ["a", "b"], "=cmd|x": [1, -2], "why": ["@SUM(1)", None], "n": [-1.5, 2.0]})
     write_csv(tmp_path / "t.csv", table)
     assert (tmp_path / "t.csv").read_text() == "ID,'=cmd|x,why,n\na,1,'@SUM(1),-1.5\nb,-2,,2\n"
-
-
-@pytest.mark.parametrize("stage", ["calibrate", "compare", "evaluate", "export", "overlay", "report", "review"])
-def test_a_folder_of_predictions_that_is_none_is_named(stage: str, tmp_path: Path) -> None:
-    more = {"compare": "--by x", "evaluate": "--truth t.csv", "export": "--to tiff"}.get(stage, "")
-    out = {"calibrate": "c.json", "evaluate": "s.json", "report": "r.html"}.get(stage, "out")
-    with pytest.raises(DataError, match=r"nowhere is no folder, expected one of predictions \(wsss infer\): check"):
-        cli.run_stage(stage, f"--preds {tmp_path}/nowhere --out {tmp_path}/{out} {more}".split())

@@ -10,10 +10,11 @@ import numpy as np
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
 from wsss.core.files import digest_bytes, read_record, write_json
+from wsss.core.folders import PREDICTIONS, not_that
 from wsss.core.label_maps import given_maps, map_files
 from wsss.data.catalog import MANIFEST, DataSet, default_dataset
 from wsss.runs.journal import Digests
-from wsss.runs.output import Output, record_over
+from wsss.runs.output import Output, record_over, settle
 
 
 def image_marks(data: DataSet, digests: Digests, indices: Iterable[int] | None = None) -> dict[str, str]:
@@ -89,13 +90,14 @@ def data_folder_of(preds: Path, chosen: Path | None) -> Path:
 
 
 def check_predictions(preds: Path) -> None:
-    """Refuse a path that is no folder.
+    """Refuse a folder without predictions, of wsss or others.
 
     Raises:
-        DataError: it is none.
+        DataError: there are none.
     """
-    if not preds.is_dir():
-        raise DataError(f"{preds} is no folder, expected one of predictions (wsss infer): check --preds.")
+    settle(preds)
+    if not any((preds / name).exists() for name in (PROVENANCE, "cells.parquet", "cells.csv", "submission.csv")):
+        raise DataError(f"{not_that(preds, PREDICTIONS)}: check --preds.")
 
 
 PROVENANCE = "provenance.json"

@@ -21,7 +21,7 @@ from wsss.core.files import csv_bytes, digest_file, write_atomic, write_csv
 from wsss.core.parquet import TableWriter, batches, named, open_parquet, read_parquet
 from wsss.data.ids import check_names
 from wsss.data.origin import PROVENANCE, check_predictions, read_provenance
-from wsss.runs.output import check_recorded, check_sizes, settle
+from wsss.runs.output import check_recorded, check_sizes
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
@@ -37,7 +37,6 @@ FILES = ("cells.parquet", "cells.csv", "images.csv", "submission.csv", PROVENANC
 def prediction_files(folder: Path) -> list[Path]:
     """Return the files of a prediction, whether they are there or not; a publishing that was cut short is completed."""
     check_predictions(folder)
-    settle(folder)
     check_sizes(folder)
     check_recorded(folder / PROVENANCE)
     return [folder / name for name in FILES]

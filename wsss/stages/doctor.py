@@ -16,6 +16,7 @@ import torch
 from wsss.cells.instances import doubt_notes, doubts_of
 from wsss.core.checks import ConfigError, DataError, install, some
 from wsss.core.console import say
+from wsss.core.folders import RUN, not_that
 from wsss.core.runtime import cores, version_of, versions
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, read_provenance, without_cells
@@ -278,7 +279,7 @@ def examine_run(run: Path) -> Iterator[Finding]:
     """Yield for every fold of a run how far it came and whether its weights are whole."""
     folders = sorted(path.parent for path in [*run.glob("config.yaml"), *run.glob("*/config.yaml")])
     if not folders:
-        yield Finding("bad", str(run), "no config.yaml in it or in its folds: this is no run folder")
+        yield Finding("bad", str(run), f"{not_that(run, RUN)}: check --run")
     for path in folders:
         folder = RunFolder(path)
         if not folder.best.exists():

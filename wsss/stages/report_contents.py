@@ -11,6 +11,7 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import read_lines, read_record
+from wsss.core.folders import RUN, not_that
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, read_provenance
 from wsss.inference.checkpoints import trained_since
@@ -346,7 +347,7 @@ def run_of(chosen: Path | None, record: Mapping[str, Any]) -> Path | None:
         folder = Path(str(recorded)) if recorded else None
         return folder if folder is not None and fold_folders(folder) else None
     if not fold_folders(chosen):
-        raise DataError(f"{chosen} holds no log.csv, in itself or in its folds: pass the folder of a training.")
+        raise DataError(f"{not_that(chosen, RUN)} with a log.csv, in itself or in its folds: check --run.")
     return chosen
 
 
