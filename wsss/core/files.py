@@ -103,6 +103,8 @@ _DISK = {
     errno.EBUSY: ("it is in use", "wait, or choose another path"),
     errno.EXDEV: ("it lies on another disk", "choose another path"),
     errno.EMFILE: ("too many files are open (ulimit -n)", "raise the limit, or use fewer workers"),
+    errno.ENOMEM: ("no memory is left", "free some, or use fewer workers"),
+    errno.EAGAIN: ("the limit for processes is reached (ulimit -u)", "raise it, or use fewer workers"),
     errno.ENFILE: ("too many files are open on this machine", "close some"),
 }
 
