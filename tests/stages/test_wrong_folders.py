@@ -1,5 +1,7 @@
 """A folder of another kind, in the place of every option that takes one, is called what it is."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,9 @@ from wsss import cli
 from wsss.core.checks import UserError
 from wsss.core.folders import DATA_SET, MASK_SET, PREDICTIONS, PSEUDO_MASKS, RUN, SIGNS
 from wsss.data.build import Spec, create_dataset
+from wsss.data.masks import open_masks
+from wsss.runs.output import STATE, record_of
+from wsss.runs.run_folder import check_free, find_folders
 
 WORDS = {
     "segment --data": DATA_SET,
@@ -67,10 +72,36 @@ def test_a_folder_of_another_kind_is_called_what_it_is(words: str, home: Path) -
 
 
 def test_nothing_is_trained_into_a_folder_of_another_kind(home: Path) -> None:
-    from wsss.runs.run_folder import check_free
-
     for name, what in {"data": DATA_SET, "oof": PREDICTIONS, "pseudo": PSEUDO_MASKS, "run": "a fold of a run"}.items():
         with pytest.raises(UserError) as refused:
             check_free(home / name / "fold0")
         assert str(refused.value).startswith(f"{home / name} is {what}")
     check_free(home / "new" / "fold0")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_what_may_not_be_read_is_not_passed_over() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        home.chmod(0o755)
+        if any(not folder.stat().st_mode & 0o001 for folder in home.parents):
+            pytest.skip(f"{home.parent} is closed to others")
+        for folder in ("run/fold0", "run/fold1", f"oof/{STATE}", "salt/images", "salt/masks"):
+            (home / folder).mkdir(parents=True)
+        for file in ("run/fold1/best.safetensors", f"oof/{STATE}/result.json", "salt/images/a.png"):
+            (home / file).write_text("{}")
+        for closed, look in (
+            ("run/fold0", lambda: find_folders(home / "run")),
+            (f"oof/{STATE}", lambda: record_of(home / "oof")),
+            (f"oof/{STATE}/result.json", lambda: record_of(home / "oof")),
+            ("salt/masks", lambda: open_masks(home / "salt")),
+        ):
+            before = (home / closed).stat().st_mode
+            (home / closed).chmod(0)
+            os.seteuid(65534)
+            try:
+                with pytest.raises(PermissionError, match=closed):
+                    look()
+            finally:
+                os.seteuid(0)
+                (home / closed).chmod(before)

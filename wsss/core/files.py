@@ -125,7 +125,7 @@ def disk_errors(path: Path | None = None) -> Iterator[None]:
     except OSError as error:
         named = error.filename if isinstance(error.filename, str | os.PathLike) else None
         where = Path(path or named or ".")
-        what = str(where) if path or named else "a file"
+        what = str(where) if path or named else "a file" if error.errno != errno.ENOENT else "the working directory"
         if error.errno in _FULL:
             home = next(place for place in (where.absolute(), *where.absolute().parents) if place.is_dir())
             free = shutil.disk_usage(home).free / 1e6

@@ -26,6 +26,16 @@ def kind_of(folder: Path) -> str | None:
     return next((kind for kind, names in SIGNS.items() if any(any(folder.glob(name)) for name in names)), None)
 
 
+def within(folder: Path, name: str) -> list[Path]:
+    """Return the files of a name in a folder and in its sub-folders, sorted by folder.
+
+    Raises:
+        PermissionError: one of these folders may not be read, which `glob` passes over in silence.
+    """
+    places = [folder, *sorted(place for place in folder.iterdir() if place.is_dir())] if folder.is_dir() else []
+    return [place / name for place in places if place / name in place.iterdir()]
+
+
 def not_that(path: Path, wanted: str) -> str:
     """Return what a path is, and what was expected instead, such as 'runs/a is a run (wsss train), expected ...'."""
     if not path.exists():

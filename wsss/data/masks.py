@@ -309,7 +309,7 @@ def _salt(folder: Path) -> list[MaskItem]:
 def _pictures(folder: Path) -> dict[str, Path]:
     """Return ID -> picture of a folder, which may be missing."""
     pictures: dict[str, Path] = {}
-    for path in sorted(folder.glob("*")):
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
         if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
             name = stem_of(path.name)
             if name in pictures:

@@ -610,7 +610,13 @@ def there_now(path: str, folder: Path, record: Mapping[str, Any] | None) -> Path
 
 
 def _read_quietly(path: Path) -> dict[str, Any]:
-    """Read a JSON record that may be missing or damaged, and is empty then."""
+    """Read a JSON record that may be missing or damaged, and is empty then.
+
+    Raises:
+        PermissionError: it may not be read.
+    """
+    if path.exists() and not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     try:
         record = read_json(path)
     except (DataError, OSError):

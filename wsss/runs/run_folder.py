@@ -37,7 +37,7 @@ from wsss.core.files import (
     write_json,
     write_text,
 )
-from wsss.core.folders import MASK_SET, RUN, kind_of, not_that
+from wsss.core.folders import MASK_SET, RUN, kind_of, not_that, within
 from wsss.core.reading import MOST_YAML, one_line, open_zip, parse_json, read_yaml
 from wsss.options.recipe import recipe_from
 from wsss.runs.record import (
@@ -380,10 +380,9 @@ def find_folders(run: Path) -> list[RunFolder]:
     """
     if (run / "best.safetensors").exists():
         return [RunFolder(run)]
-    folders = sorted(path.parent for path in run.glob("*/best.safetensors"))
+    folders = [path.parent for path in within(run, "best.safetensors")]
     if not folders:
-        begun = any((place / "config.yaml").exists() for place in (run, *run.glob("*/")))
-        what = f"{run} holds no trained weights yet" if begun else not_that(run, RUN)
+        what = f"{run} holds no trained weights yet" if within(run, "config.yaml") else not_that(run, RUN)
         raise ConfigError(f"{what}: train it first, or check --run.")
     return [RunFolder(path) for path in folders]
 

@@ -16,7 +16,7 @@ import torch
 from wsss.cells.instances import doubt_notes, doubts_of
 from wsss.core.checks import ConfigError, DataError, install, some
 from wsss.core.console import say
-from wsss.core.folders import RUN, not_that
+from wsss.core.folders import RUN, not_that, within
 from wsss.core.runtime import cores, version_of, versions
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, read_provenance, without_cells
@@ -277,7 +277,7 @@ def examine_cells(folder: Path) -> Iterator[Finding]:
 
 def examine_run(run: Path) -> Iterator[Finding]:
     """Yield for every fold of a run how far it came and whether its weights are whole."""
-    folders = sorted(path.parent for path in [*run.glob("config.yaml"), *run.glob("*/config.yaml")])
+    folders = [path.parent for path in within(run, "config.yaml")]
     if not folders:
         yield Finding("bad", str(run), f"{not_that(run, RUN)}: check --run")
     for path in folders:

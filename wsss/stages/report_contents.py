@@ -11,7 +11,7 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import read_lines, read_record
-from wsss.core.folders import RUN, not_that
+from wsss.core.folders import RUN, not_that, within
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, read_provenance
 from wsss.inference.checkpoints import trained_since
@@ -353,7 +353,7 @@ def run_of(chosen: Path | None, record: Mapping[str, Any]) -> Path | None:
 
 def fold_folders(run: Path) -> list[Path]:
     """Return the folders of a run that have a log: itself, or those of its folds."""
-    return sorted(path.parent for path in [*run.glob("log.csv"), *run.glob("*/log.csv")])
+    return [path.parent for path in within(run, "log.csv")]
 
 
 def training(run: Path | None) -> list[Figure]:
