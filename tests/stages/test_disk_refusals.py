@@ -189,3 +189,24 @@ def test_headers_and_every_text_of_a_csv_are_kept_from_being_run(tmp_path: Path)
     table = pd.DataFrame({"ID": ["a", "b"], "=cmd|x": [1, -2], "why": ["@SUM(1)", None], "n": [-1.5, 2.0]})
     write_csv(tmp_path / "t.csv", table)
     assert (tmp_path / "t.csv").read_text() == "ID,'=cmd|x,why,n\na,1,'@SUM(1),-1.5\nb,-2,,2\n"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("x.so: failed to map segment from shared object")])
+def test_no_memory_and_a_folder_that_is_gone_are_one_line(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(words: object) -> int:
+        raise error
+
+    def look(words: object) -> int:
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        Path.cwd()
+        return 0
+
+    for main, text in ((fail, "error: no memory is left"), (look, "error: the working directory cannot be used")):
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main)
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.startswith(text)

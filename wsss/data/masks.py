@@ -264,7 +264,9 @@ def open_masks(folder: Path, channels: int = 3) -> MaskSet:
     else:
         items = _bowl(folder)
     if not items:
-        raise DataError(f"{not_that(folder, MASK_SET)}: images/ with masks/ or train.csv, or <id>/images/.")
+        raise DataError(
+            f"{not_that(folder, MASK_SET)}: choose the folder above images/ (with masks/ or train.csv) or <id>/images/."
+        )
     return MaskSet(folder, sorted(items, key=lambda item: item.id), channels)
 
 
