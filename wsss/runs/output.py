@@ -615,8 +615,8 @@ def _read_quietly(path: Path) -> dict[str, Any]:
     Raises:
         PermissionError: it may not be read.
     """
-    if path.exists() and not os.access(path, os.R_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    if path.is_file():
+        path.open("rb").close()
     try:
         record = read_json(path)
     except (DataError, OSError):
