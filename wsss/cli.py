@@ -61,6 +61,8 @@ examples:
 """
 
 
+LONGEST = 2000
+"""Characters of an error that are shown, at most."""
 PIPE_CLOSED = 128 + signal.SIGPIPE
 """Exit code where the reader of what is printed has gone, as of other programs."""
 
@@ -127,6 +129,15 @@ def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
         flush()
     except UserError as error:
         code = _refused(error)
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and "failed to map" not in str(error):
+            raise
+        code = _refused(
+            UserError(
+                "no memory is left: free some, raise its limit (ulimit -v), or use fewer --workers or a smaller "
+                "--batch; then start the same command again."
+            )
+        )
     except KeyboardInterrupt as error:
         print("interrupted: start the same command again to go on from here.", file=sys.stderr)
         code = 143 if isinstance(error, Terminated) else 130
@@ -146,7 +157,8 @@ def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
 
 def _refused(error: UserError) -> int:
     """Print a mistake, or what cannot be written; return the exit code."""
-    print(f"error: {in_one_line(str(error))}", file=sys.stderr)
+    text = in_one_line(str(error))
+    print(f"error: {text if len(text) <= LONGEST else f'{text[:LONGEST]} ...'}", file=sys.stderr)
     try:
         record("error", text=str(error))
     except (BrokenPipeError, UserError):

@@ -106,9 +106,12 @@ def test_a_flipped_bit_in_the_store_is_found(folder: Path) -> None:
 
 
 def test_an_absent_or_unfinished_data_set_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no prepared data set"):
+    with pytest.raises(DataError, match=r"nowhere does not exist, expected a data set \(wsss prepare\)"):
         DataSet.open(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="unfinished"):
+    with pytest.raises(DataError, match="holds nothing, expected a data set"):
+        DataSet.open(tmp_path)
+    (tmp_path / "prepare-main.journal").touch()
+    with pytest.raises(DataError, match="unfinished: start the same command again"):
         DataSet.open(tmp_path)
 
 

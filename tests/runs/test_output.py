@@ -13,7 +13,7 @@ import pytest
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json, write_json
-from wsss.runs.journal import Digests, differences
+from wsss.runs.journal import Digests, Journal, differences
 from wsss.runs.output import STATE, Output, at_file, check_recorded, in_folder, record_of, settle
 
 
@@ -365,3 +365,58 @@ def test_folders_in_the_place_of_files_and_files_of_folders_are_never_replaced(
         with pytest.raises(ConfigError, match=r"is a (file, expected a folder|folder, expected a file): move it away"):
             make(tmp_path / "out", source, overwrite=True)
     assert path.read_text() == "mine"
+
+
+def test_a_result_is_the_same_from_another_folder_by_a_link_and_after_a_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (home / "below").mkdir(parents=True)
+    (home / "input.csv").write_text("one")
+
+    def again(out: str, source: str) -> bool:
+        path, options = Path(source), {"source": source}
+        with in_folder(Path(out), "ensemble") as output:
+            read = lambda digests: {"options": options, "files": {source: digests.of(path)}}  # noqa: E731
+            if not output.begin(read):
+                return False
+            output.path("a.csv").write_text(path.read_text())
+            output.publish()
+        return True
+
+    monkeypatch.chdir(home)
+    assert again("out", "input.csv")
+    (home / "link").symlink_to(home)
+    for folder, out, source in (
+        ("below", "../out", "../input.csv"),
+        (".", str(home / "out"), str(home / "input.csv")),
+        (".", "link/out", "link/input.csv"),
+    ):
+        monkeypatch.chdir(home / folder)
+        assert not again(out, source), (folder, source)
+    monkeypatch.chdir(tmp_path)
+    home.rename(tmp_path / "moved")
+    assert not again("moved/out", "moved/input.csv")
+    (tmp_path / "moved/input.csv").write_text("two")
+    with pytest.raises(ConfigError, match=r"input.csv has changed"):
+        again("moved/out", "moved/input.csv")
+    (tmp_path / "moved/other.csv").write_text("one")
+    with pytest.raises(ConfigError, match=r"input.csv, now moved/other.csv"):
+        again("moved/out", "moved/other.csv")
+
+
+def test_work_goes_on_from_another_folder_and_after_a_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home/below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "home")
+    Path("masks").touch()
+    with Journal(Path("j.sqlite"), {"masks": "masks"}) as journal:
+        journal.add("a", {})
+    monkeypatch.chdir(tmp_path / "home/below")
+    with Journal(Path("../j.sqlite"), {"masks": "../masks"}) as journal:
+        assert journal.keys() == {"a"}
+    (tmp_path / "home").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    with Journal(Path("moved/j.sqlite"), {"masks": str(tmp_path / "moved/masks")}) as journal:
+        assert journal.keys() == {"a"}
+    with pytest.raises(ConfigError, match="masks was masks, now other"):
+        Journal(Path("moved/j.sqlite"), {"masks": "other"})

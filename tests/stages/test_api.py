@@ -214,7 +214,7 @@ def test_fixed_padding_is_that_of_tensorflow_for_sizes_of_whole_strides(
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no trained weights"):
+    with pytest.raises(ConfigError, match=r"holds nothing, expected a run \(wsss train\)"):
         wsss.load(tmp_path)
     with pytest.raises(AttributeError, match="no attribute 'lood'"):
         wsss.lood  # noqa: B018

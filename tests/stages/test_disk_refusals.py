@@ -15,7 +15,7 @@ from PIL import Image
 from squares import SIZE, make_squares, words
 
 from wsss import cli, infer, train
-from wsss.core.checks import DataError, DiskError
+from wsss.core.checks import DiskError
 from wsss.core.files import write_bytes, write_csv
 from wsss.core.label_maps import write_label_map
 from wsss.data.catalog import DataSet
@@ -191,9 +191,22 @@ def test_headers_and_every_text_of_a_csv_are_kept_from_being_run(tmp_path: Path)
     assert (tmp_path / "t.csv").read_text() == "ID,'=cmd|x,why,n\na,1,'@SUM(1),-1.5\nb,-2,,2\n"
 
 
-@pytest.mark.parametrize("stage", ["calibrate", "compare", "evaluate", "export", "overlay", "report", "review"])
-def test_a_folder_of_predictions_that_is_none_is_named(stage: str, tmp_path: Path) -> None:
-    more = {"compare": "--by x", "evaluate": "--truth t.csv", "export": "--to tiff"}.get(stage, "")
-    out = {"calibrate": "c.json", "evaluate": "s.json", "report": "r.html"}.get(stage, "out")
-    with pytest.raises(DataError, match=r"nowhere is no folder, expected one of predictions \(wsss infer\): check"):
-        cli.run_stage(stage, f"--preds {tmp_path}/nowhere --out {tmp_path}/{out} {more}".split())
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("x.so: failed to map segment from shared object")])
+def test_no_memory_and_a_folder_that_is_gone_are_one_line(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(words: object) -> int:
+        raise error
+
+    def look(words: object) -> int:
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        Path.cwd()
+        return 0
+
+    for main, text in ((fail, "error: no memory is left"), (look, "error: the working directory cannot be used")):
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main)
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.startswith(text)

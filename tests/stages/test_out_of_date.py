@@ -161,10 +161,16 @@ def perturb(path: Path) -> None:
     save_checkpoint(path, tensors, meta)
 
 
-def test_a_network_that_another_one_started_from_has_changed(home: Path, tmp_path: Path) -> None:
+def test_a_network_that_another_one_started_from_has_changed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(home / "run", tmp_path / "first")
     words = f"--data {home}/data --run {tmp_path}/run --init_from {tmp_path}/first {NET}".split()
     assert train.main(words) == train.main(words) == 0
+    monkeypatch.chdir(tmp_path / "run")
+    assert train.main([*words, "--init_from", "../first"]) == 0  # the same by another way
+    with pytest.raises(DataError, match=r"init_from was .*, now \.\./gone"):
+        train.main([*words, "--init_from", "../gone"])
     perturb(tmp_path / "first/fold0/best.safetensors")
     with pytest.raises(DataError, match="begun with another starting_weights: what was read has changed"):
         train.main(words)
@@ -190,15 +196,18 @@ def test_pseudo_masks_that_were_exchanged_are_noticed(home: Path, cells: Path, t
 
 
 def test_networks_that_were_trained_again_are_not_taken_for_those_that_predicted(
-    home: Path, cells: Path, tmp_path: Path
+    home: Path, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(home / "run", tmp_path / "run")
-    words = f"--data {home}/data --run {tmp_path}/run --out {tmp_path}/out --device cpu --crops.mode none"
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")  # paths in provenance.json lead there from any working directory
+    words = f"--data {home}/data --run ../run --out {tmp_path}/out --device cpu --crops.mode none"
     assert infer.main(words.split()) == 0
     page = f"--data {home}/data --preds {tmp_path}/out --out {tmp_path}/report.html --most 1 --crops 1".split()
     perturb(tmp_path / "run/fold0/best.safetensors")
     with pytest.raises(DataError, match=r"was trained again since .* so --maps would show other networks"):
         report.main([*page, "--maps", "true"])
+    monkeypatch.chdir(tmp_path)
     assert report.main(page) == 0
     assert "was trained again since: the curves are not of these scores" in (tmp_path / "report.html").read_text()
     with pytest.raises(DataError, match=r"was trained again since .* predict again"):

@@ -50,10 +50,14 @@ def check_choice(where: str, value: object, choices: Iterable[object]) -> None:
         raise ConfigError(f"{where} is '{value}', expected one of {', '.join(names)}.{nearest(str(value), names)}")
 
 
-def check_range(where: str, value: float, low: float, high: float = float("inf")) -> None:
+MOST = 2**31 - 1
+"""No number that an option gives is larger: libraries take no more, and NaN and infinity are no values at all."""
+
+
+def check_range(where: str, value: float, low: float, high: float = MOST) -> None:
     """Raise ConfigError unless low <= value <= high (NaN fails too)."""
     if not low <= value <= high:
-        wanted = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        wanted = f"at least {low:g}" if high == MOST and not value > high else f"from {low:g} to {high:g}"
         raise ConfigError(f"{where} is {value:g}, expected {wanted}.")
 
 
@@ -76,7 +80,7 @@ def refuse_idle(options: Any, names: Iterable[str], where: str, group: str = "")
             raise ConfigError(f"--{group}{name} changes nothing {where}: leave it out.")
 
 
-def between(default: Any, low: float, high: float = float("inf")) -> Any:
+def between(default: Any, low: float, high: float = MOST) -> Any:
     """Declare a field of a dataclass whose value, or each of whose values, must lie within bounds; see `check_fields`.
 
     Args:

@@ -103,6 +103,8 @@ _DISK = {
     errno.EBUSY: ("it is in use", "wait, or choose another path"),
     errno.EXDEV: ("it lies on another disk", "choose another path"),
     errno.EMFILE: ("too many files are open (ulimit -n)", "raise the limit, or use fewer workers"),
+    errno.ENOMEM: ("no memory is left", "free some, or use fewer workers"),
+    errno.EAGAIN: ("the limit for processes is reached (ulimit -u)", "raise it, or use fewer workers"),
     errno.ENFILE: ("too many files are open on this machine", "close some"),
 }
 
@@ -123,7 +125,7 @@ def disk_errors(path: Path | None = None) -> Iterator[None]:
     except OSError as error:
         named = error.filename if isinstance(error.filename, str | os.PathLike) else None
         where = Path(path or named or ".")
-        what = str(where) if path or named else "a file"
+        what = str(where) if path or named else "a file" if error.errno != errno.ENOENT else "the working directory"
         if error.errno in _FULL:
             home = next(place for place in (where.absolute(), *where.absolute().parents) if place.is_dir())
             free = shutil.disk_usage(home).free / 1e6

@@ -22,6 +22,7 @@ from wsss.core.channels import Stains, default_roles, stains_of, tint_names
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import digest_file, digest_json, disk_errors, read_record
+from wsss.core.folders import DATA_SET, not_that
 from wsss.core.label_maps import Geometry, find_label_map, read_label_map
 from wsss.core.labels import HPA_CHANNELS, ClassList, parse_label
 from wsss.core.parquet import check_table_length, read_parquet
@@ -225,12 +226,6 @@ class DataSet:
         """
         folder = Path(folder)
         settle(folder)
-        if not (folder / MANIFEST).exists():
-            there = sorted(entry.name for entry in folder.glob("[!.]*"))
-            if there and SHARDS not in there:
-                raise DataError(f"{folder} holds {some(there, 3)}, and no prepared data set: check the path.")
-            begun = ": its prepare is unfinished, start the same command again." if folder.exists() else "."
-            raise DataError(f"{folder} holds no prepared data set{begun} Run python -m wsss.prepare.")
         manifest = read_manifest(folder)
         if manifest["unfinished"]:
             raise DataError(f"{folder} is being prepared again: start the same prepare command to finish it.")
@@ -423,6 +418,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         DataError: it is missing, damaged or of another format.
     """
     path = folder / MANIFEST
+    if not path.exists():
+        if any(folder.glob("prepare-*.journal")):
+            raise DataError(f"the prepare of {folder} is unfinished: start the same command again.")
+        raise DataError(f"{not_that(folder, DATA_SET)}: check --data.")
     again = "prepare the data set again"
     manifest = read_record(path, "format", newest=FORMAT, what="manifest of a data set", again=again)
     rest = {name: value for name, value in manifest.items() if name != "digest"}

@@ -24,6 +24,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
 from wsss.core.files import composed, digest_json
+from wsss.core.folders import MASK_SET, not_that
 from wsss.core.rasters import SUFFIXES, Raster, open_raster, stem_of
 from wsss.core.rle import decode_pairs
 from wsss.data.folds import make_folds
@@ -258,14 +259,14 @@ def open_masks(folder: Path, channels: int = 3) -> MaskSet:
         DataError: no such layout, an ID that is in one table or folder only, several files of one ID.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist: expected a folder of images and masks.")
-    if (folder / "images").is_dir():
+        items = []
+    elif (folder / "images").is_dir():
         items = _salt(folder) if (folder / "train.csv").exists() else _folders(folder)
     else:
         items = _bowl(folder)
     if not items:
         raise DataError(
-            f"{folder} holds neither images/ (with masks/ or train.csv) nor <id>/images/: choose the folder above them."
+            f"{not_that(folder, MASK_SET)}: choose the folder above images/ (with masks/ or train.csv) or <id>/images/."
         )
     return MaskSet(folder, sorted(items, key=lambda item: item.id), channels)
 
@@ -311,7 +312,7 @@ def _salt(folder: Path) -> list[MaskItem]:
 def _pictures(folder: Path) -> dict[str, Path]:
     """Return ID -> picture of a folder, which may be missing."""
     pictures: dict[str, Path] = {}
-    for path in sorted(folder.glob("*")):
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
         if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
             name = stem_of(path.name)
             if name in pictures:

@@ -1,18 +1,20 @@
 """What predictions were made from: their data set, and the pixels and label maps of each image."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
-from wsss.core.files import digest_bytes, read_record
+from wsss.core.files import digest_bytes, read_record, write_json
+from wsss.core.folders import PREDICTIONS, not_that
 from wsss.core.label_maps import given_maps, map_files
 from wsss.data.catalog import MANIFEST, DataSet, default_dataset
 from wsss.runs.journal import Digests
-from wsss.runs.output import record_over
+from wsss.runs.output import Output, record_over, settle
 
 
 def image_marks(data: DataSet, digests: Digests, indices: Iterable[int] | None = None) -> dict[str, str]:
@@ -88,34 +90,77 @@ def data_folder_of(preds: Path, chosen: Path | None) -> Path:
 
 
 def check_predictions(preds: Path) -> None:
-    """Refuse a path that is no folder.
+    """Refuse a folder without predictions, of wsss or others.
 
     Raises:
-        DataError: it is none.
+        DataError: there are none.
     """
-    if not preds.is_dir():
-        raise DataError(f"{preds} is no folder, expected one of predictions (wsss infer): check --preds.")
+    settle(preds)
+    if not any((preds / name).exists() for name in (PROVENANCE, "cells.parquet", "cells.csv", "submission.csv")):
+        raise DataError(f"{not_that(preds, PREDICTIONS)}: check --preds.")
 
 
-FROM_HERE = "data_from_here"
-"""What provenance.json calls the path of the data set that starts from the folder of the predictions."""
+PROVENANCE = "provenance.json"
+FROM_HERE = "from_here"
+"""Entry of provenance.json: each folder or file that it names -> its path from the folder of the predictions."""
+PLACES = ("data", "run", "path", "unet_paths", "large")
+"""Entries of provenance.json that are paths."""
 
 
-def from_here(data: Path, preds: Path) -> dict[str, str]:
-    """Return what provenance.json says so that the data set is found from any working directory."""
-    return {FROM_HERE: os.path.relpath(data.resolve(), preds.resolve())}
+def write_provenance(output: Output, record: Mapping[str, Any]) -> None:
+    """Write provenance.json so that what it names is found from any working directory, moved along or not."""
+    here = output.folder.resolve()
+    paths = {text: os.path.relpath(Path(text).resolve(), here) for text in _paths(record)}
+    write_json(output.path(PROVENANCE), {**record, FROM_HERE: paths})
+
+
+def read_provenance(preds: Path, *needed: str) -> dict[str, Any]:
+    """Return what infer or ensemble recorded of a prediction, with paths that lead to what they led to.
+
+    Where predictions and what they were made from were moved together, that is what moved along.
+
+    Args:
+        preds: folder of the predictions.
+        needed: entries that it must have; without any, the record of tables made by others is empty.
+    """
+    path = preds / PROVENANCE
+    if not needed and not path.exists():
+        return {}
+    record = read_record(path, *needed)
+    paths = record.pop(FROM_HERE, {})
+    if not isinstance(paths, dict) or not all(isinstance(text, str) and "\0" not in text for text in paths.values()):
+        raise DataError(f"{path} is damaged: its entry {FROM_HERE} holds no paths. Make it again.")
+    here: dict[str, str] = {}
+    for text, relative in paths.items():
+        given, there = Path(text), Path(os.path.normpath(preds.resolve() / relative))
+        if there.exists() and not (given.exists() and given.samefile(there)):
+            here[text] = str(there)
+    found: dict[str, Any] = _with_paths(record, here)
+    return found
+
+
+def _paths(value: Any, *, is_path: bool = False) -> Iterator[str]:
+    """Yield the paths in a record."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _paths(item, is_path=is_path or name in PLACES)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _paths(item, is_path=is_path)
+    elif is_path and isinstance(value, str):
+        yield value
+
+
+def _with_paths(value: Any, here: Mapping[str, str], *, is_path: bool = False) -> Any:
+    """Return a record with other paths in it."""
+    if isinstance(value, dict):
+        return {name: _with_paths(item, here, is_path=is_path or name in PLACES) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_paths(item, here, is_path=is_path) for item in value]
+    return here.get(value, value) if is_path and isinstance(value, str) else value
 
 
 def recorded_data(preds: Path) -> Path | None:
-    """Return the data set that predictions were made from, wherever the working directory is; None if it is not there.
-
-    Where the folder of predictions and that of data were moved together, that is the data set that moved along.
-    """
-    path = preds / "provenance.json"
-    record = read_record(path) if path.exists() else {}
-    given = Path(str(record.get("data", "")))
-    if FROM_HERE in record:
-        there = Path(os.path.normpath(preds.resolve() / str(record[FROM_HERE])))
-        if (there / MANIFEST).is_file():
-            return given if given.exists() and given.samefile(there) else there
-    return given if "data" in record and (given / MANIFEST).is_file() else None
+    """Return the data set that predictions were made from; None if it is not there."""
+    path = Path(str(read_provenance(preds).get("data", "")))
+    return path if (path / MANIFEST).is_file() else None

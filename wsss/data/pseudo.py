@@ -20,6 +20,7 @@ import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import BLANK, check_seal, digest_file, read_record, sealed, write_bytes
+from wsss.core.folders import PSEUDO_MASKS, kind_of, not_that
 from wsss.core.reading import check_npy, open_zip, parse_npy
 from wsss.data.catalog import DataSet
 from wsss.runs.journal import Digests
@@ -59,7 +60,9 @@ class PseudoSet:
         """
         settle(folder)
         if not (folder / MANIFEST).exists():
-            raise ConfigError(f"{folder} holds no finished pseudo-masks ({MANIFEST}): run python -m wsss.pseudo.")
+            if kind_of(folder.parent) == PSEUDO_MASKS:
+                raise ConfigError(f"{folder} holds no finished pseudo-masks ({MANIFEST}): run python -m wsss.pseudo.")
+            raise ConfigError(f"{not_that(folder.parent, PSEUDO_MASKS)}: check --pseudo.")
         check_recorded(folder / MANIFEST)
         needed, again = ("format", "ids", "trained_on"), "run wsss.pseudo again"
         manifest = read_record(folder / MANIFEST, *needed, newest=FORMAT, what="set of pseudo-masks", again=again)

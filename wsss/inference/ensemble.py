@@ -12,7 +12,8 @@ from scipy.stats import rankdata
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress
 from wsss.core.csv_text import read_text
-from wsss.core.files import digest_file, read_record
+from wsss.core.files import digest_file
+from wsss.data.origin import read_provenance
 from wsss.inference.tables import gathered, iter_cells, read_cells, read_images, score_columns
 from wsss.runs.output import check_recorded, record_over
 
@@ -156,13 +157,6 @@ def read_predictions(folders: list[Path]) -> list[Prediction]:
         predictions.append(Prediction(folder, cells, images, provenance))
         _check_same(predictions[-1], predictions[0])
     return predictions
-
-
-def read_provenance(folder: Path) -> dict[str, Any]:
-    """Return what infer or ensemble recorded of a prediction; empty for tables made by others."""
-    record = folder / "provenance.json"
-    provenance: dict[str, Any] = read_record(record) if record.exists() else {}
-    return provenance
 
 
 def foreign_note(names: Iterable[str]) -> str:

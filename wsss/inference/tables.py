@@ -17,11 +17,11 @@ import pandas as pd
 from wsss.core import rle
 from wsss.core.checks import DataError, check_range, some
 from wsss.core.csv_text import any_case, carried_columns, check_columns, iter_text, numbers, read_text, unguard_text
-from wsss.core.files import csv_bytes, digest_file, read_record, write_atomic, write_csv
+from wsss.core.files import csv_bytes, digest_file, write_atomic, write_csv
 from wsss.core.parquet import TableWriter, batches, named, open_parquet, read_parquet
 from wsss.data.ids import check_names
-from wsss.data.origin import check_predictions
-from wsss.runs.output import check_recorded, check_sizes, settle
+from wsss.data.origin import PROVENANCE, check_predictions, read_provenance
+from wsss.runs.output import check_recorded, check_sizes
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
@@ -30,23 +30,21 @@ _AGAIN = "Run python -m wsss.infer again to make it."
 WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
 
 
-FILES = ("cells.parquet", "cells.csv", "images.csv", "submission.csv", "provenance.json")
+FILES = ("cells.parquet", "cells.csv", "images.csv", "submission.csv", PROVENANCE)
 """What the folder of a prediction holds."""
 
 
 def prediction_files(folder: Path) -> list[Path]:
     """Return the files of a prediction, whether they are there or not; a publishing that was cut short is completed."""
     check_predictions(folder)
-    settle(folder)
     check_sizes(folder)
-    check_recorded(folder / "provenance.json")
+    check_recorded(folder / PROVENANCE)
     return [folder / name for name in FILES]
 
 
 def is_mask_folder(preds: Path) -> bool:
     """Whether a folder of predictions is of the task 'masks'."""
-    path = preds / "provenance.json"
-    return path.exists() and read_record(path).get("task") == "masks"
+    return read_provenance(preds).get("task") == "masks"
 
 
 def cells_frame(

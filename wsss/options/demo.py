@@ -25,9 +25,9 @@ class DemoOptions:
     """Edge of a field in px."""
     epochs: int = between(4, 1)
     """Passes of the network over the fields; it draws class maps, while the feature classifier scores the cells."""
-    lr: float = 1e-3
+    lr: float = between(1e-3, 1e-12, 1000)
     """Highest learning rate."""
-    seed: int = 1
+    seed: int = between(1, 0)
     """Seed of the fields and of the training."""
     backend: str = "classical"
     """How the cells are found: classical, or masks (the drawn ones)."""

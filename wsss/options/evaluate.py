@@ -47,7 +47,7 @@ class EvaluateOptions:
     """Scores from here on count as found, for F1."""
     search: bool = False
     """Masks: choose threshold and minimum size on these images; only where the predictions are out of fold."""
-    sheet: int = 10
+    sheet: int = between(10, 0)
     """Masks: images on the picture of image, truth, prediction and error; 0 for no picture."""
     overwrite: bool = False
     """Replace other figures, or files that are not of this stage."""

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields, check_range, refuse_idle
 from wsss.core.files import OF_OPTIONS, check_seal
+from wsss.core.folders import RUN, not_that, within
 from wsss.core.reading import MOST_YAML, read_yaml
 from wsss.core.runtime import ENGINES
 from wsss.options.masks import MaskInferConfig
@@ -259,10 +260,9 @@ def _changed(name: str, value: Any, usual: Any) -> list[str]:
 
 def run_config(run: Path) -> dict[str, Any]:
     """Return the recipe of a run from its config.yaml."""
-    paths = [run / "config.yaml", *sorted(run.glob("*/config.yaml"))]
-    path = next((path for path in paths if path.exists()), None)
+    path = next(iter(within(run, "config.yaml")), None)
     if path is None:
-        raise ConfigError(f"{run} is no run folder (no config.yaml in it): check --run, or train it first.")
+        raise ConfigError(f"{not_that(run, RUN)}: check --run, or train it first.")
     check_seal(path, OF_OPTIONS, MOST_YAML)
     recipe = read_yaml(path)
     if not isinstance(recipe, dict):

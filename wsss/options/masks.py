@@ -80,7 +80,7 @@ class MaskLossConfig:
     """Weights of bce, dice, jaccard, lovasz, focal, ohem (hardest pixels) and border (weighted bce)."""
     later: dict[str, float] = field(default_factory=dict)
     """Terms from epoch `switch` on; empty for the same ones."""
-    switch: int = 0
+    switch: int = between(0, 0)
     """Finished epochs from which `later` holds."""
     per_image: bool = True
     """Overlap losses of each image, or of the whole batch as one."""

@@ -53,7 +53,7 @@ class PrepareOptions:
     group: str | None = None
     """Column of the label table (antibody, plate, patient, ...) whose images of one value go to the same fold; none if
     left out, or what the data set has already."""
-    workers: int | None = between(None, 0)
+    workers: int | None = between(None, 0, 1024)
     """Processes; one per core if left out, 0 for the main process only."""
     engine: str = "local"
     """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to."""

@@ -130,7 +130,7 @@ class OptimConfig:
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Adam as in the recipe, AdamW, or SGD with momentum."""
-    lr: float = between(3e-4, 1e-12)
+    lr: float = between(3e-4, 1e-12, 1000)
     """Learning rate at the start (peak of one-cycle)."""
     beta1: float = between(0.9, 0, 0.9999)
     """First moment of Adam; momentum of SGD."""
@@ -201,11 +201,11 @@ class Recipe:
     """Passes over the training images."""
     batch: int = between(32, 1)
     """Images in a batch; of several processes together, each gets its share."""
-    crop: int = between(384, 0)
+    crop: int = between(384, 0, 16384)
     """Edge of the random training crop in px; 0 for whole images. Validation always sees whole images."""
     augment: str = "hpa"
     """Augmentation recipe: hpa, none, or a YAML file."""
-    seed: int = 0
+    seed: int = between(0, 0)
     """Seed of weights, sampling and augmentation."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic: auto is bf16 or fp16 on a GPU that has it, fp32 on the CPU."""

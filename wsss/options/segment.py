@@ -59,7 +59,7 @@ class SegmentOptions:
     grow: float = between(0.0, 0, 20)
     """For the backend classical where only nuclei are stained: how far cells reach around them, in radii of a typical
     nucleus; 0 takes the nuclei for the cells."""
-    workers: int | None = between(None, 0)
+    workers: int | None = between(None, 0, 1024)
     """Processes; one per core if left out, 0 for the main process only."""
     engine: str = "local"
     """local; or ray: one process for each core of the Ray cluster that RAY_ADDRESS names or this machine belongs to.

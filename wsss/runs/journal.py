@@ -67,6 +67,8 @@ class Journal:
         text = json.dumps(read, sort_keys=True)
         try:
             recorded = self._open(text)
+            if recorded != text and isinstance(read, dict):
+                recorded = self._seen_from_here(recorded, as_read(read))
             if recorded != text and all(_failed(record) for _, record, _ in self.items()):
                 with self._named():
                     self._db.execute("DELETE FROM items")
@@ -101,12 +103,24 @@ class Journal:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, record TEXT, payload BLOB, crc32 INTEGER)"
             )
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint', ?)", (fingerprint,))
+            place = json.dumps(place_of(self.path.parent))
+            for row in (("fingerprint", fingerprint), ("place", place)):
+                self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", row)
             (recorded,) = self._db.execute("SELECT value FROM meta WHERE name = 'fingerprint'").fetchone()
             (state,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
         if state != "ok":
             raise self._damaged(state)
         return str(recorded)
+
+    def _seen_from_here(self, recorded: str, read: dict[str, Any]) -> str:
+        """Return the recorded text with its paths as they are written now; see `from_here`."""
+        with self._named():
+            (place,) = self._db.execute("SELECT value FROM meta WHERE name = 'place'").fetchone()
+        try:
+            before, place = parse_json(recorded, self.path), parse_json(place, self.path)
+        except DataError:
+            return recorded
+        return json.dumps(from_here(before, read, place, self.path.parent), sort_keys=True)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -384,6 +398,76 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
     for key, item in parts:
         leaves |= flat(item, f"{name}.{key}" if name else str(key))
     return leaves
+
+
+def place_of(folder: Path) -> dict[str, str]:
+    """Return from where the paths in a record are written, that of the folder in which it lies included."""
+    return {"cwd": str(Path.cwd()), "folder": os.path.normpath(folder.absolute())}
+
+
+def seen_from(path: str, place: Any, folder: Path) -> list[Path]:
+    """Return where a recorded path may lie now: moved together with the folder of the record, or where it was.
+
+    Args:
+        path: as it is recorded.
+        place: what `place_of` gave when it was; where it is nothing of the kind, the path is returned as it is.
+        folder: of the record, now.
+    """
+    texts = [place.get(name) for name in ("cwd", "folder")] if isinstance(place, dict) else [None]
+    if not all(isinstance(text, str) and text.startswith("/") and "\0" not in text for text in texts):
+        return [Path(path)]
+    then = Path(place["cwd"]) / path
+    along = folder.absolute() / os.path.relpath(then, place["folder"])
+    return [Path(os.path.normpath(along)), Path(os.path.normpath(then))]
+
+
+def from_here(before: Any, now: Any, place: Any, folder: Path) -> Any:
+    """Return a record of what was read with every path as `now` writes it that means the same file or folder.
+
+    A command is the same from another working directory, with `..` or a link on the way, and where its inputs and its
+    result were moved together.
+
+    Args:
+        before: what is recorded.
+        now: what is read now.
+        place: what `place_of` gave when it was recorded.
+        folder: of the record, now.
+    """
+    if before == now:
+        return before
+    names, values = _meant(_texts(now, names=True)), _meant(_texts(now, names=False))
+
+    def written(text: str, known: Mapping[str, str]) -> str:
+        if text in known.values() or "\0" in text:
+            return text
+        places = map(os.path.realpath, seen_from(text, place, folder))
+        return next((known[there] for there in places if there in known), text)
+
+    def rewritten(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {written(name, names): rewritten(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [rewritten(item) for item in value]
+        return written(value, values) if isinstance(value, str) else value
+
+    return rewritten(before)
+
+
+def _meant(texts: Iterable[str]) -> dict[str, str]:
+    """Return the path that each text means -> the text."""
+    return {os.path.realpath(text): text for text in texts if "\0" not in text}
+
+
+def _texts(value: Any, *, names: bool) -> Iterator[str]:
+    """Yield all names in a record, or all texts among its values."""
+    if isinstance(value, dict):
+        yield from value if names else ()
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item, names=names)
+    elif isinstance(value, str) and not names:
+        yield value
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:

@@ -35,7 +35,19 @@ from wsss.core.files import (
     write_json,
 )
 from wsss.core.reading import check_no_link
-from wsss.runs.journal import LOCK, Digests, Journal, Seen, differences, hold, in_short, mark_of
+from wsss.runs.journal import (
+    LOCK,
+    Digests,
+    Journal,
+    Seen,
+    differences,
+    from_here,
+    hold,
+    in_short,
+    mark_of,
+    place_of,
+    seen_from,
+)
 
 STATE = ".wsss"
 FOLDER = "result"
@@ -169,7 +181,7 @@ class Output:
             raise ConfigError(f"{self.shown} holds a result of {record['command']}: {self.way_out}.")
         if record["items"] and set(record["failed"]) >= set(record["items"]):
             return True  # a try in which every image failed is no result to keep
-        differing = differences(record["read"], self.read)
+        differing = differences(from_here(record["read"], self.read, record.get("place"), self.folder), self.read)
         if self.marks is not None:  # else they are handed on from what was read, and stand for nothing new
             differing |= self._items_differing(record["items"], record["failed"])
         others = {
@@ -265,6 +277,7 @@ class Output:
             "format": FORMAT,
             "command": self.command,
             "version": __version__,
+            "place": place_of(self.folder),
             "read": self.read,
             "items": self.items,
             "failed": sorted(failed),
@@ -502,7 +515,8 @@ def what_is_read(
         leave: further options that shape nothing.
     """
     plain = {name: _plain(value) for name, value in asdict(options).items() if name not in ("out", "overwrite", *leave)}
-    wanted = list(dict.fromkeys(path for path in files if path is not None))
+    once = {os.path.realpath(path): path for path in files if path is not None}  # whatever ways lead there
+    wanted = list(once.values())
     contents = dict(zip(map(os.path.normpath, wanted), digests.of_files(wanted), strict=True))
     inputs = {"options": plain, "files": {name: digest for name, digest in contents.items() if digest is not None}}
     return as_read(inputs) | {"version": __version__}
@@ -584,12 +598,25 @@ def outdated(folder: Path, name: str = FOLDER) -> dict[str, str]:
     """Return in words which files that a result was made from have changed since; files that are gone do not count."""
     record = record_of(folder, name)
     before = record["read"].get("files", {}) if record else {}
-    now = {name: digest for name in before if (digest := Digests().of(Path(name))) is not None}
-    return differences({name: before[name] for name in now}, now)
+    digests = Digests()
+    now = {path: digest for path in before if (digest := digests.of(there_now(path, folder, record))) is not None}
+    return differences({path: before[path] for path in now}, now)
+
+
+def there_now(path: str, folder: Path, record: Mapping[str, Any] | None) -> Path:
+    """Return where something that a result was made from is, as its record writes it: there, or moved along with it."""
+    places = seen_from(path, (record or {}).get("place"), folder)
+    return next((place for place in places if place.exists()), Path(path))
 
 
 def _read_quietly(path: Path) -> dict[str, Any]:
-    """Read a JSON record that may be missing or damaged, and is empty then."""
+    """Read a JSON record that may be missing or damaged, and is empty then.
+
+    Raises:
+        PermissionError: it may not be read.
+    """
+    if path.is_file():
+        path.open("rb").close()
     try:
         record = read_json(path)
     except (DataError, OSError):

@@ -244,7 +244,10 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
                 "folder, or pass --resume never to start over."
             )
     # Options that are newer than the run had their defaults.
-    before = {**before, "recipe": as_read(asdict(recipe_from(before.get("recipe", {}), "the checkpoint")))}
+    recipe = as_read(asdict(recipe_from(before.get("recipe", {}), "the checkpoint")))
+    if "starting_weights" in before and before["starting_weights"] == now.get("starting_weights"):
+        _rename_starts(recipe, now["recipe"])
+    before = {**before, "recipe": recipe}
     for name in now:
         if name in SINCE and name not in before:
             say(f"note: the run is of an earlier version and does not say {SINCE[name]}: they may have changed since.")
@@ -258,6 +261,16 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
                 f"the run was begun with another {name}: {how}. Choose another "
                 "--run folder, go back to the first value, or pass --resume never to start over."
             )
+
+
+def _rename_starts(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Let an old recipe name the files that it started from, which are the same, by the paths of the new one."""
+    pairs = [(old, new, "init_from"), (old.get("drs") or {}, new.get("drs") or {}, "refine_from")]
+    if not {old.get("weights"), new.get("weights")} & {"hub", "package", "none"}:
+        pairs.append((old, new, "weights"))
+    for ours, theirs, name in pairs:
+        if ours.get(name) and theirs.get(name) and Path(theirs[name]).exists():
+            ours[name] = theirs[name]
 
 
 def same_weights(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -37,6 +37,7 @@ from wsss.core.files import (
     write_json,
     write_text,
 )
+from wsss.core.folders import MASK_SET, RUN, kind_of, not_that, within
 from wsss.core.reading import MOST_YAML, one_line, open_zip, parse_json, read_yaml
 from wsss.options.recipe import recipe_from
 from wsss.runs.record import (
@@ -145,7 +146,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         DataError: the file is missing, or is neither.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist: expected a .safetensors or .pth file of weights.")
+        raise DataError(f"{not_that(path, 'a .safetensors or .pth file of weights')}: check the path.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -360,6 +361,10 @@ def check_free(path: Path) -> None:
     begun = names & ours or (config.is_file() and check_seal(config, "Restore it, or choose another --run.", MOST_YAML))
     if names and not begun:
         raise ConfigError(f"{path} holds {some(sorted(names), 3)}, and no training: choose another --run.")
+    run = path.parent
+    if not begun and (kind := kind_of(run)) not in (None, MASK_SET) and (kind != RUN or (run / "config.yaml").exists()):
+        what = "a fold of a run" if kind == RUN else kind
+        raise ConfigError(f"{run} is {what}, in which no other training is put: choose another --run.")
 
 
 def first_of(path: Path, old: Path) -> Path:
@@ -375,9 +380,10 @@ def find_folders(run: Path) -> list[RunFolder]:
     """
     if (run / "best.safetensors").exists():
         return [RunFolder(run)]
-    folders = sorted(path.parent for path in run.glob("*/best.safetensors"))
+    folders = [path.parent for path in within(run, "best.safetensors")]
     if not folders:
-        raise ConfigError(f"{run} holds no trained weights (best.safetensors): train it first, or check --run.")
+        what = f"{run} holds no trained weights yet" if within(run, "config.yaml") else not_that(run, RUN)
+        raise ConfigError(f"{what}: train it first, or check --run.")
     return [RunFolder(path) for path in folders]
 
 

@@ -16,10 +16,10 @@ import torch
 from wsss.cells.instances import doubt_notes, doubts_of
 from wsss.core.checks import ConfigError, DataError, install, some
 from wsss.core.console import say
+from wsss.core.folders import RUN, not_that, within
 from wsss.core.runtime import cores, version_of, versions
 from wsss.data.catalog import DataSet
-from wsss.data.origin import data_folder_of, without_cells
-from wsss.inference.ensemble import read_provenance
+from wsss.data.origin import data_folder_of, read_provenance, without_cells
 from wsss.inference.published import read_published
 from wsss.inference.tables import iter_cells, score_columns
 from wsss.metrics.classify import label_doubts
@@ -277,9 +277,9 @@ def examine_cells(folder: Path) -> Iterator[Finding]:
 
 def examine_run(run: Path) -> Iterator[Finding]:
     """Yield for every fold of a run how far it came and whether its weights are whole."""
-    folders = sorted(path.parent for path in [*run.glob("config.yaml"), *run.glob("*/config.yaml")])
+    folders = [path.parent for path in within(run, "config.yaml")]
     if not folders:
-        yield Finding("bad", str(run), "no config.yaml in it or in its folds: this is no run folder")
+        yield Finding("bad", str(run), f"{not_that(run, RUN)}: check --run")
     for path in folders:
         folder = RunFolder(path)
         if not folder.best.exists():

@@ -8,10 +8,9 @@ import numpy as np
 
 from wsss.core.checks import DataError
 from wsss.core.console import say
-from wsss.core.files import write_json
 from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet
-from wsss.data.origin import data_folder_of, from_here, recorded_data
+from wsss.data.origin import PROVENANCE, data_folder_of, recorded_data, write_provenance
 from wsss.inference.ensemble import (
     Fitted,
     Prediction,
@@ -37,7 +36,7 @@ def run(options: EnsembleOptions) -> int:
     """Blend, write the tables, show what each prediction adds; return 0."""
     with in_folder(options.out, "ensemble") as output:
         if output.begin(
-            partial(_read, options), overwrite=options.overwrite, subject=("options",), legacy=("provenance.json",)
+            partial(_read, options), overwrite=options.overwrite, subject=("options",), legacy=(PROVENANCE,)
         ):
             _ensemble(options, output)
     return 0
@@ -78,9 +77,7 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
     }
     first = predictions[0].provenance
     record |= {name: first[name] for name in ("data", "table", "oof") if name in first}
-    if (data := recorded_data(options.preds[0])) is not None:
-        record |= from_here(data, output.folder)
-    write_json(output.path("provenance.json"), record)
+    write_provenance(output, record)
     output.publish(items=(record_over(options.preds[0]) or {}).get("items", {}))
 
 

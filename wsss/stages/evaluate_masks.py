@@ -12,11 +12,12 @@ from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError, some, unlike
 from wsss.core.console import say
 from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.files import check_seal, read_record, write_csv, write_json
+from wsss.core.files import check_seal, write_csv, write_json
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.reading import read_npy
 from wsss.data.large import LargeImage, LargeMask
 from wsss.data.masks import MaskSet
+from wsss.data.origin import read_provenance
 from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, score_pixels, search
 from wsss.options.evaluate import EvaluateOptions
@@ -31,7 +32,7 @@ NAMES = {"dice": "Dice", "iou": "IoU", "threshold_mean": "mean over IoU .5 to .9
 
 def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
     """Score predicted masks as the options say, and publish the figures with the file `out`."""
-    record = read_record(options.preds / "provenance.json", "channels", "oof")
+    record = read_provenance(options.preds, "channels", "oof")
     masks = open_set(options.truth, record["channels"], record.get("tile", 1024))
     if isinstance(masks, TileSet):
         evaluate_large(options, masks, record, output, out)

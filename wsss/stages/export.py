@@ -10,10 +10,9 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
-from wsss.core.files import read_record
 from wsss.data import ids
 from wsss.data.catalog import DataSet
-from wsss.data.origin import data_folder_of
+from wsss.data.origin import data_folder_of, read_provenance
 from wsss.exports.annotations import (
     cell_features,
     label_map_of,
@@ -133,9 +132,7 @@ def export_predictions(options: ExportOptions, output: Output) -> None:
 def _write_table(options: ExportOptions, out: Path, cells: pd.DataFrame, data: DataSet) -> None:
     if options.to == "h5ad":
         assert options.preds is not None
-        record = options.preds / "provenance.json"
-        provenance = read_record(record) if record.exists() else {}
-        write_h5ad(out, cells, data.classes, provenance, read_embeddings(options.preds, cells))
+        write_h5ad(out, cells, data.classes, read_provenance(options.preds), read_embeddings(options.preds, cells))
     else:
         write_table(out, cells, data.classes, parquet=options.to == "parquet")
 

@@ -11,11 +11,11 @@ import torch
 
 from wsss.core.checks import ConfigError, DataError, exit_code, refuse_idle, some
 from wsss.core.console import say
-from wsss.core.files import digest_json, write_json
+from wsss.core.files import digest_json
 from wsss.core.label_maps import given_maps
 from wsss.core.runtime import Overlap, running
 from wsss.data.catalog import TABLE, DataSet, default_dataset
-from wsss.data.origin import check_cells, from_here, image_marks
+from wsss.data.origin import PROVENANCE, check_cells, image_marks, write_provenance
 from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import (
     Plan,
@@ -42,8 +42,6 @@ from wsss.runs.output import FOLDER, Marks, Output, in_folder
 from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_masks import infer_masks
 from wsss.stages.segment import segment
-
-PROVENANCE = "provenance.json"
 
 
 def run(options: InferOptions) -> int:
@@ -168,7 +166,7 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
         failed, again, records, shards = _predict(replace(task, overlap=overlap), plan, output, options)
     if any(HALF in record for record in records.values()):
         provenance[HALF] = True
-    write_json(output.path(PROVENANCE), provenance | from_here(task.data.folder, output.folder))
+    write_provenance(output, provenance)
     items = {name: str(record.get("mark", "")) for name, record in records.items()}
     output.publish(failed=again, items=items)
     if not again:  # else the shards with images that failed may be run again

@@ -26,13 +26,14 @@ import pandas as pd
 from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError, exit_code
 from wsss.core.console import progress, say
-from wsss.core.files import BLANK, as_read, digest_json, sealed, write_bytes, write_csv, write_json
+from wsss.core.files import BLANK, as_read, digest_json, sealed, write_bytes, write_csv
 from wsss.core.label_maps import write_label_map
 from wsss.core.rasters import stem_of
 from wsss.core.rle import encode_pairs
 from wsss.core.runtime import versions
 from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
+from wsss.data.origin import PROVENANCE, write_provenance
 from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.checkpoints import Checkpoint, MaskPlan, load_unets, plan_masks
 from wsss.inference.semantic import MaskPredictor, large_runs, predict_large
@@ -43,8 +44,6 @@ from wsss.options.masks import MaskInferConfig
 from wsss.runs.journal import Digests, Journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.run_folder import find_folders
-
-PROVENANCE = "provenance.json"
 
 
 def infer_masks(options: InferOptions, run: Path) -> int:
@@ -95,7 +94,7 @@ def _predict(
         _run(options, masks, plan, output, journal)
         again = [name for name, record, _ in journal.items() if record["failed"]]
         failed = _write_tables(output, masks, journal, options.segmentation)
-    write_json(output.path(PROVENANCE), provenance)
+    write_provenance(output, provenance)
     output.publish(failed=again)
     return exit_code(failed, len(masks))
 
@@ -203,7 +202,7 @@ def infer_large(options: InferOptions, out: Path, plan: LargePlan, device: Devic
         with output.journal() as journal:
             failed = _predict_large(output, options, plan, device, journal)
             again = [name for name, record, _ in journal.items() if record["failed"]]
-        write_json(output.path(PROVENANCE), provenance)
+        write_provenance(output, provenance)
         output.publish(failed=again)
     return exit_code(failed, len(output.items))
 

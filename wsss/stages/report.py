@@ -15,10 +15,9 @@ from wsss.core.console import progress, say
 from wsss.core.files import write_text
 from wsss.core.labels import parse_label
 from wsss.data.catalog import DataSet
-from wsss.data.origin import check_current, data_folder_of, marks_for
+from wsss.data.origin import check_current, data_folder_of, marks_for, read_provenance
 from wsss.exports.annotations import label_map_of
 from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof, trained_since
-from wsss.inference.ensemble import read_provenance
 from wsss.inference.tables import is_mask_folder, iter_cells, prediction_files
 from wsss.models.cam_net import class_maps
 from wsss.models.device import choose_device
@@ -40,7 +39,7 @@ from wsss.reports.page import (
     render,
 )
 from wsss.runs.journal import Digests
-from wsss.runs.output import Output, at_file, record_of, what_is_read
+from wsss.runs.output import Output, at_file, record_of, there_now, what_is_read
 from wsss.runs.run_folder import RunFolder, find_folders
 from wsss.stages.report_contents import (
     Contents,
@@ -115,8 +114,9 @@ def run(options: ReportOptions) -> int:
 def _read(options: ReportOptions, digests: Digests) -> dict[str, Any]:
     files = [*prediction_files(options.preds), options.truth, options.masks]
     scores = record_of(options.preds, "scores.json")
+    recorded = [there_now(path, options.preds, scores) for path in (scores or {"read": {}})["read"].get("files", {})]
     if options.truth is None:
-        files += [options.preds / "scores.json", *map(Path, scores["read"]["files"] if scores else ())]
+        files += [options.preds / "scores.json", *recorded]
     data = DataSet.open(data_folder_of(options.preds, options.data))
     files.append(data.folder / "dataset.json")
     run = options.run or Path(str(read_provenance(options.preds).get("run", "")))

@@ -11,8 +11,9 @@ import pandas as pd
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import read_lines, read_record
+from wsss.core.folders import RUN, not_that, within
 from wsss.data.catalog import DataSet
-from wsss.data.origin import data_folder_of
+from wsss.data.origin import data_folder_of, read_provenance
 from wsss.inference.checkpoints import trained_since
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
 from wsss.metrics.cells import TrueMasks, read_cell_truth, score_table
@@ -86,9 +87,8 @@ def collect(options: ReportOptions) -> Contents:
         raise DataError(f"{options.preds} has {some(strangers)}, which {data.folder} lacks: pass its --data.")
     given = Truth(options.truth, options.masks, options.threshold, options.join)
     evidence = gather(options.preds, data, cells, images, given)
-    path = options.preds / "provenance.json"
-    record = read_record(path) if path.exists() else {}
-    return Contents(options, data, cells, images, cells[columns].to_numpy(np.float32), evidence, record)
+    scores, record = cells[columns].to_numpy(np.float32), read_provenance(options.preds)
+    return Contents(options, data, cells, images, scores, evidence, record)
 
 
 def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame, given: Truth) -> Evidence:
@@ -347,13 +347,13 @@ def run_of(chosen: Path | None, record: Mapping[str, Any]) -> Path | None:
         folder = Path(str(recorded)) if recorded else None
         return folder if folder is not None and fold_folders(folder) else None
     if not fold_folders(chosen):
-        raise DataError(f"{chosen} holds no log.csv, in itself or in its folds: pass the folder of a training.")
+        raise DataError(f"{not_that(chosen, RUN)} with a log.csv, in itself or in its folds: check --run.")
     return chosen
 
 
 def fold_folders(run: Path) -> list[Path]:
     """Return the folders of a run that have a log: itself, or those of its folds."""
-    return sorted(path.parent for path in [*run.glob("log.csv"), *run.glob("*/log.csv")])
+    return [path.parent for path in within(run, "log.csv")]
 
 
 def training(run: Path | None) -> list[Figure]:

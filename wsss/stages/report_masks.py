@@ -15,6 +15,7 @@ from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import read_record, write_text
 from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
+from wsss.data.origin import read_provenance
 from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.tables import prediction_files
 from wsss.metrics.instances import (
@@ -42,7 +43,7 @@ from wsss.reports.figures import sizes_svg, threshold_svg
 from wsss.reports.overlay import fit, scale_bar
 from wsss.reports.page import FOUND, MEANINGS, Field, Figure, MaskPage, pack_masks, render_masks
 from wsss.runs.journal import Digests
-from wsss.runs.output import Output, check_recorded, files_of_record, record_of, what_is_read
+from wsss.runs.output import Output, check_recorded, files_of_record, record_of, there_now, what_is_read
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.evaluate_masks import PART, pixels_of, predicted_map, predicted_probs
 from wsss.stages.report_contents import fold_folders, records, run_of, shown, spread_evenly, training
@@ -360,7 +361,8 @@ def truth_of(options: ReportOptions) -> Path | None:
     """Return the folder of the true masks: the one given, else the one that `evaluate` used, if it is still there."""
     scores = options.preds / "scores.json"
     if options.truth is None and scores.exists():
-        known = Path(str(read_record(scores, "truth")["truth"]))
+        truth = str(read_record(scores, "truth")["truth"])
+        known = there_now(truth, options.preds, record_of(options.preds, scores.name))
         return known if known.is_dir() else None
     return options.truth
 
@@ -371,7 +373,7 @@ def read_masks(options: ReportOptions, digests: Digests) -> dict[str, Any]:
         *prediction_files(options.preds),
         *(options.preds / name for name in ("masks", "objects", "probs")),
     ]
-    record = read_record(options.preds / "provenance.json", "run")
+    record = read_provenance(options.preds, "run")
     data = [Path(str(record["data"]))] if "data" in record else [Path(path) for path in record["large"].values()]
     files += [options.preds / "scores.json", truth_of(options), *([options.data] if options.data else data)]
     run = run_of(options.run, record)
@@ -381,7 +383,7 @@ def read_masks(options: ReportOptions, digests: Digests) -> dict[str, Any]:
 
 def report_masks(options: ReportOptions, output: Output) -> None:
     """Write the page."""
-    record = read_record(options.preds / "provenance.json", "channels", "oof", "segmentation", "target")
+    record = read_provenance(options.preds, "channels", "oof", "segmentation", "target")
     predicted = (LargePredicted if "large" in record else Predicted)(options, record)
     every = [predicted.look(name) for name in progress(predicted.names, "score masks")]
     every.sort(key=partial(_rank, separated=predicted.separated))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from wsss.core.checks import ConfigError, refuse_idle
+from wsss.core.checks import ConfigError, refuse_idle, some
+from wsss.core.folders import PSEUDO_MASKS, kind_of, not_that
 from wsss.data.augment import Augment, build_augment
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.pseudo import PseudoSet
@@ -136,10 +137,12 @@ class MapTask(UnetTask):
         names = [fold_name(fold)] if fold is not None else ["oof", "full"]
         folders = [self.folder / name for name in names if (self.folder / name).is_dir()]
         if not folders:
-            held = sorted(path.name for path in self.folder.iterdir() if path.is_dir()) if self.folder.is_dir() else []
+            if kind_of(self.folder) != PSEUDO_MASKS:
+                raise ConfigError(f"{not_that(self.folder, PSEUDO_MASKS)}: check --pseudo.")
+            held = some(sorted(path.parent.name for path in self.folder.glob("*/pseudo.json"))) or "those of one fold"
             raise ConfigError(
-                f"{self.folder} has no {' or '.join(names)}, but {', '.join(held) or 'nothing'}: choose another "
-                "--fold, or make these pseudo-masks."
+                f"{self.folder} has no {' or '.join(names)}, but {held}: choose another --fold, or make these "
+                "pseudo-masks."
             )
         return PseudoSet.open(Path(folders[0]), self.data)
 
