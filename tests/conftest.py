@@ -28,10 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Save the curves of a training as an empty picture, for drawing takes longer than tiny trainings do.
 
-    They are drawn by the tests of tests/reports.
+    They are drawn by the tests of tests/reports, and pictures of shares by those of `compare`.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if "reports" not in item.path.parts:
+        if not {"reports", "test_compare_command.py"} & {*item.path.parts}:
             patch.setattr(figures, "_save", lambda _, path: Figure((0.1, 0.1)).savefig(path))
         return (yield)
 
