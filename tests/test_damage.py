@@ -4,6 +4,8 @@ import dataclasses
 import io
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -527,3 +529,35 @@ def test_after_damage_the_checkpoint_before_it_is_offered_and_can_be_taken(tmp_p
         load_checkpoint(path)
     shutil.move(tmp_path / "last.safetensors.previous", path)
     assert load_checkpoint(path)[1] == {"step": 0}
+
+
+FLIPS = """
+import sys
+from pathlib import Path
+from wsss.core.checks import DataError
+from wsss.core.parquet import read_parquet
+
+path = Path(sys.argv[1])
+whole = path.read_bytes()
+for place in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole) - 8):
+    for bit in range(8):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            read_parquet(path)
+        except DataError:
+            pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_no_bit_in_the_description_of_a_table_ends_the_process(is_ours: bool, tmp_path: Path) -> None:
+    table, path = pd.DataFrame({"ID": ["a", "b"], "size": [1, 2]}), tmp_path / "table.parquet"
+    if is_ours:
+        write_parquet(path, table)
+    else:
+        table.to_parquet(path)
+    done = subprocess.run([sys.executable, "-c", FLIPS, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
