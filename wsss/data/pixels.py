@@ -109,7 +109,8 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
 
 def _join_sets(folder: Path, merged: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
     """Leave of each OME set only the first file that is there in `merged`; return the others under its ID."""
-    several = [names[0] for names in merged.values() if len(names) == 1 and names[0].lower().endswith((".tif", ".tiff"))]
+    alone = [names[0] for names in merged.values() if len(names) == 1]
+    several = [name for name in alone if name.lower().endswith((".tif", ".tiff"))]
     sets: dict[str, tuple[str, ...]] = {}
     for name in several if len(several) > 1 else []:
         files = [file for file in ome_files(folder / name) if file in several]
