@@ -327,6 +327,15 @@ def test_one_antibody_is_never_on_both_sides_of_a_fold_and_stays_in_the_tables(i
     assert DataSet.open(inputs / "set").manifest["folds"]["group"] == "Antibody"
 
 
+def test_images_without_a_group_are_told_and_stand_alone(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = ["NA"] * 6 + ["", "nan"] + ["P"] * 4
+    rows = [f"i{k:02d},1,{value}\n" for k, value in enumerate(values)]
+    (inputs / "train.csv").write_text("ID,Label,plate\n" + "".join(rows))
+    assert labelled(inputs, "--group", "plate") == 0
+    assert "note: 8 images have no plate and are in any fold, each by itself: i00, " in capsys.readouterr().out
+    assert np.bincount(DataSet.open(inputs / "set").folds()).max() == 4, "NA is no plate"
+
+
 def test_too_few_groups_are_counted_as_groups(inputs: Path) -> None:
     (inputs / "train.csv").write_text("ID,Label,plate\n" + "".join(f"i{k:02d},1,P{k % 2}\n" for k in range(12)))
     with pytest.raises(ConfigError, match="--folds 4 needs at least 4 groups of labelled images of one plate, got 2"):

@@ -19,7 +19,7 @@ from wsss.core.labels import HPA, ClassList
 from wsss.core.stacks import parse_choice
 from wsss.data import pixels, tables
 from wsss.data import source as sources
-from wsss.data.build import DUPLICATES, SOURCES, ExistingSet, Known, Spec, finish
+from wsss.data.build import DUPLICATES, SOURCES, ExistingSet, Known, Spec, finish, group_of
 from wsss.data.catalog import COLUMNS, FOLDS, SHARDS, TABLE, DataSet, Shards
 from wsss.data.folds import summary
 from wsss.data.source import Job, Source
@@ -253,7 +253,18 @@ def _finish(
     order = {record["name"]: k for k, record in enumerate(records)}
     before = existing.fold_of(spec)
     table = table.sort_values("source", key=lambda s: s.map(order), kind="stable")
-    _note_moved(before, finish(existing.folder, spec, table, records, before=before, output=output), spec.group)
+    table = finish(existing.folder, spec, table, records, before=before, output=output)
+    _note_moved(before, table, spec.group)
+    _note_alone(table[table["fold"] >= 0], spec.group)
+
+
+def _note_alone(table: pd.DataFrame, group: str) -> None:
+    """Report images that have nothing in the column of --group."""
+    if table.empty or not group:
+        return
+    alone = [ID for ID, value in zip(table["ID"], group_of(table, group), strict=True) if not value]
+    if alone:
+        say(f"note: {len(alone)} images have no {group} and are in any fold, each by itself: {some(alone)}.")
 
 
 def _note_moved(before: dict[str, int], table: pd.DataFrame, group: str) -> None:
