@@ -110,12 +110,12 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
 def _join_sets(folder: Path, merged: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
     """Leave of each OME set only the first file that is there in `merged`; return the others under its ID."""
     alone = [names[0] for names in merged.values() if len(names) == 1]
-    several = [name for name in alone if name.lower().endswith((".tif", ".tiff"))]
+    several = dict.fromkeys(name for name in alone if name.lower().endswith((".tif", ".tiff")))
     sets: dict[str, tuple[str, ...]] = {}
     for name in several if len(several) > 1 else []:
-        files = [file for file in ome_files(folder / name) if file in several]
+        files = tuple(file for file in ome_files(folder / name) if file in several)
         if len(files) > 1 and files[0] == name:
-            sets[stem_of(name)] = tuple(files[1:])
+            sets[stem_of(name)] = files[1:]
     for files in sets.values():
         for name in files:
             merged.pop(stem_of(name), None)

@@ -261,8 +261,9 @@ def _finish(
 
 def _named_alike(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """Name the carried columns of a source as other sources do, whose tables may have them in another case."""
-    names = {name.casefold(): name for name in others if name not in COLUMNS} if len(others) else {}
-    return rows.rename(columns={name: names.get(name.casefold(), name) for name in rows if name not in COLUMNS})
+    carried = [str(name) for name in others if name not in COLUMNS] if len(others) else []
+    names = {name.casefold(): name for name in carried}
+    return rows.rename(columns=lambda name: name if name in COLUMNS else names.get(name.casefold(), name))
 
 
 def _note_alone(table: pd.DataFrame, group: str) -> None:
