@@ -58,6 +58,8 @@ def test_channels_that_differ_only_in_case_are_refused_and_roles_find_them_in_an
     assert parse_roles("nucleus=dapi,signal=Gfp", ("DAPI", "GFP")) == ("nucleus", "signal")
     assert split_channel("a_w1_dapi", ("DAPI", "w1_DAPI")) == ("a", "w1_DAPI")
     assert split_channel("_dapi", ("DAPI",)) == ("_dapi", "")
+    assert split_channel("c1-a.b", ("C1", "C12")) == ("a.b", "C1")
+    assert split_channel("cell-1", ("cell",)) == ("cell-1", "")
 
 
 def test_names_with_blanks_stay_whole() -> None:

@@ -352,11 +352,11 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None
             read(tmp_path / name)
 
 
-def ome_set(folder: Path, other: str, *, companion: bool = False) -> None:
+def ome_set(folder: Path, other: str, *, companion: bool = False, ending: str = ".ome.tif") -> None:
     """Write a set of two OME-TIFFs, one channel each; the second is called `other` in the XML of both."""
     blocks = "".join(
         f'<TiffData FirstC="{c}" IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{c}</UUID></TiffData>'
-        for c, name in enumerate(("s_a.ome.tif", other))
+        for c, name in enumerate((f"s_a{ending}", other))
     )
     channels = "".join(f'<Channel ID="Channel:0:{c}" Name="{name}"/>' for c, name in enumerate(("DAPI", "GFP")))
     body = (
@@ -364,7 +364,7 @@ def ome_set(folder: Path, other: str, *, companion: bool = False) -> None:
         f'SizeZ="1" SizeT="1">{channels}{blocks}</Pixels></Image>'
     )
     head = 'xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"'
-    for c, name in enumerate(("s_a.ome.tif", "s_b.ome.tif")):
+    for c, name in enumerate((f"s_a{ending}", f"s_b{ending}")):
         inside = f'<BinaryOnly MetadataFile="s.companion.ome" UUID="urn:uuid:{c}"/>' if companion else body
         text = f'<?xml version="1.0"?><OME {head} UUID="urn:uuid:{c}">{inside}</OME>'
         tifffile.imwrite(folder / name, STACK[c], description=text, metadata=None, **PLAIN)
@@ -372,19 +372,28 @@ def ome_set(folder: Path, other: str, *, companion: bool = False) -> None:
         (folder / "s.companion.ome").write_text(f'<?xml version="1.0"?><OME {head}>{body}</OME>')
 
 
-@pytest.mark.parametrize("companion", [False, True])
-def test_the_files_of_an_ome_set_are_one_image(tmp_path: Path, companion: bool) -> None:
-    ome_set(tmp_path, "s_b.ome.tif", companion=companion)
+@pytest.mark.parametrize(("companion", "ending"), [(False, ".ome.tif"), (True, ".ome.tif"), (False, ".TIFF")])
+def test_the_files_of_an_ome_set_are_one_image(tmp_path: Path, companion: bool, ending: str) -> None:
+    ome_set(tmp_path, f"s_b{ending}", companion=companion, ending=ending)
     found = find_images(tmp_path, ("DAPI", "GFP"))
     assert [(image.ID, image.names, image.companions) for image in found.images] == [
-        ("s_a", ("s_a.ome.tif",), ("s_b.ome.tif",))
+        ("s_a", (f"s_a{ending}",), (f"s_b{ending}",))
     ]
     assert "s_a" in found.notes[0]
-    image, _ = read_image([tmp_path / "s_a.ome.tif"], 2, names=("GFP", "DAPI"))
+    image, _ = read_image([tmp_path / f"s_a{ending}"], 2, names=("GFP", "DAPI"))
     np.testing.assert_array_equal(image, STACK[[1, 0]])
-    (tmp_path / "s_b.ome.tif").unlink()
-    with pytest.raises(DataError, match=r"s_a\.ome\.tif belongs with s_b\.ome\.tif, which is not beside it"):
-        read_image([tmp_path / "s_a.ome.tif"], 2, names=("GFP", "DAPI"))
+    (tmp_path / f"s_b{ending}").unlink()
+    with pytest.raises(DataError, match=rf"s_a{ending} belongs with s_b{ending}, which is not beside it"):
+        read_image([tmp_path / f"s_a{ending}"], 2, names=("GFP", "DAPI"))
+
+
+def test_an_ome_set_that_lacks_a_file_is_still_one_image(tmp_path: Path) -> None:
+    ome_set(tmp_path, "s_b.ome.tif")
+    for place in tmp_path.iterdir():
+        text = tifffile.tiffcomment(place).replace('SizeC="2"', 'SizeC="3"')
+        lost = '<TiffData FirstC="2" IFD="0" PlaneCount="1"><UUID FileName="s_c.ome.tif">urn:uuid:2</UUID></TiffData>'
+        tifffile.tiffcomment(place, text.replace("</Pixels>", f"{lost}</Pixels>"))
+    assert [image.ID for image in find_images(tmp_path, ("DAPI", "GFP")).images] == ["s_a"]
 
 
 @pytest.mark.parametrize("other", ["../outside.tif", "/tmp/outside.tif", "sub/outside.tif", "..", "C:\\\\x.tif"])

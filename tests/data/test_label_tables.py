@@ -155,6 +155,16 @@ def test_rubbish_is_refused_never_uncaught(tmp_path_factory, content: bytes) -> 
         assert read_labels(path, HPA).labels
 
 
+def test_names_of_classes_are_compared_as_labels_are(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text("names: ['x ', 'cafe\u0301']\nnegative: 'caf\u00e9'\n", "utf-8")
+    assert read_classes(path) == ClassList(("x", "caf\u00e9"), 1)
+    for names, message in (("x, ' '", "class 1 has no name"), ("caf\u00e9, cafe\u0301", "distinct")):
+        path.write_text(f"names: [{names}]\n", "utf-8")
+        with pytest.raises(DataError, match=message):
+            read_classes(path)
+
+
 def test_classes_are_read_with_negative_by_name_or_id(tmp_path: Path) -> None:
     path = tmp_path / "classes.yaml"
     path.write_text("names: [x, y, none]\nnegative: none\n")

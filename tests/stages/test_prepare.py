@@ -327,6 +327,32 @@ def test_one_antibody_is_never_on_both_sides_of_a_fold_and_stays_in_the_tables(i
     assert DataSet.open(inputs / "set").manifest["folds"]["group"] == "Antibody"
 
 
+def test_columns_of_two_sources_that_differ_in_case_are_one(inputs: Path) -> None:
+    (inputs / "train.csv").write_text("ID,Label,antibody\n" + "".join(f"i{k:02d},{k % 3},H{k}\n" for k in range(12)))
+    assert labelled(inputs, "--group", "antibody") == 0
+    for k in range(4):
+        draw(inputs / "more", f"n{k}", 100 + k)
+    (inputs / "more.csv").write_text("ID,Label,Antibody\n" + "".join(f"n{k},{k % 3},H{k}\n" for k in range(4)))
+    words = ["--images", str(inputs / "more"), "--labels", str(inputs / "more.csv"), "--source", "more"]
+    words += ["--out", str(inputs / "set"), "--size", "32", "--workers", "0"]
+    assert main(words) == 0
+    data = DataSet.open(inputs / "set")
+    assert list(data.carried) == ["antibody"]
+    assert (data.table.groupby("antibody")["fold"].nunique() == 1).all()
+    before = content(inputs / "set")
+    assert main(words) == 0
+    assert content(inputs / "set") == before, "the second time nothing is left to do"
+
+
+def test_images_without_a_group_are_told_and_stand_alone(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = ["NA"] * 6 + ["", "nan"] + ["P"] * 4
+    rows = [f"i{k:02d},1,{value}\n" for k, value in enumerate(values)]
+    (inputs / "train.csv").write_text("ID,Label,plate\n" + "".join(rows))
+    assert labelled(inputs, "--group", "plate") == 0
+    assert "note: 8 images have no plate and are in any fold, each by itself: i00, " in capsys.readouterr().out
+    assert np.bincount(DataSet.open(inputs / "set").folds()).max() == 4, "NA is no plate"
+
+
 def test_too_few_groups_are_counted_as_groups(inputs: Path) -> None:
     (inputs / "train.csv").write_text("ID,Label,plate\n" + "".join(f"i{k:02d},1,P{k % 2}\n" for k in range(12)))
     with pytest.raises(ConfigError, match="--folds 4 needs at least 4 groups of labelled images of one plate, got 2"):

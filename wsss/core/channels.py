@@ -43,12 +43,14 @@ SEPARATORS = "_- ."
 """What may stand between the ID and the channel in a file's name."""
 _GUID = re.compile(r"(?<=_w\d)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
 """What MetaMorph puts behind the channel."""
+_OF_IMAGEJ = re.compile(r"C\d+", re.IGNORECASE)
+"""What ImageJ puts before the ID; other words there, as in cell-1, are part of it."""
 
 
 def split_channel(stem: str, channels: Iterable[str]) -> tuple[str, str]:
     """Return ID and channel of a file's name without its suffix; the channel may be in any case.
 
-    Names are '<ID>_<channel>', with another of SEPARATORS for '_', or '<channel>-<ID>', as ImageJ splits channels.
+    Names are '<ID>_<channel>', with another of SEPARATORS for '_', or 'C1-<ID>', as ImageJ splits channels.
     Where several fit, it is the longest; where none does, the whole name is the ID and the channel ''.
     """
     stem = _GUID.sub("", stem)
@@ -58,15 +60,15 @@ def split_channel(stem: str, channels: Iterable[str]) -> tuple[str, str]:
     if fitting:
         channel = max(fitting, key=len)
         return stem[: -len(channel) - 1], channel
-    if fitting := [name for name in longer if plain.startswith(f"{name}-".lower())]:
-        channel = max(fitting, key=len)
-        return stem[len(channel) + 1 :], channel
-    return stem, ""
+    first, _, ID = stem.partition("-")
+    channel = next((name for name in longer if name.lower() == first.lower() and _OF_IMAGEJ.fullmatch(name)), "")
+    return (ID, channel) if channel else (stem, "")
 
 
 def with_channel(ID: str, channel: str) -> list[str]:
     """Return the names without suffix that the file of a channel may have, see `split_channel`."""
-    return [*(f"{ID}{separator}{channel}" for separator in SEPARATORS), f"{channel}-{ID}"]
+    in_front = [f"{channel}-{ID}"] if _OF_IMAGEJ.fullmatch(channel) else []
+    return [*(f"{ID}{separator}{channel}" for separator in SEPARATORS), *in_front]
 
 
 _MARK = re.compile(r"(?:(?<![a-z0-9])(?:w|ch|c)\d{1,2}|(?<=\d)c\d\d$)(?!\d)", re.IGNORECASE)

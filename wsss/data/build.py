@@ -268,6 +268,20 @@ def _same_value(table: pd.DataFrame, column: str) -> list[tuple[int, int, float]
     """Return pairs of images that have the same text in a carried column; an empty one is nobody's."""
     if not column:
         return []
+    first: dict[str, int] = {}
+    return [(first.setdefault(text, i), i, 1.0) for i, text in enumerate(group_of(table, column)) if text]
+
+
+_NO_GROUP = ("na", "nan", "n/a", "null")
+"""What R, pandas and spreadsheets write, in any case, where nothing is known."""
+
+
+def group_of(table: pd.DataFrame, column: str) -> list[str]:
+    """Return what each image has in a carried column, '' where nothing is known.
+
+    Raises:
+        DataError: there is no such column.
+    """
     known = [str(name) for name in table if name not in COLUMNS]
     meant = (column, *carried_names([column]).values())
     fitting = [name for wanted in meant for name in known if name.casefold() == wanted.casefold()]
@@ -275,9 +289,8 @@ def _same_value(table: pd.DataFrame, column: str) -> list[tuple[int, int, float]
         raise DataError(
             f"--group is '{column}', but the label tables bring along {some(known, 10) or 'no other column'}."
         )
-    first: dict[str, int] = {}
-    texts = enumerate(table[fitting[0]].fillna("").astype(str))
-    return [(first.setdefault(text, i), i, 1.0) for i, text in texts if text]
+    texts = table[fitting[0]].fillna("").astype(str)
+    return texts.where(~texts.str.lower().isin(_NO_GROUP), "").tolist()
 
 
 Known = dict[str, tuple[dict[str, Any], bytes]]

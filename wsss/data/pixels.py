@@ -108,12 +108,13 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
 
 
 def _join_sets(folder: Path, merged: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
-    """Leave of each OME set only the file of its first plane in `merged`; return the others under its ID."""
-    several = [names[0] for names in merged.values() if len(names) == 1 and ".ome.tif" in names[0].lower()]
+    """Leave of each OME set only the first file that is there in `merged`; return the others under its ID."""
+    alone = [names[0] for names in merged.values() if len(names) == 1]
+    several = dict.fromkeys(name for name in alone if name.lower().endswith((".tif", ".tiff")))
     sets: dict[str, tuple[str, ...]] = {}
     for name in several if len(several) > 1 else []:
-        files = ome_files(folder / name)
-        if files and files[0] == name and all(file in several for file in files):
+        files = tuple(file for file in ome_files(folder / name) if file in several)
+        if len(files) > 1 and files[0] == name:
             sets[stem_of(name)] = files[1:]
     for files in sets.values():
         for name in files:

@@ -128,8 +128,12 @@ def read_classes(path: Path) -> ClassList:
         raise DataError(f"{path}: expected 'names:' with a list of class names, and 'negative:' with one of them.")
     if unknown := set(value) - {"names", "negative"}:
         raise DataError(f"{path} has the unknown key {some(sorted(map(str, unknown)))}: names, negative.")
+    names = [composed(name.strip()) for name in names]
+    if "" in names:
+        raise DataError(f"{path}: class {names.index('')} has no name, expected letters or digits.")
     negative = value.get("negative")
     if isinstance(negative, str):
+        negative = composed(negative.strip())
         if negative not in names:
             raise DataError(f"{path}: negative is '{negative}', which is none of the names.")
         negative = names.index(negative)

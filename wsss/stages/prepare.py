@@ -19,7 +19,7 @@ from wsss.core.labels import HPA, ClassList
 from wsss.core.stacks import parse_choice
 from wsss.data import pixels, tables
 from wsss.data import source as sources
-from wsss.data.build import DUPLICATES, SOURCES, ExistingSet, Known, Spec, finish
+from wsss.data.build import DUPLICATES, SOURCES, ExistingSet, Known, Spec, finish, group_of
 from wsss.data.catalog import COLUMNS, FOLDS, SHARDS, TABLE, DataSet, Shards
 from wsss.data.folds import summary
 from wsss.data.source import Job, Source
@@ -67,7 +67,7 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
             source.shards.sync()
             _check_any(known)
             say_notes(sources.pixel_notes(known, bits, source.choice, source.channels))
-        rows = sources.rows(source, known)
+        rows = _named_alike(sources.rows(source, known), existing.others(source.name))
         done = _is_finished(options.out, existing, spec, rows)
         if not done:
             sources.write_extras(options.out, source, known, stamp)
@@ -249,11 +249,30 @@ def _finish(
     records = [record if old["name"] == source.name else old for old in existing.sources]
     if existing.source(source.name) is None:
         records.append(record)
-    table = pd.concat([existing.others(source.name).astype(COLUMNS), rows])
+    others = existing.others(source.name).astype(COLUMNS)
+    table = pd.concat([others, rows]) if len(others) else rows
     order = {record["name"]: k for k, record in enumerate(records)}
     before = existing.fold_of(spec)
     table = table.sort_values("source", key=lambda s: s.map(order), kind="stable")
-    _note_moved(before, finish(existing.folder, spec, table, records, before=before, output=output), spec.group)
+    table = finish(existing.folder, spec, table, records, before=before, output=output)
+    _note_moved(before, table, spec.group)
+    _note_alone(table[table["fold"] >= 0], spec.group)
+
+
+def _named_alike(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """Name the carried columns of a source as other sources do, whose tables may have them in another case."""
+    carried = [str(name) for name in others if name not in COLUMNS] if len(others) else []
+    names = {name.casefold(): name for name in carried}
+    return rows.rename(columns=lambda name: name if name in COLUMNS else names.get(name.casefold(), name))
+
+
+def _note_alone(table: pd.DataFrame, group: str) -> None:
+    """Report images that have nothing in the column of --group."""
+    if table.empty or not group:
+        return
+    alone = [ID for ID, value in zip(table["ID"], group_of(table, group), strict=True) if not value]
+    if alone:
+        say(f"note: {len(alone)} images have no {group} and are in any fold, each by itself: {some(alone)}.")
 
 
 def _note_moved(before: dict[str, int], table: pd.DataFrame, group: str) -> None:
