@@ -127,6 +127,8 @@ def read_provenance(preds: Path, *needed: str) -> dict[str, Any]:
     if not needed and not path.exists():
         return {}
     record = read_record(path, *needed)
+    if any("\0" in text for text in _paths(record)) or not isinstance(record.get("run", ""), str):
+        raise DataError(f"{path} is damaged: it names what is no path. Make it again.")
     paths = record.pop(FROM_HERE, {})
     if not isinstance(paths, dict) or not all(isinstance(text, str) and "\0" not in text for text in paths.values()):
         raise DataError(f"{path} is damaged: its entry {FROM_HERE} holds no paths. Make it again.")
