@@ -8,7 +8,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from forest_file import feature_classifier
 from peak import at_most, soon
 from PIL import Image
+from roifile import ImagejRoi
 
 from wsss.core.checks import UserError
 from wsss.core.csv_text import read_numbers, read_text
@@ -34,7 +35,7 @@ from wsss.data.augment import load_recipe
 from wsss.data.build import ExistingSet, Spec, create_dataset, read_extra
 from wsss.data.catalog import DataSet, read_manifest
 from wsss.data.large import LargeImage, PolygonMask
-from wsss.data.masks import read_mask, read_text_table
+from wsss.data.masks import read_mask, read_text_table, stack_objects
 from wsss.data.pixels import read_image
 from wsss.data.pseudo import PseudoSet
 from wsss.data.tables import read_classes, read_labels
@@ -935,3 +936,45 @@ def test_what_a_tiff_says_of_itself_is_read_within_limits(tmp_path: Path) -> Non
     }
     for read in (shown, read_label_map, LargeImage):
         all_refused(tmp_path, "a.tif", read, contents)
+
+
+def circle_of_pages(count: int) -> bytes:
+    """Return a TIFF whose last page is followed by its first."""
+    start = bytearray(blank_tiff(16, 16))
+    (at,) = struct.unpack_from("<I", start, 4)
+    end = at + 2 + 12 * struct.unpack_from("<H", start, at)[0]
+    page, first = bytes(start[at:end]), len(start)
+    struct.pack_into("<I", start, 4, first)
+    places = (first + k * (len(page) + 4) for k in [*range(1, count), 0])
+    return bytes(start) + b"".join(page + struct.pack("<I", place) for place in places)
+
+
+def test_pages_of_a_tiff_that_run_in_a_circle_are_refused(tmp_path: Path) -> None:
+    contents = {f"{count} pages": circle_of_pages(count) for count in (1, 120, 3000)}
+    for read in (shown, read_label_map, LargeImage):
+        all_refused(tmp_path, "a.tif", read, contents)
+
+
+def test_a_set_of_regions_that_lists_one_region_over_and_over_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.roi", ImagejRoi.frompoints(np.array([[1, 1], [9, 1], [9, 9]])).tobytes() + bytes(200))
+    content = (tmp_path / "a.zip").read_bytes()
+    at, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    for count in (1_000, 60_000):
+        listed = content[at:end] * count
+        end_of_list = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(listed), at, 0)
+        (tmp_path / "a.zip").write_bytes(content[:at] + listed + end_of_list)
+        refuse(tmp_path / "a.zip", read_regions)
+
+
+def test_masks_of_many_objects_are_held_one_by_one() -> None:
+    def blank() -> Iterator[np.ndarray]:
+        for k in range(100):
+            mask = np.zeros((2500, 2500), bool)
+            mask[k] = True
+            yield mask
+
+    began = time.process_time()
+    with at_most(150):
+        assert stack_objects(blank(), (2500, 2500)).max() == 100
+    assert soon(began)

@@ -6,16 +6,17 @@ import sqlite3
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from wsss.core.checks import UserError
+from wsss.core.checks import DataError, UserError
 from wsss.core.console import in_one_line, printable
 from wsss.core.csv_text import read_text
-from wsss.core.files import digest_file, read_json, read_lines
+from wsss.core.files import digest_file, read_json, read_lines, write_json
 from wsss.core.label_maps import read_label_map
 from wsss.core.parquet import read_parquet, write_parquet
 from wsss.core.rasters import open_raster
@@ -23,6 +24,7 @@ from wsss.core.reading import read_npy, read_yaml
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet, Shards
 from wsss.data.large import LargeImage
+from wsss.data.origin import read_provenance
 from wsss.inference.tables import read_cells, read_images
 from wsss.options import ensemble, prepare
 from wsss.options.parsing import read_options
@@ -167,3 +169,10 @@ def test_paths_that_are_empty_or_hold_a_nul_are_refused(tmp_path: Path) -> None:
 def test_messages_show_no_control_characters() -> None:
     assert printable("a\x1b[31m\u202eb\udcff\nü") == "a\\x1b[31m\\u202eb\\udcff\nü"
     assert in_one_line("a\nb\tc") == "a\\nb\\tc"
+
+
+@pytest.mark.parametrize("entry", [{"data": "a\0b"}, {"run": None}, {"run": ["a"]}, {"members": [{"path": "\0"}]}])
+def test_a_record_of_a_prediction_that_names_no_path_is_damaged(entry: dict[str, Any], tmp_path: Path) -> None:
+    write_json(tmp_path / "provenance.json", entry)
+    with pytest.raises(DataError, match=r"provenance\.json is damaged: it names what is no path"):
+        read_provenance(tmp_path)

@@ -14,7 +14,7 @@ import pytest
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json, write_json
 from wsss.runs.journal import Digests, Journal, differences
-from wsss.runs.output import STATE, Output, at_file, check_recorded, in_folder, record_of, settle
+from wsss.runs.output import STATE, Output, at_file, check_recorded, in_folder, record_of, settle, there_now
 
 
 def make(folder: Path, source: Path, *, names: tuple[str, ...] = ("a.csv", "b/c.csv"), **more: Any) -> bool:
@@ -420,3 +420,12 @@ def test_work_goes_on_from_another_folder_and_after_a_move(tmp_path: Path, monke
         assert journal.keys() == {"a"}
     with pytest.raises(ConfigError, match="masks was masks, now other"):
         Journal(Path("moved/j.sqlite"), {"masks": "other"})
+
+
+@pytest.mark.parametrize("path", ["/", "/proc/kmsg", "/proc", "/dev/zero", "a\0b"])
+def test_records_of_strangers_lead_to_no_system_folder_and_to_none_above_the_result(path: str, tmp_path: Path) -> None:
+    (tmp_path / "beside").touch()
+    place = {"cwd": str(tmp_path / "result"), "folder": str(tmp_path / "result")}
+    assert there_now("../beside", tmp_path / "result", {"place": place}) == tmp_path / "beside"
+    assert there_now(path, tmp_path / "result", {"place": place}) is None
+    assert there_now(path, tmp_path / "result", {}) is None

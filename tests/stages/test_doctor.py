@@ -128,6 +128,11 @@ def test_image_labels_that_their_cells_contradict_are_listed(home: Path, capsys:
     assert told[1]["text"].startswith("1 more doubtful labels in 8 images")
 
 
+def test_labels_of_what_is_no_prediction_name_the_option(home: Path) -> None:
+    with pytest.raises(DataError, match="check --labels"):
+        doctor.main(["--labels", str(home)])
+
+
 def test_labels_are_not_judged_by_networks_that_learnt_them(home: Path) -> None:
     with pytest.raises(DataError, match="not out of fold"):
         doctor.main(["--labels", str(write_predictions(home, fold=-1))])

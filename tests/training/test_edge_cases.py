@@ -12,6 +12,7 @@ from squares import SIZE, final, make_squares, words
 from wsss.core.checks import DataError, UserError
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
+from wsss.models.cam_net import CamNet
 from wsss.train import main
 from wsss.training.tasks.classify import ClassifyLearner
 
@@ -55,6 +56,21 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_learnt(
 @pytest.mark.usefixtures("steep")
 def test_batches_with_such_gradients_may_be_skipped(data: Path, tmp_path: Path) -> None:
     assert main(words(data, tmp_path / "run", "--bad_batches", "9")) == 0
+    assert is_finite(tmp_path / "run")
+
+
+def test_a_network_whose_outputs_are_no_numbers_in_the_end_is_told_in_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = CamNet.forward
+
+    def wrong(self: CamNet, *arguments: Any) -> Any:
+        output = forward(self, *arguments)
+        return output if self.training else output._replace(logits=output.logits * torch.nan)
+
+    monkeypatch.setattr(CamNet, "forward", wrong)
+    with pytest.raises(DataError, match=r"no epoch ended with a finite validation loss.*lower optim\.lr"):
+        main(words(data, tmp_path / "run", "--epochs", "1"))
     assert is_finite(tmp_path / "run")
 
 

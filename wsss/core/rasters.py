@@ -12,7 +12,7 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -539,6 +539,9 @@ def open_tiff(path: Path) -> tifffile.TiffFile:
 def _tiff(stream: Any) -> tifffile.TiffFile:
     """Open a TIFF from a stream, so that tifffile knows no folder, and keep it from looking for other files."""
     tiff = tifffile.TiffFile(stream, _multifile=False)
+    with suppress(IndexError):  # there are fewer; tifffile alone follows pages that run in a circle for ever
+        tiff.pages[MOST_PLANES]
+        raise ValueError(f"it has more than {MOST_PLANES} pages, or they run in a circle")
     length = len(tiff.pages.first.description)
     if length > MOST_WORDS and not tiff.is_ome:
         raise ValueError(f"its description has {length} characters, more than {MOST_WORDS} are not read")
@@ -597,8 +600,6 @@ def orientation_of(page: Any) -> int:
 
 def first_series(tiff: tifffile.TiffFile) -> Any:
     """Return the first series of a TIFF, of its own pages alone."""
-    if (count := len(tiff.pages)) > MOST_PLANES:
-        raise ValueError(f"it has {count} pages, more than {MOST_PLANES} are not read")
     vars(tiff).update(is_ndtiff=False, is_mmstack=False)  # these would look for other files
     series = tiff.series[0]
     in_page: int = math.prod(tiff.pages.first.shape)

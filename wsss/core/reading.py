@@ -381,7 +381,7 @@ def parse_npy(content: bytes, where: object) -> np.ndarray:
     return array
 
 
-MOST_LISTED = 1 << 26
+MOST_LISTED = 1 << 24
 """Bytes of the list of files in an archive, at most."""
 
 

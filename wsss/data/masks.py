@@ -244,12 +244,13 @@ class MaskSet:
 
 
 def stack_objects(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Number (H, W) bool masks from 1 in their order; a pixel of several belongs to the smallest."""
-    objects = list(masks)
-    out = np.zeros(size, np.int32)
-    for k in sorted(range(len(objects)), key=lambda k: -int(objects[k].sum())):
-        out[objects[k]] = k + 1
-    return out
+    """Number (H, W) bool masks from 1 in order; a pixel of several is of the smallest, of equal ones of the last."""
+    out, areas = np.zeros(math.prod(size), np.int32), [math.inf]
+    for k, mask in enumerate(masks, 1):
+        inside = np.flatnonzero(mask)
+        areas.append(inside.size)
+        out[inside[np.array(areas)[out[inside]] >= inside.size]] = k
+    return out.reshape(size)
 
 
 def open_masks(folder: Path, channels: int = 3) -> MaskSet:

@@ -79,17 +79,17 @@ def without_cells(data: DataSet, indices: np.ndarray) -> list[str]:
     return [data.ids[i] for i in indices if data.ids[i] not in given]
 
 
-def data_folder_of(preds: Path, chosen: Path | None) -> Path:
+def data_folder_of(preds: Path, chosen: Path | None, option: str = "--preds") -> Path:
     """Return the data set: the chosen one, or the one that the predictions say they were made from.
 
     Raises:
-        DataError: there are no predictions.
+        DataError: there are no predictions; the message names the option that led here.
     """
-    check_predictions(preds)
+    check_predictions(preds, option)
     return (recorded_data(preds) if chosen is None else None) or default_dataset(chosen)
 
 
-def check_predictions(preds: Path) -> None:
+def check_predictions(preds: Path, option: str = "--preds") -> None:
     """Refuse a folder without predictions, of wsss or others.
 
     Raises:
@@ -97,7 +97,7 @@ def check_predictions(preds: Path) -> None:
     """
     settle(preds)
     if not any((preds / name).exists() for name in (PROVENANCE, "cells.parquet", "cells.csv", "submission.csv")):
-        raise DataError(f"{not_that(preds, PREDICTIONS)}: check --preds.")
+        raise DataError(f"{not_that(preds, PREDICTIONS)}: check {option}.")
 
 
 PROVENANCE = "provenance.json"
@@ -127,6 +127,8 @@ def read_provenance(preds: Path, *needed: str) -> dict[str, Any]:
     if not needed and not path.exists():
         return {}
     record = read_record(path, *needed)
+    if any("\0" in text for text in _paths(record)) or not isinstance(record.get("run", ""), str):
+        raise DataError(f"{path} is damaged: it names what is no path. Make it again.")
     paths = record.pop(FROM_HERE, {})
     if not isinstance(paths, dict) or not all(isinstance(text, str) and "\0" not in text for text in paths.values()):
         raise DataError(f"{path} is damaged: its entry {FROM_HERE} holds no paths. Make it again.")

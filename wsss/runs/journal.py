@@ -412,7 +412,12 @@ def seen_from(path: str, place: Any, folder: Path) -> list[Path]:
         path: as it is recorded.
         place: what `place_of` gave when it was; where it is nothing of the kind, the path is returned as it is.
         folder: of the record, now.
+
+    Returns:
+        Places, the likeliest first; none where it is no path.
     """
+    if "\0" in path:
+        return []
     texts = [place.get(name) for name in ("cwd", "folder")] if isinstance(place, dict) else [None]
     if not all(isinstance(text, str) and text.startswith("/") and "\0" not in text for text in texts):
         return [Path(path)]

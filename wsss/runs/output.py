@@ -599,14 +599,26 @@ def outdated(folder: Path, name: str = FOLDER) -> dict[str, str]:
     record = record_of(folder, name)
     before = record["read"].get("files", {}) if record else {}
     digests = Digests()
-    now = {path: digest for path in before if (digest := digests.of(there_now(path, folder, record))) is not None}
+    there = {path: place for path in before if (place := there_now(path, folder, record)) is not None}
+    now = {path: digest for path, place in there.items() if (digest := digests.of(place)) is not None}
     return differences({path: before[path] for path in now}, now)
 
 
-def there_now(path: str, folder: Path, record: Mapping[str, Any] | None) -> Path:
-    """Return where something that a result was made from is, as its record writes it: there, or moved along with it."""
-    places = seen_from(path, (record or {}).get("place"), folder)
-    return next((place for place in places if place.exists()), Path(path))
+SYSTEM = ("/proc", "/sys", "/dev")
+"""Folders of files without an end, in which no result was made from anything."""
+
+
+def there_now(path: str, folder: Path, record: Mapping[str, Any] | None) -> Path | None:
+    """Return where something that a result was made from is, as its record writes it: there, or moved along with it.
+
+    None where it is gone, or where no input is: in a system folder, or a folder that the result itself lies in, which
+    a record from a stranger may name.
+    """
+    for place in seen_from(path, (record or {}).get("place"), folder):
+        real = place.resolve()
+        if place.exists() and not folder.resolve().is_relative_to(real) and not any(map(real.is_relative_to, SYSTEM)):
+            return place
+    return None
 
 
 def _read_quietly(path: Path) -> dict[str, Any]:

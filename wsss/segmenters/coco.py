@@ -163,6 +163,8 @@ def _contents(path: Path) -> list[bytes]:
             raise DataError(
                 f"{path} holds {len(files)} regions that unpack to {unpacked} bytes, more than are read: it is damaged."
             )
+        if sum(file.compress_size for file in files) > path.stat().st_size:
+            raise DataError(f"{path} lists more regions than it holds: it is damaged.")
         return [archive.read(file) for file in files]
 
 

@@ -226,7 +226,7 @@ def examine_labels(options: DoctorOptions) -> Iterator[Finding]:
     """
     preds = options.labels
     assert preds is not None
-    data = DataSet.open(data_folder_of(preds, options.data[0] if options.data else None))
+    data = DataSet.open(data_folder_of(preds, options.data[0] if options.data else None, "--labels"))
     if not read_provenance(preds).get("oof"):
         raise DataError(
             f"{preds} is not out of fold: its networks may have been trained on the labels to check. Make it with "

@@ -363,7 +363,7 @@ def truth_of(options: ReportOptions) -> Path | None:
     if options.truth is None and scores.exists():
         truth = str(read_record(scores, "truth")["truth"])
         known = there_now(truth, options.preds, record_of(options.preds, scores.name))
-        return known if known.is_dir() else None
+        return known if known is not None and known.is_dir() else None
     return options.truth
 
 

@@ -218,7 +218,8 @@ def fit(
     """Train until the recipe's last epoch, or until it stops early, from wherever `state` stands.
 
     Raises:
-        DataError: the loss is not finite, with the IDs of the batch, or a loader was killed; nothing of it is saved.
+        DataError: the loss is not finite, with the IDs of the batch, or a loader was killed: nothing of it is saved. Or
+            no epoch ended with a finite validation loss.
         KeyboardInterrupt: Ctrl-C or SIGTERM (then it is Terminated) came; the state is saved first.
     """
     where, patience = state.progress, job.recipe.optim.early_stop
@@ -238,6 +239,11 @@ def fit(
                 watch(state.inference_net, row)
             if watches:
                 job.world.wait()  # drawing may take its time
+    if where.best is None:
+        raise DataError(
+            f"{job.folder.path}: no epoch ended with a finite validation loss, so there are no weights to use: lower "
+            "optim.lr or set optim.clip, and pass --resume never."
+        )
     if job.world.leads and where.epoch < job.recipe.epochs:
         say(f"stopped early: no better validation loss for {where.since_best} epochs")
 

@@ -1,5 +1,6 @@
 """Classification: image labels and class maps (Puzzle-CAM)."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -320,6 +321,7 @@ class Validator:
         scores = self.world.gather(np.concatenate(probs))
         totals = self.world.total(list(sums.values()))
         figures = {name: value / len(scores) for name, value in zip(sums, totals, strict=True)}
-        figures["f1"] = mean_of_classes(f1(self.labels, scores))
-        figures["map"] = mean_of_classes(average_precision(self.labels, scores))
+        whole = bool(np.isfinite(scores).all())
+        figures["f1"] = mean_of_classes(f1(self.labels, scores)) if whole else math.nan
+        figures["map"] = mean_of_classes(average_precision(self.labels, scores)) if whole else math.nan
         return figures
