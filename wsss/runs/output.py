@@ -604,19 +604,20 @@ def outdated(folder: Path, name: str = FOLDER) -> dict[str, str]:
     return differences({path: before[path] for path in now}, now)
 
 
-SYSTEM = ("/proc", "/sys", "/dev")
+SYSTEM = ("/proc", "/sys")
 """Folders of files without an end, in which no result was made from anything."""
 
 
 def there_now(path: str, folder: Path, record: Mapping[str, Any] | None) -> Path | None:
     """Return where something that a result was made from is, as its record writes it: there, or moved along with it.
 
-    None where it is gone, or where no input is: in a system folder, or a folder that the result itself lies in, which
-    a record from a stranger may name.
+    None where it is gone, or where no input is, which a record from a stranger may name: a device, a system folder, or
+    a folder that the result itself lies in.
     """
     for place in seen_from(path, (record or {}).get("place"), folder):
         real = place.resolve()
-        if place.exists() and not folder.resolve().is_relative_to(real) and not any(map(real.is_relative_to, SYSTEM)):
+        outside = not folder.resolve().is_relative_to(real) and not any(map(real.is_relative_to, SYSTEM))
+        if outside and (place.is_file() or place.is_dir()):
             return place
     return None
 
