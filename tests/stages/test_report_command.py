@@ -199,7 +199,7 @@ def test_predictions_of_another_data_set_are_refused(folder: Path) -> None:
 
 
 def test_a_run_without_a_log_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="expected a run .* with a log"):
+    with pytest.raises(DataError, match=r"expected a run .* with a log"):
         write(folder, "--run", str(folder / "data"))
 
 

@@ -381,7 +381,10 @@ class TrainState:
             index, slot = name.split(".", 1)
             slots.setdefault(int(index), {})[slot] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
-        _check_slots(slots, [p for group in self.optimizer.param_groups for p in group["params"]])
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        _check_slots(slots, weights)
+        for k, own in slots.items():  # laid out in memory as its weight, which fused optimisers insist on
+            own |= {name: torch.empty_like(weights[k]).copy_(tensor) for name, tensor in own.items() if tensor.ndim}
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.rate.restore(meta["rate"])
         if meta["scaler"]:
