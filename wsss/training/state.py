@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -145,6 +145,8 @@ def join_processes(device: str = "auto") -> Iterator[World]:
         if rank > 0:
             time.sleep(HEAD_START_S)  # torchrun ends this process before, if process 0 met the same error
         raise
+    with suppress(RuntimeError):  # process 0 failed, and reports it
+        dist.barrier(patient)  # it may have work of its own left, and NCCL is to be ended by all together
     dist.destroy_process_group()
 
 
