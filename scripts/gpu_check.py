@@ -60,7 +60,8 @@ class Check:
 
     def __init__(self, device: str, out: Path, quick: bool) -> None:
         self.name, self.out, self.quick = device, out, quick
-        self.place = choose_device(device).place
+        self.device = choose_device(device)
+        self.place = self.device.place
         self.backbones = ["test_resnet"] if quick else ["seresnext50", "tf_efficientnet_lite0"]
         self.crop, self.batch, self.timed = (64, 4, 2) if quick else (384, 32, 10)
         native = self.place.type == "cpu" or gpu_precision(self.place.index) == "bf16"
@@ -91,7 +92,7 @@ class Check:
         machine: dict[str, Any] = {
             **versions(),
             "device": self.place.type,
-            "precision": str(choose_device(self.name).half),
+            "precision": str(self.device.half),
         }
         if self.place.type == "cuda":
             properties = torch.cuda.get_device_properties(self.place)
@@ -192,7 +193,7 @@ class Check:
         if self.place.type != "cuda":
             return {"skipped": "the CPU's memory is the system's"}
         device, recipe = (
-            choose_device(self.name),
+            self.device,
             ClassifyRecipe(backbone="resnet18", weights="none", crop=256, batch=256),
         )
         learner = self.learner(recipe, device)
@@ -269,7 +270,7 @@ class Check:
             pass
         began = time.perf_counter()
         for batch in loader.epoch(1):
-            batch.on(choose_device(self.name))
+            batch.on(self.device)
         self.wait()
         return {"workers": workers, "images_per_s": count / (time.perf_counter() - began)}
 
@@ -285,15 +286,15 @@ class Check:
             return together([augment(field, seed)[1] for seed in range(self.batch)])
 
         batch = self.images()._replace(drawn=draw(drawn))
-        apart = batch.on(choose_device(self.name)).images.cpu().int() - batch.on(choose_device("cpu")).images.int()
+        apart = batch.on(self.device).images.cpu().int() - batch.on(choose_device("cpu")).images.int()
         share = float((apart.abs() > 1).float().mean())
         if share > 0.001:
             raise AssertionError(f"{share:.2%} of the levels are more than one apart from the CPU's")
         figures = {"apart": share, "draws_per_s": self.batch / self.seconds(lambda: draw(drawn))}
         for recipe in ("hpa", "hard"):
             batch = self.images()._replace(drawn=draw(DrawnAugment(build_augment(recipe, self.crop))))
-            batch.on(choose_device(self.name))
-            rate = self.batch / self.seconds(lambda batch=batch: batch.on(choose_device(self.name)))  # type: ignore[misc]
+            batch.on(self.device)
+            rate = self.batch / self.seconds(lambda batch=batch: batch.on(self.device))  # type: ignore[misc]
             figures[f"{recipe}_images_per_s"] = rate
         return figures
 
