@@ -8,6 +8,7 @@ with its error, and tried again the next time. DIR/gpu_check.txt is the table.
 import argparse
 import itertools
 import json
+import re
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from wsss.core.checks import ConfigError
 from wsss.core.runtime import versions
 from wsss.models.augment import Drawn
 from wsss.models.cam_net import build_cam_net, class_maps, crop_outputs
-from wsss.models.device import Device, choose_device
+from wsss.models.device import Device, choose_device, gpu_precision
 from wsss.options.recipe import ClassifyRecipe, OptimConfig, PuzzleConfig
 from wsss.options.scoring import TtaConfig
 from wsss.runs.record import RunRecord
@@ -59,10 +60,12 @@ class Check:
 
     def __init__(self, device: str, out: Path, quick: bool) -> None:
         self.name, self.out, self.quick = device, out, quick
-        self.place = choose_device(device).place
+        self.device = choose_device(device)
+        self.place = self.device.place
         self.backbones = ["test_resnet"] if quick else ["seresnext50", "tf_efficientnet_lite0"]
         self.crop, self.batch, self.timed = (64, 4, 2) if quick else (384, 32, 10)
-        self.halves = ["fp32", "bf16"] if self.place.type == "cpu" else ["fp32", "bf16", "fp16"]
+        native = self.place.type == "cpu" or gpu_precision(self.place.index) == "bf16"
+        self.halves = ["fp32", *(["bf16"] if native else []), *(["fp16"] if self.place.type == "cuda" else [])]
 
     def parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """Return what there is to do, the most telling first."""
@@ -89,7 +92,7 @@ class Check:
         machine: dict[str, Any] = {
             **versions(),
             "device": self.place.type,
-            "precision": str(choose_device(self.name).half),
+            "precision": str(self.device.half),
         }
         if self.place.type == "cuda":
             properties = torch.cuda.get_device_properties(self.place)
@@ -138,7 +141,7 @@ class Check:
         figures = {"ms": 1000 * seconds, "images_per_s": self.batch / seconds, "flop": counter.get_total_flops()}
         if cuda:
             gpu_name = torch.cuda.get_device_name()
-            peaks = next((speed for gpu, speed in PEAKS.items() if gpu in gpu_name), None)
+            peaks = next((speed for gpu, speed in PEAKS.items() if gpu in re.split(r"[ -]", gpu_name)), None)
             figures["GiB"] = torch.cuda.max_memory_allocated() / 2**30
             if peaks:
                 figures["share_of_peak"] = figures["flop"] / seconds / peaks["fp32" if half == "fp32" else "half"]
@@ -190,7 +193,7 @@ class Check:
         if self.place.type != "cuda":
             return {"skipped": "the CPU's memory is the system's"}
         device, recipe = (
-            choose_device(self.name),
+            self.device,
             ClassifyRecipe(backbone="resnet18", weights="none", crop=256, batch=256),
         )
         learner = self.learner(recipe, device)
@@ -199,18 +202,18 @@ class Check:
         share = 3 * 2**30 / torch.cuda.get_device_properties(self.place).total_memory
         torch.cuda.set_per_process_memory_fraction(share, self.place)
         try:
-            learner.step(batch, 1.0, 1)
-        except ConfigError as error:
-            said = str(error)
-        else:
-            raise AssertionError("256 images fitted into 3 GiB: the check needs more")
+            try:
+                learner.step(batch, 1.0, 1)
+            except ConfigError as error:
+                said = str(error)
+            else:
+                raise AssertionError("256 images fitted into 3 GiB: the check needs more")
+            fits = int(said.split("--batch ")[1].split()[0])
+            small = self.learner(recipe, device)
+            for _ in range(2):
+                small.step(batch.first(fits), 1.0, 1)
         finally:
-            torch.cuda.empty_cache()
-        fits = int(said.split("--batch ")[1].split()[0])
-        small = self.learner(recipe, device)
-        for _ in range(2):
-            small.step(batch.first(fits), 1.0, 1)
-        torch.cuda.set_per_process_memory_fraction(1.0, self.place)
+            torch.cuda.set_per_process_memory_fraction(1.0, self.place)
         return {"said": said, "fits": fits}
 
     def resume(self) -> dict[str, Any]:
@@ -267,7 +270,7 @@ class Check:
             pass
         began = time.perf_counter()
         for batch in loader.epoch(1):
-            batch.on(choose_device(self.name))
+            batch.on(self.device)
         self.wait()
         return {"workers": workers, "images_per_s": count / (time.perf_counter() - began)}
 
@@ -283,24 +286,25 @@ class Check:
             return together([augment(field, seed)[1] for seed in range(self.batch)])
 
         batch = self.images()._replace(drawn=draw(drawn))
-        apart = batch.on(choose_device(self.name)).images.cpu().int() - batch.on(choose_device("cpu")).images.int()
+        apart = batch.on(self.device).images.cpu().int() - batch.on(choose_device("cpu")).images.int()
         share = float((apart.abs() > 1).float().mean())
         if share > 0.001:
             raise AssertionError(f"{share:.2%} of the levels are more than one apart from the CPU's")
         figures = {"apart": share, "draws_per_s": self.batch / self.seconds(lambda: draw(drawn))}
         for recipe in ("hpa", "hard"):
             batch = self.images()._replace(drawn=draw(DrawnAugment(build_augment(recipe, self.crop))))
-            batch.on(choose_device(self.name))
-            rate = self.batch / self.seconds(lambda batch=batch: batch.on(choose_device(self.name)))  # type: ignore[misc]
+            batch.on(self.device)
+            rate = self.batch / self.seconds(lambda batch=batch: batch.on(self.device))  # type: ignore[misc]
             figures[f"{recipe}_images_per_s"] = rate
         return figures
 
     def tests(self) -> dict[str, Any]:
         """Run the tests of the suite that need a GPU."""
         words = [sys.executable, "-m", "pytest", "tests/training/test_on_gpu.py", "-p", "no:cacheprovider"]
+        words += ["--noconftest"]  # which needs more packages
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise AssertionError(done.stdout[-3000:])
+            raise AssertionError((done.stdout + done.stderr)[-3000:])
         return {"pytest": done.stdout.strip().splitlines()[-1]}
 
 

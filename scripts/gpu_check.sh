@@ -23,10 +23,9 @@ if [ "${1:-}" = wheels ]; then
     [ "$size" -le "$MOST_MIB" ] || { echo "error: more than $MOST_MIB MiB" >&2; exit 2; }
     exit 0
 fi
+export PYTHONPATH="$PWD:$PWD/gpu_check_site${PYTHONPATH:+:$PYTHONPATH}"
 if [ -d "$WHEELS" ] && ! "$PYTHON" -c 'import albumentations, jsonargparse, segmentation_models_pytorch' 2>/dev/null; then
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --find-links "$WHEELS" \
         --target gpu_check_site "${LACKING[@]}"
-    export PYTHONPATH="$PWD/gpu_check_site"
 fi
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 exec "$PYTHON" scripts/gpu_check.py "$@"

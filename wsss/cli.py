@@ -63,6 +63,8 @@ examples:
 
 LONGEST = 2000
 """Characters of an error that are shown, at most."""
+FULL = ("failed to map", "out of memory", "allocate memory", "ALLOC_FAILED")
+"""What errors say of memory: the loader of libraries, GPUs, PyTorch on the CPU, CUDA's libraries."""
 PIPE_CLOSED = 128 + signal.SIGPIPE
 """Exit code where the reader of what is printed has gone, as of other programs."""
 
@@ -129,13 +131,14 @@ def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
         flush()
     except UserError as error:
         code = _refused(error)
-    except (MemoryError, ImportError) as error:
-        if isinstance(error, ImportError) and "failed to map" not in str(error):
+    except (MemoryError, ImportError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        if not isinstance(error, MemoryError) and not any(sign in reason for sign in FULL):
             raise
         code = _refused(
             UserError(
-                "no memory is left: free some, raise its limit (ulimit -v), or use fewer --workers or a smaller "
-                "--batch; then start the same command again."
+                f"no memory is left{f' ({reason})' if reason else ''}: free some, raise its limit (ulimit -v), or use "
+                "fewer --workers or a smaller --batch; then start the same command again."
             )
         )
     except KeyboardInterrupt as error:

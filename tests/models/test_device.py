@@ -8,7 +8,7 @@ import torch
 
 from wsss.core.checks import ConfigError
 from wsss.models import device
-from wsss.models.device import choose_device
+from wsss.models.device import Device, MemoryFull, attempt, choose_device
 from wsss.stages import doctor as machine
 
 Gpus = list[tuple[int, int]]
@@ -33,6 +33,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(found))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(found))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(device, "_compute_on", lambda _: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: found[index or 0])
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(name=f"GPU {index}"))
@@ -54,7 +56,8 @@ def test_the_precision_is_what_the_gpu_computes_in_and_doctor_says_the_same(
 
 def test_it_is_that_of_the_gpu_that_is_used_not_of_the_current_one(gpus: Gpus) -> None:
     gpus += [(9, 0), (7, 5)]
-    assert choose_device("cuda:1").half is torch.float16
+    assert choose_device("cuda:1") == Device(torch.device("cuda:1"), torch.float16)
+    assert choose_device("cuda").place == choose_device("auto").place == torch.device("cuda:0")
     assert choose_device("cuda:0").half is torch.bfloat16
     assert ["precision bf16" in finding.text for finding in machine._gpus()] == [True, False]
 
@@ -75,6 +78,39 @@ def test_a_gpu_that_is_not_there_is_named(gpus: Gpus) -> None:
         choose_device("cuda:3")
 
 
+def test_so_is_one_that_does_not_compute(gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: torch.device) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors")
+
+    gpus.append((6, 0))
+    monkeypatch.setattr(device, "_compute_on", refuse)
+    with pytest.raises(ConfigError, match=r"does not compute \(CUDA error: no kernel .* device\): pass --device cpu"):
+        choose_device("auto")
+    assert [finding.level for finding in machine._gpus()] == ["bad"]
+
+
+def test_cudnn_works_while_it_searches() -> None:
+    with Device(torch.device("cuda:0")).searching():
+        assert torch.backends.cudnn.enabled
+        assert torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "FIND was unable to find an engine to execute this computation",
+    ],
+)
+def test_memory_that_is_full_is_known_whoever_says_so(text: str) -> None:
+    def refuse() -> None:
+        raise RuntimeError(text)
+
+    with pytest.raises(MemoryFull, match=text):
+        attempt(refuse)
+
+
 def test_the_cpu_computes_in_fp32_unless_told_otherwise() -> None:
     assert choose_device("cpu").half is None
     assert choose_device("cpu", "bf16").half is torch.bfloat16
@@ -92,4 +128,4 @@ def test_a_cpu_that_computes_in_bf16_is_known(
     (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags: {flags}\n")
     assert cpu.half is None
     assert device.computes_half(cpu) is told
-    assert not device.computes_half(device.Device(torch.device("cuda")))
+    assert not device.computes_half(Device(torch.device("cuda")))

@@ -112,7 +112,11 @@ def test_only_new_runs_ask_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     check(replace(recipe, weights="none"), new)
     check(replace(recipe, init_from="run"), new)
     check(recipe, replace(new, data=tmp_path / "missing"))
-    (tmp_path / "runs" / "mine-seresnext50").mkdir(parents=True)
+    fold = tmp_path / "runs" / "mine-seresnext50" / "fold0"
+    fold.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="does not answer"):  # what a first start that failed left behind
+        check(recipe, new)
+    (fold / "last.safetensors").touch()
     check(recipe, new)
     with pytest.raises(ConfigError, match="does not answer"):
         check(recipe, replace(new, resume="never"))

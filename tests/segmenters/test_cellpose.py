@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from wsss.core.checks import ConfigError
-from wsss.segmenters import BackendOptions, Field, NetworkBackend, make_backend
+from wsss.models.device import Device
+from wsss.segmenters import BackendOptions, Field, NetworkBackend, make_backend, packages
 
 
 class CellposeModel:
@@ -90,6 +91,16 @@ def test_a_file_of_weights_is_checked_and_handed_over(tmp_path: Path) -> None:
         "device": torch.device("cpu"),
         "half": False,
     }
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16, None])
+def test_a_gpu_computes_in_bf16_only_where_it_does_so_natively(
+    half: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "choose_device", lambda _: Device(torch.device("cuda:0"), half))
+    make_backend("cellpose")
+    assert CellposeModel.made["gpu"]
+    assert CellposeModel.made["half"] is (half is torch.bfloat16)
 
 
 def test_no_network_and_no_package_are_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,15 @@ def test_headers_and_every_text_of_a_csv_are_kept_from_being_run(tmp_path: Path)
     assert (tmp_path / "t.csv").read_text() == "ID,'=cmd|x,why,n\na,1,'@SUM(1),-1.5\nb,-2,,2\n"
 
 
-@pytest.mark.parametrize("error", [MemoryError(), ImportError("x.so: failed to map segment from shared object")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("x.so: failed to map segment from shared object"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+    ],
+)
 def test_no_memory_and_a_folder_that_is_gone_are_one_line(
     error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

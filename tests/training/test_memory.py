@@ -16,6 +16,7 @@ from memory_limit import MemoryLimit
 from squares import make_job, make_squares, words
 
 from wsss.core.checks import ConfigError
+from wsss.data.catalog import DataSet
 from wsss.inference.semantic import MaskPredictor
 from wsss.models.cam_net import CamNet, build_cam_net, class_maps, crop_outputs
 from wsss.models.device import MemoryFull, attempt, choose_device
@@ -26,7 +27,7 @@ from wsss.options.scoring import TtaConfig
 from wsss.training.fit import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
-from wsss.training.tasks.classify import ClassifyLearner
+from wsss.training.tasks.classify import ClassifyLearner, Validator
 
 CPU = choose_device("cpu")
 BATCH = Batch(torch.zeros(8, 4, 64, 64, dtype=torch.uint8), torch.ones(8, 2), torch.arange(8))
@@ -129,6 +130,17 @@ def test_so_are_tiles_of_masks(capsys: pytest.CaptureFixture[str]) -> None:
         np.testing.assert_allclose(predictor.parts(IMAGES), whole, atol=1e-5)
     assert small.refusals == 1
     assert "8 images of 64 x 64 px at a time: going on with 4" in capsys.readouterr().out
+
+
+def test_so_are_the_images_of_a_validation(tmp_path: Path) -> None:
+    data = DataSet.open(make_squares(tmp_path / "squares"))
+    net = build_cam_net(RECIPE, channels=4, classes=len(data.classes))
+    validate = Validator(data, np.arange(12), RECIPE, CPU)
+    with MemoryLimit() as memory:
+        whole = validate(net)
+    with MemoryLimit(memory.peak / 1.5) as small:
+        assert validate(net) == pytest.approx(whole, rel=1e-4)
+    assert small.refusals == 1
 
 
 def test_where_a_single_image_does_not_fit_there_is_advice(net: CamNet) -> None:

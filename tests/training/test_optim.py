@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from wsss.core.checks import ConfigError
+from wsss.models.cam_net import build_cam_net
+from wsss.models.device import choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
-from wsss.training.state import LearningRate
+from wsss.training.state import LearningRate, TrainState
 
 
 def test_the_cyclic_rate_is_that_of_torch() -> None:
@@ -29,3 +31,18 @@ def test_triangles_follow_a_warm_up_and_end_with_snapshots() -> None:
 def test_triangles_must_end_with_an_epoch() -> None:
     with pytest.raises(ConfigError, match="end within an epoch"):
         ClassifyRecipe(epochs=10, optim=OptimConfig(schedule="cyclic", cycles=3))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_what_the_optimiser_keeps_is_laid_out_as_its_weights_after_a_resume_too(name: str) -> None:
+    """The fused optimisers of a GPU refuse anything else; a file keeps no layout."""
+    recipe = ClassifyRecipe(backbone="test_resnet", weights="none", optim=OptimConfig(name=name))  # type: ignore[arg-type]
+    first, other = (
+        TrainState(build_cam_net(recipe, channels=4, classes=2), recipe, choose_device("cpu")) for _ in range(2)
+    )
+    first.net(torch.zeros(1, 4, 64, 64)).logits.sum().backward()
+    first.optimizer.step()
+    other.restore({key: tensor.detach().contiguous() for key, tensor in first.tensors().items()}, first.meta())
+    kept = [(p, tensor) for p, slots in other.optimizer.state.items() for tensor in slots.values() if tensor.ndim]
+    assert len(kept) >= len(list(other.net.parameters()))
+    assert {tensor.stride() == p.stride() for p, tensor in kept} == {True}

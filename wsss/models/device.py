@@ -60,7 +60,9 @@ class Device:
 
     def searching(self) -> AbstractContextManager[object]:
         """Return the context in which cuDNN searches for the fastest convolutions, once per image size."""
-        return torch.backends.cudnn.flags(benchmark=True, allow_tf32=True) if self.is_cuda else nullcontext()
+        if not self.is_cuda:
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True)  # the default is without cuDNN
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context that computes in half precision, where it is chosen."""
@@ -70,6 +72,8 @@ class Device:
 def choose_device(name: str = "auto", precision: str = "auto", *, predicts: bool = False) -> Device:
     """Return the device called `name` ('auto' is a GPU where there is one, else the CPU) and its arithmetic.
 
+    A GPU becomes the current one: pinned memory and compilers go by that.
+
     Args:
         name: auto, cpu, cuda or cuda:N.
         precision: auto, fp32, bf16 or fp16; auto is fp32 on the CPU, on a GPU what it computes in natively.
@@ -77,7 +81,7 @@ def choose_device(name: str = "auto", precision: str = "auto", *, predicts: bool
             last features of a trained lite0 by a factor of ten). It has no room for the gradients of training.
 
     Raises:
-        ConfigError: no such device, or it lacks the arithmetic.
+        ConfigError: no such device, it does not compute, or it lacks the arithmetic.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -86,7 +90,7 @@ def choose_device(name: str = "auto", precision: str = "auto", *, predicts: bool
     except RuntimeError as error:
         raise ConfigError(f"device is '{name}', expected auto, cpu, cuda or cuda:N.") from error
     if device.type == "cuda":
-        _check_gpu(device)
+        device = _take_gpu(device)
     natural = gpu_precision(device.index) if device.type == "cuda" else "fp32"
     if precision == "auto":
         precision = "fp16" if predicts and natural == "bf16" else natural
@@ -124,7 +128,8 @@ def gpu_precision(index: int | None = None) -> str:
     return "fp16" if capability >= (7, 0) or capability == (6, 0) else "fp32"
 
 
-def _check_gpu(device: torch.device) -> None:
+def _take_gpu(device: torch.device) -> torch.device:
+    """Return the GPU with its number, once it has computed something."""
     if not torch.cuda.is_available():
         raise ConfigError(
             f"device is '{device}', but PyTorch sees no GPU: pass --device cpu, or install its CUDA build."
@@ -132,13 +137,35 @@ def _check_gpu(device: torch.device) -> None:
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
         raise ConfigError(f"device is '{device}', but this machine has {count} GPUs, cuda:0 to cuda:{count - 1}.")
+    try:
+        gpu = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        torch.cuda.set_device(gpu)
+        _compute_on(gpu)
+    except RuntimeError as error:  # the build of PyTorch is not for this GPU, or another program has it for itself
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device is '{device}', which does not compute ({reason}): pass --device cpu, or make it work "
+            "(python -m wsss.doctor)."
+        ) from error
+    return gpu
+
+
+def _compute_on(device: torch.device) -> None:
+    torch.zeros(1, device=device).add_(1).cpu()
 
 
 PAUSE_S = 0.002
 """Between two looks at the memory of this process."""
 
-SIGNS = ("ALLOC_FAILED", "can't allocate memory")
-"""What cuBLAS, cuDNN and PyTorch's CPU allocator say, whose errors are plain RuntimeErrors."""
+SIGNS = (
+    "ALLOC_FAILED",
+    "can't allocate memory",
+    "out of memory",
+    "unable to find an engine",
+    "find a valid cuDNN algorithm",
+)
+"""What cuBLAS and cuDNN, PyTorch's CPU allocator, the driver, and cuDNN's search for the fastest convolution say, whose
+errors are plain RuntimeErrors."""
 
 
 def keep_freed_memory() -> None:

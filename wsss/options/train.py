@@ -101,7 +101,7 @@ def check(recipe: Recipe, options: TrainOptions) -> None:
         ConfigError: they are not here, and the hub does not answer.
     """
     begun = [options.run] if options.run else Path("runs").glob(f"*-{recipe.backbone}")
-    going_on = options.resume == "auto" and any(run.exists() for run in begun)
+    going_on = options.resume == "auto" and any(any(run.glob("*/*")) for run in begun)
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes, which start from its weights
     # otherwise this is what must be said
     has_data = options.data.exists() if options.data else recipe.task != "masks" and Path("data").exists()

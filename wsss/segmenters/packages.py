@@ -65,7 +65,8 @@ def make_cellpose(options: BackendOptions) -> "Cellpose":
             raise ConfigError(f"--weights {options.weights} is no file, expected a model of Cellpose 4.")
         chosen["pretrained_model"] = str(options.weights)
     with fetching("cellpose"):
-        model = models.CellposeModel(gpu=device.is_cuda, device=device.place, use_bfloat16=device.is_cuda, **chosen)
+        half = device.half is torch.bfloat16
+        model = models.CellposeModel(gpu=device.is_cuda, device=device.place, use_bfloat16=half, **chosen)
     return Cellpose(model)
 
 

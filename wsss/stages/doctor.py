@@ -103,7 +103,11 @@ def _gpus() -> Iterator[Finding]:
         properties = torch.cuda.get_device_properties(k)
         free, total = torch.cuda.mem_get_info(k)
         memory = f"{free / GIB:.0f} of {total / GIB:.0f} GiB free"
-        predicts = choose_device(f"cuda:{k}", predicts=True).precision
+        try:
+            predicts = choose_device(f"cuda:{k}", predicts=True).precision
+        except ConfigError as error:
+            yield Finding("bad", "GPU", f"{properties.name}: {error}")
+            continue
         text = f"cuda:{k} {properties.name}, {memory}, precision {gpu_precision(k)}, {predicts} for predictions"
         yield Finding("ok", "GPU", text)
 

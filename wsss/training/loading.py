@@ -209,7 +209,11 @@ class Batch(NamedTuple):
 
     def first(self, count: int) -> "Batch":
         """Return the first images alone, without what is to happen to them: for measuring."""
-        return Batch(self.images[:count], self.labels[:count], self.indices[:count])
+        return self.part(slice(count))
+
+    def part(self, rows: slice) -> "Batch":
+        """Return some of the images, without what is to happen to them."""
+        return Batch(self.images[rows], self.labels[rows], self.indices[rows])
 
 
 class EpochLoader:

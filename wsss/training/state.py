@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -145,6 +145,8 @@ def join_processes(device: str = "auto") -> Iterator[World]:
         if rank > 0:
             time.sleep(HEAD_START_S)  # torchrun ends this process before, if process 0 met the same error
         raise
+    with suppress(RuntimeError):  # process 0 failed, and reports it
+        dist.barrier(patient)  # it may have work of its own left, and NCCL is to be ended by all together
     dist.destroy_process_group()
 
 
@@ -381,7 +383,10 @@ class TrainState:
             index, slot = name.split(".", 1)
             slots.setdefault(int(index), {})[slot] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
-        _check_slots(slots, [p for group in self.optimizer.param_groups for p in group["params"]])
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        _check_slots(slots, weights)
+        for k, own in slots.items():  # laid out in memory as its weight, which fused optimisers insist on
+            own |= {name: torch.empty_like(weights[k]).copy_(tensor) for name, tensor in own.items() if tensor.ndim}
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.rate.restore(meta["rate"])
         if meta["scaler"]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from wsss.losses.classify import ComboLoss, refinement
 from wsss.metrics.cells import CellTruth, read_cell_truth
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
 from wsss.models.cam_net import CamNet, PuzzleCam, SiameseOutput, build_cam_net
-from wsss.models.device import Device
+from wsss.models.device import Device, in_parts
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import ClassifyRecipe
 from wsss.options.train import ClassifyOptions
@@ -310,14 +311,10 @@ class Validator:
         sums = dict.fromkeys(self.loss.names, 0.0)
         probs = [np.zeros((0, self.labels.shape[1]), np.float32)]
         for batch in progress(self.batches, "validate", leave=False, disable=not self.world.leads):
-            batch = batch.on(self.device)
-            with self.device.autocast():
-                output: SiameseOutput = model(batch.images)
-            full, tiles = output.views(self.recipe.puzzle.maps)
-            parts = self.loss(full, tiles, batch.labels)
-            for name, value in zip(parts, torch.stack(list(parts.values())).tolist(), strict=True):  # one wait
-                sums[name] += value * len(batch.images)
-            probs.append(output.full.logits.sigmoid().cpu().numpy())
+            for losses, of_part in in_parts(net, batch.images.shape, partial(self._see, model, batch)):
+                probs.append(of_part)
+                for name, value in losses.items():
+                    sums[name] += value * len(of_part)
         scores = self.world.gather(np.concatenate(probs))
         totals = self.world.total(list(sums.values()))
         figures = {name: value / len(scores) for name, value in zip(sums, totals, strict=True)}
@@ -325,3 +322,13 @@ class Validator:
         figures["f1"] = mean_of_classes(f1(self.labels, scores)) if whole else math.nan
         figures["map"] = mean_of_classes(average_precision(self.labels, scores)) if whole else math.nan
         return figures
+
+    def _see(self, model: PuzzleCam, batch: Batch, rows: slice) -> tuple[dict[str, float], np.ndarray]:
+        """Return the parts of the loss, and the probabilities (n, K), of some of the images."""
+        batch = batch.part(rows).on(self.device)
+        with self.device.autocast():
+            output: SiameseOutput = model(batch.images)
+        full, tiles = output.views(self.recipe.puzzle.maps)
+        parts = self.loss(full, tiles, batch.labels)
+        losses = dict(zip(parts, torch.stack(list(parts.values())).tolist(), strict=True))  # one wait
+        return losses, output.full.logits.sigmoid().cpu().numpy()
