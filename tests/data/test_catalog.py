@@ -115,6 +115,12 @@ def test_an_absent_or_unfinished_data_set_is_named(tmp_path: Path) -> None:
         DataSet.open(tmp_path)
 
 
+def test_a_prepare_that_was_stopped_once_it_had_removed_the_old_set_is_named(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    with pytest.raises(DataError, match=r"the prepare of .*set is unfinished: start the same command again"):
+        DataSet.open(folder)
+
+
 def test_the_same_arrays_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     again = create_dataset(tmp_path / "again", IMAGES, LABELS, SPEC)
     for path in folder.rglob("*"):

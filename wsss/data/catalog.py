@@ -419,7 +419,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     if not path.exists():
-        if any(folder.glob("prepare-*.journal")):
+        if (folder / SHARDS).is_dir() or any(folder.glob("prepare-*.journal")):
             raise DataError(f"the prepare of {folder} is unfinished: start the same command again.")
         raise DataError(f"{not_that(folder, DATA_SET)}: check --data.")
     again = "prepare the data set again"
