@@ -245,11 +245,12 @@ class MaskSet:
 
 def stack_objects(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Number (H, W) bool masks from 1 in order; a pixel of several is of the smallest, of equal ones of the last."""
-    out, areas = np.zeros(math.prod(size), np.int32), [math.inf]
+    pixels = math.prod(size)
+    out, areas = np.zeros(pixels, np.int32), np.full(pixels, pixels)  # the object of each pixel, and its area
     for k, mask in enumerate(masks, 1):
         inside = np.flatnonzero(mask)
-        areas.append(inside.size)
-        out[inside[np.array(areas)[out[inside]] >= inside.size]] = k
+        ours = inside[areas[inside] >= inside.size]
+        out[ours], areas[ours] = k, inside.size
     return out.reshape(size)
 
 
