@@ -423,9 +423,10 @@ def test_work_goes_on_from_another_folder_and_after_a_move(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("path", ["/", "/proc/kmsg", "/proc", "/dev/zero", "a\0b"])
-def test_records_of_strangers_lead_to_no_system_folder_and_to_none_above_the_result(path: str, tmp_path: Path) -> None:
+def test_records_of_strangers_lead_to_no_system_folder_and_not_to_the_whole_disk(path: str, tmp_path: Path) -> None:
     (tmp_path / "beside").touch()
     place = {"cwd": str(tmp_path / "result"), "folder": str(tmp_path / "result")}
     assert there_now("../beside", tmp_path / "result", {"place": place}) == tmp_path / "beside"
+    assert there_now("..", tmp_path / "result", {"place": place}) == tmp_path  # predictions within their set of masks
     assert there_now(path, tmp_path / "result", {"place": place}) is None
     assert there_now(path, tmp_path / "result", {}) is None

@@ -612,12 +612,12 @@ def there_now(path: str, folder: Path, record: Mapping[str, Any] | None) -> Path
     """Return where something that a result was made from is, as its record writes it: there, or moved along with it.
 
     None where it is gone, or where no input is, which a record from a stranger may name: a device, a system folder, or
-    a folder that the result itself lies in.
+    the whole disk.
     """
     for place in seen_from(path, (record or {}).get("place"), folder):
         real = place.resolve()
-        outside = not folder.resolve().is_relative_to(real) and not any(map(real.is_relative_to, SYSTEM))
-        if outside and (place.is_file() or place.is_dir()):
+        is_system = real == real.parent or any(map(real.is_relative_to, SYSTEM))
+        if not is_system and (place.is_file() or place.is_dir()):
             return place
     return None
 
