@@ -8,10 +8,11 @@ process of its own; printed are its CPU seconds (user and system, all threads) a
 mapped files included; and by what factor both grow from one catalogue to the next, what START images take left out:
 growth in proportion to the images is a factor of 11 from 1,000 to 10,000 and of 10.1 from there to 100,000.
 With --folder the files stay, and so do the figures (used.json beside them): the same command goes on where it was
-stopped, and a stage whose figures are removed is measured again. 100,000 images take 12 GB and some hours.
+stopped, with --again it measures the stages once more. 100,000 images take 12 GB and some hours.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cells", type=int, default=20, help="cells an image")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--folder", type=Path, help="where to write and leave the files")
+    parser.add_argument("--again", action="store_true", help="measure stages again whose figures the folder has")
     parser.add_argument("--alone", help=argparse.SUPPRESS)  # the process of one stage
     args = parser.parse_args(argv)
     if args.alone:
@@ -72,14 +74,14 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
         used: list[tuple[float, float]] = []
         for count in sizes:
             home = folder / str(count)
-            used.append(measured(stage, home, args.cells))
+            used.append(measured(stage, home, args.cells, args.again and stage in args.stages))
             say(line(stage, count, used))
 
 
-def measured(stage: str, home: Path, cells: int) -> tuple[float, float]:
+def measured(stage: str, home: Path, cells: int, again: bool) -> tuple[float, float]:
     """Return what a stage took: from the figures in the folder, or from a run of it now, kept there."""
     figures = read_json(home / FIGURES) if (home / FIGURES).exists() else {}
-    if stage not in figures:
+    if again or stage not in figures:
         write_tables(home, stage, cells)
         figures[stage] = child(stage, home)
         write_json(home / FIGURES, figures)
@@ -113,6 +115,8 @@ def child(stage: str, home: Path) -> tuple[float, float]:
     else:
         name, *options = COMMANDS[stage].replace("HOME", str(home)).split()
         words = ["-m", f"wsss.{name}", *options]
+        if stage != "prepare again":
+            remove(Path(options[options.index("--out") + 1]))
     log = home / f"{stage}.log"
     command = [sys.executable, "-c", WATCH, str(log), sys.executable, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -120,6 +124,13 @@ def child(stage: str, home: Path) -> tuple[float, float]:
         raise SystemExit(f"{stage} failed, see {log}")
     seconds, megabytes = map(float, done.stdout.split())
     return seconds, megabytes
+
+
+def remove(result: Path) -> None:
+    """Remove what an earlier measurement has left: with it, there would be nothing to do."""
+    if result.is_dir():
+        shutil.rmtree(result)
+    result.unlink(missing_ok=True)
 
 
 def write_inputs(home: Path, count: int) -> None:
