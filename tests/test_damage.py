@@ -54,8 +54,9 @@ from wsss.options.infer import run_config
 from wsss.options.recipe import ClassifyRecipe
 from wsss.reviewing.session import Answer, Answers
 from wsss.runs.journal import Journal
-from wsss.runs.output import STATE, files_of_record, in_folder, record_of
+from wsss.runs.output import in_folder
 from wsss.runs.record import Ancestor, RunRecord
+from wsss.runs.result_record import STATE, files_of_record, record_of
 from wsss.runs.run_folder import RunFolder, load_checkpoint, save_checkpoint
 from wsss.segmenters.cell_unet import WEIGHTS, load_cell_unet
 from wsss.stages import evaluate_masks

@@ -83,7 +83,7 @@ def test_any_label_table_is_read_or_refused_in_one_line(content: bytes) -> None:
 
 @given(tables())
 def test_any_other_table_is_read_or_refused_in_one_line(content: bytes) -> None:
-    from wsss.data.pixels import read_path_list
+    from wsss.data.image_files import read_path_list
     from wsss.inference.tables import read_cells, read_images
     from wsss.metrics.cells import read_cell_truth
     from wsss.segmenters.painted import TableMasks

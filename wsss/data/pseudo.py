@@ -23,9 +23,10 @@ from wsss.core.files import BLANK, check_seal, digest_file, read_record, sealed,
 from wsss.core.folders import PSEUDO_MASKS, kind_of, not_that
 from wsss.core.reading import check_npy, open_zip, parse_npy
 from wsss.data.catalog import DataSet
-from wsss.runs.journal import Digests
-from wsss.runs.output import check_entry, check_recorded, files_of_record, settle
+from wsss.runs.inputs import Digests
+from wsss.runs.output import settle
 from wsss.runs.record import Lineage, lineage_from
+from wsss.runs.result_record import check_entry, check_recorded, files_of_record
 
 MANIFEST, MASKS = "pseudo.json", "masks"
 FORMAT = 1

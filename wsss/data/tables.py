@@ -13,7 +13,7 @@ from wsss.core.files import composed, listed
 from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader, format_label
 from wsss.core.reading import read_yaml
 from wsss.data import ids
-from wsss.data.pixels import ImageFiles
+from wsss.data.image_files import ImageFiles
 
 Read = Callable[[Sequence[str]], "tuple[tuple[int, ...], list[str]]"]
 """Turns the label cells of a row into class ids and labels without a counterpart. Raises ValueError with the fault."""

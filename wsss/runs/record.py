@@ -19,7 +19,7 @@ from wsss.core.files import as_read, digest_json
 from wsss.core.labels import MOST_CLASSES
 from wsss.options.recipe import Recipe, recipe_from
 from wsss.options.renamed import OF_TRAINING, switched_on
-from wsss.runs.journal import DIGEST
+from wsss.runs.inputs import DIGEST
 
 FREE = ("versions", "score", "crops", "feature_classifier")
 """What may differ when a run goes on: it does not shape the weights."""

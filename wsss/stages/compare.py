@@ -18,8 +18,8 @@ from wsss.inference.tables import is_mask_folder, prediction_files, read_cells, 
 from wsss.metrics.weighted import LEAST_IMAGES, GroupShares, difference, group_shares
 from wsss.options.compare import CompareOptions
 from wsss.reports.figures import plot_shares
-from wsss.runs.journal import Digests
-from wsss.runs.output import Output, in_folder, what_is_read
+from wsss.runs.inputs import Digests, what_is_read
+from wsss.runs.output import Output, in_folder
 
 MOST = 64
 """Conditions at most: a column with more values is no condition."""

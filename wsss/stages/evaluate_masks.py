@@ -22,7 +22,8 @@ from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, score_pixels, search
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.overlay import SheetRow, draw_sheet
-from wsss.runs.output import Output, check_entry, check_recorded, files_of_record
+from wsss.runs.output import Output
+from wsss.runs.result_record import check_entry, check_recorded, files_of_record
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)

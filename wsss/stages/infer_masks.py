@@ -41,7 +41,8 @@ from wsss.models.device import Device, choose_device
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
-from wsss.runs.journal import Digests, Journal
+from wsss.runs.inputs import Digests
+from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.run_folder import find_folders
 

@@ -21,7 +21,8 @@ from wsss.inference.checkpoints import Plan, check_fits, load_classifier
 from wsss.inference.pseudo import cells_of, label_maps, make_masks, plan_pseudo, values_of
 from wsss.models.device import Device, choose_device, keep_freed_memory
 from wsss.options.pseudo import PseudoConfig, PseudoOptions
-from wsss.runs.journal import Digests, Journal
+from wsss.runs.inputs import Digests
+from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.record import inherit, join, lineage_json
 from wsss.runs.run_folder import find_folders

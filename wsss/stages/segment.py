@@ -16,8 +16,10 @@ from wsss.core.files import digest_json, write_csv, write_json
 from wsss.core.runtime import Overlap, version_of, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.options.segment import SegmentOptions
-from wsss.runs.journal import Digests, Journal, remove_journal
-from wsss.runs.output import SEGMENT, Output, in_folder
+from wsss.runs.inputs import Digests
+from wsss.runs.journal import Journal, remove_journal
+from wsss.runs.output import Output, in_folder
+from wsss.runs.result_record import SEGMENT
 from wsss.segmenters import AnyBackend, BackendOptions, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
 from wsss.segmenters.masks import GivenCells, MaskFolder
