@@ -18,8 +18,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from wsss.core import rle
 from wsss.core.checks import DataError
-from wsss.core.csv_text import unguard_text
-from wsss.core.files import guard_text
+from wsss.core.csv_text import guard_text, unguard_text
 from wsss.core.label_maps import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.data import ids

@@ -1,5 +1,6 @@
-"""The one reader of text tables, whatever wrote them; text cells that no spreadsheet takes for a formula;
-and the names that a user's columns get in our tables.
+"""Text tables: one reader, whatever wrote them; one writer, whose cells no spreadsheet takes for a formula.
+
+And the names that a user's columns get in our tables.
 """
 
 import csv
@@ -11,12 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.reading import open_text
+from wsss.core.files import write_bytes
+from wsss.core.reading import open_text, opening
 
 _GUARDED = r"^'([=+\-@'\t\r])"
 LONGEST_HEADER = 1 << 20
@@ -84,7 +87,7 @@ def _lines(path: Path) -> Iterator[str]:
     """Yield the lines of a file with their ends, in NFC."""
     number = 0
     try:
-        with open_text(path, None, "a table") as binary:
+        with opening(path), open_text(path, None, "a table") as binary:
             start = binary.peek(5)[:5]
             if packed := next((what for magic, what in _PACKED.items() if start.startswith(magic)), ""):
                 raise DataError(f"{path} is {packed}.")
@@ -102,10 +105,6 @@ def _lines(path: Path) -> Iterator[str]:
                     )
                 line = line.lstrip("\ufeff") if number == 1 else line  # a second mark
                 yield line if line.isascii() else unicodedata.normalize("NFC", line)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: check the path.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from None
     except UnicodeError as error:  # its position counts from a block of the file: the row says more
         raise DataError(
             f"{path} is not UTF-8 text (after row {number}: {' '.join(str(error).split())[:80]}): "
@@ -352,3 +351,38 @@ def carried_names(names: Iterable[str]) -> dict[str, str]:
 def carried_columns(names: Iterable[str]) -> list[str]:
     """Return those of a table's columns that were carried along from a user's table."""
     return [name for name in names if name.lower() not in RESERVED and not name.isdecimal() and ":" not in name]
+
+
+_FORMULA = re.compile(r"[=+\-@'\t\r]")
+
+
+def guard_text(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Put ' before every text, column names included, that begins with = + - @ ' tab or return.
+
+    A spreadsheet then shows it and does not run it. `csv_text.unguard_text` undoes this.
+    """
+    texts = table.select_dtypes(["object", "string", "category"])
+    table = table.assign(**{str(name): table[name].astype(object).map(_guarded) for name in texts})
+    return table.rename(columns=_guarded)
+
+
+def _guarded(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def csv_bytes(table: "pd.DataFrame", *, header: bool = True, guard: bool = True) -> bytes:
+    """Return a table as CSV: UTF-8, comma, no index; floats with 6 significant digits.
+
+    Args:
+        table: the table.
+        header: begin with the names of the columns.
+        guard: prevent text from being run as a formula (see `guard_text`).
+    """
+    table = guard_text(table) if guard else table
+    text: str = table.to_csv(index=False, header=header, float_format="%.6g", lineterminator="\n")
+    return text.encode()
+
+
+def write_csv(path: Path, table: "pd.DataFrame", *, guard: bool = True) -> None:
+    """Write a table as CSV (see `csv_bytes`), whole or not at all."""
+    write_bytes(path, csv_bytes(table, guard=guard))

@@ -15,7 +15,7 @@ import tifffile
 from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
 from wsss.core.rasters import LOSSLESS, MOST_BLOWN_UP, MOST_RATIO, open_raster, stem_of
-from wsss.core.reading import check_npy, check_regular, one_line, open_zip, parse_npy, read_npy
+from wsss.core.reading import check_npy, check_regular, named, open_zip, parse_npy, read_npy
 
 FIELD_UM = 2048 * 0.08
 """Edge of a whole field of the Human Protein Atlas, in micrometres."""
@@ -162,16 +162,11 @@ def read_label_map(path: Path, *sizes: tuple[int, ...]) -> np.ndarray:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path} is no form of label map that is read here, expected {', '.join(SUFFIXES)}.")
     try:
-        check_regular(path)
-        pixels = reader(path)
+        with named(str(path), "a label map"):
+            check_regular(path)
+            pixels = reader(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: give a label map, or run segment first.") from None
-    except DataError:
-        raise
-    except Exception as error:
-        # Decoders fail with every kind of exception on damaged input (zip, zlib, struct, index, ...); around their call
-        # alone, all of them mean the same.
-        raise DataError(f"{path} cannot be read as a label map ({one_line(error)}): make it again.") from error
     return check_label_map(pixels, str(path), copy=False)
 
 

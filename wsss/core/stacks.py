@@ -77,6 +77,12 @@ class Stack:
     page_shape: tuple[int, ...]
     page: Callable[[tuple[int, ...]], np.ndarray]
     """Index along `axes` -> the page, of `page_shape`."""
+    names: tuple[str, ...] = ()
+    """What the file calls its channels."""
+    binding: bool = False
+    """Whether `names` are meant as names of channels; ImageJ's labels may be anything."""
+    pixel_um: float = 0.0
+    """Edge of a pixel in µm, 0 where the file does not say."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from wsss.core.channels import SEPARATORS, split_channel, unnamed_channels
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import open_rows
 from wsss.core.files import as_on_disk
-from wsss.core.rasters import SUFFIXES, ome_files, stem_of
+from wsss.core.rasters import SUFFIXES, stem_of
+from wsss.core.tiff import ome_files
 from wsss.data import ids
 
 ZARR = ".zarr"

@@ -11,21 +11,12 @@ from skimage.draw import polygon
 
 from wsss.core.checks import DataError
 from wsss.core.files import read_json
-from wsss.core.rasters import (
-    JPEGS,
-    MOST_BLOWN_UP,
-    MOST_RATIO,
-    MOST_RATIO_BLANK,
-    alpha_places,
-    check_scans,
-    first_series,
-    named,
-    open_tiff,
-    orientation_of,
-)
-from wsss.core.reading import check_regular, read_npy
+from wsss.core.png_jpeg import JPEGS, check_scans
+from wsss.core.rasters import MOST_BLOWN_UP, MOST_RATIO, MOST_RATIO_BLANK
+from wsss.core.reading import check_regular, named, read_npy
 from wsss.core.rle import check_covered, check_filling, enclosed, parse_pairs
 from wsss.core.stacks import CHANNEL_AXES
+from wsss.core.tiff import alpha_places, first_series, open_tiff, orientation_of
 
 
 class LargeMask(Protocol):

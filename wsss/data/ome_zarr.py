@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from wsss.core.checks import DataError, install, some
 from wsss.core.files import read_json
-from wsss.core.rasters import MOST_BLOWN_UP, MOST_RATIO, Header, named
-from wsss.core.reading import check_regular
+from wsss.core.rasters import MOST_BLOWN_UP, MOST_RATIO, Header
+from wsss.core.reading import check_regular, named
 from wsss.core.stacks import MOST_PLANES, PlaneChoice, Stack, in_um
 
 _PACKERS = ("blosc", "zlib", "gzip", "zstd", "lz4", "lzma", "bz2", "crc32", "crc32c", "adler32", "delta", "shuffle")
@@ -40,18 +40,7 @@ class ZarrImage:
     name: str
     """Of the folder."""
     array: Any
-    axes: tuple[str, ...]
-    """Names of the axes, such as t c z y x."""
-    names: list[str]
-    """Labels of the channels, empty if there are none."""
-    pixel_um: float = 0.0
-    """Edge of a pixel in µm, 0 where the metadata does not say."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        height, width = self.array.shape[-2:]
-        return int(height), int(width)
+    stack: Stack
 
     def header(self, choice: PlaneChoice) -> Header:
         """Return the image's header.
@@ -61,13 +50,13 @@ class ZarrImage:
         """
         return Header(
             "OME-Zarr",
-            *self.size,
-            self._stack.samples(choice, self.name),
+            *self.stack.size,
+            self.stack.samples(choice, self.name),
             str(self.array.dtype),
-            names=tuple(self.names),
+            names=self.stack.names,
             binding=True,
-            pixel_um=self.pixel_um,
-            stack=self._stack.chosen(choice),
+            pixel_um=self.stack.pixel_um,
+            stack=self.stack.chosen(choice),
         )
 
     def read(self, choice: PlaneChoice) -> np.ndarray:
@@ -78,12 +67,7 @@ class ZarrImage:
         """
         chunks = getattr(self.array, "shards", None) or self.array.chunks
         with named(self.name), limited(math.prod(chunks) * self.array.dtype.itemsize):
-            return self._stack.read(choice, self.name)
-
-    @property
-    def _stack(self) -> Stack:
-        lead = "".join(axis[:1].upper() for axis in self.axes[:-2])
-        return Stack(lead, self.array.shape[:-2], "YX", self.array.shape[-2:], lambda at: np.asarray(self.array[at]))
+            return self.stack.read(choice, self.name)
 
 
 def open_zarr(path: Path) -> ZarrImage:
@@ -127,8 +111,10 @@ def open_zarr(path: Path) -> ZarrImage:
             MOST_BLOWN_UP, MOST_RATIO * stored
         ):
             raise DataError(f"{path.name} unpacks from {stored} to {unpacked} bytes: most of it is missing or blank.")
-        names = [str(channel.get("label", "")) for channel in metadata.get("omero", {}).get("channels", [])]
-    return ZarrImage(path.name, array, axes, names, _pixel(scales))
+        names = tuple(str(channel.get("label", "")) for channel in metadata.get("omero", {}).get("channels", []))
+    lead, shape = "".join(axis[:1].upper() for axis in axes[:-2]), tuple(map(int, array.shape))
+    stack = Stack(lead, shape[:-2], "YX", shape[-2:], lambda at: np.asarray(array[at]), names, True, _pixel(scales))
+    return ZarrImage(path.name, array, stack)
 
 
 def _pixel(scales: dict[str, Any]) -> float:

@@ -16,8 +16,18 @@ import pandas as pd
 
 from wsss.core import rle
 from wsss.core.checks import DataError, check_range, some
-from wsss.core.csv_text import any_case, carried_columns, check_columns, iter_text, numbers, read_text, unguard_text
-from wsss.core.files import csv_bytes, digest_file, write_atomic, write_csv
+from wsss.core.csv_text import (
+    any_case,
+    carried_columns,
+    check_columns,
+    csv_bytes,
+    iter_text,
+    numbers,
+    read_text,
+    unguard_text,
+    write_csv,
+)
+from wsss.core.files import digest_file, write_atomic
 from wsss.core.parquet import TableWriter, batches, named, open_parquet, read_parquet
 from wsss.data.ids import check_names
 from wsss.data.origin import PROVENANCE, check_predictions, read_provenance

@@ -20,25 +20,21 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.csv_text import read_numbers
+from wsss.core.csv_text import read_numbers, write_csv
 from wsss.core.files import (
-    BLANK,
-    OF_OPTIONS,
     check_format,
-    check_seal,
     digest_file,
     digest_json,
     read_json,
     read_lines,
-    sealed,
     sync_folder,
     write_bytes,
-    write_csv,
     write_json,
     write_text,
 )
 from wsss.core.folders import MASK_SET, RUN, kind_of, not_that, within
-from wsss.core.reading import MOST_YAML, one_line, open_zip, parse_json, read_yaml
+from wsss.core.reading import MOST_YAML, ZIP_FAULTS, one_line, open_zip, parse_json, read_yaml
+from wsss.core.seals import BLANK, OF_OPTIONS, check_seal, sealed
 from wsss.options.recipe import recipe_from
 from wsss.runs.record import (
     NETWORK,
@@ -154,15 +150,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except DataError:
         raise
-    except (
-        SafetensorError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-    ) as error:
+    except (SafetensorError, pickle.UnpicklingError, *ZIP_FAULTS) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # PyTorch would advise to read it all the same
             reason = "it is no such file, or holds more than tensors, which could be a program"

@@ -9,8 +9,7 @@ import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.console import say
-from wsss.core.csv_text import carried_columns
-from wsss.core.files import write_csv
+from wsss.core.csv_text import carried_columns, write_csv
 from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of

@@ -11,10 +11,11 @@ import pandas as pd
 from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError, some, unlike
 from wsss.core.console import say
-from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.files import check_seal, write_csv, write_json
+from wsss.core.csv_text import read_text, unguard_text, write_csv
+from wsss.core.files import write_json
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.reading import read_npy
+from wsss.core.seals import check_seal
 from wsss.data.large import LargeImage, LargeMask
 from wsss.data.masks import MaskSet
 from wsss.data.origin import read_provenance

@@ -11,7 +11,8 @@ import pandas as pd
 
 from wsss.core.checks import DataError, exit_code
 from wsss.core.console import progress, say
-from wsss.core.files import as_read, digest_json, write_csv, write_json
+from wsss.core.csv_text import write_csv
+from wsss.core.files import as_read, digest_json, write_json
 from wsss.core.reading import parse_npy
 from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet, default_dataset

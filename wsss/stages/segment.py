@@ -12,7 +12,8 @@ import pandas as pd
 from wsss.cells.instances import doubt_notes
 from wsss.core.checks import DataError, DiskError, exit_code, some
 from wsss.core.console import progress, say, say_notes
-from wsss.core.files import digest_json, write_csv, write_json
+from wsss.core.csv_text import write_csv
+from wsss.core.files import digest_json, write_json
 from wsss.core.runtime import Overlap, version_of, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.options.segment import SegmentOptions
