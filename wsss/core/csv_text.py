@@ -7,7 +7,6 @@ import csv
 import io
 import itertools
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.files import write_bytes
+from wsss.core.files import composed, write_bytes
 from wsss.core.reading import open_text, opening
 
 _GUARDED = r"^'([=+\-@'\t\r])"
@@ -104,7 +103,7 @@ def _lines(path: Path) -> Iterator[str]:
                         f"{path} has a NUL byte in row {number}: it is no text, or save it as CSV in UTF-8."
                     )
                 line = line.lstrip("\ufeff") if number == 1 else line  # a second mark
-                yield line if line.isascii() else unicodedata.normalize("NFC", line)
+                yield line if line.isascii() else composed(line)
     except UnicodeError as error:  # its position counts from a block of the file: the row says more
         raise DataError(
             f"{path} is not UTF-8 text (after row {number}: {' '.join(str(error).split())[:80]}): "

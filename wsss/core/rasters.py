@@ -197,6 +197,26 @@ def stem_of(name: str) -> str:
     return stem[:-4] if stem.lower().endswith(".ome") else stem
 
 
+def files_by_id(folder: Path, endings: Collection[str], expected: str) -> dict[str, Path]:
+    """Return ID -> file of a folder, by endings in any case; hidden files do not count; {} where there is no folder.
+
+    Args:
+        folder: where.
+        endings: of the files.
+        expected: ends the message about two files of one ID.
+
+    Raises:
+        DataError: there are two.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() in endings and path.name[0] != ".":
+            other = found.setdefault(stem_of(path.name), path)
+            if other != path:
+                raise DataError(f"{folder} holds {other.name} and {path.name}{expected}")
+    return found
+
+
 @contextmanager
 def open_raster(
     source: Path | bytes,

@@ -13,9 +13,10 @@ import numpy as np
 import tifffile
 
 from wsss.core.checks import DataError
+from wsss.core.ome import OmeImage, in_um, ome_of, sibling
 from wsss.core.png_jpeg import JPEGS, check_scans, xmp_orientation
 from wsss.core.reading import check_regular, named
-from wsss.core.stacks import MOST_PLANES, OmeImage, Stack, in_um, ome_of, sibling
+from wsss.core.stacks import MOST_PLANES, Stack
 
 MOST_WORDS = 2**18
 """Characters of a TIFF's description, but for OME-XML."""

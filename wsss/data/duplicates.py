@@ -6,6 +6,7 @@ last step grows with the number of images, even if all of them look alike.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -129,10 +130,30 @@ def _vectors(thumbnails: np.ndarray) -> np.ndarray:
 def _alike(vectors: np.ndarray) -> np.ndarray:
     """Return pairs (P, 2) of a < b: each image with its NEAREST most similar ones, if they are ALIKE."""
     count = len(vectors)
-    best = np.full((count, NEAREST), -1, np.float32)
-    partner = np.full((count, NEAREST), -1)
+    nearest = _Nearest(np.full((count, NEAREST), -1, np.float32), np.full((count, NEAREST), -1))
+    for i in progress(range(0, count, BLOCK), "alike images"):
+        for j in range(i, count, BLOCK):
+            scores = vectors[i : i + BLOCK] @ vectors[j : j + BLOCK].T
+            if i == j:
+                np.fill_diagonal(scores, -1)
+            else:
+                nearest.offer(j, i, scores.T)
+            nearest.offer(i, j, scores)
+    mine, place = np.nonzero(nearest.score >= ALIKE - BLOCK * 1e-6)
+    both = np.sort(np.stack([mine, nearest.partner[mine, place]], axis=1), axis=1)
+    return np.unique(both, axis=0)
 
-    def offer(first: int, start: int, scores: np.ndarray) -> None:
+
+@dataclass
+class _Nearest:
+    """The most similar images of each image so far."""
+
+    score: np.ndarray
+    """(N, NEAREST) float32, falling."""
+    partner: np.ndarray
+    """(N, NEAREST) numbers of the images, -1 for none."""
+
+    def offer(self, first: int, start: int, scores: np.ndarray) -> None:
         """Offer the images from `start` on, scores (R, M), to those from `first` on."""
         some = np.flatnonzero((scores >= ALIKE).any(axis=1))
         if not len(some):
@@ -141,22 +162,10 @@ def _alike(vectors: np.ndarray) -> np.ndarray:
         most = min(NEAREST, scores.shape[1])
         top = np.argpartition(scores, -most, axis=1)[:, -most:]
         rows = first + some
-        value = np.concatenate([best[rows], np.take_along_axis(scores, top, 1)], axis=1)
-        who = np.concatenate([partner[rows], start + top], axis=1)
+        value = np.concatenate([self.score[rows], np.take_along_axis(scores, top, 1)], axis=1)
+        who = np.concatenate([self.partner[rows], start + top], axis=1)
         order = np.lexsort((who, -value), axis=1)[:, :NEAREST]
-        best[rows], partner[rows] = (np.take_along_axis(part, order, 1) for part in (value, who))
-
-    for i in progress(range(0, count, BLOCK), "alike images"):
-        for j in range(i, count, BLOCK):
-            scores = vectors[i : i + BLOCK] @ vectors[j : j + BLOCK].T
-            if i == j:
-                np.fill_diagonal(scores, -1)
-            else:
-                offer(j, i, scores.T)
-            offer(i, j, scores)
-    mine, place = np.nonzero(best >= ALIKE - BLOCK * 1e-6)
-    both = np.sort(np.stack([mine, partner[mine, place]], axis=1), axis=1)
-    return np.unique(both, axis=0)
+        self.score[rows], self.partner[rows] = (np.take_along_axis(part, order, 1) for part in (value, who))
 
 
 def _most_similar(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:

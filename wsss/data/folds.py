@@ -1,5 +1,6 @@
 """Folds that spread classes, or shares of mask, evenly and keep the images of a group together."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -98,12 +99,10 @@ def _even_out(sums: np.ndarray, fold: np.ndarray, totals: np.ndarray, seed: int)
     two folds that differ most: with d the difference of the folds' sums and x that of what they exchange, the squared
     difference falls by 4 (x.d - x.x). At a standstill a random exchange makes a new start, and the best is kept.
     """
-    kinds, kind = np.unique(np.vstack([sums, np.zeros_like(sums[:1])]), axis=0, return_inverse=True)
-    nothing, kind = int(kind[-1]), kind[:-1]  # the last kind is 'no group': an exchange with it is a move
-    state = _State(kinds, kind, fold.copy(), totals, np.random.default_rng(seed))
+    state = _State(sums, fold.copy(), totals, np.random.default_rng(seed))
     best, least = state.fold.copy(), state.excess()
     for _ in range(RESTARTS):
-        while state.excess() and state.improve(nothing):
+        while state.excess() and state.improve():
             pass
         if state.excess() < least:
             best, least = state.fold.copy(), state.excess()
@@ -116,42 +115,43 @@ def _even_out(sums: np.ndarray, fold: np.ndarray, totals: np.ndarray, seed: int)
 class _State:
     """Groups in folds, and the sums of the folds."""
 
-    def __init__(
-        self, kinds: np.ndarray, kind: np.ndarray, fold: np.ndarray, kept: np.ndarray, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, sums: np.ndarray, fold: np.ndarray, kept: np.ndarray, rng: np.random.Generator) -> None:
+        # the last row is 'no group': an exchange with it is a move
+        self.kinds, kind = np.unique(np.vstack([sums, np.zeros_like(sums[:1])]), axis=0, return_inverse=True)
+        self.kind, self.nothing = kind[:-1], int(kind[-1])
+        self.fold, self.rng = fold, rng
+        self.norms = (self.kinds**2).sum(1)
         n = len(kept)
-        self.kinds, self.kind, self.fold, self.rng = kinds, kind, fold, rng
-        self.norms = (kinds**2).sum(1)
-        self.totals = kept + np.stack([kinds[kind[fold == f]].sum(0) for f in range(n)])  # (n, K + 1)
-        self.pairs = [(a, b) for a in range(n) for b in range(n) if a < b]
+        self.totals = kept + np.stack([sums[fold == f].sum(0) for f in range(n)])  # (n, K + 1)
+        self.pairs = list(itertools.combinations(range(n), 2))
 
     def excess(self) -> int:
         """Return by how many images, beyond one, the folds differ in all."""
         spread = self.totals.max(0) - self.totals.min(0)
         return int(np.maximum(spread - 1, 0).sum())
 
-    def improve(self, nothing: int) -> bool:
+    def improve(self) -> bool:
         """Make the best exchange between two folds; return whether one helped."""
         gaps = [np.abs(self.totals[a] - self.totals[b]).max() for a, b in self.pairs]
         for at in np.argsort(gaps, kind="stable")[::-1]:
             a, b = self.pairs[at]
             difference = self.kinds @ (self.totals[a] - self.totals[b])
-            ours, theirs = self._present(a, nothing), self._present(b, nothing)
+            ours, theirs = self._present(a), self._present(b)
             gain = (difference - self.norms)[ours][:, None] - (difference + self.norms)[theirs][None, :]
             gain += 2 * (self.kinds[ours] @ self.kinds[theirs].T)
             p, q = np.unravel_index(np.argmax(gain), gain.shape)
             if gain[p, q] > 0:
-                self._move(ours[p], a, b, nothing)
-                self._move(theirs[q], b, a, nothing)
+                self._move(ours[p], a, b)
+                self._move(theirs[q], b, a)
                 return True
         return False
 
-    def _present(self, f: int, nothing: int) -> np.ndarray:
+    def _present(self, f: int) -> np.ndarray:
         """Return the kinds that fold f has, and 'nothing'."""
         present = np.unique(self.kind[self.fold == f])
         if len(present) > MOST_KINDS:
             present = self.rng.choice(present, MOST_KINDS, replace=False)
-        return np.append(present, nothing)
+        return np.append(present, self.nothing)
 
     def shake(self) -> None:
         """Put two random groups into each other's folds, twice."""
@@ -161,8 +161,8 @@ class _State:
             self.totals[b] += self.kinds[self.kind[one]] - self.kinds[self.kind[two]]
             self.fold[one], self.fold[two] = b, a
 
-    def _move(self, kind: int, source: int, target: int, nothing: int) -> None:
-        if kind == nothing:
+    def _move(self, kind: int, source: int, target: int) -> None:
+        if kind == self.nothing:
             return
         self.fold[np.flatnonzero((self.kind == kind) & (self.fold == source))[0]] = target
         self.totals[source] -= self.kinds[kind]

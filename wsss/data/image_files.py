@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -59,19 +59,9 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
     Raises:
         DataError: no such folder, no image in it, or a name that cannot be an ID.
     """
-    planes: dict[str, dict[str, list[str]]] = {}
-    merged: dict[str, list[str]] = {}
     names = _names(folder)
     results = ids.by_products({stem_of(name) for name in names}, channels).difference(named)
-    for name in names:
-        stem = stem_of(name)
-        if stem in results:
-            continue
-        ID, channel = split_channel(stem, channels)
-        if channel:
-            planes.setdefault(ID, {}).setdefault(channel, []).append(name)
-        else:
-            merged.setdefault(stem, []).append(name)
+    planes, merged = _by_image((name for name in names if stem_of(name) not in results), channels)
     listing = ImageListing()
     for stem in sorted(merged):
         if stem not in planes and any(head in planes for head in _heads(stem)):
@@ -101,6 +91,22 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
         )
     ids.check_distinct((image.ID for image in listing.images), str(folder))
     return listing
+
+
+def _by_image(
+    names: Iterable[str], channels: tuple[str, ...]
+) -> tuple[dict[str, dict[str, list[str]]], dict[str, list[str]]]:
+    """Return ID -> channel -> files of single channels, and ID -> files of all channels."""
+    planes: dict[str, dict[str, list[str]]] = {}
+    merged: dict[str, list[str]] = {}
+    for name in names:
+        stem = stem_of(name)
+        ID, channel = split_channel(stem, channels)
+        if channel:
+            planes.setdefault(ID, {}).setdefault(channel, []).append(name)
+        else:
+            merged.setdefault(stem, []).append(name)
+    return planes, merged
 
 
 def _join_sets(folder: Path, merged: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:

@@ -23,12 +23,13 @@ from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
 from wsss.core.files import composed, digest_json
 from wsss.core.folders import MASK_SET, not_that
-from wsss.core.rasters import SUFFIXES, Raster, open_raster, stem_of
+from wsss.core.rasters import SUFFIXES, Raster, files_by_id, open_raster
 from wsss.core.rle import decode_pairs
 from wsss.data.ids import MASK_ENDINGS, by_products, result_notes
 
 FULL = (1, 255, 65535)
 """Values that stand for the object in a mask; one of them, besides 0."""
+ONE_FILE = ": expected one file of each ID."
 
 
 @dataclass(frozen=True)
@@ -309,14 +310,7 @@ def _salt(folder: Path) -> list[MaskItem]:
 
 def _pictures(folder: Path) -> dict[str, Path]:
     """Return ID -> picture of a folder, which may be missing."""
-    pictures: dict[str, Path] = {}
-    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
-        if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
-            name = stem_of(path.name)
-            if name in pictures:
-                raise DataError(f"{folder} holds {pictures[name].name} and {path.name}: expected one file of each ID.")
-            pictures[name] = path
-    return pictures
+    return files_by_id(folder, SUFFIXES, ONE_FILE)
 
 
 def _images(folder: Path) -> dict[str, Path]:
@@ -334,7 +328,7 @@ def _masks(folder: Path, images: Collection[str]) -> dict[str, Path]:
         heads = [name.removesuffix(ending) for ending in MASK_ENDINGS if name.endswith(ending)]
         ID = name if name in images else next((head for head in heads if head in images), name)
         if ID in found:
-            raise DataError(f"{folder} holds {found[ID].name} and {path.name}: expected one file of each ID.")
+            raise DataError(f"{folder} holds {found[ID].name} and {path.name}{ONE_FILE}")
         found[ID] = path
     return found
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from wsss.core.checks import DataError, install, some
 from wsss.core.files import read_json
+from wsss.core.ome import in_um
 from wsss.core.rasters import MOST_BLOWN_UP, MOST_RATIO, Header
 from wsss.core.reading import check_regular, named
-from wsss.core.stacks import MOST_PLANES, PlaneChoice, Stack, in_um
+from wsss.core.stacks import MOST_PLANES, PlaneChoice, Stack
 
 _PACKERS = ("blosc", "zlib", "gzip", "zstd", "lz4", "lzma", "bz2", "crc32", "crc32c", "adler32", "delta", "shuffle")
 CODECS = {"bytes", "transpose", "sharding_indexed", *_PACKERS, *(f"numcodecs.{name}" for name in _PACKERS)}
@@ -189,9 +190,15 @@ def limited(most: int) -> Iterator[None]:
 
 @cache
 def _bound_codecs() -> None:
-    for name, kind in (("zlib", "Zlib"), ("gzip", "GZip"), ("bz2", "BZ2"), ("lzma", "LZMA")):
-        _bound(name, kind, _streamed[name])
-    for name, kind, size in (("zstd", "Zstd", _zstd), ("lz4", "LZ4", _at(0)), ("blosc", "Blosc", _at(4))):
+    for name, kind, size in (
+        ("zlib", "Zlib", partial(_streamed, zlib.decompressobj, _DEFLATE)),
+        ("gzip", "GZip", partial(_streamed, partial(zlib.decompressobj, 31), _DEFLATE)),
+        ("bz2", "BZ2", partial(_streamed, bz2.BZ2Decompressor, np.inf)),
+        ("lzma", "LZMA", partial(_streamed, lzma.LZMADecompressor, np.inf)),
+        ("zstd", "Zstd", _zstd),
+        ("lz4", "LZ4", partial(_declared, 0)),
+        ("blosc", "Blosc", partial(_declared, 4)),
+    ):
         _bound(name, kind, size)
 
 
@@ -209,9 +216,9 @@ def _bound(module: str, kind: str, size: Callable[[bytes, int], int]) -> None:
     codec.decode = decode
 
 
-def _at(place: int) -> Callable[[bytes, int], int]:
-    """Return what reads the size that stands in the head of a chunk."""
-    return lambda chunk, most: struct.unpack_from("<I", chunk, place)[0] if len(chunk) >= place + 4 else 0
+def _declared(place: int, chunk: bytes, most: int) -> int:
+    """Return the size that stands in the head of a chunk."""
+    return int(struct.unpack_from("<I", chunk, place)[0]) if len(chunk) >= place + 4 else 0
 
 
 def _zstd(chunk: bytes, most: int) -> int:
@@ -230,25 +237,16 @@ def _zstd(chunk: bytes, most: int) -> int:
     return int.from_bytes(chunk[start : start + width], "little") + (256 if width == 2 else 0)
 
 
-def _stream(make: Callable[[], Any], ratio: float = np.inf) -> Callable[[bytes, int], int]:
-    """Return what unpacks a chunk until it is too large, one stream after another, and keeps nothing."""
+def _streamed(make: Callable[[], Any], ratio: float, chunk: bytes, most: int) -> int:
+    """Unpack a chunk, one stream after another, until it is too large; return its size and keep nothing.
 
-    def size(chunk: bytes, most: int) -> int:
-        found = 0
-        if len(chunk) * ratio <= most:
-            return found
-        while chunk and found <= most:
-            unpacker = make()
-            found += len(unpacker.decompress(chunk, most + 1))
-            chunk = unpacker.unused_data if getattr(unpacker, "eof", False) else b""
+    A chunk that cannot be too large, as its way to pack packs by `ratio` at most, counts as 0.
+    """
+    found = 0
+    if len(chunk) * ratio <= most:
         return found
-
-    return size
-
-
-_streamed = {
-    "zlib": _stream(zlib.decompressobj, _DEFLATE),
-    "gzip": _stream(lambda: zlib.decompressobj(31), _DEFLATE),
-    "bz2": _stream(bz2.BZ2Decompressor),
-    "lzma": _stream(lzma.LZMADecompressor),
-}
+    while chunk and found <= most:
+        unpacker = make()
+        found += len(unpacker.decompress(chunk, most + 1))
+        chunk = unpacker.unused_data if getattr(unpacker, "eof", False) else b""
+    return found

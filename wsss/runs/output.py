@@ -166,8 +166,10 @@ class Output:
         }
         if others:
             raise ConfigError(f"{self.shown} holds another result ({in_short(others)}): {self.way_out}.")
-        if always:
-            return True
+        return always or self._is_out_of_date(record, differing)
+
+    def _is_out_of_date(self, record: dict[str, Any], differing: Mapping[str, str]) -> bool:
+        """Return whether a result is to be made again, and say why; refuse one that was changed by hand."""
         missing, changed = self._state(record)
         if changed:
             other = self._owner(str(changed[0].relative_to(self.folder)))

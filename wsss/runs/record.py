@@ -194,24 +194,23 @@ def record_from(
     Raises:
         DataError: the recipe has an option this version does not know.
     """
-    recipe = recipe_from(meta["recipe"], str(where))
     return RunRecord(
-        recipe,
-        meta["fold"],
-        meta.get("data", ""),
-        tuple(train_ids),
-        tuple(meta.get("channels", ())),
-        tuple(meta.get("classes", ())),
-        meta.get("negative"),
-        meta.get("size", 0),
-        ancestors,
-        meta.get("augment"),
-        {name: meta[name] for name in ("pseudo", *SINCE) if name in meta},
-        tuple(meta.get("roles", ())),
-        meta.get("bits"),
-        meta["versions"],
-        where,
-        digest,
+        recipe=recipe_from(meta["recipe"], str(where)),
+        fold=meta["fold"],
+        data=meta.get("data", ""),
+        train_ids=tuple(train_ids),
+        channels=tuple(meta.get("channels", ())),
+        classes=tuple(meta.get("classes", ())),
+        negative=meta.get("negative"),
+        size=meta.get("size", 0),
+        ancestors=ancestors,
+        augment=meta.get("augment"),
+        inputs={name: meta[name] for name in ("pseudo", *SINCE) if name in meta},
+        roles=tuple(meta.get("roles", ())),
+        bits=meta.get("bits"),
+        versions=meta["versions"],
+        path=where,
+        digest=digest,
     )
 
 
