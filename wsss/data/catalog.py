@@ -318,19 +318,17 @@ def _checked_folds(folder: Path, manifest: dict[str, Any], table: pd.DataFrame) 
     return table["fold"].to_numpy(np.int64)
 
 
-def default_dataset(data: Path | None, home: Path = Path("data")) -> Path:
-    """Return `data`, or the only data set prepared under `home`.
+def default_dataset(data: Path | None) -> Path:
+    """Return `data`, or the only data set prepared under data/.
 
     Raises:
         ConfigError: none is prepared, or there are several to choose from.
     """
     if data is not None:
         return data
-    prepared = sorted(path.parent for path in home.glob("*/dataset.json"))
+    prepared = sorted(path.parent for path in Path("data").glob(f"*/{MANIFEST}"))
     if len(prepared) == 1:
         return prepared[0]
     if not prepared:
-        raise ConfigError(f"no data set is prepared under {home}/: run python -m wsss.prepare first, or pass --data.")
-    raise ConfigError(
-        f"several data sets are prepared under {home}/: choose one with --data {prepared[0]} (or another)."
-    )
+        raise ConfigError("no data set is prepared under data/: run python -m wsss.prepare first, or pass --data.")
+    raise ConfigError(f"several data sets are prepared under data/: choose one with --data {prepared[0]} (or another).")

@@ -1,4 +1,4 @@
-"""Folds that spread classes, or shares of mask, evenly and keep the images of a group together."""
+"""Folds that spread classes, or shares of mask, evenly and keep images of a group together; tables that show them."""
 
 import itertools
 from collections.abc import Iterator

@@ -66,13 +66,10 @@ def touching_border(label_map: np.ndarray, width: int) -> np.ndarray:
     distance, nearest = ndimage.distance_transform_edt(label_map == 0, return_indices=True)
     grown = np.where(distance <= width, label_map[tuple(nearest)], 0)
     line = np.zeros(label_map.shape, bool)
-    for axis in (0, 1):
-        first, second = (np.take(grown, range(a, grown.shape[axis] - 1 + a), axis) for a in (0, 1))
-        differ = (first != second) & (first > 0) & (second > 0)
-        pad = [(0, 0), (0, 0)]
-        for a in (0, 1):
-            pad[axis] = (a, 1 - a)
-            line |= np.pad(differ, pad)
+    for one, other in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        differ = (grown[one] != grown[other]) & (grown[one] > 0) & (grown[other] > 0)
+        line[one] |= differ
+        line[other] |= differ
     if width > 1:
         line = ndimage.binary_dilation(line, iterations=width - 1)
     return line & (label_map > 0)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss.core.checks import DataError
-from wsss.core.files import disk_errors
+from wsss.core.files import disk_errors, sync
 from wsss.core.reading import check_no_link, read_npy
 
 _AGAIN = "Run prepare with --overwrite."
@@ -102,8 +102,7 @@ class Shards:
     def sync(self) -> None:
         """Wait until everything written is on the disk."""
         for path, _ in self.files():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
+            sync(path)
 
     def _offset(self, slot: int) -> int:
         return len(_header(SHARD_IMAGES, self.channels, self.size)) + slot * self.channels * self.size**2

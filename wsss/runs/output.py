@@ -19,12 +19,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from wsss.core import __version__
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
-from wsss.core.files import as_read, digest_file, read_json, read_record, remove_parts, sync_folder, write_json
+from wsss.core.files import as_read, digest_file, read_json, read_record, remove_parts, sync, write_json
 from wsss.core.reading import check_no_link
 from wsss.runs.inputs import Digests, Seen, differences, from_here, in_short, mark_of, place_of
 from wsss.runs.journal import Journal
@@ -50,13 +50,13 @@ class Output:
         folder: where its files lie.
         name: FOLDER, or the name of its first file.
         command: the stage that makes it.
-        way_out: the options by which a user chooses another place or replaces what is there, for messages.
     """
 
+    way_out: ClassVar[str] = "choose another --out, or pass --overwrite true"
+    """The options by which a user chooses another place or replaces what is there, for messages."""
     folder: Path
     name: str
     command: str
-    way_out: str = "choose another --out, or pass --overwrite true"
     gather: Gather | None = None
     marks: Marks | None = None
     read: dict[str, Any] = field(default_factory=dict)
@@ -262,7 +262,7 @@ class Output:
             "files": {name: ["", digest_file(home / name)] for name in names},
         }
         for name in names:
-            _sync(home / name)
+            sync(home / name)
         write_json(self._commit, {"remove": sorted(before), "record": record, "keep": bool(failed and self.keeps_work)})
         self.complete()
 
@@ -316,7 +316,7 @@ class Output:
                 _move(home / name, self.folder / name)
         for place in {(self.folder / name).parent for name in record["files"]}:
             if place.is_dir():
-                sync_folder(place)
+                sync(place)
         _remove_empty(self.folder, commit["remove"])
         for name, entry in record["files"].items():
             entry[0] = mark_of(self.folder / name) if (self.folder / name).exists() else ""
@@ -354,9 +354,7 @@ class Output:
 
 
 @contextlib.contextmanager
-def in_folder(
-    folder: Path, command: str, *inside: str, name: str = FOLDER, way_out: str | None = None
-) -> Iterator[Output]:
+def in_folder(folder: Path, command: str, *inside: str, name: str = FOLDER) -> Iterator[Output]:
     """Hold a folder that a command writes its result into; what a killed run left there is completed or removed.
 
     Args:
@@ -364,32 +362,28 @@ def in_folder(
         command: the stage.
         inside: sub-folders that the command writes into by itself.
         name: SEGMENT for the label maps, which a data set holds in addition to its own result.
-        way_out: what a user may do where another result is there, for messages.
 
     Raises:
         ConfigError: it is a file, or another command holds it.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file, expected a folder: choose another --out.")
-    with _held(Output(folder, name, command), way_out, hold(folder, *inside)) as output:
+    with _held(Output(folder, name, command), hold(folder, *inside)) as output:
         yield output
 
 
 @contextlib.contextmanager
-def at_file(path: Path, command: str, *, way_out: str | None = None) -> Iterator[Output]:
+def at_file(path: Path, command: str) -> Iterator[Output]:
     """Hold a file that a command writes, together with its companions; see `in_folder`."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder, expected a file: choose another --out.")
     folder = path.parent
-    with _held(
-        Output(folder, path.name, command), way_out, hold(folder, lock=_lock_of(path.name), clean=False)
-    ) as output:
+    with _held(Output(folder, path.name, command), hold(folder, lock=_lock_of(path.name), clean=False)) as output:
         yield output
 
 
 @contextlib.contextmanager
-def _held(output: Output, way_out: str | None, held: contextlib.AbstractContextManager[None]) -> Iterator[Output]:
-    output.way_out = way_out or output.way_out
+def _held(output: Output, held: contextlib.AbstractContextManager[None]) -> Iterator[Output]:
     with held, output:
         for place in (output.folder / STATE, output.work, *output.work.rglob("*")):
             check_no_link(place)
@@ -438,14 +432,9 @@ def _move(source: Path, target: Path) -> None:
             raise
         copy = target.with_name(f".{target.name}.moved.part")
         shutil.copyfile(source, copy)
-        _sync(copy)
+        sync(copy)
         copy.replace(target)
         source.unlink()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def _remove_empty(folder: Path, names: Collection[str]) -> None:

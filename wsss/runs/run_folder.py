@@ -27,7 +27,7 @@ from wsss.core.files import (
     digest_json,
     read_json,
     read_lines,
-    sync_folder,
+    sync,
     write_bytes,
     write_json,
     write_text,
@@ -61,7 +61,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
     content = save(plain, {"wsss": header})
     if path.exists():
         path.replace(previous(path))
-        sync_folder(path.parent)
+        sync(path.parent)
     try:
         write_bytes(path, content)
     except BaseException:
