@@ -9,7 +9,7 @@ import math
 import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,8 @@ def open_raster(
             tiff = opened.enter_context(tiff_of(stream))
             folder = source if isinstance(source, Path) and join else None
             raster = _tiff_raster(tiff, folder, opened, choice, where)
+        elif kind == "PNG":
+            raster = _png_raster(stream, where)
         elif kind:
             raster = _pillow_raster(stream, kind, where)
         else:
@@ -315,45 +317,54 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def _png_raster(stream: Any, where: str) -> Raster:
+    stream.seek(16)
+    _check_filling(stream, struct.unpack(">II", stream.read(8)), where)
+    orientation = png_metadata(stream, where).orientation
+    size, mode, colours, _ = _pillow_head(stream, "PNG")
+    bits, colour = _png_kind(stream)
+    samples = _PNG_SAMPLES.get(colour, 0)
+    alpha = int(colour in (4, 6))
+    names = _COLOURS[: samples - 1] + _COLOURS[3:] if alpha else _COLOURS[:samples]
+    names = names if samples > 2 else ("grey", "alpha")[:samples]
+    dtype = "bool" if bits == 1 and mode == "1" else "uint16" if bits == 16 else "uint8"
+    height, width = _upright(size, orientation)
+    header = Header("PNG", height, width, samples - alpha, dtype, bits, alpha, names, palette=mode == "P")
+    wide = bits == 16 and samples > 1
+    return Raster(header, lambda: _decode_png(stream, bits, wide, where), orientation, colours)
+
+
 def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
-    told = None
-    if kind == "PNG":
-        stream.seek(16)
-        _check_filling(stream, struct.unpack(">II", stream.read(8)), where)
-        told = png_metadata(stream, where)
-    stream.seek(0)
-    with Image.open(stream, formats=(kind,)) as picture:
-        told = Metadata(picture.info.get("exif", b""), picture.info.get("xmp", b"")) if told is None else told
-        orientation = told.orientation
-        height, width = picture.size[::-1] if orientation < 5 else picture.size
-        mode, colours = picture.mode, None
-        if kind == "BMP" and mode == "1" and _bmp_bits(stream) != 1:
-            raise DataError(
-                f"{where} is a BMP of two colours in more than 1 bit: save it as PNG."
-            )  # Pillow reads zeros
-        if mode == "P":
-            colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    header = Header(kind, height, width, 1, "uint8", palette=mode == "P")
-    if kind == "PNG":
-        bits, colour = _png_kind(stream)
-        samples = _PNG_SAMPLES.get(colour, 0)
-        alpha = int(colour in (4, 6))
-        names = _COLOURS[: samples - 1] + _COLOURS[3:] if alpha else _COLOURS[:samples]
-        dtype = "bool" if bits == 1 and mode == "1" else "uint16" if bits == 16 else "uint8"
-        names = names if samples > 2 else ("grey", "alpha")[:samples]
-        header = replace(header, samples=samples - alpha, alpha=alpha, bits=bits, dtype=dtype, names=names)
-        wide = bits == 16 and samples > 1
-        return Raster(header, lambda: _decode_png(stream, bits, wide, where), orientation, colours)
+    """Open a JPEG or BMP."""
+    size, mode, colours, told = _pillow_head(stream, kind)
+    height, width = _upright(size, told.orientation)
+    stream.seek(28)
+    if kind == "BMP" and mode == "1" and stream.read(2) != b"\1\0":  # Pillow reads zeros
+        raise DataError(f"{where} is a BMP of two colours in more than 1 bit: save it as PNG.")
     if kind == "JPEG":
         _check_filling(stream, (height, width), where)
         stream.seek(0)
         check_scans([stream.read()], where)
     if mode not in ("1", "L", "P", "RGB"):
         raise DataError(f"{where} is a {kind} of mode {mode}, expected grey values or RGB.")
-    samples = 3 if mode == "RGB" else 1
+    names = _COLOURS[:3] if mode == "RGB" else ("grey",)
     bits, dtype = (1, "bool") if mode == "1" else (8, "uint8")
-    header = replace(header, samples=samples, bits=bits, dtype=dtype, names=_COLOURS[:3] if samples == 3 else ("grey",))
-    return Raster(header, lambda: _decode_pillow(stream, kind), orientation, colours)
+    header = Header(kind, height, width, len(names), dtype, bits, names=names, palette=mode == "P")
+    return Raster(header, lambda: _decode_pillow(stream, kind), told.orientation, colours)
+
+
+def _pillow_head(stream: Any, kind: str) -> tuple[tuple[int, int], str, np.ndarray | None, Metadata]:
+    """Return the stored (H, W), Pillow's mode, the palette, and the metadata that it finds without decoding."""
+    stream.seek(0)
+    with Image.open(stream, formats=(kind,)) as picture:
+        colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3) if picture.mode == "P" else None
+        told = Metadata(picture.info.get("exif", b""), picture.info.get("xmp", b""))
+        return (picture.height, picture.width), picture.mode, colours, told
+
+
+def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return the (H, W) of a picture as it is shown."""
+    return size if orientation < 5 else size[::-1]
 
 
 def _check_filling(stream: Any, size: tuple[int, ...], where: str) -> None:
@@ -361,11 +372,6 @@ def _check_filling(stream: Any, size: tuple[int, ...], where: str) -> None:
     if (length := stream.seek(0, io.SEEK_END)) > max(MOST_BLOWN_UP, MOST_BYTES_A_PIXEL * math.prod(size)):
         shown = " x ".join(map(str, size))
         raise DataError(f"{where} has {length} bytes for {shown} pixels: it is damaged, or holds other things.")
-
-
-def _bmp_bits(stream: Any) -> int:
-    stream.seek(28)
-    return int.from_bytes(stream.read(2), "little")
 
 
 def _png_kind(stream: Any) -> tuple[int, int]:
@@ -407,7 +413,7 @@ def _tiff_raster(
         kind = "RGB"  # decoded to it
     places = alpha_places(page) if "S" in stack.page_axes and samples == page.samplesperpixel else []
     orientation = orientation_of(page)
-    height, width = stack.size if orientation < 5 else stack.size[::-1]
+    height, width = _upright(stack.size, orientation)
     dtype, bits = str(np.dtype(page.dtype).newbyteorder("=")), page.bitspersample
     colours, names = samples - len(places), stack.names
     if not names and kind == "RGB" and samples in (3, 4):

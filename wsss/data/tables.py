@@ -257,12 +257,9 @@ def match_labels(files: Sequence[ImageFiles], table: LabelTable | None, *, allow
             "Complete it, or pass --skip with their IDs, or --allow_unlabelled."
         )
     labels = [format_label(table.labels[name]) if name in table.labels else None for name in names]
-    return Matched(list(files), labels, _notes(names, table, without), _carried_columns(table.carried, names))
-
-
-def _carried_columns(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Return the carried columns of the images, renamed where they would clash with columns of wsss."""
-    return table.reindex(names).fillna("").rename(columns=carried_names(table.columns)).reset_index(drop=True)
+    carried = table.carried.reindex(names).fillna("").reset_index(drop=True)
+    carried = carried.rename(columns=carried_names(carried.columns))  # where they would clash with columns of wsss
+    return Matched(list(files), labels, _notes(names, table, without), carried)
 
 
 def _notes(names: Sequence[str], table: LabelTable, without: Sequence[str]) -> list[str]:

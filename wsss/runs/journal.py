@@ -8,7 +8,7 @@ SQLite has none.
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ class Journal:
             recorded = self._open(text)
             if recorded != text and isinstance(read, dict):
                 recorded = self._seen_from_here(recorded, as_read(read))
-            if recorded != text and all(_failed(record) for _, record, _ in self.items()):
+            failures = (record.get("failed") or record.get("status") == "failed" for _, record, _ in self.items())
+            if recorded != text and all(failures):
                 with self._named():
                     self._db.execute("DELETE FROM items")
                     self._db.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", (text,))
@@ -119,7 +120,11 @@ class Journal:
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # absent where text is no UTF-8
             if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
-                raise _unwritable(self.path, error) from error
+                kind = NoSpaceError if code == sqlite3.SQLITE_FULL else DataError
+                raise kind(
+                    f"{self.path} cannot be written ({error}): make room or fix the disk, then start the same command "
+                    "again; what was done is kept."
+                ) from error
             raise self._damaged(error) from error
 
     def _damaged(self, how: object) -> DataError:
@@ -179,10 +184,6 @@ class Journal:
         return key, parse_json(text, self.path), payload
 
 
-def _failed(record: Mapping[str, Any]) -> bool:
-    return bool(record.get("failed")) or record.get("status") == "failed"
-
-
 def _what_differs(recorded: str, read: object, path: Path) -> str:
     """Return in words what differs from the record in a file."""
     try:
@@ -196,14 +197,6 @@ def _what_differs(recorded: str, read: object, path: Path) -> str:
 
 def _checksum(key: str, text: str, payload: bytes) -> int:
     return zlib.crc32(payload, zlib.crc32(f"{key}\0{text}\0".encode()))
-
-
-def _unwritable(path: Path, error: sqlite3.OperationalError) -> DataError | NoSpaceError:
-    kind = NoSpaceError if error.sqlite_errorcode == sqlite3.SQLITE_FULL else DataError
-    return kind(
-        f"{path} cannot be written ({error}): make room or fix the disk, then start the same command again; "
-        "what was done is kept."
-    )
 
 
 def remove_journal(path: Path) -> None:

@@ -163,14 +163,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in state.items()}
 
 
-_NEEDED = ("recipe", "fold", "train_ids")
-
-
-def _task(meta: dict[str, Any]) -> object:
-    recipe = meta.get("recipe")
-    return recipe.get("task") if isinstance(recipe, dict) else None
-
-
 @dataclass(frozen=True)
 class RunFolder:
     """config.yaml, train_ids.txt, ancestors.json, log.csv, last.safetensors (the whole state), best.safetensors
@@ -244,7 +236,9 @@ class RunFolder:
         """
         if not self.ids.exists():
             raise DataError(f"{self.ids} is missing: it belongs to the run and proves what it was trained on.")
-        check_network_record(meta, source, (*_NEEDED, *(NETWORK if _task(meta) != "masks" else ())))
+        recipe = meta.get("recipe")
+        of_masks = isinstance(recipe, dict) and recipe.get("task") == "masks"
+        check_network_record(meta, source, ("recipe", "fold", "train_ids", *(() if of_masks else NETWORK)))
         self._check_config(meta, source)
         ids = read_lines(self.ids)
         if digest_json(ids) != meta["train_ids"]:
