@@ -20,7 +20,8 @@ from wsss.core.checks import DataError, some
 from wsss.core.files import composed, write_bytes
 from wsss.core.reading import open_text, opening
 
-_GUARDED = r"^'([=+\-@'\t\r])"
+_FORMULA = re.compile(r"[=+\-@'\t\r]")
+"""What a formula of a spreadsheet begins with."""
 LONGEST_HEADER = 1 << 20
 """Characters of the first line, at most."""
 MOST_COLUMNS = 5_000
@@ -304,10 +305,43 @@ def check_no_decimals(table: pd.DataFrame, name: str, path: Path) -> None:
         )
 
 
+def guard_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Put ' before every text, column names included, that begins with = + - @ ' tab or return.
+
+    A spreadsheet then shows it and does not run it. `unguard_text` undoes this.
+    """
+    texts = table.select_dtypes(["object", "string", "category"])
+    table = table.assign(**{str(name): table[name].astype(object).map(_guarded) for name in texts})
+    return table.rename(columns=_guarded)
+
+
+def _guarded(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def csv_bytes(table: pd.DataFrame, *, header: bool = True, guard: bool = True) -> bytes:
+    """Return a table as CSV: UTF-8, comma, no index; floats with 6 significant digits.
+
+    Args:
+        table: the table.
+        header: begin with the names of the columns.
+        guard: prevent text from being run as a formula (see `guard_text`).
+    """
+    table = guard_text(table) if guard else table
+    text: str = table.to_csv(index=False, header=header, float_format="%.6g", lineterminator="\n")
+    return text.encode()
+
+
+def write_csv(path: Path, table: pd.DataFrame, *, guard: bool = True) -> None:
+    """Write a table as CSV (see `csv_bytes`), whole or not at all."""
+    write_bytes(path, csv_bytes(table, guard=guard))
+
+
 def unguard_text(table: pd.DataFrame, columns: Iterable[str] = ("ID",)) -> pd.DataFrame:
-    """Undo `files.guard_text` in some columns."""
+    """Undo `guard_text` in some columns."""
     text = [name for name in columns if pd.api.types.is_string_dtype(table[name])]
-    return table.assign(**{name: table[name].str.replace(_GUARDED, r"\1", regex=True) for name in text})
+    guarded = f"^'({_FORMULA.pattern})"
+    return table.assign(**{name: table[name].str.replace(guarded, r"\1", regex=True) for name in text})
 
 
 def read_numbers(path: Path) -> pd.DataFrame:
@@ -350,38 +384,3 @@ def carried_names(names: Iterable[str]) -> dict[str, str]:
 def carried_columns(names: Iterable[str]) -> list[str]:
     """Return those of a table's columns that were carried along from a user's table."""
     return [name for name in names if name.lower() not in RESERVED and not name.isdecimal() and ":" not in name]
-
-
-_FORMULA = re.compile(r"[=+\-@'\t\r]")
-
-
-def guard_text(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Put ' before every text, column names included, that begins with = + - @ ' tab or return.
-
-    A spreadsheet then shows it and does not run it. `csv_text.unguard_text` undoes this.
-    """
-    texts = table.select_dtypes(["object", "string", "category"])
-    table = table.assign(**{str(name): table[name].astype(object).map(_guarded) for name in texts})
-    return table.rename(columns=_guarded)
-
-
-def _guarded(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
-
-
-def csv_bytes(table: "pd.DataFrame", *, header: bool = True, guard: bool = True) -> bytes:
-    """Return a table as CSV: UTF-8, comma, no index; floats with 6 significant digits.
-
-    Args:
-        table: the table.
-        header: begin with the names of the columns.
-        guard: prevent text from being run as a formula (see `guard_text`).
-    """
-    table = guard_text(table) if guard else table
-    text: str = table.to_csv(index=False, header=header, float_format="%.6g", lineterminator="\n")
-    return text.encode()
-
-
-def write_csv(path: Path, table: "pd.DataFrame", *, guard: bool = True) -> None:
-    """Write a table as CSV (see `csv_bytes`), whole or not at all."""
-    write_bytes(path, csv_bytes(table, guard=guard))
