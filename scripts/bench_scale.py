@@ -32,7 +32,8 @@ from wsss.core.labels import HPA, format_label
 from wsss.core.runtime import versions
 from wsss.data.build import read_extra
 from wsss.data.catalog import TABLE, DataSet
-from wsss.data.folds import find_duplicates, make_folds
+from wsss.data.duplicates import find_duplicates
+from wsss.data.folds import make_folds
 from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.inference.tables import cells_frame, write_cells, write_images
 from wsss.models.cam_net import build_cam_net

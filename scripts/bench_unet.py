@@ -36,7 +36,9 @@ from wsss import evaluate, infer, train
 from wsss.cells.instances import objects_of
 from wsss.core.files import read_json
 from wsss.core.rle import encode_pairs
-from wsss.data.masks import coverage_folds, make_target, open_masks, survey
+from wsss.data.folds import coverage_folds
+from wsss.data.mask_targets import make_target
+from wsss.data.masks import open_masks, survey
 from wsss.metrics.instances import instance_ap
 from wsss.models.unet import build_unet
 from wsss.options.masks import MOST, UnetConfig

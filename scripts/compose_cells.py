@@ -16,7 +16,7 @@ from composing.cells import CLEAN, EDGE, HARD, NATURAL, CellBank, Composed, comp
 
 from wsss import cli
 from wsss.core.console import progress, say
-from wsss.core.files import write_csv
+from wsss.core.csv_text import write_csv
 from wsss.core.label_maps import write_label_map
 
 CHANNELS = ("red", "green", "blue", "yellow")

@@ -23,7 +23,7 @@ from wsss.cells.scoring import blend, cell_cam_scores, cell_values, normalise, r
 from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset
-from wsss.data.masks import make_target
+from wsss.data.mask_targets import make_target
 from wsss.data.synthetic import Field, draw_field
 from wsss.inference.checkpoints import CamCheckpoint, load_classifier
 from wsss.models.cam_net import CamNet, class_maps, crop_outputs, merge, split

@@ -21,10 +21,11 @@ from forest_file import feature_classifier
 from peak import soon
 
 from wsss.core.checks import UserError
-from wsss.core.files import BLANK, read_json, read_record, sealed, write_json
+from wsss.core.files import read_json, read_record, write_json
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.core.parquet import read_parquet, write_parquet
 from wsss.core.rle import encode_mask
+from wsss.core.seals import BLANK, sealed
 from wsss.data.build import ExistingSet, Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.pseudo import PseudoSet, write_masks
@@ -54,8 +55,9 @@ from wsss.options.infer import run_config
 from wsss.options.recipe import ClassifyRecipe
 from wsss.reviewing.session import Answer, Answers
 from wsss.runs.journal import Journal
-from wsss.runs.output import STATE, files_of_record, in_folder, record_of
+from wsss.runs.output import in_folder
 from wsss.runs.record import Ancestor, RunRecord
+from wsss.runs.result_record import STATE, files_of_record, record_of
 from wsss.runs.run_folder import RunFolder, load_checkpoint, save_checkpoint
 from wsss.segmenters.cell_unet import WEIGHTS, load_cell_unet
 from wsss.stages import evaluate_masks

@@ -18,8 +18,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from wsss.core import rle
 from wsss.core.checks import DataError
-from wsss.core.csv_text import unguard_text
-from wsss.core.files import guard_text
+from wsss.core.csv_text import guard_text, unguard_text
 from wsss.core.label_maps import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.data import ids
@@ -83,7 +82,7 @@ def test_any_label_table_is_read_or_refused_in_one_line(content: bytes) -> None:
 
 @given(tables())
 def test_any_other_table_is_read_or_refused_in_one_line(content: bytes) -> None:
-    from wsss.data.pixels import read_path_list
+    from wsss.data.image_files import read_path_list
     from wsss.inference.tables import read_cells, read_images
     from wsss.metrics.cells import read_cell_truth
     from wsss.segmenters.painted import TableMasks

@@ -22,14 +22,18 @@ from wsss.core.parquet import read_parquet, write_parquet
 from wsss.core.rasters import open_raster
 from wsss.core.reading import read_npy, read_yaml
 from wsss.data.build import Spec, create_dataset
-from wsss.data.catalog import DataSet, Shards
+from wsss.data.catalog import DataSet
 from wsss.data.large import LargeImage
 from wsss.data.origin import read_provenance
+from wsss.data.shards import Shards
 from wsss.inference.tables import read_cells, read_images
 from wsss.options import ensemble, prepare
 from wsss.options.parsing import read_options
-from wsss.runs.journal import Digests, Journal, hold
-from wsss.runs.output import STATE, in_folder
+from wsss.runs.inputs import Digests
+from wsss.runs.journal import Journal
+from wsss.runs.lock import hold
+from wsss.runs.output import in_folder
+from wsss.runs.result_record import STATE
 from wsss.runs.run_folder import load_checkpoint, read_tensors
 
 

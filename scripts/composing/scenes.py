@@ -11,7 +11,7 @@ import numpy as np
 from skimage.filters import threshold_otsu
 
 from composing.cells import Bank, Style, compose_field
-from wsss.data.masks import make_target
+from wsss.data.mask_targets import make_target
 from wsss.data.synthetic import Look, draw_field
 
 RED, BLUE, YELLOW = 0, 2, 3

@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from wsss.core.files import write_csv, write_text
+from wsss.core.csv_text import write_csv
+from wsss.core.files import write_text
 
 FIGURES = {"ap": "mean AP", "several": "several classes", "ece": "ECE"}
 

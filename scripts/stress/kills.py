@@ -27,7 +27,7 @@ from record import record
 from small import SIZE, write_images
 
 from wsss.core.files import digest_json
-from wsss.runs.output import STATE
+from wsss.runs.result_record import STATE
 from wsss.runs.run_folder import load_checkpoint
 
 NAMES = ["prepare", "segment", "train", "infer"]

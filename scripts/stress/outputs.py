@@ -29,7 +29,8 @@ from record import record
 
 from wsss.core.checks import UserError
 from wsss.data.catalog import DataSet
-from wsss.runs.output import STATE, settle
+from wsss.runs.output import settle
+from wsss.runs.result_record import STATE
 from wsss.runs.run_folder import load_checkpoint
 
 CHANGES = ("rename", "replace", "unlink", "link")

@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 
 from wsss.core.checks import DataError
-from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.files import guard_text
+from wsss.core.csv_text import guard_text, read_text, unguard_text
 
 NAMES = ["=1+1", "+a", "-b", "@c", "'d", "'=e", "plain", "", "a=b"]
 

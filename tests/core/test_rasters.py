@@ -14,11 +14,13 @@ from PIL import Image
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import find_label_map, read_label_map
+from wsss.core.ome import in_um
 from wsss.core.rasters import open_raster, turn
-from wsss.core.stacks import PlaneChoice, in_um, parse_choice
+from wsss.core.stacks import PlaneChoice, parse_choice
+from wsss.data.image_files import find_images
 from wsss.data.large import LargeImage
 from wsss.data.masks import read_mask, read_picture
-from wsss.data.pixels import find_images, read_header, read_image
+from wsss.data.pixels import read_header, read_image
 
 GREY = (np.add.outer(np.arange(20), np.arange(31)) * 5 % 251).astype(np.uint8)
 STACK = np.stack([GREY, GREY // 2, GREY // 3, GREY // 4])

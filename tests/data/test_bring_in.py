@@ -11,7 +11,8 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.stacks import parse_choice
-from wsss.data.pixels import TINTS, check_headers, find_images, read_image, read_path_list, signal_of
+from wsss.data.image_files import find_images, read_path_list
+from wsss.data.pixels import TINTS, check_headers, read_image, signal_of
 
 CHANNELS = ("red", "green", "blue", "yellow")
 

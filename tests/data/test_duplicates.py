@@ -6,7 +6,7 @@ import pytest
 
 from wsss.core.label_maps import Geometry
 from wsss.data.build import _first_of_group
-from wsss.data.folds import ALIKE, PARTNERS, _alike, find_duplicates, thumbnail
+from wsss.data.duplicates import ALIKE, PARTNERS, _alike, find_duplicates, thumbnail
 
 SIZE = 128
 
@@ -54,7 +54,7 @@ def test_different_fields_and_blank_images_are_no_duplicates() -> None:
 
 
 def test_many_copies_are_one_group_and_each_image_is_verified_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsss.data.folds.BLOCK", 16)
+    monkeypatch.setattr("wsss.data.duplicates.BLOCK", 16)
     images = [field(k % 3) for k in range(60)]
     found = pairs(images)
     groups = _first_of_group(60, [(a, b, 1.0) for a, b in found])
@@ -66,9 +66,9 @@ def test_the_most_similar_images_are_found_in_any_block(monkeypatch: pytest.Monk
     vectors = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = np.triu(vectors @ vectors.T, 1)
-    monkeypatch.setattr("wsss.data.folds.NEAREST", 50)
+    monkeypatch.setattr("wsss.data.duplicates.NEAREST", 50)
     for block in (7, 50, 64):
-        monkeypatch.setattr("wsss.data.folds.BLOCK", block)
+        monkeypatch.setattr("wsss.data.duplicates.BLOCK", block)
         assert {tuple(pair) for pair in _alike(vectors).tolist()} >= set(zip(*np.nonzero(scores >= ALIKE), strict=True))
         assert len(_alike(vectors)) == (scores >= ALIKE - block * 1e-6).sum()
 

@@ -4,7 +4,7 @@ import pytest
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import ClassList
-from wsss.data.pixels import ImageFiles
+from wsss.data.image_files import ImageFiles
 from wsss.data.tables import LabelTable, leave_out, match_labels, read_labels
 
 FILES = [ImageFiles(ID, (f"{ID}.png",)) for ID in ("a", "b", "c")]

@@ -5,7 +5,8 @@ import pytest
 import tifffile
 
 from wsss.core.checks import DataError
-from wsss.data.pixels import find_images, read_image
+from wsss.data.image_files import find_images
+from wsss.data.pixels import read_image
 
 CHANNELS = ("red", "green", "blue", "yellow")
 

@@ -12,7 +12,8 @@ from wsss.core.checks import ConfigError
 from wsss.core.labels import HPA_CHANNELS, HPA_NAMES
 from wsss.data.synthetic import Field, Look, draw_field, write_fields
 from wsss.data.synthetic.fields import assign, choose_classes
-from wsss.data.synthetic.patterns import MITOTIC, NEGATIVE, PATTERNS, curves, dots, draw, noise, pick
+from wsss.data.synthetic.outlines import curves, dots, draw, noise, pick
+from wsss.data.synthetic.patterns import MITOTIC, NEGATIVE, PATTERNS
 
 CLEAN = Look(lost=0, several=0)
 

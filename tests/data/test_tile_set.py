@@ -9,8 +9,9 @@ import tifffile
 
 from wsss.core.checks import DataError
 from wsss.core.rle import encode_pairs
+from wsss.data.folds import coverage_folds
 from wsss.data.large import PolygonMask, RunMask
-from wsss.data.masks import Contrast, coverage_folds, survey
+from wsss.data.masks import Contrast, survey
 from wsss.data.tile_set import TileSet, open_set
 
 SIZE = (90, 130)

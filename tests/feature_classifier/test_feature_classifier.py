@@ -20,7 +20,7 @@ from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.feature_classifier.train import ensure_feature_classifier
 from wsss.options.recipe import FeatureClassifierConfig
-from wsss.runs.journal import Digests
+from wsss.runs.inputs import Digests
 from wsss.runs.run_folder import RunFolder
 
 SIZE = 64

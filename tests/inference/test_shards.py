@@ -23,7 +23,7 @@ from wsss.models.device import choose_device
 from wsss.options.infer import Shard
 from wsss.options.scoring import CropConfig
 from wsss.runs.journal import Journal
-from wsss.runs.output import STATE
+from wsss.runs.result_record import STATE
 from wsss.runs.run_folder import find_folders
 
 SIZE = 64

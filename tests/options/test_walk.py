@@ -22,7 +22,7 @@ from wsss import cli
 from wsss.core.checks import UserError
 from wsss.core.label_maps import read_label_map, write_label_map
 from wsss.data.synthetic import write_fields
-from wsss.runs.output import STATE
+from wsss.runs.result_record import STATE
 
 TINY = "--backbone test_resnet --weights none --crop 64 --batch 3 --epochs 1 --workers 0 --device cpu"
 SLIM = "--unet.channels [8,8,8,4,4]"

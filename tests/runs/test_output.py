@@ -13,8 +13,10 @@ import pytest
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json, write_json
-from wsss.runs.journal import Digests, Journal, differences
-from wsss.runs.output import STATE, Output, at_file, check_recorded, in_folder, record_of, settle, there_now
+from wsss.runs.inputs import Digests, differences
+from wsss.runs.journal import Journal
+from wsss.runs.output import Output, at_file, in_folder, settle
+from wsss.runs.result_record import STATE, check_recorded, record_of, there_now
 
 
 def make(folder: Path, source: Path, *, names: tuple[str, ...] = ("a.csv", "b/c.csv"), **more: Any) -> bool:

@@ -16,7 +16,8 @@ from squares import SIZE, make_squares, words
 
 from wsss import cli, infer, train
 from wsss.core.checks import DiskError
-from wsss.core.files import write_bytes, write_csv
+from wsss.core.csv_text import write_csv
+from wsss.core.files import write_bytes
 from wsss.core.label_maps import write_label_map
 from wsss.data.catalog import DataSet
 from wsss.reviewing.session import Answers

@@ -18,7 +18,7 @@ from wsss import download
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.fetch import Rate
 from wsss.options.download import DownloadOptions
-from wsss.runs.output import STATE
+from wsss.runs.result_record import STATE
 from wsss.stages.download import wanted_images
 
 

@@ -14,7 +14,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import read_label_map, write_label_map
 from wsss.data.build import Spec, create_dataset
 from wsss.runs.journal import Journal
-from wsss.runs.output import STATE
+from wsss.runs.result_record import STATE
 from wsss.runs.run_folder import RunFolder, load_checkpoint, save_checkpoint
 
 SIZE = 64

@@ -14,9 +14,9 @@ from PIL import Image
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
-from wsss.data.pixels import find_images
+from wsss.data.image_files import find_images
 from wsss.prepare import main
-from wsss.runs.output import STATE
+from wsss.runs.result_record import STATE
 
 CHANNELS = ("red", "green", "blue", "yellow")
 

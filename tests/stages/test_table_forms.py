@@ -17,8 +17,8 @@ from PIL import Image
 from wsss.core import rle
 from wsss.core.checks import DataError
 from wsss.core.labels import HPA
+from wsss.data.image_files import ImageFiles, read_path_list
 from wsss.data.masks import open_masks
-from wsss.data.pixels import ImageFiles, read_path_list
 from wsss.data.tables import leave_out, read_labels
 from wsss.inference.tables import iter_submission, read_cells, read_images
 from wsss.metrics.cells import read_cell_truth

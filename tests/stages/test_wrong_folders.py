@@ -12,7 +12,7 @@ from wsss.core.checks import UserError
 from wsss.core.folders import DATA_SET, MASK_SET, PREDICTIONS, PSEUDO_MASKS, RUN, SIGNS
 from wsss.data.build import Spec, create_dataset
 from wsss.data.masks import open_masks
-from wsss.runs.output import STATE, record_of
+from wsss.runs.result_record import STATE, record_of
 from wsss.runs.run_folder import check_free, find_folders
 
 WORDS = {

@@ -1,24 +1,27 @@
-"""The one reader of text tables, whatever wrote them; text cells that no spreadsheet takes for a formula;
-and the names that a user's columns get in our tables.
+"""Text tables: one reader, whatever wrote them; one writer, whose cells no spreadsheet takes for a formula.
+
+And the names that a user's columns get in our tables.
 """
 
 import csv
 import io
 import itertools
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.reading import open_text
+from wsss.core.files import composed, write_bytes
+from wsss.core.reading import open_text, opening
 
-_GUARDED = r"^'([=+\-@'\t\r])"
+_FORMULA = re.compile(r"[=+\-@'\t\r]")
+"""What a formula of a spreadsheet begins with."""
 LONGEST_HEADER = 1 << 20
 """Characters of the first line, at most."""
 MOST_COLUMNS = 5_000
@@ -84,7 +87,7 @@ def _lines(path: Path) -> Iterator[str]:
     """Yield the lines of a file with their ends, in NFC."""
     number = 0
     try:
-        with open_text(path, None, "a table") as binary:
+        with opening(path), open_text(path, None, "a table") as binary:
             start = binary.peek(5)[:5]
             if packed := next((what for magic, what in _PACKED.items() if start.startswith(magic)), ""):
                 raise DataError(f"{path} is {packed}.")
@@ -101,11 +104,7 @@ def _lines(path: Path) -> Iterator[str]:
                         f"{path} has a NUL byte in row {number}: it is no text, or save it as CSV in UTF-8."
                     )
                 line = line.lstrip("\ufeff") if number == 1 else line  # a second mark
-                yield line if line.isascii() else unicodedata.normalize("NFC", line)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: check the path.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from None
+                yield line if line.isascii() else composed(line)
     except UnicodeError as error:  # its position counts from a block of the file: the row says more
         raise DataError(
             f"{path} is not UTF-8 text (after row {number}: {' '.join(str(error).split())[:80]}): "
@@ -306,10 +305,43 @@ def check_no_decimals(table: pd.DataFrame, name: str, path: Path) -> None:
         )
 
 
+def guard_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Put ' before every text, column names included, that begins with = + - @ ' tab or return.
+
+    A spreadsheet then shows it and does not run it. `unguard_text` undoes this.
+    """
+    texts = table.select_dtypes(["object", "string", "category"])
+    table = table.assign(**{str(name): table[name].astype(object).map(_guarded) for name in texts})
+    return table.rename(columns=_guarded)
+
+
+def _guarded(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def csv_bytes(table: pd.DataFrame, *, header: bool = True, guard: bool = True) -> bytes:
+    """Return a table as CSV: UTF-8, comma, no index; floats with 6 significant digits.
+
+    Args:
+        table: the table.
+        header: begin with the names of the columns.
+        guard: prevent text from being run as a formula (see `guard_text`).
+    """
+    table = guard_text(table) if guard else table
+    text: str = table.to_csv(index=False, header=header, float_format="%.6g", lineterminator="\n")
+    return text.encode()
+
+
+def write_csv(path: Path, table: pd.DataFrame, *, guard: bool = True) -> None:
+    """Write a table as CSV (see `csv_bytes`), whole or not at all."""
+    write_bytes(path, csv_bytes(table, guard=guard))
+
+
 def unguard_text(table: pd.DataFrame, columns: Iterable[str] = ("ID",)) -> pd.DataFrame:
-    """Undo `files.guard_text` in some columns."""
+    """Undo `guard_text` in some columns."""
     text = [name for name in columns if pd.api.types.is_string_dtype(table[name])]
-    return table.assign(**{name: table[name].str.replace(_GUARDED, r"\1", regex=True) for name in text})
+    guarded = f"^'({_FORMULA.pattern})"
+    return table.assign(**{name: table[name].str.replace(guarded, r"\1", regex=True) for name in text})
 
 
 def read_numbers(path: Path) -> pd.DataFrame:

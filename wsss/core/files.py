@@ -1,7 +1,6 @@
 """Files that are written whole or not at all, digests that identify them, and file names in one Unicode form.
 
-JSON holds a digest of its values; a file of bytes (Parquet, .npz, .npy, safetensors) holds a seal: the SHA-256 of the
-whole file, with zeros in the place of the seal. Files without one, from older versions or other programs, are read too.
+JSON holds a digest of its values; a file without one, from an older version or another program, is read too.
 """
 
 import codecs
@@ -10,35 +9,28 @@ import fcntl
 import hashlib
 import json
 import math
-import mmap
 import os
 import re
 import secrets
 import shutil
-import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from wsss.core.checks import DataError, DiskError, NoSpaceError, some
 from wsss.core.reading import (
     BLOCK,
     check_holes,
-    check_length,
-    check_own_length,
     check_regular,
     one_line,
     open_text,
+    opening,
     parse_json,
     read_text_file,
 )
-
-if TYPE_CHECKING:  # half of the start of a command would go into importing it
-    import pandas as pd
-
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 """Name of a temporary file of ours."""
@@ -69,7 +61,7 @@ def _write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _temporary(path: Path) -> tuple[int, Path]:
@@ -163,9 +155,9 @@ def remove_parts(folder: Path, name: str = "") -> None:
                 os.close(handle)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -237,13 +229,10 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing, is not JSON, or is damaged.
     """
     try:
-        value = parse_json(_json_text(path), path)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: run the stage that writes it first.") from None
+        with opening(path, "run the stage that writes it first"):
+            value = parse_json(_json_text(path), path)
     except (EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path} is not JSON ({one_line(error)}): it is damaged, make it again.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
     if not isinstance(value, dict) or not value:
         return value
     last = next(reversed(value))
@@ -311,12 +300,8 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         DataError: it is missing or no text.
     """
-    try:
+    with opening(path):
         return read_text_file(path, LONGEST_LIST, "a list").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: check the path.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
 
 
 def is_file(text: str) -> bool:
@@ -393,41 +378,6 @@ def _parts(name: object) -> tuple[str, int]:
     return (match[1], int(match[2])) if match else (str(name), 0)
 
 
-_FORMULA = re.compile(r"[=+\-@'\t\r]")
-
-
-def guard_text(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Put ' before every text, column names included, that begins with = + - @ ' tab or return.
-
-    A spreadsheet then shows it and does not run it. `csv_text.unguard_text` undoes this.
-    """
-    texts = table.select_dtypes(["object", "string", "category"])
-    table = table.assign(**{str(name): table[name].astype(object).map(_guarded) for name in texts})
-    return table.rename(columns=_guarded)
-
-
-def _guarded(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
-
-
-def csv_bytes(table: "pd.DataFrame", *, header: bool = True, guard: bool = True) -> bytes:
-    """Return a table as CSV: UTF-8, comma, no index; floats with 6 significant digits.
-
-    Args:
-        table: the table.
-        header: begin with the names of the columns.
-        guard: prevent text from being run as a formula (see `guard_text`).
-    """
-    table = guard_text(table) if guard else table
-    text: str = table.to_csv(index=False, header=header, float_format="%.6g", lineterminator="\n")
-    return text.encode()
-
-
-def write_csv(path: Path, table: "pd.DataFrame", *, guard: bool = True) -> None:
-    """Write a table as CSV (see `csv_bytes`), whole or not at all."""
-    write_bytes(path, csv_bytes(table, guard=guard))
-
-
 def digest_bytes(content: bytes) -> str:
     """Return the first 16 hex digits of the SHA-256 of `content`."""
     return hashlib.sha256(content).hexdigest()[:16]
@@ -447,92 +397,6 @@ def digest_file(path: Path) -> str:
     check_regular(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-
-
-_MARK = b"wsss-sha256:"
-_HEX = 64
-BLANK = (_MARK + b"0" * _HEX).decode()
-"""What a file holds, once, before it is sealed."""
-OF_OPTIONS = "Restore it, or, if it was changed on purpose, remove its first line."
-"""The way out of damaged options, which begin with their seal."""
-
-
-def seal(stream: IO[bytes]) -> None:
-    """Write the digest of an open file into the place of its last BLANK.
-
-    Raises:
-        ValueError: there is no BLANK.
-    """
-    stream.flush()
-    handle = stream.fileno()
-    with mmap.mmap(handle, 0, prot=mmap.PROT_READ) as content:
-        at = content.rfind(BLANK.encode())
-        if at < 0:
-            raise ValueError("the file keeps no place for a seal.")
-        digest = _sealing(content, at)
-    os.pwrite(handle, digest, at + len(_MARK))
-
-
-def sealed(content: bytes) -> bytes:
-    """Return a file's content with its last BLANK replaced by the digest."""
-    at = content.rindex(BLANK.encode()) + len(_MARK)
-    return content[:at] + _sealing(content, at - len(_MARK)) + content[at + _HEX :]
-
-
-def check_seal(path: Path, again: str, most: int | None = None, within: int = sys.maxsize) -> bool:
-    """Compare a file with its seal; return whether it has one.
-
-    Args:
-        path: the file.
-        again: the way out if it is damaged, as a sentence.
-        most: bytes that such a file may have; a longer one is refused unread.
-        within: bytes at the file's end in which its seal stands, if it has one; a megabyte at least.
-
-    Raises:
-        DataError: the file differs from what was sealed, or is too long.
-    """
-    check_length(path, most, "options")
-    check_own_length(path, again)
-    with path.open("rb") as stream:
-        at = _last(stream, _MARK, within)
-        if at < 0:
-            return False
-        stream.seek(at + len(_MARK))
-        given, sha, left = stream.read(_HEX), hashlib.sha256(), at + len(_MARK)
-        stream.seek(0)
-        while block := stream.read(min(left, BLOCK)):
-            sha.update(block)
-            left -= len(block)
-        sha.update(b"0" * _HEX)
-        stream.seek(_HEX, os.SEEK_CUR)
-        while block := stream.read(BLOCK):
-            sha.update(block)
-    if given != sha.hexdigest().encode():
-        raise DataError(f"{path} is damaged: its content does not match its digest. {again}")
-    return True
-
-
-def _last(stream: IO[bytes], mark: bytes, within: int) -> int:
-    """Return where a mark stands last in the bytes at a file's end, -1 if it does not; they are read from the end."""
-    size = end = stream.seek(0, os.SEEK_END)
-    while end > max(0, size - within):
-        begin = max(0, end - BLOCK)
-        stream.seek(begin)
-        at = stream.read(end - begin + len(mark) - 1).rfind(mark)
-        if at >= 0:
-            return begin + at
-        end = begin
-    return -1
-
-
-def _sealing(content: "bytes | mmap.mmap", at: int) -> bytes:
-    """Return the hex digest of a content whose seal begins at `at`."""
-    sha = hashlib.sha256()
-    with memoryview(content) as view:
-        sha.update(view[: at + len(_MARK)])
-        sha.update(b"0" * _HEX)
-        sha.update(view[at + len(_MARK) + _HEX :])
-    return sha.hexdigest().encode()
 
 
 def composed(name: str) -> str:

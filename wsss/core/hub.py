@@ -39,14 +39,13 @@ def quick_hub() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def answers(url: str, seconds: float | None = None) -> bool:
-    """Return whether a server answers at all within some seconds (`ANSWER_S`); proxies are respected."""
-    seconds = ANSWER_S if seconds is None else seconds
+def answers(url: str) -> bool:
+    """Return whether a server answers at all within ANSWER_S; proxies are respected."""
     answered, tried = threading.Event(), threading.Event()
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=ANSWER_S).close()
             answered.set()
         except urllib.error.HTTPError:
             answered.set()
@@ -57,7 +56,7 @@ def answers(url: str, seconds: float | None = None) -> bool:
 
     # In a thread, because no time limit holds for the look-up of a name.
     threading.Thread(target=ask, daemon=True).start()
-    tried.wait(seconds)
+    tried.wait(ANSWER_S)
     return answered.is_set()
 
 

@@ -14,8 +14,8 @@ import tifffile
 
 from wsss.core.checks import DataError, some
 from wsss.core.files import write_atomic
-from wsss.core.rasters import LOSSLESS, MOST_BLOWN_UP, MOST_RATIO, open_raster, stem_of
-from wsss.core.reading import check_npy, check_regular, one_line, open_zip, parse_npy, read_npy
+from wsss.core.rasters import LOSSLESS, MOST_BLOWN_UP, MOST_RATIO, files_by_id, open_raster
+from wsss.core.reading import check_npy, check_regular, named, open_zip, parse_npy, read_npy
 
 FIELD_UM = 2048 * 0.08
 """Edge of a whole field of the Human Protein Atlas, in micrometres."""
@@ -71,7 +71,7 @@ class Geometry:
         if label_map.shape == (self.size, self.size) and (self.height, self.width) != label_map.shape:
             return label_map
         out = np.zeros((self.size, self.size), label_map.dtype)
-        rows, columns = self._centres()
+        rows, columns = _nearest(self.content_height, self.height), _nearest(self.content_width, self.width)
         out[: self.content_height, : self.content_width] = label_map[rows[:, None], columns[None, :]]
         return out
 
@@ -79,12 +79,8 @@ class Geometry:
         """Scale a (size, size) label map back to (height, width), nearest neighbour; a native map passes as it is."""
         if label_map.shape == (self.height, self.width):
             return label_map
-        rows = _nearest(self.height, self.content_height)
-        columns = _nearest(self.width, self.content_width)
+        rows, columns = _nearest(self.height, self.content_height), _nearest(self.width, self.content_width)
         return label_map[rows[:, None], columns[None, :]]
-
-    def _centres(self) -> tuple[np.ndarray, np.ndarray]:
-        return _nearest(self.content_height, self.height), _nearest(self.content_width, self.width)
 
 
 def _nearest(wanted: int, given: int) -> np.ndarray:
@@ -162,16 +158,11 @@ def read_label_map(path: Path, *sizes: tuple[int, ...]) -> np.ndarray:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path} is no form of label map that is read here, expected {', '.join(SUFFIXES)}.")
     try:
-        check_regular(path)
-        pixels = reader(path)
+        with named(str(path), "a label map"):
+            check_regular(path)
+            pixels = reader(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: give a label map, or run segment first.") from None
-    except DataError:
-        raise
-    except Exception as error:
-        # Decoders fail with every kind of exception on damaged input (zip, zlib, struct, index, ...); around their call
-        # alone, all of them mean the same.
-        raise DataError(f"{path} cannot be read as a label map ({one_line(error)}): make it again.") from error
     return check_label_map(pixels, str(path), copy=False)
 
 
@@ -253,15 +244,7 @@ def given_maps(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: an image has two.
     """
-    maps: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
-            other = maps.setdefault(stem_of(path.name), path)
-            if other != path:
-                raise DataError(
-                    f"{folder} holds {other.name} and {path.name}, expected one label map of each image: remove one."
-                )
-    return maps
+    return files_by_id(folder, SUFFIXES, ", expected one label map of each image: remove one.")
 
 
 @functools.lru_cache(maxsize=4)

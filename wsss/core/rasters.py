@@ -4,16 +4,12 @@ No file starts a program here or opens another one, except that a TIFF of an OME
 same folder. The file's metadata is respected: axes, orientation, transparency, whether 0 is white.
 """
 
-import functools
 import io
-import logging
 import math
-import re
 import struct
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +20,10 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.files import composed
-from wsss.core.reading import MOST_CHUNKS, PNG, check_png, check_regular, one_line, png_text
-from wsss.core.stacks import MOST_PLANES, OmeImage, PlaneChoice, Stack, in_um, ome_of, sibling
+from wsss.core.png_jpeg import PNG, Metadata, check_png, check_scans, png_metadata
+from wsss.core.reading import check_regular, named
+from wsss.core.stacks import PlaneChoice
+from wsss.core.tiff import alpha_places, orientation_of, stack_of, tiff_of
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
@@ -42,18 +40,6 @@ MOST_BYTES_A_PIXEL = 16
 """Bytes of a PNG or JPEG for each pixel, at most."""
 MOST_BLANK = 2**25
 """Most pixels of a blank picture, unless its image is as large."""
-JPEGS = (6, 7, 33007, 34892)
-"""Compressions of a TIFF whose segments are JPEG."""
-MOST_SCANS = 100
-"""Passes over the picture in a progressive JPEG, which usually has about ten; each takes as long as all pixels do."""
-MOST_WORK, MOST_WORK_RATIO = 2**29, 400
-"""Pixels that the passes of JPEGs go over, together, at most; of larger files, for each of their bytes."""
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of a JPEG that give its size."""
-MOST_METADATA = 2**20
-"""Bytes of EXIF or XMP; longer ones are passed over."""
-MOST_WORDS = 2**18
-"""Characters of a TIFF's description, but for OME-XML."""
 MOST_BYTES = 2**33
 """Most bytes of all planes that are read together."""
 
@@ -62,8 +48,6 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _COLOURS = ("red", "green", "blue", "alpha")
 _SHOWN = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "MASK")
-
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its faults come back as exceptions, or are checked here
 
 
 @dataclass(frozen=True)
@@ -213,6 +197,26 @@ def stem_of(name: str) -> str:
     return stem[:-4] if stem.lower().endswith(".ome") else stem
 
 
+def files_by_id(folder: Path, endings: Collection[str], expected: str) -> dict[str, Path]:
+    """Return ID -> file of a folder, by endings in any case; hidden files do not count; {} where there is no folder.
+
+    Args:
+        folder: where.
+        endings: of the files.
+        expected: ends the message about two files of one ID.
+
+    Raises:
+        DataError: there are two.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() in endings and path.name[0] != ".":
+            other = found.setdefault(stem_of(path.name), path)
+            if other != path:
+                raise DataError(f"{folder} holds {other.name} and {path.name}{expected}")
+    return found
+
+
 @contextmanager
 def open_raster(
     source: Path | bytes,
@@ -244,9 +248,11 @@ def open_raster(
         stream.seek(0)
         kind = next((kind for head, kind in _STARTS.items() if start.startswith(head)), "")
         if start.startswith(_TIFF_STARTS):
-            tiff = opened.enter_context(_tiff(stream))
+            tiff = opened.enter_context(tiff_of(stream))
             folder = source if isinstance(source, Path) and join else None
             raster = _tiff_raster(tiff, folder, opened, choice, where)
+        elif kind == "PNG":
+            raster = _png_raster(stream, where)
         elif kind:
             raster = _pillow_raster(stream, kind, where)
         else:
@@ -311,62 +317,54 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-@contextmanager
-def named(where: str) -> Iterator[None]:
-    """Turn any exception of a decoder into a DataError that names the file.
-
-    Decoders fail with every kind of exception on damaged input (struct, zlib, index, memory, ... errors). Around a
-    decoder's call, and only there, all of them mean that the file cannot be read.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (DataError, FileNotFoundError):
-        raise
-    except Exception as error:
-        raise DataError(f"{where} cannot be read ({one_line(error)}): make it again.") from error
+def _png_raster(stream: Any, where: str) -> Raster:
+    stream.seek(16)
+    _check_filling(stream, struct.unpack(">II", stream.read(8)), where)
+    orientation = png_metadata(stream, where).orientation
+    size, mode, colours, _ = _pillow_head(stream, "PNG")
+    bits, colour = _png_kind(stream)
+    samples = _PNG_SAMPLES.get(colour, 0)
+    alpha = int(colour in (4, 6))
+    names = _COLOURS[: samples - 1] + _COLOURS[3:] if alpha else _COLOURS[:samples]
+    names = names if samples > 2 else ("grey", "alpha")[:samples]
+    dtype = "bool" if bits == 1 and mode == "1" else "uint16" if bits == 16 else "uint8"
+    height, width = _upright(size, orientation)
+    header = Header("PNG", height, width, samples - alpha, dtype, bits, alpha, names, palette=mode == "P")
+    wide = bits == 16 and samples > 1
+    return Raster(header, lambda: _decode_png(stream, bits, wide, where), orientation, colours)
 
 
 def _pillow_raster(stream: Any, kind: str, where: str) -> Raster:
-    told = None
-    if kind == "PNG":
-        stream.seek(16)
-        _check_filling(stream, struct.unpack(">II", stream.read(8)), where)
-        told = _png_metadata(stream, where)
-    stream.seek(0)
-    with Image.open(stream, formats=(kind,)) as picture:
-        told = _Metadata(picture.info.get("exif", b""), picture.info.get("xmp", b"")) if told is None else told
-        orientation = told.orientation
-        height, width = picture.size[::-1] if orientation < 5 else picture.size
-        mode, colours = picture.mode, None
-        if kind == "BMP" and mode == "1" and _bmp_bits(stream) != 1:
-            raise DataError(
-                f"{where} is a BMP of two colours in more than 1 bit: save it as PNG."
-            )  # Pillow reads zeros
-        if mode == "P":
-            colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    header = Header(kind, height, width, 1, "uint8", palette=mode == "P")
-    if kind == "PNG":
-        bits, colour = _png_kind(stream)
-        samples = _PNG_SAMPLES.get(colour, 0)
-        alpha = int(colour in (4, 6))
-        names = _COLOURS[: samples - 1] + _COLOURS[3:] if alpha else _COLOURS[:samples]
-        dtype = "bool" if bits == 1 and mode == "1" else "uint16" if bits == 16 else "uint8"
-        names = names if samples > 2 else ("grey", "alpha")[:samples]
-        header = replace(header, samples=samples - alpha, alpha=alpha, bits=bits, dtype=dtype, names=names)
-        wide = bits == 16 and samples > 1
-        return Raster(header, lambda: _decode_png(stream, bits, wide, where), orientation, colours)
+    """Open a JPEG or BMP."""
+    size, mode, colours, told = _pillow_head(stream, kind)
+    height, width = _upright(size, told.orientation)
+    stream.seek(28)
+    if kind == "BMP" and mode == "1" and stream.read(2) != b"\1\0":  # Pillow reads zeros
+        raise DataError(f"{where} is a BMP of two colours in more than 1 bit: save it as PNG.")
     if kind == "JPEG":
         _check_filling(stream, (height, width), where)
         stream.seek(0)
         check_scans([stream.read()], where)
     if mode not in ("1", "L", "P", "RGB"):
         raise DataError(f"{where} is a {kind} of mode {mode}, expected grey values or RGB.")
-    samples = 3 if mode == "RGB" else 1
+    names = _COLOURS[:3] if mode == "RGB" else ("grey",)
     bits, dtype = (1, "bool") if mode == "1" else (8, "uint8")
-    header = replace(header, samples=samples, bits=bits, dtype=dtype, names=_COLOURS[:3] if samples == 3 else ("grey",))
-    return Raster(header, lambda: _decode_pillow(stream, kind), orientation, colours)
+    header = Header(kind, height, width, len(names), dtype, bits, names=names, palette=mode == "P")
+    return Raster(header, lambda: _decode_pillow(stream, kind), told.orientation, colours)
+
+
+def _pillow_head(stream: Any, kind: str) -> tuple[tuple[int, int], str, np.ndarray | None, Metadata]:
+    """Return the stored (H, W), Pillow's mode, the palette, and the metadata that it finds without decoding."""
+    stream.seek(0)
+    with Image.open(stream, formats=(kind,)) as picture:
+        colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3) if picture.mode == "P" else None
+        told = Metadata(picture.info.get("exif", b""), picture.info.get("xmp", b""))
+        return (picture.height, picture.width), picture.mode, colours, told
+
+
+def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return the (H, W) of a picture as it is shown."""
+    return size if orientation < 5 else size[::-1]
 
 
 def _check_filling(stream: Any, size: tuple[int, ...], where: str) -> None:
@@ -376,132 +374,11 @@ def _check_filling(stream: Any, size: tuple[int, ...], where: str) -> None:
         raise DataError(f"{where} has {length} bytes for {shown} pixels: it is damaged, or holds other things.")
 
 
-def check_scans(parts: Iterable[bytes], where: str) -> None:
-    """Refuse JPEGs that pass over their pixels too often, by the sizes in their headers.
-
-    Args:
-        parts: the JPEGs that are decoded together, such as the tiles of a page.
-        where: their file, for messages.
-
-    Raises:
-        DataError: one passes more than MOST_SCANS times; or all together over more pixels than MOST_WORK.
-
-    Source: ITU-T T.81, B.2.
-    """
-    length = work = 0
-    for content in parts:
-        scans = content.count(b"\xff\xda")  # the marker of a scan, which does not come about within one
-        if scans > MOST_SCANS:
-            raise DataError(
-                f"{where} passes over its pixels {scans} times, more than {MOST_SCANS}: it is made to do harm."
-            )
-        length, work = length + len(content), work + scans * _jpeg_pixels(content)
-        if work > max(MOST_WORK, MOST_WORK_RATIO * length):
-            raise DataError(
-                f"{where} passes over {work} pixels in {length} bytes: it is damaged, or made to do harm. "
-                "If it is right, save it as PNG or TIFF."
-            )
-
-
-def _jpeg_pixels(content: bytes) -> int:
-    """Return how many pixels the header of a JPEG says it has; as decoders do, what is no marker is passed over."""
-    at = 2
-    while 0 <= at < len(content) - 9:
-        kind = content[at + 1]
-        if content[at] != 0xFF or kind in (0, 0xFF):
-            at = content.find(b"\xff", at + 1)
-        elif kind == 0xDA:  # pixels
-            return 0
-        elif kind in _FRAMES:
-            height, width = struct.unpack_from(">HH", content, at + 5)
-            return int(height * width)
-        else:
-            bare = kind == 1 or 0xD0 <= kind <= 0xD9  # has no length
-            at += 2 if bare else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    return 0
-
-
-def _bmp_bits(stream: Any) -> int:
-    stream.seek(28)
-    return int.from_bytes(stream.read(2), "little")
-
-
 def _png_kind(stream: Any) -> tuple[int, int]:
     """Return bit depth and colour type; Pillow's mode does not say 16-bit colour from 8-bit."""
     stream.seek(0)
     start = stream.read(26)
     return start[24], start[25]
-
-
-_XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|>)\s*([1-8])\s*["'<]""")
-
-
-@dataclass
-class _Metadata:
-    """What a picture file says besides its pixels."""
-
-    exif: bytes = b""
-    xmp: bytes = b""
-
-    @property
-    def orientation(self) -> int:
-        """1 to 8: that of the EXIF, or else of the XMP; 1 where neither has one."""
-        exif = Image.Exif()
-        if self.exif:
-            exif.load(self.exif)
-        orientation = exif.get(0x0112)
-        if isinstance(orientation, int) and 1 <= orientation <= 8:
-            return orientation
-        return _xmp_orientation(self.xmp)
-
-
-def _xmp_orientation(xmp: bytes) -> int:
-    """Return the orientation that an XMP packet gives as attribute or element, 1 if it gives none."""
-    found = _XMP_ORIENTATION.search(xmp[:MOST_METADATA])
-    return int(found[1]) if found else 1
-
-
-MOST_KEYWORD, MOST_TEXTS = 80, 1000
-_TOLD = {b"eXIf": "exif", b"Raw profile type exif": "exif", b"Raw profile type APP1": "exif"}
-_TOLD |= {b"XML:com.adobe.xmp": "xmp"}
-"""Chunk, or keyword of a text -> what it holds; the first of each counts."""
-
-
-def _png_metadata(stream: Any, where: str) -> _Metadata:
-    """Return EXIF and XMP of a PNG, wherever they stand, from the heads of its chunks; Pillow would decode the pixels.
-
-    EXIF is a chunk, or hexadecimal text as ImageMagick writes it.
-    """
-    found, at, texts = _Metadata(), 8, 0
-    told: set[bytes] = set()
-    for _ in range(MOST_CHUNKS):
-        stream.seek(at)
-        head = stream.read(8)
-        if len(head) < 8 or head[4:] == b"IEND":
-            return found
-        length = int.from_bytes(head[:4], "big")
-        is_text = head[4:] in (b"tEXt", b"zTXt", b"iTXt")
-        texts += is_text
-        if texts > MOST_TEXTS:
-            raise DataError(f"{where} has more than {MOST_TEXTS} texts: it is made to do harm.")
-        start = stream.read(min(length, MOST_KEYWORD)) if is_text or head[4:] == b"eXIf" else b""
-        name = start.partition(b"\0")[0] if is_text else head[4:]
-        if name in _TOLD and name not in told and length <= MOST_METADATA:
-            told.add(name)
-            content = start + stream.read(length - len(start))
-            text = png_text(head[4:], content) if is_text else content
-            if _TOLD[name] == "xmp":
-                found.xmp = text
-            elif name == b"eXIf" or not found.exif:
-                found.exif = _raw_profile(text) if is_text else text
-        at += 12 + length
-    raise DataError(f"{where} is in more than {MOST_CHUNKS} parts: it is made to do harm.")
-
-
-def _raw_profile(text: bytes) -> bytes:
-    """Return the bytes of a profile that ImageMagick wrote as text: its name, its length, and lines of digits."""
-    digits = b"".join(text.split()[2:])
-    return bytes.fromhex(digits.decode("ascii")) if re.fullmatch(rb"(?:[0-9a-fA-F]{2})*", digits) else b""
 
 
 def _decode_png(stream: Any, bits: int, wide: bool, where: str) -> np.ndarray:
@@ -525,50 +402,38 @@ def _decode_pillow(stream: Any, kind: str) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def open_tiff(path: Path) -> tifffile.TiffFile:
-    """Open a TIFF that is to be read part by part; it is closed with the last reference to it.
-
-    Raises:
-        DataError: it is no ordinary file.
-        Exception: whatever tifffile makes of a broken file.
-    """
-    check_regular(path)
-    return _tiff(path.open("rb"))
-
-
-def _tiff(stream: Any) -> tifffile.TiffFile:
-    """Open a TIFF from a stream, so that tifffile knows no folder, and keep it from looking for other files."""
-    tiff = tifffile.TiffFile(stream, _multifile=False)
-    with suppress(IndexError):  # there are fewer; tifffile alone follows pages that run in a circle for ever
-        tiff.pages[MOST_PLANES]
-        raise ValueError(f"it has more than {MOST_PLANES} pages, or they run in a circle")
-    length = len(tiff.pages.first.description)
-    if length > MOST_WORDS and not tiff.is_ome:
-        raise ValueError(f"its description has {length} characters, more than {MOST_WORDS} are not read")
-    return tiff
-
-
 def _tiff_raster(
     tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, choice: PlaneChoice | None, where: str
 ) -> Raster:
     page: Any = tiff.pages.first
-    stack, names, binding, pixel_um = _stack(tiff, source, opened, where)
+    stack = stack_of(tiff, source, opened, where)
     samples = stack.samples(choice, where)
     kind = getattr(page.photometric, "name", str(page.photometric))
     if kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG:
         kind = "RGB"  # decoded to it
     places = alpha_places(page) if "S" in stack.page_axes and samples == page.samplesperpixel else []
     orientation = orientation_of(page)
-    height, width = stack.size if orientation < 5 else stack.size[::-1]
+    height, width = _upright(stack.size, orientation)
     dtype, bits = str(np.dtype(page.dtype).newbyteorder("=")), page.bitspersample
-    header = Header(
-        "TIFF", height, width, samples - len(places), dtype, bits if isinstance(bits, int) else max(bits), len(places)
-    )
-    inverted = kind == "MINISWHITE" and not (dtype == "bool" and page.software.startswith("tifffile"))
-    header = replace(header, names=names, binding=binding, palette=kind == "PALETTE", inverted=inverted)
-    header = replace(header, photometric="" if kind in _SHOWN else kind, pixel_um=pixel_um, stack=stack.chosen(choice))
+    colours, names = samples - len(places), stack.names
     if not names and kind == "RGB" and samples in (3, 4):
-        header = replace(header, names=_COLOURS[: header.samples] + _COLOURS[3:] * header.alpha)
+        names = _COLOURS[:colours] + _COLOURS[3:] * len(places)
+    header = Header(
+        "TIFF",
+        height,
+        width,
+        colours,
+        dtype,
+        bits if isinstance(bits, int) else max(bits),
+        len(places),
+        names,
+        stack.binding,
+        palette=kind == "PALETTE",
+        inverted=kind == "MINISWHITE" and not (dtype == "bool" and page.software.startswith("tifffile")),
+        photometric="" if kind in _SHOWN else kind,
+        pixel_um=stack.pixel_um,
+        stack=stack.chosen(choice),
+    )
     order = [k for k in range(samples) if k not in places] + places
 
     def decode() -> np.ndarray:
@@ -577,155 +442,7 @@ def _tiff_raster(
             pixels = pixels.astype(pixels.dtype.newbyteorder("="))
         return pixels[..., order] if places else pixels
 
-    colours = None
+    table = None
     if header.palette and page.colormap is not None:
-        colours = np.ascontiguousarray((np.asarray(page.colormap) >> 8).astype(np.uint8).T)
-    return Raster(header, decode, orientation, colours, page.description)
-
-
-def alpha_places(page: Any) -> list[int]:
-    """Return which samples of a TIFF's pixel are declared to be transparency."""
-    extra = [int(kind) for kind in page.extrasamples]
-    first = page.samplesperpixel - len(extra)
-    return [first + k for k, kind in enumerate(extra) if kind in (1, 2)]
-
-
-def orientation_of(page: Any) -> int:
-    """Return a TIFF page's orientation, 1 to 8: that of its tag, or else of its XMP."""
-    tag, xmp = page.tags.get(274), page.tags.get(700)
-    if tag is not None and tag.value in range(1, 9):
-        return int(tag.value)
-    return _xmp_orientation(bytes(xmp.value)) if xmp is not None and isinstance(xmp.value, bytes | tuple) else 1
-
-
-def first_series(tiff: tifffile.TiffFile) -> Any:
-    """Return the first series of a TIFF, of its own pages alone."""
-    vars(tiff).update(is_ndtiff=False, is_mmstack=False)  # these would look for other files
-    series = tiff.series[0]
-    in_page: int = math.prod(tiff.pages.first.shape)
-    if (count := math.prod(series.shape) // max(1, in_page)) > MOST_PLANES:
-        raise ValueError(f"it describes {count} planes, more than {MOST_PLANES} are not read")
-    return series
-
-
-def _stack(
-    tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, where: str
-) -> tuple[Stack, tuple[str, ...], bool, float]:
-    """Return the planes of a TIFF, the names of its channels, whether they are meant as such, and a pixel's edge."""
-    page: Any = tiff.pages.first
-    if tiff.is_ome and tiff.ome_metadata:
-        ome = ome_of(str(tiff.ome_metadata), source, where)
-        return *_ome_stack(tiff, ome, source, opened, where), ome.pixel_um
-    series = first_series(tiff)
-    axes, shape, pages = series.get_axes(False), series.get_shape(False), list(series.pages)
-    page_ndim = len(page.shape)
-    names = tuple(str(label) for label in (tiff.imagej_metadata or {}).get("Labels") or [])
-    lead = shape[: len(shape) - page_ndim]
-    if axes.endswith("S") and not page.axes.endswith("S"):
-        axes, shape = axes[:-1], shape[:-1]  # ImageJ's, of length 1
-        lead = shape[: len(shape) - page_ndim]
-    page_axes = axes[len(lead) :]
-    if shape[len(lead) :] != page.shape or sorted(page_axes) not in (["X", "Y"], ["S", "X", "Y"]):
-        raise DataError(f"{where} is a TIFF of shape {shape} (axes {axes}), expected planes of one size.")
-    count = int(np.prod(lead, dtype=np.int64))
-    if len(pages) == count and all(each is not None for each in pages):
-        numbers = np.arange(count).reshape(lead)
-        stack = Stack(axes[: len(lead)], lead, page_axes, page.shape, lambda at: _page(pages[numbers[at]], where))
-        return stack, names, False, _imagej_pixel(tiff)
-    if len(pages) > 1 or series.dataoffset is None:
-        raise DataError(f"{where} is cut short: it has {len(pages)} of {count} pages.")
-    _check_segments(page, where)  # one page, and the others behind it without a header of their own
-    whole = functools.lru_cache(1)(lambda: series.asarray().reshape(shape))
-    stack = Stack(axes[: len(lead)], lead, page_axes, page.shape, lambda at: whole()[at])
-    return stack, names, False, _imagej_pixel(tiff)
-
-
-def _imagej_pixel(tiff: tifffile.TiffFile) -> float:
-    """Return the edge of a pixel in µm as ImageJ keeps it: a unit, and pixels per unit; 0 where it is not said."""
-    page: Any = tiff.pages.first
-    tag = page.tags.get(282)
-    if not tiff.imagej_metadata or tag is None or len(np.atleast_1d(tag.value)) != 2:
-        return 0.0
-    pixels, units = (int(number) for number in tag.value)
-    return in_um(units / pixels if pixels else 0.0, str(tiff.imagej_metadata.get("unit", "")))
-
-
-def ome_files(path: Path) -> tuple[str, ...]:
-    """Return the names of all files of the OME set that a TIFF is of, in the order of their planes; () for none.
-
-    Files that cannot be read give (); the error is raised when their pixels are read.
-    """
-    try:
-        with open_tiff(path) as tiff:
-            if not (tiff.is_ome and tiff.ome_metadata):
-                return ()
-            ome = ome_of(str(tiff.ome_metadata), path, path.name)
-    except Exception:  # a decoder's, see `named`; said when the image is read
-        return ()
-    return tuple(name or path.name for name in ome.files) if len(ome.files) > 1 else ()
-
-
-def _ome_stack(
-    tiff: tifffile.TiffFile, ome: OmeImage, source: Path | None, opened: ExitStack, where: str
-) -> tuple[Stack, tuple[str, ...], bool]:
-    if ome.images > 1:
-        raise DataError(f"{where} holds {ome.images} OME images (positions), expected one: save them one by one.")
-    page: Any = tiff.pages.first
-    if sorted(page.axes) not in (["X", "Y"], ["S", "X", "Y"]):
-        raise DataError(f"{where} has pages with the axes {page.axes}, expected planes.")
-    files: dict[str, tifffile.TiffFile] = {"": tiff}
-
-    def opened_file(name: str) -> tifffile.TiffFile:
-        if name not in files:
-            if source is None:
-                raise DataError(f"{where} has planes in {name}: give the files of the set in one folder.")
-            stream = opened.enter_context(sibling(source, name).open("rb"))
-            files[name] = opened.enter_context(_tiff(stream))
-        return files[name]
-
-    def plane(at: tuple[int, ...]) -> np.ndarray:
-        place = ome.places.get((at[0], at[1], at[2]))
-        if place is None:
-            raise DataError(f"{where} is cut short: pixels are missing (plane C {at[0]}, Z {at[1]}, T {at[2]}).")
-        pages = opened_file(place[0]).pages
-        if place[1] >= len(pages):
-            raise DataError(f"{where} is cut short: page {place[1]} of {place[0] or 'it'} is missing.")
-        other_page: Any = pages[place[1]]
-        if other_page.shape != page.shape or other_page.dtype != page.dtype:
-            raise DataError(
-                f"{where} has planes of {page.shape} {page.dtype} and of {other_page.shape} {other_page.dtype}."
-            )
-        return _page(other_page, where)
-
-    if source is not None:
-        return Stack("CZT", ome.lengths, page.axes, page.shape, plane), ome.names, True
-    here = [at for at, place in ome.places.items() if not place[0]]  # its own planes alone
-    kept = [sorted({at[k] for at in here}) for k in range(3)]
-    stack = Stack(
-        "CZT",
-        tuple(len(numbers) for numbers in kept),
-        page.axes,
-        page.shape,
-        lambda at: plane(tuple(numbers[n] for numbers, n in zip(kept, at, strict=True))),
-    )
-    return stack, tuple(ome.names[c] for c in kept[0] if c < len(ome.names)), True
-
-
-def _page(page: Any, where: str) -> np.ndarray:
-    _check_segments(page, where)
-    return np.asarray(page.asarray())
-
-
-def _check_segments(page: Any, where: str) -> None:
-    """Refuse a page with missing segments, which tifffile would fill with zeros, or with a JPEG made to do harm."""
-    file = page.parent.filehandle
-    places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-    if any(offset <= 0 or count <= 0 or offset + count > file.size for offset, count in places):
-        raise DataError(f"{where} is cut short: pixels are missing.")
-    if page.compression in JPEGS:
-        check_scans((_part(file, *place) for place in places), where)
-
-
-def _part(file: Any, offset: int, count: int) -> bytes:
-    file.seek(offset)
-    return bytes(file.read(count))
+        table = np.ascontiguousarray((np.asarray(page.colormap) >> 8).astype(np.uint8).T)
+    return Raster(header, decode, orientation, table, page.description)

@@ -1,5 +1,4 @@
-"""Text, JSON, YAML, .npy arrays, archives and the chunks of PNG from files of any origin: limits come first, errors are
-one line.
+"""Text, JSON, YAML, .npy arrays and archives from files of any origin: limits come first, errors are one line.
 
 These formats are read here and nowhere else (`tests/test_layers.py` checks that).
 """
@@ -12,6 +11,7 @@ import re
 import stat
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -40,6 +40,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+_YAML_FAULTS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError)
+"""What PyYAML raises; all but the first for values that do not fit their tag."""
 _NUMBER = re.compile(r"[-+0-9_.:a-fA-FxoXO]+")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -53,6 +55,17 @@ def check_regular(path: Path) -> None:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise DataError(f"{path} is no ordinary file (a folder, pipe or device): give a file.")
+
+
+@contextmanager
+def opening(path: Path, missing: str = "check the path") -> Iterator[None]:
+    """Name the file that cannot be opened, as DataError; `missing` is the way out where it does not exist."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: {missing}.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from None
 
 
 def check_no_link(path: Path) -> None:
@@ -218,8 +231,7 @@ def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> A
         return yaml.load(text, Loader=_Loader)
     except UserError:
         raise
-    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        # The constructors of PyYAML raise all of these for values that do not fit their tag.
+    except _YAML_FAULTS as error:
         line, fault = _fault(error, text)
         raise kind(
             f"{where}, line {line}, is not YAML ({fault}): expected 'name: value' or '- item' in each line, indented "
@@ -243,7 +255,7 @@ def _fault(error: Exception, text: str) -> tuple[int, str]:
                 loader.construct_object(node)
             else:
                 nodes += [part for pair in node.value for part in (pair if isinstance(pair, tuple) else [pair])]
-        except Exception:  # the one that made the error
+        except _YAML_FAULTS:  # the one that made the error
             return node.start_mark.line + 1, f"'{node.value[:40]}' is no {node.tag.rpartition(':')[2]}"
     return 1, one_line(error)
 
@@ -286,11 +298,8 @@ def read_yaml(path: Path, kind: type[UserError] = DataError) -> Any:
         UserError: the file is missing or cannot be read, or see `parse_yaml`.
     """
     try:
-        text = read_text_file(path, MOST_YAML, "YAML")
-    except FileNotFoundError:
-        raise kind(f"{path} does not exist: check the path.") from None
-    except OSError as error:
-        raise kind(f"{path} cannot be read ({error.strerror}).") from None
+        with opening(path):
+            text = read_text_file(path, MOST_YAML, "YAML")
     except DataError as error:
         raise kind(str(error)) from None
     return parse_yaml(text, path, kind)
@@ -302,7 +311,7 @@ def one_line(error: BaseException) -> str:
     return (" ".join(words) if len(words) > 1 else ": ".join([name, *words]))[:200]
 
 
-_HEADER_FAULTS = (
+HEADER_FAULTS = (
     ValueError,
     LookupError,
     TypeError,
@@ -335,7 +344,7 @@ def check_npy(stream: IO[bytes], size: int, where: object) -> tuple[tuple[int, .
     begin = stream.tell()
     try:
         shape, _, dtype = readers[np.lib.format.read_magic(stream)[0]](stream)
-    except _HEADER_FAULTS as error:
+    except HEADER_FAULTS as error:
         raise DataError(f"{where} is no .npy array, or damaged ({one_line(error)}).") from error
     if dtype.hasobject:
         raise DataError(f"{where} holds pickled Python objects, which are never loaded: save numbers.")
@@ -381,6 +390,17 @@ def parse_npy(content: bytes, where: object) -> np.ndarray:
     return array
 
 
+ZIP_FAULTS = (
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    RuntimeError,  # NotImplementedError, of unknown ways to pack, is one
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+"""What reading a damaged archive raises."""
 MOST_LISTED = 1 << 24
 """Bytes of the list of files in an archive, at most."""
 
@@ -409,103 +429,19 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-LONGEST_HEADER = 1 << 26
-"""Bytes of the description at the beginning of a safetensors file, at most."""
-BESIDE = 4096
-"""Bytes of a file that its description may leave out for each part: a seal, names."""
+@contextmanager
+def named(where: str, wanted: str = "") -> Iterator[None]:
+    """Turn any exception of a decoder into a DataError that names the file, and what it cannot be read as.
 
-
-def check_own_length(path: Path, again: str) -> None:
-    """Refuse a file of ours that is longer than it says itself, before all of it is read for its digest.
-
-    Args:
-        path: an .npy array, an .npz archive or safetensors; other files pass.
-        again: the way out if it is damaged, as a sentence.
-
-    Raises:
-        DataError: it is, or begins with zeros.
-        OSError: it is not there.
+    Decoders fail with every kind of exception on damaged input (struct, zlib, index, memory, ... errors). Around a
+    decoder's call, and only there, all of them mean that the file cannot be read.
     """
-    check_regular(path)
-    size = path.stat().st_size
     try:
-        described = _own_length(path, size)
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path} is damaged ({one_line(error)}). {again}") from error
-    except (*_HEADER_FAULTS, struct.error):
-        return  # its reader says what is wrong with it
-    if described is not None and size > described:
-        raise DataError(f"{path} is damaged: it has {size} bytes and describes no more than {described}. {again}")
-
-
-def _own_length(path: Path, size: int) -> int | None:
-    with path.open("rb") as stream:
-        start = stream.read(9)
-        if start.startswith(HOLE):
-            return 0
-        if start.startswith(b"\x93NUMPY"):
-            stream.seek(0)
-            shape, dtype = check_npy(stream, size, path)
-            return stream.tell() + math.prod(shape) * dtype.itemsize + BESIDE
-        if start.startswith(b"PK\3\4"):
-            with open_zip(path) as archive:
-                return sum(part.compress_size + BESIDE for part in archive.filelist) + len(archive.comment)
-        (length,) = struct.unpack("<Q", start[:8])
-        if start[8:] != b"{" or length > min(size, LONGEST_HEADER):
-            return None
-        stream.seek(8)
-        tensors = parse_json(stream.read(length), path)
-        ends = (own["data_offsets"][1] for name, own in tensors.items() if name != "__metadata__")
-        return 8 + length + int(max(ends, default=0)) + BESIDE
-
-
-MOST_CHUNKS = 2**17
-"""Of a PNG; writers make one for every 8 kB, or larger ones."""
-PNG = b"\x89PNG\r\n\x1a\n"
-MOST_TEXT = 2**20
-"""Bytes of a text in a PNG when unpacked; the rest of a longer one is left out."""
-
-
-def png_text(kind: bytes, content: bytes) -> bytes:
-    """Return the text behind the keyword of a PNG's chunk tEXt, zTXt or iTXt, unpacked; b'' if it is broken.
-
-    Source: PNG specification, third edition, 11.3.3.
-    """
-    _, _, text = content.partition(b"\0")
-    packed = kind == b"zTXt"
-    if kind == b"iTXt":
-        packed = text[:1] == b"\1"
-        text = text[2:].partition(b"\0")[2].partition(b"\0")[2]  # behind its language and its translated keyword
-    elif packed:
-        text = text[1:]
-    try:
-        return zlib.decompressobj().decompress(text, MOST_TEXT) if packed else text
-    except zlib.error:
-        return b""
-
-
-def check_png(content: bytes, where: str) -> None:
-    """Compare the CRC of every chunk of a PNG file; what follows its end does not count.
-
-    Args:
-        content: of the file.
-        where: its name, for messages.
-
-    Raises:
-        DataError: a chunk is cut short or damaged, or the end is missing.
-
-    Source: PNG specification, third edition, 5.3.
-    """
-    if content[:8] != PNG:
-        raise DataError(f"{where} is no PNG file.")
-    at, kind, view = 8, b"", memoryview(content)
-    while kind != b"IEND":
-        if at + 12 > len(content):
-            raise DataError(f"{where} is cut short: its end is missing.")
-        (length,) = struct.unpack_from(">I", content, at)
-        kind, end = content[at + 4 : at + 8], at + 8 + length
-        if end + 4 > len(content):
-            raise DataError(f"{where} is cut short: its end is missing.")
-        if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
-            raise DataError(f"{where} is damaged: the checksum of its part {kind!r} is another.")
-        at = end + 4
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (DataError, FileNotFoundError):
+        raise
+    except Exception as error:
+        read = f"read as {wanted}" if wanted else "read"
+        raise DataError(f"{where} cannot be {read} ({one_line(error)}): make it again.") from error

@@ -227,8 +227,9 @@ def parse_pairs(text: str, size: tuple[int, int], where: str = "the run-length t
         DataError: no whole numbers, an odd count, runs that overlap or leave the image; nothing is guessed.
     """
     words = text.split()
-    if not all(word.isascii() and word.isdigit() and len(word) < 16 for word in words):
-        raise DataError(f"{where} holds '{_odd_word(words)}', expected whole numbers: start and length of each run.")
+    odd = next((word for word in words if not (word.isascii() and word.isdigit() and len(word) < 16)), "")
+    if odd:
+        raise DataError(f"{where} holds '{odd[:20]}', expected whole numbers: start and length of each run.")
     if len(words) % 2:
         raise DataError(f"{where} has {len(words)} numbers, expected pairs of start and length: it is cut short.")
     numbers = np.array(words, np.int64).reshape(-1, 2)
@@ -244,10 +245,6 @@ def parse_pairs(text: str, size: tuple[int, int], where: str = "the run-length t
     if (starts[1:] < stops[:-1]).any():
         raise DataError(f"{where} has runs that overlap or do not rise: it is damaged, or of another order.")
     return starts, stops
-
-
-def _odd_word(words: list[str]) -> str:
-    return next(word for word in words if not (word.isascii() and word.isdigit() and len(word) < 16))[:20]
 
 
 MOST_FILLING = 1 << 36

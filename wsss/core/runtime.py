@@ -114,8 +114,11 @@ def _end_after(parent: "multiprocessing.process.BaseProcess") -> None:
     os._exit(1)
 
 
-def _call(function: Callable[[In], Out], item: In) -> Out | Exception:
+def _call(function: Callable[[In], Out], item: In, place: Path | None = None) -> Out | Exception:
+    """Return what a function makes of an item, in a folder if one is given, or its exception."""
     try:
+        if place is not None:
+            go_to(place)
         return function(item)
     except Exception as error:  # the caller decides: a broken image is recorded, a bug is raised
         return error
@@ -171,13 +174,13 @@ def parallel_on_ray(function: Callable[[In], Out], items: Iterable[In]) -> Itera
         DataError: an item was lost again and again.
     """
     ray = connect()
-    remote = ray.remote(num_cpus=1, max_retries=MOST_LOSSES)(_call_there)
+    remote = ray.remote(num_cpus=1, max_retries=MOST_LOSSES)(_call)
     place, todo = Path.cwd(), iter(items)
     running: dict[Any, In] = {}
     while True:
         most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         for item in islice(todo, max(0, most - len(running))):
-            running[remote.remote(place, function, item)] = item
+            running[remote.remote(function, item, place)] = item
         if not running:
             return
         (done,), _ = ray.wait(list(running), num_returns=1)
@@ -189,14 +192,6 @@ def parallel_on_ray(function: Callable[[In], Out], items: Iterable[In]) -> Itera
                 "was done is kept: start the same command again."
             ) from error
         yield running.pop(done), result
-
-
-def _call_there(place: Path, function: Callable[[In], Out], item: In) -> Out | Exception:
-    try:
-        go_to(place)
-        return function(item)
-    except Exception as error:  # the caller decides: a broken image is recorded, a bug is raised
-        return error
 
 
 class Stopped(Exception):

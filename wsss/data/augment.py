@@ -128,15 +128,15 @@ def alone(steps: Sequence[Step]) -> list[tuple[str, list[Step]]]:
 
 def with_signals(steps: Sequence[Step], signals: Sequence[int]) -> list[Step]:
     """Return a recipe whose ops on the protein name its channels, where they do not name one themselves."""
-
-    def with_channel(step: Step) -> Step:
-        if not isinstance(step, Mapping):
-            return step  # refused when it is built
-        choices = step.get("of")
-        named = {**step, "of": [with_channel(choice) for choice in choices]} if isinstance(choices, list) else step
-        return {"channel": list(signals), **named} if step.get("op") == "ProteinGain" else named
-
-    return [with_channel(step) for step in steps]
+    out: list[Step] = []
+    for step in steps:
+        if isinstance(step, Mapping):  # else it is refused when it is built
+            if isinstance(step.get("of"), list):
+                step = {**step, "of": with_signals(step["of"], signals)}
+            if step.get("op") == "ProteinGain":
+                step = {"channel": list(signals), **step}
+        out.append(step)
+    return out
 
 
 def _build(step: Step, where: str, crop: int, channels: int) -> A.BasicTransform | A.OneOf:

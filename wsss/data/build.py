@@ -15,27 +15,19 @@ from scipy.sparse.csgraph import connected_components
 
 from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
-from wsss.core.csv_text import carried_names
-from wsss.core.files import check_seal, digest_file, write_atomic, write_csv, write_json
+from wsss.core.csv_text import carried_names, write_csv
+from wsss.core.files import digest_file, write_atomic, write_json
 from wsss.core.label_maps import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
 from wsss.core.parquet import read_parquet, write_parquet
-from wsss.core.reading import check_own_length, read_npy
+from wsss.core.reading import read_npy
 from wsss.core.runtime import versions
+from wsss.core.seals import check_own_length, check_seal
 from wsss.data import ids
-from wsss.data.catalog import (
-    COLUMNS,
-    FOLDS,
-    FORMAT,
-    MANIFEST,
-    SHARDS,
-    TABLE,
-    ShardReader,
-    Shards,
-    folds_digest,
-    read_manifest,
-)
-from wsss.data.folds import EDGE, find_duplicates, make_folds, thumbnail
+from wsss.data.catalog import COLUMNS, FOLDS, FORMAT, MANIFEST, SHARDS, TABLE, folds_digest, read_manifest
+from wsss.data.duplicates import EDGE, find_duplicates, thumbnail
+from wsss.data.folds import make_folds
+from wsss.data.shards import ShardReader, Shards
 from wsss.runs.output import Output
 
 DUPLICATES = "duplicates.csv"
@@ -95,22 +87,34 @@ def finish(
     table["fold"] = _folds(spec, table, pairs, before or {})
     table = table.astype({**COLUMNS, **dict.fromkeys(carried, "str")}).reindex(columns=[*COLUMNS, *map(str, carried)])
     table = table.fillna(dict.fromkeys(map(str, carried), ""))
-    labelled = bool((table["fold"] >= 0).any())
     columns = ["ID", "duplicate_of", "correlation"]
     duplicates = pd.DataFrame([(ids[b], ids[a], r) for a, b, r in pairs], columns=columns)
     write_csv(home / DUPLICATES, duplicates.astype({"ID": "str", "duplicate_of": "str"}))
     write_parquet(home / TABLE, table)
-    if labelled:
-        write_csv(home / FOLDS, table.loc[table["fold"] >= 0, ["ID", "fold", "Label"]])
+    held = table["fold"] >= 0
+    if held.any():
+        write_csv(home / FOLDS, table.loc[held, ["ID", "fold", "Label"]])
     else:
         (home / FOLDS).unlink(missing_ok=True)
-    recorded = {
+    write_manifest(home, _manifest(folder, home, spec, table, sources))
+    if output is not None:
+        output.publish()
+    return table
+
+
+def _manifest(
+    folder: Path, home: Path, spec: Spec, table: pd.DataFrame, sources: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the manifest of a finished data set, whose table lies in `home`."""
+    folds = {
         "n": spec.folds,
         "seed": spec.seed,
         "group": spec.group,
         "digest": folds_digest(table, spec.folds, spec.seed),
     }
-    manifest: dict[str, Any] = {
+    files = [path for source in sources for path in (folder / SOURCES / source["name"]).glob("*.npy")]
+    extras = sorted(str(path.relative_to(folder)) for path in files)
+    return {
         "format": FORMAT,
         "unfinished": False,
         "size": spec.size,
@@ -120,15 +124,11 @@ def finish(
         "negative": spec.classes.negative,
         "images": len(table),
         "table": digest_file(home / TABLE),
-        "folds": recorded if labelled else None,
+        "folds": folds if (table["fold"] >= 0).any() else None,
         "sources": [dict(source) for source in sources],
-        "extras": {path: digest_file(folder / path) for path in _extras(folder, sources)},
+        "extras": {name: digest_file(folder / name) for name in extras},
         "versions": versions(),
     }
-    write_manifest(home, manifest)
-    if output is not None:
-        output.publish()
-    return table
 
 
 def create_dataset(
@@ -186,12 +186,6 @@ def create_dataset(
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write dataset.json."""
     write_json(folder / MANIFEST, {name: value for name, value in manifest.items() if name != "digest"})
-
-
-def _extras(folder: Path, sources: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the files of `write_extra` of all sources, relative to the data set."""
-    files = [path for source in sources for path in (folder / SOURCES / source["name"]).glob("*.npy")]
-    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 def check_extras(folder: Path, manifest: Mapping[str, Any]) -> None:

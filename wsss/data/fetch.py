@@ -72,9 +72,7 @@ class Rate:
         time.sleep(max(0.0, begin - now))
 
 
-def fetch(
-    url: str, path: Path, manners: Manners, rate: Rate, sleep: Callable[[float], object] = time.sleep
-) -> tuple[int, int]:
+def fetch(url: str, path: Path, manners: Manners, rate: Rate) -> tuple[int, int]:
     """Fetch a picture to `path`, which appears only once it has arrived whole and been decoded; return its (H, W).
 
     A file that is there already was written so, and is only looked at. Wrong addresses and files that are no pictures
@@ -88,7 +86,7 @@ def fetch(
             return picture_size(read_bytes(path, LARGEST, "a picture"))
         except FetchError:
             path.unlink()  # not by our doing; fetch it again
-    return _persist(lambda: _save_picture(url, path, manners), manners, rate, sleep)
+    return _persist(lambda: _save_picture(url, path, manners), manners, rate)
 
 
 def _save_picture(url: str, path: Path, manners: Manners) -> tuple[int, int]:
@@ -109,7 +107,7 @@ def fetch_file(url: str, path: Path, manners: Manners) -> None:
         _persist(lambda: write_bytes(path, _get(url, manners, kind="", largest=LARGEST_FILE)), manners, Rate(1))
 
 
-def _persist(call: Callable[[], T], manners: Manners, rate: Rate, sleep: Callable[[float], object] = time.sleep) -> T:
+def _persist(call: Callable[[], T], manners: Manners, rate: Rate) -> T:
     """Return what `call` returns, tried again as the manners say."""
     for attempt in range(manners.retries + 1):
         rate.wait()
@@ -118,7 +116,7 @@ def _persist(call: Callable[[], T], manners: Manners, rate: Rate, sleep: Callabl
         except _TryAgain as error:
             if attempt == manners.retries:
                 raise FetchError(f"{error} (after {attempt + 1} tries)") from error
-            sleep(min(LONGEST_WAIT, max(error.wait, manners.backoff * 2**attempt)))
+            time.sleep(min(LONGEST_WAIT, max(error.wait, manners.backoff * 2**attempt)))
     raise AssertionError("unreachable")
 
 

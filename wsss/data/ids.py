@@ -80,7 +80,7 @@ def check_distinct(ids: Iterable[str], where: str) -> None:
     seen: dict[str, str] = {}
     clashes = []
     for ID in ids:
-        other = seen.setdefault(unicodedata.normalize("NFC", ID).casefold(), ID)
+        other = seen.setdefault(composed(ID).casefold(), ID)
         if other != ID:
             clashes.append(f"{shown(other)} and {shown(ID)}")
     if clashes:

@@ -5,8 +5,7 @@
     folders   FOLDER/images/<id>.*, FOLDER/masks/<id>.*, and FOLDER/ignore/<id>.* for pixels that must not count
 
 Masks may be named <id>_mask, _masks, _label or _labels. They are 0 and 255 (or 1, or 65535). Images without any mask
-can be predicted, but are not trained on. Behind the reading: survey, folds, and the targets and weights that a network
-learns from.
+can be predicted, but are not trained on.
 """
 
 import math
@@ -18,21 +17,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import ndimage
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
 from wsss.core.files import composed, digest_json
 from wsss.core.folders import MASK_SET, not_that
-from wsss.core.rasters import SUFFIXES, Raster, open_raster, stem_of
+from wsss.core.rasters import SUFFIXES, Raster, files_by_id, open_raster
 from wsss.core.rle import decode_pairs
-from wsss.data.folds import make_folds
 from wsss.data.ids import MASK_ENDINGS, by_products, result_notes
-from wsss.options.masks import IGNORE, MOST
 
 FULL = (1, 255, 65535)
 """Values that stand for the object in a mask; one of them, besides 0."""
+ONE_FILE = ": expected one file of each ID."
 
 
 @dataclass(frozen=True)
@@ -313,14 +310,7 @@ def _salt(folder: Path) -> list[MaskItem]:
 
 def _pictures(folder: Path) -> dict[str, Path]:
     """Return ID -> picture of a folder, which may be missing."""
-    pictures: dict[str, Path] = {}
-    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
-        if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
-            name = stem_of(path.name)
-            if name in pictures:
-                raise DataError(f"{folder} holds {pictures[name].name} and {path.name}: expected one file of each ID.")
-            pictures[name] = path
-    return pictures
+    return files_by_id(folder, SUFFIXES, ONE_FILE)
 
 
 def _images(folder: Path) -> dict[str, Path]:
@@ -338,7 +328,7 @@ def _masks(folder: Path, images: Collection[str]) -> dict[str, Path]:
         heads = [name.removesuffix(ending) for ending in MASK_ENDINGS if name.endswith(ending)]
         ID = name if name in images else next((head for head in heads if head in images), name)
         if ID in found:
-            raise DataError(f"{folder} holds {found[ID].name} and {path.name}: expected one file of each ID.")
+            raise DataError(f"{folder} holds {found[ID].name} and {path.name}{ONE_FILE}")
         found[ID] = path
     return found
 
@@ -352,107 +342,6 @@ def _known_ids(ids: Iterable[str], known: Iterable[str], where: str, missing_in:
     alone = sorted(set(ids) - set(known))
     if alone:
         raise DataError(f"{folder}: {some(alone)} of {where} is not in {missing_in}: add it there, or take it out.")
-
-
-def make_target(label_map: np.ndarray, ignored: np.ndarray, kind: str, border_px: int = 2) -> np.ndarray:
-    """Turn objects into a target.
-
-    Args:
-        label_map: (H, W) int, 0 background.
-        ignored: (H, W) bool, pixels that must not count.
-        kind: binary, border, softmax or distance, see `MaskConfig.target`.
-        border_px: width of the border on each side of the line between two objects.
-
-    Returns:
-        (K, H, W) uint8 of 0, 1 and 255 (must not count): the mask; or the mask without border, and the border; or
-        background, inside and border, which exclude each other; or the mask, and `MOST` x `inner_distance`.
-    """
-    mask = label_map > 0
-    if kind == "binary":
-        channels = [mask]
-    elif kind == "distance":
-        channels = [mask, np.rint(MOST * inner_distance(label_map))]
-    else:
-        border = touching_border(label_map, border_px)
-        channels = [mask & ~border, border]
-        if kind == "softmax":
-            channels.insert(0, ~mask & ~border)
-    target = np.stack(channels).astype(np.uint8)
-    target[:, ignored] = IGNORE
-    return target
-
-
-def inner_distance(label_map: np.ndarray) -> np.ndarray:
-    """Return each pixel's distance to the edge of its object, over the largest in the object; 0 outside objects.
-
-    The image's edge is no edge of an object.
-
-    Returns:
-        (H, W) float32 in [0, 1].
-    """
-    out = np.zeros(label_map.shape, np.float32)
-    for k, box in enumerate(ndimage.find_objects(label_map), 1):
-        if box is None:
-            continue
-        window = tuple(slice(max(0, axis.start - 1), axis.stop + 1) for axis in box)
-        inside = label_map[window] == k
-        distance = ndimage.distance_transform_edt(inside) if not inside.all() else np.ones(inside.shape)
-        out[window][inside] = (distance / distance.max())[inside]
-    return out
-
-
-def touching_border(label_map: np.ndarray, width: int) -> np.ndarray:
-    """Return the (H, W) bool pixels of objects within about `width` px of the line to a neighbour.
-
-    A neighbour touches, or lies so near that the line in the middle of the gap is within `width` px. An object's free
-    edge is no border, and neither is the gap itself.
-    """
-    if not label_map.any():
-        return np.zeros(label_map.shape, bool)
-    distance, nearest = ndimage.distance_transform_edt(label_map == 0, return_indices=True)
-    grown = np.where(distance <= width, label_map[tuple(nearest)], 0)
-    line = np.zeros(label_map.shape, bool)
-    for axis in (0, 1):
-        first, second = (np.take(grown, range(a, grown.shape[axis] - 1 + a), axis) for a in (0, 1))
-        differ = (first != second) & (first > 0) & (second > 0)
-        pad = [(0, 0), (0, 0)]
-        for a in (0, 1):
-            pad[axis] = (a, 1 - a)
-            line |= np.pad(differ, pad)
-    if width > 1:
-        line = ndimage.binary_dilation(line, iterations=width - 1)
-    return line & (label_map > 0)
-
-
-def gap_weights(label_map: np.ndarray, weight: float, sigma: float) -> np.ndarray:
-    """Return 1 + weight * exp(-(d1 + d2)^2 / (2 sigma^2)), d1 and d2 the distances to the two nearest objects.
-
-    Distances beyond 4 sigma count as infinite. Pixels of objects have weight 1.
-
-    Returns:
-        (H, W) float32.
-
-    Source: Ronneberger, Fischer and Brox, arXiv 1505.04597.
-    """
-    reach = math.ceil(4 * sigma)
-    near = np.full((2, *label_map.shape), np.inf, np.float32)  # the two smallest distances so far
-    for k, box in enumerate(ndimage.find_objects(label_map), 1):
-        if box is None:
-            continue
-        window = tuple(
-            slice(max(0, side.start - reach), min(edge, side.stop + reach))
-            for side, edge in zip(box, label_map.shape, strict=True)
-        )
-        distance = ndimage.distance_transform_edt(label_map[window] != k).astype(np.float32)
-        both = near[:, *window]
-        second = np.minimum(both[1], np.maximum(both[0], distance))
-        near[:, *window] = np.stack([np.minimum(both[0], distance), second])
-    weights = 1 + weight * np.exp(-np.square(near.sum(axis=0)) / (2 * sigma**2))
-    return np.where(label_map > 0, 1, weights).astype(np.float32)
-
-
-COVERAGE_BINS = 5
-"""Bins of images by share of the mask, besides the empty ones; each bin is spread evenly over the folds."""
 
 
 @dataclass(frozen=True)
@@ -478,40 +367,6 @@ def survey(masks: MaskSet) -> Survey:
     if not masks.has_truth.any():
         raise DataError(f"{masks.folder} has no mask to learn from: add masks/ or train.csv.")
     return Survey(coverage, sizes)
-
-
-def coverage_folds(
-    coverage: np.ndarray, n: int, seed: int, groups: np.ndarray | None = None, what: str = "images with masks"
-) -> np.ndarray:
-    """Assign images to n folds, each with its share of empty, small and large masks; -1 where the mask is unknown.
-
-    Args:
-        coverage: (N,) share of each image that is mask, NaN where it is unknown.
-        n: number of folds.
-        seed: the same seed gives the same folds.
-        groups: (N,) int; images of one number (tiles of one large image) go to the same fold. None: each by itself.
-        what: what is counted, for the message.
-
-    Raises:
-        ConfigError: fewer images, or groups of them, than folds.
-    """
-    if groups is not None:
-        _, group = np.unique(groups, return_inverse=True)
-        known = np.isfinite(coverage)
-        with np.errstate(invalid="ignore"):
-            mean = np.bincount(group[known], coverage[known], group.max() + 1) / np.bincount(
-                group[known], minlength=group.max() + 1
-            )
-        what = what if len(mean) == len(coverage) else "groups of tiles with masks"
-        return np.where(known, coverage_folds(mean, n, seed, what=what)[group], -1)
-    known = np.flatnonzero(np.isfinite(coverage))
-    shares = coverage[known]
-    edges = np.quantile(shares[shares > 0], np.linspace(0, 1, COVERAGE_BINS + 1)[1:-1]) if (shares > 0).any() else []
-    kind = np.where(shares > 0, 1 + np.searchsorted(edges, shares), 0)
-    labels = kind[:, None] == np.unique(kind)
-    folds = np.full(len(coverage), -1)
-    folds[known] = make_folds(labels, np.arange(len(known)), n, seed, what=what, option="--masks.folds")
-    return folds
 
 
 def folds_digest(ids: list[str], folds: np.ndarray) -> str:

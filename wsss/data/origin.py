@@ -13,8 +13,9 @@ from wsss.core.files import digest_bytes, read_record, write_json
 from wsss.core.folders import PREDICTIONS, not_that
 from wsss.core.label_maps import given_maps, map_files
 from wsss.data.catalog import MANIFEST, DataSet, default_dataset
-from wsss.runs.journal import Digests
-from wsss.runs.output import Output, record_over, settle
+from wsss.runs.inputs import Digests
+from wsss.runs.output import Output, settle
+from wsss.runs.result_record import record_over
 
 
 def image_marks(data: DataSet, digests: Digests, indices: Iterable[int] | None = None) -> dict[str, str]:

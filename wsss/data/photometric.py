@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from wsss.core.channels import HPA_STAINS, Stains
-from wsss.core.checks import check_range
+from wsss.core.checks import MOST, check_range
 
 BLUR_SHRINK = 8  # haze is so smooth that an eighth of the pixels carries it
 
@@ -175,9 +175,7 @@ class Faults:
 
     def __post_init__(self) -> None:
         for name in ("gain", "left", "glow", "photons"):
-            low, high = getattr(self, name)
-            check_range(f"lower end of faults.{name}", low, 0)
-            check_range(f"upper end of faults.{name}", high, low)
+            _pair(f"faults.{name}", getattr(self, name), 0, MOST)
         check_range("lower end of faults.gain", self.gain[0], 1e-3)
         check_range("faults.negatives", self.negatives, 0, 1)
         check_range("faults.often", self.often, 0, 1)

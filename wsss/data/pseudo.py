@@ -8,9 +8,7 @@ FOLDER/shares.csv        ID, class, share of the image that is of the class, sha
 
 import io
 import math
-import struct
 import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,18 +17,18 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.files import BLANK, check_seal, digest_file, read_record, sealed, write_bytes
+from wsss.core.files import digest_file, read_record, write_bytes
 from wsss.core.folders import PSEUDO_MASKS, kind_of, not_that
-from wsss.core.reading import check_npy, open_zip, parse_npy
+from wsss.core.reading import ZIP_FAULTS, check_npy, open_zip, parse_npy
+from wsss.core.seals import BLANK, check_seal, sealed
 from wsss.data.catalog import DataSet
-from wsss.runs.journal import Digests
-from wsss.runs.output import check_entry, check_recorded, files_of_record, settle
+from wsss.runs.inputs import Digests
+from wsss.runs.output import settle
 from wsss.runs.record import Lineage, lineage_from
+from wsss.runs.result_record import check_entry, check_recorded, files_of_record
 
 MANIFEST, MASKS = "pseudo.json", "masks"
 FORMAT = 1
-DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error)
-"""What reading a damaged .npz raises besides OSError and ValueError."""
 
 
 def write_masks(folder: Path, name: str, classes: np.ndarray, masks: np.ndarray) -> None:
@@ -112,9 +110,9 @@ class PseudoSet:
                 classes, masks = (_member(archive, key, most * size**2, path) for key in ("classes", "masks"))
         except FileNotFoundError:
             raise DataError(f"{path} is missing. {again}") from None
-        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, *DAMAGED) as error:
-            if isinstance(error, DataError):
-                raise
+        except DataError:
+            raise
+        except ZIP_FAULTS as error:
             raise DataError(f"{path} is damaged ({' '.join(str(error).split())}). {again}") from error
         fits = classes.ndim == 1 and classes.dtype.kind in "iu" and masks.dtype == np.uint8
         if not fits or masks.shape != (len(classes), size, size) or not ((classes >= 0) & (classes < most)).all():

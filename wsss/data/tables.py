@@ -1,7 +1,9 @@
 """Label tables in every common form, read into class ids per image and matched with the image files."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +15,7 @@ from wsss.core.files import composed, listed
 from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader, format_label
 from wsss.core.reading import read_yaml
 from wsss.data import ids
-from wsss.data.pixels import ImageFiles
+from wsss.data.image_files import ImageFiles
 
 Read = Callable[[Sequence[str]], "tuple[tuple[int, ...], list[str]]"]
 """Turns the label cells of a row into class ids and labels without a counterpart. Raises ValueError with the fault."""
@@ -66,48 +68,75 @@ def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CH
     if "ID" not in table:
         raise DataError(f"{path} has the columns {some(table.columns)}: expected one named ID.")
     columns, read = _reader(path, table, classes)
-    out = LabelTable(path)
     names = unguard_text(table[["ID"]]).ID.tolist()
-    lines: dict[str, int] = {}
-    known: dict[str, tuple[int, ...]] = {}
-    others: dict[str, list[str]] = {}
+    rows = _read_rows(
+        path, zip(table.index, names, table[columns].itertuples(index=False), strict=True), read, channels
+    )
+    first: dict[str, _Row] = {}
+    others: dict[str, set[str]] = {}
+    for row in rows:
+        first.setdefault(row.ID, row)
+        for name in row.also:
+            others.setdefault(name, set()).add(row.ID)
+    ids.check_distinct(first, str(path))
+    gone = {row.ID for row in rows if row.lost and not row.labels}
+    others_than = table.drop(columns=["ID", *columns])
+    several = (
+        others_than.groupby([row.ID for row in rows], sort=False).nunique() > 1 if len(first) < len(rows) else None
+    )
+    return LabelTable(
+        path,
+        labels={ID: row.labels for ID, row in first.items() if ID not in gone},
+        vanished=[ID for ID in first if ID in gone],
+        merged=len(rows) - len(first),
+        differ=[] if several is None else [str(name) for name in several.columns[several.any()]],
+        lost=dict(Counter(label for row in rows for label in row.lost)),
+        aliases={name: alike.pop() for name, alike in others.items() if len(alike) == 1},
+        carried=_carried(others_than.loc[[row.line for row in first.values()]], list(first)),
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a label table."""
+
+    line: int
+    ID: str
+    also: list[str]
+    """Further names that its image may go by."""
+    labels: tuple[int, ...]
+    lost: list[str]
+    """Labels without a counterpart among the classes."""
+
+
+def _read_rows(
+    path: Path, rows: Iterable[tuple[int, str, Sequence[str]]], read: Read, channels: Sequence[str]
+) -> list[_Row]:
+    """Read the rows (line, name of the image, label cells) of a table.
+
+    Raises:
+        DataError: there are none, or some are bad; they are named by their line.
+    """
+    found: list[_Row] = []
+    first: dict[str, _Row] = {}
     faults: list[str] = []
-    rows: list[str] = []
-    for line, name, cells in zip(table.index, names, table[columns].itertuples(index=False), strict=True):
+    for line, name, cells in rows:
         try:
             ID, *also = ids.from_name(name, channels)
-            rows.append(ID)
             if reason := ids.fault(ID):
                 raise ValueError(f"the ID {ids.shown(ID)} {reason}")
-            value, lost = read(cells)
-            if known.setdefault(ID, value) != value:
-                raise ValueError(f"the ID {ids.shown(ID)} has other labels in row {lines[ID]}")
+            row = _Row(line, ID, also, *read(cells))
+            if (before := first.setdefault(ID, row)).labels != row.labels:
+                raise ValueError(f"the ID {ids.shown(ID)} has other labels in row {before.line}")
         except ValueError as error:
             faults.append(f"row {line}: {error}")
             continue
-        out.merged += ID in lines
-        lines.setdefault(ID, line)
-        for label in lost:
-            out.lost[label] = out.lost.get(label, 0) + 1
-        if lost and not value:
-            out.vanished.append(ID)
-        for other in also:
-            others.setdefault(other, []).append(ID)
+        found.append(row)
     if faults:
         raise DataError(f"{path}: {len(faults)} bad row(s): {'; '.join(faults[:5])}. Fix them and start again.")
-    if not known:
+    if not found:
         raise DataError(f"{path} has no rows below its header.")
-    ids.check_distinct(known, str(path))
-    gone = set(out.vanished)
-    out.vanished = [ID for ID in known if ID in gone]
-    out.labels = {ID: value for ID, value in known.items() if ID not in gone}
-    out.aliases = {name: alike[0] for name, alike in others.items() if len(set(alike)) == 1}
-    others_than = table.drop(columns=["ID", *columns])
-    out.carried = _carried(others_than.loc[list(lines.values())], list(lines))
-    if out.merged:
-        several = others_than.groupby(rows, sort=False).nunique() > 1
-        out.differ = [str(name) for name in several.columns[several.any()]]
-    return out
+    return found
 
 
 def _carried(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
@@ -153,42 +182,37 @@ def _reader(path: Path, table: pd.DataFrame, classes: ClassList) -> tuple[list[s
     if name:
         check_no_decimals(table, name, path)
         numbers = KAGGLE2018_TO_HPA if name == TARGET and classes == HPA else None
-        return [name], _text_reader(LabelReader(classes, numbers))
+        return [name], partial(_read_text, LabelReader(classes, numbers))
     for wanted in (classes.columns, list(classes.names)):
         found = any_case(table, wanted, path).columns
         if set(wanted) <= set(found):
-            return [names[k] for k in map(list(found).index, wanted)], _one_hot_reader(wanted, classes)
+            return [names[k] for k in map(list(found).index, wanted)], partial(_read_one_hot, wanted, classes)
     raise DataError(
         f"{path} has the columns {some(names, 30)}: expected ID and Label, Id and Target, or ID and one column for "
         f"each of the {len(classes)} classes (0..{len(classes) - 1}, or their names)."
     )
 
 
-def _text_reader(reader: LabelReader) -> Read:
-    def read(row: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
-        labels, lost = reader.read(row[0])
-        if not lost:
-            _check_any(labels, reader.classes)
-        return labels, lost
-
-    return read
+def _read_text(reader: LabelReader, row: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
+    labels, lost = reader.read(row[0])
+    if not lost:
+        _check_any(labels, reader.classes)
+    return labels, lost
 
 
-def _one_hot_reader(columns: Sequence[str], classes: ClassList) -> Read:
-    values = {"0": False, "0.0": False, "0,0": False, "false": False, "1": True, "1.0": True, "1,0": True, "true": True}
+_ONE_HOT = {"0": False, "0.0": False, "0,0": False, "false": False, "1": True, "1.0": True, "1,0": True, "true": True}
 
-    def read(row: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
-        labels = []
-        for k, (column, text) in enumerate(zip(columns, row, strict=True)):
-            value = values.get(text.strip().lower())
-            if value is None:
-                raise ValueError(f"column {column} is {ids.shown(text)}, expected 0 or 1")
-            if value:
-                labels.append(k)
-        _check_any(labels, classes)
-        return tuple(labels), []
 
-    return read
+def _read_one_hot(columns: Sequence[str], classes: ClassList, row: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
+    labels = []
+    for k, (column, text) in enumerate(zip(columns, row, strict=True)):
+        value = _ONE_HOT.get(text.strip().lower())
+        if value is None:
+            raise ValueError(f"column {column} is {ids.shown(text)}, expected 0 or 1")
+        if value:
+            labels.append(k)
+    _check_any(labels, classes)
+    return tuple(labels), []
 
 
 def _check_any(labels: Sequence[int], classes: ClassList) -> None:
@@ -233,12 +257,9 @@ def match_labels(files: Sequence[ImageFiles], table: LabelTable | None, *, allow
             "Complete it, or pass --skip with their IDs, or --allow_unlabelled."
         )
     labels = [format_label(table.labels[name]) if name in table.labels else None for name in names]
-    return Matched(list(files), labels, _notes(names, table, without), _carried_columns(table.carried, names))
-
-
-def _carried_columns(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Return the carried columns of the images, renamed where they would clash with columns of wsss."""
-    return table.reindex(names).fillna("").rename(columns=carried_names(table.columns)).reset_index(drop=True)
+    carried = table.carried.reindex(names).fillna("").reset_index(drop=True)
+    carried = carried.rename(columns=carried_names(carried.columns))  # where they would clash with columns of wsss
+    return Matched(list(files), labels, _notes(names, table, without), carried)
 
 
 def _notes(names: Sequence[str], table: LabelTable, without: Sequence[str]) -> list[str]:

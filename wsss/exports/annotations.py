@@ -18,8 +18,8 @@ from skimage.measure import find_contours, label, regionprops
 from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.console import progress, waiting
-from wsss.core.csv_text import carried_columns
-from wsss.core.files import csv_bytes, write_atomic, write_bytes
+from wsss.core.csv_text import carried_columns, csv_bytes
+from wsss.core.files import write_atomic, write_bytes
 from wsss.core.labels import ClassList
 from wsss.core.parquet import write_parquet
 

@@ -25,7 +25,7 @@ from wsss.feature_classifier.store import (
 )
 from wsss.metrics.cells import CellTruth
 from wsss.options.recipe import FeatureClassifierConfig
-from wsss.runs.journal import Digests
+from wsss.runs.inputs import Digests
 from wsss.runs.run_folder import RunFolder
 
 TOP = 3

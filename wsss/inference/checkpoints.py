@@ -11,7 +11,8 @@ from torch import Tensor
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.files import digest_file, digest_json
 from wsss.data.catalog import DataSet, folds_digest
-from wsss.data.masks import MaskSet, coverage_folds, survey
+from wsss.data.folds import coverage_folds
+from wsss.data.masks import MaskSet, survey
 from wsss.data.masks import folds_digest as mask_folds_digest
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier

@@ -15,7 +15,7 @@ from wsss.core.csv_text import read_text
 from wsss.core.files import digest_file
 from wsss.data.origin import read_provenance
 from wsss.inference.tables import gathered, iter_cells, read_cells, read_images, score_columns
-from wsss.runs.output import check_recorded, record_over
+from wsss.runs.result_record import check_recorded, record_over
 
 ROUNDS = 20
 """Picks of the weight search; a weight is a multiple of 1 / ROUNDS."""

@@ -37,7 +37,8 @@ from wsss.inference.tables import (
     write_submission,
 )
 from wsss.options.infer import Shard
-from wsss.runs.journal import Digests, Journal
+from wsss.runs.inputs import Digests
+from wsss.runs.journal import Journal
 from wsss.runs.output import Output
 
 HELPERS = max(2, min(8, cores() // 2))

@@ -16,12 +16,22 @@ import pandas as pd
 
 from wsss.core import rle
 from wsss.core.checks import DataError, check_range, some
-from wsss.core.csv_text import any_case, carried_columns, check_columns, iter_text, numbers, read_text, unguard_text
-from wsss.core.files import csv_bytes, digest_file, write_atomic, write_csv
+from wsss.core.csv_text import (
+    any_case,
+    carried_columns,
+    check_columns,
+    csv_bytes,
+    iter_text,
+    numbers,
+    read_text,
+    unguard_text,
+    write_csv,
+)
+from wsss.core.files import digest_file, write_atomic
 from wsss.core.parquet import TableWriter, batches, named, open_parquet, read_parquet
 from wsss.data.ids import check_names
 from wsss.data.origin import PROVENANCE, check_predictions, read_provenance
-from wsss.runs.output import check_recorded, check_sizes
+from wsss.runs.result_record import check_recorded, check_sizes
 
 GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields, check_range, refuse_idle
-from wsss.core.files import OF_OPTIONS, check_seal
 from wsss.core.folders import RUN, not_that, within
 from wsss.core.reading import MOST_YAML, read_yaml
 from wsss.core.runtime import ENGINES
+from wsss.core.seals import OF_OPTIONS, check_seal
 from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import parse
 from wsss.options.recipe import recipe_from

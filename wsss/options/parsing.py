@@ -23,8 +23,9 @@ from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, UserError, nearest
 from wsss.core.console import OutputOptions, say, set_output
-from wsss.core.files import OF_OPTIONS, check_seal, check_utf8, is_file
+from wsss.core.files import check_utf8, is_file
 from wsss.core.reading import MOST_YAML, parse_yaml, read_yaml
+from wsss.core.seals import OF_OPTIONS, check_seal
 from wsss.options.configs import config_file
 from wsss.options.renamed import FORMER_DEFAULTS, renamed_config, renamed_flags
 

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wsss.core.files import write_atomic, write_csv
+from wsss.core.csv_text import write_csv
+from wsss.core.files import write_atomic
 from wsss.core.labels import HPA_NAMES
 from wsss.metrics.weighted import GroupShares
 

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, NoSpaceError, check_choice, some
-from wsss.core.files import check_format, digest_bytes, disk_errors, without_nan, write_csv, write_json
+from wsss.core.csv_text import write_csv
+from wsss.core.files import check_format, digest_bytes, disk_errors, without_nan, write_json
 from wsss.core.labels import ClassList, format_label, parse_label
 from wsss.core.reading import check_no_link, check_regular
 from wsss.metrics.weighted import SampleFigures, sample_figures

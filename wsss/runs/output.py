@@ -16,45 +16,21 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from wsss.core import __version__
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
-from wsss.core.files import (
-    as_read,
-    check_format,
-    digest_file,
-    read_json,
-    read_record,
-    remove_parts,
-    sync_folder,
-    write_json,
-)
+from wsss.core.files import as_read, digest_file, read_json, read_record, remove_parts, sync, write_json
 from wsss.core.reading import check_no_link
-from wsss.runs.journal import (
-    LOCK,
-    Digests,
-    Journal,
-    Seen,
-    differences,
-    from_here,
-    hold,
-    in_short,
-    mark_of,
-    place_of,
-    seen_from,
-)
+from wsss.runs.inputs import Digests, Seen, differences, from_here, in_short, mark_of, place_of
+from wsss.runs.journal import Journal
+from wsss.runs.lock import LOCK, hold
+from wsss.runs.result_record import FOLDER, FORMAT, SEGMENT, STATE, check_commit, is_changed, record_of, remembered
 
-STATE = ".wsss"
-FOLDER = "result"
-"""NAME of the result that is a whole folder."""
-SEGMENT = "segment"
-"""NAME of the tables of label maps in a data set."""
-FORMAT = 1
 WAIT_S = 30
 """How long a reader waits for another process to complete the publishing of a result."""
 
@@ -74,13 +50,13 @@ class Output:
         folder: where its files lie.
         name: FOLDER, or the name of its first file.
         command: the stage that makes it.
-        way_out: the options by which a user chooses another place or replaces what is there, for messages.
     """
 
+    way_out: ClassVar[str] = "choose another --out, or pass --overwrite true"
+    """The options by which a user chooses another place or replaces what is there, for messages."""
     folder: Path
     name: str
     command: str
-    way_out: str = "choose another --out, or pass --overwrite true"
     gather: Gather | None = None
     marks: Marks | None = None
     read: dict[str, Any] = field(default_factory=dict)
@@ -153,9 +129,8 @@ class Output:
 
     def _gather(self, gather: Gather, marks: Marks | None) -> dict[str, Any] | None:
         """Find out what the result is made from, and return the record of the one that is there."""
-        seen = _read_quietly(self.work / "seen.json").get("seen")
         record = record_of(self.folder, self.name)
-        digests = Digests((seen if _are_pairs(seen) else {}) | (record or {}).get("seen", {}))
+        digests = Digests(remembered(self.work / "seen.json") | (record or {}).get("seen", {}))
         self.gather, self.marks = gather, marks
         self.read = as_read(dict(gather(digests)))
         self.items = dict(marks(digests)) if marks is not None else {}
@@ -191,8 +166,10 @@ class Output:
         }
         if others:
             raise ConfigError(f"{self.shown} holds another result ({in_short(others)}): {self.way_out}.")
-        if always:
-            return True
+        return always or self._is_out_of_date(record, differing)
+
+    def _is_out_of_date(self, record: dict[str, Any], differing: Mapping[str, str]) -> bool:
+        """Return whether a result is to be made again, and say why; refuse one that was changed by hand."""
         missing, changed = self._state(record)
         if changed:
             other = self._owner(str(changed[0].relative_to(self.folder)))
@@ -224,7 +201,7 @@ class Output:
             path = self.folder / name
             if not os.path.lexists(path):
                 missing.append(path)
-            elif not path.is_file() or _is_changed(path, mark, digest):
+            elif not path.is_file() or is_changed(path, mark, digest):
                 changed.append(path)
         return missing, changed
 
@@ -285,7 +262,7 @@ class Output:
             "files": {name: ["", digest_file(home / name)] for name in names},
         }
         for name in names:
-            _sync(home / name)
+            sync(home / name)
         write_json(self._commit, {"remove": sorted(before), "record": record, "keep": bool(failed and self.keeps_work)})
         self.complete()
 
@@ -327,8 +304,8 @@ class Output:
                 f"{self._commit} is damaged, by which the result in {self.folder} was getting to its place: {way_out}."
             ) from None
         commit = read_record(self._commit, "record", "remove", "keep", again=way_out)
+        check_commit(commit, self._commit)
         record, home = commit["record"], self.home
-        _check_names([*_files_of(record, self._commit), *_texts(commit["remove"], self._commit)], self._commit)
         for place in (self.work, *self.work.rglob("*")):
             check_no_link(place)
         for name in commit["remove"]:
@@ -339,7 +316,7 @@ class Output:
                 _move(home / name, self.folder / name)
         for place in {(self.folder / name).parent for name in record["files"]}:
             if place.is_dir():
-                sync_folder(place)
+                sync(place)
         _remove_empty(self.folder, commit["remove"])
         for name, entry in record["files"].items():
             entry[0] = mark_of(self.folder / name) if (self.folder / name).exists() else ""
@@ -377,9 +354,7 @@ class Output:
 
 
 @contextlib.contextmanager
-def in_folder(
-    folder: Path, command: str, *inside: str, name: str = FOLDER, way_out: str | None = None
-) -> Iterator[Output]:
+def in_folder(folder: Path, command: str, *inside: str, name: str = FOLDER) -> Iterator[Output]:
     """Hold a folder that a command writes its result into; what a killed run left there is completed or removed.
 
     Args:
@@ -387,32 +362,28 @@ def in_folder(
         command: the stage.
         inside: sub-folders that the command writes into by itself.
         name: SEGMENT for the label maps, which a data set holds in addition to its own result.
-        way_out: what a user may do where another result is there, for messages.
 
     Raises:
         ConfigError: it is a file, or another command holds it.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file, expected a folder: choose another --out.")
-    with _held(Output(folder, name, command), way_out, hold(folder, *inside)) as output:
+    with _held(Output(folder, name, command), hold(folder, *inside)) as output:
         yield output
 
 
 @contextlib.contextmanager
-def at_file(path: Path, command: str, *, way_out: str | None = None) -> Iterator[Output]:
+def at_file(path: Path, command: str) -> Iterator[Output]:
     """Hold a file that a command writes, together with its companions; see `in_folder`."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder, expected a file: choose another --out.")
     folder = path.parent
-    with _held(
-        Output(folder, path.name, command), way_out, hold(folder, lock=_lock_of(path.name), clean=False)
-    ) as output:
+    with _held(Output(folder, path.name, command), hold(folder, lock=_lock_of(path.name), clean=False)) as output:
         yield output
 
 
 @contextlib.contextmanager
-def _held(output: Output, way_out: str | None, held: contextlib.AbstractContextManager[None]) -> Iterator[Output]:
-    output.way_out = way_out or output.way_out
+def _held(output: Output, held: contextlib.AbstractContextManager[None]) -> Iterator[Output]:
     with held, output:
         for place in (output.folder / STATE, output.work, *output.work.rglob("*")):
             check_no_link(place)
@@ -451,192 +422,6 @@ def settle(folder: Path) -> None:
                 ) from error
 
 
-def record_of(folder: Path, name: str = FOLDER) -> dict[str, Any] | None:
-    """Return what is recorded of a result; None where there is no record, or a damaged one.
-
-    Raises:
-        DataError: it is of a newer version.
-    """
-    path = folder / STATE / f"{name}.json"
-    record = _read_quietly(path)
-    if not record:
-        return None
-    _check_names(_files_of(record, path), path)
-    return record
-
-
-def _files_of(record: Any, path: Path) -> list[str]:
-    """Return the names of the files of a result, after checking that its record has the form of one.
-
-    Raises:
-        DataError: it has not, or is of a newer version.
-    """
-    again = f"remove {path.parent}, and make the result again"
-    check_format(path, record.get("format") if isinstance(record, dict) else None, FORMAT, "record of a result", again)
-    kinds = {"command": str, "version": str, "read": dict, "items": dict, "failed": list, "seen": dict, "files": dict}
-    plain = all(isinstance(record.get(name), kind) for name, kind in kinds.items())
-    if not plain or not _are_pairs(record["files"]) or not _are_pairs(record["seen"]):
-        raise DataError(f"{path} is no record of a result: {again}.")
-    _texts(record["failed"], path)
-    return list(record["files"])
-
-
-def _are_pairs(values: Any) -> bool:
-    """Whether values are name -> [mark, digest]."""
-    pairs = values.values() if isinstance(values, dict) else [None]
-    return all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair) for pair in pairs)
-
-
-def _texts(values: Any, path: Path) -> list[str]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise DataError(f"{path} is no record of a result: remove {path.parent}, and make the result again.")
-    return values
-
-
-def _check_names(names: Iterable[str], path: Path) -> None:
-    """Refuse a record that names files outside its folder: they would be moved or removed."""
-    for name in names:
-        parts = Path(name).parts
-        if not parts or Path(name).is_absolute() or ".." in parts or STATE in parts or "\0" in name:
-            raise DataError(
-                f"{path} names the file {name[:80]!r} outside its folder, which no result has: remove {path.parent}."
-            )
-
-
-def what_is_read(
-    options: Any, digests: Digests, files: Iterable[Path | None] = (), leave: Collection[str] = ()
-) -> dict[str, Any]:
-    """Return what a result is made from: the options of its stage, contents of files and folders, and the version.
-
-    Args:
-        options: a dataclass; `out` and `overwrite` do not count.
-        digests: for the contents.
-        files: files and folders that are read; None and what does not exist count as absent.
-        leave: further options that shape nothing.
-    """
-    plain = {name: _plain(value) for name, value in asdict(options).items() if name not in ("out", "overwrite", *leave)}
-    once = {os.path.realpath(path): path for path in files if path is not None}  # whatever ways lead there
-    wanted = list(once.values())
-    contents = dict(zip(map(os.path.normpath, wanted), digests.of_files(wanted), strict=True))
-    inputs = {"options": plain, "files": {name: digest for name, digest in contents.items() if digest is not None}}
-    return as_read(inputs) | {"version": __version__}
-
-
-def _plain(value: Any) -> Any:
-    """Return an option with every path in it as text."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return os.path.normpath(value) if isinstance(value, Path) else value
-
-
-def check_recorded(path: Path) -> None:
-    """Compare a file with the record of the result that it is of: a table without a digest, or one put in its place.
-
-    Raises:
-        DataError: it is damaged, or was changed since it was written.
-    """
-    for folder in (path.parent, path.parent.parent):
-        for name in (FOLDER, SEGMENT):
-            check_entry(path, folder, files_of_record(folder, name))
-
-
-def files_of_record(folder: Path, name: str = FOLDER) -> dict[str, list[str]]:
-    """Return name -> [mark, digest] of the files of a result; none where there is no record."""
-    files: dict[str, list[str]] = (record_of(folder, name) or {"files": {}})["files"]
-    return files
-
-
-def check_entry(path: Path, folder: Path, files: Mapping[str, Sequence[str]]) -> None:
-    """Compare a file with what the record of the result in `folder` says of it; see `check_recorded`."""
-    mark, digest = files.get(str(path.relative_to(folder)), ("", ""))
-    if digest and not path.is_file():
-        raise DataError(f"{path} is missing, a file of the result in {folder}: make it again with --overwrite true.")
-    if digest and _is_changed(path, mark, digest):
-        raise _changed(path, folder)
-
-
-def _is_changed(path: Path, mark: str, digest: str) -> bool:
-    """Whether a file is another than was recorded; one of another size is, and need not be read for that."""
-    return mark_of(path) != mark and (_is_of_other_size(path, mark) or digest_file(path) != digest)
-
-
-def _is_of_other_size(path: Path, mark: str) -> bool:
-    """Whether a file has another size than its mark says; marks of older versions say none."""
-    parts = mark.split(".")
-    return len(parts) == 5 and path.is_file() and str(path.stat().st_size) != parts[2]
-
-
-def check_sizes(folder: Path) -> None:
-    """Compare the sizes of a result's files with its record, before they are read for their digests.
-
-    Raises:
-        DataError: one has another size.
-    """
-    for name, (mark, _) in files_of_record(folder).items():
-        if _is_of_other_size(folder / name, mark):
-            raise _changed(folder / name, folder)
-
-
-def _changed(path: Path, folder: Path) -> DataError:
-    return DataError(
-        f"{path} is damaged, or was changed since it was written: make it again with --overwrite true, or, if "
-        f"it was changed on purpose, remove {folder / STATE}."
-    )
-
-
-def record_over(folder: Path) -> dict[str, Any] | None:
-    """Return the record of the result in a folder, or of the one that the folder is a part of."""
-    record = record_of(folder)
-    if record is None and (above := record_of(folder.parent)) is not None:
-        record = above if any(name.startswith(f"{folder.name}/") for name in above["files"]) else None
-    return record
-
-
-def outdated(folder: Path, name: str = FOLDER) -> dict[str, str]:
-    """Return in words which files that a result was made from have changed since; files that are gone do not count."""
-    record = record_of(folder, name)
-    before = record["read"].get("files", {}) if record else {}
-    digests = Digests()
-    there = {path: place for path in before if (place := there_now(path, folder, record)) is not None}
-    now = {path: digest for path, place in there.items() if (digest := digests.of(place)) is not None}
-    return differences({path: before[path] for path in now}, now)
-
-
-SYSTEM = ("/proc", "/sys")
-"""Folders of files without an end, in which no result was made from anything."""
-
-
-def there_now(path: str, folder: Path, record: Mapping[str, Any] | None) -> Path | None:
-    """Return where something that a result was made from is, as its record writes it: there, or moved along with it.
-
-    None where it is gone, or where no input is, which a record from a stranger may name: a device, a system folder, or
-    the whole disk.
-    """
-    for place in seen_from(path, (record or {}).get("place"), folder):
-        real = place.resolve()
-        is_system = real == real.parent or any(map(real.is_relative_to, SYSTEM))
-        if not is_system and (place.is_file() or place.is_dir()):
-            return place
-    return None
-
-
-def _read_quietly(path: Path) -> dict[str, Any]:
-    """Read a JSON record that may be missing or damaged, and is empty then.
-
-    Raises:
-        PermissionError: it may not be read.
-    """
-    if path.is_file():
-        path.open("rb").close()
-    try:
-        record = read_json(path)
-    except (DataError, OSError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def _move(source: Path, target: Path) -> None:
     """Rename a file; where a folder on the way is a link to another disk, copy it there first."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -647,14 +432,9 @@ def _move(source: Path, target: Path) -> None:
             raise
         copy = target.with_name(f".{target.name}.moved.part")
         shutil.copyfile(source, copy)
-        _sync(copy)
+        sync(copy)
         copy.replace(target)
         source.unlink()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def _remove_empty(folder: Path, names: Collection[str]) -> None:

@@ -19,7 +19,7 @@ from wsss.core.files import as_read, digest_json
 from wsss.core.labels import MOST_CLASSES
 from wsss.options.recipe import Recipe, recipe_from
 from wsss.options.renamed import OF_TRAINING, switched_on
-from wsss.runs.journal import DIGEST
+from wsss.runs.inputs import DIGEST
 
 FREE = ("versions", "score", "crops", "feature_classifier")
 """What may differ when a run goes on: it does not shape the weights."""
@@ -194,24 +194,23 @@ def record_from(
     Raises:
         DataError: the recipe has an option this version does not know.
     """
-    recipe = recipe_from(meta["recipe"], str(where))
     return RunRecord(
-        recipe,
-        meta["fold"],
-        meta.get("data", ""),
-        tuple(train_ids),
-        tuple(meta.get("channels", ())),
-        tuple(meta.get("classes", ())),
-        meta.get("negative"),
-        meta.get("size", 0),
-        ancestors,
-        meta.get("augment"),
-        {name: meta[name] for name in ("pseudo", *SINCE) if name in meta},
-        tuple(meta.get("roles", ())),
-        meta.get("bits"),
-        meta["versions"],
-        where,
-        digest,
+        recipe=recipe_from(meta["recipe"], str(where)),
+        fold=meta["fold"],
+        data=meta.get("data", ""),
+        train_ids=tuple(train_ids),
+        channels=tuple(meta.get("channels", ())),
+        classes=tuple(meta.get("classes", ())),
+        negative=meta.get("negative"),
+        size=meta.get("size", 0),
+        ancestors=ancestors,
+        augment=meta.get("augment"),
+        inputs={name: meta[name] for name in ("pseudo", *SINCE) if name in meta},
+        roles=tuple(meta.get("roles", ())),
+        bits=meta.get("bits"),
+        versions=meta["versions"],
+        path=where,
+        digest=digest,
     )
 
 

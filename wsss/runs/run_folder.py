@@ -20,25 +20,21 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.csv_text import read_numbers
+from wsss.core.csv_text import read_numbers, write_csv
 from wsss.core.files import (
-    BLANK,
-    OF_OPTIONS,
     check_format,
-    check_seal,
     digest_file,
     digest_json,
     read_json,
     read_lines,
-    sealed,
-    sync_folder,
+    sync,
     write_bytes,
-    write_csv,
     write_json,
     write_text,
 )
 from wsss.core.folders import MASK_SET, RUN, kind_of, not_that, within
-from wsss.core.reading import MOST_YAML, one_line, open_zip, parse_json, read_yaml
+from wsss.core.reading import MOST_YAML, ZIP_FAULTS, one_line, open_zip, parse_json, read_yaml
+from wsss.core.seals import BLANK, OF_OPTIONS, check_seal, sealed
 from wsss.options.recipe import recipe_from
 from wsss.runs.record import (
     NETWORK,
@@ -65,7 +61,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
     content = save(plain, {"wsss": header})
     if path.exists():
         path.replace(previous(path))
-        sync_folder(path.parent)
+        sync(path.parent)
     try:
         write_bytes(path, content)
     except BaseException:
@@ -154,15 +150,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except DataError:
         raise
-    except (
-        SafetensorError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-    ) as error:
+    except (SafetensorError, pickle.UnpicklingError, *ZIP_FAULTS) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # PyTorch would advise to read it all the same
             reason = "it is no such file, or holds more than tensors, which could be a program"
@@ -173,14 +161,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise DataError(f"{path} does not hold a state dict of tensors: expected name -> tensor.")
     return {str(name): tensor for name, tensor in state.items()}
-
-
-_NEEDED = ("recipe", "fold", "train_ids")
-
-
-def _task(meta: dict[str, Any]) -> object:
-    recipe = meta.get("recipe")
-    return recipe.get("task") if isinstance(recipe, dict) else None
 
 
 @dataclass(frozen=True)
@@ -256,7 +236,9 @@ class RunFolder:
         """
         if not self.ids.exists():
             raise DataError(f"{self.ids} is missing: it belongs to the run and proves what it was trained on.")
-        check_network_record(meta, source, (*_NEEDED, *(NETWORK if _task(meta) != "masks" else ())))
+        recipe = meta.get("recipe")
+        of_masks = isinstance(recipe, dict) and recipe.get("task") == "masks"
+        check_network_record(meta, source, ("recipe", "fold", "train_ids", *(() if of_masks else NETWORK)))
         self._check_config(meta, source)
         ids = read_lines(self.ids)
         if digest_json(ids) != meta["train_ids"]:

@@ -17,8 +17,7 @@ from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.files import composed, read_json
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
-from wsss.core.rasters import named
-from wsss.core.reading import check_regular, open_zip, read_bytes
+from wsss.core.reading import check_regular, named, open_zip, read_bytes
 from wsss.core.rle import check_covered, fill
 from wsss.data.ids import without_suffix
 from wsss.segmenters.painted import GivenMasks, check_ids

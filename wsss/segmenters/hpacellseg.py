@@ -25,8 +25,9 @@ from skimage.segmentation import watershed
 
 from wsss.cells.instances import drop_small, fill_cells, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError, install
-from wsss.core.files import BLANK, check_seal, sealed, write_bytes
+from wsss.core.files import write_bytes
 from wsss.core.reading import one_line, parse_json
+from wsss.core.seals import BLANK, check_seal, sealed
 from wsss.models.device import choose_device
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.packages import need

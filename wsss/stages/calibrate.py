@@ -15,13 +15,7 @@ from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.origin import recorded_data
 from wsss.data.tables import read_labels
-from wsss.inference.calibration import (
-    Calibration,
-    apply_curves,
-    fit_curves,
-    save_calibration,
-    weak_targets,
-)
+from wsss.inference.calibration import Calibration, apply_curves, fit_curves, save_calibration, weak_targets
 from wsss.inference.checkpoints import trained_since
 from wsss.inference.ensemble import Prediction, foreign_note, read_predictions
 from wsss.inference.sources import origin_of
@@ -30,8 +24,8 @@ from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import reliability
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.figures import Bins, plot_reliability
-from wsss.runs.journal import Digests
-from wsss.runs.output import Output, at_file, what_is_read
+from wsss.runs.inputs import Digests, what_is_read
+from wsss.runs.output import Output, at_file
 from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.evaluate import JoinRule, default_classes, join_cells, true_masks

@@ -9,8 +9,7 @@ import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, nearest, some
 from wsss.core.console import say
-from wsss.core.csv_text import carried_columns
-from wsss.core.files import write_csv
+from wsss.core.csv_text import carried_columns, write_csv
 from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of
@@ -18,8 +17,8 @@ from wsss.inference.tables import is_mask_folder, prediction_files, read_cells, 
 from wsss.metrics.weighted import LEAST_IMAGES, GroupShares, difference, group_shares
 from wsss.options.compare import CompareOptions
 from wsss.reports.figures import plot_shares
-from wsss.runs.journal import Digests
-from wsss.runs.output import Output, in_folder, what_is_read
+from wsss.runs.inputs import Digests, what_is_read
+from wsss.runs.output import Output, in_folder
 
 MOST = 64
 """Conditions at most: a column with more values is no condition."""

@@ -14,8 +14,8 @@ import pandas as pd
 from wsss.core import __version__
 from wsss.core.checks import DataError, exit_code
 from wsss.core.console import progress, say
-from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.files import is_file, listed, write_csv
+from wsss.core.csv_text import read_text, unguard_text, write_csv
+from wsss.core.files import is_file, listed
 from wsss.data import ids
 from wsss.data.fetch import FetchError, Manners, Rate, fetch
 from wsss.options.download import DownloadOptions

@@ -27,8 +27,9 @@ from wsss.inference.tables import iter_cells, prediction_files, write_cells, wri
 from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.options.ensemble import EnsembleOptions, given_weights
-from wsss.runs.journal import Digests
-from wsss.runs.output import Output, in_folder, record_over, what_is_read
+from wsss.runs.inputs import Digests, what_is_read
+from wsss.runs.output import Output, in_folder
+from wsss.runs.result_record import record_over
 from wsss.stages.evaluate import JoinRule, default_classes, join_cells, true_masks
 
 

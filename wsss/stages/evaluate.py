@@ -43,8 +43,9 @@ from wsss.metrics.classify import precision_recall
 from wsss.metrics.instances import InstanceScorer, instance_table, match_pairs
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.figures import write_confusion
-from wsss.runs.journal import Digests
-from wsss.runs.output import Output, at_file, check_recorded, record_over, what_is_read
+from wsss.runs.inputs import Digests, what_is_read
+from wsss.runs.output import Output, at_file
+from wsss.runs.result_record import check_recorded, record_over
 from wsss.segmenters.masks import Masks
 from wsss.stages.evaluate_masks import evaluate_masks
 

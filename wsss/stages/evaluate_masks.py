@@ -11,10 +11,11 @@ import pandas as pd
 from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError, some, unlike
 from wsss.core.console import say
-from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.files import check_seal, write_csv, write_json
+from wsss.core.csv_text import read_text, unguard_text, write_csv
+from wsss.core.files import write_json
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.reading import read_npy
+from wsss.core.seals import check_seal
 from wsss.data.large import LargeImage, LargeMask
 from wsss.data.masks import MaskSet
 from wsss.data.origin import read_provenance
@@ -22,7 +23,8 @@ from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, score_pixels, search
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.overlay import SheetRow, draw_sheet
-from wsss.runs.output import Output, check_entry, check_recorded, files_of_record
+from wsss.runs.output import Output
+from wsss.runs.result_record import check_entry, check_recorded, files_of_record
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)

@@ -36,8 +36,8 @@ from wsss.inference.tables import (
 from wsss.models.device import choose_device
 from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions
 from wsss.reports.figures import colour
-from wsss.runs.journal import Digests
-from wsss.runs.output import Output, at_file, in_folder, what_is_read
+from wsss.runs.inputs import Digests, what_is_read
+from wsss.runs.output import Output, at_file, in_folder
 from wsss.runs.run_folder import find_folders
 
 

@@ -37,8 +37,10 @@ from wsss.models.cam_net import CamNet, InOpenVino, check_runtime
 from wsss.models.device import Device, choose_device, computes_half, keep_freed_memory
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
-from wsss.runs.journal import LOCK, Journal, hold, remove_journal
-from wsss.runs.output import FOLDER, Marks, Output, in_folder
+from wsss.runs.journal import Journal, remove_journal
+from wsss.runs.lock import LOCK, hold
+from wsss.runs.output import Marks, Output, in_folder
+from wsss.runs.result_record import FOLDER
 from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_masks import infer_masks
 from wsss.stages.segment import segment

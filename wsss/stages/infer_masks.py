@@ -26,11 +26,13 @@ import pandas as pd
 from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError, exit_code
 from wsss.core.console import progress, say
-from wsss.core.files import BLANK, as_read, digest_json, sealed, write_bytes, write_csv
+from wsss.core.csv_text import write_csv
+from wsss.core.files import as_read, digest_json, write_bytes
 from wsss.core.label_maps import write_label_map
 from wsss.core.rasters import stem_of
 from wsss.core.rle import encode_pairs
 from wsss.core.runtime import versions
+from wsss.core.seals import BLANK, sealed
 from wsss.data.large import LargeImage
 from wsss.data.masks import MaskSet
 from wsss.data.origin import PROVENANCE, write_provenance
@@ -41,7 +43,8 @@ from wsss.models.device import Device, choose_device
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
-from wsss.runs.journal import Digests, Journal
+from wsss.runs.inputs import Digests
+from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.run_folder import find_folders
 

@@ -33,8 +33,9 @@ from wsss.reports.overlay import (
     overlay_page,
     scale_bar,
 )
-from wsss.runs.journal import Digests
-from wsss.runs.output import Output, check_recorded, in_folder, what_is_read
+from wsss.runs.inputs import Digests, what_is_read
+from wsss.runs.output import Output, in_folder
+from wsss.runs.result_record import check_recorded
 from wsss.segmenters.masks import Masks
 from wsss.stages.evaluate import check_numbers, true_masks
 

@@ -17,11 +17,12 @@ from wsss.core.checks import ConfigError, DataError, UserError, some
 from wsss.core.console import say, say_notes
 from wsss.core.labels import HPA, ClassList
 from wsss.core.stacks import parse_choice
-from wsss.data import pixels, tables
+from wsss.data import image_files, tables
 from wsss.data import source as sources
 from wsss.data.build import DUPLICATES, SOURCES, ExistingSet, Known, Spec, finish, group_of
-from wsss.data.catalog import COLUMNS, FOLDS, SHARDS, TABLE, DataSet, Shards
+from wsss.data.catalog import COLUMNS, FOLDS, SHARDS, TABLE, DataSet
 from wsss.data.folds import summary
+from wsss.data.shards import Shards
 from wsss.data.source import Job, Source
 from wsss.options.prepare import PrepareOptions
 from wsss.runs.journal import Journal, remove_journal
@@ -152,9 +153,12 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     table = tables.read_labels(options.labels, classes, in_files) if options.labels else None
     listed = options.images.suffix.lower() == ".csv"
     if listed:
-        listing, folder = pixels.read_path_list(options.images, in_files), options.images.parent
+        listing, folder = image_files.read_path_list(options.images, in_files), options.images.parent
     else:
-        listing, folder = pixels.find_images(options.images, in_files, table.named if table else ()), options.images
+        listing, folder = (
+            image_files.find_images(options.images, in_files, table.named if table else ()),
+            options.images,
+        )
     files = tables.leave_out(listing.images, options.skip)
     matched = tables.match_labels(files, table, allow_unlabelled=options.allow_unlabelled)
     say_notes([*listing.notes, *matched.notes])

@@ -11,7 +11,8 @@ import pandas as pd
 
 from wsss.core.checks import DataError, exit_code
 from wsss.core.console import progress, say
-from wsss.core.files import as_read, digest_json, write_csv, write_json
+from wsss.core.csv_text import write_csv
+from wsss.core.files import as_read, digest_json, write_json
 from wsss.core.reading import parse_npy
 from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet, default_dataset
@@ -21,7 +22,8 @@ from wsss.inference.checkpoints import Plan, check_fits, load_classifier
 from wsss.inference.pseudo import cells_of, label_maps, make_masks, plan_pseudo, values_of
 from wsss.models.device import Device, choose_device, keep_freed_memory
 from wsss.options.pseudo import PseudoConfig, PseudoOptions
-from wsss.runs.journal import Digests, Journal
+from wsss.runs.inputs import Digests
+from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.record import inherit, join, lineage_json
 from wsss.runs.run_folder import find_folders

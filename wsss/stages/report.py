@@ -38,8 +38,9 @@ from wsss.reports.page import (
     pack_field,
     render,
 )
-from wsss.runs.journal import Digests
-from wsss.runs.output import Output, at_file, record_of, there_now, what_is_read
+from wsss.runs.inputs import Digests, what_is_read
+from wsss.runs.output import Output, at_file
+from wsss.runs.result_record import record_of, there_now
 from wsss.runs.run_folder import RunFolder, find_folders
 from wsss.stages.report_contents import (
     Contents,

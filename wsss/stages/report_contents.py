@@ -22,8 +22,8 @@ from wsss.options.evaluate import EvaluateOptions
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import calibration_svg, confusion_svg, curve_name, training_svg
 from wsss.reports.page import Figure
-from wsss.runs.journal import in_short
-from wsss.runs.output import outdated
+from wsss.runs.inputs import in_short
+from wsss.runs.result_record import outdated
 from wsss.runs.run_folder import RunFolder
 from wsss.segmenters.masks import Masks
 from wsss.stages.evaluate import JoinRule, evaluate, join_cells

@@ -42,8 +42,9 @@ from wsss.options.report import ReportOptions
 from wsss.reports.figures import sizes_svg, threshold_svg
 from wsss.reports.overlay import fit, scale_bar
 from wsss.reports.page import FOUND, MEANINGS, Field, Figure, MaskPage, pack_masks, render_masks
-from wsss.runs.journal import Digests
-from wsss.runs.output import Output, check_recorded, files_of_record, record_of, there_now, what_is_read
+from wsss.runs.inputs import Digests, what_is_read
+from wsss.runs.output import Output
+from wsss.runs.result_record import check_recorded, files_of_record, record_of, there_now
 from wsss.runs.run_folder import RunFolder
 from wsss.stages.evaluate_masks import PART, pixels_of, predicted_map, predicted_probs
 from wsss.stages.report_contents import fold_folders, records, run_of, shown, spread_evenly, training

@@ -15,8 +15,9 @@ from wsss.options.review import ReviewOptions
 from wsss.reviewing.population import Population, read_population
 from wsss.reviewing.server import ReviewServer, ReviewSite, Views
 from wsss.reviewing.session import FILE, TRUTH, Answers, Judged, Session
-from wsss.runs.journal import Digests, hold
-from wsss.runs.output import record_over
+from wsss.runs.inputs import Digests
+from wsss.runs.lock import hold
+from wsss.runs.result_record import record_over
 
 
 def run(options: ReviewOptions) -> int:

@@ -12,12 +12,15 @@ import pandas as pd
 from wsss.cells.instances import doubt_notes
 from wsss.core.checks import DataError, DiskError, exit_code, some
 from wsss.core.console import progress, say, say_notes
-from wsss.core.files import digest_json, write_csv, write_json
+from wsss.core.csv_text import write_csv
+from wsss.core.files import digest_json, write_json
 from wsss.core.runtime import Overlap, version_of, versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.options.segment import SegmentOptions
-from wsss.runs.journal import Digests, Journal, remove_journal
-from wsss.runs.output import SEGMENT, Output, in_folder
+from wsss.runs.inputs import Digests
+from wsss.runs.journal import Journal, remove_journal
+from wsss.runs.output import Output, in_folder
+from wsss.runs.result_record import SEGMENT
 from wsss.segmenters import AnyBackend, BackendOptions, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
 from wsss.segmenters.masks import GivenCells, MaskFolder

@@ -25,7 +25,7 @@ from wsss.models.encoder import is_custom, source_digest
 from wsss.options.recipe import Recipe, UnetRecipe
 from wsss.options.train import TrainOptions
 from wsss.reports.figures import plot_curves
-from wsss.runs.journal import Digests
+from wsss.runs.inputs import Digests
 from wsss.runs.record import RunRecord, check_same_run, check_unseen, fold_name, inherit, join
 from wsss.runs.run_folder import RunFolder
 from wsss.training.fit import fit

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.console import progress, say
-from wsss.core.files import write_atomic, write_csv
+from wsss.core.csv_text import write_csv
+from wsss.core.files import write_atomic
 from wsss.data.catalog import DataSet
 from wsss.models.cam_net import CamNet
 from wsss.models.device import Device

@@ -13,21 +13,12 @@ from scipy import ndimage
 
 from wsss.core.checks import check_range
 from wsss.core.console import progress
-from wsss.core.files import write_atomic, write_csv
+from wsss.core.csv_text import write_csv
+from wsss.core.files import write_atomic
 from wsss.core.labels import HPA_CHANNELS, HPA_NAMES, format_label
 from wsss.core.runtime import parallel
-from wsss.data.synthetic.patterns import (
-    MITOTIC,
-    NEGATIVE,
-    PATTERNS,
-    Cell,
-    boxes,
-    make_outline,
-    make_seed,
-    scatter,
-    settle,
-    stain,
-)
+from wsss.data.synthetic.outlines import boxes, make_outline, make_seed, scatter, settle
+from wsss.data.synthetic.patterns import MITOTIC, NEGATIVE, PATTERNS, Cell, stain
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from wsss.models.device import Device, in_parts
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import ClassifyRecipe
 from wsss.options.train import ClassifyOptions
-from wsss.runs.journal import Digests
+from wsss.runs.inputs import Digests
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, same_fold
 from wsss.training.drawing import DrawnAugment

@@ -12,7 +12,9 @@ from wsss.cells.instances import objects_of
 from wsss.core.checks import ConfigError
 from wsss.core.runtime import versions
 from wsss.data.augment import Augment, build_augment, load_recipe
-from wsss.data.masks import MaskSet, Survey, coverage_folds, folds_digest, gap_weights, make_target, survey
+from wsss.data.folds import coverage_folds
+from wsss.data.mask_targets import gap_weights, make_target
+from wsss.data.masks import MaskSet, Survey, folds_digest, survey
 from wsss.data.tile_set import open_set
 from wsss.losses.semantic import MaskLoss
 from wsss.metrics.instances import MaskScore, score_mask
@@ -21,7 +23,7 @@ from wsss.models.unet import MaskOutput, Unet, probabilities
 from wsss.options.masks import MaskConfig, MaskLossConfig
 from wsss.options.recipe import MaskRecipe
 from wsss.options.train import TrainOptions
-from wsss.runs.journal import Digests
+from wsss.runs.inputs import Digests
 from wsss.runs.record import RunRecord
 from wsss.training.fit import Learner, Validate
 from wsss.training.loading import Batch, EpochLoader, Key, draw_epoch

@@ -1,0 +1,231 @@
+"""Which files make which image: one per channel, or one (OME-Zarr: a folder) per image, in a folder or by a list."""
+
+import itertools
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wsss.core.channels import SEPARATORS, split_channel, unnamed_channels
+from wsss.core.checks import DataError, some
+from wsss.core.csv_text import open_rows
+from wsss.core.files import as_on_disk
+from wsss.core.rasters import SUFFIXES, stem_of
+from wsss.core.tiff import ome_files
+from wsss.data import ids
+
+ZARR = ".zarr"
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The files of one image: names inside its folder."""
+
+    ID: str
+    names: tuple[str, ...]
+    """One per channel in the order of the channels, or a single one that holds them all."""
+    reason: str = ""
+    """Why the image cannot be used, '' if nothing is known against it."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels as the files have them, in order."""
+    companions: tuple[str, ...] = ()
+    """Other files of the same OME set that hold planes of the image."""
+
+
+@dataclass
+class ImageListing:
+    """What a folder holds."""
+
+    images: list[ImageFiles] = field(default_factory=list)
+    """Sorted by ID."""
+    extra: list[str] = field(default_factory=list)
+    """Image files that belong to an image but are none of its channels (previews, masks), sorted."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know, a line each."""
+
+
+def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] = ()) -> ImageListing:
+    """Look for `<ID>_<channel>.<suffix>` and `<ID>.<suffix>` right in `folder`; hidden and other files do not count.
+
+    Channels may be named in any case, and in the ways of `wsss.core.channels.split_channel`.
+
+    Of `<ID>.ome.tif` and `<ID>.ome.zarr` the ID has no '.ome'.
+
+    Results of programs that segment are no images (see `wsss.data.ids.by_products`), except those in `named`.
+
+    An image with a channel missing or there twice is listed with its reason. The files of an OME set are one image,
+    named after the file of its first plane.
+
+    Raises:
+        DataError: no such folder, no image in it, or a name that cannot be an ID.
+    """
+    names = _names(folder)
+    results = ids.by_products({stem_of(name) for name in names}, channels).difference(named)
+    planes, merged = _by_image((name for name in names if stem_of(name) not in results), channels)
+    listing = ImageListing()
+    for stem in sorted(merged):
+        if stem not in planes and any(head in planes for head in _heads(stem)):
+            listing.extra += merged.pop(stem)
+    sets = _join_sets(folder, merged)
+    for ID in sorted(planes.keys() | merged.keys()):
+        reason = ids.fault(ID)
+        if reason:
+            raise DataError(f"{folder}: the ID {ids.shown(ID)} {reason}: rename its files.")
+        image = _image(ID, planes.get(ID, {}), merged.get(ID, []), channels)
+        listing.images.append(replace(image, companions=sets.get(ID, ())))
+    if sets:
+        listing.notes.append(
+            f"{len(sets)} images lie in several OME-TIFFs each, with the ID of the first: {some(sets)}."
+        )
+    listing.notes += ids.result_notes(results)
+    if marks := unnamed_channels(merged):
+        listing.notes.append(
+            f"names of files differ in {some(marks)} alone, as those of channels do: if they are channels, name those "
+            f"that are wanted, such as --channels {channels[0]}={marks[0]}."
+        )
+    if not listing.images:
+        raise DataError(
+            f"{folder} holds no images{' but ' + some(sorted(results), 3) if results else ''}: "
+            f"expected files like ID_{channels[0]}.png, one for each of "
+            f"{', '.join(channels)}, or one file of {len(channels)} channel(s) per image ({', '.join(SUFFIXES)})."
+        )
+    ids.check_distinct((image.ID for image in listing.images), str(folder))
+    return listing
+
+
+def _by_image(
+    names: Iterable[str], channels: tuple[str, ...]
+) -> tuple[dict[str, dict[str, list[str]]], dict[str, list[str]]]:
+    """Return ID -> channel -> files of single channels, and ID -> files of all channels."""
+    planes: dict[str, dict[str, list[str]]] = {}
+    merged: dict[str, list[str]] = {}
+    for name in names:
+        stem = stem_of(name)
+        ID, channel = split_channel(stem, channels)
+        if channel:
+            planes.setdefault(ID, {}).setdefault(channel, []).append(name)
+        else:
+            merged.setdefault(stem, []).append(name)
+    return planes, merged
+
+
+def _join_sets(folder: Path, merged: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    """Leave of each OME set only the first file that is there in `merged`; return the others under its ID."""
+    alone = [names[0] for names in merged.values() if len(names) == 1]
+    several = dict.fromkeys(name for name in alone if name.lower().endswith((".tif", ".tiff")))
+    sets: dict[str, tuple[str, ...]] = {}
+    for name in several if len(several) > 1 else []:
+        files = tuple(file for file in ome_files(folder / name) if file in several)
+        if len(files) > 1 and files[0] == name:
+            sets[stem_of(name)] = files[1:]
+    for files in sets.values():
+        for name in files:
+            merged.pop(stem_of(name), None)
+    return sets
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                entry.name
+                for entry in entries
+                if entry.name.lower().endswith(ZARR if _is_folder(entry) else SUFFIXES) and entry.name[0] != "."
+            )
+    except OSError as error:
+        raise DataError(f"--images {folder} cannot be read ({error.strerror}): pass a folder of images.") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle: said when the image is read
+        return False
+
+
+def _heads(stem: str) -> list[str]:
+    """Return what stands before each separator of a name, and behind its first '-': 'a_b-c' gives 'a', 'a_b', 'c'."""
+    return [stem[:k] for k, sign in enumerate(stem) if sign in SEPARATORS] + [stem.partition("-")[2]]
+
+
+def _image(ID: str, planes: dict[str, list[str]], merged: list[str], channels: tuple[str, ...]) -> ImageFiles:
+    missing = [channel for channel in channels if channel not in planes]
+    twice = [name for names in [*planes.values(), merged] if len(names) > 1 for name in names]
+    every = [name for names in planes.values() for name in names] + merged
+    if planes and merged:
+        return ImageFiles(ID, tuple(every), f"has both single channels and a merged file: {some(every)}")
+    if twice:
+        return ImageFiles(ID, tuple(every), f"has several files for one channel: {some(twice)}")
+    if planes and missing:
+        files = ", ".join(f"{ID}_{channel}.*" for channel in missing)
+        return ImageFiles(ID, tuple(every), f"channel {', '.join(missing)} is missing ({files})")
+    if merged:
+        return ImageFiles(ID, (merged[0],), channels=channels)
+    return ImageFiles(ID, tuple(planes[channel][0] for channel in channels), channels=channels)
+
+
+LIST_COLUMNS = ("r_image", "g_image", "b_image", "y_image")
+"""Columns of the channels, in the order red, green, blue, yellow."""
+_OLD_COLUMNS = ("r_image", "y_image", "b_image", "g_image", "output_folder", "output_prefix")
+"""Columns of a list without a header."""
+
+
+def read_path_list(path: Path, channels: tuple[str, ...]) -> ImageListing:
+    """Read a list of images; paths in it start from its own folder.
+
+    The first line may be a header, also one behind '#'. An image's ID is its output_prefix without a '_' at the end
+    and with '_' for '/'; without a prefix, the name of its green file without the channel.
+
+    Raises:
+        DataError: the list is missing, empty or lacks a column, or an ID is none or comes twice.
+    """
+    rows = _listed_rows(path)
+    listing = ImageListing()
+    for line, row in rows:
+        ID = _listed_id(row, channels)
+        reason = ids.fault(ID)
+        if reason:
+            raise DataError(f"{path} row {line}: the ID {ids.shown(ID)} {reason}: fix its output_prefix.")
+        listing.images.append(_listed_image(ID, row, channels, line, path.parent))
+    listing.images.sort(key=lambda image: image.ID)
+    names = [image.ID for image in listing.images]
+    twice = sorted({name for name, after in itertools.pairwise(names) if name == after})
+    if twice:
+        raise DataError(f"{path}: the ID(s) {some(twice)} come twice: give each row its own output_prefix.")
+    ids.check_distinct(names, str(path))
+    return listing
+
+
+def _listed_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return (line, column -> value) of every row."""
+    every = [(line, row, [value.lstrip("# ").lower() for value in row]) for line, row in open_rows(path).rows]
+    lines = [entry for entry in every if not entry[1][0].startswith("#") or "r_image" in entry[2]]
+    header = list(_OLD_COLUMNS)
+    if lines and "r_image" in lines[0][2]:
+        header, lines = lines[0][2], lines[1:]
+    missing = [name for name in LIST_COLUMNS if name not in header]
+    if missing or not lines:
+        what = f"lacks the column(s) {some(missing)}" if missing else "lists no images"
+        raise DataError(f"{path} {what}: expected {', '.join(LIST_COLUMNS)} and output_prefix.")
+    if short := [(line, len(row)) for line, row, _ in lines if len(row) < len(LIST_COLUMNS)]:
+        raise DataError(f"{path} row {short[0][0]}: has {short[0][1]} fields, expected {', '.join(header)}.")
+    return [(line, dict(zip(header, [*row, *[""] * len(header)], strict=False))) for line, row, _ in lines]
+
+
+def _listed_id(row: dict[str, str], channels: tuple[str, ...]) -> str:
+    prefix = row.get("output_prefix", "").replace("\\", "/").strip("/").replace("/", "_").rstrip("_")
+    if prefix:
+        return prefix
+    stem = Path(row["g_image"].replace("\\", "/")).stem
+    return split_channel(stem, (*channels, "green"))[0]
+
+
+def _listed_image(ID: str, row: dict[str, str], channels: tuple[str, ...], line: int, folder: Path) -> ImageFiles:
+    names = tuple(as_on_disk(folder, row[column]) for column in LIST_COLUMNS)
+    missing = [channel for channel, name in zip(channels, names, strict=True) if not name]
+    if missing:
+        return ImageFiles(ID, tuple(filter(None, names)), f"channel {', '.join(missing)} is missing (row {line})")
+    foreign = [name for name in names if not name.lower().endswith(SUFFIXES)]
+    if foreign:
+        return ImageFiles(ID, names, f"{foreign[0]} is no image that is read, expected {', '.join(SUFFIXES)}")
+    return ImageFiles(ID, names, channels=channels)
