@@ -28,12 +28,12 @@ from wsss.core.rle import encode_mask
 from wsss.core.seals import BLANK, sealed
 from wsss.data.build import ExistingSet, Spec, create_dataset
 from wsss.data.catalog import DataSet
+from wsss.data.origin import read_provenance
 from wsss.data.pseudo import PseudoSet, write_masks
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import Calibration, Curve, load_calibration, save_calibration
 from wsss.inference.checkpoints import CamCheckpoint
-from wsss.inference.ensemble import read_provenance
 from wsss.inference.hub import load_model, save_model
 from wsss.inference.tables import (
     cells_frame,

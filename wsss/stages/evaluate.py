@@ -15,9 +15,9 @@ from wsss.core.console import progress, say, say_notes
 from wsss.core.files import read_record, without_nan, write_json
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.data.catalog import file_channels, read_manifest
-from wsss.data.origin import recorded_data
+from wsss.data.origin import read_provenance, recorded_data
 from wsss.data.tables import read_labels
-from wsss.inference.ensemble import foreign_note, read_provenance
+from wsss.inference.ensemble import foreign_note
 from wsss.inference.tables import (
     is_mask_folder,
     iter_cells,
