@@ -34,7 +34,7 @@ def predictions(fields: Path, truth: pd.DataFrame, out: Path, *, oof: bool) -> N
                 fold=n % 4 if oof else -1,
                 size=label_map.shape,
                 cell_ids=own.cell.to_numpy(),
-                geometry={column: np.zeros(len(own)) for column in tables.GEOMETRY},
+                geometry={column: np.zeros(len(own)) for column in tables.GEOMETRY_COLUMNS},
                 scores=scores,
                 rle=list(masks.values()),
             )

@@ -22,7 +22,7 @@ def cells(size: tuple[int, int] = (6, 9)) -> pd.DataFrame:
         fold=0,
         size=size,
         cell_ids=np.array(list(MASKS)),
-        geometry={name: np.zeros(2) for name in tables.GEOMETRY},
+        geometry={name: np.zeros(2) for name in tables.GEOMETRY_COLUMNS},
         scores=SCORES,
         rle=list(MASKS.values()),
     )

@@ -47,7 +47,7 @@ def write(home: Path, name: str, labels: dict[str, list[int]], folds: dict[str, 
                 fold=folds[image],
                 size=SIZE,
                 cell_ids=np.array(list(found), int),
-                geometry={column: np.zeros(len(found)) for column in tables.GEOMETRY},
+                geometry={column: np.zeros(len(found)) for column in tables.GEOMETRY_COLUMNS},
                 scores=scores,
                 rle=list(found.values()),
             )

@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
                 fold=0,
                 size=SIZE,
                 cell_ids=np.array(list(found), int),
-                geometry={name: np.zeros(len(found)) for name in tables.GEOMETRY},
+                geometry={name: np.zeros(len(found)) for name in tables.GEOMETRY_COLUMNS},
                 scores=rng.random((len(found), K)),
                 rle=list(found.values()),
             )

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from wsss import export
-from wsss.cells.regions import describe_cells
+from wsss.cells.measures import describe_cells
 from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import HPA_NAMES

@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
+from wsss.cells.regions import GEOMETRY_COLUMNS
 from wsss.core import rle
 from wsss.core.checks import DataError, check_range, some
 from wsss.core.csv_text import any_case, carried_columns, check_columns, iter_text, numbers, read_text, unguard_text
@@ -23,8 +24,7 @@ from wsss.data.ids import check_names
 from wsss.data.origin import PROVENANCE, check_predictions, read_provenance
 from wsss.runs.output import check_recorded, check_sizes
 
-GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
-CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
+CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY_COLUMNS)
 IMAGE_COLUMNS = ("ID", "fold", "n_cells", "status")
 _AGAIN = "Run python -m wsss.infer again to make it."
 WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
@@ -64,7 +64,7 @@ def cells_frame(
         fold: the fold that held it out, -1 for none.
         size: (H, W) of the original image.
         cell_ids: (N,) values of the cells in the label map.
-        geometry: the columns of GEOMETRY, (N,) each.
+        geometry: the columns of GEOMETRY_COLUMNS, (N,) each.
         scores: (N, K) in [0, 1].
         rle: N masks as COCO counts at `size`.
     """
@@ -75,7 +75,7 @@ def cells_frame(
         "ImageHeight": np.full(len(cell_ids), size[0], np.int64),
         "ImageWidth": np.full(len(cell_ids), size[1], np.int64),
     }
-    for name in GEOMETRY:
+    for name in GEOMETRY_COLUMNS:
         kind = bool if name == "touches_border" else np.int64 if name in WHOLE else np.float64
         columns[name] = np.asarray(geometry[name], kind)
     columns |= {str(k): np.asarray(scores[:, k], np.float32) for k in range(scores.shape[1])}
