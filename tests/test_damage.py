@@ -58,7 +58,7 @@ from wsss.runs.output import STATE, files_of_record, in_folder, record_of
 from wsss.runs.record import Ancestor, RunRecord
 from wsss.runs.run_folder import RunFolder, load_checkpoint, save_checkpoint
 from wsss.segmenters.cell_unet import WEIGHTS, load_cell_unet
-from wsss.stages import evaluate_masks
+from wsss.stages.mask_predictions import predicted_probs
 from wsss.stages.overlay import read_predictions
 
 SIZE = 16
@@ -154,7 +154,7 @@ def probabilities(folder: Path) -> tuple[Path, Read]:
         output.begin(lambda digests: {})
         output.path("probs/a.npy").write_bytes(sealed(content.getvalue() + BLANK.encode()))
         output.publish()
-    return folder / "probs/a.npy", lambda: evaluate_masks.predicted_probs(folder, "a", files_of_record(folder)).tolist()
+    return folder / "probs/a.npy", lambda: predicted_probs(folder, "a", files_of_record(folder)).tolist()
 
 
 def model(folder: Path, name: str) -> tuple[Path, Read]:

@@ -1,6 +1,6 @@
 """The task 'masks' of `evaluate`: figures of predicted masks, the choice of a threshold, a picture to look at."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,18 @@ from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError, some, unlike
 from wsss.core.console import say
 from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.files import check_seal, write_csv, write_json
-from wsss.core.label_maps import find_label_map, read_label_map
-from wsss.core.reading import read_npy
-from wsss.data.large import LargeImage, LargeMask
+from wsss.core.files import write_csv, write_json
 from wsss.data.masks import MaskSet
 from wsss.data.origin import read_provenance
 from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, score_pixels, search
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.overlay import SheetRow, draw_sheet
-from wsss.runs.output import Output, check_entry, check_recorded, files_of_record
+from wsss.runs.output import Output, check_recorded, files_of_record
+from wsss.stages.mask_predictions import pixels_of, predicted_map, predicted_probs
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)
-AGAIN = "Run infer again to make it."
 NAMES = {"dice": "Dice", "iou": "IoU", "threshold_mean": "mean over IoU .5 to .95", "instance_ap": "instance AP"}
 
 
@@ -81,15 +78,6 @@ def _apart(masks: MaskSet, table: pd.DataFrame) -> str:
     return unlike(with_mask, table.ID.tolist(), "the truth", "the predictions")
 
 
-def predicted_map(preds: Path, name: str, record: dict[str, Any]) -> np.ndarray:
-    """Return the predicted objects of an image, (H, W) int32; a mask that is not parted is object 1."""
-    probs = preds / "probs" / f"{name}.npy"  # not compressed: its size is the image's
-    sizes = [read_npy(probs, AGAIN, mapped=True).shape[1:]] if probs.exists() else []
-    if record["segmentation"]["objects"]:
-        return read_label_map(find_label_map(preds / "objects", name), *sizes)
-    return (read_label_map(preds / "masks" / f"{name}.png", *sizes) > 0).astype("int32")
-
-
 def _search(
     options: EvaluateOptions, record: dict[str, Any], masks: MaskSet, indices: list[int]
 ) -> list[dict[str, Any]]:
@@ -118,21 +106,6 @@ def _pairs(preds: Path, masks: MaskSet, indices: list[int]) -> Iterator[tuple[np
     files = files_of_record(preds)
     for i in indices:
         yield predicted_probs(preds, masks.ids[i], files), masks.label_map(i)
-
-
-def predicted_probs(preds: Path, name: str, files: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """Return the predicted maps of an image, (K, H, W) float32 in [0, 1].
-
-    Args:
-        preds: folder of the predictions.
-        name: of the image.
-        files: of the predictions' record, see `files_of_record`.
-    """
-    path = preds / "probs" / f"{name}.npy"
-    check_entry(path, preds, files)
-    probs = read_npy(path, AGAIN)
-    check_seal(path, AGAIN)
-    return probs.astype("float32") / 255
 
 
 def _say(report: dict[str, Any], out: Path) -> None:
@@ -176,10 +149,6 @@ def _row(preds: Path, record: dict[str, Any], masks: MaskSet, i: int, score: Mas
     return SheetRow(masks.ids[i], masks.image(i), truth, predicted, figures, alone)
 
 
-PART = 2048
-"""Edge of the parts that are read at once, px."""
-
-
 def evaluate_large(options: EvaluateOptions, truth: TileSet, record: dict[str, Any], output: Output, out: Path) -> None:
     """Publish Dice and IoU of every large image with truth and a prediction, and their means, with the file `out`.
 
@@ -207,17 +176,3 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, record: dict[str, A
     output.publish()
     say(f"{len(common)} large images, {'out of fold' if record['oof'] else 'not out of fold'}")
     say(f"  Dice {figures['dice']:.4f}  IoU {figures['iou']:.4f}; written to {out}")
-
-
-def pixels_of(predicted: Path, truth: LargeMask) -> tuple[int, int, int]:
-    """Return how many pixels a large mask has, how many its truth has, and how many both have in common."""
-    image = LargeImage(predicted)
-    height, width = image.size
-    counts = np.zeros(3, np.int64)
-    for y in range(0, height, PART):
-        for x in range(0, width, PART):
-            box = (y, min(y + PART, height), x, min(x + PART, width))
-            a, b = image.read(*box)[0] > 0, truth.read(*box) > 0
-            counts += [a.sum(), b.sum(), (a & b).sum()]
-    found, true, both = counts.tolist()
-    return found, true, both

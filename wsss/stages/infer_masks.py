@@ -36,7 +36,8 @@ from wsss.data.masks import MaskSet
 from wsss.data.origin import PROVENANCE, write_provenance
 from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.checkpoints import Checkpoint, MaskPlan, load_unets, plan_masks
-from wsss.inference.semantic import MaskPredictor, large_runs, predict_large
+from wsss.inference.large import large_runs, predict_large
+from wsss.inference.semantic import MaskPredictor
 from wsss.models.device import Device, choose_device
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
