@@ -22,8 +22,8 @@ from wsss.inference.checkpoints import (
     bits_note,
     came_later,
     check_fits,
-    load_classifiers,
-    load_unet,
+    load_run,
+    load_unets,
     pair,
     plan_all,
     plan_oof,
@@ -39,7 +39,6 @@ from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_othe
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import LOCK, Journal, hold, remove_journal
 from wsss.runs.output import FOLDER, Marks, Output, in_folder
-from wsss.runs.run_folder import find_folders
 from wsss.stages.infer_masks import infer_masks
 from wsss.stages.segment import segment
 
@@ -91,18 +90,14 @@ def _note_late_images(data: DataSet, plan: Plan) -> None:
 def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     """Open data and networks, and plan which predict which images."""
     data = DataSet.open(default_dataset(options.data))
-    folders = [] if options.run is None else find_folders(options.run)
-    checkpoints = [
-        checkpoint for folder in folders for checkpoint in load_classifiers(folder, device, snapshots=options.snapshots)
-    ]
-    for checkpoint in checkpoints:
-        check_fits(checkpoint, data)
+    checkpoints = [] if options.run is None else load_run(options.run, device, snapshots=options.snapshots)
+    check_fits(checkpoints, data)
     if options.runtime == "openvino":
         check_runtime(device)
         checkpoints = [replace(one, net=cast(CamNet, InOpenVino(one.net))) for one in checkpoints]
     if options.unet is not None:
-        nets = [load_unet(folder, device, "maps", options.encoder) for folder in find_folders(options.unet)]
-        checkpoints = pair(checkpoints, nets, oof=options.oof)
+        unets = load_unets(options.unet, device, "maps", options.encoder)
+        checkpoints = pair(checkpoints, unets, oof=options.oof)
     plan = plan_oof(checkpoints, data) if options.oof else plan_all(checkpoints, data)
     _check_nuclei(options, data, plan)
     check_embeddings(options.embeddings, plan, options.score, options.crops)

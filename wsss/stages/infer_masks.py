@@ -44,7 +44,6 @@ from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.journal import Digests, Journal
 from wsss.runs.output import Output, in_folder
-from wsss.runs.run_folder import find_folders
 
 
 def infer_masks(options: InferOptions, run: Path) -> int:
@@ -57,12 +56,7 @@ def infer_masks(options: InferOptions, run: Path) -> int:
     if options.large and options.oof:
         raise ConfigError("oof needs the folder of images that was trained on: pass --data FOLDER instead of --large.")
     device = choose_device(options.device, options.precision, predicts=True)
-    folders = find_folders(run)
-    checkpoints = [
-        one
-        for folder in folders
-        for one in load_unets(folder, device, "masks", options.encoder, snapshots=options.snapshots)
-    ]
+    checkpoints = load_unets(run, device, "masks", options.encoder, snapshots=options.snapshots)
     config = checkpoints[0].recipe.masks
     if options.data is None:
         out = options.out or Path("preds") / f"large-{run.name}"

@@ -17,14 +17,13 @@ from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.origin import check_cells, image_marks
 from wsss.data.pseudo import FORMAT, MANIFEST, write_masks
-from wsss.inference.checkpoints import Plan, check_fits, load_classifier
+from wsss.inference.checkpoints import Plan, check_fits, load_run
 from wsss.inference.pseudo import cells_of, label_maps, make_masks, plan_pseudo, values_of
 from wsss.models.device import Device, choose_device, keep_freed_memory
 from wsss.options.pseudo import PseudoConfig, PseudoOptions
 from wsss.runs.journal import Digests, Journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.record import inherit, join, lineage_json
-from wsss.runs.run_folder import find_folders
 
 
 def run(options: PseudoOptions) -> int:
@@ -36,9 +35,8 @@ def run(options: PseudoOptions) -> int:
     if options.pseudo.inside_cells:
         check_cells(data, ", or pass --pseudo.inside_cells false")
     device = choose_device(options.device, options.precision, predicts=True)
-    checkpoints = [load_classifier(path, device) for path in find_folders(options.run)]
-    for checkpoint in checkpoints:
-        check_fits(checkpoint, data)
+    checkpoints = load_run(options.run, device)
+    check_fits(checkpoints, data)
     out = options.out or Path("pseudo") / options.run.name
     failed = count = 0
     for name, plan in plan_pseudo(checkpoints, data, oof=options.oof).items():

@@ -17,7 +17,7 @@ from wsss.core.labels import parse_label
 from wsss.data.catalog import DataSet
 from wsss.data.origin import check_current, data_folder_of, marks_for, read_provenance
 from wsss.exports.annotations import label_map_of
-from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof, trained_since
+from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_run, plan_all, plan_oof, trained_since
 from wsss.inference.tables import is_mask_folder, iter_cells, prediction_files
 from wsss.models.cam_net import class_maps
 from wsss.models.device import choose_device
@@ -40,7 +40,7 @@ from wsss.reports.page import (
 )
 from wsss.runs.journal import Digests
 from wsss.runs.output import Output, at_file, record_of, there_now, what_is_read
-from wsss.runs.run_folder import RunFolder, find_folders
+from wsss.runs.run_folder import RunFolder
 from wsss.stages.report_contents import (
     Contents,
     calibration,
@@ -78,10 +78,8 @@ class Mapper:
 
     def __init__(self, run: Path, data: DataSet, *, oof: bool) -> None:
         self.data, self.device = data, choose_device(predicts=True)
-        folders = find_folders(run)
-        checkpoints = [one for folder in folders for one in load_classifiers(folder, self.device)]
-        for checkpoint in checkpoints:
-            check_fits(checkpoint, data)
+        checkpoints = load_run(run, self.device)
+        check_fits(checkpoints, data)
         plan = plan_oof(checkpoints, data) if oof else plan_all(checkpoints, data)
         self._predicting: dict[int, list[CamCheckpoint]] = {
             i: predicting for predicting, indices in plan for i in indices
