@@ -34,10 +34,10 @@ from wsss.inference.calibration import Calibration, Curve, load_calibration, sav
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.ensemble import read_provenance
 from wsss.inference.hub import load_model, save_model
+from wsss.inference.submission import iter_submission, write_submission
 from wsss.inference.tables import (
     cells_frame,
     iter_cells,
-    iter_submission,
     prediction_files,
     read_cells,
     read_embeddings,
@@ -46,7 +46,6 @@ from wsss.inference.tables import (
     write_cells,
     write_embeddings,
     write_images,
-    write_submission,
 )
 from wsss.models.cam_net import build_cam_net
 from wsss.models.device import choose_device

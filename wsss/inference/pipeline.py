@@ -26,6 +26,7 @@ from wsss.data.catalog import DataSet
 from wsss.data.origin import image_marks
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.sources import Batch, Sample, Source, Task, look, shows_one_class, sources_of
+from wsss.inference.submission import write_submission
 from wsss.inference.tables import (
     EMBEDDINGS,
     cells_frame,
@@ -34,7 +35,6 @@ from wsss.inference.tables import (
     write_cells,
     write_embeddings,
     write_images,
-    write_submission,
 )
 from wsss.options.infer import Shard
 from wsss.runs.journal import Digests, Journal

@@ -23,7 +23,8 @@ from wsss.inference.ensemble import (
     prepare,
     read_predictions,
 )
-from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images, write_submission
+from wsss.inference.submission import write_submission
+from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images
 from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.options.ensemble import EnsembleOptions, given_weights
