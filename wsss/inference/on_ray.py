@@ -15,7 +15,7 @@ import torch
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.core.runtime import MOST_LOSSES, connect, go_to
-from wsss.inference.checkpoints import Plan
+from wsss.inference.checkpoints import Plan, batches_of
 from wsss.inference.pipeline import Scored, predict
 from wsss.inference.sources import Task
 from wsss.models.device import keep_freed_memory
@@ -52,8 +52,7 @@ def make_chunks(plan: Plan, folds: list[int], batch: int, done: set[int]) -> lis
     """
     chunks = []
     for entry, ((_, indices), fold) in enumerate(zip(plan, folds, strict=True)):
-        batches = [indices[b : b + batch] for b in range(0, len(indices), batch)]
-        todo = [images for images in batches if not set(images) <= done]
+        todo = batches_of(indices, batch, done)
         for start in range(0, len(todo), BATCHES):
             chunks.append(Chunk(entry, fold, [index for images in todo[start : start + BATCHES] for index in images]))
     return chunks

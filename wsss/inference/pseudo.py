@@ -9,7 +9,7 @@ from wsss.cells.regions import cell_means, group_pixels
 from wsss.cells.scoring import resize
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
-from wsss.inference.checkpoints import CamCheckpoint, Plan, plan_oof
+from wsss.inference.checkpoints import CamCheckpoint, Plan, batches_of, plan_oof
 from wsss.models.cam_net import class_maps
 from wsss.models.device import Device
 from wsss.options.masks import IGNORE
@@ -75,13 +75,10 @@ def label_maps(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield (index, maps (n, g, g) float32, peaks (n,)) of the classes that each image bears; g is size / GRID.
 
-    Images of `skip` are left out; batches are cut before that, so that what they hold does not depend on it.
+    Images of `skip` are left out.
     """
     size = (data.size // GRID, data.size // GRID)
-    for first in range(0, len(indices), batch):
-        chosen = indices[first : first + batch]
-        if set(chosen) <= skip:
-            continue
+    for chosen in batches_of(indices, batch, skip):
         images = np.stack([data.image(i) for i in chosen])
         cells = [_cells_or_none(data, i, config) for i in chosen]
         averaged = [class_maps(checkpoint.net, images, device, tta)[0] for checkpoint in checkpoints]

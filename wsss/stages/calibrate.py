@@ -24,7 +24,7 @@ from wsss.inference.calibration import (
 )
 from wsss.inference.checkpoints import trained_since
 from wsss.inference.ensemble import Prediction, foreign_note, read_predictions
-from wsss.inference.sources import origin_of
+from wsss.inference.provenance import origin_of
 from wsss.inference.tables import prediction_files
 from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import reliability

@@ -1,6 +1,6 @@
 """Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from wsss.core.checks import ConfigError, DataError, exit_code, refuse_idle, some
+from wsss.core.checks import ConfigError, exit_code, refuse_idle, some
 from wsss.core.console import say
 from wsss.core.files import digest_json
 from wsss.core.label_maps import given_maps
@@ -29,10 +29,12 @@ from wsss.inference.checkpoints import (
     plan_oof,
 )
 from wsss.inference.ensemble import foreign_note
-from wsss.inference.pipeline import HALF, Scored, ShardJournals, predict_plan, record_images, take, write_results
+from wsss.inference.pipeline import HALF, Scored, predict_plan, record_images, write_results
 from wsss.inference.precision import WORTH, try_half
+from wsss.inference.provenance import check_origin, prediction_facts
 from wsss.inference.published import Published, Target, load_published
-from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
+from wsss.inference.shards import ShardJournals, take
+from wsss.inference.sources import CropScores, Task, source_shares
 from wsss.models.cam_net import CamNet, InOpenVino, check_runtime
 from wsss.models.device import Device, choose_device, computes_half, keep_freed_memory
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
@@ -100,7 +102,7 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
         checkpoints = pair(checkpoints, unets, oof=options.oof)
     plan = plan_oof(checkpoints, data) if options.oof else plan_all(checkpoints, data)
     _check_nuclei(options, data, plan)
-    check_embeddings(options.embeddings, plan, options.score, options.crops)
+    _check_embeddings(options, plan)
     target = Target(str(data.folder), data.channels, data.roles, data.classes)
     published = load_published(options.source, target, device, options.source_share, options.pixel_um)
     task = Task(
@@ -115,6 +117,26 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
         published,
     )
     return task, plan
+
+
+def _check_embeddings(options: InferOptions, plan: Plan) -> None:
+    """Refuse crop features that could not be compared between cells, or for which no crops are cut.
+
+    Raises:
+        ConfigError: several networks would make them, or crops.mode is none.
+    """
+    wanted, score, crops = options.embeddings, options.score, options.crops
+    if wanted is False or not plan:
+        return
+    if wanted == "crops" and crops.mode == "none":
+        raise ConfigError("--embeddings crops needs crops, and crops.mode is none: pass --crops.mode fit.")
+    cut = wanted == "crops" or any(CropScores.name in source_shares(group, score, crops) for group, _ in plan)
+    if cut and len({checkpoints[0].digest for checkpoints, _ in plan}) > 1:
+        raise ConfigError(
+            "--embeddings with crop features needs one network for all images, since features of different networks "
+            "have no common axes, and --oof takes another one for each fold: leave --oof out, pass one fold's folder "
+            "as --run, or keep the cell features alone (--embeddings true --score.crop_share 0)."
+        )
 
 
 def _check_nuclei(options: InferOptions, data: DataSet, plan: Plan) -> None:
@@ -207,10 +229,9 @@ def _predict(
     with ExitStack() as stack:
         paths: list[Path] = []
         if options.merge:
-            shards = stack.enter_context(ShardJournals(output.folder, output.read, wanted))
+            shards = stack.enter_context(ShardJournals(output.folder, output.read, output.items))
             journal: Journal | ShardJournals = shards
             paths = shards.paths
-            _check_fresh(shards, wanted, output.items)
         else:
             journal = local = stack.enter_context(output.journal())
             _run(task, plan, local, options, output)
@@ -226,15 +247,6 @@ def _predict(
         records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
         again = [name for name, record in records.items() if record.get("failed")]
     return failed, again, records, paths
-
-
-def _check_fresh(shards: ShardJournals, names: list[str], marks: Mapping[str, str]) -> None:
-    """Refuse shards of images whose pixels or label maps are others now."""
-    entries = {name: entry[0] for name in names if (entry := shards.get(name)) is not None}
-    if stale := [name for name, record in entries.items() if record.get("mark", "") != marks[name]]:
-        raise DataError(
-            f"pixels or label maps of {some(stale, 3)} have changed since its shard was made: run the shards again."
-        )
 
 
 def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) -> int:
