@@ -165,7 +165,7 @@ def main() -> int:
         out = Path(temporary)
         make_predictions(folder, truth, out)
         options = EvaluateOptions(preds=out, truth=folder / "cells.csv", masks=folder / "masks")
-        report, _ = evaluate(options)
+        report = evaluate(options).report
         cells = tables.read_cells(out)
     ours = np.array([row["coco"] for row in report["instances"]["per_class"]], float)
     cell_aps = np.array([row["ap"] for row in report["cells"]["per_class"]], float)

@@ -26,7 +26,6 @@ from wsss.inference.checkpoints import trained_since
 from wsss.inference.ensemble import Prediction, foreign_note, read_predictions
 from wsss.inference.provenance import origin_of
 from wsss.inference.tables import prediction_files
-from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import reliability
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.figures import Bins, plot_reliability
@@ -34,7 +33,7 @@ from wsss.runs.journal import Digests
 from wsss.runs.output import Output, at_file, what_is_read
 from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.evaluate import JoinRule, default_classes, join_cells, true_masks
+from wsss.stages.evaluate import GivenCells, default_classes
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""
@@ -182,11 +181,9 @@ def _cell_events(
     ids = cells.ID.to_numpy(object)
     groups = _groups(ids, cells.fold.to_numpy())
     if options.truth is not None:
-        truth = read_cell_truth(options.truth, classes)
-        rule = JoinRule(options.join, options.join_iou)
-        with true_masks(options.masks, options.data or recorded_data(options.preds)) as given:
-            masks = TrueMasks(given.cells, truth) if given else None
-            join, how = join_cells(options.preds, options.truth, truth, cells, masks, rule)
+        data = options.data or recorded_data(options.preds)
+        given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
+        truth, join, how = given.join(options.preds, cells, classes)
         rows = join.rows
         known = rows >= 0
         rows = rows[known]

@@ -25,12 +25,11 @@ from wsss.inference.ensemble import (
 )
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images
-from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.options.ensemble import EnsembleOptions, given_weights
 from wsss.runs.journal import Digests
 from wsss.runs.output import Output, in_folder, record_over, what_is_read
-from wsss.stages.evaluate import JoinRule, default_classes, join_cells, true_masks
+from wsss.stages.evaluate import GivenCells, default_classes
 
 
 def run(options: EnsembleOptions) -> int:
@@ -123,11 +122,9 @@ def _target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Sc
 def _cell_target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Score, str]:
     assert options.truth is not None
     cells = predictions[0].cells
-    truth = read_cell_truth(options.truth, _classes(options, predictions[0]))
-    rule = JoinRule(options.join, options.join_iou)
-    with true_masks(options.masks, options.data or recorded_data(options.preds[0])) as given:
-        masks = TrueMasks(given.cells, truth) if given else None
-        join, how = join_cells(options.preds[0], options.truth, truth, cells, masks, rule)
+    data = options.data or recorded_data(options.preds[0])
+    given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
+    truth, join, how = given.join(options.preds[0], cells, _classes(options, predictions[0]))
     true_row = np.full(len(cells), -1)
     true_row[join.rows[join.rows >= 0]] = np.flatnonzero(join.rows >= 0)
 
