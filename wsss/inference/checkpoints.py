@@ -1,6 +1,6 @@
 """Checkpoints: trained networks with their run records; which of them predicts which images, and the proof of it."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -273,15 +273,6 @@ Plan = list[tuple[list[CamCheckpoint], list[int]]]
 MaskPlan = list[tuple[list[Checkpoint[Unet]], list[int]]]
 """Which mask networks predict which images."""
 AnyCheckpoint = TypeVar("AnyCheckpoint", CamCheckpoint, Checkpoint[Unet])
-
-
-def batches_of(images: list[int], size: int, done: Set[int] = frozenset()) -> list[list[int]]:
-    """Cut the images of a plan into batches, and leave out those of which all images are done.
-
-    The cut does not depend on what is done, so that an interrupted run gives the very numbers of one that was not.
-    """
-    batches = [images[first : first + size] for first in range(0, len(images), size)]
-    return [batch for batch in batches if not set(batch) <= done]
 
 
 def plan_all(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:

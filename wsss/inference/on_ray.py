@@ -15,9 +15,9 @@ import torch
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
 from wsss.core.runtime import MOST_LOSSES, connect, go_to
-from wsss.inference.checkpoints import Plan, batches_of
+from wsss.inference.checkpoints import Plan
 from wsss.inference.pipeline import Scored, predict
-from wsss.inference.sources import Task
+from wsss.inference.sources import Task, batches_of
 from wsss.models.device import keep_freed_memory
 
 BATCHES = 4

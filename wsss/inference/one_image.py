@@ -5,7 +5,6 @@ It takes the same steps as `infer` on a whole data set, without a file.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -143,7 +142,7 @@ class Model:
             published=self.published,
         )
         (scored,) = score_now(task, self.checkpoints, [make_sample(data, 0, stored, cells_map, nuclei)])
-        (cells,) = take_part([pd.read_feather(BytesIO(scored.payload))], "")
+        (cells,) = take_part([scored.cells], "")
         return cells
 
 

@@ -22,9 +22,9 @@ from wsss.core.rle import encode_label_map
 from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
 from wsss.data.origin import image_marks
-from wsss.inference.checkpoints import CamCheckpoint, Plan, batches_of
+from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.shards import ShardJournals
-from wsss.inference.sources import Batch, Sample, Source, Task, shows_one_class, sources_of
+from wsss.inference.sources import Batch, Sample, Source, Task, batches_of, shows_one_class, sources_of
 from wsss.inference.submission import write_submission
 from wsss.inference.tables import (
     EMBEDDINGS,
@@ -57,6 +57,11 @@ class Scored:
     payload: bytes
     """Its cells: the blended table and, as columns 'source:class', the parts and, as 'embedding:name', the vectors;
     Arrow IPC."""
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """Its cells as a table."""
+        return pd.read_feather(BytesIO(self.payload))
 
 
 def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: int) -> Scored:

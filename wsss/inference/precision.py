@@ -3,10 +3,8 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 
 import numpy as np
-import pandas as pd
 import torch
 
 from wsss.inference.checkpoints import CamCheckpoint
@@ -71,7 +69,6 @@ def _score(task: Task, checkpoints: list[CamCheckpoint], sample: Sample, parts: 
     began = time.process_time()
     (scored,) = score_now(task, checkpoints, [sample])
     seconds = time.process_time() - began
-    frame = pd.read_feather(BytesIO(scored.payload))
-    columns = [name for name in map(str, frame) if name.rpartition(":")[2].isdecimal() and (parts or ":" not in name)]
-    cells = frame[columns].to_numpy()
-    return np.append(cells, scored.record["probs"]), seconds
+    table = scored.cells
+    columns = [name for name in map(str, table) if name.rpartition(":")[2].isdecimal() and (parts or ":" not in name)]
+    return np.append(table[columns].to_numpy(), scored.record["probs"]), seconds

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from wsss.core.checks import DataError, some
-from wsss.inference.checkpoints import Plan, batches_of
+from wsss.inference.checkpoints import Plan
+from wsss.inference.sources import batches_of
 from wsss.options.infer import Shard
 from wsss.runs.journal import Journal
 

@@ -8,7 +8,7 @@ at a time).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -57,6 +57,15 @@ class Task:
     """Published networks that score too."""
     overlap: Overlap | None = None
     """The segmentation that runs at the same time and is waited for, image by image; None where the cells are there."""
+
+
+def batches_of(images: list[int], size: int, done: Set[int] = frozenset()) -> list[list[int]]:
+    """Cut the images of a plan into batches, and leave out those of which all images are done.
+
+    The cut does not depend on what is done, so that an interrupted run gives the very numbers of one that was not.
+    """
+    batches = [images[first : first + size] for first in range(0, len(images), size)]
+    return [batch for batch in batches if not set(batch) <= done]
 
 
 @dataclass(frozen=True)

@@ -214,22 +214,25 @@ def read_cells(folder: Path) -> pd.DataFrame:
     Raises:
         DataError: neither is there, or a row is not what it must be; names file and row.
     """
-    path = folder / "cells.parquet"
-    if path.exists():
-        check_recorded(path)
+    path = cells_file(folder)
+    check_recorded(path)
+    if path.suffix == ".parquet":
         table = read_parquet(path, leave_out=["rle"], again=_AGAIN)
         table.index = pd.RangeIndex(1, len(table) + 1)
     else:
-        path = folder / "cells.csv"
-        check_recorded(path)
         table = _unguarded(read_text(path, CELL_COLUMNS))
     return _checked_cells(table, path)
 
 
+def cells_file(folder: Path) -> Path:
+    """Return the file that cells are read from: cells.parquet, or cells.csv where that is not there."""
+    path = folder / "cells.parquet"
+    return path if path.exists() else folder / "cells.csv"
+
+
 def table_digest(folder: Path) -> str:
     """Return the digest of the table of cells, by which figures know the predictions they are of."""
-    path = folder / "cells.parquet"
-    return digest_file(path if path.exists() else folder / "cells.csv")
+    return digest_file(cells_file(folder))
 
 
 def iter_cells(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:

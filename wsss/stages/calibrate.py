@@ -80,13 +80,12 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     if note := foreign_note(tables.provenance.get("published", {})):
         say(note)
     cells, basis = _cell_events(options, tables, labels, classes)
-    images = _image_events(tables, labels)
+    both = {"cells": cells, "images": _image_events(tables, labels)}
     curves = {
-        name: fit_curves(events.scores, events.truth, options.method, events.weights)
-        for name, events in _named(cells, images)
+        name: fit_curves(events.scores, events.truth, options.method, events.weights) for name, events in both.items()
     }
-    after = {name: _cross_fitted(events, options.method) for name, events in _named(cells, images)}
-    report: dict[str, Any] = {name: _report(events, after[name], classes) for name, events in _named(cells, images)}
+    after = {name: _cross_fitted(events, options.method) for name, events in both.items()}
+    report: dict[str, Any] = {name: _report(events, after[name], classes) for name, events in both.items()}
     report |= {"cells_compared_with": basis, "preds": str(options.preds), "method": options.method}
     fitted = Calibration(curves["cells"], curves["images"], origin_of(tables.provenance))
     save_calibration(output.path(out.name), fitted, report)
@@ -96,18 +95,14 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
             _bins(events.truth, events.scores, events.weights),
             _bins(events.truth, after[name], events.weights),
         )
-        for name, events in _named(cells, images)
+        for name, events in both.items()
     }
     plot_reliability(panels, output.path(out.with_suffix(".png").name), "share that is true")
     output.publish()
-    for name, events in _named(cells, images):
+    for name, events in both.items():
         _print(name, report[name], [curve.method for curve in curves[name]], len(events.scores))
     say(f"cells are compared with {basis}; 'after' is cross-validated, part by part of the images")
     say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {out}")
-
-
-def _named(cells: Events, images: Events) -> list[tuple[str, Events]]:
-    return [("cells", cells), ("images", images)]
 
 
 def _data(options: CalibrateOptions) -> DataSet | None:

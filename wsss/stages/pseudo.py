@@ -100,10 +100,7 @@ def _find_maps(
     with progress(None, "class maps", total=total, initial=len(done)) as bar:
         for checkpoints, indices in plan:
             skip = {i for i in indices if data.ids[i] in done}
-            results = label_maps(
-                data, checkpoints, indices, options.tta, options.pseudo, device, batch=options.batch, skip=skip
-            )
-            for index, maps, peaks in results:
+            for index, maps, peaks in label_maps(data, checkpoints, indices, options, device, skip):
                 stream = io.BytesIO()
                 np.save(stream, maps.astype(np.float32), allow_pickle=False)
                 record = {"peaks": peaks.tolist(), "mark": output.items[data.ids[index]]}
