@@ -20,6 +20,7 @@ from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, s
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.overlay import SheetRow, draw_sheet
 from wsss.runs.output import Output, check_recorded, files_of_record
+from wsss.stages import spread_evenly
 from wsss.stages.mask_predictions import pixels_of, predicted_map, predicted_probs
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -132,7 +133,7 @@ def _draw(
     """Write the picture of images, truths, predictions and errors, from the worst score to the best."""
     objects = record["segmentation"]["objects"]
     order = np.argsort([score.instance_ap if objects else score.iou for score in scores], kind="stable")
-    shown = order[np.linspace(0, len(order) - 1, min(options.sheet, len(order))).round().astype(int)]
+    shown = order[spread_evenly(len(order), options.sheet)]
     rows = (_row(options.preds, record, masks, indices[k], scores[k]) for k in shown)
     draw_sheet(rows, path)
 

@@ -1,7 +1,7 @@
 """Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -179,15 +179,23 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
     provenance, read, marks = _read(options, task, plan)
     if not output.begin(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
-    with _segmented(task, plan, options) as overlap:
-        failed, again, records, shards = _predict(replace(task, overlap=overlap), plan, output, options)
+    parts, embeddings = _parts(options, task, plan), bool(options.embeddings)
+    with _segmented(task, plan, options) as overlap, _journal(output, options) as journal:
+        if isinstance(journal, Journal):
+            _run(replace(task, overlap=overlap), plan, journal, options, output)
+        failed = write_results(
+            output.home, task.data, journal, parts, options.min_score, output.folder, embeddings=embeddings
+        )
+        wanted = [task.data.ids[i] for _, indices in plan for i in indices]
+        records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
+    again = [name for name, record in records.items() if record.get("failed")]
     if any(HALF in record for record in records.values()):
         provenance[HALF] = True
     write_provenance(output, provenance)
     items = {name: str(record.get("mark", "")) for name, record in records.items()}
     output.publish(failed=again, items=items)
-    if not again:  # else the shards with images that failed may be run again
-        for path in shards:
+    if isinstance(journal, ShardJournals) and not again:  # else the shards with images that failed may be run again
+        for path in journal.paths:
             remove_journal(path)
     return exit_code(failed, len(task.data))
 
@@ -213,40 +221,17 @@ def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContext
     return running(lambda overlap: segment(asked, overlap), Overlap(order))
 
 
-def _predict(
-    task: Task, plan: Plan, output: Output, options: InferOptions
-) -> tuple[int, list[str], dict[str, dict[str, Any]], list[Path]]:
-    """Write the tables, from all shards or after predicting here.
+def _journal(output: Output, options: InferOptions) -> Journal | ShardJournals:
+    """Open the journal of this prediction, or those of all its shards."""
+    return ShardJournals(output.folder, output.read, output.items) if options.merge else output.journal()
 
-    Returns:
-        images without a result, those of them that can be tried again, the journal's record of each image, and the
-        journals of shards.
-    """
-    home = output.home
+
+def _parts(options: InferOptions, task: Task, plan: Plan) -> list[str]:
+    """Return the sources whose scores are written beside the blend: those of all images, if they are wanted."""
+    if not options.parts or not plan:
+        return []
     shares = [source_shares(checkpoints, options.score, options.crops, task.published) for checkpoints, _ in plan]
-    parts = [name for name in shares[0] if all(name in other for other in shares)] if options.parts and plan else []
-    wanted = [task.data.ids[i] for _, indices in plan for i in indices]
-    with ExitStack() as stack:
-        paths: list[Path] = []
-        if options.merge:
-            shards = stack.enter_context(ShardJournals(output.folder, output.read, output.items))
-            journal: Journal | ShardJournals = shards
-            paths = shards.paths
-        else:
-            journal = local = stack.enter_context(output.journal())
-            _run(task, plan, local, options, output)
-        failed = write_results(
-            home,
-            task.data,
-            journal,
-            parts,
-            options.min_score,
-            shown=output.folder,
-            embeddings=bool(options.embeddings),
-        )
-        records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
-        again = [name for name, record in records.items() if record.get("failed")]
-    return failed, again, records, paths
+    return [name for name in shares[0] if all(name in other for other in shares)]
 
 
 def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) -> int:

@@ -41,6 +41,7 @@ from wsss.reports.page import (
 from wsss.runs.journal import Digests
 from wsss.runs.output import Output, at_file, record_of, there_now, what_is_read
 from wsss.runs.run_folder import RunFolder
+from wsss.stages import spread_evenly
 from wsss.stages.report_contents import (
     Contents,
     calibration,
@@ -54,7 +55,6 @@ from wsss.stages.report_contents import (
     overview,
     records,
     run_of,
-    spread_evenly,
     tiles,
     training,
 )

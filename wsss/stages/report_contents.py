@@ -369,8 +369,3 @@ def records(record: Mapping[str, Any], run: Path | None) -> list[tuple[str, str]
     out = [("provenance.json", json.dumps(record, indent=2))] if record else []
     configs = [folder / "config.yaml" for folder in (fold_folders(run) if run else [])]
     return out + [(shown(path), "\n".join(read_lines(path))) for path in configs if path.exists()]
-
-
-def spread_evenly(count: int, most: int) -> list[int]:
-    """Return at most `most` of the numbers below `count`, spread evenly, the first and the last among them."""
-    return np.rint(np.linspace(0, count - 1, min(most, count))).astype(int).tolist()

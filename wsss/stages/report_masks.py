@@ -19,8 +19,9 @@ from wsss.reports.page import MEANINGS, Figure, MaskPage, render_masks
 from wsss.runs.journal import Digests
 from wsss.runs.output import Output, what_is_read
 from wsss.runs.run_folder import RunFolder
+from wsss.stages import spread_evenly
 from wsss.stages.mask_predictions import Against, LargePredicted, Predicted, Seen, count, truth_of
-from wsss.stages.report_contents import fold_folders, records, run_of, shown, spread_evenly, training
+from wsss.stages.report_contents import fold_folders, records, run_of, shown, training
 
 CELLS_ALONE = ("masks", "join", "maps", "crops", "threshold")
 """Options without any meaning for masks."""
