@@ -275,6 +275,16 @@ MaskPlan = list[tuple[list[Checkpoint[Unet]], list[int]]]
 AnyCheckpoint = TypeVar("AnyCheckpoint", CamCheckpoint, Checkpoint[Unet])
 
 
+def images_of(plan: Plan) -> list[int]:
+    """Return the images that a plan predicts."""
+    return [index for _, indices in plan for index in indices]
+
+
+def networks_of(plan: Plan) -> list[CamCheckpoint]:
+    """Return the networks that a plan predicts with, part by part."""
+    return [checkpoint for checkpoints, _ in plan for checkpoint in checkpoints]
+
+
 def plan_all(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:
     """Every network predicts every image; their scores are averaged."""
     return [(checkpoints, [i for i in range(len(data)) if data.ok[i]])]

@@ -22,8 +22,10 @@ from wsss.inference.checkpoints import (
     bits_note,
     came_later,
     check_fits,
+    images_of,
     load_run,
     load_unets,
+    networks_of,
     pair,
     plan_all,
     plan_oof,
@@ -68,7 +70,7 @@ def run(options: InferOptions) -> int:
         _note_late_images(task.data, plan)
         if note := foreign_note(model.name for model in task.published):
             say(note)
-    if note := bits_note([checkpoint.record for checkpoints, _ in plan for checkpoint in checkpoints], task.data):
+    if note := bits_note([checkpoint.record for checkpoint in networks_of(plan)], task.data):
         say(f"note: {note}")
     if not options.segment:
         check_cells(task.data, ", or pass --segment unet")
@@ -81,7 +83,7 @@ def run(options: InferOptions) -> int:
 
 def _note_late_images(data: DataSet, plan: Plan) -> None:
     """Report images that came after the training."""
-    _, later = came_later([checkpoint for checkpoints, _ in plan for checkpoint in checkpoints], data)
+    _, later = came_later(networks_of(plan), data)
     if later:
         say(
             f"note: {len(later)} labelled images came into {data.folder} after the training "
@@ -148,7 +150,7 @@ def _check_nuclei(options: InferOptions, data: DataSet, plan: Plan) -> None:
     if options.score.compartment == 0 or options.segment:
         return
     cells, nuclei = given_maps(data.folder / "cells"), given_maps(data.folder / "nuclei")
-    predicted = [data.ids[i] for _, indices in plan for i in indices]
+    predicted = [data.ids[i] for i in images_of(plan)]
     if lacking := [name for name in predicted if name in cells and name not in nuclei]:
         raise ConfigError(
             f"score.compartment is {options.score.compartment:g}, which needs nuclei, and {some(lacking, 3)} in "
@@ -186,7 +188,7 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
         failed = write_results(
             output.home, task.data, journal, parts, options.min_score, output.folder, embeddings=embeddings
         )
-        wanted = [task.data.ids[i] for _, indices in plan for i in indices]
+        wanted = [task.data.ids[i] for i in images_of(plan)]
         records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
     again = [name for name, record in records.items() if record.get("failed")]
     if any(HALF in record for record in records.values()):
@@ -205,11 +207,7 @@ def _read(options: InferOptions, task: Task, plan: Plan) -> tuple[dict[str, Any]
     provenance = prediction_facts(options, task.data, plan, task.published)
     read = {name: value for name, value in provenance.items() if name != "table"}
     read["files"] = {str(task.data.folder / TABLE): provenance["table"]}
-    return (
-        provenance,
-        read,
-        lambda digests: image_marks(task.data, digests, [i for _, indices in plan for i in indices]),
-    )
+    return provenance, read, lambda digests: image_marks(task.data, digests, images_of(plan))
 
 
 def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContextManager[Overlap | None]:
@@ -217,7 +215,7 @@ def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContext
     if not options.segment:
         return nullcontext()
     asked = SegmentOptions(data=task.data.folder, backend=options.segment, device=options.device)
-    order = [task.data.ids[i] for _, indices in plan for i in indices]
+    order = [task.data.ids[i] for i in images_of(plan)]
     return running(lambda overlap: segment(asked, overlap), Overlap(order))
 
 
@@ -254,8 +252,7 @@ def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) ->
 def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output: Output) -> None:
     """Predict what the journal lacks, and record every image as it is done."""
     done = output.fresh(journal)
-    skip = {i for _, indices in plan for i in indices if task.data.ids[i] in done}
-    total = sum(len(indices) for _, indices in plan)
+    skip, total = {i for i in images_of(plan) if task.data.ids[i] in done}, len(images_of(plan))
     if done:
         say(f"{len(done)} of {total} images are there already: going on.")
     task = _with_precision(task, plan, skip, journal, options)
