@@ -16,7 +16,7 @@ from wsss.options.scoring import ScoreConfig
 GEOMETRY_COLUMNS = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 
 FEW = 1 / 8
-"""Up to this share of the pixels, the highest ones are found through QuantilePlan; above it, cell by cell."""
+"""Up to this share of the pixels, the highest ones are found for all cells at once; above it, cell by cell."""
 UNEVEN = 16
 """Cells are handled one by one where the largest is this many times the mean: a padded table would be mostly empty."""
 GOLDEN = (5**0.5 - 1) / 2
@@ -211,36 +211,6 @@ def cell_maxima(values: np.ndarray, cells: CellPixels) -> np.ndarray:
     return np.maximum.reduceat(values, cells.starts) if len(cells) else values[:0]
 
 
-@dataclass(frozen=True)
-class QuantilePlan:
-    """What a high quantile of the cells needs, made once for all maps of an image.
-
-    The quantile is the `counts`-th highest value of a cell. Deal the cell's pixels into that many groups: as many
-    values reach the lowest of the groups' maxima, so this floor is at most the wanted value. In cells whose pixels are
-    `spread` each group samples the whole cell, so the floor is close, and few values are left to look at.
-    """
-
-    cells: CellPixels
-    counts: np.ndarray
-    """(N,) int64, from 1 to the size of the cell."""
-    groups: np.ndarray
-    """(sum of counts,) int64, where each group begins in `cells.order`."""
-
-    @classmethod
-    def make(cls, cells: CellPixels, counts: np.ndarray) -> "QuantilePlan":
-        """Deal the pixels of each cell into `counts` groups."""
-        number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        sizes, many = np.repeat(cells.sizes, counts), np.repeat(counts, counts)
-        return cls(cells, counts, np.repeat(cells.starts, counts) + number * sizes // many)
-
-    def find(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the counts-th highest of each cell's values and the next higher one, (N,) both."""
-        floor = np.minimum.reduceat(np.maximum.reduceat(values, self.groups), np.cumsum(self.counts) - self.counts)
-        ranked, _ = ranked_above(values, self.cells, floor, self.counts.max())
-        rows, width = np.arange(len(ranked)), ranked.shape[1]
-        return ranked[rows, width - self.counts], ranked[rows, width - np.maximum(self.counts - 1, 1)]
-
-
 def ranked_above(values: np.ndarray, cells: CellPixels, floor: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
     """Sort the values of each cell that lie above its floor.
 
@@ -264,16 +234,26 @@ def ranked_above(values: np.ndarray, cells: CellPixels, floor: np.ndarray, least
 
 
 def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
-    """Prepare the quantile of each cell, linear between neighbours as np.quantile: (P,) in [0, 1] -> (N,) float64."""
+    """Prepare the quantile of each cell, linear between neighbours as np.quantile: (P,) in [0, 1] -> (N,) float64.
+
+    It is about the n-th highest value of a cell. Deal the cell's pixels into n groups: as many values reach the lowest
+    of the groups' maxima, so this floor is at most the wanted value. In cells whose pixels are `spread` each group
+    samples the whole cell, so the floor is close, and few values are left to look at.
+    """
     place = quantile * (cells.sizes - 1)
     low = place.astype(np.int64)
-    share = place - low
-    if is_uneven(cells) or (cells.sizes - low).sum() > FEW * len(cells.order):
+    share, counts = place - low, cells.sizes - low
+    if is_uneven(cells) or counts.sum() > FEW * len(cells.order):
         return _one_by_one(cells, partial(row_quantile, quantile=quantile))
-    plan = QuantilePlan.make(cells, cells.sizes - low)
+    begins, rows = np.cumsum(counts) - counts, np.arange(len(cells))
+    number = np.arange(counts.sum()) - np.repeat(begins, counts)
+    sizes, many = np.repeat(cells.sizes, counts), np.repeat(counts, counts)
+    groups = np.repeat(cells.starts, counts) + number * sizes // many
 
     def rule(values: np.ndarray) -> np.ndarray:
-        lowest, higher = plan.find(values)
+        floor = np.minimum.reduceat(np.maximum.reduceat(values, groups), begins)
+        ranked, _ = ranked_above(values, cells, floor, counts.max())
+        lowest, higher = (ranked[rows, ranked.shape[1] - k] for k in (counts, np.maximum(counts - 1, 1)))
         return lowest + (higher - lowest) * share
 
     return rule
@@ -327,7 +307,7 @@ def row_quantile(values: np.ndarray, quantile: float) -> float:
     count = len(values) - int(place)
     if count > FEW * len(values):
         return _interpolated(values, int(place), place - int(place))
-    # the same floor as in QuantilePlan, the groups being the columns of a table that is `count` wide
+    # the same floor as in quantile_rule, the groups being the columns of a table that is `count` wide
     floor = values[: len(values) // count * count].reshape(-1, count).max(axis=0).min()
     kept = values[np.flatnonzero(values > floor)]  # quicker than a mask
     if len(kept) < count:

@@ -79,14 +79,7 @@ class CamCheckpoint(Checkpoint[CamNet]):
 def cam_checkpoint(
     record: RunRecord, tensors: dict[str, Tensor], where: Path, device: Device, fitted: FeatureClassifier | None
 ) -> CamCheckpoint:
-    """Return a classifier with these weights and the feature classifier beside it.
-
-    Args:
-        record: of its run.
-        tensors: its weights.
-        where: they are from, for messages.
-        device: where it is to compute.
-        fitted: the feature classifier, with which the network's share of the score was fitted.
+    """Return a classifier with the weights `tensors`, from `where`, and the feature classifier fitted beside it.
 
     Raises:
         DataError: the weights are not of this network.

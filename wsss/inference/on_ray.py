@@ -44,11 +44,7 @@ class Chunk:
 def make_chunks(plan: Plan, folds: list[int], batch: int, done: set[int]) -> list[Chunk]:
     """Cut a plan into chunks of its batches, without those whose images are all done.
 
-    Args:
-        plan: networks and images.
-        folds: what the tables say of the images of each entry.
-        batch: images of a batch.
-        done: indices of the images that are there already.
+    `folds` are what the tables say of the images of each entry of the plan.
     """
     chunks = []
     for entry, ((_, indices), fold) in enumerate(zip(plan, folds, strict=True)):

@@ -65,14 +65,7 @@ class Scored:
 
 
 def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: int) -> Scored:
-    """Score one image's cells by all sources, blend, and add geometry and masks.
-
-    Args:
-        task: data and rules.
-        sources: what scores.
-        sample: the image, with what the networks saw.
-        fold: what the tables say of the image.
-    """
+    """Score one image's cells by all sources, blend, and add geometry and masks."""
     sample = replace(sample, vectors={source.name: source.describe(sample) for source in sources})
     parts = [
         Part(source.name, source.group, source.share, source.score(sample))
@@ -173,12 +166,10 @@ def write_results(
     *,
     embeddings: bool = False,
 ) -> int:
-    """Write all tables and print a summary; return the number of images without a result.
+    """Write all tables into `out` and print a summary; return the number of images without a result.
 
     Args:
-        out: the folder.
-        data: what was predicted.
-        journal: the finished images.
+        out, data, journal: where to, of what data set, from which finished images.
         parts: parts of the score to write beside the blend, each into its folder.
         min_score: predictions below it are left out of submission.csv.
         shown: the folder as messages name it.
@@ -259,14 +250,9 @@ def predict_plan(task: Task, plan: Plan, folds: list[int], skip: set[int]) -> It
 def predict(
     task: Task, checkpoints: list[CamCheckpoint], indices: list[int], skip: set[int], fold: int
 ) -> Iterator[Scored]:
-    """Score images with the mean of `checkpoints`, in batches in order.
+    """Score images with the mean of `checkpoints`, in batches in order; batches of images of `skip` alone are left out.
 
-    Args:
-        task: data and rules.
-        checkpoints: the networks.
-        indices: the images.
-        skip: images whose results are there already; batches of such images alone are left out.
-        fold: what the tables say of these images; -1 for not out of fold.
+    `fold` is what the tables say of the images, -1 for not out of fold.
     """
     sources = sources_of(checkpoints, task)
     with (

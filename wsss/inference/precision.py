@@ -46,13 +46,9 @@ class Trial:
 
 
 def try_half(task: Task, checkpoints: list[CamCheckpoint], indices: Sequence[int], *, parts: bool = False) -> Trial:
-    """Score a few images in float32 and bfloat16 by turns.
+    """Score the first TRIED images of `indices`, at least one, in float32 and bfloat16 by turns.
 
-    Args:
-        task: data and rules; its device is the CPU in float32.
-        checkpoints: the networks.
-        indices: images, at least one; the first TRIED of them are scored.
-        parts: whether the parts of the scores are written too, and so must not differ either.
+    The device of the task is the CPU in float32. With `parts`, the parts of the scores must not differ either.
     """
     ways = [task, replace(task, device=Device(task.device.place, torch.bfloat16))]
     ratios, apart = [], []

@@ -73,12 +73,7 @@ def digests(checkpoint: CamCheckpoint) -> dict[str, Any]:
 
 
 def check_origin(calibration: Calibration, facts: Mapping[str, Any], path: Path) -> None:
-    """Refuse curves that were fitted to scores of other networks or other rules.
-
-    Args:
-        calibration: the curves.
-        facts: of the predictions to calibrate, as in provenance.json.
-        path: of the curves.
+    """Refuse curves, of the file `path`, that were fitted to scores of other networks or rules than `facts` names.
 
     Raises:
         DataError: they differ.

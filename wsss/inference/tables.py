@@ -133,11 +133,10 @@ EMBEDDINGS = "embeddings.parquet"
 
 
 def write_embeddings(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
-    """Write embeddings.parquet from frames that are taken one by one; return the elements of a vector.
+    """Write embeddings.parquet from frames that are taken one by one: ID, cell_id and a column for each element.
 
-    Args:
-        folder: of the prediction.
-        frames: ID, cell_id and one column for each element.
+    Returns:
+        the elements of a vector.
     """
     width = 0
 
@@ -153,13 +152,9 @@ def write_embeddings(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
 
 
 def read_embeddings(folder: Path, cells: pd.DataFrame) -> pd.DataFrame | None:
-    """Read the vectors of cells, (N, D) float32 with named columns; None where there are none.
+    """Read the vectors of the cells of `read_cells`, (N, D) float32 with named columns; None where there are none.
 
     A cell that vanished when its image was scaled has no vector: its row is NaN.
-
-    Args:
-        folder: of the prediction.
-        cells: from `read_cells`.
 
     Raises:
         DataError: the file is damaged, is not of these cells, or holds other than numbers.

@@ -43,8 +43,8 @@ from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_othe
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import LOCK, Journal, hold, remove_journal
 from wsss.runs.output import FOLDER, Marks, Output, in_folder
+from wsss.stages import segment
 from wsss.stages.infer_masks import infer_masks
-from wsss.stages.segment import segment
 
 
 def run(options: InferOptions) -> int:
@@ -216,7 +216,7 @@ def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContext
         return nullcontext()
     asked = SegmentOptions(data=task.data.folder, backend=options.segment, device=options.device)
     order = [task.data.ids[i] for i in images_of(plan)]
-    return running(lambda overlap: segment(asked, overlap), Overlap(order))
+    return running(lambda overlap: segment.run(asked, overlap), Overlap(order))
 
 
 def _journal(output: Output, options: InferOptions) -> Journal | ShardJournals:

@@ -60,13 +60,7 @@ def predicted_map(preds: Path, name: str, record: dict[str, Any]) -> np.ndarray:
 
 
 def predicted_probs(preds: Path, name: str, files: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """Return the predicted maps of an image, (K, H, W) float32 in [0, 1].
-
-    Args:
-        preds: folder of the predictions.
-        name: of the image.
-        files: of the predictions' record, see `files_of_record`.
-    """
+    """Return the predicted maps of an image, (K, H, W) float32 in [0, 1]; `files` as of `files_of_record`."""
     path = preds / "probs" / f"{name}.npy"
     check_entry(path, preds, files)
     probs = read_npy(path, AGAIN)

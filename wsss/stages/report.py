@@ -67,10 +67,7 @@ LEAST = 0.01
 class Mapper:
     """Computes class maps of one image after another with the networks of a run.
 
-    Args:
-        run: run folder.
-        data: the data set of the images.
-        oof: use for each image the network that never saw it, as the predictions did.
+    With `oof` each image's are of the network that never saw it, as its predictions are.
 
     Raises:
         DataError: the networks are damaged, or are not for this data set.
