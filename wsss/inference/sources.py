@@ -282,7 +282,8 @@ class FeatureScores(Source):
         if score.feature_share == 0:
             return None
         lacking = [str(checkpoint.path) for checkpoint in checkpoints if checkpoint.feature_classifier is None]
-        if lacking and any(_wants_features(checkpoint) for checkpoint in checkpoints):
+        some_have = len(lacking) < len(checkpoints)
+        if lacking and (some_have or any(one.recipe.feature_classifier.enabled is True for one in checkpoints)):
             raise DataError(
                 f"{some(lacking)} has no feature classifier (feature_classifier.safetensors), which the run wants: run "
                 "the same train command again with --feature_classifier.enabled true to make it, or pass "
@@ -398,10 +399,6 @@ class PublishedScores(SeenScores):
         with device.autocast():
             probs, vectors = self.model.net(device.put(torch.from_numpy(crops[rows])))
         return self.model.to_classes(probs.float().cpu().numpy()), vectors.float().cpu().numpy()
-
-
-def _wants_features(checkpoint: CamCheckpoint) -> bool:
-    return checkpoint.feature_classifier is not None or checkpoint.recipe.feature_classifier.enabled is True
 
 
 SOURCES: tuple[type[Source], ...] = (ImageProbs, CamScores, CropScores, FeatureScores, UnetScores)

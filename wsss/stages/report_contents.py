@@ -144,19 +144,13 @@ def overview(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
     """Return what was run on which data, as text."""
     data, record = contents.data, contents.record
     labelled = int(data.has_labels.sum())
+    no_run = "none" if "published" in record else "not recorded"
     out = [
         ("predictions", shown(contents.options.preds)),
         ("data set", f"{shown(data.folder)}: {len(data)} images at {data.size} px, {labelled} labelled"),
         ("channels", ", ".join(data.channels)),
         ("predicted", f"{len(contents.images)} images, {len(contents.cells)} cells"),
-        (
-            "run",
-            shown(Path(run or record["run"]))
-            if run or "run" in record
-            else "none"
-            if "published" in record
-            else "not recorded",
-        ),
+        ("run", shown(Path(run or record["run"])) if run or "run" in record else no_run),
     ]
     if changed := trained_since(record):
         again = some(map(shown, changed), 3)
