@@ -188,11 +188,7 @@ class Join:
 
     def scores(self, scores: np.ndarray) -> np.ndarray:
         """Turn the (P, K) scores of predicted cells into the (N, K) scores of the true ones."""
-        return (
-            np.where(self.rows[:, None] >= 0, scores[self.rows], 0)
-            if len(scores)
-            else np.zeros((len(self.rows), scores.shape[1]))
-        )
+        return np.pad(scores, ((0, 1), (0, 0)))[self.rows]  # row -1 is the one of zeros
 
 
 def join_by_number(truth: CellTruth, ids: np.ndarray, cells: np.ndarray) -> Join:
