@@ -11,7 +11,6 @@ import pandas as pd
 from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError, some, unlike
 from wsss.core.console import say
-from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import write_csv, write_json
 from wsss.data.masks import MaskSet
 from wsss.data.origin import read_provenance
@@ -19,9 +18,9 @@ from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, score_pixels, search
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.overlay import SheetRow, draw_sheet
-from wsss.runs.output import Output, check_recorded, files_of_record
+from wsss.runs.output import Output, files_of_record
 from wsss.stages import spread_evenly
-from wsss.stages.mask_predictions import pixels_of, predicted_map, predicted_probs
+from wsss.stages.mask_predictions import image_table, pixels_of, predicted_map, predicted_probs
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)
@@ -58,8 +57,7 @@ def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
 
 def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
     """Return the images with truth and a prediction."""
-    check_recorded(options.preds / "images.csv")
-    table = unguard_text(read_text(options.preds / "images.csv", ("ID", "status")))
+    table = image_table(options.preds)
     done = set(table.ID[table.status == "ok"])
     indices = [i for i, name in enumerate(masks.ids) if masks.has_truth[i] and name in done]
     if not indices:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from wsss.cells.instances import mask_channel
 from wsss.core.checks import ConfigError, DataError, some
@@ -48,6 +49,12 @@ PART = 2048
 """Edge of the parts that are read at once, px."""
 TILE = 1024
 """Edge of the tiles in which folders of large images are opened; none is read."""
+
+
+def image_table(preds: Path) -> pd.DataFrame:
+    """Read images.csv of predicted masks as text: ID and status, and what else there is."""
+    check_recorded(preds / "images.csv")
+    return unguard_text(read_text(preds / "images.csv", ("ID", "status")))
 
 
 def predicted_map(preds: Path, name: str, record: dict[str, Any]) -> np.ndarray:
@@ -153,9 +160,7 @@ class Predicted:
 
     def __init__(self, options: ReportOptions, record: dict[str, Any]) -> None:
         self.options, self.record, self.truth_folder = options, record, truth_of(options)
-        path = options.preds / "images.csv"
-        check_recorded(path)
-        self.table = unguard_text(read_text(path, ("ID", "status")))
+        self.table = image_table(options.preds)
         self.names = self.table.ID[self.table.status == "ok"].tolist()
         self.open()
         self._check()
