@@ -181,12 +181,12 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
     provenance, read, marks = _read(options, task, plan)
     if not output.begin(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
-    parts, embeddings = _parts(options, task, plan), bool(options.embeddings)
+    home, parts, embeddings = output.home, _parts(options, task, plan), bool(options.embeddings)
     with _segmented(task, plan, options) as overlap, _journal(output, options) as journal:
         if isinstance(journal, Journal):
             _run(replace(task, overlap=overlap), plan, journal, options, output)
         failed = write_results(
-            output.home, task.data, journal, parts, options.min_score, output.folder, embeddings=embeddings
+            home, task.data, journal, parts, options.min_score, shown=output.folder, embeddings=embeddings
         )
         wanted = [task.data.ids[i] for i in images_of(plan)]
         records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
