@@ -20,15 +20,15 @@ from torchvision.ops import roi_align
 
 from wsss import cli
 from wsss.cells.instances import crop_batches
-from wsss.cells.regions import cell_ids, describe_cells
+from wsss.cells.measures import describe_cells
+from wsss.cells.regions import cell_ids
 from wsss.core.console import progress, say
 from wsss.data.catalog import DataSet
-from wsss.inference.checkpoints import load_classifiers
+from wsss.inference.checkpoints import load_run
 from wsss.metrics.cells import CellTruth, join_by_number, read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.models.cam_net import CamNet, crop_outputs, see_images
 from wsss.models.device import Device, choose_device
-from wsss.runs.run_folder import find_folders
 
 BINS = 7
 """RoIAlign's points a side."""
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     device, data = choose_device(args.device), DataSet.open(args.data)
-    checkpoint = load_classifiers(find_folders(args.run)[0], device)[0]
+    checkpoint = load_run(args.run, device)[0]
     net, crops = checkpoint.net.eval(), checkpoint.recipe.crops
 
     def by_crops(size: int) -> Callable[[np.ndarray, np.ndarray, Tensor], np.ndarray]:

@@ -29,7 +29,6 @@ from wsss.inference.semantic import MaskPredictor, predict_tiles, tile_starts
 from wsss.metrics.instances import overlap as overlap_of
 from wsss.models.device import choose_device
 from wsss.options.masks import MaskInferConfig
-from wsss.runs.run_folder import RunFolder
 from wsss.segmenters.coco import paint_outlines, read_outlines
 
 TILE = 512
@@ -114,7 +113,7 @@ def measure(run: Path, image: Path, out: Path, *, objects: bool) -> tuple[float,
 
 def predictor_of(run: Path) -> MaskPredictor:
     device = choose_device("cpu")
-    return MaskPredictor(load_unets(RunFolder(run / "full"), device, "masks"), MaskInferConfig(overlap=OVERLAP), device)
+    return MaskPredictor(load_unets(run / "full", device, "masks"), MaskInferConfig(overlap=OVERLAP), device)
 
 
 def compare(run: Path, image: Path, out: Path) -> None:

@@ -35,10 +35,10 @@ from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import Calibration, Curve, load_calibration, save_calibration
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.hub import load_model, save_model
+from wsss.inference.submission import iter_submission, write_submission
 from wsss.inference.tables import (
     cells_frame,
     iter_cells,
-    iter_submission,
     prediction_files,
     read_cells,
     read_embeddings,
@@ -47,7 +47,6 @@ from wsss.inference.tables import (
     write_cells,
     write_embeddings,
     write_images,
-    write_submission,
 )
 from wsss.models.cam_net import build_cam_net
 from wsss.models.device import choose_device
@@ -60,7 +59,7 @@ from wsss.runs.record import Ancestor, RunRecord
 from wsss.runs.result_record import STATE, files_of_record, record_of
 from wsss.runs.run_folder import RunFolder, load_checkpoint, save_checkpoint
 from wsss.segmenters.cell_unet import WEIGHTS, load_cell_unet
-from wsss.stages import evaluate_masks
+from wsss.stages.mask_predictions import predicted_probs
 from wsss.stages.overlay import read_predictions
 
 SIZE = 16
@@ -156,7 +155,7 @@ def probabilities(folder: Path) -> tuple[Path, Read]:
         output.begin(lambda digests: {})
         output.path("probs/a.npy").write_bytes(sealed(content.getvalue() + BLANK.encode()))
         output.publish()
-    return folder / "probs/a.npy", lambda: evaluate_masks.predicted_probs(folder, "a", files_of_record(folder)).tolist()
+    return folder / "probs/a.npy", lambda: predicted_probs(folder, "a", files_of_record(folder)).tolist()
 
 
 def model(folder: Path, name: str) -> tuple[Path, Read]:

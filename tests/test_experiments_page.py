@@ -34,7 +34,7 @@ def predictions(fields: Path, truth: pd.DataFrame, out: Path, *, oof: bool) -> N
                 fold=n % 4 if oof else -1,
                 size=label_map.shape,
                 cell_ids=own.cell.to_numpy(),
-                geometry={column: np.zeros(len(own)) for column in tables.GEOMETRY},
+                geometry={column: np.zeros(len(own)) for column in tables.GEOMETRY_COLUMNS},
                 scores=scores,
                 rle=list(masks.values()),
             )
@@ -51,6 +51,6 @@ def test_the_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monke
     (code,) = re.findall(r"```python\n(import cv2.*?)```", PAGE.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(code, {})
-    report, _ = evaluate(EvaluateOptions(Path("preds/val-forest"), Path("val/cells_truth.csv")))
-    before, _ = evaluate(EvaluateOptions(Path("preds/val"), Path("val/cells_truth.csv")))
+    report = evaluate(EvaluateOptions(Path("preds/val-forest"), Path("val/cells_truth.csv"))).report
+    before = evaluate(EvaluateOptions(Path("preds/val"), Path("val/cells_truth.csv"))).report
     assert before["cells"]["mean_ap"] < 0.6 < report["cells"]["mean_ap"]

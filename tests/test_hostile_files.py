@@ -43,7 +43,8 @@ from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import load_calibration
 from wsss.inference.hub import load_model, plain
-from wsss.inference.tables import iter_cells, iter_submission, read_cells, read_images
+from wsss.inference.submission import iter_submission
+from wsss.inference.tables import iter_cells, read_cells, read_images
 from wsss.models.cam_net import build_cam_net
 from wsss.models.device import choose_device
 from wsss.models.weights import load_weights

@@ -192,6 +192,6 @@ def evaluate_at(preds: Path, fields: FieldSet) -> dict[str, Any]:
     if path.exists() and path.stat().st_mtime_ns >= (preds / "cells.csv").stat().st_mtime_ns:
         known: dict[str, Any] = read_json(path)
         return known
-    report, _ = evaluate(EvaluateOptions(preds, fields.truth, labels=fields.labels))
+    report = evaluate(EvaluateOptions(preds, fields.truth, labels=fields.labels)).report
     write_json(path, report)
     return report

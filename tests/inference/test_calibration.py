@@ -22,7 +22,7 @@ from wsss.inference.calibration import (
     save_calibration,
     weak_targets,
 )
-from wsss.inference.sources import check_origin
+from wsss.inference.provenance import check_origin
 from wsss.metrics.classify import average_precision, reliability
 from wsss.options.calibrate import METHODS
 

@@ -16,7 +16,7 @@ from wsss.data.catalog import DataSet
 from wsss.data.origin import recorded_data
 from wsss.feature_classifier.features import FEATURES, cell_features
 from wsss.inference.checkpoints import load_classifier
-from wsss.inference.pipeline import ShardJournals, take
+from wsss.inference.shards import ShardJournals, take
 from wsss.inference.tables import EMBEDDINGS
 from wsss.models.cam_net import crop_outputs
 from wsss.models.device import choose_device
@@ -59,27 +59,27 @@ def write(folder: Path, shard: str, keys: list[str], fingerprint: str = "same") 
 def test_shards_are_read_as_one(tmp_path: Path) -> None:
     write(tmp_path, "1/2", ["a", "c"])
     write(tmp_path, "2/2", ["b"])
-    with ShardJournals(tmp_path, "same", ["a", "b", "c"]) as shards:
+    with ShardJournals(tmp_path, "same", dict.fromkeys(["a", "b", "c"], "")) as shards:
         assert [shards.get(key) for key in "bcx"] == [({"of": "2/2"}, b"b"), ({"of": "1/2"}, b"c"), None]
 
 
 def test_what_is_missing_double_or_foreign_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no shards"):
-        ShardJournals(tmp_path, "same", ["a"])
+        ShardJournals(tmp_path, "same", dict.fromkeys(["a"], ""))
     write(tmp_path, "1/3", ["a", "c"])
     write(tmp_path, "3/3", ["d"])
     with pytest.raises(DataError, match=r"lacks 1 of 4 images \(b\).*no file of shard 2/3"):
-        ShardJournals(tmp_path, "same", list("abcd"))
+        ShardJournals(tmp_path, "same", dict.fromkeys("abcd", ""))
     with pytest.raises(DataError, match="holds d, which"):
-        ShardJournals(tmp_path, "same", ["a", "c"])
+        ShardJournals(tmp_path, "same", dict.fromkeys(["a", "c"], ""))
     with pytest.raises(ConfigError, match="other inputs or options"):
-        ShardJournals(tmp_path, "other", list("acd"))
+        ShardJournals(tmp_path, "other", dict.fromkeys("acd", ""))
     shutil.copy(tmp_path / "shard-3-of-3.sqlite", tmp_path / "shard-2-of-3.sqlite")
     with pytest.raises(DataError, match=r"d is in .*shard-2-of-3\.sqlite and in .*shard-3-of-3\.sqlite"):
-        ShardJournals(tmp_path, "same", list("acd"))
+        ShardJournals(tmp_path, "same", dict.fromkeys("acd", ""))
     write(tmp_path, "1/2", ["e"])
     with pytest.raises(DataError, match="shards of 2, 3"):
-        ShardJournals(tmp_path, "same", list("acd"))
+        ShardJournals(tmp_path, "same", dict.fromkeys("acd", ""))
 
 
 @pytest.fixture(scope="module")

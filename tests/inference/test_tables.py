@@ -11,7 +11,7 @@ from wsss.inference import tables
 
 def frame(image_id: str, cells: int, *, fold: int = 0, first: int = 1) -> pd.DataFrame:
     rng = np.random.default_rng(cells)
-    geometry = {name: np.arange(cells) for name in tables.GEOMETRY}
+    geometry = {name: np.arange(cells) for name in tables.GEOMETRY_COLUMNS}
     return tables.cells_frame(
         image_id,
         fold=fold,

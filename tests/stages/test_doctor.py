@@ -104,7 +104,7 @@ def write_predictions(home: Path, fold: int) -> Path:
     for name in (f"im{n}" for n in range(8)):
         scores = np.full((2, 19), 0.05, np.float32)
         scores[:, 0], scores[:, 3], scores[:, 5] = 0.9, 0.9 * (name != "im2"), 0.9 * (name == "im4")
-        geometry = {column: np.zeros(2) for column in tables.GEOMETRY}
+        geometry = {column: np.zeros(2) for column in tables.GEOMETRY_COLUMNS}
         ids = np.array([1, 2])
         frames.append(
             tables.cells_frame(

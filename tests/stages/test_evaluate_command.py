@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 from wsss.core import rle
 from wsss.core.checks import DataError
 from wsss.evaluate import main
-from wsss.inference import tables
+from wsss.inference import submission, tables
 
 K, SIZE = 3, (40, 50)
 OTHER_NUMBER = {1: 4, 2: 3, 3: 2, 4: 1}
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
                 fold=0,
                 size=SIZE,
                 cell_ids=np.array(list(found), int),
-                geometry={name: np.zeros(len(found)) for name in tables.GEOMETRY},
+                geometry={name: np.zeros(len(found)) for name in tables.GEOMETRY_COLUMNS},
                 scores=rng.random((len(found), K)),
                 rle=list(found.values()),
             )
@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
     tables.write_cells(preds, frames)
     tables.write_images(preds, table)
     sizes = table.assign(ImageHeight=SIZE[0], ImageWidth=SIZE[1])
-    tables.write_submission(preds / "submission.csv", sizes, tables.iter_cells(preds), min_score=0)
+    submission.write_submission(preds / "submission.csv", sizes, tables.iter_cells(preds), min_score=0)
     pd.DataFrame(truth, columns=["ID", "cell", "Label"]).to_csv(tmp_path / "truth.csv", index=False)
     return tmp_path
 

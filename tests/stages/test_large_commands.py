@@ -14,7 +14,7 @@ from wsss.core.checks import ConfigError
 from wsss.core.files import read_json
 from wsss.core.rle import decode_pairs, encode_pairs
 from wsss.segmenters.coco import paint_outlines, read_outlines
-from wsss.stages.report_masks import shrunk
+from wsss.stages.mask_predictions import shrunk
 
 SIZE = (100, 150)
 
@@ -141,7 +141,7 @@ def small_images(tmp_path: Path) -> Path:
 
 
 def test_shrinking_takes_the_mean_of_squares_across_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsss.stages.report_masks.PART", 10)
+    monkeypatch.setattr("wsss.stages.mask_predictions.PART", 10)
     image = np.random.default_rng(0).random((2, 27, 19))
     found = shrunk(lambda y0, y1, x0, x1: image[:, y0:y1, x0:x1], (27, 19), 4)
     assert found.shape == (2, 7, 5)

@@ -16,7 +16,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.options.infer import InferOptions
 from wsss.options.masks import MaskInferConfig
 from wsss.stages.infer_masks import write_image
-from wsss.stages.report_masks import expected_iou
+from wsss.stages.mask_predictions import expected_iou
 
 EVIL = "<img src=x onerror=\"document.title='broken'\">"
 SIZES = {"a b": (60, 96), EVIL: (50, 30), "empty": (20, 20), "failed": (20, 20)}

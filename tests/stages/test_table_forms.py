@@ -20,7 +20,8 @@ from wsss.core.labels import HPA
 from wsss.data.image_files import ImageFiles, read_path_list
 from wsss.data.masks import open_masks
 from wsss.data.tables import leave_out, read_labels
-from wsss.inference.tables import iter_submission, read_cells, read_images
+from wsss.inference.submission import iter_submission
+from wsss.inference.tables import read_cells, read_images
 from wsss.metrics.cells import read_cell_truth
 from wsss.options.download import DownloadOptions
 from wsss.segmenters.painted import TableMasks

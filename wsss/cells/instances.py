@@ -352,27 +352,33 @@ def renumber(labels: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def fill_holes(mask: np.ndarray, most: float) -> np.ndarray:
     """Fill the holes of at most `most` pixels in a (H, W) bool mask; what touches the image's border is no hole."""
-    _, holes, stats, _ = cv2.connectedComponentsWithStats(1 - mask.astype(np.uint8), connectivity=4)
+    holes, inner, area = _holes(mask == 0)
+    return mask | (inner & (area <= most))[holes]
+
+
+def _holes(background: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number the 4-connected parts of a (H, W) bool background, from 1; 0 is the rest.
+
+    Returns:
+        (H, W) int32 numbers; of each number whether it is a part that does not touch the border, and its area in px.
+    """
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(background.astype(np.uint8), connectivity=4)
     left, top, wide, high, area = stats.T
-    inner = (left > 0) & (top > 0) & (left + wide < mask.shape[1]) & (top + high < mask.shape[0])
-    fill = inner & (area <= most)
-    fill[0] = False
-    return mask | fill[holes]
+    inner = (left > 0) & (top > 0) & (left + wide < background.shape[1]) & (top + high < background.shape[0])
+    inner[0] = False
+    return parts, inner, area
 
 
 def fill_cells(labels: np.ndarray) -> np.ndarray:
     """Give the background that a single cell encloses to that cell; gaps between several cells stay."""
-    count, holes, stats, _ = cv2.connectedComponentsWithStats((labels == 0).astype(np.uint8), connectivity=4)
-    left, top, wide, high, _ = stats.T
-    inner = (left > 0) & (top > 0) & (left + wide < labels.shape[1]) & (top + high < labels.shape[0])
-    low, high_id = np.full(count, np.iinfo(np.int32).max), np.zeros(count, np.int64)
+    holes, inner, _ = _holes(labels == 0)
+    low, high_id = np.full(len(inner), np.iinfo(np.int32).max), np.zeros(len(inner), np.int64)
     for one, two in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
         for here, there in ((one, two), (two, one)):
             at = (labels[here] == 0) & (labels[there] > 0)
             np.minimum.at(low, holes[here][at], labels[there][at])
             np.maximum.at(high_id, holes[here][at], labels[there][at])
     owner = np.where(inner & (low == high_id), high_id, 0).astype(np.int32)
-    owner[0] = 0
     return np.where(labels == 0, owner[holes], labels)
 
 

@@ -9,17 +9,14 @@ from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
-from skimage.measure import label
 
 from wsss.core.label_maps import Geometry
+from wsss.options.scoring import ScoreConfig
 
 GEOMETRY_COLUMNS = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 
-BRIGHT, SMALL = 1.4, 0.75
-"""Condensed chromatin: so much brighter in blue, and less than this share of the area, of the median nucleus."""
-
 FEW = 1 / 8
-"""Up to this share of the pixels, the highest ones are found through QuantilePlan; above it, cell by cell."""
+"""Up to this share of the pixels, the highest ones are found for all cells at once; above it, cell by cell."""
 UNEVEN = 16
 """Cells are handled one by one where the largest is this many times the mean: a padded table would be mostly empty."""
 GOLDEN = (5**0.5 - 1) / 2
@@ -110,10 +107,22 @@ def visible_share(label_map: np.ndarray, content: tuple[int, int] | None = None)
     sizes = cells.sums(cells.stops - cells.starts)
     edges = np.unique(np.concatenate([inner[0], inner[-1], inner[:, 0], inner[:, -1]]))
     cut = np.isin(cells.ids, edges)
+    return shown_share(sizes, cut).astype(np.float32)
+
+
+def shown_share(areas: np.ndarray, cut: np.ndarray) -> np.ndarray:
+    """Estimate how much of each cell the image shows: 1 for whole cells, area / median whole area for cut ones.
+
+    Args:
+        areas: (N,), of what is shown.
+        cut: (N,) bool, whether the border cuts the cell; without any whole cell all shares are 1.
+
+    Returns:
+        (N,) float64 in (0, 1].
+    """
     if cut.all():
-        return np.ones(len(cells.ids), np.float32)
-    share = np.minimum(1, sizes / np.median(sizes[~cut]))
-    return np.where(cut, share, 1).astype(np.float32)
+        return np.ones(len(areas))
+    return np.where(cut, np.minimum(1, areas / np.median(areas[~cut])), 1)
 
 
 @dataclass(frozen=True)
@@ -202,36 +211,6 @@ def cell_maxima(values: np.ndarray, cells: CellPixels) -> np.ndarray:
     return np.maximum.reduceat(values, cells.starts) if len(cells) else values[:0]
 
 
-@dataclass(frozen=True)
-class QuantilePlan:
-    """What a high quantile of the cells needs, made once for all maps of an image.
-
-    The quantile is the `counts`-th highest value of a cell. Deal the cell's pixels into that many groups: as many
-    values reach the lowest of the groups' maxima, so this floor is at most the wanted value. In cells whose pixels are
-    `spread` each group samples the whole cell, so the floor is close, and few values are left to look at.
-    """
-
-    cells: CellPixels
-    counts: np.ndarray
-    """(N,) int64, from 1 to the size of the cell."""
-    groups: np.ndarray
-    """(sum of counts,) int64, where each group begins in `cells.order`."""
-
-    @classmethod
-    def make(cls, cells: CellPixels, counts: np.ndarray) -> "QuantilePlan":
-        """Deal the pixels of each cell into `counts` groups."""
-        number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        sizes, many = np.repeat(cells.sizes, counts), np.repeat(counts, counts)
-        return cls(cells, counts, np.repeat(cells.starts, counts) + number * sizes // many)
-
-    def find(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the counts-th highest of each cell's values and the next higher one, (N,) both."""
-        floor = np.minimum.reduceat(np.maximum.reduceat(values, self.groups), np.cumsum(self.counts) - self.counts)
-        ranked, _ = ranked_above(values, self.cells, floor, self.counts.max())
-        rows, width = np.arange(len(ranked)), ranked.shape[1]
-        return ranked[rows, width - self.counts], ranked[rows, width - np.maximum(self.counts - 1, 1)]
-
-
 def ranked_above(values: np.ndarray, cells: CellPixels, floor: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
     """Sort the values of each cell that lie above its floor.
 
@@ -255,16 +234,26 @@ def ranked_above(values: np.ndarray, cells: CellPixels, floor: np.ndarray, least
 
 
 def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
-    """Prepare the quantile of each cell, linear between neighbours as np.quantile: (P,) in [0, 1] -> (N,) float64."""
+    """Prepare the quantile of each cell, linear between neighbours as np.quantile: (P,) in [0, 1] -> (N,) float64.
+
+    It is about the n-th highest value of a cell. Deal the cell's pixels into n groups: as many values reach the lowest
+    of the groups' maxima, so this floor is at most the wanted value. In cells whose pixels are `spread` each group
+    samples the whole cell, so the floor is close, and few values are left to look at.
+    """
     place = quantile * (cells.sizes - 1)
     low = place.astype(np.int64)
-    share = place - low
-    if is_uneven(cells) or (cells.sizes - low).sum() > FEW * len(cells.order):
+    share, counts = place - low, cells.sizes - low
+    if is_uneven(cells) or counts.sum() > FEW * len(cells.order):
         return _one_by_one(cells, partial(row_quantile, quantile=quantile))
-    plan = QuantilePlan.make(cells, cells.sizes - low)
+    begins, rows = np.cumsum(counts) - counts, np.arange(len(cells))
+    number = np.arange(counts.sum()) - np.repeat(begins, counts)
+    sizes, many = np.repeat(cells.sizes, counts), np.repeat(counts, counts)
+    groups = np.repeat(cells.starts, counts) + number * sizes // many
 
     def rule(values: np.ndarray) -> np.ndarray:
-        lowest, higher = plan.find(values)
+        floor = np.minimum.reduceat(np.maximum.reduceat(values, groups), begins)
+        ranked, _ = ranked_above(values, cells, floor, counts.max())
+        lowest, higher = (ranked[rows, ranked.shape[1] - k] for k in (counts, np.maximum(counts - 1, 1)))
         return lowest + (higher - lowest) * share
 
     return rule
@@ -318,7 +307,7 @@ def row_quantile(values: np.ndarray, quantile: float) -> float:
     count = len(values) - int(place)
     if count > FEW * len(values):
         return _interpolated(values, int(place), place - int(place))
-    # the same floor as in QuantilePlan, the groups being the columns of a table that is `count` wide
+    # the same floor as in quantile_rule, the groups being the columns of a table that is `count` wide
     floor = values[: len(values) // count * count].reshape(-1, count).max(axis=0).min()
     kept = values[np.flatnonzero(values > floor)]  # quicker than a mask
     if len(kept) < count:
@@ -344,6 +333,32 @@ def row_top_mean(values: np.ndarray, share: float) -> float:
     return float((top[sure].sum(dtype=np.float64) + unsure[len(unsure) - missing :].sum(dtype=np.float64)) / count)
 
 
+def region_rule(cells: CellPixels, config: ScoreConfig) -> Rule:
+    """Prepare the rule `config.region` for the cells of one image."""
+    match config.region:
+        case "quantile":
+            return quantile_rule(cells, config.quantile)
+        case "topk":
+            return top_mean_rule(cells, config.top_share)
+        case "max":
+            return partial(cell_maxima, cells=cells)
+        case _:  # lse and logit are means of raised maps
+            return partial(cell_means, cells=cells)
+
+
+def image_rule(config: ScoreConfig) -> Callable[[np.ndarray], float]:
+    """Prepare the rule `config.region` for all pixels of an image: (P,) -> float."""
+    match config.region:
+        case "quantile":
+            return partial(row_quantile, quantile=config.quantile)
+        case "topk":
+            return partial(row_top_mean, share=config.top_share)
+        case "max":
+            return lambda values: float(values.max())
+        case _:
+            return lambda values: float(values.mean())
+
+
 @dataclass(frozen=True)
 class _Axis:
     """How one axis of the map lies on the original image."""
@@ -358,59 +373,37 @@ class _Axis:
     """Pixels of the map that show the image."""
 
 
-def describe_cells(
-    label_map: np.ndarray,
-    nuclei: np.ndarray | None = None,
-    *,
-    geometry: Geometry | None = None,
-    blue: np.ndarray | None = None,
-    pixel_um: float | None = None,
-) -> pd.DataFrame:
-    """Measure every cell of a label map.
+def measure_cells(label_map: np.ndarray, *, geometry: Geometry | None = None) -> pd.DataFrame:
+    """Return `cell_id`, centre, box, area and contact with the border of every cell: GEOMETRY_COLUMNS.
 
     Args:
         label_map: (H, W) int, 0 background, ids with or without gaps; at original or stored size.
-        nuclei: (H, W) int label map of nuclei, with the cells' ids or its own.
         geometry: how the map lies on the original image; None if it is the original image.
-        blue: (H, W) nuclear stain, for the mitotic hint; needs `nuclei`.
-        pixel_um: size of an original pixel in micrometres, for the columns `_um`.
-
-    Returns:
-        One row per cell, in rising id: `cell_id`, the geometry columns of the table contract (boxes half-open),
-        `pieces` (connected parts) and `share_inside` (estimated share of the cell that the image shows, in (0, 1]).
-        With nuclei also `n_nuclei`, `nucleus_id` (the largest one, 0 for none) and `nucleus_area_px`; with blue
-        `mitotic`, true where the nucleus is bright and small as condensed chromatin is: a hint, not a finding.
 
     Raises:
-        ValueError: the maps differ in size, or `label_map` is none.
+        ValueError: the map has neither of these sizes.
     """
-    for name, other in (("nuclei", nuclei), ("blue", blue)):
-        if other is not None and other.shape != label_map.shape:
-            raise ValueError(f"{name} is {other.shape}, the label map {label_map.shape}: they must match.")
-    axes = _axes(label_map.shape, geometry)
-    table = _measure(cell_runs(label_map), axes)
-    ids = table["cell_id"].to_numpy()
-    table["pieces"] = _pieces(label_map, ids)
-    if nuclei is None:
-        table["share_inside"] = _share_by_area(table)
-    else:
-        pairs = _pair(label_map, nuclei, ids)
-        table["n_nuclei"], table["nucleus_id"] = pairs.n_nuclei.to_numpy(), pairs.nucleus_id.to_numpy()
-        bodies = _measure(cell_runs(nuclei), axes)
-        nucleus = bodies.set_index("cell_id").reindex(table.nucleus_id)
-        table["nucleus_area_px"] = nucleus.area_px.fillna(0).to_numpy().astype(np.int64)
-        table["share_inside"] = _share_inside(table, nucleus.reset_index(drop=True), axes)
-        if blue is not None:
-            table["mitotic"] = table.nucleus_id.isin(_condensed(group_pixels(nuclei), blue, bodies.area_px))
-    return _add_um(table, pixel_um) if pixel_um is not None else table
-
-
-def measure_cells(label_map: np.ndarray, *, geometry: Geometry | None = None) -> pd.DataFrame:
-    """Return `cell_id` and the geometry columns of `describe_cells` alone: all that the tables of predictions hold.
-
-    Counting the parts of every cell, which `describe_cells` does too, takes most of its time on a large map.
-    """
-    return _measure(cell_runs(label_map), _axes(label_map.shape, geometry))
+    cells, (vertical, horizontal) = cell_runs(label_map), _axes(label_map.shape, geometry)
+    table = pd.DataFrame({"cell_id": cells.ids})
+    heights, widths = vertical.counts[cells.rows], _between(horizontal.counts, cells)
+    areas = cells.sums(heights * widths)
+    # a cell thinner than one original pixel has no weight: every pixel counts the same then
+    lost = (areas == 0)[cells.owner]
+    heights, widths = np.where(lost, 1, heights), np.where(lost, cells.stops - cells.starts, widths)
+    across = np.where(
+        lost, _between(horizontal.centres, cells), _between(horizontal.counts * horizontal.centres, cells)
+    )
+    total = cells.sums(heights * widths)
+    table["center_y"] = cells.sums(heights * widths * vertical.centres[cells.rows]) / total
+    table["center_x"] = cells.sums(heights * across) / total
+    y0, x0, y1, x1 = cells.boxes().T
+    for low, high, axis, names in ((y0, y1, vertical, ("y0", "y1")), (x0, x1, horizontal, ("x0", "x1"))):
+        start = np.minimum(axis.first[low], axis.first[-1] - 1)
+        table[names[0]], table[names[1]] = start, np.maximum(axis.first[high], start + 1)
+    table["area_px"] = np.maximum(areas, 1).astype(np.int64)
+    touches = (y0 == 0) | (x0 == 0) | (y1 >= vertical.content) | (x1 >= horizontal.content)
+    table["touches_border"] = touches
+    return table[["cell_id", *GEOMETRY_COLUMNS]]
 
 
 def _axes(shape: tuple[int, ...], geometry: Geometry | None) -> tuple[_Axis, _Axis]:
@@ -437,130 +430,7 @@ def _axis(length: int, content: int, original: int) -> _Axis:
     return _Axis(counts, centres, np.searchsorted(source, np.arange(length + 1)), content)
 
 
-def _measure(cells: CellRuns, axes: tuple[_Axis, _Axis]) -> pd.DataFrame:
-    """Return id, centre, box, area and contact with the border of every cell."""
-    vertical, horizontal = axes
-    table = pd.DataFrame({"cell_id": cells.ids})
-    heights, widths = vertical.counts[cells.rows], _between(horizontal.counts, cells)
-    areas = cells.sums(heights * widths)
-    # a cell thinner than one original pixel has no weight: every pixel counts the same then
-    lost = (areas == 0)[cells.owner]
-    heights, widths = np.where(lost, 1, heights), np.where(lost, cells.stops - cells.starts, widths)
-    across = np.where(
-        lost, _between(horizontal.centres, cells), _between(horizontal.counts * horizontal.centres, cells)
-    )
-    total = cells.sums(heights * widths)
-    table["center_y"] = cells.sums(heights * widths * vertical.centres[cells.rows]) / total
-    table["center_x"] = cells.sums(heights * across) / total
-    y0, x0, y1, x1 = cells.boxes().T
-    for low, high, axis, names in ((y0, y1, vertical, ("y0", "y1")), (x0, x1, horizontal, ("x0", "x1"))):
-        start = np.minimum(axis.first[low], axis.first[-1] - 1)
-        table[names[0]], table[names[1]] = start, np.maximum(axis.first[high], start + 1)
-    table["area_px"] = np.maximum(areas, 1).astype(np.int64)
-    touches = (y0 == 0) | (x0 == 0) | (y1 >= vertical.content) | (x1 >= horizontal.content)
-    table["touches_border"] = touches
-    return table[["cell_id", *GEOMETRY_COLUMNS]]
-
-
 def _between(values: np.ndarray, cells: CellRuns) -> np.ndarray:
     """Sum the values (n,) of the columns of each run: (R,)."""
     sums = np.concatenate(([0], np.cumsum(values)))
     return np.asarray(sums[cells.stops] - sums[cells.starts])
-
-
-def _pieces(label_map: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return the number of 8-connected parts of every cell."""
-    parts, count = label(label_map, background=0, connectivity=2, return_num=True)
-    owners = np.zeros(count + 1, label_map.dtype)
-    owners[parts] = label_map  # the pixels of a part are all of one cell
-    return np.bincount(np.searchsorted(ids, owners[1:]), minlength=len(ids))
-
-
-def _pair(label_map: np.ndarray, nuclei: np.ndarray, ids: np.ndarray) -> pd.DataFrame:
-    """Give every nucleus to the cell that holds most of it; return n_nuclei and nucleus_id of every cell.
-
-    Nuclei that share an id but do not touch count one by one.
-    """
-    both = (label_map > 0) & (nuclei > 0)
-    parts = label(nuclei, background=0, connectivity=2)
-    overlap = pd.DataFrame({"cell": label_map[both], "nucleus": nuclei[both], "part": parts[both]})
-    overlap = overlap.groupby(["part", "nucleus", "cell"]).size().rename("pixels").reset_index()
-    overlap = overlap.sort_values(["pixels", "cell"], ascending=[False, True])
-    owned = overlap.drop_duplicates("part")
-    counts = owned.groupby("cell").size().reindex(ids, fill_value=0)
-    largest = owned.drop_duplicates("cell").set_index("cell").nucleus.reindex(ids, fill_value=0)
-    return pd.DataFrame({"n_nuclei": counts, "nucleus_id": largest})
-
-
-def _share_by_area(table: pd.DataFrame) -> np.ndarray:
-    """Compare cells at the border with the median whole cell; all are 1 where none is whole."""
-    whole = table.area_px[~table.touches_border]
-    if whole.empty:
-        return np.ones(len(table))
-    return np.where(table.touches_border, np.minimum(1, table.area_px / whole.median()), 1.0)
-
-
-def _share_inside(table: pd.DataFrame, nucleus: pd.DataFrame, axes: tuple[_Axis, _Axis]) -> np.ndarray:
-    """Estimate the share of each border cell inside the image from its area and where its nucleus lies.
-
-    The cell is taken for a disc around its nucleus: of all such discs the one whose part inside the image has the
-    cell's area. A nucleus that is cut itself is completed to the image's median radius first.
-    """
-    share = _share_by_area(table)
-    cut = (table.touches_border & nucleus.area_px.notna()).to_numpy()
-    if not cut.any():
-        return share
-    frame = np.array([int(axis.first[-1]) for axis in axes], float)
-    whole = nucleus[~nucleus.touches_border.fillna(True).astype(bool)]
-    typical = float(np.sqrt((whole if len(whole) else nucleus).area_px.median() / np.pi))
-    cut_nuclei = nucleus[cut]
-    centres = np.stack(
-        [
-            _completed(cut_nuclei[f"center_{a}"], cut_nuclei[f"{a}0"], cut_nuclei[f"{a}1"], typical, length)
-            for a, length in zip("yx", frame, strict=True)
-        ],
-        axis=1,
-    )
-    share[cut] = _disc_share(centres, table.area_px[cut].to_numpy(float), frame)
-    return share
-
-
-def _completed(centre: pd.Series, low: pd.Series, high: pd.Series, radius: float, length: float) -> np.ndarray:
-    """Move the centre of a nucleus that the border cuts to where a whole one of `radius` would have it."""
-    out = centre.to_numpy(float) + 0.5
-    out = np.where((low == 0) & (high < length), np.minimum(out, high - radius), out)
-    return np.where((high >= length) & (low > 0), np.maximum(out, low + radius), out)
-
-
-def _disc_share(centres: np.ndarray, areas: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """Return the share inside the frame of the discs at `centres` (N, 2) whose inner parts have `areas` (N,)."""
-    steps = np.arange(400)
-    angle = steps * np.pi * (3 - np.sqrt(5))
-    points = np.sqrt((steps + 0.5) / 400)[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
-
-    def inside(radii: np.ndarray) -> np.ndarray:
-        places = centres[:, None] + radii[:, None, None] * points
-        return np.asarray(((places >= 0) & (places < frame)).all(axis=2).mean(axis=1))
-
-    low: np.ndarray = np.zeros(len(areas))
-    high: np.ndarray = np.full(len(areas), 2 * np.hypot(*frame))
-    for _ in range(24):
-        middle = (low + high) / 2
-        enough = inside(middle) * np.pi * middle**2 >= areas
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return np.clip(inside(high), 1 / 400, 1)
-
-
-def _condensed(pixels: CellPixels, blue: np.ndarray, areas: pd.Series) -> np.ndarray:
-    """Return the ids of the nuclei that are brighter and smaller than the image's median nucleus."""
-    if len(pixels) == 0:
-        return pixels.ids
-    light = np.add.reduceat(blue.ravel()[pixels.order], pixels.starts, dtype=np.float64) / pixels.sizes
-    return pixels.ids[(light > BRIGHT * np.median(light)) & (areas < SMALL * areas.median()).to_numpy()]
-
-
-def _add_um(table: pd.DataFrame, pixel_um: float) -> pd.DataFrame:
-    for name in ("center_y", "center_x", "y0", "x0", "y1", "x1"):
-        table[f"{name}_um"] = (table[name] + (0.5 if name.startswith("center") else 0)) * pixel_um
-    table["area_um2"] = table.area_px * pixel_um**2
-    return table

@@ -6,25 +6,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.special import expit, logit
 
-from wsss.cells.regions import (
-    CellPixels,
-    Rule,
-    cell_maxima,
-    cell_means,
-    group_pixels,
-    quantile_rule,
-    row_quantile,
-    row_top_mean,
-    spread,
-    subset,
-    top_mean_rule,
-)
+from wsss.cells.regions import CellPixels, group_pixels, image_rule, region_rule, spread, subset
 from wsss.options.scoring import ScoreConfig
 
 EPSILON = 1e-5
@@ -72,32 +60,6 @@ def _bilinear(given: int, wanted: int) -> np.ndarray:
     out[row, np.minimum(low + 1, given - 1)] += share
     out.setflags(write=False)
     return out
-
-
-def region_rule(cells: CellPixels, config: ScoreConfig) -> Rule:
-    """Prepare the rule `config.region` for the cells of one image."""
-    match config.region:
-        case "quantile":
-            return quantile_rule(cells, config.quantile)
-        case "topk":
-            return top_mean_rule(cells, config.top_share)
-        case "max":
-            return partial(cell_maxima, cells=cells)
-        case _:  # lse and logit are means of raised maps
-            return partial(cell_means, cells=cells)
-
-
-def image_rule(config: ScoreConfig) -> Callable[[np.ndarray], float]:
-    """Prepare the rule `config.region` for all pixels of an image: (P,) -> float."""
-    match config.region:
-        case "quantile":
-            return partial(row_quantile, quantile=config.quantile)
-        case "topk":
-            return partial(row_top_mean, share=config.top_share)
-        case "max":
-            return lambda values: float(values.max())
-        case _:
-            return lambda values: float(values.mean())
 
 
 def raising(config: ScoreConfig) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[Any], Any]]:

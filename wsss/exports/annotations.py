@@ -44,16 +44,21 @@ def feature_text(feature: dict[str, Any]) -> str:
 
 def write_feature_texts(path: Path, features: Iterable[str]) -> int:
     """Write lines of `feature_text` as `write_geojson` writes features."""
+    return _write_list(path, '{"type": "FeatureCollection", "features": [', features, "\n]}\n")
+
+
+def _write_list(path: Path, before: str, items: Iterable[str], after: str) -> int:
+    """Write texts with a comma and a new line between two, whole or not at all, and return their number."""
     count = 0
 
     def pour(stream: IO[bytes]) -> None:
         nonlocal count
         with text_stream(stream, path) as text:
-            text.write('{"type": "FeatureCollection", "features": [')
-            for feature in features:
-                text.write((",\n" if count else "\n") + feature)
+            text.write(before)
+            for item in items:
+                text.write((",\n" if count else "\n") + item)
                 count += 1
-            text.write("\n]}\n")
+            text.write(after)
 
     write_atomic(path, pour)
     return count
@@ -217,29 +222,21 @@ def write_coco(
     Raises:
         DataError: cells of an image that is not in `images`.
     """
+    categories = [{"id": k, "name": name, "supercategory": "cell"} for k, name in enumerate(classes.names)]
+    before = '{"info": ' + json.dumps({"description": "wsss: cells and their classes", "version": "1"})
+    before += ',\n"categories": ' + json.dumps(categories) + ',\n"images": ['
+    before += ",".join("\n" + json.dumps(record) for record in _images(images)) + '],\n"annotations": ['
     numbers = {name: k for k, name in enumerate(images.ID, 1)}
-    count = 0
 
-    def pour(stream: IO[bytes]) -> None:
-        nonlocal count
-        with text_stream(stream, path) as text:
-            text.write('{"info": ' + json.dumps({"description": "wsss: cells and their classes", "version": "1"}))
-            categories = [{"id": k, "name": name, "supercategory": "cell"} for k, name in enumerate(classes.names)]
-            text.write(',\n"categories": ' + json.dumps(categories) + ',\n"images": [')
-            for number, record in enumerate(_images(images)):
-                text.write((",\n" if number else "\n") + json.dumps(record))
-            text.write('],\n"annotations": [')
-            for name, image_cells in cells:
-                if name not in numbers:
-                    raise DataError(f"{path}: cells of {name}, which is not among the images: pass its data set.")
-                for record in _annotations(image_cells, classes, min_score if every_class else None):
-                    count += 1
-                    annotation = {"id": count, "image_id": numbers[name], **record}
-                    text.write((",\n" if count > 1 else "\n") + json.dumps(annotation, allow_nan=False))
-            text.write("]}\n")
+    def annotations() -> Iterator[dict[str, Any]]:
+        for name, image_cells in cells:
+            if name not in numbers:
+                raise DataError(f"{path}: cells of {name}, which is not among the images: pass its data set.")
+            for record in _annotations(image_cells, classes, min_score if every_class else None):
+                yield {"image_id": numbers[name], **record}
 
-    write_atomic(path, pour)
-    return count
+    numbered = ({"id": count, **record} for count, record in enumerate(annotations(), 1))
+    return _write_list(path, before, (json.dumps(record, allow_nan=False) for record in numbered), "]}\n")
 
 
 def _images(images: pd.DataFrame) -> Iterator[dict[str, Any]]:

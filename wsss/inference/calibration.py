@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
@@ -88,7 +89,7 @@ def platt_curve(
     weights = weights * effective_size(weights) / weights.sum()  # as many events as the sample is worth
     yes, no = float((weights * truth).sum()), float((weights * (1 - truth)).sum())
     target = truth * (yes + 1) / (yes + 2) + (1 - truth) / (no + 2)
-    odds = _logit(np.asarray(scores, np.float64))
+    odds = logit(np.clip(np.asarray(scores, np.float64), expit(-LOGIT), expit(LOGIT)))
     twice = np.concatenate([odds, odds])[:, None]
     labels = np.repeat([1, 0], len(odds))
     sides = np.concatenate([weights * target, weights * (1 - target)])
@@ -97,14 +98,8 @@ def platt_curve(
     if slope <= 0:
         return _rising("constant", np.array([0.0, 1.0]), np.full(2, np.average(target, weights=weights)))
     grid = np.linspace(-LOGIT, LOGIT, 97)
-    x = np.concatenate([[0], 1 / (1 + np.exp(-grid[1:-1])), [1]])
-    return _rising(method, x, 1 / (1 + np.exp(-(slope * grid + shift))))
-
-
-def _logit(scores: np.ndarray) -> np.ndarray:
-    least = 1 / (1 + np.exp(LOGIT))
-    inside = np.clip(scores, least, 1 - least)
-    return np.log(inside / (1 - inside))
+    x = np.concatenate([[0], expit(grid[1:-1]), [1]])
+    return _rising(method, x, expit(slope * grid + shift))
 
 
 def _rising(method: str, x: np.ndarray, y: np.ndarray) -> Curve:

@@ -1,6 +1,6 @@
 """Checkpoints: trained networks with their run records; which of them predicts which images, and the proof of it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -22,7 +22,7 @@ from wsss.models.encoder import is_custom, source_digest
 from wsss.models.unet import Unet, build_unet
 from wsss.models.weights import load_weights, strip
 from wsss.runs.record import RunRecord, check_unseen, fold_name, has_seen
-from wsss.runs.run_folder import RunFolder
+from wsss.runs.run_folder import RunFolder, find_folders
 
 Net = TypeVar("Net", CamNet, Unet)
 
@@ -77,25 +77,34 @@ class CamCheckpoint(Checkpoint[CamNet]):
         return (self.record, *(unet.record for unet in self.unets))
 
 
-def cam_checkpoint(record: RunRecord, net: CamNet, fitted: FeatureClassifier | None) -> CamCheckpoint:
-    """Return a classifier with the feature classifier beside it, and its share of the score as fitted with that."""
-    return CamCheckpoint(record, net, fitted, network_share=None if fitted is None else fitted.network_share)
-
-
-def weights_of(folder: RunFolder, *, snapshots: bool = False) -> list[Path]:
-    """Return the file of the best weights of a folder, or those at the end of each cycle.
+def cam_checkpoint(
+    record: RunRecord, tensors: dict[str, Tensor], where: Path, device: Device, fitted: FeatureClassifier | None
+) -> CamCheckpoint:
+    """Return a classifier with the weights `tensors`, from `where`, and the feature classifier fitted beside it.
 
     Raises:
-        ConfigError: snapshots are asked for, and there are none.
+        DataError: the weights are not of this network.
     """
-    if not snapshots:
-        return [folder.best]
-    paths = folder.snapshots()
-    if not paths:
-        raise ConfigError(
-            f"{folder.path} holds no snapshots: train with --optim.schedule cosine (or cyclic) --optim.cycles N."
-        )
-    return paths
+    recipe: Any = record.recipe  # that of the task
+    net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
+    load_weights(net, tensors, where)
+    share = None if fitted is None else fitted.network_share
+    return CamCheckpoint(record, device.settle(net).eval(), fitted, network_share=share)
+
+
+def _weights_of(run: Path, *, snapshots: bool) -> Iterator[tuple[RunFolder, Path]]:
+    """Yield the folder and the file of the best weights of each fold of a run, or of those at the end of each cycle.
+
+    Raises:
+        ConfigError: there is no such run, or snapshots are asked for, and there are none.
+    """
+    for folder in find_folders(run):
+        paths = folder.snapshots() if snapshots else [folder.best]
+        if not paths:
+            raise ConfigError(
+                f"{folder.path} holds no snapshots: train with --optim.schedule cosine (or cyclic) --optim.cycles N."
+            )
+        yield from ((folder, path) for path in paths)
 
 
 def trained_since(provenance: Mapping[str, Any]) -> list[Path]:
@@ -115,14 +124,14 @@ def trained_since(provenance: Mapping[str, Any]) -> list[Path]:
     return list(dict.fromkeys(changed))
 
 
-def load_classifiers(folder: RunFolder, device: Device, *, snapshots: bool = False) -> list[CamCheckpoint]:
-    """Load the best classifier of a folder, or those at the end of each cycle of its learning rate.
+def load_run(run: Path, device: Device, *, snapshots: bool = False) -> list[CamCheckpoint]:
+    """Load the best classifier of each fold of a run, or those at the end of each cycle of its learning rate.
 
     Raises:
-        ConfigError: snapshots are asked for, and there are none.
+        ConfigError: there is no such run, or snapshots are asked for, and there are none.
         DataError: see `load_classifier`.
     """
-    return [load_classifier(folder, device, path) for path in weights_of(folder, snapshots=snapshots)]
+    return [load_classifier(folder, device, path) for folder, path in _weights_of(run, snapshots=snapshots)]
 
 
 def load_classifier(folder: RunFolder, device: Device, weights: Path | None = None) -> CamCheckpoint:
@@ -133,19 +142,15 @@ def load_classifier(folder: RunFolder, device: Device, weights: Path | None = No
     """
     record, tensors = folder.read(weights)
     record.check_task("classify")
-    net = _cam_net(record, strip(tensors, "net."), device)
-    return cam_checkpoint(record, net, _load_feature_classifier(folder, record))
+    fitted = _load_feature_classifier(folder, record)
+    return cam_checkpoint(record, strip(tensors, "net."), record.path, device, fitted)
 
 
 def load_unets(
-    folder: RunFolder, device: Device, task: str, encoder: str = "", *, snapshots: bool = False
+    run: Path, device: Device, task: str, encoder: str = "", *, snapshots: bool = False
 ) -> list[Checkpoint[Unet]]:
-    """Load the best U-Net of a folder, or those at the end of each cycle; see `load_unet`.
-
-    Raises:
-        ConfigError: snapshots are asked for, and there are none.
-    """
-    return [load_unet(folder, device, task, encoder, path) for path in weights_of(folder, snapshots=snapshots)]
+    """Load the best U-Net of each fold of a run, or those at the end of each cycle; see `load_run` and `load_unet`."""
+    return [load_unet(folder, device, task, encoder, path) for folder, path in _weights_of(run, snapshots=snapshots)]
 
 
 def load_unet(
@@ -193,13 +198,6 @@ def _check_encoder(record: RunRecord, trusted: str) -> None:
         )
 
 
-def _cam_net(record: RunRecord, tensors: dict[str, Tensor], device: Device) -> CamNet:
-    recipe: Any = record.recipe  # that of the task
-    net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
-    load_weights(net, tensors, record.path)
-    return device.settle(net).eval()
-
-
 def _load_feature_classifier(folder: RunFolder, record: RunRecord) -> FeatureClassifier | None:
     """Load the feature classifier beside a network, if there is one.
 
@@ -217,13 +215,14 @@ def _load_feature_classifier(folder: RunFolder, record: RunRecord) -> FeatureCla
     return fitted
 
 
-def check_fits(checkpoint: CamCheckpoint, data: DataSet) -> None:
-    """Refuse a network made for other classes or channels than the data set's.
+def check_fits(checkpoints: Sequence[CamCheckpoint], data: DataSet) -> None:
+    """Refuse networks made for other classes or channels than the data set's.
 
     Raises:
         DataError: they differ.
     """
-    checkpoint.record.check_fits("classify", data.classes.names, data.channels, data.folder)
+    for checkpoint in checkpoints:
+        checkpoint.record.check_fits("classify", data.classes.names, data.channels, data.folder)
 
 
 def bits_note(records: Sequence[RunRecord], data: DataSet) -> str:
@@ -268,6 +267,16 @@ Plan = list[tuple[list[CamCheckpoint], list[int]]]
 MaskPlan = list[tuple[list[Checkpoint[Unet]], list[int]]]
 """Which mask networks predict which images."""
 AnyCheckpoint = TypeVar("AnyCheckpoint", CamCheckpoint, Checkpoint[Unet])
+
+
+def images_of(plan: Plan) -> list[int]:
+    """Return the images that a plan predicts."""
+    return [index for _, indices in plan for index in indices]
+
+
+def networks_of(plan: Plan) -> list[CamCheckpoint]:
+    """Return the networks that a plan predicts with, part by part."""
+    return [checkpoint for checkpoints, _ in plan for checkpoint in checkpoints]
 
 
 def plan_all(checkpoints: list[CamCheckpoint], data: DataSet) -> Plan:

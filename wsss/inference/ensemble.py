@@ -12,9 +12,8 @@ from scipy.stats import rankdata
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress
 from wsss.core.csv_text import read_text
-from wsss.core.files import digest_file
 from wsss.data.origin import read_provenance
-from wsss.inference.tables import gathered, iter_cells, read_cells, read_images, score_columns
+from wsss.inference.tables import cells_file, gathered, iter_cells, read_cells, read_images, score_columns, table_digest
 from wsss.runs.result_record import check_recorded, record_over
 
 ROUNDS = 20
@@ -136,8 +135,7 @@ class Prediction:
 
     def facts(self) -> dict[str, Any]:
         """Return what the blend's record says of it."""
-        name = "cells.parquet" if (self.folder / "cells.parquet").exists() else "cells.csv"
-        return {"path": str(self.folder), name: digest_file(self.folder / name)}
+        return {"path": str(self.folder), cells_file(self.folder).name: table_digest(self.folder)}
 
 
 def read_predictions(folders: list[Path]) -> list[Prediction]:

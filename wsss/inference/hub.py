@@ -25,9 +25,9 @@ from wsss.core.seals import check_own_length
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint, cam_checkpoint, check_alike
-from wsss.models.cam_net import CamNet, build_cam_net
+from wsss.models.cam_net import CamNet
 from wsss.models.device import Device
-from wsss.models.weights import load_weights, strip
+from wsss.models.weights import strip
 from wsss.runs.record import NETWORK, check_network_record, record_from
 from wsss.runs.run_folder import RunFolder, first_of, read_tensors
 
@@ -116,16 +116,13 @@ def load_model(folder: Path, device: Device) -> list[CamCheckpoint]:
     checkpoints = []
     for facts in networks:
         # Whose images reached it stayed at its maker's: nothing may be predicted out of fold with it.
-        record = record_from(facts, folder / facts["name"], [], None, digest)
-        recipe: Any = record.recipe  # of a classifier
-        net = build_cam_net(recipe, channels=len(record.channels), classes=len(record.classes), pretrained=False)
-        load_weights(net, strip(tensors, f"{facts['name']}."), folder / WEIGHTS)
-        net = device.settle(net).eval()
         name = facts["name"]
+        record = record_from(facts, folder / name, [], None, digest)
         kept = first_of(folder / _feature_classifier_file(name), folder / f"opinion-{name}.safetensors")
         features = tuple(describe_features(record.stains))
         feature_classifier = load_feature_classifier(kept, features) if _belongs(kept, files) else None
-        checkpoints.append(cam_checkpoint(record, net, feature_classifier))
+        weights = strip(tensors, f"{name}.")
+        checkpoints.append(cam_checkpoint(record, weights, folder / WEIGHTS, device, feature_classifier))
     return checkpoints
 
 

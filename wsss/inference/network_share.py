@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -75,7 +74,7 @@ def fit_network_share(
     truth = data.labels[[image.index for image in scored]]
     if len(scored) < LEAST_IMAGES or not truth.any():
         return None
-    tables = [pd.read_feather(BytesIO(image.payload)) for image in scored]
+    tables = [image.cells for image in scored]
     rescore = _rescorer(checkpoint, task, tables, data.classes.negative)
     by_step = np.stack([rescore(float(step)) for step in STEPS])
     draws = rng.integers(0, len(truth), (DRAWS, len(truth)))

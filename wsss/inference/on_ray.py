@@ -17,7 +17,7 @@ from wsss.core.console import say
 from wsss.core.runtime import MOST_LOSSES, connect, go_to
 from wsss.inference.checkpoints import Plan
 from wsss.inference.pipeline import Scored, predict
-from wsss.inference.sources import Task
+from wsss.inference.sources import Task, batches_of
 from wsss.models.device import keep_freed_memory
 
 BATCHES = 4
@@ -44,16 +44,11 @@ class Chunk:
 def make_chunks(plan: Plan, folds: list[int], batch: int, done: set[int]) -> list[Chunk]:
     """Cut a plan into chunks of its batches, without those whose images are all done.
 
-    Args:
-        plan: networks and images.
-        folds: what the tables say of the images of each entry.
-        batch: images of a batch.
-        done: indices of the images that are there already.
+    `folds` are what the tables say of the images of each entry of the plan.
     """
     chunks = []
     for entry, ((_, indices), fold) in enumerate(zip(plan, folds, strict=True)):
-        batches = [indices[b : b + batch] for b in range(0, len(indices), batch)]
-        todo = [images for images in batches if not set(images) <= done]
+        todo = batches_of(indices, batch, done)
         for start in range(0, len(todo), BATCHES):
             chunks.append(Chunk(entry, fold, [index for images in todo[start : start + BATCHES] for index in images]))
     return chunks

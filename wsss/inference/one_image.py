@@ -5,7 +5,6 @@ It takes the same steps as `infer` on a whole data set, without a file.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,14 +19,14 @@ from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.data.catalog import DataSet
 from wsss.data.pixels import to_uint8
 from wsss.inference.calibration import Calibration, load_calibration
-from wsss.inference.checkpoints import CamCheckpoint, check_alike, load_classifier
+from wsss.inference.checkpoints import CamCheckpoint, check_alike, load_run
 from wsss.inference.hub import is_model, load_model, pull_model
 from wsss.inference.pipeline import make_sample, score_now, take_part
+from wsss.inference.provenance import check_origin, digests
 from wsss.inference.published import Published, Target, load_published
-from wsss.inference.sources import Task, check_origin, digests, source_shares
+from wsss.inference.sources import Task, source_shares
 from wsss.models.device import Device, choose_device
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
-from wsss.runs.run_folder import find_folders
 from wsss.segmenters import Field
 from wsss.segmenters.classical import segment_field
 
@@ -143,7 +142,7 @@ class Model:
             published=self.published,
         )
         (scored,) = score_now(task, self.checkpoints, [make_sample(data, 0, stored, cells_map, nuclei)])
-        (cells,) = take_part([pd.read_feather(BytesIO(scored.payload))], "")
+        (cells,) = take_part([scored.cells], "")
         return cells
 
 
@@ -252,10 +251,7 @@ def _trained(source: str | Path, device: Device) -> tuple[list[CamCheckpoint], s
     """Return the networks of a run or shared model, and its folder."""
     text = str(source)
     folder = pull_model(text.removeprefix("hf:")) if text.startswith("hf:") else Path(source)
-    if is_model(folder):
-        checkpoints = load_model(folder, device)
-    else:
-        checkpoints = [load_classifier(fold, device) for fold in find_folders(folder)]
+    checkpoints = load_model(folder, device) if is_model(folder) else load_run(folder, device)
     check_alike(checkpoints, str(folder))
     return checkpoints, str(folder)
 

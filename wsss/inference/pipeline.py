@@ -3,14 +3,12 @@
 Reading, networks, cell scores and encoding overlap; memory is bounded by a batch. A journal keeps the finished images.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,14 +16,16 @@ from threadpoolctl import threadpool_limits
 
 from wsss.cells.regions import cell_ids, measure_cells, visible_share
 from wsss.cells.scoring import Part, blend_parts, image_scores, own_share
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError
 from wsss.core.console import progress, say
 from wsss.core.rle import encode_label_map
 from wsss.core.runtime import cores
 from wsss.data.catalog import DataSet
 from wsss.data.origin import image_marks
 from wsss.inference.checkpoints import CamCheckpoint, Plan
-from wsss.inference.sources import Batch, Sample, Source, Task, look, shows_one_class, sources_of
+from wsss.inference.shards import ShardJournals
+from wsss.inference.sources import Batch, Sample, Source, Task, batches_of, shows_one_class, sources_of
+from wsss.inference.submission import write_submission
 from wsss.inference.tables import (
     EMBEDDINGS,
     cells_frame,
@@ -34,9 +34,8 @@ from wsss.inference.tables import (
     write_cells,
     write_embeddings,
     write_images,
-    write_submission,
 )
-from wsss.options.infer import Shard
+from wsss.models.cam_net import class_maps
 from wsss.runs.inputs import Digests
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output
@@ -47,92 +46,6 @@ HALF = "half"
 """Key of what was computed in half precision, in the records of a journal and in provenance.json."""
 EMBEDDING = "embedding"
 """What stands before the names of the vectors' elements in a payload."""
-
-
-def take(shard: Shard, plan: Plan, batch: int) -> Plan:
-    """Keep this shard's batches of a plan.
-
-    Shards are whole batches, dealt out in turn. So every image is in the batch that one process would put it in, and
-    the scores are the same to the last bit.
-    """
-    out: Plan = []
-    place = 0  # of the batch among all of the plan, so that small folds do not all fall to the first shards
-    for checkpoints, indices in plan:
-        batches = [indices[b : b + batch] for b in range(0, len(indices), batch)]
-        mine = [cut for k, cut in enumerate(batches, place) if k % shard.count == shard.number - 1]
-        out.append((checkpoints, [index for cut in mine for index in cut]))
-        place += len(batches)
-    return [(checkpoints, indices) for checkpoints, indices in out if indices]
-
-
-class ShardJournals:
-    """The journals of all shards in a folder, read as one.
-
-    Args:
-        folder: where the shards wrote.
-        read: what they must have worked on.
-        wanted: the keys they must have done, every one once.
-
-    Raises:
-        DataError: there are none, they are of several cuts, or of another prediction; a key is missing, or comes twice.
-    """
-
-    def __init__(self, folder: Path, read: object, wanted: Iterable[str]) -> None:
-        shards = _find(folder)
-        with ExitStack() as stack:
-            self._place: dict[str, Journal] = {}
-            for shard in shards:
-                journal = stack.enter_context(Journal(folder / shard.journal, read, way_out="or run the shards again"))
-                self._add(journal)
-            _check_whole(folder, shards, self._place, list(wanted))
-            self._stack = stack.pop_all()
-        self.paths = [folder / shard.journal for shard in shards]
-
-    def _add(self, journal: Journal) -> None:
-        for key in sorted(journal.keys()):
-            if key in self._place:
-                raise DataError(
-                    f"{key} is in {self._place[key].path} and in {journal.path}: one of the files is a copy, or was "
-                    "made with another --shard. Remove it, and run its shard again."
-                )
-            self._place[key] = journal
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def get(self, key: str) -> tuple[dict[str, Any], bytes] | None:
-        """Return (record, payload) of `key`, or None if no shard was to do it."""
-        return self._place[key].get(key) if key in self._place else None
-
-
-def _find(folder: Path) -> list[Shard]:
-    """Return the shards that wrote into a folder, by number."""
-    names = (re.fullmatch(r"shard-(\d+)-of-(\d+)\.sqlite", path.name) for path in folder.glob("shard-*.sqlite"))
-    shards = sorted((Shard(int(name[1]), int(name[2])) for name in names if name), key=lambda shard: shard.number)
-    if not shards:
-        raise DataError(f"{folder} holds no shards: run infer with --shard 1/n ... n/n into it first.")
-    counts = sorted({shard.count for shard in shards})
-    if len(counts) > 1:
-        raise DataError(f"{folder} holds shards of {some(counts)}: keep those of one n, and remove the others.")
-    return shards
-
-
-def _check_whole(folder: Path, shards: list[Shard], done: dict[str, Journal], wanted: list[str]) -> None:
-    missing = [key for key in wanted if key not in done]
-    if missing:
-        count = shards[0].count
-        unseen = sorted(set(range(1, count + 1)) - {shard.number for shard in shards})
-        lacking = f" There is no file of shard {some([f'{k}/{count}' for k in unseen])}." if unseen else ""
-        raise DataError(
-            f"{folder} lacks {len(missing)} of {len(wanted)} images ({some(missing)}).{lacking} "
-            "Run the unfinished shards again; what they have done is kept."
-        )
-    extra = sorted(set(done) - set(wanted))
-    if extra:
-        raise DataError(f"{folder} holds {some(extra)}, which are not to be predicted: the shards are of other images.")
 
 
 @dataclass(frozen=True)
@@ -146,16 +59,14 @@ class Scored:
     """Its cells: the blended table and, as columns 'source:class', the parts and, as 'embedding:name', the vectors;
     Arrow IPC."""
 
+    @property
+    def cells(self) -> pd.DataFrame:
+        """Its cells as a table."""
+        return pd.read_feather(BytesIO(self.payload))
+
 
 def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: int) -> Scored:
-    """Score one image's cells by all sources, blend, and add geometry and masks.
-
-    Args:
-        task: data and rules.
-        sources: what scores.
-        sample: the image, with what the networks saw.
-        fold: what the tables say of the image.
-    """
+    """Score one image's cells by all sources, blend, and add geometry and masks."""
     sample = replace(sample, vectors={source.name: source.describe(sample) for source in sources})
     parts = [
         Part(source.name, source.group, source.share, source.score(sample))
@@ -256,12 +167,10 @@ def write_results(
     *,
     embeddings: bool = False,
 ) -> int:
-    """Write all tables and print a summary; return the number of images without a result.
+    """Write all tables into `out` and print a summary; return the number of images without a result.
 
     Args:
-        out: the folder.
-        data: what was predicted.
-        journal: the finished images.
+        out, data, journal: where to, of what data set, from which finished images.
         parts: parts of the score to write beside the blend, each into its folder.
         min_score: predictions below it are left out of submission.csv.
         shown: the folder as messages name it.
@@ -342,18 +251,11 @@ def predict_plan(task: Task, plan: Plan, folds: list[int], skip: set[int]) -> It
 def predict(
     task: Task, checkpoints: list[CamCheckpoint], indices: list[int], skip: set[int], fold: int
 ) -> Iterator[Scored]:
-    """Score images with the mean of `checkpoints`, in batches in order.
+    """Score images with the mean of `checkpoints`, in batches in order; batches of images of `skip` alone are left out.
 
-    Args:
-        task: data and rules.
-        checkpoints: the networks.
-        indices: the images.
-        skip: images whose results are there already; batches of such images alone are left out.
-        fold: what the tables say of these images; -1 for not out of fold.
+    `fold` is what the tables say of the images, -1 for not out of fold.
     """
     sources = sources_of(checkpoints, task)
-    batches = [indices[b : b + task.batch] for b in range(0, len(indices), task.batch)]
-    todo = [batch for batch in batches if not set(batch) <= skip]
     with (
         threadpool_limits(1, "blas"),  # the small products of the scores, which have their threads already
         ThreadPoolExecutor(HELPERS) as readers,
@@ -362,7 +264,7 @@ def predict(
         ThreadPoolExecutor(1) as network,
     ):
         finished: list[Future[Scored]] = []
-        for samples in _ahead(readers, task, todo):
+        for samples in _ahead(readers, task, batches_of(indices, task.batch, skip)):
             running = network.submit(_score_batch, task, checkpoints, sources, samples, fold, cutter, writers)
             # while the network runs, so that a kill costs no more than what is under way
             yield from (future.result() for future in finished)
@@ -429,7 +331,7 @@ def _score_batch(
     batch = Batch(samples, np.stack([sample.image for sample in samples]))
     # the first crops are cut while the maps are made
     crops = [None if (cut := source.cut(batch)) is None else _one_ahead(cutter, cut) for source in sources]
-    maps = look(checkpoints, task, batch)
+    maps = [class_maps(checkpoint.net, batch.images, task.device, task.tta) for checkpoint in checkpoints]
     seen = {source.name: source.see(batch, of_source or ()) for source, of_source in zip(sources, crops, strict=True)}
     scoring = []
     for b, sample in enumerate(samples):

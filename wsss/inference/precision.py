@@ -3,10 +3,8 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 
 import numpy as np
-import pandas as pd
 import torch
 
 from wsss.inference.checkpoints import CamCheckpoint
@@ -48,13 +46,9 @@ class Trial:
 
 
 def try_half(task: Task, checkpoints: list[CamCheckpoint], indices: Sequence[int], *, parts: bool = False) -> Trial:
-    """Score a few images in float32 and bfloat16 by turns.
+    """Score the first TRIED images of `indices`, at least one, in float32 and bfloat16 by turns.
 
-    Args:
-        task: data and rules; its device is the CPU in float32.
-        checkpoints: the networks.
-        indices: images, at least one; the first TRIED of them are scored.
-        parts: whether the parts of the scores are written too, and so must not differ either.
+    The device of the task is the CPU in float32. With `parts`, the parts of the scores must not differ either.
     """
     ways = [task, replace(task, device=Device(task.device.place, torch.bfloat16))]
     ratios, apart = [], []
@@ -71,7 +65,6 @@ def _score(task: Task, checkpoints: list[CamCheckpoint], sample: Sample, parts: 
     began = time.process_time()
     (scored,) = score_now(task, checkpoints, [sample])
     seconds = time.process_time() - began
-    frame = pd.read_feather(BytesIO(scored.payload))
-    columns = [name for name in map(str, frame) if name.rpartition(":")[2].isdecimal() and (parts or ":" not in name)]
-    cells = frame[columns].to_numpy()
-    return np.append(cells, scored.record["probs"]), seconds
+    table = scored.cells
+    columns = [name for name in map(str, table) if name.rpartition(":")[2].isdecimal() and (parts or ":" not in name)]
+    return np.append(table[columns].to_numpy(), scored.record["probs"]), seconds

@@ -10,11 +10,11 @@ from wsss.cells.scoring import resize
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
 from wsss.inference.checkpoints import CamCheckpoint, Plan, plan_oof
+from wsss.inference.sources import batches_of
 from wsss.models.cam_net import class_maps
 from wsss.models.device import Device
 from wsss.options.masks import IGNORE
-from wsss.options.pseudo import PseudoConfig
-from wsss.options.scoring import TtaConfig
+from wsss.options.pseudo import PseudoConfig, PseudoOptions
 
 GRID = 4
 """Maps are kept, and refined, at one pixel for this many of the stored image."""
@@ -66,33 +66,27 @@ def label_maps(
     data: DataSet,
     checkpoints: list[CamCheckpoint],
     indices: list[int],
-    tta: TtaConfig,
-    config: PseudoConfig,
+    options: PseudoOptions,
     device: Device,
-    *,
-    batch: int,
     skip: set[int],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield (index, maps (n, g, g) float32, peaks (n,)) of the classes that each image bears; g is size / GRID.
 
-    Images of `skip` are left out; batches are cut before that, so that what they hold does not depend on it.
+    Images of `skip` are left out.
     """
     size = (data.size // GRID, data.size // GRID)
-    for first in range(0, len(indices), batch):
-        chosen = indices[first : first + batch]
-        if set(chosen) <= skip:
-            continue
+    for chosen in batches_of(indices, options.batch, skip):
         images = np.stack([data.image(i) for i in chosen])
-        cells = [_cells_or_none(data, i, config) for i in chosen]
-        averaged = [class_maps(checkpoint.net, images, device, tta)[0] for checkpoint in checkpoints]
+        cells = [_cells_or_none(data, i, options.pseudo) for i in chosen]
+        averaged = [class_maps(checkpoint.net, images, device, options.tta)[0] for checkpoint in checkpoints]
         maps = np.mean(averaged, axis=0)  # (B, K, h, w)
         for b, i in enumerate(chosen):
             label_map = cells[b]
             if label_map is None or i in skip:
                 continue
             positive = np.maximum(resize(maps[b][data.labels[i] > 0], size), 0)
-            positive = refine(positive, _shrunk(images[b]), config)
-            yield i, positive, peaks_of(values_of(positive, label_map, config))
+            positive = refine(positive, _shrunk(images[b]), options.pseudo)
+            yield i, positive, peaks_of(values_of(positive, label_map, options.pseudo))
 
 
 def _cells_or_none(data: DataSet, index: int, config: PseudoConfig) -> np.ndarray | None:

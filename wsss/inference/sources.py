@@ -8,10 +8,9 @@ at a time).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,18 +19,17 @@ import torch.nn.functional as F
 
 from wsss.cells.instances import crop_batches, window_batches
 from wsss.cells.scoring import GROUPS, Group, Share, cell_cam_scores, take_shares
-from wsss.core.checks import ConfigError, DataError, some
-from wsss.core.files import as_read, digest_file
-from wsss.core.runtime import Overlap, versions
+from wsss.core.checks import DataError, some
+from wsss.core.runtime import Overlap
 from wsss.data.catalog import DataSet
 from wsss.feature_classifier.features import cell_features, describe_features
 from wsss.inference.calibration import Calibration
-from wsss.inference.checkpoints import CamCheckpoint, Plan
+from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.published import Published
-from wsss.models.cam_net import class_maps, crop_outputs
+from wsss.models.cam_net import crop_outputs
 from wsss.models.device import Device, check_outputs, in_parts
 from wsss.models.unet import Unet
-from wsss.options.infer import Embeddings, InferOptions
+from wsss.options.infer import Embeddings
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 
 BLOCK = 4
@@ -59,6 +57,15 @@ class Task:
     """Published networks that score too."""
     overlap: Overlap | None = None
     """The segmentation that runs at the same time and is waited for, image by image; None where the cells are there."""
+
+
+def batches_of(images: list[int], size: int, done: Set[int] = frozenset()) -> list[list[int]]:
+    """Cut the images of a plan into batches, and leave out those of which all images are done.
+
+    The cut does not depend on what is done, so that an interrupted run gives the very numbers of one that was not.
+    """
+    batches = [images[first : first + size] for first in range(0, len(images), size)]
+    return [batch for batch in batches if not set(batch) <= done]
 
 
 @dataclass(frozen=True)
@@ -100,13 +107,10 @@ class Batch:
     images: np.ndarray
     """(B, C, S, S) uint8."""
 
-    def split(self, scores: np.ndarray) -> list[np.ndarray]:
-        """Cut (N, K) scores of the cells of all images into those of each image."""
-        return np.split(scores, np.cumsum([len(sample.cell_ids) for sample in self.samples])[:-1])
-
     def pairs(self, outputs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Join scores and vectors that came some cells at a time, and cut them into those of each image."""
-        scores, vectors = (self.split(np.concatenate(parts)) for parts in zip(*outputs, strict=True))
+        stops = np.cumsum([len(sample.cell_ids) for sample in self.samples])[:-1]
+        scores, vectors = (np.split(np.concatenate(parts), stops) for parts in zip(*outputs, strict=True))
         return list(zip(scores, vectors, strict=True))
 
 
@@ -278,7 +282,8 @@ class FeatureScores(Source):
         if score.feature_share == 0:
             return None
         lacking = [str(checkpoint.path) for checkpoint in checkpoints if checkpoint.feature_classifier is None]
-        if lacking and any(_wants_features(checkpoint) for checkpoint in checkpoints):
+        some_have = len(lacking) < len(checkpoints)
+        if lacking and (some_have or any(one.recipe.feature_classifier.enabled is True for one in checkpoints)):
             raise DataError(
                 f"{some(lacking)} has no feature classifier (feature_classifier.safetensors), which the run wants: run "
                 "the same train command again with --feature_classifier.enabled true to make it, or pass "
@@ -337,20 +342,17 @@ class UnetScores(Source):
     def see(self, batch: Batch, crops: Iterable[np.ndarray]) -> Sequence[list[np.ndarray]]:
         """Return the class maps (K, h, w) float32 in [0, 1] of each U-Net, for each image."""
         nets = {net.digest: net.net for checkpoint in self.checkpoints for net in checkpoint.unets}
-        maps = [self._maps(net, batch.images) for net in nets.values()]
+        images = batch.images
+        maps = [np.concatenate(in_parts(net, images.shape, partial(self._ask, net, images))) for net in nets.values()]
         return [[of_net[b] for of_net in maps] for b in range(len(batch.samples))]
 
-    def _maps(self, net: Unet, images: np.ndarray) -> np.ndarray:
+    def _ask(self, net: Unet, images: np.ndarray, rows: slice) -> np.ndarray:
         device = self.task.device
-
-        def see(rows: slice) -> np.ndarray:
-            with device.autocast():
-                logits = net(device.put(torch.from_numpy(images[rows]))).logits
-            maps = F.avg_pool2d(logits.float().sigmoid(), BLOCK).cpu()
-            check_outputs(maps)
-            return np.asarray(maps.numpy())
-
-        return np.concatenate(in_parts(net, images.shape, see))
+        with device.autocast():
+            logits = net(device.put(torch.from_numpy(images[rows]))).logits
+        maps = F.avg_pool2d(logits.float().sigmoid(), BLOCK).cpu()
+        check_outputs(maps)
+        return np.asarray(maps.numpy())
 
     def score(self, sample: Sample) -> np.ndarray:
         """Return the mean of the U-Nets' scores, which go by the image's probabilities too."""
@@ -399,14 +401,15 @@ class PublishedScores(SeenScores):
         return self.model.to_classes(probs.float().cpu().numpy()), vectors.float().cpu().numpy()
 
 
-def _wants_features(checkpoint: CamCheckpoint) -> bool:
-    return checkpoint.feature_classifier is not None or checkpoint.recipe.feature_classifier.enabled is True
-
-
 SOURCES: tuple[type[Source], ...] = (ImageProbs, CamScores, CropScores, FeatureScores, UnetScores)
 """Every source, those of a group in the order in which they take their shares."""
 ALWAYS = (ImageProbs.name, CamScores.name)
 """Sources that cost no more than the image's probabilities, which are always made; others run only for a share."""
+
+
+def recorded() -> dict[str, type[Source]]:
+    """Return the sources with a digest of their own, by its key in provenance.json."""
+    return {kind.record: kind for kind in SOURCES if kind.record}
 
 
 def sources_of(checkpoints: Sequence[CamCheckpoint], task: Task) -> list[Source]:
@@ -429,25 +432,6 @@ def shows_one_class(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) ->
         return score.one_class
     known = [checkpoint.feature_classifier for checkpoint in checkpoints]
     return bool(known) and all(classifier is not None and classifier.one_class for classifier in known)
-
-
-def check_embeddings(wanted: Embeddings, plan: Plan, score: ScoreConfig, crops: CropConfig) -> None:
-    """Refuse crop features that could not be compared between cells, or for which no crops are cut.
-
-    Raises:
-        ConfigError: several networks would make them, or crops.mode is none.
-    """
-    if wanted is False or not plan:
-        return
-    if wanted == "crops" and crops.mode == "none":
-        raise ConfigError("--embeddings crops needs crops, and crops.mode is none: pass --crops.mode fit.")
-    cut = wanted == "crops" or any(CropScores.name in source_shares(group, score, crops) for group, _ in plan)
-    if cut and len({checkpoints[0].digest for checkpoints, _ in plan}) > 1:
-        raise ConfigError(
-            "--embeddings with crop features needs one network for all images, since features of different networks "
-            "have no common axes, and --oof takes another one for each fold: leave --oof out, pass one fold's folder "
-            "as --run, or keep the cell features alone (--embeddings true --score.crop_share 0)."
-        )
 
 
 def source_shares(
@@ -485,21 +469,6 @@ def feature_share(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) -> S
     return 1 - np.mean(known, axis=0) if np.any(known) else 1.0
 
 
-def mean_shares(shares: Mapping[str, Share]) -> dict[str, float]:
-    """Return each share, the mean over the classes where they differ."""
-    return {name: float(np.mean(share)) for name, share in shares.items()}
-
-
-def digests(checkpoint: CamCheckpoint) -> dict[str, Any]:
-    """Return the digests of a network and of all that scores beside it, as they stand in provenance.json."""
-    return {"weights": checkpoint.digest} | {kind.record: kind.digest(checkpoint) for kind in SOURCES if kind.record}
-
-
-def look(checkpoints: Sequence[CamCheckpoint], task: Task, batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the raw class maps (B, K, h, w) and probabilities (B, K) of each network of the run."""
-    return [class_maps(checkpoint.net, batch.images, task.device, task.tta) for checkpoint in checkpoints]
-
-
 def map_scores(
     task: Task, sample: Sample, maps: np.ndarray, probs: np.ndarray, *, normalised: bool = False
 ) -> np.ndarray:
@@ -517,78 +486,3 @@ def map_scores(
         content=sample.content,
         normalised=normalised,
     )
-
-
-def prediction_facts(
-    options: InferOptions, data: DataSet, plan: Plan, published: Sequence[Published] = ()
-) -> dict[str, Any]:
-    """Return what stands in provenance.json: data, networks, rules and versions."""
-    facts = {
-        "data": str(data.folder),
-        "table": data.manifest["table"],
-        "oof": options.oof,
-        "score": asdict(options.score),
-        "crops": asdict(options.crops),
-        "tta": asdict(options.tta),
-        "batch": options.batch,
-        "precision": options.precision,
-        "min_score": options.min_score,
-        "calibration": None if options.calibration is None else digest_file(options.calibration),
-        "sources": mean_shares(source_shares(plan[0][0], options.score, options.crops, published)) if plan else {},
-        "members": [
-            _planned(checkpoint, indices, options.oof) for checkpoints, indices in plan for checkpoint in checkpoints
-        ],
-        "parts": options.parts,
-        "versions": versions(),
-    }
-    if options.run is not None:
-        facts["run"] = str(options.run)
-    if options.embeddings:  # predictions made before there were any are not out of date
-        facts["embeddings"] = options.embeddings
-    if options.runtime != "torch":
-        facts["runtime"] = options.runtime
-    if published:
-        facts["published"] = {model.name: model.facts() for model in published}
-    return as_read(facts)
-
-
-def _planned(checkpoint: CamCheckpoint, indices: list[int], oof: bool) -> dict[str, Any]:
-    facts: dict[str, Any] = {"path": str(checkpoint.path), "held_out_fold": checkpoint.fold}
-    made = checkpoint.record.meta()
-    facts |= {"trained_on": len(checkpoint.record.train_ids), "train_ids": made["train_ids"]}
-    facts |= {"ancestors": made["ancestors"], "unet_paths": [str(unet.path) for unet in checkpoint.unets]}
-    facts |= {"predicts": len(indices)}
-    # plan_oof has refused anything else
-    return facts | digests(checkpoint) | ({"seen_and_predicted": 0} if oof else {})
-
-
-def check_origin(calibration: Calibration, facts: Mapping[str, Any], path: Path) -> None:
-    """Refuse curves that were fitted to scores of other networks or other rules.
-
-    Args:
-        calibration: the curves.
-        facts: of the predictions to calibrate, as in provenance.json.
-        path: of the curves.
-
-    Raises:
-        DataError: they differ.
-    """
-    for name, wanted in (dict.fromkeys(["published"]) | origin_of(facts)).items():
-        known = calibration.origin.get(name, None if name == "published" else wanted)
-        if known != wanted:
-            what = "published networks" if name == "published" else name
-            raise DataError(
-                f"{path} was fitted to scores made with other {what}: predict with those, or make it again from "
-                "predictions of this run with these options (python -m wsss.calibrate)."
-            )
-
-
-def origin_of(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Take out of the provenance of predictions what shapes their scores; each network once."""
-    origin = {name: facts[name] for name in ("score", "crops", "tta", "published") if name in facts}
-    if "members" in facts:
-        keys = ["weights", *(kind.record for kind in SOURCES if kind.record)]
-        origin["members"] = sorted(
-            {"/".join(str(checkpoint.get(key)) for key in keys) for checkpoint in facts["members"]}
-        )
-    return origin

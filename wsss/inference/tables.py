@@ -1,27 +1,23 @@
-"""The tables of predictions: cells.csv and cells.parquet with a row a cell, images.csv with a row an image;
-and the competition's submission, `ID,ImageWidth,ImageHeight,PredictionString`.
+"""The tables of predictions: cells.csv and cells.parquet with a row a cell, images.csv with a row an image.
 
 They are the contract with the outside world, so they are checked when read: by us, or by whoever made them.
 Positions and sizes are in pixels of the original image; the score of class k stands in the column named k.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 
-from wsss.core import rle
-from wsss.core.checks import DataError, check_range, some
+from wsss.cells.regions import GEOMETRY_COLUMNS
+from wsss.core.checks import DataError, some
 from wsss.core.csv_text import (
     any_case,
     carried_columns,
     check_columns,
     csv_bytes,
-    iter_text,
     numbers,
     read_text,
     unguard_text,
@@ -33,8 +29,7 @@ from wsss.data.ids import check_names
 from wsss.data.origin import PROVENANCE, check_predictions, read_provenance
 from wsss.runs.result_record import check_recorded, check_sizes
 
-GEOMETRY = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
-CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY)
+CELL_COLUMNS = ("ID", "cell_id", "fold", "ImageHeight", "ImageWidth", *GEOMETRY_COLUMNS)
 IMAGE_COLUMNS = ("ID", "fold", "n_cells", "status")
 _AGAIN = "Run python -m wsss.infer again to make it."
 WHOLE = ("cell_id", "fold", "ImageHeight", "ImageWidth", "y0", "x0", "y1", "x1", "area_px")
@@ -74,7 +69,7 @@ def cells_frame(
         fold: the fold that held it out, -1 for none.
         size: (H, W) of the original image.
         cell_ids: (N,) values of the cells in the label map.
-        geometry: the columns of GEOMETRY, (N,) each.
+        geometry: the columns of GEOMETRY_COLUMNS, (N,) each.
         scores: (N, K) in [0, 1].
         rle: N masks as COCO counts at `size`.
     """
@@ -85,7 +80,7 @@ def cells_frame(
         "ImageHeight": np.full(len(cell_ids), size[0], np.int64),
         "ImageWidth": np.full(len(cell_ids), size[1], np.int64),
     }
-    for name in GEOMETRY:
+    for name in GEOMETRY_COLUMNS:
         kind = bool if name == "touches_border" else np.int64 if name in WHOLE else np.float64
         columns[name] = np.asarray(geometry[name], kind)
     columns |= {str(k): np.asarray(scores[:, k], np.float32) for k in range(scores.shape[1])}
@@ -147,11 +142,10 @@ EMBEDDINGS = "embeddings.parquet"
 
 
 def write_embeddings(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
-    """Write embeddings.parquet from frames that are taken one by one; return the elements of a vector.
+    """Write embeddings.parquet from frames that are taken one by one: ID, cell_id and a column for each element.
 
-    Args:
-        folder: of the prediction.
-        frames: ID, cell_id and one column for each element.
+    Returns:
+        the elements of a vector.
     """
     width = 0
 
@@ -167,13 +161,9 @@ def write_embeddings(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
 
 
 def read_embeddings(folder: Path, cells: pd.DataFrame) -> pd.DataFrame | None:
-    """Read the vectors of cells, (N, D) float32 with named columns; None where there are none.
+    """Read the vectors of the cells of `read_cells`, (N, D) float32 with named columns; None where there are none.
 
     A cell that vanished when its image was scaled has no vector: its row is NaN.
-
-    Args:
-        folder: of the prediction.
-        cells: from `read_cells`.
 
     Raises:
         DataError: the file is damaged, is not of these cells, or holds other than numbers.
@@ -228,22 +218,25 @@ def read_cells(folder: Path) -> pd.DataFrame:
     Raises:
         DataError: neither is there, or a row is not what it must be; names file and row.
     """
-    path = folder / "cells.parquet"
-    if path.exists():
-        check_recorded(path)
+    path = cells_file(folder)
+    check_recorded(path)
+    if path.suffix == ".parquet":
         table = read_parquet(path, leave_out=["rle"], again=_AGAIN)
         table.index = pd.RangeIndex(1, len(table) + 1)
     else:
-        path = folder / "cells.csv"
-        check_recorded(path)
         table = _unguarded(read_text(path, CELL_COLUMNS))
     return _checked_cells(table, path)
 
 
+def cells_file(folder: Path) -> Path:
+    """Return the file that cells are read from: cells.parquet, or cells.csv where that is not there."""
+    path = folder / "cells.parquet"
+    return path if path.exists() else folder / "cells.csv"
+
+
 def table_digest(folder: Path) -> str:
     """Return the digest of the table of cells, by which figures know the predictions they are of."""
-    path = folder / "cells.parquet"
-    return digest_file(path if path.exists() else folder / "cells.csv")
+    return digest_file(cells_file(folder))
 
 
 def iter_cells(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -347,159 +340,3 @@ def _no_doubles(table: pd.DataFrame, key: list[str], path: Path) -> None:
         row = int(twice[0])
         what = " of ".join(str(v) for v in table[key].iloc[row][::-1])
         raise DataError(f"{path} row {table.index[row]}: {what} comes twice.")
-
-
-COLUMNS = ("ID", "ImageWidth", "ImageHeight", "PredictionString")
-
-
-@dataclass(frozen=True)
-class SubmittedImage:
-    """What a submission says of one image."""
-
-    image_id: str
-    size: tuple[int, int]
-    """(H, W) of the original image; (0, 0) where it could not be read."""
-    class_ids: np.ndarray
-    """(P,) int64."""
-    scores: np.ndarray
-    """(P,) float64 in [0, 1]."""
-    mask_index: np.ndarray
-    """(P,) int64, which of the masks each prediction has."""
-    masks: tuple[bytes, ...]
-    """The distinct masks as COCO counts."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a submission came to."""
-
-    images: int
-    empty: int
-    """Images without a single prediction; they have a row all the same."""
-    predictions: int
-
-
-def write_submission(
-    path: Path,
-    images: pd.DataFrame,
-    cells: Iterable[tuple[str, pd.DataFrame]],
-    *,
-    min_score: float = 0.01,
-) -> Written:
-    """Write a submission; every row is read back and checked first, and the file appears whole or not at all.
-
-    Args:
-        path: the file.
-        images: every image in the wanted order: ID, ImageHeight, ImageWidth (missing sizes become 0).
-        cells: (ID, its cells) in the order of `images`, for those that have cells: `tables.iter_cells`.
-        min_score: leave out predictions below this. Average precision gains from low scores too, so this only
-            keeps the file small.
-
-    Raises:
-        DataError: cells of an image that is not in `images` or comes too late, or a row that does not hold.
-    """
-    check_range("min_score", min_score, 0, 1)
-    check_columns(images, COLUMNS[:3], path)
-    totals = {"empty": 0, "predictions": 0}
-
-    def pour(stream: IO[bytes]) -> None:
-        stream.write((",".join(COLUMNS) + "\n").encode())
-        for image_id, size, rows in _side_by_side(images, cells, path):
-            text = _prediction_string(rows, min_score) if rows is not None else ""
-            where = f"{path} ({image_id})"
-            parsed = parse_row(where, image_id, size, text, _classes(rows, path))
-            totals["empty"] += not text
-            totals["predictions"] += len(parsed.scores)
-            stream.write(f"{_quoted(image_id)},{size[1]},{size[0]},{text}\n".encode())
-
-    write_atomic(path, pour)
-    return Written(len(images), totals["empty"], totals["predictions"])
-
-
-def _side_by_side(
-    images: pd.DataFrame, cells: Iterable[tuple[str, pd.DataFrame]], path: Path
-) -> Iterator[tuple[str, tuple[int, int], pd.DataFrame | None]]:
-    """Yield (ID, size, its cells or None) for every image."""
-    waiting = iter(cells)
-    name, rows = next(waiting, (None, None))
-    sizes = images[["ImageHeight", "ImageWidth"]].fillna(0).to_numpy(np.int64)
-    for image_id, size in zip(images.ID, sizes.tolist(), strict=True):
-        if name == image_id:
-            yield image_id, (size[0], size[1]), rows
-            name, rows = next(waiting, (None, None))
-        else:
-            yield image_id, (size[0], size[1]), None
-    if name is not None:
-        raise DataError(f"{path}: the cells of {name} are not in the order of the images, or it is none of them.")
-
-
-def _classes(cells: pd.DataFrame | None, path: Path) -> int:
-    return len(score_columns(cells, path)) if cells is not None else 0
-
-
-def _prediction_string(cells: pd.DataFrame, min_score: float) -> str:
-    names = [name for name in cells if str(name).isdecimal()]
-    parts = []
-    for values, counts in zip(cells[names].to_numpy(np.float64), cells.rle, strict=True):
-        mask = rle.to_submission(counts.encode("ascii"))
-        kept = np.flatnonzero((values >= min_score) & (values > 0))
-        parts += [f"{names[k]} {values[k]:.6g} {mask}" for k in kept]
-    return " ".join(parts)
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n\r') else text
-
-
-def parse_row(where: str, image_id: str, size: tuple[int, int], text: str, classes: int) -> SubmittedImage:
-    """Read a row of a submission and check all of it: the triplets, class ids, confidences, every mask's size.
-
-    Args:
-        where: file and row, for messages.
-        image_id: the image.
-        size: its (H, W).
-        text: the PredictionString; '' for no predictions.
-        classes: number of classes K.
-
-    Raises:
-        DataError: something does not hold.
-    """
-    words = text.split()
-    if len(words) % 3:
-        raise DataError(f"{where}: {len(words)} words in PredictionString, expected class, confidence, mask each.")
-    try:
-        class_ids = np.array([int(word) for word in words[0::3]], np.int64)
-        scores = np.array([float(word) for word in words[1::3]], np.float64)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}; expected class, confidence, mask each.") from None
-    for values, low, high, what in ((class_ids, 0, classes - 1, "class"), (scores, 0, 1, "confidence")):
-        wrong = values[~((values >= low) & (values <= high))]
-        if wrong.size:
-            raise DataError(f"{where}: the {what} {wrong[0]:g} is outside {low}..{high}.")
-    places: dict[str, int] = {}
-    mask_index = np.array([places.setdefault(word, len(places)) for word in words[2::3]], np.int64)
-    try:
-        masks = tuple(rle.from_submission(word) for word in places)
-        rle.check(masks, size)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
-    return SubmittedImage(image_id, size, class_ids, scores, mask_index, masks)
-
-
-def iter_submission(path: Path, classes: int) -> Iterator[SubmittedImage]:
-    """Read a submission image by image, checking everything; memory is that of a few rows.
-
-    Raises:
-        DataError: the file is missing, has other columns, an image comes twice, or a row does not hold.
-    """
-    check_recorded(path)
-    seen: set[str] = set()
-    for chunk in iter_text(path, COLUMNS, chunk=32):
-        for row, image_id, width, height, text in chunk[list(COLUMNS)].itertuples(name=None):
-            where = f"{path} row {row} ({image_id})"
-            if image_id in seen:
-                raise DataError(f"{where}: the image comes twice.")
-            if not all(re.fullmatch(r"[0-9]{1,9}", text) for text in (width, height)):
-                raise DataError(f"{where}: the image is '{width}' x '{height}', expected pixels.")
-            seen.add(image_id)
-            yield parse_row(where, image_id, (int(height), int(width)), text, classes)

@@ -13,7 +13,14 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import check_no_decimals, first_of, numbers, read_text, unguard_text
 from wsss.core.labels import ClassList, LabelReader
-from wsss.metrics.classify import average_precision, f1, mean_of_classes, reliability, several_class_precision
+from wsss.metrics.classify import (
+    average_precision,
+    check_same_shape,
+    f1,
+    mean_of_classes,
+    reliability,
+    several_class_precision,
+)
 
 CELL_COLUMNS = ("cell_id", "cell", "Cell_index")
 """Names of the column with the cell's number in its label map, in order of preference."""
@@ -181,11 +188,7 @@ class Join:
 
     def scores(self, scores: np.ndarray) -> np.ndarray:
         """Turn the (P, K) scores of predicted cells into the (N, K) scores of the true ones."""
-        return (
-            np.where(self.rows[:, None] >= 0, scores[self.rows], 0)
-            if len(scores)
-            else np.zeros((len(self.rows), scores.shape[1]))
-        )
+        return np.pad(scores, ((0, 1), (0, 0)))[self.rows]  # row -1 is the one of zeros
 
 
 def join_by_number(truth: CellTruth, ids: np.ndarray, cells: np.ndarray) -> Join:
@@ -264,8 +267,7 @@ def confusion(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     Returns:
         (K, K + 1) float64; row the true class, column the predicted one, the last for cells whose scores are all 0.
     """
-    if truth.ndim != 2 or truth.shape != scores.shape:
-        raise ValueError(f"truth is {truth.shape}, scores are {scores.shape}: both must be (N, K).")
+    check_same_shape(truth, scores)
     count, classes = truth.shape
     out = np.zeros((classes, classes + 1))
     if not count:

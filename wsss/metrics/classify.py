@@ -56,7 +56,7 @@ def label_doubts(shares: np.ndarray, labels: np.ndarray, negative: int | None) -
 
 def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the (K,) float64 average precision of each class, as scikit-learn defines it."""
-    _same_shape(truth, scores)
+    check_same_shape(truth, scores)
     out = np.full(truth.shape[1], np.nan)
     for k in np.flatnonzero(truth.sum(axis=0)):
         out[k] = average_precision_score(truth[:, k], scores[:, k])
@@ -92,7 +92,7 @@ def mean_of_classes(values: np.ndarray, without: int | None = None) -> float:
 
 def f1(truth: np.ndarray, scores: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """Return the (K,) float64 F1 of each class when scores >= threshold count as found."""
-    _same_shape(truth, scores)
+    check_same_shape(truth, scores)
     decided = scores >= threshold
     hits = (decided & (truth > 0)).sum(axis=0)
     positives = (truth > 0).sum(axis=0)
@@ -101,7 +101,7 @@ def f1(truth: np.ndarray, scores: np.ndarray, threshold: float = 0.5) -> np.ndar
 
 def precision_recall(truth: np.ndarray, decided: np.ndarray) -> tuple[float, float]:
     """Return precision and recall of 0/1 decisions, all classes together; NaN where none is found or true."""
-    _same_shape(truth, decided)
+    check_same_shape(truth, decided)
     hits = float(((truth > 0) & (decided > 0)).sum())
     wanted, given = float((truth > 0).sum()), float((decided > 0).sum())
     return hits / given if given else float("nan"), hits / wanted if wanted else float("nan")
@@ -138,7 +138,7 @@ def reliability(
 
     Source: expected calibration error, Naeini et al. 2015; Guo et al. 2017 use 15 bins.
     """
-    _same_shape(truth, scores)
+    check_same_shape(truth, scores)
     flat = np.asarray(scores, np.float64).ravel()
     place = np.minimum((flat * bins).astype(np.intp), bins - 1)
     each = np.ones(len(flat)) if weights is None else np.repeat(weights / weights.mean(), truth.shape[1])
@@ -149,6 +149,7 @@ def reliability(
     return Reliability(count, total / some, right / some)
 
 
-def _same_shape(truth: np.ndarray, scores: np.ndarray) -> None:
+def check_same_shape(truth: np.ndarray, scores: np.ndarray) -> None:
+    """Raise ValueError unless both are (N, K)."""
     if truth.ndim != 2 or truth.shape != scores.shape:
         raise ValueError(f"truth is {truth.shape}, scores are {scores.shape}: both must be (N, K).")

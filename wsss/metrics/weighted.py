@@ -278,5 +278,5 @@ def _mean(spreads: Sequence[tuple[float, np.ndarray]], count: int) -> Estimate:
     if not spreads:
         return Estimate(math.nan, math.nan, math.nan, count)
     value = float(np.mean([mean for mean, _ in spreads]))
-    low, high = np.percentile(np.mean([spread for _, spread in spreads], axis=0), (2.5, 97.5))
+    low, high = np.percentile(np.mean([spread for _, spread in spreads], axis=0), LEVELS)
     return Estimate(value, min(float(low), value), max(float(high), value), count)

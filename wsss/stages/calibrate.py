@@ -18,9 +18,8 @@ from wsss.data.tables import read_labels
 from wsss.inference.calibration import Calibration, apply_curves, fit_curves, save_calibration, weak_targets
 from wsss.inference.checkpoints import trained_since
 from wsss.inference.ensemble import Prediction, foreign_note, read_predictions
-from wsss.inference.sources import origin_of
+from wsss.inference.provenance import origin_of
 from wsss.inference.tables import prediction_files
-from wsss.metrics.cells import TrueMasks, read_cell_truth
 from wsss.metrics.classify import reliability
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.figures import Bins, plot_reliability
@@ -28,7 +27,7 @@ from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, at_file
 from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.evaluate import JoinRule, default_classes, join_cells, true_masks
+from wsss.stages.evaluate import GivenCells, default_classes
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""
@@ -75,13 +74,12 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     if note := foreign_note(tables.provenance.get("published", {})):
         say(note)
     cells, basis = _cell_events(options, tables, labels, classes)
-    images = _image_events(tables, labels)
+    both = {"cells": cells, "images": _image_events(tables, labels)}
     curves = {
-        name: fit_curves(events.scores, events.truth, options.method, events.weights)
-        for name, events in _named(cells, images)
+        name: fit_curves(events.scores, events.truth, options.method, events.weights) for name, events in both.items()
     }
-    after = {name: _cross_fitted(events, options.method) for name, events in _named(cells, images)}
-    report: dict[str, Any] = {name: _report(events, after[name], classes) for name, events in _named(cells, images)}
+    after = {name: _cross_fitted(events, options.method) for name, events in both.items()}
+    report: dict[str, Any] = {name: _report(events, after[name], classes) for name, events in both.items()}
     report |= {"cells_compared_with": basis, "preds": str(options.preds), "method": options.method}
     fitted = Calibration(curves["cells"], curves["images"], origin_of(tables.provenance))
     save_calibration(output.path(out.name), fitted, report)
@@ -91,18 +89,14 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
             _bins(events.truth, events.scores, events.weights),
             _bins(events.truth, after[name], events.weights),
         )
-        for name, events in _named(cells, images)
+        for name, events in both.items()
     }
     plot_reliability(panels, output.path(out.with_suffix(".png").name), "share that is true")
     output.publish()
-    for name, events in _named(cells, images):
+    for name, events in both.items():
         _print(name, report[name], [curve.method for curve in curves[name]], len(events.scores))
     say(f"cells are compared with {basis}; 'after' is cross-validated, part by part of the images")
     say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {out}")
-
-
-def _named(cells: Events, images: Events) -> list[tuple[str, Events]]:
-    return [("cells", cells), ("images", images)]
 
 
 def _data(options: CalibrateOptions) -> DataSet | None:
@@ -176,11 +170,9 @@ def _cell_events(
     ids = cells.ID.to_numpy(object)
     groups = _groups(ids, cells.fold.to_numpy())
     if options.truth is not None:
-        truth = read_cell_truth(options.truth, classes)
-        rule = JoinRule(options.join, options.join_iou)
-        with true_masks(options.masks, options.data or recorded_data(options.preds)) as given:
-            masks = TrueMasks(given.cells, truth) if given else None
-            join, how = join_cells(options.preds, options.truth, truth, cells, masks, rule)
+        data = options.data or recorded_data(options.preds)
+        given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
+        truth, join, how = given.join(options.preds, cells, classes)
         rows = join.rows
         known = rows >= 0
         rows = rows[known]

@@ -26,6 +26,7 @@ from wsss.metrics.classify import label_doubts
 from wsss.models.device import GIB, MEMORY_LIMITS, choose_device, free_memory, gpu_precision
 from wsss.options.doctor import DoctorOptions
 from wsss.runs.run_folder import RunFolder, load_checkpoint
+from wsss.stages import spread_evenly
 
 SAMPLES = 64
 """Images that are read, spread over the set."""
@@ -148,7 +149,7 @@ def _pixels(data: DataSet) -> Iterator[Finding]:
     if not len(good):
         yield Finding("bad", "", "no image has pixels: prepare it again")
         return
-    chosen = [int(i) for i in good[np.rint(np.linspace(0, len(good) - 1, min(SAMPLES, len(good)))).astype(int)]]
+    chosen = good[spread_evenly(len(good), SAMPLES)].tolist()
     damaged = data.damaged(chosen)
     if damaged:
         text = f"{len(damaged)} of {len(chosen)} images differ from what was prepared: {some(damaged)}"
@@ -264,17 +265,16 @@ def examine_cells(folder: Path) -> Iterator[Finding]:
     except DataError:
         return  # reported by examine_data
     usable = np.flatnonzero(data.ok)
-    places = np.unique(np.rint(np.linspace(0, len(usable) - 1, min(SAMPLES, len(usable)))).astype(int))
     doubts: dict[str, list[str]] = {}
-    for i in usable[places]:
-        geometry = data.geometry(int(i))
+    for i in usable[spread_evenly(len(usable), SAMPLES)].tolist():
+        geometry = data.geometry(i)
         try:
-            cells = data.cells(int(i))
+            cells = data.cells(i)
         except DataError:
             continue  # missing or broken: reported by examine_data
         if cells.shape != (geometry.height, geometry.width):
             cells = cells[: geometry.content_height, : geometry.content_width]
-        doubts[data.ids[int(i)]] = doubts_of(cells)
+        doubts[data.ids[i]] = doubts_of(cells)
     for note in doubt_notes(doubts):
         yield Finding("note", str(folder), note)
 

@@ -23,14 +23,14 @@ from wsss.inference.ensemble import (
     prepare,
     read_predictions,
 )
-from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images, write_submission
-from wsss.metrics.cells import TrueMasks, read_cell_truth
+from wsss.inference.submission import write_submission
+from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.options.ensemble import EnsembleOptions, given_weights
 from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, in_folder
 from wsss.runs.result_record import record_over
-from wsss.stages.evaluate import JoinRule, default_classes, join_cells, true_masks
+from wsss.stages.evaluate import GivenCells, default_classes
 
 
 def run(options: EnsembleOptions) -> int:
@@ -55,24 +55,23 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
     predictions = read_predictions(options.preds)
     prepared = [prepare(prediction.scores, options.how) for prediction in predictions]
     folds = predictions[0].cells.fold.to_numpy()
-    fitted: Fitted | None = None
     record: dict[str, Any] = {"fitted_on": None, "report": None}
     if options.weights == "auto":
         score, record["fitted_on"] = _target(options, predictions)
         fitted = fit_nested(prepared, folds, options.how, score)
-        weights, scores = fitted.final, fitted.apply(prepared, folds, options.how)
+        scores = fitted.apply(prepared, folds, options.how)
         record["by_fold"] = {str(fold): fold_weights.tolist() for fold, fold_weights in fitted.by_fold.items()}
         record["report"] = _report(prepared, folds, scores, score, options)
-        _print(options, weights, record, int((predictions[0].images.fold < 0).sum()))
+        _print(fitted.final, record, int((predictions[0].images.fold < 0).sum()))
     else:
         count = len(predictions)
         weights = np.array([1.0] * count if options.weights == "equal" else given_weights(options.weights, count))
-        weights = weights / weights.sum()
-        scores = blend(prepared, weights, options.how)
-        _print_differences(options, prepared, weights, scores)
-    _write(options, output.home, predictions, scores, _blend_images(predictions, weights, fitted, options.how))
+        fitted = Fitted({}, weights / weights.sum())
+        scores = fitted.apply(prepared, folds, options.how)
+        _print_differences(options, prepared, fitted.final, scores)
+    _write(options, output.home, predictions, scores, _blend_images(predictions, fitted, options.how))
     record |= {
-        "weights": weights.tolist(),
+        "weights": fitted.final.tolist(),
         "how": options.how,
         "members": [prediction.facts() for prediction in predictions],
     }
@@ -123,11 +122,9 @@ def _target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Sc
 def _cell_target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Score, str]:
     assert options.truth is not None
     cells = predictions[0].cells
-    truth = read_cell_truth(options.truth, _classes(options, predictions[0]))
-    rule = JoinRule(options.join, options.join_iou)
-    with true_masks(options.masks, options.data or recorded_data(options.preds[0])) as given:
-        masks = TrueMasks(given.cells, truth) if given else None
-        join, how = join_cells(options.preds[0], options.truth, truth, cells, masks, rule)
+    data = options.data or recorded_data(options.preds[0])
+    given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
+    truth, join, how = given.join(options.preds[0], cells, _classes(options, predictions[0]))
     true_row = np.full(len(cells), -1)
     true_row[join.rows[join.rows >= 0]] = np.flatnonzero(join.rows >= 0)
 
@@ -166,7 +163,7 @@ def _report(
     return {"blend": full, "equal": score(blend(prepared, np.ones(count), options.how), every), "members": rows}
 
 
-def _print(options: EnsembleOptions, weights: np.ndarray, record: dict[str, Any], late: int) -> None:
+def _print(weights: np.ndarray, record: dict[str, Any], late: int) -> None:
     report = record["report"]
     say(f"weights fitted on the {record['fitted_on']}; each fold scored with weights fitted on the others")
     if late:
@@ -189,17 +186,14 @@ def _print_differences(
         say(f"{str(path)[-40:]:40} {weight:7.3f} {apart.mean() if apart.size else 0:22.4f}")
 
 
-def _blend_images(predictions: list[Prediction], weights: np.ndarray, fitted: Fitted | None, how: str) -> np.ndarray:
+def _blend_images(predictions: list[Prediction], fitted: Fitted, how: str) -> np.ndarray:
     """Return (I, K) scores of the images, blended as their cells are; NaN where an image failed."""
     columns, folds = predictions[0].columns, predictions[0].images.fold.to_numpy()
     by_prediction = [prediction.images[columns].to_numpy(np.float32) for prediction in predictions]
     good = ~np.isnan(np.stack(by_prediction)).any(axis=(0, 2))
     prepared = [prepare(scores[good], how) for scores in by_prediction]
     out = np.full(by_prediction[0].shape, np.nan, np.float32)
-    out[good] = blend(prepared, weights, how)
-    for fold, fold_weights in (fitted.by_fold if fitted else {}).items():
-        of_fold = folds[good] == fold
-        out[np.flatnonzero(good)[of_fold]] = blend([scores[of_fold] for scores in prepared], fold_weights, how)
+    out[good] = fitted.apply(prepared, folds[good], how)
     return out
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,10 @@ from wsss.data.catalog import file_channels, read_manifest
 from wsss.data.origin import read_provenance, recorded_data
 from wsss.data.tables import read_labels
 from wsss.inference.ensemble import foreign_note
+from wsss.inference.submission import iter_submission
 from wsss.inference.tables import (
     is_mask_folder,
     iter_cells,
-    iter_submission,
     prediction_files,
     read_cells,
     read_images,
@@ -53,13 +53,40 @@ Values = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class JoinRule:
-    """How the predicted cells of true ones are found."""
+class GivenCells:
+    """True cells as the options of a stage give them, and how the predicted cells of these are found."""
 
+    table: Path
+    masks: Path | None
+    """Their label maps, in any form that segment reads; None where cells have the numbers of the predictions."""
+    data: Path | None
+    """The data set of the images; None where it is not known."""
     how: str = "auto"
     """auto, number or iou."""
     least: float = 0.5
     """Lowest IoU of the join by overlap."""
+
+    @contextmanager
+    def read(self, classes: ClassList) -> Iterator[tuple[CellTruth, TrueMasks | None]]:
+        """Read the table and open the label maps; print in the end what is to be known of them."""
+        truth = read_cell_truth(self.table, classes)
+        with true_masks(self.masks, self.data) as masks:
+            yield truth, TrueMasks(masks.cells, truth) if masks else None
+
+    def join(self, preds: Path, cells: pd.DataFrame, classes: ClassList) -> tuple[CellTruth, Join, str]:
+        """Return the true cells, which of the `cells` predicted in `preds` stands for each, and how that was found."""
+        with self.read(classes) as (truth, masks):
+            return truth, *join_cells(preds, self, truth, cells, masks)
+
+
+class Evaluation(NamedTuple):
+    """What came of comparing predictions with true cells."""
+
+    report: dict[str, Any]
+    """All figures as a JSON record, null for missing ones."""
+    classes: ClassList
+    truth: CellTruth
+    join: Join
 
 
 def check_numbers(
@@ -130,7 +157,7 @@ def _read(options: EvaluateOptions, digests: Digests) -> dict[str, Any]:
 
 
 def _evaluate(options: EvaluateOptions, output: Output, out: Path) -> None:
-    report, classes = evaluate(options)
+    report, classes, _, _ = evaluate(options)
     write_json(output.path(out.name), report)
     if report["cells"]["confusions"]:
         pictures = (output.path(f"confusion.{kind}") for kind in ("csv", "png"))
@@ -142,23 +169,23 @@ def _evaluate(options: EvaluateOptions, output: Output, out: Path) -> None:
     say(f"written to {out}")
 
 
-def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
-    """Return all figures as a JSON record (null for missing ones), and the classes."""
+def evaluate(options: EvaluateOptions) -> Evaluation:
+    """Compare predictions with true cells."""
     cells = read_cells(options.preds)
-    columns = score_columns(cells, options.preds)
-    classes = _classes(options.data or recorded_data(options.preds), len(columns))
-    truth = read_cell_truth(options.truth, classes)
-    with true_masks(options.masks, options.data or recorded_data(options.preds)) as given:
-        masks = TrueMasks(given.cells, truth) if given else None
-        return _figures(options, cells, truth, masks, classes), classes
+    data = options.data or recorded_data(options.preds)
+    classes = _classes(data, len(score_columns(cells, options.preds)))
+    given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
+    with given.read(classes) as (truth, masks):
+        join, how = join_cells(options.preds, given, truth, cells, masks)
+        report = _figures(options, cells, truth, classes, join, how)
+        report["instances"] = _instances(options, masks, classes) if masks else None
+    return Evaluation(without_nan(report), classes, truth, join)
 
 
 def _figures(
-    options: EvaluateOptions, cells: pd.DataFrame, truth: CellTruth, masks: TrueMasks | None, classes: ClassList
+    options: EvaluateOptions, cells: pd.DataFrame, truth: CellTruth, classes: ClassList, join: Join, joined_by: str
 ) -> dict[str, Any]:
     columns = score_columns(cells, options.preds)
-    rule = JoinRule(options.join, options.join_iou)
-    join, joined_by = join_cells(options.preds, options.truth, truth, cells, masks, rule)
     report: dict[str, Any] = {"format": 1, "preds": str(options.preds), "truth": str(options.truth)}
     report["table"] = table_digest(options.preds)
     scores = join.scores(cells[columns].to_numpy(np.float32))
@@ -182,9 +209,7 @@ def _figures(
         else None,
     }
     report["images"] = _images(labels, probs, classes, options.threshold) if probs else None
-    report["instances"] = _instances(options, masks, classes) if masks else None
-    plain: dict[str, Any] = without_nan(report)
-    return plain
+    return report
 
 
 @contextmanager
@@ -317,17 +342,17 @@ def _number(value: float | None) -> str:
 
 
 def join_cells(
-    preds: Path, table: Path, truth: CellTruth, cells: pd.DataFrame, masks: TrueMasks | None, rule: JoinRule
+    preds: Path, given: GivenCells, truth: CellTruth, cells: pd.DataFrame, masks: TrueMasks | None
 ) -> tuple[Join, str]:
     """Find the predicted cell of each true one.
 
     Args:
         preds: folder of the predictions.
-        table: the table of true cells, for messages.
-        truth: its content.
+        given: where the true cells are from, and the rule: auto joins by overlap where both have masks, else by number,
+            if that can be right.
+        truth: the table of true cells.
         cells: the predicted cells.
         masks: the true label maps.
-        rule: auto joins by overlap where both have masks, else by number, if that can be right.
 
     Returns:
         The join, and how it was made.
@@ -336,7 +361,7 @@ def join_cells(
         DataError: there are no masks to join by, the numbers of the cells are not those of the table, or no cell is
             predicted.
     """
-    how = rule.how
+    how, table = given.how, given.table
     if how == "auto":
         how = "iou" if masks and (preds / "cells.parquet").exists() else "number"
         if how == "number":
@@ -346,10 +371,10 @@ def join_cells(
     elif masks is None:
         raise DataError("--join iou needs the true label maps: pass --masks DIR.")
     else:
-        join = joined(truth, _overlapping(preds, rule.least, masks, cells.ID.nunique()), cells.ID.to_numpy())
+        join = joined(truth, _overlapping(preds, given.least, masks, cells.ID.nunique()), cells.ID.to_numpy())
     if len(truth.ids) and join.missing == len(truth.ids):
         raise DataError(
-            f"no cell of {table} is among the predictions in {preds}: {_apart(truth, cells, how, rule.least)}."
+            f"no cell of {table} is among the predictions in {preds}: {_apart(truth, cells, how, given.least)}."
         )
     return join, how
 

@@ -1,6 +1,6 @@
 """The task 'masks' of `evaluate`: figures of predicted masks, the choice of a threshold, a picture to look at."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,8 @@ import pandas as pd
 from wsss.cells.instances import decode
 from wsss.core.checks import ConfigError, DataError, some, unlike
 from wsss.core.console import say
-from wsss.core.csv_text import read_text, unguard_text, write_csv
+from wsss.core.csv_text import write_csv
 from wsss.core.files import write_json
-from wsss.core.label_maps import find_label_map, read_label_map
-from wsss.core.reading import read_npy
-from wsss.core.seals import check_seal
-from wsss.data.large import LargeImage, LargeMask
 from wsss.data.masks import MaskSet
 from wsss.data.origin import read_provenance
 from wsss.data.tile_set import TileSet, open_set
@@ -24,11 +20,12 @@ from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, s
 from wsss.options.evaluate import EvaluateOptions
 from wsss.reports.overlay import SheetRow, draw_sheet
 from wsss.runs.output import Output
-from wsss.runs.result_record import check_entry, check_recorded, files_of_record
+from wsss.runs.result_record import files_of_record
+from wsss.stages import spread_evenly
+from wsss.stages.mask_predictions import image_table, pixels_of, predicted_map, predicted_probs
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MIN_SIZES = (0, 10, 30, 100)
-AGAIN = "Run infer again to make it."
 NAMES = {"dice": "Dice", "iou": "IoU", "threshold_mean": "mean over IoU .5 to .95", "instance_ap": "instance AP"}
 
 
@@ -62,8 +59,7 @@ def evaluate_masks(options: EvaluateOptions, output: Output, out: Path) -> None:
 
 def _common(options: EvaluateOptions, masks: MaskSet) -> list[int]:
     """Return the images with truth and a prediction."""
-    check_recorded(options.preds / "images.csv")
-    table = unguard_text(read_text(options.preds / "images.csv", ("ID", "status")))
+    table = image_table(options.preds)
     done = set(table.ID[table.status == "ok"])
     indices = [i for i, name in enumerate(masks.ids) if masks.has_truth[i] and name in done]
     if not indices:
@@ -81,15 +77,6 @@ def _apart(masks: MaskSet, table: pd.DataFrame) -> str:
     if both := sorted(set(with_mask) & set(table.ID)):
         return f"{some(both)} could not be predicted"
     return unlike(with_mask, table.ID.tolist(), "the truth", "the predictions")
-
-
-def predicted_map(preds: Path, name: str, record: dict[str, Any]) -> np.ndarray:
-    """Return the predicted objects of an image, (H, W) int32; a mask that is not parted is object 1."""
-    probs = preds / "probs" / f"{name}.npy"  # not compressed: its size is the image's
-    sizes = [read_npy(probs, AGAIN, mapped=True).shape[1:]] if probs.exists() else []
-    if record["segmentation"]["objects"]:
-        return read_label_map(find_label_map(preds / "objects", name), *sizes)
-    return (read_label_map(preds / "masks" / f"{name}.png", *sizes) > 0).astype("int32")
 
 
 def _search(
@@ -122,21 +109,6 @@ def _pairs(preds: Path, masks: MaskSet, indices: list[int]) -> Iterator[tuple[np
         yield predicted_probs(preds, masks.ids[i], files), masks.label_map(i)
 
 
-def predicted_probs(preds: Path, name: str, files: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """Return the predicted maps of an image, (K, H, W) float32 in [0, 1].
-
-    Args:
-        preds: folder of the predictions.
-        name: of the image.
-        files: of the predictions' record, see `files_of_record`.
-    """
-    path = preds / "probs" / f"{name}.npy"
-    check_entry(path, preds, files)
-    probs = read_npy(path, AGAIN)
-    check_seal(path, AGAIN)
-    return probs.astype("float32") / 255
-
-
 def _say(report: dict[str, Any], out: Path) -> None:
     where = "out of fold" if report["oof"] else "not out of fold"
     say(f"{report['images']} images, {where}; {report['without_prediction']} without a prediction left out")
@@ -161,7 +133,7 @@ def _draw(
     """Write the picture of images, truths, predictions and errors, from the worst score to the best."""
     objects = record["segmentation"]["objects"]
     order = np.argsort([score.instance_ap if objects else score.iou for score in scores], kind="stable")
-    shown = order[np.linspace(0, len(order) - 1, min(options.sheet, len(order))).round().astype(int)]
+    shown = order[spread_evenly(len(order), options.sheet)]
     rows = (_row(options.preds, record, masks, indices[k], scores[k]) for k in shown)
     draw_sheet(rows, path)
 
@@ -176,10 +148,6 @@ def _row(preds: Path, record: dict[str, Any], masks: MaskSet, i: int, score: Mas
         figures += f", AP {score.instance_ap:.3f}; {right} of {len(pairs.ids_b)} objects at IoU .5, "
         figures += f"{len(pairs.ids_a) - right} too many"
     return SheetRow(masks.ids[i], masks.image(i), truth, predicted, figures, alone)
-
-
-PART = 2048
-"""Edge of the parts that are read at once, px."""
 
 
 def evaluate_large(options: EvaluateOptions, truth: TileSet, record: dict[str, Any], output: Output, out: Path) -> None:
@@ -209,17 +177,3 @@ def evaluate_large(options: EvaluateOptions, truth: TileSet, record: dict[str, A
     output.publish()
     say(f"{len(common)} large images, {'out of fold' if record['oof'] else 'not out of fold'}")
     say(f"  Dice {figures['dice']:.4f}  IoU {figures['iou']:.4f}; written to {out}")
-
-
-def pixels_of(predicted: Path, truth: LargeMask) -> tuple[int, int, int]:
-    """Return how many pixels a large mask has, how many its truth has, and how many both have in common."""
-    image = LargeImage(predicted)
-    height, width = image.size
-    counts = np.zeros(3, np.int64)
-    for y in range(0, height, PART):
-        for x in range(0, width, PART):
-            box = (y, min(y + PART, height), x, min(x + PART, width))
-            a, b = image.read(*box)[0] > 0, truth.read(*box) > 0
-            counts += [a.sum(), b.sum(), (a & b).sum()]
-    found, true, both = counts.tolist()
-    return found, true, both

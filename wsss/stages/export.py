@@ -22,17 +22,10 @@ from wsss.exports.annotations import (
     write_label_tiff,
     write_table,
 )
-from wsss.inference.checkpoints import load_classifier
+from wsss.inference.checkpoints import load_run
 from wsss.inference.hub import export_onnx, push_model, save_model
-from wsss.inference.tables import (
-    EMBEDDINGS,
-    iter_cells,
-    prediction_files,
-    read_cells,
-    read_embeddings,
-    score_columns,
-    write_submission,
-)
+from wsss.inference.submission import write_submission
+from wsss.inference.tables import EMBEDDINGS, iter_cells, prediction_files, read_cells, read_embeddings, score_columns
 from wsss.models.device import choose_device
 from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions
 from wsss.reports.figures import colour
@@ -180,7 +173,7 @@ def _label_maps(predictions: Predictions) -> Iterator[tuple[str, Any, pd.DataFra
 def export_run(options: ExportOptions, output: Output) -> None:
     """Publish a run's networks as a model for others."""
     assert options.run is not None
-    checkpoints = [load_classifier(folder, choose_device("cpu", "fp32")) for folder in find_folders(options.run)]
+    checkpoints = load_run(options.run, choose_device("cpu", "fp32"))
     if options.to == "onnx":
         done = export_onnx(checkpoints, output.home)
         output.publish()

@@ -1,7 +1,7 @@
 """Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from wsss.core.checks import ConfigError, DataError, exit_code, refuse_idle, some
+from wsss.core.checks import ConfigError, exit_code, refuse_idle, some
 from wsss.core.console import say
 from wsss.core.files import digest_json
 from wsss.core.label_maps import given_maps
@@ -22,17 +22,21 @@ from wsss.inference.checkpoints import (
     bits_note,
     came_later,
     check_fits,
-    load_classifiers,
-    load_unet,
+    images_of,
+    load_run,
+    load_unets,
+    networks_of,
     pair,
     plan_all,
     plan_oof,
 )
 from wsss.inference.ensemble import foreign_note
-from wsss.inference.pipeline import HALF, Scored, ShardJournals, predict_plan, record_images, take, write_results
+from wsss.inference.pipeline import HALF, Scored, predict_plan, record_images, write_results
 from wsss.inference.precision import WORTH, try_half
+from wsss.inference.provenance import check_origin, prediction_facts
 from wsss.inference.published import Published, Target, load_published
-from wsss.inference.sources import Task, check_embeddings, check_origin, prediction_facts, source_shares
+from wsss.inference.shards import ShardJournals, take
+from wsss.inference.sources import CropScores, Task, source_shares
 from wsss.models.cam_net import CamNet, InOpenVino, check_runtime
 from wsss.models.device import Device, choose_device, computes_half, keep_freed_memory
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
@@ -41,9 +45,8 @@ from wsss.runs.journal import Journal, remove_journal
 from wsss.runs.lock import LOCK, hold
 from wsss.runs.output import Marks, Output, in_folder
 from wsss.runs.result_record import FOLDER
-from wsss.runs.run_folder import find_folders
+from wsss.stages import segment
 from wsss.stages.infer_masks import infer_masks
-from wsss.stages.segment import segment
 
 
 def run(options: InferOptions) -> int:
@@ -69,7 +72,7 @@ def run(options: InferOptions) -> int:
         _note_late_images(task.data, plan)
         if note := foreign_note(model.name for model in task.published):
             say(note)
-    if note := bits_note([checkpoint.record for checkpoints, _ in plan for checkpoint in checkpoints], task.data):
+    if note := bits_note([checkpoint.record for checkpoint in networks_of(plan)], task.data):
         say(f"note: {note}")
     if not options.segment:
         check_cells(task.data, ", or pass --segment unet")
@@ -82,7 +85,7 @@ def run(options: InferOptions) -> int:
 
 def _note_late_images(data: DataSet, plan: Plan) -> None:
     """Report images that came after the training."""
-    _, later = came_later([checkpoint for checkpoints, _ in plan for checkpoint in checkpoints], data)
+    _, later = came_later(networks_of(plan), data)
     if later:
         say(
             f"note: {len(later)} labelled images came into {data.folder} after the training "
@@ -93,21 +96,17 @@ def _note_late_images(data: DataSet, plan: Plan) -> None:
 def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     """Open data and networks, and plan which predict which images."""
     data = DataSet.open(default_dataset(options.data))
-    folders = [] if options.run is None else find_folders(options.run)
-    checkpoints = [
-        checkpoint for folder in folders for checkpoint in load_classifiers(folder, device, snapshots=options.snapshots)
-    ]
-    for checkpoint in checkpoints:
-        check_fits(checkpoint, data)
+    checkpoints = [] if options.run is None else load_run(options.run, device, snapshots=options.snapshots)
+    check_fits(checkpoints, data)
     if options.runtime == "openvino":
         check_runtime(device)
         checkpoints = [replace(one, net=cast(CamNet, InOpenVino(one.net))) for one in checkpoints]
     if options.unet is not None:
-        nets = [load_unet(folder, device, "maps", options.encoder) for folder in find_folders(options.unet)]
-        checkpoints = pair(checkpoints, nets, oof=options.oof)
+        unets = load_unets(options.unet, device, "maps", options.encoder)
+        checkpoints = pair(checkpoints, unets, oof=options.oof)
     plan = plan_oof(checkpoints, data) if options.oof else plan_all(checkpoints, data)
     _check_nuclei(options, data, plan)
-    check_embeddings(options.embeddings, plan, options.score, options.crops)
+    _check_embeddings(options, plan)
     target = Target(str(data.folder), data.channels, data.roles, data.classes)
     published = load_published(options.source, target, device, options.source_share, options.pixel_um)
     task = Task(
@@ -124,6 +123,26 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     return task, plan
 
 
+def _check_embeddings(options: InferOptions, plan: Plan) -> None:
+    """Refuse crop features that could not be compared between cells, or for which no crops are cut.
+
+    Raises:
+        ConfigError: several networks would make them, or crops.mode is none.
+    """
+    wanted, score, crops = options.embeddings, options.score, options.crops
+    if wanted is False or not plan:
+        return
+    if wanted == "crops" and crops.mode == "none":
+        raise ConfigError("--embeddings crops needs crops, and crops.mode is none: pass --crops.mode fit.")
+    cut = wanted == "crops" or any(CropScores.name in source_shares(group, score, crops) for group, _ in plan)
+    if cut and len({checkpoints[0].digest for checkpoints, _ in plan}) > 1:
+        raise ConfigError(
+            "--embeddings with crop features needs one network for all images, since features of different networks "
+            "have no common axes, and --oof takes another one for each fold: leave --oof out, pass one fold's folder "
+            "as --run, or keep the cell features alone (--embeddings true --score.crop_share 0)."
+        )
+
+
 def _check_nuclei(options: InferOptions, data: DataSet, plan: Plan) -> None:
     """Refuse score.compartment for images whose cells came without nuclei.
 
@@ -133,7 +152,7 @@ def _check_nuclei(options: InferOptions, data: DataSet, plan: Plan) -> None:
     if options.score.compartment == 0 or options.segment:
         return
     cells, nuclei = given_maps(data.folder / "cells"), given_maps(data.folder / "nuclei")
-    predicted = [data.ids[i] for _, indices in plan for i in indices]
+    predicted = [data.ids[i] for i in images_of(plan)]
     if lacking := [name for name in predicted if name in cells and name not in nuclei]:
         raise ConfigError(
             f"score.compartment is {options.score.compartment:g}, which needs nuclei, and {some(lacking, 3)} in "
@@ -164,15 +183,23 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
     provenance, read, marks = _read(options, task, plan)
     if not output.begin(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
-    with _segmented(task, plan, options) as overlap:
-        failed, again, records, shards = _predict(replace(task, overlap=overlap), plan, output, options)
+    home, parts, embeddings = output.home, _parts(options, task, plan), bool(options.embeddings)
+    with _segmented(task, plan, options) as overlap, _journal(output, options) as journal:
+        if isinstance(journal, Journal):
+            _run(replace(task, overlap=overlap), plan, journal, options, output)
+        failed = write_results(
+            home, task.data, journal, parts, options.min_score, shown=output.folder, embeddings=embeddings
+        )
+        wanted = [task.data.ids[i] for i in images_of(plan)]
+        records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
+    again = [name for name, record in records.items() if record.get("failed")]
     if any(HALF in record for record in records.values()):
         provenance[HALF] = True
     write_provenance(output, provenance)
     items = {name: str(record.get("mark", "")) for name, record in records.items()}
     output.publish(failed=again, items=items)
-    if not again:  # else the shards with images that failed may be run again
-        for path in shards:
+    if isinstance(journal, ShardJournals) and not again:  # else the shards with images that failed may be run again
+        for path in journal.paths:
             remove_journal(path)
     return exit_code(failed, len(task.data))
 
@@ -182,11 +209,7 @@ def _read(options: InferOptions, task: Task, plan: Plan) -> tuple[dict[str, Any]
     provenance = prediction_facts(options, task.data, plan, task.published)
     read = {name: value for name, value in provenance.items() if name != "table"}
     read["files"] = {str(task.data.folder / TABLE): provenance["table"]}
-    return (
-        provenance,
-        read,
-        lambda digests: image_marks(task.data, digests, [i for _, indices in plan for i in indices]),
-    )
+    return provenance, read, lambda digests: image_marks(task.data, digests, images_of(plan))
 
 
 def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContextManager[Overlap | None]:
@@ -194,54 +217,21 @@ def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContext
     if not options.segment:
         return nullcontext()
     asked = SegmentOptions(data=task.data.folder, backend=options.segment, device=options.device)
-    order = [task.data.ids[i] for _, indices in plan for i in indices]
-    return running(lambda overlap: segment(asked, overlap), Overlap(order))
+    order = [task.data.ids[i] for i in images_of(plan)]
+    return running(lambda overlap: segment.run(asked, overlap), Overlap(order))
 
 
-def _predict(
-    task: Task, plan: Plan, output: Output, options: InferOptions
-) -> tuple[int, list[str], dict[str, dict[str, Any]], list[Path]]:
-    """Write the tables, from all shards or after predicting here.
+def _journal(output: Output, options: InferOptions) -> Journal | ShardJournals:
+    """Open the journal of this prediction, or those of all its shards."""
+    return ShardJournals(output.folder, output.read, output.items) if options.merge else output.journal()
 
-    Returns:
-        images without a result, those of them that can be tried again, the journal's record of each image, and the
-        journals of shards.
-    """
-    home = output.home
+
+def _parts(options: InferOptions, task: Task, plan: Plan) -> list[str]:
+    """Return the sources whose scores are written beside the blend: those of all images, if they are wanted."""
+    if not options.parts or not plan:
+        return []
     shares = [source_shares(checkpoints, options.score, options.crops, task.published) for checkpoints, _ in plan]
-    parts = [name for name in shares[0] if all(name in other for other in shares)] if options.parts and plan else []
-    wanted = [task.data.ids[i] for _, indices in plan for i in indices]
-    with ExitStack() as stack:
-        paths: list[Path] = []
-        if options.merge:
-            shards = stack.enter_context(ShardJournals(output.folder, output.read, wanted))
-            journal: Journal | ShardJournals = shards
-            paths = shards.paths
-            _check_fresh(shards, wanted, output.items)
-        else:
-            journal = local = stack.enter_context(output.journal())
-            _run(task, plan, local, options, output)
-        failed = write_results(
-            home,
-            task.data,
-            journal,
-            parts,
-            options.min_score,
-            shown=output.folder,
-            embeddings=bool(options.embeddings),
-        )
-        records = {name: entry[0] for name in wanted if (entry := journal.get(name)) is not None}
-        again = [name for name, record in records.items() if record.get("failed")]
-    return failed, again, records, paths
-
-
-def _check_fresh(shards: ShardJournals, names: list[str], marks: Mapping[str, str]) -> None:
-    """Refuse shards of images whose pixels or label maps are others now."""
-    entries = {name: entry[0] for name in names if (entry := shards.get(name)) is not None}
-    if stale := [name for name, record in entries.items() if record.get("mark", "") != marks[name]]:
-        raise DataError(
-            f"pixels or label maps of {some(stale, 3)} have changed since its shard was made: run the shards again."
-        )
+    return [name for name in shares[0] if all(name in other for other in shares)]
 
 
 def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) -> int:
@@ -264,8 +254,7 @@ def _run_shard(task: Task, plan: Plan, output: Output, options: InferOptions) ->
 def _run(task: Task, plan: Plan, journal: Journal, options: InferOptions, output: Output) -> None:
     """Predict what the journal lacks, and record every image as it is done."""
     done = output.fresh(journal)
-    skip = {i for _, indices in plan for i in indices if task.data.ids[i] in done}
-    total = sum(len(indices) for _, indices in plan)
+    skip, total = {i for i in images_of(plan) if task.data.ids[i] in done}, len(images_of(plan))
     if done:
         say(f"{len(done)} of {total} images are there already: going on.")
     task = _with_precision(task, plan, skip, journal, options)

@@ -15,7 +15,9 @@ submission.csv      id,rle_mask: one mask an image
 """
 
 import io
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ from wsss.data.masks import MaskSet
 from wsss.data.origin import PROVENANCE, write_provenance
 from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.checkpoints import Checkpoint, MaskPlan, load_unets, plan_masks
-from wsss.inference.semantic import MaskPredictor, large_runs, predict_large
+from wsss.inference.large import large_runs, predict_large
+from wsss.inference.semantic import MaskPredictor
 from wsss.models.device import Device, choose_device
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
@@ -46,7 +49,22 @@ from wsss.options.masks import MaskInferConfig
 from wsss.runs.inputs import Digests
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
-from wsss.runs.run_folder import find_folders
+
+FilePlan = list[tuple[list[Checkpoint[Unet]], dict[str, Path]]]
+"""Which networks predict which images: ID -> file."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images to find masks in, and how; those larger than memory are read and written otherwise."""
+
+    plan: FilePlan
+    provenance: dict[str, Any]
+    predict: Callable[[Path, MaskPredictor, str], dict[str, Any]]
+    """(folder, networks, ID) -> what the journal says of the image, once its masks are in the folder."""
+    write_tables: Callable[[Output, Journal], int]
+    """Writes images.csv and submission.csv; returns the number of images that failed."""
+    images: int
 
 
 def infer_masks(options: InferOptions, run: Path) -> int:
@@ -59,47 +77,80 @@ def infer_masks(options: InferOptions, run: Path) -> int:
     if options.large and options.oof:
         raise ConfigError("oof needs the folder of images that was trained on: pass --data FOLDER instead of --large.")
     device = choose_device(options.device, options.precision, predicts=True)
-    folders = find_folders(run)
-    checkpoints = [
-        one
-        for folder in folders
-        for one in load_unets(folder, device, "masks", options.encoder, snapshots=options.snapshots)
-    ]
+    checkpoints = load_unets(run, device, "masks", options.encoder, snapshots=options.snapshots)
     config = checkpoints[0].recipe.masks
     if options.data is None:
-        out = options.out or Path("preds") / f"large-{run.name}"
-        return infer_large(options, out, [(checkpoints, {stem_of(path.name): path for path in options.large})], device)
+        work = _large_work(options, [(checkpoints, {stem_of(path.name): path for path in options.large})])
+        return _predict(options.out or Path("preds") / f"large-{run.name}", options, work, device)
     masks = open_set(options.data, config.channels, config.tile)
     name = f"{masks.folder.resolve().name}-{run.name}{'-oof' if options.oof else ''}"
-    out = options.out or Path("preds") / name
     plan = plan_masks(checkpoints, masks, oof=options.oof)
     if isinstance(masks, TileSet):
-        whole = [(group, masks.paths_of(indices)) for group, indices in plan]
-        return infer_large(options, out, whole, device)
-    with in_folder(out, "infer") as output:
-        return _predict(output, options, masks, checkpoints, plan)
+        work = _large_work(options, [(group, masks.paths_of(indices)) for group, indices in plan])
+    else:
+        work = _work(options, masks, checkpoints, plan)
+    return _predict(options.out or Path("preds") / name, options, work, device)
 
 
-def _predict(
-    output: Output, options: InferOptions, masks: MaskSet, checkpoints: list[Checkpoint[Unet]], plan: MaskPlan
-) -> int:
+def _predict(out: Path, options: InferOptions, work: Work, device: Device) -> int:
     """Predict the missing images and publish masks and tables; return the exit code."""
-    provenance = _provenance(options, masks, checkpoints)
-    wanted = [masks.items[i] for _, indices in plan for i in indices]
+    paths = {name: path for _, files in work.plan for name, path in files.items()}
 
     def marks(digests: Digests) -> dict[str, str]:
-        file_digests = digests.of_files([item.image for item in wanted])
-        return {item.id: digest or "" for item, digest in zip(wanted, file_digests, strict=True)}
+        file_digests = digests.of_files(paths.values())
+        return {name: digest or "" for name, digest in zip(paths, file_digests, strict=True)}
 
-    if not output.begin(lambda digests: provenance, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
-        return 0
-    with output.journal() as journal:
-        _run(options, masks, plan, output, journal)
-        again = [name for name, record, _ in journal.items() if record["failed"]]
-        failed = _write_tables(output, masks, journal, options.segmentation)
-    write_provenance(output, provenance)
-    output.publish(failed=again)
-    return exit_code(failed, len(masks))
+    with in_folder(out, "infer") as output:
+        if not output.begin(
+            lambda digests: work.provenance, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)
+        ):
+            return 0
+        with output.journal() as journal:
+            _run(options, work, device, output, journal)
+            again = [name for name, record, _ in journal.items() if record["failed"]]
+            failed = work.write_tables(output, journal)
+        write_provenance(output, work.provenance)
+        output.publish(failed=again)
+    return exit_code(failed, work.images)
+
+
+def _run(options: InferOptions, work: Work, device: Device, output: Output, journal: Journal) -> None:
+    """Predict what the journal lacks; a broken image is recorded with its reason."""
+    done, total = output.fresh(journal), sum(len(files) for _, files in work.plan)
+    with progress(None, "infer", total=total, initial=len(done)) as bar:
+        for checkpoints, files in work.plan:
+            predictor = MaskPredictor(checkpoints, options.segmentation, device)
+            fold = checkpoints[0].fold if options.oof and checkpoints[0].fold is not None else -1
+            for name in files:
+                if name not in done:
+                    row = work.predict(output.home, predictor, name)
+                    row |= {"fold": fold, "mark": output.items[name], "failed": row["status"] != "ok"}
+                    journal.add(name, row)
+                    bar.update()
+
+
+def _say_result(what: str, failures: Mapping[str, str]) -> int:
+    """Print what was done and why images failed, ID -> reason; return their number."""
+    say(f"{what}, {len(failures)} failed")
+    for name, status in list(failures.items())[:10]:
+        say(f"  {name}: {status}")
+    return len(failures)
+
+
+def _work(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpoint[Unet]], plan: MaskPlan) -> Work:
+    """Return the work on images that are read at once."""
+    files = [(group, {masks.items[i].id: masks.items[i].image for i in indices}) for group, indices in plan]
+    place = {name: i for i, name in enumerate(masks.ids)}
+
+    def predict(home: Path, predictor: MaskPredictor, name: str) -> dict[str, Any]:
+        try:
+            image = masks.image(place[name])
+        except DataError as error:
+            return {"status": f"failed: {error}", "n_objects": 0, "area_px": 0}
+        return write_image(home, name, predictor(image), predictor.target, options)
+
+    tables = partial(_write_tables, masks.ids, options.segmentation)
+    return Work(files, _provenance(options, masks, checkpoints), predict, tables, len(masks))
 
 
 def _provenance(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpoint[Unet]]) -> dict[str, Any]:
@@ -117,30 +168,6 @@ def _provenance(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpo
         "versions": versions(),
     }
     return as_read(provenance)
-
-
-def _run(options: InferOptions, masks: MaskSet, plan: MaskPlan, output: Output, journal: Journal) -> None:
-    """Predict what the journal lacks; a broken image is recorded with its reason."""
-    done, total = output.fresh(journal), sum(len(indices) for _, indices in plan)
-    device = choose_device(options.device, options.precision, predicts=True)
-    with progress(None, "infer", total=total, initial=len(done)) as bar:
-        for checkpoints, indices in plan:
-            predictor = MaskPredictor(checkpoints, options.segmentation, device)
-            fold = checkpoints[0].fold if options.oof and checkpoints[0].fold is not None else -1
-            for i in indices:
-                name = masks.ids[i]
-                if name in done:
-                    continue
-                try:
-                    image = masks.image(i)
-                except DataError as error:
-                    row = {"fold": fold, "status": f"failed: {error}", "n_objects": 0, "area_px": 0, "failed": True}
-                    journal.add(name, row)
-                else:
-                    probs = predictor(image)
-                    row = write_image(output.home, name, probs, predictor.target, options)
-                    journal.add(name, {"fold": fold, "mark": output.items[name], "failed": False} | row)
-                bar.update()
 
 
 def write_image(out: Path, name: str, probs: np.ndarray, target: str, options: InferOptions) -> dict[str, Any]:
@@ -162,55 +189,37 @@ def write_image(out: Path, name: str, probs: np.ndarray, target: str, options: I
     return row | {"runs": runs}
 
 
-def _write_tables(output: Output, masks: MaskSet, journal: Journal, config: MaskInferConfig) -> int:
+def _write_tables(ids: Sequence[str], config: MaskInferConfig, output: Output, journal: Journal) -> int:
     """Write images.csv and submission.csv; return the number of images that failed."""
     columns = ["fold", "n_objects", "area_px", "status"]
     nothing: dict[str, Any] = {"fold": -1, "n_objects": 0, "area_px": 0, "status": "failed: no fold holds it out"}
-    rows, lines, failed = [], [], []
-    for name in masks.ids:
+    rows, lines, failures = [], [], {}
+    for name in ids:
         entry = journal.get(name)
         row = nothing if entry is None else entry[0]
         rows.append([name, *(row[column] for column in columns)])
         lines += [[name, text] for text in row.get("runs") or [""]]
         if row["status"] != "ok":
-            failed.append(f"  {name}: {row['status']}")
+            failures[name] = row["status"]
     write_csv(output.path("images.csv"), pd.DataFrame(rows, columns=["ID", *columns]))
     names = ["ImageId", "EncodedPixels"] if config.objects else ["id", "rle_mask"]
     write_csv(output.path("submission.csv"), pd.DataFrame(lines, columns=names), guard=False)
     empty = sum(row[3] == 0 for row in rows)
-    say(f"{output.folder}: masks of {len(rows)} images, {empty} of them empty, {len(failed)} failed")
-    for line in failed[:10]:
-        say(line)
-    return len(failed)
+    return _say_result(f"{output.folder}: masks of {len(rows)} images, {empty} of them empty", failures)
 
 
-LargePlan = list[tuple[list[Checkpoint[Unet]], dict[str, Path]]]
-
-
-def infer_large(options: InferOptions, out: Path, plan: LargePlan, device: Device) -> int:
-    """Predict every image of the plan, members by ID and file; return the exit code."""
+def _large_work(options: InferOptions, plan: FilePlan) -> Work:
+    """Return the work on images larger than memory."""
     count = len(options.large)
     if count and len({stem_of(path.name) for path in options.large}) < count:
         raise ConfigError("--large names several files of one ID: their masks would overwrite each other.")
-    provenance = _large_provenance(options, plan)
     paths = {name: path for _, files in plan for name, path in files.items()}
-
-    def marks(digests: Digests) -> dict[str, str]:
-        file_digests = digests.of_files(paths.values())
-        return {name: digest or "" for name, digest in zip(paths, file_digests, strict=True)}
-
-    with in_folder(out, "infer") as output:
-        if not output.begin(lambda digests: provenance, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
-            return 0
-        with output.journal() as journal:
-            failed = _predict_large(output, options, plan, device, journal)
-            again = [name for name, record, _ in journal.items() if record["failed"]]
-        write_provenance(output, provenance)
-        output.publish(failed=again)
-    return exit_code(failed, len(output.items))
+    return Work(
+        plan, _large_provenance(options, plan), partial(_predict_file, options, paths), _write_large, len(paths)
+    )
 
 
-def _large_provenance(options: InferOptions, plan: LargePlan) -> dict[str, Any]:
+def _large_provenance(options: InferOptions, plan: FilePlan) -> dict[str, Any]:
     """Return everything that determines these predictions."""
     checkpoints = plan[0][0]
     provenance = {
@@ -228,39 +237,14 @@ def _large_provenance(options: InferOptions, plan: LargePlan) -> dict[str, Any]:
     return as_read(provenance)
 
 
-def _predict_large(output: Output, options: InferOptions, plan: LargePlan, device: Device, journal: Journal) -> int:
-    """Predict what the journal lacks and write the tables; return the number of images that failed."""
-    done = output.fresh(journal)
-    total = sum(len(paths) for _, paths in plan)
-    with progress(None, "infer", total=total, initial=len(done)) as bar:
-        for checkpoints, paths in plan:
-            predictor = MaskPredictor(checkpoints, options.segmentation, device)
-            fold = checkpoints[0].fold if options.oof and checkpoints[0].fold is not None else -1
-            for name, path in paths.items():
-                if name not in done:
-                    row = _predict_file(output.home, name, path, predictor, options)
-                    row |= {"fold": fold, "mark": output.items[name], "failed": row["status"] != "ok"}
-                    journal.add(name, row)
-                    bar.update()
-    columns = ["fold", "height", "width", "n_objects", "area_px", "status"]
-    rows = {name: record for name, record, _ in journal.items()}
-    table = [[name, *(record[column] for column in columns)] for name, record in rows.items()]
-    write_csv(output.path("images.csv"), pd.DataFrame(table, columns=["ID", *columns]))
-    runs = [[name, record["runs"]] for name, record in rows.items()]
-    write_csv(output.path("submission.csv"), pd.DataFrame(runs, columns=["id", "rle_mask"]), guard=False)
-    failed = [f"  {name}: {record['status']}" for name, record in rows.items() if record["status"] != "ok"]
-    say(f"{output.folder}: masks of {len(rows)} large images, {len(failed)} failed")
-    for line in failed[:10]:
-        say(line)
-    return len(failed)
-
-
-def _predict_file(out: Path, name: str, path: Path, predictor: Any, options: InferOptions) -> dict[str, Any]:
-    """Write the mask of one image; return its record. A broken image is recorded with its reason."""
-    target = out / "masks" / f"{name}.tif"
-    objects = out / "objects" / f"{name}.geojson" if options.segmentation.objects else None
+def _predict_file(
+    options: InferOptions, paths: Mapping[str, Path], home: Path, predictor: MaskPredictor, name: str
+) -> dict[str, Any]:
+    """Write the mask of one large image; return its record, with the reason if it is broken."""
+    target = home / "masks" / f"{name}.tif"
+    objects = home / "objects" / f"{name}.geojson" if options.segmentation.objects else None
     try:
-        image = LargeImage(path)
+        image = LargeImage(paths[name])
         measured = predict_large(predictor, image, target, objects)
     except DataError as error:
         empty = dict.fromkeys(("height", "width", "n_objects", "area_px"), 0)
@@ -268,3 +252,15 @@ def _predict_file(out: Path, name: str, path: Path, predictor: Any, options: Inf
     height, width = image.size
     runs = large_runs(target, options.segmentation.runs)
     return {"height": height, "width": width, **measured._asdict(), "status": "ok", "runs": runs}
+
+
+def _write_large(output: Output, journal: Journal) -> int:
+    """Write images.csv and submission.csv of large images; return the number of images that failed."""
+    columns = ["fold", "height", "width", "n_objects", "area_px", "status"]
+    rows = {name: record for name, record, _ in journal.items()}
+    table = [[name, *(record[column] for column in columns)] for name, record in rows.items()]
+    write_csv(output.path("images.csv"), pd.DataFrame(table, columns=["ID", *columns]))
+    runs = [[name, record["runs"]] for name, record in rows.items()]
+    write_csv(output.path("submission.csv"), pd.DataFrame(runs, columns=["id", "rle_mask"]), guard=False)
+    failures = {name: record["status"] for name, record in rows.items() if record["status"] != "ok"}
+    return _say_result(f"{output.folder}: masks of {len(rows)} large images", failures)

@@ -37,6 +37,7 @@ from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, in_folder
 from wsss.runs.result_record import check_recorded
 from wsss.segmenters.masks import Masks
+from wsss.stages import spread_evenly
 from wsss.stages.evaluate import check_numbers, true_masks
 
 Notes = Mapping[str, Mapping[int, "Note"]]
@@ -110,8 +111,7 @@ def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
     good = np.flatnonzero(data.ok)
     if len(good) == 0:
         raise DataError(f"{data.folder} has no image with pixels: see the reasons in its images.parquet.")
-    step = np.linspace(0, len(good) - 1, min(options.most, len(good)))
-    return [int(i) for i in good[np.rint(step).astype(int)]]
+    return good[spread_evenly(len(good), options.most)].tolist()
 
 
 def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str], threshold: float) -> Notes:

@@ -205,14 +205,10 @@ def _is_finished(folder: Path, existing: ExistingSet, spec: Spec, rows: pd.DataF
     recorded = existing.table[existing.table["source"] == name]
     columns = ["ID", "status", "reason", "shard", "slot", "ImageHeight", "ImageWidth", "depth", "crc32", "Label"]
     same = recorded[columns].fillna("-").to_numpy().tolist() == rows[columns].fillna("-").to_numpy().tolist()
-    same = same and _same_carried(recorded, rows)
-    if (
-        existing.manifest.get("unfinished")
-        or (record := existing.source(name)) is None
-        or record.get("stamps") != STAMPS
-    ):
+    record = existing.source(name)
+    if existing.manifest.get("unfinished") or record is None or record.get("stamps") != STAMPS:
         return False
-    if existing.source(name) is None or not same or existing.folds not in (None, (spec.folds, spec.seed)):
+    if not same or not _same_carried(recorded, rows) or existing.folds not in (None, (spec.folds, spec.seed)):
         return False
     if existing.folds and existing.group != spec.group:
         return False

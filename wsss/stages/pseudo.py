@@ -18,7 +18,7 @@ from wsss.core.runtime import versions
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.origin import check_cells, image_marks
 from wsss.data.pseudo import FORMAT, MANIFEST, write_masks
-from wsss.inference.checkpoints import Plan, check_fits, load_classifier
+from wsss.inference.checkpoints import Plan, check_fits, images_of, load_run, networks_of
 from wsss.inference.pseudo import cells_of, label_maps, make_masks, plan_pseudo, values_of
 from wsss.models.device import Device, choose_device, keep_freed_memory
 from wsss.options.pseudo import PseudoConfig, PseudoOptions
@@ -26,7 +26,6 @@ from wsss.runs.inputs import Digests
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.record import inherit, join, lineage_json
-from wsss.runs.run_folder import find_folders
 
 
 def run(options: PseudoOptions) -> int:
@@ -38,13 +37,12 @@ def run(options: PseudoOptions) -> int:
     if options.pseudo.inside_cells:
         check_cells(data, ", or pass --pseudo.inside_cells false")
     device = choose_device(options.device, options.precision, predicts=True)
-    checkpoints = [load_classifier(path, device) for path in find_folders(options.run)]
-    for checkpoint in checkpoints:
-        check_fits(checkpoint, data)
+    checkpoints = load_run(options.run, device)
+    check_fits(checkpoints, data)
     out = options.out or Path("pseudo") / options.run.name
     failed = count = 0
     for name, plan in plan_pseudo(checkpoints, data, oof=options.oof).items():
-        count += sum(len(indices) for _, indices in plan)
+        count += len(images_of(plan))
         with in_folder(out / name, "pseudo") as output:
             failed += _make(out / name, options, data, plan, device, output)
     return exit_code(failed, count)
@@ -60,7 +58,7 @@ def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: 
         legacy=(MANIFEST,),
     ):
         return 0
-    wanted = sum(len(indices) for _, indices in plan)
+    wanted = len(images_of(plan))
     with output.journal() as journal:
         _find_maps(options, data, plan, device, journal, output)
         done = _cut_maps(output.home, options.pseudo, data, plan, journal)
@@ -89,7 +87,7 @@ def _made_from(options: PseudoOptions, data: DataSet, plan: Plan) -> dict[str, A
 
 def _marks(options: PseudoOptions, data: DataSet, plan: Plan, digests: Digests) -> dict[str, str]:
     """Return what the masks of each image are made from: its pixels and, if they are used, its cells."""
-    indices = [i for _, part in plan for i in part]
+    indices = images_of(plan)
     if options.pseudo.inside_cells:
         return image_marks(data, digests, indices)
     return {data.ids[i]: digest_json(int(data.table["crc32"].iloc[i])) for i in indices}
@@ -100,14 +98,10 @@ def _find_maps(
 ) -> None:
     """Add the maps of all images to the journal that are not in it yet."""
     done = output.fresh(journal)
-    total = sum(len(indices) for _, indices in plan)
-    with progress(None, "class maps", total=total, initial=len(done)) as bar:
+    with progress(None, "class maps", total=len(images_of(plan)), initial=len(done)) as bar:
         for checkpoints, indices in plan:
             skip = {i for i in indices if data.ids[i] in done}
-            results = label_maps(
-                data, checkpoints, indices, options.tta, options.pseudo, device, batch=options.batch, skip=skip
-            )
-            for index, maps, peaks in results:
+            for index, maps, peaks in label_maps(data, checkpoints, indices, options, device, skip):
                 stream = io.BytesIO()
                 np.save(stream, maps.astype(np.float32), allow_pickle=False)
                 record = {"peaks": peaks.tolist(), "mark": output.items[data.ids[index]]}
@@ -121,7 +115,7 @@ def _cut_maps(
     """Write the masks of every image with maps; return (index, classes, (n, 2) shares of each class)."""
     typical = _typical_peaks(data, journal)
     done = []
-    for index in progress([i for _, indices in plan for i in indices], "pseudo-masks"):
+    for index in progress(images_of(plan), "pseudo-masks"):
         entry = journal.get(data.ids[index])
         if entry is None:
             continue
@@ -156,7 +150,7 @@ def _finish(out: Path, data: DataSet, plan: Plan, made_from: dict[str, Any], don
         for k, row in zip(classes, shares.tolist(), strict=True)
     ]
     write_csv(out / "shares.csv", pd.DataFrame(rows, columns=["ID", "class", "of_class", "ignored"]))
-    records = [checkpoint.record for checkpoints, _ in plan for checkpoint in checkpoints]
+    records = [checkpoint.record for checkpoint in networks_of(plan)]
     trained_on = sorted({name for record in records for name in record.train_ids})
     ancestors = join(*(inherit(record.ancestors, f"masks of {record.path}") for record in records))
     manifest = {"format": FORMAT, "folds": data.folds_digest, "classes": list(data.classes.names), "size": data.size}

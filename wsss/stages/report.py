@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.cells.regions import describe_cells
+from wsss.cells.measures import describe_cells
 from wsss.cells.scoring import normalise, resize
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import progress, say
@@ -17,7 +17,7 @@ from wsss.core.labels import parse_label
 from wsss.data.catalog import DataSet
 from wsss.data.origin import check_current, data_folder_of, marks_for, read_provenance
 from wsss.exports.annotations import label_map_of
-from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_classifiers, plan_all, plan_oof, trained_since
+from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_run, plan_all, plan_oof, trained_since
 from wsss.inference.tables import is_mask_folder, iter_cells, prediction_files
 from wsss.models.cam_net import class_maps
 from wsss.models.device import choose_device
@@ -41,7 +41,8 @@ from wsss.reports.page import (
 from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, at_file
 from wsss.runs.result_record import record_of, there_now
-from wsss.runs.run_folder import RunFolder, find_folders
+from wsss.runs.run_folder import RunFolder
+from wsss.stages import spread_evenly
 from wsss.stages.report_contents import (
     Contents,
     calibration,
@@ -55,7 +56,6 @@ from wsss.stages.report_contents import (
     overview,
     records,
     run_of,
-    spread_evenly,
     tiles,
     training,
 )
@@ -68,10 +68,7 @@ LEAST = 0.01
 class Mapper:
     """Computes class maps of one image after another with the networks of a run.
 
-    Args:
-        run: run folder.
-        data: the data set of the images.
-        oof: use for each image the network that never saw it, as the predictions did.
+    With `oof` each image's are of the network that never saw it, as its predictions are.
 
     Raises:
         DataError: the networks are damaged, or are not for this data set.
@@ -79,10 +76,8 @@ class Mapper:
 
     def __init__(self, run: Path, data: DataSet, *, oof: bool) -> None:
         self.data, self.device = data, choose_device(predicts=True)
-        folders = find_folders(run)
-        checkpoints = [one for folder in folders for one in load_classifiers(folder, self.device)]
-        for checkpoint in checkpoints:
-            check_fits(checkpoint, data)
+        checkpoints = load_run(run, self.device)
+        check_fits(checkpoints, data)
         plan = plan_oof(checkpoints, data) if oof else plan_all(checkpoints, data)
         self._predicting: dict[int, list[CamCheckpoint]] = {
             i: predicting for predicting, indices in plan for i in indices

@@ -16,7 +16,7 @@ from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, read_provenance
 from wsss.inference.checkpoints import trained_since
 from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
-from wsss.metrics.cells import TrueMasks, read_cell_truth, score_table
+from wsss.metrics.cells import score_table
 from wsss.metrics.classify import Reliability, reliability
 from wsss.options.evaluate import EvaluateOptions
 from wsss.options.report import ReportOptions
@@ -25,8 +25,7 @@ from wsss.reports.page import Figure
 from wsss.runs.inputs import in_short
 from wsss.runs.result_record import outdated
 from wsss.runs.run_folder import RunFolder
-from wsss.segmenters.masks import Masks
-from wsss.stages.evaluate import JoinRule, evaluate, join_cells
+from wsss.stages.evaluate import evaluate
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,6 @@ class Evidence:
     images: dict[str, Any] | None
     """Figures of images against their labels, as `score_table` gives them."""
     of_images: Reliability | None
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Where the true classes of cells are."""
-
-    table: Path | None
-    masks: Path | None
-    threshold: float
-    join: str
 
 
 @dataclass(frozen=True)
@@ -85,22 +74,21 @@ def collect(options: ReportOptions) -> Contents:
     strangers = sorted((set(images.ID) | set(cells.ID)) - set(data.ids))
     if strangers:
         raise DataError(f"{options.preds} has {some(strangers)}, which {data.folder} lacks: pass its --data.")
-    given = Truth(options.truth, options.masks, options.threshold, options.join)
-    evidence = gather(options.preds, data, cells, images, given)
+    evidence = gather(options, data, cells, images)
     scores, record = cells[columns].to_numpy(np.float32), read_provenance(options.preds)
     return Contents(options, data, cells, images, scores, evidence, record)
 
 
-def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame, given: Truth) -> Evidence:
+def gather(options: ReportOptions, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame) -> Evidence:
     """Collect the figures: computed where a truth is given, else from scores.json, where there is one.
 
     Raises:
         DataError: the truth cannot be used, or was joined by overlap before and its masks are not given now.
     """
-    figures, of_images = _images(data, images, given.threshold)
-    path = preds / "scores.json"
+    figures, of_images = _images(data, images, options.threshold)
+    preds, path = options.preds, options.preds / "scores.json"
     known = read_record(path, "truth", "cells") if path.exists() else None
-    if given.table is None:
+    if options.truth is None:
         note = "There are no figures of cells: run python -m wsss.evaluate first, or pass --truth."
         if known and known.get("table") != table_digest(preds):
             known, note = None, f"{path} is of other predictions than these: run python -m wsss.evaluate again."
@@ -109,23 +97,26 @@ def gather(preds: Path, data: DataSet, cells: pd.DataFrame, images: pd.DataFrame
         if known:
             note = f"Figures of cells: from {shown(path)}, compared with {shown(Path(known['truth']))}."
         return Evidence(known, note, None, None, figures, of_images)
-    if known and given.masks is None and given.join != "number" and known["cells"]["joined_by"] == "iou":
+    if known and options.masks is None and options.join != "number" and known["cells"]["joined_by"] == "iou":
         raise DataError(
             f"{path} was made by overlap with true masks, so cell numbers alone may not fit: pass their folder as "
             "--masks, or leave --truth out to show the figures that are there."
         )
-    options = EvaluateOptions(
-        preds, given.table, masks=given.masks, data=data.folder, threshold=given.threshold, join=given.join
+    record, _, truth, join = evaluate(
+        EvaluateOptions(
+            preds,
+            options.truth,
+            masks=options.masks,
+            data=data.folder,
+            threshold=options.threshold,
+            join=options.join,
+        )
     )
-    record, classes = evaluate(options)
-    truth = read_cell_truth(given.table, classes)
-    masks = TrueMasks(Masks(given.masks, data.file_channels).cells, truth) if given.masks else None
-    join, how = join_cells(preds, given.table, truth, cells, masks, JoinRule(given.join))
     scores = cells[score_columns(cells, preds)].to_numpy(np.float32)
     of_cells = np.full(scores.shape, np.nan, np.float32)
     joined = join.rows >= 0
     of_cells[join.rows[joined]] = truth.labels[joined]
-    against = f"compared with {shown(given.table)}, joined by {how}"
+    against = f"compared with {shown(options.truth)}, joined by {record['cells']['joined_by']}"
     note = f"Figures of cells: {against}; {join.missing} of the true cells were not found."
     return Evidence(record, note, of_cells, reliability(truth.labels, join.scores(scores)), figures, of_images)
 
@@ -153,19 +144,13 @@ def overview(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
     """Return what was run on which data, as text."""
     data, record = contents.data, contents.record
     labelled = int(data.has_labels.sum())
+    no_run = "none" if "published" in record else "not recorded"
     out = [
         ("predictions", shown(contents.options.preds)),
         ("data set", f"{shown(data.folder)}: {len(data)} images at {data.size} px, {labelled} labelled"),
         ("channels", ", ".join(data.channels)),
         ("predicted", f"{len(contents.images)} images, {len(contents.cells)} cells"),
-        (
-            "run",
-            shown(Path(run or record["run"]))
-            if run or "run" in record
-            else "none"
-            if "published" in record
-            else "not recorded",
-        ),
+        ("run", shown(Path(run or record["run"])) if run or "run" in record else no_run),
     ]
     if changed := trained_since(record):
         again = some(map(shown, changed), 3)
@@ -378,8 +363,3 @@ def records(record: Mapping[str, Any], run: Path | None) -> list[tuple[str, str]
     out = [("provenance.json", json.dumps(record, indent=2))] if record else []
     configs = [folder / "config.yaml" for folder in (fold_folders(run) if run else [])]
     return out + [(shown(path), "\n".join(read_lines(path))) for path in configs if path.exists()]
-
-
-def spread_evenly(count: int, most: int) -> list[int]:
-    """Return at most `most` of the numbers below `count`, spread evenly, the first and the last among them."""
-    return np.rint(np.linspace(0, count - 1, min(most, count))).astype(int).tolist()

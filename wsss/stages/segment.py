@@ -26,13 +26,8 @@ from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
 from wsss.segmenters.masks import GivenCells, MaskFolder
 
 
-def run(options: SegmentOptions) -> int:
-    """Run the stage; return 0, 1 if some images could not be segmented, 2 if none could."""
-    return segment(options)
-
-
-def segment(options: SegmentOptions, overlap: Overlap | None = None) -> int:
-    """Segment what is not segmented yet and write `segments.csv` and `segment.json`; return the exit code.
+def run(options: SegmentOptions, overlap: Overlap | None = None) -> int:
+    """Segment what is not segmented yet; return 0, 1 if some images could not be segmented, 2 if none could.
 
     `overlap` is notified of each finished image, for a stage that works on the images at the same time.
     """

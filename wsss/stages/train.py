@@ -17,7 +17,7 @@ from wsss.core.runtime import cores
 from wsss.data.origin import image_marks
 from wsss.feature_classifier.store import NETWORK_SHARE
 from wsss.feature_classifier.train import record_network_share
-from wsss.inference.checkpoints import load_classifiers
+from wsss.inference.checkpoints import load_classifier
 from wsss.inference.network_share import fit_network_share
 from wsss.inference.sources import Task as Scoring
 from wsss.models.device import Device, choose_device, keep_freed_memory
@@ -223,7 +223,7 @@ def _share_scores(task: ClassifyTask, split: Split, folder: RunFolder) -> None:
     recipe, data = task.recipe, task.data
     if recipe.score.feature_share != "auto" or not len(split.valid) or not folder.feature_classifier.exists():
         return
-    (checkpoint,) = load_classifiers(folder, task.device)
+    checkpoint = load_classifier(folder, task.device)
     marks = digest_json(image_marks(data, Digests(), split.valid))
     rules = {"score": asdict(recipe.score), "crops": asdict(recipe.crops)}
     made_with = as_read({"network": checkpoint.digest, "images": marks, **rules})
