@@ -30,7 +30,7 @@ from wsss.metrics.instances import overlap as overlap_of
 from wsss.models.device import choose_device
 from wsss.options.masks import MaskInferConfig
 from wsss.runs.run_folder import RunFolder
-from wsss.segmenters.coco import paint_outlines, read_outlines
+from wsss.segmenters.outlines import paint_outlines, read_outlines
 
 TILE = 512
 OVERLAP = 0.1

@@ -21,7 +21,8 @@ from wsss.core import __version__
 from wsss.core.checks import ConfigError, Terminated, UserError, check_choice, nearest
 from wsss.core.console import close_stdout, flush, in_one_line, record, record_end, say
 from wsss.core.files import disk_errors
-from wsss.options.parsing import EXIT_CODES, SHELLS, completion, read_options
+from wsss.options.command_line import EXIT_CODES, SHELLS, completion
+from wsss.options.parsing import read_options
 
 Main = Callable[[Sequence[str] | None], int]
 """A command: takes its words (None for those of the command line) and returns its exit code."""

@@ -71,8 +71,8 @@ def match_weights(
     *,
     first: str,
     adapt: Callable[[Tensor, int], Tensor],
-    key: Callable[[str], str] = str,
-    called: tuple[str, str] = ("the file", "this network"),
+    key: Callable[[str], str],
+    called: tuple[str, str],
 ) -> dict[str, Tensor]:
     """Find the tensors of a network without its classifier in a state dict of the same network.
 

@@ -32,7 +32,8 @@ from wsss.data.catalog import DataSet
 from wsss.reports.figures import colour, short_name
 from wsss.reports.overlay import LEAST_RANGE
 from wsss.reports.page import channel_colour, css_colour, outline_paths
-from wsss.reviewing.session import TRUTH, Session
+from wsss.reviewing.answers import TRUTH
+from wsss.reviewing.session import Session
 
 MARGINS = {"near": 0.15, "far": 1.0}
 """Surroundings shown on each side of a cell, as a share of its longer edge; the view 'field' shows the whole image."""

@@ -20,9 +20,10 @@ from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import stem_of
 from wsss.data.ids import MASK_ENDINGS
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
-from wsss.segmenters.coco import GEOJSON_SUFFIXES as OUTLINES
-from wsss.segmenters.coco import REGION_SUFFIXES as REGIONS
-from wsss.segmenters.coco import CocoMasks, Outlines, paint_outlines, read_outlines, read_regions
+from wsss.segmenters.coco import CocoMasks
+from wsss.segmenters.outlines import GEOJSON_SUFFIXES as OUTLINES
+from wsss.segmenters.outlines import REGION_SUFFIXES as REGIONS
+from wsss.segmenters.outlines import Outlines, paint_outlines, read_outlines, read_regions
 from wsss.segmenters.painted import GivenMasks, TableMasks, paint
 
 SUFFIXES = (*OUTLINES, *LABEL_MAPS, *REGIONS)

@@ -40,8 +40,9 @@ from wsss.metrics.instances import (
 )
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import sizes_svg, threshold_svg
+from wsss.reports.masks import FOUND, MEANINGS, MaskPage, pack_masks, render_masks
 from wsss.reports.overlay import fit, scale_bar
-from wsss.reports.page import FOUND, MEANINGS, Field, Figure, MaskPage, pack_masks, render_masks
+from wsss.reports.page import Field, Figure
 from wsss.runs.journal import Digests
 from wsss.runs.output import Output, check_recorded, files_of_record, record_of, there_now, what_is_read
 from wsss.runs.run_folder import RunFolder

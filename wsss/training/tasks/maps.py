@@ -25,9 +25,10 @@ from wsss.options.masks import IGNORE
 from wsss.options.recipe import MapRecipe
 from wsss.options.train import MapOptions
 from wsss.runs.record import RunRecord, check_unseen, fold_name
-from wsss.training.fit import Learner, Validate
+from wsss.training.fit import Validate
+from wsss.training.learner import Learner
 from wsss.training.loading import Batch, EpochLoader, Key, balanced_draw
-from wsss.training.state import World
+from wsss.training.processes import World
 from wsss.training.tasks import Split, UnetTask
 from wsss.training.tasks.classify import record_of_data
 

@@ -23,9 +23,10 @@ from wsss.options.recipe import MaskRecipe
 from wsss.options.train import TrainOptions
 from wsss.runs.journal import Digests
 from wsss.runs.record import RunRecord
-from wsss.training.fit import Learner, Validate
+from wsss.training.fit import Validate
+from wsss.training.learner import Learner
 from wsss.training.loading import Batch, EpochLoader, Key, draw_epoch
-from wsss.training.state import World
+from wsss.training.processes import World
 from wsss.training.tasks import Split, UnetTask
 
 
