@@ -116,22 +116,6 @@ def draw_epoch(weights: np.ndarray | None, n: int, *, seed: int, epoch: int) -> 
     return rng.choice(len(weights), size=n, p=weights / weights.sum())
 
 
-def shard(indices: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """Take the part of one process: every `world`-th index from `rank` on; all parts together hold each index once.
-
-    Args:
-        indices: (n,) equal on all processes.
-        rank: 0 .. world - 1.
-        world: number of processes.
-
-    Returns:
-        (n / world,) indices, rounded up for the first processes and down for the others.
-    """
-    if not 0 <= rank < world:
-        raise ValueError(f"rank is {rank}, expected 0 to {world - 1}.")
-    return indices[rank::world]
-
-
 Key = tuple[int, int]
 """(index of the image in the data set, seed of its augmentation)."""
 

@@ -72,8 +72,12 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """Return this process's part of rows that are the same in all: every `size`-th."""
+        return rows[self.rank :: self.size]
+
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Undo taking every `size`-th row: return all rows (N, K) float in their order, from each process's part."""
+        """Undo `share`: return all rows (N, K) float in their order, from each process's part."""
         if self.size == 1:
             return rows
         count = int(self.total([len(rows)])[0])

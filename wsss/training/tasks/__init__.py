@@ -95,6 +95,10 @@ class Task(ABC):
         """Return the network whose maps are learnt too; None for none."""
         return None
 
+    def loading(self, workers: int) -> dict[str, Any]:
+        """Return how an `EpochLoader` loads here."""
+        return {"workers": workers, "pinned": self.device.is_cuda, "world": self.world}
+
     @abstractmethod
     def batches(self, split: Split, workers: int) -> EpochLoader:
         """Return the batches to learn from."""
