@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from wsss.core import __version__
-from wsss.core.checks import ConfigError, Terminated, UserError, check_choice, nearest
+from wsss.core.checks import ConfigError, Terminated, UserError, check_choice, nearest, says_no_memory
 from wsss.core.console import close_stdout, flush, in_one_line, record, record_end, say
 from wsss.core.files import disk_errors
 from wsss.options.command_line import EXIT_CODES, SHELLS, completion
@@ -64,8 +64,6 @@ examples:
 
 LONGEST = 2000
 """Characters of an error that are shown, at most."""
-FULL = ("failed to map", "out of memory", "allocate memory", "ALLOC_FAILED")
-"""What errors say of memory: the loader of libraries, GPUs, PyTorch on the CPU, CUDA's libraries."""
 PIPE_CLOSED = 128 + signal.SIGPIPE
 """Exit code where the reader of what is printed has gone, as of other programs."""
 
@@ -134,7 +132,7 @@ def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
         code = _refused(error)
     except (MemoryError, ImportError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        if not isinstance(error, MemoryError) and not any(sign in reason for sign in FULL):
+        if not isinstance(error, MemoryError) and not says_no_memory(reason):
             raise
         code = _refused(
             UserError(
