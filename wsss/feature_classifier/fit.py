@@ -102,45 +102,62 @@ class LabelledCells:
     """(n, K) of 0/1."""
 
 
-def fit_weak(
-    features: np.ndarray,
-    image_of_cell: np.ndarray,
-    image_labels: np.ndarray,
-    negative: int | None,
-    seed: int,
-    config: WeakConfig | None = None,
-    copies: Copies | None = None,
-    labelled: LabelledCells | None = None,
-) -> WeakModel:
+@dataclass(frozen=True)
+class WeakCells:
+    """Cells to learn from, and what is known of their classes."""
+
+    features: np.ndarray
+    """(N, F) float32."""
+    image_of_cell: np.ndarray
+    """(N,) row of `image_labels` that each cell belongs to."""
+    image_labels: np.ndarray
+    """(M, K) 0/1."""
+    negative: int | None
+    """Class that every cell may have whatever its image's labels; None for none."""
+    copies: Copies | None = None
+    """More cells, whose labels follow from those of the cells above."""
+    labelled: LabelledCells | None = None
+    """Cells whose classes are known; they keep them, whatever their image's labels, and count more."""
+
+    @property
+    def shown_negative(self) -> int | None:
+        """The class Negative if some cell is known to be it: else its learners would repeat what was assumed."""
+        if self.negative is None:
+            return None
+        labels = np.asarray(self.image_labels) > 0
+        alone = labels[:, self.negative] & ~np.delete(labels, self.negative, axis=1).any(axis=1)
+        answered = self.labelled is not None and self.labelled.labels[:, self.negative].any()
+        emptied = self.copies is not None and self.copies.emptied.any()
+        return self.negative if alone.any() or answered or emptied else None
+
+
+def fit_weak(cells: WeakCells, seed: int, config: WeakConfig) -> WeakModel:
     """Learn cell labels from image labels.
 
     What Negative looks like is learnt from images that bear it alone and from copies that lost their signal; without
     both, no cell is found to be Negative.
 
     Args:
-        features: (N, F) float32.
-        image_of_cell: (N,) row of `image_labels` that each cell belongs to.
-        image_labels: (M, K) 0/1.
-        negative: class that every cell may have whatever its image's labels; None for none.
+        cells: with the labels of their images.
         seed: of the learners; the same input and seed give the same model.
         config: the rules.
-        copies: more cells to learn from, whose labels follow from those of the cells above.
-        labelled: cells whose classes are known; they keep them, whatever their image's labels, and count more.
 
     Raises:
         TooFewCells: fewer images than folds.
         DataError: a cell's image has no label.
     """
-    config = config or WeakConfig()
-    negative = negative if _negative_is_shown(image_labels, negative, copies, labelled) else None
-    allowed = candidates(image_of_cell, image_labels, negative)
+    negative, labelled = cells.shown_negative, cells.labelled
+    allowed = candidates(cells.image_of_cell, cells.image_labels, negative)
     shown = allowed.any(axis=0) if labelled is None else allowed.any(axis=0) | labelled.labels.any(axis=0)
     classes = np.flatnonzero(shown)
-    images, row = np.unique(image_of_cell, return_inverse=True)
+    images, row = np.unique(cells.image_of_cell, return_inverse=True)
     if len(images) < config.folds:
         raise TooFewCells(f"the cells come from {len(images)} images, expected at least {config.folds}.")
     place = None if negative is None or negative not in classes else int(np.searchsorted(classes, negative))
-    pool = _Pool(features, row, allowed[:, classes], place, copies, _taught(labelled, classes), config.answer_weight)
+    if labelled is None:
+        labelled = LabelledCells(np.zeros(0, np.intp), np.zeros((0, allowed.shape[1])))
+    known_labels = LabelledCells(labelled.rows, labelled.labels[:, classes])
+    pool = _Pool(cells.features, row, allowed[:, classes], place, cells.copies, known_labels, config.answer_weight)
     soft, history = pool.taught(first_labels(pool.allowed, place, config)), []
     for turn in range(config.rounds):
         views, known = _held_out_views(pool, soft, config, seed + turn)
@@ -154,25 +171,6 @@ def fit_weak(
     every = np.zeros(allowed.shape, np.float32)
     every[:, classes] = soft
     return WeakModel(final, classes, every, history, _margin_ratio(pool, config, seed))
-
-
-def _taught(labelled: LabelledCells | None, classes: np.ndarray) -> LabelledCells:
-    """Return the labelled cells for the classes that occur."""
-    if labelled is None:
-        return LabelledCells(np.zeros(0, np.intp), np.zeros((0, len(classes))))
-    return LabelledCells(labelled.rows, labelled.labels[:, classes])
-
-
-def _negative_is_shown(
-    image_labels: np.ndarray, negative: int | None, copies: Copies | None, labelled: LabelledCells | None
-) -> bool:
-    """Whether some cell is known to be Negative: without one, its learners would only repeat what was assumed."""
-    if negative is None:
-        return False
-    others = np.delete(np.asarray(image_labels) > 0, negative, axis=1).any(axis=1)
-    alone = (np.asarray(image_labels)[:, negative] > 0) & ~others
-    answered = labelled is not None and labelled.labels[:, negative].any()
-    return bool(alone.any() or answered or (copies is not None and copies.emptied.any()))
 
 
 @dataclass(frozen=True)

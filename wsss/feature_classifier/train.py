@@ -16,7 +16,7 @@ from wsss.data.catalog import DataSet
 from wsss.data.origin import image_marks
 from wsss.data.photometric import Faults, faulty_copy
 from wsss.feature_classifier.features import DESCRIPTIONS, cell_features, describe_features
-from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, fit_weak, to_feature_classifier
+from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, WeakCells, fit_weak, to_feature_classifier
 from wsss.feature_classifier.store import (
     NETWORK_SHARE,
     FeatureClassifier,
@@ -132,16 +132,9 @@ class Lessons:
         owner = np.repeat(np.arange(len(described)), counts)
         features = np.concatenate([cells.features for cells in described])
         labelled = None if self.answers is None else _labelled(self.answers, [data.ids[i] for i in usable], described)
-        model = fit_weak(
-            features,
-            owner,
-            data.labels[usable],
-            data.classes.negative,
-            self.seed,
-            self.config.weak,
-            _copies(described, counts),
-            labelled,
-        )
+        copies = _copies(described, counts)
+        cells = WeakCells(features, owner, data.labels[usable], data.classes.negative, copies, labelled)
+        model = fit_weak(cells, self.seed, self.config.weak)
         more = self.facts() | {"images": sum(count > 0 for count in counts), "cells": len(features)}
         more |= {"answered_cells": 0 if labelled is None else len(labelled.rows)}
         return to_feature_classifier(model, tuple(describe_features(data.stains)), self.config.weak, more)

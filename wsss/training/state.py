@@ -92,12 +92,11 @@ class LearningRate:
         if self.waited > self.config.patience:
             self.scale, self.waited = self.scale * self.config.factor, 0
 
-    def apply(self, optimizer: torch.optim.Optimizer, progress: float) -> float:
-        """Set the rate of every group; return it."""
+    def apply(self, optimizer: torch.optim.Optimizer, progress: float) -> None:
+        """Set the rate of every group."""
         rate = self.at(progress)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
-        return rate
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs."""

@@ -42,13 +42,10 @@ class Sweep(LearningRate):
         self.rates = np.geomspace(low, high, steps).tolist()
         self.used = 0
 
-    def apply(self, optimizer: torch.optim.Optimizer, progress: float) -> float:
-        """Set the next rate of the climb in every group; return it."""
-        rate: float = self.rates[self.used]
+    def at(self, progress: float) -> float:
+        """Return the next rate of the climb, whatever the progress."""
         self.used += 1
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["lr_factor"]
-        return rate
+        return float(self.rates[self.used - 1])
 
 
 def range_test(
@@ -172,7 +169,8 @@ class Preview:
             panels += self._row(index, image, _spread(output.cam[0]), probs, classes)
         shown = sorted({k for classes in self.classes.values() for k in classes})
         sheet = contact_sheet(panels, shown, self.data.classes.names, columns=self._columns)
-        _write_png(self.folder / "preview" / f"epoch{row['epoch']:03}.png", sheet)
+        path = self.folder / "preview" / f"epoch{row['epoch']:03}.png"
+        write_atomic(path, lambda stream: Image.fromarray(sheet).save(stream, format="png"))
 
     @property
     def _columns(self) -> int:
@@ -213,10 +211,6 @@ def _spread(cam: Tensor) -> np.ndarray:
     cam = cam.float()
     low, high = cam.amin(dim=(1, 2), keepdim=True), cam.amax(dim=(1, 2), keepdim=True)
     return ((cam - low) / (high - low + 1e-5)).cpu().numpy()
-
-
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    write_atomic(path, lambda stream: Image.fromarray(picture).save(stream, format="png"))
 
 
 def open_tensorboard(folder: Path) -> Watch:
