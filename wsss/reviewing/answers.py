@@ -14,10 +14,7 @@ from wsss.core.checks import DataError, NoSpaceError, some
 from wsss.core.files import check_format, digest_bytes, disk_errors
 from wsss.core.labels import format_label, parse_label
 from wsss.core.reading import check_no_link, check_regular
-from wsss.reviewing.population import (
-    Cell,
-    inclusion,
-)
+from wsss.reviewing.population import Cell, inclusion
 
 FORMAT = "wsss-review-1"
 _TABLES = """

@@ -203,6 +203,7 @@ SMALL = 2
 ROOM = 0.9
 """Share of the free memory that a step may take: the system and the loader processes need some too."""
 NONE_FITS = "lower --crop, or choose a smaller --backbone"
+"""What to do where memory holds not even one image."""
 
 
 def foresee(learner: Learner, batch: Batch) -> None:
