@@ -69,12 +69,11 @@ def _describe(stains: Stains) -> dict[str, str]:
         "rim_variation": "protein: unevenness along the cell's edge",
     }
     for part in PARTS_OF_CELL:
+        here = f"protein in the {part}"
         for stain in stains.other_stains:
-            words[f"{part}_follows_{stain.name}"] = (
-                f"protein in the {part} goes with the {stain.words}, the other stains considered"
-            )
-        words[f"{part}_explained"] = f"protein in the {part}: share of its variation that the stains explain"
-        words[f"{part}_rest"] = f"protein in the {part}: variation that the stains do not explain"
+            words[f"{part}_follows_{stain.name}"] = f"{here} goes with the {stain.words}, the other stains considered"
+        words[f"{part}_explained"] = f"{here}: share of its variation that the stains explain"
+        words[f"{part}_rest"] = f"{here}: variation that the stains do not explain"
     for name, place in (
         ("edge", "at the edge"),
         ("edge_inner", "just inside the edge"),
@@ -83,18 +82,15 @@ def _describe(stains: Stains) -> dict[str, str]:
     ):
         words[f"excess_{name}"] = f"protein {place}: more than the stains explain"
     for part in PARTS_OF_CELL:
+        here = f"protein in the {part}"
         for low, high in pairwise(SIGMAS):
-            words[f"{part}_texture_{low:g}"] = f"protein in the {part}: structures of {low:g} to {high:g} px"
+            words[f"{part}_texture_{low:g}"] = f"{here}: structures of {low:g} to {high:g} px"
             if low in (1, 2, 4):
-                words[f"{part}_skew_{low:g}"] = (
-                    f"protein in the {part}: such of {low:g} px bright on dark, or the reverse"
-                )
-                words[f"{part}_contrast_{low:g}"] = (
-                    f"protein in the {part}: such of {low:g} px against their surroundings"
-                )
-        words[f"{part}_coarseness"] = f"protein in the {part}: coarse against fine structures"
+                words[f"{part}_skew_{low:g}"] = f"{here}: such of {low:g} px bright on dark, or the reverse"
+                words[f"{part}_contrast_{low:g}"] = f"{here}: such of {low:g} px against their surroundings"
+        words[f"{part}_coarseness"] = f"{here}: coarse against fine structures"
         for share in (5, 25, 75, 90, 97):
-            words[f"{part}_q{share:02}"] = f"protein in the {part}: its {share} % quantile against its median"
+            words[f"{part}_q{share:02}"] = f"{here}: its {share} % quantile against its median"
     for sigma in (1, 2):
         for part in (*PARTS_OF_CELL, "edge"):
             words[f"{part}_ridges_{sigma}"] = f"protein at the {part}: bright lines of about {2 * sigma} px"
