@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -85,12 +86,7 @@ def run_stage(name: str, words: Sequence[str] | None = None) -> int:
 
 def command(name: str) -> Main:
     """Return the command of a stage: a function of its words."""
-
-    def main(argv: Sequence[str] | None = None) -> int:
-        """Run the stage; return its exit code."""
-        return run_stage(name, argv)
-
-    return main
+    return partial(run_stage, name)
 
 
 def stages(argv: Sequence[str] | None = None) -> int:
