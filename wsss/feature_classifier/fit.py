@@ -138,9 +138,7 @@ def fit_weak(cells: WeakCells, seed: int, config: WeakConfig) -> WeakModel:
     both, no cell is found to be Negative.
 
     Args:
-        cells: with the labels of their images.
         seed: of the learners; the same input and seed give the same model.
-        config: the rules.
 
     Raises:
         TooFewCells: fewer images than folds.
@@ -335,9 +333,6 @@ def to_feature_classifier(
     """Take the arrays out of a fitted model.
 
     Args:
-        model: from `fit_weak`.
-        names: of the features, in order.
-        config: what it was fitted with.
         more: what else to remember, as JSON-like values.
     """
     forest = next(learner for learner in model.learners if isinstance(learner, Forest))

@@ -62,8 +62,6 @@ def add_drs(backbone_model: nn.Module, config: DrsConfig, *, channels: int = 4) 
 
     Args:
         backbone_model: a timm model with `forward_features`.
-        config: fixed or learnt, after which activations.
-        channels: of its input.
 
     Returns:
         the names of the activations that are followed by one now, in the order of the forward pass.

@@ -194,8 +194,6 @@ def completion(shell: str, stages: Mapping[str, str], module_of: Callable[[str],
     """Return the script that a shell reads to complete `wsss`: stages first, then the options of the stage.
 
     Args:
-        shell: out of SHELLS.
-        stages: every stage.
         module_of: returns the module with the options of a stage.
     """
     cases = [f'      {name}) words="{" ".join(_flags(name, module_of(name)))}" ;;' for name in stages]

@@ -126,7 +126,6 @@ def _with_configs(words: Sequence[str], change: Callable[[dict[str, Any], str], 
     """Return words with the files behind --config replaced by their changed content, where it changes.
 
     Args:
-        words: of the command line.
         change: takes the options of a file and its name.
     """
     out = []

@@ -155,7 +155,6 @@ def plot_reliability(panels: Mapping[str, tuple[Bins, Bins]], path: Path, truth:
 
     Args:
         panels: title -> bins before and after.
-        path: of the PNG.
         truth: what the scores are compared with, for the axis.
     """
     figure = _figure((4.8 * len(panels), 5.4))
@@ -231,8 +230,6 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") 
 
     Args:
         rows: one an epoch: epoch, lr, train_* and, with validation, val_* figures.
-        path: of the PNG.
-        title: above it.
     """
     _save(draw_curves(rows, title), path)
 
@@ -330,11 +327,8 @@ def plot_shares(groups: Sequence[GroupShares], class_names: Sequence[str], by: s
     """Draw a row for each class, a point with its interval for each condition.
 
     Args:
-        groups: the conditions.
-        class_names: of the classes.
         by: what conditions are called.
         what: of which cells the shares are, for the axis.
-        path: of the PNG.
     """
     largest = np.max([group.share for group in groups], axis=0)
     order = np.argsort(-largest, kind="stable").tolist()

@@ -219,10 +219,6 @@ def contact_sheet(
     """Put small panels in rows under their captions, over one legend of the classes shown.
 
     Args:
-        panels: the small pictures.
-        shown: the classes.
-        names: of all classes.
-        columns: panels in a row, at most.
         pale: what a pale outline means; '' where there is none.
 
     Returns:

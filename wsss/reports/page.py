@@ -90,7 +90,6 @@ def pack_field(
         cells: what is shown of each cell; one without pixels in the map has no outline.
         edge: longer edge of the pictures in px.
         quality: of WebP, 1..100.
-        maps: class maps, if any.
     """
     paths = outline_paths(fit(label_map, edge, labels=True))
     small = [fit(np.rint(255 * stretch(plane)).astype(np.uint8), edge) for plane in planes]
@@ -150,7 +149,6 @@ def crop_uri(picture: np.ndarray, label_map: np.ndarray, cell_id: int, class_id:
     Args:
         picture: (H, W, 3) uint8.
         label_map: (H, W) int32.
-        cell_id: which cell.
         class_id: whose colour it gets.
         quality: of WebP, 1..100.
     """
@@ -280,10 +278,7 @@ def lay_out(template: str, page: Page, setup: Mapping[str, Any], **content: Any)
     """Fill in a template.
 
     Args:
-        template: name of the file.
-        page: what it shows.
         setup: what its script needs to know.
-        content: what else the template uses.
 
     Every text is escaped by the template engine, and a content security policy forbids the page to fetch anything.
     """
@@ -374,7 +369,6 @@ def notable_by_score(
         scores: (N, K) in [0, 1].
         truth: (N, K) of 0/1, rows of NaN for cells whose truth is not known; or None.
         negative: class id of 'no specific signal', or None.
-        most: cells a group.
     """
     top = scores.argmax(axis=1)
     shows_class = np.flatnonzero(top != negative) if negative is not None else np.arange(len(scores))
@@ -406,7 +400,6 @@ def notable_by_shape(cells: pd.DataFrame, most: int) -> list[NotableCells]:
 
     Args:
         cells: ID, area_px, touches_border.
-        most: cells a group.
     """
     images = cells.ID.to_numpy(object)
     group = cells.groupby("ID").area_px

@@ -155,7 +155,6 @@ class Answers:
         """Record an answer; it replaces an earlier one for the same cell.
 
         Args:
-            answer: the answer.
             rates: design -> the cell's rate, of every design used so far and of the answer's.
             threshold: key up to which the answer's design has now been asked.
         """

@@ -167,10 +167,7 @@ class ReviewSite:
     """What each address answers; without the network, so that it can be tested as it is.
 
     Args:
-        session: the review.
-        views: of its data set.
         folder: of the review, which its files are written to.
-        title: of the page.
     """
 
     def __init__(self, session: Session, views: Views, folder: Path, title: str) -> None:
@@ -313,7 +310,6 @@ class ReviewServer(ThreadingHTTPServer):
     """Serves a site on the loopback address.
 
     Args:
-        site: what it serves.
         port: 0 for a free one.
 
     Raises:

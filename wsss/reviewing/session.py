@@ -48,10 +48,6 @@ class Session:
     """Everything behind the page; its methods may be called by several threads.
 
     Args:
-        population: the cells.
-        answers: the file of answers.
-        classes: of the scores.
-        judged: the predictions.
         mark: returns the digest of an image's pixels and label map.
     """
 
@@ -105,7 +101,6 @@ class Session:
         """Record an answer; when this returns, it is on the disk.
 
         Args:
-            row: of the cell.
             queue: that asked for it, see `check`.
             labels: class ids; none for 'cannot tell'.
             seconds: from showing the cell to the answer.

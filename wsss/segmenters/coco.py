@@ -35,7 +35,6 @@ class CocoMasks:
     one besides that of the nuclei, which are then paired with the cells.
 
     Args:
-        path: the file.
         category: names or ids of the categories that are cells, separated by commas; 'all'; '' for no choice; None
             where there is no option to choose by.
         channels: names that files of single channels bear.

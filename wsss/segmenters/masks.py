@@ -38,7 +38,6 @@ class MaskFolder:
     """The files of a folder, listed once.
 
     Args:
-        folder: where the masks are.
         channels: names that files of single channels bear, for masks that were made of one.
     """
 
@@ -144,11 +143,7 @@ def _stem(name: str) -> str:
 
 
 class MaskFile:
-    """One file with the masks of all images.
-
-    Args:
-        source: the file, read whole.
-    """
+    """One file with the masks of all images."""
 
     def __init__(self, source: CocoMasks | TableMasks) -> None:
         self.source, self.notes = source, source.notes
@@ -179,7 +174,6 @@ class Masks:
     """Masks in any form that is read: a folder with a file of each image, or one file of all.
 
     Args:
-        path: the folder or file.
         channels: names that files of single channels bear.
         category: of a COCO JSON, see `CocoMasks`; None where it cannot be said.
 

@@ -128,7 +128,6 @@ class ImageSamples(Dataset[Sample]):
     """Samples (image (4, h, w) uint8, labels (K,) float32, index) of a data set.
 
     Args:
-        data: the data set.
         augment: (image (4, S, S), seed) -> image; None for stored images as they are. Of one that only draws, the
             samples hold the draws too.
     """
@@ -204,10 +203,8 @@ class EpochLoader:
     """Batches of the training images.
 
     Args:
-        samples: the images with their labels.
         draw: returns the numbers of the images of an epoch, in order.
         count: how many these are.
-        recipe: batch, seed.
         workers: loader processes; 0 loads in this one. The batches do not depend on it.
         pinned: whether a GPU will take them.
         world: this process among all; each takes its share of every batch.
@@ -250,9 +247,6 @@ def balanced_draw(labels: np.ndarray, indices: np.ndarray, config: SamplerConfig
 
     Args:
         labels: (N, K) 0/1 of all images.
-        indices: those to draw from.
-        config: whether, and how far.
-        seed: of the drawing.
     """
     weights = image_weights(labels[indices], clip=config.clip) if config.balanced else None
     return lambda epoch: indices[draw_epoch(weights, len(indices), seed=seed, epoch=epoch)]

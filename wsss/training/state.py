@@ -43,11 +43,7 @@ def build_optimizer(model: nn.Module, head: set[nn.Parameter], config: OptimConf
 
 
 class LearningRate:
-    """The learning rate over a run: a function of progress, and of the validation loss for 'plateau'.
-
-    Args:
-        config: the recipe's options.
-    """
+    """The learning rate over a run: a function of progress, and of the validation loss for 'plateau'."""
 
     def __init__(self, config: OptimConfig) -> None:
         self.config = config
@@ -162,13 +158,7 @@ Net = Any
 
 
 class TrainState:
-    """A network in training with its optimiser, rate, average and progress.
-
-    Args:
-        net: the network whose weights are trained and saved.
-        recipe: optimiser options.
-        device: where the network computes, in which arithmetic.
-    """
+    """A network in training with its optimiser, rate, average and progress."""
 
     def __init__(self, net: Net, recipe: Recipe, device: Device) -> None:
         self.net = device.settle(net)

@@ -130,13 +130,8 @@ class Preview:
     """Writes `preview/epochNNN.png`: a row for each field, its picture and the maps of its labelled classes.
 
     Args:
-        data: the data set.
         held_out: validation images; those with the most different labels are shown, the same ones each time.
-        device: where to compute.
-        folder: of the run.
         every: epochs between two pictures.
-        fields: how many images.
-        maps: most classes shown of each.
     """
 
     def __init__(

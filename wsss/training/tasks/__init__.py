@@ -41,12 +41,6 @@ class Split:
 class Task(ABC):
     """A task on its data.
 
-    Args:
-        recipe: what shapes the weights.
-        options: where and how.
-        device: where to compute.
-        world: this process among all.
-
     Raises:
         ConfigError: the recipe does not go with the data.
     """

@@ -251,9 +251,6 @@ def train_loader(data: DataSet, indices: np.ndarray, recipe: ClassifyRecipe, **l
     """Return augmented batches of images with their labels.
 
     Args:
-        data: the data set.
-        indices: its training images.
-        recipe: batch, crop, augmentation, sampler, seed.
         loading: workers, pinned, world of an `EpochLoader`.
     """
     signals = [stains.signal for stains in data.stains]
@@ -267,11 +264,6 @@ class Validator:
     """Figures of a network on held-out images.
 
     Args:
-        data: the data set.
-        indices: the held-out images.
-        recipe: loss, puzzle, batch.
-        device: where to compute.
-        workers: loader processes.
         world: this process among all; each looks at its part of the images, and all get the same figures.
     """
 

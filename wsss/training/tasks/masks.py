@@ -177,11 +177,7 @@ def mask_loader(
     """Return augmented batches of images with masks; of the empty ones an epoch draws a share alone.
 
     Args:
-        masks: the images.
-        indices: those to train on.
         empty: (N,) bool of all images: nothing to find in them.
-        recipe: batch, sampling, target, seed.
-        augment: of images and masks together.
         loading: workers, pinned, world of an `EpochLoader`.
     """
     nothing = empty[indices]
@@ -201,10 +197,6 @@ class MaskValidator:
     """Figures of a network on held-out images, each at its own size.
 
     Args:
-        masks: the images.
-        indices: the held-out ones.
-        recipe: loss and target.
-        device: where to compute.
         world: this process among all; each takes every `size`-th image.
     """
 
