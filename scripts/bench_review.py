@@ -20,7 +20,7 @@ from wsss.core.checks import ConfigError
 from wsss.core.console import progress
 from wsss.data.catalog import DataSet
 from wsss.feature_classifier.features import cell_features
-from wsss.feature_classifier.fit import LabelledCells, WeakModel, fit_weak
+from wsss.feature_classifier.fit import LabelledCells, WeakCells, WeakModel, fit_weak
 from wsss.metrics.cells import read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes, several_class_precision
 from wsss.metrics.weighted import sample_figures
@@ -92,7 +92,8 @@ def answer(truth: np.ndarray, wrong: float, rng: np.random.Generator) -> np.ndar
 def fit(cells: Cells, config: WeakConfig, seed: int, labelled: LabelledCells | None = None) -> WeakModel:
     """Fit the classifier on image labels, and on answers where there are some."""
     data = cells.data
-    return fit_weak(cells.features, cells.image, data.labels, data.classes.negative, seed, config, None, labelled)
+    learnt = WeakCells(cells.features, cells.image, data.labels, data.classes.negative, labelled=labelled)
+    return fit_weak(learnt, seed, config)
 
 
 def main() -> None:

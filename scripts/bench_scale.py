@@ -34,7 +34,7 @@ from wsss.data.build import read_extra
 from wsss.data.catalog import TABLE, DataSet
 from wsss.data.duplicates import find_duplicates
 from wsss.data.folds import make_folds
-from wsss.feature_classifier.train import ensure_feature_classifier
+from wsss.feature_classifier.train import Lessons, ensure_feature_classifier
 from wsss.inference.tables import cells_frame, write_cells, write_images
 from wsss.models.cam_net import build_cam_net
 from wsss.options.recipe import ClassifyRecipe, FeatureClassifierConfig
@@ -295,9 +295,8 @@ def folds(home: Path) -> int:
 def features(home: Path) -> int:
     """Fit a feature classifier on the images of all folds but one; it is the run's from then on."""
     data = DataSet.open(home / "data")
-    ensure_feature_classifier(
-        RunFolder(home / "run"), data, np.flatnonzero(data.folds() > 0), FeatureClassifierConfig(), seed=0
-    )
+    lessons = Lessons(data, np.flatnonzero(data.folds() > 0), FeatureClassifierConfig(), seed=0)
+    ensure_feature_classifier(RunFolder(home / "run"), lessons)
     return 0
 
 

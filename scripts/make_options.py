@@ -9,7 +9,7 @@ from typing import Any
 
 from wsss import cli
 from wsss.cli import STAGES
-from wsss.options.parsing import default_text, options_of, parser_of
+from wsss.options.command_line import default_text, options_of, parser_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """\

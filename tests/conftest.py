@@ -24,14 +24,18 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("asked")
 
 
+DRAWN = {"reports", "test_compare_command.py", "test_calibrate_command.py", "test_evaluate_command.py"}
+"""Tests that draw what they save."""
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Save the curves of a training as an empty picture, for drawing takes longer than tiny trainings do.
 
-    They are drawn by the tests of tests/reports, and pictures of shares by those of `compare`.
+    They are drawn by the tests of tests/reports, and other pictures by those of their commands.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if not {"reports", "test_compare_command.py"} & {*item.path.parts}:
+        if not DRAWN & {*item.path.parts}:
             patch.setattr(figures, "_save", lambda _, path: Figure((0.1, 0.1)).savefig(path))
         return (yield)
 

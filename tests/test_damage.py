@@ -52,7 +52,7 @@ from wsss.models.cam_net import build_cam_net
 from wsss.models.device import choose_device
 from wsss.options.infer import run_config
 from wsss.options.recipe import ClassifyRecipe
-from wsss.reviewing.session import Answer, Answers
+from wsss.reviewing.answers import Answer, Answers
 from wsss.runs.journal import Journal
 from wsss.runs.output import in_folder
 from wsss.runs.record import Ancestor, RunRecord

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from wsss.cli import STAGES, options_of
-from wsss.options.parsing import parser_of
+from wsss.options.command_line import parser_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

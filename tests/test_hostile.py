@@ -20,7 +20,8 @@ from peak import at_most, soon
 from wsss.core.checks import UserError
 from wsss.core.files import read_json
 from wsss.core.label_maps import read_label_map
-from wsss.options.parsing import make_parser, parse
+from wsss.options.command_line import make_parser
+from wsss.options.parsing import parse
 from wsss.runs.journal import Journal
 from wsss.runs.run_folder import load_checkpoint, read_tensors
 

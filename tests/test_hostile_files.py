@@ -49,13 +49,15 @@ from wsss.models.cam_net import build_cam_net
 from wsss.models.device import choose_device
 from wsss.models.weights import load_weights
 from wsss.options import infer as infer_options
+from wsss.options.command_line import make_parser
 from wsss.options.download import DownloadOptions
 from wsss.options.infer import run_config
-from wsss.options.parsing import make_parser, parse, read_options
+from wsss.options.parsing import parse, read_options
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.run_folder import load_checkpoint, read_tensors
 from wsss.segmenters.cell_unet import load_cell_unet
-from wsss.segmenters.coco import CocoMasks, paint_outlines, read_outlines, read_regions
+from wsss.segmenters.coco import CocoMasks
+from wsss.segmenters.outlines import paint_outlines, read_outlines, read_regions
 from wsss.segmenters.painted import TableMasks, paint
 from wsss.stages.overlay import read_predictions
 

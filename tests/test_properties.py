@@ -26,7 +26,8 @@ from wsss.data.folds import make_folds
 from wsss.data.tables import read_classes, read_labels
 from wsss.inference.semantic import predict_tiles, tile_starts
 from wsss.models.cam_net import merge, split
-from wsss.training.loading import draw_epoch, image_weights, shard
+from wsss.training.loading import draw_epoch, image_weights
+from wsss.training.processes import World
 
 CLASSES = ClassList(("a", "b", "c"), 2)
 CELLS = st.one_of(
@@ -218,7 +219,7 @@ def test_any_labels_can_be_sampled(count: int, classes: int, seed: int, world: i
             assert set(drawn.tolist()) <= set(range(count))
             assert (drawn == draw_epoch(weights, count, seed=seed, epoch=1)).all()
     drawn = draw_epoch(None, count, seed=seed, epoch=0)
-    parts = [shard(drawn, rank, world).tolist() for rank in range(world)]
+    parts = [World(rank, world).share(drawn).tolist() for rank in range(world)]
     assert sorted(itertools.chain(*parts)) == list(range(count))
 
 

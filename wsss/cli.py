@@ -14,14 +14,16 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any, NoReturn
 
 from wsss.core import __version__
-from wsss.core.checks import ConfigError, Terminated, UserError, check_choice, nearest
+from wsss.core.checks import ConfigError, Terminated, UserError, check_choice, nearest, says_no_memory
 from wsss.core.console import close_stdout, flush, in_one_line, record, record_end, say
 from wsss.core.files import disk_errors
-from wsss.options.parsing import EXIT_CODES, SHELLS, completion, read_options
+from wsss.options.command_line import EXIT_CODES, SHELLS, completion
+from wsss.options.parsing import read_options
 
 Main = Callable[[Sequence[str] | None], int]
 """A command: takes its words (None for those of the command line) and returns its exit code."""
@@ -63,8 +65,6 @@ examples:
 
 LONGEST = 2000
 """Characters of an error that are shown, at most."""
-FULL = ("failed to map", "out of memory", "allocate memory", "ALLOC_FAILED")
-"""What errors say of memory: the loader of libraries, GPUs, PyTorch on the CPU, CUDA's libraries."""
 PIPE_CLOSED = 128 + signal.SIGPIPE
 """Exit code where the reader of what is printed has gone, as of other programs."""
 
@@ -86,12 +86,7 @@ def run_stage(name: str, words: Sequence[str] | None = None) -> int:
 
 def command(name: str) -> Main:
     """Return the command of a stage: a function of its words."""
-
-    def main(argv: Sequence[str] | None = None) -> int:
-        """Run the stage; return its exit code."""
-        return run_stage(name, argv)
-
-    return main
+    return partial(run_stage, name)
 
 
 def stages(argv: Sequence[str] | None = None) -> int:
@@ -133,7 +128,7 @@ def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
         code = _refused(error)
     except (MemoryError, ImportError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        if not isinstance(error, MemoryError) and not any(sign in reason for sign in FULL):
+        if not isinstance(error, MemoryError) and not says_no_memory(reason):
             raise
         code = _refused(
             UserError(

@@ -12,7 +12,7 @@ from wsss.core.labels import HPA
 from wsss.data.catalog import DataSet
 from wsss.data.tables import read_labels
 from wsss.feature_classifier.features import cell_features
-from wsss.feature_classifier.fit import Forest
+from wsss.feature_classifier.learners import Forest
 from wsss.metrics.cells import copy_to_cells, join_by_number, read_cell_truth, score_table
 from wsss.options.recipe import WeakConfig
 

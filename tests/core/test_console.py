@@ -14,7 +14,8 @@ from wsss import cli
 from wsss.core import console
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.console import say
-from wsss.options.parsing import make_parser, parse
+from wsss.options.command_line import make_parser
+from wsss.options.parsing import parse
 
 ROOT = Path(__file__).parents[2] / "wsss"
 SPEAKERS = ("console.py", "cli.py")

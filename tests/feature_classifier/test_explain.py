@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from wsss.feature_classifier.features import FEATURES
-from wsss.feature_classifier.fit import fit_weak, to_feature_classifier
+from wsss.feature_classifier.fit import WeakCells, fit_weak, to_feature_classifier
 from wsss.feature_classifier.store import FeatureClassifier
 from wsss.feature_classifier.train import explain_classes
 from wsss.options.recipe import WeakConfig
@@ -20,7 +20,8 @@ def feature_classifier() -> FeatureClassifier:
     features[:, MEMBRANE] += 4 * (truth == 0)
     features[:, NUCLEUS] += 4 * (truth == 1)
     labels = np.eye(2)[truth[::5]]
-    return to_feature_classifier(fit_weak(features, np.arange(300) // 5, labels, None, 0, CONFIG), FEATURES, CONFIG, {})
+    model = fit_weak(WeakCells(features, np.arange(300) // 5, labels, None), 0, CONFIG)
+    return to_feature_classifier(model, FEATURES, CONFIG, {})
 
 
 def test_every_class_is_told_by_its_own_feature(feature_classifier: FeatureClassifier) -> None:

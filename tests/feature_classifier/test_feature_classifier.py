@@ -18,7 +18,7 @@ from wsss.data.catalog import DataSet
 from wsss.data.origin import image_marks
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
-from wsss.feature_classifier.train import ensure_feature_classifier
+from wsss.feature_classifier.train import Lessons, ensure_feature_classifier
 from wsss.options.recipe import FeatureClassifierConfig
 from wsss.runs.inputs import Digests
 from wsss.runs.run_folder import RunFolder
@@ -157,10 +157,9 @@ def test_a_feature_classifier_of_other_images_is_refused(home: Path) -> None:
 def test_without_segmented_cells_the_way_out_is_told(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "data", tmp_path / "data", ignore=shutil.ignore_patterns("cells"))
     data = DataSet.open(tmp_path / "data")
+    lessons = Lessons(data, np.arange(12), FeatureClassifierConfig(enabled=True, copies=0), 0)
     with pytest.raises(DataError, match=r"run python -m wsss\.segment first"):
-        ensure_feature_classifier(
-            RunFolder(tmp_path), data, np.arange(12), FeatureClassifierConfig(enabled=True, copies=0), 0
-        )
+        ensure_feature_classifier(RunFolder(tmp_path), lessons)
 
 
 def test_a_shared_model_takes_the_feature_classifier_along(home: Path) -> None:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from wsss.core.channels import stains_of
-from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, FieldPixels, cell_features, describe_features
+from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, cell_features, describe_features
+from wsss.feature_classifier.pixels import FieldPixels
 
 DISK = np.hypot(*np.mgrid[-20:21, -20:21]) <= 20
 NUCLEUS = np.hypot(*np.mgrid[-20:21, -20:21]) <= 8

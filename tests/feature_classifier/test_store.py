@@ -5,7 +5,7 @@ import pytest
 from sklearn.ensemble import ExtraTreesRegressor
 
 from wsss.core.checks import DataError
-from wsss.feature_classifier.fit import WeakModel, fit_weak, to_feature_classifier
+from wsss.feature_classifier.fit import WeakCells, WeakModel, fit_weak, to_feature_classifier
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier, save_feature_classifier
 from wsss.options.recipe import WeakConfig
 
@@ -22,7 +22,7 @@ def fitted() -> tuple[WeakModel, FeatureClassifier]:
     features[:, 3], features[:, 4] = features[:, 3].round(), 7
     labels = np.zeros((60, 6))
     np.put_along_axis(labels, truth.reshape(60, 4), 1, axis=1)
-    model = fit_weak(features, np.arange(240) // 4, labels, 5, 0, CONFIG)
+    model = fit_weak(WeakCells(features, np.arange(240) // 4, labels, 5), 0, CONFIG)
     return model, to_feature_classifier(model, NAMES, CONFIG, {"seed": 0})
 
 

@@ -13,7 +13,6 @@ from wsss.core.checks import ConfigError, check_range
 CHECKED_OTHERWISE = {
     ("Shard", "number"),
     ("Shard", "count"),
-    ("InferOptions", "pixel_um"),
     ("ScoreConfig", "nuclear_classes"),
     ("MaskLossConfig", "terms"),
     ("MaskLossConfig", "later"),

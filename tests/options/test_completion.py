@@ -6,7 +6,7 @@ import pytest
 
 from wsss.cli import STAGES, options_of, stages
 from wsss.core.checks import ConfigError
-from wsss.options.parsing import completion
+from wsss.options.command_line import completion
 
 ASK = """
 {script}

@@ -8,7 +8,8 @@ import pytest
 
 from wsss import cli
 from wsss.core.checks import ConfigError, DataError, check_range
-from wsss.options.parsing import make_parser, parse, read_options
+from wsss.options.command_line import make_parser
+from wsss.options.parsing import parse, read_options
 
 
 @dataclass(frozen=True)

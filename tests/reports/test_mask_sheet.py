@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.reports.overlay import ALONE, GAP, LINE, MISSED, SHEET_EDGE, SheetRow, draw_sheet
+from wsss.reports.sheet import ALONE, GAP, LINE, MISSED, SHEET_EDGE, SheetRow, draw_sheet
 
 
 def test_rows_of_any_size_show_image_truth_prediction_and_error(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from label_bench.references import copied_report
 from label_bench.table import write_table
 
 from wsss.core.checks import ConfigError, DataError
+from wsss.options.command_line import make_parser
 from wsss.options.infer import InferOptions
-from wsss.options.parsing import make_parser, parse
+from wsss.options.parsing import parse
 from wsss.options.recipe import ClassifyRecipe
 from wsss.options.train import TrainOptions
 

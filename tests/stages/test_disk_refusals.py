@@ -20,7 +20,7 @@ from wsss.core.csv_text import write_csv
 from wsss.core.files import write_bytes
 from wsss.core.label_maps import write_label_map
 from wsss.data.catalog import DataSet
-from wsss.reviewing.session import Answers
+from wsss.reviewing.answers import Answers
 from wsss.runs.journal import Journal
 
 CPU = ["--device", "cpu"]

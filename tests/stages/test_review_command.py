@@ -20,8 +20,9 @@ from wsss.core.files import read_json
 from wsss.inference import tables
 from wsss.metrics.cells import read_cell_truth
 from wsss.options.review import ReviewOptions
+from wsss.reviewing.answers import Answer, Answers
 from wsss.reviewing.server import ReviewServer, ReviewSite, Views
-from wsss.reviewing.session import Answer, Answers, Session
+from wsss.reviewing.session import Session
 from wsss.stages.review import open_session
 
 

@@ -44,11 +44,10 @@ from wsss.options.recipe import (
 from wsss.options.scoring import TtaConfig
 from wsss.segmenters.cell_unet import CellUnet
 from wsss.training.drawing import DrawnAugment, together
-from wsss.training.fit import Learner
+from wsss.training.learner import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
 from wsss.training.tasks.classify import ClassifyLearner, Validator
-from wsss.training.tasks.maps import MapLearner
 from wsss.training.tasks.masks import MaskLearner
 from wsss.training.watch import Preview
 
@@ -221,7 +220,7 @@ def test_a_step_of_class_maps_from_pseudo_masks_waits_once(
 ) -> None:
     recipe, device = MapRecipe(backbone="test_resnet", weights="none", crop=64, batch=2), Device(GPU, HALVES[half])
     state = TrainState(settle(built_unet(recipe, 2), gpu), recipe, device)
-    learner = MapLearner(make_job(recipe, device), state, [])
+    learner = MaskLearner(make_job(recipe, device), state, [])
     targets = torch.zeros(2, 2, 64, 64, dtype=torch.uint8)
     batch = Batch(torch.zeros(2, 4, 64, 64, dtype=torch.uint8), targets, torch.arange(2))
     assert take_step(learner, batch, monkeypatch) == [BACK]

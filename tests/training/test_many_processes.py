@@ -61,7 +61,7 @@ from wsss.models.device import choose_device
 from wsss.options.recipe import ClassifyRecipe, PuzzleConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
-from wsss.training.state import join_processes
+from wsss.training.processes import join_processes
 from wsss.training.loading import Batch
 from wsss.training.state import Job, TrainState
 from wsss.training.tasks.classify import ClassifyLearner
@@ -96,11 +96,11 @@ SLOW_LEADER = """
 import sys, time
 from datetime import timedelta
 from wsss import cli
-from wsss.training import state
+from wsss.training import processes
 from wsss.training.watch import Preview
 from wsss.train import main
 
-state.TIMEOUT = timedelta(seconds=15)
+processes.TIMEOUT = timedelta(seconds=15)
 draw = Preview.__call__
 def slowly(self, net, row):
     if row["epoch"] == 1:

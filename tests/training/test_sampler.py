@@ -3,6 +3,7 @@ import pytest
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.training import loading as samples
+from wsss.training.processes import World
 
 # 8 images: class 0 in four, class 1 in two, class 2 in one, class 3 in none; the last has no label.
 LABELS = np.array(
@@ -67,11 +68,6 @@ def test_drawn_shares_are_the_expected_ones() -> None:
 @pytest.mark.parametrize(("n", "world"), [(12, 3), (13, 3), (2, 5), (7, 1)])
 def test_shards_hold_every_index_once(n: int, world: int) -> None:
     indices = np.arange(n) * 10
-    parts = [samples.shard(indices, rank, world) for rank in range(world)]
+    parts = [World(rank, world).share(indices) for rank in range(world)]
     assert sorted(np.concatenate(parts)) == indices.tolist()
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_a_rank_outside_the_world_is_refused() -> None:
-    with pytest.raises(ValueError, match="rank is 2"):
-        samples.shard(np.arange(4), 2, 2)

@@ -36,6 +36,18 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM was received: everything ends as after Ctrl-C, with another exit code."""
 
 
+_NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "failed to map")
+
+
+def says_no_memory(text: str) -> bool:
+    """Return whether an error that is no MemoryError says that memory is full.
+
+    GPUs, PyTorch on the CPU, CUDA's libraries and the loader of libraries say it in words: their errors have no type of
+    their own.
+    """
+    return any(sign in text for sign in _NO_MEMORY)
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return ' Did you mean X?' for the closest of `names`, or '' if none is close."""
     matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)

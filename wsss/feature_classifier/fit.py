@@ -12,121 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, logit
-from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import GroupKFold
-from sklearn.preprocessing import QuantileTransformer
 
 from wsss.core.checks import DataError
 from wsss.core.files import as_read
-from wsss.core.runtime import cores
-from wsss.feature_classifier.store import LEAST, SPREAD, FeatureClassifier, StoredForest, StoredLinear, agreement
+from wsss.feature_classifier.learners import Forest, Linear
+from wsss.feature_classifier.store import LEAST, FeatureClassifier, StoredForest, StoredLinear, agreement
 from wsss.options.recipe import WeakConfig
-
-STEPS = 60
-"""Steps at most of the linear model's fit."""
-
-
-class Forest:
-    """Extremely randomised trees that predict soft labels, each class by itself."""
-
-    def __init__(self, config: WeakConfig, seed: int) -> None:
-        self._trees = ExtraTreesRegressor(
-            config.trees,
-            min_samples_leaf=config.leaf,
-            max_features=0.2,
-            random_state=seed,
-        )
-
-    def fit(self, features: np.ndarray, soft: np.ndarray, weights: np.ndarray | None = None) -> "Forest":
-        """Learn from (N, F) features, (N, K) soft labels and (N,) weights of the cells, 1 each by default."""
-        self._trees.set_params(n_jobs=cores())
-        self._trees.fit(features, soft if soft.shape[1] > 1 else soft.ravel(), weights)
-        return self
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return (N, K) probabilities, the same bits each time."""
-        self._trees.set_params(n_jobs=1)  # threads would add up the trees in the order in which they happen to end
-        return self._trees.predict(features).reshape(len(features), -1)
-
-    @property
-    def importance(self) -> np.ndarray:
-        """(F,) how much each feature decides, summing to 1."""
-        return self._trees.feature_importances_
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the trees one after another as arrays: roots, feature, threshold, left, right, value.
-
-        Nodes are numbered through all trees; a leaf asks for no feature (-1) and is its own child.
-        """
-        trees = [tree.tree_ for tree in self._trees.estimators_]
-        counts = [tree.node_count for tree in trees]
-        roots = np.cumsum(counts) - counts
-        joined = {
-            name: np.concatenate([getattr(tree, name) for tree in trees])
-            for name in ("feature", "threshold", "children_left", "children_right", "value")
-        }
-        leaf = joined["children_left"] < 0
-        node, root = np.arange(len(leaf)), np.repeat(roots, counts)
-        return {
-            "roots": roots.astype(np.int32),
-            "feature": np.where(leaf, -1, joined["feature"]).astype(np.int16),
-            "threshold": joined["threshold"],
-            "left": np.where(leaf, node, root + joined["children_left"]).astype(np.int32),
-            "right": np.where(leaf, node, root + joined["children_right"]).astype(np.int32),
-            "value": joined["value"][:, :, 0].astype(np.float32),
-        }
-
-
-class Linear:
-    """Logistic regression of each class against the rest, on features turned into normal scores."""
-
-    def __init__(self, config: WeakConfig, seed: int) -> None:
-        self._scale = QuantileTransformer(output_distribution="normal", random_state=seed)
-        self._penalty = 1 / config.strength
-        self._weights = np.zeros((0, 0))
-
-    def fit(self, features: np.ndarray, soft: np.ndarray, weights: np.ndarray | None = None) -> "Linear":
-        """Learn from (N, F) features, (N, K) soft labels and (N,) weights of the cells, 1 each by default."""
-        self._scale.set_params(n_quantiles=min(200, len(features)))
-        self._scale.fit(features)
-        scaled, wanted = self._scaled(features).astype(np.float32), soft.astype(np.float32)
-        shape = scaled.shape[1], soft.shape[1]
-        counted = np.float32(1) if weights is None else weights.astype(np.float32)[:, None]
-
-        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            weights = flat.reshape(shape).astype(np.float32)
-            logits = scaled @ weights
-            value = (counted * (np.logaddexp(0, logits) - wanted * logits)).sum(dtype=np.float64)
-            slope = scaled.T @ (counted * (expit(logits) - wanted))
-            weights[-1] = 0  # the intercept is free
-            value += self._penalty / 2 * (weights.astype(np.float64) ** 2).sum()
-            slope += np.float32(self._penalty) * weights
-            return value / len(scaled), slope.ravel().astype(np.float64) / len(scaled)
-
-        minimum = minimize(loss, np.zeros(np.prod(shape)), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
-        self._weights = minimum.x.reshape(shape)
-        return self
-
-    def _scaled(self, features: np.ndarray) -> np.ndarray:
-        """Return (N, F + 1) normal scores, the last column 1."""
-        scaled = np.clip(self._scale.transform(features), -SPREAD, SPREAD)
-        return np.hstack([scaled, np.ones((len(features), 1))])
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return (N, K) probabilities."""
-        return np.asarray(expit(self._scaled(features) @ self._weights))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the model as arrays: quantiles, references, and weights and intercept with a row a class."""
-        return {
-            "quantiles": self._scale.quantiles_,
-            "references": self._scale.references_,
-            "weights": np.ascontiguousarray(self._weights[:-1].T),
-            "intercept": self._weights[-1].copy(),
-        }
-
 
 EXCEPTION = 0.006
 """Share of the cells that show a class which their image's labels lack."""
@@ -209,45 +102,60 @@ class LabelledCells:
     """(n, K) of 0/1."""
 
 
-def fit_weak(
-    features: np.ndarray,
-    image_of_cell: np.ndarray,
-    image_labels: np.ndarray,
-    negative: int | None,
-    seed: int,
-    config: WeakConfig | None = None,
-    copies: Copies | None = None,
-    labelled: LabelledCells | None = None,
-) -> WeakModel:
+@dataclass(frozen=True)
+class WeakCells:
+    """Cells to learn from, and what is known of their classes."""
+
+    features: np.ndarray
+    """(N, F) float32."""
+    image_of_cell: np.ndarray
+    """(N,) row of `image_labels` that each cell belongs to."""
+    image_labels: np.ndarray
+    """(M, K) 0/1."""
+    negative: int | None
+    """Class that every cell may have whatever its image's labels; None for none."""
+    copies: Copies | None = None
+    """More cells, whose labels follow from those of the cells above."""
+    labelled: LabelledCells | None = None
+    """Cells whose classes are known; they keep them, whatever their image's labels, and count more."""
+
+    @property
+    def shown_negative(self) -> int | None:
+        """The class Negative if some cell is known to be it: else its learners would repeat what was assumed."""
+        if self.negative is None:
+            return None
+        labels = np.asarray(self.image_labels) > 0
+        alone = labels[:, self.negative] & ~np.delete(labels, self.negative, axis=1).any(axis=1)
+        answered = self.labelled is not None and self.labelled.labels[:, self.negative].any()
+        emptied = self.copies is not None and self.copies.emptied.any()
+        return self.negative if alone.any() or answered or emptied else None
+
+
+def fit_weak(cells: WeakCells, seed: int, config: WeakConfig) -> WeakModel:
     """Learn cell labels from image labels.
 
     What Negative looks like is learnt from images that bear it alone and from copies that lost their signal; without
     both, no cell is found to be Negative.
 
     Args:
-        features: (N, F) float32.
-        image_of_cell: (N,) row of `image_labels` that each cell belongs to.
-        image_labels: (M, K) 0/1.
-        negative: class that every cell may have whatever its image's labels; None for none.
         seed: of the learners; the same input and seed give the same model.
-        config: the rules.
-        copies: more cells to learn from, whose labels follow from those of the cells above.
-        labelled: cells whose classes are known; they keep them, whatever their image's labels, and count more.
 
     Raises:
         TooFewCells: fewer images than folds.
         DataError: a cell's image has no label.
     """
-    config = config or WeakConfig()
-    negative = negative if _negative_is_shown(image_labels, negative, copies, labelled) else None
-    allowed = candidates(image_of_cell, image_labels, negative)
+    negative, labelled = cells.shown_negative, cells.labelled
+    allowed = candidates(cells.image_of_cell, cells.image_labels, negative)
     shown = allowed.any(axis=0) if labelled is None else allowed.any(axis=0) | labelled.labels.any(axis=0)
     classes = np.flatnonzero(shown)
-    images, row = np.unique(image_of_cell, return_inverse=True)
+    images, row = np.unique(cells.image_of_cell, return_inverse=True)
     if len(images) < config.folds:
         raise TooFewCells(f"the cells come from {len(images)} images, expected at least {config.folds}.")
     place = None if negative is None or negative not in classes else int(np.searchsorted(classes, negative))
-    pool = _Pool(features, row, allowed[:, classes], place, copies, _taught(labelled, classes), config.answer_weight)
+    if labelled is None:
+        labelled = LabelledCells(np.zeros(0, np.intp), np.zeros((0, allowed.shape[1])))
+    known_labels = LabelledCells(labelled.rows, labelled.labels[:, classes])
+    pool = _Pool(cells.features, row, allowed[:, classes], place, cells.copies, known_labels, config.answer_weight)
     soft, history = pool.taught(first_labels(pool.allowed, place, config)), []
     for turn in range(config.rounds):
         views, known = _held_out_views(pool, soft, config, seed + turn)
@@ -261,25 +169,6 @@ def fit_weak(
     every = np.zeros(allowed.shape, np.float32)
     every[:, classes] = soft
     return WeakModel(final, classes, every, history, _margin_ratio(pool, config, seed))
-
-
-def _taught(labelled: LabelledCells | None, classes: np.ndarray) -> LabelledCells:
-    """Return the labelled cells for the classes that occur."""
-    if labelled is None:
-        return LabelledCells(np.zeros(0, np.intp), np.zeros((0, len(classes))))
-    return LabelledCells(labelled.rows, labelled.labels[:, classes])
-
-
-def _negative_is_shown(
-    image_labels: np.ndarray, negative: int | None, copies: Copies | None, labelled: LabelledCells | None
-) -> bool:
-    """Whether some cell is known to be Negative: without one, its learners would only repeat what was assumed."""
-    if negative is None:
-        return False
-    others = np.delete(np.asarray(image_labels) > 0, negative, axis=1).any(axis=1)
-    alone = (np.asarray(image_labels)[:, negative] > 0) & ~others
-    answered = labelled is not None and labelled.labels[:, negative].any()
-    return bool(alone.any() or answered or (copies is not None and copies.emptied.any()))
 
 
 @dataclass(frozen=True)
@@ -444,9 +333,6 @@ def to_feature_classifier(
     """Take the arrays out of a fitted model.
 
     Args:
-        model: from `fit_weak`.
-        names: of the features, in order.
-        config: what it was fitted with.
         more: what else to remember, as JSON-like values.
     """
     forest = next(learner for learner in model.learners if isinstance(learner, Forest))

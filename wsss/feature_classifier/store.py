@@ -157,7 +157,6 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
     """Read a feature classifier.
 
     Args:
-        path: its file.
         names: the features that it will be asked about, in order.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from wsss.data.catalog import DataSet
 from wsss.data.origin import image_marks
 from wsss.data.photometric import Faults, faulty_copy
 from wsss.feature_classifier.features import DESCRIPTIONS, cell_features, describe_features
-from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, fit_weak, to_feature_classifier
+from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, WeakCells, fit_weak, to_feature_classifier
 from wsss.feature_classifier.store import (
     NETWORK_SHARE,
     FeatureClassifier,
@@ -51,18 +51,13 @@ def explain_classes(
     feature_classifier: FeatureClassifier, words: Mapping[str, str] = DESCRIPTIONS
 ) -> dict[int, list[Reason]]:
     """Return for each class that the feature_classifier knows the features that set it apart most from the others."""
-    reasons = {}
+    names, reasons = feature_classifier.meta["names"], {}
     for label, weights in zip(feature_classifier.classes.tolist(), feature_classifier.linear.weights, strict=True):
-        order = np.argsort(-np.abs(weights))[:TOP]
-        reasons[label] = [_reason(feature_classifier, words, k, weights[k], abs(weights[k])) for k in order]
+        reasons[label] = [
+            Reason(names[k], "high" if weights[k] > 0 else "low", words[names[k]], round(float(abs(weights[k])), 4))
+            for k in np.argsort(-np.abs(weights))[:TOP]
+        ]
     return reasons
-
-
-def _reason(
-    feature_classifier: FeatureClassifier, words: Mapping[str, str], k: int, value: float, weight: float
-) -> Reason:
-    name = feature_classifier.meta["names"][k]
-    return Reason(name, "high" if value > 0 else "low", words[name], round(float(weight), 4))
 
 
 SUMMARY = "feature_classifier.json"
@@ -84,57 +79,93 @@ class _Described:
     """(copies, N) bool: which of the copies' cells lost their protein."""
 
 
-def ensure_feature_classifier(
-    folder: RunFolder,
-    data: DataSet,
-    train: np.ndarray,
-    config: FeatureClassifierConfig,
-    seed: int,
-    answers: CellTruth | None = None,
-) -> bool:
+@dataclass(frozen=True)
+class Lessons:
+    """What the feature classifier of a fold learns from: the same lessons, the same feature classifier."""
+
+    data: DataSet
+    """With segmented cells."""
+    train: np.ndarray
+    """Numbers of the images to learn from: no other is looked at."""
+    config: FeatureClassifierConfig
+    seed: int
+    """Of the learners and of the changed copies."""
+    answers: CellTruth | None = None
+    """Cells labelled by hand; those of other images than `train` are left out."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return all of it as JSON, data as digests."""
+        return {
+            ANSWERS: self._answers_digest(),
+            "train_ids": digest_json([self.data.ids[i] for i in self.train]),
+            "data": self.data.folds_digest,
+            "label_maps": digest_json(image_marks(self.data, Digests(), self.train)),
+            "options": {name: value for name, value in asdict(self.config).items() if name != "enabled"},
+            "seed": self.seed,
+        }
+
+    def _answers_digest(self) -> str:
+        """Return the digest of the answers about cells of the images `train`, '' without any."""
+        if self.answers is None:
+            return ""
+        ids, cells, labels = self.answers.ids, self.answers.cells, self.answers.labels
+        inside = _of_images(self.answers, [self.data.ids[i] for i in self.train])
+        rows = [[str(ids[k]), int(cells[k]), labels[k].tolist()] for k in inside]
+        return digest_json(sorted(rows)) if rows else ""
+
+    def learn(self) -> FeatureClassifier:
+        """Fit the feature classifier.
+
+        Raises:
+            TooFewCells: no training image has cells, or too few have.
+        """
+        data, train = self.data, self.train
+        answered = np.isin(data.ids, [] if self.answers is None else self.answers.ids)
+        usable = learnt_from(train[data.labels[train].any(axis=1)], data.labels, answered, self.seed)
+        described = _describe_all(data, usable, self.config.copies, self.seed)
+        if not any(len(cells.features) for cells in described):
+            raise TooFewCells(
+                f"{data.folder / 'cells'} holds no cells of the training images, which feature_classifier.enabled "
+                "learns from: run python -m wsss.segment first, or leave the option out."
+            )
+        counts = [len(cells.features) for cells in described]
+        owner = np.repeat(np.arange(len(described)), counts)
+        features = np.concatenate([cells.features for cells in described])
+        labelled = None if self.answers is None else _labelled(self.answers, [data.ids[i] for i in usable], described)
+        copies = _copies(described, counts)
+        cells = WeakCells(features, owner, data.labels[usable], data.classes.negative, copies, labelled)
+        model = fit_weak(cells, self.seed, self.config.weak)
+        more = self.facts() | {"images": sum(count > 0 for count in counts), "cells": len(features)}
+        more |= {"answered_cells": 0 if labelled is None else len(labelled.rows)}
+        return to_feature_classifier(model, tuple(describe_features(data.stains)), self.config.weak, more)
+
+
+def ensure_feature_classifier(folder: RunFolder, lessons: Lessons) -> bool:
     """Fit the feature classifier of a fold unless the folder holds just that one already; return whether it was fitted.
 
     Args:
         folder: of the fold's run; receives feature_classifier.safetensors and feature_classifier.json.
-        data: the data set, with segmented cells.
-        train: numbers of the images to learn from: no other is looked at.
-        config: the rules.
-        seed: of the learners and of the changed copies.
-        answers: cells labelled by hand; those of other images than `train` are left out.
+        lessons: what it learns from.
 
     Raises:
         TooFewCells: no training image has cells, or too few have.
     """
-    facts = feature_classifier_facts(data, train, config, seed, answers)
-    names = tuple(describe_features(data.stains))
-    if (folder.path / SUMMARY).exists() and _holds(folder.feature_classifier, facts, names):
+    names = tuple(describe_features(lessons.data.stains))
+    if (folder.path / SUMMARY).exists() and _holds(folder.feature_classifier, lessons.facts(), names):
         return False
-    feature_classifier = fit_feature_classifier(data, train, config, seed, answers)
-    save_feature_classifier(folder.feature_classifier, feature_classifier)
-    write_json(folder.path / SUMMARY, _summary(feature_classifier, data))
+    _write(folder, lessons.learn(), lessons.data)
     return True
 
 
 def record_network_share(folder: RunFolder, data: DataSet, share: dict[str, Any]) -> None:
     """Write what was found about the network's share into the record of the feature classifier beside it."""
     fitted = load_feature_classifier(folder.feature_classifier, tuple(describe_features(data.stains)))
-    fitted = fitted.with_meta({NETWORK_SHARE: share})
+    _write(folder, fitted.with_meta({NETWORK_SHARE: share}), data)
+
+
+def _write(folder: RunFolder, fitted: FeatureClassifier, data: DataSet) -> None:
     save_feature_classifier(folder.feature_classifier, fitted)
     write_json(folder.path / SUMMARY, _summary(fitted, data))
-
-
-def feature_classifier_facts(
-    data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int, answers: CellTruth | None = None
-) -> dict[str, Any]:
-    """Return what a feature classifier is made of: the same facts, the same feature_classifier."""
-    return {
-        ANSWERS: _answers_digest(data, train, answers),
-        "train_ids": digest_json([data.ids[i] for i in train]),
-        "data": data.folds_digest,
-        "label_maps": digest_json(image_marks(data, Digests(), train)),
-        "options": {name: value for name, value in asdict(config).items() if name != "enabled"},
-        "seed": seed,
-    }
 
 
 def _holds(path: Path, facts: dict[str, Any], names: tuple[str, ...]) -> bool:
@@ -145,45 +176,10 @@ def _holds(path: Path, facts: dict[str, Any], names: tuple[str, ...]) -> bool:
     return all(known.get(name, value) == value for name, value in facts.items())
 
 
-def _answers_digest(data: DataSet, train: np.ndarray, answers: CellTruth | None) -> str:
-    """Return the digest of the answers about cells of the images `train`, '' without any."""
-    if answers is None:
-        return ""
-    inside = _of_images(answers, [data.ids[i] for i in train])
-    rows = [[str(answers.ids[k]), int(answers.cells[k]), answers.labels[k].tolist()] for k in inside]
-    return digest_json(sorted(rows)) if rows else ""
-
-
 def _of_images(answers: CellTruth, names: Sequence[str]) -> list[int]:
     """Return the rows of the answers about cells of these images."""
     wanted = set(names)
     return [row for row, name in enumerate(answers.ids.tolist()) if name in wanted]
-
-
-def fit_feature_classifier(
-    data: DataSet, train: np.ndarray, config: FeatureClassifierConfig, seed: int, answers: CellTruth | None = None
-) -> FeatureClassifier:
-    """Fit the feature classifier on the cells of the images `train`, see `ensure_feature_classifier`."""
-    labels, negative = data.labels, data.classes.negative
-    answered = np.isin(data.ids, [] if answers is None else answers.ids)
-    usable = learnt_from(train[labels[train].any(axis=1)], labels, answered, seed)
-    described = _describe_all(data, usable, config.copies, seed)
-    if not any(len(cells.features) for cells in described):
-        raise TooFewCells(
-            f"{data.folder / 'cells'} holds no cells of the training images, which feature_classifier.enabled "
-            "learns from: "
-            "run python -m wsss.segment first, or leave the option out."
-        )
-    counts = [len(cells.features) for cells in described]
-    owner = np.repeat(np.arange(len(described)), counts)
-    features = np.concatenate([cells.features for cells in described])
-    labelled = None if answers is None else _labelled(answers, [data.ids[i] for i in usable], described)
-    copies = _copies(described, counts)
-    model = fit_weak(features, owner, labels[usable], negative, seed, config.weak, copies, labelled)
-    more = feature_classifier_facts(data, train, config, seed, answers)
-    more |= {"images": sum(count > 0 for count in counts), "cells": len(features)}
-    more |= {"answered_cells": 0 if labelled is None else len(labelled.rows)}
-    return to_feature_classifier(model, tuple(describe_features(data.stains)), config.weak, more)
 
 
 def learnt_from(
@@ -244,7 +240,7 @@ def _copies(described: list[_Described], counts: list[int]) -> Copies | None:
 
 def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> list[_Described]:
     """Describe the cells of images, in their order; those without a label map have no cells."""
-    faults = Faults() if data.classes.negative is not None else replace(Faults(), negatives=0)
+    faults = Faults() if data.classes.negative is not None else Faults(negatives=0)
     views = data.stains
 
     def describe(index: int) -> _Described:
@@ -267,20 +263,14 @@ def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> l
         return list(progress(pool.map(describe, images), "feature_classifier", total=len(images)))
 
 
-def _summary(feature_classifier: FeatureClassifier, data: DataSet) -> dict[str, Any]:
+def _summary(fitted: FeatureClassifier, data: DataSet) -> dict[str, Any]:
     """Tell what was learnt, in words."""
     words = describe_features(data.stains)
-    shares = sorted(zip(feature_classifier.meta["importance"], words, strict=True), reverse=True)
-    classes = explain_classes(feature_classifier, words)
-    return {
-        **{
-            name: feature_classifier.meta[name]
-            for name in (
-                *("images", "cells", "answered_cells", ANSWERS, "history", "margin_ratio", "one_class"),
-                *("options", "seed", "train_ids"),
-            )
-        },
-        NETWORK_SHARE: feature_classifier.meta.get(NETWORK_SHARE),
+    told = ("images", "cells", "answered_cells", ANSWERS, "history", "margin_ratio", "one_class")
+    shares = sorted(zip(fitted.meta["importance"], words, strict=True), reverse=True)
+    classes = explain_classes(fitted, words).items()
+    return {name: fitted.meta[name] for name in (*told, "options", "seed", "train_ids")} | {
+        NETWORK_SHARE: fitted.meta.get(NETWORK_SHARE),
         "importance": [{"feature": name, "words": words[name], "share": share} for share, name in shares],
-        "classes": {data.classes.names[k]: [asdict(reason) for reason in reasons] for k, reasons in classes.items()},
+        "classes": {data.classes.names[k]: [asdict(reason) for reason in reasons] for k, reasons in classes},
     }

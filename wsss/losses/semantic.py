@@ -77,7 +77,7 @@ class MaskLoss:
         truth = (target * valid).to(logits.dtype)
         parts = {}
         if self.distance:
-            parts["distance"] = bce_term(logits[:, 1:], truth[:, 1:] / MOST, valid[:, 1:])
+            parts["distance"] = mean_of(bce(logits[:, 1:], truth[:, 1:] / MOST), valid[:, 1:])
             logits, truth, valid = logits[:, :1], truth[:, :1], valid[:, :1]
         terms = [name for name in chosen if name != "distance"]
         return parts | {name: self._term(name, logits, truth, valid, weights) for name in terms}
@@ -85,17 +85,18 @@ class MaskLoss:
     def _term(self, name: str, logits: Tensor, truth: Tensor, valid: Tensor, weights: Tensor | None) -> Tensor:
         config = self.config
         if name == "bce":
-            return bce_term(logits, truth, valid)
+            return mean_of(bce(logits, truth), valid)
         if name == "dice":
             return dice_term(logits, truth, valid, config.per_image)
         if name == "jaccard":
             return jaccard_term(logits, truth, valid, config.per_image)
         if name == "focal":
-            return focal_term(logits, truth, valid, config.focal_gamma)
+            return mean_of(focal(logits, truth, config.focal_gamma), valid)
         if name == "ohem":
             return ohem_term(logits, truth, valid, config.ohem_share)
         if name == "lovasz":
-            return lovasz_term(logits, truth, valid, config.per_image, config.rectifier, config.symmetric)
+            rows = (_rows(part, config.per_image) for part in (logits, truth, valid))
+            return lovasz_hinge(*rows, rectifier=config.rectifier, symmetric=config.symmetric).mean()
         if weights is None:
             raise ValueError("the loss term 'border' needs pixel weights.")
         return border_term(logits, truth, valid, weights)
@@ -114,16 +115,6 @@ def _weighted(chosen: Mapping[str, float], parts: Mapping[str, Tensor]) -> Tenso
 
 SMOOTH = 1.0
 """Pixels added to both sides of an overlap ratio, so that an empty mask found empty costs nothing."""
-
-
-def bce_term(logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-    """Binary cross-entropy, mean over valid pixels."""
-    return mean_of(bce(logits, truth), valid)
-
-
-def focal_term(logits: Tensor, truth: Tensor, valid: Tensor, gamma: float) -> Tensor:
-    """Focal loss, mean over valid pixels."""
-    return mean_of(focal(logits, truth, gamma), valid)
 
 
 def border_term(logits: Tensor, truth: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
@@ -151,14 +142,6 @@ def jaccard_term(logits: Tensor, truth: Tensor, valid: Tensor, per_image: bool) 
     """1 - |A and B| / |A or B| of probabilities, mean over masks."""
     both, predicted, true = _sums(logits, truth, valid, per_image)
     return (1 - (both + SMOOTH) / (predicted + true - both + SMOOTH)).mean()
-
-
-def lovasz_term(
-    logits: Tensor, truth: Tensor, valid: Tensor, per_image: bool, rectifier: Rectifier, symmetric: bool
-) -> Tensor:
-    """Lovász hinge, mean over masks."""
-    rows = (_rows(part, per_image) for part in (logits, truth, valid))
-    return lovasz_hinge(*rows, rectifier=rectifier, symmetric=symmetric).mean()
 
 
 def mean_of(values: Tensor, valid: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Backbones: any convolutional timm model as a feature extractor with any number of input channels."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,6 +25,11 @@ class InputStatistics:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def for_channels(self, channels: int) -> "InputStatistics":
+        """Return those of the first channels; channels after the declared ones take the first one's."""
+        extra = max(0, channels - len(self.mean))
+        return InputStatistics(*((part + part[:1] * extra)[:channels] for part in (self.mean, self.std)))
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -36,6 +41,10 @@ class Backbone:
     """Channels of the feature maps."""
     statistics: InputStatistics
     """Of the input."""
+
+
+MISFITS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, LookupError)
+"""What timm, segmentation_models_pytorch and networks raise for strides, depths and images that they are not for."""
 
 
 def resolve_backbone(name: str) -> str:
@@ -53,7 +62,7 @@ def resolve_backbone(name: str) -> str:
 
 def build_backbone(
     name: str, *, channels: int = 4, weights: str = "none", stem: Literal["mean", "timm"] = "mean", stride: int = 32
-) -> "Backbone":
+) -> Backbone:
     """Build a feature extractor for standardised images.
 
     Args:
@@ -71,13 +80,14 @@ def build_backbone(
     options: dict[str, Any] = {} if stride == 32 or is_vgg else {"output_stride": stride}
     try:
         model = timm.create_model(full, num_classes=0, global_pool="", in_chans=channels, **options)
-    except (NotImplementedError, TypeError, AssertionError, RuntimeError) as error:
+    except MISFITS as error:
         raise ConfigError(
             f"backbone '{name}' can't be built with output stride {stride} ({one_line(error)})."
         ) from error
     if hasattr(model, "pre_logits"):  # VGG's fully connected layers, which class maps do not use
         model.pre_logits = nn.Identity()
-    first = pretrained_config(model).get("first_conv")
+    config = pretrained_config(model)
+    first = config.get("first_conv")
     if not isinstance(first, str):
         raise ConfigError(f"backbone '{name}' has no single first convolution: choose a convolutional network.")
     features = _features(model, name, channels)
@@ -87,7 +97,8 @@ def build_backbone(
         load_pretrained(model, state, first_conv=f"{first}.weight", stem=stem, whole=whole_state(full), called=called)
     if is_vgg:
         dilate_vgg(cast(nn.Sequential, model.features), stride)
-    return Backbone(model, features, input_statistics(model, channels))
+    statistics = InputStatistics(tuple(config["mean"]), tuple(config["std"]))
+    return Backbone(model, features, statistics.for_channels(channels))
 
 
 def dilate_vgg(layers: nn.Sequential, stride: int) -> None:
@@ -112,12 +123,7 @@ def _features(model: nn.Module, name: str, channels: int) -> int:
     was_training = model.training
     try:
         maps: Any = cast(Any, model.eval()).forward_features(torch.zeros(1, channels, 64, 64))
-    except (
-        RuntimeError,
-        AssertionError,
-        ValueError,
-        IndexError,
-    ):  # transformers take one size only, with various errors
+    except MISFITS:  # transformers take one size only
         maps = None
     model.train(was_training)
     if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[2] > 32 or maps.shape[3] > 32:
@@ -141,14 +147,6 @@ def freeze_unused(model: nn.Module, maps: Sequence[Tensor]) -> None:
 def pretrained_config(model: nn.Module) -> dict[str, Any]:
     """Return what timm knows of a model's pretrained weights: input mean and std, name of the first convolution."""
     return cast(dict[str, Any], model.pretrained_cfg)
-
-
-def input_statistics(model: nn.Module, channels: int) -> InputStatistics:
-    """Return the statistics the pretrained weights declare; channels after the third take the first one's."""
-    config = pretrained_config(model)
-    mean, std = tuple(config["mean"]), tuple(config["std"])
-    extra = max(0, channels - len(mean))
-    return InputStatistics((mean + mean[:1] * extra)[:channels], (std + std[:1] * extra)[:channels])
 
 
 def fast_layout(model: nn.Module) -> torch.memory_format:
@@ -187,8 +185,9 @@ def load_pretrained(
     *,
     first_conv: str,
     stem: Literal["mean", "timm"],
-    whole: Mapping[str, Tensor] | None = None,
-    called: tuple[str, str] = ("the file", "this network"),
+    whole: Mapping[str, Tensor],
+    key: Callable[[str], str] = str,
+    called: tuple[str, str],
 ) -> None:
     """Load a three-channel state dict, classifier included or not, into `model`; see `match_weights`.
 
@@ -197,7 +196,8 @@ def load_pretrained(
         state: the tensors.
         first_conv: name of the first convolution's weight.
         stem: rule for the kernels of channels after the third, see `stem_kernel`.
-        whole: state dict of the model with a classifier, by which what is left over is known.
+        whole: state dict of the model with a classifier, by which what is left over is known; empty where it is not.
+        key: brings names of the model and of the file into one form.
         called: the file and the network, for messages.
 
     Raises:
@@ -207,9 +207,10 @@ def load_pretrained(
     matched = match_weights(
         model.state_dict(),
         state,
-        whole or {},
+        whole,
         first=first_conv,
         adapt=lambda kernel, channels: stem_kernel(kernel, channels, stem),
+        key=key,
         called=called,
     )
     model.load_state_dict(matched, strict=False)

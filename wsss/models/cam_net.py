@@ -148,10 +148,7 @@ def class_maps(
     """Average the raw class maps and the probabilities of several views.
 
     Args:
-        net: the network.
         images: (B, C, H, W) uint8, B at least 1; seen in parts where memory does not hold all.
-        device: where to compute.
-        config: the views.
 
     Returns:
         (B, K, h, w) and (B, K) float32; h and w are those of the maps at the first of `config.scales`.
@@ -196,8 +193,6 @@ def crop_outputs(
         net: in evaluation mode.
         batches: of crops, (n, C, s, s) uint8 each; there may be none. They are seen in parts where memory does not
             hold all of one.
-        device: where to compute.
-        config: the views.
     """
     width, classes = net.classifier.in_channels, net.classifier.out_channels
 
@@ -236,7 +231,6 @@ class PuzzleCam(nn.Module):
     Source: Jo and Yu, Puzzle-CAM (arXiv 2101.11253), with the recipe's changes (method, section 2).
 
     Args:
-        net: the network; inference uses it alone.
         side: tiles per side; 1 for no tiles.
     """
 

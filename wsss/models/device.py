@@ -16,7 +16,7 @@ import psutil
 import torch
 from torch import nn
 
-from wsss.core.checks import ConfigError, DataError
+from wsss.core.checks import ConfigError, DataError, says_no_memory
 from wsss.core.console import say
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -157,15 +157,8 @@ def _compute_on(device: torch.device) -> None:
 PAUSE_S = 0.002
 """Between two looks at the memory of this process."""
 
-SIGNS = (
-    "ALLOC_FAILED",
-    "can't allocate memory",
-    "out of memory",
-    "unable to find an engine",
-    "find a valid cuDNN algorithm",
-)
-"""What cuBLAS and cuDNN, PyTorch's CPU allocator, the driver, and cuDNN's search for the fastest convolution say, whose
-errors are plain RuntimeErrors."""
+NO_ALGORITHM = ("unable to find an engine", "find a valid cuDNN algorithm")
+"""What cuDNN's search for the fastest convolution says where memory is full."""
 
 
 def keep_freed_memory() -> None:
@@ -207,7 +200,7 @@ def attempt(call: Callable[[], T]) -> T:
     try:
         return call()
     except RuntimeError as error:
-        if not _is_full(error):
+        if not says_no_memory(str(error)) and not any(sign in str(error) for sign in NO_ALGORITHM):
             raise
         reason = str(error).partition("\n")[0]
         chain: BaseException | None = error
@@ -218,10 +211,6 @@ def attempt(call: Callable[[], T]) -> T:
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     raise MemoryFull(reason)
-
-
-def _is_full(error: RuntimeError) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
 _fitting: "WeakKeyDictionary[nn.Module, dict[tuple[int, ...], int]]" = WeakKeyDictionary()

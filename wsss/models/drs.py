@@ -4,7 +4,6 @@ The strongest parts of an object then leave room for the weaker ones, and class 
 Source: Kim, Han and Kim, Discriminative Region Suppression (arXiv 2103.07246); method, section 3.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -63,8 +62,6 @@ def add_drs(backbone_model: nn.Module, config: DrsConfig, *, channels: int = 4) 
 
     Args:
         backbone_model: a timm model with `forward_features`.
-        config: fixed or learnt, after which activations.
-        channels: of its input.
 
     Returns:
         the names of the activations that are followed by one now, in the order of the forward pass.
@@ -91,7 +88,7 @@ def add_drs(backbone_model: nn.Module, config: DrsConfig, *, channels: int = 4) 
     return list(places)
 
 
-def _find_places(model: nn.Module, after: str, channels: int) -> "OrderedDict[str, set[int]]":
+def _find_places(model: nn.Module, after: str, channels: int) -> dict[str, set[int]]:
     """Run the model once; return the activations to follow, in order, with the widths of their maps."""
     calls: list[tuple[str, int]] = []
     ends: list[int] = []
@@ -109,7 +106,7 @@ def _find_places(model: nn.Module, after: str, channels: int) -> "OrderedDict[st
     chosen = {name for name, _ in calls}
     if after == "stages":
         chosen = {calls[end - 1][0] for end in ends if end}
-    places: OrderedDict[str, set[int]] = OrderedDict()
+    places: dict[str, set[int]] = {}
     for name, width in calls:
         if name in chosen:
             places.setdefault(name, set()).add(width)

@@ -23,8 +23,15 @@ from wsss.core.checks import ConfigError, nearest
 from wsss.core.files import digest_file, digest_json
 from wsss.core.hub import SHORT_NAMES, out_of_reach, quick_hub
 from wsss.core.reading import one_line
-from wsss.models.backbone import InputStatistics, freeze_unused, pretrained_state, stem_kernel, whole_state
-from wsss.models.weights import match_weights, strip
+from wsss.models.backbone import (
+    MISFITS,
+    InputStatistics,
+    freeze_unused,
+    load_pretrained,
+    pretrained_state,
+    whole_state,
+)
+from wsss.models.weights import strip
 
 PLAIN = InputStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """ImageNet's, for models that declare none."""
@@ -92,7 +99,7 @@ def build_encoder(
         model = _build(f"tu-{full}", channels, depth)
         state = pretrained_state(full, weights)
         if state is not None:
-            load_encoder(model, state, stem, whole_state(full), called=(weights, f"backbone {name}"))
+            load_encoder(model, state, stem, (weights, f"backbone {name}"), whole_state(full))
     elif full in smp.encoders.get_encoder_names():
         model = _build_smp(full, channels, depth, weights)
     else:
@@ -118,7 +125,7 @@ def _build_custom(name: str, channels: int, weights: str, stem: Literal["mean", 
         raise ConfigError("unet.stem_pool false is for models of libraries: leave it out.")
     plain = custom_class(name)(channels)
     if weights != "none":
-        load_encoder(plain, pretrained_state(name, weights) or {}, stem, called=(weights, f"backbone {name}"))
+        load_encoder(plain, pretrained_state(name, weights) or {}, stem, (weights, f"backbone {name}"))
     model = _WithImage(plain)
     scales = _scales(model, name, channels)
     strides = [1, *(scale.stride for scale in scales)]
@@ -128,13 +135,13 @@ def _build_custom(name: str, channels: int, weights: str, stem: Literal["mean", 
             "multiple of the one before."
         )
     statistics = InputStatistics(getattr(plain, "mean", PLAIN.mean), getattr(plain, "std", PLAIN.std))
-    return Encoder(model, scales, _for_channels(statistics, channels))
+    return Encoder(model, scales, statistics.for_channels(channels))
 
 
 def _build(name: str, channels: int, depth: int) -> nn.Module:
     try:
         model: nn.Module = smp.encoders.get_encoder(name, in_channels=channels, depth=depth, weights=None)
-    except (ValueError, RuntimeError, AssertionError, AttributeError, IndexError, NotImplementedError) as error:
+    except MISFITS as error:
         plain = name.removeprefix("tu-")
         raise ConfigError(
             f"backbone '{plain}' gives no {depth} scales of maps ({one_line(error)}): choose another."
@@ -159,7 +166,7 @@ def _build_smp(name: str, channels: int, depth: int, weights: str) -> nn.Module:
     if weights == "none":
         return _build(name, channels, depth)
     model = _build(name, 3, depth)
-    load_encoder(model, pretrained_state(name, weights) or {}, "timm", called=(weights, f"backbone {name}"))
+    load_encoder(model, pretrained_state(name, weights) or {}, "timm", (weights, f"backbone {name}"))
     model.set_in_channels(channels, pretrained=True)  # type: ignore[operator]
     return model
 
@@ -168,11 +175,10 @@ def load_encoder(
     model: nn.Module,
     state: dict[str, Tensor],
     stem: Literal["mean", "timm"],
+    called: tuple[str, str],
     whole: Mapping[str, Tensor] | None = None,
-    *,
-    called: tuple[str, str] = ("the file", "this network"),
 ) -> None:
-    """Load a classifier's weights into an encoder; the names differ in dots and prefixes alone. See `match_weights`.
+    """Load a classifier's weights into an encoder; the names differ in dots and prefixes alone. See `load_pretrained`.
 
     Weights of a trained run are known by their names, of a classifier 'net.backbone.' and of a mask network
     'net.encoder.'.
@@ -180,19 +186,9 @@ def load_encoder(
     Raises:
         DataError: tensors are missing, have another shape or are left over; they are named.
     """
-    for prefix in ("net.backbone.", "net.encoder."):
-        state = strip(state, prefix) or state
-    wanted = model.state_dict()
-    matched = match_weights(
-        wanted,
-        state,
-        whole or {},
-        first=next((name for name, tensor in wanted.items() if tensor.ndim == 4), ""),
-        adapt=lambda kernel, channels: stem_kernel(kernel, channels, stem),
-        key=_plain,
-        called=called,
-    )
-    model.load_state_dict(matched, strict=False)
+    state = strip(state, "net.encoder.") or state
+    first = next((name for name, tensor in model.state_dict().items() if tensor.ndim == 4), "")
+    load_pretrained(model, state, first_conv=first, stem=stem, whole=whole or {}, key=_plain, called=called)
 
 
 def _plain(name: str) -> str:
@@ -213,7 +209,7 @@ def _scales(model: nn.Module, name: str, channels: int) -> tuple[Scale, ...]:
     size, was_training = 64, model.training
     try:
         maps: list[Tensor] = model.eval()(torch.zeros(1, channels, size, size))
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except MISFITS as error:
         raise ConfigError(
             f"backbone '{name}' takes no image of any size ({one_line(error)}): choose another."
         ) from error
@@ -228,13 +224,8 @@ def _scales(model: nn.Module, name: str, channels: int) -> tuple[Scale, ...]:
 def _statistics(name: str, channels: int) -> InputStatistics:
     """Return what the pretrained weights declare; channels after the third take the first one's."""
     config: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    return _for_channels(PLAIN if config is None else InputStatistics(tuple(config.mean), tuple(config.std)), channels)
-
-
-def _for_channels(statistics: InputStatistics, channels: int) -> InputStatistics:
-    mean, std = statistics.mean, statistics.std
-    extra = max(0, channels - len(mean))
-    return InputStatistics((mean + mean[:1] * extra)[:channels], (std + std[:1] * extra)[:channels])
+    declared = PLAIN if config is None else InputStatistics(tuple(config.mean), tuple(config.std))
+    return declared.for_channels(channels)
 
 
 _INSTALLED = ("site-packages", "dist-packages")

@@ -198,9 +198,6 @@ def _as_timm(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class DenseNet(nn.Module):
     """DenseNet-121 with a second pooling after the first, and a classifier on mean and maximum.
 
-    Args:
-        state: its state dict, see `read_densenet`.
-
     Raises:
         DataError: the weights are of another network.
     """

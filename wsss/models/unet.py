@@ -38,11 +38,6 @@ class Unet(nn.Module):
 
     Images come as stored (uint8 or float, 0..255); standardisation is the network's own, and so are sizes: they are
     filled up to a multiple of the stride by mirroring, and the maps are cut back.
-
-    Args:
-        encoder: with its scales and input statistics.
-        outputs: K.
-        config: options of the decoder.
     """
 
     mean: Tensor
@@ -201,12 +196,7 @@ class Upsample(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Let the encoder's maps through where they and the decoder's agree (Oktay et al., arXiv 1804.03999).
-
-    Args:
-        skip: channels of the encoder's maps.
-        gating: channels of the decoder's.
-    """
+    """Let the encoder's maps through where they and the decoder's agree (Oktay et al., arXiv 1804.03999)."""
 
     def __init__(self, skip: int, gating: int) -> None:
         super().__init__()
@@ -269,7 +259,6 @@ class Decoder(nn.Module):
 
     Args:
         scales: of the encoder, from fine to coarse.
-        config: options.
 
     Raises:
         ConfigError: not one number of channels for each scale.

@@ -2,15 +2,31 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from wsss.core.checks import DataError, some
+from wsss.core.reading import parse_json
 
 
 def strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def read_recorded(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """Read a safetensors file: what wsss wrote of it (JSON; an empty table without), and its tensors by name.
+
+    Raises:
+        DataError: the record is no JSON.
+        SafetensorError, OSError: it is no safetensors file.
+    """
+    with safe_open(path, framework="pt") as file:
+        about = parse_json((file.metadata() or {}).get("wsss", "{}"), path)
+        return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
 
 
 def load_weights(net: nn.Module, tensors: dict[str, Tensor], where: object = "the checkpoint") -> None:
@@ -71,8 +87,8 @@ def match_weights(
     *,
     first: str,
     adapt: Callable[[Tensor, int], Tensor],
-    key: Callable[[str], str] = str,
-    called: tuple[str, str] = ("the file", "this network"),
+    key: Callable[[str], str],
+    called: tuple[str, str],
 ) -> dict[str, Tensor]:
     """Find the tensors of a network without its classifier in a state dict of the same network.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields, check_range, refuse_idle
+from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields, refuse_idle
 from wsss.core.folders import RUN, not_that, within
 from wsss.core.reading import MOST_YAML, read_yaml
 from wsss.core.runtime import ENGINES
@@ -103,7 +103,7 @@ class InferOptions:
     compared. subcell:rbg= and subcell:ybg= say which cell stain a network of three channels takes."""
     source_share: float = between(0.5, 0, 1)
     """Share of a cell's score taken from --source, where there is a run too; 0 keeps its --embeddings alone."""
-    pixel_um: float | None = None
+    pixel_um: float | None = between(None, 1e-4)
     """Micrometres per pixel of the original images, for --source; left out, what their files declare; an image whose
     file does not is taken for a whole field of the HPA (164 um)."""
     segment: str = ""
@@ -158,8 +158,6 @@ class InferOptions:
         check_choice("engine", self.engine, ENGINES)
         if not self.source:
             refuse_idle(self, ("source_share", "pixel_um"), "without --source")
-        if self.pixel_um is not None:
-            check_range("pixel_um", self.pixel_um, 1e-4)
         names = [parse_source(text)[0] for text in self.source]
         if len(set(names)) < len(names):
             raise ConfigError(
@@ -194,8 +192,7 @@ class InferOptions:
 
 OPTIONS = (InferOptions,)
 
-CELLS_ALONE: tuple[str, ...]
-CELLS_ALONE = (
+CELLS_ALONE: tuple[str, ...] = (
     "unet",
     "source",
     "source_share",
@@ -236,15 +233,13 @@ def refuse_of_other_task(options: InferOptions, run: Path, *, finds_masks: bool)
     Raises:
         ConfigError: one is set, by its name.
     """
-    usual = InferOptions(run)
-    for name in CELLS_ALONE if finds_masks else MASKS_ALONE:
+    usual, idle = InferOptions(run), MASKS_ALONE
+    what, own = "scores cells", "cell scores are --score.*, --crops.* and --tta.*"
+    if finds_masks:
+        idle, what, own = CELLS_ALONE, "finds masks", "masks are --segmentation.*"
+    for name in idle:
         for flag in _changed(name, getattr(options, name), getattr(usual, name)):
-            if finds_masks:
-                advice = "leave it out; the options of masks are --segmentation.*"
-            else:
-                advice = "leave it out; the options of cell scores are --score.*, --crops.* and --tta.*"
-            what = "finds masks" if finds_masks else "scores cells"
-            raise ConfigError(f"{run} {what}, to which --{flag} means nothing: {advice}.")
+            raise ConfigError(f"{run} {what}, to which --{flag} means nothing: leave it out; the options of {own}.")
 
 
 def _changed(name: str, value: Any, usual: Any) -> list[str]:

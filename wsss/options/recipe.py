@@ -229,8 +229,6 @@ class ClassifyRecipe(Recipe):
     """What shapes a classifier with class maps."""
 
     task: Literal["classify"] = "classify"
-    """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks; maps: a U-Net that learns
-    the pseudo-masks of wsss.pseudo, a map a class. Each task has its own options."""
     augment_device: Literal["cpu", "device"] = "cpu"
     """Where images are augmented: cpu, one by one in the loader processes; device, in whole batches where the network
     computes, for a GPU that would wait for its images."""
@@ -280,8 +278,6 @@ class MaskRecipe(UnetRecipe):
     """What shapes a U-Net that learns masks."""
 
     task: Literal["masks"] = "masks"
-    """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks; maps: a U-Net that learns
-    the pseudo-masks of wsss.pseudo, a map a class. Each task has its own options."""
     masks: MaskConfig = field(default_factory=MaskConfig)
     """Target options."""
 
@@ -291,8 +287,6 @@ class MapRecipe(UnetRecipe):
     """What shapes a U-Net that learns the pseudo-masks of class maps."""
 
     task: Literal["maps"] = "maps"
-    """classify: image labels and class maps (Puzzle-CAM); masks: a U-Net that learns masks; maps: a U-Net that learns
-    the pseudo-masks of wsss.pseudo, a map a class. Each task has its own options."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """Sampler options."""
 

@@ -100,10 +100,6 @@ def _reason(name: str) -> str:
     return REMOVED.get(name) or REMOVED[name.partition(".")[0]]
 
 
-def _is_gone(name: str) -> bool:
-    return name in REMOVED or name.partition(".")[0] in REMOVED
-
-
 def _renamed(values: Mapping[str, Any], above: str, old: list[str]) -> dict[str, Any]:
     current = {}
     for name, value in values.items():
@@ -128,7 +124,7 @@ def renamed_flags(words: Sequence[str]) -> list[str]:
 
 def _renamed_flag(word: str) -> str:
     name, equals, value = word[2:].partition("=")
-    if _is_gone(name):
+    if name in REMOVED or name.partition(".")[0] in REMOVED:
         raise ConfigError(f"--{name} is gone, for {_reason(name)}: leave it out.")
     for old, new in RENAMED.items():
         if name == old or name.startswith(f"{old}."):

@@ -36,19 +36,24 @@ def calibration_svg(count: np.ndarray, score: np.ndarray, truth: np.ndarray) -> 
         score: (bins,) their mean, NaN where the bin is empty.
         truth: (bins,) the share of them that is true, NaN where the bin is empty.
     """
-    figure = Figure(figsize=(4.6, 4.8), layout="constrained")
+    figure = _figure((4.6, 4.8), dpi=100)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], ":", color="0.4", label="scores mean what they say")
     there = count > 0
     upper.plot(score[there], truth[there], "o-", color="C0", label="observed")
-    upper.set(ylabel="share that is true", ylim=(-0.03, 1.03), xlim=(-0.03, 1.03))
-    upper.legend(fontsize=8, loc="upper left")
     edges = np.arange(len(count)) / len(count)
     lower.bar(edges, count, width=1 / len(count), align="edge", color="C0", alpha=0.6)
+    _frame_reliability(upper, lower, "share that is true")
+    return _svg(figure)
+
+
+def _frame_reliability(upper: Any, lower: Any, truth: str) -> None:
+    """Give the two panels of a reliability diagram their axes, with what the scores are compared with."""
+    upper.set(ylabel=truth, ylim=(-0.03, 1.03), xlim=(-0.03, 1.03))
+    upper.legend(fontsize=8, loc="upper left")
     lower.set(xlabel="score", ylabel="scores", yscale="log")
     for panel in (upper, lower):
         panel.grid(alpha=0.3)
-    return _svg(figure)
 
 
 def confusion_svg(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -63,7 +68,7 @@ def threshold_svg(thresholds: np.ndarray, curves: Mapping[str, np.ndarray]) -> s
         thresholds: (T,).
         curves: name -> (T,) in [0, 1].
     """
-    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+    figure = _figure((5.4, 4.2), dpi=100)
     panel = figure.subplots()
     for (name, values), colour in zip(curves.items(), CONDITION_COLOURS, strict=False):  # there are more colours
         panel.plot(thresholds, values, "o-", ms=4, color=colour, label=name)
@@ -75,7 +80,7 @@ def threshold_svg(thresholds: np.ndarray, curves: Mapping[str, np.ndarray]) -> s
 
 def sizes_svg(areas: Mapping[str, np.ndarray]) -> str:
     """Draw how many objects have which area, of each kind of object; areas in px, at least one in all."""
-    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+    figure = _figure((5.4, 4.2), dpi=100)
     panel = figure.subplots()
     every = np.concatenate(list(areas.values()))
     edges = np.geomspace(every.min() * 0.999, every.max() * 1.001, SIZE_BINS + 1)
@@ -151,10 +156,9 @@ def plot_reliability(panels: Mapping[str, tuple[Bins, Bins]], path: Path, truth:
 
     Args:
         panels: title -> bins before and after.
-        path: of the PNG.
         truth: what the scores are compared with, for the axis.
     """
-    figure = Figure(figsize=(4.8 * len(panels), 5.4), layout="constrained", dpi=110)
+    figure = _figure((4.8 * len(panels), 5.4))
     axes = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=(3, 1))
     for (title, pair), upper, lower in zip(panels.items(), axes[0], axes[1], strict=True):
         upper.plot([0, 1], [0, 1], ":", color="0.4", label="scores mean what they say")
@@ -163,12 +167,9 @@ def plot_reliability(panels: Mapping[str, tuple[Bins, Bins]], path: Path, truth:
             upper.plot(score[there], share[there], "o-", color=colour, ms=4, label=f"{name}: error {error:.3f}")
             edges = np.arange(len(count) + 1) / len(count)
             lower.stairs(count, edges, color=colour, label=name)
-        upper.set(title=title, ylabel=truth, ylim=(-0.03, 1.03), xlim=(-0.03, 1.03))
-        upper.legend(fontsize=8, loc="upper left")
-        lower.set(xlabel="score", ylabel="scores", yscale="log")
-        for panel in (upper, lower):
-            panel.grid(alpha=0.3)
-    write_atomic(path, lambda stream: figure.savefig(stream, format="png"))
+        upper.set_title(title)
+        _frame_reliability(upper, lower, truth)
+    _save(figure, path)
 
 
 def write_confusion(rows: Sequence[Mapping[str, Any]], csv: Path, picture: Path) -> None:
@@ -183,8 +184,7 @@ def write_confusion(rows: Sequence[Mapping[str, Any]], csv: Path, picture: Path)
     frame = pd.DataFrame(table, columns=predicted)
     frame.insert(0, "true class", true)
     write_csv(csv, frame)
-    figure = draw_confusion(table, true, predicted)
-    write_atomic(picture, lambda stream: figure.savefig(stream, format="png"))
+    _save(draw_confusion(table, true, predicted), picture)
 
 
 def confusion_table(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[str], list[str]]:
@@ -207,7 +207,7 @@ def draw_confusion(table: np.ndarray, true: Sequence[str], predicted: Sequence[s
     """Draw (T, F) numbers of cells as a matplotlib figure; fields show per cent of their row."""
     cells = table.sum(axis=1)
     shares = table / np.maximum(cells, 1e-9)[:, None]
-    figure = Figure(figsize=(3.5 + 0.42 * len(predicted), 2.6 + 0.36 * len(true)), layout="constrained", dpi=110)
+    figure = _figure((3.5 + 0.42 * len(predicted), 2.6 + 0.36 * len(true)))
     panel = figure.subplots()
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (y, x), share in np.ndenumerate(shares):
@@ -231,8 +231,6 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") 
 
     Args:
         rows: one an epoch: epoch, lr, train_* and, with validation, val_* figures.
-        path: of the PNG.
-        title: above it.
     """
     _save(draw_curves(rows, title), path)
 
@@ -303,8 +301,8 @@ def plot_range_test(rows: Sequence[Mapping[str, float]], suggestion: float, path
     _save(figure, path)
 
 
-def _figure(size: tuple[float, float]) -> Any:
-    return Figure(figsize=size, layout="constrained", dpi=110)
+def _figure(size: tuple[float, float], dpi: int = 110) -> Any:
+    return Figure(figsize=size, layout="constrained", dpi=dpi)
 
 
 def _line(panel: Any, rows: Sequence[Mapping[str, Any]], name: str, colour: str, style: str) -> None:
@@ -330,26 +328,19 @@ def plot_shares(groups: Sequence[GroupShares], class_names: Sequence[str], by: s
     """Draw a row for each class, a point with its interval for each condition.
 
     Args:
-        groups: the conditions.
-        class_names: of the classes.
         by: what conditions are called.
         what: of which cells the shares are, for the axis.
-        path: of the PNG.
     """
     largest = np.max([group.share for group in groups], axis=0)
-    shown = [int(k) for k in np.argsort(-largest, kind="stable") if largest[k] >= LEAST_SHARE] or [
-        int(largest.argmax())
-    ]
-    height = 1.4 + len(shown) * max(0.35, 0.16 * len(groups))
-    figure = Figure(figsize=(9, height), layout="constrained", dpi=110)
+    order = np.argsort(-largest, kind="stable").tolist()
+    shown = [k for k in order if largest[k] >= LEAST_SHARE] or order[:1]
+    figure = _figure((9, 1.4 + len(shown) * max(0.35, 0.16 * len(groups))))
     panel = figure.subplots()
     offsets = np.linspace(-0.32, 0.32, len(groups)) if len(groups) > 1 else np.zeros(1)
     for number, (group, offset) in enumerate(zip(groups, offsets, strict=True)):
         share, rows = 100 * group.share[shown], np.arange(len(shown)) + offset
-        colour, mark = (
-            CONDITION_COLOURS[number % len(CONDITION_COLOURS)],
-            CONDITION_MARKS[number // len(CONDITION_COLOURS) % len(CONDITION_MARKS)],
-        )
+        turn, place = divmod(number, len(CONDITION_COLOURS))
+        colour, mark = CONDITION_COLOURS[place], CONDITION_MARKS[turn % len(CONDITION_MARKS)]
         label = f"{group.name} ({group.cells} cells, {group.images} images)"
         panel.plot(share, rows, linestyle="none", marker=mark, color=colour, markersize=5, label=label)
         if len(group.resampled):

@@ -1,4 +1,4 @@
-"""The reports of cells and of masks as one self-contained HTML page each, and the choice of the cells shown."""
+"""The report of cells as one self-contained HTML page, and the choice of the cells shown."""
 
 import base64
 import gzip
@@ -15,9 +15,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from wsss.metrics.instances import HIT, INVENTED, MERGED, MISSED, SPLIT, Overlap, compare_objects
 from wsss.reports.figures import NO_CLASS, Colour, colour, data_uri, short_name
-from wsss.reports.overlay import OTHER_TINT, TINTS, Note, cell_boxes, fit, mark_cells, natural, stretch
+from wsss.reports.overlay import OTHER_TINT, TINTS, Note, cell_boxes, fit, mark_cells, stretch
 
 ROUGHNESS = 0.6
 """Largest distance of an outline from its pixels, in px of the picture."""
@@ -91,7 +90,6 @@ def pack_field(
         cells: what is shown of each cell; one without pixels in the map has no outline.
         edge: longer edge of the pictures in px.
         quality: of WebP, 1..100.
-        maps: class maps, if any.
     """
     paths = outline_paths(fit(label_map, edge, labels=True))
     small = [fit(np.rint(255 * stretch(plane)).astype(np.uint8), edge) for plane in planes]
@@ -151,7 +149,6 @@ def crop_uri(picture: np.ndarray, label_map: np.ndarray, cell_id: int, class_id:
     Args:
         picture: (H, W, 3) uint8.
         label_map: (H, W) int32.
-        cell_id: which cell.
         class_id: whose colour it gets.
         quality: of WebP, 1..100.
     """
@@ -281,10 +278,7 @@ def lay_out(template: str, page: Page, setup: Mapping[str, Any], **content: Any)
     """Fill in a template.
 
     Args:
-        template: name of the file.
-        page: what it shows.
         setup: what its script needs to know.
-        content: what else the template uses.
 
     Every text is escaped by the template engine, and a content security policy forbids the page to fetch anything.
     """
@@ -375,7 +369,6 @@ def notable_by_score(
         scores: (N, K) in [0, 1].
         truth: (N, K) of 0/1, rows of NaN for cells whose truth is not known; or None.
         negative: class id of 'no specific signal', or None.
-        most: cells a group.
     """
     top = scores.argmax(axis=1)
     shows_class = np.flatnonzero(top != negative) if negative is not None else np.arange(len(scores))
@@ -407,7 +400,6 @@ def notable_by_shape(cells: pd.DataFrame, most: int) -> list[NotableCells]:
 
     Args:
         cells: ID, area_px, touches_border.
-        most: cells a group.
     """
     images = cells.ID.to_numpy(object)
     group = cells.groupby("ID").area_px
@@ -427,93 +419,3 @@ def notable_by_shape(cells: pd.DataFrame, most: int) -> list[NotableCells]:
         ("border", "Cut by the border", "They touch the image's edge; the smallest first.", order[border[order]]),
     )
     return [NotableCells(key, title, about, spread(rows, images, most), len(rows)) for key, title, about, rows in kinds]
-
-
-FOUND = "found"
-"""What an object is where no truth is known."""
-COLOURS = {
-    FOUND: "#ffe14d",
-    HIT: "#2fd39a",
-    MISSED: "#4db4ff",
-    INVENTED: "#ff5a3c",
-    MERGED: "#ffe14d",
-    SPLIT: "#ff8ad8",
-}
-"""Of outlines; people with colour-blindness can distinguish them (after Okabe and Ito, lighter for dark pictures)."""
-MEANINGS = {
-    FOUND: "what was found",
-    HIT: "IoU above .5 with a true object",
-    MISSED: "true, and not found",
-    INVENTED: "found, and nothing true there",
-    MERGED: "several true ones, found as one",
-    SPLIT: "a true one, found in parts",
-}
-
-
-def pack_masks(
-    image: np.ndarray, predicted: np.ndarray, truth: np.ndarray | None, pairs: Overlap | None, edge: int, quality: int
-) -> str:
-    """Pack what the page needs to draw a field when it is scrolled to.
-
-    Args:
-        image: (C, H, W) uint8, grey or RGB.
-        predicted: (H, W) label map.
-        truth: the same, or None.
-        pairs: of the two at full size, which may be larger than these maps; None without truth.
-        edge: longer edge of the picture in px.
-        quality: of WebP, 1..100.
-    """
-    picture = fit(np.ascontiguousarray(natural(image.transpose(1, 2, 0))), edge)
-    cells = _outlined(predicted, pairs, edge, true=False)
-    if truth is not None and pairs is not None:
-        cells = _outlined(truth, pairs, edge, true=True) + cells  # those found lie above
-    numbered = [{"id": k, **cell} for k, cell in enumerate(cells)]
-    return packed({"picture": as_text(webp(picture, quality)), "cells": numbered})
-
-
-def _outlined(label_map: np.ndarray, pairs: Overlap | None, edge: int, *, true: bool) -> list[dict[str, Any]]:
-    """Return what the page shows of the objects of a map, the true ones or those found."""
-    paths = outline_paths(fit(label_map, edge, labels=True))
-    if pairs is None:
-        ids, areas = np.unique(label_map[label_map > 0], return_counts=True)
-        shown = zip(ids.tolist(), areas.tolist(), strict=True)
-        return [{"number": k, "path": paths.get(k, ""), "area": area, "fate": FOUND} for k, area in shown]
-    compared = compare_objects(pairs)
-    ids, areas, others, iou, fates = pairs.ids_a, pairs.areas_a, pairs.ids_b, pairs.iou, compared.predicted
-    if true:
-        ids, areas, others, iou, fates = pairs.ids_b, pairs.areas_b, pairs.ids_a, pairs.iou.T, compared.true
-    out = []
-    for k, number in enumerate(ids.tolist()):
-        best = int(iou[k].argmax()) if len(others) else 0
-        partner = int(others[best]) if len(others) and iou[k, best] > 0 else 0
-        about = {"number": number, "path": paths.get(number, ""), "area": int(areas[k]), "fate": str(fates[k])}
-        out.append(about | {"true": true, "partner": partner, "iou": round(float(iou[k].max(initial=0)), 3)})
-    return out
-
-
-@dataclass(frozen=True)
-class MaskPage(Page):
-    """The report of predicted masks; a row of its table is an image: name, and the columns.
-
-    Its fields come in the order in which they are worth a look.
-    """
-
-    errors: Sequence[tuple[str, str, int, int]]
-    """Rows of the table of errors: what, what it means, true objects, objects found."""
-    drawings: Sequence[Figure]
-    order: str
-    """The order of the fields in words."""
-    separated: bool
-    """Whether masks are parted into objects."""
-
-    @property
-    def fates(self) -> list[str]:
-        """What becomes of objects in the gallery."""
-        there = {fate for field in self.fields for fate in field.kinds}
-        return [fate for fate in COLOURS if fate in there]
-
-
-def render_masks(page: MaskPage) -> str:
-    """Lay out the report."""
-    setup = {"colours": COLOURS, "separated": page.separated}
-    return lay_out("masks.html", page, setup, colours=COLOURS, meanings=MEANINGS)

@@ -86,7 +86,6 @@ def exponentials(image_seed: np.ndarray, cell_ids: np.ndarray, seed: str) -> np.
     Args:
         image_seed: (N,) uint64, that of each cell's image.
         cell_ids: (N,) numbers of the cells.
-        seed: of the strategy.
     """
     start = np.uint64(int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "little"))
     with np.errstate(over="ignore"):
@@ -228,10 +227,6 @@ class Population:
 def read_population(folder: Path, classes: int) -> Population:
     """Read the cells of a prediction from its cells.parquet.
 
-    Args:
-        folder: of the prediction.
-        classes: how many there are.
-
     Raises:
         DataError: the table is missing, damaged or empty, lacks a column, or has other classes, or a cell comes twice.
     """
@@ -264,7 +259,6 @@ def differences(population: Population, folders: Sequence[Path]) -> np.ndarray:
     """Return how far score sources are apart for each cell and class, (N, K) float32 in [0, 1].
 
     Args:
-        population: the cells.
         folders: predictions of the same cells by other sources.
 
     Raises:

@@ -11,9 +11,9 @@ import re
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -32,7 +32,8 @@ from wsss.data.catalog import DataSet
 from wsss.reports.figures import colour, short_name
 from wsss.reports.overlay import LEAST_RANGE
 from wsss.reports.page import channel_colour, css_colour, outline_paths
-from wsss.reviewing.session import TRUTH, Session
+from wsss.reviewing.answers import TRUTH
+from wsss.reviewing.session import Session
 
 MARGINS = {"near": 0.15, "far": 1.0}
 """Surroundings shown on each side of a cell, as a share of its longer edge; the view 'field' shows the whole image."""
@@ -60,7 +61,7 @@ class Views:
     def __init__(self, data: DataSet) -> None:
         self.data = data
         self._places = {name: i for i, name in enumerate(data.ids)}
-        self._fields: OrderedDict[int, _Field] = OrderedDict()
+        self._field = lru_cache(KEPT)(self._read)
 
     def place(self, name: str) -> int:
         """Return the number of an image in the data set."""
@@ -117,19 +118,13 @@ class Views:
         carried = {str(name): str(self.data.carried[name].iloc[i]) for name in self.data.carried}
         return {"labels": labels, "carried": {name: text for name, text in carried.items() if text}}
 
-    def _field(self, i: int) -> _Field:
-        if i not in self._fields:
-            geometry = self.data.geometry(i)
-            content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
-            label_map = geometry.labels_to_store(self.data.cells(i))[content]
-            planes = self.data.image(i)[(slice(None), *content)]
-            limits = [np.percentile(plane[::2, ::2], (5, 99.7)) for plane in planes]
-            ranges = [(int(low), int(max(high, low + LEAST_RANGE))) for low, high in limits]
-            self._fields[i] = _Field(label_map, ranges)
-            if len(self._fields) > KEPT:
-                self._fields.popitem(last=False)
-        self._fields.move_to_end(i)
-        return self._fields[i]
+    def _read(self, i: int) -> _Field:
+        geometry = self.data.geometry(i)
+        content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
+        label_map = geometry.labels_to_store(self.data.cells(i))[content]
+        planes = self.data.image(i)[(slice(None), *content)]
+        limits = [np.percentile(plane[::2, ::2], (5, 99.7)) for plane in planes]
+        return _Field(label_map, [(int(low), int(max(high, low + LEAST_RANGE))) for low, high in limits])
 
 
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -172,10 +167,7 @@ class ReviewSite:
     """What each address answers; without the network, so that it can be tested as it is.
 
     Args:
-        session: the review.
-        views: of its data set.
         folder: of the review, which its files are written to.
-        title: of the page.
     """
 
     def __init__(self, session: Session, views: Views, folder: Path, title: str) -> None:
@@ -259,7 +251,7 @@ class ReviewSite:
             raise NotThere(f"there is no cell {row}.")
         return row
 
-    def _window(self, query: Mapping[str, str]) -> tuple[int, int, tuple[int, int, int, int]]:
+    def _window(self, query: Mapping[str, str]) -> tuple[int, int, Window]:
         row, view = self._row(query), query.get("view", "near")
         check_choice("view", view, VIEWS)
         population = self.session.population
@@ -318,7 +310,6 @@ class ReviewServer(ThreadingHTTPServer):
     """Serves a site on the loopback address.
 
     Args:
-        site: what it serves.
         port: 0 for a free one.
 
     Raises:

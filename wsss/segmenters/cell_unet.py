@@ -7,17 +7,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from skimage.segmentation import watershed
 
 from wsss.cells.instances import drop_small, fill_holes, objects_of, renumber
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import check_format
-from wsss.core.reading import one_line, parse_json
+from wsss.core.reading import one_line
 from wsss.core.seals import check_seal
 from wsss.models.device import Device, choose_device, in_parts
 from wsss.models.unet import BACKBONE, Unet, build_cell_unet
-from wsss.models.weights import load_weights
+from wsss.models.weights import load_weights, read_recorded
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.classical import tidy_cells
 
@@ -84,9 +84,7 @@ def load_cell_unet(path: Path) -> Unet:
         raise ConfigError(f"--weights {path} is no file, expected one of scripts/train_segmenter.py.")
     check_seal(path, "Install wsss again, or choose another file.")
     try:
-        with safe_open(path, framework="pt") as file:
-            about = parse_json((file.metadata() or {}).get("wsss", "{}"), path)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        about, state = read_recorded(path)
         if not isinstance(about, dict) or about.get("backbone") != BACKBONE:
             raise DataError(f"{path} does not name {BACKBONE} as its backbone: choose a file of train_segmenter.py.")
         check_format(path, about.get("format", FORMAT), FORMAT, "cell U-Net", "take another file")

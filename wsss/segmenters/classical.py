@@ -168,7 +168,8 @@ def segment_field(field: Field, config: ClassicalConfig | None = None) -> CellMa
             cells = expand_labels(nuclei, config.grow * radius) if config.grow else nuclei
     elif cell is not None:
         nuclei = None
-        cells = grow_cells(*_bodies(cell, config), config)
+        bodies, radius = find_nuclei(cell, config)  # what fills the cells, as if they were nuclei
+        cells = grow_cells(bodies, cell, radius, config)
     else:
         raise DataError(f"{field.name} has no channel that shows nuclei or fills the cells: see prepare --roles.")
     maps = [
@@ -177,12 +178,6 @@ def segment_field(field: Field, config: ClassicalConfig | None = None) -> CellMa
     ]
     assert maps[0] is not None
     return CellMaps(cells=maps[0], nuclei=maps[1])
-
-
-def _bodies(cell: np.ndarray, config: ClassicalConfig) -> tuple[np.ndarray, np.ndarray, float]:
-    """Find cell bodies in a stain that fills them, as if they were nuclei; return them, the stain and their radius."""
-    bodies, radius = find_nuclei(cell, config)
-    return bodies, cell, radius
 
 
 def fill_outlines(nuclei: np.ndarray, outline: np.ndarray, radius: float, config: ClassicalConfig) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from skimage import transform
 from skimage.segmentation import watershed
@@ -26,9 +26,10 @@ from skimage.segmentation import watershed
 from wsss.cells.instances import drop_small, fill_cells, fill_holes, renumber
 from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.files import write_bytes
-from wsss.core.reading import one_line, parse_json
+from wsss.core.reading import one_line
 from wsss.core.seals import BLANK, check_seal, sealed
 from wsss.models.device import choose_device
+from wsss.models.weights import read_recorded
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.packages import need
 
@@ -313,9 +314,7 @@ def load_network(path: Path) -> tuple[torch.nn.Module, bool]:
         raise ConfigError(f"{path} does not exist: convert the published pickles by scripts/convert_hpacellseg.py.")
     check_seal(path, "Convert the pickle again.")
     try:
-        with safe_open(path, framework="pt") as file:
-            about = parse_json((file.metadata() or {}).get("wsss", "{}"), path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        about, tensors = read_recorded(path)
     except (SafetensorError, OSError) as error:
         raise DataError(
             f"{path} is no safetensors file of a network ({one_line(error)}): convert the pickle again."

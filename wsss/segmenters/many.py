@@ -58,10 +58,8 @@ def segment_images(
     """Segment images of a data set and write their maps; yield (index, record or what went wrong) as they finish.
 
     Args:
-        job: data set and backend.
         backend: the backend, made in this process. A network runs here, and the workers label, measure and write
             beside it; of a function each worker makes its own.
-        indices: the images.
         workers: processes; None for one a core, 0 for none; 'ray' for the cores of a Ray cluster.
     """
     _open_data.cache_clear()

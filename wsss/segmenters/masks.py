@@ -7,7 +7,6 @@ outlines <ID>.geojson, or ImageJ's regions <ID>.zip. Pickles (Cellpose's _seg.np
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -20,10 +19,11 @@ from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import stem_of
 from wsss.data.ids import MASK_ENDINGS
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
-from wsss.segmenters.coco import GEOJSON_SUFFIXES as OUTLINES
-from wsss.segmenters.coco import REGION_SUFFIXES as REGIONS
-from wsss.segmenters.coco import CocoMasks, Outlines, paint_outlines, read_outlines, read_regions
-from wsss.segmenters.painted import GivenMasks, TableMasks, paint
+from wsss.segmenters.coco import CocoMasks
+from wsss.segmenters.outlines import GEOJSON_SUFFIXES as OUTLINES
+from wsss.segmenters.outlines import REGION_SUFFIXES as REGIONS
+from wsss.segmenters.outlines import Outlines, paint_outlines, read_outlines, read_regions
+from wsss.segmenters.painted import TableMasks, paint
 
 SUFFIXES = (*OUTLINES, *LABEL_MAPS, *REGIONS)
 """Forms that are read, in this order where an image has several; in any case."""
@@ -38,7 +38,6 @@ class MaskFolder:
     """The files of a folder, listed once.
 
     Args:
-        folder: where the masks are.
         channels: names that files of single channels bear, for masks that were made of one.
     """
 
@@ -53,8 +52,34 @@ class MaskFolder:
             self._files.setdefault(_stem(name), []).append(folder / name)
         self._any_case = {stem.lower(): paths for stem, paths in self._files.items()}
 
+    notes: Sequence[str] = ()
+    """What the user should know of all files together: nothing."""
+
     def __len__(self) -> int:
         return len(self._files)
+
+    def maps(self, field: Field) -> CellMaps:
+        """Read the label map or the outlines of one field, ids as they are.
+
+        Raises:
+            DataError: there is no file, it is none of these, or it has neither the original nor the stored size.
+        """
+        path = self.find(field.name)
+        if path is None:
+            similar = self.similar(field.name)
+            raise DataError(
+                f"{self.folder} holds no masks of {field.name}: expected {field.name} with one of "
+                f"{', '.join(SUFFIXES)}, found {some(similar, 3)}.{_way_out(similar)}"
+            )
+        name = path.name.lower()
+        if name.endswith(OUTLINES):
+            return _from_outlines(field, read_outlines(path), path)
+        if name.endswith(REGIONS):
+            return _from_outlines(field, read_regions(path), path)
+        cells = read_label_map(path, *field.sizes)
+        _check_size(cells.shape, field, str(path))
+        doubts = ("palette",) if has_odd_palette(path, cells.shape) else ()
+        return CellMaps(cells=_within(cells, field, str(path)), nuclei=None, doubts=doubts)
 
     def find(self, name: str) -> Path | None:
         """Return the file of the image `name`; None if there is none.
@@ -117,17 +142,38 @@ def _stem(name: str) -> str:
     return stem_of(name[:-3] if name.lower().endswith(".gz") else name)
 
 
-class _Source(Protocol):
-    notes: list[str]
+class MaskFile:
+    """One file with the masks of all images."""
 
-    def masks(self, name: str, size: tuple[int, int]) -> GivenMasks: ...
+    def __init__(self, source: CocoMasks | TableMasks) -> None:
+        self.source, self.notes = source, source.notes
+
+    def maps(self, field: Field) -> CellMaps:
+        """Paint the masks of one field, numbered as they are.
+
+        Raises:
+            DataError: the file lacks the image, a mask is broken, or has neither the original nor the stored size; or a
+                row of a table has no pixel left in the map, to which it could not be joined.
+        """
+        given = self.source.masks(field.name, (field.height, field.width))
+        _check_size(given.size, field, given.where)
+        cells = _within(paint(given), field, given.where)
+        lost = np.setdiff1d(given.ids, cells)
+        if lost.size and isinstance(self.source, TableMasks):
+            raise DataError(f"{given.where}: no pixel is left of cell {some(lost)}: empty, or under other masks.")
+        nuclei = self.source.nuclei(field.name) if isinstance(self.source, CocoMasks) else None
+        doubts = ("stray",) if lost.size else ()
+        return CellMaps(cells, None if nuclei is None else _paired(cells, paint(nuclei)), doubts)
+
+    def several(self, names: Iterable[str]) -> list[str]:
+        """Return no note: an image has no other file."""
+        return []
 
 
 class Masks:
     """Masks in any form that is read: a folder with a file of each image, or one file of all.
 
     Args:
-        path: the folder or file.
         channels: names that files of single channels bear.
         category: of a COCO JSON, see `CocoMasks`; None where it cannot be said.
 
@@ -142,11 +188,11 @@ class Masks:
         if category and not is_coco:
             raise ConfigError(f"--category chooses among the categories of a COCO JSON, and --masks is {path}.")
         self._doubts: dict[str, Sequence[str]] = {}
-        self._source: MaskFolder | _Source
+        self._source: MaskFolder | MaskFile
         if path.is_file() and is_coco:
-            self._source = CocoMasks(path, category, channels)
+            self._source = MaskFile(CocoMasks(path, category, channels))
         elif path.is_file() and name.endswith(FILES):
-            self._source = TableMasks(path)
+            self._source = MaskFile(TableMasks(path))
         elif path.is_file() and name.endswith((*OUTLINES, *REGIONS)):
             raise ConfigError(
                 f"--masks {path} has the outlines of one image: pass the folder with such a file of each, named by ID."
@@ -158,23 +204,21 @@ class Masks:
                 f"--masks {path} is no folder of label maps, and no file with one of {', '.join(FILES)} either."
             )
         else:
-            self._source = MaskFolder(path, channels)
-            if not len(self._source):
+            self._source = folder = MaskFolder(path, channels)
+            if not len(folder):
                 raise ConfigError(
                     f"--masks {path} holds no masks, expected <ID> with one of {', '.join(SUFFIXES)}."
-                    + _way_out(self._source.names)
+                    + _way_out(folder.names)
                 )
 
     @property
     def notes(self) -> Sequence[str]:
         """What the user should know of a file of all images, a line each."""
-        return () if isinstance(self._source, MaskFolder) else self._source.notes
+        return self._source.notes
 
     def maps(self, field: Field) -> CellMaps:
-        """Return the maps of one field, cells numbered as they are; see `read_folder` and `read_file`."""
-        if isinstance(self._source, MaskFolder):
-            return read_folder(field, self._source)
-        return read_file(field, self._source)
+        """Return the maps of one field, cells numbered as they are."""
+        return self._source.maps(field)
 
     def cells(self, name: str, size: tuple[int, int]) -> np.ndarray:
         """Return the cells of image `name`, whose original is (H, W) `size`, as (H, W) int32; see `told`.
@@ -192,7 +236,7 @@ class Masks:
 
     def several(self, names: Iterable[str]) -> list[str]:
         """Return a note, or none, on those of some images that have several files of which one is read."""
-        return self._source.several(names) if isinstance(self._source, MaskFolder) else []
+        return self._source.several(names)
 
 
 @dataclass(frozen=True)
@@ -258,29 +302,6 @@ def _way_out(names: Sequence[str]) -> str:
     return ""
 
 
-def read_folder(field: Field, folder: MaskFolder) -> CellMaps:
-    """Read the label map or the outlines of one field, ids as they are.
-
-    Raises:
-        DataError: there is no file, it is none of these, or it has neither the original nor the stored size.
-    """
-    path = folder.find(field.name)
-    if path is None:
-        raise DataError(
-            f"{folder.folder} holds no masks of {field.name}: expected {field.name} with one of {', '.join(SUFFIXES)}, "
-            f"found {some(folder.similar(field.name), 3)}.{_way_out(folder.similar(field.name))}"
-        )
-    name = path.name.lower()
-    if name.endswith(OUTLINES):
-        return _from_outlines(field, read_outlines(path), path)
-    if name.endswith(REGIONS):
-        return _from_outlines(field, read_regions(path), path)
-    cells = read_label_map(path, *field.sizes)
-    _check_size(cells.shape, field, str(path))
-    doubts = ("palette",) if has_odd_palette(path, cells.shape) else ()
-    return CellMaps(cells=_within(cells, field, str(path)), nuclei=None, doubts=doubts)
-
-
 def _from_outlines(field: Field, outlines: Outlines, path: Path) -> CellMaps:
     size = (field.height, field.width)
     cells = paint_outlines(outlines.ids, outlines.cells, size, path)
@@ -294,24 +315,6 @@ def _from_outlines(field: Field, outlines: Outlines, path: Path) -> CellMaps:
     if not any(outlines.nuclei):
         return CellMaps(cells=cells, nuclei=None, doubts=doubts)
     return CellMaps(cells, _paired(cells, paint_outlines(outlines.ids, outlines.nuclei, size, path)), doubts)
-
-
-def read_file(field: Field, source: _Source) -> CellMaps:
-    """Paint the masks of one field, numbered as they are.
-
-    Raises:
-        DataError: the file lacks the image, a mask is broken, or has neither the original nor the stored size; or a row
-            of a table has no pixel left in the map, to which it could not be joined.
-    """
-    given = source.masks(field.name, (field.height, field.width))
-    _check_size(given.size, field, given.where)
-    cells = _within(paint(given), field, given.where)
-    lost = np.setdiff1d(given.ids, cells)
-    if lost.size and not isinstance(source, CocoMasks):
-        raise DataError(f"{given.where}: no pixel is left of cell {some(lost)}: empty, or under other masks.")
-    nuclei = source.nuclei(field.name) if isinstance(source, CocoMasks) else None
-    doubts = ("stray",) if lost.size else ()
-    return CellMaps(cells, None if nuclei is None else _paired(cells, paint(nuclei)), doubts)
 
 
 def _paired(cells: np.ndarray, nuclei: np.ndarray) -> np.ndarray:

@@ -55,9 +55,14 @@ def paint(given: GivenMasks) -> np.ndarray:
     return np.ascontiguousarray(flat.reshape(given.size, order="F"))
 
 
+def is_number(value: object) -> bool:
+    """Return whether a value is a whole number, and not true or false."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_ids(ids: list[int], where: str) -> None:
     """Raise DataError unless `ids` are distinct whole numbers from 1 up that a label map can hold."""
-    wrong = [k for k in ids if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST]
+    wrong = [k for k in ids if not is_number(k) or not 1 <= k <= MOST]
     if wrong:
         raise DataError(f"{where}: a cell has the number {some(wrong)}, expected whole numbers from 1 to {MOST}.")
     if len(set(ids)) < len(ids):

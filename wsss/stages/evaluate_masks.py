@@ -18,7 +18,7 @@ from wsss.data.origin import read_provenance
 from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, score_pixels, search
 from wsss.options.evaluate import EvaluateOptions
-from wsss.reports.overlay import SheetRow, draw_sheet
+from wsss.reports.sheet import SheetRow, draw_sheet
 from wsss.runs.output import Output
 from wsss.runs.result_record import files_of_record
 from wsss.stages import spread_evenly

@@ -38,8 +38,9 @@ from wsss.metrics.instances import (
     score_pixels,
 )
 from wsss.options.report import ReportOptions
+from wsss.reports.masks import FOUND, pack_masks
 from wsss.reports.overlay import fit, scale_bar
-from wsss.reports.page import FOUND, Field, pack_masks
+from wsss.reports.page import Field
 from wsss.runs.inputs import Digests
 from wsss.runs.result_record import check_entry, check_recorded, files_of_record, record_of, there_now
 

@@ -15,7 +15,8 @@ from wsss.inference.tables import prediction_files
 from wsss.metrics.instances import HIT, INVENTED, MERGED, MISSED, SPLIT, THRESHOLDS, Compared, Hits, ap_of, mean_score
 from wsss.options.report import ReportOptions
 from wsss.reports.figures import sizes_svg, threshold_svg
-from wsss.reports.page import MEANINGS, Figure, MaskPage, render_masks
+from wsss.reports.masks import MEANINGS, MaskPage, render_masks
+from wsss.reports.page import Figure
 from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output
 from wsss.runs.run_folder import RunFolder

@@ -12,9 +12,10 @@ from wsss.data.origin import check_current, data_folder_of, image_marks
 from wsss.inference.tables import is_mask_folder, prediction_files, table_digest
 from wsss.metrics.weighted import Estimate, SampleFigures
 from wsss.options.review import ReviewOptions
+from wsss.reviewing.answers import FILE, TRUTH, Answers
 from wsss.reviewing.population import Population, read_population
 from wsss.reviewing.server import ReviewServer, ReviewSite, Views
-from wsss.reviewing.session import FILE, TRUTH, Answers, Judged, Session
+from wsss.reviewing.session import Judged, Session
 from wsss.runs.inputs import Digests
 from wsss.runs.lock import hold
 from wsss.runs.result_record import record_over

@@ -40,9 +40,6 @@ class Draw(NamedTuple):
 class DrawnAugment:
     """A recipe whose crop is cut here and whose other ops are drawn here. Not for several threads at once.
 
-    Args:
-        augment: the recipe as the CPU would use it.
-
     Raises:
         ConfigError: the recipe does not begin with RandomCrop, or has an op that is done on the CPU alone.
     """

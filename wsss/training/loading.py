@@ -24,7 +24,7 @@ from wsss.models.augment import Drawn, augment_batch
 from wsss.models.device import Device, return_freed_memory
 from wsss.options.recipe import Recipe, SamplerConfig
 from wsss.training.drawing import Draw, DrawnAugment, together
-from wsss.training.state import World
+from wsss.training.processes import World
 
 
 def class_weights(labels: np.ndarray) -> np.ndarray:
@@ -116,22 +116,6 @@ def draw_epoch(weights: np.ndarray | None, n: int, *, seed: int, epoch: int) -> 
     return rng.choice(len(weights), size=n, p=weights / weights.sum())
 
 
-def shard(indices: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """Take the part of one process: every `world`-th index from `rank` on; all parts together hold each index once.
-
-    Args:
-        indices: (n,) equal on all processes.
-        rank: 0 .. world - 1.
-        world: number of processes.
-
-    Returns:
-        (n / world,) indices, rounded up for the first processes and down for the others.
-    """
-    if not 0 <= rank < world:
-        raise ValueError(f"rank is {rank}, expected 0 to {world - 1}.")
-    return indices[rank::world]
-
-
 Key = tuple[int, int]
 """(index of the image in the data set, seed of its augmentation)."""
 
@@ -144,7 +128,6 @@ class ImageSamples(Dataset[Sample]):
     """Samples (image (4, h, w) uint8, labels (K,) float32, index) of a data set.
 
     Args:
-        data: the data set.
         augment: (image (4, S, S), seed) -> image; None for stored images as they are. Of one that only draws, the
             samples hold the draws too.
     """
@@ -220,10 +203,8 @@ class EpochLoader:
     """Batches of the training images.
 
     Args:
-        samples: the images with their labels.
         draw: returns the numbers of the images of an epoch, in order.
         count: how many these are.
-        recipe: batch, seed.
         workers: loader processes; 0 loads in this one. The batches do not depend on it.
         pinned: whether a GPU will take them.
         world: this process among all; each takes its share of every batch.
@@ -266,9 +247,6 @@ def balanced_draw(labels: np.ndarray, indices: np.ndarray, config: SamplerConfig
 
     Args:
         labels: (N, K) 0/1 of all images.
-        indices: those to draw from.
-        config: whether, and how far.
-        seed: of the drawing.
     """
     weights = image_weights(labels[indices], clip=config.clip) if config.balanced else None
     return lambda epoch: indices[draw_epoch(weights, len(indices), seed=seed, epoch=epoch)]

@@ -24,7 +24,8 @@ from wsss.models.device import Device
 from wsss.options.recipe import OptimConfig
 from wsss.reports.figures import plot_range_test, short_name
 from wsss.reports.overlay import Panel, composite, contact_sheet, fit, heat
-from wsss.training.fit import Learner, Watch, stop_error, stop_signals
+from wsss.training.fit import Watch, stop_error, stop_signals
+from wsss.training.learner import Learner
 from wsss.training.loading import EpochLoader
 from wsss.training.state import Job, LearningRate, Net, TrainState
 
@@ -42,13 +43,10 @@ class Sweep(LearningRate):
         self.rates = np.geomspace(low, high, steps).tolist()
         self.used = 0
 
-    def apply(self, optimizer: torch.optim.Optimizer, progress: float) -> float:
-        """Set the next rate of the climb in every group; return it."""
-        rate: float = self.rates[self.used]
+    def at(self, progress: float) -> float:
+        """Return the next rate of the climb, whatever the progress."""
         self.used += 1
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["lr_factor"]
-        return rate
+        return float(self.rates[self.used - 1])
 
 
 def range_test(
@@ -133,13 +131,8 @@ class Preview:
     """Writes `preview/epochNNN.png`: a row for each field, its picture and the maps of its labelled classes.
 
     Args:
-        data: the data set.
         held_out: validation images; those with the most different labels are shown, the same ones each time.
-        device: where to compute.
-        folder: of the run.
         every: epochs between two pictures.
-        fields: how many images.
-        maps: most classes shown of each.
     """
 
     def __init__(
@@ -172,7 +165,8 @@ class Preview:
             panels += self._row(index, image, _spread(output.cam[0]), probs, classes)
         shown = sorted({k for classes in self.classes.values() for k in classes})
         sheet = contact_sheet(panels, shown, self.data.classes.names, columns=self._columns)
-        _write_png(self.folder / "preview" / f"epoch{row['epoch']:03}.png", sheet)
+        path = self.folder / "preview" / f"epoch{row['epoch']:03}.png"
+        write_atomic(path, lambda stream: Image.fromarray(sheet).save(stream, format="png"))
 
     @property
     def _columns(self) -> int:
@@ -213,10 +207,6 @@ def _spread(cam: Tensor) -> np.ndarray:
     cam = cam.float()
     low, high = cam.amin(dim=(1, 2), keepdim=True), cam.amax(dim=(1, 2), keepdim=True)
     return ((cam - low) / (high - low + 1e-5)).cpu().numpy()
-
-
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    write_atomic(path, lambda stream: Image.fromarray(picture).save(stream, format="png"))
 
 
 def open_tensorboard(folder: Path) -> Watch:

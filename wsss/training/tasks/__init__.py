@@ -14,9 +14,11 @@ from wsss.options.recipe import Recipe, UnetRecipe
 from wsss.options.train import TrainOptions
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, is_checkpoint, same_fold
-from wsss.training.fit import Learner, Validate, Watch
+from wsss.training.fit import Validate, Watch
+from wsss.training.learner import Learner
 from wsss.training.loading import EpochLoader
-from wsss.training.state import Net, World
+from wsss.training.processes import World
+from wsss.training.state import Net
 
 Earlier = tuple[RunFolder, Path]
 """Run and file of an earlier network."""
@@ -38,12 +40,6 @@ class Split:
 
 class Task(ABC):
     """A task on its data.
-
-    Args:
-        recipe: what shapes the weights.
-        options: where and how.
-        device: where to compute.
-        world: this process among all.
 
     Raises:
         ConfigError: the recipe does not go with the data.
@@ -92,6 +88,10 @@ class Task(ABC):
     def teacher(self, earlier: Mapping[str, Earlier]) -> Any:
         """Return the network whose maps are learnt too; None for none."""
         return None
+
+    def loading(self, workers: int) -> dict[str, Any]:
+        """Return how an `EpochLoader` loads here."""
+        return {"workers": workers, "pinned": self.device.is_cuda, "world": self.world}
 
     @abstractmethod
     def batches(self, split: Split, workers: int) -> EpochLoader:

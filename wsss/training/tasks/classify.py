@@ -19,7 +19,7 @@ from wsss.data.augment import build_augment, load_recipe
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.origin import image_marks, without_cells
 from wsss.feature_classifier.fit import TooFewCells
-from wsss.feature_classifier.train import ensure_feature_classifier
+from wsss.feature_classifier.train import Lessons, ensure_feature_classifier
 from wsss.losses.classify import ComboLoss, refinement
 from wsss.metrics.cells import CellTruth, read_cell_truth
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
@@ -32,9 +32,10 @@ from wsss.runs.inputs import Digests
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, same_fold
 from wsss.training.drawing import DrawnAugment
-from wsss.training.fit import Learner, Validate, Watch
-from wsss.training.loading import Batch, EpochLoader, ImageSamples, balanced_draw, shard, whole_images
-from wsss.training.state import World
+from wsss.training.fit import Validate, Watch
+from wsss.training.learner import Learner
+from wsss.training.loading import Batch, EpochLoader, ImageSamples, balanced_draw, whole_images
+from wsss.training.processes import World
 from wsss.training.tasks import Earlier, Split, Task
 from wsss.training.watch import Preview
 
@@ -71,14 +72,7 @@ class ClassifyTask(Task):
     recipe: ClassifyRecipe
     options: ClassifyOptions
 
-    def __init__(
-        self,
-        recipe: ClassifyRecipe,
-        options: ClassifyOptions,
-        device: Device,
-        world: World,
-        data: DataSet | None = None,
-    ) -> None:
+    def __init__(self, recipe: ClassifyRecipe, options: ClassifyOptions, device: Device, world: World) -> None:
         super().__init__(recipe, options, device, world)
         self.data = DataSet.open(default_dataset(options.data))
         self.ids, self.twins = self.data.ids, self.data.twins
@@ -191,8 +185,7 @@ class ClassifyTask(Task):
 
     def batches(self, split: Split, workers: int) -> EpochLoader:
         """Return augmented batches, rare classes drawn more often."""
-        pinned = self.device.is_cuda
-        return train_loader(self.data, split.train, self.recipe, workers=workers, pinned=pinned, world=self.world)
+        return train_loader(self.data, split.train, self.recipe, **self.loading(workers))
 
     def validator(self, split: Split, workers: int) -> Validate | None:
         """Return the figures on the held-out images."""
@@ -212,7 +205,8 @@ class ClassifyTask(Task):
         if config.enabled is False or self._lacks_cells(split.train):
             return
         try:
-            fitted = ensure_feature_classifier(folder, self.data, split.train, config, self.recipe.seed, self.answers)
+            lessons = Lessons(self.data, split.train, config, self.recipe.seed, self.answers)
+            fitted = ensure_feature_classifier(folder, lessons)
         except TooFewCells as error:
             if config.enabled is True or self.answers is not None:
                 raise
@@ -253,39 +247,23 @@ def record_of_data(recipe: Any, data: DataSet, fold: int | None, train_ids: list
     )
 
 
-def train_loader(
-    data: DataSet,
-    indices: np.ndarray,
-    recipe: ClassifyRecipe,
-    *,
-    workers: int = 0,
-    pinned: bool = False,
-    world: World | None = None,
-) -> EpochLoader:
+def train_loader(data: DataSet, indices: np.ndarray, recipe: ClassifyRecipe, **loading: Any) -> EpochLoader:
     """Return augmented batches of images with their labels.
 
     Args:
-        data: the data set.
-        indices: its training images.
-        recipe: batch, crop, augmentation, sampler, seed.
-        workers, pinned, world: see `EpochLoader`.
+        loading: workers, pinned, world of an `EpochLoader`.
     """
     signals = [stains.signal for stains in data.stains]
     augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels), signals=signals)
     samples = ImageSamples(data, DrawnAugment(augment) if recipe.augment_device == "device" else augment)
     draw = balanced_draw(data.labels, indices, recipe.sampler, recipe.seed)
-    return EpochLoader(samples, draw, len(indices), recipe, workers=workers, pinned=pinned, world=world)
+    return EpochLoader(samples, draw, len(indices), recipe, **loading)
 
 
 class Validator:
     """Figures of a network on held-out images.
 
     Args:
-        data: the data set.
-        indices: the held-out images.
-        recipe: loss, puzzle, batch.
-        device: where to compute.
-        workers: loader processes.
         world: this process among all; each looks at its part of the images, and all get the same figures.
     """
 
@@ -301,8 +279,8 @@ class Validator:
         self.recipe, self.device, self.labels = recipe, device, data.labels[indices]
         self.world = world or World()
         self.loss = ComboLoss(recipe.loss, recipe.puzzle)
-        shown, batch = shard(indices, self.world.rank, self.world.size), -(-recipe.batch // self.world.size)
-        self.batches = whole_images(data, shown, batch, workers=workers, pinned=device.is_cuda)
+        batch = -(-recipe.batch // self.world.size)
+        self.batches = whole_images(data, self.world.share(indices), batch, workers=workers, pinned=device.is_cuda)
 
     @torch.no_grad()
     def __call__(self, net: CamNet) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from wsss.core.checks import ConfigError, refuse_idle, some
@@ -18,18 +18,17 @@ from wsss.core.folders import PSEUDO_MASKS, kind_of, not_that
 from wsss.data.augment import Augment, build_augment
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.pseudo import PseudoSet
-from wsss.losses.semantic import MaskLoss
 from wsss.models.device import Device
-from wsss.models.unet import MaskOutput
 from wsss.options.masks import IGNORE
 from wsss.options.recipe import MapRecipe
 from wsss.options.train import MapOptions
 from wsss.runs.record import RunRecord, check_unseen, fold_name
-from wsss.training.fit import Learner, Validate
-from wsss.training.loading import Batch, EpochLoader, Key, balanced_draw
-from wsss.training.state import World
+from wsss.training.fit import Validate
+from wsss.training.loading import EpochLoader, Key, balanced_draw
+from wsss.training.processes import World
 from wsss.training.tasks import Split, UnetTask
 from wsss.training.tasks.classify import record_of_data
+from wsss.training.tasks.masks import MaskLearner
 
 
 class MapSamples(Dataset[tuple[Tensor, Tensor, int]]):
@@ -55,27 +54,10 @@ class MapSamples(Dataset[tuple[Tensor, Tensor, int]]):
         return torch.from_numpy(image), torch.from_numpy(target), index
 
 
-class MapLearner(Learner):
-    """The step of the loop with the loss of masks; ignored pixels are in no term of it."""
-
-    def build(self) -> nn.Module:
-        """Return what is trained: the network itself."""
-        recipe = self.job.recipe
-        assert isinstance(recipe, MapRecipe)
-        self.loss = MaskLoss(recipe.mask_loss)
-        return self.state.net
-
-    def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
-        """Return the loss and its parts of one batch; its labels are the (B, K, h, w) targets."""
-        with self.job.device.autocast():
-            output: MaskOutput = model(batch.images)
-        return self.loss(output.logits, batch.labels, side=output.side, epoch=self.state.progress.epoch)
-
-
 class MapTask(UnetTask):
     """U-Nets of the class maps of a prepared data set."""
 
-    learner = MapLearner
+    learner = MaskLearner
     recipe: MapRecipe
     options: MapOptions
 
@@ -158,8 +140,7 @@ class MapTask(UnetTask):
         augment = build_augment(recipe.augment, recipe.crop or data.size, channels=self.channels)
         samples = MapSamples(data, self._masks(split.fold), augment)
         draw = balanced_draw(data.labels, split.train, recipe.sampler, recipe.seed)
-        pinned = self.device.is_cuda
-        return EpochLoader(samples, draw, len(split.train), recipe, workers=workers, pinned=pinned, world=self.world)
+        return EpochLoader(samples, draw, len(split.train), recipe, **self.loading(workers))
 
     def validator(self, split: Split, workers: int) -> Validate | None:
         """Return None: there are no masks to validate on."""

@@ -1,7 +1,7 @@
 """Masks: a U-Net learns from images with masks."""
 
 from dataclasses import fields
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,13 +21,14 @@ from wsss.metrics.instances import MaskScore, score_mask
 from wsss.models.device import Device
 from wsss.models.unet import MaskOutput, Unet, probabilities
 from wsss.options.masks import MaskConfig, MaskLossConfig
-from wsss.options.recipe import MaskRecipe
+from wsss.options.recipe import MaskRecipe, UnetRecipe
 from wsss.options.train import TrainOptions
 from wsss.runs.inputs import Digests
 from wsss.runs.record import RunRecord
-from wsss.training.fit import Learner, Validate
+from wsss.training.fit import Validate
+from wsss.training.learner import Learner
 from wsss.training.loading import Batch, EpochLoader, Key, draw_epoch
-from wsss.training.state import World
+from wsss.training.processes import World
 from wsss.training.tasks import Split, UnetTask
 
 
@@ -95,22 +96,21 @@ def training_augment(recipe: MaskRecipe, masks: MaskSet, surveyed: Survey) -> Au
 
 
 class MaskLearner(Learner):
-    """The step of the loop with the loss of masks."""
+    """The step of the loop with the loss of masks, or of pseudo-masks; ignored pixels are in no term of it."""
 
     def build(self) -> nn.Module:
         """Return what is trained: the network itself."""
         recipe = self.job.recipe
-        assert isinstance(recipe, MaskRecipe)
-        self.recipe = recipe
-        self.loss = MaskLoss(recipe.mask_loss, recipe.masks.target)
+        assert isinstance(recipe, UnetRecipe)
+        self.border_weight = recipe.mask_loss.border_weight
+        self.loss = MaskLoss(recipe.mask_loss, recipe.masks.target if isinstance(recipe, MaskRecipe) else "binary")
         return self.state.net
 
     def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
         """Return the loss and its parts of one batch; its labels are the packed targets."""
         with self.job.device.autocast():
             output: MaskOutput = model(batch.images)
-        outputs, border = self.recipe.masks.outputs, self.recipe.mask_loss.border_weight
-        target, weights = unpack_target(batch.labels, outputs, border)
+        target, weights = unpack_target(batch.labels, output.logits.shape[1], self.border_weight)
         epoch = self.state.progress.epoch
         return self.loss(output.logits, target, weights=weights, side=output.side, holds=output.holds, epoch=epoch)
 
@@ -159,9 +159,8 @@ class MaskTask(UnetTask):
     def batches(self, split: Split, workers: int) -> EpochLoader:
         """Return augmented batches; of the empty images an epoch draws a share alone."""
         augment = training_augment(self.recipe, self.masks, self.survey)
-        empty, pinned = np.nan_to_num(self.survey.coverage) == 0, self.device.is_cuda
-        options = {"workers": workers, "pinned": pinned, "world": self.world}
-        return mask_loader(self.masks, split.train, empty, self.recipe, augment, **options)  # type: ignore[arg-type]
+        empty = np.nan_to_num(self.survey.coverage) == 0
+        return mask_loader(self.masks, split.train, empty, self.recipe, augment, **self.loading(workers))
 
     def validator(self, split: Split, workers: int) -> Validate | None:
         """Return the figures on the held-out images."""
@@ -175,25 +174,13 @@ class MaskTask(UnetTask):
 
 
 def mask_loader(
-    masks: MaskSet,
-    indices: np.ndarray,
-    empty: np.ndarray,
-    recipe: MaskRecipe,
-    augment: Augment,
-    *,
-    workers: int = 0,
-    pinned: bool = False,
-    world: World | None = None,
+    masks: MaskSet, indices: np.ndarray, empty: np.ndarray, recipe: MaskRecipe, augment: Augment, **loading: Any
 ) -> EpochLoader:
     """Return augmented batches of images with masks; of the empty ones an epoch draws a share alone.
 
     Args:
-        masks: the images.
-        indices: those to train on.
         empty: (N,) bool of all images: nothing to find in them.
-        recipe: batch, sampling, target, seed.
-        augment: of images and masks together.
-        workers, pinned, world: see `EpochLoader`.
+        loading: workers, pinned, world of an `EpochLoader`.
     """
     nothing = empty[indices]
     most_empty = round(recipe.masks.empty_share * int(nothing.sum()))
@@ -205,17 +192,13 @@ def mask_loader(
 
     count = int((~nothing).sum()) + most_empty
     samples = MaskSamples(masks, augment, recipe.masks, recipe.mask_loss)
-    return EpochLoader(samples, draw, count, recipe, workers=workers, pinned=pinned, world=world)
+    return EpochLoader(samples, draw, count, recipe, **loading)
 
 
 class MaskValidator:
     """Figures of a network on held-out images, each at its own size.
 
     Args:
-        masks: the images.
-        indices: the held-out ones.
-        recipe: loss and target.
-        device: where to compute.
         world: this process among all; each takes every `size`-th image.
     """
 
@@ -224,7 +207,7 @@ class MaskValidator:
     ) -> None:
         self.world, self.device, self.recipe = world or World(), device, recipe
         self.samples = MaskSamples(masks, None, recipe.masks, recipe.mask_loss)
-        self.indices = indices[self.world.rank :: self.world.size]
+        self.indices = self.world.share(indices)
         self.loss = MaskLoss(recipe.mask_loss, recipe.masks.target)
 
     @torch.no_grad()
