@@ -1,5 +1,6 @@
 """A running review: its answers in an SQLite file, which cell comes next, and the quality of the labels so far."""
 
+import re
 import sqlite3
 import threading
 from collections import Counter
@@ -50,6 +51,17 @@ _CONTENT = (
     "SELECT * FROM designs ORDER BY name",
     "SELECT * FROM meta WHERE name != 'digest' ORDER BY name",
 )
+
+
+LONGEST = 1e9
+"""Seconds that an answer may take."""
+_SANE = {
+    "answers": "typeof(image) || typeof(labels) || typeof(design) || typeof(mark) = 'texttexttexttext' "
+    f"AND typeof(cell) = 'integer' AND typeof(seconds) = 'real' AND seconds BETWEEN 0 AND {LONGEST}",
+    "designs": "typeof(name) = 'text' AND typeof(threshold) = 'real' AND threshold > 0",
+    "rates": "typeof(image) = 'text' AND typeof(cell) = 'integer' AND typeof(rate) = 'real' AND rate BETWEEN 0 AND 2",
+}
+"""What holds for every row of a table."""
 
 
 def _schema(database: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
@@ -137,7 +149,7 @@ class Answers:
                 raise DataError(
                     f"{path} holds answers of another {name} ({' '.join(stored.split())[:80]}): choose another --out."
                 )
-
+        self._check_values(len(classes))
         with self._named():
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('seed', ?)", (str(seed),))
             (stored,) = self._db.execute("SELECT value FROM meta WHERE name = 'seed'").fetchone()
@@ -163,8 +175,31 @@ class Answers:
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 raise self._damaged(error) from error
 
+    def _check_values(self, classes: int) -> None:
+        """Refuse what no review writes: a file that somebody else made may have the right digest.
+
+        Raises:
+            DataError: it holds such a value.
+        """
+        with self._named():
+            for table, sane in _SANE.items():
+                if found := self._db.execute(f"SELECT * FROM {table} WHERE ({sane}) IS NOT TRUE LIMIT 1").fetchone():
+                    raise self._damaged(f"{table} holds {found}")
+            labels = [text for (text,) in self._db.execute("SELECT DISTINCT labels FROM answers")]
+            designs = [name.partition("@")[0] for (name,) in self._db.execute("SELECT name FROM designs")]
+        for design in designs:
+            strategy, _, label = design.partition(":")
+            if strategy not in STRATEGIES or STRATEGIES[strategy].by_class != bool(label):
+                raise self._damaged(f"there is no strategy '{design}'")
+            labels.append(label)
+        for text in filter(None, labels):
+            if not all(re.fullmatch("[0-9]{1,4}", k) and int(k) < classes for k in text.split("|")):
+                raise self._damaged(f"'{text}' is none of the {classes} classes")
+        if not np.isfinite(self.weights([answer.cell for answer in self.live()])).all():
+            raise self._damaged("an answer was asked by no strategy")
+
     def _damaged(self, how: object) -> DataError:
-        text = " ".join(str(how).split())
+        text = " ".join(str(how).split())[:200]
         return DataError(f"{self.path} is damaged ({text}): restore it from a copy, or choose another --out.")
 
     def add(self, answer: Answer, rates: Mapping[str, float], threshold: float) -> None:
@@ -192,16 +227,10 @@ class Answers:
         with self._named(), self._transaction():
             self._put_rates({design: rates})
 
-    def undo(self) -> Answer | None:
-        """Take the last answer back and return it; None if there is none."""
-        answers = self.live()
-        if not answers:
-            return None
+    def undo(self, cell: Cell) -> None:
+        """Take the answer for a cell back."""
         with self._named(), self._transaction():
-            self._db.execute(
-                "UPDATE answers SET undone = 1 WHERE number = (SELECT MAX(number) FROM answers WHERE undone = 0)"
-            )
-        return answers[-1]
+            self._db.execute("UPDATE answers SET undone = 1 WHERE image = ? AND cell = ?", cell)
 
     def set_threshold(self, design: str, threshold: float) -> None:
         """Note up to which key a design has been asked."""
@@ -231,7 +260,8 @@ class Answers:
         known = {(design, image, cell): rate for design, image, cell, rate in rows}
         rates = np.array([[known.get((name, *cell), 0.0) for name in designs] for cell in cells], np.float64)
         thresholds = np.array(list(designs.values()), np.float64)
-        return 1 / inclusion(rates.reshape(len(cells), len(designs)), thresholds)
+        with np.errstate(divide="ignore"):  # refused where the file is opened
+            return 1 / inclusion(rates.reshape(len(cells), len(designs)), thresholds)
 
     def _digest(self) -> str:
         """Return the digest of all that the file holds, which SQLite lacks."""
@@ -285,6 +315,7 @@ class Session:
         classes: of the scores.
         judged: the predictions.
         mark: returns the digest of an image's pixels and label map.
+        marks: these digests, of images with answers in the data set; answers given when they were others do not count.
     """
 
     def __init__(
@@ -294,6 +325,7 @@ class Session:
         classes: ClassList,
         judged: Judged,
         mark: Callable[[str], str],
+        marks: Mapping[str, str],
     ) -> None:
         self.population, self.answers, self.classes, self.judged = population, answers, classes, judged
         self.mark = mark
@@ -301,11 +333,18 @@ class Session:
         self._queues: dict[str, Queue] = {}
         live = answers.live()
         rows = population.rows([answer.cell for answer in live])
-        self._answered = {int(row): answer for row, answer in zip(rows, live, strict=True) if row >= 0}
-        self.elsewhere = int((rows < 0).sum())
-        """Answers about cells that these predictions do not have."""
+        self._marks = dict(marks)
+        self._answered = {int(row): own for row, own in zip(rows, live, strict=True) if row >= 0 and self._current(own)}
         self._figures: tuple[int, SampleFigures] | None = None
         self._changes = 0
+
+    @property
+    def elsewhere(self) -> int:
+        """Answers about cells that these predictions do not have, or that have changed since."""
+        return len(self.answers.live()) - len(self._answered)
+
+    def _current(self, answer: Answer) -> bool:
+        return self._marks.get(answer.cell[0], answer.mark) == answer.mark
 
     @property
     def strategies(self) -> Mapping[str, Strategy]:
@@ -361,6 +400,7 @@ class Session:
                     design, {self.population.cell(k): float(r) for k, r in zip(before, rates, strict=True)}
                 )
             answer = Answer(cell, chosen, design, self.mark(cell[0]), seconds, hints)
+            self._answered.pop(row, None)
             self._answered[row] = answer
             threshold = self._queue(queue).threshold(self._answered)
             try:
@@ -372,19 +412,19 @@ class Session:
             self._changes += 1
 
     def undo(self) -> int | None:
-        """Take the last answer back; return the row of its cell, None if there was none or it is not here."""
+        """Take the last answer about these cells back; return the row of its cell, None if there is none."""
         with self._lock:
-            taken = self.answers.undo()
-            if taken is None:
+            if not self._answered:
                 return None
+            row = next(reversed(self._answered))
+            self.answers.undo(self._answered[row].cell)
+            del self._answered[row]
             self._changes += 1
-            row = int(self.population.rows([taken.cell])[0])
-            self._answered.pop(row, None)
             for name, queue in self._queues.items():
                 queue.rewind()
                 if self._design(name) in self.answers.designs():
                     self.answers.set_threshold(self._design(name), queue.threshold(self._answered))
-            return row if row >= 0 else None
+            return row
 
     def counts(self) -> dict[str, Any]:
         """Return how many cells were answered, and how."""
@@ -419,7 +459,8 @@ class Session:
 
     def write(self, folder: Path) -> None:
         """Write the answers as a table that other stages take as --truth, and the figures."""
-        figures, live = self.figures(), [answer for answer in self.answers.live() if answer.labels]
+        figures = self.figures()
+        live = [answer for answer in self.answers.live() if answer.labels and self._current(answer)]
         weights = self.answers.weights([answer.cell for answer in live])
         table = pd.DataFrame(
             {
