@@ -119,6 +119,8 @@ def run(options: EvaluateOptions) -> int:
 OF_CELLS = ("masks", "labels", "submission", "data", "join", "join_iou", "match_iou", "threshold")
 OF_MASKS = ("search", "sheet")
 SUBJECT = ("options.preds", "options.truth")
+UNEVEN = 1.5
+"""Ratio of the largest to the least weight of true cells from which they are no random sample."""
 
 
 def _read(options: EvaluateOptions, digests: Digests) -> dict[str, Any]:
@@ -147,6 +149,8 @@ def evaluate(options: EvaluateOptions) -> tuple[dict[str, Any], ClassList]:
     columns = score_columns(cells, options.preds)
     classes = _classes(options.data or recorded_data(options.preds), len(columns))
     truth = read_cell_truth(options.truth, classes)
+    if truth.weights is not None and truth.weights.max() > UNEVEN * truth.weights.min():
+        say(f"note: {options.truth} is no random sample, and each cell counts once here: review --summary weighs them.")
     with true_masks(options.masks, options.data or recorded_data(options.preds)) as given:
         masks = TrueMasks(given.cells, truth) if given else None
         return _figures(options, cells, truth, masks, classes), classes
