@@ -160,7 +160,9 @@ def test_help_is_short_and_the_rest_is_there_when_asked_for(task: str, capsys: p
     assert "--optim.lr (default: 0.0003)" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         read("--task", task, "--help", "all")
-    assert "--optim.lr" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "--optim.lr" in text
+    assert "\\x08" not in text
 
 
 def test_an_early_stop_without_a_validation_loss_is_refused(tmp_path: Path) -> None:

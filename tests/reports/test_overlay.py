@@ -29,7 +29,7 @@ def two_cells(size: int = 120) -> np.ndarray:
 
 
 def test_the_colours_of_the_19_classes_are_told_apart() -> None:
-    lab = rgb2lab(np.array([colour(k) for k in range(len(HPA_NAMES))])[None] / 255)[0]
+    lab = rgb2lab(np.array([*(colour(k) for k in range(len(HPA_NAMES))), NO_CLASS])[None] / 255)[0]
     distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e3 * np.eye(len(lab))
     assert distance.min() > 20
     assert lab[:, 0].min() > 40, "too dark for a dark picture"

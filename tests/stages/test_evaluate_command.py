@@ -131,6 +131,16 @@ def test_without_masks_cells_are_joined_by_number(folder: Path) -> None:
     assert found["cells"]["count"] == 20
 
 
+def test_a_note_says_that_the_answers_of_a_review_are_no_random_sample(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = pd.read_csv(folder / "truth.csv")
+    for last, note in ((1.4, False), (9.0, True)):
+        truth.assign(weight=[1.0] * 19 + [last], image_mark="m").to_csv(folder / "truth.csv", index=False)
+        run(folder, "--overwrite", "true")
+        assert ("is no random sample" in capsys.readouterr().out) == note
+
+
 def test_copied_labels_and_image_scores_stand_next_to_the_cells(folder: Path) -> None:
     (folder / "labels.csv").write_text("ID,Label\n" + "".join(f"i{i},0|1|2\n" for i in range(5)))
     found = run(folder, "--labels", str(folder / "labels.csv"))

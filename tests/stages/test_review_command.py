@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from browsing import requests, wait_for
-from reviewable import CLASSES, write_reviewable
+from reviewable import CLASSES, label_map, write_reviewable
 
 from wsss import evaluate, review
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
+from wsss.core.label_maps import write_label_map
 from wsss.inference import tables
 from wsss.metrics.cells import read_cell_truth
 from wsss.options.review import ReviewOptions
@@ -107,6 +108,9 @@ def test_the_page_may_load_nothing_from_elsewhere(server: ReviewServer) -> None:
         ("answer", {"row": 0, "strategy": "random", "labels": [7]}, 400),
         ("answer", {"row": -1, "strategy": "random", "labels": [0]}, 400),
         ("answer", {"row": 0, "strategy": "random", "labels": "0"}, 400),
+        ("answer", {"row": 0, "strategy": "random", "labels": [0], "seconds": float("nan")}, 400),
+        ("answer", {"row": 0, "strategy": "random", "labels": [0], "seconds": float("inf")}, 400),
+        ("answer", {"row": float("inf"), "strategy": "random", "labels": [0]}, 400),
         ("answer", [], 400),
     ],
 )
@@ -115,6 +119,13 @@ def test_requests_that_make_no_sense_are_refused_and_change_nothing(
 ) -> None:
     assert ask(server, path, body)[0] == status
     assert ask(server, "setup")[1]["counts"]["answered"] == 0
+
+
+def test_an_address_that_is_none_leaves_no_trace(server: ReviewServer, capfd: pytest.CaptureFixture[str]) -> None:
+    link = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    link.request("GET", "HTTP://[")
+    assert link.getresponse().status == 400
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_cell_comes_with_pixels_outline_and_what_is_known(server: ReviewServer) -> None:
@@ -216,6 +227,49 @@ def test_answers_judge_later_predictions_of_the_same_cells_too(preds: Path, caps
     session.answers.close()
 
 
+def test_answers_about_cells_that_were_found_anew_do_not_count(preds: Path) -> None:
+    session, data = session_of(preds)
+    for row in (3, 0):
+        session.answer(row, "random", [0], 1.0, False)
+    session.answers.close()
+    write_label_map(data.folder / "cells/one", label_map().T.reshape(label_map().shape).copy())
+    session, _ = session_of(preds)
+    assert (session.counts()["answered"], session.elsewhere, session.figures().count) == (1, 1, 1)
+    session.write(preds.parent / "review")
+    truth = read_cell_truth(preds.parent / "review/cells_truth.csv", CLASSES)
+    assert truth.ids.tolist() == ["two"]
+    assert (session.undo(), session.undo()) == (3, None), "an answer that is not shown is not taken back"
+    assert session.elsewhere == 1
+    session.answers.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE answers SET labels = '3'",
+        "UPDATE answers SET labels = 'x'",
+        "UPDATE answers SET labels = x'ff'",
+        "UPDATE answers SET image = x'ff'",
+        "UPDATE answers SET cell = 'x'",
+        "UPDATE answers SET seconds = 9e999",
+        "UPDATE rates SET rate = -1",
+        "UPDATE rates SET rate = 'nan'",
+        "DELETE FROM rates",
+        "UPDATE designs SET threshold = 'x'",
+        "INSERT INTO designs VALUES ('class:3@0', 1.0)",
+        "INSERT INTO designs VALUES ('magic', 1.0)",
+    ],
+)
+def test_a_file_of_somebody_else_is_read_with_suspicion(tmp_path: Path, change: str) -> None:
+    answers = Answers(tmp_path / "review.sqlite", CLASSES.names)
+    answers.add(Answer(("one", 2), (0,), "random", "m", 1.0, False), {"random": 1.0}, 0.5)
+    with answers._transaction():
+        answers._db.execute(change)
+    answers.close()
+    with pytest.raises(DataError, match="is damaged"):
+        Answers(tmp_path / "review.sqlite", CLASSES.names)
+
+
 def test_sources_that_disagree_are_asked_about_first(preds: Path) -> None:
     frame = tables.read_cells(preds).assign(rle="")
     for part, score in (("cam", 0.1), ("crop", 0.9)):
@@ -236,6 +290,8 @@ def test_what_does_not_fit_is_refused_in_one_line(preds: Path) -> None:
     out = str(preds.parent / "review")
     with pytest.raises(ConfigError, match="holds no review"):
         review.main(["--preds", str(preds), "--out", out, "--summary"])
+    with pytest.raises(ConfigError, match="--quiet would hide the address"):
+        review.main(["--preds", str(preds), "--quiet"])
     with pytest.raises(ConfigError, match="--port"):
         review.main(["--preds", str(preds), "--port", "99999"])
     tables.write_cells(preds, [tables.read_cells(preds).assign(rle="", ID="strange")[:2]])

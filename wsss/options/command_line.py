@@ -131,7 +131,7 @@ def show_help(words: Sequence[str], short: Callable[[], str], parser: ArgumentPa
         if not actions:
             raise ConfigError(f"--help {topic}: there is no such option or group of options; see --help.")
         text = "\n".join(_described(action) for action in actions)
-    say(text.rstrip())
+    say(text.replace(" \b", "").rstrip())  # jsonargparse writes --print_config, a backspace and its flags
     sys.exit(0)
 
 

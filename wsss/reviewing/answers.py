@@ -1,5 +1,6 @@
 """The answers of a review in an SQLite file, with what their weights are computed from."""
 
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from wsss.core.checks import DataError, NoSpaceError, some
 from wsss.core.files import check_format, digest_bytes, disk_errors
 from wsss.core.labels import format_label, parse_label
 from wsss.core.reading import check_no_link, check_regular
-from wsss.reviewing.population import Cell, inclusion
+from wsss.reviewing.population import STRATEGIES, Cell, inclusion
 
 FORMAT = "wsss-review-1"
 _TABLES = """
@@ -34,6 +35,17 @@ _CONTENT = (
     "SELECT * FROM designs ORDER BY name",
     "SELECT * FROM meta WHERE name != 'digest' ORDER BY name",
 )
+
+
+LONGEST = 1e9
+"""Seconds that an answer may take."""
+_SANE = {
+    "answers": "typeof(image) || typeof(labels) || typeof(design) || typeof(mark) = 'texttexttexttext' "
+    f"AND typeof(cell) = 'integer' AND typeof(seconds) = 'real' AND seconds BETWEEN 0 AND {LONGEST}",
+    "designs": "typeof(name) = 'text' AND typeof(threshold) = 'real' AND threshold > 0",
+    "rates": "typeof(image) = 'text' AND typeof(cell) = 'integer' AND typeof(rate) = 'real' AND rate BETWEEN 0 AND 2",
+}
+"""What holds for every row of a table."""
 
 
 def _schema(database: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
@@ -118,6 +130,7 @@ class Answers:
                 raise DataError(
                     f"{path} holds answers of another {name} ({' '.join(stored.split())[:80]}): choose another --out."
                 )
+        self._check_values(len(classes))
         self.seed = self._kept("seed", str(seed))
 
     def _kept(self, name: str, value: str) -> str:
@@ -147,8 +160,31 @@ class Answers:
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 raise self._damaged(error) from error
 
+    def _check_values(self, classes: int) -> None:
+        """Refuse what no review writes: a file that somebody else made may have the right digest.
+
+        Raises:
+            DataError: it holds such a value.
+        """
+        with self._named():
+            for table, sane in _SANE.items():
+                if found := self._db.execute(f"SELECT * FROM {table} WHERE ({sane}) IS NOT TRUE LIMIT 1").fetchone():
+                    raise self._damaged(f"{table} holds {found}")
+            labels = [text for (text,) in self._db.execute("SELECT DISTINCT labels FROM answers")]
+            designs = [name.partition("@")[0] for (name,) in self._db.execute("SELECT name FROM designs")]
+        for design in designs:
+            strategy, _, label = design.partition(":")
+            if strategy not in STRATEGIES or STRATEGIES[strategy].by_class != bool(label):
+                raise self._damaged(f"there is no strategy '{design}'")
+            labels.append(label)
+        for text in filter(None, labels):
+            if not all(re.fullmatch("[0-9]{1,4}", k) and int(k) < classes for k in text.split("|")):
+                raise self._damaged(f"'{text}' is none of the {classes} classes")
+        if not np.isfinite(self.weights([answer.cell for answer in self.live()])).all():
+            raise self._damaged("an answer was asked by no strategy")
+
     def _damaged(self, how: object) -> DataError:
-        text = " ".join(str(how).split())
+        text = " ".join(str(how).split())[:200]
         return DataError(f"{self.path} is damaged ({text}): restore it from a copy, or choose another --out.")
 
     def add(self, answer: Answer, rates: Mapping[str, float], threshold: float) -> None:
@@ -175,16 +211,10 @@ class Answers:
         with self._named(), self._transaction():
             self._put_rates({design: rates})
 
-    def undo(self) -> Answer | None:
-        """Take the last answer back and return it; None if there is none."""
-        answers = self.live()
-        if not answers:
-            return None
+    def undo(self, cell: Cell) -> None:
+        """Take the answer for a cell back."""
         with self._named(), self._transaction():
-            self._db.execute(
-                "UPDATE answers SET undone = 1 WHERE number = (SELECT MAX(number) FROM answers WHERE undone = 0)"
-            )
-        return answers[-1]
+            self._db.execute("UPDATE answers SET undone = 1 WHERE image = ? AND cell = ?", cell)
 
     def set_threshold(self, design: str, threshold: float) -> None:
         """Note up to which key a design has been asked."""
@@ -214,7 +244,8 @@ class Answers:
         known = {(design, image, cell): rate for design, image, cell, rate in rows}
         rates = np.array([[known.get((name, *cell), 0.0) for name in designs] for cell in cells], np.float64)
         thresholds = np.array(list(designs.values()), np.float64)
-        return 1 / inclusion(rates.reshape(len(cells), len(designs)), thresholds)
+        with np.errstate(divide="ignore"):  # refused where the file is opened
+            return 1 / inclusion(rates.reshape(len(cells), len(designs)), thresholds)
 
     def _digest(self) -> str:
         """Return the digest of all that the file holds, which SQLite lacks."""

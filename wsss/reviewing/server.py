@@ -32,7 +32,7 @@ from wsss.data.catalog import DataSet
 from wsss.reports.figures import colour, short_name
 from wsss.reports.overlay import LEAST_RANGE
 from wsss.reports.page import channel_colour, css_colour, outline_paths
-from wsss.reviewing.answers import TRUTH
+from wsss.reviewing.answers import LONGEST, TRUTH
 from wsss.reviewing.session import Session
 
 MARGINS = {"near": 0.15, "far": 1.0}
@@ -205,6 +205,8 @@ class ReviewSite:
         """
         if path == "answer":
             labels, seconds = body["labels"], float(body.get("seconds", 0))
+            if not 0 <= seconds <= LONGEST:
+                raise ConfigError(f"seconds is {seconds}, expected from 0 to {LONGEST:g}.")
             queue = self.session.check(str(body["strategy"]), _class_id(body.get("class")))
             if not isinstance(labels, list):
                 raise ConfigError(f"labels is {labels!r}, expected a list of class ids.")
@@ -365,9 +367,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(act)
 
     def _reply(self, act: Callable[[str, Mapping[str, str]], Reply]) -> None:
-        parts = urlsplit(self.path)
-        _, token, path = (*parts.path.split("/", 2), "", "")[:3]
         try:
+            parts = urlsplit(self.path)
+            _, token, path = (*parts.path.split("/", 2), "", "")[:3]
             if self._refused(token):
                 self._send(HTTPStatus.FORBIDDEN, Reply(REFUSED, "text/plain"))
                 return
@@ -375,7 +377,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, act(path, query))
         except NotThere as error:
             self._send(HTTPStatus.NOT_FOUND, as_json({"error": str(error)}))
-        except (UserError, KeyError, ValueError, TypeError) as error:  # a request that makes no sense, or a bad image
+        except (
+            UserError,
+            KeyError,
+            ValueError,
+            TypeError,
+            OverflowError,
+        ) as error:  # a request that makes no sense, or a bad image
             self._send(HTTPStatus.BAD_REQUEST, as_json({"error": str(error)}))
 
     def _refused(self, token: str) -> bool:

@@ -50,6 +50,7 @@ class Session:
 
     Args:
         mark: returns the digest of an image's pixels and label map.
+        marks: these digests, of images with answers in the data set; answers given when they were others do not count.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Session:
         classes: ClassList,
         judged: Judged,
         mark: Callable[[str], str],
+        marks: Mapping[str, str],
     ) -> None:
         self.population, self.answers, self.classes, self.judged = population, answers, classes, judged
         self.mark = mark
@@ -66,11 +68,18 @@ class Session:
         self._queues: dict[str, Queue] = {}
         live = answers.live()
         rows = population.rows([answer.cell for answer in live])
-        self._answered = {int(row): answer for row, answer in zip(rows, live, strict=True) if row >= 0}
-        self.elsewhere = int((rows < 0).sum())
-        """Answers about cells that these predictions do not have."""
+        self._marks = dict(marks)
+        self._answered = {int(row): own for row, own in zip(rows, live, strict=True) if row >= 0 and self._current(own)}
         self._figures: tuple[int, SampleFigures] | None = None
         self._changes = 0
+
+    @property
+    def elsewhere(self) -> int:
+        """Answers about cells that these predictions do not have, or that have changed since."""
+        return len(self.answers.live()) - len(self._answered)
+
+    def _current(self, answer: Answer) -> bool:
+        return self._marks.get(answer.cell[0], answer.mark) == answer.mark
 
     @property
     def strategies(self) -> Mapping[str, Strategy]:
@@ -125,6 +134,7 @@ class Session:
                     design, {self.population.cell(k): float(r) for k, r in zip(before, rates, strict=True)}
                 )
             answer = Answer(cell, chosen, design, self.mark(cell[0]), seconds, hints)
+            self._answered.pop(row, None)
             self._answered[row] = answer
             threshold = self._queue(queue).threshold(self._answered)
             try:
@@ -136,19 +146,19 @@ class Session:
             self._changes += 1
 
     def undo(self) -> int | None:
-        """Take the last answer back; return the row of its cell, None if there was none or it is not here."""
+        """Take the last answer about these cells back; return the row of its cell, None if there is none."""
         with self._lock:
-            taken = self.answers.undo()
-            if taken is None:
+            if not self._answered:
                 return None
+            row = next(reversed(self._answered))
+            self.answers.undo(self._answered[row].cell)
+            del self._answered[row]
             self._changes += 1
-            row = int(self.population.rows([taken.cell])[0])
-            self._answered.pop(row, None)
             for name, queue in self._queues.items():
                 queue.rewind()
                 if self._design(name) in self.answers.designs():
                     self.answers.set_threshold(self._design(name), queue.threshold(self._answered))
-            return row if row >= 0 else None
+            return row
 
     def counts(self) -> dict[str, Any]:
         """Return how many cells were answered, and how."""
@@ -183,7 +193,8 @@ class Session:
 
     def write(self, folder: Path) -> None:
         """Write the answers as a table that other stages take as --truth, and the figures."""
-        figures, live = self.figures(), [answer for answer in self.answers.live() if answer.labels]
+        figures = self.figures()
+        live = [answer for answer in self.answers.live() if answer.labels and self._current(answer)]
         weights = self.answers.weights([answer.cell for answer in live])
         table = pd.DataFrame(
             {

@@ -147,6 +147,8 @@ def run(options: EvaluateOptions) -> int:
 OF_CELLS = ("masks", "labels", "submission", "data", "join", "join_iou", "match_iou", "threshold")
 OF_MASKS = ("search", "sheet")
 SUBJECT = ("options.preds", "options.truth")
+UNEVEN = 1.5
+"""Ratio of the largest to the least weight of true cells from which they are no random sample."""
 
 
 def _read(options: EvaluateOptions, digests: Digests) -> dict[str, Any]:
@@ -176,6 +178,11 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     classes = _classes(data, len(score_columns(cells, options.preds)))
     given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
     with given.read(classes) as (truth, masks):
+        if truth.weights is not None and truth.weights.max() > UNEVEN * truth.weights.min():
+            say(
+                f"note: {options.truth} is no random sample, and each cell counts once here: "
+                "review --summary weighs them."
+            )
         join, how = join_cells(options.preds, given, truth, cells, masks)
         report = _figures(options, cells, truth, classes, join, how)
         report["instances"] = _instances(options, masks, classes) if masks else None

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from wsss.core.checks import ConfigError, DataError, Terminated
-from wsss.core.console import say
+from wsss.core.console import asked, say
 from wsss.data.catalog import DataSet
 from wsss.data.origin import check_current, data_folder_of, image_marks
 from wsss.inference.tables import is_mask_folder, prediction_files, table_digest
@@ -28,6 +28,8 @@ def run(options: ReviewOptions) -> int:
     out = options.out or Path("reviews") / options.preds.resolve().name
     if options.summary and not (out / FILE).exists():
         raise ConfigError(f"{out} holds no review: run python -m wsss.review without --summary first.")
+    if asked().quiet and not options.summary:
+        raise ConfigError("--quiet would hide the address of the page: leave it out, or pass --summary.")
     with hold(out):
         session, data = open_session(options, out)
         try:
@@ -54,7 +56,9 @@ def open_session(options: ReviewOptions, out: Path) -> tuple[Session, DataSet]:
     parts = sorted(path.parent for path in options.preds.glob("*/cells.parquet"))
     judged = Judged(options.preds, table_digest(options.preds), options.against or parts, options.threshold)
     answers = Answers(out / FILE, data.classes.names, options.seed)
-    return Session(population, answers, data.classes, judged, _marks(options.preds, data)), data
+    answered = {answer.cell[0] for answer in answers.live()}
+    marks = image_marks(data, Digests(), [i for i, name in enumerate(data.ids) if name in answered and data.ok[i]])
+    return Session(population, answers, data.classes, judged, _marks(options.preds, data), marks), data
 
 
 def _check_images(population: Population, data: DataSet, preds: Path) -> None:
@@ -101,7 +105,8 @@ def print_figures(figures: SampleFigures, session: Session, threshold: float) ->
     unclear, several = counts["unclear"], counts["several"]
     say(f"{counts['answered']} answers: {unclear} times 'cannot tell', {several} times several classes")
     if session.elsewhere:
-        say(f"{session.elsewhere} answers are about cells that {session.judged.folder} does not have")
+        lacks = f"their cells are not in {session.judged.folder}, or have changed since"
+        say(f"{session.elsewhere} answers do not count: {lacks}")
     if not figures.count:
         say(f"no figures yet; {TRUTH} is empty")
         return

@@ -149,6 +149,8 @@
     const order = current.scores.map((score, k) => [score, k]).sort((a, b) => b[0] - a[0]).slice(0, 4);
     const lines = [element("p", "Scores: " + order.map(([score, k]) => `${setup.classes[k].name} ${score.toFixed(2)}`).join(" · "))];
     lines.push(element("p", "Image labels: " + (current.labels ? names(current.labels) : "unknown")));
+    const carried = Object.entries(current.carried).map(([name, text]) => `${name} ${text}`);
+    if (carried.length) lines.push(element("p", `Label table: ${carried.join(" · ")}`));
     box.replaceChildren(...lines);
   }
 
@@ -162,8 +164,7 @@
     const cell = await load(row);
     const fresh = !current || current.row !== row;
     current = cell;
-    const carried = Object.entries(cell.carried).map(([name, text]) => `${name} ${text}`);
-    byId("caption").textContent = [`cell ${cell.cell} of ${cell.image}`, ...carried].join(" · ");
+    byId("caption").textContent = `cell ${cell.cell} of ${cell.image}`;
     if (!cell.path) byId("caption").textContent += " · too small to be outlined";
     redraw();
     if (fresh) since = performance.now();
@@ -290,7 +291,7 @@
       ? `Mean average precision ${mean.value.toFixed(2)} (${mean.low.toFixed(2)} to ${mean.high.toFixed(2)}), ${more}.`
       : "Average precision is shown for classes with 5 answered cells or more.";
     const right = figures.top_right;
-    const hidden = record.elsewhere ? ` ${record.elsewhere} answers are about cells that are not in these predictions.` : "";
+    const hidden = record.elsewhere ? ` ${record.elsewhere} answers do not count: their cells are not in these predictions, or have changed since.` : "";
     byId("note").textContent = figures.count
       ? `The highest score is right for ${Math.round(100 * right.value)} % of all cells (${Math.round(100 * right.low)} to ${Math.round(100 * right.high)} %). `
         + `Precision and recall count scores from ${setup.threshold} on. 95 % intervals for all ${record.cells.toLocaleString("en")} cells; how cells were chosen is accounted for.${hidden}`
@@ -355,7 +356,7 @@
     const keys = [
       ["1 2 3 ...", "the class beside which the key stands"], ["Space", "several classes, then Enter"], ["-", "cannot tell"],
       ["Backspace", "undo, as often as you like"], ["v", "view: cell, surroundings, whole field"], ["c", "contrast"],
-      [CHANNEL_KEYS, "channel on or off"], ["o", "outline"], ["h", "scores and image labels"], ["?", "this help"],
+      [CHANNEL_KEYS, "channel on or off"], ["o", "outline"], ["h", "scores, image labels and what else the label table says"], ["?", "this help"],
     ];
     for (const [key, text] of keys) {
       const name = element("dt");
