@@ -102,8 +102,10 @@ class MaskLearner(Learner):
         """Return what is trained: the network itself."""
         recipe = self.job.recipe
         assert isinstance(recipe, UnetRecipe)
-        self.border_weight = recipe.mask_loss.border_weight
-        self.loss = MaskLoss(recipe.mask_loss, recipe.masks.target if isinstance(recipe, MaskRecipe) else "binary")
+        self.border_weight, target = 0.0, "binary"  # pseudo-masks have no borders
+        if isinstance(recipe, MaskRecipe):
+            self.border_weight, target = recipe.mask_loss.border_weight, recipe.masks.target
+        self.loss = MaskLoss(recipe.mask_loss, target)
         return self.state.net
 
     def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
