@@ -164,11 +164,14 @@ def fit_weak(cells: WeakCells, seed: int, config: WeakConfig) -> WeakModel:
         renewed = pool.taught(np.where(known, probs, soft))
         history.append(float(np.abs(renewed - soft).mean()))
         soft = renewed
+    ratio = _margin_ratio(pool, config, seed)
     examples = pool.training_set(np.ones(len(soft), bool), soft)
-    final = [make(config, seed + config.rounds).fit(*examples) for make in LEARNERS]
+    final = [make(config, seed + config.rounds) for make in LEARNERS]
+    for learner in reversed(final):  # the forest, which fills most memory, last
+        learner.fit(*examples)
     every = np.zeros(allowed.shape, np.float32)
     every[:, classes] = soft
-    return WeakModel(final, classes, every, history, _margin_ratio(pool, config, seed))
+    return WeakModel(final, classes, every, history, ratio)
 
 
 @dataclass(frozen=True)

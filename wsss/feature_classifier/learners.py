@@ -49,19 +49,19 @@ class Forest:
         trees = [tree.tree_ for tree in self._trees.estimators_]
         counts = [tree.node_count for tree in trees]
         roots = np.cumsum(counts) - counts
-        joined = {
-            name: np.concatenate([getattr(tree, name) for tree in trees])
-            for name in ("feature", "threshold", "children_left", "children_right", "value")
-        }
-        leaf = joined["children_left"] < 0
+        left, right = (
+            np.concatenate([getattr(tree, f"children_{side}") for tree in trees]) for side in ("left", "right")
+        )
+        leaf = left < 0
         node, root = np.arange(len(leaf)), np.repeat(roots, counts)
         return {
             "roots": roots.astype(np.int32),
-            "feature": np.where(leaf, -1, joined["feature"]).astype(np.int16),
-            "threshold": joined["threshold"],
-            "left": np.where(leaf, node, root + joined["children_left"]).astype(np.int32),
-            "right": np.where(leaf, node, root + joined["children_right"]).astype(np.int32),
-            "value": joined["value"][:, :, 0].astype(np.float32),
+            "feature": np.where(leaf, -1, np.concatenate([tree.feature for tree in trees])).astype(np.int16),
+            "threshold": np.concatenate([tree.threshold for tree in trees]),
+            "left": np.where(leaf, node, root + left).astype(np.int32),
+            "right": np.where(leaf, node, root + right).astype(np.int32),
+            # the largest by far: never all trees in float64 at once beside the trees themselves
+            "value": np.concatenate([tree.value[:, :, 0].astype(np.float32) for tree in trees]),
         }
 
 
