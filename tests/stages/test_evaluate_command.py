@@ -161,6 +161,7 @@ def test_a_class_that_does_not_occur_is_null_and_the_table_is_printed(
     printed = capsys.readouterr().out
     assert "masks, mAP at IoU 0.6" in printed
     assert "image labels copied to all cells" in printed
+    assert "Negative" not in printed  # none of the three classes is
 
 
 def test_true_masks_of_another_size_are_refused(folder: Path) -> None:

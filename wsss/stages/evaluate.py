@@ -331,11 +331,13 @@ def print_scores(report: dict[str, Any], classes: ClassList) -> None:
     lines += [("images, mean AP", report["images"]), ("masks, mAP", instances)]
     for name, part in lines:
         if part:
-            other = f"{_number(part['mean_ap_without_negative'])} without Negative"
-            mean_f1 = f", mean F1 {_number(part['mean_f1'])}" if "mean_f1" in part else ""
+            about = [f"{part['classes']} classes"]
+            if classes.negative is not None:
+                about.append(f"{_number(part['mean_ap_without_negative'])} without Negative")
+            if "mean_f1" in part:
+                about.append(f"mean F1 {_number(part['mean_f1'])}")
             at = f" at IoU {part['match_iou']:g}" if "match_iou" in part else ""
-            classes_with = f"{part['classes']} classes"
-            say(f"{name + at:35} {_number(part['mean_ap'])} ({classes_with}; {other}{mean_f1})")
+            say(f"{name + at:35} {_number(part['mean_ap'])} ({'; '.join(about)})")
     if cells["several_class_count"]:
         value = _number(cells["mean_ap_of_several_classes"])
         say(f"{'cells of several classes, mean AP':35} {value} ({cells['several_class_count']} cells)")
