@@ -162,7 +162,7 @@ def test_help_is_short_and_the_rest_is_there_when_asked_for(task: str, capsys: p
         read("--task", task, "--help", "all")
     text = capsys.readouterr().out
     assert "--optim.lr" in text
-    assert "\\x08" not in text
+    assert not [odd for odd in ("\\x08", "<class", "default: )", "LIST_OF") if odd in text]
 
 
 def test_an_early_stop_without_a_validation_loss_is_refused(tmp_path: Path) -> None:

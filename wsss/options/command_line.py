@@ -131,8 +131,15 @@ def show_help(words: Sequence[str], short: Callable[[], str], parser: ArgumentPa
         if not actions:
             raise ConfigError(f"--help {topic}: there is no such option or group of options; see --help.")
         text = "\n".join(_described(action) for action in actions)
-    say(text.replace(" \b", "").rstrip())  # jsonargparse writes --print_config, a backspace and its flags
+    say(_plain(text).rstrip())
     sys.exit(0)
+
+
+def _plain(text: str) -> str:
+    """Return a help page without what jsonargparse writes for programmers: a backspace, Python's types, empty defaults."""
+    text = re.sub(r"<class\s+'(\w+)'>", r"\1", text.replace(" \b", ""))
+    text = re.sub(r"(--\S+) '\[\"PATH1\",\.\.\.\]' \| LIST_OF_PATHS_FILE .*", r"\1 PATH ...", text)
+    return re.sub(r",\s+default: \)", ")", text)
 
 
 def _described(action: Any) -> str:
