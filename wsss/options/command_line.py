@@ -136,7 +136,7 @@ def show_help(words: Sequence[str], short: Callable[[], str], parser: ArgumentPa
 
 
 def _plain(text: str) -> str:
-    """Return a help page without what jsonargparse writes for programmers: a backspace, Python's types, empty defaults."""
+    """Return a help page without what is for programmers: a backspace, Python's types, empty defaults."""
     text = re.sub(r"<class\s+'(\w+)'>", r"\1", text.replace(" \b", ""))
     text = re.sub(r"(--\S+) '\[\"PATH1\",\.\.\.\]' \| LIST_OF_PATHS_FILE .*", r"\1 PATH ...", text)
     return re.sub(r",\s+default: \)", ")", text)
