@@ -75,11 +75,11 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
         used: list[tuple[float, float]] = []
         for count in sizes:
             home = folder / str(count)
-            used.append(measured(stage, home, args.cells, args.again and stage in args.stages))
+            used.append(measured(stage, home, args.cells, again=args.again and stage in args.stages))
             say(line(stage, count, used))
 
 
-def measured(stage: str, home: Path, cells: int, again: bool) -> tuple[float, float]:
+def measured(stage: str, home: Path, cells: int, *, again: bool = False) -> tuple[float, float]:
     """Return what a stage took: from the figures in the folder, or from a run of it now, kept there."""
     figures = read_json(home / FIGURES) if (home / FIGURES).exists() else {}
     if again or stage not in figures:

@@ -279,7 +279,7 @@ def test_so_do_class_maps_of_a_unet_and_the_stains_of_cells(half: str, gpu: Fake
     segmenter: Any = SimpleNamespace(net=net, device=device)
     images = np.zeros((2, 4, 64, 96), np.uint8)
     with Watch() as watch:
-        assert UnetScores._maps(scores, net, images).shape[:2] == (2, 2)
+        assert UnetScores._ask(scores, net, images, slice(None)).shape[:2] == (2, 2)
         assert CellUnet._run(segmenter, images).shape == (2, 2, 64, 96)
     assert watch.waits == [BACK] * 2
     assert not watch.doubles
