@@ -48,21 +48,24 @@ class Forest:
         """
         trees = [tree.tree_ for tree in self._trees.estimators_]
         counts = [tree.node_count for tree in trees]
-        roots = np.cumsum(counts) - counts
-        left, right = (
-            np.concatenate([getattr(tree, f"children_{side}") for tree in trees]) for side in ("left", "right")
-        )
-        leaf = left < 0
-        node, root = np.arange(len(leaf)), np.repeat(roots, counts)
-        return {
-            "roots": roots.astype(np.int32),
-            "feature": np.where(leaf, -1, np.concatenate([tree.feature for tree in trees])).astype(np.int16),
-            "threshold": np.concatenate([tree.threshold for tree in trees]),
-            "left": np.where(leaf, node, root + left).astype(np.int32),
-            "right": np.where(leaf, node, root + right).astype(np.int32),
-            # the largest by far: never all trees in float64 at once beside the trees themselves
-            "value": np.concatenate([tree.value[:, :, 0].astype(np.float32) for tree in trees]),
+        ends, outputs = np.cumsum(counts), trees[0].value.shape[1]
+        # filled tree by tree: thousands of images make gigabytes of leaves, which are not to be held twice
+        out = {
+            "roots": (ends - counts).astype(np.int32),
+            "feature": np.empty(ends[-1], np.int16),
+            "threshold": np.empty(ends[-1]),
+            "left": np.empty(ends[-1], np.int32),
+            "right": np.empty(ends[-1], np.int32),
+            "value": np.empty((ends[-1], outputs), np.float32),
         }
+        for tree, root, end in zip(trees, out["roots"], ends, strict=True):
+            leaf, node = tree.children_left < 0, np.arange(root, end)
+            out["feature"][root:end] = np.where(leaf, -1, tree.feature)
+            out["threshold"][root:end] = tree.threshold
+            out["left"][root:end] = np.where(leaf, node, root + tree.children_left)
+            out["right"][root:end] = np.where(leaf, node, root + tree.children_right)
+            out["value"][root:end] = tree.value[:, :, 0]
+        return out
 
 
 class Linear:
