@@ -119,6 +119,14 @@ class Lessons:
         Raises:
             TooFewCells: no training image has cells, or too few have.
         """
+        cells = self._cells()
+        model = fit_weak(cells, self.seed, self.config.weak)
+        more = self.facts() | {"images": len(np.unique(cells.image_of_cell)), "cells": len(cells.features)}
+        more |= {"answered_cells": 0 if cells.labelled is None else len(cells.labelled.rows)}
+        return to_feature_classifier(model, tuple(describe_features(self.data.stains)), self.config.weak, more)
+
+    def _cells(self) -> WeakCells:
+        """Describe the cells of the images."""
         data, train = self.data, self.train
         answered = np.isin(data.ids, [] if self.answers is None else self.answers.ids)
         usable = learnt_from(train[data.labels[train].any(axis=1)], data.labels, answered, self.seed)
@@ -133,11 +141,7 @@ class Lessons:
         features = np.concatenate([cells.features for cells in described])
         labelled = None if self.answers is None else _labelled(self.answers, [data.ids[i] for i in usable], described)
         copies = _copies(described, counts)
-        cells = WeakCells(features, owner, data.labels[usable], data.classes.negative, copies, labelled)
-        model = fit_weak(cells, self.seed, self.config.weak)
-        more = self.facts() | {"images": sum(count > 0 for count in counts), "cells": len(features)}
-        more |= {"answered_cells": 0 if labelled is None else len(labelled.rows)}
-        return to_feature_classifier(model, tuple(describe_features(data.stains)), self.config.weak, more)
+        return WeakCells(features, owner, data.labels[usable], data.classes.negative, copies, labelled)
 
 
 def ensure_feature_classifier(folder: RunFolder, lessons: Lessons) -> bool:
