@@ -26,7 +26,7 @@ from wsss.models.device import Device, choose_device
 from wsss.options.recipe import ClassifyRecipe, DrsConfig, PuzzleConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
-from wsss.training.learner import Learner
+from wsss.training.fit import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import Job, TrainState
 from wsss.training.tasks.classify import ClassifyLearner

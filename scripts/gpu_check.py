@@ -31,7 +31,7 @@ from wsss.options.recipe import ClassifyRecipe, OptimConfig, PuzzleConfig
 from wsss.options.scoring import TtaConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
-from wsss.training.learner import Learner
+from wsss.training.fit import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import Job, TrainState
 from wsss.training.tasks.classify import ClassifyLearner

@@ -27,7 +27,7 @@ from wsss.data.tables import read_classes, read_labels
 from wsss.inference.semantic import predict_tiles, tile_starts
 from wsss.models.cam_net import merge, split
 from wsss.training.loading import draw_epoch, image_weights
-from wsss.training.processes import World
+from wsss.training.state import World
 
 CLASSES = ClassList(("a", "b", "c"), 2)
 CELLS = st.one_of(

@@ -22,10 +22,9 @@ from wsss.core.parquet import read_parquet, write_parquet
 from wsss.core.rasters import open_raster
 from wsss.core.reading import read_npy, read_yaml
 from wsss.data.build import Spec, create_dataset
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, Shards
 from wsss.data.large import LargeImage
 from wsss.data.origin import read_provenance
-from wsss.data.shards import Shards
 from wsss.inference.tables import read_cells, read_images
 from wsss.options import ensemble, prepare
 from wsss.options.parsing import read_options

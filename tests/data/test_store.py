@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from wsss.core.checks import DataError
-from wsss.data import shards as store
-from wsss.data.shards import ShardReader, Shards, is_whole
+from wsss.data import catalog as store
+from wsss.data.catalog import ShardReader, Shards, is_whole
 
 RNG = np.random.default_rng(0)
 

@@ -10,9 +10,8 @@ import pytest
 
 from wsss.core.checks import DataError
 from wsss.data.build import Spec, create_dataset, finish, write_extra
-from wsss.data.catalog import FOLDS, SHARDS, DataSet
+from wsss.data.catalog import FOLDS, SHARDS, DataSet, Shards
 from wsss.data.duplicates import thumbnail
-from wsss.data.shards import Shards
 from wsss.inference.checkpoints import CamCheckpoint, bits_note, came_later, plan_oof
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.record import Ancestor, RunRecord

@@ -19,7 +19,7 @@ from wsss.core.checks import ConfigError
 from wsss.runs.run_folder import load_checkpoint, save_checkpoint
 from wsss.train import main
 from wsss.training.loading import EpochBatches
-from wsss.training.processes import World, join_processes
+from wsss.training.state import World, join_processes
 
 # Layer norms and SGD: batch norms would see other images in each process, Adam would enlarge rounding.
 PLAIN = ["--backbone", "test_efficientnet_ln", "--optim.name", "sgd", "--optim.ema", "0.5", "--optim.accumulate", "2"]

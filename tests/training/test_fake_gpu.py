@@ -44,7 +44,7 @@ from wsss.options.recipe import (
 from wsss.options.scoring import TtaConfig
 from wsss.segmenters.cell_unet import CellUnet
 from wsss.training.drawing import DrawnAugment, together
-from wsss.training.learner import Learner
+from wsss.training.fit import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
 from wsss.training.tasks.classify import ClassifyLearner, Validator

@@ -11,7 +11,7 @@ from wsss.models import device as machine
 from wsss.models.cam_net import build_cam_net
 from wsss.models.device import choose_device, peak_bytes
 from wsss.options.recipe import ClassifyRecipe
-from wsss.training.learner import foresee
+from wsss.training.fit import foresee
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
 from wsss.training.tasks.classify import ClassifyLearner
@@ -45,8 +45,8 @@ def test_what_a_step_takes_is_told_with_the_batch_that_fits(
     net = build_cam_net(recipe, channels=4, classes=2)
     learner = ClassifyLearner(make_job(recipe, CPU), TrainState(net, recipe, CPU), [])
     peaks = iter([200 * MIB, 300 * MIB])
-    monkeypatch.setattr("wsss.training.learner.free_bytes", lambda device: free * MIB)
-    monkeypatch.setattr("wsss.training.learner.peak_bytes", lambda call, device: call() or next(peaks))
+    monkeypatch.setattr("wsss.training.fit.free_bytes", lambda device: free * MIB)
+    monkeypatch.setattr("wsss.training.fit.peak_bytes", lambda call, device: call() or next(peaks))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     foresee(learner, BATCH)
     assert capsys.readouterr().out.strip().endswith(said)

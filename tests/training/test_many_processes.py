@@ -61,7 +61,7 @@ from wsss.models.device import choose_device
 from wsss.options.recipe import ClassifyRecipe, PuzzleConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
-from wsss.training.processes import join_processes
+from wsss.training.state import join_processes
 from wsss.training.loading import Batch
 from wsss.training.state import Job, TrainState
 from wsss.training.tasks.classify import ClassifyLearner

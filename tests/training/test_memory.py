@@ -24,7 +24,7 @@ from wsss.models.unet import build_unet
 from wsss.options.masks import MaskInferConfig
 from wsss.options.recipe import ClassifyRecipe, MaskRecipe, OptimConfig
 from wsss.options.scoring import TtaConfig
-from wsss.training.learner import Learner
+from wsss.training.fit import Learner
 from wsss.training.loading import Batch
 from wsss.training.state import TrainState
 from wsss.training.tasks.classify import ClassifyLearner, Validator

@@ -3,7 +3,7 @@ import pytest
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.training import loading as samples
-from wsss.training.processes import World
+from wsss.training.state import World
 
 # 8 images: class 0 in four, class 1 in two, class 2 in one, class 3 in none; the last has no label.
 LABELS = np.array(

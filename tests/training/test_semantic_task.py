@@ -12,7 +12,7 @@ from wsss.models.unet import MaskOutput
 from wsss.options.masks import MaskConfig
 from wsss.options.recipe import MaskRecipe
 from wsss.training.loading import EpochLoader
-from wsss.training.processes import World
+from wsss.training.state import World
 from wsss.training.tasks.masks import MaskValidator, mask_loader
 
 

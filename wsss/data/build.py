@@ -24,10 +24,20 @@ from wsss.core.reading import read_npy
 from wsss.core.runtime import versions
 from wsss.core.seals import check_own_length, check_seal
 from wsss.data import ids
-from wsss.data.catalog import COLUMNS, FOLDS, FORMAT, MANIFEST, SHARDS, TABLE, folds_digest, read_manifest
+from wsss.data.catalog import (
+    COLUMNS,
+    FOLDS,
+    FORMAT,
+    MANIFEST,
+    SHARDS,
+    TABLE,
+    ShardReader,
+    Shards,
+    folds_digest,
+    read_manifest,
+)
 from wsss.data.duplicates import EDGE, find_duplicates, thumbnail
 from wsss.data.folds import make_folds
-from wsss.data.shards import ShardReader, Shards
 from wsss.runs.output import Output
 
 DUPLICATES = "duplicates.csv"

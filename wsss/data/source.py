@@ -19,11 +19,10 @@ from wsss.core.label_maps import Geometry
 from wsss.core.runtime import Workers, parallel
 from wsss.core.stacks import NO_CHOICE, PlaneChoice
 from wsss.data.build import ExistingSet, Known, write_extra
-from wsss.data.catalog import COLUMNS, PIXEL_SIZE
+from wsss.data.catalog import COLUMNS, PIXEL_SIZE, Shards
 from wsss.data.duplicates import EDGE, thumbnail
 from wsss.data.image_files import ImageFiles
 from wsss.data.pixels import bits_for, check_headers, declared_bits, in_order_of_colours, read_planes, to_uint8
-from wsss.data.shards import Shards
 from wsss.data.tables import Matched
 from wsss.runs.inputs import mark_of
 from wsss.runs.journal import Journal

@@ -20,9 +20,8 @@ from wsss.core.stacks import parse_choice
 from wsss.data import image_files, tables
 from wsss.data import source as sources
 from wsss.data.build import DUPLICATES, SOURCES, ExistingSet, Known, Spec, finish, group_of
-from wsss.data.catalog import COLUMNS, FOLDS, SHARDS, TABLE, DataSet
+from wsss.data.catalog import COLUMNS, FOLDS, SHARDS, TABLE, DataSet, Shards
 from wsss.data.folds import summary
-from wsss.data.shards import Shards
 from wsss.data.source import Job, Source
 from wsss.options.prepare import PrepareOptions
 from wsss.runs.journal import Journal, remove_journal

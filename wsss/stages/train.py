@@ -29,8 +29,7 @@ from wsss.runs.inputs import Digests
 from wsss.runs.record import RunRecord, check_same_run, check_unseen, fold_name, inherit, join
 from wsss.runs.run_folder import RunFolder
 from wsss.training.fit import fit
-from wsss.training.processes import World, join_processes
-from wsss.training.state import Job, TrainState
+from wsss.training.state import Job, TrainState, World, join_processes
 from wsss.training.tasks import Earlier, Split, Task
 from wsss.training.tasks.classify import ClassifyTask
 from wsss.training.tasks.maps import MapTask

@@ -3,17 +3,241 @@
 import math
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
-from wsss.core.checks import DataError, Terminated, some
+from wsss.core.checks import ConfigError, DataError, Terminated, some
 from wsss.core.console import progress, say
-from wsss.training.learner import Learner, Outcome, foresee
-from wsss.training.loading import EpochLoader, loaders_alive
+from wsss.models.device import GIB, MemoryFull, attempt, free_bytes, peak_bytes
+from wsss.training.loading import Batch, EpochLoader, loaders_alive
 from wsss.training.state import Job, Net, TrainState
+
+
+class Outcome(NamedTuple):
+    """The result of a step, the same in every process."""
+
+    values: dict[str, float]
+    """The loss and its parts, means over the whole batch."""
+    stop: bool
+    """Whether any process was asked to stop."""
+    gradient: bool = True
+    """Whether the gradients were numbers to learn from."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and its gradients are numbers to learn from."""
+        return math.isfinite(self.values["loss"]) and self.gradient
+
+
+class Learner(ABC):
+    """The network as it is trained: compiled if wanted, its gradients shared between processes.
+
+    Args:
+        job: recipe, device, processes, first network of a refinement.
+        state: what the steps change.
+        stopped: filled by a signal handler when the run must stop.
+    """
+
+    def __init__(self, job: Job, state: TrainState, stopped: list[int]) -> None:
+        self.job, self.state, self.stopped = job, state, stopped
+        self.net = self.build()
+        self.foreseen = False
+        """Whether the memory of a step has been measured."""
+        self.model = job.world.wrap(torch.compile(self.net) if job.compiled else self.net)  # type: ignore[arg-type]
+        if job.device.is_cuda:
+            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32, as in convolutions
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return what is trained, made of the state's network; make what the loss needs."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch, done: float) -> dict[str, Tensor]:
+        """Return the loss and its parts of one batch.
+
+        Args:
+            model: what `build` returned, as it is trained.
+            batch: the images.
+            done: share of the training that is behind it.
+        """
+
+    def step(self, batch: Batch, share: float, steps: int) -> Outcome:
+        """Learn from one batch.
+
+        Args:
+            batch: this process's images.
+            share: of the whole batch that they are; the shares of all processes sum to 1.
+            steps: of an epoch.
+
+        Returns:
+            the loss and its parts; nothing was learnt if they are not finite.
+
+        Raises:
+            ConfigError: the memory is too small, with the batch that would fit.
+        """
+        recipe, where = self.job.recipe, self.state.progress
+        self._seed()
+        done = (where.epoch * steps + where.step) / (recipe.epochs * steps)
+        self.state.rate.apply(self.state.optimizer, done)
+        updates = (where.step + 1) % recipe.optim.accumulate == 0 or where.step + 1 == steps
+        self.model.train()
+        try:
+            return attempt(partial(self._learn, batch, share, done, updates))
+        except MemoryFull as full:
+            raise ConfigError(self._advice(batch, full)) from None
+
+    def _learn(self, batch: Batch, share: float, done: float, updates: bool) -> Outcome:
+        """Do the step. A GPU is waited for once, when all but the update has been handed to it."""
+        state, batch = self.state, batch.on(self.job.device)
+        weight = share * self.job.world.size / self.job.recipe.optim.accumulate
+        with self._apart(not updates), self.job.device.searching():
+            parts = self.losses(self.model, batch, done)
+            state.scaler.scale(parts["loss"] * weight).backward()
+        outcome = self._agree(parts, share, self._gradient_norm() if updates else None)
+        if outcome.finite and updates:
+            self._update()
+        elif updates and state.scaler.is_enabled():
+            state.scaler.update()  # which forgets that the gradients were unscaled
+        if updates or not outcome.finite:
+            state.optimizer.zero_grad(set_to_none=True)  # the batches summed with a bad one go with it
+        return outcome
+
+    def _seed(self) -> None:
+        """Make what is random in the network a function of seed, epoch, step, and of the process."""
+        where, rank = self.state.progress, self.job.world.rank
+        key = [self.job.recipe.seed, where.epoch, where.step, *([rank] if rank else [])]
+        torch.manual_seed(int(np.random.default_rng(key).integers(2**62)))
+
+    def _agree(self, parts: dict[str, Tensor], share: float, norm: Tensor | None) -> Outcome:
+        """Return the means over all processes, whether any of them must stop, and whether the gradient is a number."""
+        values = torch.stack([value.detach().float() for value in parts.values()]) * share
+        stop = values.new_full((1,), float(bool(self.stopped)))
+        shared = self.job.world.add(torch.cat([values, stop]))
+        length = values.new_ones(1) if norm is None else norm.float().view(1)
+        *means, stops, size = [float(value) for value in torch.cat([shared, length]).cpu()]  # the one wait for a GPU
+        # A scaler looks out for infinite gradients itself: it tries scales until they appear.
+        gradient = self.state.scaler.is_enabled() or math.isfinite(size)
+        return Outcome(dict(zip(parts, means, strict=True)), stops > 0, gradient)
+
+    def _apart(self, apart: bool) -> AbstractContextManager[None]:
+        """Keep gradients in this process while more batches are summed into them."""
+        shared = isinstance(self.model, DistributedDataParallel)
+        return self.model.no_sync() if apart and shared else nullcontext()  # type: ignore[operator]
+
+    def _gradient_norm(self) -> Tensor:
+        """Return the norm of the gradients of all parameters, which are clipped if the recipe says so."""
+        if self.state.scaler.is_enabled():
+            self.state.scaler.unscale_(self.state.optimizer)
+        if self.job.recipe.optim.clip:
+            return nn.utils.clip_grad_norm_(self.state.net.parameters(), self.job.recipe.optim.clip)
+        grads = [p.grad for p in self.state.net.parameters() if p.grad is not None]
+        # PyTorch's get_total_norm does the same from 2.6 on.
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+
+    def _update(self) -> None:
+        """Let the optimiser use the gradients; a scaler leaves out those that it made infinite."""
+        self.state.scaler.step(self.state.optimizer)
+        self.state.scaler.update()
+        self.state.average()
+
+    def _advice(self, batch: Batch, full: MemoryFull) -> str:
+        """Find by trying which share of the batch would fit, and say it."""
+        tried = len(batch.images)
+        images = f"{tried} images of {batch.images.shape[-1]} px"
+        said = f"the memory of {self.job.device.place} is too small for {images} at a time ({full})"
+        fits = tried // 2
+        while fits and not self._fits(batch.first(fits)):
+            fits //= 2
+        if not fits:
+            return f"{said}, even for one: {NONE_FITS}."
+        return f"{said}; {fits} would fit: {self.smaller(tried, fits)}."
+
+    def smaller(self, images: int, fits: int) -> str:
+        """Say how to learn from `images` at a time in this process by steps of as many as fit."""
+        more = self.job.recipe.optim.accumulate * -(-images // fits)
+        return f"pass --batch {fits * self.job.world.size} --optim.accumulate {more}, or lower --crop"
+
+    def _fits(self, batch: Batch) -> bool:
+        self.state.optimizer.zero_grad(set_to_none=True)
+        try:
+            attempt(partial(self.rehearse, batch))
+        except MemoryFull:
+            return False
+        return True
+
+    def rehearse(self, batch: Batch) -> None:
+        """Do a step of this process alone that takes the memory of a real one, and learns nothing."""
+        optimizer, moments = self.state.optimizer, []
+        if not optimizer.state:  # its moments come with the first update, and stay
+            count = 1 if isinstance(optimizer, torch.optim.SGD) else 2
+            moments = [torch.empty_like(p) for p in self.state.net.parameters() for _ in range(count)]
+        # Batch norms keep their statistics, and do not wait for other processes.
+        with _still_norms(self.net), self.job.device.searching():
+            self.losses(self.net, batch.on(self.job.device), 0.0)["loss"].backward()
+        del moments
+        optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _still_norms(net: nn.Module) -> Iterator[None]:
+    """Let batch norms use their running statistics, and keep them as they are."""
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+
+
+SMALL = 2
+"""Images of the larger of the two small steps that measure memory."""
+ROOM = 0.9
+"""Share of the free memory that a step may take: the system and the loader processes need some too."""
+NONE_FITS = "lower --crop, or choose a smaller --backbone"
+"""What to do where memory holds not even one image."""
+
+
+def foresee(learner: Learner, batch: Batch) -> None:
+    """Report the memory that a step will take, and the batch that fits where this one does not.
+
+    On a CPU the system kills a process that takes too much, without a message. Two small steps, of one image and of
+    two, show how much each image takes and how much the rest. They learn nothing.
+    """
+    images, world = len(batch.images), learner.job.world
+    device, small = learner.job.device, min(SMALL, images)
+    free = free_bytes(device) // (1 if device.is_cuda else world.local_size)
+    try:
+        one = peak_bytes(partial(attempt, partial(learner.rehearse, batch.first(1))), device)
+        more = peak_bytes(partial(attempt, partial(learner.rehearse, batch.first(small))), device) if small > 1 else one
+    except MemoryFull:
+        return  # the step itself will report what fits
+    # The second small step finds some of what the first one has taken still there: it cannot need less.
+    each = max(0, more - one) / max(1, small - 1)
+    need = one + each * (images - 1)
+    if not world.leads:
+        return
+    takes, there = f"{need / GIB:.1f} GiB", f"{free / GIB:.1f} GiB are free on {device.place}"
+    text = f"memory: a step of {images} images takes about {takes}, {there}"
+    fits = images if need <= ROOM * free or not each else max(0, int((ROOM * free - one) // each) + 1)
+    figures = {"images": images, "need_bytes": int(need), "free_bytes": free, "fits": min(fits, images)}
+    if fits >= images:
+        say(text, "memory", **figures)
+    elif fits:
+        say(f"{text}: too much. {fits} would fit: {learner.smaller(images, fits)}", "memory", **figures)
+    else:
+        say(f"{text}: too much, even for one image: {NONE_FITS}", "memory", **figures)
+
 
 Validate = Callable[[Any], dict[str, float]]
 Watch = Callable[[Net, dict[str, Any]], None]

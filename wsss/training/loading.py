@@ -24,7 +24,7 @@ from wsss.models.augment import Drawn, augment_batch
 from wsss.models.device import Device, return_freed_memory
 from wsss.options.recipe import Recipe, SamplerConfig
 from wsss.training.drawing import Draw, DrawnAugment, together
-from wsss.training.processes import World
+from wsss.training.state import World
 
 
 def class_weights(labels: np.ndarray) -> np.ndarray:

@@ -24,8 +24,7 @@ from wsss.models.device import Device
 from wsss.options.recipe import OptimConfig
 from wsss.reports.figures import plot_range_test, short_name
 from wsss.reports.overlay import Panel, composite, contact_sheet, fit, heat
-from wsss.training.fit import Watch, stop_error, stop_signals
-from wsss.training.learner import Learner
+from wsss.training.fit import Learner, Watch, stop_error, stop_signals
 from wsss.training.loading import EpochLoader
 from wsss.training.state import Job, LearningRate, Net, TrainState
 

@@ -14,11 +14,9 @@ from wsss.options.recipe import Recipe, UnetRecipe
 from wsss.options.train import TrainOptions
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, is_checkpoint, same_fold
-from wsss.training.fit import Validate, Watch
-from wsss.training.learner import Learner
+from wsss.training.fit import Learner, Validate, Watch
 from wsss.training.loading import EpochLoader
-from wsss.training.processes import World
-from wsss.training.state import Net
+from wsss.training.state import Net, World
 
 Earlier = tuple[RunFolder, Path]
 """Run and file of an earlier network."""

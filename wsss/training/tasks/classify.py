@@ -32,10 +32,9 @@ from wsss.runs.inputs import Digests
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, same_fold
 from wsss.training.drawing import DrawnAugment
-from wsss.training.fit import Validate, Watch
-from wsss.training.learner import Learner
+from wsss.training.fit import Learner, Validate, Watch
 from wsss.training.loading import Batch, EpochLoader, ImageSamples, balanced_draw, whole_images
-from wsss.training.processes import World
+from wsss.training.state import World
 from wsss.training.tasks import Earlier, Split, Task
 from wsss.training.watch import Preview
 

@@ -25,7 +25,7 @@ from wsss.options.train import MapOptions
 from wsss.runs.record import RunRecord, check_unseen, fold_name
 from wsss.training.fit import Validate
 from wsss.training.loading import EpochLoader, Key, balanced_draw
-from wsss.training.processes import World
+from wsss.training.state import World
 from wsss.training.tasks import Split, UnetTask
 from wsss.training.tasks.classify import record_of_data
 from wsss.training.tasks.masks import MaskLearner

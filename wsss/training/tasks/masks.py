@@ -25,10 +25,9 @@ from wsss.options.recipe import MaskRecipe, UnetRecipe
 from wsss.options.train import TrainOptions
 from wsss.runs.inputs import Digests
 from wsss.runs.record import RunRecord
-from wsss.training.fit import Validate
-from wsss.training.learner import Learner
+from wsss.training.fit import Learner, Validate
 from wsss.training.loading import Batch, EpochLoader, Key, draw_epoch
-from wsss.training.processes import World
+from wsss.training.state import World
 from wsss.training.tasks import Split, UnetTask
 
 
