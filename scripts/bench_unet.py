@@ -145,7 +145,7 @@ def nuclei(given: argparse.Namespace) -> None:
     sets = split_nuclei(given.data.resolve(), given.work)
     run = given.work / f"nuclei-{given.name}"
     flags = ["--config", "configs/unet_nuclei.yaml", "--workers", "0", *given.set]
-    asked = ["--segmentation.tta", "flips", "--segmentation.scales", "[1.0,1.5,2.0]", "--segmentation.min_size", "12"]
+    asked = ["--segmentation.tta", "flips", "--segmentation.scales", "[1.0,1.5,2.0]"]
     figures = score(sets, run, flags, asked, objects=True)
     head()
     show(f"nuclei ({figures['images']} images)", figures)

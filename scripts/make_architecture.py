@@ -19,8 +19,8 @@ ROWS = [
     ["training", "inference", "reviewing"],
     ["segmenters", "feature_classifier"],
     ["models", "losses"],
-    ["data", "cells", "metrics", "reports", "exports"],
-    ["runs"],
+    ["data", "metrics", "reports", "exports"],
+    ["runs", "cells"],
     ["options"],
     ["core"],
 ]

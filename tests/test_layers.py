@@ -13,7 +13,7 @@ LAYER = {
     "options": 2,
     "runs": 3,
     "data": 4,
-    "cells": 4,
+    "cells": 3,
     "metrics": 4,
     "reports": 5,
     "exports": 5,

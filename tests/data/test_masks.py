@@ -1,9 +1,10 @@
-"""Mask sets: the three layouts, and one line for every fault."""
+"""Mask sets: the layouts, and one line for every fault."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from wsss.core.checks import DataError
@@ -123,11 +124,61 @@ def test_other_values_are_refused_with_the_values(folders: Path) -> None:
     assert "holds the values 0, 38, expected 0 and one of 1, 255 and 65535" in fault(folders)
 
 
-def test_colour_masks_and_16_bit_images_are_refused(folders: Path) -> None:
+def test_colour_masks_and_images_of_floats_are_refused(folders: Path) -> None:
     save(folders / "masks" / "a.png", MASK[..., None] * np.array([255, 0, 0], np.uint8))
     assert "is a picture of colours, expected a grey one" in fault(folders)
-    save(folders / "images" / "a.png", np.zeros((6, 5), np.uint16))
-    assert "expected 8 bits" in fault(folders)
+    (folders / "images" / "a.png").unlink()
+    tifffile.imwrite(folders / "images" / "a.tif", np.zeros((6, 5), np.float32))
+    assert "expected 8 or 16 bits" in fault(folders)
+
+
+def test_an_image_of_16_bits_goes_from_its_darkest_to_its_brightest(folders: Path) -> None:
+    bright = np.linspace(1200, 1200 + 60, 3000).reshape(60, 50).astype(np.uint16)
+    bright[0, 0] = 65535
+    (folders / "images" / "a.png").unlink()
+    tifffile.imwrite(folders / "images" / "a.tif", bright)
+    found = open_masks(folders, channels=1).image(0)
+    assert found.shape == (1, 60, 50)
+    assert (np.diff(found[0].ravel().astype(int)) >= 0)[1:].all()
+    assert [found.min(), np.median(found), found.max()] == [0, pytest.approx(127, abs=3), 255]
+
+
+def test_label_maps_in_objects_are_read_before_masks(folders: Path) -> None:
+    label_map = np.kron(np.array([[7, 300], [0, 2]], np.uint16), np.ones((3, 2), np.uint16))[:, [0, 0, 1, 2, 3]]
+    for name in ("a.tif", "b_cp_masks.tiff"):
+        (folders / "objects").mkdir(exist_ok=True)
+        tifffile.imwrite(folders / "objects" / name, label_map)
+    masks = open_masks(folders, channels=1)
+    assert np.array_equal(masks.label_map(0), label_map)
+    assert np.array_equal(masks.label_map(1), label_map)
+    assert masks.ignored(1).any()
+    (folders / "train.csv").write_text("id,rle_mask\na,1 2\nb,1 2\n")
+    assert np.array_equal(open_masks(folders, channels=1).label_map(0), label_map)
+
+
+@pytest.mark.parametrize(
+    ("label_map", "message"),
+    [
+        (MASK[:5], r"a\.png is 5 x 5, its image .* is 6 x 5"),
+        (np.outer([1, 0, 1, 0, 1, 0], [255, 0, 255, 0, 255]), "one label is many pieces .*; masks belong in masks/"),
+        (
+            1 + MASK.astype(int),
+            r"one label \(1\) covers most of the border: .* background; masks belong in masks/",
+        ),
+    ],
+)
+def test_a_map_that_numbers_no_objects_is_refused(folders: Path, label_map: np.ndarray, message: str) -> None:
+    save(folders / "objects" / "b.png", MASK.astype(np.uint8))
+    save(folders / "objects" / "a.png", label_map.astype(np.uint8))
+    with pytest.raises(DataError, match=message):
+        open_masks(folders, channels=1).label_map(0)
+
+
+def test_a_map_without_image_is_named(folders: Path) -> None:
+    for name in "abc":
+        save(folders / "objects" / f"{name}.png", MASK.astype(np.uint8))
+    with pytest.raises(DataError, match=r"c of objects/ is not in images/"):
+        open_masks(folders)
 
 
 def test_a_file_that_is_no_picture_is_refused(folders: Path) -> None:

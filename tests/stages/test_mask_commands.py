@@ -211,3 +211,24 @@ def test_a_network_of_stretched_images_finds_the_same_in_inverted_ones(salt: Pat
     texts = [(tmp_path / name / "submission.csv").read_text() for name in ("a", "b")]
     assert texts[0] == texts[1]
     assert len({line.partition(",")[2] for line in texts[0].splitlines()}) > 2
+
+
+def test_objects_smaller_than_those_it_learnt_from_are_dropped(salt: Path, run: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        label_map = np.zeros((SIZE, SIZE), np.uint8)
+        label_map[2:12, 2 : 12 + i], label_map[18:30, 18:30] = 1, 2
+        for kind, pixels in (("images", label_map * 90 + rng.integers(0, 60, label_map.shape)), ("objects", label_map)):
+            (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "data" / kind / f"{i}.png")
+    flags = ["--fold", "none", "--epochs", "1", "--mask_loss.later", "{}", "--mask_loss.switch", "0"]
+    assert train.main(words(tmp_path / "data", tmp_path / "run", *flags)) == 0
+    common = ["--device", "cpu", "--segmentation.threshold", "0.1", "--data", str(tmp_path / "data")]
+    for name, flags in (("least", []), ("all", ["--segmentation.min_size", "0"])):
+        assert infer.main([*common, "--run", f"{tmp_path}/run", "--out", f"{tmp_path}/{name}", *flags]) == 0
+    flags = ["--run", f"{tmp_path}/run", "--segmentation.objects", "false"]
+    assert infer.main([*common, *flags, "--out", f"{tmp_path}/whole"]) == 0
+    assert infer.main([*common, "--run", str(run), "--out", f"{tmp_path}/of_areas"]) == 0
+    sizes = {"least": 100, "all": 0, "whole": 0, "of_areas": 0}
+    for name, size in sizes.items():
+        assert read_json(tmp_path / name / "provenance.json")["segmentation"]["min_size"] == size

@@ -3,14 +3,15 @@
     salt      FOLDER/images/<id>.png, FOLDER/train.csv (id,rle_mask), and/or FOLDER/masks/<id>.png; FOLDER/depths.csv
     bowl      FOLDER/<id>/images/<one file>, FOLDER/<id>/masks/*.png, one object a file
     folders   FOLDER/images/<id>.*, FOLDER/masks/<id>.*, and FOLDER/ignore/<id>.* for pixels that must not count
+    objects   FOLDER/images/<id>.*, FOLDER/objects/<id>.*, label maps with a number for each object; before masks/
 
 Masks may be named <id>_mask, _masks, _label or _labels. They are 0 and 255 (or 1, or 65535). Images without any mask
 can be predicted, but are not trained on.
 """
 
 import math
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,11 +19,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from wsss.cells.instances import DOUBTS, doubts_of
 from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
 from wsss.core.files import composed, digest_json
 from wsss.core.folders import MASK_SET, not_that
+from wsss.core.label_maps import given_maps, read_label_map
 from wsss.core.rasters import SUFFIXES, Raster, files_by_id, open_raster
 from wsss.core.rle import decode_pairs
 from wsss.data.ids import MASK_ENDINGS, by_products, result_notes
@@ -68,22 +71,34 @@ BRIGHT_GROUND = 128
 
 
 def read_picture(path: Path, channels: int) -> np.ndarray:
-    """Read a picture of 8 bits as (channels, H, W) uint8, grey (1) or colour (3); transparency is dropped.
+    """Read a picture as (channels, H, W) uint8, grey (1) or colour (3); transparency is dropped.
+
+    Of 16 bits, which cameras fill to their own depth, the darkest and brightest greys of the picture become 0 and 255:
+    those that STRETCHED names.
 
     Raises:
-        DataError: it cannot be read, or has more than 8 bits, or other channels than grey or RGB.
+        DataError: it cannot be read, is of another type than 8 or 16 bits, or has other channels than grey or RGB.
     """
     with open_raster(path, where=str(path)) as raster:
         pixels, header = raster.shown(), raster.header
-    if pixels.dtype != np.uint8 or header.photometric or header.samples not in (1, 3):
+    if pixels.dtype not in (np.uint8, np.uint16) or header.photometric or header.samples not in (1, 3):
         kind = header.photometric or f"{header.samples} x {header.dtype}"
-        raise DataError(f"{path} is a picture of kind {kind}, expected 8 bits grey or colour: convert it.")
+        raise DataError(f"{path} is a picture of kind {kind}, expected 8 or 16 bits grey or colour: convert it.")
     pixels = pixels[..., : 3 if raster.colours is not None else header.samples]
+    if pixels.dtype == np.uint16:
+        pixels = _in_8_bits(pixels)
     if pixels.shape[-1] == channels:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
     if channels == 3:
         return np.ascontiguousarray(np.repeat(pixels.transpose(2, 0, 1), 3, axis=0))
     return np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[None]
+
+
+def _in_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Return uint16 greys or colours (H, W, C) as uint8, from their darkest to their brightest."""
+    low, high = np.percentile(pixels, STRETCHED)
+    scale = 255 / max(high - low, LEAST_CONTRAST)
+    return np.rint(np.clip((np.arange(2**16) - low) * scale, 0, 255)).astype(np.uint8)[pixels]
 
 
 def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
@@ -98,19 +113,22 @@ def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
         DataError: it cannot be read, has another size or other values.
     """
     with open_raster(path, where=str(path), blank=[size]) as raster:
-        header = raster.header
-        if (header.height, header.width) != size:
-            raise DataError(
-                f"{path} is {header.height} x {header.width}, its image {image} is {size[0]} x {size[1]}: "
-                "image and mask must match."
-            )
+        _check_size(path, (raster.header.height, raster.header.width), size, image)
         values = _mask_values(raster.plane(path, "a grey one of 0 and 255"), raster, path)
     present = np.unique(values)
     if not any(set(present.tolist()) <= {0, full} for full in FULL):
         raise DataError(
-            f"{path} holds the values {some(present)}, expected 0 and one of 1, 255 and 65535: save it as such a mask."
+            f"{path} holds the values {some(present)}, expected 0 and one of 1, 255 and 65535: save it as such a mask, "
+            "or a label map, with a number for each object, in objects/ instead of masks/."
         )
     return np.asarray(values > 0)
+
+
+def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int], image: Path) -> None:
+    if found != size:
+        raise DataError(
+            f"{path} is {found[0]} x {found[1]}, its image {image} is {size[0]} x {size[1]}: image and mask must match."
+        )
 
 
 def _mask_values(places: np.ndarray, raster: Raster, path: Path) -> np.ndarray:
@@ -155,13 +173,15 @@ class MaskItem:
     """Pictures of its objects, or of all of them together; None where nothing is known."""
     runs: str | None = None
     """Run-length text of its mask, counted down the columns."""
+    objects: Path | None = None
+    """Label map of its objects."""
     ignore: Path | None = None
     """Picture of the pixels that must not count."""
 
     @property
     def has_truth(self) -> bool:
         """Whether its mask is known; it may be empty."""
-        return self.masks is not None or self.runs is not None
+        return self.masks is not None or self.runs is not None or self.objects is not None
 
 
 class MaskSet:
@@ -231,6 +251,8 @@ class MaskSet:
 
     def _read(self, item: MaskItem) -> np.ndarray:
         size: tuple[int, int] = read_picture(item.image, 1).shape[1:]
+        if item.objects is not None:
+            return read_objects(item.objects, size, item.image)
         if item.masks is not None:
             return stack_objects((read_mask(path, size, item.image) for path in item.masks), size)
         if item.runs is None:
@@ -238,6 +260,25 @@ class MaskSet:
         return decode_pairs(item.runs, size, where=f"the rle_mask of {item.id} in {self.folder / 'train.csv'}").astype(
             np.int32
         )
+
+
+def read_objects(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
+    """Read a label map of objects as (H, W) int32, 0 background.
+
+    Args:
+        path, size, image: as of `read_mask`.
+
+    Raises:
+        DataError: it cannot be read, has another size, or one number for several objects or for the background.
+    """
+    label_map = read_label_map(path, size)
+    _check_size(path, (label_map.shape[0], label_map.shape[1]), size, image)
+    for doubt in doubts_of(label_map):
+        kind, _, number = doubt.partition("=")
+        if kind in ("pieces", "border"):
+            what, _, way_out = DOUBTS[kind]
+            raise DataError(f"{path}: {what.format(number)}: {way_out.format(number)}; masks belong in masks/.")
+    return label_map
 
 
 def stack_objects(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
@@ -260,12 +301,14 @@ def open_masks(folder: Path, channels: int = 3) -> MaskSet:
     if not folder.is_dir():
         items = []
     elif (folder / "images").is_dir():
-        items = _salt(folder) if (folder / "train.csv").exists() else _folders(folder)
+        by_runs = (folder / "train.csv").exists() and not (folder / "objects").is_dir()
+        items = _salt(folder) if by_runs else _folders(folder)
     else:
         items = _bowl(folder)
     if not items:
         raise DataError(
-            f"{not_that(folder, MASK_SET)}: choose the folder above images/ (with masks/ or train.csv) or <id>/images/."
+            f"{not_that(folder, MASK_SET)}: choose the folder above images/ (with masks/, objects/ or train.csv) or "
+            "<id>/images/."
         )
     return MaskSet(folder, sorted(items, key=lambda item: item.id), channels)
 
@@ -283,17 +326,22 @@ def _bowl(folder: Path) -> list[MaskItem]:
 
 def _folders(folder: Path) -> list[MaskItem]:
     images, ignore = _images(folder / "images"), _pictures(folder / "ignore")
-    if not (folder / "masks").is_dir():
-        return [MaskItem(name, path, None) for name, path in images.items()]
-    masks = _masks(folder / "masks", images)
-    _same_ids(images, masks, "images/", "masks/", folder)
     _known_ids(ignore, images, "ignore/", "images/", folder)
-    return [MaskItem(name, path, (masks[name],), ignore=ignore.get(name)) for name, path in images.items()]
+    items = [MaskItem(name, path, None, ignore=ignore.get(name)) for name, path in images.items()]
+    if (folder / "objects").is_dir():
+        maps = _named_like(images, given_maps(folder / "objects"), folder / "objects")
+        _same_ids(images, maps, "images/", "objects/", folder)
+        return [replace(item, objects=maps[item.id]) for item in items]
+    if not (folder / "masks").is_dir():
+        return items
+    masks = _named_like(images, _pictures(folder / "masks"), folder / "masks")
+    _same_ids(images, masks, "images/", "masks/", folder)
+    return [replace(item, masks=(masks[item.id],)) for item in items]
 
 
 def _salt(folder: Path) -> list[MaskItem]:
     images = _images(folder / "images")
-    masks = _masks(folder / "masks", images)
+    masks = _named_like(images, _pictures(folder / "masks"), folder / "masks")
     table = read_text_table(folder / "train.csv", ("id", "rle_mask"))
     runs = dict(zip(table.id, table.rle_mask, strict=True))
     _same_ids(images, runs, "images/", "train.csv", folder)
@@ -321,11 +369,11 @@ def _images(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in pictures.items() if name not in results}
 
 
-def _masks(folder: Path, images: Collection[str]) -> dict[str, Path]:
-    """Return ID -> picture of a folder of masks; a file that no image is named like may have an ending, <ID>_mask."""
+def _named_like(images: Collection[str], files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Return ID -> file of a folder of masks; a file that no image is named like may have an ending: <ID>_mask."""
     found: dict[str, Path] = {}
-    for name, path in _pictures(folder).items():
-        heads = [name.removesuffix(ending) for ending in MASK_ENDINGS if name.endswith(ending)]
+    for name, path in files.items():
+        heads = [name.removesuffix(ending) for ending in ("_cp_masks", *MASK_ENDINGS) if name.endswith(ending)]
         ID = name if name in images else next((head for head in heads if head in images), name)
         if ID in found:
             raise DataError(f"{folder} holds {found[ID].name} and {path.name}{ONE_FILE}")
@@ -344,6 +392,10 @@ def _known_ids(ids: Iterable[str], known: Iterable[str], where: str, missing_in:
         raise DataError(f"{folder}: {some(alone)} of {where} is not in {missing_in}: add it there, or take it out.")
 
 
+LEAST_SHARE = 0.005
+"""Share of the objects with masks that may be smaller than the least that is predicted: specks of an annotator."""
+
+
 @dataclass(frozen=True)
 class Survey:
     """What reading every mask once has shown; a faulty mask is reported then."""
@@ -352,6 +404,18 @@ class Survey:
     """(N,) share of each image that is mask; NaN where it is unknown."""
     sizes: np.ndarray
     """(N, 2) height and width; 0 where the mask is unknown."""
+    areas: list[np.ndarray]
+    """Of each image: the pixels of each of its objects; none where the mask is unknown."""
+
+    def least_object(self, indices: np.ndarray) -> int:
+        """Return the size, px, that all but LEAST_SHARE of the objects of some images reach.
+
+        It is 0 where no image holds several objects: their masks are then areas, which may have any size.
+        """
+        areas = [self.areas[i] for i in indices]
+        if max(map(len, areas), default=0) < 2:
+            return 0
+        return int(np.quantile(np.concatenate(areas), LEAST_SHARE, method="lower"))
 
 
 def survey(masks: MaskSet) -> Survey:
@@ -361,12 +425,15 @@ def survey(masks: MaskSet) -> Survey:
         DataError: a mask is invalid, or there is none at all.
     """
     coverage, sizes = np.full(len(masks), np.nan), np.zeros((len(masks), 2), np.int64)
+    areas = [np.zeros(0, np.int64)] * len(masks)
     for i in np.flatnonzero(masks.has_truth):
         label_map = masks.label_map(int(i))
         coverage[i], sizes[i] = (label_map > 0).mean(), label_map.shape
+        counts = np.bincount(label_map.ravel())[1:]
+        areas[i] = counts[counts > 0]
     if not masks.has_truth.any():
         raise DataError(f"{masks.folder} has no mask to learn from: add masks/ or train.csv.")
-    return Survey(coverage, sizes)
+    return Survey(coverage, sizes, areas)
 
 
 def folds_digest(ids: list[str], folds: np.ndarray) -> str:

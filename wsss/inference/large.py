@@ -168,7 +168,7 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path, object
     if objects is None:
         masks = (mask_channel(maps, predictor.target) >= config.threshold for maps in probs)
         return LargeResult(_write_mask(out, masks, image.size), 0)
-    settled = stream_objects(probs, predictor.target, threshold=config.threshold, min_size=config.min_size)
+    settled = stream_objects(probs, predictor.target, threshold=config.threshold, min_size=config.min_size or 0)
     return write_objects(settled, image.size, out, objects)
 
 

@@ -140,8 +140,9 @@ class MaskInferConfig:
     empty_below: float = between(0.5, 0, 1)
     """Images, or tiles of large ones, that hold anything with a lower probability have an empty mask; for networks
     with unet.empty_head."""
-    min_size: int = between(0, 0)
-    """Objects of fewer pixels are dropped."""
+    min_size: int | None = between(None, 0)
+    """Objects of fewer pixels are dropped; without objects, masks of fewer. Default: the size that 99.5 % of the
+    objects reach which the network learnt from; 0 without objects, or where the run does not say it."""
     objects: bool = True
     """Part the mask into objects; false leaves one mask an image."""
     runs: Literal["columns", "rows"] = "columns"

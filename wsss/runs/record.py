@@ -32,8 +32,8 @@ SINCE = {
     "encoder": "which source code its encoder was imported from",
 }
 """Inputs that records of earlier versions lack, in words."""
-NEWER = ("ancestors", "classes", "negative", "channels", "size")
-"""Entries that records of version 0.1.0 may lack."""
+NEWER = ("ancestors", "classes", "negative", "channels", "size", "least_object")
+"""Entries that records of earlier versions may lack."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,8 @@ class RunRecord:
     """What each channel shows, where it is not what its name says."""
     bits: int | None = None
     """Of the images it was trained on; None for 8, or several."""
+    least_object: int = 0
+    """Size in px that almost all objects reach which it learnt from; 0 for masks without objects, or unknown."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of wsss and of the libraries that made it."""
     path: Path = Path()
@@ -155,6 +157,7 @@ class RunRecord:
         """Return the metadata of the network's checkpoints, as JSON; lists of images by their digests."""
         images: dict[str, Any] = {"roles": list(self.roles)} if self.roles else {}
         images |= {} if self.bits is None else {"bits": self.bits}
+        images |= {"least_object": self.least_object} if self.least_object else {}
         return as_read(
             {
                 "recipe": asdict(self.recipe),
@@ -192,8 +195,9 @@ def record_from(
         digest: of the checkpoint file.
 
     Raises:
-        DataError: the recipe has an option this version does not know.
+        DataError: the recipe has an option this version does not know, or an entry is none that we write.
     """
+    check_network_record(meta, where, tuple({"least_object"} & meta.keys()))
     return RunRecord(
         recipe=recipe_from(meta["recipe"], str(where)),
         fold=meta["fold"],
@@ -208,6 +212,7 @@ def record_from(
         inputs={name: meta[name] for name in ("pseudo", *SINCE) if name in meta},
         roles=tuple(meta.get("roles", ())),
         bits=meta.get("bits"),
+        least_object=meta.get("least_object", 0),
         versions=meta["versions"],
         path=where,
         digest=digest,
@@ -340,6 +345,7 @@ _KINDS: dict[str, tuple[str, Any]] = {
     "channels": (f"1 to {MOST_CHANNELS} different names", _names(MOST_CHANNELS)),
     "negative": ("the number of a class or none", lambda value: value is None or _whole(0, MOST_CLASSES - 1)(value)),
     "size": (f"8 to {MOST_EDGE} pixels", _whole(8, MOST_EDGE)),
+    "least_object": ("a number of pixels", _whole(0, MOST_EDGE**2)),
     "train_ids": ("a digest", lambda value: isinstance(value, str)),
     "versions": ("names and versions", lambda value: isinstance(value, dict) and "wsss" in value),
 }

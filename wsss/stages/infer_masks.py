@@ -16,7 +16,7 @@ submission.csv      id,rle_mask: one mask an image
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,9 @@ def infer_masks(options: InferOptions, run: Path) -> int:
     device = choose_device(options.device, options.precision, predicts=True)
     checkpoints = load_unets(run, device, "masks", options.encoder, snapshots=options.snapshots)
     config = checkpoints[0].recipe.masks
+    if options.segmentation.min_size is None:
+        least = min(one.record.least_object for one in checkpoints) if options.segmentation.objects else 0
+        options = replace(options, segmentation=replace(options.segmentation, min_size=least))
     if options.data is None:
         work = _large_work(options, [(checkpoints, {stem_of(path.name): path for path in options.large})])
         return _predict(options.out or Path("preds") / f"large-{run.name}", options, work, device)
@@ -173,7 +176,7 @@ def _provenance(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpo
 def write_image(out: Path, name: str, probs: np.ndarray, target: str, options: InferOptions) -> dict[str, Any]:
     """Write one image's files; return its row with the run-length texts of its masks."""
     config = options.segmentation
-    label_map = decode(probs, target, config.threshold, config.min_size, objects=config.objects)
+    label_map = decode(probs, target, config.threshold, config.min_size or 0, objects=config.objects)
     write_bytes(
         out / "masks" / f"{name}.png", cv2.imencode(".png", (label_map > 0).astype(np.uint8) * 255)[1].tobytes()
     )

@@ -154,6 +154,7 @@ class MaskTask(UnetTask):
             ("grey",) if self.channels == 1 else ("red", "green", "blue"),
             augment=load_recipe(self.recipe.augment),
             inputs={"files": Digests().of(self.masks.folder) or ""},
+            least_object=self.survey.least_object(split.train),
             versions=versions(),
         )
 
@@ -165,9 +166,10 @@ class MaskTask(UnetTask):
 
     def validator(self, split: Split, workers: int) -> Validate | None:
         """Return the figures on the held-out images."""
-        return (
-            MaskValidator(self.masks, split.valid, self.recipe, self.device, self.world) if len(split.valid) else None
-        )
+        if not len(split.valid):
+            return None
+        least = self.survey.least_object(split.train)
+        return MaskValidator(self.masks, split.valid, self.recipe, self.device, self.world, least)
 
     def describe(self, split: Split) -> str:
         """Say what is trained on what."""
@@ -201,12 +203,20 @@ class MaskValidator:
 
     Args:
         world: this process among all; each takes every `size`-th image.
+        least_object: objects of fewer pixels are dropped.
     """
 
     def __init__(
-        self, masks: MaskSet, indices: np.ndarray, recipe: MaskRecipe, device: Device, world: World | None = None
+        self,
+        masks: MaskSet,
+        indices: np.ndarray,
+        recipe: MaskRecipe,
+        device: Device,
+        world: World | None = None,
+        least_object: int = 0,
     ) -> None:
         self.world, self.device, self.recipe = world or World(), device, recipe
+        self.least_object = least_object
         self.samples = MaskSamples(masks, None, recipe.masks, recipe.mask_loss)
         self.indices = self.world.share(indices)
         self.loss = MaskLoss(recipe.mask_loss, recipe.masks.target)
@@ -230,5 +240,5 @@ class MaskValidator:
         # One measure for all epochs: losses before and after a switch could not be compared.
         loss = self.loss(logits, target, weights=weights, holds=output.holds, epoch=self.recipe.epochs)["loss"]
         probs = probabilities(logits, config.target)[0].cpu().numpy()
-        score = score_mask(objects_of(probs, config.target), truth, ignored)
+        score = score_mask(objects_of(probs, config.target, min_size=self.least_object), truth, ignored)
         return [float(loss), *(float(value) for value in vars(score).values())]
