@@ -85,3 +85,15 @@ def test_small_objects_are_dropped_and_numbers_have_no_gaps() -> None:
     label_map = np.array([[1, 0, 2, 2], [0, 0, 2, 5], [5, 5, 5, 5]])
     assert without_small(label_map, 3).tolist() == [[0, 0, 1, 1], [0, 0, 1, 2], [2, 2, 2, 2]]
     assert np.unique(without_small(label_map, 0)).tolist() == [0, 1, 2, 3]
+
+
+def test_noise_divides_no_large_object_and_smoothing_joins_no_small_ones() -> None:
+    y, x = np.mgrid[:120, :160]
+    places = [(30 + 20 * k, 110 + 9 * i) for k in range(4) for i in range(2)]
+    discs = [(60, 45, 40), *((row, column, 6) for row, column in places)]
+    depth = np.max([np.clip(1 - np.hypot(y - row, x - column) / edge, 0, 1) for row, column, edge in discs], axis=0)
+    noise = gaussian_filter(np.random.default_rng(0).normal(0, 1, y.shape), 2) * (x < 95)
+    probs = np.stack([depth > 0, np.clip(depth + noise / noise.std() / 10, 0, 1)]).astype(np.float32)
+    found = objects_of(probs, "distance", min_size=20)
+    assert len({*(found[place] for place in places), 0}) == 9
+    assert np.bincount(found[:, :95].ravel())[1:].max() > 0.95 * (probs[0, :, :95] > 0).sum()

@@ -127,14 +127,17 @@ def _cut(
 
 
 EIGHT = np.ones((3, 3), bool)
-SMOOTH_PX = 1.0
-"""Smoothing of the distance map before its peaks are taken as seeds, px."""
-NECKS = {"binary": 0.9, "distance": 0.85}
+SMOOTH_PX = (1.0, 32.0)
+"""Least and most smoothing of a distance map before its peaks are taken as seeds, px."""
+SMOOTH_SHARE = 0.3
+"""Smoothing of a connected part of the mask, as a share of the depth that nine tenths of its pixels do not exceed:
+noise must not divide large objects, nor smoothing join small ones."""
+NECK = 0.93
 """Two peaks are two objects if the way between them falls below this share of the lower one."""
 LEAST = 0.01
 """Heights below this are alike."""
-REACH = 12
-"""Pixels around a connected part of the mask that its objects may depend on: the smoothing's reach, twice over."""
+REACH = 1
+"""Pixels around a connected part of the mask that its objects depend on."""
 
 
 def mask_channel(probs: np.ndarray, kind: str) -> np.ndarray:
@@ -173,17 +176,34 @@ def objects_of(
         (H, W) int32, objects 1..N without gaps, 0 background.
     """
     mask = mask_channel(probs, kind) >= threshold if mask is None else mask
-    if kind == "binary":
-        height = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask), SMOOTH_PX)
-        seeds = _peaks(height, mask, NECKS[kind])
-    elif kind == "distance":
-        height = ndimage.gaussian_filter(probs[1], SMOOTH_PX)
-        seeds = _peaks(height, mask, NECKS[kind])
+    if kind in ("binary", "distance"):
+        depth = ndimage.distance_transform_edt(mask)
+        height = _smoothed(depth if kind == "binary" else probs[1], mask, depth)
+        seeds = _peaks(height, mask, NECK)
     else:
         inside, border = (probs[0], probs[1]) if kind == "border" else (probs[1], probs[2])
         height = inside - border
         seeds = ndimage.label((inside >= threshold) & (border < threshold) & mask, EIGHT)[0]
     return without_small(watershed(-height, _with_seedless(seeds, mask), mask=mask), min_size)
+
+
+def _smoothed(height: np.ndarray, mask: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Smooth a (H, W) map in each connected part of the mask by itself, the deeper the part the more.
+
+    Args:
+        height: the map; what lies outside the mask has no part in it.
+        mask: (H, W) bool.
+        depth: (H, W) distance to the background, px.
+    """
+    parts = ndimage.label(mask, EIGHT)[0]
+    out = np.zeros(mask.shape, np.float32)
+    for number, box in enumerate(ndimage.find_objects(parts), 1):
+        part = parts[box] == number
+        sigma = np.clip(SMOOTH_SHARE * np.percentile(depth[box][part], 90), *SMOOTH_PX)
+        values = np.stack([np.where(part, height[box], 0), part]).astype(np.float32)
+        blurred, weight = ndimage.gaussian_filter(values, (0, sigma, sigma), mode="constant")
+        out[box][part] = blurred[part] / weight[part]
+    return out
 
 
 def _peaks(height: np.ndarray, mask: np.ndarray, neck: float) -> np.ndarray:
