@@ -5,7 +5,6 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -93,12 +92,8 @@ class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpF
     """Keep the line breaks of the examples."""
 
 
-@cache
 def parser_of(stage: str, module: ModuleType, task: str = "") -> ArgumentParser:
-    """Return the parser of a stage whose options are in `module`: its docstring, EXAMPLES and OPTIONS, or TASKS.
-
-    Making it takes longer than parsing with it: programs that run many stages make it once.
-    """
+    """Return the parser of a stage whose options are in `module`: its docstring, EXAMPLES and OPTIONS, or TASKS."""
     options = module.TASKS[task] if task else module.OPTIONS
     return make_parser(stage, module.__doc__ or "", module.EXAMPLES, *options)
 

@@ -1,6 +1,7 @@
 """From the words of the command line and the files behind --config to one instance of each of a stage's dataclasses."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -36,16 +37,21 @@ def read_options(stage: str, module: ModuleType, words: Sequence[str] | None) ->
         check_utf8(word, "of the command, or of the folder where it is started,")
     words = _current(words)
     if not hasattr(module, "TASKS"):
-        parser = parser_of(stage, module)
+        reads = hasattr(module, "read")  # where reading takes more than parsing, and other defaults
+        parser = (parser_of if reads else _kept_parser)(stage, module)
         show_help(words, parser.format_help, parser)
-        if hasattr(module, "read"):  # where reading takes more than parsing
+        if reads:
             values: list[Any] = module.read(parser, words)
             return values
         return parse(parser, words, *module.OPTIONS)
     task = module.choose(words)
-    parser = parser_of(stage, module, task)
+    parser = _kept_parser(stage, module, task)
     show_help(words, lambda: brief_help(parser), parser)
     return parse(parser, _of_task(words, module.TASKS, task), *module.TASKS[task])
+
+
+_kept_parser = functools.cache(parser_of)
+"""Making a parser takes longer than parsing with it: notebooks that run many stages make each once."""
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str] | None, *options: type) -> list[Any]:
