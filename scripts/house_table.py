@@ -1,13 +1,15 @@
 """Measure the package: files, lines, functions, imports inside functions: python scripts/house_table.py [FOLDER]"""
 
+import argparse
 import ast
 import statistics
-import sys
 from pathlib import Path
 
 
 def main() -> None:
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1] / "wsss")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parents[1] / "wsss")
+    root = parser.parse_args().folder
     sizes, functions, late = [], [], 0
     for path in root.rglob("*.py"):
         text = path.read_text()
