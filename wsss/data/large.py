@@ -246,7 +246,8 @@ class LargeImage:
         return self._drawn(self.read)
 
     def _drawn(self, read: Callable[[int, int, int, int], np.ndarray]) -> np.ndarray:
-        rows, columns = (np.linspace(0, max(0, length - PATCH), PATCHES).astype(int) for length in self.size)
+        starts = [np.linspace(0, max(0, length - PATCH), PATCHES).astype(int) for length in self.size]
+        rows, columns = map(np.unique, starts)
         height, width = (min(PATCH, length) for length in self.size)
         return np.concatenate([read(y, y + height, x, x + width) for y in rows for x in columns], axis=1)
 
