@@ -289,3 +289,13 @@ def test_a_record_of_other_kinds_is_refused(
     save_checkpoint(path, tensors, meta)
     with pytest.raises(DataError, match=message):
         infer.main(["--run", str(tmp_path / "fold0"), "--data", str(salt), "--device", "cpu"])
+
+
+def test_an_image_that_fails_is_not_counted_as_empty(
+    salt: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copytree(salt / "images", tmp_path / "data" / "images")
+    (tmp_path / "data" / "images" / "im03.png").write_bytes(b"nothing")
+    common = ["--run", str(run), "--data", str(tmp_path / "data"), "--device", "cpu", "--segmentation.threshold", "0"]
+    assert infer.main([*common, "--out", str(tmp_path / "preds")]) == 1
+    assert "masks of 12 images, 0 of them empty, 1 failed" in capsys.readouterr().out
