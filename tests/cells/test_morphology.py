@@ -33,3 +33,9 @@ def test_fill_cells_fills_what_one_cell_encloses_only() -> None:
     filled = fill_cells(labels)
     assert filled[2, 6] == 2
     assert (filled[2, 3:5] == 0).all()
+
+
+def test_renumber_takes_ids_far_beyond_the_pixels_of_the_map() -> None:
+    cells, nuclei = renumber(np.array([[0, 2_000_000_000, 3]]), np.array([[2_147_483_647, 2_000_000_000, 2]]))
+    np.testing.assert_array_equal(cells, [[0, 2, 1]])
+    np.testing.assert_array_equal(nuclei, [[0, 2, 0]])

@@ -8,6 +8,7 @@ import tifffile
 
 from wsss.core.checks import DataError
 from wsss.data.large import LargeImage
+from wsss.data.masks import read_picture
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (150, 210, 3), dtype=np.uint8)
 PARTS = [(0, 150, 0, 210), (10, 70, 50, 130), (100, 150, 200, 210), (0, 1, 0, 1)]
@@ -39,9 +40,25 @@ def test_grey_and_channels_first_are_understood(tmp_path: Path) -> None:
     assert np.array_equal(LargeImage(tmp_path / "first.npy").read(5, 9, 2, 4), PIXELS[5:9, 2:4].transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("kind", ["npy", "plain", "big_endian", "packed", "white_is_0"])
+def test_16_bits_are_stretched_as_in_images_that_are_read_at_once(tmp_path: Path, kind: str) -> None:
+    deep = np.random.default_rng(0).normal(3000, 200, (128, 120)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "small.tif", deep)
+    options = {"big_endian": {"byteorder": ">"}, "packed": {"tile": (64, 32), "compression": "zlib"}}
+    options |= {"white_is_0": {"photometric": "miniswhite"}}
+    path = tmp_path / f"a.{'npy' if kind == 'npy' else 'tif'}"
+    if kind == "npy":
+        np.save(path, deep)
+    else:
+        tifffile.imwrite(path, 65535 - deep if kind == "white_is_0" else deep, **options.get(kind, {}))
+    whole = read_picture(tmp_path / "small.tif", 1)
+    assert (whole.min(), whole.max()) == (0, 255)
+    assert np.array_equal(LargeImage(path).read(10, 70, 50, 120), whole[:, 10:70, 50:120])
+
+
 def test_other_kinds_are_refused_in_one_line(tmp_path: Path) -> None:
-    np.save(tmp_path / "deep.npy", PIXELS.astype(np.uint16))
-    with pytest.raises(DataError, match="uint16"):
+    np.save(tmp_path / "deep.npy", PIXELS.astype(np.int16))
+    with pytest.raises(DataError, match=r"int16 of shape .*, expected uint8 or uint16"):
         LargeImage(tmp_path / "deep.npy")
     (tmp_path / "broken.tif").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"broken\.tif cannot be read"):

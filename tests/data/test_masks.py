@@ -9,7 +9,7 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.rle import encode_pairs
-from wsss.data.masks import Contrast, open_masks, stack_objects
+from wsss.data.masks import Contrast, open_masks, stack_objects, survey
 
 MASK = np.zeros((6, 5), bool)
 MASK[1:4, 2:4] = True
@@ -129,7 +129,7 @@ def test_colour_masks_and_images_of_floats_are_refused(folders: Path) -> None:
     assert "is a picture of colours, expected a grey one" in fault(folders)
     (folders / "images" / "a.png").unlink()
     tifffile.imwrite(folders / "images" / "a.tif", np.zeros((6, 5), np.float32))
-    assert "expected 8 or 16 bits" in fault(folders)
+    assert "of kind 1 x float32, expected one of uint8 or uint16, grey or colour" in fault(folders)
 
 
 def test_an_image_of_16_bits_goes_from_its_darkest_to_its_brightest(folders: Path) -> None:
@@ -149,11 +149,22 @@ def test_label_maps_in_objects_are_read_before_masks(folders: Path) -> None:
         (folders / "objects").mkdir(exist_ok=True)
         tifffile.imwrite(folders / "objects" / name, label_map)
     masks = open_masks(folders, channels=1)
-    assert np.array_equal(masks.label_map(0), label_map)
-    assert np.array_equal(masks.label_map(1), label_map)
+    numbered = np.select([label_map == 2, label_map == 7, label_map == 300], [1, 2, 3])
+    assert np.array_equal(masks.label_map(0), numbered)
+    assert np.array_equal(masks.label_map(1), numbered)
     assert masks.ignored(1).any()
     (folders / "train.csv").write_text("id,rle_mask\na,1 2\nb,1 2\n")
-    assert np.array_equal(open_masks(folders, channels=1).label_map(0), label_map)
+    assert np.array_equal(open_masks(folders, channels=1).label_map(0), numbered)
+
+
+def test_the_numbers_of_objects_may_be_large_and_one_of_many_objects_in_pieces(folders: Path) -> None:
+    numbers = np.array([[1, 0, 2, 0, 3], [0] * 5, [1, 0, 1, 0, 0], [0] * 5, [0] * 5, [0] * 5])
+    for name in "ab":
+        (folders / "objects").mkdir(exist_ok=True)
+        tifffile.imwrite(folders / "objects" / f"{name}.tif", numbers.astype(np.uint32) * 700_000_000)
+    masks = open_masks(folders, channels=1)
+    assert np.array_equal(masks.label_map(0), numbers)
+    assert survey(masks).areas[1].tolist() == [3, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +183,20 @@ def test_a_map_that_numbers_no_objects_is_refused(folders: Path, label_map: np.n
     save(folders / "objects" / "a.png", label_map.astype(np.uint8))
     with pytest.raises(DataError, match=message):
         open_masks(folders, channels=1).label_map(0)
+
+
+def test_label_maps_of_other_forms_are_named(folders: Path) -> None:
+    (folders / "objects").mkdir()
+    picture = Image.fromarray(MASK.astype(np.uint8), "P")
+    picture.putpalette([255, 0, 0, 0, 0, 0])  # the darkest colour is not that of the background
+    picture.save(folders / "objects" / "a.png")
+    np.save(folders / "objects" / "b_seg.npy", {"masks": MASK}, allow_pickle=True)
+    for i, message in enumerate((r"a\.png: the pixels are places in a table of colours", r"b_seg\.npy holds pickled")):
+        with pytest.raises(DataError, match=message):
+            open_masks(folders, channels=1).label_map(i)
+    (folders / "objects" / "b_seg.npy").rename(folders / "objects" / "b.jpg")
+    with pytest.raises(DataError, match=r"b\.jpg is no form of label map"):
+        open_masks(folders, channels=1).label_map(1)
 
 
 def test_a_map_without_image_is_named(folders: Path) -> None:

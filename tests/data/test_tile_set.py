@@ -120,3 +120,28 @@ def test_what_does_not_belong_together_is_refused(kidneys: Path) -> None:
     (kidneys / "train.csv").unlink()
     with pytest.raises(DataError, match="has 3 channels, expected 1"):
         open_set(kidneys, 1, 64).image(0)
+
+
+def test_what_lies_beside_large_images_is_none(kidneys: Path) -> None:
+    (kidneys / "._k0.tif").write_bytes(b"of macOS")
+    tifffile.imwrite(kidneys / "k1_mask.tif", np.zeros(SIZE, np.uint8))
+    (kidneys / "k2.json").rename(kidneys / "k2.geojson")
+    tiles = open_set(kidneys, 3, 64)
+    assert isinstance(tiles, TileSet)
+    assert tiles.images == ["k0", "k1", "k2"]
+    assert set(tiles.truths) == {"k0", "k1", "k2"}
+    for path in kidneys.glob("*.*s*"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"no mask to learn from: add train.csv or <id>.json; small images go into"):
+        survey(open_set(kidneys, 3, 64))
+    (kidneys / "images").mkdir()
+    (kidneys / "k0.tif").rename(kidneys / "images" / "k0.tif")
+    assert open_set(kidneys, 3, 64).ids == ["k0"]
+
+
+def test_objects_that_a_tile_cuts_do_not_count_for_the_least(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((128, 128), np.uint8))
+    boxes = [box(10, 10, 19, 19), box(30, 10, 44, 19), box(60, 10, 69, 19), box(62, 90, 65, 93)]
+    (tmp_path / "a.json").write_text(json.dumps([feature(one) for one in boxes]))
+    found = survey(open_set(tmp_path, 1, 64))
+    assert [areas.tolist() for areas in found.areas] == [[100, 150], [], [], []]

@@ -45,6 +45,7 @@ def test_flags_reach_nested_options() -> None:
 def test_a_config_file_is_overridden_by_flags(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("data: y\nrate: 0.1\ninner: {side: 4}\n")
     assert read("--config", str(tmp_path / "c.yaml"), "--rate", "0.2") == Options(Path("y"), 0.2, inner=Inner(4))
+    assert read("--rate", "0.2", "--config", str(tmp_path / "c.yaml")) == Options(Path("y"), 0.2, inner=Inner(4))
 
 
 @pytest.mark.parametrize("words", [["--oof"], ["--oof", "true"], ["--oof=true"]])

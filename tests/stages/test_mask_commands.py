@@ -1,6 +1,7 @@
 """Masks through the commands: train, go on, infer, evaluate, on squares drawn here."""
 
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from wsss import evaluate, infer, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
 from wsss.core.rle import decode_pairs, encode_pairs
-from wsss.runs.run_folder import load_checkpoint
+from wsss.runs.run_folder import load_checkpoint, save_checkpoint
 
 SIZE = 33
 SLIM = ["--unet.channels", "[8,8,8,4,4]"]
@@ -140,6 +141,17 @@ def test_evaluation_gives_figures_a_choice_of_threshold_and_a_picture(salt: Path
     assert Image.open(tmp_path / "sheet.png").width > 4 * 256
 
 
+def test_the_settings_of_the_predictions_are_among_those_tried(
+    salt: Path, preds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsss.stages.evaluate_masks.THRESHOLDS", (0.9,))
+    monkeypatch.setattr("wsss.stages.evaluate_masks.MIN_SIZES", (10,))
+    out = tmp_path / "scores.json"
+    assert evaluate.main(["--preds", str(preds), "--truth", str(salt), "--out", str(out), "--search"]) == 0
+    tried = {(choice["threshold"], choice["min_size"]) for choice in read_json(out)["search"]}
+    assert tried == {(0.5, 0), (0.5, 10), (0.9, 0), (0.9, 10)}
+
+
 def test_a_threshold_is_never_chosen_on_images_a_network_has_learnt(salt: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "seen"
     infer.main(["--run", str(run / "fold0"), "--data", str(salt), "--out", str(out), "--device", "cpu"])
@@ -232,3 +244,58 @@ def test_objects_smaller_than_those_it_learnt_from_are_dropped(salt: Path, run: 
     sizes = {"least": 100, "all": 0, "whole": 0, "of_areas": 0}
     for name, size in sizes.items():
         assert read_json(tmp_path / name / "provenance.json")["segmentation"]["min_size"] == size
+
+
+SHORT = ["--epochs", "1", "--mask_loss.later", "{}", "--mask_loss.switch", "0"]
+
+
+def test_what_leaves_nothing_to_learn_from_is_said(salt: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    copytree(salt / "images", tmp_path / "data" / "images")
+    (tmp_path / "data" / "train.csv").write_text("id,rle_mask\n" + "".join(f"im{i:02},\n" for i in range(12)))
+    with pytest.raises(ConfigError, match=r"masks of all 8 images .* are empty, and masks.empty_share 0 leaves none"):
+        train.main(words(tmp_path / "data", tmp_path / "empty", *SHORT, "--masks.empty_share", "0"))
+    alone = ["--crop", "32", "--batch", "7", "--mask_loss.terms", "{bce: 1}"]
+    with pytest.raises(ConfigError, match=r"a batch of one image of 32 px .*: use larger images \(--crop\)"):
+        train.main(words(salt, tmp_path / "alone", *SHORT, *alone))
+
+
+def test_one_image_alone_can_be_learnt_from_without_folds(salt: Path, tmp_path: Path) -> None:
+    for kind in ("images", "objects"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        Image.fromarray(np.eye(SIZE, dtype=np.uint8)).save(tmp_path / "data" / kind / "a.png")
+    assert train.main(words(tmp_path / "data", tmp_path / "run", *SHORT, "--fold", "none")) == 0
+    with pytest.raises(ConfigError, match="needs at least 3 images with masks, got 1"):
+        train.main(words(tmp_path / "data", tmp_path / "run", *SHORT, "--fold", "0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("versions", None, "does not say its network's versions"),
+        ("channels", 5, "gives '5' as its network's channels, expected 1 to 64 different names"),
+        ("roles", {"a": 1}, "as its network's roles, expected a list of names"),
+        ("least_object", -1, "gives '-1' as its network's least_object, expected a number of pixels"),
+        ("least_object", True, "gives 'True' as its network's least_object"),
+    ],
+)
+def test_a_record_of_other_kinds_is_refused(
+    salt: Path, run: Path, tmp_path: Path, name: str, value: object, message: str
+) -> None:
+    copytree(run / "fold0", tmp_path / "fold0")
+    path = tmp_path / "fold0" / "best.safetensors"
+    tensors, meta = load_checkpoint(path)
+    meta = {key: own for key, own in {**meta, name: value}.items() if own is not None}
+    save_checkpoint(path, tensors, meta)
+    with pytest.raises(DataError, match=message):
+        infer.main(["--run", str(tmp_path / "fold0"), "--data", str(salt), "--device", "cpu"])
+
+
+def test_an_image_that_fails_is_not_counted_as_empty(
+    salt: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copytree(salt / "images", tmp_path / "data" / "images")
+    (tmp_path / "data" / "images" / "im03.png").write_bytes(b"nothing")
+    common = ["--run", str(run), "--data", str(tmp_path / "data"), "--device", "cpu", "--segmentation.threshold", "0"]
+    assert infer.main([*common, "--out", str(tmp_path / "preds")]) == 1
+    assert "masks of 12 images, 0 of them empty, 1 failed" in capsys.readouterr().out

@@ -364,6 +364,11 @@ def without_small(labels: np.ndarray, min_size: float) -> np.ndarray:
 def renumber(labels: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
     """Number the labels of a (H, W) map 1..N in their order, and `others` alike; ids that it lacks become 0."""
     most = max(int(one.max()) for one in (labels, *others))
+    if most > max(labels.size, 1 << 16):  # a table of all ids would be larger than the map
+        ids = np.append(0, cell_runs(labels).ids)
+        places = [np.minimum(np.searchsorted(ids, one), len(ids) - 1) for one in (labels, *others)]
+        found = zip((labels, *others), places, strict=True)
+        return tuple(np.where(ids[place] == one, place, 0).astype(np.int32) for one, place in found)
     present = np.bincount(labels.ravel(), minlength=most + 1) > 0
     present[0] = False
     numbers = np.where(present, np.cumsum(present), 0).astype(np.int32)

@@ -16,7 +16,7 @@ SIGNS = {
     RUN: ("best.safetensors", "last.safetensors", "*/best.safetensors", "*/last.safetensors"),
     "an exported model (wsss export)": ("model.safetensors",),
     "a review (wsss review)": ("review.sqlite",),
-    MASK_SET: ("masks",),
+    MASK_SET: ("masks", "objects"),
 }
 """Kind -> files of which a folder of it has one."""
 

@@ -26,7 +26,8 @@ from wsss.core.stacks import PlaneChoice
 from wsss.core.tiff import alpha_places, orientation_of, stack_of, tiff_of
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
-SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")
+LOSSY = (".jpg", ".jpeg")
+SUFFIXES = (*LOSSLESS, *LOSSY)
 """Endings of picture files, in any case; `.ome` before them is no part of an ID."""
 MOST_PIXELS = 2**27
 """Most pixels of a plane (11,585 squared); more is refused from the header, before anything is decoded."""

@@ -1,6 +1,7 @@
 """Large images and their masks, read part by part: .npy and TIFF, mapped or tile by tile; run-length text, polygons."""
 
 import math
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from wsss.core.reading import check_regular, named, read_npy
 from wsss.core.rle import check_covered, check_filling, enclosed, parse_pairs
 from wsss.core.stacks import CHANNEL_AXES
 from wsss.core.tiff import alpha_places, first_series, open_tiff, orientation_of
+from wsss.data.masks import levels_of
 
 
 class LargeMask(Protocol):
@@ -141,10 +143,10 @@ PATCHES, PATCH = 8, 128
 
 
 class LargeImage:
-    """An image of which parts are read.
+    """An image of which parts are read; of 16 bits, stretched as `levels_of` says of the whole image.
 
     Args:
-        path: a .npy file, or a TIFF of 8 bits, tiled or in strips; (H, W), (H, W, C) or (C, H, W) with C up to 4.
+        path: a .npy file or a TIFF, tiled or in strips, of 8 or 16 bits; (H, W), (H, W, C) or (C, H, W) with C up to 4.
 
     Raises:
         DataError: it cannot be read, or is of another kind.
@@ -161,11 +163,13 @@ class LargeImage:
             pixels = self._map()
         self._mapped = pixels is not None
         described: Any = self._page if pixels is None else pixels
-        shape, dtype = described.shape, described.dtype
+        shape, self._dtype = described.shape, described.dtype.newbyteorder("=")
         self.planes_first = len(shape) == 3 and shape[0] <= 4 < shape[2]
-        if dtype != np.uint8 or len(shape) not in (2, 3) or (len(shape) == 3 and min(shape[0], shape[2]) > 4):
+        of_images = self._dtype in (np.uint8, np.uint16) and len(shape) in (2, 3)
+        if not of_images or (len(shape) == 3 and min(shape[0], shape[2]) > 4):
             raise DataError(
-                f"{path} holds {dtype} of shape {tuple(shape)}, expected 8 bits, (H, W) or up to 4 channels."
+                f"{path} holds {self._dtype} of shape {tuple(shape)}, expected uint8 or uint16, (H, W) or up to 4 "
+                "channels: convert it."
             )
         plane = shape[1:] if self.planes_first else shape[:2]
         self.size: tuple[int, int] = (int(plane[0]), int(plane[1]))
@@ -208,7 +212,7 @@ class LargeImage:
         """Return the pixels as a map of the file; None for a TIFF that has to be decoded."""
         if self._page is None:
             check_regular(self.path)
-            return read_npy(self.path, "Save it again as .npy or TIFF of 8 bits.", mapped=True)
+            return read_npy(self.path, "Save it again as .npy or TIFF of 8 or 16 bits.", mapped=True)
         if not self._plain:
             return None
         series = self._series
@@ -217,6 +221,14 @@ class LargeImage:
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Return a part: (C, y1 - y0, x1 - x0) uint8, channels first."""
+        part = self._stored(y0, y1, x0, x1)
+        return part if self._dtype == np.uint8 else self._levels[part]
+
+    @cached_property
+    def _levels(self) -> np.ndarray:
+        return levels_of(self._drawn(self._stored))
+
+    def _stored(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         pixels = self._map() if self._mapped else None  # opened for each part: pages that were read do not pile up
         if pixels is None:
             part = self._read_segments(y0, y1, x0, x1)
@@ -225,19 +237,23 @@ class LargeImage:
         else:
             part = np.array(pixels[y0:y1, x0:x1])
         part = part[..., None] if part.ndim == 2 else part[..., : self.channels]
-        part = np.ascontiguousarray(np.moveaxis(part, 2, 0))
-        return 255 - part if self._inverted else part
+        part = np.ascontiguousarray(np.moveaxis(part, 2, 0), self._dtype)
+        return np.iinfo(self._dtype).max - part if self._inverted else part
 
     @cached_property
     def drawn(self) -> np.ndarray:
         """Pixels from all over the image, (C, h, w) uint8: patches on a grid, by which its contrast is known."""
-        rows, columns = (np.linspace(0, max(0, length - PATCH), PATCHES).astype(int) for length in self.size)
+        return self._drawn(self.read)
+
+    def _drawn(self, read: Callable[[int, int, int, int], np.ndarray]) -> np.ndarray:
+        starts = [np.linspace(0, max(0, length - PATCH), PATCHES).astype(int) for length in self.size]
+        rows, columns = map(np.unique, starts)
         height, width = (min(PATCH, length) for length in self.size)
-        return np.concatenate([self.read(y, y + height, x, x + width) for y in rows for x in columns], axis=1)
+        return np.concatenate([read(y, y + height, x, x + width) for y in rows for x in columns], axis=1)
 
     def _read_segments(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         edge_y, edge_x = self._page.chunks[:2]
-        out = np.zeros((y1 - y0, x1 - x0, self._samples), np.uint8)
+        out = np.zeros((y1 - y0, x1 - x0, self._samples), self._dtype)
         for row in range(y0 // edge_y, -(-y1 // edge_y)):
             for column in range(x0 // edge_x, -(-x1 // edge_x)):
                 segment = self._segment(row, column)
@@ -269,5 +285,5 @@ class LargeImage:
                 )
             pixels, _, shape = self._page.decode(content or None, index, jpegtables=self._page.jpegtables)
             if pixels is None:
-                return np.zeros((*shape[1:3], self._samples), np.uint8)
+                return np.zeros((*shape[1:3], self._samples), self._dtype)
             return np.asarray(pixels[0, : shape[1], : shape[2]])

@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from wsss.cells.instances import DOUBTS, doubts_of
+from wsss.cells.instances import DOUBTS, doubts_of, renumber, split_pieces
 from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
 from wsss.core.files import composed, digest_json
 from wsss.core.folders import MASK_SET, not_that
-from wsss.core.label_maps import given_maps, read_label_map
-from wsss.core.rasters import SUFFIXES, Raster, files_by_id, open_raster
+from wsss.core.label_maps import given_maps, has_odd_palette, read_label_map
+from wsss.core.rasters import LOSSY, SUFFIXES, Raster, files_by_id, open_raster
 from wsss.core.rle import decode_pairs
 from wsss.data.ids import MASK_ENDINGS, by_products, result_notes
 
@@ -70,11 +70,18 @@ BRIGHT_GROUND = 128
 """Median grey from which the ground is bright."""
 
 
+def levels_of(pixels: np.ndarray) -> np.ndarray:
+    """Return what each grey of 16 bits becomes in 8, (65536,) uint8: STRETCHED of uint16 `pixels` are 0 and 255."""
+    low, high = np.percentile(pixels, STRETCHED)
+    scale = 255 / max(high - low, LEAST_CONTRAST)
+    return np.rint(np.clip((np.arange(2**16) - low) * scale, 0, 255)).astype(np.uint8)
+
+
 def read_picture(path: Path, channels: int) -> np.ndarray:
     """Read a picture as (channels, H, W) uint8, grey (1) or colour (3); transparency is dropped.
 
-    Of 16 bits, which cameras fill to their own depth, the darkest and brightest greys of the picture become 0 and 255:
-    those that STRETCHED names.
+    Of 16 bits, which cameras fill to their own depth, the darkest and brightest greys of the picture become 0 and 255,
+    see `levels_of`.
 
     Raises:
         DataError: it cannot be read, is of another type than 8 or 16 bits, or has other channels than grey or RGB.
@@ -83,22 +90,17 @@ def read_picture(path: Path, channels: int) -> np.ndarray:
         pixels, header = raster.shown(), raster.header
     if pixels.dtype not in (np.uint8, np.uint16) or header.photometric or header.samples not in (1, 3):
         kind = header.photometric or f"{header.samples} x {header.dtype}"
-        raise DataError(f"{path} is a picture of kind {kind}, expected 8 or 16 bits grey or colour: convert it.")
+        raise DataError(
+            f"{path} is a picture of kind {kind}, expected one of uint8 or uint16, grey or colour (1 or 3): convert it."
+        )
     pixels = pixels[..., : 3 if raster.colours is not None else header.samples]
     if pixels.dtype == np.uint16:
-        pixels = _in_8_bits(pixels)
+        pixels = levels_of(pixels)[pixels]
     if pixels.shape[-1] == channels:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
     if channels == 3:
         return np.ascontiguousarray(np.repeat(pixels.transpose(2, 0, 1), 3, axis=0))
     return np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[None]
-
-
-def _in_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Return uint16 greys or colours (H, W, C) as uint8, from their darkest to their brightest."""
-    low, high = np.percentile(pixels, STRETCHED)
-    scale = 255 / max(high - low, LEAST_CONTRAST)
-    return np.rint(np.clip((np.arange(2**16) - low) * scale, 0, 255)).astype(np.uint8)[pixels]
 
 
 def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
@@ -215,6 +217,13 @@ class MaskSet:
         """(N,) int: images of one number stay together in one fold; here each is by itself."""
         return np.arange(len(self))
 
+    truths_are = "masks/, objects/ or train.csv"
+    """Where its masks would be."""
+
+    def areas(self, label_map: np.ndarray) -> np.ndarray:
+        """Return the pixels of each object of a label map, (n,)."""
+        return np.unique(label_map[label_map > 0], return_counts=True)[1]
+
     @property
     def twins(self) -> dict[str, str]:
         """ID -> key of the field: images with the same key stay in one fold."""
@@ -262,8 +271,12 @@ class MaskSet:
         )
 
 
+PIECES = 2
+"""Pieces of an object, on average, from which on a label map shows masks or classes and no objects."""
+
+
 def read_objects(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
-    """Read a label map of objects as (H, W) int32, 0 background.
+    """Read a label map of objects as (H, W) int32, 0 background, numbered from 1 without gaps in their order.
 
     Args:
         path, size, image: as of `read_mask`.
@@ -273,12 +286,15 @@ def read_objects(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
     """
     label_map = read_label_map(path, size)
     _check_size(path, (label_map.shape[0], label_map.shape[1]), size, image)
-    for doubt in doubts_of(label_map):
+    numbered = renumber(label_map)[0]
+    doubts = [*doubts_of(label_map), *(["palette"] if has_odd_palette(path, size) else [])]
+    for doubt in doubts:
         kind, _, number = doubt.partition("=")
-        if kind in ("pieces", "border"):
+        in_pieces = kind == "pieces" and split_pieces(label_map).max() >= PIECES * numbered.max()
+        if in_pieces or kind in ("border", "palette"):
             what, _, way_out = DOUBTS[kind]
             raise DataError(f"{path}: {what.format(number)}: {way_out.format(number)}; masks belong in masks/.")
-    return label_map
+    return numbered
 
 
 def stack_objects(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
@@ -325,11 +341,13 @@ def _bowl(folder: Path) -> list[MaskItem]:
 
 
 def _folders(folder: Path) -> list[MaskItem]:
-    images, ignore = _images(folder / "images"), _pictures(folder / "ignore")
+    images, ignore = images_of(folder / "images"), _pictures(folder / "ignore")
     _known_ids(ignore, images, "ignore/", "images/", folder)
     items = [MaskItem(name, path, None, ignore=ignore.get(name)) for name, path in images.items()]
     if (folder / "objects").is_dir():
-        maps = _named_like(images, given_maps(folder / "objects"), folder / "objects")
+        given = folder / "objects"
+        lossy = {name: path for name, path in files_by_id(given, LOSSY, ONE_FILE).items() if name in images}
+        maps = _named_like(images, lossy | given_maps(given), given)  # that it is a JPEG is said when it is read
         _same_ids(images, maps, "images/", "objects/", folder)
         return [replace(item, objects=maps[item.id]) for item in items]
     if not (folder / "masks").is_dir():
@@ -340,7 +358,7 @@ def _folders(folder: Path) -> list[MaskItem]:
 
 
 def _salt(folder: Path) -> list[MaskItem]:
-    images = _images(folder / "images")
+    images = images_of(folder / "images")
     masks = _named_like(images, _pictures(folder / "masks"), folder / "masks")
     table = read_text_table(folder / "train.csv", ("id", "rle_mask"))
     runs = dict(zip(table.id, table.rle_mask, strict=True))
@@ -361,9 +379,9 @@ def _pictures(folder: Path) -> dict[str, Path]:
     return files_by_id(folder, SUFFIXES, ONE_FILE)
 
 
-def _images(folder: Path) -> dict[str, Path]:
+def images_of(folder: Path, endings: Collection[str] = SUFFIXES) -> dict[str, Path]:
     """Return ID -> picture of a folder of images; results of programs that segment are left out, and told."""
-    pictures = _pictures(folder)
+    pictures = files_by_id(folder, endings, ONE_FILE)
     results = by_products(pictures)
     say_notes(result_notes(results))
     return {name: path for name, path in pictures.items() if name not in results}
@@ -373,7 +391,7 @@ def _named_like(images: Collection[str], files: Mapping[str, Path], folder: Path
     """Return ID -> file of a folder of masks; a file that no image is named like may have an ending: <ID>_mask."""
     found: dict[str, Path] = {}
     for name, path in files.items():
-        heads = [name.removesuffix(ending) for ending in ("_cp_masks", *MASK_ENDINGS) if name.endswith(ending)]
+        heads = [name.removesuffix(ending) for ending in ("_cp_masks", "_seg", *MASK_ENDINGS) if name.endswith(ending)]
         ID = name if name in images else next((head for head in heads if head in images), name)
         if ID in found:
             raise DataError(f"{folder} holds {found[ID].name} and {path.name}{ONE_FILE}")
@@ -429,10 +447,9 @@ def survey(masks: MaskSet) -> Survey:
     for i in np.flatnonzero(masks.has_truth):
         label_map = masks.label_map(int(i))
         coverage[i], sizes[i] = (label_map > 0).mean(), label_map.shape
-        counts = np.bincount(label_map.ravel())[1:]
-        areas[i] = counts[counts > 0]
+        areas[i] = masks.areas(label_map)
     if not masks.has_truth.any():
-        raise DataError(f"{masks.folder} has no mask to learn from: add masks/ or train.csv.")
+        raise DataError(f"{masks.folder} has no mask to learn from: add {masks.truths_are}.")
     return Survey(coverage, sizes, areas)
 
 

@@ -1,6 +1,7 @@
 """Large images with masks as a set of tiles to learn from.
 
-    large     FOLDER/<id>.tif (.tiff, .npy), and FOLDER/train.csv (id,encoding) and/or FOLDER/<id>.json (polygons)
+    large     FOLDER/<id>.tif (.tiff, .npy), and FOLDER/train.csv (id,encoding) and/or polygons, FOLDER/<id>.json (or
+              .geojson)
 
 Where both are there, the polygons are used, since they separate the objects. Tiles lie side by side; the last ones of a
 row or column are moved back into the image.
@@ -14,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from wsss.core.checks import DataError, some
-from wsss.core.rasters import stem_of
+from wsss.core.rasters import files_by_id
 from wsss.data.large import LargeImage, LargeMask, PolygonMask, RunMask
-from wsss.data.masks import Contrast, MaskSet, open_masks, read_text_table
+from wsss.data.masks import ONE_FILE, Contrast, MaskSet, images_of, open_masks, read_text_table
 
 LARGE = (".tif", ".tiff", ".npy")
 
@@ -76,6 +77,15 @@ class TileSet(MaskSet):
         """(N,) int: the image that each tile is of; its tiles stay together in one fold."""
         return np.array([tile.image for tile in self.tiles], np.int64)
 
+    truths_are = "train.csv or <id>.json; small images go into images/, with masks/ or objects/ beside it"
+
+    def areas(self, label_map: np.ndarray) -> np.ndarray:
+        """Return the pixels of each object of a label map that no edge of the tile may cut, (n,)."""
+        label_map = label_map.copy()
+        edges = np.concatenate([label_map[0], label_map[-1], label_map[:, 0], label_map[:, -1]])
+        label_map[np.isin(label_map, edges)] = 0
+        return super().areas(label_map)
+
     def paths_of(self, tiles: list[int]) -> dict[str, Path]:
         """Return ID -> file of the images that these tiles are of."""
         names = sorted({self.images[self.tiles[i].image] for i in tiles})
@@ -124,9 +134,8 @@ def open_set(folder: Path, channels: int, tile: int) -> MaskSet:
     Raises:
         DataError: see `open_masks` and `open_tiles`.
     """
-    if any(path.suffix.lower() in LARGE for path in folder.glob("*")):
-        return open_tiles(folder, channels, tile)
-    return open_masks(folder, channels)
+    is_large = not (folder / "images").is_dir() and bool(files_by_id(folder, LARGE, ONE_FILE))
+    return open_tiles(folder, channels, tile) if is_large else open_masks(folder, channels)
 
 
 def open_tiles(folder: Path, channels: int, tile: int) -> TileSet:
@@ -135,11 +144,7 @@ def open_tiles(folder: Path, channels: int, tile: int) -> TileSet:
     Raises:
         DataError: a file is broken, or in one place only; see `RunMask` and `PolygonMask`.
     """
-    images = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in LARGE]
-    paths = {stem_of(path.name): path for path in images}
-    if len(paths) < len(images):
-        raise DataError(f"{folder} holds several images of one ID: keep one file of each.")
-    polygons = {stem_of(path.name): path for path in folder.glob("*.json")}
+    paths, polygons = images_of(folder, LARGE), files_by_id(folder, (".json", ".geojson"), ONE_FILE)
     runs: dict[str, str] = {}
     if (folder / "train.csv").exists():
         table = read_text_table(folder / "train.csv", ("id", "encoding"))

@@ -113,7 +113,7 @@ def _underscores(word: str) -> str:
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """Return words with '--config FILE' in one, recipes named there as files.
+    """Return words with '--config FILE' in one and in front, as flags override files; recipes named there as files.
 
     Raises:
         ConfigError: there is no such file or recipe.
@@ -126,7 +126,7 @@ def _joined(words: Sequence[str]) -> list[str]:
             out.append(f"--config={config_file(word.removeprefix('--config='))}")
         else:
             out.append(word)
-    return out
+    return sorted(out, key=lambda word: not word.startswith("--config="))
 
 
 def _with_configs(words: Sequence[str], change: Callable[[dict[str, Any], str], dict[str, Any]]) -> list[str]:

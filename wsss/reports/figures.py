@@ -87,6 +87,9 @@ def sizes_svg(areas: Mapping[str, np.ndarray]) -> str:
     for (name, own), colour in zip(areas.items(), CONDITION_COLOURS, strict=False):
         panel.stairs(np.histogram(own, edges)[0], edges, color=colour, label=f"{name} ({len(own):,})", linewidth=1.6)
     panel.set(xscale="log", xlabel="area in px²", ylabel="objects")
+    ticks = sorted({float(f"{edge:.2g}") for edge in edges[:: SIZE_BINS // 5]})
+    panel.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    panel.minorticks_off()  # whose labels overlap
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
     return _svg(figure)

@@ -197,7 +197,7 @@ def record_from(
     Raises:
         DataError: the recipe has an option this version does not know, or an entry is none that we write.
     """
-    check_network_record(meta, where, tuple({"least_object"} & meta.keys()))
+    check_network_record(meta, where, ("versions", *({"channels", "roles", "least_object"} & meta.keys())))
     return RunRecord(
         recipe=recipe_from(meta["recipe"], str(where)),
         fold=meta["fold"],
@@ -343,6 +343,10 @@ _KINDS: dict[str, tuple[str, Any]] = {
     "fold": ("a number or none", lambda value: value is None or _whole(0, 1000)(value)),
     "classes": (f"1 to {MOST_CLASSES} different names", _names(MOST_CLASSES)),
     "channels": (f"1 to {MOST_CHANNELS} different names", _names(MOST_CHANNELS)),
+    "roles": (
+        "a list of names",
+        lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    ),
     "negative": ("the number of a class or none", lambda value: value is None or _whole(0, MOST_CLASSES - 1)(value)),
     "size": (f"8 to {MOST_EDGE} pixels", _whole(8, MOST_EDGE)),
     "least_object": ("a number of pixels", _whole(0, MOST_EDGE**2)),

@@ -82,7 +82,7 @@ def _apart(masks: MaskSet, table: pd.DataFrame) -> str:
 def _search(
     options: EvaluateOptions, record: dict[str, Any], masks: MaskSet, indices: list[int]
 ) -> list[dict[str, Any]]:
-    """Choose threshold and minimum size.
+    """Choose threshold and minimum size, among others those of the predictions.
 
     Raises:
         ConfigError: the predictions are not out of fold; a choice made on them would look too good.
@@ -92,12 +92,13 @@ def _search(
             f"{options.preds} is not out of fold, and a threshold chosen on training images means "
             "nothing: predict with infer --oof true first."
         )
-    objects, target = record["segmentation"]["objects"], record["target"]
+    used, target = record["segmentation"], record["target"]
+    objects = used["objects"]
     choices = search(
         _pairs(options.preds, masks, indices),
         lambda probs, threshold, size: decode(probs, target, threshold, size, objects=objects),
-        thresholds=THRESHOLDS,
-        min_sizes=MIN_SIZES,
+        thresholds=sorted({*THRESHOLDS, used["threshold"]}),
+        min_sizes=sorted({*MIN_SIZES, used["min_size"]}),
         metric="instance_ap" if objects else "threshold_mean",
     )
     return [asdict(choice) for choice in choices[:5]]

@@ -207,7 +207,7 @@ def _write_tables(ids: Sequence[str], config: MaskInferConfig, output: Output, j
     write_csv(output.path("images.csv"), pd.DataFrame(rows, columns=["ID", *columns]))
     names = ["ImageId", "EncodedPixels"] if config.objects else ["id", "rle_mask"]
     write_csv(output.path("submission.csv"), pd.DataFrame(lines, columns=names), guard=False)
-    empty = sum(row[3] == 0 for row in rows)
+    empty = sum(area == 0 and status == "ok" for *_, area, status in rows)
     return _say_result(f"{output.folder}: masks of {len(rows)} images, {empty} of them empty", failures)
 
 

@@ -38,6 +38,10 @@ class Outcome(NamedTuple):
         return math.isfinite(self.values["loss"]) and self.gradient
 
 
+ONE_VALUE = "more than 1 value per channel"
+"""In what PyTorch says of a batch norm that sees one value."""
+
+
 class Learner(ABC):
     """The network as it is trained: compiled if wanted, its gradients shared between processes.
 
@@ -82,7 +86,7 @@ class Learner(ABC):
             the loss and its parts; nothing was learnt if they are not finite.
 
         Raises:
-            ConfigError: the memory is too small, with the batch that would fit.
+            ConfigError: the memory is too small, with the batch that would fit; or the batch too small to learn from.
         """
         recipe, where = self.job.recipe, self.state.progress
         self._seed()
@@ -94,6 +98,13 @@ class Learner(ABC):
             return attempt(partial(self._learn, batch, share, done, updates))
         except MemoryFull as full:
             raise ConfigError(self._advice(batch, full)) from None
+        except ValueError as error:
+            if ONE_VALUE not in str(error):
+                raise
+            raise ConfigError(
+                f"a batch of one image of {batch.images.shape[-1]} px ends as one value a channel, from which batch "
+                "norms learn nothing: use larger images (--crop), or another --batch, so that no image is left alone."
+            ) from None
 
     def _learn(self, batch: Batch, share: float, done: float, updates: bool) -> Outcome:
         """Do the step. A GPU is waited for once, when all but the update has been handed to it."""

@@ -128,7 +128,11 @@ class MaskTask(UnetTask):
             raise ConfigError("task is masks, which needs a folder of images and masks: pass --data FOLDER.")
         self.masks = open_set(options.data, recipe.masks.channels, recipe.masks.tile)
         self.survey = survey(self.masks)
-        self.fold_of = coverage_folds(self.survey.coverage, recipe.masks.folds, recipe.seed, self.masks.groups)
+        known = self.masks.has_truth
+        if options.fold == "none" and len(np.unique(self.masks.groups[known])) < recipe.masks.folds:
+            self.fold_of = np.where(known, 0, -1)  # too few images to divide, and no need to
+        else:
+            self.fold_of = coverage_folds(self.survey.coverage, recipe.masks.folds, recipe.seed, self.masks.groups)
         self.ids, self.twins = self.masks.ids, self.masks.twins
         self.channels, self.outputs = self.masks.channels, recipe.masks.outputs
         self.run_name = f"{self.masks.folder.resolve().name}-unet-{recipe.backbone.rpartition(':')[2]}"
@@ -184,6 +188,9 @@ def mask_loader(
     Args:
         empty: (N,) bool of all images: nothing to find in them.
         loading: workers, pinned, world of an `EpochLoader`.
+
+    Raises:
+        ConfigError: no image is left.
     """
     nothing = empty[indices]
     most_empty = round(recipe.masks.empty_share * int(nothing.sum()))
@@ -194,6 +201,11 @@ def mask_loader(
         return indices[order[keep]]
 
     count = int((~nothing).sum()) + most_empty
+    if not count:
+        raise ConfigError(
+            f"the masks of all {len(indices)} images to learn from are empty, and masks.empty_share "
+            f"{recipe.masks.empty_share:g} leaves none of them: raise it, or add images with objects."
+        )
     samples = MaskSamples(masks, augment, recipe.masks, recipe.mask_loss)
     return EpochLoader(samples, draw, count, recipe, **loading)
 
