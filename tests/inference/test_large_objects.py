@@ -40,7 +40,8 @@ def test_the_objects_are_those_of_the_image_in_one_piece(kind: str, min_size: in
     probs = probs_of(kind)
     whole = objects_of(probs, kind, min_size=min_size)
     assert whole.max() > 8
-    label_map, inside, _ = settle(probs, kind, 37, min_size)
+    label_map, inside, settled = settle(probs, kind, 37, min_size)
+    assert sum(part.small for part in settled) == objects_of(probs, kind).max() - whole.max()
     assert np.array_equal(np.unique(label_map), np.arange(whole.max() + 1))
     assert (overlap(label_map, whole).iou.max(axis=0) == 1).all()
     assert np.array_equal(inside, whole > 0)

@@ -13,6 +13,7 @@ from wsss import evaluate, infer, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
 from wsss.core.rle import decode_pairs, encode_pairs
+from wsss.inference.semantic import MaskPredictor
 from wsss.runs.run_folder import load_checkpoint, save_checkpoint
 
 SIZE = 33
@@ -244,6 +245,18 @@ def test_objects_smaller_than_those_it_learnt_from_are_dropped(salt: Path, run: 
     sizes = {"least": 100, "all": 0, "whole": 0, "of_areas": 0}
     for name, size in sizes.items():
         assert read_json(tmp_path / name / "provenance.json")["segmentation"]["min_size"] == size
+
+
+def test_small_objects_that_are_dropped_are_counted(
+    salt: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probs = np.zeros((1, SIZE, SIZE), np.float32)
+    probs[0, 1:4, 1:4] = probs[0, 10:22, 10:22] = 1
+    monkeypatch.setattr(MaskPredictor, "__call__", lambda self, image: probs)
+    flags = ["--run", str(run), "--data", str(salt), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert infer.main([*flags, "--segmentation.min_size", "20"]) == 0
+    assert "12 of fewer than 20 px are left out: --segmentation.min_size 0 keeps them." in capsys.readouterr().out
+    assert (pd.read_csv(tmp_path / "out" / "images.csv").n_objects == 1).all()
 
 
 SHORT = ["--epochs", "1", "--mask_loss.later", "{}", "--mask_loss.switch", "0"]

@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from scipy import ndimage
 
-from wsss.cells.instances import EIGHT, REACH, mask_channel, objects_of
+from wsss.cells.instances import EIGHT, REACH, drop_small, mask_channel, objects_of
 from wsss.core.checks import DataError
 from wsss.core.files import disk_errors
 from wsss.core.rle import Order, encode_parts
@@ -41,6 +41,8 @@ class Settled(NamedTuple):
     """(rows, W) bool, the pixels of objects; from top to bottom, every row of the image once."""
     objects: list[LargeObject]
     """Those that were finished since; some of their rows may come later."""
+    small: int
+    """How many were smaller than the minimum size, and left out."""
 
 
 def stream_objects(bands: Iterable[np.ndarray], kind: str, *, threshold: float, min_size: int) -> Iterator[Settled]:
@@ -93,14 +95,14 @@ class _Window:
         parts = ndimage.label(mask_channel(self.probs, self.kind) >= self.threshold, EIGHT)[0]
         height = len(parts)
         end = height if last else max(0, height - REACH)  # below it surroundings are missing
-        first_open = end
+        first_open, self.small = end, 0
         objects: list[LargeObject] = []
         for number, box in enumerate(ndimage.find_objects(parts), 1):
             if box[0].stop > end:
                 first_open = min(first_open, box[0].start)
             elif not self._is_done(parts, number, box):
                 objects += self._objects_in(parts, number, box)
-        return Settled(self._drop(height if last else max(0, first_open - REACH)), objects)
+        return Settled(self._drop(height if last else max(0, first_open - REACH)), objects, self.small)
 
     def _is_done(self, parts: np.ndarray, number: int, box: tuple[slice, ...]) -> bool:
         """Whether a part of the mask was looked at before; its surroundings are kept for others."""
@@ -110,8 +112,9 @@ class _Window:
         around = tuple(slice(max(0, axis.start - REACH), axis.stop + REACH) for axis in box)
         part = parts[around] == number
         assert self.probs is not None
-        near = objects_of(self.probs[:, *around], self.kind, threshold=self.threshold, min_size=self.min_size)
-        numbered = np.where(part, near, 0)
+        near = np.where(part, objects_of(self.probs[:, *around], self.kind, threshold=self.threshold), 0)
+        numbered = drop_small(near, max(1, self.min_size))
+        self.small += len(np.unique(near)) - len(np.unique(numbered))
         self.done[around] |= part
         self.inside[around] |= numbered > 0
         for k, place in enumerate(ndimage.find_objects(numbered), 1):
@@ -140,6 +143,8 @@ class LargeResult(NamedTuple):
     """Pixels of the mask."""
     n_objects: int
     """0 where objects are not separated."""
+    small: int = 0
+    """Objects that were smaller than the minimum size, and left out."""
 
 
 def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path, objects: Path | None = None) -> LargeResult:
@@ -174,22 +179,22 @@ def predict_large(predictor: MaskPredictor, image: LargeImage, out: Path, object
 
 def write_objects(settled: Iterator[Settled], size: tuple[int, int], out: Path, objects: Path) -> LargeResult:
     """Write the mask and the outlines of the objects of an image of `size` (H, W) as they come."""
-    count = 0
+    count = small = 0
     # The picture's writer asks for rows, the outlines come on the way: they wait in a file that is gone at the end.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
 
         def masks() -> Iterator[np.ndarray]:
-            nonlocal count
+            nonlocal count, small
             for rows in settled:
                 for item in rows.objects:
                     spool.write(feature_text(_feature(item, out.stem)) + "\n")
-                count += len(rows.objects)
+                count, small = count + len(rows.objects), small + rows.small
                 yield rows.inside
 
         area = _write_mask(out, masks(), size)
         spool.seek(0)
         write_feature_texts(objects, (line.rstrip("\n") for line in spool))
-    return LargeResult(area, count)
+    return LargeResult(area, count, small)
 
 
 def _feature(item: LargeObject, name: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from wsss.cells.instances import decode
+from wsss.cells.instances import decode, without_small
 from wsss.core.checks import ConfigError, DataError, exit_code
 from wsss.core.console import progress, say
 from wsss.core.csv_text import write_csv
@@ -112,6 +112,10 @@ def _predict(out: Path, options: InferOptions, work: Work, device: Device) -> in
             _run(options, work, device, output, journal)
             again = [name for name, record, _ in journal.items() if record["failed"]]
             failed = work.write_tables(output, journal)
+            small = sum(record.get("small", 0) for _, record, _ in journal.items())
+        if small:
+            least = options.segmentation.min_size
+            say(f"{small} of fewer than {least} px are left out: --segmentation.min_size 0 keeps them.")
         write_provenance(output, work.provenance)
         output.publish(failed=again)
     return exit_code(failed, work.images)
@@ -176,7 +180,9 @@ def _provenance(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpo
 def write_image(out: Path, name: str, probs: np.ndarray, target: str, options: InferOptions) -> dict[str, Any]:
     """Write one image's files; return its row with the run-length texts of its masks."""
     config = options.segmentation
-    label_map = decode(probs, target, config.threshold, config.min_size or 0, objects=config.objects)
+    found = decode(probs, target, config.threshold, 0, objects=config.objects)
+    label_map = without_small(found, config.min_size or 0)
+    small = int(found.max(initial=0)) - int(label_map.max(initial=0))
     write_bytes(
         out / "masks" / f"{name}.png", cv2.imencode(".png", (label_map > 0).astype(np.uint8) * 255)[1].tobytes()
     )
@@ -189,7 +195,7 @@ def write_image(out: Path, name: str, probs: np.ndarray, target: str, options: I
     parts = range(1, int(label_map.max(initial=0)) + 1) if config.objects else [1]
     runs = [encode_pairs(label_map == k, config.runs) for k in parts]
     row = {"status": "ok", "n_objects": int(label_map.max(initial=0)), "area_px": int((label_map > 0).sum())}
-    return row | {"runs": runs}
+    return row | {"runs": runs, "small": small}
 
 
 def _write_tables(ids: Sequence[str], config: MaskInferConfig, output: Output, journal: Journal) -> int:
