@@ -91,17 +91,18 @@ def test_a_survey_tells_coverage_and_finds_every_fault(masks: MaskSet, tmp_path:
 
 
 def test_the_least_object_is_that_of_the_images_asked_for_but_for_specks(tmp_path: Path) -> None:
+    for kind in ("images", "objects"):
+        (tmp_path / kind).mkdir()
     for name, edges in (("a", [12, *[20] * 9]), ("b", [1, *[11] * 399]), ("c", [7])):
-        for kind in ("images", "masks"):
-            (tmp_path / name / kind).mkdir(parents=True)
-        Image.fromarray(np.zeros((40, 16000), np.uint8)).save(tmp_path / name / "images" / f"{name}.png")
+        label_map = np.zeros((440, 440), np.uint16)
         for k, edge in enumerate(edges):
-            mask = np.zeros((40, 16000), np.uint8)
-            mask[:edge, 40 * k : 40 * k + edge] = 255
-            Image.fromarray(mask).save(tmp_path / name / "masks" / f"{k}.png")
+            y, x = 22 * (k // 20), 22 * (k % 20)
+            label_map[y : y + edge, x : x + edge] = k + 1
+        Image.fromarray(label_map).save(tmp_path / "objects" / f"{name}.png")
+        Image.fromarray(np.zeros(label_map.shape, np.uint8)).save(tmp_path / "images" / f"{name}.png")
     found = survey(open_masks(tmp_path, channels=1))
     assert [len(areas) for areas in found.areas] == [10, 400, 1]
-    assert [found.least_object(np.array(own)) for own in ([0], [0, 1], [2], [])] == [144, 121, 0, 0]
+    assert [found.least_object(np.array(own, int)) for own in ([0], [0, 1], [2], [])] == [144, 121, 0, 0]
 
 
 def test_whole_images_must_have_one_size(masks: MaskSet) -> None:
