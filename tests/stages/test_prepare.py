@@ -1,11 +1,13 @@
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -53,6 +55,14 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and path.parent.name != STATE
     }
+
+
+def test_a_set_that_found_no_room_is_made_once_there_is_some(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+        with pytest.raises(DataError, match=r"needs \S+ GB for .*, the disk has 1e-08 GB free: make room"):
+            labelled(inputs)
+    assert labelled(inputs) == 0
 
 
 def test_images_and_labels_become_a_data_set(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,11 +96,11 @@ SLOW_LEADER = """
 import sys, time
 from datetime import timedelta
 from wsss import cli
-from wsss.training import processes
+from wsss.training import state
 from wsss.training.watch import Preview
 from wsss.train import main
 
-processes.TIMEOUT = timedelta(seconds=15)
+state.TIMEOUT = timedelta(seconds=15)
 draw = Preview.__call__
 def slowly(self, net, row):
     if row["epoch"] == 1:

@@ -70,8 +70,8 @@ class Shards:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise DataError(
-                f"{self.folder} needs {needed / 1e9:.1f} GB for {self.images} images of {self.size} x {self.size}, "
-                f"the disk has {free / 1e9:.1f} GB free: make room, or choose another --out or a smaller --size."
+                f"{self.folder} needs {needed / 1e9:.3g} GB for {self.images} images of {self.size} x {self.size}, "
+                f"the disk has {free / 1e9:.3g} GB free: make room, or choose another --out or a smaller --size."
             )
         for path, count in files:
             check_no_link(path)

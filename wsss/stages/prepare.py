@@ -95,11 +95,16 @@ def _check_ours(options: PrepareOptions, existing: ExistingSet) -> None:
         ConfigError: it has such files, and --overwrite is not set.
     """
     begun = any(options.out.glob("prepare-*.journal"))
-    strange = [name for name in (TABLE, FOLDS, DUPLICATES, SHARDS, SOURCES) if (options.out / name).exists()]
+    strange = [name for name in (TABLE, FOLDS, DUPLICATES, SHARDS, SOURCES) if _holds_anything(options.out / name)]
     if strange and not existing.manifest and not begun and not options.overwrite:
         raise ConfigError(
             f"{options.out / strange[0]} is there, but no data set: choose another --out, or pass --overwrite true."
         )
+
+
+def _holds_anything(path: Path) -> bool:
+    """Whether there is a file, or a folder that is not empty, as one is that was made for images without room."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def _journal(path: Path, source: Source, existing: ExistingSet) -> Journal:
