@@ -104,6 +104,14 @@ def test_single_files_are_predicted_too_and_a_broken_one_is_named(
         infer.main([*words, str(kidneys / "own.tif")])
 
 
+def test_a_least_size_without_objects_is_refused_as_it_would_change_nothing(
+    kidneys: Path, run: Path, tmp_path: Path
+) -> None:
+    flags = ["--segmentation.objects", "false", "--segmentation.min_size", "9"]
+    with pytest.raises(ConfigError, match=r"--segmentation\.min_size changes nothing in large images without objects"):
+        infer.main(["--data", str(kidneys), "--run", str(run), "--oof", "--out", str(tmp_path / "out"), *flags])
+
+
 def test_polygons_score_as_runs_do(kidneys: Path, preds: Path, tmp_path: Path) -> None:
     truth = tmp_path / "truth"
     truth.mkdir()

@@ -195,6 +195,9 @@ class MaskSet:
         channels: 1 for grey, 3 for colour; images are converted to it.
     """
 
+    truths_are = "masks/, objects/ or train.csv"
+    """Where its masks would be."""
+
     def __init__(self, folder: Path, items: list[MaskItem], channels: int = 3) -> None:
         self.folder, self.items, self.channels = folder, items, channels
         self._maps: dict[int, np.ndarray] = {}
@@ -216,9 +219,6 @@ class MaskSet:
     def groups(self) -> np.ndarray:
         """(N,) int: images of one number stay together in one fold; here each is by itself."""
         return np.arange(len(self))
-
-    truths_are = "masks/, objects/ or train.csv"
-    """Where its masks would be."""
 
     def areas(self, label_map: np.ndarray) -> np.ndarray:
         """Return the pixels of each object of a label map, (n,)."""

@@ -48,6 +48,8 @@ class TileSet(MaskSet):
         channels: 1 or 3; images must have as many.
     """
 
+    truths_are = "train.csv or <id>.json; small images go into images/, with masks/ or objects/ beside it"
+
     def __init__(
         self, folder: Path, paths: dict[str, Path], truths: dict[str, LargeMask], tile: int, channels: int
     ) -> None:
@@ -76,8 +78,6 @@ class TileSet(MaskSet):
     def groups(self) -> np.ndarray:
         """(N,) int: the image that each tile is of; its tiles stay together in one fold."""
         return np.array([tile.image for tile in self.tiles], np.int64)
-
-    truths_are = "train.csv or <id>.json; small images go into images/, with masks/ or objects/ beside it"
 
     def areas(self, label_map: np.ndarray) -> np.ndarray:
         """Return the pixels of each object of a label map that no edge of the tile may cut, (n,)."""

@@ -219,7 +219,12 @@ def _write_tables(ids: Sequence[str], config: MaskInferConfig, output: Output, j
 
 def _large_work(options: InferOptions, plan: FilePlan) -> Work:
     """Return the work on images larger than memory."""
-    count = len(options.large)
+    asked, count = options.segmentation, len(options.large)
+    if asked.min_size and not asked.objects:
+        raise ConfigError(
+            "--segmentation.min_size changes nothing in large images without objects, whose masks are written as they "
+            "come: leave it out, or --segmentation.objects false."
+        )
     if count and len({stem_of(path.name) for path in options.large}) < count:
         raise ConfigError("--large names several files of one ID: their masks would overwrite each other.")
     paths = {name: path for _, files in plan for name, path in files.items()}
