@@ -20,8 +20,7 @@ from torchvision.ops import roi_align
 
 from wsss import cli
 from wsss.cells.instances import crop_batches
-from wsss.cells.measures import describe_cells
-from wsss.cells.regions import cell_ids
+from wsss.cells.regions import cell_ids, describe_cells
 from wsss.core.console import progress, say
 from wsss.data.catalog import DataSet
 from wsss.inference.checkpoints import load_run

@@ -34,7 +34,7 @@ from wsss import cli
 from wsss.core.console import say
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.core.runtime import versions
-from wsss.data.synthetic.fields import draw_field
+from wsss.data.synthetic import draw_field
 from wsss.inference.checkpoints import load_classifier
 from wsss.models.cam_net import CamNet, build_cam_net
 from wsss.models.device import choose_device

@@ -1,4 +1,4 @@
-"""Compare three ways from probability maps to cells: plain at full size, plain at 512, and wsss.segmenters.hpacellseg.
+"""Compare three ways from probability maps to cells: plain at full size, plain at 512, and wsss.segmenters.packages.
 
     python scripts/bench_label_cells.py [--cells 30 300] [--edge 2048] [--repeats 5] [--masks FOLDER]
 
@@ -21,7 +21,7 @@ from skimage.morphology import closing, disk, remove_small_holes, remove_small_o
 from skimage.segmentation import watershed
 
 from wsss.core.label_maps import read_label_map
-from wsss.segmenters import hpacellseg as ours
+from wsss.segmenters import packages as ours
 
 
 def draw(edge: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ from wsss.inference.semantic import MaskPredictor, predict_tiles, tile_starts
 from wsss.metrics.instances import overlap as overlap_of
 from wsss.models.device import choose_device
 from wsss.options.masks import MaskInferConfig
-from wsss.segmenters.outlines import paint_outlines, read_outlines
+from wsss.segmenters.annotations import paint_outlines, read_outlines
 
 TILE = 512
 OVERLAP = 0.1

@@ -24,7 +24,7 @@ from wsss.core.console import say
 from wsss.data.augment import build_augment
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.data.synthetic.fields import draw_field
+from wsss.data.synthetic import draw_field
 from wsss.training.loading import EpochBatches, ImageSamples, draw_epoch, image_weights
 
 DRAWN, MANY = 8, 100

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from wsss import report
-from wsss.cells.measures import describe_cells
+from wsss.cells.regions import describe_cells
 from wsss.core.labels import HPA
 from wsss.core.rle import encode_label_map
 from wsss.data.build import Spec, create_dataset

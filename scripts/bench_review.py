@@ -20,11 +20,11 @@ from wsss.core.checks import ConfigError
 from wsss.core.console import progress
 from wsss.data.catalog import DataSet
 from wsss.feature_classifier.features import cell_features
-from wsss.feature_classifier.fit import LabelledCells, WeakCells, WeakModel, fit_weak
+from wsss.feature_classifier.fit import FittedModel, LabelledCells, TrainingCells, fit_model
 from wsss.metrics.cells import read_cell_truth
 from wsss.metrics.classify import average_precision, mean_of_classes, several_class_precision
 from wsss.metrics.weighted import sample_figures
-from wsss.options.recipe import WeakConfig
+from wsss.options.recipe import FitConfig
 from wsss.reviewing.population import STRATEGIES, Queue, exponentials, image_seeds, inclusion, rates_of
 
 
@@ -89,11 +89,11 @@ def answer(truth: np.ndarray, wrong: float, rng: np.random.Generator) -> np.ndar
     return out
 
 
-def fit(cells: Cells, config: WeakConfig, seed: int, labelled: LabelledCells | None = None) -> WeakModel:
+def fit(cells: Cells, config: FitConfig, seed: int, labelled: LabelledCells | None = None) -> FittedModel:
     """Fit the classifier on image labels, and on answers where there are some."""
     data = cells.data
-    learnt = WeakCells(cells.features, cells.image, data.labels, data.classes.negative, labelled=labelled)
-    return fit_weak(learnt, seed, config)
+    learnt = TrainingCells(cells.features, cells.image, data.labels, data.classes.negative, labelled=labelled)
+    return fit_model(learnt, seed, config)
 
 
 def main() -> None:
@@ -104,8 +104,8 @@ def main() -> None:
     parser.add_argument("--answers", default="100,300,1000")
     parser.add_argument("--strategies", default="random,doubtful")
     parser.add_argument("--wrong", type=float, default=0.0)
-    parser.add_argument("--weight", type=float, default=WeakConfig().answer_weight)
-    parser.add_argument("--trees", type=int, default=WeakConfig().trees)
+    parser.add_argument("--weight", type=float, default=FitConfig().answer_weight)
+    parser.add_argument("--trees", type=int, default=FitConfig().trees)
     parser.add_argument("--fields", type=int, help="learn from the first so many images; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="folder in which features are kept from one call to the next")
@@ -113,9 +113,9 @@ def main() -> None:
     kept = [None if given.cache is None else given.cache / f"{part}.npz" for part in ("train", "val")]
     cells = Cells(given.data, given.truth, kept[0], given.fields)
     val = Cells(given.val_data, given.val_truth, kept[1])
-    config = replace(WeakConfig(), trees=given.trees, answer_weight=given.weight)
+    config = replace(FitConfig(), trees=given.trees, answer_weight=given.weight)
 
-    def figures(model: WeakModel) -> str:
+    def figures(model: FittedModel) -> str:
         scores = model.predict(val.features)
         several = mean_of_classes(several_class_precision(val.truth, scores))
         return f"{mean_of_classes(average_precision(val.truth, scores)):.3f} | {several:.3f}"

@@ -25,7 +25,7 @@ from wsss.core.console import say
 from wsss.core.labels import HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset, finish
 from wsss.data.catalog import SHARDS, DataSet, Shards
-from wsss.data.synthetic.fields import Look, draw_field
+from wsss.data.synthetic import Look, draw_field
 
 Read = Callable[[int], np.ndarray]
 

@@ -37,12 +37,12 @@ from wsss.cells.instances import objects_of
 from wsss.core.files import read_json
 from wsss.core.rle import encode_pairs
 from wsss.data.folds import coverage_folds
-from wsss.data.mask_targets import make_target
 from wsss.data.masks import open_masks, survey
 from wsss.metrics.instances import instance_ap
 from wsss.models.unet import build_unet
 from wsss.options.masks import MOST, UnetConfig
 from wsss.options.recipe import MaskRecipe
+from wsss.training.tasks.masks import make_target
 
 BACKBONE = "tf_efficientnet_lite0"
 ENCODER = ["--backbone", BACKBONE, "--weights", "package", "--device", "cpu"]

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--two-channel", action="store_true", help="the cell model was trained without yellow (ER)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the two safetensors files")
     args = parser.parse_args(argv)
-    from wsss.segmenters.hpacellseg import CELLS, NUCLEI, convert_pickle
+    from wsss.segmenters.packages import CELLS, NUCLEI, convert_pickle
 
     convert_pickle(args.nuclei_model, args.out / NUCLEI, er=False)
     convert_pickle(args.cell_model, args.out / CELLS, er=not args.two_channel)

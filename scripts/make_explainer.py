@@ -23,7 +23,6 @@ from wsss.cells.scoring import blend, cell_cam_scores, cell_values, normalise, r
 from wsss.core.files import write_bytes
 from wsss.core.labels import HPA, HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset
-from wsss.data.mask_targets import make_target
 from wsss.data.synthetic import Field, draw_field
 from wsss.inference.checkpoints import CamCheckpoint, load_classifier
 from wsss.models.cam_net import CamNet, class_maps, crop_outputs, merge, split
@@ -31,6 +30,7 @@ from wsss.models.device import Device, choose_device
 from wsss.reports.figures import short_name
 from wsss.reports.overlay import Note, Panel, composite, describe, describe_truth, fit, heat, mark_cells, overlay_page
 from wsss.runs.run_folder import find_folders
+from wsss.training.tasks.masks import make_target
 
 CLASSES = (2, 10, 13, 14)
 SIZE, EDGE = 192, 300

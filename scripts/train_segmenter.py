@@ -23,12 +23,11 @@ from safetensors.torch import save
 
 from wsss import cli
 from wsss.core.console import progress, say
-from wsss.core.files import write_bytes
-from wsss.core.seals import BLANK, sealed
-from wsss.losses.semantic import MaskLoss
+from wsss.core.files import BLANK, sealed, write_bytes
 from wsss.models.unet import BACKBONE, build_cell_unet
 from wsss.options.masks import MaskLossConfig
 from wsss.segmenters.cell_unet import FORMAT, stretch
+from wsss.training.losses import MaskLoss
 
 SAVE_EVERY = 20
 

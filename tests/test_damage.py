@@ -21,11 +21,10 @@ from forest_file import feature_classifier
 from peak import soon
 
 from wsss.core.checks import UserError
-from wsss.core.files import read_json, read_record, write_json
+from wsss.core.files import BLANK, read_json, read_record, sealed, write_json
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.core.parquet import read_parquet, write_parquet
 from wsss.core.rle import encode_mask
-from wsss.core.seals import BLANK, sealed
 from wsss.data.build import ExistingSet, Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.origin import read_provenance
@@ -35,10 +34,10 @@ from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import Calibration, Curve, load_calibration, save_calibration
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.hub import load_model, save_model
-from wsss.inference.submission import iter_submission, write_submission
 from wsss.inference.tables import (
     cells_frame,
     iter_cells,
+    iter_submission,
     prediction_files,
     read_cells,
     read_embeddings,
@@ -47,6 +46,7 @@ from wsss.inference.tables import (
     write_cells,
     write_embeddings,
     write_images,
+    write_submission,
 )
 from wsss.models.cam_net import build_cam_net
 from wsss.models.device import choose_device

@@ -113,7 +113,7 @@ def test_pickles_dressed_as_tables_are_refused(form: str, tmp_path: Path, mark: 
     from wsss.core.labels import HPA
     from wsss.data.tables import read_labels
     from wsss.inference.tables import read_cells, read_images
-    from wsss.segmenters.painted import TableMasks
+    from wsss.segmenters.annotations import TableMasks
 
     names = ("cells.parquet", "cells.csv", "images.csv", "train.csv", "masks.parquet", "masks.csv")
     for name in names:

@@ -43,8 +43,7 @@ from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.calibration import load_calibration
 from wsss.inference.hub import load_model, plain
-from wsss.inference.submission import iter_submission
-from wsss.inference.tables import iter_cells, read_cells, read_images
+from wsss.inference.tables import iter_cells, iter_submission, read_cells, read_images
 from wsss.models.cam_net import build_cam_net
 from wsss.models.device import choose_device
 from wsss.models.weights import load_weights
@@ -55,10 +54,8 @@ from wsss.options.infer import run_config
 from wsss.options.parsing import parse, read_options
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.run_folder import load_checkpoint, read_tensors
+from wsss.segmenters.annotations import CocoMasks, TableMasks, paint, paint_outlines, read_outlines, read_regions
 from wsss.segmenters.cell_unet import load_cell_unet
-from wsss.segmenters.coco import CocoMasks
-from wsss.segmenters.outlines import paint_outlines, read_outlines, read_regions
-from wsss.segmenters.painted import TableMasks, paint
 from wsss.stages.overlay import read_predictions
 
 MORE_MEMORY = 300

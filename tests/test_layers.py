@@ -18,7 +18,6 @@ LAYER = {
     "reports": 5,
     "exports": 5,
     "models": 5,
-    "losses": 5,
     "segmenters": 6,
     "feature_classifier": 6,
     "reviewing": 7,
@@ -28,7 +27,7 @@ LAYER = {
 }
 COMMAND = 9
 HEAVY = {"albumentations", "cv2"}
-LIGHT_PLACES = ("models", "losses", "inference/semantic.py", "cells/scoring.py")
+LIGHT_PLACES = ("models", "training/losses.py", "inference/semantic.py", "cells/scoring.py")
 TORCHLESS = ("core", "options", "cells", "metrics", "reports", "exports")
 
 
@@ -131,7 +130,7 @@ READERS = {
     "pd.read_pickle": (),
     "pickle.load": (),
     "pickle.loads": (),
-    "torch.load": ("runs/run_folder.py", "segmenters/hpacellseg.py"),
+    "torch.load": ("runs/run_folder.py", "segmenters/packages.py"),
     "zipfile.ZipFile": ("core/reading.py", "data/pseudo.py"),  # the latter writes one
     "read_bytes": ("core/reading.py", "inference/hub.py", "reviewing/server.py"),  # of files just written
     "read_text": ("options/configs.py", "stages/configs.py", "stages/doctor.py", "models/device.py"),  # of the machine

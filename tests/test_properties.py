@@ -86,7 +86,7 @@ def test_any_other_table_is_read_or_refused_in_one_line(content: bytes) -> None:
     from wsss.data.image_files import read_path_list
     from wsss.inference.tables import read_cells, read_images
     from wsss.metrics.cells import read_cell_truth
-    from wsss.segmenters.painted import TableMasks
+    from wsss.segmenters.annotations import TableMasks
 
     with written(content) as path:
         with told():

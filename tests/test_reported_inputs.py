@@ -16,7 +16,7 @@ from wsss.core.checks import DataError
 from wsss.core.label_maps import read_label_map
 from wsss.core.labels import HPA
 from wsss.core.rasters import turn
-from wsss.core.stacks import parse_choice
+from wsss.core.tiff import parse_choice
 from wsss.data.catalog import DataSet
 from wsss.data.large import LargeImage
 from wsss.data.masks import open_masks, read_mask, read_picture
@@ -24,8 +24,8 @@ from wsss.data.pixels import read_image
 from wsss.data.tables import read_labels
 from wsss.metrics.cells import read_cell_truth
 from wsss.segmenters import BackendOptions, CellMaps, Field, NetworkBackend, make_backend
+from wsss.segmenters.annotations import TableMasks
 from wsss.segmenters.masks import Masks
-from wsss.segmenters.painted import TableMasks
 from wsss.stages.doctor import examine_cells
 
 SIZE = (40, 56)

@@ -30,8 +30,7 @@ from wsss.options import ensemble, prepare
 from wsss.options.parsing import read_options
 from wsss.runs.inputs import Digests
 from wsss.runs.journal import Journal
-from wsss.runs.lock import hold
-from wsss.runs.output import in_folder
+from wsss.runs.output import hold, in_folder
 from wsss.runs.result_record import STATE
 from wsss.runs.run_folder import load_checkpoint, read_tensors
 

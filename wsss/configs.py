@@ -1,4 +1,4 @@
-"""`python -m wsss.configs`: options in wsss.options.configs, what it does in wsss.stages.configs."""
+"""`python -m wsss.configs`: options in wsss.options.parsing, what it does in wsss.stages.configs."""
 
 from wsss import cli
 

@@ -18,7 +18,7 @@ from composing.several import join, lend
 from wsss.core.checks import DataError, check_range
 from wsss.core.csv_text import check_columns, read_text
 from wsss.data.masks import read_picture
-from wsss.data.synthetic.fields import JOINED, Look, assign
+from wsss.data.synthetic import JOINED, Look, assign
 
 EDGE = 1024
 """Edge of a field in pixels, at the scale of the cells."""

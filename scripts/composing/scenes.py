@@ -11,8 +11,8 @@ import numpy as np
 from skimage.filters import threshold_otsu
 
 from composing.cells import Bank, Style, compose_field
-from wsss.data.mask_targets import make_target
 from wsss.data.synthetic import Look, draw_field
+from wsss.training.tasks.masks import make_target
 
 RED, BLUE, YELLOW = 0, 2, 3
 STAINS = [RED, BLUE, YELLOW]

@@ -12,9 +12,9 @@ from wsss.core.labels import HPA
 from wsss.data.catalog import DataSet
 from wsss.data.tables import read_labels
 from wsss.feature_classifier.features import cell_features
-from wsss.feature_classifier.learners import Forest
+from wsss.feature_classifier.fit import Forest
 from wsss.metrics.cells import copy_to_cells, join_by_number, read_cell_truth, score_table
-from wsss.options.recipe import WeakConfig
+from wsss.options.recipe import FitConfig
 
 
 def copied_report(fields: FieldSet) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def copied_report(fields: FieldSet) -> dict[str, Any]:
 def supervised_report(train: Path, train_truth: Path, test: Path, test_truth: Path, seed: int) -> dict[str, Any]:
     """Fit features and forest on the true cells of one prepared set, and score those of another: an upper bound."""
     learnt, labels = _described(DataSet.open(train), train_truth)
-    forest = Forest(WeakConfig(trees=300), seed).fit(learnt, labels)
+    forest = Forest(FitConfig(trees=300), seed).fit(learnt, labels)
     data = DataSet.open(test)
     features, truth = _described(data, test_truth)
     report: dict[str, Any] = without_nan(score_table(truth, np.clip(forest.predict(features), 0, 1), data.classes))

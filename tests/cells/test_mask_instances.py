@@ -5,8 +5,8 @@ import pytest
 from scipy.ndimage import find_objects, gaussian_filter, label
 
 from wsss.cells.instances import REACH, mask_channel, objects_of, without_small
-from wsss.data.mask_targets import make_target
 from wsss.metrics.instances import overlap
+from wsss.training.tasks.masks import make_target
 
 DISCS = np.zeros((40, 70), np.int32)
 ROWS, COLUMNS = np.indices(DISCS.shape)

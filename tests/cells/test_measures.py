@@ -2,8 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss.cells.measures import describe_cells
-from wsss.cells.regions import GEOMETRY_COLUMNS, measure_cells
+from wsss.cells.regions import GEOMETRY_COLUMNS, describe_cells, measure_cells
 from wsss.core.label_maps import Geometry
 
 

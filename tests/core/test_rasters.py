@@ -14,9 +14,8 @@ from PIL import Image
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import find_label_map, read_label_map
-from wsss.core.ome import in_um
 from wsss.core.rasters import open_raster, turn
-from wsss.core.stacks import PlaneChoice, parse_choice
+from wsss.core.tiff import PlaneChoice, in_um, parse_choice
 from wsss.data.image_files import find_images
 from wsss.data.large import LargeImage
 from wsss.data.masks import read_mask, read_picture

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from wsss.core.checks import DataError
-from wsss.core.stacks import parse_choice
+from wsss.core.tiff import parse_choice
 from wsss.data.image_files import find_images, read_path_list
 from wsss.data.pixels import TINTS, check_headers, read_image, signal_of
 

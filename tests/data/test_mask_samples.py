@@ -10,11 +10,10 @@ from PIL import Image
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.augment import build_augment
 from wsss.data.folds import coverage_folds
-from wsss.data.mask_targets import gap_weights
 from wsss.data.masks import MaskSet, folds_digest, open_masks, survey
 from wsss.options.masks import MaskConfig, MaskLossConfig
 from wsss.options.recipe import MaskRecipe
-from wsss.training.tasks.masks import MaskSamples, pack_weights, training_augment, unpack_target
+from wsss.training.tasks.masks import MaskSamples, gap_weights, pack_weights, training_augment, unpack_target
 
 
 @pytest.fixture

@@ -10,10 +10,8 @@ from scipy import ndimage
 
 from wsss.core.checks import ConfigError
 from wsss.core.labels import HPA_CHANNELS, HPA_NAMES
-from wsss.data.synthetic import Field, Look, draw_field, write_fields
-from wsss.data.synthetic.fields import assign, choose_classes
-from wsss.data.synthetic.outlines import curves, dots, draw, noise, pick
-from wsss.data.synthetic.patterns import MITOTIC, NEGATIVE, PATTERNS
+from wsss.data.synthetic import Field, Look, assign, choose_classes, draw_field, write_fields
+from wsss.data.synthetic_cells import MITOTIC, NEGATIVE, PATTERNS, curves, dots, draw, noise, pick
 
 CLEAN = Look(lost=0, several=0)
 

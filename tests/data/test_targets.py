@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsss.data.mask_targets import gap_weights, inner_distance, make_target, touching_border
+from wsss.training.tasks.masks import gap_weights, inner_distance, make_target, touching_border
 
 TWO = np.zeros((7, 12), np.int32)
 TWO[1:6, 1:5] = 1

@@ -10,9 +10,8 @@ import tifffile
 from wsss.core.checks import DataError
 from wsss.core.rle import encode_pairs
 from wsss.data.folds import coverage_folds
-from wsss.data.large import PolygonMask, RunMask
+from wsss.data.large import PolygonMask, RunMask, TileSet, open_set
 from wsss.data.masks import Contrast, survey
-from wsss.data.tile_set import TileSet, open_set
 
 SIZE = (90, 130)
 

@@ -4,7 +4,7 @@ python - <<'EOP'
 import numpy as np, tifffile, torch
 from pathlib import Path
 from wsss.data.synthetic import draw_field
-from wsss.models.published import SUBCELL_NAMES
+from wsss.inference.published import SUBCELL_NAMES
 rng = np.random.default_rng(0)
 Path("fields").mkdir()
 for n in range(6):

@@ -11,7 +11,7 @@ from reviewable import write_reviewable
 from squares import words
 from tiny_subcell import write_subcell
 
-from wsss.cells.measures import describe_cells
+from wsss.cells.regions import describe_cells
 from wsss.data.synthetic import Look, draw_field
 from wsss.feature_classifier.features import FEATURES, cell_features
 from wsss.inference import tables

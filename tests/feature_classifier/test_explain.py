@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from wsss.feature_classifier.features import FEATURES
-from wsss.feature_classifier.fit import WeakCells, fit_weak, to_feature_classifier
+from wsss.feature_classifier.fit import TrainingCells, fit_model, to_feature_classifier
 from wsss.feature_classifier.store import FeatureClassifier
 from wsss.feature_classifier.train import explain_classes
-from wsss.options.recipe import WeakConfig
+from wsss.options.recipe import FitConfig
 
 MEMBRANE, NUCLEUS = FEATURES.index("rim_mean"), FEATURES.index("nucleus_to_cytoplasm")
-CONFIG = WeakConfig(rounds=1, folds=2, trees=4)
+CONFIG = FitConfig(rounds=1, folds=2, trees=4)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def feature_classifier() -> FeatureClassifier:
     features[:, MEMBRANE] += 4 * (truth == 0)
     features[:, NUCLEUS] += 4 * (truth == 1)
     labels = np.eye(2)[truth[::5]]
-    model = fit_weak(WeakCells(features, np.arange(300) // 5, labels, None), 0, CONFIG)
+    model = fit_model(TrainingCells(features, np.arange(300) // 5, labels, None), 0, CONFIG)
     return to_feature_classifier(model, FEATURES, CONFIG, {})
 
 

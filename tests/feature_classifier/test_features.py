@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from wsss.core.channels import stains_of
-from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, cell_features, describe_features
-from wsss.feature_classifier.pixels import FieldPixels
+from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, FieldPixels, cell_features, describe_features
 
 DISK = np.hypot(*np.mgrid[-20:21, -20:21]) <= 20
 NUCLEUS = np.hypot(*np.mgrid[-20:21, -20:21]) <= 8

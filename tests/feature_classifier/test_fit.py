@@ -8,18 +8,18 @@ from wsss.feature_classifier.fit import (
     ALONE,
     EXCEPTION,
     Copies,
+    FittedModel,
     LabelledCells,
-    WeakCells,
-    WeakModel,
+    TrainingCells,
     candidates,
     first_labels,
-    fit_weak,
+    fit_model,
     renew,
 )
 from wsss.feature_classifier.train import learnt_from
-from wsss.options.recipe import WeakConfig
+from wsss.options.recipe import FitConfig
 
-QUICK = WeakConfig(rounds=3, folds=3, trees=30, leaf=2, strength=1.0)
+QUICK = FitConfig(rounds=3, folds=3, trees=30, leaf=2, strength=1.0)
 NEGATIVE = 3
 
 
@@ -42,7 +42,7 @@ def toy(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 def test_cells_get_their_own_label_though_only_images_were_labelled() -> None:
     features, image_of_cell, labels, truth = toy()
-    model = fit_weak(WeakCells(features, image_of_cell, labels, NEGATIVE), 0, QUICK)
+    model = fit_model(TrainingCells(features, image_of_cell, labels, NEGATIVE), 0, QUICK)
     shows = truth != NEGATIVE
     assert (model.soft.argmax(axis=1) == truth)[shows].mean() > 0.9
     unseen, _, _, unseen_truth = toy(1)
@@ -52,7 +52,7 @@ def test_cells_get_their_own_label_though_only_images_were_labelled() -> None:
 
 def test_soft_labels_follow_the_labels_of_the_image() -> None:
     features, image_of_cell, labels, _ = toy()
-    soft = fit_weak(WeakCells(features, image_of_cell, labels, NEGATIVE), 0, QUICK).soft
+    soft = fit_model(TrainingCells(features, image_of_cell, labels, NEGATIVE), 0, QUICK).soft
     allowed = labels[image_of_cell] > 0
     allowed[:, NEGATIVE] = True
     assert soft[~allowed].mean() < 0.02
@@ -67,7 +67,7 @@ def test_a_cell_may_show_several_classes_of_its_image() -> None:
     image_of_cell = np.repeat(np.arange(60), 6)
     truth = labels[image_of_cell] * (rng.random((360, 4)) < 0.7)
     features = (3 * truth + rng.normal(0, 0.7, truth.shape)).astype(np.float32)
-    model = fit_weak(WeakCells(features, image_of_cell, labels, NEGATIVE), 0, replace(QUICK, strength=1.0))
+    model = fit_model(TrainingCells(features, image_of_cell, labels, NEGATIVE), 0, replace(QUICK, strength=1.0))
     both = truth.sum(axis=1) == 2
     assert both.sum() > 100
     assert ((model.soft[both] > 0.5) == truth[both].astype(bool))[:, :3].all(axis=1).mean() > 0.9
@@ -76,21 +76,21 @@ def test_a_cell_may_show_several_classes_of_its_image() -> None:
 
 def test_the_same_seed_gives_the_same_scores() -> None:
     features, image_of_cell, labels, _ = toy()
-    first, second = (fit_weak(WeakCells(features, image_of_cell, labels, NEGATIVE), 5, QUICK) for _ in range(2))
+    first, second = (fit_model(TrainingCells(features, image_of_cell, labels, NEGATIVE), 5, QUICK) for _ in range(2))
     assert (first.predict(features) == second.predict(features)).all()
 
 
 def test_classes_that_no_image_has_score_zero() -> None:
     features, image_of_cell, labels, _ = toy()
     wide = np.concatenate([labels, np.zeros((60, 2))], axis=1)
-    scores = fit_weak(WeakCells(features, image_of_cell, wide, NEGATIVE), 0, QUICK).predict(features)
+    scores = fit_model(TrainingCells(features, image_of_cell, wide, NEGATIVE), 0, QUICK).predict(features)
     assert scores.shape == (360, 6)
     assert (scores[:, 4:] == 0).all()
 
 
 def test_first_labels_by_hand() -> None:
     labels = np.array([[1, 1, 0], [0, 0, 1], [0, 1, 0]])
-    config = WeakConfig(negative_share=0.2, shown_share=0.6)
+    config = FitConfig(negative_share=0.2, shown_share=0.6)
     allowed = candidates(np.array([0, 1, 2]), labels, 2)
     assert allowed.tolist() == [[True, True, True], [False, False, True], [False, True, True]]
     e = EXCEPTION
@@ -115,21 +115,21 @@ def test_an_image_without_label_and_too_few_images_are_named() -> None:
     features, image_of_cell, labels, _ = toy()
     few = image_of_cell < 2
     with pytest.raises(DataError, match="2 images, expected at least 3"):
-        fit_weak(WeakCells(features[few], image_of_cell[few], labels, NEGATIVE), 0, QUICK)
+        fit_model(TrainingCells(features[few], image_of_cell[few], labels, NEGATIVE), 0, QUICK)
     labels[7] = 0
     with pytest.raises(DataError, match="row 7"):
-        fit_weak(WeakCells(features, image_of_cell, labels, NEGATIVE), 0, QUICK)
+        fit_model(TrainingCells(features, image_of_cell, labels, NEGATIVE), 0, QUICK)
 
 
 def test_an_option_out_of_range_is_named() -> None:
     with pytest.raises(ConfigError, match=r"weak\.folds"):
-        WeakConfig(folds=1)
+        FitConfig(folds=1)
 
 
 def test_importance_points_at_the_features_that_matter() -> None:
     features, image_of_cell, labels, _ = toy()
     noise = np.random.default_rng(0).normal(size=features.shape).astype(np.float32)
-    model = fit_weak(WeakCells(np.hstack([features, noise]), image_of_cell, labels, NEGATIVE), 0, QUICK)
+    model = fit_model(TrainingCells(np.hstack([features, noise]), image_of_cell, labels, NEGATIVE), 0, QUICK)
     assert model.importance[:4].sum() > 0.6
 
 
@@ -140,10 +140,10 @@ def test_copies_teach_what_plain_cells_do_not_show() -> None:
     changed = np.where(emptied[:, None], rng.normal(-20, 0.5, features.shape), 20 + features).astype(np.float32)
     copies = Copies(changed, np.arange(len(features)), emptied)
     unseen, _, _, truth = toy(1)
-    model = fit_weak(WeakCells(features, image_of_cell, labels, NEGATIVE, copies), 0, config)
-    plain = fit_weak(WeakCells(features, image_of_cell, labels, NEGATIVE), 0, config)
+    model = fit_model(TrainingCells(features, image_of_cell, labels, NEGATIVE, copies), 0, config)
+    plain = fit_model(TrainingCells(features, image_of_cell, labels, NEGATIVE), 0, config)
 
-    def share_right(cells: np.ndarray, of: WeakModel) -> float:
+    def share_right(cells: np.ndarray, of: FittedModel) -> float:
         return float((of.predict(cells).argmax(axis=1) == truth).mean())
 
     assert share_right(unseen, model) > 0.85
@@ -156,7 +156,7 @@ def test_images_of_one_class_alone_are_no_problem() -> None:
     features, image_of_cell, labels, _ = toy()
     alone = np.zeros_like(labels)
     alone[:, 1] = 1
-    model = fit_weak(WeakCells(features, image_of_cell, alone, None), 0, QUICK)
+    model = fit_model(TrainingCells(features, image_of_cell, alone, None), 0, QUICK)
     np.testing.assert_allclose(model.predict(features), np.tile([0, 1, 0, 0], (len(features), 1)), atol=0.02)
 
 
@@ -165,7 +165,7 @@ def test_a_class_of_one_image_is_not_taken_for_negative() -> None:
     labels = np.hstack([labels, np.zeros((60, 1))])
     labels[7] = [0, 0, 0, 0, 1]
     features[image_of_cell == 7] = -8
-    model = fit_weak(WeakCells(features, image_of_cell, labels, NEGATIVE), 0, QUICK)
+    model = fit_model(TrainingCells(features, image_of_cell, labels, NEGATIVE), 0, QUICK)
     assert (model.soft[image_of_cell == 7].argmax(axis=1) == 4).all()
 
 
@@ -176,8 +176,8 @@ def test_cells_labelled_by_hand_keep_their_labels_and_teach_what_images_do_not_s
     rng = np.random.default_rng(0)
     rows = rng.choice(len(truth), 60, replace=False)
     labelled = LabelledCells(rows, np.eye(4)[truth[rows]])
-    blind = fit_weak(WeakCells(features, image_of_cell, wide, NEGATIVE), 0, QUICK)
-    taught = fit_weak(WeakCells(features, image_of_cell, wide, NEGATIVE, labelled=labelled), 0, QUICK)
+    blind = fit_model(TrainingCells(features, image_of_cell, wide, NEGATIVE), 0, QUICK)
+    taught = fit_model(TrainingCells(features, image_of_cell, wide, NEGATIVE, labelled=labelled), 0, QUICK)
     assert (taught.soft[rows].argmax(axis=1) == truth[rows]).all()
     unseen, _, _, unseen_truth = toy(1)
     right = [(model.predict(unseen).argmax(axis=1) == unseen_truth).mean() for model in (blind, taught)]
@@ -190,7 +190,7 @@ def test_a_class_that_no_image_bears_can_be_taught_by_hand() -> None:
     labels[:, NEGATIVE] = 0
     rows = np.flatnonzero(truth == NEGATIVE)[:20]
     labelled = LabelledCells(rows, np.eye(4)[truth[rows]])
-    model = fit_weak(WeakCells(features, image_of_cell, labels, None, labelled=labelled), 0, QUICK)
+    model = fit_model(TrainingCells(features, image_of_cell, labels, None, labelled=labelled), 0, QUICK)
     assert NEGATIVE in model.classes
     scores = model.predict(features)[:, NEGATIVE]
     assert scores[truth == NEGATIVE].mean() > 5 * scores[truth != NEGATIVE].mean()
@@ -212,12 +212,12 @@ def fields_of(both: float, images: int = 150) -> tuple[np.ndarray, np.ndarray, n
 
 @pytest.mark.parametrize(("both", "one_class"), [(0.0, True), (0.4, False)])
 def test_whether_cells_show_one_class_is_found_from_image_labels(both: float, one_class: bool) -> None:
-    model = fit_weak(WeakCells(*fields_of(both), None), 0, replace(QUICK, rounds=1))
+    model = fit_model(TrainingCells(*fields_of(both), None), 0, replace(QUICK, rounds=1))
     assert model.one_class is one_class
 
 
 def test_few_cells_do_not_say_whether_cells_show_one_class() -> None:
-    model = fit_weak(WeakCells(*fields_of(0.0, images=60), None), 0, replace(QUICK, rounds=1))
+    model = fit_model(TrainingCells(*fields_of(0.0, images=60), None), 0, replace(QUICK, rounds=1))
     assert (model.margin_ratio, model.one_class) == (None, False)
 
 

@@ -5,16 +5,16 @@ import pytest
 from sklearn.ensemble import ExtraTreesRegressor
 
 from wsss.core.checks import DataError
-from wsss.feature_classifier.fit import WeakCells, WeakModel, fit_weak, to_feature_classifier
+from wsss.feature_classifier.fit import FittedModel, TrainingCells, fit_model, to_feature_classifier
 from wsss.feature_classifier.store import FeatureClassifier, load_feature_classifier, save_feature_classifier
-from wsss.options.recipe import WeakConfig
+from wsss.options.recipe import FitConfig
 
 NAMES = ("a", "b", "c", "d", "flat")
-CONFIG = WeakConfig(rounds=1, folds=2, trees=12, leaf=2)
+CONFIG = FitConfig(rounds=1, folds=2, trees=12, leaf=2)
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[WeakModel, FeatureClassifier]:
+def fitted() -> tuple[FittedModel, FeatureClassifier]:
     """A model of four classes of six, with a feature that never changes and one that takes few values."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, 240)
@@ -22,7 +22,7 @@ def fitted() -> tuple[WeakModel, FeatureClassifier]:
     features[:, 3], features[:, 4] = features[:, 3].round(), 7
     labels = np.zeros((60, 6))
     np.put_along_axis(labels, truth.reshape(60, 4), 1, axis=1)
-    model = fit_weak(WeakCells(features, np.arange(240) // 4, labels, 5), 0, CONFIG)
+    model = fit_model(TrainingCells(features, np.arange(240) // 4, labels, 5), 0, CONFIG)
     return model, to_feature_classifier(model, NAMES, CONFIG, {"seed": 0})
 
 
@@ -32,7 +32,7 @@ def hard_cases() -> np.ndarray:
     return np.concatenate([usual, [[1e9] * 5, [-1e9] * 5, [0] * 5, [7] * 5]]).astype(np.float32)
 
 
-def test_plain_numpy_gives_the_scores_of_scikit_learn(fitted: tuple[WeakModel, FeatureClassifier]) -> None:
+def test_plain_numpy_gives_the_scores_of_scikit_learn(fitted: tuple[FittedModel, FeatureClassifier]) -> None:
     model, feature_classifier = fitted
     np.testing.assert_allclose(feature_classifier.predict(hard_cases()), model.predict(hard_cases()), atol=1e-6)
     for stored, learner in zip((feature_classifier.forest, feature_classifier.linear), model.learners, strict=True):
@@ -40,7 +40,7 @@ def test_plain_numpy_gives_the_scores_of_scikit_learn(fitted: tuple[WeakModel, F
 
 
 def test_a_saved_feature_classifier_is_the_same_when_loaded(
-    fitted: tuple[WeakModel, FeatureClassifier], tmp_path: Path
+    fitted: tuple[FittedModel, FeatureClassifier], tmp_path: Path
 ) -> None:
     _, feature_classifier = fitted
     save_feature_classifier(tmp_path / "o.safetensors", feature_classifier)
@@ -51,7 +51,7 @@ def test_a_saved_feature_classifier_is_the_same_when_loaded(
 
 
 def test_loading_needs_no_scikit_learn_model(
-    fitted: tuple[WeakModel, FeatureClassifier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fitted: tuple[FittedModel, FeatureClassifier], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_feature_classifier(tmp_path / "o.safetensors", fitted[1])
 
@@ -63,7 +63,7 @@ def test_loading_needs_no_scikit_learn_model(
 
 
 def test_damage_and_other_features_are_told_in_one_line(
-    fitted: tuple[WeakModel, FeatureClassifier], tmp_path: Path
+    fitted: tuple[FittedModel, FeatureClassifier], tmp_path: Path
 ) -> None:
     path = tmp_path / "o.safetensors"
     save_feature_classifier(path, fitted[1])

@@ -19,10 +19,10 @@ from wsss.inference.calibration import (
     isotonic_curve,
     load_calibration,
     platt_curve,
+    possible_targets,
     save_calibration,
-    weak_targets,
 )
-from wsss.inference.provenance import check_origin
+from wsss.inference.pipeline import check_origin
 from wsss.metrics.classify import average_precision, reliability
 from wsss.options.calibrate import METHODS
 
@@ -133,13 +133,25 @@ def test_scores_of_0_and_1_are_no_trouble() -> None:
     assert np.isfinite(curve.apply(np.array([0.0, 0.5, 1.0]))).all()
 
 
-def test_weak_targets_stay_within_the_labels_of_the_image() -> None:
-    scores = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
-    labels = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], float)
+def test_possible_targets_stay_within_the_labels_of_the_image() -> None:
+    scores = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1.0, 0.9, 0.0]])
+    labels = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0]], float)
     kept = labels.copy()
-    found = weak_targets(scores, labels, 2)
-    np.testing.assert_allclose(found, [[6 / 7, 0, 1 / 7], [0.2, 0.2, 0.6], [0, 0.5, 0.5], [0, 0, 0]], atol=1e-6)
+    found = possible_targets(scores, labels, 2)
+    wanted = [[0.6 / 0.64, 0, 0.1 / 0.64], np.array(scores[1]) / 0.744, [0, 0.5, 0.5], [0, 0, 0], [1, 0.9, 0]]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
     np.testing.assert_array_equal(labels, kept)
+
+
+def test_image_labels_make_scores_of_cells_of_several_classes_no_worse() -> None:
+    """Cells show each of their image's two labels in 60 % of the cases; scores are somewhat too low."""
+    rng = np.random.default_rng(0)
+    truth = (rng.random((4000, 2)) < 0.6).astype(float)
+    truth = np.column_stack([truth, truth.sum(axis=1) == 0]).astype(float)
+    sure = np.clip(np.where(truth > 0, 0.85, 0.1) + rng.normal(0, 0.1, truth.shape), 0, 1) * 0.9
+    labels = np.tile([1.0, 1.0, 0.0], (4000, 1))
+    after = apply_curves(fit_curves(sure, possible_targets(sure, labels, 2)), sure.astype(np.float32))
+    assert reliability(truth, after).error < reliability(truth, sure).error
 
 
 def calibration() -> Calibration:

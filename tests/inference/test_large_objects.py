@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
 from wsss.cells.instances import objects_of
-from wsss.inference.large import GATHERED_ROWS, Settled, stream_objects
+from wsss.inference.semantic import GATHERED_ROWS, Settled, stream_objects
 from wsss.metrics.instances import overlap
 
 SIZE = (3 * GATHERED_ROWS + 40, 120)

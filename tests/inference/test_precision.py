@@ -13,10 +13,9 @@ from PIL import Image
 from wsss import infer, train
 from wsss.core.checks import Terminated
 from wsss.data.build import Spec, create_dataset
-from wsss.inference import precision
-from wsss.inference.precision import Trial
 from wsss.runs.journal import Journal
 from wsss.stages import infer as stage
+from wsss.stages.infer import Trial
 
 SIZE, COUNT = 64, 6
 
@@ -44,8 +43,8 @@ def predict(
     """Return what predicts: (name of the folder, words) -> (what it says, cells, whether it was in half precision)."""
     monkeypatch.setattr(stage, "computes_half", lambda device: True)
     monkeypatch.setattr(stage, "WORTH", 2)
-    monkeypatch.setattr(precision, "FASTER", 0.0)
-    monkeypatch.setattr(precision, "APART", 1.0)
+    monkeypatch.setattr(stage, "FASTER", 0.0)
+    monkeypatch.setattr(stage, "APART", 1.0)
 
     def predicted(name: str, *more: str) -> tuple[str, pd.DataFrame, bool]:
         data, run = trained
@@ -75,7 +74,7 @@ def test_bf16_is_taken_where_it_is_faster_and_close_enough(predict: Predict) -> 
 
 @pytest.mark.parametrize(("limit", "value"), [("FASTER", 1e9), ("APART", -1.0)])
 def test_else_it_is_fp32(predict: Predict, limit: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, limit, value)
+    monkeypatch.setattr(stage, limit, value)
     said, cells, half = predict("auto")
     assert "precision: fp32; on the first 4 images" in said
     assert not half
@@ -88,7 +87,7 @@ def test_else_it_is_fp32(predict: Predict, limit: str, value: float, monkeypatch
 def test_a_run_that_goes_on_keeps_to_what_it_began_with(
     predict: Predict, begun_in_half: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "APART", 1.0 if begun_in_half else -1.0)
+    monkeypatch.setattr(stage, "APART", 1.0 if begun_in_half else -1.0)
     _, whole, _ = predict("whole")
     add = Journal.add
 
@@ -101,7 +100,7 @@ def test_a_run_that_goes_on_keeps_to_what_it_began_with(
     with pytest.raises((Terminated, SystemExit)):
         predict("parts")
     monkeypatch.setattr(Journal, "add", add)
-    monkeypatch.setattr(precision, "APART", -1.0 if begun_in_half else 1.0)
+    monkeypatch.setattr(stage, "APART", -1.0 if begun_in_half else 1.0)
     monkeypatch.setattr(stage, "computes_half", lambda device: not begun_in_half)  # even on another machine
     said, cells, half = predict("parts")
     assert f"precision: {'bf16' if begun_in_half else 'fp32'}, as the run began" in said
@@ -125,14 +124,14 @@ def test_shards_and_short_runs_do_not_try(predict: Predict, monkeypatch: pytest.
 
 def test_parts_that_are_written_must_not_differ_either(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
-    score = precision._score
+    score = stage._score
 
     def counted(*args: Any) -> tuple[np.ndarray, float]:
         scores, seconds = score(*args)
         compared.append(len(scores))
         return scores, seconds
 
-    monkeypatch.setattr(precision, "_score", counted)
+    monkeypatch.setattr(stage, "_score", counted)
     predict("plain")
     predict("parts", "--parts", "true")
     assert compared[-1] > compared[0]

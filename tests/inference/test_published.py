@@ -34,10 +34,10 @@ from wsss.ensemble import main as ensemble
 from wsss.evaluate import main as evaluate
 from wsss.infer import main as infer
 from wsss.inference import published
+from wsss.inference.published import SUBCELL_NAMES, SUBCELL_TO_HPA, read_densenet, read_subcell
 from wsss.inference.sources import Batch, PublishedScores, Sample, Task
 from wsss.inference.tables import EMBEDDINGS, read_cells
 from wsss.models.device import choose_device
-from wsss.models.published import SUBCELL_NAMES, SUBCELL_TO_HPA, read_densenet, read_subcell
 from wsss.options.scoring import CropConfig, ScoreConfig
 from wsss.stages.doctor import examine_source
 from wsss.train import main as train

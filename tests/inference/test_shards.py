@@ -16,7 +16,7 @@ from wsss.data.catalog import DataSet
 from wsss.data.origin import recorded_data
 from wsss.feature_classifier.features import FEATURES, cell_features
 from wsss.inference.checkpoints import load_classifier
-from wsss.inference.shards import ShardJournals, take
+from wsss.inference.pipeline import ShardJournals, take
 from wsss.inference.tables import EMBEDDINGS
 from wsss.models.cam_net import crop_outputs
 from wsss.models.device import choose_device

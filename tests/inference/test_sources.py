@@ -10,7 +10,7 @@ import pytest
 from wsss.core.checks import DataError
 from wsss.inference import sources
 from wsss.inference.checkpoints import CamCheckpoint
-from wsss.inference.provenance import digests
+from wsss.inference.pipeline import digests
 from wsss.inference.sources import Sample, Source, Task, source_shares, sources_of
 from wsss.models.device import choose_device
 from wsss.options.scoring import CropConfig, ScoreConfig

@@ -7,7 +7,7 @@ import pytest
 from wsss.core import rle
 from wsss.core.checks import DataError
 from wsss.inference import tables
-from wsss.inference.submission import iter_submission, parse_row, write_submission
+from wsss.inference.tables import iter_submission, parse_row, write_submission
 
 LABEL_MAP = np.zeros((6, 9), np.int32)
 LABEL_MAP[:2, :3], LABEL_MAP[3:, 5:] = 1, 4

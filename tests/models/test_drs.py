@@ -6,8 +6,7 @@ from torch import nn
 
 from wsss.core.checks import ConfigError
 from wsss.models.backbone import build_backbone
-from wsss.models.cam_net import CamNet, build_cam_net
-from wsss.models.drs import Suppress, add_drs
+from wsss.models.cam_net import CamNet, Suppress, add_drs, build_cam_net
 from wsss.options.recipe import ClassifyRecipe, DrsConfig
 
 MAP = torch.tensor([[-2.0, 1.0], [4.0, 10.0]]).view(1, 1, 2, 2)

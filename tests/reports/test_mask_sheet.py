@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.reports.sheet import ALONE, GAP, LINE, MISSED, SHEET_EDGE, SheetRow, draw_sheet
+from wsss.reports.masks import BLUE, GAP, LINE, SHEET_EDGE, YELLOW, SheetRow, draw_sheet
 
 
 def test_rows_of_any_size_show_image_truth_prediction_and_error(tmp_path: Path) -> None:
@@ -22,8 +22,8 @@ def test_rows_of_any_size_show_image_truth_prediction_and_error(tmp_path: Path) 
     top = 2 * LINE + GAP + LINE
     errors = sheet[top : top + 50 * SHEET_EDGE // 80, 3 * (SHEET_EDGE + GAP) :]
     middle = tuple(errors[37 * SHEET_EDGE // 80, 62 * SHEET_EDGE // 80])
-    assert middle == MISSED
-    assert (errors == ALONE).all(axis=-1).any()
+    assert middle == BLUE
+    assert (errors == YELLOW).all(axis=-1).any()
 
 
 def test_dim_images_are_stretched(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ import pytest
 
 from wsss.core.checks import ConfigError
 from wsss.core.files import write_text
-from wsss.runs.lock import LOCK, hold
+from wsss.runs.output import LOCK, hold
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from wsss.runs.lock import hold
+from wsss.runs.output import hold
 with hold(Path(sys.argv[1])):
     if sys.argv[2:] == ["fork"] and os.fork() == 0:
         os.write(1, f"{os.getpid()}\\n".encode())  # in one piece: the parent writes to the same pipe

@@ -15,7 +15,7 @@ from skimage import transform
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.segmenters import BackendOptions, Field, NetworkBackend, make_backend
-from wsss.segmenters.hpacellseg import CELLS, NUCLEI, HpaCellSeg, build_network, convert_pickle, load_network
+from wsss.segmenters.packages import CELLS, NUCLEI, HpaCellSeg, build_network, convert_pickle, load_network
 
 
 class DPNUnet(torch.nn.Module):

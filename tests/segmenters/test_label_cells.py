@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from wsss.core.checks import DataError
-from wsss.segmenters.hpacellseg import label_cells
+from wsss.segmenters.packages import label_cells
 
 
 def grid_maps(

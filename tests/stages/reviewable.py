@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wsss.cells.measures import describe_cells
+from wsss.cells.regions import describe_cells
 from wsss.core import rle
 from wsss.core.files import write_json
 from wsss.core.label_maps import write_label_map

@@ -14,7 +14,7 @@ from wsss.core.files import write_json
 from wsss.core.label_maps import write_label_map
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.inference import submission, tables
+from wsss.inference import tables
 
 N, SIZE, SCORES = 24, (12, 16), [str(k) for k in range(19)]
 LABEL_MAP = np.zeros(SIZE, np.int32)
@@ -59,7 +59,7 @@ def write(home: Path, name: str, labels: dict[str, list[int]], folds: dict[str, 
     tables.write_cells(home / name, frames)
     tables.write_images(home / name, table)
     sizes = table.assign(ImageHeight=SIZE[0], ImageWidth=SIZE[1])
-    submission.write_submission(home / name / "submission.csv", sizes, tables.iter_cells(home / name))
+    tables.write_submission(home / name / "submission.csv", sizes, tables.iter_cells(home / name))
     (home / name / "provenance.json").write_text(json.dumps({"oof": True, "data": str(home / "data"), "table": "t"}))
 
 
@@ -88,7 +88,7 @@ def test_given_weights_blend_cells_and_images_and_write_all_tables(home: Path) -
     assert found.status.tolist() == a.status.tolist()
     masks = pd.read_parquet(home / "blend/cells.parquet").rle
     assert masks.tolist() == pd.read_parquet(home / "a/cells.parquet").rle.tolist()
-    rows = list(submission.iter_submission(home / "blend/submission.csv", 19))
+    rows = list(tables.iter_submission(home / "blend/submission.csv", 19))
     assert [row.image_id for row in rows] == a.ID.tolist()
     assert {row.size for row in rows} == {SIZE}
 

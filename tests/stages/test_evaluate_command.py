@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 from wsss.core import rle
 from wsss.core.checks import DataError
 from wsss.evaluate import main
-from wsss.inference import submission, tables
+from wsss.inference import tables
 
 K, SIZE = 3, (40, 50)
 OTHER_NUMBER = {1: 4, 2: 3, 3: 2, 4: 1}
@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
     tables.write_cells(preds, frames)
     tables.write_images(preds, table)
     sizes = table.assign(ImageHeight=SIZE[0], ImageWidth=SIZE[1])
-    submission.write_submission(preds / "submission.csv", sizes, tables.iter_cells(preds), min_score=0)
+    tables.write_submission(preds / "submission.csv", sizes, tables.iter_cells(preds), min_score=0)
     pd.DataFrame(truth, columns=["ID", "cell", "Label"]).to_csv(tmp_path / "truth.csv", index=False)
     return tmp_path
 

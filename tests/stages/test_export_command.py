@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from wsss import export
-from wsss.cells.measures import describe_cells
+from wsss.cells.regions import describe_cells
 from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import HPA_NAMES
 from wsss.data.build import create_dataset
 from wsss.inference import tables
-from wsss.inference.submission import iter_submission
+from wsss.inference.tables import iter_submission
 
 SIZES = {"a b": (40, 64), '<i>"x"': (50, 30), "empty": (20, 20)}
 

@@ -13,7 +13,7 @@ from wsss import evaluate, infer, report, train
 from wsss.core.checks import ConfigError
 from wsss.core.files import read_json
 from wsss.core.rle import decode_pairs, encode_pairs
-from wsss.segmenters.outlines import paint_outlines, read_outlines
+from wsss.segmenters.annotations import paint_outlines, read_outlines
 from wsss.stages.mask_predictions import shrunk
 
 SIZE = (100, 150)

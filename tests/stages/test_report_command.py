@@ -11,7 +11,7 @@ import tifffile
 from browsing import requests, wait_for
 
 from wsss import prepare, report
-from wsss.cells.measures import describe_cells
+from wsss.cells.regions import describe_cells
 from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import ClassList

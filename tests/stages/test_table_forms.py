@@ -20,11 +20,10 @@ from wsss.core.labels import HPA
 from wsss.data.image_files import ImageFiles, read_path_list
 from wsss.data.masks import open_masks
 from wsss.data.tables import leave_out, read_labels
-from wsss.inference.submission import iter_submission
-from wsss.inference.tables import read_cells, read_images
+from wsss.inference.tables import iter_submission, read_cells, read_images
 from wsss.metrics.cells import read_cell_truth
 from wsss.options.download import DownloadOptions
-from wsss.segmenters.painted import TableMasks
+from wsss.segmenters.annotations import TableMasks
 from wsss.stages.download import wanted_images
 
 MASK = rle.encode_label_map(np.pad(np.ones((2, 2), np.int32), 1))[1]

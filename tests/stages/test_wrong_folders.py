@@ -9,7 +9,7 @@ import pytest
 
 from wsss import cli
 from wsss.core.checks import UserError
-from wsss.core.folders import DATA_SET, MASK_SET, PREDICTIONS, PSEUDO_MASKS, RUN, SIGNS
+from wsss.core.files import DATA_SET, MASK_SET, PREDICTIONS, PSEUDO_MASKS, RUN, SIGNS
 from wsss.data.build import Spec, create_dataset
 from wsss.data.masks import open_masks
 from wsss.runs.result_record import STATE, record_of

@@ -23,12 +23,12 @@ from torch.utils._pytree import tree_leaves
 
 from wsss.data.augment import build_augment
 from wsss.data.catalog import DataSet
+from wsss.inference.published import read_subcell
 from wsss.inference.semantic import MaskPredictor
 from wsss.inference.sources import PublishedScores, UnetScores
 from wsss.models.augment import OPS, Drawn
 from wsss.models.cam_net import build_cam_net, class_maps, crop_outputs
 from wsss.models.device import Device
-from wsss.models.published import read_subcell
 from wsss.models.unet import build_unet
 from wsss.options.masks import MaskConfig, MaskInferConfig, MaskLossConfig
 from wsss.options.recipe import (

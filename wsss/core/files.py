@@ -1,6 +1,8 @@
 """Files that are written whole or not at all, digests that identify them, and file names in one Unicode form.
 
-JSON holds a digest of its values; a file without one, from an older version or another program, is read too.
+JSON holds a digest of its values. Files of bytes (Parquet, .npz, .npy, safetensors) are sealed: they hold their own
+SHA-256, with zeros in its place. Files without a digest, from older versions or other programs, are read too. Where a
+folder of another kind is given, the message says what it is.
 """
 
 import codecs
@@ -9,11 +11,15 @@ import fcntl
 import hashlib
 import json
 import math
+import mmap
 import os
 import re
 import secrets
 import shutil
+import struct
+import sys
 import unicodedata
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,10 +29,15 @@ from typing import IO, Any
 from wsss.core.checks import DataError, DiskError, NoSpaceError, some
 from wsss.core.reading import (
     BLOCK,
+    HEADER_FAULTS,
+    HOLE,
     check_holes,
+    check_length,
+    check_npy,
     check_regular,
     one_line,
     open_text,
+    open_zip,
     opening,
     parse_json,
     read_text_file,
@@ -408,3 +419,184 @@ def as_on_disk(folder: Path, name: str) -> str:
     """Return a composed file name as the folder has it: decomposed if only that is there."""
     apart = unicodedata.normalize("NFD", name)
     return apart if apart != name and not (folder / name).exists() and (folder / apart).exists() else name
+
+
+_MARK = b"wsss-sha256:"
+_HEX = 64
+BLANK = (_MARK + b"0" * _HEX).decode()
+"""What a file holds, once, before it is sealed."""
+OF_OPTIONS = "Restore it, or, if it was changed on purpose, remove its first line."
+"""The way out of damaged options, which begin with their seal."""
+
+
+def seal(stream: IO[bytes]) -> None:
+    """Write the digest of an open file into the place of its last BLANK.
+
+    Raises:
+        ValueError: there is no BLANK.
+    """
+    stream.flush()
+    handle = stream.fileno()
+    with mmap.mmap(handle, 0, prot=mmap.PROT_READ) as content:
+        at = content.rfind(BLANK.encode())
+        if at < 0:
+            raise ValueError("the file keeps no place for a seal.")
+        digest = _sealing(content, at)
+    os.pwrite(handle, digest, at + len(_MARK))
+
+
+def sealed(content: bytes) -> bytes:
+    """Return a file's content with its last BLANK replaced by the digest."""
+    at = content.rindex(BLANK.encode()) + len(_MARK)
+    return content[:at] + _sealing(content, at - len(_MARK)) + content[at + _HEX :]
+
+
+def check_seal(path: Path, again: str, most: int | None = None, within: int = sys.maxsize) -> bool:
+    """Compare a file with its seal; return whether it has one.
+
+    Args:
+        path: the file.
+        again: the way out if it is damaged, as a sentence.
+        most: bytes that such a file may have; a longer one is refused unread.
+        within: bytes at the file's end in which its seal stands, if it has one; a megabyte at least.
+
+    Raises:
+        DataError: the file differs from what was sealed, or is too long.
+    """
+    check_length(path, most, "options")
+    check_own_length(path, again)
+    with path.open("rb") as stream:
+        at = _last(stream, _MARK, within)
+        if at < 0:
+            return False
+        stream.seek(at + len(_MARK))
+        given, sha, left = stream.read(_HEX), hashlib.sha256(), at + len(_MARK)
+        stream.seek(0)
+        while block := stream.read(min(left, BLOCK)):
+            sha.update(block)
+            left -= len(block)
+        sha.update(b"0" * _HEX)
+        stream.seek(_HEX, os.SEEK_CUR)
+        while block := stream.read(BLOCK):
+            sha.update(block)
+    if given != sha.hexdigest().encode():
+        raise DataError(f"{path} is damaged: its content does not match its digest. {again}")
+    return True
+
+
+def _last(stream: IO[bytes], mark: bytes, within: int) -> int:
+    """Return where a mark stands last in the bytes at a file's end, -1 if it does not; they are read from the end."""
+    size = end = stream.seek(0, os.SEEK_END)
+    while end > max(0, size - within):
+        begin = max(0, end - BLOCK)
+        stream.seek(begin)
+        at = stream.read(end - begin + len(mark) - 1).rfind(mark)
+        if at >= 0:
+            return begin + at
+        end = begin
+    return -1
+
+
+def _sealing(content: "bytes | mmap.mmap", at: int) -> bytes:
+    """Return the hex digest of a content whose seal begins at `at`."""
+    sha = hashlib.sha256()
+    with memoryview(content) as view:
+        sha.update(view[: at + len(_MARK)])
+        sha.update(b"0" * _HEX)
+        sha.update(view[at + len(_MARK) + _HEX :])
+    return sha.hexdigest().encode()
+
+
+LONGEST_HEADER = 1 << 26
+"""Bytes of the description at the beginning of a safetensors file, at most."""
+BESIDE = 4096
+"""Bytes of a file that its description may leave out for each part: a seal, names."""
+
+
+def check_own_length(path: Path, again: str) -> None:
+    """Refuse a file of ours that is longer than it says itself, before all of it is read for its digest.
+
+    Args:
+        path: an .npy array, an .npz archive or safetensors; other files pass.
+        again: the way out if it is damaged, as a sentence.
+
+    Raises:
+        DataError: it is, or begins with zeros.
+        OSError: it is not there.
+    """
+    check_regular(path)
+    size = path.stat().st_size
+    try:
+        described = _own_length(path, size)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path} is damaged ({one_line(error)}). {again}") from error
+    except (*HEADER_FAULTS, struct.error):
+        return  # its reader says what is wrong with it
+    if described is not None and size > described:
+        raise DataError(f"{path} is damaged: it has {size} bytes and describes no more than {described}. {again}")
+
+
+def _own_length(path: Path, size: int) -> int | None:
+    with path.open("rb") as stream:
+        start = stream.read(9)
+        if start.startswith(HOLE):
+            return 0
+        if start.startswith(b"\x93NUMPY"):
+            stream.seek(0)
+            shape, dtype = check_npy(stream, size, path)
+            return stream.tell() + math.prod(shape) * dtype.itemsize + BESIDE
+        if start.startswith(b"PK\3\4"):
+            with open_zip(path) as archive:
+                return sum(part.compress_size + BESIDE for part in archive.filelist) + len(archive.comment)
+        (length,) = struct.unpack("<Q", start[:8])
+        if start[8:] != b"{" or length > min(size, LONGEST_HEADER):
+            return None
+        stream.seek(8)
+        tensors = parse_json(stream.read(length), path)
+        ends = (own["data_offsets"][1] for name, own in tensors.items() if name != "__metadata__")
+        return 8 + length + int(max(ends, default=0)) + BESIDE
+
+
+DATA_SET = "a data set (wsss prepare)"
+PSEUDO_MASKS = "a folder of pseudo-masks (wsss pseudo)"
+PREDICTIONS = "a folder of predictions (wsss infer)"
+RUN = "a run (wsss train)"
+MASK_SET = "a folder of images and masks"
+SIGNS = {
+    DATA_SET: ("dataset.json",),
+    PSEUDO_MASKS: ("pseudo.json", "*/pseudo.json"),
+    PREDICTIONS: ("provenance.json", "cells.parquet", "cells.csv"),
+    RUN: ("best.safetensors", "last.safetensors", "*/best.safetensors", "*/last.safetensors"),
+    "an exported model (wsss export)": ("model.safetensors",),
+    "a review (wsss review)": ("review.sqlite",),
+    MASK_SET: ("masks", "objects"),
+}
+"""Kind -> files of which a folder of it has one."""
+
+
+def kind_of(folder: Path) -> str | None:
+    """Return which of SIGNS a folder is; None if it is something else, or not there."""
+    return next((kind for kind, names in SIGNS.items() if any(any(folder.glob(name)) for name in names)), None)
+
+
+def within(folder: Path, name: str) -> list[Path]:
+    """Return the files of a name in a folder and in its sub-folders, sorted by folder.
+
+    Raises:
+        PermissionError: one of these folders may not be read, which `glob` passes over in silence.
+    """
+    places = [folder, *sorted(place for place in folder.iterdir() if place.is_dir())] if folder.is_dir() else []
+    return [place / name for place in places if place / name in place.iterdir()]
+
+
+def not_that(path: Path, wanted: str) -> str:
+    """Return what a path is, and what was expected instead, such as 'runs/a is a run (wsss train), expected ...'."""
+    if not path.exists():
+        what = "does not exist"
+    elif not path.is_dir():
+        what = "is a file"
+    elif kind := kind_of(path):
+        what = f"is {kind}"
+    else:
+        what = f"holds {some(sorted(entry.name for entry in path.glob('[!.]*')), 3) or 'nothing'}"
+    return f"{path} {what}, expected {wanted}"

@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
-from wsss.core.files import check_format, write_atomic
+from wsss.core.files import BESIDE, BLANK, check_format, check_seal, seal, write_atomic
 from wsss.core.reading import check_regular, one_line
-from wsss.core.seals import BESIDE, BLANK, check_seal, seal
 
 FORMAT = "wsss-table-1"
 _ENDS = b"PAR1"

@@ -22,8 +22,7 @@ from wsss.core.checks import DataError
 from wsss.core.files import composed
 from wsss.core.png_jpeg import PNG, Metadata, check_png, check_scans, png_metadata
 from wsss.core.reading import check_regular, named
-from wsss.core.stacks import PlaneChoice
-from wsss.core.tiff import alpha_places, orientation_of, stack_of, tiff_of
+from wsss.core.tiff import PlaneChoice, alpha_places, orientation_of, stack_of, tiff_of
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 LOSSY = (".jpg", ".jpeg")

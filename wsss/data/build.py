@@ -16,13 +16,12 @@ from scipy.sparse.csgraph import connected_components
 from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import carried_names, write_csv
-from wsss.core.files import digest_file, write_atomic, write_json
+from wsss.core.files import check_own_length, check_seal, digest_file, write_atomic, write_json
 from wsss.core.label_maps import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
 from wsss.core.parquet import read_parquet, write_parquet
 from wsss.core.reading import read_npy
 from wsss.core.runtime import versions
-from wsss.core.seals import check_own_length, check_seal
 from wsss.data import ids
 from wsss.data.catalog import (
     COLUMNS,

@@ -21,8 +21,7 @@ import pandas as pd
 from wsss.core.channels import Stains, default_roles, stains_of, tint_names
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.files import digest_file, digest_json, disk_errors, read_record, sync
-from wsss.core.folders import DATA_SET, not_that
+from wsss.core.files import DATA_SET, digest_file, digest_json, disk_errors, not_that, read_record, sync
 from wsss.core.label_maps import Geometry, find_label_map, read_label_map
 from wsss.core.labels import HPA_CHANNELS, ClassList, parse_label
 from wsss.core.parquet import check_table_length, read_parquet

@@ -23,8 +23,7 @@ from wsss.cells.instances import DOUBTS, doubts_of, renumber, split_pieces
 from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
-from wsss.core.files import composed, digest_json
-from wsss.core.folders import MASK_SET, not_that
+from wsss.core.files import MASK_SET, composed, digest_json, not_that
 from wsss.core.label_maps import given_maps, has_odd_palette, read_label_map
 from wsss.core.rasters import LOSSY, SUFFIXES, Raster, files_by_id, open_raster
 from wsss.core.rle import decode_pairs

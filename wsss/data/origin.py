@@ -9,8 +9,7 @@ import numpy as np
 
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import say
-from wsss.core.files import digest_bytes, read_record, write_json
-from wsss.core.folders import PREDICTIONS, not_that
+from wsss.core.files import PREDICTIONS, digest_bytes, not_that, read_record, write_json
 from wsss.core.label_maps import given_maps, map_files
 from wsss.data.catalog import MANIFEST, DataSet, default_dataset
 from wsss.runs.inputs import Digests

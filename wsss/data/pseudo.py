@@ -17,10 +17,18 @@ from typing import Any
 import numpy as np
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.files import digest_file, read_record, write_bytes
-from wsss.core.folders import PSEUDO_MASKS, kind_of, not_that
+from wsss.core.files import (
+    BLANK,
+    PSEUDO_MASKS,
+    check_seal,
+    digest_file,
+    kind_of,
+    not_that,
+    read_record,
+    sealed,
+    write_bytes,
+)
 from wsss.core.reading import ZIP_FAULTS, check_npy, open_zip, parse_npy
-from wsss.core.seals import BLANK, check_seal, sealed
 from wsss.data.catalog import DataSet
 from wsss.runs.inputs import Digests
 from wsss.runs.output import settle

@@ -17,7 +17,7 @@ from wsss.core.console import progress
 from wsss.core.files import digest_json
 from wsss.core.label_maps import Geometry
 from wsss.core.runtime import Workers, parallel
-from wsss.core.stacks import NO_CHOICE, PlaneChoice
+from wsss.core.tiff import NO_CHOICE, PlaneChoice
 from wsss.data.build import ExistingSet, Known, write_extra
 from wsss.data.catalog import COLUMNS, PIXEL_SIZE, Shards
 from wsss.data.duplicates import EDGE, thumbnail

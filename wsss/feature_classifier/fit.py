@@ -12,14 +12,124 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import expit, logit
+from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import QuantileTransformer
 
 from wsss.core.checks import DataError
 from wsss.core.files import as_read
-from wsss.feature_classifier.learners import Forest, Linear
-from wsss.feature_classifier.store import LEAST, FeatureClassifier, StoredForest, StoredLinear, agreement
-from wsss.options.recipe import WeakConfig
+from wsss.core.runtime import cores
+from wsss.feature_classifier.store import LEAST, SPREAD, FeatureClassifier, StoredForest, StoredLinear, agreement
+from wsss.options.recipe import FitConfig
+
+STEPS = 60
+"""Steps at most of the linear model's fit."""
+
+
+class Forest:
+    """Extremely randomised trees that predict soft labels, each class by itself."""
+
+    def __init__(self, config: FitConfig, seed: int) -> None:
+        self._trees = ExtraTreesRegressor(
+            config.trees,
+            min_samples_leaf=config.leaf,
+            max_features=0.2,
+            random_state=seed,
+        )
+
+    def fit(self, features: np.ndarray, soft: np.ndarray, weights: np.ndarray | None = None) -> "Forest":
+        """Learn from (N, F) features, (N, K) soft labels and (N,) weights of the cells, 1 each by default."""
+        self._trees.set_params(n_jobs=cores())
+        self._trees.fit(features, soft if soft.shape[1] > 1 else soft.ravel(), weights)
+        return self
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return (N, K) probabilities, the same bits each time."""
+        self._trees.set_params(n_jobs=1)  # threads would add up the trees in the order in which they happen to end
+        return self._trees.predict(features).reshape(len(features), -1)
+
+    @property
+    def importance(self) -> np.ndarray:
+        """(F,) how much each feature decides, summing to 1."""
+        return self._trees.feature_importances_
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the trees one after another as arrays: roots, feature, threshold, left, right, value.
+
+        Nodes are numbered through all trees; a leaf asks for no feature (-1) and is its own child.
+        """
+        trees = [tree.tree_ for tree in self._trees.estimators_]
+        counts = [tree.node_count for tree in trees]
+        ends, outputs = np.cumsum(counts), trees[0].value.shape[1]
+        # filled tree by tree: thousands of images make gigabytes of leaves, which are not to be held twice
+        out = {
+            "roots": (ends - counts).astype(np.int32),
+            "feature": np.empty(ends[-1], np.int16),
+            "threshold": np.empty(ends[-1]),
+            "left": np.empty(ends[-1], np.int32),
+            "right": np.empty(ends[-1], np.int32),
+            "value": np.empty((ends[-1], outputs), np.float32),
+        }
+        for tree, root, end in zip(trees, out["roots"], ends, strict=True):
+            leaf, node = tree.children_left < 0, np.arange(root, end)
+            out["feature"][root:end] = np.where(leaf, -1, tree.feature)
+            out["threshold"][root:end] = tree.threshold
+            out["left"][root:end] = np.where(leaf, node, root + tree.children_left)
+            out["right"][root:end] = np.where(leaf, node, root + tree.children_right)
+            out["value"][root:end] = tree.value[:, :, 0]
+        return out
+
+
+class Linear:
+    """Logistic regression of each class against the rest, on features turned into normal scores."""
+
+    def __init__(self, config: FitConfig, seed: int) -> None:
+        self._scale = QuantileTransformer(output_distribution="normal", random_state=seed)
+        self._penalty = 1 / config.strength
+        self._weights = np.zeros((0, 0))
+
+    def fit(self, features: np.ndarray, soft: np.ndarray, weights: np.ndarray | None = None) -> "Linear":
+        """Learn from (N, F) features, (N, K) soft labels and (N,) weights of the cells, 1 each by default."""
+        self._scale.set_params(n_quantiles=min(200, len(features)))
+        self._scale.fit(features)
+        scaled, wanted = self._scaled(features).astype(np.float32), soft.astype(np.float32)
+        shape = scaled.shape[1], soft.shape[1]
+        counted = np.float32(1) if weights is None else weights.astype(np.float32)[:, None]
+
+        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            weights = flat.reshape(shape).astype(np.float32)
+            logits = scaled @ weights
+            value = (counted * (np.logaddexp(0, logits) - wanted * logits)).sum(dtype=np.float64)
+            slope = scaled.T @ (counted * (expit(logits) - wanted))
+            weights[-1] = 0  # the intercept is free
+            value += self._penalty / 2 * (weights.astype(np.float64) ** 2).sum()
+            slope += np.float32(self._penalty) * weights
+            return value / len(scaled), slope.ravel().astype(np.float64) / len(scaled)
+
+        minimum = minimize(loss, np.zeros(np.prod(shape)), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+        self._weights = minimum.x.reshape(shape)
+        return self
+
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        """Return (N, F + 1) normal scores, the last column 1."""
+        scaled = np.clip(self._scale.transform(features), -SPREAD, SPREAD)
+        return np.hstack([scaled, np.ones((len(features), 1))])
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return (N, K) probabilities."""
+        return np.asarray(expit(self._scaled(features) @ self._weights))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the model as arrays: quantiles, references, and weights and intercept with a row a class."""
+        return {
+            "quantiles": self._scale.quantiles_,
+            "references": self._scale.references_,
+            "weights": np.ascontiguousarray(self._weights[:-1].T),
+            "intercept": self._weights[-1].copy(),
+        }
+
 
 EXCEPTION = 0.006
 """Share of the cells that show a class which their image's labels lack."""
@@ -44,12 +154,12 @@ class TooFewCells(DataError):
 
 
 Learner = Forest | Linear
-LEARNERS: tuple[Callable[[WeakConfig, int], Learner], ...] = (Forest, Linear)
+LEARNERS: tuple[Callable[[FitConfig, int], Learner], ...] = (Forest, Linear)
 
 
 @dataclass(frozen=True)
-class WeakModel:
-    """What `fit_weak` learnt."""
+class FittedModel:
+    """What `fit_model` learnt."""
 
     learners: list[Learner]
     """A Forest and a Linear, for the classes in `classes`."""
@@ -103,7 +213,7 @@ class LabelledCells:
 
 
 @dataclass(frozen=True)
-class WeakCells:
+class TrainingCells:
     """Cells to learn from, and what is known of their classes."""
 
     features: np.ndarray
@@ -131,7 +241,7 @@ class WeakCells:
         return self.negative if alone.any() or answered or emptied else None
 
 
-def fit_weak(cells: WeakCells, seed: int, config: WeakConfig) -> WeakModel:
+def fit_model(cells: TrainingCells, seed: int, config: FitConfig) -> FittedModel:
     """Learn cell labels from image labels.
 
     What Negative looks like is learnt from images that bear it alone and from copies that lost their signal; without
@@ -171,7 +281,7 @@ def fit_weak(cells: WeakCells, seed: int, config: WeakConfig) -> WeakModel:
         learner.fit(*examples)
     every = np.zeros(allowed.shape, np.float32)
     every[:, classes] = soft
-    return WeakModel(final, classes, every, history, ratio)
+    return FittedModel(final, classes, every, history, ratio)
 
 
 @dataclass(frozen=True)
@@ -215,7 +325,7 @@ class _Pool:
         )
 
 
-def _held_out_views(pool: _Pool, soft: np.ndarray, config: WeakConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _held_out_views(pool: _Pool, soft: np.ndarray, config: FitConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Predict every cell by learners that did not see its image.
 
     Returns:
@@ -233,7 +343,7 @@ def _held_out_views(pool: _Pool, soft: np.ndarray, config: WeakConfig, seed: int
     return views, known
 
 
-def _margin_ratio(pool: _Pool, config: WeakConfig, seed: int) -> float | None:
+def _margin_ratio(pool: _Pool, config: FitConfig, seed: int) -> float | None:
     """Compare cells of images with several labels to those of images with one label.
 
     A linear model learns the classes from the images with one label. The margin of a cell is by how much the log odds
@@ -289,7 +399,7 @@ def candidates(image_of_cell: np.ndarray, image_labels: np.ndarray, negative: in
     return allowed
 
 
-def first_labels(allowed: np.ndarray, negative: int | None, config: WeakConfig) -> np.ndarray:
+def first_labels(allowed: np.ndarray, negative: int | None, config: FitConfig) -> np.ndarray:
     """First soft labels (N, K) from the classes that each cell's image allows (N, K) bool, each class by itself."""
     others = allowed.copy()
     if negative is not None:
@@ -331,7 +441,7 @@ def renew(
 
 
 def to_feature_classifier(
-    model: WeakModel, names: tuple[str, ...], config: WeakConfig, more: Mapping[str, Any]
+    model: FittedModel, names: tuple[str, ...], config: FitConfig, more: Mapping[str, Any]
 ) -> FeatureClassifier:
     """Take the arrays out of a fitted model.
 

@@ -16,7 +16,14 @@ from wsss.data.catalog import DataSet
 from wsss.data.origin import image_marks
 from wsss.data.photometric import Faults, faulty_copy
 from wsss.feature_classifier.features import DESCRIPTIONS, cell_features, describe_features
-from wsss.feature_classifier.fit import Copies, LabelledCells, TooFewCells, WeakCells, fit_weak, to_feature_classifier
+from wsss.feature_classifier.fit import (
+    Copies,
+    LabelledCells,
+    TooFewCells,
+    TrainingCells,
+    fit_model,
+    to_feature_classifier,
+)
 from wsss.feature_classifier.store import (
     NETWORK_SHARE,
     FeatureClassifier,
@@ -120,12 +127,12 @@ class Lessons:
             TooFewCells: no training image has cells, or too few have.
         """
         cells = self._cells()
-        model = fit_weak(cells, self.seed, self.config.weak)
+        model = fit_model(cells, self.seed, self.config.weak)
         more = self.facts() | {"images": len(np.unique(cells.image_of_cell)), "cells": len(cells.features)}
         more |= {"answered_cells": 0 if cells.labelled is None else len(cells.labelled.rows)}
         return to_feature_classifier(model, tuple(describe_features(self.data.stains)), self.config.weak, more)
 
-    def _cells(self) -> WeakCells:
+    def _cells(self) -> TrainingCells:
         """Describe the cells of the images."""
         data, train = self.data, self.train
         answered = np.isin(data.ids, [] if self.answers is None else self.answers.ids)
@@ -141,7 +148,7 @@ class Lessons:
         features = np.concatenate([cells.features for cells in described])
         labelled = None if self.answers is None else _labelled(self.answers, [data.ids[i] for i in usable], described)
         copies = _copies(described, counts)
-        return WeakCells(features, owner, data.labels[usable], data.classes.negative, copies, labelled)
+        return TrainingCells(features, owner, data.labels[usable], data.classes.negative, copies, labelled)
 
 
 def ensure_feature_classifier(folder: RunFolder, lessons: Lessons) -> bool:

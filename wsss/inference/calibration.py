@@ -150,11 +150,12 @@ def apply_curves(curves: Sequence[Curve], scores: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float32) if columns else scores
 
 
-def weak_targets(scores: np.ndarray, image_labels: np.ndarray, negative: int | None) -> np.ndarray:
-    """Say how likely each class is in a cell when the labels of its image are known.
+def possible_targets(scores: np.ndarray, image_labels: np.ndarray, negative: int | None) -> np.ndarray:
+    """Return how likely each class is in a cell when the labels of its image are known.
 
-    A cell shows one of its image's labels, or is Negative: the scores of the other classes become 0, rows are
-    normalised. This corrects what image labels can show, not which of the labels a cell shows.
+    A cell shows one or several of its image's labels, or is Negative: the scores of the other classes become 0, and the
+    rest are conditional on the cell showing at least one, p / (1 - product of all (1 - p)), as if the classes were
+    independent. This corrects what image labels can show, not which of the labels a cell shows.
 
     Args:
         scores: (N, K) in [0, 1].
@@ -162,14 +163,14 @@ def weak_targets(scores: np.ndarray, image_labels: np.ndarray, negative: int | N
         negative: class that every cell may have; None for none.
 
     Returns:
-        (N, K) float64, rows sum to 1, or to 0 where the image has no label.
+        (N, K) float64 in [0, 1]; rows are 0 where the image has no label.
     """
     allowed = image_labels > 0
     if negative is not None:
         allowed[:, negative] |= allowed.any(axis=1)
-    weighed = np.where(allowed, np.asarray(scores, np.float64) + 1e-9, 0)
-    total = weighed.sum(axis=1, keepdims=True)
-    return np.divide(weighed, total, out=np.zeros_like(weighed), where=total > 0)
+    shown = np.where(allowed, np.clip(np.asarray(scores, np.float64), 1e-9, 1 - 1e-9), 0)
+    any_shown = -np.expm1(np.log1p(-shown).sum(axis=1, keepdims=True))
+    return np.divide(shown, any_shown, out=np.zeros_like(shown), where=any_shown > 0)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from wsss.core.checks import ConfigError, DataError, install
 from wsss.core.console import waiting
-from wsss.core.files import as_read, digest_file, read_record, write_bytes, write_json, write_text
+from wsss.core.files import as_read, check_own_length, digest_file, read_record, write_bytes, write_json, write_text
 from wsss.core.hub import first_line, quick_hub
-from wsss.core.seals import check_own_length
 from wsss.feature_classifier.features import describe_features
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint, cam_checkpoint, check_alike

@@ -21,8 +21,7 @@ from wsss.data.pixels import to_uint8
 from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import CamCheckpoint, check_alike, load_run
 from wsss.inference.hub import is_model, load_model, pull_model
-from wsss.inference.pipeline import make_sample, score_now, take_part
-from wsss.inference.provenance import check_origin, digests
+from wsss.inference.pipeline import check_origin, digests, make_sample, score_now, take_part
 from wsss.inference.published import Published, Target, load_published
 from wsss.inference.sources import Task, source_shares
 from wsss.models.device import Device, choose_device

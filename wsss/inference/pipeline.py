@@ -1,14 +1,18 @@
 """The flow of images from the store to the tables.
 
-Reading, networks, cell scores and encoding overlap; memory is bounded by a batch. A journal keeps the finished images.
+Reading, networks, cell scores and encoding overlap; memory is bounded by a batch. A journal keeps the finished images;
+a prediction in shards has a journal for each, and they are read as one. provenance.json says what predictions were
+made from, and so whether curves fitted to others fit them.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -16,16 +20,27 @@ from threadpoolctl import threadpool_limits
 
 from wsss.cells.regions import cell_ids, measure_cells, visible_share
 from wsss.cells.scoring import Part, blend_parts, image_scores, own_share
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
+from wsss.core.files import as_read, digest_file
 from wsss.core.rle import encode_label_map
-from wsss.core.runtime import cores
+from wsss.core.runtime import cores, versions
 from wsss.data.catalog import DataSet
 from wsss.data.origin import image_marks
+from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint, Plan
-from wsss.inference.shards import ShardJournals
-from wsss.inference.sources import Batch, Sample, Source, Task, batches_of, shows_one_class, sources_of
-from wsss.inference.submission import write_submission
+from wsss.inference.published import Published
+from wsss.inference.sources import (
+    Batch,
+    Sample,
+    Source,
+    Task,
+    batches_of,
+    recorded,
+    shows_one_class,
+    source_shares,
+    sources_of,
+)
 from wsss.inference.tables import (
     EMBEDDINGS,
     cells_frame,
@@ -34,11 +49,109 @@ from wsss.inference.tables import (
     write_cells,
     write_embeddings,
     write_images,
+    write_submission,
 )
 from wsss.models.cam_net import class_maps
+from wsss.options.infer import InferOptions, Shard
 from wsss.runs.inputs import Digests
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output
+
+
+def take(shard: Shard, plan: Plan, batch: int) -> Plan:
+    """Keep this shard's batches of a plan.
+
+    Shards are whole batches, dealt out in turn. So every image is in the batch that one process would put it in, and
+    the scores are the same to the last bit.
+    """
+    out: Plan = []
+    place = 0  # of the batch among all of the plan, so that small folds do not all fall to the first shards
+    for checkpoints, indices in plan:
+        batches = batches_of(indices, batch)
+        mine = [cut for k, cut in enumerate(batches, place) if k % shard.count == shard.number - 1]
+        out.append((checkpoints, [index for cut in mine for index in cut]))
+        place += len(batches)
+    return [(checkpoints, indices) for checkpoints, indices in out if indices]
+
+
+class ShardJournals:
+    """The journals of all shards in a folder, read as one.
+
+    Args:
+        folder: where the shards wrote.
+        read: what they must have worked on.
+        marks: the keys they must have done, every one once, each with what it must have been made from.
+
+    Raises:
+        DataError: there are none, they are of several cuts, or of another prediction; a key is missing, comes twice, or
+            was made from something else.
+    """
+
+    def __init__(self, folder: Path, read: object, marks: Mapping[str, str]) -> None:
+        shards = _find(folder)
+        with ExitStack() as stack:
+            self._place: dict[str, Journal] = {}
+            for shard in shards:
+                journal = stack.enter_context(Journal(folder / shard.journal, read, way_out="or run the shards again"))
+                self._add(journal)
+            _check_whole(folder, shards, self._place, list(marks))
+            self._check_fresh(marks)
+            self._stack = stack.pop_all()
+        self.paths = [folder / shard.journal for shard in shards]
+
+    def _add(self, journal: Journal) -> None:
+        for key in sorted(journal.keys()):
+            if key in self._place:
+                raise DataError(
+                    f"{key} is in {self._place[key].path} and in {journal.path}: one of the files is a copy, or was "
+                    "made with another --shard. Remove it, and run its shard again."
+                )
+            self._place[key] = journal
+
+    def _check_fresh(self, marks: Mapping[str, str]) -> None:
+        entries = {name: entry[0] for name in marks if (entry := self.get(name)) is not None}
+        if stale := [name for name, record in entries.items() if record.get("mark", "") != marks[name]]:
+            raise DataError(
+                f"pixels or label maps of {some(stale, 3)} have changed since its shard was made: run the shards again."
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def get(self, key: str) -> tuple[dict[str, Any], bytes] | None:
+        """Return (record, payload) of `key`, or None if no shard was to do it."""
+        return self._place[key].get(key) if key in self._place else None
+
+
+def _find(folder: Path) -> list[Shard]:
+    """Return the shards that wrote into a folder, by number."""
+    names = (re.fullmatch(r"shard-(\d+)-of-(\d+)\.sqlite", path.name) for path in folder.glob("shard-*.sqlite"))
+    shards = sorted((Shard(int(name[1]), int(name[2])) for name in names if name), key=lambda shard: shard.number)
+    if not shards:
+        raise DataError(f"{folder} holds no shards: run infer with --shard 1/n ... n/n into it first.")
+    counts = sorted({shard.count for shard in shards})
+    if len(counts) > 1:
+        raise DataError(f"{folder} holds shards of {some(counts)}: keep those of one n, and remove the others.")
+    return shards
+
+
+def _check_whole(folder: Path, shards: list[Shard], done: dict[str, Journal], wanted: list[str]) -> None:
+    missing = [key for key in wanted if key not in done]
+    if missing:
+        count = shards[0].count
+        unseen = sorted(set(range(1, count + 1)) - {shard.number for shard in shards})
+        lacking = f" There is no file of shard {some([f'{k}/{count}' for k in unseen])}." if unseen else ""
+        raise DataError(
+            f"{folder} lacks {len(missing)} of {len(wanted)} images ({some(missing)}).{lacking} "
+            "Run the unfinished shards again; what they have done is kept."
+        )
+    extra = sorted(set(done) - set(wanted))
+    if extra:
+        raise DataError(f"{folder} holds {some(extra)}, which are not to be predicted: the shards are of other images.")
+
 
 HELPERS = max(2, min(8, cores() // 2))
 """Threads that read, and threads that score and encode; a GPU outruns two."""
@@ -356,3 +469,84 @@ def _one_ahead(pool: ThreadPoolExecutor, items: Iterator[np.ndarray]) -> Iterato
             yield item
 
     return rest(pool.submit(next, items, None))
+
+
+def prediction_facts(
+    options: InferOptions, data: DataSet, plan: Plan, published: Sequence[Published] = ()
+) -> dict[str, Any]:
+    """Return what stands in provenance.json: data, networks, rules and versions."""
+    facts = {
+        "data": str(data.folder),
+        "table": data.manifest["table"],
+        "oof": options.oof,
+        "score": asdict(options.score),
+        "crops": asdict(options.crops),
+        "tta": asdict(options.tta),
+        "batch": options.batch,
+        "precision": options.precision,
+        "min_score": options.min_score,
+        "calibration": None if options.calibration is None else digest_file(options.calibration),
+        "sources": _shares(options, plan, published),
+        "members": [
+            _planned(checkpoint, indices, options.oof) for checkpoints, indices in plan for checkpoint in checkpoints
+        ],
+        "parts": options.parts,
+        "versions": versions(),
+    }
+    if options.run is not None:
+        facts["run"] = str(options.run)
+    if options.embeddings:  # predictions made before there were any are not out of date
+        facts["embeddings"] = options.embeddings
+    if options.runtime != "torch":
+        facts["runtime"] = options.runtime
+    if published:
+        facts["published"] = {model.name: model.facts() for model in published}
+    return as_read(facts)
+
+
+def _shares(options: InferOptions, plan: Plan, published: Sequence[Published]) -> dict[str, float]:
+    """Return the share of each source, the mean over the classes where they differ."""
+    shares = source_shares(plan[0][0], options.score, options.crops, published) if plan else {}
+    return {name: float(np.mean(share)) for name, share in shares.items()}
+
+
+def _planned(checkpoint: CamCheckpoint, indices: list[int], oof: bool) -> dict[str, Any]:
+    facts: dict[str, Any] = {"path": str(checkpoint.path), "held_out_fold": checkpoint.fold}
+    made = checkpoint.record.meta()
+    facts |= {"trained_on": len(checkpoint.record.train_ids), "train_ids": made["train_ids"]}
+    facts |= {"ancestors": made["ancestors"], "unet_paths": [str(unet.path) for unet in checkpoint.unets]}
+    facts |= {"predicts": len(indices)}
+    # plan_oof has refused anything else
+    return facts | digests(checkpoint) | ({"seen_and_predicted": 0} if oof else {})
+
+
+def digests(checkpoint: CamCheckpoint) -> dict[str, Any]:
+    """Return the digests of a network and of all that scores beside it, as they stand in provenance.json."""
+    return {"weights": checkpoint.digest} | {name: kind.digest(checkpoint) for name, kind in recorded().items()}
+
+
+def check_origin(calibration: Calibration, facts: Mapping[str, Any], path: Path) -> None:
+    """Refuse curves, of the file `path`, that were fitted to scores of other networks or rules than `facts` names.
+
+    Raises:
+        DataError: they differ.
+    """
+    for name, wanted in (dict.fromkeys(["published"]) | origin_of(facts)).items():
+        known = calibration.origin.get(name, None if name == "published" else wanted)
+        if known != wanted:
+            what = "published networks" if name == "published" else name
+            raise DataError(
+                f"{path} was fitted to scores made with other {what}: predict with those, or make it again from "
+                "predictions of this run with these options (python -m wsss.calibrate)."
+            )
+
+
+def origin_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of the provenance of predictions what shapes their scores; each network once."""
+    origin = {name: facts[name] for name in ("score", "crops", "tta", "published") if name in facts}
+    if "members" in facts:
+        keys = ["weights", *recorded()]
+        origin["members"] = sorted(
+            {"/".join(str(checkpoint.get(key)) for key in keys) for checkpoint in facts["members"]}
+        )
+    return origin

@@ -9,10 +9,9 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, DataError, between, check_choice, check_fields, refuse_idle
-from wsss.core.folders import RUN, not_that, within
+from wsss.core.files import OF_OPTIONS, RUN, check_seal, not_that, within
 from wsss.core.reading import MOST_YAML, read_yaml
 from wsss.core.runtime import ENGINES
-from wsss.core.seals import OF_OPTIONS, check_seal
 from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import parse
 from wsss.options.recipe import recipe_from

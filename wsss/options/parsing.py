@@ -16,9 +16,8 @@ from jsonargparse import ArgumentParser
 
 from wsss.core.checks import ConfigError, UserError
 from wsss.core.console import OutputOptions, set_output
-from wsss.core.files import check_utf8, is_file
+from wsss.core.files import OF_OPTIONS, check_seal, check_utf8, is_file
 from wsss.core.reading import MOST_YAML, parse_yaml, read_yaml
-from wsss.core.seals import OF_OPTIONS, check_seal
 from wsss.options.command_line import brief_help, parser_of, show_help
 from wsss.options.configs import config_file
 from wsss.options.renamed import FORMER_DEFAULTS, renamed_config, renamed_flags

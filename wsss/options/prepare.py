@@ -11,7 +11,7 @@ from wsss.core.channels import BITS, channel_names, parse_roles
 from wsss.core.checks import ConfigError, between, check_choice, check_fields
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.runtime import ENGINES, Workers
-from wsss.core.stacks import parse_choice
+from wsss.core.tiff import parse_choice
 
 EXAMPLES = """\
   python -m wsss.prepare --images hpa/train --labels hpa/train.csv --out data/hpa

@@ -14,7 +14,7 @@ from wsss.options.scoring import CropConfig, ScoreConfig
 
 
 @dataclass(frozen=True)
-class WeakConfig:
+class FitConfig:
     """How cell labels are learnt from image labels."""
 
     rounds: int = between(3, 1, 100)
@@ -50,7 +50,7 @@ class FeatureClassifierConfig:
     copies: int = between(2, 0, 100)
     """Changed copies of every training image to learn from in addition to the original: dim or bright cells, cells
     without signal, uneven light, haze, shot noise. 0 for original images only."""
-    weak: WeakConfig = field(default_factory=WeakConfig)
+    weak: FitConfig = field(default_factory=FitConfig)
     """How its labels are learnt."""
 
     def __post_init__(self) -> None:

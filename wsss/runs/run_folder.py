@@ -22,19 +22,26 @@ from torch import Tensor
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_numbers, write_csv
 from wsss.core.files import (
+    BLANK,
+    MASK_SET,
+    OF_OPTIONS,
+    RUN,
     check_format,
+    check_seal,
     digest_file,
     digest_json,
+    kind_of,
+    not_that,
     read_json,
     read_lines,
+    sealed,
     sync,
+    within,
     write_bytes,
     write_json,
     write_text,
 )
-from wsss.core.folders import MASK_SET, RUN, kind_of, not_that, within
 from wsss.core.reading import MOST_YAML, ZIP_FAULTS, one_line, open_zip, parse_json, read_yaml
-from wsss.core.seals import BLANK, OF_OPTIONS, check_seal, sealed
 from wsss.options.recipe import recipe_from
 from wsss.runs.record import (
     NETWORK,

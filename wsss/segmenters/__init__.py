@@ -146,7 +146,7 @@ BUILT_IN = {
     "classical": "wsss.segmenters.classical:make",
     "unet": "wsss.segmenters.cell_unet:make",
     "masks": "wsss.segmenters.masks:make",
-    "hpacellseg": "wsss.segmenters.hpacellseg:make",
+    "hpacellseg": "wsss.segmenters.packages:make",
     "cellpose": "wsss.segmenters.packages:make_cellpose",
     "instanseg": "wsss.segmenters.packages:make_instanseg",
 }

@@ -12,9 +12,8 @@ from skimage.segmentation import watershed
 
 from wsss.cells.instances import drop_small, fill_holes, objects_of, renumber
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.files import check_format
+from wsss.core.files import check_format, check_seal
 from wsss.core.reading import one_line
-from wsss.core.seals import check_seal
 from wsss.models.device import Device, choose_device, in_parts
 from wsss.models.unet import BACKBONE, Unet, build_cell_unet
 from wsss.models.weights import load_weights, read_recorded

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import cv2
 import numpy as np
 
-from wsss.cells.measures import describe_cells
+from wsss.cells.regions import describe_cells
 from wsss.core.checks import DataError, UserError
 from wsss.core.files import digest_file
 from wsss.core.label_maps import Geometry, discard_label_map, find_label_map, read_label_map, write_label_map

@@ -19,11 +19,17 @@ from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import stem_of
 from wsss.data.ids import MASK_ENDINGS
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
-from wsss.segmenters.coco import CocoMasks
-from wsss.segmenters.outlines import GEOJSON_SUFFIXES as OUTLINES
-from wsss.segmenters.outlines import REGION_SUFFIXES as REGIONS
-from wsss.segmenters.outlines import Outlines, paint_outlines, read_outlines, read_regions
-from wsss.segmenters.painted import TableMasks, paint
+from wsss.segmenters.annotations import GEOJSON_SUFFIXES as OUTLINES
+from wsss.segmenters.annotations import REGION_SUFFIXES as REGIONS
+from wsss.segmenters.annotations import (
+    CocoMasks,
+    Outlines,
+    TableMasks,
+    paint,
+    paint_outlines,
+    read_outlines,
+    read_regions,
+)
 
 SUFFIXES = (*OUTLINES, *LABEL_MAPS, *REGIONS)
 """Forms that are read, in this order where an image has several; in any case."""

@@ -15,10 +15,10 @@ from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.origin import recorded_data
 from wsss.data.tables import read_labels
-from wsss.inference.calibration import Calibration, apply_curves, fit_curves, save_calibration, weak_targets
+from wsss.inference.calibration import Calibration, apply_curves, fit_curves, possible_targets, save_calibration
 from wsss.inference.checkpoints import trained_since
 from wsss.inference.ensemble import Prediction, foreign_note, read_predictions
-from wsss.inference.provenance import origin_of
+from wsss.inference.pipeline import origin_of
 from wsss.inference.tables import prediction_files
 from wsss.metrics.classify import reliability
 from wsss.options.calibrate import CalibrateOptions
@@ -186,7 +186,7 @@ def _cell_events(
     if not labelled.any():
         raise DataError(f"no cell of {tables.folder} is in an image with labels: pass --data or --labels.")
     of_image = np.stack([labels[name] for name in ids[labelled]])
-    targets = weak_targets(scores[labelled], of_image, classes.negative)
+    targets = possible_targets(scores[labelled], of_image, classes.negative)
     events = Events(scores[labelled], targets, groups[labelled], np.ones(len(targets)))
     return events, "what the image labels leave possible"
 

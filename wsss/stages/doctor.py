@@ -16,7 +16,7 @@ import torch
 from wsss.cells.instances import doubt_notes, doubts_of
 from wsss.core.checks import ConfigError, DataError, install, some
 from wsss.core.console import say
-from wsss.core.folders import RUN, not_that, within
+from wsss.core.files import RUN, not_that, within
 from wsss.core.runtime import cores, version_of, versions
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, read_provenance, without_cells

@@ -23,8 +23,7 @@ from wsss.inference.ensemble import (
     prepare,
     read_predictions,
 )
-from wsss.inference.submission import write_submission
-from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images
+from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images, write_submission
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.options.ensemble import EnsembleOptions, given_weights
 from wsss.runs.inputs import Digests, what_is_read

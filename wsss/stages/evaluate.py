@@ -18,10 +18,10 @@ from wsss.data.catalog import file_channels, read_manifest
 from wsss.data.origin import read_provenance, recorded_data
 from wsss.data.tables import read_labels
 from wsss.inference.ensemble import foreign_note
-from wsss.inference.submission import iter_submission
 from wsss.inference.tables import (
     is_mask_folder,
     iter_cells,
+    iter_submission,
     prediction_files,
     read_cells,
     read_images,

@@ -13,12 +13,12 @@ from wsss.core.checks import ConfigError, DataError, some, unlike
 from wsss.core.console import say
 from wsss.core.csv_text import write_csv
 from wsss.core.files import write_json
+from wsss.data.large import TileSet, open_set
 from wsss.data.masks import MaskSet
 from wsss.data.origin import read_provenance
-from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import MaskScore, mean_score, overlap, score_mask, score_pixels, search
 from wsss.options.evaluate import EvaluateOptions
-from wsss.reports.sheet import SheetRow, draw_sheet
+from wsss.reports.masks import SheetRow, draw_sheet
 from wsss.runs.output import Output
 from wsss.runs.result_record import files_of_record
 from wsss.stages import spread_evenly

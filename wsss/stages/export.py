@@ -24,8 +24,15 @@ from wsss.exports.annotations import (
 )
 from wsss.inference.checkpoints import load_run
 from wsss.inference.hub import export_onnx, push_model, save_model
-from wsss.inference.submission import write_submission
-from wsss.inference.tables import EMBEDDINGS, iter_cells, prediction_files, read_cells, read_embeddings, score_columns
+from wsss.inference.tables import (
+    EMBEDDINGS,
+    iter_cells,
+    prediction_files,
+    read_cells,
+    read_embeddings,
+    score_columns,
+    write_submission,
+)
 from wsss.models.device import choose_device
 from wsss.options.export import FOLDERS, OF_RUNS, ExportOptions
 from wsss.reports.figures import colour

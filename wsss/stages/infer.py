@@ -1,12 +1,17 @@
-"""Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv."""
+"""Score every cell of a data set with a trained run: cells.csv and .parquet, images.csv, submission.csv.
 
+Whether a CPU computes in bfloat16 is tried on the first images, both ways.
+"""
+
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from wsss.core.checks import ConfigError, exit_code, refuse_idle, some
@@ -18,6 +23,7 @@ from wsss.data.catalog import TABLE, DataSet, default_dataset
 from wsss.data.origin import PROVENANCE, check_cells, image_marks, write_provenance
 from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import (
+    CamCheckpoint,
     Plan,
     bits_note,
     came_later,
@@ -31,22 +37,87 @@ from wsss.inference.checkpoints import (
     plan_oof,
 )
 from wsss.inference.ensemble import foreign_note
-from wsss.inference.pipeline import HALF, Scored, predict_plan, record_images, write_results
-from wsss.inference.precision import WORTH, try_half
-from wsss.inference.provenance import check_origin, prediction_facts
+from wsss.inference.pipeline import (
+    HALF,
+    Scored,
+    ShardJournals,
+    check_origin,
+    predict_plan,
+    prediction_facts,
+    read_sample,
+    record_images,
+    score_now,
+    take,
+    write_results,
+)
 from wsss.inference.published import Published, Target, load_published
-from wsss.inference.shards import ShardJournals, take
-from wsss.inference.sources import CropScores, Task, source_shares
+from wsss.inference.sources import CropScores, Sample, Task, source_shares
 from wsss.models.cam_net import CamNet, InOpenVino, check_runtime
 from wsss.models.device import Device, choose_device, computes_half, keep_freed_memory
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
 from wsss.options.segment import SegmentOptions
 from wsss.runs.journal import Journal, remove_journal
-from wsss.runs.lock import LOCK, hold
-from wsss.runs.output import Marks, Output, in_folder
+from wsss.runs.output import LOCK, Marks, Output, hold, in_folder
 from wsss.runs.result_record import FOLDER
 from wsss.stages import segment
 from wsss.stages.infer_masks import infer_masks
+
+TRIED = 4
+"""Images that are scored both ways; the first is for warming up, and does not count for the speed."""
+WORTH = 64
+"""Images for which the trial is worth its time."""
+FASTER = 1.3
+"""How many times as fast bfloat16 must be."""
+APART = 0.02
+"""The most that a score of a cell, or a probability of an image, may differ."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of scoring images both ways."""
+
+    images: int
+    faster: float
+    """How many times as fast bfloat16 was, by CPU time; the median of the images."""
+    apart: float
+    """The largest difference of a score."""
+
+    @property
+    def half(self) -> bool:
+        """Whether bfloat16 is to be taken."""
+        return self.faster >= FASTER and self.apart <= APART
+
+    def __str__(self) -> str:
+        return (
+            f"precision: {'bf16' if self.half else 'fp32'}; on the first {self.images} images bf16 was "
+            f"{self.faster:.2f} times as fast ({FASTER} is wanted), and scores differed by up to {self.apart:.4f} "
+            f"({APART} is allowed)"
+        )
+
+
+def try_half(task: Task, checkpoints: list[CamCheckpoint], indices: Sequence[int], *, parts: bool = False) -> Trial:
+    """Score the first TRIED images of `indices`, at least one, in float32 and bfloat16 by turns.
+
+    The device of the task is the CPU in float32. With `parts`, the parts of the scores must not differ either.
+    """
+    ways = [task, replace(task, device=Device(task.device.place, torch.bfloat16))]
+    ratios, apart = [], []
+    for index in indices[:TRIED]:
+        sample = read_sample(task, index)
+        (plain, plain_s), (half, half_s) = (_score(way, checkpoints, sample, parts) for way in ways)
+        ratios.append(plain_s / half_s)
+        apart.append(np.abs(plain - half).max())
+    return Trial(len(ratios), float(np.median(ratios[1:] or ratios)), float(np.max(apart)))
+
+
+def _score(task: Task, checkpoints: list[CamCheckpoint], sample: Sample, parts: bool) -> tuple[np.ndarray, float]:
+    """Return all scores of an image, and the CPU seconds that they took."""
+    began = time.process_time()
+    (scored,) = score_now(task, checkpoints, [sample])
+    seconds = time.process_time() - began
+    table = scored.cells
+    columns = [name for name in map(str, table) if name.rpartition(":")[2].isdecimal() and (parts or ":" not in name)]
+    return np.append(table[columns].to_numpy(), scored.record["probs"]), seconds
 
 
 def run(options: InferOptions) -> int:

@@ -29,19 +29,16 @@ from wsss.cells.instances import decode, without_small
 from wsss.core.checks import ConfigError, DataError, exit_code
 from wsss.core.console import progress, say
 from wsss.core.csv_text import write_csv
-from wsss.core.files import as_read, digest_json, write_bytes
+from wsss.core.files import BLANK, as_read, digest_json, sealed, write_bytes
 from wsss.core.label_maps import write_label_map
 from wsss.core.rasters import stem_of
 from wsss.core.rle import encode_pairs
 from wsss.core.runtime import versions
-from wsss.core.seals import BLANK, sealed
-from wsss.data.large import LargeImage
+from wsss.data.large import LargeImage, TileSet, open_set
 from wsss.data.masks import MaskSet
 from wsss.data.origin import PROVENANCE, write_provenance
-from wsss.data.tile_set import TileSet, open_set
 from wsss.inference.checkpoints import Checkpoint, MaskPlan, load_unets, plan_masks
-from wsss.inference.large import large_runs, predict_large
-from wsss.inference.semantic import MaskPredictor
+from wsss.inference.semantic import MaskPredictor, large_runs, predict_large
 from wsss.models.device import Device, choose_device
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions

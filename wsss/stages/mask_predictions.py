@@ -15,13 +15,11 @@ import pandas as pd
 from wsss.cells.instances import mask_channel
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.csv_text import read_text, unguard_text
-from wsss.core.files import read_record
+from wsss.core.files import check_seal, read_record
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.reading import read_npy
-from wsss.core.seals import check_seal
-from wsss.data.large import LargeImage, LargeMask
+from wsss.data.large import LargeImage, LargeMask, TileSet, open_set
 from wsss.data.masks import MaskSet
-from wsss.data.tile_set import TileSet, open_set
 from wsss.metrics.instances import (
     HIT,
     INVENTED,

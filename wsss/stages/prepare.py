@@ -16,7 +16,7 @@ from wsss.core.channels import channel_names, parse_roles
 from wsss.core.checks import ConfigError, DataError, UserError, some
 from wsss.core.console import say, say_notes
 from wsss.core.labels import HPA, ClassList
-from wsss.core.stacks import parse_choice
+from wsss.core.tiff import parse_choice
 from wsss.data import image_files, tables
 from wsss.data import source as sources
 from wsss.data.build import DUPLICATES, SOURCES, ExistingSet, Known, Spec, finish, group_of

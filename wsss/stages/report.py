@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.cells.measures import describe_cells
+from wsss.cells.regions import describe_cells
 from wsss.cells.scoring import normalise, resize
 from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import progress, say

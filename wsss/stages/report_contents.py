@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.checks import DataError, some
-from wsss.core.files import read_lines, read_record
-from wsss.core.folders import RUN, not_that, within
+from wsss.core.files import RUN, not_that, read_lines, read_record, within
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, read_provenance
 from wsss.inference.checkpoints import trained_since

@@ -17,7 +17,7 @@ from wsss.reviewing.population import Population, read_population
 from wsss.reviewing.server import ReviewServer, ReviewSite, Views
 from wsss.reviewing.session import Judged, Session
 from wsss.runs.inputs import Digests
-from wsss.runs.lock import hold
+from wsss.runs.output import hold
 from wsss.runs.result_record import record_over
 
 

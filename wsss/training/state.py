@@ -26,7 +26,7 @@ from wsss.models.cam_net import CamNet
 from wsss.models.device import Device
 from wsss.models.weights import load_weights, strip
 from wsss.options.recipe import OptimConfig, Recipe
-from wsss.runs.lock import hold
+from wsss.runs.output import hold
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder, check_free
 

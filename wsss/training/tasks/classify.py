@@ -20,7 +20,6 @@ from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.origin import image_marks, without_cells
 from wsss.feature_classifier.fit import TooFewCells
 from wsss.feature_classifier.train import Lessons, ensure_feature_classifier
-from wsss.losses.classify import ComboLoss, refinement
 from wsss.metrics.cells import CellTruth, read_cell_truth
 from wsss.metrics.classify import average_precision, f1, mean_of_classes
 from wsss.models.cam_net import CamNet, PuzzleCam, SiameseOutput, build_cam_net
@@ -34,6 +33,7 @@ from wsss.runs.run_folder import RunFolder, same_fold
 from wsss.training.drawing import DrawnAugment
 from wsss.training.fit import Learner, Validate, Watch
 from wsss.training.loading import Batch, EpochLoader, ImageSamples, balanced_draw, whole_images
+from wsss.training.losses import ComboLoss, refinement
 from wsss.training.state import World
 from wsss.training.tasks import Earlier, Split, Task
 from wsss.training.watch import Preview

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wsss.core.checks import ConfigError, refuse_idle, some
-from wsss.core.folders import PSEUDO_MASKS, kind_of, not_that
+from wsss.core.files import PSEUDO_MASKS, kind_of, not_that
 from wsss.data.augment import Augment, build_augment
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.pseudo import PseudoSet

@@ -2,7 +2,7 @@
 
 import torch
 
-from wsss.losses.classify import keep_winners, present_maps, refinement
+from wsss.training.losses import keep_winners, present_maps, refinement
 
 # Two classes on a 1 x 3 map: the first wins at the first pixel, the second at the last.
 TEACHER = torch.tensor([[[[4.0, 1.0, -3.0]], [[1.0, 1.0, 2.0]]]])

@@ -1,4 +1,4 @@
-"""Whole synthetic fields of view (cells that touch, their labels, the camera), and data sets of them on disk."""
+"""Synthetic fields of view with known labels of each cell, and data sets of them: for the demo and for tests."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,18 @@ from wsss.core.csv_text import write_csv
 from wsss.core.files import write_atomic
 from wsss.core.labels import HPA_CHANNELS, HPA_NAMES, format_label
 from wsss.core.runtime import parallel
-from wsss.data.synthetic.outlines import boxes, make_outline, make_seed, scatter, settle
-from wsss.data.synthetic.patterns import MITOTIC, NEGATIVE, PATTERNS, Cell, stain
+from wsss.data.synthetic_cells import (
+    MITOTIC,
+    NEGATIVE,
+    PATTERNS,
+    Cell,
+    boxes,
+    make_outline,
+    make_seed,
+    scatter,
+    settle,
+    stain,
+)
 
 
 @dataclass(frozen=True)
@@ -252,3 +262,6 @@ def _write_field(job: _Job, index: int) -> tuple[list[list[int]], list[int]]:
 
 def _png(plane: np.ndarray) -> Callable[[IO[bytes]], None]:
     return lambda stream: Image.fromarray(plane).save(stream, format="PNG", compress_level=1)
+
+
+__all__ = ["Field", "Look", "draw_field", "write_fields"]

@@ -11,8 +11,8 @@ from segmentation_models_pytorch.losses import FocalLoss
 from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor
 
-from wsss.losses.classify import ComboLoss, agreement, asymmetric, bce, build_classify, focal, ramp_weight
 from wsss.options.recipe import LossConfig, PuzzleConfig
+from wsss.training.losses import ComboLoss, agreement, asymmetric, bce, build_classify, focal, ramp_weight
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.0], [-3.0, 0.5, 4.0]])
 LABELS = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])

@@ -1,23 +1,334 @@
-"""Cells in COCO files."""
+"""Cells as somebody gave them, and the label map that they make.
+
+Outlines are read from GeoJSON of QuPath and StarDist, regions of ImageJ and Fiji, and COCO; masks one by one, or as run
+lengths in a table.
+"""
 
 import itertools
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from pycocotools import mask as coco
+from roifile import ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
+from wsss.core import rle
 from wsss.core.channels import split_channel
 from wsss.core.checks import ConfigError, DataError, nearest, some
+from wsss.core.csv_text import any_case, check_columns, first_of, numbers, read_text, unguard_text
 from wsss.core.files import composed, read_json
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
-from wsss.core.rle import check_covered
+from wsss.core.parquet import read_parquet
+from wsss.core.rasters import named
+from wsss.core.reading import check_regular, open_zip, read_bytes
+from wsss.core.rle import check_covered, fill
 from wsss.data.ids import without_suffix
-from wsss.segmenters.painted import GivenMasks, is_number
+
+MOST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class GivenMasks:
+    """The cells of one image."""
+
+    where: str
+    """File and image, for messages."""
+    size: tuple[int, int]
+    """(H, W) of the masks."""
+    ids: list[int]
+    """The number of each cell, as it was given."""
+    counts: list[bytes]
+    """The mask of each cell as COCO counts."""
+
+
+def paint(given: GivenMasks) -> np.ndarray:
+    """Make a label map (H, W) int32; where masks overlap, the smaller cell lies on top.
+
+    Raises:
+        DataError: a number that is none or comes twice, or a mask that is broken or of another size.
+    """
+    check_ids(given.ids, given.where)
+    if min(given.size) < 1 or given.size[0] * given.size[1] > MOST_PIXELS:
+        size = f"{given.size[0]} x {given.size[1]}"
+        raise DataError(f"{given.where} has masks of {size}, expected 1 to {MOST_PIXELS} pixels.")
+    try:
+        runs = rle.check(given.counts, given.size)
+    except DataError as error:
+        raise DataError(f"{given.where}: {error}") from None
+    areas = np.array([run[1::2].sum() for run in runs], np.int64)
+    check_covered(int(areas.sum()), given.size, given.where)
+    flat = np.zeros(given.size[0] * given.size[1], np.int32)  # column after column
+    for cell in np.argsort(-areas, kind="stable"):
+        turns = np.cumsum(runs[cell]).tolist()  # the mask turns on, off, on, ...
+        for start, stop in zip(turns[0::2], turns[1::2], strict=False):
+            flat[start:stop] = given.ids[cell]
+    return np.ascontiguousarray(flat.reshape(given.size, order="F"))
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a whole number, and not true or false."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_ids(ids: list[int], where: str) -> None:
+    """Raise DataError unless `ids` are distinct whole numbers from 1 up that a label map can hold."""
+    wrong = [k for k in ids if not is_number(k) or not 1 <= k <= MOST]
+    if wrong:
+        raise DataError(f"{where}: a cell has the number {some(wrong)}, expected whole numbers from 1 to {MOST}.")
+    if len(set(ids)) < len(ids):
+        twice = sorted(k for k, count in Counter(ids).items() if count > 1)
+        raise DataError(f"{where}: cell {some(twice)} comes twice.")
+
+
+SUBMISSION = "PredictionString"
+NUMBERS = ("cell_id", "cell")
+SIZES = ("ImageHeight", "ImageWidth")
+
+
+class TableMasks:
+    """A table of masks, read whole.
+
+    The column `rle` holds COCO counts; cells are numbered by `cell_id` (or `cell`), or 1..N in the order of rows. Of
+    a submission, each distinct mask of an image is a cell, 1..N in the order of their first mention. Masks have the
+    size that `ImageHeight` and `ImageWidth` give, or else that of the original image.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        table = _read(path)
+        self.submission = SUBMISSION in table
+        check_columns(table, ["ID", SUBMISSION if self.submission else "rle"], path)
+        self._number, self.notes = first_of(NUMBERS, table, path)
+        """The column of the numbers; what the user should know, a line each."""
+        self._rows = {str(name): rows for name, rows in table.groupby("ID", sort=False)}
+        self._empty = _without_cells(path)
+
+    def masks(self, name: str, size: tuple[int, int]) -> GivenMasks:
+        """Return the cells of the image `name`, whose original is (H, W) `size`.
+
+        Raises:
+            DataError: the table has no row of it, or a row is broken.
+        """
+        where = f"{self.path} ({name})"
+        rows = self._rows.get(name)
+        if rows is None:
+            if name in self._empty:
+                return GivenMasks(where, size, [], [])
+            raise DataError(f"{self.path} has no row of {name}; an image without cells needs one in images.csv.")
+        size = self._size(rows, size, where)
+        if self.submission:
+            counts = _submitted(rows[SUBMISSION].tolist(), where)
+        else:
+            counts = [str(text).encode("ascii", "replace") for text in rows["rle"]]
+        return GivenMasks(where, size, self._ids(rows, len(counts), where), counts)
+
+    def _size(self, rows: pd.DataFrame, size: tuple[int, int], where: str) -> tuple[int, int]:
+        if not set(SIZES) <= set(rows):
+            return size
+        height, width = (numbers(rows, name, self.path, whole=True) for name in SIZES)
+        if (height != height[0]).any() or (width != width[0]).any():
+            raise DataError(f"{where}: the rows give different sizes of the image.")
+        return int(height[0]), int(width[0])
+
+    def _ids(self, rows: pd.DataFrame, count: int, where: str) -> list[int]:
+        if self.submission or not self._number:
+            return list(range(1, count + 1))
+        return numbers(rows, self._number, self.path, whole=True).tolist()
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if path.suffix.lower() != ".parquet":
+        table = read_text(path, ["ID"], [SUBMISSION, "rle", *NUMBERS, *SIZES])
+        return table if SUBMISSION in table else unguard_text(table)
+    table = read_parquet(path, again="Check the path, or make it again.")
+    table = any_case(table, ["ID", SUBMISSION, "rle", *NUMBERS, *SIZES], path)
+    check_columns(table, ["ID"], path)
+    return table.set_axis(pd.RangeIndex(1, len(table) + 1), axis=0)
+
+
+def _without_cells(path: Path) -> set[str]:
+    """Return the images that images.csv next to a table of cells lists with no cell."""
+    images_csv = path.with_name("images.csv")
+    if not images_csv.is_file():
+        return set()
+    table = unguard_text(read_text(images_csv, ["ID", "n_cells"]))
+    return set(table.ID[table.n_cells == "0"])
+
+
+def _submitted(texts: list[str], where: str) -> list[bytes]:
+    """Return the distinct masks of a PredictionString `class confidence mask ...`."""
+    if len(texts) > 1:
+        raise DataError(f"{where}: the image comes twice.")
+    words = texts[0].split()
+    if len(words) % 3:
+        raise DataError(f"{where}: {len(words)} words in {SUBMISSION}, expected class, confidence, mask each.")
+    try:
+        return [rle.from_submission(word) for word in dict.fromkeys(words[2::3])]
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+GEOJSON_SUFFIXES = (".geojson", ".geojson.gz")
+MOST_CROSSINGS = 1 << 26
+"""Times that the outlines of an image may cross its rows of pixels, together: each crossing is kept in memory."""
+
+
+class Outlines(NamedTuple):
+    """The cells of one image as outlines."""
+
+    ids: list[int]
+    cells: list[list[list[np.ndarray]]]
+    """Polygons of each cell; a polygon is rings, (n, 2) of x, y in pixels: what an odd number of them encloses is
+    inside, so that the second of two is a hole."""
+    nuclei: list[list[list[np.ndarray]]]
+    """Those of its nucleus; empty where there is none."""
+
+
+def read_outlines(path: Path) -> Outlines:
+    """Read a FeatureCollection or a list of features; points, lines and outlines without an area do not count.
+
+    Where there are cells or detections, annotations (regions around them) are left out. Cells have the numbers of their
+    measurement cell_id if all have one, else 1..N.
+
+    Raises:
+        DataError: the file is no such JSON.
+    """
+    content = read_json(path)
+    features = content.get("features") if isinstance(content, dict) else content
+    if isinstance(content, dict) and content.get("type") == "Feature":
+        features = [content]
+    if not isinstance(features, list) or not all(isinstance(feature, dict) for feature in features):
+        raise DataError(f"{path} is no GeoJSON of outlines: expected a FeatureCollection, or a list of features.")
+    outlined = [(feature, shape) for feature in features if (shape := _shapes(feature.get("geometry"), path))]
+    kinds = {_kind(feature) for feature, _ in outlined}
+    if kinds & {"cell", "detection", "tile"}:
+        outlined = [(feature, shape) for feature, shape in outlined if _kind(feature) != "annotation"]
+    measured = (_table(_table(feature.get("properties")).get("measurements")) for feature, _ in outlined)
+    numbers = [table.get("cell_id") for table in measured]
+    numbered = all(is_number(k) or (isinstance(k, float) and k.is_integer()) for k in numbers)
+    ids = [int(k) for k in numbers] if numbered else list(range(1, len(outlined) + 1))  # type: ignore[arg-type]
+    check_ids(ids, str(path))
+    nuclei = [_shapes(feature.get("nucleusGeometry"), path) for feature, _ in outlined]
+    return Outlines(ids, [shape for _, shape in outlined], nuclei)
+
+
+def paint_outlines(
+    ids: list[int], shapes: list[list[list[np.ndarray]]], size: tuple[int, int], where: object
+) -> np.ndarray:
+    """Make a label map (H, W) int32 of outlines that run between pixels; of overlapping ones the smaller is on top.
+
+    Raises:
+        DataError: they cross the rows of pixels too often, or cover the image over and over.
+    """
+    crossings = 0.0
+    for ring in (ring for shape in shapes for part in shape for ring in part):
+        crossings += float(np.abs(np.diff(ring[:, 1].clip(0, size[0]), append=ring[:1, 1].clip(0, size[0]))).sum())
+    if crossings > MOST_CROSSINGS:
+        raise DataError(f"{where}: its outlines cross rows of pixels {crossings:.0f} times: they are no cells.")
+    runs = [np.concatenate([fill(rings, size) for rings in shape] or [fill([], size)]) for shape in shapes]
+    areas = [int((stops - starts).sum()) for starts, stops in (part.T for part in runs)]
+    check_covered(sum(areas), size, where)
+    flat = np.zeros(size[0] * size[1], np.int32)
+    for k in sorted(range(len(ids)), key=lambda k: -areas[k]):
+        for start, stop in runs[k].tolist():
+            flat[start:stop] = ids[k]
+    return flat.reshape(size)
+
+
+def _shapes(geometry: Any, path: Path) -> list[list[np.ndarray]]:
+    """Return the polygons of a geometry, none if it is of another kind."""
+    kind = geometry.get("type") if isinstance(geometry, dict) else None
+    if kind not in ("Polygon", "MultiPolygon"):
+        return []
+    try:
+        shapes = geometry["coordinates"] if kind == "MultiPolygon" else [geometry["coordinates"]]
+        rings = [[np.array(ring, np.float64).reshape(len(ring), -1)[:, :2] for ring in shape] for shape in shapes]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"{path} has a polygon that is no list of rings of x, y ({error}).") from error
+    whole = [[ring for ring in shape if len(ring) >= 3 and np.isfinite(ring).all()] for shape in rings]
+    return [shape for shape in whole if shape]
+
+
+def _kind(feature: dict[str, Any]) -> str:
+    return str(_table(feature.get("properties")).get("objectType", ""))
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+REGION_SUFFIXES = (".zip", ".roi")
+MOST_REGIONS = 200_000
+MOST_BYTES = 2**28
+"""Bytes of a set when unpacked, at most."""
+MOST_SMALL, MOST_RATIO = 2**24, 10
+"""Bytes of any set, and the largest ratio by which larger ones may be packed."""
+OVAL_POINTS = 129
+_AREAS = (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED, ROI_TYPE.RECT, ROI_TYPE.OVAL)
+_NO_AREAS = (ROI_SUBTYPE.TEXT, ROI_SUBTYPE.ARROW, ROI_SUBTYPE.IMAGE)
+
+logging.getLogger("roifile").setLevel(logging.CRITICAL)  # what it cannot read has no coordinates, and is left out
+
+
+def read_regions(path: Path) -> Outlines:
+    """Read the regions that have an area, numbered 1..N in the order of the set; points and lines do not count.
+
+    Raises:
+        DataError: it is no such file, holds no region with an area, or regions of several slices of a stack.
+    """
+    check_regular(path)
+    with named(str(path)):
+        regions = [ImagejRoi.frombytes(content) for content in _contents(path)]
+        outlined = [(region, rings) for region in regions if (rings := _rings(region))]
+    if not outlined:
+        raise DataError(f"{path} holds no region with an area (polygon, freehand, oval, rectangle): it shows no cell.")
+    slices = {(region.z_position, region.t_position, region.position) for region, _ in outlined}
+    if len(slices) > 1:
+        raise DataError(
+            f"{path} holds regions of {len(slices)} slices of a stack, expected those of one plane: save these alone, "
+            "or take the positions away (ROI Manager: More, Remove Positions)."
+        )
+    return Outlines(list(range(1, len(outlined) + 1)), [[rings] for _, rings in outlined], [[] for _ in outlined])
+
+
+def _contents(path: Path) -> list[bytes]:
+    """Return the regions of a file as bytes; a set's sizes are checked before it is unpacked."""
+    if path.suffix.lower() == ".roi":
+        return [read_bytes(path, MOST_BYTES, "a region of ImageJ")]
+    with open_zip(path) as archive:
+        files = [file for file in archive.infolist() if file.filename.lower().endswith(".roi")]
+        unpacked, most = sum(file.file_size for file in files), max(MOST_SMALL, MOST_RATIO * path.stat().st_size)
+        if len(files) > MOST_REGIONS or unpacked > min(MOST_BYTES, most):
+            raise DataError(
+                f"{path} holds {len(files)} regions that unpack to {unpacked} bytes, more than are read: it is damaged."
+            )
+        if sum(file.compress_size for file in files) > path.stat().st_size:
+            raise DataError(f"{path} lists more regions than it holds: it is damaged.")
+        return [archive.read(file) for file in files]
+
+
+def _rings(region: ImagejRoi) -> list[np.ndarray]:
+    """Return the rings of a region, (n, 2) of x, y; of several, what an odd number of them encloses is inside."""
+    if region.roitype not in _AREAS or region.subtype in _NO_AREAS:
+        return []
+    if region.roitype == ROI_TYPE.OVAL:
+        angles = np.linspace(0, 2 * np.pi, OVAL_POINTS)
+        half = np.array([region.right - region.left, region.bottom - region.top]) / 2
+        rings: Any = [
+            np.array([region.left, region.top]) + half * (1 + np.column_stack([np.cos(angles), np.sin(angles)]))
+        ]
+    else:
+        rings = region.coordinates(multi=True)
+    whole = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]
+    return [ring for ring in whole if len(ring) >= 3 and np.isfinite(ring).all()]
+
 
 LONGEST = 1 << 20
 """Pixels round a polygon, at most: pycocotools keeps each in memory several times, and does not ask whether it may."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from wsss.core.checks import ConfigError
-from wsss.losses.semantic import MaskLoss, one_vs_rest
 from wsss.options.masks import LOSS_TERMS, MaskLossConfig
+from wsss.training.losses import MaskLoss, one_vs_rest
 
 torch.manual_seed(0)
 TRUTH = torch.zeros(2, 1, 6, 7, dtype=torch.uint8)

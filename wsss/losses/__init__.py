@@ -1,1 +1,0 @@
-"""Loss functions; no files, no logging."""
