@@ -3,5 +3,10 @@
 source "$(dirname "$0")/environment.sh" dev,lite0
 ruff check .
 ruff format --check .
-mypy
-exec python -m pytest -m "not slow" -n "$(python -c "import os; print(min(4, len(os.sched_getaffinity(0))))")" "$@"
+mypy &  # beside the tests: it takes a minute where it has no cache
+types=$! status=0
+cores=$(python -c "import os; print(min(4, len(os.sched_getaffinity(0))))")
+# the tests of a file share what is made for them, so one process takes them all
+python -m pytest -m "not slow" -n "$cores" --dist loadfile "$@" || status=$?
+wait "$types"
+exit "$status"

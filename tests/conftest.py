@@ -24,19 +24,31 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("asked")
 
 
-DRAWN = {"reports", "test_compare_command.py", "test_calibrate_command.py", "test_evaluate_command.py"}
-"""Tests that draw what they save."""
+DRAWN = {
+    "reports",
+    "test_compare_command.py",
+    "test_copied_labels_and_image_scores_stand_next_to_the_cells",
+    "test_scores_go_through_the_curves_and_keep_their_order",
+    "test_the_page_is_no_wider_than_the_screen",
+    "test_the_page_tells_run_figures_fields_cells_and_failures",
+    "test_the_page_tells_what_was_found_how_good_it_is_and_what_is_wrong",
+    "test_the_page_works_in_a_browser_and_asks_for_nothing",
+}
+"""Tests, by folder, file or name, that draw what they save or show."""
+NOTHING = figures.data_uri(b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "image/svg+xml")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Save the curves of a training as an empty picture, for drawing takes longer than tiny trainings do.
+    """Leave figures empty, for drawing takes longer than tiny trainings do, and trust the disk, for none loses power.
 
-    They are drawn by the tests of tests/reports, and other pictures by those of their commands.
+    Figures are drawn by the tests of tests/reports, and by a test of each command that shows some.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if not DRAWN & {*item.path.parts}:
+        if not DRAWN & {*item.path.parts, getattr(item, "originalname", item.name)}:
             patch.setattr(figures, "_save", lambda _, path: Figure((0.1, 0.1)).savefig(path))
+            patch.setattr(figures, "_svg", lambda _: NOTHING)
+        patch.setattr(os, "fsync", lambda _: None)
         return (yield)
 
 

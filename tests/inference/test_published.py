@@ -120,7 +120,7 @@ def cells_of(folder: Path, count: int = 12) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = make_squares(tmp_path / "data")
+    folder = make_squares(tmp_path / "data", folds=2)
     cells_of(folder)
     return folder
 

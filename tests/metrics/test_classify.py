@@ -68,3 +68,8 @@ def test_calibrated_scores_have_no_error_and_one_counts_in_the_last_bin() -> Non
 def test_scores_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="both must be"):
         average_precision(np.zeros((2, 3)), np.zeros((2, 4)))
+
+
+def test_no_average_precision_of_scores_that_are_no_numbers() -> None:
+    with pytest.raises(ValueError, match="class 1 are NaN"):
+        average_precision(np.eye(2), np.array([[0.5, 0.5], [0.5, np.nan]]))

@@ -10,6 +10,7 @@ from wsss import cli
 from wsss.core.checks import ConfigError, DataError, check_range
 from wsss.options.command_line import make_parser
 from wsss.options.parsing import parse, read_options
+from wsss.options.scoring import CropConfig, ScoreConfig
 
 
 @dataclass(frozen=True)
@@ -166,3 +167,14 @@ WORDS = [("train", "--out", "--run"), ("report", "--predictions", "--preds")]
 def test_a_name_of_another_stage_is_answered_with_the_one_here(stage: str, word: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"Here it is {meant}"):
         read_options(stage, cli.options_of(stage), [word, "x"])
+
+
+def test_the_rules_of_one_run_are_no_defaults_for_the_next(tmp_path: Path) -> None:
+    for name, text in (("top", "score: {region: topk}\ncrops: {size: 48}\n"), ("plain", "seed: 1\n")):
+        (tmp_path / name / "fold0").mkdir(parents=True)
+        (tmp_path / name / "fold0/config.yaml").write_text(text)
+    found = [read_options("infer", cli.options_of("infer"), ["--run", f"{tmp_path}/{n}"])[0] for n in ("top", "plain")]
+    assert [(options.score.region, options.crops.size) for options in found] == [
+        ("topk", 48),
+        (ScoreConfig().region, CropConfig().size),
+    ]

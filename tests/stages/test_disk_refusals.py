@@ -30,7 +30,7 @@ CPU = ["--device", "cpu"]
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images, a data set with cells, a run, out-of-fold predictions and a truth table."""
     home = tmp_path_factory.mktemp("disk")
-    data = make_squares(home / "data")
+    data = make_squares(home / "data", folds=2)
     cells = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((SIZE // 2, SIZE // 2))).astype(np.int32)
     (home / "images").mkdir()
     for name in DataSet.open(data).ids:

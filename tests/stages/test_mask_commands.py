@@ -1,5 +1,6 @@
 """Masks through the commands: train, go on, infer, evaluate, on squares drawn here."""
 
+from functools import partial
 from pathlib import Path
 from shutil import copytree
 
@@ -15,6 +16,7 @@ from wsss.core.files import read_json
 from wsss.core.rle import decode_pairs, encode_pairs
 from wsss.inference.semantic import MaskPredictor
 from wsss.runs.run_folder import load_checkpoint, save_checkpoint
+from wsss.training import watch
 
 SIZE = 33
 SLIM = ["--unet.channels", "[8,8,8,4,4]"]
@@ -178,7 +180,10 @@ def test_masks_need_a_folder_and_a_known_fold(salt: Path, tmp_path: Path) -> Non
         train.main(words(salt, tmp_path / "none", "--fold", "3"))
 
 
-def test_the_range_test_suggests_a_rate(salt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_range_test_suggests_a_rate(
+    salt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "range_test", partial(watch.range_test, steps=10))
     assert train.main(words(salt, tmp_path / "find", "--lr_find")) == 0
     assert "suggestion --optim.lr" in capsys.readouterr().out
     assert (tmp_path / "find" / "fold0" / "lr_find.png").exists()

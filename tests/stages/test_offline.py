@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from squares import make_squares, words
+
+from wsss import segment
 
 OFFLINE = """
 import json, socket, sys
@@ -29,6 +32,8 @@ for stage, arguments in json.loads(sys.argv[1]):
     code = importlib.import_module(f"wsss.{stage}").main(arguments)
     assert code == 0, (stage, code)
 """
+
+FEW = [f"--feature_classifier.{text}" for text in ("copies=0", "weak.trees=8", "weak.folds=2", "weak.rounds=1")]
 
 
 def run(*stages: tuple[str, list[str]], home: Path) -> None:
@@ -78,12 +83,13 @@ def test_segment_train_infer_and_report_never_connect_and_need_no_home_or_writab
     home: Path, tmp_path: Path
 ) -> None:
     data = make_squares(tmp_path / "data")
-    train = words(data, tmp_path / "run", "--epochs", "1", "--crops.size", "32")
+    train = words(data, tmp_path / "run", "--epochs", "1", "--crops.size", "32", *FEW)
     score = ["--data", str(data), "--run", str(tmp_path / "run"), "--out", str(tmp_path / "preds"), "--device", "cpu"]
     page = ["--preds", str(tmp_path / "preds"), "--data", str(data), "--out", str(tmp_path / "report.html")]
-    run(("segment", ["--data", str(data), "--workers", "0"]), home=home)
+    cells = ["--data", str(shutil.copytree(data, tmp_path / "copy")), "--workers", "0"]
+    assert segment.main(["--data", str(data), "--workers", "0"]) == 0
     with read_only(data):
-        run(("train", train), ("infer", score), ("report", page), home=home)
+        run(("segment", cells), ("train", train), ("infer", score), ("report", page), home=home)
     assert (tmp_path / "preds" / "cells.csv").exists()
     assert (tmp_path / "report.html").exists()
 

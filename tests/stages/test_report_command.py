@@ -304,12 +304,12 @@ def test_the_page_works_in_a_browser_and_asks_for_nothing(folder: Path, browser:
     assert browser.get_log("browser") == []
 
 
-@pytest.mark.parametrize("width", [1400, 420])
-def test_the_page_is_no_wider_than_the_screen(folder: Path, browser: Any, width: int) -> None:
+def test_the_page_is_no_wider_than_the_screen(folder: Path, browser: Any) -> None:
     with_all(folder)
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    browser.get(f"file://{folder}/page.html")
-    widest = 'Math.max(...[...document.querySelectorAll("section, .tools, .tools *, .field")]'
-    assert browser.execute_script(f"return {widest}.map((e) => e.getBoundingClientRect().right))") <= width
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    for width in (1400, 420):
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        browser.get(f"file://{folder}/page.html")
+        widest = 'Math.max(...[...document.querySelectorAll("section, .tools, .tools *, .field")]'
+        assert browser.execute_script(f"return {widest}.map((e) => e.getBoundingClientRect().right))") <= width
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -16,7 +16,7 @@ from wsss.training.state import Job
 SIZE = 64
 
 
-def make_squares(folder: Path, prefix: str = "im") -> Path:
+def make_squares(folder: Path, prefix: str = "im", folds: int = 4) -> Path:
     """Write twelve images in which a bright green square means class 1, and a bright red one class 0."""
     rng = np.random.default_rng(0)
     images, labels = {}, {}
@@ -25,7 +25,7 @@ def make_squares(folder: Path, prefix: str = "im") -> Path:
         y, x = rng.integers(0, SIZE - 24, 2)
         image[n % 2, y : y + 24, x : x + 24] = 230
         images[f"{prefix}{n:02}"], labels[f"{prefix}{n:02}"] = image, [n % 2]
-    return create_dataset(folder, images, labels, Spec(size=SIZE))
+    return create_dataset(folder, images, labels, Spec(size=SIZE, folds=folds))
 
 
 def words(data: Path, run: Path, *more: str) -> list[str]:

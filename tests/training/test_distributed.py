@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -92,12 +93,29 @@ def test_a_batch_smaller_than_the_processes_is_refused(data: Path, tmp_path: Pat
         check_world(ClassifyRecipe(sync_bn=True), choose_device("cpu"), World(0, 4))
 
 
-def test_two_processes_train_the_network_that_one_trains(data: Path, tmp_path: Path, torchrun: Start) -> None:
-    process = torchrun(words(data, tmp_path / "two", *PLAIN))
+def test_two_processes_train_the_network_that_one_trains(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words(data, tmp_path / "one", *PLAIN)) == 0
-    output, errors = process.communicate(timeout=300)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    place |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}  # as torchrun does
+    command = [sys.executable, "-m", "wsss.train", *words(data, tmp_path / "two", *PLAIN)]
+    environment = {**os.environ, **place, "RANK": "1", "LOCAL_RANK": "1"}
+    process = subprocess.Popen(command, text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    capsys.readouterr()
+    try:
+        for name, value in {**place, "RANK": "0", "LOCAL_RANK": "0"}.items():  # this process is the first of the two
+            monkeypatch.setenv(name, value)
+        assert main(words(data, tmp_path / "two", *PLAIN)) == 0
+        output, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 0, errors
-    assert output.count("epoch 1/2") == 1  # one process speaks
+    assert capsys.readouterr().out.count("epoch 1/2") == 1
+    assert "epoch" not in output  # one process speaks
     (one, meta_one), (two, meta_two) = final(tmp_path / "one"), final(tmp_path / "two")
     assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-5) for name in one)
     logs = [pd.read_csv(tmp_path / name / "fold0" / "log.csv") for name in ("one", "two")]

@@ -15,7 +15,7 @@ from wsss.train import main
 
 
 def test_views_change_scores_and_stay_out_of_fold(tmp_path: Path) -> None:
-    data, run = make_squares(tmp_path / "data"), tmp_path / "run"
+    data, run = make_squares(tmp_path / "data", folds=2), tmp_path / "run"
     cells = np.zeros((64, 64), np.int32)
     cells[5:30, 4:40], cells[35:60, 20:50] = 1, 2
     for n in range(12):

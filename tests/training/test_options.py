@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from wsss.models.device import Device, choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
 from wsss.runs.run_folder import RunFolder
 from wsss.train import main
+from wsss.training import watch
 from wsss.training.state import LearningRate, TrainState
 from wsss.training.watch import choose_fields, suggest
 
@@ -114,7 +116,10 @@ def test_a_refined_network_learns_from_the_first_ones_maps(data: Path, first: Pa
     np.testing.assert_allclose(log["train_loss"], summed, rtol=1e-4)
 
 
-def test_a_range_test_suggests_a_rate_and_trains_nothing(data: Path, tmp_path: Path) -> None:
+def test_a_range_test_suggests_a_rate_and_trains_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "range_test", partial(watch.range_test, steps=25))
     run = tmp_path / "run"
     assert main(words(data, run, "--lr_find", "true")) == 0
     assert {path.name for path in (run / "fold0").iterdir()} == {"lr_find.csv", "lr_find.png"}

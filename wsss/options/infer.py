@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,12 +218,15 @@ def read(parser: ArgumentParser, words: Sequence[str] | None) -> list[Any]:
     """Read the flags, with the score and crop options of the run as defaults."""
     first: InferOptions = parse(parser, words, *OPTIONS)[0]
     if first.run is None:  # the published scores as they are: the image prior was chosen for those of runs
-        parser.set_defaults({"score": {"prior_rounds": 0}})
+        own: dict[str, Any] = {"score": {"prior_rounds": 0}}
+    else:
+        recipe = run_config(first.run)  # that of an old version holds the options of all tasks
+        own = {} if recipe.get("task") == "masks" else {n: recipe[n] for n in ("score", "crops") if n in recipe}
+    try:
+        parser.set_defaults(own)
         return parse(parser, words, *OPTIONS)
-    recipe = run_config(first.run)
-    if recipe.get("task") != "masks":  # those of an old version hold the options of all tasks
-        parser.set_defaults({name: recipe[name] for name in ("score", "crops") if name in recipe})
-    return parse(parser, words, *OPTIONS)
+    finally:  # the parser is kept
+        parser.set_defaults({"score": asdict(ScoreConfig()), "crops": asdict(CropConfig())})
 
 
 def refuse_of_other_task(options: InferOptions, run: Path, *, finds_masks: bool) -> None:

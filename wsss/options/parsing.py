@@ -36,10 +36,9 @@ def read_options(stage: str, module: ModuleType, words: Sequence[str] | None) ->
         check_utf8(word, "of the command, or of the folder where it is started,")
     words = _current(words)
     if not hasattr(module, "TASKS"):
-        reads = hasattr(module, "read")  # where reading takes more than parsing, and other defaults
-        parser = (parser_of if reads else _kept_parser)(stage, module)
+        parser = _kept_parser(stage, module)
         show_help(words, parser.format_help, parser)
-        if reads:
+        if hasattr(module, "read"):  # where reading takes more than parsing, and other defaults
             values: list[Any] = module.read(parser, words)
             return values
         return parse(parser, words, *module.OPTIONS)
