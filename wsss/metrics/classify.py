@@ -54,7 +54,7 @@ def label_doubts(shares: np.ndarray, labels: np.ndarray, negative: int | None) -
 
 
 def average_precision(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the (K,) float64 average precision of each class, as scikit-learn defines it, at a tenth of its time.
+    """Return the (K,) float64 average precision of each class, as scikit-learn defines it.
 
     Raises:
         ValueError: the shapes differ, or a score of a class that occurs is NaN.
