@@ -1,6 +1,7 @@
 """The layers of the package: imports go down only, folders of one row do not import each other."""
 
 import ast
+import tomllib
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -77,6 +78,12 @@ def test_imports_go_down_only() -> None:
 
 def test_every_folder_has_a_row() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in FILES if path.parent != ROOT} == set(LAYER)
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent for path in FILES} | {ROOT / "shipped"}
+    assert set(listed) == {".".join(folder.relative_to(ROOT.parent).parts) for folder in folders}
 
 
 def test_no_circle_not_even_by_late_imports() -> None:

@@ -1,5 +1,8 @@
 # What of docs/quality.md is run, in its order; see scripts/run_docs.py.
 
+#: skip python -m wsss.train --data data/mine --config natural_cells --fold all --run runs/mine
+#: reason docs/experiments.md runs these commands on fields that it draws
+
 #: skip python -m wsss.evaluate --preds preds/val --truth val/cells_truth.csv
 #: reason docs/experiments.md runs these commands on fields that it draws
 
