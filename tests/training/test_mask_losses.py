@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wsss.core.checks import ConfigError
 from wsss.options.masks import LOSS_TERMS, MaskLossConfig
-from wsss.training.losses import MaskLoss, one_vs_rest
+from wsss.training.losses import MaskLoss, ohem_term, one_vs_rest
 
 torch.manual_seed(0)
 TRUTH = torch.zeros(2, 1, 6, 7, dtype=torch.uint8)
@@ -114,6 +114,19 @@ def test_known_values() -> None:
     elu = 4 * 0.5 + math.exp(-1) * 0.5
     assert of("lovasz", [2.0, 2.0], [1, 0], rectifier="elu") == pytest.approx(elu)
     assert of("lovasz", [2.0, 0.5], [1, 0], symmetric=True) == pytest.approx((1.5 / 2 + 1.5) / 2)
+
+
+def test_hard_pixels_teach_what_most_pixels_show() -> None:
+    """Of pixels with noise in their masks, a share of the hardest alone is least unsure with half for every pixel."""
+    features = torch.tensor([1.0, -1.0]).repeat(100).view(1, 1, 20, 10)
+    truth = (features > 0).float()
+    truth.view(-1)[::7] = 1 - truth.view(-1)[::7]
+    weight = torch.zeros((), requires_grad=True)
+    for _ in range(100):
+        loss = ohem_term(weight * features, truth, torch.ones_like(truth, dtype=torch.bool), 0.25)
+        (slope,) = torch.autograd.grad(loss, weight)
+        weight = (weight - 0.5 * slope).detach().requires_grad_()
+    assert weight > 0.5
 
 
 def test_lovasz_of_relu_is_that_of_segmentation_models_pytorch() -> None:

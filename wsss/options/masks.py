@@ -91,7 +91,7 @@ class MaskLossConfig:
     focal_gamma: float = between(2.0, 0)
     """Exponent of the focal loss."""
     ohem_share: float = between(0.25, 1e-6, 1)
-    """Share of the hardest pixels that count in ohem."""
+    """Least share of the pixels that count in ohem: the hardest; so do all whose true side is less probable than .7."""
     border_weight: float = between(10.0, 0)
     """Largest extra weight of a gap between objects."""
     border_sigma: float = between(5.0, 1e-3)

@@ -4,6 +4,7 @@ Those of image labels take logits (B, K) and targets (B, K) in [0, 1] and return
 switch its terms at an epoch, and includes the decoder's coarser outputs.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -258,6 +259,8 @@ def _weighted(chosen: Mapping[str, float], parts: Mapping[str, Tensor]) -> Tenso
     return torch.stack([weight * parts[name] for name, weight in chosen.items()]).sum()
 
 
+SURE = 0.7
+"""Pixels whose true side is less probable are hard (the threshold of mmsegmentation's sampler)."""
 SMOOTH = 1.0
 """Pixels added to both sides of an overlap ratio, so that an empty mask found empty costs nothing."""
 
@@ -269,10 +272,14 @@ def border_term(logits: Tensor, truth: Tensor, valid: Tensor, weights: Tensor) -
 
 
 def ohem_term(logits: Tensor, truth: Tensor, valid: Tensor, share: float) -> Tensor:
-    """Cross-entropy of the hardest `share` of the valid pixels of the batch, at least one."""
+    """Cross-entropy of the valid pixels whose true side is less probable than SURE, or of the hardest `share` if more.
+
+    A share alone does not train where more than a few pixels stay wrong: half for every pixel is then its minimum.
+    """
     values = bce(logits, truth).masked_fill(~valid, -torch.inf).flatten().sort(descending=True).values
     # How many count is known to the GPU alone, and is not waited for.
-    count = (share * valid.sum()).round().clamp(min=1)
+    least = (share * valid.sum()).round().clamp(min=1)
+    count = torch.maximum(least, (values > -math.log(SURE)).sum())
     counts = (torch.arange(len(values), device=values.device) < count) & values.isfinite()
     return values.where(counts, 0.0).sum() / count
 
