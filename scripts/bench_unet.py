@@ -74,6 +74,7 @@ EMPTY, SCSE, HYPERCOLUMN = (
     ("--unet.hypercolumn", "true"),
 )
 LATER = ("--mask_loss.later", "{lovasz: 1}", "--mask_loss.switch", "half", "--mask_loss.rectifier", "elu")
+SYMMETRIC = ("--mask_loss.rectifier", "relu", "--mask_loss.symmetric", "true")
 
 
 def loss(terms: str, *flags: str) -> Row:
@@ -89,8 +90,9 @@ ROWS = {
     "ohem": loss("ohem: 1"),
     "lovasz, relu": loss("lovasz: 1", "--mask_loss.rectifier", "relu"),
     "lovasz, elu + 1": loss("lovasz: 1", "--mask_loss.rectifier", "elu"),
-    "lovasz, symmetric": loss("lovasz: 1", "--mask_loss.rectifier", "relu", "--mask_loss.symmetric", "true"),
+    "lovasz, symmetric": loss("lovasz: 1", *SYMMETRIC),
     "bce, then lovasz elu + 1": Row(LATER),
+    "bce, then lovasz symmetric": Row((*LATER[:4], *SYMMETRIC)),
     "bilinear": Row(("--unet.upsample", "bilinear")),
     "transposed": Row(("--unet.upsample", "transposed")),
     "scse": Row(SCSE),
