@@ -1,4 +1,4 @@
-"""Compare three ways from probability maps to cells: plain at full size, plain at 512, and wsss.segmenters.packages.
+"""Compare three ways from probability maps to cells: plain at full size, plain at 512, and the hpacellseg backend.
 
     python scripts/bench_label_cells.py [--cells 30 300] [--edge 2048] [--repeats 5] [--masks FOLDER]
 

@@ -96,7 +96,7 @@ def make_predictions(folder: Path, truth: pd.DataFrame, out: Path) -> None:
     tables.write_cells(out, frames)
     table = pd.DataFrame(images)
     tables.write_images(out, table.drop(columns=["ImageHeight", "ImageWidth"]))
-    tables.write_submission(out / "tables.csv", table, tables.iter_cells(out), min_score=LOWEST)
+    tables.write_submission(out / "submission.csv", table, tables.iter_cells(out), min_score=LOWEST)
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
