@@ -78,27 +78,32 @@ def test_fields_of_several_sizes_pass_in_one_batch(backend: CellUnet) -> None:
     assert backend.segment_batch([]) == []
 
 
+def disks(shape: tuple[int, int], radius: int, *centres: tuple[int, int]) -> np.ndarray:
+    y, x = np.indices(shape)
+    return np.any([(y - a) ** 2 + (x - b) ** 2 <= radius**2 for a, b in centres], axis=0)
+
+
 def test_maps_of_two_cells_that_touch_become_two_cells() -> None:
     maps = np.zeros((4, 60, 100), np.uint8)
     maps[2, 10:50, 10:90] = 255
     maps[2:, :, 49:51] = np.array([0, 255], np.uint8)[:, None, None] * (maps[2, :, 49:51] > 0)
-    maps[0, 25:35, 25:35] = maps[0, 25:35, 65:75] = 255
-    maps[0, 5, 5] = 255  # a fleck
-    cells = label_field(maps, (120, 200)).cells
+    nucleus = np.where(disks((120, 200), 12, (60, 60), (60, 140)), 200, 10).astype(np.uint8)
+    cells = label_field(maps, nucleus).cells
     assert cells.shape == (120, 200)
     assert np.unique(cells).tolist() == [0, 1, 2]
     assert (cells[30:90, 30:90] == cells[60, 60]).all()
     assert (cells[30:90, 110:170] == cells[60, 140]).all()
 
 
-def test_a_nucleolus_belongs_to_its_nucleus() -> None:
+def test_nuclei_are_those_of_the_stain_whatever_the_network_says() -> None:
     maps = np.zeros((4, 60, 60), np.uint8)
     maps[2, 5:55, 5:55] = 255
-    maps[0, 20:40, 20:40] = 255
-    maps[0, 27:31, 27:31] = 0  # dark in blue
-    found = label_field(maps, (60, 60))
+    maps[0, 20:28, 20:40] = maps[0, 32:40, 20:40] = 255  # two halves of the one nucleus
+    nucleus = np.where(disks((60, 60), 11, (30, 30)) & ~disks((60, 60), 2, (30, 30)), 200, 10).astype(np.uint8)
+    found = label_field(maps, nucleus)
     assert found.nuclei is not None
-    assert (found.nuclei[22:38, 22:38] == found.cells[29, 29]).all()
+    assert (found.nuclei[24:37, 24:37] == 1).all()  # with its nucleolus, which is dark in blue
+    assert (found.cells[8:52, 8:52] == 1).all()
 
 
 def test_wrong_weights_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -156,9 +156,7 @@ def decode(probs: np.ndarray, kind: str, threshold: float, min_size: int, *, obj
     return without_small((mask_channel(probs, kind) >= threshold).astype(np.int32), min_size)
 
 
-def objects_of(
-    probs: np.ndarray, kind: str, *, threshold: float = 0.5, min_size: int = 0, mask: np.ndarray | None = None
-) -> np.ndarray:
+def objects_of(probs: np.ndarray, kind: str, *, threshold: float = 0.5, min_size: int = 0) -> np.ndarray:
     """Find the objects of one image.
 
     With a border channel, what is inside and not border makes the seeds, and a watershed of the probability gives
@@ -170,12 +168,11 @@ def objects_of(
         kind: binary, border, softmax or distance.
         threshold: probability from which a pixel is of the mask.
         min_size: objects of fewer pixels are dropped.
-        mask: (H, W) bool, where objects are; None for `mask_channel` from the threshold on.
 
     Returns:
         (H, W) int32, objects 1..N without gaps, 0 background.
     """
-    mask = mask_channel(probs, kind) >= threshold if mask is None else mask
+    mask = mask_channel(probs, kind) >= threshold
     if kind in ("binary", "distance"):
         depth = ndimage.distance_transform_edt(mask)
         height = _smoothed(depth if kind == "binary" else probs[1], mask, depth)

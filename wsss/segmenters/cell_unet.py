@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from skimage.segmentation import watershed
+from skimage.segmentation import expand_labels, watershed
 
-from wsss.cells.instances import drop_small, fill_holes, objects_of, renumber
+from wsss.cells.instances import fill_holes
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import check_format, check_seal
 from wsss.core.reading import one_line
@@ -18,7 +18,7 @@ from wsss.models.device import Device, choose_device, in_parts
 from wsss.models.unet import BACKBONE, Unet, build_cell_unet
 from wsss.models.weights import load_weights, read_recorded
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
-from wsss.segmenters.classical import tidy_cells
+from wsss.segmenters.classical import ClassicalConfig, find_nuclei, maps_of_shape, reduced_root, tidy_cells
 
 LOW, HIGH = 1.0, 99.8
 LEAST = 24.0
@@ -53,12 +53,9 @@ RADIUS, LEAST_RADIUS, MOST_RADIUS = 10.0, 6.0, 16.0
 """Nuclei that it was trained on, in pixels; where those found are smaller or larger, the field is looked at again."""
 EDGES = (96, 768)
 """Least and most edge of that second look."""
-LABEL_EDGE = 640
-"""Larger fields are labelled at this edge length and the maps scaled up."""
-SURE = 0.5
+SURE = 0.4
+"""Probability from which a pixel belongs to a cell."""
 FORMAT = "wsss-cells-1"
-LEAST_NUCLEUS = 0.15
-"""Smaller nuclei, in areas of the median one, are dropped."""
 
 
 def make(options: BackendOptions) -> "CellUnet":
@@ -111,10 +108,7 @@ class CellUnet:
         second = self._look([planes[k] for k in again], list(again.values()))
         for k, better in zip(again, second, strict=True):
             maps[k] = better
-        shapes = [field.image.shape[1:] for field in fields]
-        return [
-            functools.partial(label_field, field_maps, shape) for field_maps, shape in zip(maps, shapes, strict=True)
-        ]
+        return [functools.partial(label_field, *both) for both in zip(maps, map(_nucleus, fields), strict=True)]
 
     def _look(self, planes: Sequence[np.ndarray], zooms: Sequence[float]) -> list[np.ndarray]:
         """Return (4, h, w) uint8 maps of every field at its zoom; fields of one size pass together."""
@@ -141,8 +135,12 @@ def _stains(field: Field) -> np.ndarray:
 
     The protein of interest would shape the masks.
     """
+    return np.stack([field.cells[0], _nucleus(field), field.cells[-1]])
+
+
+def _nucleus(field: Field) -> np.ndarray:
     assert field.nucleus is not None, "checked when the backend was made"
-    return np.stack([field.cells[0], field.nucleus, field.cells[-1]])
+    return field.nucleus
 
 
 def _zoomed(planes: np.ndarray, zoom: float) -> np.ndarray:
@@ -167,27 +165,24 @@ def _better_zoom(maps: np.ndarray, planes: np.ndarray, zoom: float) -> float | N
     return better if max(better / zoom, zoom / better) > 1.2 else None
 
 
-def label_field(maps: np.ndarray, shape: tuple[int, int]) -> CellMaps:
-    """Turn the network's maps into cells and nuclei with shared ids 1..N.
+def label_field(maps: np.ndarray, nucleus: np.ndarray) -> CellMaps:
+    """Grow a cell around every nucleus over the network's maps of cells, with shared ids 1..N.
 
     Args:
         maps: (4, h, w) uint8: inside and border of nuclei, inside and border of cells.
-        shape: (H, W) of the field, and of the result.
+        nucleus: (H, W) uint8, the nuclear stain. Nuclei are found in it as the classical backend does, which divides
+            fewer of them than the network's maps do.
+
+    Returns:
+        Maps of (H, W).
     """
-    scale = min(1.0, LABEL_EDGE / max(shape))
-    size = [max(1, round(n * scale)) for n in shape[::-1]]
-    probs = (
-        np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in maps]).astype(np.float32) / 255
-    )
-    nuclei = objects_of(probs[:2], "border", threshold=SURE, mask=probs[:2].max(axis=0) >= SURE)
-    areas = np.bincount(nuclei.ravel())[1:]
-    typical = float(np.median(areas)) if areas.size else 0.0
-    nuclei = drop_small(nuclei, LEAST_NUCLEUS * typical)
-    whole_nuclei = fill_holes(nuclei > 0, typical / 4)  # nucleoli are dark in blue
-    nuclei = watershed(np.zeros(nuclei.shape, np.uint8), nuclei, mask=whole_nuclei).astype(np.int32)
-    mask = fill_holes((probs[2:].max(axis=0) >= SURE) | (nuclei > 0), typical)
-    cells = watershed(probs[3] - probs[2], nuclei, mask=mask)
-    cells = tidy_cells(cells.astype(np.int32), nuclei, float(np.sqrt(typical / np.pi)))
-    cells, nuclei = renumber(cells, nuclei)
-    whole = [cv2.resize(label_map, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for label_map in (cells, nuclei)]
-    return CellMaps(cells=whole[0], nuclei=whole[1])
+    config = ClassicalConfig()
+    plane = reduced_root(nucleus, config)
+    nuclei, radius = find_nuclei(plane, config)
+    if not radius:
+        return maps_of_shape(nuclei, nuclei, nucleus.shape)
+    inside, border = (cv2.resize(of_cells, plane.shape[::-1]).astype(np.float32) / 255 for of_cells in maps[2:])
+    mask = fill_holes((np.maximum(inside, border) >= SURE) | (nuclei > 0), np.pi * radius**2)
+    seeds = np.where(mask, expand_labels(nuclei, config.collar * radius), 0)
+    cells = watershed(border - inside, seeds, mask=mask).astype(np.int32)
+    return maps_of_shape(tidy_cells(cells, nuclei, radius), nuclei, nucleus.shape)

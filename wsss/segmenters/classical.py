@@ -152,11 +152,8 @@ def segment_field(field: Field, config: ClassicalConfig | None = None) -> CellMa
         DataError: no channel shows nuclei or fills the cells.
     """
     config = config or ClassicalConfig()
-    height, width = field.image.shape[1:]
-    scale = min(1.0, config.edge / max(height, width))
-    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     nucleus, cell, outline = (
-        None if plane is None else np.sqrt(_plane(plane, shape)) for plane in (field.nucleus, field.cell, field.outline)
+        None if plane is None else reduced_root(plane, config) for plane in (field.nucleus, field.cell, field.outline)
     )
     if nucleus is not None:
         nuclei, radius = find_nuclei(nucleus, config)
@@ -172,12 +169,18 @@ def segment_field(field: Field, config: ClassicalConfig | None = None) -> CellMa
         cells = grow_cells(bodies, cell, radius, config)
     else:
         raise DataError(f"{field.name} has no channel that shows nuclei or fills the cells: see prepare --roles.")
-    maps = [
-        None if m is None else cv2.resize(m.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        for m in (cells, nuclei)
+    return maps_of_shape(cells, nuclei, field.image.shape[1:])
+
+
+def maps_of_shape(cells: np.ndarray, nuclei: np.ndarray | None, shape: tuple[int, int]) -> CellMaps:
+    """Return label maps scaled to (H, W) without mixing ids."""
+    wide = shape[::-1]
+    whole = [
+        None if one is None else cv2.resize(one.astype(np.int32), wide, interpolation=cv2.INTER_NEAREST_EXACT)
+        for one in (cells, nuclei)
     ]
-    assert maps[0] is not None
-    return CellMaps(cells=maps[0], nuclei=maps[1])
+    assert whole[0] is not None
+    return CellMaps(cells=whole[0], nuclei=whole[1])
 
 
 def fill_outlines(nuclei: np.ndarray, outline: np.ndarray, radius: float, config: ClassicalConfig) -> np.ndarray:
@@ -197,10 +200,13 @@ def fill_outlines(nuclei: np.ndarray, outline: np.ndarray, radius: float, config
     return tidy_cells(cells.astype(np.int32), nuclei, radius)
 
 
-def _plane(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    if plane.shape != shape[::-1]:
+def reduced_root(plane: np.ndarray, config: ClassicalConfig) -> np.ndarray:
+    """Return the square root of a (H, W) uint8 plane in [0, 1], (h, w) float32, its longer edge at most `config.edge`."""
+    scale = config.edge / max(plane.shape)
+    if scale < 1:
+        shape = [max(1, round(length * scale)) for length in plane.shape[::-1]]
         plane = cv2.resize(plane, shape, interpolation=cv2.INTER_AREA)
-    return plane.astype(np.float32) / 255
+    return np.sqrt(plane.astype(np.float32) / 255)
 
 
 def _smooth(plane: np.ndarray, sigma: float) -> np.ndarray:
