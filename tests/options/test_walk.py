@@ -249,7 +249,7 @@ WALKS = {
     "segment": Walk(
         "--data data --overwrite true --device cpu --workers 0",
         [
-            Case("--backend unet"),
+            Case("--backend classical"),
             Case("--masks joined", "--backend masks --masks fields/masks"),
             Case("--masks joined", refused="--masks changes nothing"),
             Case("--category cell", "--backend masks --masks fields/masks", refused="category"),
@@ -259,6 +259,7 @@ WALKS = {
             Case("--background 1", "--backend masks --masks from_one"),
             Case("--grow 2", "--data nuclei"),
             Case("--grow 2", "--backend unet", refused="--grow changes nothing"),
+            Case("--grow 2", "", refused="--grow changes nothing with --backend unet"),
         ],
         common("batch", "engine"),
         copied=("data", "nuclei"),

@@ -8,6 +8,8 @@ from wsss import segmenters as backends
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import write_label_map
 from wsss.segmenters import BackendOptions, CellMaps, Field, backend_names, make_backend
+from wsss.segmenters.cell_unet import CellUnet
+from wsss.segmenters.classical import ClassicalConfig
 
 
 def everything(options: BackendOptions) -> backends.Backend:
@@ -29,6 +31,15 @@ def test_a_package_adds_a_backend_by_an_entry_point(monkeypatch: pytest.MonkeyPa
 def test_an_unknown_backend_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'classical'"):
         make_backend("clasical")
+
+
+def test_auto_is_the_network_where_nuclei_and_cells_are_stained_and_classical_elsewhere() -> None:
+    assert isinstance(make_backend("auto", BackendOptions(device="cpu")), CellUnet)
+    for roles in (("nucleus", "signal"), ("cell", "signal"), ("nucleus", "outline", "signal")):
+        made = make_backend("auto", BackendOptions(roles=roles, grow=0.5))
+        assert made.keywords == {"config": ClassicalConfig(grow=0.5)}
+    with pytest.raises(ConfigError, match="classical looks at channels of the role nucleus or cell"):
+        make_backend("auto", BackendOptions(roles=("signal",)))
 
 
 @pytest.mark.parametrize("shape", [(20, 40), (10, 10)])

@@ -194,5 +194,5 @@ def test_given_masks_that_are_none_are_told_by_segment_and_doctor(
     assert "one label is many pieces" in capsys.readouterr().out
     assert segment.main([*words, "--split", "--overwrite"]) == 0
     assert read_label_map(data / "cells/i0.png").max() == 3
-    with pytest.raises(ConfigError, match="--split changes nothing with --backend classical"):
+    with pytest.raises(ConfigError, match="--split changes nothing with --backend auto"):
         segment.main(["--data", str(data), "--split"])

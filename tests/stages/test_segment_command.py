@@ -88,7 +88,7 @@ def test_another_backend_needs_overwrite_and_leaves_no_old_nuclei(data: Path, tm
     for name, image in IMAGES.items():
         write_label_map(tmp_path / "maps" / name, np.ones(image.shape[1:], np.int32))
     chosen = ["--backend", "masks", "--masks", str(tmp_path / "maps")]
-    with pytest.raises(ConfigError, match=r"\(backend was classical, now masks.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"\(backend was unet, now masks.*--overwrite"):
         run(data, *chosen)
     assert run(data, *chosen, "--overwrite") == 0
     assert list((data / "nuclei").iterdir()) == []

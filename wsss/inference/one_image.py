@@ -3,6 +3,7 @@
 It takes the same steps as `infer` on a whole data set, without a file.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,8 +27,7 @@ from wsss.inference.published import Published, Target, load_published
 from wsss.inference.sources import Task, source_shares
 from wsss.models.device import Device, choose_device
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
-from wsss.segmenters import Field
-from wsss.segmenters.classical import segment_field
+from wsss.segmenters import AUTO, AnyBackend, BackendOptions, Field, make_backend, segment_one
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Model:
         geometry = Geometry(*shape, self.size)
         stored = geometry.image_to_store(planes)
         if label_map is None:
-            cells_map, nuclei = _find_cells(stored, self.roles, geometry, name)
+            cells_map, nuclei = _find_cells(stored, self.roles, geometry, name, str(self.device.place))
         else:
             cells_map, nuclei = check_label_map(label_map, "label_map"), None
             if cells_map.shape != shape:
@@ -167,15 +167,21 @@ def check_image(image: np.ndarray, channels: int, bits: int | None = None) -> np
     return np.ascontiguousarray(to_uint8(list(planes), ["the image"] * channels, bits)[0])
 
 
+@functools.cache
+def _backend(roles: tuple[str, ...], device: str) -> AnyBackend:
+    return make_backend(AUTO, BackendOptions(device=device, roles=roles))
+
+
 def _find_cells(
-    stored: np.ndarray, roles: tuple[str, ...], geometry: Geometry, name: str
+    stored: np.ndarray, roles: tuple[str, ...], geometry: Geometry, name: str, device: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return cells and nuclei at stored size, as the stage segment would."""
     if not {"nucleus", "cell"} & set(roles):
         raise DataError("no channel shows nuclei or fills the cells (prepare --roles): pass a label_map.")
     height, width = geometry.content_height, geometry.content_width
     content = np.ascontiguousarray(stored[:, :height, :width])
-    maps = segment_field(Field(name, content, geometry.height, geometry.width, geometry.size, roles))
+    one = Field(name, content, geometry.height, geometry.width, geometry.size, roles)
+    maps = segment_one(_backend(roles, device), one)
     padding = ((0, geometry.size - height), (0, geometry.size - width))
     return np.pad(maps.cells, padding), None if maps.nuclei is None else np.pad(maps.nuclei, padding)
 

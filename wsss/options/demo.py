@@ -29,8 +29,8 @@ class DemoOptions:
     """Highest learning rate."""
     seed: int = between(1, 0)
     """Seed of the fields and of the training."""
-    backend: str = "classical"
-    """How the cells are found: classical, or masks (the drawn ones)."""
+    backend: str = "auto"
+    """How the cells are found: a backend of the stage segment, or masks (the drawn ones)."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -15,6 +15,7 @@ EXAMPLES = """\
 
 
 TAKES = {
+    "auto": ("grow",),
     "classical": ("grow",),
     "unet": ("weights",),
     "masks": ("masks", "category", "split", "background"),
@@ -31,9 +32,10 @@ class SegmentOptions:
 
     data: Path | None = None
     """The prepared data set; may be left out where only one is prepared under data/."""
-    backend: str = "classical"
-    """How cells are found: classical, unet (a network that comes with wsss), masks, hpacellseg, cellpose, instanseg, or
-    one that another package registers (group wsss.backends)."""
+    backend: str = "auto"
+    """How cells are found: auto (unet where nuclei and cells are stained, else classical), classical, unet (a network
+    that comes with wsss), masks, hpacellseg, cellpose, instanseg, or one that another package registers (group
+    wsss.backends)."""
     masks: Path | None = None
     """For the backend masks: a folder of label maps, <ID>.png|tif|npz|npy at original or stored size, or of outlines,
     <ID>.geojson (QuPath, StarDist); a COCO JSON; or a table (CSV or Parquet) with the masks as run lengths, or a

@@ -152,6 +152,21 @@ BUILT_IN = {
 }
 
 
+AUTO = "auto"
+
+
+def choose_backend(name: str, roles: Sequence[str]) -> str:
+    """Return the backend that 'auto' means for images whose channels have these roles; any other name as it is."""
+    if name != AUTO:
+        return name
+    return "unet" if {"nucleus", "cell"} <= set(roles) else "classical"
+
+
+def segment_one(backend: AnyBackend, field: Field) -> CellMaps:
+    """Segment a single field, whatever kind the backend is."""
+    return backend.segment_batch([field])[0]() if isinstance(backend, NetworkBackend) else backend(field)
+
+
 def backend_names() -> list[str]:
     """Return the names of all backends, the built-in ones first."""
     return list(dict.fromkeys([*BUILT_IN, *sorted(point.name for point in _foreign())]))
@@ -163,7 +178,8 @@ def make_backend(name: str, options: BackendOptions | None = None) -> AnyBackend
     Raises:
         ConfigError: there is no such backend, or it lacks an option, its package or its weights.
     """
-    check_choice("--backend", name, backend_names())
+    check_choice("--backend", name, [AUTO, *backend_names()])
+    name = choose_backend(name, (options or BackendOptions()).roles)
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         factory: Factory = getattr(importlib.import_module(module), attribute)

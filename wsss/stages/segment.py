@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from wsss.runs.inputs import Digests
 from wsss.runs.journal import Journal, remove_journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.result_record import SEGMENT
-from wsss.segmenters import AnyBackend, BackendOptions, make_backend
+from wsss.segmenters import AnyBackend, BackendOptions, choose_backend, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
 from wsss.segmenters.masks import GivenCells, MaskFolder
 
@@ -39,6 +39,7 @@ def run(options: SegmentOptions, overlap: Overlap | None = None) -> int:
 
 def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, output: Output) -> int:
     data = DataSet.open(folder)
+    options = replace(options, backend=choose_backend(options.backend, data.roles))
     asked = _backend_options(options, data)
     backend = make_backend(options.backend, asked)  # a wrong option shows before any work
     say_notes(getattr(backend, "notes", ()))
