@@ -141,6 +141,14 @@ def test_only_mended_images_are_read_again(inputs: Path, capsys: pytest.CaptureF
     assert content(inputs / "set" / "shards") == content(inputs / "fresh" / "shards")
 
 
+def test_an_image_that_is_read_again_changes_no_other(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert labelled(inputs, "--bits", "12") == 0
+    (inputs / "images" / "i01_red.png").touch()
+    assert labelled(inputs, "--bits", "12") == 0
+    assert DataSet.open(inputs / "set").bits is None
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_changed_labels_make_new_folds_without_reading_pixels(inputs: Path) -> None:
     labelled(inputs)
     pixels = content(inputs / "set" / "shards")

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from wsss import prepare
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
 
 CHANNELS = ("red", "green", "blue", "yellow")
@@ -165,6 +165,12 @@ def test_the_size_of_a_pixel_comes_from_the_files_and_stays_when_a_source_is_add
 def test_the_label_table_has_the_last_word_on_the_size_of_a_pixel(tmp_path: Path) -> None:
     sized(tmp_path / "in")
     (tmp_path / "in/c.png").unlink()
-    (tmp_path / "train.csv").write_text("ID,Label,pixel_size_um\na,0,0.1\nb,2,0.1\n")
-    data = run(tmp_path / "in", tmp_path / "data", "--labels", str(tmp_path / "train.csv"), "--folds", "2")
-    assert data.carried.pixel_size_um.tolist() == ["0.1", "0.1"]
+    table = tmp_path / "train.csv"
+    given = [tmp_path / "in", tmp_path / "data", "--labels", str(table), "--folds", "2"]
+    table.write_text("ID;Label;Pixel_Size_um\na;0;wide\nb;2;0,1\n")
+    with pytest.raises(DataError, match=r"row 2: pixel_size_um is 'wide', expected a number"):
+        run(*given)
+    table.write_text("ID;Label;Pixel_Size_um\na;0;NA\nb;2;0,1\n")
+    data = run(*given)
+    assert list(data.carried) == ["pixel_size_um"]
+    assert (data.pixel_um(0), data.pixel_um(1)) == (None, 0.1)

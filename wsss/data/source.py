@@ -226,7 +226,7 @@ def in_brief(reasons: Iterable[str]) -> str:
 
 
 def decide_bits(
-    source: Source, deep: list[Job], journal: Journal, stamp: dict[str, int], workers: Workers
+    source: Source, deep: list[Job], before: int | None, journal: Journal, stamp: dict[str, int], workers: Workers
 ) -> int | None:
     """Return the bits that the 16-bit files of a source use, the same for all of them; None if there are none.
 
@@ -235,7 +235,8 @@ def decide_bits(
 
     Args:
         source: whose images.
-        deep: its jobs of 16-bit files, or jobs among which they are.
+        deep: its jobs of 16-bit files, or, without `--bits`, jobs among which they are.
+        before: the bits of the images that are stored already.
         journal: of the run.
         stamp: of the files.
         workers: processes.
@@ -245,7 +246,7 @@ def decide_bits(
     if entry is not None and entry[0]["files"] == held:
         return entry[0]["bits"]
     if source.bits != "auto":
-        bits = int(source.bits) if deep else None
+        bits = int(source.bits) if deep else before
     else:
         bits = _fewest_bits(deep, workers)
     journal.add(BITS_KEY, {"bits": bits, "files": held})

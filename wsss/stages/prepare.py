@@ -143,7 +143,8 @@ def _on_one_scale(
     """
     before = sources.bits_before(source, existing, journal)
     checked, deep = sources.check(todo, options.pool, others=bool(known))
-    bits = sources.decide_bits(source, source.jobs() if known else deep, journal, stamp, options.pool)
+    deep = source.jobs() if known and source.bits == "auto" else deep
+    bits = sources.decide_bits(source, deep, before, journal, stamp, options.pool)
     if known and before != bits:
         known.clear()
         checked, _ = sources.check(source.jobs(), options.pool)
