@@ -39,8 +39,6 @@ class ImageListing:
 
     images: list[ImageFiles] = field(default_factory=list)
     """Sorted by ID."""
-    extra: list[str] = field(default_factory=list)
-    """Image files that belong to an image but are none of its channels (previews, masks), sorted."""
     notes: list[str] = field(default_factory=list)
     """What the user should know, a line each."""
 
@@ -64,9 +62,8 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
     results = ids.by_products({stem_of(name) for name in names}, channels).difference(named)
     planes, merged = _by_image((name for name in names if stem_of(name) not in results), channels)
     listing = ImageListing()
-    for stem in sorted(merged):
-        if stem not in planes and any(head in planes for head in _heads(stem)):
-            listing.extra += merged.pop(stem)
+    others = [stem for stem in sorted(merged) if stem not in planes and any(head in planes for head in _heads(stem))]
+    extra = [name for stem in others for name in merged.pop(stem)]
     sets = _join_sets(folder, merged)
     for ID in sorted(planes.keys() | merged.keys()):
         reason = ids.fault(ID)
@@ -79,6 +76,8 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
             f"{len(sets)} images lie in several OME-TIFFs each, with the ID of the first: {some(sets)}."
         )
     listing.notes += ids.result_notes(results)
+    if extra:
+        listing.notes.append(f"{len(extra)} files are no channel of their image, not read: {some(extra)}.")
     if marks := unnamed_channels(merged):
         listing.notes.append(
             f"names of files differ in {some(marks)} alone, as those of channels do: if they are channels, name those "
@@ -221,8 +220,8 @@ def _listed_id(row: dict[str, str], channels: tuple[str, ...]) -> str:
     prefix = row.get("output_prefix", "").replace("\\", "/").strip("/").replace("/", "_").rstrip("_")
     if prefix:
         return prefix
-    stem = Path(row["g_image"].replace("\\", "/")).stem
-    return split_channel(stem, (*channels, "green"))[0]
+    name = Path(row["g_image"].replace("\\", "/")).name
+    return split_channel(stem_of(name), (*channels, "green"))[0]
 
 
 def _listed_image(ID: str, names: tuple[str, ...], channels: tuple[str, ...], line: int) -> ImageFiles:

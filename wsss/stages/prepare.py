@@ -59,7 +59,8 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
         todo = [job for job in source.jobs() if job.files.ID not in known]
         bits = sources.bits_before(source, existing, journal)
         if todo:
-            _announce(todo, len(source.ids))
+            if known:
+                say(f"{len(known)} of {len(source.ids)} images are prepared already; {len(todo)} are left.")
             todo, bits = _on_one_scale(options, existing, source, known, journal, stamp, todo)
             if existing.source(source.name) and any(job.files.ID not in unchanged for job in todo):
                 existing.mark_unfinished()
@@ -167,8 +168,6 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     files = tables.leave_out(listing.images, options.skip)
     matched = tables.match_labels(files, table, allow_unlabelled=options.allow_unlabelled)
     say_notes([*listing.notes, *matched.notes])
-    if listing.extra:
-        say(f"note: {len(listing.extra)} files are no channel of their image, not read: {some(listing.extra)}.")
     shards = Shards(options.out / SHARDS, options.source, len(files), len(channels), options.size)
     choice = parse_choice(options.plane, options.project)
     return classes, Source(options.source, folder, options.bits, matched, shards, choice, in_files)
@@ -197,11 +196,6 @@ def _check_same_images(existing: ExistingSet, source: Source) -> None:
         f"source {source.name} of {existing.folder} was prepared differently ({what}). "
         "Add new images with another --source, or pass --overwrite true to make this one again."
     )
-
-
-def _announce(todo: list[Job], total: int) -> None:
-    if len(todo) < total:
-        say(f"{total - len(todo)} of {total} images are prepared already; {len(todo)} are left.")
 
 
 def _is_finished(folder: Path, existing: ExistingSet, spec: Spec, rows: pd.DataFrame) -> bool:
