@@ -9,7 +9,10 @@ from PIL import Image
 
 from wsss import prepare
 from wsss.core.checks import ConfigError, DataError
-from wsss.data.catalog import DataSet
+from wsss.data.catalog import DataSet, Shards
+from wsss.data.image_files import ImageFiles
+from wsss.data.source import Source, stamps
+from wsss.data.tables import match_labels
 
 CHANNELS = ("red", "green", "blue", "yellow")
 
@@ -174,3 +177,14 @@ def test_the_label_table_has_the_last_word_on_the_size_of_a_pixel(tmp_path: Path
     data = run(*given)
     assert list(data.carried) == ["pixel_size_um"]
     assert (data.pixel_um(0), data.pixel_um(1)) == (None, 0.1)
+
+
+def test_an_image_counts_as_changed_where_the_file_that_describes_it_is(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.ome.tif", planes(1)[0])
+    matched = match_labels([ImageFiles("a", ("a.ome.tif",))], None, allow_unlabelled=True)
+    source = Source("main", tmp_path, "auto", matched, Shards(tmp_path, "main", 1, 1, 32))
+    found = set()
+    for text in ("", "<OME/>", "<OME></OME>"):
+        (tmp_path / "set.companion.ome").write_text(text)
+        found.add(stamps(source)["a"])
+    assert len(found) == 3

@@ -163,8 +163,9 @@ class Source:
 def stamps(source: Source) -> dict[str, int]:
     """Return for each ID a number that changes with its files, by inode, size and times, and with their channels."""
     out = {}
+    described = [mark_of(path) for path in sorted(source.images.glob("*.companion.ome")) if path.is_file()]
     for files in source.matched.files:
-        marks = [files.reason, *files.channels]
+        marks = [files.reason, *files.channels, *described]
         for name in (*files.names, *files.companions):
             try:
                 marks += [f"{name} {mark_of(path)}" for path in _parts(source.images / name)]
