@@ -171,6 +171,25 @@ def test_other_images_under_one_source_are_refused_until_overwritten(inputs: Pat
     assert len(DataSet.open(inputs / "set")) == 13
 
 
+def test_options_of_labels_and_folds_are_refused_where_there_are_none(inputs: Path) -> None:
+    with pytest.raises(ConfigError, match="--group changes nothing without --labels"):
+        run(inputs, "--group", "plate")
+    labelled(inputs)
+    draw(inputs / "more" / "images", "new", 99)
+    words = [
+        "--images",
+        str(inputs / "more" / "images"),
+        "--out",
+        str(inputs / "set"),
+        "--size",
+        "32",
+        "--workers",
+        "0",
+    ]
+    assert main([*words, "--source", "more", "--folds", "3"]) == 0
+    assert DataSet.open(inputs / "set").manifest["folds"]["n"] == 3
+
+
 def test_another_size_is_refused(inputs: Path) -> None:
     labelled(inputs)
     with pytest.raises(DataError, match="--size 32, now it is 64"):

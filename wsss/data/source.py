@@ -1,8 +1,7 @@
 """Bring one source into the store: check, decode, resize and store its images, and make its rows of the catalogue."""
 
-import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -206,8 +205,9 @@ def check(jobs: list[Job], workers: Workers, *, others: bool = False) -> tuple[l
     """
     reasons: dict[int, str] = {}
     deep: list[Job] = []
+    chunks = (tuple(jobs[first : first + CHUNK]) for first in range(0, len(jobs), CHUNK))
     with progress(None, "check", len(jobs)) as bar:
-        for chunk, result in parallel(_precheck, _chunks(jobs), workers if len(jobs) > CHUNK else 0):
+        for chunk, result in parallel(_precheck, chunks, workers if len(jobs) > CHUNK else 0):
             if isinstance(result, Exception):
                 raise result
             reasons.update({job.k: reason for job, (reason, _) in zip(chunk, result, strict=True) if reason})
@@ -278,12 +278,6 @@ def bits_before(source: Source, existing: ExistingSet, journal: Journal) -> int 
 
 def _precheck(jobs: tuple[Job, ...]) -> list[tuple[str, bool]]:
     return [precheck(job) for job in jobs]
-
-
-def _chunks(jobs: Iterable[Job]) -> Iterator[tuple[Job, ...]]:
-    todo = iter(jobs)
-    while chunk := tuple(itertools.islice(todo, CHUNK)):
-        yield chunk
 
 
 def execute(jobs: list[Job], journal: Journal, stamp: dict[str, int], workers: Workers) -> Known:

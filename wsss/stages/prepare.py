@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from wsss.core.channels import channel_names, parse_roles
-from wsss.core.checks import ConfigError, DataError, UserError, some
+from wsss.core.checks import ConfigError, DataError, UserError, refuse_idle, some
 from wsss.core.console import say, say_notes
 from wsss.core.labels import HPA, ClassList
 from wsss.core.tiff import parse_choice
@@ -40,6 +40,8 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
     """Bring a source into the data set; return the exit code."""
     existing = ExistingSet.read(options.out)
     _check_ours(options, existing)
+    if options.labels is None and existing.folds is None:
+        refuse_idle(options, ("folds", "seed", "group", "allow_unlabelled"), "without --labels")
     output.overwrite = True  # the folder holds a data set, or may be replaced
     spec = _spec(options, classes, existing)
     path = options.out / f"prepare-{options.source}.journal"
