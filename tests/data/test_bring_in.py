@@ -121,7 +121,7 @@ HEADER = "r_image,y_image,b_image,g_image,output_folder,output_prefix\n"
 
 def test_a_path_list_gives_images_in_our_order_of_channels(tmp_path: Path) -> None:
     path = write_list(
-        tmp_path, HEADER + "a/r.png,a/y.png,a/b.png,a/g.png,out,exp/cell2_\nr.tif,y.tif,b.tif,w_green.ome.tif,,\n"
+        tmp_path, HEADER + "a/r.png,a\\y.png,a/b.png,a/g.png,out,exp/cell2_\nr.tif,y.tif,b.tif,w_green.ome.tif,,\n"
     )
     found = read_path_list(path, CHANNELS).images
     assert [image.ID for image in found] == ["exp_cell2", "w"]

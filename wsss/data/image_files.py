@@ -201,7 +201,7 @@ def read_path_list(path: Path, channels: tuple[str, ...]) -> ImageListing:
 
 
 def _listed_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return (line, column -> value) of every row."""
+    """Return (line, column -> value) of every row, with '/' in paths of Windows."""
     every = [(line, row, [value.lstrip("# ").lower() for value in row]) for line, row in open_rows(path).rows]
     lines = [entry for entry in every if not entry[1][0].startswith("#") or "r_image" in entry[2]]
     header = list(_OLD_COLUMNS)
@@ -213,15 +213,15 @@ def _listed_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise DataError(f"{path} {what}: expected {', '.join(LIST_COLUMNS.values())} and output_prefix.")
     if short := [(line, len(row)) for line, row, _ in lines if len(row) < len(LIST_COLUMNS)]:
         raise DataError(f"{path} row {short[0][0]}: has {short[0][1]} fields, expected {', '.join(header)}.")
-    return [(line, dict(zip(header, [*row, *[""] * len(header)], strict=False))) for line, row, _ in lines]
+    rows = [(line, [value.replace("\\", "/") for value in row]) for line, row, _ in lines]
+    return [(line, dict(zip(header, [*row, *[""] * len(header)], strict=False))) for line, row in rows]
 
 
 def _listed_id(row: dict[str, str], channels: tuple[str, ...]) -> str:
-    prefix = row.get("output_prefix", "").replace("\\", "/").strip("/").replace("/", "_").rstrip("_")
+    prefix = row.get("output_prefix", "").strip("/").replace("/", "_").rstrip("_")
     if prefix:
         return prefix
-    name = Path(row["g_image"].replace("\\", "/")).name
-    return split_channel(stem_of(name), (*channels, "green"))[0]
+    return split_channel(stem_of(Path(row["g_image"]).name), (*channels, "green"))[0]
 
 
 def _listed_image(ID: str, names: tuple[str, ...], channels: tuple[str, ...], line: int) -> ImageFiles:
