@@ -61,11 +61,12 @@ def test_damaged_pixels_and_weights_are_bad_and_make_the_exit_code_1(
     (shard,) = (home / "data/x/shards").iterdir()
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
-    shard.write_bytes(bytes(content))
     weights = home / "runs/r/fold0/best.safetensors"
     weights.write_bytes(weights.read_bytes()[:-3])
-    found = findings(capsys, 1)
-    assert [own["topic"] for own in found if own["level"] == "bad"] == ["data/x", "runs/r/fold0"]
+    for damaged in (content, content[:-1]):
+        shard.write_bytes(bytes(damaged))
+        found = findings(capsys, 1)
+        assert [own["topic"] for own in found if own["level"] == "bad"] == ["data/x", "runs/r/fold0"]
 
 
 def test_dark_channels_and_missing_label_maps_are_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

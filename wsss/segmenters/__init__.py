@@ -19,6 +19,7 @@ from wsss.core.channels import HPA_ROLES
 from wsss.core.checks import ConfigError, check_choice
 from wsss.core.label_maps import Geometry
 from wsss.core.labels import HPA_CHANNELS
+from wsss.core.reading import one_line
 
 GROUP = "wsss.backends"
 
@@ -173,7 +174,11 @@ def make_backend(name: str, options: BackendOptions | None = None) -> AnyBackend
         module, _, attribute = BUILT_IN[name].partition(":")
         factory: Factory = getattr(importlib.import_module(module), attribute)
     else:
-        factory = next(point for point in _foreign() if point.name == name).load()
+        point = next(point for point in _foreign() if point.name == name)
+        try:
+            factory = point.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"--backend {name} ({point.value}) cannot be imported: {one_line(error)}.") from error
     return factory(options or BackendOptions())
 
 

@@ -150,13 +150,17 @@ def _pixels(data: DataSet) -> Iterator[Finding]:
         yield Finding("bad", "", "no image has pixels: prepare it again")
         return
     chosen = good[spread_evenly(len(good), SAMPLES)].tolist()
-    damaged = data.damaged(chosen)
+    brightest, damaged = [], []
+    for i in chosen:
+        try:
+            brightest.append(data.image(i).max(axis=(1, 2)))
+        except DataError:
+            damaged.append(data.ids[i])
     if damaged:
         text = f"{len(damaged)} of {len(chosen)} images differ from what was prepared: {some(damaged)}"
         yield Finding("bad", "", text)
         return
-    brightest = np.stack([data.image(i).max(axis=(1, 2)) for i in chosen])
-    dark = (brightest < DARK).sum(axis=0)
+    dark = (np.stack(brightest) < DARK).sum(axis=0)
     dark_in = [f"{name} is dark in {n}" for name, n in zip(data.channels, dark.tolist(), strict=True) if n]
     text = f"{len(chosen)} images read, bytes as prepared"
     yield Finding("note" if dark_in else "ok", "", f"{text}; {', '.join(dark_in)} of them" if dark_in else text)
