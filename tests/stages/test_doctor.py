@@ -9,6 +9,7 @@ import pytest
 from wsss import doctor
 from wsss.core.checks import DataError
 from wsss.core.files import write_json
+from wsss.core.label_maps import write_label_map
 from wsss.core.labels import HPA_NAMES
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
@@ -75,11 +76,16 @@ def test_dark_channels_and_missing_label_maps_are_told(home: Path, capsys: pytes
         image[1] = 0
     create_dataset(home / "dark", images)
     (home / "dark/cells").mkdir()
-    (home / "dark/cells/im1.png").touch()
+    write_label_map(home / "dark/cells/im1", np.zeros((24, 24), np.int32))
     told = levels(findings(capsys, 0, "--data", "dark"), "dark")
     assert told["3 images read, bytes as prepared; green is dark in 3 of them"] == "note"
     assert told["2 images have no label map (im0, im2): run segment again"] == "note"
     assert told["no labels: fit for infer, not for train"] == "ok"
+    write_label_map(home / "dark/cells/im2", np.zeros((24, 20), np.int32))
+    told = levels(findings(capsys, 1, "--data", "dark"), "dark")
+    assert next(
+        level for text, level in told.items() if "1 label maps cannot be used: im2: the label map is (24, 20)" in text
+    )
     (home / "dark/cells/im1.tif").touch()
     told = levels(findings(capsys, 1, "--data", "dark"), "dark")
     assert next(level for text, level in told.items() if "im1.png and im1.tif" in text) == "bad"
