@@ -9,7 +9,7 @@ import os
 import shutil
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -391,12 +391,6 @@ class DataSet:
     def folds_digest(self) -> str:
         """Digest of IDs, labels and folds: what a run records to know its folds again ('' without folds)."""
         return self.manifest["folds"]["digest"] if self.manifest["folds"] else ""
-
-    def damaged(self, indices: Sequence[int] | None = None) -> list[str]:
-        """Read images (all by default) and return the IDs whose stored bytes differ from what was prepared."""
-        wanted = range(len(self)) if indices is None else indices
-        stored = ((i, self.shards.image(*self._places[i])) for i in wanted if self.ok[i])
-        return [self.ids[i] for i, pixels in stored if zlib.crc32(pixels.data) != self._crc[i]]
 
 
 def folds_digest(table: pd.DataFrame, n: int, seed: int) -> str:
