@@ -221,14 +221,9 @@ def record_from(
 
 def unrecorded(recipe: Mapping[str, Any]) -> bool:
     """Whether a recipe of version 0.1.0 names other networks, whose images that version did not record."""
-    weights = str(recipe.get("weights", ""))
-    of_run = Path(weights).name.startswith(("best.", "last.", "snapshot"))
-    return bool(
-        recipe.get("init_from")
-        or recipe.get("drs", {}).get("refine_from")
-        or recipe.get("task") == "maps"
-        or (of_run and recipe.get("task") == "masks")
-    )
+    of_run = Path(str(recipe.get("weights", ""))).name.startswith(("best.", "last.", "snapshot"))
+    named = recipe.get("init_from") or recipe.get("drs", {}).get("refine_from")
+    return bool(named or of_run or recipe.get("task") == "maps")
 
 
 def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:

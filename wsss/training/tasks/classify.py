@@ -29,13 +29,13 @@ from wsss.options.recipe import ClassifyRecipe
 from wsss.options.train import ClassifyOptions
 from wsss.runs.inputs import Digests
 from wsss.runs.record import RunRecord
-from wsss.runs.run_folder import RunFolder, same_fold
+from wsss.runs.run_folder import RunFolder
 from wsss.training.drawing import DrawnAugment
 from wsss.training.fit import Learner, Validate, Watch
 from wsss.training.loading import Batch, EpochLoader, ImageSamples, balanced_draw, whole_images
 from wsss.training.losses import ComboLoss, refinement
 from wsss.training.state import World
-from wsss.training.tasks import Earlier, Split, Task
+from wsss.training.tasks import Earlier, Split, Task, best_of
 from wsss.training.watch import Preview
 
 
@@ -148,10 +148,10 @@ class ClassifyTask(Task):
         return record_of_data(self.recipe, self.data, split.fold, [self.ids[i] for i in split.train])
 
     def earlier(self, fold: int | None, *, fresh: bool) -> dict[str, Earlier]:
-        """Return the teacher, and the start of a fresh run."""
-        named = {"drs.refine_from": self.recipe.drs.refine_from, "init_from": self.recipe.init_from if fresh else None}
-        folders = {option: same_fold(run, option, fold) for option, run in named.items() if run is not None}
-        return {option: (folder, folder.best) for option, folder in folders.items()}
+        """Return the teacher, and what a fresh network starts from."""
+        run = self.recipe.drs.refine_from
+        teacher = {} if run is None else {"drs.refine_from": best_of(run, "drs.refine_from", fold)}
+        return teacher | super().earlier(fold, fresh=fresh)
 
     def build(self, earlier: Mapping[str, Earlier], *, pretrained: bool) -> CamNet:
         """Return the network, with the weights of the run that it starts from, or of its backbone."""
