@@ -52,6 +52,30 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_learnt(
     assert is_finite(tmp_path / "run")
 
 
+@pytest.mark.parametrize(("bad", "learnt"), [([1], 2), ([0, 1, 2], 0)])
+def test_bad_batches_that_are_skipped_are_in_no_mean_and_no_batch_norm(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: list[int], learnt: int
+) -> None:
+    forward, seen = ClassifyLearner.losses, []
+
+    def overflowing(self: ClassifyLearner, model: Any, batch: Any, done: float) -> dict[str, torch.Tensor]:
+        step = self.state.progress.step
+        is_bad = self.foreseen and self.state.progress.epoch == 0 and step in bad
+        images = batch.images.float() * (1e38 if is_bad else 1.0)
+        parts = forward(self, model, batch._replace(images=images), done)
+        if self.foreseen and self.state.progress.epoch == 0 and not is_bad:
+            seen.append(float(parts["loss"].detach()))
+        return parts
+
+    monkeypatch.setattr(ClassifyLearner, "losses", overflowing)
+    assert main(words(data, tmp_path / "run", "--bad_batches", "3")) == 0
+    assert is_finite(tmp_path / "run")
+    first, second = final(tmp_path / "run")[1]["progress"]["history"]  # type: ignore[index]
+    assert len(seen) == learnt
+    assert first["train_loss"] == (pytest.approx(np.mean(seen)) if seen else pytest.approx(np.nan, nan_ok=True))
+    assert np.isfinite([first["val_loss"], second["train_loss"], second["val_loss"]]).all()
+
+
 @SLOW
 @pytest.mark.usefixtures("steep")
 def test_batches_with_such_gradients_may_be_skipped(data: Path, tmp_path: Path) -> None:

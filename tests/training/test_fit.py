@@ -17,6 +17,7 @@ from squares import equal, final, make_squares, words
 from wsss.core.checks import ConfigError, DataError
 from wsss.runs.run_folder import load_checkpoint, save_checkpoint
 from wsss.train import main
+from wsss.training.tasks.classify import Validator
 
 MORE = (
     "--optim.ema",
@@ -121,7 +122,7 @@ def test_a_run_killed_and_then_interrupted_equals_the_unbroken_one(
 
 
 def test_a_run_killed_between_the_last_step_and_the_end_of_an_epoch_logs_the_same(
-    data: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
         raise MemoryError
@@ -195,6 +196,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(data: Path
 def test_bad_batches_may_be_skipped_up_to_a_number(data: Path, poisoned: Path) -> None:
     with pytest.raises(DataError, match="epoch 1, step 3"):
         main(words(data, poisoned, *MORE, "--bad_batches", "2"))
+
+
+def test_ctrl_c_in_the_last_validation_ends_the_command(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def validate(self: Validator, net: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(Validator, "__call__", validate)
+    with pytest.raises(KeyboardInterrupt):
+        main(words(data, tmp_path / "run", "--fold", "all", "--epochs", "1"))
+    assert final(tmp_path / "run")[1]["progress"]["epoch"] == 1  # type: ignore[index]
+    assert not (tmp_path / "run" / "fold1").exists()
 
 
 def test_a_fold_that_does_not_exist_is_named(data: Path, tmp_path: Path) -> None:

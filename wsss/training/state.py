@@ -290,8 +290,10 @@ class Progress:
     """Finished epochs."""
     step: int = 0
     """Finished batches of the epoch under way."""
+    bad: int = 0
+    """Those of them that were skipped."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Sums of the loss parts over the batches of the epoch under way."""
+    """Sums of the loss parts over the others."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One row an epoch: what log.csv shows."""
     best: float | None = None
@@ -299,7 +301,11 @@ class Progress:
     since_best: int = 0
     """Epochs since then."""
     skipped: int = 0
-    """Batches skipped because their loss was not finite."""
+    """Batches of all epochs skipped because their loss was not finite."""
+
+    def means(self) -> dict[str, float]:
+        """Return the loss parts of the epoch under way, means over the batches that were learnt."""
+        return {name: value / (self.step - self.bad) for name, value in self.sums.items()}
 
 
 Net = Any
