@@ -230,6 +230,14 @@ def test_without_validation_the_last_weights_are_the_best(data: Path, tmp_path: 
     assert len((run / "full" / "train_ids.txt").read_text().splitlines()) == 12
 
 
+def test_a_run_that_starts_over_keeps_no_snapshots_of_the_one_before(data: Path, tmp_path: Path) -> None:
+    flags = words(data, tmp_path / "run", "--optim.schedule", "cosine")
+    main([*flags, "--optim.cycles", "2"])
+    assert (tmp_path / "run" / "fold0" / "snapshot2.safetensors").exists()
+    main([*flags, "--resume", "never", "--epochs", "1"])
+    assert not list((tmp_path / "run" / "fold0").glob("snapshot*"))
+
+
 def test_a_network_learns_the_squares(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     main(words(data, run, "--epochs", "12", "--augment", "none", "--optim.lr", "0.003"))

@@ -139,8 +139,8 @@ class OptimConfig:
     head_lr_factor: float = between(1.0, 0)
     """Learning rate of the new layers over that of the backbone (DRS: 10)."""
     schedule: Literal["plateau", "cosine", "cyclic", "onecycle", "constant"] = "plateau"
-    """How the rate goes: falls on a plateau of the validation loss, by cosine or in triangles (see `cycles`), one-cycle
-    or constant."""
+    """How the rate goes: falls on a plateau of the validation loss (without validation, of the training loss), by
+    cosine or in triangles (see `cycles`), one-cycle or constant."""
     factor: float = between(0.3, 1e-6, 1)
     """Plateau: what the rate is multiplied with."""
     patience: int = between(8, 0)

@@ -23,9 +23,9 @@ def bce(logits: Tensor, targets: Tensor) -> Tensor:
 
 def focal(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
     """Cross-entropy times (1 - p of the truth)^gamma: sure entries count less (Lin et al., arXiv 1708.02002)."""
-    p = torch.sigmoid(logits)
-    wrong = targets * (1 - p) + (1 - targets) * p
-    return wrong.pow(gamma) * bce(logits, targets)
+    # 1 - p as sigmoid(-logits): it is not 0 where p rounds to 1, where a gamma below 1 has no gradient.
+    wrong = targets * torch.sigmoid(-logits) + (1 - targets) * torch.sigmoid(logits)
+    return wrong.clamp(min=1e-30).pow(gamma) * bce(logits, targets)
 
 
 def asymmetric(logits: Tensor, targets: Tensor, gamma: float, margin: float) -> Tensor:

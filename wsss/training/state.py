@@ -192,7 +192,7 @@ def build_optimizer(model: nn.Module, head: set[nn.Parameter], config: OptimConf
 
 
 class LearningRate:
-    """The learning rate over a run: a function of progress, and of the validation loss for 'plateau'."""
+    """The learning rate over a run: a function of progress, and of the epochs' losses for 'plateau'."""
 
     def __init__(self, config: OptimConfig) -> None:
         self.config = config
@@ -227,7 +227,7 @@ class LearningRate:
         return ends.index(epoch) + 1 if epoch in ends else 0
 
     def after_epoch(self, loss: float) -> None:
-        """Lower the rate of 'plateau' after `patience` epochs without a validation loss below the best."""
+        """Lower the rate of 'plateau' after `patience` epochs without a loss below the best."""
         if self.config.schedule != "plateau":
             return
         if loss < self.best * (1 - 1e-4):

@@ -15,7 +15,7 @@ from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import progress, say
 from wsss.core.files import digest_json
 from wsss.core.runtime import versions
-from wsss.data.augment import build_augment, load_recipe
+from wsss.data.augment import Augment, build_augment, load_recipe
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.origin import image_marks, without_cells
 from wsss.feature_classifier.fit import TooFewCells
@@ -25,7 +25,7 @@ from wsss.metrics.classify import average_precision, f1, mean_of_classes
 from wsss.models.cam_net import CamNet, PuzzleCam, SiameseOutput, build_cam_net
 from wsss.models.device import Device, in_parts
 from wsss.models.weights import load_weights, strip
-from wsss.options.recipe import ClassifyRecipe
+from wsss.options.recipe import ClassifyRecipe, Recipe
 from wsss.options.train import ClassifyOptions
 from wsss.runs.inputs import Digests
 from wsss.runs.record import RunRecord
@@ -246,14 +246,19 @@ def record_of_data(recipe: Any, data: DataSet, fold: int | None, train_ids: list
     )
 
 
+def augment_of(recipe: Recipe, data: DataSet) -> Augment:
+    """Return the augmentation of images of a data set; its ops on the protein change the channels that show one."""
+    signals = [stains.signal for stains in data.stains]
+    return build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels), signals=signals)
+
+
 def train_loader(data: DataSet, indices: np.ndarray, recipe: ClassifyRecipe, **loading: Any) -> EpochLoader:
     """Return augmented batches of images with their labels.
 
     Args:
         loading: workers, pinned, world of an `EpochLoader`.
     """
-    signals = [stains.signal for stains in data.stains]
-    augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels), signals=signals)
+    augment = augment_of(recipe, data)
     samples = ImageSamples(data, DrawnAugment(augment) if recipe.augment_device == "device" else augment)
     draw = balanced_draw(data.labels, indices, recipe.sampler, recipe.seed)
     return EpochLoader(samples, draw, len(indices), recipe, **loading)
