@@ -24,7 +24,7 @@ from wsss.options import train as train_options
 from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import read_options
 from wsss.options.recipe import ClassifyRecipe, MapRecipe, MaskRecipe, Recipe, recipe_from
-from wsss.runs.record import check_same_run
+from wsss.runs.record import RunRecord, check_same_run
 
 WSSS = Path(__file__).parents[2] / "wsss"
 
@@ -145,6 +145,15 @@ def test_what_is_gone_is_refused_or_noted_where_it_was_on(
     if group == "cells":
         with pytest.raises(DataError, match=r"begun with cells.pieces 3, which is gone"):
             check_same_run({"recipe": old}, {})
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_run_does_not_go_on_where_channels_show_something_else(swapped: bool) -> None:
+    plain = RunRecord(ClassifyRecipe(), 0, "", (), ("a", "b"))
+    told = dataclasses.replace(plain, roles=("nucleus", "signal"))
+    before, now = (told, plain) if swapped else (plain, told)
+    with pytest.raises(DataError, match="begun with another roles"):
+        check_same_run(before.meta(), now.meta())
 
 
 @pytest.mark.parametrize("task", train_options.TASKS)

@@ -146,7 +146,7 @@ class OptimConfig:
     patience: int = between(8, 0)
     """Plateau: epochs without improvement before the rate falls."""
     floor: float = between(1e-6, 0)
-    """The rate never falls below."""
+    """The rate never falls below, unless `lr` itself lies below."""
     cycles: int = between(1, 1)
     """Cosine (warm restarts), cyclic: number of equal cycles; the weights at the end of each are kept as a snapshot."""
     cycle_low: float = between(0.1, 0, 1)

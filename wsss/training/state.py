@@ -204,8 +204,9 @@ class LearningRate:
         """Return the rate when `progress` (0..1) of the training is done."""
         config = self.config
         warmup = config.warmup or (0.3 if config.schedule == "onecycle" else 0.0)
+        floor = min(config.floor, config.lr)
         if progress < warmup:
-            return max(config.floor, config.lr * (progress / warmup))
+            return max(floor, config.lr * (progress / warmup))
         rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
         if config.schedule in ("cosine", "onecycle"):
             factor = 0.5 * (1 + math.cos(math.pi * _within(rest, config)))
@@ -213,7 +214,7 @@ class LearningRate:
             factor = 1 - (1 - config.cycle_low) * abs(2 * _within(rest, config) - 1)
         else:
             factor = self.scale
-        return max(config.floor, config.lr * factor)
+        return max(floor, config.lr * factor)
 
     def cycle_ended(self, epoch: int, epochs: int) -> int:
         """Return the number (from 1) of the cycle whose last epoch is `epoch` (from 1), else 0.

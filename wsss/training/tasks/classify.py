@@ -202,6 +202,8 @@ class ClassifyTask(Task):
         """Fit the feature classifier, where wanted and not there yet."""
         config = self.recipe.feature_classifier
         if config.enabled is False or self._lacks_cells(split.train):
+            if folder.feature_classifier.exists():
+                say(f"note: infer uses {folder.feature_classifier}, of a training before: remove it to go without.")
             return
         try:
             lessons = Lessons(self.data, split.train, config, self.recipe.seed, self.answers)
