@@ -9,7 +9,7 @@ import pytest
 import torch
 from squares import SIZE, final, make_squares, words
 
-from wsss.core.checks import DataError, UserError
+from wsss.core.checks import ConfigError, DataError, UserError
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.models.cam_net import CamNet
@@ -135,6 +135,20 @@ def test_an_image_damaged_in_the_store_stops_the_training_in_one_line(tmp_path: 
     with pytest.raises(DataError, match=r"^im\d\d is damaged in .*stored pixels do not match") as caught:
         main([*words(data, tmp_path / "run"), "--workers", workers])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lr_find", ["true", "false"])
+def test_an_augmentation_that_does_not_go_is_told_in_one_line_by_loaders_too(
+    data: Path, tmp_path: Path, lr_find: str
+) -> None:
+    steps = tmp_path / "steps.yaml"
+    steps.write_text("- {op: CenterCrop, height: 32, width: 32}\n")
+    flags = ["--augment", str(steps), "--lr_find", lr_find]
+    with pytest.raises(
+        ConfigError, match=r"^the augmentation recipe gives 32 x 32 pixels, expected 64 x 64: begin"
+    ) as told:
+        main([*words(data, tmp_path / "run", *flags), "--workers", "1"])
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["best.safetensors", "config.yaml", "log.csv", "last.safetensors"])

@@ -25,7 +25,7 @@ from wsss.options.recipe import OptimConfig
 from wsss.reports.figures import plot_range_test, short_name
 from wsss.reports.overlay import Panel, composite, contact_sheet, fit, heat
 from wsss.training.fit import Learner, Watch, stop_error, stop_signals
-from wsss.training.loading import EpochLoader
+from wsss.training.loading import EpochLoader, loaders_alive
 from wsss.training.state import Job, LearningRate, Net, TrainState
 
 SMOOTHING = 0.9
@@ -70,7 +70,8 @@ def range_test(
     average = 0.0
     where, quiet = state.progress, not job.world.leads
     sweep = state.rate = Sweep(job.recipe.optim, low, high, steps)
-    with stop_signals() as stopped, progress(None, "lr_find", total=steps, leave=False, disable=quiet) as bar:
+    bar = progress(None, "lr_find", total=steps, leave=False, disable=quiet)
+    with stop_signals() as stopped, loaders_alive(), bar:
         learns = learner(job, state, stopped)
         while len(rows) < steps:
             for batch in loader.epoch(where.epoch):
