@@ -44,7 +44,8 @@ def words(data: Path, run: Path, *more: str) -> list[str]:
     config = Path(__file__).parents[2] / "configs" / "unet_salt.yaml"
     plain = ["--config", str(config), "--data", str(data), "--run", str(run), "--backbone", "test_resnet"]
     plain += ["--weights", "none", "--batch", "3", "--workers", "0", "--device", "cpu", "--masks.folds", "3", *SLIM]
-    plain += ["--epochs", "2", "--mask_loss.switch", "1", "--optim.warmup", "0", "--optim.lr", "3e-3"]
+    plain += ["--mask_loss.terms", "{bce: 1}", "--mask_loss.later", "{lovasz: 1}", "--mask_loss.switch", "1"]
+    plain += ["--epochs", "2", "--optim.warmup", "0", "--optim.lr", "3e-3"]
     return [*plain, *more]
 
 
