@@ -282,7 +282,7 @@ def blend_parts(
     if groups["crops"]:
         both = weights["maps"] + weights["crops"]
         scores = blend(scores, _mean(groups["crops"]), config.blend, _ratio(weights["crops"], both, 0.5))
-    if not ((scores >= 0) & (scores <= 1)).all():
+    if not ((scores >= 0) & (scores <= 1 + 1e-9)).all():  # shares sum to 1 but for rounding
         raise ValueError("a score of maps or crops is outside [0, 1].")
     if len(scores):
         scores = (1 - config.image_mix) * scores + config.image_mix * scores.mean(axis=0)

@@ -31,6 +31,7 @@ from wsss.core.csv_text import (
     write_csv,
 )
 from wsss.core.files import digest_file, write_atomic
+from wsss.core.labels import ClassList
 from wsss.core.parquet import TableWriter, batches, named, open_parquet, read_parquet
 from wsss.data.ids import check_names
 from wsss.data.origin import PROVENANCE, check_predictions, read_provenance
@@ -217,6 +218,18 @@ def score_columns(table: pd.DataFrame, path: Path) -> list[str]:
     if not columns or columns != set(names):
         raise DataError(f"{path} has the score columns {some(sorted(columns))}, expected 0, 1, 2, ... without a gap.")
     return names
+
+
+def check_classes(preds: Path, columns: Sequence[str], classes: ClassList, data: Path) -> None:
+    """Refuse predictions whose score columns are not those of the classes of a data set.
+
+    Raises:
+        DataError: there are more or fewer.
+    """
+    if list(columns) != classes.columns:
+        raise DataError(
+            f"{preds} has {len(columns)} classes, {data} has {len(classes)}: it is not the data set that was predicted."
+        )
 
 
 def read_cells(folder: Path) -> pd.DataFrame:
@@ -470,7 +483,7 @@ def parse_row(where: str, image_id: str, size: tuple[int, int], text: str, class
     try:
         class_ids = np.array([int(word) for word in words[0::3]], np.int64)
         scores = np.array([float(word) for word in words[1::3]], np.float64)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{where}: {error}; expected class, confidence, mask each.") from None
     for values, low, high, what in ((class_ids, 0, classes - 1, "class"), (scores, 0, 1, "confidence")):
         wrong = values[~((values >= low) & (values <= high))]

@@ -11,13 +11,14 @@ from PIL import Image
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
+from wsss.core.csv_text import check_columns
 from wsss.core.files import write_bytes
 from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import ClassList
 from wsss.core.parquet import read_parquet
 from wsss.data.catalog import DataSet
 from wsss.data.origin import check_cells, check_current, data_folder_of, marks_for
-from wsss.inference.tables import prediction_files
+from wsss.inference.tables import check_classes, prediction_files, score_columns
 from wsss.metrics.cells import read_cell_truth
 from wsss.options.overlay import OverlayOptions
 from wsss.reports.overlay import (
@@ -75,7 +76,7 @@ def _draw(options: OverlayOptions, output: Output) -> None:
     check_cells(data)
     check_current(options.preds, data, chosen)
     ids = [data.ids[i] for i in chosen]
-    predicted = read_predictions(options.preds / "cells.parquet", ids, names, options.threshold)
+    predicted = read_predictions(options.preds, data, ids, options.threshold)
     truth = read_truth(options.truth, ids, data.classes) if options.truth else None
     thumbs: list[Panel] = []
     shown: set[int] = set()
@@ -114,20 +115,22 @@ def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
     return good[spread_evenly(len(good), options.most)].tolist()
 
 
-def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str], threshold: float) -> Notes:
+def read_predictions(preds: Path, data: DataSet, ids: Sequence[str], threshold: float) -> Notes:
     """Read the cells of some images from cells.parquet: the classes of each whose scores reach the threshold.
 
     Raises:
-        DataError: the table is missing, or lacks a column.
+        DataError: the table is missing, lacks a column, or has other classes than the data set.
     """
-    columns = ["ID", "cell_id", *(str(k) for k in range(len(names)))]
-    again = "Run python -m wsss.infer to make it, for the classes that --data has, or pass another --preds."
+    path = preds / "cells.parquet"
     check_recorded(path)
-    table = read_parquet(path, columns, ids=ids, again=again)
-    scores = table[columns[2:]].to_numpy(np.float32)
+    again = "Run python -m wsss.infer to make it, or pass another --preds."
+    table = read_parquet(path, leave_out=["rle"], ids=ids, again=again)
+    check_columns(table, ["ID", "cell_id"], path)
+    columns = score_columns(table, path)
+    check_classes(preds, columns, data.classes, data.folder)
     notes: dict[str, dict[int, Note]] = {name: {} for name in ids}
-    for name, cell, row in zip(table["ID"], table["cell_id"], scores, strict=True):
-        notes[name][int(cell)] = describe(row, names, threshold)
+    for name, cell, row in zip(table["ID"], table["cell_id"], table[columns].to_numpy(np.float32), strict=True):
+        notes[name][int(cell)] = describe(row, data.classes.names, threshold)
     return notes
 
 
