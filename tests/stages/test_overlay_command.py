@@ -29,6 +29,7 @@ class SmallSet:
     has_labels = np.array([True, False, True, True])
     labels = np.stack([HPA.encode([0, 6])] * 4)
     channels = tints = HPA_CHANNELS
+    cells, _label_map = DataSet.cells, DataSet._label_map
     classes = HPA
     table = pd.DataFrame({"crc32": [1, 2, 3, 4]})
 
@@ -102,10 +103,10 @@ def test_a_scale_bar_is_drawn_where_the_size_of_a_pixel_is_known(tmp_path: Path,
 def test_images_are_spread_over_the_set_and_failed_ones_left_out(tmp_path: Path, data: SmallSet) -> None:
     assert choose_images(data, options(tmp_path)) == [0, 1, 2]
     assert choose_images(data, options(tmp_path, most=2)) == [0, 2]
-    assert choose_images(data, options(tmp_path, ids="c, a")) == [2, 0]
+    assert choose_images(data, options(tmp_path, ids="c, a,c")) == [2, 0]
 
 
-@pytest.mark.parametrize(("ids", "word"), [("a,q", "q not in"), ("d", "d could not be prepared")])
+@pytest.mark.parametrize(("ids", "word"), [("a,q", "q not in"), (" ,", "not in"), ("d", "d could not be prepared")])
 def test_an_id_that_cannot_be_drawn_is_named(tmp_path: Path, data: SmallSet, ids: str, word: str) -> None:
     with pytest.raises(DataError, match=word):
         choose_images(data, options(tmp_path, ids=ids))

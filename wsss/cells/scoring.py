@@ -123,7 +123,7 @@ def _compartment_rule(
     cells: CellPixels, nuclei: np.ndarray | None, config: ScoreConfig
 ) -> Callable[[np.ndarray, bool], np.ndarray]:
     """Prepare the rule for the nucleus (True) or the rest (False) of each cell: (P,) -> (N,), NaN where it is empty."""
-    if config.compartment > 0 and nuclei is None:
+    if config.compartment > 0 and nuclei is None and len(cells):
         raise ValueError("compartment is above 0: pass the label map of the nuclei.")
     inside = np.zeros(len(cells.order), bool) if nuclei is None else nuclei.ravel()[cells.order] > 0
     parts = {True: inside, False: ~inside}

@@ -359,19 +359,26 @@ class DataSet:
         Raises:
             DataError: there is no label map, or it has another size.
         """
-        sizes = self.geometry(i).sizes
-        label_map = read_label_map(find_label_map(self.folder / "cells", self.ids[i]), *sizes)
-        if label_map.shape not in sizes:
-            raise DataError(f"the label map is {label_map.shape}, expected {sizes[0]} or {sizes[1]}")
-        return label_map
+        return self._label_map(i, find_label_map(self.folder / "cells", self.ids[i]))
 
     def nuclei(self, i: int) -> np.ndarray | None:
-        """Return the nuclei of image i, (size, size) int32 at stored size; None where the cells came without them."""
+        """Return the nuclei of image i, (size, size) int32 at stored size; None where the cells came without them.
+
+        Raises:
+            DataError: their map is broken, or has another size.
+        """
         try:
             path = find_label_map(self.folder / "nuclei", self.ids[i])
         except DataError:  # given label maps come without nuclei
             return None
-        return self.geometry(i).labels_to_store(read_label_map(path, *self.geometry(i).sizes))
+        return self.geometry(i).labels_to_store(self._label_map(i, path))
+
+    def _label_map(self, i: int, path: Path) -> np.ndarray:
+        sizes = self.geometry(i).sizes
+        label_map = read_label_map(path, *sizes)
+        if label_map.shape not in sizes:
+            raise DataError(f"{path} is {label_map.shape}, expected {sizes[0]} or {sizes[1]}")
+        return label_map
 
     def pixel_um(self, i: int) -> float | None:
         """Return the micrometres per original pixel of image i, as its file declares; None where it does not."""

@@ -402,10 +402,9 @@ def read_sample(task: Task, index: int) -> Sample:
         task.overlap.wait(data.ids[index])
     image = np.array(data.image(index))
     try:
-        label_map = data.cells(index)
+        return make_sample(data, index, image, data.cells(index), data.nuclei(index))
     except DataError as error:
         return make_sample(data, index, image, None, problem=str(error))
-    return make_sample(data, index, image, label_map, data.nuclei(index))
 
 
 def make_sample(

@@ -13,7 +13,6 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
 from wsss.core.csv_text import check_columns
 from wsss.core.files import write_bytes
-from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import ClassList
 from wsss.core.parquet import read_parquet
 from wsss.data.catalog import DataSet
@@ -100,11 +99,11 @@ def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
         DataError: an ID is not in the set, or its image has no pixels, or no image has.
     """
     if options.ids:
-        wanted = [name.strip() for name in options.ids.split(",") if name.strip()]
+        wanted = list(dict.fromkeys(name.strip() for name in options.ids.split(",") if name.strip()))
         places = {name: i for i, name in enumerate(data.ids)}
         missing = [name for name in wanted if name not in places]
-        if missing:
-            raise DataError(f"--ids: {some(missing)} not in {data.folder}, expected IDs of its images.parquet.")
+        if missing or not wanted:
+            raise DataError(f"--ids: {some(missing) or repr(options.ids)} not in {data.folder}, expected IDs of its images.parquet.")
         empty = [name for name in wanted if not data.ok[places[name]]]
         if empty:
             raise DataError(f"--ids: {some(empty)} could not be prepared and cannot be drawn: leave them out.")
@@ -158,8 +157,7 @@ def draw_image(
     """
     name, geometry, names = data.ids[i], data.geometry(i), data.classes.names
     content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
-    stored = read_label_map(find_label_map(data.folder / "cells", name), *geometry.sizes)
-    label_map = geometry.labels_to_store(stored)[content]
+    label_map = geometry.labels_to_store(data.cells(i))[content]
     picture = composite(data.image(i)[(slice(None), *content)], data.tints)
     edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
     large = draw_scale(fit(picture, edge), scale_bar((options.pixel_size or data.pixel_um(i) or 0) * geometry.width))
