@@ -10,6 +10,7 @@ import shutil
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -135,7 +136,8 @@ class ShardReader:
         if maps is None:
             maps = self._open(name)
         else:
-            self._maps.move_to_end(name)
+            with suppress(KeyError):  # another thread has just let it go
+                self._maps.move_to_end(name)
         if not 0 <= slot < len(maps):
             raise DataError(f"{self.folder / name} holds {len(maps)} images, expected more: it is damaged. {_AGAIN}")
         return maps[slot]
@@ -147,10 +149,11 @@ class ShardReader:
         shard = read_npy(path, _AGAIN, mapped=True)
         if shard.dtype != np.uint8 or shard.shape[1:] != self.shape:
             raise DataError(f"{path} holds {shard.dtype} {shard.shape}, expected uint8 (n, {self.shape}). {_AGAIN}")
-        self._maps[name] = shard.view(np.ndarray)
-        if len(self._maps) > OPEN_SHARDS:
-            self._maps.popitem(last=False)
-        return self._maps[name]
+        self._maps[name] = maps = shard.view(np.ndarray)
+        with suppress(KeyError):
+            if len(self._maps) > OPEN_SHARDS:
+                self._maps.popitem(last=False)
+        return maps
 
 
 def is_whole(path: Path, images: int, channels: int, size: int) -> bool:

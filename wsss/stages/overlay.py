@@ -103,7 +103,8 @@ def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
         places = {name: i for i, name in enumerate(data.ids)}
         missing = [name for name in wanted if name not in places]
         if missing or not wanted:
-            raise DataError(f"--ids: {some(missing) or repr(options.ids)} not in {data.folder}, expected IDs of its images.parquet.")
+            lacking = some(missing) or repr(options.ids)
+            raise DataError(f"--ids: {lacking} not in {data.folder}, expected IDs of its images.parquet.")
         empty = [name for name in wanted if not data.ok[places[name]]]
         if empty:
             raise DataError(f"--ids: {some(empty)} could not be prepared and cannot be drawn: leave them out.")
