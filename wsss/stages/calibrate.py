@@ -67,8 +67,9 @@ def _read(options: CalibrateOptions, digests: Digests) -> dict[str, Any]:
 
 def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     tables = read_predictions([options.preds])[0]
-    data = _data(options)
-    classes = classes_of(options.preds, _data_folder(options), tables.columns)
+    folder = _data_folder(options)
+    data = None if folder is None else DataSet.open(folder)
+    classes = classes_of(options.preds, folder, tables.columns)
     labels = _labels(options, data, classes)
     predicted = {*tables.images.ID, *tables.cells.ID}
     _check_unseen(tables, predicted, {} if data is None else data.twins)
@@ -100,13 +101,8 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {out}")
 
 
-def _data(options: CalibrateOptions) -> DataSet | None:
-    """Open the data set that the labels are taken from; None where they come from a table."""
-    folder = _data_folder(options)
-    return None if folder is None else DataSet.open(folder)
-
-
 def _data_folder(options: CalibrateOptions) -> Path | None:
+    """Return the data set that the labels are taken from; None where they come from a table alone."""
     if options.data is not None:
         return options.data
     recorded = recorded_data(options.preds)
