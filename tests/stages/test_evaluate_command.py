@@ -181,6 +181,13 @@ def test_the_same_figures_are_told_again_where_there_is_nothing_to_do(
     assert any("without Negative" in line for line in told[1])
 
 
+def test_scores_of_images_of_other_classes_are_refused(folder: Path) -> None:
+    path = folder / "preds/images.csv"
+    pd.read_csv(path).drop(columns="2").to_csv(path, index=False)
+    with pytest.raises(DataError, match=r"images.csv has 2 classes, the table of cells beside it has 3"):
+        run(folder)
+
+
 def test_true_masks_of_another_size_are_refused(folder: Path) -> None:
     Image.fromarray(np.zeros((20, 25), np.uint16)).save(folder / "masks/i0.png")
     with pytest.raises(DataError, match=r"i0.png is 20 x 25, but i0 is 40 x 50: give it at that size"):

@@ -150,7 +150,8 @@ def read_predictions(folders: list[Path]) -> list[Prediction]:
     predictions: list[Prediction] = []
     for folder in folders:
         provenance = read_provenance(folder)
-        cells, images = read_cells(folder), read_images(folder)
+        cells = read_cells(folder)
+        images = read_images(folder, score_columns(cells, folder))
         if predictions:
             first = predictions[0]
             cells = _aligned(cells, first.cells, ["ID", "cell_id"], folder, first.folder)

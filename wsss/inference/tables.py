@@ -304,15 +304,23 @@ def _batches(file: Any, path: Path) -> Iterator[Any]:
         yield from batches(file, path, rows=4096)
 
 
-def read_images(folder: Path) -> pd.DataFrame:
+def read_images(folder: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read images.csv; images whose status is not ok may have no scores (NaN).
 
+    Args:
+        folder: of the predictions.
+        columns: the score columns of their cells; empty where these are not read.
+
     Raises:
-        DataError: the file is missing, or a row is not what it must be; names file and row.
+        DataError: the file is missing, has other classes than the cells, or a row is not what it must be; names file
+            and row.
     """
     path = folder / "images.csv"
     check_recorded(path)
     table = _unguarded(read_text(path, IMAGE_COLUMNS))
+    found = score_columns(table, path)
+    if columns and found != list(columns):
+        raise DataError(f"{path} has {len(found)} classes, the table of cells beside it has {len(columns)}.")
     table = _numbers(table, ("fold", "n_cells"), path, whole=True)
     good = (table.status == "ok").to_numpy()
     _put_scores(table, path, good)

@@ -267,7 +267,7 @@ def _image_scores(options: EvaluateOptions, columns: list[str]) -> Values:
     """Return ID -> (K,) scores of the images that have them; nothing where there is no images.csv."""
     if not (options.preds / "images.csv").exists():
         return {}
-    table = read_images(options.preds)
+    table = read_images(options.preds, columns)
     table = table[table[columns].notna().all(axis=1)]
     return dict(zip(table.ID, table[columns].to_numpy(np.float32), strict=True))
 

@@ -66,10 +66,10 @@ def collect(options: ReportOptions) -> Contents:
         DataError: predictions, data set and truth do not fit each other.
     """
     data = DataSet.open(data_folder_of(options.preds, options.data))
-    cells, images = read_cells(options.preds), read_images(options.preds)
+    cells = read_cells(options.preds)
     columns = score_columns(cells, options.preds)
-    for found in (columns, score_columns(images, options.preds / "images.csv")):
-        check_classes(options.preds, found, data.classes, data.folder)
+    check_classes(options.preds, columns, data.classes, data.folder)
+    images = read_images(options.preds, columns)
     strangers = sorted((set(images.ID) | set(cells.ID)) - set(data.ids))
     if strangers:
         raise DataError(f"{options.preds} has {some(strangers)}, which {data.folder} lacks: pass its --data.")
