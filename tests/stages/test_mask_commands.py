@@ -131,6 +131,8 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(
     assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="holds another result"):
         infer.main(again)
+    with pytest.raises(ConfigError, match=r"holds another result \(precision was None, now bf16\)"):
+        infer.main([*again, "--segmentation.objects", "false", "--precision", "bf16"])
 
 
 def test_evaluation_gives_figures_a_choice_of_threshold_and_a_picture(salt: Path, preds: Path, tmp_path: Path) -> None:
