@@ -10,7 +10,7 @@ from wsss import doctor
 from wsss.core.checks import DataError
 from wsss.core.files import write_json
 from wsss.core.label_maps import write_label_map
-from wsss.core.labels import HPA_NAMES
+from wsss.core.labels import HPA_NAMES, ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.inference import tables
@@ -138,6 +138,12 @@ def test_image_labels_that_their_cells_contradict_are_listed(home: Path, capsys:
 def test_labels_of_what_is_no_prediction_name_the_option(home: Path) -> None:
     with pytest.raises(DataError, match="check --labels"):
         doctor.main(["--labels", str(home)])
+
+
+def test_labels_are_not_judged_by_predictions_of_other_classes(home: Path) -> None:
+    create_dataset(home / "other", {"im0": np.zeros((4, 24, 24), np.uint8)}, spec=Spec(classes=ClassList(("a",), None)))
+    with pytest.raises(DataError, match=r"has 19 classes, .* has 1:"):
+        doctor.main(["--labels", str(write_predictions(home, fold=0)), "--data", str(home / "other")])
 
 
 def test_labels_are_not_judged_by_networks_that_learnt_them(home: Path) -> None:

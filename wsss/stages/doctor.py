@@ -21,7 +21,7 @@ from wsss.core.runtime import cores, version_of, versions
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, read_provenance, without_cells
 from wsss.inference.published import read_published
-from wsss.inference.tables import iter_cells, score_columns
+from wsss.inference.tables import check_classes, iter_cells, score_columns
 from wsss.metrics.classify import label_doubts
 from wsss.models.device import GIB, MEMORY_LIMITS, choose_device, free_memory, gpu_precision
 from wsss.options.doctor import DoctorOptions
@@ -246,7 +246,9 @@ def examine_labels(options: DoctorOptions) -> Iterator[Finding]:
     for name, cells in iter_cells(preds):
         if name not in rows:
             raise DataError(f"{preds} has the image {name}, which {data.folder} lacks: pass its data set as --data.")
-        shares[rows[name]] = cells[score_columns(cells, preds)].to_numpy(np.float64).mean(axis=0)
+        columns = score_columns(cells, preds)
+        check_classes(preds, columns, data.classes, data.folder)
+        shares[rows[name]] = cells[columns].to_numpy(np.float64).mean(axis=0)
     doubts = label_doubts(shares, data.labels, data.classes.negative)
     looked = int((~np.isnan(shares).all(axis=1) & data.has_labels).sum())
     if not doubts:
