@@ -47,8 +47,8 @@ from wsss.training.tasks.masks import make_target
 BACKBONE = "tf_efficientnet_lite0"
 ENCODER = ["--backbone", BACKBONE, "--weights", "package", "--device", "cpu"]
 PLAIN = ["--config", "configs/unet_salt.yaml", "--unet.attention", "none", "--unet.hypercolumn", "false"]
-PLAIN += ["--unet.empty_head", "false", "--mask_loss.later", "{}", "--mask_loss.switch", "0", "--workers", "0"]
-PLAIN += ["--save_every", "50"]
+PLAIN += ["--unet.empty_head", "false", "--mask_loss.terms", "{bce: 1}", "--mask_loss.symmetric", "false"]
+PLAIN += ["--workers", "0", "--save_every", "50"]
 """The baseline of the table of options: the salt recipe with binary cross-entropy and a bare decoder."""
 BLURS = (0, 0.7, 1.5)
 """Of the ceilings, px."""

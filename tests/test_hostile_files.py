@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from wsss.core.checks import UserError
 from wsss.core.csv_text import read_numbers, read_text
 from wsss.core.files import read_json, read_lines, read_record
 from wsss.core.label_maps import read_label_map
-from wsss.core.labels import HPA
+from wsss.core.labels import HPA, ClassList
 from wsss.core.parquet import read_parquet
 from wsss.core.rasters import open_raster
 from wsss.core.reading import parse_json, parse_yaml, read_npy
@@ -305,7 +306,8 @@ def test_hostile_parquet(tmp_path: Path) -> None:
     all_refused(tmp_path, "cells.parquet", read_parquet, contents)
     all_refused(tmp_path, "cells.parquet", lambda path: read_cells(path.parent), contents)
     all_refused(tmp_path, "cells.parquet", lambda path: list(iter_cells(path.parent)), contents)
-    all_refused(tmp_path, "cells.parquet", lambda path: read_predictions(path, ["a"], ["x", "y"], 0.5), contents)
+    data: Any = SimpleNamespace(folder=tmp_path, classes=ClassList(("x", "y"), None))
+    all_refused(tmp_path, "cells.parquet", lambda path: read_predictions(path.parent, data, ["a"], 0.5), contents)
     all_refused(tmp_path, "masks.parquet", TableMasks, contents)
 
 

@@ -1,6 +1,7 @@
 """Inputs that users reported as read wrongly, one test for each kind, through every reader that can meet it."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,13 +197,14 @@ def test_excel_tables(tmp_path: Path) -> None:
         "lower": text.lower(),
         "trail": text.replace("\n", ",,\n"),
         "trailrows": text + ",,\n,,\n",
+        "files": text.replace("a,", "a.png,"),
     }
     runs = rle.encode_label_map(CELLS)[1].decode()
     for name, form in forms.items():
         path = tmp_path / f"{name}.csv"
         path.write_text(form)
-        assert read_cell_truth(path, HPA).cells.tolist() == [1, 2], name
-        path.write_text(form.replace("cell", "x").replace("a\t2", "b\t2").replace("a,2", "b,2").replace("a;2", "b;2"))
+        assert read_cell_truth(path, HPA).rows()["a"].tolist() == [0, 1], name
+        path.write_text(re.sub(r"a(\S*[,;\t]2)", r"b\1", form.replace("cell", "x")))
         assert read_labels(path, HPA).labels == {"a": (18,), "b": (0, 16)}, name
         path.write_text(form.replace("Label", "rle").replace("label", "rle").replace("18", runs).replace("0|16", runs))
         assert TableMasks(path).masks("a", SIZE).ids == [1, 2], name

@@ -103,6 +103,14 @@ def test_scores_outside_the_unit_interval_are_refused() -> None:
         finish(np.ones((1, 2)), np.ones((2, 2)), ScoreConfig())
 
 
+@pytest.mark.parametrize("blend", BLENDS)
+def test_scores_of_one_stay_one_although_shares_sum_to_one_but_for_rounding(blend: str) -> None:
+    maps, crops, features = take_shares([1.0, 0.1, 0.1])
+    shares = [("maps", maps * share) for share in take_shares([1.0, 0.12])] + [("crops", crops), ("features", features)]
+    parts = [Part("", group, share, np.ones((2, 3), np.float32)) for group, share in shares]
+    assert (blend_parts(parts, ScoreConfig(blend=blend, prior_rounds=0)) == 1).all()
+
+
 def test_the_feature_classifier_has_its_share_before_border_cells_are_weighted() -> None:
     network, feature_classifier = np.array([[0.2, 0.2], [0.6, 0.2]]), np.array([[0.0, 1.0], [0.4, 0.6]])
     config = ScoreConfig(feature_share=0.25, normalise_rows=True, border_power=1, prior_rounds=0)

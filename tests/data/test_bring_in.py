@@ -12,7 +12,7 @@ from PIL import Image
 from wsss.core.checks import DataError
 from wsss.core.tiff import parse_choice
 from wsss.data.image_files import find_images, read_path_list
-from wsss.data.pixels import TINTS, check_headers, read_image, signal_of
+from wsss.data.pixels import TINTS, check_headers, read_header, read_image, signal_of
 
 CHANNELS = ("red", "green", "blue", "yellow")
 
@@ -121,12 +121,19 @@ HEADER = "r_image,y_image,b_image,g_image,output_folder,output_prefix\n"
 
 def test_a_path_list_gives_images_in_our_order_of_channels(tmp_path: Path) -> None:
     path = write_list(
-        tmp_path, HEADER + "a/r.png,a/y.png,a/b.png,a/g.png,out,exp/cell2_\nr.tif,y.tif,b.tif,w_green.tif,,\n"
+        tmp_path, HEADER + "a/r.png,a\\y.png,a/b.png,a/g.png,out,exp/cell2_\nr.tif,y.tif,b.tif,w_green.ome.tif,,\n"
     )
     found = read_path_list(path, CHANNELS).images
     assert [image.ID for image in found] == ["exp_cell2", "w"]
     assert found[0].names == ("a/r.png", "a/g.png", "a/b.png", "a/y.png")
     assert found[0].channels == CHANNELS
+
+
+def test_channels_in_another_order_are_those_of_their_columns(tmp_path: Path) -> None:
+    path = write_list(tmp_path, HEADER + "r.png,y.png,b.png,g.png,out,x\n")
+    for channels, wanted in ((("Green", "blue", "yellow", "red"), "gbyr"), (("DAPI", "red", "GFP", "ER"), "grby")):
+        (image,) = read_path_list(path, channels).images
+        assert image.names == tuple(f"{letter}.png" for letter in wanted)
 
 
 @pytest.mark.parametrize("header", ["", "#" + HEADER, "\ufeff" + HEADER])
@@ -179,6 +186,22 @@ def write_zarr(path: Path, pixels: np.ndarray, axes: str, version: int, **option
     group.create_array("0", data=pixels, **options)
     facts = {"multiscales": [{"axes": [{"name": n} for n in axes], "datasets": [{"path": "0"}]}]}
     group.attrs.update(facts if version == 2 else {"ome": facts})
+
+
+def test_an_ome_zarr_as_bioformats2raw_writes_it_is_read(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    image, path = planes().astype(np.uint16) * 16, tmp_path / "x.zarr"
+    zarr.open_group(path, mode="w", zarr_format=2).attrs["bioformats2raw.layout"] = 3
+    write_zarr(path / "0", image.astype(">u2"), "cyx", 2)
+    group = zarr.open_group(path / "0", mode="a")
+    sized = {"axes": [{"name": n, "unit": "nanometer"} for n in "cyx"]}
+    sized |= {"datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 40, 40]}]}]}
+    group.attrs["multiscales"] = [sized | {"coordinateTransformations": [{"type": "scale", "scale": [1, 2, 2]}]}]
+    np.testing.assert_array_equal(read_image([path], 4, bits=12)[0], image // 16)
+    assert read_header(path).pixel_um == pytest.approx(0.08)
+    write_zarr(path / "1", image, "cyx", 2)
+    with pytest.raises(DataError, match=r"x\.zarr holds 2 images \(series\), expected one"):
+        read_image([path], 4)
 
 
 @pytest.mark.parametrize("version", [2, 3])

@@ -255,7 +255,7 @@ def test_the_salt_competitions_own_files_are_read(tmp_path: Path) -> None:
     for name, mask in (("a", MASK.astype(np.uint16) * 65535), ("empty", np.zeros((6, 5), np.uint8))):
         save(tmp_path / "images" / f"{name}.png", np.full((6, 5, 3), 9, np.uint8))
         save(tmp_path / "masks" / f"{name}.png", mask)
-    (tmp_path / "train.csv").write_text(f"id,rle_mask\na,{encode_pairs(MASK)}\nempty,\n")
+    (tmp_path / "train.csv").write_text(f"id,rle_mask\na.png,{encode_pairs(MASK)}\nempty,\n")
     masks = open_masks(tmp_path, channels=1)
     assert masks.image(0).shape == (1, 6, 5)
     np.testing.assert_array_equal(masks.label_map(0) > 0, MASK)

@@ -41,7 +41,7 @@ def test_channels_of_files_are_found_in_any_case_and_with_an_underscore_in_their
 def test_a_preview_beside_the_planes_is_extra_not_an_image(tmp_path: Path) -> None:
     found = find_images(touch(tmp_path, *planes("a"), "a_composite.png"), CHANNELS)
     assert [image.ID for image in found.images] == ["a"]
-    assert found.extra == ["a_composite.png"]
+    assert found.notes == ["1 files are no channel of their image, not read: a_composite.png."]
 
 
 def test_a_missing_channel_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import pickle
 import zlib
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_open_maps_stay_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for k in range(0, 256 * 5, 256):
         reader.image(*made.place(k))
     assert len(reader._maps) == 2
+
+
+class ClosedByAnotherThread(OrderedDict[str, np.ndarray]):
+    """Loses what it hands out at once."""
+
+    def get(self, name: str) -> np.ndarray | None:
+        return self.pop(name, None)
+
+
+def test_a_map_may_be_closed_by_another_thread_while_it_is_read(tmp_path: Path) -> None:
+    made, reader = shards(tmp_path), ShardReader(tmp_path, 4, 8)
+    wanted = reader.image(*made.place(3))
+    reader._maps = ClosedByAnotherThread(reader._maps)
+    assert (reader.image(*made.place(3)) == wanted).all()
 
 
 def test_too_little_room_is_said_before_anything_is_written(tmp_path: Path) -> None:

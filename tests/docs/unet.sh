@@ -9,7 +9,7 @@ write_salt(Path("salt/train"), 0, 12)
 write_salt(Path("salt/test"), 12, 4)
 EOP
 
-#: replace --fold all => --fold all --backbone test_resnet --weights none --unet.channels "[8,8,8,4,4]" --epochs 3 --mask_loss.switch 1 --batch 4 --masks.folds 2 --run runs/train-unet-tf_efficientnet_lite0
+#: replace --fold all => --fold all --backbone test_resnet --weights none --unet.channels "[8,8,8,4,4]" --epochs 3 --batch 4 --masks.folds 2 --run runs/train-unet-tf_efficientnet_lite0
 #: run python -m wsss.train    --data salt/train --config configs/unet_salt.yaml --fold all
 
 #: skip python -m wsss.train --task masks --data salt/train --backbone tiny:Tiny --weights none --unet.channels "[32,16,8]"

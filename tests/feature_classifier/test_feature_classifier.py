@@ -154,6 +154,16 @@ def test_a_feature_classifier_of_other_images_is_refused(home: Path) -> None:
         predict(home, "mixed", "nothing", "--oof", "true")
 
 
+def test_a_feature_classifier_that_stays_although_none_is_wanted_is_told(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(home / "run", tmp_path / "run")
+    again = words(home, "run", "--fold", "0", "--feature_classifier.enabled", "false")
+    again[again.index("--run") + 1] = str(tmp_path / "run")
+    assert train.main(again) == 0
+    assert f"infer uses {tmp_path}/run/fold0/feature_classifier.safetensors" in capsys.readouterr().out
+
+
 def test_without_segmented_cells_the_way_out_is_told(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "data", tmp_path / "data", ignore=shutil.ignore_patterns("cells"))
     data = DataSet.open(tmp_path / "data")

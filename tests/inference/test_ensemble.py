@@ -54,6 +54,11 @@ def test_fitted_weights_leave_a_worthless_member_out_and_beat_each_alone() -> No
     assert ap(truth)(blend(scores, weights, "mean"), every) > max(ap(truth)(own, every) for own in scores)
 
 
+def test_weights_stay_equal_where_nothing_tells_members_apart() -> None:
+    _, scores, _ = members()
+    assert fit_weights(scores, np.arange(5), "mean", lambda blended, rows: 0.0).tolist() == [1 / 3] * 3
+
+
 def test_the_weights_of_a_fold_do_not_depend_on_its_labels() -> None:
     truth, scores, folds = members()
     other = truth.copy()

@@ -1,7 +1,8 @@
 """The network gets the share of the scores that held-out images ask for, and no image asks for itself."""
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,10 @@ from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import NETWORK_SHARE, load_feature_classifier, save_feature_classifier
 from wsss.feature_classifier.train import record_network_share
 from wsss.inference.checkpoints import CamCheckpoint, plan_oof
-from wsss.inference.network_share import STEPS, choose_shares
+from wsss.inference.network_share import STEPS, _rescorer, choose_shares
 from wsss.inference.sources import feature_share
 from wsss.options.recipe import ClassifyRecipe
-from wsss.options.scoring import ScoreConfig
+from wsss.options.scoring import CropConfig, ScoreConfig
 from wsss.runs.record import RunRecord
 from wsss.runs.run_folder import RunFolder
 
@@ -55,6 +56,20 @@ def test_each_class_has_its_own_share(drawn: tuple[np.ndarray, ...]) -> None:
     shares = choose_shares(truth, blends(truth, features, network), draws)
     assert shares[0] == shares[2] == 0
     assert shares[1] >= 0.5
+
+
+def test_cells_at_the_border_count_as_infer_lets_them() -> None:
+    """Scores of a cell that the border cuts, of half the area of the other, are halved by --score.border_power 1."""
+    known: Any = SimpleNamespace(one_class=False)
+    checkpoint = CamCheckpoint(cast(Any, SimpleNamespace(classes=("a",))), cast(Any, None), known)
+    columns = {"area_px": [100, 50], "touches_border": [False, True]}
+    columns |= {f"{name}:0": [0.8, 0.8] for name in ("image", "cam", "feature_classifier")}
+    found = []
+    for power in (0.0, 1.0):
+        rules = ScoreConfig(border_power=power, prior_rounds=0)
+        task: Any = SimpleNamespace(score=rules, crops=CropConfig(mode="none"))
+        found.append(_rescorer(checkpoint, task, [pd.DataFrame(columns)], None)(0.5)[0, 0])
+    assert found == pytest.approx([1 - 0.2**3, 1 - 0.4**3])
 
 
 def test_equal_sources_leave_the_features_alone(drawn: tuple[np.ndarray, ...]) -> None:

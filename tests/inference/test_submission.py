@@ -73,6 +73,7 @@ def test_cells_of_an_unknown_image_are_refused(tmp_path: Path) -> None:
     [
         ("0 0.5", "2 words"),
         ("x 0.5 abcd", "invalid literal"),
+        (f"{10**30} 0.5 abcd", "expected class, confidence, mask"),
         ("3 0.5 abcd", "class 3 is outside 0..2"),
         ("0 1.5 abcd", "confidence 1.5 is outside 0..1"),
         ("0 nan abcd", "confidence nan"),

@@ -89,10 +89,13 @@ def test_the_search_finds_threshold_and_size_that_are_best_on_the_images_given()
         found[0, 9] *= 2
         return without_small(found, size)
 
-    best, *rest = search([(probs, WHOLE)], decode, thresholds=[0.3, 0.5], min_sizes=[0, 2], metric="iou")
+    options = {"thresholds": [0.3, 0.5], "min_sizes": [0, 2], "metric": "iou"}
+    best, *rest = search([(probs, WHOLE, None)], decode, **options)
     assert (best.threshold, best.min_size, best.score) == (0.3, 2, 1.0)
     assert len(rest) == 3
     assert rest == sorted(rest, key=lambda choice: -choice.score)
+    best = search([(probs, WHOLE, probs == np.float64(0.9))], decode, **options)[0]
+    assert (best.threshold, best.min_size, best.score) == (0.3, 0, 1.0), "what is ignored counts for no choice"
 
 
 def strip(*lengths: tuple[int, int]) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Shares of cells by condition, intervals over images."""
 
+import tracemalloc
+
 import numpy as np
 
 from wsss.metrics.weighted import difference, group_shares
@@ -39,6 +41,15 @@ def test_a_difference_is_found_and_none_is_not() -> None:
     assert 0 < low[0] < value[0] < high[0]
     assert difference(again, control)[1][0] < 0 < difference(again, control)[2][0]
     np.testing.assert_allclose(drug.share.sum(), 1)
+
+
+def test_memory_does_not_grow_with_images_times_resamples() -> None:
+    images = np.arange(20_000)
+    tracemalloc.start()
+    group_shares(np.ones((len(images), 1)), images, np.zeros(len(images), int), ["a"], rounds=100)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20 * images.nbytes
 
 
 def test_few_images_have_a_share_without_interval() -> None:

@@ -118,6 +118,17 @@ def test_the_cpu_computes_in_fp32_unless_told_otherwise() -> None:
         choose_device("cpu", "fp16")
 
 
+@pytest.mark.parametrize("name", ["gpu", "mps", "meta", "cuda:-1", "cpu:7", ""])
+def test_what_is_no_device_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"device is '{name}', expected auto, cpu, cuda or cuda:N"):
+        choose_device(name)
+
+
+def test_an_arithmetic_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="precision is 'fp8', expected one of auto, fp32, bf16, fp16"):
+        choose_device("cpu", "fp8")
+
+
 @pytest.mark.parametrize(("flags", "told"), [("fpu avx2", False), ("fpu avx512_bf16", True), ("fpu amx_bf16", True)])
 def test_a_cpu_that_computes_in_bf16_is_known(
     flags: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

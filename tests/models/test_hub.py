@@ -111,6 +111,7 @@ def test_only_new_runs_ask_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         check(recipe, new)
     check(replace(recipe, weights="none"), new)
     check(replace(recipe, init_from="run"), new)
+    check(replace(recipe, backbone="se**"), new)  # no pattern, and no backbone either: refused later
     check(recipe, replace(new, data=tmp_path / "missing"))
     fold = tmp_path / "runs" / "mine-seresnext50" / "fold0"
     fold.mkdir(parents=True)

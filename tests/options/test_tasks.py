@@ -24,7 +24,7 @@ from wsss.options import train as train_options
 from wsss.options.masks import MaskInferConfig
 from wsss.options.parsing import read_options
 from wsss.options.recipe import ClassifyRecipe, MapRecipe, MaskRecipe, Recipe, recipe_from
-from wsss.runs.record import check_same_run
+from wsss.runs.record import RunRecord, check_same_run
 
 WSSS = Path(__file__).parents[2] / "wsss"
 
@@ -145,6 +145,15 @@ def test_what_is_gone_is_refused_or_noted_where_it_was_on(
     if group == "cells":
         with pytest.raises(DataError, match=r"begun with cells.pieces 3, which is gone"):
             check_same_run({"recipe": old}, {})
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_run_does_not_go_on_where_channels_show_something_else(swapped: bool) -> None:
+    plain = RunRecord(ClassifyRecipe(), 0, "", (), ("a", "b"))
+    told = dataclasses.replace(plain, roles=("nucleus", "signal"))
+    before, now = (told, plain) if swapped else (plain, told)
+    with pytest.raises(DataError, match="begun with another roles"):
+        check_same_run(before.meta(), now.meta())
 
 
 @pytest.mark.parametrize("task", train_options.TASKS)
@@ -281,11 +290,11 @@ def test_a_training_reads_every_option_of_maps(tmp_path: Path, asked: set[tuple[
     runs = {
         "cosine": ["--mask_loss.terms", terms, "--epochs", "1"],
         "cyclic": ["--mask_loss.later", "{dice: 1}", "--mask_loss.switch", "1"],
+        "plateau": ["--epochs", "3", "--optim.lr", "1e-12", "--optim.floor", "0", "--optim.patience", "0"],
     }
     for name, own in runs.items():
         assert train.main(words(data, tmp_path / name, *flags, "--optim.schedule", name, *own)) == 0
-    refused = {"optim.factor": "0.5", "optim.patience": "3"}
-    refused |= {f"mask_loss.{name}": "1" for name in ("border_weight", "border_sigma", "empty_weight")}
+    refused = {f"mask_loss.{name}": "1" for name in ("border_weight", "border_sigma", "empty_weight")}
     for name, value in refused.items():
         with pytest.raises(ConfigError, match=f"--{name} changes nothing in the task maps"):
             train.main(words(data, tmp_path / "other", *flags, f"--{name}", value))

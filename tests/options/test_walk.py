@@ -348,6 +348,7 @@ WALKS = {
             Case("--masks joined", f"--weights auto {TRUE}"),
             Case("--join number", f"--weights auto {TRUE}"),
             Case("--join_iou 0.9", f"--weights auto {TRUE}"),
+            Case("--data other", refused="data"),
             Case("--truth fields/other_truth.csv", refused="truth"),
             Case("--join number", refused="join"),
             Case("--join_iou 0.9", refused="join_iou"),

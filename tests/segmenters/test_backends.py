@@ -28,6 +28,13 @@ def test_a_package_adds_a_backend_by_an_entry_point(monkeypatch: pytest.MonkeyPa
     assert make_backend("whole")(field()).cells.all()
 
 
+@pytest.mark.parametrize("place", ["no_such_package:make", "json:no_such_function"])
+def test_a_backend_of_a_package_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setattr(backends, "_foreign", lambda: EntryPoints([EntryPoint("odd", place, backends.GROUP)]))
+    with pytest.raises(ConfigError, match=rf"--backend odd \({place}\) cannot be imported: .*no_such"):
+        make_backend("odd")
+
+
 def test_an_unknown_backend_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'classical'"):
         make_backend("clasical")

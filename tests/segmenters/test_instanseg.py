@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,10 +77,10 @@ def test_nuclei_get_the_ids_of_their_cells() -> None:
 
 
 def test_the_pixel_size_is_that_of_the_stored_image() -> None:
-    for given, stored in ((None, 0.08 * 32), (0.1, 3.2)):
+    for given, declared, stored in ((None, None, 0.08 * 32), (0.1, 0.5, 3.2), (None, 0.5, 16)):
         backend = make_backend("instanseg", BackendOptions(device="cpu", pixel_um=given))
         assert isinstance(backend, NetworkBackend)
-        backend.segment_batch([two_cells()])
+        backend.segment_batch([replace(two_cells(), pixel_um=declared)])
         assert InstanSeg.pixel_sizes == [pytest.approx(stored)]
 
 

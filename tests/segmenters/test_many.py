@@ -1,5 +1,6 @@
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ import pytest
 from wsss.core.checks import DataError
 from wsss.core.label_maps import read_label_map
 from wsss.data.build import Spec, create_dataset
-from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
+from wsss.data.catalog import DataSet
+from wsss.options.segment import SegmentOptions
+from wsss.runs.inputs import Digests
+from wsss.segmenters import BackendOptions, CellMaps, Field, Finish, many
 from wsss.segmenters.many import Job, segment_images
+from wsss.stages.segment import _marks
 
 
 class Counting:
@@ -50,8 +55,6 @@ def test_a_network_sees_every_image_once_in_batches(data: Path, workers: int) ->
 def test_an_image_that_cannot_be_read_or_finished_is_told_and_the_others_go_on(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsss.data.catalog import DataSet
-
     whole = DataSet.image
 
     def broken(self: DataSet, i: int) -> np.ndarray:
@@ -83,3 +86,16 @@ def test_a_bug_of_the_network_is_not_recorded_as_a_broken_image(data: Path) -> N
 
     with pytest.raises(TypeError, match="unexpected keyword"):
         run(data, Buggy())
+
+
+def test_a_backend_sees_names_and_size_of_pixels_and_red_before_yellow(tmp_path: Path) -> None:
+    channels = ("yellow", "green", "blue", "red")
+    image = np.arange(4, dtype=np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8)
+    create_dataset(tmp_path / "set", {"a": image}, spec=Spec(size=8, channels=channels))
+    data = DataSet.open(tmp_path / "set")
+    data = replace(data, table=data.table.assign(pixel_size_um=["0.5"]))
+    field = many._read(data, 0)
+    assert (field.names, field.pixel_um) == (channels, 0.5)
+    assert [int(plane[0, 0]) for plane in field.cells] == [3, 0]
+    given, guessed = (_marks(data, SegmentOptions(backend="instanseg", pixel_um=um), Digests()) for um in (0.5, None))
+    assert guessed["a"] == f"{given['a']} 0.5 um"

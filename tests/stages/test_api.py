@@ -18,6 +18,7 @@ from wsss.core.files import read_json
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.inference import hub
+from wsss.inference.one_image import check_image
 
 SIZE = 64
 SCORES = [str(k) for k in range(19)]
@@ -57,6 +58,11 @@ def test_the_notebook_gives_the_very_scores_of_infer(home: Path) -> None:
         plain = [column for column in wanted if column not in SCORES]
         pd.testing.assert_frame_equal(found[plain], wanted[plain])
         np.testing.assert_allclose(found[SCORES], wanted[SCORES], atol=2e-5)  # another batch size
+
+
+def test_a_map_of_big_endian_numbers_is_an_image_too() -> None:
+    image = np.arange(4 * 5 * 6, dtype=">u2").reshape(4, 5, 6) * 16
+    np.testing.assert_array_equal(check_image(image, 4, 12), image // 16)
 
 
 def test_channels_may_come_first_or_last_in_8_or_16_bits_or_as_floats(home: Path) -> None:

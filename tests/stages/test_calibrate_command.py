@@ -1,5 +1,6 @@
 """Calibration as a command, and infer with its curves; on small tables written by hand and on a tiny run."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json, write_json
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
+from wsss.inference.calibration import load_calibration
 from wsss.options.review import ReviewOptions
 from wsss.options.scoring import TtaConfig
 from wsss.stages.review import open_session
@@ -96,6 +98,33 @@ def test_predictions_of_training_images_are_refused(home: Path) -> None:
     predict(home, "seen")
     with pytest.raises(DataError, match=r"trained on im.*curves fitted to what a network has seen mislead"):
         curves(home, preds="seen")
+
+
+def test_new_images_may_be_labelled_in_one_table_with_those_of_the_training(home: Path) -> None:
+    rng = np.random.default_rng(1)
+    labels = {f"new{n:02}": [7 * (n % 2)] for n in range(12)}
+    images = {name: rng.integers(0, 200, (4, SIZE, SIZE)).astype(np.uint8) for name in labels}
+    create_dataset(home / "new", images, labels, Spec(size=SIZE, folds=2))
+    shutil.copytree(home / "data/cells", home / "new/cells")
+    for n, name in enumerate(labels):
+        (home / f"new/cells/im{n:02}.png").rename(home / f"new/cells/{name}.png")
+    infer.main(f"--data {home}/new --run {home}/run --out {home}/of-new --device cpu".split())
+    rows = [f"{name},{k}\n" for name, (k,) in labels.items()] + [f"im{n:02},{7 * (n % 2)}\n" for n in range(24)]
+    (home / "all.csv").write_text("ID,Label\n" + "".join(rows))
+    assert read_json(curves(home, "--labels", str(home / "all.csv"), preds="of-new"))["report"]["images"]["count"] == 12
+
+
+def test_a_cell_that_scaling_loses_has_the_calibrated_probabilities_of_its_image(home: Path) -> None:
+    path = curves(home)
+    image = np.full((4, 4 * SIZE, 4 * SIZE), 60, np.uint8)
+    label_map = np.zeros(image.shape[1:], np.int32)
+    label_map[20:200, 20:200], label_map[213, 213] = 1, 2
+    plain, after = (
+        wsss.load(home / "run", device="cpu", calibration=c).predict(image, label_map) for c in (None, path)
+    )
+    wanted = load_calibration(path, 19).of_image(plain[SCORES].to_numpy()[1])
+    np.testing.assert_array_equal(after[SCORES].to_numpy()[1], wanted)
+    assert (wanted != plain[SCORES].to_numpy()[1]).any()
 
 
 def test_predictions_that_tell_nothing_are_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

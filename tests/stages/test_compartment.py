@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from squares import make_squares, words
 
@@ -41,3 +42,10 @@ def test_a_compartment_without_nuclei_is_refused_and_with_nuclei_changes_scores(
     assert infer.main(whole) == infer.main([*ask, *halves, "--out", str(tmp_path / "halves")]) == 0
     tables = [(tmp_path / name / "cells.csv").read_text() for name in ("whole", "halves")]
     assert tables[0] != tables[1]
+    (data / "cells/im03.png").unlink()
+    (data / "nuclei/im04.png").write_text("no picture")
+    write_label_map(data / "nuclei/im05", nuclei[:32])
+    assert infer.main([*ask, *halves, "--out", str(tmp_path / "broken")]) == 1
+    images = pd.read_csv(tmp_path / "broken/images.csv").set_index("ID")
+    assert images.index[images.status != "ok"].tolist() == ["im03", "im04", "im05"]
+    assert "nuclei/im05.png is (32, 64), expected (64, 64)" in images.status["im05"]

@@ -9,7 +9,8 @@ import pytest
 from wsss import doctor
 from wsss.core.checks import DataError
 from wsss.core.files import write_json
-from wsss.core.labels import HPA_NAMES
+from wsss.core.label_maps import write_label_map
+from wsss.core.labels import HPA_NAMES, ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.inference import tables
@@ -61,11 +62,12 @@ def test_damaged_pixels_and_weights_are_bad_and_make_the_exit_code_1(
     (shard,) = (home / "data/x/shards").iterdir()
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
-    shard.write_bytes(bytes(content))
     weights = home / "runs/r/fold0/best.safetensors"
     weights.write_bytes(weights.read_bytes()[:-3])
-    found = findings(capsys, 1)
-    assert [own["topic"] for own in found if own["level"] == "bad"] == ["data/x", "runs/r/fold0"]
+    for damaged in (content, content[:-1]):
+        shard.write_bytes(bytes(damaged))
+        found = findings(capsys, 1)
+        assert [own["topic"] for own in found if own["level"] == "bad"] == ["data/x", "runs/r/fold0"]
 
 
 def test_dark_channels_and_missing_label_maps_are_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,11 +76,16 @@ def test_dark_channels_and_missing_label_maps_are_told(home: Path, capsys: pytes
         image[1] = 0
     create_dataset(home / "dark", images)
     (home / "dark/cells").mkdir()
-    (home / "dark/cells/im1.png").touch()
+    write_label_map(home / "dark/cells/im1", np.zeros((24, 24), np.int32))
     told = levels(findings(capsys, 0, "--data", "dark"), "dark")
     assert told["3 images read, bytes as prepared; green is dark in 3 of them"] == "note"
     assert told["2 images have no label map (im0, im2): run segment again"] == "note"
     assert told["no labels: fit for infer, not for train"] == "ok"
+    write_label_map(home / "dark/cells/im2", np.zeros((24, 20), np.int32))
+    told = levels(findings(capsys, 1, "--data", "dark"), "dark")
+    assert next(
+        level for text, level in told.items() if "1 label maps cannot be used: im2: the label map is (24, 20)" in text
+    )
     (home / "dark/cells/im1.tif").touch()
     told = levels(findings(capsys, 1, "--data", "dark"), "dark")
     assert next(level for text, level in told.items() if "im1.png and im1.tif" in text) == "bad"
@@ -131,6 +138,12 @@ def test_image_labels_that_their_cells_contradict_are_listed(home: Path, capsys:
 def test_labels_of_what_is_no_prediction_name_the_option(home: Path) -> None:
     with pytest.raises(DataError, match="check --labels"):
         doctor.main(["--labels", str(home)])
+
+
+def test_labels_are_not_judged_by_predictions_of_other_classes(home: Path) -> None:
+    create_dataset(home / "other", {"im0": np.zeros((4, 24, 24), np.uint8)}, spec=Spec(classes=ClassList(("a",), None)))
+    with pytest.raises(DataError, match=r"has 19 classes, .* has 1:"):
+        doctor.main(["--labels", str(write_predictions(home, fold=0)), "--data", str(home / "other")])
 
 
 def test_labels_are_not_judged_by_networks_that_learnt_them(home: Path) -> None:

@@ -12,6 +12,7 @@ from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import write_json
 from wsss.core.label_maps import write_label_map
+from wsss.core.labels import ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.inference import tables
@@ -222,3 +223,20 @@ def test_options_that_make_no_sense_are_refused(words: list[str], message: str) 
         ensemble.main(["--preds", "p1", "p2", *out, *words])
     with pytest.raises(ConfigError, match="two or more"):
         ensemble.main(["--preds", "p1", "--out", "x"])
+
+
+def test_true_cells_may_bear_the_names_of_the_data_sets_classes(home: Path) -> None:
+    own = Spec(size=16, classes=ClassList(tuple(f"kind {k}" for k in range(19)), None))
+    create_dataset(home / "own", {"im01": np.zeros((4, *SIZE), np.uint8)}, spec=own)
+    for name in "ab":
+        write_json(home / name / "provenance.json", {"oof": True, "data": str(home / "own"), "table": "t"})
+    rows = [f"im{n:02},{cell},kind {n % 2}\n" for n in range(1, N) for cell in (1, 2, 5)]
+    (home / "truth.csv").write_text("ID,cell,Label\n" + "".join(rows))
+    facts = run(home, "--weights", "auto", "--truth", str(home / "truth.csv"))
+    assert "mean AP of 69 cells" in facts["fitted_on"]
+
+
+def test_image_labels_of_other_classes_are_refused(home: Path) -> None:
+    create_dataset(home / "own", {"im01": np.zeros((4, *SIZE), np.uint8)}, spec=Spec(classes=ClassList(("a",), None)))
+    with pytest.raises(DataError, match=r"has 19 classes, .* has 1:"):
+        run(home, "--weights", "auto", "--data", str(home / "own"))

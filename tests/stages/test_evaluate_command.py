@@ -13,6 +13,9 @@ from sklearn.metrics import average_precision_score
 
 from wsss.core import rle
 from wsss.core.checks import DataError
+from wsss.core.files import write_json
+from wsss.core.labels import ClassList
+from wsss.data.build import Spec, create_dataset
 from wsss.evaluate import main
 from wsss.inference import tables
 
@@ -162,6 +165,27 @@ def test_a_class_that_does_not_occur_is_null_and_the_table_is_printed(
     assert "masks, mAP at IoU 0.6" in printed
     assert "image labels copied to all cells" in printed
     assert "Negative" not in printed  # none of the three classes is
+
+
+def test_the_same_figures_are_told_again_where_there_is_nothing_to_do(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Spec(classes=ClassList(("one", "two", "three"), 1))
+    create_dataset(folder / "data", {"i0": np.zeros((4, *SIZE), np.uint8)}, spec=own)
+    write_json(folder / "preds/provenance.json", {"data": str(folder / "data")})
+    told = []
+    for _ in range(2):
+        run(folder)
+        told.append([line for line in capsys.readouterr().out.splitlines() if ": nothing to do" not in line])
+    assert told[1] == [line for line in told[0] if not line.startswith("written to")]
+    assert any("without Negative" in line for line in told[1])
+
+
+def test_scores_of_images_of_other_classes_are_refused(folder: Path) -> None:
+    path = folder / "preds/images.csv"
+    pd.read_csv(path).drop(columns="2").to_csv(path, index=False)
+    with pytest.raises(DataError, match=r"images.csv has 2 classes, the table of cells beside it has 3"):
+        run(folder)
 
 
 def test_true_masks_of_another_size_are_refused(folder: Path) -> None:

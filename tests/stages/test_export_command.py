@@ -12,8 +12,8 @@ from wsss import export
 from wsss.cells.regions import describe_cells
 from wsss.core import rle
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.labels import HPA_NAMES
-from wsss.data.build import create_dataset
+from wsss.core.labels import HPA_NAMES, ClassList
+from wsss.data.build import Spec, create_dataset
 from wsss.inference import tables
 from wsss.inference.tables import iter_submission
 
@@ -202,6 +202,16 @@ def test_predictions_of_another_size_are_refused(folder: Path) -> None:
     spoil(folder, ImageHeight=41)
     with pytest.raises(DataError, match=r"a b is \(41, 64\), in .* it is \(40, 64\)"):
         run(folder, "tiff", "x")
+
+
+@pytest.mark.parametrize("to", ["geojson", "coco", "csv", "kaggle"])
+@pytest.mark.parametrize("count", [3, 25])
+def test_predictions_of_other_classes_are_refused(folder: Path, to: str, count: int) -> None:
+    other = Spec(classes=ClassList(tuple(f"kind {k}" for k in range(count)), None))
+    create_dataset(folder / "other", {name: np.zeros((4, *size), np.uint8) for name, size in SIZES.items()}, spec=other)
+    suffix = {"geojson": "", "coco": ".json"}.get(to, ".csv")
+    with pytest.raises(DataError, match=f"has 19 classes, .* has {count}"):
+        run(folder, to, f"x{suffix}", "--data", str(folder / "other"))
 
 
 def test_cells_that_share_pixels_are_refused_where_a_map_cannot_hold_them(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Masks through the commands: train, go on, infer, evaluate, on squares drawn here."""
 
-from functools import partial
 from pathlib import Path
 from shutil import copytree
 
@@ -44,7 +43,8 @@ def words(data: Path, run: Path, *more: str) -> list[str]:
     config = Path(__file__).parents[2] / "configs" / "unet_salt.yaml"
     plain = ["--config", str(config), "--data", str(data), "--run", str(run), "--backbone", "test_resnet"]
     plain += ["--weights", "none", "--batch", "3", "--workers", "0", "--device", "cpu", "--masks.folds", "3", *SLIM]
-    plain += ["--epochs", "2", "--mask_loss.switch", "1", "--optim.warmup", "0", "--optim.lr", "3e-3"]
+    plain += ["--mask_loss.terms", "{bce: 1}", "--mask_loss.later", "{lovasz: 1}", "--mask_loss.switch", "1"]
+    plain += ["--epochs", "2", "--optim.warmup", "0", "--optim.lr", "3e-3"]
     return [*plain, *more]
 
 
@@ -131,6 +131,8 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(
     assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="holds another result"):
         infer.main(again)
+    with pytest.raises(ConfigError, match=r"holds another result \(precision was None, now bf16\)"):
+        infer.main([*again, "--segmentation.objects", "false", "--precision", "bf16"])
 
 
 def test_evaluation_gives_figures_a_choice_of_threshold_and_a_picture(salt: Path, preds: Path, tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_masks_need_a_folder_and_a_known_fold(salt: Path, tmp_path: Path) -> Non
 def test_the_range_test_suggests_a_rate(
     salt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "range_test", partial(watch.range_test, steps=10))
+    monkeypatch.setattr(watch, "RATES", np.geomspace(1e-6, 1, 10).tolist())
     assert train.main(words(salt, tmp_path / "find", "--lr_find")) == 0
     assert "suggestion --optim.lr" in capsys.readouterr().out
     assert (tmp_path / "find" / "fold0" / "lr_find.png").exists()

@@ -10,7 +10,7 @@ from PIL import Image
 from wsss import overlay
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import Geometry, write_label_map
-from wsss.core.labels import HPA, HPA_CHANNELS, HPA_NAMES
+from wsss.core.labels import HPA, HPA_CHANNELS, HPA_NAMES, ClassList
 from wsss.data.catalog import DataSet
 from wsss.options.overlay import OverlayOptions
 from wsss.reports.figures import colour
@@ -29,6 +29,7 @@ class SmallSet:
     has_labels = np.array([True, False, True, True])
     labels = np.stack([HPA.encode([0, 6])] * 4)
     channels = tints = HPA_CHANNELS
+    cells, _label_map = DataSet.cells, DataSet._label_map
     classes = HPA
     table = pd.DataFrame({"crc32": [1, 2, 3, 4]})
 
@@ -102,28 +103,28 @@ def test_a_scale_bar_is_drawn_where_the_size_of_a_pixel_is_known(tmp_path: Path,
 def test_images_are_spread_over_the_set_and_failed_ones_left_out(tmp_path: Path, data: SmallSet) -> None:
     assert choose_images(data, options(tmp_path)) == [0, 1, 2]
     assert choose_images(data, options(tmp_path, most=2)) == [0, 2]
-    assert choose_images(data, options(tmp_path, ids="c, a")) == [2, 0]
+    assert choose_images(data, options(tmp_path, ids="c, a,c")) == [2, 0]
 
 
-@pytest.mark.parametrize(("ids", "word"), [("a,q", "q not in"), ("d", "d could not be prepared")])
+@pytest.mark.parametrize(("ids", "word"), [("a,q", "q not in"), (" ,", "not in"), ("d", "d could not be prepared")])
 def test_an_id_that_cannot_be_drawn_is_named(tmp_path: Path, data: SmallSet, ids: str, word: str) -> None:
     with pytest.raises(DataError, match=word):
         choose_images(data, options(tmp_path, ids=ids))
 
 
-def test_only_the_wanted_images_are_read_and_the_top_class_is_noted(tmp_path: Path) -> None:
-    path = write_cells(tmp_path / "preds", top=14) / "cells.parquet"
-    notes = read_predictions(path, ["b"], HPA_NAMES, 0.5)
+def test_only_the_wanted_images_are_read_and_the_top_class_is_noted(tmp_path: Path, data: SmallSet) -> None:
+    notes = read_predictions(write_cells(tmp_path / "preds", top=14), data, ["b"], 0.5)
     assert set(notes) == {"b"}
     assert {cell: note.text for cell, note in notes["b"].items()} == {3: "Mito 0.90", 8: "Mito 0.90"}
 
 
-def test_missing_or_unfitting_predictions_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [HPA_NAMES[:18], (*HPA_NAMES, "More")])
+def test_missing_or_unfitting_predictions_are_refused(tmp_path: Path, data: SmallSet, names: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match=r"wsss\.infer"):
-        read_predictions(tmp_path / "cells.parquet", ["a"], HPA_NAMES, 0.5)
-    path = write_cells(tmp_path) / "cells.parquet"
-    with pytest.raises(DataError, match="no column 19"):
-        read_predictions(path, ["a"], [*HPA_NAMES, "More"], 0.5)
+        read_predictions(tmp_path, data, ["a"], 0.5)
+    data.classes = ClassList(names, None)
+    with pytest.raises(DataError, match=f"has 19 classes, .* has {len(names)}"):
+        read_predictions(write_cells(tmp_path), data, ["a"], 0.5)
 
 
 @pytest.mark.parametrize("label", ["", "19", "x", "-1"])

@@ -141,6 +141,14 @@ def test_only_mended_images_are_read_again(inputs: Path, capsys: pytest.CaptureF
     assert content(inputs / "set" / "shards") == content(inputs / "fresh" / "shards")
 
 
+def test_an_image_that_is_read_again_changes_no_other(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert labelled(inputs, "--bits", "12") == 0
+    (inputs / "images" / "i01_red.png").touch()
+    assert labelled(inputs, "--bits", "12") == 0
+    assert DataSet.open(inputs / "set").bits is None
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_changed_labels_make_new_folds_without_reading_pixels(inputs: Path) -> None:
     labelled(inputs)
     pixels = content(inputs / "set" / "shards")
@@ -161,6 +169,25 @@ def test_other_images_under_one_source_are_refused_until_overwritten(inputs: Pat
         labelled(inputs, "--allow-unlabelled")
     assert labelled(inputs, "--allow-unlabelled", "--overwrite") == 0
     assert len(DataSet.open(inputs / "set")) == 13
+
+
+def test_options_of_labels_and_folds_are_refused_where_there_are_none(inputs: Path) -> None:
+    with pytest.raises(ConfigError, match="--group changes nothing without --labels"):
+        run(inputs, "--group", "plate")
+    labelled(inputs)
+    draw(inputs / "more" / "images", "new", 99)
+    words = [
+        "--images",
+        str(inputs / "more" / "images"),
+        "--out",
+        str(inputs / "set"),
+        "--size",
+        "32",
+        "--workers",
+        "0",
+    ]
+    assert main([*words, "--source", "more", "--folds", "3"]) == 0
+    assert DataSet.open(inputs / "set").manifest["folds"]["n"] == 3
 
 
 def test_another_size_is_refused(inputs: Path) -> None:

@@ -8,8 +8,11 @@ import tifffile
 from PIL import Image
 
 from wsss import prepare
-from wsss.core.checks import ConfigError
-from wsss.data.catalog import DataSet
+from wsss.core.checks import ConfigError, DataError
+from wsss.data.catalog import DataSet, Shards
+from wsss.data.image_files import ImageFiles
+from wsss.data.source import Source, stamps
+from wsss.data.tables import match_labels
 
 CHANNELS = ("red", "green", "blue", "yellow")
 
@@ -165,6 +168,23 @@ def test_the_size_of_a_pixel_comes_from_the_files_and_stays_when_a_source_is_add
 def test_the_label_table_has_the_last_word_on_the_size_of_a_pixel(tmp_path: Path) -> None:
     sized(tmp_path / "in")
     (tmp_path / "in/c.png").unlink()
-    (tmp_path / "train.csv").write_text("ID,Label,pixel_size_um\na,0,0.1\nb,2,0.1\n")
-    data = run(tmp_path / "in", tmp_path / "data", "--labels", str(tmp_path / "train.csv"), "--folds", "2")
-    assert data.carried.pixel_size_um.tolist() == ["0.1", "0.1"]
+    table = tmp_path / "train.csv"
+    given = [tmp_path / "in", tmp_path / "data", "--labels", str(table), "--folds", "2"]
+    table.write_text("ID;Label;Pixel_Size_um\na;0;wide\nb;2;0,1\n")
+    with pytest.raises(DataError, match=r"row 2: pixel_size_um is 'wide', expected a number"):
+        run(*given)
+    table.write_text("ID;Label;Pixel_Size_um\na;0;NA\nb;2;0,1\n")
+    data = run(*given)
+    assert list(data.carried) == ["pixel_size_um"]
+    assert (data.pixel_um(0), data.pixel_um(1)) == (None, 0.1)
+
+
+def test_an_image_counts_as_changed_where_the_file_that_describes_it_is(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.ome.tif", planes(1)[0])
+    matched = match_labels([ImageFiles("a", ("a.ome.tif",))], None, allow_unlabelled=True)
+    source = Source("main", tmp_path, "auto", matched, Shards(tmp_path, "main", 1, 1, 32))
+    found = set()
+    for text in ("", "<OME/>", "<OME></OME>"):
+        (tmp_path / "set.companion.ome").write_text(text)
+        found.add(stamps(source)["a"])
+    assert len(found) == 3

@@ -1,5 +1,6 @@
 """From class maps to a U-Net and back into the scores, through the commands."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from squares import words as train_words
 from wsss import infer, pseudo, train
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
-from wsss.core.label_maps import write_label_map
+from wsss.core.label_maps import find_label_map, write_label_map
 from wsss.data.catalog import DataSet
 from wsss.data.pseudo import PseudoSet
 from wsss.runs.run_folder import load_checkpoint
@@ -104,6 +105,22 @@ def test_an_interrupted_run_goes_on_to_the_same_masks(
         assert path.read_bytes() == (tmp_path / "out" / "fold0" / "masks" / path.name).read_bytes()
     with pytest.raises(ConfigError, match="holds another result"):
         pseudo.main([*words, "--pseudo.high", "0.6"])
+
+
+def test_an_image_that_lost_its_cells_while_the_run_was_interrupted_is_left_out(
+    data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(data, tmp_path / "set")
+    words = ["--data", str(copy), "--run", str(run / "fold0"), "--out", str(tmp_path / "out"), *CPU]
+    words += ["--tta.views", "none", "--tta.scales", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr("wsss.stages.pseudo.make_masks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pseudo.main(words)
+    lost = (run / "fold0" / "train_ids.txt").read_text().split()[0]
+    find_label_map(copy / "cells", lost).unlink()
+    assert pseudo.main(words) == 1
+    assert lost not in PseudoSet.open(tmp_path / "out" / "fold0", DataSet.open(copy)).ids
 
 
 def test_a_label_that_is_held_out_changes_nothing_that_predicts_it(

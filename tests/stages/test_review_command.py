@@ -178,6 +178,19 @@ def test_undo_takes_back_one_answer_after_the_other_and_shows_its_cell(server: R
     assert ask(server, "undo", {})[1] | {"row": None, "answered": 0} == ask(server, "undo", {})[1]
 
 
+def test_undo_after_a_new_start_takes_back_how_far_a_strategy_has_asked(preds: Path) -> None:
+    session, _ = session_of(preds)
+    asked: list[dict[str, float]] = []
+    for _ in range(2):
+        session.answer(session.next_cells("doubtful", 1)[0], "doubtful", [0], 1.0, False)
+        asked.append(session.answers.designs())
+    session.answers.close()
+    session, _ = session_of(preds)
+    session.undo()
+    assert session.answers.designs() == asked[0] != asked[1]
+    session.answers.close()
+
+
 def test_a_killed_process_loses_no_answer(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
     Answers(path, CLASSES.names).close()

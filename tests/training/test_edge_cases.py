@@ -9,7 +9,7 @@ import pytest
 import torch
 from squares import SIZE, final, make_squares, words
 
-from wsss.core.checks import DataError, UserError
+from wsss.core.checks import ConfigError, DataError, UserError
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.models.cam_net import CamNet
@@ -50,6 +50,30 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_learnt(
     with pytest.raises(DataError, match=r"epoch 1, step 3: the gradient of the loss is not finite .* on images im\d\d"):
         main(words(data, tmp_path / "run", "--save_every", "1", *more))
     assert is_finite(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("bad", "learnt"), [([1], 2), ([0, 1, 2], 0)])
+def test_bad_batches_that_are_skipped_are_in_no_mean_and_no_batch_norm(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: list[int], learnt: int
+) -> None:
+    forward, seen = ClassifyLearner.losses, []
+
+    def overflowing(self: ClassifyLearner, model: Any, batch: Any, done: float) -> dict[str, torch.Tensor]:
+        step = self.state.progress.step
+        is_bad = self.foreseen and self.state.progress.epoch == 0 and step in bad
+        images = batch.images.float() * (1e38 if is_bad else 1.0)
+        parts = forward(self, model, batch._replace(images=images), done)
+        if self.foreseen and self.state.progress.epoch == 0 and not is_bad:
+            seen.append(float(parts["loss"].detach()))
+        return parts
+
+    monkeypatch.setattr(ClassifyLearner, "losses", overflowing)
+    assert main(words(data, tmp_path / "run", "--bad_batches", "3")) == 0
+    assert is_finite(tmp_path / "run")
+    first, second = final(tmp_path / "run")[1]["progress"]["history"]  # type: ignore[index]
+    assert len(seen) == learnt
+    assert first["train_loss"] == (pytest.approx(np.mean(seen)) if seen else pytest.approx(np.nan, nan_ok=True))
+    assert np.isfinite([first["val_loss"], second["train_loss"], second["val_loss"]]).all()
 
 
 @SLOW
@@ -111,6 +135,20 @@ def test_an_image_damaged_in_the_store_stops_the_training_in_one_line(tmp_path: 
     with pytest.raises(DataError, match=r"^im\d\d is damaged in .*stored pixels do not match") as caught:
         main([*words(data, tmp_path / "run"), "--workers", workers])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lr_find", ["true", "false"])
+def test_an_augmentation_that_does_not_go_is_told_in_one_line_by_loaders_too(
+    data: Path, tmp_path: Path, lr_find: str
+) -> None:
+    steps = tmp_path / "steps.yaml"
+    steps.write_text("- {op: CenterCrop, height: 32, width: 32}\n")
+    flags = ["--augment", str(steps), "--lr_find", lr_find]
+    with pytest.raises(
+        ConfigError, match=r"^the augmentation recipe gives 32 x 32 pixels, expected 64 x 64: begin"
+    ) as told:
+        main([*words(data, tmp_path / "run", *flags), "--workers", "1"])
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["best.safetensors", "config.yaml", "log.csv", "last.safetensors"])

@@ -17,6 +17,7 @@ from squares import equal, final, make_squares, words
 from wsss.core.checks import ConfigError, DataError
 from wsss.runs.run_folder import load_checkpoint, save_checkpoint
 from wsss.train import main
+from wsss.training.tasks.classify import Validator
 
 MORE = (
     "--optim.ema",
@@ -121,7 +122,7 @@ def test_a_run_killed_and_then_interrupted_equals_the_unbroken_one(
 
 
 def test_a_run_killed_between_the_last_step_and_the_end_of_an_epoch_logs_the_same(
-    data: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
         raise MemoryError
@@ -197,6 +198,20 @@ def test_bad_batches_may_be_skipped_up_to_a_number(data: Path, poisoned: Path) -
         main(words(data, poisoned, *MORE, "--bad_batches", "2"))
 
 
+def test_ctrl_c_in_the_last_validation_ends_the_command(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def validate(self: Validator, net: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(Validator, "__call__", validate)
+    with pytest.raises(KeyboardInterrupt):
+        main(words(data, tmp_path / "run", "--fold", "all", "--epochs", "1"))
+    assert final(tmp_path / "run")[1]["progress"]["epoch"] == 1  # type: ignore[index]
+    assert not (tmp_path / "run" / "fold1").exists()
+
+
 def test_a_fold_that_does_not_exist_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has folds 0 to 3"):
         main(words(data, tmp_path / "run", "--fold", "7"))
@@ -213,6 +228,14 @@ def test_without_validation_the_last_weights_are_the_best(data: Path, tmp_path: 
     last, best = (load_checkpoint(run / "full" / f"{name}.safetensors")[0] for name in ("last", "best"))
     assert all(torch.equal(best[name], last[name]) for name in best)
     assert len((run / "full" / "train_ids.txt").read_text().splitlines()) == 12
+
+
+def test_a_run_that_starts_over_keeps_no_snapshots_of_the_one_before(data: Path, tmp_path: Path) -> None:
+    flags = words(data, tmp_path / "run", "--optim.schedule", "cosine")
+    main([*flags, "--optim.cycles", "2"])
+    assert (tmp_path / "run" / "fold0" / "snapshot2.safetensors").exists()
+    main([*flags, "--resume", "never", "--epochs", "1"])
+    assert not list((tmp_path / "run" / "fold0").glob("snapshot*"))
 
 
 def test_a_network_learns_the_squares(data: Path, tmp_path: Path) -> None:

@@ -3,12 +3,20 @@
 import gc
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from wsss.data.build import Spec, create_dataset
+from wsss.data.catalog import DataSet
+from wsss.options.recipe import ClassifyRecipe, MapRecipe
 from wsss.training.loading import batch_loader
+from wsss.training.tasks import Split
+from wsss.training.tasks.classify import train_loader
+from wsss.training.tasks.maps import MapTask
 
 CODE = """
 import torch
@@ -54,3 +62,21 @@ def test_loaders_of_a_second_fold_leave_those_of_the_first_alone(
     finally:
         gc.enable()
     assert capfd.readouterr().err == ""
+
+
+def test_classifiers_and_u_nets_of_class_maps_dim_the_same_protein(tmp_path: Path) -> None:
+    image = np.full((3, 32, 32), 200, np.uint8)
+    spec = Spec(size=32, folds=2, channels=("DAPI", "GFP", "ER"), roles=("nucleus", "signal", "cell"))
+    data = DataSet.open(create_dataset(tmp_path / "set", {"a": image, "b": image}, {"a": [0], "b": [1]}, spec))
+    steps = tmp_path / "steps.yaml"
+    crop = "{op: RandomCrop, height: crop, width: crop}"
+    steps.write_text(f"- {crop}\n- {{op: ProteinGain, gain_range: [0.5, 0.5]}}\n")
+    task = object.__new__(MapTask)
+    task.recipe, task.data, task.channels = MapRecipe(crop=32, augment=str(steps)), data, 3
+    task.loading, task._masks = lambda workers: {}, lambda fold: None  # type: ignore[method-assign, assignment, return-value]
+    of_maps = task.batches(Split(None, np.arange(2), np.arange(0), frozenset()), 0)
+    of_classes = train_loader(data, np.arange(2), ClassifyRecipe(crop=64, augment=str(steps)))
+    for batches in (of_maps, of_classes):
+        augment: Any = batches.loader.dataset.augment  # type: ignore[attr-defined]
+        out = augment(np.full((3, augment.crop, augment.crop), 200, np.uint8), 0)
+        assert out.max(axis=(1, 2)).tolist() == [200, 100, 200]

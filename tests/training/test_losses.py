@@ -46,6 +46,14 @@ def test_of_hard_labels_focal_is_that_of_segmentation_models_pytorch_and_asymmet
     assert asymmetric(LOGITS, LABELS, 4.0, 0.05).sum(dim=1).mean().item() == pytest.approx(theirs.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_has_a_gradient_where_it_is_sure(gamma: float) -> None:
+    logits = torch.tensor([[20.0, -20.0, 200.0, -200.0]], requires_grad=True)
+    focal(logits, torch.tensor([[1.0, 0.0, 1.0, 0.0]]), gamma).sum().backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
 def test_asymmetric_forgives_sure_absent_classes() -> None:
     assert asymmetric(torch.tensor([[-4.0]]), torch.zeros(1, 1), 4.0, 0.05).item() == 0
 

@@ -22,6 +22,12 @@ def test_the_cyclic_rate_is_that_of_torch() -> None:
     assert ours.at(1.0) == pytest.approx(0.02)
 
 
+def test_a_rate_below_the_floor_is_taken_as_it_is() -> None:
+    for schedule in ("constant", "plateau", "cosine"):
+        assert LearningRate(OptimConfig(schedule=schedule, lr=1e-7)).at(0.5) == 1e-7  # type: ignore[arg-type]
+    assert LearningRate(OptimConfig(schedule="cosine", lr=1e-3)).at(1.0) == 1e-6
+
+
 def test_triangles_follow_a_warm_up_and_end_with_snapshots() -> None:
     rate = LearningRate(OptimConfig(schedule="cyclic", lr=1.0, cycles=2, warmup=0.2))
     assert [rate.at(share) for share in (0.1, 0.2, 0.4, 0.6, 0.8)] == pytest.approx([0.5, 0.1, 1.0, 0.1, 1.0])

@@ -37,3 +37,10 @@ def test_absent_classes_cost_nothing_and_learn_nothing() -> None:
 
 def test_no_label_at_all_is_a_loss_of_zero() -> None:
     assert refinement(TEACHER, TEACHER, torch.zeros(1, 2)).item() == 0
+
+
+def test_the_first_network_may_have_another_stride() -> None:
+    coarse = torch.rand(2, 2, 3, 3)
+    fine = torch.nn.functional.interpolate(coarse, (6, 6), mode="bilinear")
+    cam, labels = torch.rand(2, 2, 6, 6), torch.ones(2, 2)
+    assert torch.equal(refinement(cam, coarse, labels), refinement(cam, fine, labels))

@@ -89,3 +89,11 @@ def test_validation_does_not_depend_on_the_number_of_processes() -> None:
     whole = MaskValidator(Squares(), indices, recipe, device)
     assert MaskValidator(Squares(), indices, recipe, device, World(rank=1, size=2)).indices.tolist() == [3, 8]
     assert whole.indices.tolist() == indices.tolist()
+
+
+def test_a_process_without_an_image_to_validate_on_gets_the_figures_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(World, "gather", lambda self, rows: np.concatenate([rows, np.ones((1, rows.shape[1]))]))
+    idle = MaskValidator(Squares(), np.array([1]), MaskRecipe(), choose_device("cpu"), World(rank=1, size=2))
+    assert set(idle(Bright()).values()) == {1.0}

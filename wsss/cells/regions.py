@@ -20,14 +20,8 @@ GEOMETRY_COLUMNS = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "
 FEW = 1 / 8
 """Up to this share of the pixels, the highest ones are found for all cells at once; above it, cell by cell."""
 UNEVEN = 16
-"""Cells are handled one by one where the largest is this many times the mean: a padded table would be mostly empty."""
+"""They are handled one by one where the largest is this many times the mean: a padded table would be mostly empty."""
 GOLDEN = (5**0.5 - 1) / 2
-SAMPLE = 64
-"""Pixels that are sampled of a cell to find where its highest values begin."""
-MARGIN = 4
-"""Of these, how many more than expected it takes for its highest ones."""
-ROW_SAMPLE, ROW_MARGIN = 1024, 16
-"""The same for row_top_mean."""
 
 Rule = Callable[[np.ndarray], np.ndarray]
 """From the values (P,) of the cells' pixels, in the order of CellPixels.order, to one value a cell (N,)."""
@@ -184,12 +178,6 @@ def spread(cells: CellPixels) -> CellPixels:
     return CellPixels(cells.ids, cells.order[start + (np.arange(len(start)) - start) * step % size], sizes)
 
 
-def sample_places(number: int) -> np.ndarray:
-    """Return (number,) rising places in [0, 1): one in each stretch, out of step with the lines of a map."""
-    steps = np.arange(number)
-    return np.asarray((steps + steps * GOLDEN % 1) / number)
-
-
 def subset(cells: CellPixels, inside: np.ndarray) -> tuple[CellPixels, np.ndarray]:
     """Keep the pixels where `inside` (P,) is true.
 
@@ -213,28 +201,6 @@ def cell_maxima(values: np.ndarray, cells: CellPixels) -> np.ndarray:
     return np.maximum.reduceat(values, cells.starts) if len(cells) else values[:0]
 
 
-def ranked_above(values: np.ndarray, cells: CellPixels, floor: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sort the values of each cell that lie above its floor.
-
-    Args:
-        values: (P,), in the order of `cells.order`.
-        cells: the cells.
-        floor: (N,), a value for each cell.
-        least: columns of the result at least.
-
-    Returns:
-        Rising rows (N, W), filled up with the cell's floor in front; and how many values of each row are above it (N,).
-    """
-    above = np.flatnonzero(values > np.repeat(floor, cells.sizes))
-    first = np.searchsorted(above, cells.starts)
-    kept = np.diff(first, append=len(above))
-    width = max(kept.max(initial=0), least)
-    ranked = np.repeat(floor[:, None], width, axis=1)
-    ranked.ravel()[np.repeat(np.arange(len(kept)) * width - first, kept) + np.arange(len(above))] = values[above]
-    ranked.sort(axis=1)
-    return ranked, kept
-
-
 def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
     """Prepare the quantile of each cell, linear between neighbours as np.quantile: (P,) in [0, 1] -> (N,) float64.
 
@@ -245,7 +211,8 @@ def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
     place = quantile * (cells.sizes - 1)
     low = place.astype(np.int64)
     share, counts = place - low, cells.sizes - low
-    if is_uneven(cells) or counts.sum() > FEW * len(cells.order):
+    uneven = len(cells) * cells.sizes.max(initial=0) >= UNEVEN * len(cells.order)
+    if uneven or counts.sum() > FEW * len(cells.order):
         return _one_by_one(cells, partial(row_quantile, quantile=quantile))
     begins, rows = np.cumsum(counts) - counts, np.arange(len(cells))
     number = np.arange(counts.sum()) - np.repeat(begins, counts)
@@ -254,42 +221,23 @@ def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
 
     def rule(values: np.ndarray) -> np.ndarray:
         floor = np.minimum.reduceat(np.maximum.reduceat(values, groups), begins)
-        ranked, _ = ranked_above(values, cells, floor, counts.max())
+        ranked = _ranked_above(values, cells, floor, counts.max())
         lowest, higher = (ranked[rows, ranked.shape[1] - k] for k in (counts, np.maximum(counts - 1, 1)))
         return lowest + (higher - lowest) * share
 
     return rule
 
 
-def top_mean_rule(cells: CellPixels, share: float) -> Rule:
-    """Prepare the mean of the highest `share` of each cell's pixels, at least one: (P,) in [0, 1] -> (N,) float64.
-
-    A sample of each cell shows roughly where its highest values begin; only values above are sorted. Where the sample
-    pointed too high, the whole cell is.
-    """
-    if is_uneven(cells):
-        return _one_by_one(cells, partial(row_top_mean, share=share))
-    counts = np.maximum(1, np.ceil(share * cells.sizes - 1e-9)).astype(np.int64)
-    most = counts.max(initial=0)
-    sample = cells.starts[:, None] + (sample_places(SAMPLE) * cells.sizes[:, None]).astype(np.int64)
-    rank = np.maximum(SAMPLE - MARGIN - np.ceil(SAMPLE * counts / cells.sizes).astype(np.int64), 0)
-    rows = np.arange(len(cells))
-    counted = (np.arange(most) >= most - counts[:, None]).astype(np.float64)
-
-    def rule(values: np.ndarray) -> np.ndarray:
-        floor = np.sort(values[sample], axis=1)[rows, rank] * (rank > 0)
-        ranked, kept = ranked_above(values, cells, floor, most)
-        for row in np.flatnonzero((kept < counts) & (floor > 0)):
-            start, size, count = cells.starts[row], cells.sizes[row], counts[row]
-            ranked[row, -count:] = np.sort(values[start : start + size])[-count:]
-        return np.einsum("nc,nc->n", ranked[:, ranked.shape[1] - most :], counted) / counts
-
-    return rule
-
-
-def is_uneven(cells: CellPixels) -> bool:
-    """Tell whether there are no cells, or one much larger than the others."""
-    return len(cells) * cells.sizes.max(initial=0) >= UNEVEN * len(cells.order)
+def _ranked_above(values: np.ndarray, cells: CellPixels, floor: np.ndarray, least: int) -> np.ndarray:
+    """Sort the values of each cell above its floor: rising rows (N, `least` or more), with the floor in front."""
+    above = np.flatnonzero(values > np.repeat(floor, cells.sizes))
+    first = np.searchsorted(above, cells.starts)
+    kept = np.diff(first, append=len(above))
+    width = max(kept.max(initial=0), least)
+    ranked = np.repeat(floor[:, None], width, axis=1)
+    ranked.ravel()[np.repeat(np.arange(len(kept)) * width - first, kept) + np.arange(len(above))] = values[above]
+    ranked.sort(axis=1)
+    return ranked
 
 
 def _one_by_one(cells: CellPixels, one: Callable[[np.ndarray], float]) -> Rule:
@@ -297,42 +245,19 @@ def _one_by_one(cells: CellPixels, one: Callable[[np.ndarray], float]) -> Rule:
     return lambda values: np.array([one(values[a:b]) for a, b in bounds])
 
 
-def _interpolated(values: np.ndarray, low: int, share: float) -> float:
+def row_quantile(values: np.ndarray, quantile: float) -> float:
+    """Quantile of (P,) values, linear between neighbours as np.quantile."""
+    place = quantile * (len(values) - 1)
+    low = int(place)
     high = min(low + 1, len(values) - 1)
     two = np.partition(values, (low, high))[[low, high]].astype(np.float64)
-    return float(two[0] + (two[1] - two[0]) * share)
-
-
-def row_quantile(values: np.ndarray, quantile: float) -> float:
-    """Quantile of (P,) values, equal to np.quantile; quick where it is high and the values come from a smooth map."""
-    place = quantile * (len(values) - 1)
-    count = len(values) - int(place)
-    if count > FEW * len(values):
-        return _interpolated(values, int(place), place - int(place))
-    # the same floor as in quantile_rule, the groups being the columns of a table that is `count` wide
-    floor = values[: len(values) // count * count].reshape(-1, count).max(axis=0).min()
-    kept = values[np.flatnonzero(values > floor)]  # quicker than a mask
-    if len(kept) < count:
-        kept = np.concatenate([np.full(count - len(kept), floor, values.dtype), kept])
-    return _interpolated(kept, len(kept) - count, place - int(place))
+    return float(two[0] + (two[1] - two[0]) * (place - low))
 
 
 def row_top_mean(values: np.ndarray, share: float) -> float:
-    """Mean of the highest `share` of (P,) values, at least one; of many, only those near its lowest are sorted."""
+    """Mean of the highest `share` of (P,) values, at least one."""
     count = max(1, int(np.ceil(share * len(values) - 1e-9)))
-    if len(values) <= 2 * ROW_SAMPLE:
-        return float(np.sort(values)[-count:].mean(dtype=np.float64))
-    places = (sample_places(ROW_SAMPLE) * len(values)).astype(np.int64)
-    sample = np.append(np.sort(values[places]), np.inf)
-    rank = ROW_SAMPLE * (len(values) - count) // len(values)
-    low, high = sample[max(rank - ROW_MARGIN, 0)], sample[min(rank + ROW_MARGIN, ROW_SAMPLE)]
-    top = values[np.flatnonzero(values >= low)]
-    sure = top > high
-    unsure = np.sort(top[~sure])
-    missing = count - (len(top) - len(unsure))
-    if not 0 <= missing <= len(unsure):  # the sample misled
-        return float(np.sort(values)[-count:].mean(dtype=np.float64))
-    return float((top[sure].sum(dtype=np.float64) + unsure[len(unsure) - missing :].sum(dtype=np.float64)) / count)
+    return float(np.partition(values, len(values) - count)[-count:].mean(dtype=np.float64))
 
 
 def region_rule(cells: CellPixels, config: ScoreConfig) -> Rule:
@@ -341,7 +266,7 @@ def region_rule(cells: CellPixels, config: ScoreConfig) -> Rule:
         case "quantile":
             return quantile_rule(cells, config.quantile)
         case "topk":
-            return top_mean_rule(cells, config.top_share)
+            return _one_by_one(cells, partial(row_top_mean, share=config.top_share))
         case "max":
             return partial(cell_maxima, cells=cells)
         case _:  # lse and logit are means of raised maps

@@ -123,7 +123,7 @@ def _compartment_rule(
     cells: CellPixels, nuclei: np.ndarray | None, config: ScoreConfig
 ) -> Callable[[np.ndarray, bool], np.ndarray]:
     """Prepare the rule for the nucleus (True) or the rest (False) of each cell: (P,) -> (N,), NaN where it is empty."""
-    if config.compartment > 0 and nuclei is None:
+    if config.compartment > 0 and nuclei is None and len(cells):
         raise ValueError("compartment is above 0: pass the label map of the nuclei.")
     inside = np.zeros(len(cells.order), bool) if nuclei is None else nuclei.ravel()[cells.order] > 0
     parts = {True: inside, False: ~inside}
@@ -282,7 +282,7 @@ def blend_parts(
     if groups["crops"]:
         both = weights["maps"] + weights["crops"]
         scores = blend(scores, _mean(groups["crops"]), config.blend, _ratio(weights["crops"], both, 0.5))
-    if not ((scores >= 0) & (scores <= 1)).all():
+    if not ((scores >= 0) & (scores <= 1 + 1e-9)).all():  # shares sum to 1 but for rounding
         raise ValueError("a score of maps or crops is outside [0, 1].")
     if len(scores):
         scores = (1 - config.image_mix) * scores + config.image_mix * scores.mean(axis=0)

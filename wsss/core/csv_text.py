@@ -28,6 +28,8 @@ MOST_COLUMNS = 5_000
 SEPARATORS = ",;\t"
 ID_COLUMNS = ("ID", "Image", "image_id", "ImageId", "image_name", "filename", "file_name", "file")
 """Names of the column with the image, in order of preference; in a table without the first it is called ID."""
+NO_VALUE = ("", "na", "nan", "n/a", "null")
+"""What spreadsheets, R and pandas write, in any case, where nothing is known."""
 CHUNK = 50_000
 """Rows that are turned into columns at once."""
 _PACKED = {

@@ -6,6 +6,7 @@ same folder. The file's metadata is respected: axes, orientation, transparency, 
 
 import io
 import math
+import re
 import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -195,6 +196,14 @@ def stem_of(name: str) -> str:
     """
     stem = composed(name[: name.rindex(".")] if "." in name else name)
     return stem[:-4] if stem.lower().endswith(".ome") else stem
+
+
+_IMAGE = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|bmp|webp|zarr|czi|nd2|lif)$", re.IGNORECASE)
+
+
+def without_suffix(name: str) -> str:
+    """Return the ID that a table means by an ID or the name of an image's file; see also `stem_of`."""
+    return _IMAGE.sub("", name)
 
 
 def files_by_id(folder: Path, endings: Collection[str], expected: str) -> dict[str, Path]:
@@ -438,8 +447,6 @@ def _tiff_raster(
 
     def decode() -> np.ndarray:
         pixels = stack.read(choice, where)
-        if not pixels.dtype.isnative:
-            pixels = pixels.astype(pixels.dtype.newbyteorder("="))
         return pixels[..., order] if places else pixels
 
     table = None

@@ -131,7 +131,7 @@ class Stack:
         return bool(choice and self._apart(choice))
 
     def read(self, choice: PlaneChoice | None, where: str) -> np.ndarray:
-        """Return (H, W, samples).
+        """Return (H, W, samples), in this machine's order of bytes.
 
         Raises:
             DataError: see `samples`.
@@ -148,7 +148,7 @@ class Stack:
         pages = [self._projected(index, over, choice.project) for index in itertools.product(*one)]
         pages = [np.moveaxis(page, self.page_axes.index("S"), -1) if "S" in self.page_axes else page for page in pages]
         whole = pages[0] if len(pages) == 1 else np.stack(pages, axis=-1)
-        return whole.reshape(*self.size, samples)
+        return whole.reshape(*self.size, samples).astype(whole.dtype.newbyteorder("="), copy=False)
 
     def _projected(self, index: tuple[int, ...], over: list[Sequence[int]], project: str) -> np.ndarray:
         count, out = 0, None

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from wsss.core.channels import default_roles
 from wsss.core.checks import DataError, some
-from wsss.core.csv_text import carried_names, write_csv
+from wsss.core.csv_text import NO_VALUE, carried_names, write_csv
 from wsss.core.files import check_own_length, check_seal, digest_file, write_atomic, write_json
 from wsss.core.label_maps import Geometry
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList, format_label, parse_label
@@ -275,10 +275,6 @@ def _same_value(table: pd.DataFrame, column: str) -> list[tuple[int, int, float]
     return [(first.setdefault(text, i), i, 1.0) for i, text in enumerate(group_of(table, column)) if text]
 
 
-_NO_GROUP = ("na", "nan", "n/a", "null")
-"""What R, pandas and spreadsheets write, in any case, where nothing is known."""
-
-
 def group_of(table: pd.DataFrame, column: str) -> list[str]:
     """Return what each image has in a carried column, '' where nothing is known.
 
@@ -293,7 +289,7 @@ def group_of(table: pd.DataFrame, column: str) -> list[str]:
             f"--group is '{column}', but the label tables bring along {some(known, 10) or 'no other column'}."
         )
     texts = table[fitting[0]].fillna("").astype(str)
-    return texts.where(~texts.str.lower().isin(_NO_GROUP), "").tolist()
+    return texts.where(~texts.str.lower().isin(NO_VALUE), "").tolist()
 
 
 Known = dict[str, tuple[dict[str, Any], bytes]]
@@ -382,7 +378,8 @@ class ExistingSet:
 
     def mark_unfinished(self) -> None:
         """Keep other stages from opening the data set until prepare is through."""
-        write_manifest(self.folder, {**self.manifest, "unfinished": True})
+        self.manifest["unfinished"] = True
+        write_manifest(self.folder, self.manifest)
 
     def check_fits(self, spec: Spec, name: str, new_ids: list[str]) -> None:
         """Check that a source can be in this data set with the others.

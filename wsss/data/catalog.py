@@ -9,7 +9,8 @@ import os
 import shutil
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -135,7 +136,8 @@ class ShardReader:
         if maps is None:
             maps = self._open(name)
         else:
-            self._maps.move_to_end(name)
+            with suppress(KeyError):  # another thread has just let it go
+                self._maps.move_to_end(name)
         if not 0 <= slot < len(maps):
             raise DataError(f"{self.folder / name} holds {len(maps)} images, expected more: it is damaged. {_AGAIN}")
         return maps[slot]
@@ -147,10 +149,11 @@ class ShardReader:
         shard = read_npy(path, _AGAIN, mapped=True)
         if shard.dtype != np.uint8 or shard.shape[1:] != self.shape:
             raise DataError(f"{path} holds {shard.dtype} {shard.shape}, expected uint8 (n, {self.shape}). {_AGAIN}")
-        self._maps[name] = shard.view(np.ndarray)
-        if len(self._maps) > OPEN_SHARDS:
-            self._maps.popitem(last=False)
-        return self._maps[name]
+        self._maps[name] = maps = shard.view(np.ndarray)
+        with suppress(KeyError):
+            if len(self._maps) > OPEN_SHARDS:
+                self._maps.popitem(last=False)
+        return maps
 
 
 def is_whole(path: Path, images: int, channels: int, size: int) -> bool:
@@ -359,19 +362,26 @@ class DataSet:
         Raises:
             DataError: there is no label map, or it has another size.
         """
-        sizes = self.geometry(i).sizes
-        label_map = read_label_map(find_label_map(self.folder / "cells", self.ids[i]), *sizes)
-        if label_map.shape not in sizes:
-            raise DataError(f"the label map is {label_map.shape}, expected {sizes[0]} or {sizes[1]}")
-        return label_map
+        return self._label_map(i, find_label_map(self.folder / "cells", self.ids[i]))
 
     def nuclei(self, i: int) -> np.ndarray | None:
-        """Return the nuclei of image i, (size, size) int32 at stored size; None where the cells came without them."""
+        """Return the nuclei of image i, (size, size) int32 at stored size; None where the cells came without them.
+
+        Raises:
+            DataError: their map is broken, or has another size.
+        """
         try:
             path = find_label_map(self.folder / "nuclei", self.ids[i])
         except DataError:  # given label maps come without nuclei
             return None
-        return self.geometry(i).labels_to_store(read_label_map(path, *self.geometry(i).sizes))
+        return self.geometry(i).labels_to_store(self._label_map(i, path))
+
+    def _label_map(self, i: int, path: Path) -> np.ndarray:
+        sizes = self.geometry(i).sizes
+        label_map = read_label_map(path, *sizes)
+        if label_map.shape not in sizes:
+            raise DataError(f"{path} is {label_map.shape}, expected {sizes[0]} or {sizes[1]}")
+        return label_map
 
     def pixel_um(self, i: int) -> float | None:
         """Return the micrometres per original pixel of image i, as its file declares; None where it does not."""
@@ -391,12 +401,6 @@ class DataSet:
     def folds_digest(self) -> str:
         """Digest of IDs, labels and folds: what a run records to know its folds again ('' without folds)."""
         return self.manifest["folds"]["digest"] if self.manifest["folds"] else ""
-
-    def damaged(self, indices: Sequence[int] | None = None) -> list[str]:
-        """Read images (all by default) and return the IDs whose stored bytes differ from what was prepared."""
-        wanted = range(len(self)) if indices is None else indices
-        stored = ((i, self.shards.image(*self._places[i])) for i in wanted if self.ok[i])
-        return [self.ids[i] for i, pixels in stored if zlib.crc32(pixels.data) != self._crc[i]]
 
 
 def folds_digest(table: pd.DataFrame, n: int, seed: int) -> str:

@@ -9,6 +9,7 @@ from wsss.core.channels import split_channel
 from wsss.core.checks import DataError, some
 from wsss.core.files import composed
 from wsss.core.labels import HPA_CHANNELS
+from wsss.core.rasters import without_suffix
 
 LONGEST = 200
 """Longest ID, in UTF-8 bytes: file systems take names of 255, and suffixes are added."""
@@ -51,12 +52,6 @@ def from_name(text: str, channels: Iterable[str] = HPA_CHANNELS) -> list[str]:
 
 _COLOURS = re.compile("(_(red|green|blue|yellow))+$")
 """What the addresses of the Atlas's pictures end with."""
-_IMAGE = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|bmp|webp|zarr|czi|nd2|lif)$", re.IGNORECASE)
-
-
-def without_suffix(name: str) -> str:
-    """Return the name of an image file without its suffix; other names as they are."""
-    return _IMAGE.sub("", name)
 
 
 def check_names(names: Iterable[str], where: object) -> None:

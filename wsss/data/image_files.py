@@ -10,6 +10,7 @@ from wsss.core.channels import SEPARATORS, split_channel, unnamed_channels
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import open_rows
 from wsss.core.files import as_on_disk
+from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import SUFFIXES, stem_of
 from wsss.core.tiff import ome_files
 from wsss.data import ids
@@ -38,8 +39,6 @@ class ImageListing:
 
     images: list[ImageFiles] = field(default_factory=list)
     """Sorted by ID."""
-    extra: list[str] = field(default_factory=list)
-    """Image files that belong to an image but are none of its channels (previews, masks), sorted."""
     notes: list[str] = field(default_factory=list)
     """What the user should know, a line each."""
 
@@ -63,9 +62,8 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
     results = ids.by_products({stem_of(name) for name in names}, channels).difference(named)
     planes, merged = _by_image((name for name in names if stem_of(name) not in results), channels)
     listing = ImageListing()
-    for stem in sorted(merged):
-        if stem not in planes and any(head in planes for head in _heads(stem)):
-            listing.extra += merged.pop(stem)
+    others = [stem for stem in sorted(merged) if stem not in planes and any(head in planes for head in _heads(stem))]
+    extra = [name for stem in others for name in merged.pop(stem)]
     sets = _join_sets(folder, merged)
     for ID in sorted(planes.keys() | merged.keys()):
         reason = ids.fault(ID)
@@ -78,6 +76,8 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
             f"{len(sets)} images lie in several OME-TIFFs each, with the ID of the first: {some(sets)}."
         )
     listing.notes += ids.result_notes(results)
+    if extra:
+        listing.notes.append(f"{len(extra)} files are no channel of their image, not read: {some(extra)}.")
     if marks := unnamed_channels(merged):
         listing.notes.append(
             f"names of files differ in {some(marks)} alone, as those of channels do: if they are channels, name those "
@@ -164,8 +164,8 @@ def _image(ID: str, planes: dict[str, list[str]], merged: list[str], channels: t
     return ImageFiles(ID, tuple(planes[channel][0] for channel in channels), channels=channels)
 
 
-LIST_COLUMNS = ("r_image", "g_image", "b_image", "y_image")
-"""Columns of the channels, in the order red, green, blue, yellow."""
+LIST_COLUMNS = dict(zip(HPA_CHANNELS, ("r_image", "g_image", "b_image", "y_image"), strict=True))
+"""Channel -> its column."""
 _OLD_COLUMNS = ("r_image", "y_image", "b_image", "g_image", "output_folder", "output_prefix")
 """Columns of a list without a header."""
 
@@ -173,20 +173,24 @@ _OLD_COLUMNS = ("r_image", "y_image", "b_image", "g_image", "output_folder", "ou
 def read_path_list(path: Path, channels: tuple[str, ...]) -> ImageListing:
     """Read a list of images; paths in it start from its own folder.
 
-    The first line may be a header, also one behind '#'. An image's ID is its output_prefix without a '_' at the end
-    and with '_' for '/'; without a prefix, the name of its green file without the channel.
+    The first line may be a header, also one behind '#'. Channels named red, green, blue or yellow are those of their
+    columns, others take the columns that are left, in this order. An image's ID is its output_prefix without a '_' at
+    the end and with '_' for '/'; without a prefix, the name of its green file without the channel.
 
     Raises:
         DataError: the list is missing, empty or lacks a column, or an ID is none or comes twice.
     """
     rows = _listed_rows(path)
     listing = ImageListing()
+    left = {colour: column for colour, column in LIST_COLUMNS.items() if colour not in map(str.lower, channels)}
+    columns = [LIST_COLUMNS.get(name.lower()) or left.pop(next(iter(left))) for name in channels]
     for line, row in rows:
         ID = _listed_id(row, channels)
         reason = ids.fault(ID)
         if reason:
             raise DataError(f"{path} row {line}: the ID {ids.shown(ID)} {reason}: fix its output_prefix.")
-        listing.images.append(_listed_image(ID, row, channels, line, path.parent))
+        files = tuple(as_on_disk(path.parent, row[column]) for column in columns)
+        listing.images.append(_listed_image(ID, files, channels, line))
     listing.images.sort(key=lambda image: image.ID)
     names = [image.ID for image in listing.images]
     twice = sorted({name for name, after in itertools.pairwise(names) if name == after})
@@ -197,31 +201,30 @@ def read_path_list(path: Path, channels: tuple[str, ...]) -> ImageListing:
 
 
 def _listed_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return (line, column -> value) of every row."""
+    """Return (line, column -> value) of every row, with '/' in paths of Windows."""
     every = [(line, row, [value.lstrip("# ").lower() for value in row]) for line, row in open_rows(path).rows]
     lines = [entry for entry in every if not entry[1][0].startswith("#") or "r_image" in entry[2]]
     header = list(_OLD_COLUMNS)
     if lines and "r_image" in lines[0][2]:
         header, lines = lines[0][2], lines[1:]
-    missing = [name for name in LIST_COLUMNS if name not in header]
+    missing = [name for name in LIST_COLUMNS.values() if name not in header]
     if missing or not lines:
         what = f"lacks the column(s) {some(missing)}" if missing else "lists no images"
-        raise DataError(f"{path} {what}: expected {', '.join(LIST_COLUMNS)} and output_prefix.")
+        raise DataError(f"{path} {what}: expected {', '.join(LIST_COLUMNS.values())} and output_prefix.")
     if short := [(line, len(row)) for line, row, _ in lines if len(row) < len(LIST_COLUMNS)]:
         raise DataError(f"{path} row {short[0][0]}: has {short[0][1]} fields, expected {', '.join(header)}.")
-    return [(line, dict(zip(header, [*row, *[""] * len(header)], strict=False))) for line, row, _ in lines]
+    rows = [(line, [value.replace("\\", "/") for value in row]) for line, row, _ in lines]
+    return [(line, dict(zip(header, [*row, *[""] * len(header)], strict=False))) for line, row in rows]
 
 
 def _listed_id(row: dict[str, str], channels: tuple[str, ...]) -> str:
-    prefix = row.get("output_prefix", "").replace("\\", "/").strip("/").replace("/", "_").rstrip("_")
+    prefix = row.get("output_prefix", "").strip("/").replace("/", "_").rstrip("_")
     if prefix:
         return prefix
-    stem = Path(row["g_image"].replace("\\", "/")).stem
-    return split_channel(stem, (*channels, "green"))[0]
+    return split_channel(stem_of(Path(row["g_image"]).name), (*channels, "green"))[0]
 
 
-def _listed_image(ID: str, row: dict[str, str], channels: tuple[str, ...], line: int, folder: Path) -> ImageFiles:
-    names = tuple(as_on_disk(folder, row[column]) for column in LIST_COLUMNS)
+def _listed_image(ID: str, names: tuple[str, ...], channels: tuple[str, ...], line: int) -> ImageFiles:
     missing = [channel for channel, name in zip(channels, names, strict=True) if not name]
     if missing:
         return ImageFiles(ID, tuple(filter(None, names)), f"channel {', '.join(missing)} is missing (row {line})")

@@ -57,7 +57,7 @@ class ZarrImage:
             "OME-Zarr",
             *self.stack.size,
             self.stack.samples(choice, self.name),
-            str(self.array.dtype),
+            str(self.array.dtype.newbyteorder("=")),
             names=self.stack.names,
             binding=True,
             pixel_um=self.stack.pixel_um,
@@ -76,10 +76,10 @@ class ZarrImage:
 
 
 def open_zarr(path: Path) -> ZarrImage:
-    """Open the first image of an OME-Zarr.
+    """Open the image of an OME-Zarr, also where it stands in a group of its own (bioformats2raw).
 
     Raises:
-        DataError: zarr is not installed, or the folder holds no image that can be read.
+        DataError: zarr is not installed, or the folder holds no image that can be read, or several.
     """
     try:
         import zarr  # an extra
@@ -88,8 +88,13 @@ def open_zarr(path: Path) -> ZarrImage:
     with named(path.name):
         stored = _check_content(path)
         group = zarr.open_group(str(path), mode="r")
-        metadata: dict[str, Any] = dict(group.attrs)
-        metadata = metadata.get("ome", metadata)  # 0.5 keeps them one level down
+        metadata = _metadata(group)
+        if "bioformats2raw.layout" in metadata:
+            images = [name for name in group.group_keys() if name.isdecimal()]
+            if len(images) != 1:
+                raise DataError(f"{path.name} holds {len(images)} images (series), expected one: save them one by one.")
+            group = zarr.open_group(str(path / images[0]), mode="r")
+            metadata = _metadata(group)
         if not metadata.get("multiscales"):
             raise DataError(f"{path.name} is no OME-Zarr image (no 'multiscales' in its attributes).")
         scales = metadata["multiscales"][0]
@@ -122,15 +127,20 @@ def open_zarr(path: Path) -> ZarrImage:
     return ZarrImage(path.name, array, stack)
 
 
+def _metadata(group: Any) -> dict[str, Any]:
+    attributes: dict[str, Any] = dict(group.attrs)
+    return attributes.get("ome", attributes)  # 0.5 keeps them one level down
+
+
 def _pixel(scales: dict[str, Any]) -> float:
     """Return the edge of a pixel of the largest scale in µm, 0 where axes and transformations do not say."""
-    last = scales["axes"][-1]
-    moves = scales["datasets"][0].get("coordinateTransformations")
-    for move in moves if isinstance(moves, list) and isinstance(last, dict) else []:
-        steps = move.get("scale") if isinstance(move, dict) else None
-        if isinstance(steps, list) and steps and isinstance(steps[-1], int | float):
-            return in_um(steps[-1], str(last.get("unit", "")))
-    return 0.0
+    last, edges = scales["axes"][-1], []
+    for moves in (part.get("coordinateTransformations") for part in (scales["datasets"][0], scales)):  # of all scales
+        for move in moves if isinstance(moves, list) else []:
+            steps = move.get("scale") if isinstance(move, dict) else None
+            if isinstance(steps, list) and steps and isinstance(steps[-1], int | float):
+                edges.append(steps[-1])
+    return in_um(math.prod(edges), str(last.get("unit", ""))) if edges and isinstance(last, dict) else 0.0
 
 
 def _check_content(folder: Path) -> int:

@@ -1,8 +1,7 @@
 """Bring one source into the store: check, decode, resize and store its images, and make its rows of the catalogue."""
 
-import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -163,8 +162,9 @@ class Source:
 def stamps(source: Source) -> dict[str, int]:
     """Return for each ID a number that changes with its files, by inode, size and times, and with their channels."""
     out = {}
+    described = [mark_of(path) for path in sorted(source.images.glob("*.companion.ome")) if path.is_file()]
     for files in source.matched.files:
-        marks = [files.reason, *files.channels]
+        marks = [files.reason, *files.channels, *described]
         for name in (*files.names, *files.companions):
             try:
                 marks += [f"{name} {mark_of(path)}" for path in _parts(source.images / name)]
@@ -205,8 +205,9 @@ def check(jobs: list[Job], workers: Workers, *, others: bool = False) -> tuple[l
     """
     reasons: dict[int, str] = {}
     deep: list[Job] = []
+    chunks = (tuple(jobs[first : first + CHUNK]) for first in range(0, len(jobs), CHUNK))
     with progress(None, "check", len(jobs)) as bar:
-        for chunk, result in parallel(_precheck, _chunks(jobs), workers if len(jobs) > CHUNK else 0):
+        for chunk, result in parallel(_precheck, chunks, workers if len(jobs) > CHUNK else 0):
             if isinstance(result, Exception):
                 raise result
             reasons.update({job.k: reason for job, (reason, _) in zip(chunk, result, strict=True) if reason})
@@ -226,7 +227,7 @@ def in_brief(reasons: Iterable[str]) -> str:
 
 
 def decide_bits(
-    source: Source, deep: list[Job], journal: Journal, stamp: dict[str, int], workers: Workers
+    source: Source, deep: list[Job], before: int | None, journal: Journal, stamp: dict[str, int], workers: Workers
 ) -> int | None:
     """Return the bits that the 16-bit files of a source use, the same for all of them; None if there are none.
 
@@ -235,7 +236,8 @@ def decide_bits(
 
     Args:
         source: whose images.
-        deep: its jobs of 16-bit files, or jobs among which they are.
+        deep: its jobs of 16-bit files, or, without `--bits`, jobs among which they are.
+        before: the bits of the images that are stored already.
         journal: of the run.
         stamp: of the files.
         workers: processes.
@@ -245,7 +247,7 @@ def decide_bits(
     if entry is not None and entry[0]["files"] == held:
         return entry[0]["bits"]
     if source.bits != "auto":
-        bits = int(source.bits) if deep else None
+        bits = int(source.bits) if deep else before
     else:
         bits = _fewest_bits(deep, workers)
     journal.add(BITS_KEY, {"bits": bits, "files": held})
@@ -276,12 +278,6 @@ def bits_before(source: Source, existing: ExistingSet, journal: Journal) -> int 
 
 def _precheck(jobs: tuple[Job, ...]) -> list[tuple[str, bool]]:
     return [precheck(job) for job in jobs]
-
-
-def _chunks(jobs: Iterable[Job]) -> Iterator[tuple[Job, ...]]:
-    todo = iter(jobs)
-    while chunk := tuple(itertools.islice(todo, CHUNK)):
-        yield chunk
 
 
 def execute(jobs: list[Job], journal: Journal, stamp: dict[str, int], workers: Workers) -> Known:

@@ -10,11 +10,21 @@ import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, UserError, nearest, some, unlike
 from wsss.core.console import say_notes
-from wsss.core.csv_text import any_case, carried_names, check_no_decimals, first_of, read_text, unguard_text
+from wsss.core.csv_text import (
+    NO_VALUE,
+    any_case,
+    carried_names,
+    check_no_decimals,
+    first_of,
+    numbers,
+    read_text,
+    unguard_text,
+)
 from wsss.core.files import composed, listed
 from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader, format_label
 from wsss.core.reading import read_yaml
 from wsss.data import ids
+from wsss.data.catalog import PIXEL_SIZE
 from wsss.data.image_files import ImageFiles
 
 Read = Callable[[Sequence[str]], "tuple[tuple[int, ...], list[str]]"]
@@ -64,7 +74,7 @@ def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CH
     Raises:
         DataError: the table is none of these, or has bad rows, named by their line in the file.
     """
-    table = read_text(path, (), ["ID", *LABEL_COLUMNS, TARGET])
+    table = read_text(path, (), ["ID", *LABEL_COLUMNS, TARGET, PIXEL_SIZE])
     if "ID" not in table:
         raise DataError(f"{path} has the columns {some(table.columns)}: expected one named ID.")
     columns, read = _reader(path, table, classes)
@@ -80,7 +90,7 @@ def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CH
             others.setdefault(name, set()).add(row.ID)
     ids.check_distinct(first, str(path))
     gone = {row.ID for row in rows if row.lost and not row.labels}
-    others_than = table.drop(columns=["ID", *columns])
+    others_than = _with_pixel_sizes(table.drop(columns=["ID", *columns]), path)
     several = (
         others_than.groupby([row.ID for row in rows], sort=False).nunique() > 1 if len(first) < len(rows) else None
     )
@@ -137,6 +147,19 @@ def _read_rows(
     if not found:
         raise DataError(f"{path} has no rows below its header.")
     return found
+
+
+def _with_pixel_sizes(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return the columns with the edges of pixels, if they have any, as numbers with a decimal point, '' for none.
+
+    Raises:
+        DataError: one is no length.
+    """
+    if PIXEL_SIZE not in table:
+        return table
+    known = table[~table[PIXEL_SIZE].str.lower().isin(NO_VALUE)]
+    edges = [f"{edge:.6g}" for edge in numbers(known, PIXEL_SIZE, path, low=1e-4)]
+    return table.assign(**{PIXEL_SIZE: pd.Series(edges, known.index, dtype="str").reindex(table.index, fill_value="")})
 
 
 def _carried(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:

@@ -255,11 +255,11 @@ def _describe_all(data: DataSet, images: list[int], copies: int, seed: int) -> l
     views = data.stains
 
     def describe(index: int) -> _Described:
+        image = np.array(data.image(index))
         try:
-            label_map = data.geometry(index).labels_to_store(data.cells(index))
+            label_map, nuclei = data.geometry(index).labels_to_store(data.cells(index)), data.nuclei(index)
         except DataError:  # segment has reported it; the image has no cells then
-            label_map = np.zeros((data.size, data.size), np.int32)
-        image, nuclei = np.array(data.image(index)), data.nuclei(index)
+            label_map, nuclei = np.zeros((data.size, data.size), np.int32), None
         plain = cell_features(image, label_map, nuclei, views)
         changed = np.zeros((copies, *plain.shape), np.float32)
         emptied = np.zeros((copies, len(plain)), bool)

@@ -17,7 +17,7 @@ from wsss.inference.tables import cells_file, gathered, iter_cells, read_cells, 
 from wsss.runs.result_record import check_recorded, record_over
 
 ROUNDS = 20
-"""Picks of the weight search; a weight is a multiple of 1 / ROUNDS."""
+"""Picks of the weight search; a weight is a multiple of 1 / ROUNDS, or all are equal."""
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 """(N, K) blended scores and the (n,) rows that count -> how good they are; higher is better."""
@@ -53,13 +53,16 @@ def blend(prepared: Sequence[np.ndarray], weights: np.ndarray, how: str) -> np.n
 def fit_weights(prepared: Sequence[np.ndarray], rows: np.ndarray, how: str, score: Score) -> np.ndarray:
     """Find weights that make the blend of `rows` score high: pick after pick, the prediction that helps most.
 
+    Equal weights stay where no others score higher, as where nothing is known of these rows.
+
     Returns:
         (M,) float64 with sum 1.
 
     Source: Caruana et al., Ensemble selection from libraries of models (ICML 2004), with replacement.
     """
     counts = np.zeros(len(prepared))
-    best, best_counts = -np.inf, counts
+    best_counts = np.ones(len(prepared))
+    best = score(blend(prepared, best_counts, how), rows)
     for _ in range(ROUNDS):
         tried = [score(blend(prepared, counts + step, how), rows) for step in np.eye(len(prepared))]
         counts = counts + np.eye(len(prepared))[int(np.argmax(tried))]
@@ -147,7 +150,8 @@ def read_predictions(folders: list[Path]) -> list[Prediction]:
     predictions: list[Prediction] = []
     for folder in folders:
         provenance = read_provenance(folder)
-        cells, images = read_cells(folder), read_images(folder)
+        cells = read_cells(folder)
+        images = read_images(folder, score_columns(cells, folder))
         if predictions:
             first = predictions[0]
             cells = _aligned(cells, first.cells, ["ID", "cell_id"], folder, first.folder)

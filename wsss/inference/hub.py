@@ -67,9 +67,6 @@ def save_model(checkpoints: list[CamCheckpoint], run: Path, out: Path) -> None:
     files = [WEIGHTS, *(path.name for path in beside)]
     config = {"library_name": "wsss", "model_type": "wsss-cam", "format": FORMAT, "networks": networks}
     write_json(out / CONFIG, config | {"files": {name: digest_file(out / name) for name in files}})
-    for path in out.glob(_feature_classifier_file("*")):
-        if path not in beside:
-            path.unlink()  # of an earlier export: it is no part of this model
 
 
 def _feature_classifier_file(name: str) -> str:

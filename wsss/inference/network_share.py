@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wsss.cells.regions import shown_share
 from wsss.cells.scoring import Part, Share, blend_parts, image_scores
 from wsss.data.catalog import DataSet
 from wsss.inference.checkpoints import CamCheckpoint
@@ -97,7 +98,8 @@ def _rescorer(
             Part(name, groups[name], share, table[[f"{name}:{k}" for k in columns]].to_numpy())
             for name, share in shares.items()
         ]
-        cells = blend_parts(parts, score, negative=negative, one_class=one_class)
+        visible = shown_share(table.area_px.to_numpy(), table.touches_border.to_numpy(bool))
+        cells = blend_parts(parts, score, negative=negative, visible=visible, one_class=one_class)
         return image_scores(cells, np.zeros(cells.shape[1]), negative=negative, share=1.0)
 
     def rescore(share: Share) -> np.ndarray:

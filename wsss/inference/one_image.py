@@ -152,6 +152,7 @@ def check_image(image: np.ndarray, channels: int, bits: int | None = None) -> np
         DataError: neither first nor last axis holds the channels, or both might; or the values are no intensities.
     """
     array = np.asarray(image)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # a map of ImageJ's TIFF is big-endian
     if array.ndim != 3 or 0 in array.shape or channels not in (array.shape[0], array.shape[2]):
         raise DataError(
             f"the image has the shape {array.shape}, expected ({channels}, H, W) or (H, W, {channels}): "

@@ -192,7 +192,7 @@ def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: in
     probs = image_scores(final, sample.probs, negative=task.data.classes.negative, share=own_share(parts))
     if task.calibration is not None:
         final, probs = task.calibration.of_cells(final), task.calibration.of_image(probs)
-    frame = _frame(task.data, sample, final, parts, fold, _vectors(task, sources, sample))
+    frame = _frame(task.data, sample, (final, probs), parts, fold, _vectors(task, sources, sample))
     status = "ok" if sample.label_map is not None else f"no cells: {sample.problem}"
     record = {"n_cells": len(frame), "status": status, "fold": fold, "probs": [float(p) for p in probs]}
     stream = BytesIO()
@@ -213,7 +213,7 @@ def _vectors(task: Task, sources: Sequence[Source], sample: Sample) -> dict[str,
 def _frame(
     data: DataSet,
     sample: Sample,
-    final: np.ndarray,
+    final: tuple[np.ndarray, np.ndarray],
     parts: Sequence[Part],
     fold: int,
     vectors: Mapping[str, np.ndarray],
@@ -221,6 +221,9 @@ def _frame(
     """Put scores and vectors beside the geometry of the original image.
 
     A cell so small that scaling lost it has no scores and gets the image's probabilities; its vector is NaN.
+
+    Args:
+        final: the (N, K) scores of the cells and the (K,) probabilities of the image, as they stand in the tables.
     """
     geometry = data.geometry(sample.index)
     label_map = sample.cells if sample.label_map is None else sample.label_map
@@ -230,8 +233,8 @@ def _frame(
     row = np.searchsorted(sample.cell_ids, ids)
     scored = np.isin(ids, sample.cell_ids)
 
-    def align(scores: np.ndarray) -> np.ndarray:
-        out = np.tile(sample.probs, (len(ids), 1)).astype(np.float32)
+    def align(scores: np.ndarray, probs: np.ndarray = sample.probs) -> np.ndarray:
+        out = np.tile(probs, (len(ids), 1)).astype(np.float32)
         out[scored] = scores[row[scored]]
         return out
 
@@ -242,7 +245,7 @@ def _frame(
         size=(geometry.height, geometry.width),
         cell_ids=ids,
         geometry={name: table[name] for name in table.columns},
-        scores=align(final),
+        scores=align(*final),
         rle=[masks[k] for k in ids.tolist()],
     )
     aligned = {part.name: align(part.scores) for part in parts}
@@ -399,10 +402,9 @@ def read_sample(task: Task, index: int) -> Sample:
         task.overlap.wait(data.ids[index])
     image = np.array(data.image(index))
     try:
-        label_map = data.cells(index)
+        return make_sample(data, index, image, data.cells(index), data.nuclei(index))
     except DataError as error:
         return make_sample(data, index, image, None, problem=str(error))
-    return make_sample(data, index, image, label_map, data.nuclei(index))
 
 
 def make_sample(

@@ -31,6 +31,7 @@ from wsss.core.csv_text import (
     write_csv,
 )
 from wsss.core.files import digest_file, write_atomic
+from wsss.core.labels import ClassList
 from wsss.core.parquet import TableWriter, batches, named, open_parquet, read_parquet
 from wsss.data.ids import check_names
 from wsss.data.origin import PROVENANCE, check_predictions, read_provenance
@@ -219,6 +220,18 @@ def score_columns(table: pd.DataFrame, path: Path) -> list[str]:
     return names
 
 
+def check_classes(preds: Path, columns: Sequence[str], classes: ClassList, data: Path) -> None:
+    """Refuse predictions whose score columns are not those of the classes of a data set.
+
+    Raises:
+        DataError: there are more or fewer.
+    """
+    if list(columns) != classes.columns:
+        raise DataError(
+            f"{preds} has {len(columns)} classes, {data} has {len(classes)}: it is not the data set that was predicted."
+        )
+
+
 def read_cells(folder: Path) -> pd.DataFrame:
     """Read all cells without their masks, from cells.parquet or else cells.csv.
 
@@ -291,15 +304,23 @@ def _batches(file: Any, path: Path) -> Iterator[Any]:
         yield from batches(file, path, rows=4096)
 
 
-def read_images(folder: Path) -> pd.DataFrame:
+def read_images(folder: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read images.csv; images whose status is not ok may have no scores (NaN).
 
+    Args:
+        folder: of the predictions.
+        columns: the score columns of their cells; empty where these are not read.
+
     Raises:
-        DataError: the file is missing, or a row is not what it must be; names file and row.
+        DataError: the file is missing, has other classes than the cells, or a row is not what it must be; names file
+            and row.
     """
     path = folder / "images.csv"
     check_recorded(path)
     table = _unguarded(read_text(path, IMAGE_COLUMNS))
+    found = score_columns(table, path)
+    if columns and found != list(columns):
+        raise DataError(f"{path} has {len(found)} classes, the table of cells beside it has {len(columns)}.")
     table = _numbers(table, ("fold", "n_cells"), path, whole=True)
     good = (table.status == "ok").to_numpy()
     _put_scores(table, path, good)
@@ -470,7 +491,7 @@ def parse_row(where: str, image_id: str, size: tuple[int, int], text: str, class
     try:
         class_ids = np.array([int(word) for word in words[0::3]], np.int64)
         scores = np.array([float(word) for word in words[1::3]], np.float64)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{where}: {error}; expected class, confidence, mask each.") from None
     for values, low, high, what in ((class_ids, 0, classes - 1, "class"), (scores, 0, 1, "confidence")):
         wrong = values[~((values >= low) & (values <= high))]

@@ -13,6 +13,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import check_no_decimals, first_of, numbers, read_text, unguard_text
 from wsss.core.labels import ClassList, LabelReader
+from wsss.core.rasters import without_suffix
 from wsss.metrics.classify import (
     average_precision,
     check_same_shape,
@@ -70,6 +71,7 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
         DataError: a column is missing, or a row has no number, no or unknown classes, or comes twice.
     """
     table = unguard_text(read_text(path, ["ID"], [*CELL_COLUMNS, *LABEL_COLUMNS]))
+    table["ID"] = table.ID.map(without_suffix)
     cell, notes = first_of(CELL_COLUMNS, table, path)
     say_notes(notes)
     label = next((name for name in LABEL_COLUMNS if name in table), "")

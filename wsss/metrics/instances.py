@@ -336,7 +336,7 @@ class Choice:
 
 
 def search(
-    images: Iterable[tuple[np.ndarray, np.ndarray]],
+    images: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
     decode: Callable[[np.ndarray, float, int], np.ndarray],
     *,
     thresholds: Sequence[float],
@@ -346,7 +346,7 @@ def search(
     """Try every threshold with every minimum size, on held-out images alone: on others the choice means nothing.
 
     Args:
-        images: (probabilities, true label map) of each image; gone through once.
+        images: (probabilities, true label map, what is ignored or None) of each image; gone through once.
         decode: (probabilities, threshold, minimum size) -> label map.
         thresholds: what to try.
         min_sizes: what to try.
@@ -357,8 +357,8 @@ def search(
     """
     pairs = [(threshold, size) for threshold in thresholds for size in min_sizes]
     sums, count = np.zeros(len(pairs)), 0
-    for probs, truth in images:
+    for probs, truth, ignored in images:
         count += 1
-        sums += [getattr(score_mask(decode(probs, *pair), truth), metric) for pair in pairs]
+        sums += [getattr(score_mask(decode(probs, *pair), truth, ignored), metric) for pair in pairs]
     order = np.argsort(-sums, kind="stable")
     return [Choice(pairs[k][0], pairs[k][1], float(sums[k] / max(1, count))) for k in order]

@@ -63,8 +63,8 @@ def group_shares(
         low = high = np.full(counted.shape[1], np.nan)
         if count >= LEAST_IMAGES:
             rng = np.random.default_rng([seed, number])
-            drawn = rng.multinomial(count, np.full(count, 1 / count), size=rounds)
-            resampled = (drawn @ hits) / (drawn @ cells)[:, None]
+            draws = (rng.multinomial(count, np.full(count, 1 / count)) for _ in range(rounds))
+            resampled = np.stack([(drawn @ hits) / (drawn @ cells) for drawn in draws])
             low, high = np.percentile(resampled, LEVELS, axis=0)
         out.append(GroupShares(name, count, int(inside.sum()), share, low, high, resampled))
     return out

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import re
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import psutil
 import torch
 from torch import nn
 
-from wsss.core.checks import ConfigError, DataError, says_no_memory
+from wsss.core.checks import ConfigError, DataError, check_choice, says_no_memory
 from wsss.core.console import say
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -81,14 +82,14 @@ def choose_device(name: str = "auto", precision: str = "auto", *, predicts: bool
             last features of a trained lite0 by a factor of ten). It has no room for the gradients of training.
 
     Raises:
-        ConfigError: no such device, it does not compute, or it lacks the arithmetic.
+        ConfigError: no such device or arithmetic, it does not compute, or it lacks the arithmetic.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device is '{name}', expected auto, cpu, cuda or cuda:N.") from error
+    check_choice("precision", precision, ["auto", *PRECISIONS])
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise ConfigError(f"device is '{name}', expected auto, cpu, cuda or cuda:N.")
+    device = torch.device(name)
     if device.type == "cuda":
         device = _take_gpu(device)
     natural = gpu_precision(device.index) if device.type == "cuda" else "fp32"

@@ -49,7 +49,7 @@ class EnsembleOptions:
         check_choice("--how", self.how, HOWS)
         check_choice("--join", self.join, JOINS)
         if self.weights != "auto":
-            refuse_idle(self, ("truth", "masks", "join", "join_iou"), "without --weights auto")
+            refuse_idle(self, ("data", "truth", "masks", "join", "join_iou"), "without --weights auto")
         elif self.truth is None:
             refuse_idle(self, ("masks", "join", "join_iou"), "without --truth")
         if len(self.preds) < 2 or len({path.resolve() for path in self.preds}) != len(self.preds):

@@ -139,14 +139,14 @@ class OptimConfig:
     head_lr_factor: float = between(1.0, 0)
     """Learning rate of the new layers over that of the backbone (DRS: 10)."""
     schedule: Literal["plateau", "cosine", "cyclic", "onecycle", "constant"] = "plateau"
-    """How the rate goes: falls on a plateau of the validation loss, by cosine or in triangles (see `cycles`), one-cycle
-    or constant."""
+    """How the rate goes: falls on a plateau of the validation loss (without validation, of the training loss), by
+    cosine or in triangles (see `cycles`), one-cycle or constant."""
     factor: float = between(0.3, 1e-6, 1)
     """Plateau: what the rate is multiplied with."""
     patience: int = between(8, 0)
     """Plateau: epochs without improvement before the rate falls."""
     floor: float = between(1e-6, 0)
-    """The rate never falls below."""
+    """The rate never falls below, unless `lr` itself lies below."""
     cycles: int = between(1, 1)
     """Cosine (warm restarts), cyclic: number of equal cycles; the weights at the end of each are kept as a snapshot."""
     cycle_low: float = between(0.1, 0, 1)

@@ -51,8 +51,8 @@ class SegmentOptions:
     batch: int = between(8, 1)
     """Images that a network takes at once."""
     pixel_um: float | None = between(None, 1e-4)
-    """Micrometres per pixel of the original images, for instanseg; left out, each is taken for a whole field of the
-    HPA (164 um)."""
+    """Micrometres per pixel of the original images, for instanseg; left out, what their files declare; an image whose
+    file does not is taken for a whole field of the HPA (164 um)."""
     split: bool = False
     """For the backend masks: take each connected part of a label as a cell of its own, as in a binary mask."""
     background: int = between(0, 0, 2**31 - 1)

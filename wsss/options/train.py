@@ -3,6 +3,7 @@
 --task chooses what is learnt: classify (default), a Puzzle-CAM classifier from image labels; masks, a U-Net from masks;
 maps, a U-Net from the pseudo-masks of wsss.pseudo. Each has its own options."""
 
+import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def check(recipe: Recipe, options: TrainOptions) -> None:
     Raises:
         ConfigError: they are not here, and the hub does not answer.
     """
-    begun = [options.run] if options.run else Path("runs").glob(f"*-{recipe.backbone}")
+    begun = [options.run] if options.run else Path("runs").glob(f"*-{glob.escape(recipe.backbone)}")
     going_on = options.resume == "auto" and any(any(run.glob("*/*")) for run in begun)
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes, which start from its weights
     # otherwise this is what must be said

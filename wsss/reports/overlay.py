@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
+from wsss.cells.instances import cell_boxes
 from wsss.core.labels import HPA_CHANNELS
 from wsss.reports.figures import NO_CLASS, Colour, colour, ink_on, short_name
 
@@ -134,7 +134,8 @@ def mark_cells(
     out = picture.copy()
     width = max(2, round(max(picture.shape[:2]) / 400))
     places: list[tuple[Note, tuple[float, float], np.ndarray]] = []
-    for cell_id, (y0, x0, y1, x1) in cell_boxes(label_map).items():
+    ids, boxes = cell_boxes(label_map)
+    for cell_id, (y0, x0, y1, x1) in zip(ids.tolist(), boxes.tolist(), strict=True):
         mask = np.pad((label_map[y0:y1, x0:x1] == cell_id).astype(np.uint8), 1)
         note = notes.get(cell_id)
         lines = [colour(k) for k in note.classes[:2]] if note and note.classes else [NO_CLASS]
@@ -240,17 +241,6 @@ def contact_sheet(
         sheet.paste(Image.fromarray(panel.picture), (left, top + head))
     sheet.paste(legend, (gap, sheet.height - legend.height))
     return np.asarray(sheet)
-
-
-def cell_boxes(label_map: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
-    """Return cell id -> y0 x0 y1 x1 of every cell, half-open; ids may be large and have gaps."""
-    ids, dense = np.unique(label_map, return_inverse=True)
-    slices = ndimage.find_objects(dense.reshape(label_map.shape) + 1)
-    return {
-        int(k): (box[0].start, box[1].start, box[0].stop, box[1].stop)
-        for k, box in zip(ids, slices, strict=True)
-        if k != 0
-    }
 
 
 def _write_on_cell(

@@ -15,8 +15,9 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from wsss.cells.instances import cell_boxes
 from wsss.reports.figures import NO_CLASS, Colour, colour, data_uri, short_name
-from wsss.reports.overlay import OTHER_TINT, TINTS, Note, cell_boxes, fit, mark_cells, stretch
+from wsss.reports.overlay import OTHER_TINT, TINTS, Note, fit, mark_cells, stretch
 
 ROUGHNESS = 0.6
 """Largest distance of an outline from its pixels, in px of the picture."""
@@ -132,7 +133,8 @@ def _map_text(class_map: ClassMap) -> str:
 def outline_paths(label_map: np.ndarray) -> dict[int, str]:
     """Return cell id -> the outline of all its pieces as an SVG path in px of the (H, W) map."""
     out: dict[int, str] = {}
-    for cell_id, (y0, x0, y1, x1) in cell_boxes(label_map).items():
+    ids, boxes = cell_boxes(label_map)
+    for cell_id, (y0, x0, y1, x1) in zip(ids.tolist(), boxes.tolist(), strict=True):
         mask = np.pad((label_map[y0:y1, x0:x1] == cell_id).astype(np.uint8), 1)
         rings, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         parts = []

@@ -154,10 +154,12 @@ class Session:
             self.answers.undo(self._answered[row].cell)
             del self._answered[row]
             self._changes += 1
-            for name, queue in self._queues.items():
+            for queue in self._queues.values():
                 queue.rewind()
-                if self._design(name) in self.answers.designs():
-                    self.answers.set_threshold(self._design(name), queue.threshold(self._answered))
+            for design in self.answers.designs():  # also those of which no cell was asked since the start
+                name = design.partition("@")[0]
+                if self._design(name) == design and name.partition(":")[0] in self.strategies:
+                    self.answers.set_threshold(design, self._queue(name).threshold(self._answered))
             return row
 
     def counts(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ So a kill at any moment leaves the old result, or the new one, or a commit that 
 The lock of a folder names its holder, and the kernel ends it with the holder's process.
 """
 
-import contextlib
 import errno
 import fcntl
 import json
@@ -22,7 +21,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -452,11 +451,11 @@ class Output:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if not self.keeps_work and not self._commit.exists():
             shutil.rmtree(self.work, ignore_errors=True)
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             (self.folder / STATE).rmdir()  # if it is empty
 
 
-@contextlib.contextmanager
+@contextmanager
 def in_folder(folder: Path, command: str, *inside: str, name: str = FOLDER) -> Iterator[Output]:
     """Hold a folder that a command writes its result into; what a killed run left there is completed or removed.
 
@@ -475,7 +474,7 @@ def in_folder(folder: Path, command: str, *inside: str, name: str = FOLDER) -> I
         yield output
 
 
-@contextlib.contextmanager
+@contextmanager
 def at_file(path: Path, command: str) -> Iterator[Output]:
     """Hold a file that a command writes, together with its companions; see `in_folder`."""
     if path.is_dir():
@@ -485,8 +484,8 @@ def at_file(path: Path, command: str) -> Iterator[Output]:
         yield output
 
 
-@contextlib.contextmanager
-def _held(output: Output, held: contextlib.AbstractContextManager[None]) -> Iterator[Output]:
+@contextmanager
+def _held(output: Output, held: AbstractContextManager[None]) -> Iterator[Output]:
     with held, output:
         for place in (output.folder / STATE, output.work, *output.work.rglob("*")):
             check_no_link(place)
@@ -544,5 +543,5 @@ def _remove_empty(folder: Path, names: Collection[str]) -> None:
     """Remove the sub-folders that the removal of files has left empty."""
     for place in sorted({(folder / name).parent for name in names}, key=lambda path: -len(path.parts)):
         if place != folder:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 place.rmdir()

@@ -32,6 +32,8 @@ SINCE = {
     "encoder": "which source code its encoder was imported from",
 }
 """Inputs that records of earlier versions lack, in words."""
+OPTIONAL = {"roles", "bits", "least_object"}
+"""Entries that records lack where there is nothing to say."""
 NEWER = ("ancestors", "classes", "negative", "channels", "size", "least_object")
 """Entries that records of earlier versions may lack."""
 
@@ -221,14 +223,9 @@ def record_from(
 
 def unrecorded(recipe: Mapping[str, Any]) -> bool:
     """Whether a recipe of version 0.1.0 names other networks, whose images that version did not record."""
-    weights = str(recipe.get("weights", ""))
-    of_run = Path(weights).name.startswith(("best.", "last.", "snapshot"))
-    return bool(
-        recipe.get("init_from")
-        or recipe.get("drs", {}).get("refine_from")
-        or recipe.get("task") == "maps"
-        or (of_run and recipe.get("task") == "masks")
-    )
+    of_run = Path(str(recipe.get("weights", ""))).name.startswith(("best.", "last.", "snapshot"))
+    named = recipe.get("init_from") or recipe.get("drs", {}).get("refine_from")
+    return bool(named or of_run or recipe.get("task") == "maps")
 
 
 def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -252,7 +249,7 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
     if "starting_weights" in before and before["starting_weights"] == now.get("starting_weights"):
         _rename_starts(recipe, now["recipe"])
     before = {**before, "recipe": recipe}
-    for name in now:
+    for name in (*now, *(OPTIONAL - now.keys())):
         if name in SINCE and name not in before:
             say(f"note: the run is of an earlier version and does not say {SINCE[name]}: they may have changed since.")
         if name in FREE or (name in (*NEWER, *SINCE) and name not in before):

@@ -372,7 +372,7 @@ def find_folders(run: Path) -> list[RunFolder]:
     folders = [path.parent for path in within(run, "best.safetensors")]
     if not folders:
         what = f"{run} holds no trained weights yet" if within(run, "config.yaml") else not_that(run, RUN)
-        raise ConfigError(f"{what}: train it first, or check --run.")
+        raise ConfigError(f"{what}: train it first, or check its path.")
     return [RunFolder(path) for path in folders]
 
 

@@ -19,6 +19,7 @@ from wsss.core.channels import HPA_ROLES
 from wsss.core.checks import ConfigError, check_choice
 from wsss.core.label_maps import Geometry
 from wsss.core.labels import HPA_CHANNELS
+from wsss.core.reading import one_line
 
 GROUP = "wsss.backends"
 
@@ -39,6 +40,10 @@ class Field:
     """Edge of the stored square that the image is the top left part of."""
     roles: tuple[str, ...] = HPA_ROLES
     """What each channel shows; red, green, blue and yellow of the Atlas if left out."""
+    names: tuple[str, ...] = ()
+    """Names of the channels, if they are known."""
+    pixel_um: float | None = None
+    """Micrometres per pixel of the original image, if they are known."""
 
     @property
     def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -62,8 +67,9 @@ class Field:
 
     @property
     def cells(self) -> list[np.ndarray]:
-        """The stains that fill the cells, each (h, w) uint8."""
-        return [plane for plane, role in zip(self.image, self.roles, strict=True) if role == "cell"]
+        """The stains that fill the cells, each (h, w) uint8; of red and yellow, as the Atlas calls them, red first."""
+        order = sorted(range(len(self.roles)), key=lambda k: "yellow" in self.names[k : k + 1])
+        return [self.image[k] for k in order if self.roles[k] == "cell"]
 
     def _brightest(self, wanted: str) -> np.ndarray | None:
         planes = [plane for plane, role in zip(self.image, self.roles, strict=True) if role == wanted]
@@ -96,7 +102,7 @@ class BackendOptions:
     batch: int = 8
     """Fields that a network takes at once."""
     pixel_um: float | None = None
-    """Micrometres per pixel of the original images; None takes each for a whole field of the HPA."""
+    """Micrometres per pixel of the original images; None for what they declare, or a whole field of the HPA."""
     category: str = ""
     """Of a COCO JSON: names or ids of the categories that are cells, separated by commas; 'all'; '' for no choice."""
     roles: tuple[str, ...] = HPA_ROLES
@@ -184,7 +190,11 @@ def make_backend(name: str, options: BackendOptions | None = None) -> AnyBackend
         module, _, attribute = BUILT_IN[name].partition(":")
         factory: Factory = getattr(importlib.import_module(module), attribute)
     else:
-        factory = next(point for point in _foreign() if point.name == name).load()
+        point = next(point for point in _foreign() if point.name == name)
+        try:
+            factory = point.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"--backend {name} ({point.value}) cannot be imported: {one_line(error)}.") from error
     return factory(options or BackendOptions())
 
 

@@ -26,10 +26,9 @@ from wsss.core.files import composed, read_json
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.parquet import read_parquet
-from wsss.core.rasters import named
+from wsss.core.rasters import named, without_suffix
 from wsss.core.reading import check_regular, open_zip, read_bytes
 from wsss.core.rle import check_covered, fill
-from wsss.data.ids import without_suffix
 
 MOST = 2**31 - 1
 
@@ -107,7 +106,7 @@ class TableMasks:
         check_columns(table, ["ID", SUBMISSION if self.submission else "rle"], path)
         self._number, self.notes = first_of(NUMBERS, table, path)
         """The column of the numbers; what the user should know, a line each."""
-        self._rows = {str(name): rows for name, rows in table.groupby("ID", sort=False)}
+        self._rows = {str(name): rows for name, rows in table.groupby(table["ID"].map(_name), sort=False)}
         self._empty = _without_cells(path)
 
     def masks(self, name: str, size: tuple[int, int]) -> GivenMasks:
@@ -117,9 +116,9 @@ class TableMasks:
             DataError: the table has no row of it, or a row is broken.
         """
         where = f"{self.path} ({name})"
-        rows = self._rows.get(name)
+        rows = self._rows.get(_name(name))
         if rows is None:
-            if name in self._empty:
+            if _name(name) in self._empty:
                 return GivenMasks(where, size, [], [])
             raise DataError(f"{self.path} has no row of {name}; an image without cells needs one in images.csv.")
         size = self._size(rows, size, where)
@@ -159,7 +158,11 @@ def _without_cells(path: Path) -> set[str]:
     if not images_csv.is_file():
         return set()
     table = unguard_text(read_text(images_csv, ["ID", "n_cells"]))
-    return set(table.ID[table.n_cells == "0"])
+    return set(table.ID[table.n_cells == "0"].map(_name))
+
+
+def _name(ID: object) -> str:
+    return without_suffix(composed(str(ID)))
 
 
 def _submitted(texts: list[str], where: str) -> list[bytes]:

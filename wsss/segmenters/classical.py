@@ -201,7 +201,7 @@ def fill_outlines(nuclei: np.ndarray, outline: np.ndarray, radius: float, config
 
 
 def reduced_root(plane: np.ndarray, config: ClassicalConfig) -> np.ndarray:
-    """Return the square root of a (H, W) uint8 plane in [0, 1], (h, w) float32, its longer edge at most `config.edge`."""
+    """Return the square root of a (H, W) uint8 plane in [0, 1], float32, its longer edge reduced to `config.edge`."""
     scale = config.edge / max(plane.shape)
     if scale < 1:
         shape = [max(1, round(length * scale)) for length in plane.shape[::-1]]

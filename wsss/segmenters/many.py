@@ -112,7 +112,14 @@ def _read(data: DataSet, index: int) -> Field:
     geometry = data.geometry(index)
     content = data.image(index)[:, : geometry.content_height, : geometry.content_width]
     return Field(
-        data.ids[index], np.ascontiguousarray(content), geometry.height, geometry.width, geometry.size, data.roles
+        data.ids[index],
+        np.ascontiguousarray(content),
+        geometry.height,
+        geometry.width,
+        geometry.size,
+        data.roles,
+        data.channels,
+        data.pixel_um(index),
     )
 
 

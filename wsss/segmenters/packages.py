@@ -159,7 +159,8 @@ class InstanSeg:
         return [self._segment(field) for field in fields]
 
     def _segment(self, field: Field) -> Finish:
-        stored_um = Geometry(field.height, field.width, field.size).stored_um(self.pixel_um)
+        pixel_um = self.pixel_um or field.pixel_um
+        stored_um = Geometry(field.height, field.width, field.size).stored_um(pixel_um)
         label_maps = self.model.eval_small_image(_instanseg_stains(field), stored_um, return_image_tensor=False)
         nuclei, cells = label_maps[0].cpu().numpy().astype(np.int32)  # (1, 2, H, W)
         return functools.partial(paired, cells, nuclei)

@@ -27,7 +27,7 @@ from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, at_file
 from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder
-from wsss.stages.evaluate import GivenCells, default_classes
+from wsss.stages.evaluate import GivenCells, classes_of
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""
@@ -67,10 +67,12 @@ def _read(options: CalibrateOptions, digests: Digests) -> dict[str, Any]:
 
 def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     tables = read_predictions([options.preds])[0]
-    data = _data(options)
-    classes = _classes(data, len(tables.columns))
+    folder = _data_folder(options)
+    data = None if folder is None else DataSet.open(folder)
+    classes = classes_of(options.preds, folder, tables.columns)
     labels = _labels(options, data, classes)
-    _check_unseen(tables, set(labels) | set(tables.cells.ID), {} if data is None else data.twins)
+    predicted = {*tables.images.ID, *tables.cells.ID}
+    _check_unseen(tables, predicted, {} if data is None else data.twins)
     if note := foreign_note(tables.provenance.get("published", {})):
         say(note)
     cells, basis = _cell_events(options, tables, labels, classes)
@@ -99,27 +101,12 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {out}")
 
 
-def _data(options: CalibrateOptions) -> DataSet | None:
-    """Open the data set that the labels are taken from; None where they come from a table."""
-    folder = _data_folder(options)
-    return None if folder is None else DataSet.open(folder)
-
-
 def _data_folder(options: CalibrateOptions) -> Path | None:
+    """Return the data set that the labels are taken from; None where they come from a table alone."""
     if options.data is not None:
         return options.data
     recorded = recorded_data(options.preds)
     return recorded if recorded is not None or options.labels is not None else default_dataset(None)
-
-
-def _classes(data: DataSet | None, count: int) -> ClassList:
-    if data is None:
-        return default_classes(count)
-    if len(data.classes) != count:
-        raise DataError(
-            f"{data.folder} has {len(data.classes)} classes, the predictions have {count}: pass the right --data."
-        )
-    return data.classes
 
 
 def _labels(options: CalibrateOptions, data: DataSet | None, classes: ClassList) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from wsss.core.csv_text import carried_columns, write_csv
 from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of
-from wsss.inference.tables import is_mask_folder, prediction_files, read_cells, score_columns
+from wsss.inference.tables import check_classes, is_mask_folder, prediction_files, read_cells, score_columns
 from wsss.metrics.weighted import LEAST_IMAGES, GroupShares, difference, group_shares
 from wsss.options.compare import CompareOptions
 from wsss.reports.figures import plot_shares
@@ -45,9 +45,7 @@ def _compare(options: CompareOptions, output: Output, out: Path) -> None:
     cells = read_cells(options.preds)
     data = DataSet.open(data_folder_of(options.preds, None))
     classes = data.classes
-    columns = score_columns(cells, options.preds)
-    if columns != classes.columns:
-        raise DataError(f"{options.preds} has {len(columns)} classes, its data set has {len(classes)}.")
+    check_classes(options.preds, score_columns(cells, options.preds), classes, data.folder)
     groups = count_groups(options, cells)
     _check_carried(options, cells, data)
     table = share_table(groups, classes, options.reference)

@@ -21,7 +21,7 @@ from wsss.core.runtime import cores, version_of, versions
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, read_provenance, without_cells
 from wsss.inference.published import read_published
-from wsss.inference.tables import iter_cells, score_columns
+from wsss.inference.tables import check_classes, iter_cells, score_columns
 from wsss.metrics.classify import label_doubts
 from wsss.models.device import GIB, MEMORY_LIMITS, choose_device, free_memory, gpu_precision
 from wsss.options.doctor import DoctorOptions
@@ -150,13 +150,17 @@ def _pixels(data: DataSet) -> Iterator[Finding]:
         yield Finding("bad", "", "no image has pixels: prepare it again")
         return
     chosen = good[spread_evenly(len(good), SAMPLES)].tolist()
-    damaged = data.damaged(chosen)
+    brightest, damaged = [], []
+    for i in chosen:
+        try:
+            brightest.append(data.image(i).max(axis=(1, 2)))
+        except DataError:
+            damaged.append(data.ids[i])
     if damaged:
         text = f"{len(damaged)} of {len(chosen)} images differ from what was prepared: {some(damaged)}"
         yield Finding("bad", "", text)
         return
-    brightest = np.stack([data.image(i).max(axis=(1, 2)) for i in chosen])
-    dark = (brightest < DARK).sum(axis=0)
+    dark = (np.stack(brightest) < DARK).sum(axis=0)
     dark_in = [f"{name} is dark in {n}" for name, n in zip(data.channels, dark.tolist(), strict=True) if n]
     text = f"{len(chosen)} images read, bytes as prepared"
     yield Finding("note" if dark_in else "ok", "", f"{text}; {', '.join(dark_in)} of them" if dark_in else text)
@@ -242,7 +246,9 @@ def examine_labels(options: DoctorOptions) -> Iterator[Finding]:
     for name, cells in iter_cells(preds):
         if name not in rows:
             raise DataError(f"{preds} has the image {name}, which {data.folder} lacks: pass its data set as --data.")
-        shares[rows[name]] = cells[score_columns(cells, preds)].to_numpy(np.float64).mean(axis=0)
+        columns = score_columns(cells, preds)
+        check_classes(preds, columns, data.classes, data.folder)
+        shares[rows[name]] = cells[columns].to_numpy(np.float64).mean(axis=0)
     doubts = label_doubts(shares, data.labels, data.classes.negative)
     looked = int((~np.isnan(shares).all(axis=1) & data.has_labels).sum())
     if not doubts:
@@ -259,22 +265,29 @@ def examine_labels(options: DoctorOptions) -> Iterator[Finding]:
 
 
 def examine_cells(folder: Path) -> Iterator[Finding]:
-    """Yield doubts about the label maps of a data set, from those of SAMPLES images."""
+    """Yield faults of the label maps of a data set, and doubts about them, from those of SAMPLES images."""
     try:
         data = DataSet.open(folder)
+        usable = np.flatnonzero(data.ok)
+        missing = set(without_cells(data, usable))
     except DataError:
         return  # reported by examine_data
-    usable = np.flatnonzero(data.ok)
     doubts: dict[str, list[str]] = {}
+    broken = []
     for i in usable[spread_evenly(len(usable), SAMPLES)].tolist():
+        if data.ids[i] in missing:
+            continue  # reported by examine_data
         geometry = data.geometry(i)
         try:
             cells = data.cells(i)
-        except DataError:
-            continue  # missing or broken: reported by examine_data
+        except DataError as error:
+            broken.append(f"{data.ids[i]}: {error}")
+            continue
         if cells.shape != (geometry.height, geometry.width):
             cells = cells[: geometry.content_height, : geometry.content_width]
         doubts[data.ids[i]] = doubts_of(cells)
+    if broken:
+        yield Finding("bad", str(folder), f"{len(broken)} label maps cannot be used: {some(broken, 2)}")
     for note in doubt_notes(doubts):
         yield Finding("note", str(folder), note)
 

@@ -3,10 +3,8 @@
 The client is polite: a limited rate, retries, each file whole or not at all.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import islice
 from urllib.parse import quote
 
 import pandas as pd
@@ -54,10 +52,11 @@ def run(options: DownloadOptions) -> int:
 
 def _download(options: DownloadOptions, images: list[AtlasImage], output: Output) -> int:
     manners = Manners(AGENT, options.retries, options.timeout, deadline=10 * options.timeout)
-    rate, failures = Rate(options.rate), []
+    rate, failures, most = Rate(options.rate), [], 4 * options.workers
     with progress(None, "download", total=len(images)) as bar, ThreadPoolExecutor(options.workers) as pool:
         try:
-            for batch in _batches(images, 4 * options.workers):
+            for first in range(0, len(images), most):
+                batch = images[first : first + most]
                 for future in as_completed(
                     [pool.submit(_fetch_image, image, options, manners, rate) for image in batch]
                 ):
@@ -112,12 +111,6 @@ def atlas_image(text: str, where: str) -> AtlasImage:
             "antibody/plate_well_site, such as 10580/1610_C1_1."
         )
     return AtlasImage(antibody, place)
-
-
-def _batches(images: list[AtlasImage], size: int) -> Iterator[list[AtlasImage]]:
-    todo = iter(images)
-    while batch := list(islice(todo, size)):
-        yield batch
 
 
 def _fetch_image(

@@ -8,7 +8,6 @@ import numpy as np
 
 from wsss.core.checks import DataError
 from wsss.core.console import say
-from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet
 from wsss.data.origin import PROVENANCE, data_folder_of, recorded_data, write_provenance
 from wsss.inference.ensemble import (
@@ -23,13 +22,20 @@ from wsss.inference.ensemble import (
     prepare,
     read_predictions,
 )
-from wsss.inference.tables import iter_cells, prediction_files, write_cells, write_images, write_submission
+from wsss.inference.tables import (
+    check_classes,
+    iter_cells,
+    prediction_files,
+    write_cells,
+    write_images,
+    write_submission,
+)
 from wsss.metrics.classify import average_precision, mean_of_classes
 from wsss.options.ensemble import EnsembleOptions, given_weights
 from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, in_folder
 from wsss.runs.result_record import record_over
-from wsss.stages.evaluate import GivenCells, default_classes
+from wsss.stages.evaluate import GivenCells, classes_of
 
 
 def run(options: EnsembleOptions) -> int:
@@ -44,10 +50,16 @@ def run(options: EnsembleOptions) -> int:
 
 def _read(options: EnsembleOptions, digests: Digests) -> dict[str, Any]:
     files = [path for folder in options.preds for path in prediction_files(folder)]
-    data = None
-    if options.weights == "auto" and (options.truth is None or options.data is not None):
-        data = data_folder_of(options.preds[0], options.data) / "dataset.json"
-    return what_is_read(options, digests, [*files, options.truth, options.masks, data])
+    data = _data_folder(options) if options.weights == "auto" else None
+    files += [] if data is None else [data / "dataset.json"]
+    return what_is_read(options, digests, [*files, options.truth, options.masks])
+
+
+def _data_folder(options: EnsembleOptions) -> Path | None:
+    """Return the data set whose labels weights are fitted to; with a table of true cells, it only names classes."""
+    if options.truth is None:
+        return data_folder_of(options.preds[0], options.data)
+    return options.data or recorded_data(options.preds[0])
 
 
 def _ensemble(options: EnsembleOptions, output: Output) -> None:
@@ -98,7 +110,8 @@ def _target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Sc
         say(note)
     if options.truth:
         return _cell_target(options, predictions)
-    data = _data(options)
+    data = DataSet.open(data_folder_of(predictions[0].folder, options.data))
+    check_classes(predictions[0].folder, predictions[0].columns, data.classes, data.folder)
     labels = dict(zip(data.ids, data.labels, strict=True))
     known = {name for name, has in zip(data.ids, data.has_labels, strict=True) if has}
     ids = cells.ID.to_numpy(object)
@@ -120,10 +133,10 @@ def _target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Sc
 
 def _cell_target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Score, str]:
     assert options.truth is not None
-    cells = predictions[0].cells
-    data = options.data or recorded_data(options.preds[0])
+    first, data = predictions[0], _data_folder(options)
+    cells, classes = first.cells, classes_of(first.folder, data, first.columns)
     given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
-    truth, join, how = given.join(options.preds[0], cells, _classes(options, predictions[0]))
+    truth, join, how = given.join(first.folder, cells, classes)
     true_row = np.full(len(cells), -1)
     true_row[join.rows[join.rows >= 0]] = np.flatnonzero(join.rows >= 0)
 
@@ -137,14 +150,6 @@ def _cell_target(options: EnsembleOptions, predictions: list[Prediction]) -> tup
 def _mean_ap(truth: np.ndarray, scores: np.ndarray) -> float:
     mean = mean_of_classes(average_precision(truth, scores))
     return mean if np.isfinite(mean) else 0.0
-
-
-def _data(options: EnsembleOptions) -> DataSet:
-    return DataSet.open(data_folder_of(options.preds[0], options.data))
-
-
-def _classes(options: EnsembleOptions, first: Prediction) -> ClassList:
-    return default_classes(len(first.columns)) if options.data is None else _data(options).classes
 
 
 def _report(

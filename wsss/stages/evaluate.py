@@ -1,6 +1,6 @@
 """Score predictions against true labels of cells: average precision per class, and the competition's mAP."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from wsss.data.origin import read_provenance, recorded_data
 from wsss.data.tables import read_labels
 from wsss.inference.ensemble import foreign_note
 from wsss.inference.tables import (
+    check_classes,
     is_mask_folder,
     iter_cells,
     iter_submission,
@@ -136,7 +137,9 @@ def run(options: EvaluateOptions) -> int:
         if not output.begin(partial(_read, options), overwrite=options.overwrite, subject=SUBJECT):
             if not of_masks:
                 report = read_record(out)
-                print_scores(report, _classes(options.data, len(report["cells"]["per_class"])))
+                columns = [str(row["id"]) for row in report["cells"]["per_class"]]
+                data = options.data or recorded_data(options.preds)
+                print_scores(report, classes_of(options.preds, data, columns))
         elif of_masks:
             evaluate_masks(options, output, out)
         else:
@@ -175,7 +178,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     """Compare predictions with true cells."""
     cells = read_cells(options.preds)
     data = options.data or recorded_data(options.preds)
-    classes = _classes(data, len(score_columns(cells, options.preds)))
+    classes = classes_of(options.preds, data, score_columns(cells, options.preds))
     given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
     with given.read(classes) as (truth, masks):
         if truth.weights is not None and truth.weights.max() > UNEVEN * truth.weights.min():
@@ -237,19 +240,18 @@ def true_masks(path: Path | None, data: Path | None) -> Iterator[Masks | None]:
         say_notes(given.told())
 
 
-def _classes(data: Path | None, count: int) -> ClassList:
-    if data is not None:
-        known = read_manifest(data)
-        classes = ClassList(tuple(known["classes"]), known["negative"])
-        if len(classes) != count:
-            raise DataError(f"{data} has {len(classes)} classes, the predictions have {count}.")
-        return classes
-    return default_classes(count)
+def classes_of(preds: Path, data: Path | None, columns: Sequence[str]) -> ClassList:
+    """Return the classes of predictions: their data set's; without one, HPA's if the number fits, else numbered ones.
 
-
-def default_classes(count: int) -> ClassList:
-    """Return the classes of predictions without a data set: those of HPA if their number fits, else numbered ones."""
-    return HPA if count == len(HPA) else ClassList(tuple(f"class {k}" for k in range(count)), None)
+    Raises:
+        DataError: the data set has more or fewer classes than there are score columns.
+    """
+    if data is None:
+        return HPA if len(columns) == len(HPA) else ClassList(tuple(f"class {k}" for k in columns), None)
+    known = read_manifest(data)
+    classes = ClassList(tuple(known["classes"]), known["negative"])
+    check_classes(preds, columns, classes, data)
+    return classes
 
 
 def _image_labels(options: EvaluateOptions, truth: CellTruth, classes: ClassList) -> tuple[Values, str]:
@@ -265,7 +267,7 @@ def _image_scores(options: EvaluateOptions, columns: list[str]) -> Values:
     """Return ID -> (K,) scores of the images that have them; nothing where there is no images.csv."""
     if not (options.preds / "images.csv").exists():
         return {}
-    table = read_images(options.preds)
+    table = read_images(options.preds, columns)
     table = table[table[columns].notna().all(axis=1)]
     return dict(zip(table.ID, table[columns].to_numpy(np.float32), strict=True))
 

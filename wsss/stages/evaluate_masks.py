@@ -104,10 +104,10 @@ def _search(
     return [asdict(choice) for choice in choices[:5]]
 
 
-def _pairs(preds: Path, masks: MaskSet, indices: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pairs(preds: Path, masks: MaskSet, indices: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     files = files_of_record(preds)
     for i in indices:
-        yield predicted_probs(preds, masks.ids[i], files), masks.label_map(i)
+        yield predicted_probs(preds, masks.ids[i], files), masks.label_map(i), masks.ignored(i)
 
 
 def _say(report: dict[str, Any], out: Path) -> None:

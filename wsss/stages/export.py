@@ -26,6 +26,7 @@ from wsss.inference.checkpoints import load_run
 from wsss.inference.hub import export_onnx, push_model, save_model
 from wsss.inference.tables import (
     EMBEDDINGS,
+    check_classes,
     iter_cells,
     prediction_files,
     read_cells,
@@ -96,6 +97,7 @@ class Predictions:
         place = self._places.get(name)
         if place is None or not self.data.ok[place]:
             raise DataError(f"{self.folder} has cells of {name!r}, which {self.data.folder} lacks: pass its --data.")
+        check_classes(self.folder, score_columns(cells, self.folder), self.data.classes, self.data.folder)
         geometry = self.data.geometry(place)
         sizes = set(zip(cells.ImageHeight.tolist(), cells.ImageWidth.tolist(), strict=True))
         if sizes != {(geometry.height, geometry.width)}:
@@ -120,9 +122,7 @@ def export_predictions(options: ExportOptions, output: Output) -> None:
         done = writers[options.to](options, out, Predictions(options.preds, data))
     else:
         cells = read_cells(options.preds)
-        columns = score_columns(cells, options.preds)
-        if len(columns) != len(data.classes):
-            raise DataError(f"{options.preds} has {len(columns)} classes, {data.folder} has {len(data.classes)}.")
+        check_classes(options.preds, score_columns(cells, options.preds), data.classes, data.folder)
         _write_table(options, out, cells, data)
         done = f"{len(cells)} cells"
     output.publish()

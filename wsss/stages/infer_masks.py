@@ -171,7 +171,12 @@ def _provenance(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpo
         "members": [{"path": str(one.path), "weights": one.digest, "held_out": one.fold} for one in checkpoints],
         "versions": versions(),
     }
-    return as_read(provenance)
+    return as_read(provenance | _precision(options))
+
+
+def _precision(options: InferOptions) -> dict[str, Any]:
+    """Return the precision as it is recorded: where it was chosen, as before there was such an entry."""
+    return {} if options.precision == "auto" else {"precision": options.precision}
 
 
 def write_image(out: Path, name: str, probs: np.ndarray, target: str, options: InferOptions) -> dict[str, Any]:
@@ -245,7 +250,7 @@ def _large_provenance(options: InferOptions, plan: FilePlan) -> dict[str, Any]:
         "members": [[one.digest, one.fold] for group, _ in plan for one in group],
         "versions": versions(),
     }
-    return as_read(provenance)
+    return as_read(provenance | _precision(options))
 
 
 def _predict_file(

@@ -11,13 +11,13 @@ from PIL import Image
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import progress, say
+from wsss.core.csv_text import check_columns
 from wsss.core.files import write_bytes
-from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.core.labels import ClassList
 from wsss.core.parquet import read_parquet
 from wsss.data.catalog import DataSet
 from wsss.data.origin import check_cells, check_current, data_folder_of, marks_for
-from wsss.inference.tables import prediction_files
+from wsss.inference.tables import check_classes, prediction_files, score_columns
 from wsss.metrics.cells import read_cell_truth
 from wsss.options.overlay import OverlayOptions
 from wsss.reports.overlay import (
@@ -75,7 +75,7 @@ def _draw(options: OverlayOptions, output: Output) -> None:
     check_cells(data)
     check_current(options.preds, data, chosen)
     ids = [data.ids[i] for i in chosen]
-    predicted = read_predictions(options.preds / "cells.parquet", ids, names, options.threshold)
+    predicted = read_predictions(options.preds, data, ids, options.threshold)
     truth = read_truth(options.truth, ids, data.classes) if options.truth else None
     thumbs: list[Panel] = []
     shown: set[int] = set()
@@ -99,11 +99,12 @@ def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
         DataError: an ID is not in the set, or its image has no pixels, or no image has.
     """
     if options.ids:
-        wanted = [name.strip() for name in options.ids.split(",") if name.strip()]
+        wanted = list(dict.fromkeys(name.strip() for name in options.ids.split(",") if name.strip()))
         places = {name: i for i, name in enumerate(data.ids)}
         missing = [name for name in wanted if name not in places]
-        if missing:
-            raise DataError(f"--ids: {some(missing)} not in {data.folder}, expected IDs of its images.parquet.")
+        if missing or not wanted:
+            lacking = some(missing) or repr(options.ids)
+            raise DataError(f"--ids: {lacking} not in {data.folder}, expected IDs of its images.parquet.")
         empty = [name for name in wanted if not data.ok[places[name]]]
         if empty:
             raise DataError(f"--ids: {some(empty)} could not be prepared and cannot be drawn: leave them out.")
@@ -114,20 +115,22 @@ def choose_images(data: DataSet, options: OverlayOptions) -> list[int]:
     return good[spread_evenly(len(good), options.most)].tolist()
 
 
-def read_predictions(path: Path, ids: Sequence[str], names: Sequence[str], threshold: float) -> Notes:
+def read_predictions(preds: Path, data: DataSet, ids: Sequence[str], threshold: float) -> Notes:
     """Read the cells of some images from cells.parquet: the classes of each whose scores reach the threshold.
 
     Raises:
-        DataError: the table is missing, or lacks a column.
+        DataError: the table is missing, lacks a column, or has other classes than the data set.
     """
-    columns = ["ID", "cell_id", *(str(k) for k in range(len(names)))]
-    again = "Run python -m wsss.infer to make it, for the classes that --data has, or pass another --preds."
+    path = preds / "cells.parquet"
     check_recorded(path)
-    table = read_parquet(path, columns, ids=ids, again=again)
-    scores = table[columns[2:]].to_numpy(np.float32)
+    again = "Run python -m wsss.infer to make it, or pass another --preds."
+    table = read_parquet(path, leave_out=["rle"], ids=ids, again=again)
+    check_columns(table, ["ID", "cell_id"], path)
+    columns = score_columns(table, path)
+    check_classes(preds, columns, data.classes, data.folder)
     notes: dict[str, dict[int, Note]] = {name: {} for name in ids}
-    for name, cell, row in zip(table["ID"], table["cell_id"], scores, strict=True):
-        notes[name][int(cell)] = describe(row, names, threshold)
+    for name, cell, row in zip(table["ID"], table["cell_id"], table[columns].to_numpy(np.float32), strict=True):
+        notes[name][int(cell)] = describe(row, data.classes.names, threshold)
     return notes
 
 
@@ -155,8 +158,7 @@ def draw_image(
     """
     name, geometry, names = data.ids[i], data.geometry(i), data.classes.names
     content = (slice(0, geometry.content_height), slice(0, geometry.content_width))
-    stored = read_label_map(find_label_map(data.folder / "cells", name), *geometry.sizes)
-    label_map = geometry.labels_to_store(stored)[content]
+    label_map = geometry.labels_to_store(data.cells(i))[content]
     picture = composite(data.image(i)[(slice(None), *content)], data.tints)
     edge = min(options.max_size, max(LEAST_EDGE, *picture.shape[:2]))
     large = draw_scale(fit(picture, edge), scale_bar((options.pixel_size or data.pixel_um(i) or 0) * geometry.width))

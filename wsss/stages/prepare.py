@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from wsss.core.channels import channel_names, parse_roles
-from wsss.core.checks import ConfigError, DataError, UserError, some
+from wsss.core.checks import ConfigError, DataError, UserError, refuse_idle, some
 from wsss.core.console import say, say_notes
 from wsss.core.labels import HPA, ClassList
 from wsss.core.tiff import parse_choice
@@ -40,6 +40,8 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
     """Bring a source into the data set; return the exit code."""
     existing = ExistingSet.read(options.out)
     _check_ours(options, existing)
+    if options.labels is None and existing.folds is None:
+        refuse_idle(options, ("folds", "seed", "group", "allow_unlabelled"), "without --labels")
     output.overwrite = True  # the folder holds a data set, or may be replaced
     spec = _spec(options, classes, existing)
     path = options.out / f"prepare-{options.source}.journal"
@@ -59,7 +61,8 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
         todo = [job for job in source.jobs() if job.files.ID not in known]
         bits = sources.bits_before(source, existing, journal)
         if todo:
-            _announce(todo, len(source.ids))
+            if known:
+                say(f"{len(known)} of {len(source.ids)} images are prepared already; {len(todo)} are left.")
             todo, bits = _on_one_scale(options, existing, source, known, journal, stamp, todo)
             if existing.source(source.name) and any(job.files.ID not in unchanged for job in todo):
                 existing.mark_unfinished()
@@ -143,7 +146,8 @@ def _on_one_scale(
     """
     before = sources.bits_before(source, existing, journal)
     checked, deep = sources.check(todo, options.pool, others=bool(known))
-    bits = sources.decide_bits(source, source.jobs() if known else deep, journal, stamp, options.pool)
+    deep = source.jobs() if known and source.bits == "auto" else deep
+    bits = sources.decide_bits(source, deep, before, journal, stamp, options.pool)
     if known and before != bits:
         known.clear()
         checked, _ = sources.check(source.jobs(), options.pool)
@@ -166,8 +170,6 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
     files = tables.leave_out(listing.images, options.skip)
     matched = tables.match_labels(files, table, allow_unlabelled=options.allow_unlabelled)
     say_notes([*listing.notes, *matched.notes])
-    if listing.extra:
-        say(f"note: {len(listing.extra)} files are no channel of their image, not read: {some(listing.extra)}.")
     shards = Shards(options.out / SHARDS, options.source, len(files), len(channels), options.size)
     choice = parse_choice(options.plane, options.project)
     return classes, Source(options.source, folder, options.bits, matched, shards, choice, in_files)
@@ -196,11 +198,6 @@ def _check_same_images(existing: ExistingSet, source: Source) -> None:
         f"source {source.name} of {existing.folder} was prepared differently ({what}). "
         "Add new images with another --source, or pass --overwrite true to make this one again."
     )
-
-
-def _announce(todo: list[Job], total: int) -> None:
-    if len(todo) < total:
-        say(f"{total - len(todo)} of {total} images are prepared already; {len(todo)} are left.")
 
 
 def _is_finished(folder: Path, existing: ExistingSet, spec: Spec, rows: pd.DataFrame) -> bool:

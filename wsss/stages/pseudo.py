@@ -1,6 +1,7 @@
 """Turn a trained run's class maps into pseudo-masks with an ignore band, for a U-Net to learn from."""
 
 import io
+from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -61,7 +62,7 @@ def _make(out: Path, options: PseudoOptions, data: DataSet, plan: Plan, device: 
     wanted = len(images_of(plan))
     with output.journal() as journal:
         _find_maps(options, data, plan, device, journal, output)
-        done = _cut_maps(output.home, options.pseudo, data, plan, journal)
+        done = _cut_maps(output, options.pseudo, data, plan, journal)
         _finish(output.home, data, plan, made_from | {"images": digest_json(output.items)}, done)
     output.publish(failed=set(output.items) - {data.ids[index] for index, _, _ in done})
     say(f"{out}: pseudo-masks of {len(done)} images, {wanted - len(done)} without cells left out")
@@ -110,33 +111,35 @@ def _find_maps(
 
 
 def _cut_maps(
-    out: Path, config: PseudoConfig, data: DataSet, plan: Plan, journal: Journal
+    output: Output, config: PseudoConfig, data: DataSet, plan: Plan, journal: Journal
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Write the masks of every image with maps; return (index, classes, (n, 2) shares of each class)."""
-    typical = _typical_peaks(data, journal)
+    fresh = output.fresh(journal)  # an image may have lost its cells since it was added
+    typical = _typical_peaks(data, journal, fresh)
     done = []
     for index in progress(images_of(plan), "pseudo-masks"):
         entry = journal.get(data.ids[index])
-        if entry is None:
+        if entry is None or data.ids[index] not in fresh:
             continue
         classes = np.flatnonzero(data.labels[index])
         cells = cells_of(data, index, config)
         values = values_of(parse_npy(entry[1], journal.path), cells, config)
         peaks = np.array(entry[0]["peaks"]) if config.peak == "image" else typical[classes]
         masks = make_masks(values, peaks, cells, config)
-        write_masks(out, data.ids[index], classes, masks)
+        write_masks(output.home, data.ids[index], classes, masks)
         shares = np.stack([(masks == 1).mean(axis=(1, 2)), (masks == 255).mean(axis=(1, 2))], axis=1)
         done.append((index, classes, shares))
     return done
 
 
-def _typical_peaks(data: DataSet, journal: Journal) -> np.ndarray:
+def _typical_peaks(data: DataSet, journal: Journal, fresh: Collection[str]) -> np.ndarray:
     """Return the median of the peaks of each class over the images labelled with it: (K,), 0 without images."""
     peaks: list[list[float]] = [[] for _ in data.classes.names]
     rows = {name: i for i, name in enumerate(data.ids)}
     for name, record, _ in journal.items():
-        for k, peak in zip(np.flatnonzero(data.labels[rows[name]]), record["peaks"], strict=True):
-            peaks[k].append(peak)
+        if name in fresh:
+            for k, peak in zip(np.flatnonzero(data.labels[rows[name]]), record["peaks"], strict=True):
+                peaks[k].append(peak)
     return np.array([np.median(values) if values else 0.0 for values in peaks])
 
 

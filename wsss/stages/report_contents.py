@@ -14,7 +14,7 @@ from wsss.core.files import RUN, not_that, read_lines, read_record, within
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, read_provenance
 from wsss.inference.checkpoints import trained_since
-from wsss.inference.tables import read_cells, read_images, score_columns, table_digest
+from wsss.inference.tables import check_classes, read_cells, read_images, score_columns, table_digest
 from wsss.metrics.cells import score_table
 from wsss.metrics.classify import Reliability, reliability
 from wsss.options.evaluate import EvaluateOptions
@@ -66,10 +66,10 @@ def collect(options: ReportOptions) -> Contents:
         DataError: predictions, data set and truth do not fit each other.
     """
     data = DataSet.open(data_folder_of(options.preds, options.data))
-    cells, images = read_cells(options.preds), read_images(options.preds)
+    cells = read_cells(options.preds)
     columns = score_columns(cells, options.preds)
-    if columns != data.classes.columns or columns != score_columns(images, options.preds / "images.csv"):
-        raise DataError(f"{options.preds} has {len(columns)} classes, {data.folder} has {len(data.classes)}.")
+    check_classes(options.preds, columns, data.classes, data.folder)
+    images = read_images(options.preds, columns)
     strangers = sorted((set(images.ID) | set(cells.ID)) - set(data.ids))
     if strangers:
         raise DataError(f"{options.preds} has {some(strangers)}, which {data.folder} lacks: pass its --data.")

@@ -97,12 +97,14 @@ def _read(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str,
 
 
 def _marks(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str, str]:
-    """Return digests of each image's pixels and, where masks are given, of its masks."""
+    """Return digests of each image's pixels, of their size where it counts, and of its masks where they are given."""
     given = options.masks
     crc = dict(zip(data.ids, data.table["crc32"].tolist(), strict=True))
     names = [name for name, ok in zip(data.ids, data.ok, strict=True) if ok]
     if given is None:
-        return {name: str(int(crc[name])) for name in names}
+        sized = options.backend == "instanseg" and options.pixel_um is None
+        edges = [data.pixel_um(int(i)) if sized else None for i in data.ok.nonzero()[0]]
+        return {name: f"{int(crc[name])}{f' {um:g} um' if um else ''}" for name, um in zip(names, edges, strict=True)}
     if given.is_dir():
         folder = MaskFolder(given, data.file_channels)
         mask_digests = digests.of_files([_mask_file(folder, name) for name in names])

@@ -78,6 +78,8 @@ def start(plan: Plan) -> tuple[Job, TrainState]:
     if saved is not None:
         state.restore(*saved)
     if world.leads and not options.lr_find and (saved is None or not folder.is_begun):
+        for path in folder.snapshots() if saved is None else ():
+            path.unlink()  # of a run before
         folder.begin(record)
     _check_together(plan, state)
     return _job(plan, record, task.teacher(earlier)), state

@@ -109,6 +109,8 @@ class Learner(ABC):
     def _learn(self, batch: Batch, share: float, done: float, updates: bool) -> Outcome:
         """Do the step. A GPU is waited for once, when all but the update has been handed to it."""
         state, batch = self.state, batch.on(self.job.device)
+        buffers = list(state.net.buffers()) if self.job.bad_batches else []
+        before = [buffer.clone() for buffer in buffers]
         weight = share * self.job.world.size / self.job.recipe.optim.accumulate
         with self._apart(not updates), self.job.device.searching():
             parts = self.losses(self.model, batch, done)
@@ -120,6 +122,9 @@ class Learner(ABC):
             state.scaler.update()  # which forgets that the gradients were unscaled
         if updates or not outcome.finite:
             state.optimizer.zero_grad(set_to_none=True)  # the batches summed with a bad one go with it
+        if not outcome.finite:
+            for buffer, old in zip(buffers, before, strict=True):  # batch norms have seen it
+                buffer.copy_(old)
         return outcome
 
     def _seed(self) -> None:
@@ -317,7 +322,7 @@ def _train_epoch(job: Job, state: TrainState, loader: EpochLoader, learner: Lear
                 _bad_batch(job, state, batch[2][:counted], outcome)
             where.step += 1
             seen += whole
-            bar.set_postfix({name: f"{value / where.step:.3f}" for name, value in where.sums.items()}, refresh=False)
+            bar.set_postfix({name: f"{value:.3f}" for name, value in where.means().items()}, refresh=False)
             stop = stop or outcome.stop
             due = due or bool(job.save_every and where.step % job.save_every == 0)
             if where.step % recipe.optim.accumulate and where.step < loader.steps:
@@ -334,7 +339,7 @@ def _train_epoch(job: Job, state: TrainState, loader: EpochLoader, learner: Lear
 def _bad_batch(job: Job, state: TrainState, indices: Tensor, outcome: Outcome) -> None:
     """Count a batch whose loss or gradient is not finite, or stop the run."""
     rows = job.world.gather(indices.double().numpy()[:, None])[:, 0]
-    state.progress.skipped += 1
+    state.progress.skipped, state.progress.bad = state.progress.skipped + 1, state.progress.bad + 1
     if state.progress.skipped <= job.bad_batches:
         return
     parts = ", ".join(f"{name} {value:g}" for name, value in outcome.values.items())
@@ -351,9 +356,8 @@ def _epoch_row(state: TrainState, epochs: int, rate: float) -> dict[str, Any]:
     where = state.progress
     steps = max(1, where.step)
     done = (where.epoch * steps + steps - 1) / (epochs * steps)  # as it was at the last step
-    row: dict[str, Any] = {"epoch": where.epoch + 1, "lr": state.rate.at(done)}
-    row |= {f"train_{name}": value / steps for name, value in where.sums.items()}
-    return row | {"images_per_s": rate}
+    row = {"epoch": where.epoch + 1, "lr": state.rate.at(done), "train_loss": math.nan}  # if no batch was learnt
+    return row | {f"train_{name}": value for name, value in where.means().items()} | {"images_per_s": rate}
 
 
 def _save(job: Job, state: TrainState) -> None:
@@ -364,7 +368,7 @@ def _save(job: Job, state: TrainState) -> None:
 def _close_epoch(job: Job, state: TrainState, row: dict[str, Any]) -> None:
     """Record the epoch, let rate and best react to it, save."""
     where = state.progress
-    where.epoch, where.step, where.sums = where.epoch + 1, 0, {}
+    where.epoch, where.step, where.bad, where.sums = where.epoch + 1, 0, 0, {}
     where.history.append(row)
     score = row.get("val_loss", row["train_loss"])
     state.rate.after_epoch(score)
@@ -396,7 +400,10 @@ def stop_error(received: Sequence[int]) -> KeyboardInterrupt:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list, so that a step can end; a second signal stops at once."""
+    """Collect SIGINT and SIGTERM in a list, so that a step can end; a second signal stops at once.
+
+    One that came after the last step stops at the end of the block.
+    """
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:
@@ -407,6 +414,8 @@ def stop_signals() -> Iterator[list[int]]:
     old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
+        if received:
+            raise stop_error(received)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from wsss.core.checks import ConfigError, DataError, Terminated
+from wsss.core.checks import ConfigError, DataError, Terminated, UserError
 from wsss.data.augment import Augment
 from wsss.data.catalog import DataSet
 from wsss.models.augment import Drawn, augment_batch
@@ -266,14 +266,15 @@ def loaders_alive() -> Iterator[None]:
     """Name the death of a loader process, which PyTorch raises wherever the main process happens to be.
 
     Raises:
-        DataError: a loader process was killed, or met a damaged image.
+        UserError: a loader process was killed, or met a damaged image or an augmentation that does not go.
         Terminated: a loader process got SIGTERM, as when a scheduler signals every process of a job.
     """
     try:
         yield
-    except DataError as error:
+    except UserError as error:
         # PyTorch puts the traceback of the loader process around the message; the line itself comes last.
-        raise DataError(str(error).splitlines()[-1].removeprefix("wsss.core.checks.DataError: ")) from error
+        kind = type(error)
+        raise kind(str(error).splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__name__}: ")) from error
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise

@@ -23,9 +23,9 @@ def bce(logits: Tensor, targets: Tensor) -> Tensor:
 
 def focal(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
     """Cross-entropy times (1 - p of the truth)^gamma: sure entries count less (Lin et al., arXiv 1708.02002)."""
-    p = torch.sigmoid(logits)
-    wrong = targets * (1 - p) + (1 - targets) * p
-    return wrong.pow(gamma) * bce(logits, targets)
+    # 1 - p as sigmoid(-logits): it is not 0 where p rounds to 1, where a gamma below 1 has no gradient.
+    wrong = targets * torch.sigmoid(-logits) + (1 - targets) * torch.sigmoid(logits)
+    return wrong.clamp(min=1e-30).pow(gamma) * bce(logits, targets)
 
 
 def asymmetric(logits: Tensor, targets: Tensor, gamma: float, margin: float) -> Tensor:
@@ -107,13 +107,14 @@ def refinement(cam: Tensor, teacher_cam: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         cam: (B, K, h, w) raw maps of the network that learns.
-        teacher_cam: the same shape, of the first network.
+        teacher_cam: (B, K, h', w') of the first network, brought to the same size.
         labels: (B, K) 0/1.
 
     Source: arXiv 2103.07246, section 3.3. The paper trains by this alone; here it is added to the classification
     loss and compares maps in [0, 1], because cells need probabilities as well as maps.
     """
-    target = keep_winners(present_maps(teacher_cam, labels)).detach()
+    taught = F.interpolate(teacher_cam.float(), cam.shape[2:], mode="bilinear", align_corners=False)
+    target = keep_winners(present_maps(taught, labels)).detach()
     gap = (present_maps(cam, labels) - target).square().mean(dim=(2, 3))  # (B, K)
     return gap.sum() / labels.sum().clamp(min=1)
 

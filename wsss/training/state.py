@@ -192,7 +192,7 @@ def build_optimizer(model: nn.Module, head: set[nn.Parameter], config: OptimConf
 
 
 class LearningRate:
-    """The learning rate over a run: a function of progress, and of the validation loss for 'plateau'."""
+    """The learning rate over a run: a function of progress, and of the epochs' losses for 'plateau'."""
 
     def __init__(self, config: OptimConfig) -> None:
         self.config = config
@@ -204,8 +204,9 @@ class LearningRate:
         """Return the rate when `progress` (0..1) of the training is done."""
         config = self.config
         warmup = config.warmup or (0.3 if config.schedule == "onecycle" else 0.0)
+        floor = min(config.floor, config.lr)
         if progress < warmup:
-            return max(config.floor, config.lr * (progress / warmup))
+            return max(floor, config.lr * (progress / warmup))
         rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
         if config.schedule in ("cosine", "onecycle"):
             factor = 0.5 * (1 + math.cos(math.pi * _within(rest, config)))
@@ -213,7 +214,7 @@ class LearningRate:
             factor = 1 - (1 - config.cycle_low) * abs(2 * _within(rest, config) - 1)
         else:
             factor = self.scale
-        return max(config.floor, config.lr * factor)
+        return max(floor, config.lr * factor)
 
     def cycle_ended(self, epoch: int, epochs: int) -> int:
         """Return the number (from 1) of the cycle whose last epoch is `epoch` (from 1), else 0.
@@ -227,7 +228,7 @@ class LearningRate:
         return ends.index(epoch) + 1 if epoch in ends else 0
 
     def after_epoch(self, loss: float) -> None:
-        """Lower the rate of 'plateau' after `patience` epochs without a validation loss below the best."""
+        """Lower the rate of 'plateau' after `patience` epochs without a loss below the best."""
         if self.config.schedule != "plateau":
             return
         if loss < self.best * (1 - 1e-4):
@@ -290,8 +291,10 @@ class Progress:
     """Finished epochs."""
     step: int = 0
     """Finished batches of the epoch under way."""
+    bad: int = 0
+    """Those of them that were skipped."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Sums of the loss parts over the batches of the epoch under way."""
+    """Sums of the loss parts over the others."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One row an epoch: what log.csv shows."""
     best: float | None = None
@@ -299,7 +302,11 @@ class Progress:
     since_best: int = 0
     """Epochs since then."""
     skipped: int = 0
-    """Batches skipped because their loss was not finite."""
+    """Batches of all epochs skipped because their loss was not finite."""
+
+    def means(self) -> dict[str, float]:
+        """Return the loss parts of the epoch under way, means over the batches that were learnt."""
+        return {name: value / (self.step - self.bad) for name, value in self.sums.items()}
 
 
 Net = Any

@@ -21,43 +21,32 @@ from wsss.core.files import write_atomic
 from wsss.data.catalog import DataSet
 from wsss.models.cam_net import CamNet
 from wsss.models.device import Device
-from wsss.options.recipe import OptimConfig
 from wsss.reports.figures import plot_range_test, short_name
 from wsss.reports.overlay import Panel, composite, contact_sheet, fit, heat
 from wsss.training.fit import Learner, Watch, stop_error, stop_signals
-from wsss.training.loading import EpochLoader
+from wsss.training.loading import EpochLoader, loaders_alive
 from wsss.training.state import Job, LearningRate, Net, TrainState
 
 SMOOTHING = 0.9
 """Weight of the past in the smoothed loss."""
+RATES: list[float] = np.geomspace(1e-7, 1, 100).tolist()
+"""Those that the range test tries."""
 BREAK = 4.0
 """The test ends when the smoothed loss is this many times its lowest value."""
 
 
 class Sweep(LearningRate):
-    """A rate that climbs geometrically from `low` to `high` in `steps` steps, whatever the recipe says."""
+    """A rate that climbs from step to step through RATES, whatever the recipe says."""
 
-    def __init__(self, config: OptimConfig, low: float, high: float, steps: int) -> None:
-        super().__init__(config)
-        self.rates = np.geomspace(low, high, steps).tolist()
-        self.used = 0
+    used = 0
 
     def at(self, progress: float) -> float:
         """Return the next rate of the climb, whatever the progress."""
         self.used += 1
-        return float(self.rates[self.used - 1])
+        return RATES[self.used - 1]
 
 
-def range_test(
-    job: Job,
-    state: TrainState,
-    loader: EpochLoader,
-    learner: type[Learner],
-    *,
-    low: float = 1e-7,
-    high: float = 1.0,
-    steps: int = 100,
-) -> list[dict[str, float]]:
+def range_test(job: Job, state: TrainState, loader: EpochLoader, learner: type[Learner]) -> list[dict[str, float]]:
     """Train `state` with a climbing rate; nothing is saved, and the network is spent afterwards.
 
     Returns:
@@ -69,10 +58,11 @@ def range_test(
     rows: list[dict[str, float]] = []
     average = 0.0
     where, quiet = state.progress, not job.world.leads
-    sweep = state.rate = Sweep(job.recipe.optim, low, high, steps)
-    with stop_signals() as stopped, progress(None, "lr_find", total=steps, leave=False, disable=quiet) as bar:
+    state.rate = Sweep(job.recipe.optim)
+    bar = progress(None, "lr_find", total=len(RATES), leave=False, disable=quiet)
+    with stop_signals() as stopped, loaders_alive(), bar:
         learns = learner(job, state, stopped)
-        while len(rows) < steps:
+        while True:
             for batch in loader.epoch(where.epoch):
                 counted, whole = loader.sizes(where.step)
                 outcome = learns.step(batch, counted / whole, loader.steps)
@@ -82,14 +72,12 @@ def range_test(
                     return _checked(rows)
                 average = SMOOTHING * average + (1 - SMOOTHING) * outcome.values["loss"]
                 smoothed = average / (1 - SMOOTHING ** (len(rows) + 1))
-                rate = sweep.rates[sweep.used - 1]
-                rows.append({"lr": rate, "loss": outcome.values["loss"], "smoothed": smoothed})
+                rows.append({"lr": RATES[len(rows)], "loss": outcome.values["loss"], "smoothed": smoothed})
                 bar.update()
                 where.step += 1
-                if len(rows) == steps or smoothed > BREAK * min(row["smoothed"] for row in rows):
+                if len(rows) == len(RATES) or smoothed > BREAK * min(row["smoothed"] for row in rows):
                     return _checked(rows)
             where.epoch, where.step = where.epoch + 1, 0
-    return _checked(rows)
 
 
 def _checked(rows: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -22,6 +22,16 @@ Earlier = tuple[RunFolder, Path]
 """Run and file of an earlier network."""
 
 
+def best_of(run: str, option: str, fold: int | None) -> Earlier:
+    """Return the best weights of a fold in an earlier run that an option names.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    folder = same_fold(run, option, fold)
+    return folder, folder.best
+
+
 @dataclass(frozen=True)
 class Split:
     """The images of one fold's training, by their numbers."""
@@ -75,9 +85,17 @@ class Task(ABC):
     def record(self, split: Split) -> RunRecord:
         """Return the record of a network, but for the networks that the options name."""
 
-    @abstractmethod
     def earlier(self, fold: int | None, *, fresh: bool) -> dict[str, Earlier]:
-        """Return the earlier networks that reach this one, by the option that names them; `fresh`: at its beginning."""
+        """Return the earlier networks that reach this one, by the option that names them; `fresh`: at its beginning.
+
+        A fresh one starts from the run that init_from names, or from a checkpoint of a run given as weights.
+        """
+        path = Path(self.recipe.weights)
+        if not fresh:
+            return {}
+        if self.recipe.init_from is not None:
+            return {"init_from": best_of(self.recipe.init_from, "init_from", fold)}
+        return {"weights": (RunFolder(path.parent), path)} if path.is_file() and is_checkpoint(path) else {}
 
     @abstractmethod
     def build(self, earlier: Mapping[str, Earlier], *, pretrained: bool) -> Net:
@@ -119,16 +137,6 @@ class UnetTask(Task):
     """Of an image."""
     outputs: int
     """Maps of the network."""
-
-    def earlier(self, fold: int | None, *, fresh: bool) -> dict[str, Earlier]:
-        """Return the run that a fresh one starts from, named by init_from or by a checkpoint as weights."""
-        path = Path(self.recipe.weights)
-        if not fresh:
-            return {}
-        if self.recipe.init_from is not None:
-            folder = same_fold(self.recipe.init_from, "init_from", fold)
-            return {"init_from": (folder, folder.best)}
-        return {"weights": (RunFolder(path.parent), path)} if path.is_file() and is_checkpoint(path) else {}
 
     def build(self, earlier: Mapping[str, Earlier], *, pretrained: bool) -> Unet:
         """Return the U-Net, its encoder with the weights of the run that it starts from, or pretrained ones."""

@@ -15,7 +15,7 @@ from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.console import progress, say
 from wsss.core.files import digest_json
 from wsss.core.runtime import versions
-from wsss.data.augment import build_augment, load_recipe
+from wsss.data.augment import Augment, build_augment, load_recipe
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.origin import image_marks, without_cells
 from wsss.feature_classifier.fit import TooFewCells
@@ -25,17 +25,17 @@ from wsss.metrics.classify import average_precision, f1, mean_of_classes
 from wsss.models.cam_net import CamNet, PuzzleCam, SiameseOutput, build_cam_net
 from wsss.models.device import Device, in_parts
 from wsss.models.weights import load_weights, strip
-from wsss.options.recipe import ClassifyRecipe
+from wsss.options.recipe import ClassifyRecipe, Recipe
 from wsss.options.train import ClassifyOptions
 from wsss.runs.inputs import Digests
 from wsss.runs.record import RunRecord
-from wsss.runs.run_folder import RunFolder, same_fold
+from wsss.runs.run_folder import RunFolder
 from wsss.training.drawing import DrawnAugment
 from wsss.training.fit import Learner, Validate, Watch
 from wsss.training.loading import Batch, EpochLoader, ImageSamples, balanced_draw, whole_images
 from wsss.training.losses import ComboLoss, refinement
 from wsss.training.state import World
-from wsss.training.tasks import Earlier, Split, Task
+from wsss.training.tasks import Earlier, Split, Task, best_of
 from wsss.training.watch import Preview
 
 
@@ -148,10 +148,10 @@ class ClassifyTask(Task):
         return record_of_data(self.recipe, self.data, split.fold, [self.ids[i] for i in split.train])
 
     def earlier(self, fold: int | None, *, fresh: bool) -> dict[str, Earlier]:
-        """Return the teacher, and the start of a fresh run."""
-        named = {"drs.refine_from": self.recipe.drs.refine_from, "init_from": self.recipe.init_from if fresh else None}
-        folders = {option: same_fold(run, option, fold) for option, run in named.items() if run is not None}
-        return {option: (folder, folder.best) for option, folder in folders.items()}
+        """Return the teacher, and what a fresh network starts from."""
+        run = self.recipe.drs.refine_from
+        teacher = {} if run is None else {"drs.refine_from": best_of(run, "drs.refine_from", fold)}
+        return teacher | super().earlier(fold, fresh=fresh)
 
     def build(self, earlier: Mapping[str, Earlier], *, pretrained: bool) -> CamNet:
         """Return the network, with the weights of the run that it starts from, or of its backbone."""
@@ -202,6 +202,8 @@ class ClassifyTask(Task):
         """Fit the feature classifier, where wanted and not there yet."""
         config = self.recipe.feature_classifier
         if config.enabled is False or self._lacks_cells(split.train):
+            if folder.feature_classifier.exists():
+                say(f"note: infer uses {folder.feature_classifier}, of a training before: remove it to go without.")
             return
         try:
             lessons = Lessons(self.data, split.train, config, self.recipe.seed, self.answers)
@@ -246,14 +248,19 @@ def record_of_data(recipe: Any, data: DataSet, fold: int | None, train_ids: list
     )
 
 
+def augment_of(recipe: Recipe, data: DataSet) -> Augment:
+    """Return the augmentation of images of a data set; its ops on the protein change the channels that show one."""
+    signals = [stains.signal for stains in data.stains]
+    return build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels), signals=signals)
+
+
 def train_loader(data: DataSet, indices: np.ndarray, recipe: ClassifyRecipe, **loading: Any) -> EpochLoader:
     """Return augmented batches of images with their labels.
 
     Args:
         loading: workers, pinned, world of an `EpochLoader`.
     """
-    signals = [stains.signal for stains in data.stains]
-    augment = build_augment(recipe.augment, recipe.crop or data.size, channels=len(data.channels), signals=signals)
+    augment = augment_of(recipe, data)
     samples = ImageSamples(data, DrawnAugment(augment) if recipe.augment_device == "device" else augment)
     draw = balanced_draw(data.labels, indices, recipe.sampler, recipe.seed)
     return EpochLoader(samples, draw, len(indices), recipe, **loading)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from wsss.core.checks import ConfigError, refuse_idle, some
 from wsss.core.files import PSEUDO_MASKS, kind_of, not_that
-from wsss.data.augment import Augment, build_augment
+from wsss.data.augment import Augment
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.pseudo import PseudoSet
 from wsss.models.device import Device
@@ -27,7 +27,7 @@ from wsss.training.fit import Validate
 from wsss.training.loading import EpochLoader, Key, balanced_draw
 from wsss.training.state import World
 from wsss.training.tasks import Split, UnetTask
-from wsss.training.tasks.classify import record_of_data
+from wsss.training.tasks.classify import augment_of, record_of_data
 from wsss.training.tasks.masks import MaskLearner
 
 
@@ -67,7 +67,6 @@ class MapTask(UnetTask):
             raise ConfigError(
                 "task is maps, which needs pseudo-masks: run python -m wsss.pseudo and pass --pseudo FOLDER."
             )
-        refuse_idle(recipe.optim, ("factor", "patience"), "in the task maps, which has no validation loss", "optim.")
         of_masks = ("border_weight", "border_sigma", "empty_weight")
         refuse_idle(recipe.mask_loss, of_masks, "in the task maps", "mask_loss.")
         self.folder = options.pseudo
@@ -137,8 +136,7 @@ class MapTask(UnetTask):
     def batches(self, split: Split, workers: int) -> EpochLoader:
         """Return batches in the classifier's order and augmentation, with a mask a class in the labels' place."""
         recipe, data = self.recipe, self.data
-        augment = build_augment(recipe.augment, recipe.crop or data.size, channels=self.channels)
-        samples = MapSamples(data, self._masks(split.fold), augment)
+        samples = MapSamples(data, self._masks(split.fold), augment_of(recipe, data))
         draw = balanced_draw(data.labels, split.train, recipe.sampler, recipe.seed)
         return EpochLoader(samples, draw, len(split.train), recipe, **self.loading(workers))
 

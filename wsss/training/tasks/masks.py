@@ -333,8 +333,9 @@ class MaskValidator:
         """Return 'loss' (by the terms of the last epoch), and the means of `MaskScore` at threshold .5."""
         net.eval()
         rows = [self._figures(cast(Unet, net), int(i)) for i in self.indices]
-        means = self.world.gather(np.array(rows, np.float64).reshape(len(rows), -1)).mean(axis=0)
-        return dict(zip(["loss", *(column.name for column in fields(MaskScore))], means.tolist(), strict=True))
+        names = ["loss", *(column.name for column in fields(MaskScore))]
+        means = self.world.gather(np.array(rows, np.float64).reshape(-1, len(names))).mean(axis=0)
+        return dict(zip(names, means.tolist(), strict=True))
 
     def _figures(self, net: Unet, index: int) -> list[float]:
         image, truth, ignored = self.samples.read(index)
