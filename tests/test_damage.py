@@ -60,7 +60,8 @@ from wsss.runs.output import in_folder
 from wsss.runs.record import Ancestor, RunRecord
 from wsss.runs.result_record import STATE, files_of_record, record_of
 from wsss.runs.run_folder import RunFolder, load_checkpoint, save_checkpoint
-from wsss.segmenters.cell_unet import WEIGHTS, load_cell_unet
+from wsss.segmenters import UNET_WEIGHTS
+from wsss.segmenters.cell_unet import load_cell_unet
 from wsss.stages.mask_predictions import predicted_probs
 from wsss.stages.overlay import read_predictions
 
@@ -240,8 +241,8 @@ def feature_classifier_file(folder: Path) -> tuple[Path, Read]:
 
 def cell_unet(folder: Path) -> tuple[Path, Read]:
     """The network that finds cells, which comes with wsss."""
-    path = folder / WEIGHTS.name
-    shutil.copyfile(WEIGHTS, path)
+    path = folder / UNET_WEIGHTS.name
+    shutil.copyfile(UNET_WEIGHTS, path)
     return path, lambda: {key: own.tolist() for key, own in load_cell_unet(path).state_dict().items()}
 
 

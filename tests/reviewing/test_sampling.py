@@ -1,9 +1,23 @@
 """Which cells a review asks about, and with which probability."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from wsss.reviewing.population import STRATEGIES, Queue, exponentials, image_seeds, inclusion, rates_of
+from wsss.core.checks import DataError
+from wsss.core.parquet import write_parquet
+from wsss.reviewing.population import (
+    BOX,
+    STRATEGIES,
+    Queue,
+    exponentials,
+    image_seeds,
+    inclusion,
+    rates_of,
+    read_population,
+)
 
 SCORES = np.random.default_rng(0).beta(0.5, 1.5, (300, 3)).astype(np.float32)
 IDS = np.arange(1, 301)
@@ -56,3 +70,12 @@ def test_a_queue_that_is_used_up_includes_every_cell_for_sure(monkeypatch: pytes
     assert answered == set(range(300))
     assert own.threshold(answered) == np.inf
     np.testing.assert_array_equal(inclusion(own.rates[:, None], np.array([np.inf])), 1)
+
+
+def test_cells_scored_for_more_classes_than_the_data_set_has_are_refused(tmp_path: Path) -> None:
+    scores = {str(k): np.float32([0.2]) for k in range(3)}
+    cells = pd.DataFrame({"ID": ["a"], "cell_id": np.int32([1]), **dict.fromkeys(BOX, np.int32([0])), **scores})
+    write_parquet(tmp_path / "cells.parquet", cells)
+    assert len(read_population(tmp_path, 3).cell_ids) == 1
+    with pytest.raises(DataError, match="has scores of more than 2 classes"):
+        read_population(tmp_path, 2)

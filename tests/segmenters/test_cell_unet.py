@@ -7,8 +7,8 @@ from safetensors.numpy import save_file
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.synthetic import Look, draw_field
 from wsss.metrics.instances import match_pairs, overlap
-from wsss.segmenters import BackendOptions, Field, NetworkBackend, make_backend
-from wsss.segmenters.cell_unet import WEIGHTS, CellUnet, label_field
+from wsss.segmenters import UNET_WEIGHTS, BackendOptions, Field, NetworkBackend, make_backend
+from wsss.segmenters.cell_unet import CellUnet, label_field
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def found(backend: CellUnet, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def test_the_weights_come_with_the_package_and_are_small() -> None:
-    assert WEIGHTS.stat().st_size <= 2 * 2**20
+    assert UNET_WEIGHTS.stat().st_size <= 2 * 2**20
 
 
 @pytest.mark.parametrize(("size", "cell"), [(256, 0.26), (384, 0.15), (640, 0.12)])

@@ -106,8 +106,8 @@ class InferOptions:
     """Micrometres per pixel of the original images, for --source; left out, what their files declare; an image whose
     file does not is taken for a whole field of the HPA (164 um)."""
     segment: str = ""
-    """Find the cells at the same time with this backend of the stage segment, one that needs no further options (auto, unet,
-    classical); empty: they were segmented before. The results are the same."""
+    """Find the cells at the same time with this backend of the stage segment, one that needs no further options (auto,
+    unet, classical); empty: they were segmented before. The results are the same."""
     oof: bool = False
     """Predict each training image with the network that never saw it, and prove it."""
     snapshots: bool = False

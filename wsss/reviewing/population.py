@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from wsss.core.checks import DataError, some
 from wsss.core.parquet import read_parquet
@@ -233,6 +234,8 @@ def read_population(folder: Path, classes: int) -> Population:
     path = folder / "cells.parquet"
     columns = [str(k) for k in range(classes)]
     table = read_parquet(path, ["ID", "cell_id", *BOX, *columns], again=_AGAIN)
+    if str(classes) in pq.read_schema(path).names:
+        raise DataError(f"{path} has scores of more than {classes} classes: --data is not the data set of {folder}.")
     if not len(table):
         raise DataError(f"{path} holds no cells: there is nothing to review.")
     codes, names = table["ID"].factorize()

@@ -159,6 +159,8 @@ BUILT_IN = {
 
 
 AUTO = "auto"
+UNET_WEIGHTS = Path(__file__).with_name("cell_unet.safetensors")
+"""Of the backend unet, if no others are given."""
 
 
 def choose_backend(name: str, roles: Sequence[str]) -> str:

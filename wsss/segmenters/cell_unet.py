@@ -17,7 +17,7 @@ from wsss.core.reading import one_line
 from wsss.models.device import Device, choose_device, in_parts
 from wsss.models.unet import BACKBONE, Unet, build_cell_unet
 from wsss.models.weights import load_weights, read_recorded
-from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
+from wsss.segmenters import UNET_WEIGHTS, BackendOptions, CellMaps, Field, Finish
 from wsss.segmenters.classical import ClassicalConfig, find_nuclei, maps_of_shape, reduced_root, tidy_cells
 
 LOW, HIGH = 1.0, 99.8
@@ -46,7 +46,6 @@ def _shows(plane: np.ndarray) -> bool:
     return bool(np.ptp(blocks) >= LEAST_SIGNAL)
 
 
-WEIGHTS = Path(__file__).with_suffix(".safetensors")
 EDGE = 384
 """Longer edge, in pixels, of the field that the network sees first: the scale it was trained at."""
 RADIUS, LEAST_RADIUS, MOST_RADIUS = 10.0, 6.0, 16.0
@@ -55,6 +54,8 @@ EDGES = (96, 768)
 """Least and most edge of that second look."""
 SURE = 0.4
 """Probability from which a pixel belongs to a cell."""
+COLLAR = 0.2
+"""This far around a nucleus, in radii of a typical one, everything is its cell's."""
 FORMAT = "wsss-cells-1"
 
 
@@ -66,7 +67,7 @@ def make(options: BackendOptions) -> "CellUnet":
         DataError: the file holds other weights.
     """
     options.need_roles("unet", "nucleus", "cell")
-    return CellUnet(load_cell_unet(options.weights or WEIGHTS), choose_device(options.device, predicts=True))
+    return CellUnet(load_cell_unet(options.weights or UNET_WEIGHTS), choose_device(options.device, predicts=True))
 
 
 def load_cell_unet(path: Path) -> Unet:
@@ -183,6 +184,6 @@ def label_field(maps: np.ndarray, nucleus: np.ndarray) -> CellMaps:
         return maps_of_shape(nuclei, nuclei, nucleus.shape)
     inside, border = (cv2.resize(of_cells, plane.shape[::-1]).astype(np.float32) / 255 for of_cells in maps[2:])
     mask = fill_holes((np.maximum(inside, border) >= SURE) | (nuclei > 0), np.pi * radius**2)
-    seeds = np.where(mask, expand_labels(nuclei, config.collar * radius), 0)
+    seeds = np.where(mask, expand_labels(nuclei, COLLAR * radius), 0)
     cells = watershed(border - inside, seeds, mask=mask).astype(np.int32)
     return maps_of_shape(tidy_cells(cells, nuclei, radius), nuclei, nucleus.shape)

@@ -21,7 +21,7 @@ from wsss.runs.inputs import Digests
 from wsss.runs.journal import Journal, remove_journal
 from wsss.runs.output import Output, in_folder
 from wsss.runs.result_record import SEGMENT
-from wsss.segmenters import AnyBackend, BackendOptions, choose_backend, make_backend
+from wsss.segmenters import UNET_WEIGHTS, AnyBackend, BackendOptions, choose_backend, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
 from wsss.segmenters.masks import GivenCells, MaskFolder
 
@@ -87,6 +87,8 @@ def _read(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str,
     """Return what all label maps are made from, except the images and their given masks."""
     asked = _backend_options(options, data)
     files = {} if asked.weights is None else {str(options.weights): digests.of(asked.weights)}
+    if options.backend == "unet" and asked.weights is None:
+        files["weights of wsss"] = digests.of(UNET_WEIGHTS)
     chosen: dict[str, Any] = {"backend": options.backend, "pixel_um": asked.pixel_um, "size": data.size}
     chosen |= {"masks": str(asked.masks), "weights": str(asked.weights), "category": options.category or ""}
     chosen |= {"split": asked.split, "grow": asked.grow, "roles": list(data.roles)}
