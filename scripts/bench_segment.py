@@ -1,7 +1,7 @@
 """Figures of a backend on folders with true masks, in one table.
 
     python scripts/bench_segment.py --fields composed/ --fields hpa_fields/ --nuclei dsb2018/stage1_train \
-        [--backend classical] [--weights FILE] [--size 512] [--threads 1] [--cpu] [--limit N]
+        [--backend unet] [--weights FILE] [--size 512] [--threads 1] [--cpu] [--limit N]
 
 --fields: a folder with images/<ID>_{red,green,blue,yellow}.png and masks/<ID>.png (cells); images without a mask are
 left out. --nuclei: a folder in the layout of the Data Science Bowl 2018, <ID>/images/<ID>.png and <ID>/masks/*.png; of
@@ -137,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fields", type=Path, action="append", default=[])
     parser.add_argument("--nuclei", type=Path, action="append", default=[])
-    parser.add_argument("--backend", default="classical")
+    parser.add_argument("--backend", default="unet")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--size", type=int, default=512, help="stored size of the fields; nuclei keep their own")
     parser.add_argument("--threads", type=int, default=1)

@@ -1,7 +1,7 @@
 """Train the U-Net of `segment --backend unet` on composed and drawn fields, and write the weights that ship with wsss.
 
     python scripts/train_segmenter.py CELLS --work runs/segmenter --out wsss/segmenters/cell_unet.safetensors
-        [--split train] [--scenes 110] [--drawn 20] [--steps 1200] [--batch 4] [--seed 0] [--minutes 10]
+        [--split train] [--scenes 240] [--drawn 30] [--steps 2400] [--batch 4] [--seed 0] [--minutes 10]
 
 CELLS is a folder as of scripts/compose_cells.py; only cells of --split are used. The scenes are made once and kept in
 --work; a run that was ended (by --minutes, or Ctrl-C) goes on from its last checkpoint with the same command. The same
@@ -69,9 +69,9 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--split", default="train", help="value of the column 'split' to draw cells from")
-    parser.add_argument("--scenes", type=int, default=110, help="composed scenes")
-    parser.add_argument("--drawn", type=int, default=20, help="scenes drawn by code")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--scenes", type=int, default=240, help="composed scenes")
+    parser.add_argument("--drawn", type=int, default=30, help="scenes drawn by code")
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from wsss.data.synthetic import draw_field, write_fields
 for name, count in (("mine", 12), ("new", 2)):
     write_fields(Path(name), count, 128, 1, prefix=name, workers=0)
-for name, seed in (("hpa_fields", 1), ("val", 2), ("hard", 3), ("composed", 4)):
+for name, seed in (("hpa_fields", 1), ("val", 2), ("hard", 3), ("composed", 4), ("natural", 5)):
     write_fields(Path(name), 2, 256, seed, prefix=name, workers=0)
 # single cells, for train_segmenter.py
 Path("hpa_cells/cells").mkdir(parents=True)
@@ -49,4 +49,4 @@ python -m wsss.train --data data/mine $tiny --fold none --run runs/mine
 #: replace --fields 6 => --fields 1 --edge 1024 --repeats 1
 #: run python scripts/bench_label_cells.py --cells 30 100 300 --fields 3
 
-#: run python scripts/bench_segment.py --cpu --fields hpa_fields/ --fields val/ --fields hard/ --nuclei dsb2018/stage1_train
+#: run python scripts/bench_segment.py --cpu --fields val/ --fields hard/ --fields natural/ --fields hpa_fields/ --nuclei dsb2018/stage1_train
