@@ -126,6 +126,10 @@ class ClassicalConfig:
     """How far cells reach around nuclei where no stain shows them."""
 
 
+OPENING = 0.2
+"""Parts of cells that are thinner than twice this are dropped."""
+
+
 def make(options: BackendOptions) -> Backend:
     """Make the backend.
 
@@ -197,7 +201,7 @@ def fill_outlines(nuclei: np.ndarray, outline: np.ndarray, radius: float, config
     mask = fill_holes(signal > floor, np.inf) & (away < config.reach) | (nuclei > 0)
     relief = signal / max(float(signal.max()), 1e-6) + config.distance_weight * away
     cells = watershed(relief, nuclei, mask=mask)
-    return tidy_cells(cells.astype(np.int32), nuclei, radius)
+    return tidy_cells(cells.astype(np.int32), nuclei, OPENING * radius)
 
 
 def reduced_root(plane: np.ndarray, config: ClassicalConfig) -> np.ndarray:
@@ -292,21 +296,21 @@ def grow_cells(nuclei: np.ndarray, cytoplasm: np.ndarray, radius: float, config:
     mask = fill_holes(mask, config.largest_hole * np.pi * radius**2)
     seeds = np.where(mask, expand_labels(nuclei, config.collar * radius), 0)
     cells = watershed(relief, seeds, mask=mask)
-    return tidy_cells(cells.astype(np.int32), nuclei, radius)
+    return tidy_cells(cells.astype(np.int32), nuclei, OPENING * radius)
 
 
-def tidy_cells(cells: np.ndarray, nuclei: np.ndarray, radius: float) -> np.ndarray:
+def tidy_cells(cells: np.ndarray, nuclei: np.ndarray, opening: float) -> np.ndarray:
     """Smooth outlines and drop fragments: open by a small disk, then keep of each cell what holds on to its nucleus.
 
     Args:
         cells: (H, W) int32.
         nuclei: (H, W) int32 with the ids of the cells.
-        radius: of a typical nucleus, in pixels.
+        opening: radius of the disk, in pixels.
 
     Returns:
         The cells, (H, W) int32.
     """
-    body = cv2.morphologyEx((cells > 0).astype(np.uint8), cv2.MORPH_OPEN, _disk(0.2 * radius)) > 0
+    body = cv2.morphologyEx((cells > 0).astype(np.uint8), cv2.MORPH_OPEN, _disk(opening)) > 0
     cells = np.where(body | (nuclei > 0), cells, 0)
     parts = label(cells, background=0, connectivity=1)
     held = np.zeros(int(parts.max()) + 1, bool)
