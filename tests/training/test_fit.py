@@ -122,7 +122,7 @@ def test_a_run_killed_and_then_interrupted_equals_the_unbroken_one(
 
 
 def test_a_run_killed_between_the_last_step_and_the_end_of_an_epoch_logs_the_same(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
         raise MemoryError
