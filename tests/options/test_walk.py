@@ -202,7 +202,8 @@ WALKS = {
         [
             Case("--unet unet"),
             Case("--encoder a:B", refused="--encoder changes nothing"),
-            Case("--segment classical"),
+            Case("--segment unet"),
+            Case("--segment classical", refused="backend was unet, now classical"),
             Case("--oof true"),
             Case("--snapshots true", refused="holds no snapshots"),
             Case("--precision bf16"),
