@@ -100,7 +100,6 @@ ROWS = {
     "gates": Row(("--unet.gates", "true")),
     "hypercolumn": Row(HYPERCOLUMN),
     "deep supervision": Row(("--unet.deep_supervision", "true")),
-    "no stem pool": Row(("--unet.stem_pool", "false")),
     "empty head": Row(EMPTY),
     "resized to 128 px": Row(edge=128),
     "mirrored at test time": Row(asked=("--segmentation.tta", "mirror"), run="baseline: bce, nearest"),
