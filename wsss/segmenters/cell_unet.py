@@ -54,10 +54,8 @@ EDGES = (96, 768)
 """Least and most edge of that second look."""
 SURE = 0.4
 """Probability from which a pixel belongs to a cell."""
-COLLAR = 0.2
-"""This far around a nucleus, in radii of a typical one, everything is its cell's."""
-OPENING = 0.1
-"""Parts of cells that are thinner than twice this, in such radii, are dropped; the network's outlines are clean."""
+LABELLING = ClassicalConfig(collar=0.2, opening=0.1)
+"""Of nuclei and cells; the network's outlines need less of both than those of a threshold."""
 FORMAT = "wsss-cells-1"
 
 
@@ -111,7 +109,7 @@ class CellUnet:
         second = self._look([planes[k] for k in again], list(again.values()))
         for k, better in zip(again, second, strict=True):
             maps[k] = better
-        return [functools.partial(label_field, *both) for both in zip(maps, map(_nucleus, fields), strict=True)]
+        return [functools.partial(label_field, of[2:], _nucleus(field)) for of, field in zip(maps, fields, strict=True)]
 
     def _look(self, planes: Sequence[np.ndarray], zooms: Sequence[float]) -> list[np.ndarray]:
         """Return (4, h, w) uint8 maps of every field at its zoom; fields of one size pass together."""
@@ -172,20 +170,20 @@ def label_field(maps: np.ndarray, nucleus: np.ndarray) -> CellMaps:
     """Grow a cell around every nucleus over the network's maps of cells, with shared ids 1..N.
 
     Args:
-        maps: (4, h, w) uint8: inside and border of nuclei, inside and border of cells.
+        maps: (2, h, w) uint8: inside and border of cells.
         nucleus: (H, W) uint8, the nuclear stain. Nuclei are found in it as the classical backend does, which divides
             fewer of them than the network's maps do.
 
     Returns:
         Maps of (H, W).
     """
-    config = ClassicalConfig()
+    config = LABELLING
     plane = reduced_root(nucleus, config)
     nuclei, radius = find_nuclei(plane, config)
     if not radius:
         return maps_of_shape(nuclei, nuclei, nucleus.shape)
-    inside, border = (cv2.resize(of_cells, plane.shape[::-1]).astype(np.float32) / 255 for of_cells in maps[2:])
+    inside, border = (cv2.resize(of_cells, plane.shape[::-1]).astype(np.float32) / 255 for of_cells in maps)
     mask = fill_holes((np.maximum(inside, border) >= SURE) | (nuclei > 0), np.pi * radius**2)
-    seeds = np.where(mask, expand_labels(nuclei, COLLAR * radius), 0)
+    seeds = np.where(mask, expand_labels(nuclei, config.collar * radius), 0)
     cells = watershed(border - inside, seeds, mask=mask).astype(np.int32)
-    return maps_of_shape(tidy_cells(cells, nuclei, OPENING * radius), nuclei, nucleus.shape)
+    return maps_of_shape(tidy_cells(cells, nuclei, config.opening * radius), nuclei, nucleus.shape)

@@ -118,16 +118,14 @@ class ClassicalConfig:
     """Weight of the distance from a nucleus, relative to brightness, when touching cells are separated."""
     collar: float = 0.4
     """This far around a nucleus everything is its cell's, however dim it is next to a bright neighbour."""
+    opening: float = 0.2
+    """Parts of cells that are thinner than twice this are dropped."""
     largest_hole: float = 1.0
     """Larger dark areas enclosed by cells are background."""
     edge: int = 640
     """Larger images are segmented at this edge length and the maps scaled back."""
     grow: float = 0.0
     """How far cells reach around nuclei where no stain shows them."""
-
-
-OPENING = 0.2
-"""Parts of cells that are thinner than twice this are dropped."""
 
 
 def make(options: BackendOptions) -> Backend:
@@ -201,7 +199,7 @@ def fill_outlines(nuclei: np.ndarray, outline: np.ndarray, radius: float, config
     mask = fill_holes(signal > floor, np.inf) & (away < config.reach) | (nuclei > 0)
     relief = signal / max(float(signal.max()), 1e-6) + config.distance_weight * away
     cells = watershed(relief, nuclei, mask=mask)
-    return tidy_cells(cells.astype(np.int32), nuclei, OPENING * radius)
+    return tidy_cells(cells.astype(np.int32), nuclei, config.opening * radius)
 
 
 def reduced_root(plane: np.ndarray, config: ClassicalConfig) -> np.ndarray:
@@ -296,7 +294,7 @@ def grow_cells(nuclei: np.ndarray, cytoplasm: np.ndarray, radius: float, config:
     mask = fill_holes(mask, config.largest_hole * np.pi * radius**2)
     seeds = np.where(mask, expand_labels(nuclei, config.collar * radius), 0)
     cells = watershed(relief, seeds, mask=mask)
-    return tidy_cells(cells.astype(np.int32), nuclei, OPENING * radius)
+    return tidy_cells(cells.astype(np.int32), nuclei, config.opening * radius)
 
 
 def tidy_cells(cells: np.ndarray, nuclei: np.ndarray, opening: float) -> np.ndarray:
