@@ -33,7 +33,6 @@ from wsss.data.origin import read_provenance
 from wsss.data.pseudo import PseudoSet, write_masks
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
-from wsss.inference.calibration import Calibration, Curve, load_calibration, save_calibration
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.hub import load_model, save_model
 from wsss.inference.tables import (
@@ -50,6 +49,7 @@ from wsss.inference.tables import (
     write_images,
     write_submission,
 )
+from wsss.metrics.calibration import Calibration, Curve, load_calibration, save_calibration
 from wsss.models.cam_net import build_cam_net
 from wsss.models.device import choose_device
 from wsss.options.infer import run_config

@@ -42,9 +42,9 @@ from wsss.data.pseudo import PseudoSet
 from wsss.data.tables import read_classes, read_labels
 from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
-from wsss.inference.calibration import load_calibration
 from wsss.inference.hub import load_model, plain
 from wsss.inference.tables import iter_cells, iter_submission, read_cells, read_images
+from wsss.metrics.calibration import load_calibration
 from wsss.models.cam_net import build_cam_net
 from wsss.models.device import choose_device
 from wsss.models.weights import load_weights

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from wsss.cells.scoring import image_prior, image_scores
 from wsss.core.checks import ConfigError, DataError
 from wsss.feature_classifier.fit import (
     ALONE,
@@ -13,10 +14,13 @@ from wsss.feature_classifier.fit import (
     TrainingCells,
     candidates,
     first_labels,
+    fit_calibration,
     fit_model,
     renew,
 )
 from wsss.feature_classifier.train import learnt_from
+from wsss.metrics.calibration import apply_curves
+from wsss.metrics.classify import average_precision, reliability
 from wsss.options.recipe import FitConfig
 
 QUICK = FitConfig(rounds=3, folds=3, trees=30, leaf=2, strength=1.0)
@@ -232,3 +236,44 @@ def test_of_many_images_those_with_answers_and_of_rare_classes_are_learnt_from_f
     assert chosen == learnt_from(train, labels, answered, seed=0, most=60)
     assert chosen != learnt_from(train, labels, answered, seed=1, most=60)
     assert learnt_from(train, labels, answered, seed=0, most=900) == train.tolist()
+
+
+def several(seed: int) -> tuple[TrainingCells, np.ndarray]:
+    """80 images of 6 cells; each bears some of six classes, which most of its cells show; and the truth."""
+    rng = np.random.default_rng(seed)
+    labels = np.eye(6)[rng.integers(0, 6, 80)]
+    labels[rng.random(labels.shape) < 0.15] = 1
+    image_of_cell = np.repeat(np.arange(80), 6)
+    order = rng.random((480, 6)) * labels[image_of_cell]
+    truth = labels[image_of_cell] * ((order > 0.4) | (order == order.max(axis=1, keepdims=True)))
+    features = (1.5 * truth + rng.normal(0, 1, truth.shape)).astype(np.float32)
+    return TrainingCells(features, image_of_cell, labels, None), truth
+
+
+def test_curves_make_the_scores_of_unseen_images_probabilities() -> None:
+    cells, _ = several(0)
+    model = fit_model(cells, 0, QUICK)
+    curves = fit_calibration(model, cells)
+    unseen, truth = several(1)
+    images = model.predict(unseen.features).reshape(80, 6, 6)
+    scores = np.array([image_prior(image, None, 3) for image in images])
+    of_images = np.array([image_scores(image, np.zeros(6), negative=None, share=1.0) for image in scores])
+    for fitted, made, true in (
+        (curves.cells, scores.reshape(-1, 6), truth),
+        (curves.images, of_images, unseen.image_labels),
+    ):
+        calibrated = apply_curves(fitted, made)
+        assert reliability(true, calibrated).error < 0.5 * reliability(true, made).error
+        np.testing.assert_allclose(average_precision(true, calibrated), average_precision(true, made), rtol=1e-3)
+
+
+def test_curves_go_by_labels_given_by_hand_and_leave_unknown_classes_alone() -> None:
+    features, image_of_cell, labels, truth = toy()
+    wide = np.concatenate([labels, np.zeros((60, 1))], axis=1)
+    cells = TrainingCells(features, image_of_cell, wide, NEGATIVE)
+    model = fit_model(cells, 0, QUICK)
+    plain = fit_calibration(model, cells)
+    assert (plain.cells[4].method, plain.images[4].method) == ("identity", "identity")
+    nothing = LabelledCells(np.flatnonzero(truth == 0), np.zeros(((truth == 0).sum(), 5)))
+    taught = fit_calibration(model, replace(cells, labelled=nothing))
+    assert taught.cells[0].apply(np.array(0.9)) < plain.cells[0].apply(np.array(0.9)) - 0.2

@@ -11,7 +11,8 @@ from wsss.core.checks import DataError
 from wsss.inference import sources
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.pipeline import digests
-from wsss.inference.sources import Sample, Source, Task, source_shares, sources_of
+from wsss.inference.sources import Sample, Source, Task, own_curves, source_shares, sources_of
+from wsss.metrics.calibration import Calibration, Curve
 from wsss.models.device import choose_device
 from wsss.options.scoring import CropConfig, ScoreConfig
 
@@ -30,7 +31,7 @@ def checkpoint(**beside: Any) -> CamCheckpoint:
 
 
 def with_digest(text: str) -> SimpleNamespace:
-    return SimpleNamespace(digest=text)
+    return SimpleNamespace(digest=text, one_class=False, calibration=None)
 
 
 FULL = {
@@ -71,6 +72,44 @@ def test_a_network_without_the_feature_classifier_that_others_have_is_refused() 
     assert "feature_classifier" not in source_shares(both, ScoreConfig(feature_share=0), PLAIN)
     with pytest.raises(DataError, match="which the run wants"):
         source_shares([checkpoint(recipe=RECIPE_WITH_ALL)], ScoreConfig(), PLAIN)
+
+
+def curve(middle: float) -> Calibration:
+    """Return a curve for two classes that turns a score of one half into `middle`."""
+    bent = [Curve("platt", np.array([0, 0.5, 1]), np.array([0, middle, 1]))] * 2
+    return Calibration(bent, bent)
+
+
+def with_curves(middle: float | None, **beside: Any) -> CamCheckpoint:
+    fitted = {"one_class": False, "calibration": None if middle is None else curve(middle)}
+    return checkpoint(feature_classifier=SimpleNamespace(**(fitted | beside)))
+
+
+def test_scores_of_the_features_alone_go_through_the_mean_of_their_curves() -> None:
+    both, half = [with_curves(0.6), with_curves(0.8)], np.full((1, 2), 0.5)
+    for share, wanted in ((1.0, [[0.7, 0.7]]), (np.array([1.0, 0.9]), [[0.7, 0.5]]), (0.9, half)):
+        found = own_curves(both, ScoreConfig(), share)
+        assert found is not None
+        np.testing.assert_allclose(found.of_cells(half), wanted, rtol=1e-6)
+        np.testing.assert_allclose(found.of_image(half[0]), wanted[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("networks", "rules"),
+    [
+        ([with_curves(0.6)], ScoreConfig(calibrated=False)),
+        ([with_curves(0.6)], ScoreConfig(prior_rounds=2)),
+        ([with_curves(0.6)], ScoreConfig(border_power=1)),
+        ([with_curves(0.6)], ScoreConfig(one_class=True)),
+        ([with_curves(0.6), with_curves(None)], ScoreConfig()),
+        ([with_curves(0.6), with_curves(0.6, one_class=True)], ScoreConfig()),
+        ([with_curves(0.6, one_class=True)], ScoreConfig(one_class=False)),
+    ],
+)
+def test_curves_of_other_rules_or_of_some_networks_are_not_used(
+    networks: list[CamCheckpoint], rules: ScoreConfig
+) -> None:
+    assert own_curves(networks, rules, 1.0) is None
 
 
 def test_digests_name_all_that_scores() -> None:

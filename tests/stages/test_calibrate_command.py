@@ -14,7 +14,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json, write_json
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
-from wsss.inference.calibration import load_calibration
+from wsss.metrics.calibration import load_calibration
 from wsss.options.review import ReviewOptions
 from wsss.options.scoring import TtaConfig
 from wsss.stages.review import open_session

@@ -12,8 +12,8 @@ from squares import make_squares, words
 
 from wsss import cli, train
 from wsss.core.checks import DataError, UserError
-from wsss.inference.calibration import Calibration
 from wsss.inference.pipeline import check_origin
+from wsss.metrics.calibration import Calibration
 from wsss.options.review import ReviewOptions
 from wsss.stages.review import open_session
 

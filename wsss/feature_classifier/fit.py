@@ -18,11 +18,21 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import QuantileTransformer
 
+from wsss.cells.scoring import image_prior, image_prior_of_one_class, image_scores
 from wsss.core.checks import DataError
 from wsss.core.files import as_read
 from wsss.core.runtime import cores
-from wsss.feature_classifier.store import LEAST, SPREAD, FeatureClassifier, StoredForest, StoredLinear, agreement
+from wsss.feature_classifier.store import (
+    LEAST,
+    SPREAD,
+    FeatureClassifier,
+    StoredForest,
+    StoredLinear,
+    agreement,
+)
+from wsss.metrics.calibration import Calibration, fit_curves, possible_targets
 from wsss.options.recipe import FitConfig
+from wsss.options.scoring import ScoreConfig
 
 STEPS = 60
 """Steps at most of the linear model's fit."""
@@ -167,6 +177,9 @@ class FittedModel:
     """(C,) the class ids that some training cell may have; the others always score 0."""
     soft: np.ndarray
     """(N, K) float32 in [0, 1], the soft labels of the training cells in the end; several of a cell may be high."""
+    held_out: np.ndarray
+    """(N, K) float32 in [0, 1], what learners that had not seen their images made of the training cells in the last
+    round."""
     history: list[float]
     """Mean change of a soft label in each round, in [0, 1]; small when the labels have settled."""
     margin_ratio: float | None = None
@@ -270,7 +283,8 @@ def fit_model(cells: TrainingCells, seed: int, config: FitConfig) -> FittedModel
     for turn in range(config.rounds):
         views, known = _held_out_views(pool, soft, config, seed + turn)
         _, learnt, _ = pool.training_set(np.ones(len(soft), bool), soft)
-        probs = renew(agreement(views), learnt.mean(axis=0), soft, pool.image, pool.allowed)
+        unseen = agreement(views)
+        probs = renew(unseen, learnt.mean(axis=0), soft, pool.image, pool.allowed)
         renewed = pool.taught(np.where(known, probs, soft))
         history.append(float(np.abs(renewed - soft).mean()))
         soft = renewed
@@ -279,9 +293,33 @@ def fit_model(cells: TrainingCells, seed: int, config: FitConfig) -> FittedModel
     final = [make(config, seed + config.rounds) for make in LEARNERS]
     for learner in reversed(final):  # the forest, which fills most memory, last
         learner.fit(*examples)
-    every = np.zeros(allowed.shape, np.float32)
-    every[:, classes] = soft
-    return FittedModel(final, classes, every, history, ratio)
+    every, held_out = np.zeros((2, *allowed.shape), np.float32)
+    every[:, classes], held_out[:, classes] = soft, np.where(known, unseen, 0)
+    return FittedModel(final, classes, every, held_out, history, ratio)
+
+
+def fit_calibration(model: FittedModel, cells: TrainingCells) -> Calibration:
+    """Fit the curves of the scores that the model gives, after the image prior.
+
+    The scores are those of training cells by learners that had not seen their images. Cells are compared with what the
+    labels of their image leave possible, or with the labels given by hand; images, scored by their cells, with theirs.
+
+    Args:
+        model: what was learnt from `cells`.
+        cells: as given to `fit_model`.
+    """
+    prior, rounds = image_prior_of_one_class if model.one_class else image_prior, ScoreConfig().prior_rounds
+    images, row = np.unique(cells.image_of_cell, return_inverse=True)
+    scores, of_images = np.zeros_like(model.held_out), np.zeros((len(images), model.held_out.shape[1]), np.float32)
+    for image, rows in enumerate(np.split(np.argsort(row, kind="stable"), np.cumsum(np.bincount(row))[:-1])):
+        scores[rows] = prior(model.held_out[rows], cells.negative, rounds)
+        of_images[image] = image_scores(scores[rows], of_images[image], negative=cells.negative, share=1.0)
+    labels = np.asarray(cells.image_labels)[images]
+    targets = possible_targets(scores, labels[row], cells.negative)
+    if cells.labelled is not None:
+        targets[cells.labelled.rows] = cells.labelled.labels
+    learnt = np.isin(np.arange(scores.shape[1]), model.classes)  # the scores of other classes are 0 and stay so
+    return Calibration(fit_curves(scores, targets), fit_curves(of_images, labels.astype(float))).only(learnt)
 
 
 @dataclass(frozen=True)

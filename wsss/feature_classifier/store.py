@@ -19,6 +19,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.files import check_format, write_bytes
 from wsss.core.labels import MOST_CLASSES
 from wsss.core.reading import one_line, parse_json
+from wsss.metrics.calibration import Calibration
 
 FORMAT = "wsss-feature_classifier-2"
 LEAF = -1
@@ -31,6 +32,8 @@ SPREAD = 4.0
 """Normal scores of features beyond this are cut."""
 NETWORK_SHARE = "network_share"
 """Entry of a feature classifier's record: what was found on held-out images about the network beside it."""
+CALIBRATION = "calibration"
+"""Entry of its record: the curves of its scores."""
 LEAST = 2e-3
 """A probability of a learner below this counts as this, above 1 less this as that: no learner alone decides."""
 
@@ -125,6 +128,12 @@ class FeatureClassifier:
         fitted = self.meta.get(NETWORK_SHARE)
         return None if fitted is None else np.asarray(fitted["by_class"], np.float64)
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """The curves of its scores after the image prior; None for classifiers of before."""
+        record = self.meta.get(CALIBRATION)
+        return None if record is None else Calibration.of_record(record, self.meta["count"])
+
     def with_meta(self, more: dict[str, Any]) -> "FeatureClassifier":
         """Return the same with further entries in its record."""
         return self.of(self.forest, self.linear, self.classes, self.meta | more)
@@ -188,11 +197,13 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
         stored = StoredForest(**forest), StoredLinear(**linear)
         _check_arrays(*stored, arrays["classes"], meta["count"], len(names))
         _check_share(meta)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        fitted = FeatureClassifier(*stored, arrays["classes"], meta, header["digest"])
+        _ = fitted.calibration
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise DataError(
             f"{path} holds no forest and linear model that fit each other ({one_line(error)}): {again}."
         ) from error
-    return FeatureClassifier(*stored, arrays["classes"], meta, header["digest"])
+    return fitted
 
 
 def _check_share(meta: dict[str, Any]) -> None:

@@ -21,10 +21,12 @@ from wsss.feature_classifier.fit import (
     LabelledCells,
     TooFewCells,
     TrainingCells,
+    fit_calibration,
     fit_model,
     to_feature_classifier,
 )
 from wsss.feature_classifier.store import (
+    CALIBRATION,
     NETWORK_SHARE,
     FeatureClassifier,
     load_feature_classifier,
@@ -130,6 +132,7 @@ class Lessons:
         model = fit_model(cells, self.seed, self.config.weak)
         more = self.facts() | {"images": len(np.unique(cells.image_of_cell)), "cells": len(cells.features)}
         more |= {"answered_cells": 0 if cells.labelled is None else len(cells.labelled.rows)}
+        more[CALIBRATION] = fit_calibration(model, cells).record()
         return to_feature_classifier(model, tuple(describe_features(self.data.stains)), self.config.weak, more)
 
     def _cells(self) -> TrainingCells:

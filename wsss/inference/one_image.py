@@ -19,12 +19,12 @@ from wsss.core.label_maps import Geometry, check_label_map
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.data.catalog import DataSet
 from wsss.data.pixels import to_uint8
-from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import CamCheckpoint, check_alike, load_run
 from wsss.inference.hub import is_model, load_model, pull_model
 from wsss.inference.pipeline import check_origin, digests, make_sample, score_now, take_part
 from wsss.inference.published import Published, Target, load_published
 from wsss.inference.sources import Task, source_shares
+from wsss.metrics.calibration import Calibration, load_calibration
 from wsss.models.device import Device, choose_device
 from wsss.options.scoring import CropConfig, ScoreConfig, TtaConfig
 from wsss.segmenters import AUTO, AnyBackend, BackendOptions, Field, make_backend, segment_one
@@ -75,7 +75,7 @@ class Model:
             DataError: they are damaged, or were fitted to other networks or options.
         """
         curves = load_calibration(path, len(self.classes))
-        facts: dict[str, Any] = {"score": asdict(self.score), "crops": asdict(self.crops), "tta": asdict(self.tta)}
+        facts: dict[str, Any] = {"score": self.score.facts(), "crops": asdict(self.crops), "tta": asdict(self.tta)}
         facts["members"] = [digests(checkpoint) for checkpoint in self.checkpoints]
         if self.published:
             facts["published"] = {model.name: model.facts() for model in self.published}

@@ -27,7 +27,6 @@ from wsss.core.rle import encode_label_map
 from wsss.core.runtime import cores, versions
 from wsss.data.catalog import DataSet
 from wsss.data.origin import image_marks
-from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.published import Published
 from wsss.inference.sources import (
@@ -51,6 +50,7 @@ from wsss.inference.tables import (
     write_images,
     write_submission,
 )
+from wsss.metrics.calibration import Calibration
 from wsss.models.cam_net import class_maps
 from wsss.options.infer import InferOptions, Shard
 from wsss.runs.inputs import Digests
@@ -190,8 +190,9 @@ def finish_image(task: Task, sources: Sequence[Source], sample: Sample, fold: in
     one_class = shows_one_class(sources[0].checkpoints, task.score)
     final = blend_parts(parts, task.score, negative=task.data.classes.negative, visible=visible, one_class=one_class)
     probs = image_scores(final, sample.probs, negative=task.data.classes.negative, share=own_share(parts))
-    if task.calibration is not None:
-        final, probs = task.calibration.of_cells(final), task.calibration.of_image(probs)
+    for curves in (*(source.curves for source in sources if len(final)), task.calibration):
+        if curves is not None:
+            final, probs = curves.of_cells(final), curves.of_image(probs)
     frame = _frame(task.data, sample, (final, probs), parts, fold, _vectors(task, sources, sample))
     status = "ok" if sample.label_map is not None else f"no cells: {sample.problem}"
     record = {"n_cells": len(frame), "status": status, "fold": fold, "probs": [float(p) for p in probs]}
@@ -481,7 +482,7 @@ def prediction_facts(
         "data": str(data.folder),
         "table": data.manifest["table"],
         "oof": options.oof,
-        "score": asdict(options.score),
+        "score": options.score.facts(),
         "crops": asdict(options.crops),
         "tta": asdict(options.tta),
         "batch": options.batch,

@@ -23,9 +23,9 @@ from wsss.core.checks import DataError, some
 from wsss.core.runtime import Overlap
 from wsss.data.catalog import DataSet
 from wsss.feature_classifier.features import cell_features, describe_features
-from wsss.inference.calibration import Calibration
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.published import Published
+from wsss.metrics.calibration import Calibration, mean_calibration
 from wsss.models.cam_net import crop_outputs
 from wsss.models.device import Device, check_outputs, in_parts
 from wsss.models.unet import Unet
@@ -130,6 +130,8 @@ class Source(ABC):
     """Sources of a group are averaged before groups are blended; None for scores that are written, not blended."""
     record: ClassVar[str | None] = None
     """Key of its digest in provenance.json; None where the digest of the run's networks covers it."""
+    curves: Calibration | None = None
+    """That the final scores go through, as far as it alone makes them."""
 
     def __init__(self, checkpoints: Sequence[CamCheckpoint], task: Task, share: Share | None) -> None:
         self.checkpoints, self.task, self.share = checkpoints, task, share
@@ -275,6 +277,10 @@ class FeatureScores(Source):
     name = "feature_classifier"
     group = "features"
     record = "feature_classifier"
+
+    def __init__(self, checkpoints: Sequence[CamCheckpoint], task: Task, share: Share | None) -> None:
+        super().__init__(checkpoints, task, share)
+        self.curves = None if share is None else own_curves(checkpoints, task.score, share)
 
     @staticmethod
     def takes(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
@@ -432,6 +438,21 @@ def shows_one_class(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) ->
         return score.one_class
     known = [checkpoint.feature_classifier for checkpoint in checkpoints]
     return bool(known) and all(classifier is not None and classifier.one_class for classifier in known)
+
+
+def own_curves(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, share: Share) -> Calibration | None:
+    """Return the curves of the feature classifiers, their mean, for the classes that these alone score (share 1).
+
+    None where curves are not wanted, a classifier has none, or they were fitted to other rules than `score`.
+    """
+    one_class, default = shows_one_class(checkpoints, score), ScoreConfig()
+    fitted = [checkpoint.feature_classifier for checkpoint in checkpoints]
+    curves = [own.calibration for own in fitted if own is not None and own.one_class == one_class]
+    there = [own for own in curves if own is not None]
+    same_rules = (score.prior_rounds, score.border_power) == (default.prior_rounds, default.border_power)
+    if not (score.calibrated and same_rules) or not there or len(there) < len(checkpoints):
+        return None
+    return mean_calibration(there).only(np.broadcast_to(share == np.float64(1), len(there[0].cells)))
 
 
 def source_shares(

@@ -1,7 +1,7 @@
 """The options of the cell score: views, cell crops, and every rule from class maps to per-cell scores."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from wsss.core.checks import ConfigError, between, check_choice, check_fields
 
@@ -71,11 +71,23 @@ class ScoreConfig:
     border_power: float = between(0.0, 0, 100)
     """Multiply the scores of a cell by (visible share) ** border_power; 0 leaves cells at the border as they are."""
 
+    calibrated: bool = True
+    """Whether scores go through curves that make them probabilities, class by class, where the feature classifier alone
+    makes them. The training fitted the curves to unseen cells and image labels, with prior_rounds, one_class and
+    border_power as they are by default: with others there are none. They rise, so the order of cells stays."""
+
     def __post_init__(self) -> None:
         check_choice("region", self.region, REGION_RULES)
         check_choice("negative", self.negative, NEGATIVE_RULES)
         check_choice("blend", self.blend, BLENDS)
         check_fields(self)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the rules as they stand in records, where `calibrated` is named only if it is false.
+
+        What was made before there were curves is then not out of date: its feature classifiers have none.
+        """
+        return {name: value for name, value in asdict(self).items() if name != "calibrated" or not value}
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from wsss.core.labels import ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.origin import recorded_data
 from wsss.data.tables import read_labels
-from wsss.inference.calibration import Calibration, apply_curves, fit_curves, possible_targets, save_calibration
 from wsss.inference.checkpoints import trained_since
 from wsss.inference.ensemble import Prediction, foreign_note, read_predictions
 from wsss.inference.pipeline import origin_of
 from wsss.inference.tables import prediction_files
+from wsss.metrics.calibration import Calibration, apply_curves, fit_curves, possible_targets, save_calibration
 from wsss.metrics.classify import reliability
 from wsss.options.calibrate import CalibrateOptions
 from wsss.reports.figures import Bins, plot_reliability

@@ -21,7 +21,6 @@ from wsss.core.label_maps import given_maps
 from wsss.core.runtime import Overlap, running
 from wsss.data.catalog import TABLE, DataSet, default_dataset
 from wsss.data.origin import PROVENANCE, check_cells, image_marks, write_provenance
-from wsss.inference.calibration import Calibration, load_calibration
 from wsss.inference.checkpoints import (
     CamCheckpoint,
     Plan,
@@ -52,6 +51,7 @@ from wsss.inference.pipeline import (
 )
 from wsss.inference.published import Published, Target, load_published
 from wsss.inference.sources import CropScores, Sample, Task, source_shares
+from wsss.metrics.calibration import Calibration, load_calibration
 from wsss.models.cam_net import CamNet, InOpenVino, check_runtime
 from wsss.models.device import Device, choose_device, computes_half, keep_freed_memory
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config

@@ -227,7 +227,7 @@ def _share_scores(task: ClassifyTask, split: Split, folder: RunFolder) -> None:
         return
     checkpoint = load_classifier(folder, task.device)
     marks = digest_json(image_marks(data, Digests(), split.valid))
-    rules = {"score": asdict(recipe.score), "crops": asdict(recipe.crops)}
+    rules = {"score": recipe.score.facts(), "crops": asdict(recipe.crops)}
     made_with = as_read({"network": checkpoint.digest, "images": marks, **rules})
     assert checkpoint.feature_classifier is not None
     known = checkpoint.feature_classifier.meta.get(NETWORK_SHARE)

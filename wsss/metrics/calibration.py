@@ -5,7 +5,7 @@ kept as points in JSON.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from wsss.core.checks import DataError
 from wsss.core.files import read_record, write_json
+from wsss.core.reading import one_line
 from wsss.metrics.weighted import effective_size
 
 FORMAT = "wsss-calibration-1"
@@ -179,8 +180,8 @@ class Calibration:
 
     cells: list[Curve]
     images: list[Curve]
-    origin: dict[str, Any]
-    """What they were fitted on: networks (`members`), score, crops and tta, as in the predictions' provenance."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """Of curves in a file: what they were fitted on, networks (`members`), score, crops and tta, as in provenance."""
 
     def of_cells(self, scores: np.ndarray) -> np.ndarray:
         """Calibrate (N, K) scores of cells."""
@@ -190,11 +191,49 @@ class Calibration:
         """Calibrate the (K,) probabilities of one image."""
         return apply_curves(self.images, probs[None])[0]
 
+    def record(self) -> dict[str, Any]:
+        """Return the curves as JSON; `of_record` reads them."""
+        return {name: [_plain(curve) for curve in getattr(self, name)] for name in ("cells", "images")}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], classes: int) -> "Calibration":
+        """Read what `record` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError, OverflowError: it is damaged, for another number of classes, or a curve
+                does not rise over [0, 1].
+        """
+        cells, images = ([_read(curve) for curve in record[name]] for name in ("cells", "images"))
+        for curves in (cells, images):
+            if len(curves) != classes:
+                raise ValueError(f"it has curves for {len(curves)} classes, expected {classes}")
+            if not all(_is_curve(curve) for curve in curves):
+                raise ValueError("it has a curve that does not rise from 0 to 1")
+        return cls(cells, images)
+
+    def only(self, classes: np.ndarray) -> "Calibration":
+        """Return the same for the classes (K,) bool alone; scores of the others stay as they are."""
+        cells = [curve if kept else IDENTITY for curve, kept in zip(self.cells, classes, strict=True)]
+        images = [curve if kept else IDENTITY for curve, kept in zip(self.images, classes, strict=True)]
+        return Calibration(cells, images, self.origin)
+
+
+def mean_calibration(several: Sequence[Calibration]) -> Calibration:
+    """Return the means of the curves of several calibrations for the same classes."""
+    cells = [_mean_curve(curves) for curves in zip(*(one.cells for one in several), strict=True)]
+    images = [_mean_curve(curves) for curves in zip(*(one.images for one in several), strict=True)]
+    return Calibration(cells, images, several[0].origin)
+
+
+def _mean_curve(curves: Sequence[Curve]) -> Curve:
+    x = np.unique(np.concatenate([curve.x for curve in curves]))
+    return Curve(curves[0].method, x, np.mean([curve.apply(x) for curve in curves], axis=0))
+
 
 def save_calibration(path: Path, calibration: Calibration, report: Mapping[str, Any]) -> None:
     """Write curves as JSON, with a report of what they do."""
-    plain = {name: [_plain(curve) for curve in getattr(calibration, name)] for name in ("cells", "images")}
-    write_json(path, {"format": FORMAT, "origin": calibration.origin, "report": dict(report), **plain})
+    written = {"format": FORMAT, "origin": calibration.origin, "report": dict(report)}
+    write_json(path, written | calibration.record())
 
 
 def _plain(curve: Curve) -> dict[str, Any]:
@@ -210,16 +249,9 @@ def load_calibration(path: Path, classes: int) -> Calibration:
     again = "make it with python -m wsss.calibrate"
     record = read_record(path, "format", newest=FORMAT, what="calibration", again=again)
     try:
-        cells, images = ([_read(curve) for curve in record[name]] for name in ("cells", "images"))
-        origin = dict(record["origin"])
+        return replace(Calibration.of_record(record, classes), origin=dict(record["origin"]))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path} is damaged ({error!r}): make it again with python -m wsss.calibrate.") from error
-    for curves in (cells, images):
-        if len(curves) != classes:
-            raise DataError(f"{path} has curves for {len(curves)} classes, the run has {classes}.")
-        if not all(_is_curve(curve) for curve in curves):
-            raise DataError(f"{path} has a curve that does not rise from 0 to 1: make it again.")
-    return Calibration(cells, images, origin)
+        raise DataError(f"{path} cannot be used ({one_line(error)}): {again}.") from error
 
 
 def _read(record: Mapping[str, Any]) -> Curve:

@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from wsss.core.checks import DataError
 from wsss.core.files import read_json
-from wsss.inference.calibration import (
+from wsss.inference.pipeline import check_origin
+from wsss.metrics.calibration import (
     Calibration,
     apply_curves,
     fit_curves,
@@ -22,7 +23,6 @@ from wsss.inference.calibration import (
     possible_targets,
     save_calibration,
 )
-from wsss.inference.pipeline import check_origin
 from wsss.metrics.classify import average_precision, reliability
 from wsss.options.calibrate import METHODS
 
@@ -58,8 +58,8 @@ def test_no_two_scores_are_tied_and_no_order_is_changed(fit: object) -> None:
 
 
 def test_long_curves_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsss.inference.calibration.MOST_POINTS", 20)
-    monkeypatch.setattr("wsss.inference.calibration.MOST_EVENTS", 1000)
+    monkeypatch.setattr("wsss.metrics.calibration.MOST_POINTS", 20)
+    monkeypatch.setattr("wsss.metrics.calibration.MOST_EVENTS", 1000)
     scores, truth = overconfident()
     curve = isotonic_curve(scores, truth)
     assert len(curve.x) == 20
