@@ -149,7 +149,7 @@ def test_curves_of_other_rules_are_refused(home: Path) -> None:
 def test_curves_for_other_classes_are_refused(home: Path) -> None:
     record = read_json(curves(home))
     write_json(home / "few.json", record | {"cells": record["cells"][:5]})
-    with pytest.raises(DataError, match="5 classes, the run has 19"):
+    with pytest.raises(DataError, match="curves for 5 classes, expected 19"):
         predict(home, "few", "--calibration", str(home / "few.json"))
 
 
