@@ -319,7 +319,9 @@ def fit_calibration(model: FittedModel, cells: TrainingCells) -> Calibration:
     if cells.labelled is not None:
         targets[cells.labelled.rows] = cells.labelled.labels
     learnt = np.isin(np.arange(scores.shape[1]), model.classes)  # the scores of other classes are 0 and stay so
-    return Calibration(fit_curves(scores, targets), fit_curves(of_images, labels.astype(float))).only(learnt)
+    # sigmoids, for the steps of isotonic curves bring scores together that tables with six digits then tie
+    curves = [fit_curves(*pair, "platt") for pair in ((scores, targets), (of_images, labels.astype(float)))]
+    return Calibration(*curves).only(learnt)
 
 
 @dataclass(frozen=True)
