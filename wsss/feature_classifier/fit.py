@@ -320,8 +320,8 @@ def fit_calibration(model: FittedModel, cells: TrainingCells) -> Calibration:
         targets[cells.labelled.rows] = cells.labelled.labels
     learnt = np.isin(np.arange(scores.shape[1]), model.classes)  # the scores of other classes are 0 and stay so
     # sigmoids, for the steps of isotonic curves bring scores together that tables with six digits then tie
-    curves = [fit_curves(*pair, "platt") for pair in ((scores, targets), (of_images, labels.astype(float)))]
-    return Calibration(*curves).only(learnt)
+    curves_of_cells = fit_curves(scores, targets, "platt")
+    return Calibration(curves_of_cells, fit_curves(of_images, labels.astype(float), "platt")).only(learnt)
 
 
 @dataclass(frozen=True)
