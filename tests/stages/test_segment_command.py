@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from wsss.core import rle
 from wsss.core.checks import ConfigError
 from wsss.core.label_maps import read_label_map, write_label_map
 from wsss.data.build import Spec, create_dataset
@@ -141,3 +142,14 @@ def test_an_option_that_cannot_work_is_refused_before_any_image(data: Path) -> N
     with pytest.raises(ConfigError, match="from 0 to 1024"):
         main(["--data", str(data), "--workers", "-1"])
     assert not (data / "cells").exists()
+
+
+def test_a_change_of_the_table_that_names_images_without_cells_is_noticed(data: Path, tmp_path: Path) -> None:
+    rows = [(name, rle.encode_label_map(image[2] > 9)[1].decode()) for name, image in IMAGES.items() if name != "empty"]
+    pd.DataFrame(rows, columns=["ID", "rle"]).to_csv(tmp_path / "cells.csv", index=False)
+    chosen = ["--backend", "masks", "--masks", str(tmp_path / "cells.csv")]
+    (tmp_path / "images.csv").write_text("ID,n_cells\nempty,0\n")
+    assert run(data, *chosen) == 0
+    (tmp_path / "images.csv").write_text("ID,n_cells\nempty,3\n")
+    assert run(data, *chosen) == 1
+    assert "no row of empty" in table(data).reason["empty"]

@@ -42,6 +42,7 @@ from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, at_file
 from wsss.runs.result_record import record_of, there_now
 from wsss.runs.run_folder import RunFolder
+from wsss.segmenters.masks import mask_files
 from wsss.stages import spread_evenly
 from wsss.stages.report_contents import (
     Contents,
@@ -108,7 +109,7 @@ def run(options: ReportOptions) -> int:
 
 
 def _read(options: ReportOptions, digests: Digests) -> dict[str, Any]:
-    files = [*prediction_files(options.preds), options.truth, options.masks]
+    files = [*prediction_files(options.preds), options.truth, *mask_files(options.masks)]
     scores = record_of(options.preds, "scores.json")
     recorded = [there_now(path, options.preds, scores) for path in (scores or {"read": {}})["read"].get("files", {})]
     if options.truth is None:

@@ -23,7 +23,7 @@ from wsss.runs.output import Output, in_folder
 from wsss.runs.result_record import SEGMENT
 from wsss.segmenters import UNET_WEIGHTS, AnyBackend, BackendOptions, choose_backend, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
-from wsss.segmenters.masks import GivenCells, MaskFolder
+from wsss.segmenters.masks import GivenCells, MaskFolder, mask_files
 
 
 def run(options: SegmentOptions, overlap: Overlap | None = None) -> int:
@@ -111,7 +111,8 @@ def _marks(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str
         folder = MaskFolder(given, data.file_channels)
         mask_digests = digests.of_files([_mask_file(folder, name) for name in names])
     else:
-        mask_digests = [digests.of(given)] * len(names)
+        of_all = [digest for path in mask_files(given) if (digest := digests.of(path))]
+        mask_digests = ["".join(of_all)] * len(names)
     return {name: digest_json([int(crc[name]), digest]) for name, digest in zip(names, mask_digests, strict=True)}
 
 
