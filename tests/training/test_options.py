@@ -15,6 +15,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
 from wsss.core.label_maps import write_label_map
 from wsss.infer import main as infer
+from wsss.inference.checkpoints import load_predicting
 from wsss.models.cam_net import build_cam_net
 from wsss.models.device import Device, choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
@@ -52,8 +53,11 @@ def test_snapshots_are_averaged_when_asked_for(data: Path, first: Path, tmp_path
         write_label_map(data / "cells" / f"im{n:02}", np.ones((64, 64), np.int32))
     words = ["--data", str(data), "--run", str(first), "--crops.mode", "none", "--device", "cpu"]
     assert infer([*words, "--out", str(tmp_path / "out"), "--snapshots", "true"]) == 0
-    members = read_json(tmp_path / "out" / "provenance.json")["members"]
-    assert len({member["weights"] for member in members}) == 2
+    facts = read_json(tmp_path / "out" / "provenance.json")
+    assert len({member["weights"] for member in facts["members"]}) == 2
+    # what report --maps shows
+    shown = [checkpoint.digest for checkpoint in load_predicting(first, choose_device("cpu"), facts)]
+    assert shown == [member["weights"] for member in facts["members"]]
 
 
 def test_cycles_must_end_with_an_epoch() -> None:
