@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -143,6 +144,15 @@ def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[tensorboard\]'"):
         main(words(data, tmp_path / "run", "--tensorboard", "true"))
+
+
+def test_a_process_that_writes_nothing_for_tensorboard_opens_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=opened.append))
+    watch.open_tensorboard(tmp_path)
+    assert opened == []
 
 
 def test_tensorboard_holds_the_figures_of_every_epoch(data: Path, tmp_path: Path) -> None:
