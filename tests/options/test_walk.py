@@ -203,7 +203,7 @@ WALKS = {
             Case("--unet unet"),
             Case("--encoder a:B", refused="--encoder changes nothing"),
             Case("--segment unet"),
-            Case("--segment classical", refused="backend was unet, now classical"),
+            Case("--segment classical", refused="found by the backend unet, and classical would"),
             Case("--oof true"),
             Case("--snapshots true", refused="holds no snapshots"),
             Case("--precision bf16"),

@@ -89,7 +89,7 @@ def test_another_backend_needs_overwrite_and_leaves_no_old_nuclei(data: Path, tm
     for name, image in IMAGES.items():
         write_label_map(tmp_path / "maps" / name, np.ones(image.shape[1:], np.int32))
     chosen = ["--backend", "masks", "--masks", str(tmp_path / "maps")]
-    with pytest.raises(ConfigError, match=r"\(backend was unet, now masks.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"found by the backend unet, and masks .* --backend unet .* --overwrite"):
         run(data, *chosen)
     assert run(data, *chosen, "--overwrite") == 0
     assert list((data / "nuclei").iterdir()) == []
@@ -126,6 +126,24 @@ def test_a_killed_run_goes_on_where_it_stopped_and_gives_the_same_maps(tmp_path:
     for path in sorted((whole / "cells").iterdir()):
         assert path.read_bytes() == (killed / "cells" / path.name).read_bytes()
     assert (killed / "segments.csv").read_bytes() == (whole / "segments.csv").read_bytes()
+
+
+def test_maps_corrected_by_hand_are_not_replaced_where_their_images_or_masks_change(data: Path, tmp_path: Path) -> None:
+    maps, chosen = tmp_path / "maps", ["--backend", "masks", "--masks", str(tmp_path / "maps")]
+    for name, image in IMAGES.items():
+        write_label_map(maps / name, np.ones(image.shape[1:], np.int32))
+    assert run(data, *chosen) == 0
+    by_hand = np.full((96, 96), 5, np.int32)
+    write_label_map(data / "cells" / "a", by_hand)
+    assert run(data, *chosen) == 0, "they are kept, and remembered"
+    for name in ("a", "empty"):
+        write_label_map(maps / name, np.full((96, 96), 3, np.int32))
+    with pytest.raises(ConfigError, match=r"maps of a in .* were corrected by hand, .* have changed since"):
+        run(data, *chosen)
+    np.testing.assert_array_equal(read_label_map(data / "cells" / "a.png"), by_hand)
+    (data / "cells" / "a.png").unlink()
+    assert run(data, *chosen) == 0
+    assert read_label_map(data / "cells" / "a.png").max() == 3
 
 
 def test_processes_give_what_one_process_gives(data: Path, tmp_path: Path) -> None:
