@@ -15,6 +15,7 @@ from squares import final, make_squares, words
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
 from wsss.core.label_maps import write_label_map
+from wsss.data.catalog import DataSet
 from wsss.infer import main as infer
 from wsss.inference.checkpoints import load_predicting
 from wsss.models.cam_net import build_cam_net
@@ -56,6 +57,7 @@ def test_snapshots_are_averaged_when_asked_for(data: Path, first: Path, tmp_path
     assert infer([*words, "--out", str(tmp_path / "out"), "--snapshots", "true"]) == 0
     facts = read_json(tmp_path / "out" / "provenance.json")
     assert len({member["weights"] for member in facts["members"]}) == 2
+    assert facts["classes"] == list(DataSet.open(data).classes.names)
     # what report --maps shows
     shown = [checkpoint.digest for checkpoint in load_predicting(first, choose_device("cpu"), facts)]
     assert shown == [member["weights"] for member in facts["members"]]

@@ -480,6 +480,7 @@ def prediction_facts(
     facts = {
         "data": str(data.folder),
         "table": data.manifest["table"],
+        "classes": list(data.classes.names),
         "oof": options.oof,
         "score": asdict(options.score),
         "crops": asdict(options.crops),

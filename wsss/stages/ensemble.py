@@ -88,7 +88,7 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
         "members": [prediction.facts() for prediction in predictions],
     }
     first = predictions[0].provenance
-    record |= {name: first[name] for name in ("data", "table", "oof") if name in first}
+    record |= {name: first[name] for name in ("data", "table", "classes", "oof") if name in first}
     write_provenance(output, record)
     output.publish(items=(record_over(options.preds[0]) or {}).get("items", {}))
 

@@ -279,7 +279,7 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
 def _read(options: InferOptions, task: Task, plan: Plan) -> tuple[dict[str, Any], dict[str, Any], Marks]:
     """Return what provenance.json says, the same for comparing, and what each image's scores are made from."""
     provenance = prediction_facts(options, task.data, plan, task.published)
-    read = {name: value for name, value in provenance.items() if name != "table"}
+    read = {name: value for name, value in provenance.items() if name not in ("table", "classes")}
     read["files"] = {str(task.data.folder / TABLE): provenance["table"]}
     return provenance, read, lambda digests: image_marks(task.data, digests, images_of(plan))
 
