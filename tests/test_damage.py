@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from forest_file import feature_classifier
+from forest_file import FEATURES, feature_classifier
 from peak import soon
 
 from wsss.core.checks import UserError
@@ -26,12 +26,11 @@ from wsss.core.files import BLANK, read_json, read_record, sealed, write_json
 from wsss.core.label_maps import find_label_map, read_label_map, write_label_map
 from wsss.core.labels import ClassList
 from wsss.core.parquet import read_parquet, write_parquet
-from wsss.core.rle import encode_mask
+from wsss.core.rle import encode_label_map
 from wsss.data.build import ExistingSet, Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.origin import read_provenance
 from wsss.data.pseudo import PseudoSet, write_masks
-from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.hub import load_model, save_model
@@ -288,7 +287,7 @@ def cells_table(folder: Path) -> tuple[Path, Read]:
     def frame(name: str) -> pd.DataFrame:
         geometry = {key: [3, 4] for key in ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px")}
         geometry["touches_border"] = [True, False]
-        scores, rle = np.array([[0.25, 0.5], [0.75, 1]]), [encode_mask(np.eye(9) == k) for k in (0, 1)]
+        scores, rle = np.array([[0.25, 0.5], [0.75, 1]]), [encode_label_map(np.eye(9) == k)[1] for k in (0, 1)]
         return cells_frame(
             name, fold=0, size=(9, 9), cell_ids=np.array([1, 2]), geometry=geometry, scores=scores, rle=rle
         )

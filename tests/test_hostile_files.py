@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
-from forest_file import feature_classifier
+from forest_file import FEATURES, feature_classifier
 from peak import at_most, soon
 from PIL import Image
 from roifile import ImagejRoi
@@ -40,7 +40,6 @@ from wsss.data.masks import read_mask, read_text_table, stack_objects
 from wsss.data.pixels import read_image
 from wsss.data.pseudo import PseudoSet
 from wsss.data.tables import read_classes, read_labels
-from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.inference.hub import load_model, plain
 from wsss.inference.tables import iter_cells, iter_submission, read_cells, read_images

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from forest_file import FEATURES
 from reviewable import write_reviewable
 from squares import words
 from tiny_subcell import write_subcell
 
 from wsss.cells.regions import describe_cells
 from wsss.data.synthetic import Look, draw_field
-from wsss.feature_classifier.features import FEATURES, cell_features
+from wsss.feature_classifier.features import cell_features
 from wsss.inference import tables
 from wsss.train import main as train
 

@@ -5,8 +5,11 @@ import json
 import numpy as np
 from safetensors.numpy import save
 
-from wsss.feature_classifier.features import FEATURES
+from wsss.feature_classifier.features import DESCRIPTIONS
 from wsss.feature_classifier.store import FORMAT, _digest
+
+FEATURES = tuple(DESCRIPTIONS)
+"""Names of the features of images of the Atlas."""
 
 
 def feature_classifier(**changes: np.ndarray) -> bytes:

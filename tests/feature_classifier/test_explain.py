@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
+from forest_file import FEATURES
 
-from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.fit import TrainingCells, fit_model, to_feature_classifier
 from wsss.feature_classifier.store import FeatureClassifier
 from wsss.feature_classifier.train import explain_classes

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from forest_file import FEATURES
 from PIL import Image
 
 import wsss
@@ -16,7 +17,6 @@ from wsss.core.label_maps import find_label_map, read_label_map
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.origin import image_marks
-from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import load_feature_classifier
 from wsss.feature_classifier.train import Lessons, ensure_feature_classifier
 from wsss.options.recipe import FeatureClassifierConfig

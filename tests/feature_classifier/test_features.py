@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from forest_file import FEATURES
 
 from wsss.core.channels import stains_of
-from wsss.feature_classifier.features import DESCRIPTIONS, FEATURES, FieldPixels, cell_features, describe_features
+from wsss.feature_classifier.features import DESCRIPTIONS, FieldPixels, cell_features, describe_features
 
 DISK = np.hypot(*np.mgrid[-20:21, -20:21]) <= 20
 NUCLEUS = np.hypot(*np.mgrid[-20:21, -20:21]) <= 8
@@ -106,6 +107,12 @@ def test_tiny_cells_dark_images_and_full_maps_stay_finite() -> None:
             table = cell_features(image, label_map)
             assert table.shape == (count, len(FEATURES))
             assert np.isfinite(table).all()
+
+
+def test_a_cell_that_reaches_opposite_borders_is_not_compared_with_its_other_end() -> None:
+    image, label_map = np.zeros((4, 60, 60), np.uint8), np.zeros((60, 60), np.int32)
+    image[1], label_map[:, 20:40] = 4 * np.arange(60)[:, None], 1
+    assert column(cell_features(image, label_map, label_map * 0), "likeness_8")[0] > 0.999
 
 
 def test_sizes_that_do_not_match_are_refused() -> None:

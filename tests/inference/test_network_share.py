@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pytest
+from forest_file import FEATURES
 from PIL import Image
 
 from wsss import infer, train
@@ -15,7 +16,6 @@ from wsss.core.files import read_json
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.synthetic import draw_field
-from wsss.feature_classifier.features import FEATURES
 from wsss.feature_classifier.store import NETWORK_SHARE, load_feature_classifier, save_feature_classifier
 from wsss.feature_classifier.train import record_network_share
 from wsss.inference.checkpoints import CamCheckpoint, plan_oof

@@ -97,7 +97,7 @@ def test_cells_found_at_the_same_time_give_the_very_tables_of_cells_found_before
     words = f"--data {first} --run {tmp_path}/run --fold all --backbone test_resnet --weights none --crop 64 --batch 3"
     train.main(f"{words} --epochs 1 --workers 0 --device cpu --crops.mode none".split())
     ask = f"--data {first} --run {tmp_path}/run --device cpu --oof --batch 2"
-    assert segment.main(f"--data {first} --backend {backend} --device cpu --workers 0".split()) == 0
+    assert segment.main(f"--data {first} --backend {backend} --workers 0".split()) == 0
     assert infer.main([*ask.split(), "--out", f"{tmp_path}/before"]) == 0
     first.rename(second)
     make_set(first)

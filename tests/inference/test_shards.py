@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from forest_file import FEATURES
 from PIL import Image
 
 from wsss import infer, overlay, train
@@ -14,7 +15,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.data.origin import recorded_data
-from wsss.feature_classifier.features import FEATURES, cell_features
+from wsss.feature_classifier.features import cell_features
 from wsss.inference.checkpoints import load_classifier
 from wsss.inference.pipeline import ShardJournals, take
 from wsss.inference.tables import EMBEDDINGS

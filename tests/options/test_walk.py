@@ -203,7 +203,7 @@ WALKS = {
             Case("--unet unet"),
             Case("--encoder a:B", refused="--encoder changes nothing"),
             Case("--segment unet"),
-            Case("--segment classical", refused="backend was unet, now classical"),
+            Case("--segment classical", refused="found by the backend unet, and classical would"),
             Case("--oof true"),
             Case("--snapshots true", refused="holds no snapshots"),
             Case("--precision bf16"),
@@ -248,9 +248,12 @@ WALKS = {
         common("batch", "engine", "overwrite") | {"crops.batch": SPEED, "runtime": "tests/models/test_in_openvino.py"},
     ),
     "segment": Walk(
-        "--data data --overwrite true --device cpu --workers 0",
+        "--data data --overwrite true --workers 0",
         [
             Case("--backend classical"),
+            Case("--device cpu", "--backend classical", refused="--device changes nothing with --backend classical"),
+            Case("--batch 2", "--data nuclei", refused="--batch changes nothing with --backend classical"),
+            Case("--batch 2", "--backend masks --masks joined", refused="--batch changes nothing"),
             Case("--masks joined", "--backend masks --masks fields/masks"),
             Case("--masks joined", refused="--masks changes nothing"),
             Case("--category cell", "--backend masks --masks fields/masks", refused="category"),

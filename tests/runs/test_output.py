@@ -432,3 +432,26 @@ def test_records_of_strangers_lead_to_no_system_folder_and_not_to_the_whole_disk
     assert there_now("..", tmp_path / "result", {"place": place}) == tmp_path  # predictions within their set of masks
     assert there_now(path, tmp_path / "result", {"place": place}) is None
     assert there_now(path, tmp_path / "result", {}) is None
+
+
+def test_what_commands_write_into_a_folder_of_inputs_is_no_input_but_exports_and_linked_folders_are(
+    tmp_path: Path, source: Path
+) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for place in (data / "images", elsewhere, data / "run/fold0"):
+        place.mkdir(parents=True)
+        (place / "a.png").write_text("one")
+    (data / "masks").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(data)
+    (data / "run/fold0/train_ids.txt").touch()
+    before = Digests().of(data)
+    make(data / "preds", source)
+    with at_file(data / "scores.json", "evaluate") as output:
+        output.begin(lambda digests: {"files": {"data": digests.of(data)}})
+        output.path("scores.json").write_text("{}")
+        output.publish()  # finds nothing changed
+    assert Digests().of(data) == before
+    make(data / "objects", source, command="export")
+    assert (exported := Digests().of(data)) != before
+    (elsewhere / "a.png").write_text("two")
+    assert Digests().of(data) not in (before, exported)

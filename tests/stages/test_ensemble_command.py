@@ -240,3 +240,15 @@ def test_image_labels_of_other_classes_are_refused(home: Path) -> None:
     create_dataset(home / "own", {"im01": np.zeros((4, *SIZE), np.uint8)}, spec=Spec(classes=ClassList(("a",), None)))
     with pytest.raises(DataError, match=r"has 19 classes, .* has 1:"):
         run(home, "--weights", "auto", "--data", str(home / "own"))
+
+
+def test_predictions_whose_classes_stand_in_another_order_are_neither_blended_nor_named(home: Path) -> None:
+    names = [f"kind {k}" for k in range(19)]
+    other = [*names[:-2], *names[:-3:-1]]
+    for name, classes in (("a", names), ("b", other)):
+        write_json(home / name / "provenance.json", {"oof": True, "table": "t", "classes": classes})
+    with pytest.raises(DataError, match="of the classes"):
+        run(home)
+    tables.check_classes(home / "a", SCORES, ClassList(tuple(names), None), home / "data")
+    with pytest.raises(DataError, match="kind 18 is kind 17 now, kind 17 is kind 18 now"):
+        tables.check_classes(home / "b", SCORES, ClassList(tuple(names), None), home / "data")

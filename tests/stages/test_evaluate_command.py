@@ -87,7 +87,7 @@ def coco_ap(folder: Path) -> list[float]:
             annotations.append(own | {"segmentation": mask, "area": 252, "iscrowd": 0})
     for row in cells.to_dict("records"):
         image = int(row["ID"][1:])
-        mask = {"size": size, "counts": rle.encode_mask(predicted_map(image) == row["cell_id"])}
+        mask = {"size": size, "counts": rle.encode_label_map(predicted_map(image) == row["cell_id"])[1]}
         own = {"image_id": image + 1, "segmentation": mask}
         detections += [own | {"category_id": k + 1, "score": float(f"{row[str(k)]:.6g}")} for k in range(K)]
     with contextlib.redirect_stdout(io.StringIO()):

@@ -215,7 +215,7 @@ def test_predictions_of_other_classes_are_refused(folder: Path, to: str, count: 
 
 
 def test_cells_that_share_pixels_are_refused_where_a_map_cannot_hold_them(folder: Path) -> None:
-    mask = rle.encode_mask(label_map("a b") > 0).decode()
+    mask = rle.encode_label_map(label_map("a b") > 0)[1].decode()
     spoil(folder, rle=[mask, mask, mask])
     with pytest.raises(DataError, match=r"a b: the cells 3 and 9 share pixels: export them --to coco"):
         run(folder, "tiff", "x")

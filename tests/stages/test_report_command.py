@@ -231,7 +231,7 @@ def colours(browser: Any, number: int) -> int:
 class TwoMaps:
     """Stands in for the networks: Nucleoplasm on the left half, the second class nowhere."""
 
-    def __init__(self, run: Path, data: object, *, oof: bool) -> None:
+    def __init__(self, run: Path, data: object, provenance: object) -> None:
         assert run.name == "run"
 
     def maps(self, i: int) -> list[ClassMap]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from wsss.core import rle
 from wsss.core.checks import ConfigError
 from wsss.core.label_maps import read_label_map, write_label_map
 from wsss.data.build import Spec, create_dataset
@@ -88,7 +89,7 @@ def test_another_backend_needs_overwrite_and_leaves_no_old_nuclei(data: Path, tm
     for name, image in IMAGES.items():
         write_label_map(tmp_path / "maps" / name, np.ones(image.shape[1:], np.int32))
     chosen = ["--backend", "masks", "--masks", str(tmp_path / "maps")]
-    with pytest.raises(ConfigError, match=r"\(backend was unet, now masks.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"found by the backend unet, and masks .* --backend unet .* --overwrite"):
         run(data, *chosen)
     assert run(data, *chosen, "--overwrite") == 0
     assert list((data / "nuclei").iterdir()) == []
@@ -127,6 +128,24 @@ def test_a_killed_run_goes_on_where_it_stopped_and_gives_the_same_maps(tmp_path:
     assert (killed / "segments.csv").read_bytes() == (whole / "segments.csv").read_bytes()
 
 
+def test_maps_corrected_by_hand_are_not_replaced_where_their_images_or_masks_change(data: Path, tmp_path: Path) -> None:
+    maps, chosen = tmp_path / "maps", ["--backend", "masks", "--masks", str(tmp_path / "maps")]
+    for name, image in IMAGES.items():
+        write_label_map(maps / name, np.ones(image.shape[1:], np.int32))
+    assert run(data, *chosen) == 0
+    by_hand = np.full((96, 96), 5, np.int32)
+    write_label_map(data / "cells" / "a", by_hand)
+    assert run(data, *chosen) == 0, "they are kept, and remembered"
+    for name in ("a", "empty"):
+        write_label_map(maps / name, np.full((96, 96), 3, np.int32))
+    with pytest.raises(ConfigError, match=r"maps of a in .* were corrected by hand, .* have changed since"):
+        run(data, *chosen)
+    np.testing.assert_array_equal(read_label_map(data / "cells" / "a.png"), by_hand)
+    (data / "cells" / "a.png").unlink()
+    assert run(data, *chosen) == 0
+    assert read_label_map(data / "cells" / "a.png").max() == 3
+
+
 def test_processes_give_what_one_process_gives(data: Path, tmp_path: Path) -> None:
     run(data)
     other = create_dataset(tmp_path / "other", IMAGES, spec=Spec(size=96))
@@ -141,3 +160,14 @@ def test_an_option_that_cannot_work_is_refused_before_any_image(data: Path) -> N
     with pytest.raises(ConfigError, match="from 0 to 1024"):
         main(["--data", str(data), "--workers", "-1"])
     assert not (data / "cells").exists()
+
+
+def test_a_change_of_the_table_that_names_images_without_cells_is_noticed(data: Path, tmp_path: Path) -> None:
+    rows = [(name, rle.encode_label_map(image[2] > 9)[1].decode()) for name, image in IMAGES.items() if name != "empty"]
+    pd.DataFrame(rows, columns=["ID", "rle"]).to_csv(tmp_path / "cells.csv", index=False)
+    chosen = ["--backend", "masks", "--masks", str(tmp_path / "cells.csv")]
+    (tmp_path / "images.csv").write_text("ID,n_cells\nempty,0\n")
+    assert run(data, *chosen) == 0
+    (tmp_path / "images.csv").write_text("ID,n_cells\nempty,3\n")
+    assert run(data, *chosen) == 1
+    assert "no row of empty" in table(data).reason["empty"]

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,9 @@ from squares import final, make_squares, words
 from wsss.core.checks import ConfigError, DataError
 from wsss.core.files import read_json
 from wsss.core.label_maps import write_label_map
+from wsss.data.catalog import DataSet
 from wsss.infer import main as infer
+from wsss.inference.checkpoints import load_predicting
 from wsss.models.cam_net import build_cam_net
 from wsss.models.device import Device, choose_device
 from wsss.options.recipe import ClassifyRecipe, OptimConfig
@@ -52,8 +55,12 @@ def test_snapshots_are_averaged_when_asked_for(data: Path, first: Path, tmp_path
         write_label_map(data / "cells" / f"im{n:02}", np.ones((64, 64), np.int32))
     words = ["--data", str(data), "--run", str(first), "--crops.mode", "none", "--device", "cpu"]
     assert infer([*words, "--out", str(tmp_path / "out"), "--snapshots", "true"]) == 0
-    members = read_json(tmp_path / "out" / "provenance.json")["members"]
-    assert len({member["weights"] for member in members}) == 2
+    facts = read_json(tmp_path / "out" / "provenance.json")
+    assert len({member["weights"] for member in facts["members"]}) == 2
+    assert facts["classes"] == list(DataSet.open(data).classes.names)
+    # what report --maps shows
+    shown = [checkpoint.digest for checkpoint in load_predicting(first, choose_device("cpu"), facts)]
+    assert shown == [member["weights"] for member in facts["members"]]
 
 
 def test_cycles_must_end_with_an_epoch() -> None:
@@ -139,6 +146,15 @@ def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[tensorboard\]'"):
         main(words(data, tmp_path / "run", "--tensorboard", "true"))
+
+
+def test_a_process_that_writes_nothing_for_tensorboard_opens_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=opened.append))
+    watch.open_tensorboard(tmp_path)
+    assert opened == []
 
 
 def test_tensorboard_holds_the_figures_of_every_epoch(data: Path, tmp_path: Path) -> None:

@@ -45,11 +45,6 @@ def encode_label_map(label_map: np.ndarray, ids: Iterable[int] | None = None) ->
     return dict(zip(wanted, _compress(counts, label_map.shape), strict=True))
 
 
-def encode_mask(mask: np.ndarray) -> bytes:
-    """Encode one (H, W) mask; everything but 0 is inside."""
-    return encode_label_map(mask != 0, ids=[1])[1]
-
-
 def _counts(starts: np.ndarray, stops: np.ndarray, pixels: int) -> np.ndarray:
     """Turn the runs [start, stop) of one cell into COCO's run lengths: outside, inside, outside, ..."""
     edges = np.stack([starts, stops], axis=1).ravel()

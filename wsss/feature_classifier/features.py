@@ -282,8 +282,6 @@ SHAPES = {
 DESCRIPTIONS = describe_features()
 """Every feature of images of the Atlas in words, by name."""
 
-FEATURES = tuple(DESCRIPTIONS)
-
 
 def cell_features(
     image: np.ndarray,
@@ -520,11 +518,12 @@ def _likeness(field: FieldPixels) -> Columns:
     out = {}
     for lag in LAGS:
         both = np.zeros(())
-        for step in ((lag, 0), (0, lag)):
-            same = inner & (field.take(np.roll(field.label_map, step, (0, 1))) == number)
-            both = both + field.correlation(
-                field.green, field.take(np.roll(field.planes[field.signal], step, (0, 1))), same
-            )
+        for axis in (0, 1):
+            there = np.roll(field.label_map, lag, axis)
+            np.moveaxis(there, axis, 0)[:lag] = 0  # from the other side of the image
+            same = inner & (field.take(there) == number)
+            moved = field.take(np.roll(field.planes[field.signal], lag, axis))
+            both = both + field.correlation(field.green, moved, same)
         out[f"likeness_{lag}"] = np.asarray(both) / 2
     return out
 

@@ -134,6 +134,35 @@ def load_run(run: Path, device: Device, *, snapshots: bool = False) -> list[CamC
     return [load_classifier(folder, device, path) for folder, path in _weights_of(run, snapshots=snapshots)]
 
 
+def load_predicting(run: Path, device: Device, provenance: Mapping[str, Any]) -> list[CamCheckpoint]:
+    """Load the classifiers of a run that predicted something: the best of its folds, or snapshots.
+
+    Args:
+        run: its folder, wherever that is now.
+        device: where they are to compute.
+        provenance: of the predictions; if it names no weights, as that of version 0.1.0, the best are loaded.
+
+    Raises:
+        ConfigError: there is no such run.
+        DataError: it does not hold these networks, or see `load_classifier`.
+    """
+    wanted = {str(member["weights"]) for member in provenance.get("members") or () if member.get("weights")}
+    if not wanted:
+        return load_run(run, device)
+    files = {
+        digest_file(path): (folder, path)
+        for folder in find_folders(run)
+        for path in (*folder.snapshots(), folder.best)
+        if path.is_file()
+    }
+    if not wanted <= files.keys():
+        raise DataError(
+            f"{run} does not hold the networks that predicted: it was trained again since, or is another run. Pass "
+            "theirs as --run, or predict again (python -m wsss.infer)."
+        )
+    return [load_classifier(folder, device, path) for digest, (folder, path) in files.items() if digest in wanted]
+
+
 def load_classifier(folder: RunFolder, device: Device, weights: Path | None = None) -> CamCheckpoint:
     """Load one classifier: the best of the folder, or the one in the file `weights`.
 

@@ -215,6 +215,9 @@ def _check_same(prediction: Prediction, first: Prediction) -> None:
             f"{prediction.folder} and {first.folder} were made from other pixels or label maps of {some(changed, 3)}: "
             "predict both again."
         )
+    names = prediction.provenance.get("classes"), first.provenance.get("classes")
+    if None not in names and names[0] != names[1]:
+        raise DataError(f"{prediction.folder} is of the classes {names[0]}, {first.folder} of {names[1]}.")
     for name in ("oof", "table"):
         if prediction.provenance and first.provenance and prediction.provenance.get(name) != first.provenance.get(name):
             what = "is out of fold, the other is not" if name == "oof" else "is of another state of the data set"

@@ -481,6 +481,7 @@ def prediction_facts(
     facts = {
         "data": str(data.folder),
         "table": data.manifest["table"],
+        "classes": list(data.classes.names),
         "oof": options.oof,
         "score": options.score.facts(),
         "crops": asdict(options.crops),

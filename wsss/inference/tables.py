@@ -224,8 +224,15 @@ def check_classes(preds: Path, columns: Sequence[str], classes: ClassList, data:
     """Refuse predictions whose score columns are not those of the classes of a data set.
 
     Raises:
-        DataError: there are more or fewer.
+        DataError: there are more or fewer, or they are recorded under other names or in another order.
     """
+    known = read_provenance(preds).get("classes")
+    pairs = zip(known if isinstance(known, list) else (), classes.names, strict=False)
+    if renamed := [f"{then} is {now} now" for then, now in pairs if then != now]:
+        raise DataError(
+            f"the classes of {data} are others than those that {preds} has scores of ({some(renamed, 3)}): prepare "
+            "it as it was, or predict again."
+        )
     if list(columns) != classes.columns:
         raise DataError(
             f"{preds} has {len(columns)} classes, {data} has {len(classes)}: it is not the data set that was predicted."

@@ -14,14 +14,15 @@ EXAMPLES = """\
 """
 
 
+NETWORK = ("device", "batch")
 TAKES = {
-    "auto": ("grow",),
+    "auto": ("grow", *NETWORK),
     "classical": ("grow",),
-    "unet": ("weights",),
+    "unet": ("weights", *NETWORK),
     "masks": ("masks", "category", "split", "background"),
-    "hpacellseg": ("weights",),
-    "cellpose": ("weights",),
-    "instanseg": ("weights", "pixel_um"),
+    "hpacellseg": ("weights", *NETWORK),
+    "cellpose": ("weights", *NETWORK),
+    "instanseg": ("weights", "pixel_um", *NETWORK),
 }
 """Options of single backends; those of other packages may take any."""
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from wsss.core import __version__
-from wsss.core.checks import some
-from wsss.core.files import as_read, digest_file
+from wsss.core.checks import DataError, some
+from wsss.core.files import as_read, digest_file, read_json
 from wsss.core.reading import check_ends
 
 DIGEST = re.compile("[0-9a-f]{16}")
@@ -45,10 +45,10 @@ class Digests:
         self._known = dict(seen) | self._known
 
     def of(self, path: Path) -> str | None:
-        """Return the digest of a file, or of all files below a folder; None if there is neither."""
+        """Return the digest of a file, or of a folder's `inputs_below`; None if there is neither."""
         try:
             if path.is_dir():
-                names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+                names = sorted(str(file.relative_to(path)) for file in inputs_below(path))
                 digests = [digest or "" for digest in self.of_files([path / name for name in names])]
                 return hashlib.sha256("\n".join([*names, *digests]).encode()).hexdigest()[:16]
             if not path.is_file():
@@ -73,6 +73,65 @@ class Digests:
             return [self.of(path) for path in wanted]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             return list(pool.map(self.of, wanted))
+
+
+STATE = ".wsss"
+"""Hidden folder beside a result, with the record of it."""
+FOLDER = "result"
+"""NAME of the result that is a whole folder."""
+OUTPUTS = ("best.safetensors", "last.safetensors", "train_ids.txt", "review.sqlite")
+"""Files by which a folder that wsss writes is known, if it has no record of a result."""
+LINKED = 2
+"""Levels of folders on which links to other folders are followed: images/, or <id>/images/."""
+
+
+def inputs_below(folder: Path, level: int = 1) -> Iterator[Path]:
+    """Yield the files below a folder, except hidden ones (those of OME-Zarr count) and what wsss wrote beside others.
+
+    What `export` wrote counts: it is made to be read by others.
+    """
+    written = set()
+    for path in (folder / STATE).glob("*.json"):
+        record = read_quietly(path)
+        if record.get("command") != "export" and isinstance(record.get("files"), dict):
+            if path.stem == FOLDER and level > 1:
+                return
+            written |= {folder / name for name in record["files"] if path.stem != FOLDER}
+    if level > 1 and any((folder / name).exists() for name in OUTPUTS):
+        return
+    with os.scandir(folder) as entries:
+        paths = [folder / entry.name for entry in entries if not entry.name.startswith(".") or entry.name[:2] == ".z"]
+    for path in paths:
+        if path.is_dir():
+            if not path.is_symlink() or (level <= LINKED and not is_system(path)):
+                yield from (file for file in inputs_below(path, level + 1) if file not in written)
+        elif path.is_file() and path not in written:
+            yield path
+
+
+SYSTEM = ("/proc", "/sys")
+"""Folders of files without an end, in which no result was made from anything."""
+
+
+def is_system(path: Path) -> bool:
+    """Whether a path leads to the whole disk, or to files without an end."""
+    real = path.resolve()
+    return real == real.parent or any(map(real.is_relative_to, SYSTEM))
+
+
+def read_quietly(path: Path) -> dict[str, Any]:
+    """Read a JSON record that may be missing or damaged, and is empty then.
+
+    Raises:
+        PermissionError: it may not be read.
+    """
+    if path.is_file():
+        path.open("rb").close()
+    try:
+        record = read_json(path)
+    except (DataError, OSError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def mark_of(path: Path) -> str:

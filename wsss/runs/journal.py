@@ -8,7 +8,7 @@ SQLite has none.
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Journal:
             which no item succeeded is reused, whatever it was begun with.
         where: what messages name; the folder of the file if left out.
         way_out: advice about a journal of other inputs, for the message.
+        refusal: returns the whole message from what is recorded; '' for the usual one.
 
     Raises:
         ConfigError: the file belongs to other inputs.
@@ -43,6 +44,7 @@ class Journal:
         read: object,
         where: Path | None = None,
         way_out: str = "choose another output folder, or pass --overwrite true",
+        refusal: Callable[[Mapping[str, Any]], str] = lambda before: "",
     ) -> None:
         check_no_link(path)
         with disk_errors(path):
@@ -69,9 +71,10 @@ class Journal:
             raise
         if recorded != text:
             self._db.close()
+            before = _record_in(recorded, path)
             raise ConfigError(
-                f"{where or path.parent} was begun with other inputs or options "
-                f"({_what_differs(recorded, read, path)}): "
+                refusal(before)
+                or f"{where or path.parent} was begun with other inputs or options ({_what_differs(before, read)}): "
                 f"go back to them, {way_out}."
             )
 
@@ -184,13 +187,18 @@ class Journal:
         return key, parse_json(text, self.path), payload
 
 
-def _what_differs(recorded: str, read: object, path: Path) -> str:
-    """Return in words what differs from the record in a file."""
+def _record_in(text: str, path: Path) -> dict[str, Any]:
+    """Return the record in the text; an empty one if it is of an earlier version."""
     try:
-        before = parse_json(recorded, path)
+        record = parse_json(text, path)
     except DataError:
-        before = None
-    if isinstance(before, dict) and isinstance(read, dict):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _what_differs(before: Mapping[str, Any], read: object) -> str:
+    """Return in words what differs from a record."""
+    if before and isinstance(read, dict):
         return in_short(differences(before, as_read(read)))
     return "they are of an earlier version"
 

@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from wsss.core.checks import DataError
-from wsss.core.files import check_format, digest_file, read_json
-from wsss.runs.inputs import Digests, Seen, differences, mark_of, seen_from
+from wsss.core.files import check_format, digest_file
+from wsss.runs.inputs import (
+    FOLDER,
+    STATE,
+    Digests,
+    Seen,
+    differences,
+    is_system,
+    mark_of,
+    read_quietly,
+    seen_from,
+)
 
-STATE = ".wsss"
-FOLDER = "result"
-"""NAME of the result that is a whole folder."""
 SEGMENT = "segment"
 """NAME of the tables of label maps in a data set."""
 FORMAT = 1
@@ -23,7 +30,7 @@ def record_of(folder: Path, name: str = FOLDER) -> dict[str, Any] | None:
         DataError: it is of a newer version.
     """
     path = folder / STATE / f"{name}.json"
-    record = _read_quietly(path)
+    record = read_quietly(path)
     if not record:
         return None
     _check_names(_files_of(record, path), path)
@@ -79,7 +86,7 @@ def check_commit(commit: Mapping[str, Any], path: Path) -> None:
 
 def remembered(path: Path) -> Seen:
     """Return the digests that an unfinished run has written down; none where the file is missing or damaged."""
-    seen: Any = _read_quietly(path).get("seen")
+    seen: Any = read_quietly(path).get("seen")
     return seen if _are_pairs(seen) else {}
 
 
@@ -156,10 +163,6 @@ def outdated(folder: Path, name: str = FOLDER) -> dict[str, str]:
     return differences({path: before[path] for path in now}, now)
 
 
-SYSTEM = ("/proc", "/sys")
-"""Folders of files without an end, in which no result was made from anything."""
-
-
 def there_now(path: str, folder: Path, record: Mapping[str, Any] | None) -> Path | None:
     """Return where something that a result was made from is, as its record writes it: there, or moved along with it.
 
@@ -167,23 +170,6 @@ def there_now(path: str, folder: Path, record: Mapping[str, Any] | None) -> Path
     the whole disk.
     """
     for place in seen_from(path, (record or {}).get("place"), folder):
-        real = place.resolve()
-        is_system = real == real.parent or any(map(real.is_relative_to, SYSTEM))
-        if not is_system and (place.is_file() or place.is_dir()):
+        if not is_system(place) and (place.is_file() or place.is_dir()):
             return place
     return None
-
-
-def _read_quietly(path: Path) -> dict[str, Any]:
-    """Read a JSON record that may be missing or damaged, and is empty then.
-
-    Raises:
-        PermissionError: it may not be read.
-    """
-    if path.is_file():
-        path.open("rb").close()
-    try:
-        record = read_json(path)
-    except (DataError, OSError):
-        return {}
-    return record if isinstance(record, dict) else {}

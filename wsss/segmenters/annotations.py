@@ -86,6 +86,8 @@ def check_ids(ids: list[int], where: str) -> None:
         raise DataError(f"{where}: cell {some(twice)} comes twice.")
 
 
+BESIDE = "images.csv"
+"""Beside a table of masks: names the images without cells, which have no row there."""
 SUBMISSION = "PredictionString"
 NUMBERS = ("cell_id", "cell")
 SIZES = ("ImageHeight", "ImageWidth")
@@ -154,7 +156,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _without_cells(path: Path) -> set[str]:
     """Return the images that images.csv next to a table of cells lists with no cell."""
-    images_csv = path.with_name("images.csv")
+    images_csv = path.with_name(BESIDE)
     if not images_csv.is_file():
         return set()
     table = unguard_text(read_text(images_csv, ["ID", "n_cells"]))

@@ -19,9 +19,8 @@ from wsss.core.labels import HPA_CHANNELS
 from wsss.core.rasters import stem_of
 from wsss.data.ids import MASK_ENDINGS
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
-from wsss.segmenters.annotations import GEOJSON_SUFFIXES as OUTLINES
-from wsss.segmenters.annotations import REGION_SUFFIXES as REGIONS
 from wsss.segmenters.annotations import (
+    BESIDE,
     CocoMasks,
     Outlines,
     TableMasks,
@@ -30,6 +29,8 @@ from wsss.segmenters.annotations import (
     read_outlines,
     read_regions,
 )
+from wsss.segmenters.annotations import GEOJSON_SUFFIXES as OUTLINES
+from wsss.segmenters.annotations import REGION_SUFFIXES as REGIONS
 
 SUFFIXES = (*OUTLINES, *LABEL_MAPS, *REGIONS)
 """Forms that are read, in this order where an image has several; in any case."""
@@ -276,13 +277,21 @@ class GivenCells:
         return replace(maps, cells=cells, doubts=(*maps.doubts, *doubts))
 
 
-FILES = (".json", ".json.gz", ".csv", ".tsv", ".txt", ".parquet")
+TABLES = (".csv", ".tsv", ".txt", ".parquet")
+FILES = (".json", ".json.gz", *TABLES)
 """Forms of one file with the masks of all images."""
 CONVERT_SEG = (
     "python -c \"import glob, numpy as np; [np.save(f[:-8] + '_cp_masks.npy', np.load(f, allow_pickle=True)"
     ".item()['masks']) for f in glob.glob('*_seg.npy')]\""
 )
 """To be run in a folder of trusted files: converts Cellpose's pickles to label maps."""
+
+
+def mask_files(path: Path | None) -> list[Path]:
+    """Return all that `Masks` reads, whether it is there or not: a folder or file, and what names empty images."""
+    if path is None:
+        return []
+    return [path, path.with_name(BESIDE)] if path.name.lower().endswith(TABLES) else [path]
 
 
 def make(options: BackendOptions) -> Backend:

@@ -27,6 +27,7 @@ from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, at_file
 from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder
+from wsss.segmenters.masks import mask_files
 from wsss.stages.evaluate import GivenCells, classes_of
 
 GROUPS = 5
@@ -60,7 +61,7 @@ def run(options: CalibrateOptions) -> int:
 
 
 def _read(options: CalibrateOptions, digests: Digests) -> dict[str, Any]:
-    files = [*prediction_files(options.preds), options.truth, options.masks, options.labels]
+    files = [*prediction_files(options.preds), options.truth, *mask_files(options.masks), options.labels]
     data = _data_folder(options)
     return what_is_read(options, digests, [*files, None if data is None else data / "dataset.json"])
 

@@ -35,6 +35,7 @@ from wsss.options.ensemble import EnsembleOptions, given_weights
 from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, in_folder
 from wsss.runs.result_record import record_over
+from wsss.segmenters.masks import mask_files
 from wsss.stages.evaluate import GivenCells, classes_of
 
 
@@ -52,7 +53,7 @@ def _read(options: EnsembleOptions, digests: Digests) -> dict[str, Any]:
     files = [path for folder in options.preds for path in prediction_files(folder)]
     data = _data_folder(options) if options.weights == "auto" else None
     files += [] if data is None else [data / "dataset.json"]
-    return what_is_read(options, digests, [*files, options.truth, options.masks])
+    return what_is_read(options, digests, [*files, options.truth, *mask_files(options.masks)])
 
 
 def _data_folder(options: EnsembleOptions) -> Path | None:
@@ -87,7 +88,7 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
         "members": [prediction.facts() for prediction in predictions],
     }
     first = predictions[0].provenance
-    record |= {name: first[name] for name in ("data", "table", "oof") if name in first}
+    record |= {name: first[name] for name in ("data", "table", "classes", "oof") if name in first}
     write_provenance(output, record)
     output.publish(items=(record_over(options.preds[0]) or {}).get("items", {}))
 

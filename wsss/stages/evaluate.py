@@ -47,7 +47,7 @@ from wsss.reports.figures import write_confusion
 from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, at_file
 from wsss.runs.result_record import check_recorded, record_over
-from wsss.segmenters.masks import Masks
+from wsss.segmenters.masks import Masks, mask_files
 from wsss.stages.evaluate_masks import evaluate_masks
 
 Values = dict[str, np.ndarray]
@@ -155,7 +155,13 @@ UNEVEN = 1.5
 
 
 def _read(options: EvaluateOptions, digests: Digests) -> dict[str, Any]:
-    files = [*prediction_files(options.preds), options.truth, options.masks, options.labels, options.submission]
+    files = [
+        *prediction_files(options.preds),
+        options.truth,
+        *mask_files(options.masks),
+        options.labels,
+        options.submission,
+    ]
     files += [options.preds / name for name in ("masks", "objects", "probs")]
     data = options.data or recorded_data(options.preds)
     return what_is_read(options, digests, [*files, None if data is None else data / "dataset.json"])

@@ -55,10 +55,11 @@ from wsss.metrics.calibration import Calibration, load_calibration
 from wsss.models.cam_net import CamNet, InOpenVino, check_runtime
 from wsss.models.device import Device, choose_device, computes_half, keep_freed_memory
 from wsss.options.infer import InferOptions, Shard, parse_source, refuse_of_other_task, run_config
-from wsss.options.segment import SegmentOptions
+from wsss.options.segment import TAKES, SegmentOptions
 from wsss.runs.journal import Journal, remove_journal
 from wsss.runs.output import LOCK, Marks, Output, hold, in_folder
 from wsss.runs.result_record import FOLDER
+from wsss.segmenters import choose_backend
 from wsss.stages import segment
 from wsss.stages.infer_masks import infer_masks
 
@@ -278,7 +279,7 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
 def _read(options: InferOptions, task: Task, plan: Plan) -> tuple[dict[str, Any], dict[str, Any], Marks]:
     """Return what provenance.json says, the same for comparing, and what each image's scores are made from."""
     provenance = prediction_facts(options, task.data, plan, task.published)
-    read = {name: value for name, value in provenance.items() if name != "table"}
+    read = {name: value for name, value in provenance.items() if name not in ("table", "classes")}
     read["files"] = {str(task.data.folder / TABLE): provenance["table"]}
     return provenance, read, lambda digests: image_marks(task.data, digests, images_of(plan))
 
@@ -287,7 +288,9 @@ def _segmented(task: Task, plan: Plan, options: InferOptions) -> AbstractContext
     """Segment the cells while the block runs, in the order in which it needs them; or do nothing."""
     if not options.segment:
         return nullcontext()
-    asked = SegmentOptions(data=task.data.folder, backend=options.segment, device=options.device)
+    backend = choose_backend(options.segment, task.data.roles)
+    device = options.device if "device" in TAKES.get(backend, ("device",)) else "auto"
+    asked = SegmentOptions(data=task.data.folder, backend=backend, device=device)
     order = [task.data.ids[i] for i in images_of(plan)]
     return running(lambda overlap: segment.run(asked, overlap), Overlap(order))
 

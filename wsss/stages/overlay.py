@@ -36,7 +36,7 @@ from wsss.reports.overlay import (
 from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, in_folder
 from wsss.runs.result_record import check_recorded
-from wsss.segmenters.masks import Masks
+from wsss.segmenters.masks import Masks, mask_files
 from wsss.stages import spread_evenly
 from wsss.stages.evaluate import check_numbers, true_masks
 
@@ -60,7 +60,7 @@ def run(options: OverlayOptions) -> int:
 
 def _read(options: OverlayOptions, digests: Digests) -> dict[str, Any]:
     data = DataSet.open(data_folder_of(options.preds, options.data))
-    files = [*prediction_files(options.preds), options.truth, options.masks, data.folder / "dataset.json"]
+    files = [*prediction_files(options.preds), options.truth, *mask_files(options.masks), data.folder / "dataset.json"]
     marks = marks_for(options.preds, data, digests, choose_images(data, options))
     return what_is_read(options, digests, [*files, data.folder / "segment.json"]) | {"images": marks}
 

@@ -10,14 +10,14 @@ import pandas as pd
 
 from wsss.cells.regions import describe_cells
 from wsss.cells.scoring import normalise, resize
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError
 from wsss.core.console import progress, say
 from wsss.core.files import write_text
 from wsss.core.labels import parse_label
 from wsss.data.catalog import DataSet
 from wsss.data.origin import check_current, data_folder_of, marks_for, read_provenance
 from wsss.exports.annotations import label_map_of
-from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_run, plan_all, plan_oof, trained_since
+from wsss.inference.checkpoints import CamCheckpoint, check_fits, load_predicting, plan_all, plan_oof
 from wsss.inference.tables import is_mask_folder, iter_cells, prediction_files
 from wsss.models.cam_net import class_maps
 from wsss.models.device import choose_device
@@ -42,6 +42,7 @@ from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, at_file
 from wsss.runs.result_record import record_of, there_now
 from wsss.runs.run_folder import RunFolder
+from wsss.segmenters.masks import mask_files
 from wsss.stages import spread_evenly
 from wsss.stages.report_contents import (
     Contents,
@@ -66,19 +67,22 @@ LEAST = 0.01
 
 
 class Mapper:
-    """Computes class maps of one image after another with the networks of a run.
+    """Computes class maps of one image after another with the networks of a run that predicted it.
 
-    With `oof` each image's are of the network that never saw it, as its predictions are.
+    Args:
+        run: the run.
+        data: the data set of the images.
+        provenance: of the predictions.
 
     Raises:
-        DataError: the networks are damaged, or are not for this data set.
+        DataError: the run does not hold these networks, or they are damaged or not for this data set.
     """
 
-    def __init__(self, run: Path, data: DataSet, *, oof: bool) -> None:
+    def __init__(self, run: Path, data: DataSet, provenance: Mapping[str, Any]) -> None:
         self.data, self.device = data, choose_device(predicts=True)
-        checkpoints = load_run(run, self.device)
+        checkpoints = load_predicting(run, self.device, provenance)
         check_fits(checkpoints, data)
-        plan = plan_oof(checkpoints, data) if oof else plan_all(checkpoints, data)
+        plan = plan_oof(checkpoints, data) if provenance.get("oof") else plan_all(checkpoints, data)
         self._predicting: dict[int, list[CamCheckpoint]] = {
             i: predicting for predicting, indices in plan for i in indices
         }
@@ -108,7 +112,7 @@ def run(options: ReportOptions) -> int:
 
 
 def _read(options: ReportOptions, digests: Digests) -> dict[str, Any]:
-    files = [*prediction_files(options.preds), options.truth, options.masks]
+    files = [*prediction_files(options.preds), options.truth, *mask_files(options.masks)]
     scores = record_of(options.preds, "scores.json")
     recorded = [there_now(path, options.preds, scores) for path in (scores or {"read": {}})["read"].get("files", {})]
     if options.truth is None:
@@ -181,12 +185,7 @@ def _mapper(contents: Contents, run: Path | None) -> Mapper | None:
         return None
     if run is None:
         raise ConfigError("--maps needs the networks of the run, which has moved: pass its folder as --run.")
-    if changed := trained_since(contents.record):
-        raise DataError(
-            f"{some(changed, 3)} was trained again since {contents.options.preds} was predicted, so --maps would show "
-            "other networks than the scores are of: run python -m wsss.infer again, or leave --maps out."
-        )
-    return Mapper(run, contents.data, oof=bool(contents.record.get("oof")))
+    return Mapper(run, contents.data, contents.record)
 
 
 def _each_wanted(contents: Contents, wanted: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame | None]]:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from wsss.cells.instances import doubt_notes
-from wsss.core.checks import DataError, DiskError, exit_code, some
+from wsss.core.checks import ConfigError, DataError, DiskError, exit_code, some
 from wsss.core.console import progress, say, say_notes
 from wsss.core.csv_text import write_csv
 from wsss.core.files import digest_json, write_json
@@ -23,7 +24,7 @@ from wsss.runs.output import Output, in_folder
 from wsss.runs.result_record import SEGMENT
 from wsss.segmenters import UNET_WEIGHTS, AnyBackend, BackendOptions, choose_backend, make_backend
 from wsss.segmenters.many import RECORDABLE, Job, recount, segment_images
-from wsss.segmenters.masks import GivenCells, MaskFolder
+from wsss.segmenters.masks import GivenCells, MaskFolder, mask_files
 
 
 def run(options: SegmentOptions, overlap: Overlap | None = None) -> int:
@@ -49,7 +50,8 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, out
     if options.overwrite:
         remove_journal(path)
     began = time.perf_counter()
-    with Journal(path, output.read, folder, "or pass --overwrite true to find all cells again") as journal:
+    refusal = partial(_other_backend, folder, options.backend)
+    with Journal(path, output.read, folder, f"or {AGAIN}", refusal) as journal:
         todo = _unfinished(data, journal, output)
         if todo:
             (folder / "segments.csv").unlink(missing_ok=True)  # until it is whole again
@@ -64,6 +66,21 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, out
     _write(output.home, table, options, spent)
     output.publish(failed=table.ID[(table.status == "failed") & table.ID.isin(list(output.items))].tolist())
     return _report(table, len(todo), time.perf_counter() - began, spent)
+
+
+AGAIN = "pass --overwrite true to find all cells again"
+
+
+def _other_backend(folder: Path, backend: str, before: Mapping[str, Any]) -> str:
+    """Return the refusal to go on with cells that another backend found, perhaps the default of then; else ''."""
+    chosen = before.get("options")
+    known = chosen.get("backend") if isinstance(chosen, dict) else None
+    if known in (None, backend):
+        return ""
+    return (
+        f"{folder} holds cells found by the backend {known}, and {backend} would find others: keep them with --backend "
+        f"{known} (infer: --segment {known}), or {AGAIN}."
+    )
 
 
 def _backend_options(options: SegmentOptions, data: DataSet) -> BackendOptions:
@@ -111,7 +128,8 @@ def _marks(data: DataSet, options: SegmentOptions, digests: Digests) -> dict[str
         folder = MaskFolder(given, data.file_channels)
         mask_digests = digests.of_files([_mask_file(folder, name) for name in names])
     else:
-        mask_digests = [digests.of(given)] * len(names)
+        of_all = [digest for path in mask_files(given) if (digest := digests.of(path))]
+        mask_digests = ["".join(of_all)] * len(names)
     return {name: digest_json([int(crc[name]), digest]) for name, digest in zip(names, mask_digests, strict=True)}
 
 
@@ -127,19 +145,32 @@ def _unfinished(data: DataSet, journal: Journal, output: Output) -> list[int]:
     """Return the images that have no map yet, whose pixels or given masks have changed since, or that failed.
 
     Maps that were corrected by hand are kept, and their cells are counted again.
+
+    Raises:
+        ConfigError: an image, or its given masks, has changed since its map was corrected by hand.
     """
-    done, corrected, number = set(), [], {name: i for i, name in enumerate(data.ids)}
+    done, corrected, lost, number = set(), [], [], {name: i for i, name in enumerate(data.ids)}
     digests = Digests(output.seen)
     for name, record, _ in list(journal.items()):
-        if record["status"] != "ok" or record["mark"] != output.items.get(name):
+        if record["status"] != "ok" or name not in output.items:
             continue
         maps = [data.folder / path for path in (record["map"], record["nuclei"]) if path is not None]
         if not all(path.exists() for path in maps):
             continue
+        by_hand = record.get("digest", now := digests.of(maps[0])) != now
+        if record["mark"] != output.items[name]:
+            lost += [name] if by_hand or record.get("by_hand") else []
+            continue
         done.add(name)
-        if record.get("digest", now := digests.of(maps[0])) != now:
+        if by_hand:
             corrected.append(name)
-            journal.add(name, {**record, **recount(data, number[name]), "digest": now})
+            journal.add(name, {**record, **recount(data, number[name]), "digest": now, "by_hand": True})
+    if lost:
+        raise ConfigError(
+            f"the label maps of {some(lost)} in {data.folder / 'cells'} were corrected by hand, and their images or "
+            "given masks have changed since: delete them to find these cells again; to keep them, move the folder away "
+            "and take it with --backend masks --masks."
+        )
     if corrected:
         say(f"{some(corrected)}: the label maps were changed by hand since, and are kept.")
     return [i for i, (name, ok) in enumerate(zip(data.ids, data.ok, strict=True)) if ok and name not in done]

@@ -5,6 +5,7 @@ In the range test the rate climbs from step to step until the loss breaks away. 
 """
 
 import math
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -206,12 +207,12 @@ def open_tensorboard(folder: Path) -> Watch:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(f"tensorboard is not installed: {install('tensorboard')}, or drop the flag.") from error
-    writer = SummaryWriter(str(folder / "tensorboard"))
+    writer = cache(partial(SummaryWriter, str(folder / "tensorboard")))  # of several processes, only one writes
 
     def write(net: Net, row: dict[str, Any]) -> None:
         for name, value in row.items():
             if name != "epoch":
-                writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
-        writer.flush()
+                writer().add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        writer().flush()
 
     return write
