@@ -208,3 +208,21 @@ def test_excel_tables(tmp_path: Path) -> None:
         assert read_labels(path, HPA).labels == {"a": (18,), "b": (0, 16)}, name
         path.write_text(form.replace("Label", "rle").replace("label", "rle").replace("18", runs).replace("0|16", runs))
         assert TableMasks(path).masks("a", SIZE).ids == [1, 2], name
+
+
+@pytest.mark.parametrize("kind", ["pages", "reduced first", "thumbnail first", "two stacks"])
+def test_several_images_in_a_tiff(kind: str, tmp_path: Path) -> None:
+    path, planes = tmp_path / "a.tif", [(OBJECT * n).astype(np.uint8) for n in (50, 90)]
+    with tifffile.TiffWriter(path) as tiff:
+        small = [planes[0][::2, ::2].copy()] if "first" in kind else []
+        stacks = [np.stack(planes)] * 2 if kind == "two stacks" else planes
+        for page in [*small, *stacks]:  # a series each, as programs write that append page after page
+            tiff.write(page, photometric="minisblack", subfiletype=int(kind == "reduced first" and page is small[0]))
+    readers: list[Callable[[], object]] = [lambda: read_label_map(path), lambda: read_mask(path, SIZE, path)]
+    if kind in ("pages", "reduced first"):
+        np.testing.assert_array_equal(read_image([path], 2)[0], planes)
+    else:
+        readers.append(lambda: read_image([path], 2))
+    for reader in [*readers, lambda: LargeImage(path)]:
+        with pytest.raises(DataError, match="2 channels|several (images|pages)|2 stacks"):
+            reader()

@@ -23,7 +23,7 @@ from wsss.core.checks import DataError
 from wsss.core.files import composed
 from wsss.core.png_jpeg import PNG, Metadata, check_png, check_scans, png_metadata
 from wsss.core.reading import check_regular, named
-from wsss.core.tiff import PlaneChoice, alpha_places, orientation_of, stack_of, tiff_of
+from wsss.core.tiff import PlaneChoice, alpha_places, main_page, orientation_of, stack_of, tiff_of
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 LOSSY = (".jpg", ".jpeg")
@@ -414,8 +414,7 @@ def _decode_pillow(stream: Any, kind: str) -> np.ndarray:
 def _tiff_raster(
     tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, choice: PlaneChoice | None, where: str
 ) -> Raster:
-    page: Any = tiff.pages.first
-    stack = stack_of(tiff, source, opened, where)
+    stack, page = stack_of(tiff, source, opened, where), main_page(tiff)
     samples = stack.samples(choice, where)
     kind = getattr(page.photometric, "name", str(page.photometric))
     if kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG:
