@@ -224,5 +224,5 @@ def test_several_images_in_a_tiff(kind: str, tmp_path: Path) -> None:
     else:
         readers.append(lambda: read_image([path], 2))
     for reader in [*readers, lambda: LargeImage(path)]:
-        with pytest.raises(DataError, match="2 channels|several (images|pages)|2 stacks"):
+        with pytest.raises(DataError, match=r"2 channels|several (images|pages)|2 stacks"):
             reader()

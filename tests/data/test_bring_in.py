@@ -111,6 +111,17 @@ def test_imagej_labels_that_name_channels_are_used(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, np.stack([image[::-1][labels.index(name)] for name in CHANNELS]))
 
 
+def test_names_of_some_channels_that_stand_elsewhere_are_not_passed_over(tmp_path: Path) -> None:
+    image, path = planes(), tmp_path / "x.tif"
+    tifffile.imwrite(path, image, imagej=True, metadata={"axes": "CYX", "Labels": ["s1 GFP", "s1 DAPI", "", ""]})
+    with pytest.raises(DataError, match="calls its channels s1 GFP, s1 DAPI"):
+        read_image([path], 4, names=("DAPI", "GFP", "Cy3", "Cy5"))
+    np.testing.assert_array_equal(read_image([path], 2, names=("DAPI", "GFP"))[0], image[[1, 0]])
+    names = ["Alexa 488", "Alexa 568", "Alexa 647", "DAPI"]
+    tifffile.imwrite(path, image, ome=True, metadata={"axes": "CYX", "Channel": {"Name": names}})
+    np.testing.assert_array_equal(read_image([path], 2, names=("DAPI", "488"))[0], image[[3, 0]])
+
+
 def write_list(folder: Path, text: str) -> Path:
     (folder / "path_list.csv").write_text(text)
     return folder / "path_list.csv"
@@ -214,6 +225,32 @@ def test_the_stacks_of_ome_zarr_are_chosen_from(tmp_path: Path, version: int) ->
     np.testing.assert_array_equal(found, image // 2)
     found = read_image([tmp_path / "x.zarr"], 4, choice=parse_choice("", "max"))[0]
     np.testing.assert_array_equal(found, image)
+
+
+def test_metadata_of_ome_zarr_of_other_writers_say_what_is_meant(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    image, path = planes(), tmp_path / "x.zarr"
+
+    def read(**facts: object) -> np.ndarray:
+        zarr.open_group(path, mode="a").attrs.update(facts)
+        return read_image([path], 4, names=CHANNELS)[0]
+
+    write_zarr(path, image[None, :, None], "tczyx", 2)
+    np.testing.assert_array_equal(read(multiscales=[{"datasets": [{"path": "0"}]}]), image)  # 0.1 names no axes
+    zarr.open_group(path, mode="a").create_array("1", data=image[None, :, None, ::2, ::2])
+    scales = [{"type": "scale", "scale": [1, 1, 1, edge, edge]} for edge in (1, 2)]
+    levels = [{"path": str(k), "coordinateTransformations": [scale]} for k, scale in enumerate(scales)]
+    np.testing.assert_array_equal(read(multiscales=[{"datasets": levels[::-1]}]), image)
+    assert read_header(path).pixel_um == 0
+    with pytest.raises(DataError, match="calls its channels blue, green, , "):  # two of four have a name
+        read(omero={"channels": [{"label": "blue"}, {"label": "green"}]})
+    write_zarr(path, image, "cyx", 2)
+    axes = [{"name": "slice", "type": "space"}, {"name": "y"}, {"name": "x"}]
+    with pytest.raises(DataError, match=r"is a stack \(Z"):
+        read(multiscales=[{"axes": axes, "datasets": [{"path": "0"}]}])
+    zarr.open_array(tmp_path / "y.zarr", mode="w", shape=(4, 8, 8), dtype="u1")
+    with pytest.raises(DataError, match=r"y\.zarr is no OME-Zarr image"):
+        read_image([tmp_path / "y.zarr"], 4)
 
 
 @pytest.mark.parametrize(
