@@ -192,10 +192,10 @@ MOST_TAGS = 5 * MOST_PLANES
 """Of an OME-XML; a plane in a file of its own has five."""
 AXES = "CZT"
 
-_UM = {"nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "centimeter": 1e4, "inch": 25400.0}
+_UM = {"nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "centimeter": 1e4}
 _UM |= dict.fromkeys(("µm", "μm", "um", "\\u00b5m", "micron", "microns", "micrometer", "micrometre"), 1.0)
-MOST_UM = 1e3
-"""Edge of a pixel; a larger one is no microscope's."""
+MOST_UM = 50.0
+"""Edge of a pixel; a larger one is no microscope's, but a printer's, as programs write 72 or 300 dots per inch."""
 
 
 def in_um(length: float | str, unit: str) -> float:

@@ -394,8 +394,8 @@ def read_header(path: Path, choice: PlaneChoice = NO_CHOICE, *, join: bool = Tru
     else:
         with open_raster(path, choice=choice, join=join) as raster:
             header = raster.header
-            if raster.greys is not None:
-                header = replace(header, palette=False, bits=8, dtype="uint8")
+            if (greys := raster.greys) is not None:
+                header = replace(header, palette=False, bits=8, dtype="uint8", inverted=bool(greys[0] > greys[-1]))
     if header.photometric:
         raise DataError(
             f"{path.name} is a TIFF of kind {header.photometric}, expected grey values (MINISBLACK, MINISWHITE) or RGB."
