@@ -29,8 +29,8 @@ LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 LOSSY = (".jpg", ".jpeg")
 SUFFIXES = (*LOSSLESS, *LOSSY)
 """Endings of picture files, in any case; `.ome` before them is no part of an ID."""
-UNREAD = (".gif", ".webp", ".jp2", ".heic", ".dcm", ".czi", ".nd2", ".lif", ".lsm", ".stk", ".oib", ".oif", ".vsi")
-UNREAD += (".ims", ".svs", ".ndpi", ".scn", ".mrxs", ".dv", ".h5", ".hdf5", ".mat", ".nrrd", ".nii", ".mhd")
+_UNREAD = "gif webp jp2 heic dcm czi nd2 lif lsm stk oib oif vsi ims svs ndpi scn mrxs dv h5 hdf5 mat nrrd nii mhd"
+UNREAD = tuple(f".{form}" for form in _UNREAD.split())
 """Endings of pictures that are not read."""
 MOST_PIXELS = 2**27
 """Most pixels of a plane (11,585 squared); more is refused from the header, before anything is decoded."""
