@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
@@ -208,3 +209,101 @@ def test_excel_tables(tmp_path: Path) -> None:
         assert read_labels(path, HPA).labels == {"a": (18,), "b": (0, 16)}, name
         path.write_text(form.replace("Label", "rle").replace("label", "rle").replace("18", runs).replace("0|16", runs))
         assert TableMasks(path).masks("a", SIZE).ids == [1, 2], name
+
+
+@pytest.mark.parametrize("kind", ["pages", "reduced first", "thumbnail first", "two stacks"])
+def test_several_images_in_a_tiff(kind: str, tmp_path: Path) -> None:
+    path, planes = tmp_path / "a.tif", [(OBJECT * n).astype(np.uint8) for n in (50, 90)]
+    with tifffile.TiffWriter(path) as tiff:
+        small = [planes[0][::2, ::2].copy()] if "first" in kind else []
+        stacks = [np.stack(planes)] * 2 if kind == "two stacks" else planes
+        for page in [*small, *stacks]:  # a series each, as programs write that append page after page
+            tiff.write(page, photometric="minisblack", subfiletype=int(kind == "reduced first" and page is small[0]))
+    readers: list[Callable[[], object]] = [lambda: read_label_map(path), lambda: read_mask(path, SIZE, path)]
+    if kind in ("pages", "reduced first"):
+        np.testing.assert_array_equal(read_image([path], 2)[0], planes)
+    else:
+        readers.append(lambda: read_image([path], 2))
+    for reader in [*readers, lambda: LargeImage(path)]:
+        with pytest.raises(DataError, match=r"2 channels|several (images|pages)|2 stacks"):
+            reader()
+
+
+def outline(y: int, x: int, kind: str, said: str = "objectType", size: int = 8, **plane: int) -> dict[str, Any]:
+    ring = [[x, y], [x + size, y], [x + size, y + size], [x, y + size], [x, y]]
+    geometry = {"type": "Polygon", "coordinates": [ring]} | ({"plane": plane} if plane else {})
+    feature = {"type": "Feature", "geometry": geometry, "properties": {} if said == "id" else {said: kind}}
+    return feature | ({"id": f"Path{kind.title()}Object"} if said == "id" else {})
+
+
+@pytest.mark.parametrize("said", ["objectType", "object_type", "id"])
+def test_objects_of_qupath_that_are_no_cells(said: str, tmp_path: Path) -> None:
+    cells = [outline(2, 3, "cell", said), outline(20, 30, "cell", said)]
+    others = [
+        outline(0, 0, "annotation", said, 39),
+        outline(4, 5, "detection", said, 2),
+        outline(0, 0, "tile", said, 30),
+    ]
+
+    def sizes(*features: dict[str, Any]) -> list[int]:
+        (tmp_path / "A.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        return np.bincount(masks(tmp_path).cells.ravel())[1:].tolist()
+
+    assert sizes(*others, *cells) == [64, 64]
+    assert sizes(*others) == [4]  # a detection within a region and a tile
+    with pytest.raises(DataError, match="outlines of 2 planes of a stack"):
+        sizes(outline(2, 3, "cell", said, z=0), outline(20, 30, "cell", said, z=1))
+    with pytest.raises(DataError, match="has 1 features, but no Polygon"):
+        sizes({"type": "Feature", "geometry": {"type": "Point", "coordinates": [3, 4]}, "properties": {}})
+    assert sizes() == []
+
+
+def test_coco_of_other_writers(tmp_path: Path) -> None:
+    box = [[3, 2], [12, 2], [12, 10], [3, 10]]
+    flat = [3, 2, 12, 2, 12, 10, 3, 10]
+    one = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [3, 2, 9, 8]}
+    images = [{"id": 1, "file_name": "A.png", "height": SIZE[0], "width": SIZE[1]}]
+
+    def area(segmentation: Any, **more: Any) -> int:
+        content = {"images": images, "annotations": [one | {"segmentation": segmentation} | more], "categories": []}
+        (tmp_path / "c.json").write_text(json.dumps(content))
+        return int((masks(tmp_path / "c.json").cells > 0).sum())
+
+    assert [area(form) for form in ([flat], flat, [box], box, [[], flat])] == [72] * 5
+    for none in ([], [[str(n) for n in flat]], [[{"x": 3, "y": 2}] * 4], [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]]):
+        with pytest.raises(DataError, match="no annotation outlines anything"):
+            area(none)
+    with pytest.raises(DataError, match="all 1 annotations are crowds"):
+        area([flat], iscrowd=1)
+    counts = list(rle.encode_label_map(CELLS).values())
+    pd.DataFrame({"ID": "A", "cell_id": range(1, 6), "rle": counts}).to_parquet(tmp_path / "t.parquet")  # of bytes
+    np.testing.assert_array_equal(masks(tmp_path / "t.parquet").cells, CELLS)
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_shapes_in_transparency_alone(colour: int, tmp_path: Path) -> None:
+    def write(path: Path) -> None:
+        planes = [np.full(SIZE, colour)] * 3 + [OBJECT * 255]
+        Image.fromarray(np.stack(planes, -1).astype(np.uint8)).save(path)
+
+    write(tmp_path / "A.png")
+    for reader in (lambda: read_label_map(tmp_path / "A.png"), lambda: mask_set(tmp_path / "set", write)):
+        with pytest.raises(DataError, match="its shapes are in its transparency"):
+            reader()
+
+
+def test_pictures_of_forms_that_are_not_read_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / "a" / folder).mkdir(parents=True)
+        Image.fromarray(OBJECT.astype(np.uint8) * 255).save(tmp_path / "a" / folder / "a.png")
+    (tmp_path / "a/images/b.czi").write_bytes(b"x")
+    prepared(tmp_path / "a/images", tmp_path / "out")
+    open_masks(tmp_path / "a")
+    assert capsys.readouterr().out.count("1 files are of forms that are not read, and left out: b.czi") == 2
+    (tmp_path / "a/images/b.czi").unlink()
+    for name in ("b.gif", "b.npy"):
+        (tmp_path / "a/masks" / name).write_bytes(b"x")
+        for folder in (tmp_path / "a", tmp_path):  # an object a file, in the second
+            with pytest.raises(DataError, match=f"masks holds {name}, which is no form"):
+                open_masks(folder)
+        (tmp_path / "a/masks" / name).unlink()

@@ -52,6 +52,16 @@ def test_names_with_a_separator_in_them_stand_beside_others() -> None:
         reader.read("wild type|a|b")
 
 
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [("GFP+,none", "GFP-"), ("0,1,2", "-1"), (">2,other", "<2"), ("CD4+ CD8-,none", "CD4- CD8+"), ("ER,Golgi", "ER?")],
+)
+def test_a_sign_makes_another_name(names: str, text: str) -> None:
+    with pytest.raises(ValueError, match="neither a class id nor a class name"):
+        LabelReader(ClassList(tuple(names.split(",")), None)).read(text)
+    assert LabelReader(ClassList(("gfp+", "GFP-", "wild type"), None)).read("GFP+|gfp-|Wild-Type") == ((0, 1, 2), [])
+
+
 def test_channels_that_differ_only_in_case_are_refused_and_roles_find_them_in_any() -> None:
     with pytest.raises(ConfigError, match="expected different names"):
         channel_names("DAPI,dapi")

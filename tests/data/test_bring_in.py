@@ -2,8 +2,10 @@
 
 import json
 import os
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -111,6 +113,17 @@ def test_imagej_labels_that_name_channels_are_used(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, np.stack([image[::-1][labels.index(name)] for name in CHANNELS]))
 
 
+def test_names_of_some_channels_that_stand_elsewhere_are_not_passed_over(tmp_path: Path) -> None:
+    image, path = planes(), tmp_path / "x.tif"
+    tifffile.imwrite(path, image, imagej=True, metadata={"axes": "CYX", "Labels": ["s1 GFP", "s1 DAPI", "", ""]})
+    with pytest.raises(DataError, match="calls its channels s1 GFP, s1 DAPI"):
+        read_image([path], 4, names=("DAPI", "GFP", "Cy3", "Cy5"))
+    np.testing.assert_array_equal(read_image([path], 2, names=("DAPI", "GFP"))[0], image[[1, 0]])
+    names = ["Alexa 488", "Alexa 568", "Alexa 647", "DAPI"]
+    tifffile.imwrite(path, image, ome=True, metadata={"axes": "CYX", "Channel": {"Name": names}})
+    np.testing.assert_array_equal(read_image([path], 2, names=("DAPI", "488"))[0], image[[3, 0]])
+
+
 def write_list(folder: Path, text: str) -> Path:
     (folder / "path_list.csv").write_text(text)
     return folder / "path_list.csv"
@@ -216,6 +229,32 @@ def test_the_stacks_of_ome_zarr_are_chosen_from(tmp_path: Path, version: int) ->
     np.testing.assert_array_equal(found, image)
 
 
+def test_metadata_of_ome_zarr_of_other_writers_say_what_is_meant(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    image, path = planes(), tmp_path / "x.zarr"
+
+    def read(**facts: object) -> np.ndarray:
+        zarr.open_group(path, mode="a").attrs.update(facts)
+        return read_image([path], 4, names=CHANNELS)[0]
+
+    write_zarr(path, image[None, :, None], "tczyx", 2)
+    np.testing.assert_array_equal(read(multiscales=[{"datasets": [{"path": "0"}]}]), image)  # 0.1 names no axes
+    zarr.open_group(path, mode="a").create_array("1", data=image[None, :, None, ::2, ::2])
+    scales = [{"type": "scale", "scale": [1, 1, 1, edge, edge]} for edge in (1, 2)]
+    levels = [{"path": str(k), "coordinateTransformations": [scale]} for k, scale in enumerate(scales)]
+    np.testing.assert_array_equal(read(multiscales=[{"datasets": levels[::-1]}]), image)
+    assert read_header(path).pixel_um == 0
+    with pytest.raises(DataError, match="calls its channels blue, green, , "):  # two of four have a name
+        read(omero={"channels": [{"label": "blue"}, {"label": "green"}]})
+    write_zarr(path, image, "cyx", 2)
+    axes = [{"name": "slice", "type": "space"}, {"name": "y"}, {"name": "x"}]
+    with pytest.raises(DataError, match=r"is a stack \(Z"):
+        read(multiscales=[{"axes": axes, "datasets": [{"path": "0"}]}])
+    zarr.open_array(tmp_path / "y.zarr", mode="w", shape=(4, 8, 8), dtype="u1")
+    with pytest.raises(DataError, match=r"y\.zarr is no OME-Zarr image"):
+        read_image([tmp_path / "y.zarr"], 4)
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -253,3 +292,43 @@ def test_an_ome_zarr_unpickles_nothing_and_stays_in_its_folder(tmp_path: Path) -
     os.mkfifo(tmp_path / "x.zarr/0/0.0.0.part")
     with pytest.raises(DataError, match="is no ordinary file"):
         read_image([tmp_path / "x.zarr"], 4)
+
+
+@pytest.mark.parametrize(
+    ("names", "channels", "expected", "note"),
+    [
+        (["s1_DAPI_GFP.png", "s2_DAPI_GFP.png"], "DAPI,GFP", {"s1_DAPI_GFP": 1, "s2_DAPI_GFP": 1}, ""),
+        (["p_red_green_blue_yellow.png"], ",".join(CHANNELS), {"p_red_green_blue_yellow": 1}, ""),
+        (["x_red_red.png", "x_red_green.png"], "red,green", {"x_red": 2}, ""),
+        (["A01F001Z01C01.png", "A01F001Z01C02.png"], "C01,C02", {"A01F001Z01": 2}, ""),
+        (["A01F001Z01C01.png", "A01F001Z01C02.png"], "DAPI", {"A01F001Z01C01": 1, "A01F001Z01C02": 1}, "DAPI=C01"),
+        (["a_DAPI_000.png", "a_GFP_000.png"], "DNA", {"a_DAPI_000": 1, "a_GFP_000": 1}, "DNA=DAPI_000"),
+        (["a_DAPI_1.png", "a_GFP_1.png", "a_DAPI_2.png", "a_GFP_2.png"], "DAPI", {}, "rename the files as <ID>_DAPI"),
+        (["DAPI_a.png", "GFP_a.png"], "DAPI", {"DAPI_a": 1, "GFP_a": 1}, "rename the files as <ID>_DAPI"),
+    ],
+)
+def test_names_of_channels_in_names_of_files(
+    names: list[str], channels: str, expected: dict[str, int], note: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = find_images(tmp_path, tuple(channels.split(",")))
+    if expected:
+        assert {image.ID: len(image.names) for image in found.images} == expected
+    assert not any(image.reason for image in found.images)
+    assert (note in " ".join(found.notes)) if note else not found.notes
+
+
+def test_dots_per_inch_are_no_size_of_pixels_and_a_transparent_colour_is_no_channel(tmp_path: Path) -> None:
+    image = planes()
+    for unit, per_unit in (("inch", 300), ("cm", 118), ("cm", 28)):
+        words, resolution = {"axes": "CYX", "unit": unit}, (per_unit, per_unit)
+        tifffile.imwrite(tmp_path / "x.tif", image, imagej=True, metadata=words, resolution=resolution)
+        assert read_header(tmp_path / "x.tif").pixel_um == 0
+    cv2.imwrite(str(tmp_path / "x.png"), np.moveaxis(image[2::-1], 0, -1).astype(np.uint16) * 257)
+    content = (tmp_path / "x.png").read_bytes()
+    chunk = b"tRNS" + image[:3, 0, 0].astype(">u2").tobytes()
+    at = content.index(b"IDAT") - 4
+    chunk = len(chunk[4:]).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    (tmp_path / "x.png").write_bytes(content[:at] + chunk + content[at:])
+    np.testing.assert_array_equal(read_image([tmp_path / "x.png"], 3, names=CHANNELS[:3])[0], image[:3])

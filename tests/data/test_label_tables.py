@@ -55,6 +55,29 @@ def test_one_hot_columns_are_read_by_id_or_name(tmp_path: Path, names: str, row:
     assert read_labels(table(tmp_path, f"ID,source,{names}\n{row}\n"), THREE).labels == {"a": (0, 2)}
 
 
+def test_a_label_column_and_one_hot_columns_must_agree(tmp_path: Path) -> None:
+    classes = ClassList(("one", "two", "three"), None)
+    agreed = read_labels(table(tmp_path, "ID,Label,one,two,three\na,one|two,1,1,0\nb,,0,0,0\n"), classes)
+    assert agreed.labels == {"a": (0, 1), "b": ()}
+    with pytest.raises(DataError, match=r"row 2: classes is '2', but the columns of the classes say '0\|1'"):
+        read_labels(table(tmp_path, "ID,classes,one,two,three\na,2,1,1,0\n"), classes)  # how many there are
+    scores = read_labels(table(tmp_path, "ID,Label,0,1,2\na,2,0.1,0.2,0.7\n"), classes)
+    assert scores.labels == {"a": (2,)}
+
+
+def test_ids_of_2018_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_labels(table(tmp_path, "Id,Target\na,8 18\n"), HPA).labels == {"a": (12, 17)}
+    assert "Target is read as the 28 classes of the 2018 competition" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["plates/1/a.tif", "C:\\plates\\a.ome.tif"])
+def test_an_image_may_be_named_by_the_path_of_its_file(name: str, tmp_path: Path) -> None:
+    assert read_labels(table(tmp_path, f"ID,Label\n{name},one\n"), THREE).labels == {"a": (0,)}
+    assert read_cell_truth(table(tmp_path, f"ID,cell,Label\n{name},1,one\n"), THREE).ids.tolist() == ["a"]
+    with pytest.raises(DataError, match="has a path in it"):
+        read_labels(table(tmp_path, "ID,Label\nplates/1/a,one\n"), THREE)
+
+
 def test_one_hot_columns_may_be_in_another_case(tmp_path: Path) -> None:
     classes = ClassList(("alpha", "Beta"), None)
     assert read_labels(table(tmp_path, "ID,BETA,Alpha\na,1,0\n"), classes).labels == {"a": (1,)}

@@ -43,6 +43,8 @@ SEPARATORS = "_- ."
 """What may stand between the ID and the channel in a file's name."""
 _GUID = re.compile(r"(?<=_w\d)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
 """What MetaMorph puts behind the channel."""
+_GLUED = re.compile(r"C\d\d", re.IGNORECASE)
+"""A channel that stands behind a digit without a separator, as Yokogawa's do: ...L01A01Z01C01."""
 _OF_IMAGEJ = re.compile(r"C\d+", re.IGNORECASE)
 """What ImageJ puts before the ID; other words there, as in cell-1, are part of it."""
 
@@ -56,10 +58,12 @@ def split_channel(stem: str, channels: Iterable[str]) -> tuple[str, str]:
     stem = _GUID.sub("", stem)
     plain = stem.lower()
     longer = [name for name in channels if len(name) + 1 < len(stem)]
-    fitting = [name for name in longer if plain.endswith(name.lower()) and stem[-len(name) - 1] in SEPARATORS]
-    if fitting:
+    ending = [name for name in longer if plain.endswith(name.lower())]
+    if fitting := [name for name in ending if stem[-len(name) - 1] in SEPARATORS]:
         channel = max(fitting, key=len)
         return stem[: -len(channel) - 1], channel
+    if glued := [name for name in ending if _GLUED.fullmatch(name) and stem[-len(name) - 1].isdigit()]:
+        return stem[: -len(glued[0])], glued[0]
     first, _, ID = stem.partition("-")
     channel = next((name for name in longer if name.lower() == first.lower() and _OF_IMAGEJ.fullmatch(name)), "")
     return (ID, channel) if channel else (stem, "")
@@ -68,27 +72,36 @@ def split_channel(stem: str, channels: Iterable[str]) -> tuple[str, str]:
 def with_channel(ID: str, channel: str) -> list[str]:
     """Return the names without suffix that the file of a channel may have, see `split_channel`."""
     in_front = [f"{channel}-{ID}"] if _OF_IMAGEJ.fullmatch(channel) else []
-    return [*(f"{ID}{separator}{channel}" for separator in SEPARATORS), *in_front]
+    glued = [f"{ID}{channel}"] if _GLUED.fullmatch(channel) else []
+    return [*(f"{ID}{separator}{channel}" for separator in SEPARATORS), *in_front, *glued]
 
 
-_MARK = re.compile(r"(?:(?<![a-z0-9])(?:w|ch|c)\d{1,2}|(?<=\d)c\d\d$)(?!\d)", re.IGNORECASE)
+_STAINS = r"dapi|hoechst|e?[gycr]fp|mcherry|fitc|tritc|txred|texasred|cy[2357]|alexa\d+|af\d{3}|red|green|blue|yellow"
+_MARK = re.compile(
+    rf"(?:(?<![a-z0-9])(?:w|ch|c)\d{{1,2}}|(?<=\d)c\d\d$)(?!\d)|(?<![a-z0-9])(?:{_STAINS})(?![a-z0-9])", re.IGNORECASE
+)
 
 
 def unnamed_channels(stems: Iterable[str]) -> list[str]:
-    """Return in what names differ that are alike but for w1 and w2, ch1 and ch2, or c1 and c2, if most names do.
+    """Return in what names differ that are alike but for w1 and w2, ch1 and ch2, or the names of stains, if most do.
+
+    Where they go on in many ways behind it, it is that word alone, which --channels cannot name.
 
     Example:
         >>> unnamed_channels(["r01-ch1sk1", "r01-ch2sk1", "r02-ch1sk1", "r02-ch2sk1"])
         ['ch1sk1', 'ch2sk1']
     """
-    marks: dict[str, set[str]] = {}
+    marks: dict[str, set[tuple[str, str]]] = {}
     stems = [_GUID.sub("", stem) for stem in stems]
     for stem in stems:
         if found := _MARK.search(stem):
             mark = stem[found.start() :] if found.start() else found[0]  # what --channels can name
-            marks.setdefault(stem[: found.start()] + "*" + stem[found.end() :], set()).add(mark)
+            marks.setdefault(stem[: found.start()] + "*" + stem[found.end() :], set()).add((found[0], mark))
     several = [of_image for of_image in marks.values() if len(of_image) > 1]
-    return sorted(set().union(*several)) if 2 * sum(map(len, several)) > len(stems) else []
+    if 2 * sum(map(len, several)) <= len(stems):
+        return []
+    words, named = ({pair[k] for of_image in several for pair in of_image} for k in (0, 1))
+    return sorted(named if len(named) == len(words) else words)
 
 
 def default_roles(channels: Sequence[str]) -> tuple[str, ...]:

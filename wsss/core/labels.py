@@ -53,6 +53,9 @@ KAGGLE2018_TO_HPA: dict[int, int | None] = {
 """Class of the 2018 competition -> class here; None has no counterpart (cytokinetic bridge, rods and rings)."""
 
 
+LABEL_COLUMNS = ("Label", "Labels", "class", "classes", "location", "locations")
+"""Names of the column of a table with the labels, in order of preference."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -163,10 +166,14 @@ _SIGN = re.compile(r"[^\w .()\[\]{}'\"-]")
 """Signs that may be separators as well."""
 
 
+_MEANT = re.compile(r"[^\W_]+|[+<>=≤≥≠~!?±%¬↑↓]|(?<!\w)[-−](?=\w)|(?<=\w)[-−](?!\w)")
+"""Words, and signs that make another name: GFP+ and GFP-, <2 and >2; '-' only where it joins no two words."""
+
+
 def _key(name: str) -> str:
-    """Return what two spellings of a name have in common: letters and digits, in words."""
+    """Return what two spellings of a name have in common: its words, and signs that mean something."""
     text = unicodedata.normalize("NFKC", name).casefold().replace("&", " and ")
-    return " ".join(re.findall(r"[^\W_]+", text)) or text
+    return " ".join(_MEANT.findall(text)).replace("−", "-") or text
 
 
 class LabelReader:

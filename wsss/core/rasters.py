@@ -23,12 +23,15 @@ from wsss.core.checks import DataError
 from wsss.core.files import composed
 from wsss.core.png_jpeg import PNG, Metadata, check_png, check_scans, png_metadata
 from wsss.core.reading import check_regular, named
-from wsss.core.tiff import PlaneChoice, alpha_places, orientation_of, stack_of, tiff_of
+from wsss.core.tiff import PlaneChoice, alpha_places, main_page, orientation_of, stack_of, tiff_of
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 LOSSY = (".jpg", ".jpeg")
 SUFFIXES = (*LOSSLESS, *LOSSY)
 """Endings of picture files, in any case; `.ome` before them is no part of an ID."""
+_UNREAD = "gif webp jp2 heic dcm czi nd2 lif lsm stk oib oif vsi ims svs ndpi scn mrxs dv h5 hdf5 mat nrrd nii mhd"
+UNREAD = tuple(f".{form}" for form in _UNREAD.split())
+"""Endings of pictures that are not read."""
 MOST_PIXELS = 2**27
 """Most pixels of a plane (11,585 squared); more is refused from the header, before anything is decoded."""
 MOST_EDGE = 2**17
@@ -162,9 +165,13 @@ class Raster:
             expected: what it should be, likewise.
 
         Raises:
-            DataError: it has several planes.
+            DataError: it has several planes, or one colour alone and shapes in its transparency.
         """
         numbers = self.numbers()
+        if self.header.alpha and (numbers == numbers[:1, :1]).all():
+            alpha = self.decode()[..., self.header.samples :]
+            if (alpha != alpha[:1, :1]).any():
+                raise DataError(f"{where} is of one colour, its shapes are in its transparency, expected {expected}.")
         is_grey = self.header.names[:3] == _COLOURS[:3] and (numbers == numbers[..., :1]).all()
         if numbers.shape[-1] != 1 and not is_grey:
             kind = "colours" if self.header.names[:3] == _COLOURS[:3] else f"{numbers.shape[-1]} channels"
@@ -202,8 +209,9 @@ _IMAGE = re.compile(r"(\.ome)?\.(png|jpe?g|tiff?|bmp|webp|zarr|czi|nd2|lif)$", r
 
 
 def without_suffix(name: str) -> str:
-    """Return the ID that a table means by an ID or the name of an image's file; see also `stem_of`."""
-    return _IMAGE.sub("", name)
+    """Return the ID that a table means by an ID, or by the name or path of an image's file; see also `stem_of`."""
+    stem = _IMAGE.sub("", name)
+    return name if stem == name else re.split(r"[/\\]", stem)[-1]
 
 
 def files_by_id(folder: Path, endings: Collection[str], expected: str) -> dict[str, Path]:
@@ -395,7 +403,8 @@ def _decode_png(stream: Any, bits: int, wide: bool, where: str) -> np.ndarray:
     content = stream.read()
     check_png(content, where)
     if wide:  # Pillow reads 16-bit colour as 8 bit
-        return np.asarray(imagecodecs.png_decode(content))
+        samples = _PNG_SAMPLES[_png_kind(stream)[1]]  # a colour that is transparent adds one
+        return np.asarray(imagecodecs.png_decode(content))[..., :samples]
     pixels = _decode_pillow(io.BytesIO(content), "PNG")
     if bits == 16:
         return pixels.astype(np.uint16)
@@ -414,8 +423,7 @@ def _decode_pillow(stream: Any, kind: str) -> np.ndarray:
 def _tiff_raster(
     tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, choice: PlaneChoice | None, where: str
 ) -> Raster:
-    page: Any = tiff.pages.first
-    stack = stack_of(tiff, source, opened, where)
+    stack, page = stack_of(tiff, source, opened, where), main_page(tiff)
     samples = stack.samples(choice, where)
     kind = getattr(page.photometric, "name", str(page.photometric))
     if kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG:

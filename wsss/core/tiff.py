@@ -192,10 +192,10 @@ MOST_TAGS = 5 * MOST_PLANES
 """Of an OME-XML; a plane in a file of its own has five."""
 AXES = "CZT"
 
-_UM = {"nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "centimeter": 1e4, "inch": 25400.0}
+_UM = {"nm": 1e-3, "nanometer": 1e-3, "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "centimeter": 1e4}
 _UM |= dict.fromkeys(("µm", "μm", "um", "\\u00b5m", "micron", "microns", "micrometer", "micrometre"), 1.0)
-MOST_UM = 1e3
-"""Edge of a pixel; a larger one is no microscope's."""
+MOST_UM = 50.0
+"""Edge of a pixel; a larger one is no microscope's, but a printer's, as programs write 72 or 300 dots per inch."""
 
 
 def in_um(length: float | str, unit: str) -> float:
@@ -341,6 +341,7 @@ def _read(pixels: ElementTree.Element, name: str, uuid: str, companion: bool) ->
     if not blocks and not companion:  # the pages are the planes in their order
         _place(places, lengths, order, dict.fromkeys(order, 0), total, ("", 0))
     names = tuple(node.get("Name") or "" for node in channels)
+    names += ("",) * (lengths["C"] - len(names)) if names else ()
     pixel = in_um(pixels.get("PhysicalSizeX") or 0, pixels.get("PhysicalSizeXUnit") or "µm")
     return OmeImage((lengths["C"], lengths["Z"], lengths["T"]), names, places, pixel_um=pixel)
 
@@ -428,14 +429,32 @@ def orientation_of(page: Any) -> int:
     return xmp_orientation(bytes(xmp.value)) if xmp is not None and isinstance(xmp.value, bytes | tuple) else 1
 
 
-def first_series(tiff: tifffile.TiffFile) -> Any:
-    """Return the first series of a TIFF, of its own pages alone."""
+def image_series(tiff: tifffile.TiffFile) -> list[Any]:
+    """Return the series of a TIFF, of its own pages alone, that is its image; several of one page each are its planes.
+
+    Programs that write page after page (tifffile with `append` or a writer) leave a series for each of them. Reduced
+    copies and masks of transparency, which are declared as such, do not count.
+
+    Raises:
+        ValueError: there are several images of the size of the first, or a larger one behind it.
+    """
     vars(tiff).update(is_ndtiff=False, is_mmstack=False)  # these would look for other files
-    series = tiff.series[0]
-    in_page: int = math.prod(tiff.pages.first.shape)
-    if (count := math.prod(series.shape) // max(1, in_page)) > MOST_PLANES:
+    every: list[Any] = [one for one in tiff.series if not one.keyframe.subfiletype & 5] or list(tiff.series)
+    first, in_page = every[0], math.prod(every[0].keyframe.shape)
+    found = [one for one in every if (one.shape, one.axes, one.dtype) == (first.shape, first.axes, first.dtype)]
+    if (count := len(found) * math.prod(first.shape) // max(1, in_page)) > MOST_PLANES:
         raise ValueError(f"it describes {count} planes, more than {MOST_PLANES} are not read")
-    return series
+    if len(found) > 1 and len(first.pages) > 1:
+        raise ValueError(f"it holds {len(found)} stacks of one size, expected one image")
+    sizes = [one.keyframe.imagelength * one.keyframe.imagewidth for one in every]
+    if max(sizes) > sizes[0]:
+        raise ValueError("it holds several images, and the first is not the largest: expected one")
+    return found
+
+
+def main_page(tiff: tifffile.TiffFile) -> Any:
+    """Return the first page of a TIFF's image, which says what kind of pixels it has."""
+    return tiff.pages.first if tiff.ome_metadata else image_series(tiff)[0].keyframe
 
 
 def stack_of(tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, where: str) -> Stack:
@@ -451,11 +470,14 @@ def stack_of(tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, wh
         DataError: its pages are no planes of one size, or some are missing.
         Exception: whatever tifffile makes of a broken file.
     """
-    page: Any = tiff.pages.first
-    if tiff.is_ome and tiff.ome_metadata:
+    if tiff.ome_metadata:
         return _ome_stack(tiff, ome_of(str(tiff.ome_metadata), source, where), source, opened, where)
-    series = first_series(tiff)
+    series, *others = image_series(tiff)
+    page = series.keyframe
     axes, shape, pages = series.get_axes(False), series.get_shape(False), list(series.pages)
+    if others:
+        pages = [one.pages[0] for one in (series, *others)]
+        axes, shape = f"Q{page.axes}", (len(pages), *page.shape)
     page_ndim = len(page.shape)
     names = tuple(str(label) for label in (tiff.imagej_metadata or {}).get("Labels") or [])
     lead = shape[: len(shape) - page_ndim]

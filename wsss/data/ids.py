@@ -9,7 +9,7 @@ from wsss.core.channels import split_channel
 from wsss.core.checks import DataError, some
 from wsss.core.files import composed
 from wsss.core.labels import HPA_CHANNELS
-from wsss.core.rasters import without_suffix
+from wsss.core.rasters import UNREAD, without_suffix
 
 LONGEST = 200
 """Longest ID, in UTF-8 bytes: file systems take names of 255, and suffixes are added."""
@@ -124,3 +124,11 @@ def result_notes(names: Collection[str]) -> list[str]:
         "they are images, rename them."
     )
     return [what] if names else []
+
+
+def unread_notes(names: Iterable[str]) -> list[str]:
+    """Return a note, or none, on those of the names of files that are pictures of forms that are not read."""
+    unread = sorted(name for name in names if name.lower().endswith(UNREAD) and name[0] != ".")
+    if not unread:
+        return []
+    return [f"{len(unread)} files are of forms that are not read, and left out: {some(unread, 3)}; save them as TIFF."]

@@ -11,7 +11,7 @@ from wsss.core.checks import DataError, some
 from wsss.core.csv_text import open_rows
 from wsss.core.files import as_on_disk
 from wsss.core.labels import HPA_CHANNELS
-from wsss.core.rasters import SUFFIXES, stem_of
+from wsss.core.rasters import SUFFIXES, UNREAD, stem_of
 from wsss.core.tiff import ome_files
 from wsss.data import ids
 
@@ -58,10 +58,10 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
     Raises:
         DataError: no such folder, no image in it, or a name that cannot be an ID.
     """
-    names = _names(folder)
+    names, unread = _names(folder)
     results = ids.by_products({stem_of(name) for name in names}, channels).difference(named)
     planes, merged = _by_image((name for name in names if stem_of(name) not in results), channels)
-    listing = ImageListing()
+    listing = ImageListing(notes=ids.unread_notes(unread))
     others = [stem for stem in sorted(merged) if stem not in planes and any(head in planes for head in _heads(stem))]
     extra = [name for stem in others for name in merged.pop(stem)]
     sets = _join_sets(folder, merged)
@@ -79,13 +79,15 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
     if extra:
         listing.notes.append(f"{len(extra)} files are no channel of their image, not read: {some(extra)}.")
     if marks := unnamed_channels(merged):
+        can_name = any(split_channel(stem, marks)[1] for stem in merged)
+        way_out = f"name those that are wanted, such as --channels {channels[0]}={marks[0]}"
         listing.notes.append(
-            f"names of files differ in {some(marks)} alone, as those of channels do: if they are channels, name those "
-            f"that are wanted, such as --channels {channels[0]}={marks[0]}."
+            f"names of files differ in {some(marks)} alone, as those of channels do: if they are channels, "
+            f"{way_out if can_name else f'rename the files as <ID>_{marks[0]}'}."
         )
     if not listing.images:
         raise DataError(
-            f"{folder} holds no images{' but ' + some(sorted(results), 3) if results else ''}: "
+            f"{folder} holds no images{' but ' + some(sorted([*results, *unread]), 3) if results or unread else ''}: "
             f"expected files like ID_{channels[0]}.png, one for each of "
             f"{', '.join(channels)}, or one file of {len(channels)} channel(s) per image ({', '.join(SUFFIXES)})."
         )
@@ -106,6 +108,10 @@ def _by_image(
             planes.setdefault(ID, {}).setdefault(channel, []).append(name)
         else:
             merged.setdefault(stem, []).append(name)
+    alone = [ID for ID, found in planes.items() if len(found) == 1 < len(channels)]
+    for ID in [ID for ID in alone if split_channel(ID, channels)[1]]:
+        for name in itertools.chain(*planes.pop(ID).values()):  # a_DAPI_GFP.tif, of all channels
+            merged.setdefault(stem_of(name), []).append(name)
     return planes, merged
 
 
@@ -124,16 +130,15 @@ def _join_sets(folder: Path, merged: dict[str, list[str]]) -> dict[str, tuple[st
     return sets
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the files and folders that may be images, and those that are of forms that are not read."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if entry.name.lower().endswith(ZARR if _is_folder(entry) else SUFFIXES) and entry.name[0] != "."
-            )
+            kinds = {entry.name: _is_folder(entry) for entry in entries if entry.name[0] != "."}
     except OSError as error:
         raise DataError(f"--images {folder} cannot be read ({error.strerror}): pass a folder of images.") from None
+    names = {name for name, is_folder in kinds.items() if name.lower().endswith(ZARR if is_folder else SUFFIXES)}
+    return sorted(names), sorted(name for name in kinds.keys() - names if name.lower().endswith(UNREAD))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

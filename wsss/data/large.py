@@ -27,7 +27,7 @@ from wsss.core.png_jpeg import JPEGS, check_scans
 from wsss.core.rasters import MOST_BLOWN_UP, MOST_RATIO, MOST_RATIO_BLANK, files_by_id
 from wsss.core.reading import check_regular, named, read_npy
 from wsss.core.rle import check_covered, check_filling, enclosed, parse_pairs
-from wsss.core.tiff import CHANNEL_AXES, alpha_places, first_series, open_tiff, orientation_of
+from wsss.core.tiff import CHANNEL_AXES, alpha_places, image_series, open_tiff, orientation_of
 from wsss.data.masks import ONE_FILE, Contrast, MaskSet, images_of, levels_of, open_masks, read_text_table
 
 
@@ -197,7 +197,9 @@ class LargeImage:
     def _open_tiff(self) -> None:
         """Open a TIFF; refuse kinds that cannot be read part by part."""
         self._file = open_tiff(self.path)
-        self._series = first_series(self._file)
+        self._series, *others = image_series(self._file)
+        if others:
+            raise ValueError("it has several pages: expected one page with all channels of a pixel together")
         page: Any = self._series.pages[0]
         self._page, self._plain = page, self._series.dataoffset is not None
         if min(page.chunks) < 1:

@@ -25,9 +25,9 @@ from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
 from wsss.core.files import MASK_SET, composed, digest_json, not_that
 from wsss.core.label_maps import given_maps, has_odd_palette, read_label_map
-from wsss.core.rasters import LOSSY, SUFFIXES, Raster, files_by_id, open_raster, without_suffix
+from wsss.core.rasters import LOSSY, SUFFIXES, UNREAD, Raster, files_by_id, open_raster, without_suffix
 from wsss.core.rle import decode_pairs
-from wsss.data.ids import MASK_ENDINGS, by_products, result_notes
+from wsss.data.ids import MASK_ENDINGS, by_products, result_notes, unread_notes
 
 FULL = (1, 255, 65535)
 """Values that stand for the object in a mask; one of them, besides 0."""
@@ -375,7 +375,15 @@ def _salt(folder: Path) -> list[MaskItem]:
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    """Return ID -> picture of a folder, which may be missing."""
+    """Return ID -> picture of a folder, which may be missing.
+
+    Raises:
+        DataError: it holds pictures of other forms, or two of an ID.
+    """
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    unread = [name for name in names if name.lower().endswith((*UNREAD, ".npy", ".npz"))]
+    if other := sorted(name for name in unread if name[0] != "." and not name.endswith("_seg.npy")):
+        raise DataError(f"{folder} holds {some(other, 3)}, which is no form of picture that is read: save it as PNG.")
     return files_by_id(folder, SUFFIXES, ONE_FILE)
 
 
@@ -383,7 +391,8 @@ def images_of(folder: Path, endings: Collection[str] = SUFFIXES) -> dict[str, Pa
     """Return ID -> picture of a folder of images; results of programs that segment are left out, and told."""
     pictures = files_by_id(folder, endings, ONE_FILE)
     results = by_products(pictures)
-    say_notes(result_notes(results))
+    unread = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    say_notes([*result_notes(results), *unread_notes(unread)])
     return {name: path for name, path in pictures.items() if name not in results}
 
 

@@ -87,7 +87,10 @@ def open_zarr(path: Path) -> ZarrImage:
         raise DataError(f"{path.name} needs the package zarr: {install('zarr')}.") from error
     with named(path.name):
         stored = _check_content(path)
-        group = zarr.open_group(str(path), mode="r")
+        try:
+            group = zarr.open_group(str(path), mode="r")
+        except (FileNotFoundError, zarr.errors.ContainsArrayError):
+            raise DataError(f"{path.name} is no OME-Zarr image (an array, or nothing of Zarr's).") from None
         metadata = _metadata(group)
         if "bioformats2raw.layout" in metadata:
             images = [name for name in group.group_keys() if name.isdecimal()]
@@ -97,8 +100,9 @@ def open_zarr(path: Path) -> ZarrImage:
             metadata = _metadata(group)
         if not metadata.get("multiscales"):
             raise DataError(f"{path.name} is no OME-Zarr image (no 'multiscales' in its attributes).")
-        scales = metadata["multiscales"][0]
-        place = str(scales["datasets"][0]["path"])
+        scales = {"axes": list("tczyx"), **metadata["multiscales"][0]}  # 0.1 and 0.2 name no axes
+        level = min(scales["datasets"], key=lambda level: _edge(level) or 1.0)
+        place = str(level["path"])
         if place.startswith("/") or ".." in place.split("/"):
             raise DataError(f"{path.name} names pixels outside its own folder, which is never opened.")
         array: Any = group[place]
@@ -122,8 +126,11 @@ def open_zarr(path: Path) -> ZarrImage:
         ):
             raise DataError(f"{path.name} unpacks from {stored} to {unpacked} bytes: most of it is missing or blank.")
         names = tuple(str(channel.get("label", "")) for channel in metadata.get("omero", {}).get("channels", []))
-    lead, shape = "".join(axis[:1].upper() for axis in axes[:-2]), tuple(map(int, array.shape))
-    stack = Stack(lead, shape[:-2], "YX", shape[-2:], lambda at: np.asarray(array[at]), names, True, _pixel(scales))
+    lead, shape = "".join(_letter(axis) for axis in scales["axes"][:-2]), tuple(map(int, array.shape))
+    names += ("",) * (dict(zip(lead, shape, strict=False)).get("C", 1) - len(names)) if names else ()
+    edges, last = list(filter(None, (_edge(level), _edge(scales)))), scales["axes"][-1]  # of the level, and of all
+    pixel_um = in_um(math.prod(edges), str(last.get("unit", ""))) if edges and isinstance(last, dict) else 0.0
+    stack = Stack(lead, shape[:-2], "YX", shape[-2:], lambda at: np.asarray(array[at]), names, True, pixel_um)
     return ZarrImage(path.name, array, stack)
 
 
@@ -132,15 +139,23 @@ def _metadata(group: Any) -> dict[str, Any]:
     return attributes.get("ome", attributes)  # 0.5 keeps them one level down
 
 
-def _pixel(scales: dict[str, Any]) -> float:
-    """Return the edge of a pixel of the largest scale in µm, 0 where axes and transformations do not say."""
-    last, edges = scales["axes"][-1], []
-    for moves in (part.get("coordinateTransformations") for part in (scales["datasets"][0], scales)):  # of all scales
-        for move in moves if isinstance(moves, list) else []:
-            steps = move.get("scale") if isinstance(move, dict) else None
-            if isinstance(steps, list) and steps and isinstance(steps[-1], int | float):
-                edges.append(steps[-1])
-    return in_um(math.prod(edges), str(last.get("unit", ""))) if edges and isinstance(last, dict) else 0.0
+_AXES = {"space": "Z", "time": "T", "channel": "C"}
+
+
+def _letter(axis: Any) -> str:
+    """Return the letter of an axis: that of its name, or of its type where the name is of the writer's own."""
+    name, kind = (str(axis["name"]), axis.get("type")) if isinstance(axis, dict) else (str(axis), "")
+    return name.upper() if name in ("t", "c", "z") else _AXES.get(str(kind), name[:1].upper())
+
+
+def _edge(entry: dict[str, Any]) -> float:
+    """Return the edge of a pixel by the transformations of a level, or of all; 0 where they do not say."""
+    moves, edge = entry.get("coordinateTransformations"), 0.0
+    for move in moves if isinstance(moves, list) else []:
+        steps = move.get("scale") if isinstance(move, dict) else None
+        if isinstance(steps, list) and steps and isinstance(steps[-1], int | float):
+            edge = (edge or 1.0) * steps[-1]
+    return edge
 
 
 def _check_content(folder: Path) -> int:
@@ -338,12 +353,10 @@ def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence
         DataError: there are too few or too many channels, or not exactly one has a wanted name.
     """
     given = [name.strip().casefold() for name in names] if len(names) == samples else []
-    places = [given.index(name.casefold()) if name.casefold() in given else -1 for name in wanted]
-    if max(places, default=-1) < 0:  # words of longer names, such as those of files that ImageJ made a stack of
-        words = [re.split(r"[\W_]+", name) for name in given]
-        having = [[k for k, have in enumerate(words) if name.casefold() in have] for name in wanted]
-        places = [found[0] if len(found) == 1 else -1 for found in having]
-        places = places if len({*places}) == len(places) else [-1] * len(wanted)
+    words = [re.split(r"[\W_]+", name) for name in given]  # of longer names, such as those of files made a stack of
+    places = [_place(name.casefold(), given, words) for name in wanted]
+    found = [place for place in places if place >= 0]
+    places = places if len({*found}) == len(found) else [-1] * len(wanted)
     if given and min(places, default=-1) >= 0:
         if twice := [name for name in wanted if given.count(name.casefold()) > 1]:
             raise DataError(f"{file} has several channels of the name {some(twice)}: give each a name of its own.")
@@ -356,6 +369,12 @@ def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence
             f"{wanted[0]}=NAME,... in this order."
         )
     return list(range(samples))
+
+
+def _place(name: str, given: Sequence[str], words: Sequence[Sequence[str]]) -> int:
+    """Return which channel has a name, or alone has it as a word of its own; -1 for none."""
+    having = [k for k, have in enumerate(words) if name in have]
+    return given.index(name) if name in given else having[0] if len(having) == 1 else -1
 
 
 DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
@@ -375,8 +394,8 @@ def read_header(path: Path, choice: PlaneChoice = NO_CHOICE, *, join: bool = Tru
     else:
         with open_raster(path, choice=choice, join=join) as raster:
             header = raster.header
-            if raster.greys is not None:
-                header = replace(header, palette=False, bits=8, dtype="uint8")
+            if (greys := raster.greys) is not None:
+                header = replace(header, palette=False, bits=8, dtype="uint8", inverted=bool(greys[0] > greys[-1]))
     if header.photometric:
         raise DataError(
             f"{path.name} is a TIFF of kind {header.photometric}, expected grey values (MINISBLACK, MINISWHITE) or RGB."

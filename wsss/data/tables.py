@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from wsss.core.checks import ConfigError, DataError, UserError, nearest, some, unlike
@@ -21,7 +22,7 @@ from wsss.core.csv_text import (
     unguard_text,
 )
 from wsss.core.files import composed, listed
-from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, ClassList, LabelReader, format_label
+from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, LABEL_COLUMNS, ClassList, LabelReader, format_label
 from wsss.core.reading import read_yaml
 from wsss.data import ids
 from wsss.data.catalog import PIXEL_SIZE
@@ -30,8 +31,6 @@ from wsss.data.image_files import ImageFiles
 Read = Callable[[Sequence[str]], "tuple[tuple[int, ...], list[str]]"]
 """Turns the label cells of a row into class ids and labels without a counterpart. Raises ValueError with the fault."""
 
-LABEL_COLUMNS = ("Label", "Labels", "class", "classes", "location", "locations")
-"""Names of the column with the labels, likewise."""
 TARGET = "Target"
 """The label column of the 2018 competition."""
 
@@ -56,10 +55,28 @@ class LabelTable:
     carried: pd.DataFrame = field(default_factory=pd.DataFrame)
     """The other columns as text, with the IDs as index."""
 
-    @property
+    @cached_property
     def named(self) -> set[str]:
         """The IDs in it."""
         return {*self.labels, *self.vanished}
+
+    def name_of(self, ID: str) -> str:
+        """Return what an image is called here, which may be by a file of one of its channels."""
+        return ID if ID in self.named else self.aliases.get(ID, ID)
+
+    def encoded(self, images: Iterable[str], classes: ClassList) -> dict[str, np.ndarray]:
+        """Return ID -> (K,) float32 labels; some images are called as they are in `images`, others as they are here.
+
+        Raises:
+            DataError: it names none of these images.
+        """
+        names = {self.name_of(ID): ID for ID in images}
+        if names and names.keys().isdisjoint(self.named):
+            raise DataError(
+                f"{self.path} names none of the {len(names)} images: "
+                f"{unlike(sorted(self.named), list(names), 'it', 'the predictions')}. Pass the table of these images."
+            )
+        return {names.get(name, name): classes.encode(ids) for name, ids in self.labels.items()}
 
 
 def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CHANNELS) -> LabelTable:
@@ -201,25 +218,42 @@ def _reader(path: Path, table: pd.DataFrame, classes: ClassList) -> tuple[list[s
     """Return the columns of the labels, and what reads them in a row."""
     names = list(table.columns)
     name, notes = first_of([*LABEL_COLUMNS, TARGET], table, path)
+    is_2018 = name == TARGET and classes == HPA
+    if is_2018 and table[name].str.contains(r"\d").any():
+        notes.append(
+            f"{path}: {TARGET} is read as the 28 classes of the 2018 competition and mapped to the 19; if it holds ids "
+            f"of the 19, call it {LABEL_COLUMNS[0]}."
+        )
     say_notes(notes)
-    if name:
-        check_no_decimals(table, name, path)
-        numbers = KAGGLE2018_TO_HPA if name == TARGET and classes == HPA else None
-        return [name], partial(_read_text, LabelReader(classes, numbers))
+    hot: list[str] = []
     for wanted in (classes.columns, list(classes.names)):
         found = any_case(table, wanted, path).columns
-        if set(wanted) <= set(found):
-            return [names[k] for k in map(list(found).index, wanted)], partial(_read_one_hot, wanted, classes)
+        if not hot and set(wanted) <= set(found):
+            hot = [names[k] for k in map(list(found).index, wanted)]
+    if name:
+        check_no_decimals(table, name, path)
+        reader = LabelReader(classes, KAGGLE2018_TO_HPA if is_2018 else None)
+        hot = [] if is_2018 else hot
+        return [name, *hot], partial(_read_text, reader, [name, *hot])
+    if hot:
+        return hot, partial(_read_one_hot, hot, classes)
     raise DataError(
         f"{path} has the columns {some(names, 30)}: expected ID and Label, Id and Target, or ID and one column for "
         f"each of the {len(classes)} classes (0..{len(classes) - 1}, or their names)."
     )
 
 
-def _read_text(reader: LabelReader, row: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
+def _read_text(reader: LabelReader, columns: Sequence[str], row: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
+    """Read the label column of a row; behind it may stand a column for each class, which must say the same."""
     labels, lost = reader.read(row[0])
     if not lost:
         _check_any(labels, reader.classes)
+    values = [_ONE_HOT.get(text.lower()) for text in row[1:]]
+    if values and None not in values and (hot := tuple(k for k, value in enumerate(values) if value)) != labels:
+        raise ValueError(
+            f"{columns[0]} is {ids.shown(row[0])}, but the columns of the classes say '{format_label(hot)}': take "
+            f"{columns[0]} or these out"
+        )
     return labels, lost
 
 
@@ -266,7 +300,7 @@ def match_labels(files: Sequence[ImageFiles], table: LabelTable | None, *, allow
     if table is None:
         return Matched(list(files), [None] * len(files), [], pd.DataFrame(index=range(len(files))))
     named = table.named
-    names = [ID if ID in named else table.aliases.get(ID, ID) for ID in (image.ID for image in files)]
+    names = [table.name_of(image.ID) for image in files]
     ids.check_distinct(sorted({*named, *names}), f"{table.path} and the image files")
     without = [image.ID for image, name in zip(files, names, strict=True) if name not in named]
     if len(without) == len(files):

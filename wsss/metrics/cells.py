@@ -12,6 +12,7 @@ from wsss.core import rle
 from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import check_no_decimals, first_of, numbers, read_text, unguard_text
+from wsss.core.labels import LABEL_COLUMNS as OF_TABLES
 from wsss.core.labels import ClassList, LabelReader
 from wsss.core.rasters import without_suffix
 from wsss.metrics.classify import (
@@ -25,8 +26,8 @@ from wsss.metrics.classify import (
 
 CELL_COLUMNS = ("cell_id", "cell", "Cell_index")
 """Names of the column with the cell's number in its label map, in order of preference."""
-LABEL_COLUMNS = ("Cell_Label", "Label")
-"""Names of the column with the cell's classes; where both are, `Label` holds those of the image."""
+LABEL_COLUMNS = ("Cell_Label", *OF_TABLES)
+"""Names of the column with the cell's classes; beside the first, `Label` holds those of the image."""
 MARK_COLUMN, WEIGHT_COLUMN = "image_mark", "weight"
 """Names of columns in tables of wsss review: the digest of the image's pixels and label map, and how many cells of the
 prediction a cell stands for."""
@@ -86,7 +87,7 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
     check_no_decimals(table, label, path)
     labels = _encode(table[label], classes, path)
     of_image: dict[str, np.ndarray] = {}
-    if label != "Label" and "Label" in table:
+    if label == LABEL_COLUMNS[0] and "Label" in table:
         first = ~table.duplicated("ID").to_numpy()
         of_image = dict(zip(table.ID[first], _encode(table.Label[first], classes, path), strict=True))
     marks = dict(zip(table.ID, table[MARK_COLUMN], strict=True)) if MARK_COLUMN in table else {}

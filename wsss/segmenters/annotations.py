@@ -127,7 +127,7 @@ class TableMasks:
         if self.submission:
             counts = _submitted(rows[SUBMISSION].tolist(), where)
         else:
-            counts = [str(text).encode("ascii", "replace") for text in rows["rle"]]
+            counts = [text if isinstance(text, bytes) else str(text).encode("ascii", "replace") for text in rows["rle"]]
         return GivenMasks(where, size, self._ids(rows, len(counts), where), counts)
 
     def _size(self, rows: pd.DataFrame, size: tuple[int, int], where: str) -> tuple[int, int]:
@@ -199,11 +199,11 @@ class Outlines(NamedTuple):
 def read_outlines(path: Path) -> Outlines:
     """Read a FeatureCollection or a list of features; points, lines and outlines without an area do not count.
 
-    Where there are cells or detections, annotations (regions around them) are left out. Cells have the numbers of their
-    measurement cell_id if all have one, else 1..N.
+    Where there are cells, or else detections, other objects are left out: regions around them, and spots and tiles
+    within. Cells have the numbers of their measurement cell_id if all have one, else 1..N.
 
     Raises:
-        DataError: the file is no such JSON.
+        DataError: the file is no such JSON, holds features but no outline, or outlines of several planes of a stack.
     """
     content = read_json(path)
     features = content.get("features") if isinstance(content, dict) else content
@@ -212,9 +212,15 @@ def read_outlines(path: Path) -> Outlines:
     if not isinstance(features, list) or not all(isinstance(feature, dict) for feature in features):
         raise DataError(f"{path} is no GeoJSON of outlines: expected a FeatureCollection, or a list of features.")
     outlined = [(feature, shape) for feature in features if (shape := _shapes(feature.get("geometry"), path))]
+    if features and not outlined:
+        raise DataError(f"{path} has {len(features)} features, but no Polygon or MultiPolygon: it shows no cell.")
     kinds = {_kind(feature) for feature, _ in outlined}
-    if kinds & {"cell", "detection", "tile"}:
-        outlined = [(feature, shape) for feature, shape in outlined if _kind(feature) != "annotation"]
+    if finest := next((kind for kind in ("cell", "detection", "tile") if kind in kinds), ""):
+        outlined = [(feature, shape) for feature, shape in outlined if _kind(feature) in (finest, "")]
+    places = [_table(feature["geometry"].get("plane")) for feature, _ in outlined]
+    planes = {f"{place.get('z', 0)} {place.get('t', 0)}" for place in places}
+    if len(planes) > 1:
+        raise DataError(f"{path} holds outlines of {len(planes)} planes of a stack (z, t), expected those of one.")
     measured = (_table(_table(feature.get("properties")).get("measurements")) for feature, _ in outlined)
     numbers = [table.get("cell_id") for table in measured]
     numbered = all(is_number(k) or (isinstance(k, float) and k.is_integer()) for k in numbers)
@@ -261,8 +267,15 @@ def _shapes(geometry: Any, path: Path) -> list[list[np.ndarray]]:
     return [shape for shape in whole if shape]
 
 
+_KINDS = {"PathCellObject": "cell", "PathDetectionObject": "detection", "PathTileObject": "tile"}
+_KINDS |= {"PathAnnotationObject": "annotation", "PathRootObject": "root", "TMACoreObject": "tma_core"}
+
+
 def _kind(feature: dict[str, Any]) -> str:
-    return str(_table(feature.get("properties")).get("objectType", ""))
+    """Return what QuPath calls an object, '' where it is not said: 0.2 says it as id, 0.3 as object_type."""
+    properties = _table(feature.get("properties"))
+    said = properties.get("objectType") or properties.get("object_type")
+    return str(said or _KINDS.get(str(feature.get("id")), ""))
 
 
 def _table(value: Any) -> dict[str, Any]:
@@ -339,7 +352,8 @@ LONGEST = 1 << 20
 """Pixels round a polygon, at most: pycocotools keeps each in memory several times, and does not ask whether it may."""
 LONGEST_TOGETHER = 1 << 24
 """The same of all polygons of an image, unless it has more pixels than this."""
-_NUCLEUS = re.compile(r"nucle(us|i|ar)|\bdapi\b|hoechst", re.IGNORECASE)
+_NUCLEUS = re.compile(r"(?<![a-z])nucle(us|i|ar)(?!.*\bcells?$)|\bdapi\b|hoechst", re.IGNORECASE)
+"""Names of categories of nuclei; multinuclear cells are cells."""
 ALL = "all"
 """Value of --category that takes every category for cells."""
 
@@ -426,7 +440,12 @@ class CocoMasks:
     def _sort(self, annotations: list[dict[str, Any]], categories: Any, category: str | None) -> None:
         """Put the annotations to cells or nuclei."""
         plain = [a for a in annotations if str(a.get("iscrowd") or 0).lower() not in ("1", "true")]
-        if crowds := len(annotations) - len(plain):
+        if (crowds := len(annotations) - len(plain)) and not plain:
+            raise DataError(
+                f"{self.path}: all {crowds} annotations are crowds (iscrowd 1), which are no cells: if each is one, as "
+                "programs mark run lengths, set their iscrowd to 0."
+            )
+        if crowds:
             self.notes.append(f"{self.path}: {crowds} annotations of crowds (iscrowd) are left out.")
         self._from_zero = not self._is_ours and any(is_number(a["id"]) and a["id"] == 0 for a in plain)
         if self._from_zero:
@@ -448,7 +467,7 @@ class CocoMasks:
 
     def _drop_strays(self) -> None:
         """Take out polygons that outline nothing in their image, and annotations that have no other."""
-        sizes, gone = dict(self._images.values()), []
+        sizes, gone, left = dict(self._images.values()), [], 0
         for annotations in (self._cells, self._nuclei):
             every = [a for listed in annotations.values() for a in listed]
             outlined = [(a, polygons) for a in every if (polygons := _polygons(a["segmentation"])) is not None]
@@ -459,6 +478,12 @@ class CocoMasks:
                 gone += [str(a["id"])] * (len(a["segmentation"]) < max(1, len(polygons)))
             for image, listed in annotations.items():
                 annotations[image] = [a for a in listed if a["segmentation"]]
+                left += len(annotations[image])
+        if gone and not left:
+            raise DataError(
+                f"{self.path}: no annotation outlines anything in its image: expected polygons x, y, x, y, ... in "
+                "pixels of the original image, or run lengths."
+            )
         if gone:
             self.notes.append(
                 f"{self.path}: polygons of fewer than three corners, of no area or outside their image are left out, "
@@ -543,12 +568,26 @@ def _check_id(value: Any, what: str, path: Path) -> None:
 
 
 def _polygons(segmentation: Any) -> list[Any] | None:
-    """Return the polygons of a segmentation, also without the outer list; [] if it is empty, None of run lengths."""
+    """Return the polygons of a segmentation, [] if it is empty, None of run lengths.
+
+    They may be without the outer list, and their corners pairs of x and y.
+    """
     if not segmentation:
         return []
     if not isinstance(segmentation, list):
         return None
-    return [segmentation] if all(isinstance(n, int | float) for n in segmentation) else segmentation
+    depth, inner = 1, next((part for part in segmentation if part != []), [])
+    while isinstance(inner, list):
+        depth, inner = depth + 1, inner[0] if inner else None
+    if depth == 2 and _is_pairs(segmentation):
+        segmentation, depth = [segmentation], 3
+    if depth == 3:
+        return [[*itertools.chain(*polygon)] if _is_pairs(polygon) else polygon for polygon in segmentation]
+    return [segmentation] if depth == 1 else segmentation
+
+
+def _is_pairs(polygon: Any) -> bool:
+    return isinstance(polygon, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in polygon)
 
 
 _NUMBERS = {int, float}

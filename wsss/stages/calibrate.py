@@ -11,7 +11,7 @@ import numpy as np
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say
-from wsss.core.labels import ClassList
+from wsss.core.labels import HPA_CHANNELS, ClassList
 from wsss.data.catalog import DataSet, default_dataset
 from wsss.data.origin import recorded_data
 from wsss.data.tables import read_labels
@@ -71,8 +71,8 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     folder = _data_folder(options)
     data = None if folder is None else DataSet.open(folder)
     classes = classes_of(options.preds, folder, tables.columns)
-    labels = _labels(options, data, classes)
     predicted = {*tables.images.ID, *tables.cells.ID}
+    labels = _labels(options, data, classes, predicted)
     _check_unseen(tables, predicted, {} if data is None else data.twins)
     if note := foreign_note(tables.provenance.get("published", {})):
         say(note)
@@ -110,10 +110,13 @@ def _data_folder(options: CalibrateOptions) -> Path | None:
     return recorded if recorded is not None or options.labels is not None else default_dataset(None)
 
 
-def _labels(options: CalibrateOptions, data: DataSet | None, classes: ClassList) -> dict[str, np.ndarray]:
+def _labels(
+    options: CalibrateOptions, data: DataSet | None, classes: ClassList, predicted: set[str]
+) -> dict[str, np.ndarray]:
     """Return ID -> (K,) labels of the images that have them."""
     if options.labels is not None:
-        return {name: classes.encode(ids) for name, ids in read_labels(options.labels, classes).labels.items()}
+        channels = HPA_CHANNELS if data is None else data.file_channels
+        return read_labels(options.labels, classes, channels).encoded(sorted(predicted), classes)
     assert data is not None
     return {name: row for name, row, has in zip(data.ids, data.labels, data.has_labels, strict=True) if has}
 

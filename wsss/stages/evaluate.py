@@ -1,6 +1,6 @@
 """Score predictions against true labels of cells: average precision per class, and the competition's mAP."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -213,8 +213,8 @@ def _figures(
         "unknown": join.unknown,
         "of_other_images": join.other_images,
     }
-    labels, origin = _image_labels(options, truth, classes)
     probs = _image_scores(options, columns)
+    labels, origin = _image_labels(options, truth, classes, probs)
     copied = copy_to_cells(truth, labels, classes)
     report["baselines"] = {
         "image_labels_copied": _copied_labels(truth, copied, origin, classes),
@@ -239,7 +239,7 @@ def true_masks(path: Path | None, data: Path | None) -> Iterator[Masks | None]:
     if path is None:
         yield None
         return
-    given = Masks(path, file_channels(read_manifest(data)) if data is not None else HPA_CHANNELS)
+    given = Masks(path, channel_words(data))
     try:
         yield given
     finally:
@@ -260,10 +260,17 @@ def classes_of(preds: Path, data: Path | None, columns: Sequence[str]) -> ClassL
     return classes
 
 
-def _image_labels(options: EvaluateOptions, truth: CellTruth, classes: ClassList) -> tuple[Values, str]:
+def channel_words(data: Path | None) -> tuple[str, ...]:
+    """Return the names that files of single channels may bear: those of a data set, or of the Atlas."""
+    return file_channels(read_manifest(data)) if data is not None else HPA_CHANNELS
+
+
+def _image_labels(
+    options: EvaluateOptions, truth: CellTruth, classes: ClassList, probs: Iterable[str]
+) -> tuple[Values, str]:
     if options.labels:
-        table = read_labels(options.labels, classes).labels
-        return {name: classes.encode(ids) for name, ids in table.items()}, str(options.labels)
+        table = read_labels(options.labels, classes, channel_words(options.data or recorded_data(options.preds)))
+        return table.encoded([*truth.ids.tolist(), *probs], classes), str(options.labels)
     if truth.image_labels:
         return truth.image_labels, "the truth table"
     return truth.union(classes.negative), "the labels of the cells together"
