@@ -17,7 +17,7 @@ from wsss.reports import figures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--examples", type=int, default=50, help="examples of property and damage tests (default 50)")
+    parser.addoption("--examples", type=int, default=25, help="examples of property and damage tests (default 25)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
