@@ -127,10 +127,11 @@ def test_a_killed_run_goes_on_where_it_stopped_and_gives_the_same_maps(tmp_path:
     assert (killed / "segments.csv").read_bytes() == (whole / "segments.csv").read_bytes()
 
 
-def test_processes_give_what_one_process_gives(data: Path, tmp_path: Path) -> None:
-    run(data)
+@pytest.mark.parametrize("backend", ["classical", pytest.param("unet", marks=pytest.mark.slow)])
+def test_processes_give_what_one_process_gives(data: Path, tmp_path: Path, backend: str) -> None:
+    run(data, "--backend", backend)
     other = create_dataset(tmp_path / "other", IMAGES, spec=Spec(size=96))
-    assert main(["--data", str(other), "--workers", "2"]) == 0
+    assert main(["--data", str(other), "--backend", backend, "--workers", "2"]) == 0
     for path in sorted((data / "cells").iterdir()):
         assert path.read_bytes() == (other / "cells" / path.name).read_bytes()
 
