@@ -110,7 +110,11 @@ def files(tmp_path: Path) -> list[Path]:
     return write_subcell(tmp_path)
 
 
-def cells_of(folder: Path, count: int = 12) -> None:
+COUNT = 6
+"""Images of the data set."""
+
+
+def cells_of(folder: Path, count: int = COUNT) -> None:
     cells = np.zeros((64, 64), np.int32)
     cells[5:30, 4:40], cells[35:60, 40:64] = 1, 2
     for n in range(count - 1):  # the last image has none
@@ -120,7 +124,7 @@ def cells_of(folder: Path, count: int = 12) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = make_squares(tmp_path / "data", folds=2)
+    folder = make_squares(tmp_path / "data", folds=2, count=COUNT)
     cells_of(folder)
     return folder
 
@@ -137,7 +141,7 @@ def test_a_published_network_scores_cells_without_a_run(data: Path, files: list[
     out = tmp_path / "preds"
     assert infer(asked(data, out, joined(files), "--embeddings", "true", "--parts", "true")) == 0
     table, vectors = read_cells(out), pd.read_parquet(out / EMBEDDINGS)
-    assert len(table) == len(vectors) == 22
+    assert len(table) == len(vectors) == 2 * (COUNT - 1)
     image = np.zeros((4, SIZE, SIZE), np.uint8)  # red, yellow, blue, green; the cell and 2 px around it
     image[:, 18:47, 12:52] = DataSet.open(data).image(0)[[0, 3, 2, 1], 3:32, 2:42]
     with torch.no_grad():
@@ -158,7 +162,7 @@ def test_a_published_network_scores_cells_without_a_run(data: Path, files: list[
     assert "run" not in record
     images = pd.read_csv(out / "images.csv")
     assert images["0"].between(0, 1).all()
-    assert (images.n_cells == [2] * 11 + [0]).all()
+    assert (images.n_cells == [2] * (COUNT - 1) + [0]).all()
 
 
 def test_other_weights_make_the_result_out_of_date(data: Path, files: list[Path], tmp_path: Path) -> None:
@@ -212,11 +216,9 @@ def test_curves_belong_to_the_published_network(
 
 
 def test_in_a_notebook_it_scores_as_infer_does_with_a_run_and_without(
-    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wsss.inference.one_image.SIZE", 64)
-    data = make_squares(tmp_path / "data")
-    cells_of(data)
     image, cells = DataSet.open(data).image(0), DataSet.open(data).cells(0)
     assert infer(asked(data, tmp_path / "alone", joined(files))) == 0
     model = wsss.load(published=joined(files), pixel_um=0.16, device="cpu")
@@ -229,8 +231,9 @@ def test_in_a_notebook_it_scores_as_infer_does_with_a_run_and_without(
         wsss.load(published=joined(files[:2]), pixel_um=0.16, device="cpu", calibration=curves)
     wsss.load(published=joined(files), pixel_um=0.16, device="cpu", calibration=curves)
     run, both = tmp_path / "run", tmp_path / "both"
-    quick = ["--feature_classifier.weak.trees", "4", "--feature_classifier.weak.folds", "2", "--epochs", "1"]
-    assert train(words(data, run, *quick, "--crops.mode", "none")) == 0
+    few = ("copies=0", "weak.trees=4", "weak.folds=2", "weak.rounds=1")
+    quick = [*(f"--feature_classifier.{text}" for text in few), "--epochs", "1", "--crops.mode", "none"]
+    assert train(words(data, run, *quick)) == 0
     assert infer(asked(data, both, joined(files), "--run", str(run), "--source_share", "0.25")) == 0
     model = wsss.load(run, published=[joined(files)], published_share=0.25, pixel_um=0.16, device="cpu")
     blend = read_cells(both)
@@ -266,8 +269,8 @@ def test_the_doctor_reads_its_files(files: list[Path], capsys: pytest.CaptureFix
 def test_the_densenet_is_a_source_beside_subcell(data: Path, files: list[Path], tmp_path: Path) -> None:
     """It knows no Negative, which is then that nothing else is there."""
     save_file(densenet(), tmp_path / "densenet.safetensors")
-    out, small = tmp_path / "preds", make_squares(tmp_path / "small")
-    cells_of(small)
+    out, small = tmp_path / "preds", make_squares(tmp_path / "small", folds=2, count=2)
+    cells_of(small, 2)
     both = ["--data", str(small), "--out", str(out), "--device", "cpu", "--parts", "true", "--source", joined(files)]
     assert infer([*both, f"densenet={tmp_path / 'densenet.safetensors'}"]) == 0
     assert read_json(out / "provenance.json")["sources"] == {"subcell": 0.5, "densenet": 0.5}

@@ -85,10 +85,10 @@ def test_what_is_missing_double_or_foreign_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train two folds for an epoch on eleven noisy images with given cells, and predict out of fold in one process."""
+    """Train two folds for an epoch on seven noisy images with given cells, and predict out of fold in one process."""
     home = tmp_path_factory.mktemp("shards")
     rng = np.random.default_rng(0)
-    images = {f"im{n:02}": rng.integers(0, 200, (4, SIZE, SIZE), np.uint8) for n in range(11)}
+    images = {f"im{n:02}": rng.integers(0, 200, (4, SIZE, SIZE), np.uint8) for n in range(7)}
     create_dataset(home / "data", images, {name: [k % 2] for k, name in enumerate(images)}, Spec(size=SIZE, folds=2))
     (home / "data/cells").mkdir()
     for k, name in enumerate(images):

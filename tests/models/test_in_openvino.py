@@ -40,7 +40,7 @@ def test_fields_and_crops_of_any_size_get_the_same_scores(net: CamNet) -> None:
 
 def test_infer_takes_it_and_says_so(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    data = make_squares(tmp_path / "data")
+    data = make_squares(tmp_path / "data", folds=2, count=6)
     assert segment(["--data", str(data), "--workers", "0", "--backend", "classical"]) == 0
     assert train(words(data, tmp_path / "run", "--epochs", "1", "--feature_classifier.enabled", "false")) == 0
     asked = ["--data", str(data), "--run", str(tmp_path / "run"), "--device", "cpu", "--crops.size", "32"]

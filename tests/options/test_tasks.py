@@ -5,6 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,7 @@ def leaves(kind: Any, above: str = "") -> Iterator[tuple[type, str]]:
             yield kind, declared.name
 
 
+@cache
 def attributes_read() -> set[str]:
     """Return the names of all attributes that code outside the options reads."""
     found: set[str] = set()
@@ -249,11 +251,11 @@ def unread(recipe: type[Recipe], asked: set[tuple[str, str]]) -> list[str]:
 def test_a_training_and_an_inference_read_every_option_of_a_classifier(
     tmp_path: Path, asked: set[tuple[str, str]]
 ) -> None:
-    data, run = with_cells(make_squares(tmp_path / "squares")), tmp_path / "run"
+    data, run = with_cells(make_squares(tmp_path / "squares", folds=2, count=6)), tmp_path / "run"
     quick = ["--feature_classifier.weak.trees", "4", "--feature_classifier.weak.folds", "2"]
-    fitted = ["--feature_classifier.enabled", "--feature_classifier.copies", "1", *quick]
+    fitted = ["--feature_classifier.enabled", "--feature_classifier.copies", "3", *quick]
     without = ["--feature_classifier.enabled", "false"]
-    crops = ["--crops.mode", "stored", "--crops.size", "64", "--batch", "6"]
+    crops = ["--crops.mode", "stored", "--crops.size", "64"]
     once = ["--epochs", "1", "--optim.schedule", "cosine"]
     assert train.main(words(data, run, *once, *fitted, *crops)) == 0
     refined = ["--drs.mode", "fixed", "--drs.refine_from", str(run), "--loss.name", "asymmetric"]
@@ -279,7 +281,11 @@ def with_cells(data: Path) -> Path:
 
 
 def test_a_training_reads_every_option_of_maps(tmp_path: Path, asked: set[tuple[str, str]]) -> None:
-    data, run, masks = with_cells(make_squares(tmp_path / "squares")), tmp_path / "run", tmp_path / "pseudo"
+    data, run, masks = (
+        with_cells(make_squares(tmp_path / "squares", folds=2, count=6)),
+        tmp_path / "run",
+        tmp_path / "pseudo",
+    )
     assert train.main(words(data, run, "--epochs", "1", "--feature_classifier.enabled", "false")) == 0
     views = ["--tta.views", "none", "--tta.scales", "[1.0]"]
     assert pseudo.main(["--data", str(data), "--run", str(run), "--out", str(masks), "--device", "cpu", *views]) == 0

@@ -89,7 +89,7 @@ def inside(folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with fields, a data set, a run with U-Nets, predictions out of fold, and mask networks."""
+    """Return a folder with fields, data sets with cells, a run, and predictions out of fold."""
     folder = tmp_path_factory.mktemp("walk")
     with inside(folder):
         write_fields(folder / "fields", 5, 128, 1, workers=0)
@@ -118,13 +118,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fitted = "--feature_classifier.enabled true --feature_classifier.copies 0 --feature_classifier.weak.trees 4"
         fitted += " --feature_classifier.weak.folds 2 --crops.size 32"
         stage("train", f"--data data --run run --fold all {TINY} {fitted}")
+        stage("infer", f"{INFER} --oof true --out preds")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full_home(home: Path) -> Path:
+    """Add a run with U-Nets, and what stages compare, to what `home` holds."""
+    with inside(home):
         stage("pseudo", "--data data --run run --out pseudo --device cpu")
         stage("train", f"--task maps --pseudo pseudo --data data --run unet --fold all {TINY} {SLIM}")
-        stage("infer", f"{INFER} --oof true --out preds")
         stage("infer", f"{INFER} --oof true --out second --score.feature_share 0.2")
         stage("infer", f"{INFER} --oof true --out later --min_score 0.2 --crops.mode none --score.feature_share 0.7")
         stage("calibrate", "--preds preds --out curves/curves.json")
-    return folder
+    return home
 
 
 def outcome(name: str, words: str, walk: Walk, home: Path, new: Path, capsys: pytest.CaptureFixture[str]) -> Any:
@@ -427,11 +434,12 @@ WALKS = {
 }
 
 
-SLOW = ("calibrate", "ensemble", "infer", "report")
+SLOW = ("calibrate", "ensemble", "evaluate", "infer", "overlay", "pseudo", "report")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in WALKS])
 def test_every_option_changes_a_result_or_is_refused(
-    name: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    home = request.getfixturevalue("full_home" if name in SLOW else "home")
     assert not list(problems(name, WALKS[name], home, tmp_path, capsys))

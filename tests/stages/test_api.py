@@ -32,10 +32,10 @@ def cells_map(number: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train two folds for an epoch on twelve noisy images, with given cells."""
+    """Train two folds for an epoch on eight noisy images, with given cells."""
     home = tmp_path_factory.mktemp("api")
     rng = np.random.default_rng(0)
-    images = {f"im{n:02}": rng.integers(0, 200, (4, SIZE, SIZE), np.uint8) for n in range(12)}
+    images = {f"im{n:02}": rng.integers(0, 200, (4, SIZE, SIZE), np.uint8) for n in range(8)}
     labels = {name: [k % 2] for k, name in enumerate(images)}
     create_dataset(home / "data", images, labels, Spec(size=SIZE, folds=2))
     (home / "data/cells").mkdir()
@@ -43,6 +43,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(cells_map(k).astype(np.uint16)).save(home / f"data/cells/{name}.png")
     words = f"--data {home}/data --run {home}/run --fold all --backbone test_resnet --weights none --crop 64 --batch 3"
     words += " --epochs 1 --workers 0 --device cpu --crops.size 32 --drs.mode fixed"
+    few = ("copies 0", "weak.trees 8", "weak.folds 2", "weak.rounds 1")
+    words += "".join(f" --feature_classifier.{text}" for text in few)
     train.main(words.split())
     infer.main(f"--data {home}/data --run {home}/run --out {home}/preds --device cpu".split())
     return home
@@ -137,7 +139,7 @@ def test_the_model_card_tells_the_figures_of_the_runs_log(home: Path) -> None:
     assert card.startswith("---\nlibrary_name: wsss\n")
     for fold in (0, 1):
         log = pd.read_csv(home / f"run/fold{fold}/log.csv")
-        assert f"| held out fold {fold} | 6 | 1 | {log.val_loss[0]:.4g} |" in card
+        assert f"| held out fold {fold} | 4 | 1 | {log.val_loss[0]:.4g} |" in card
     assert "- `18` Negative" in card
 
 

@@ -30,14 +30,15 @@ CPU = ["--device", "cpu"]
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images, a data set with cells, a run, out-of-fold predictions and a truth table."""
     home = tmp_path_factory.mktemp("disk")
-    data = make_squares(home / "data", folds=2)
+    data = make_squares(home / "data", folds=2, count=6)
     cells = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((SIZE // 2, SIZE // 2))).astype(np.int32)
     (home / "images").mkdir()
     for name in DataSet.open(data).ids:
         write_label_map(data / "cells" / name, cells)
         Image.fromarray(np.zeros((32, 32, 4), np.uint8)).save(home / "images" / f"{name}.png")
     (home / "truth.csv").write_text("ID,cell,Label\n" + "".join(f"im00,{k},0\nim01,{k},1\n" for k in range(1, 5)))
-    assert train.main(words(data, home / "run", "--fold", "all", "--epochs", "1", "--crops.mode", "none")) == 0
+    alone = ["--epochs", "1", "--crops.mode", "none", "--feature_classifier.enabled", "false"]
+    assert train.main(words(data, home / "run", "--fold", "all", *alone)) == 0
     score = ["--data", str(data), "--run", str(home / "run"), "--oof", "--crops.mode", "none", *CPU]
     assert infer.main([*score, "--out", str(home / "oof")]) == 0
     shutil.copytree(home / "oof", home / "oof2")

@@ -82,7 +82,7 @@ def home(tmp_path: Path) -> Path:
 def test_segment_train_infer_and_report_never_connect_and_need_no_home_or_writable_input(
     home: Path, tmp_path: Path
 ) -> None:
-    data = make_squares(tmp_path / "data")
+    data = make_squares(tmp_path / "data", folds=2, count=6)
     train = words(data, tmp_path / "run", "--epochs", "1", "--crops.size", "32", *FEW)
     score = ["--data", str(data), "--run", str(tmp_path / "run"), "--out", str(tmp_path / "preds"), "--device", "cpu"]
     page = ["--preds", str(tmp_path / "preds"), "--data", str(data), "--out", str(tmp_path / "report.html")]

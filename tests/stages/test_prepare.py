@@ -291,12 +291,12 @@ def journalled(path: Path) -> int:
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(inputs: Path) -> None:
-    for k in range(12, 60):
+    for k in range(12, 32):
         draw(inputs / "images", f"i{k:02d}", k, (300, 300))
     labelled(inputs, "--allow-unlabelled", out="whole")
     journal = inputs / "killed" / "prepare-main.journal"
     kills = 0
-    for wanted, workers in ((0, 0), (1, 1), (20, 0)):
+    for wanted, workers in ((0, 0), (1, 1), (12, 0)):
         more = {"out": "killed", "workers": workers}
         process = FORK.Process(target=lambda more=more: os.setsid() or labelled(inputs, "--allow-unlabelled", **more))
         process.start()

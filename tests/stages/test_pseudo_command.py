@@ -19,12 +19,14 @@ from wsss.data.pseudo import PseudoSet
 from wsss.runs.run_folder import load_checkpoint
 
 CPU = ["--device", "cpu"]
+ALONE = ["--epochs", "1", "--feature_classifier.enabled", "false"]
+ONE_VIEW = ["--tta.views", "none", "--tta.scales", "1"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve images, cut into four cells each."""
-    folder = make_squares(tmp_path_factory.mktemp("data") / "squares")
+    """Eight images, cut into four cells each."""
+    folder = make_squares(tmp_path_factory.mktemp("data") / "squares", count=8)
     cells = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((SIZE // 2, SIZE // 2))).astype(np.int32)
     cells[SIZE // 2] = 0
     for name in DataSet.open(folder).ids:
@@ -37,15 +39,16 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two of the folds of a classifier."""
     path = tmp_path_factory.mktemp("runs") / "cam"
     for fold in ("0", "1"):
-        alone = ["--epochs", "1", "--feature_classifier.enabled", "false", "--score.prior_rounds", "0"]
-        assert train.main(train_words(data, path, "--fold", fold, *alone)) == 0
+        assert train.main(train_words(data, path, "--fold", fold, *ALONE, "--score.prior_rounds", "0")) == 0
     return path
 
 
 @pytest.fixture(scope="module")
 def masks(data: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pseudo") / "cam"
-    assert pseudo.main(["--data", str(data), "--run", str(run), "--out", str(out), "--batch", "4", *CPU]) == 0
+    assert (
+        pseudo.main(["--data", str(data), "--run", str(run), "--out", str(out), "--batch", "4", *CPU, *ONE_VIEW]) == 0
+    )
     return out
 
 
@@ -98,6 +101,7 @@ def test_an_interrupted_run_goes_on_to_the_same_masks(
 
     monkeypatch.setattr(Journal, "add", add)
     words = ["--data", str(data), "--run", str(run), "--out", str(tmp_path / "out"), "--batch", "4", *CPU]
+    words += ONE_VIEW
     with pytest.raises(KeyboardInterrupt):
         pseudo.main(words)
     assert pseudo.main(words) == 0
@@ -112,7 +116,7 @@ def test_an_image_that_lost_its_cells_while_the_run_was_interrupted_is_left_out(
 ) -> None:
     copy = shutil.copytree(data, tmp_path / "set")
     words = ["--data", str(copy), "--run", str(run / "fold0"), "--out", str(tmp_path / "out"), *CPU]
-    words += ["--tta.views", "none", "--tta.scales", "1"]
+    words += ONE_VIEW
     with monkeypatch.context() as patch:
         patch.setattr("wsss.stages.pseudo.make_masks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -141,10 +145,10 @@ def test_a_label_that_is_held_out_changes_nothing_that_predicts_it(
     monkey.setattr(DataSet, "folds", lambda self: folds)  # new labels would draw new folds
     with monkey.context():
         assert opened.ids == old.ids
-        assert train.main(train_words(new, tmp_path / "cam", "--fold", "0", "--epochs", "1")) == 0
+        assert train.main(train_words(new, tmp_path / "cam", "--fold", "0", *ALONE)) == 0
         out = tmp_path / "pseudo"
         words = ["--data", str(new), "--run", str(tmp_path / "cam"), "--out", str(out), "--batch", "4", *CPU]
-        assert pseudo.main(words) == 0
+        assert pseudo.main([*words, *ONE_VIEW]) == 0
         assert train.main(unet_words(new, out, tmp_path / "unet", "--fold", "0")) == 0
     monkey.undo()
     first, second = (load_checkpoint(path / "fold0" / "best.safetensors")[0] for path in (unet, tmp_path / "unet"))

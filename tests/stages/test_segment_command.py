@@ -107,7 +107,7 @@ def test_a_second_run_makes_again_only_what_is_gone(data: Path) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_stopped_and_gives_the_same_maps(tmp_path: Path) -> None:
-    many = {f"i{k:03d}": blobs((30, 30 + k % 40), (70, 60)) for k in range(24)}
+    many = {f"i{k:03d}": blobs((30, 30 + k % 40), (70, 60)) for k in range(10)}
     killed = create_dataset(tmp_path / "killed", many, spec=Spec(size=96))
     whole = create_dataset(tmp_path / "whole", many, spec=Spec(size=96))
     assert run(whole) == 0
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_gives_the_same_maps(tmp_path:
     process.kill()
     process.join()
     made = {path.name: path.stat().st_mtime_ns for path in killed.glob("cells/i*.png")}
-    assert 0 < len(made) < 24
+    assert 0 < len(made) < 10
     assert not (killed / "segments.csv").exists()
     assert run(killed) == 0
     again = [name for name, then in made.items() if (killed / "cells" / name).stat().st_mtime_ns != then]
@@ -146,10 +146,11 @@ def test_maps_corrected_by_hand_are_not_replaced_where_their_images_or_masks_cha
     assert read_label_map(data / "cells" / "a.png").max() == 3
 
 
-def test_processes_give_what_one_process_gives(data: Path, tmp_path: Path) -> None:
-    run(data)
+@pytest.mark.parametrize("backend", ["classical", pytest.param("unet", marks=pytest.mark.slow)])
+def test_processes_give_what_one_process_gives(data: Path, tmp_path: Path, backend: str) -> None:
+    run(data, "--backend", backend)
     other = create_dataset(tmp_path / "other", IMAGES, spec=Spec(size=96))
-    assert main(["--data", str(other), "--workers", "2"]) == 0
+    assert main(["--data", str(other), "--backend", backend, "--workers", "2"]) == 0
     for path in sorted((data / "cells").iterdir()):
         assert path.read_bytes() == (other / "cells" / path.name).read_bytes()
 

@@ -16,11 +16,11 @@ from wsss.training.state import Job
 SIZE = 64
 
 
-def make_squares(folder: Path, prefix: str = "im", folds: int = 4) -> Path:
-    """Write twelve images in which a bright green square means class 1, and a bright red one class 0."""
+def make_squares(folder: Path, prefix: str = "im", folds: int = 4, count: int = 12) -> Path:
+    """Write images in which a bright green square means class 1, and a bright red one class 0."""
     rng = np.random.default_rng(0)
     images, labels = {}, {}
-    for n in range(12):
+    for n in range(count):
         image = rng.integers(0, 40, (4, SIZE, SIZE)).astype(np.uint8)
         y, x = rng.integers(0, SIZE - 24, 2)
         image[n % 2, y : y + 24, x : x + 24] = 230

@@ -1,5 +1,6 @@
 """Two CPU processes: the same run as one, figures alike, one writer, all end together."""
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ from wsss.training.state import World, join_processes
 
 # Layer norms and SGD: batch norms would see other images in each process, Adam would enlarge rounding.
 PLAIN = ["--backbone", "test_efficientnet_ln", "--optim.name", "sgd", "--optim.ema", "0.5", "--optim.accumulate", "2"]
+
+FORK = multiprocessing.get_context("fork")  # a child that has nothing to import
 
 Start = Callable[[list[str]], "subprocess.Popen[str]"]
 
@@ -93,6 +97,13 @@ def test_a_batch_smaller_than_the_processes_is_refused(data: Path, tmp_path: Pat
         check_world(ClassifyRecipe(sync_bn=True), choose_device("cpu"), World(0, 4))
 
 
+def second(arguments: list[str], place: dict[str, str], spoken: Path) -> None:
+    """Be the second of two processes; write what it says into a file."""
+    os.environ |= {**place, "RANK": "1", "LOCAL_RANK": "1"}
+    with spoken.open("w") as out, redirect_stdout(out), redirect_stderr(out):
+        assert main(arguments) == 0
+
+
 def test_two_processes_train_the_network_that_one_trains(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,20 +113,20 @@ def test_two_processes_train_the_network_that_one_trains(
         port = str(free.getsockname()[1])
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     place |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}  # as torchrun does
-    command = [sys.executable, "-m", "wsss.train", *words(data, tmp_path / "two", *PLAIN)]
-    environment = {**os.environ, **place, "RANK": "1", "LOCAL_RANK": "1"}
-    process = subprocess.Popen(command, text=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    spoken = tmp_path / "spoken"
     capsys.readouterr()
+    process = FORK.Process(target=second, args=(words(data, tmp_path / "two", *PLAIN), place, spoken))
+    process.start()
     try:
         for name, value in {**place, "RANK": "0", "LOCAL_RANK": "0"}.items():  # this process is the first of the two
             monkeypatch.setenv(name, value)
         assert main(words(data, tmp_path / "two", *PLAIN)) == 0
-        output, errors = process.communicate(timeout=300)
+        process.join(300)
     finally:
         process.kill()
-    assert process.returncode == 0, errors
+    assert process.exitcode == 0, spoken.read_text()
     assert capsys.readouterr().out.count("epoch 1/2") == 1
-    assert "epoch" not in output  # one process speaks
+    assert "epoch" not in spoken.read_text()  # one process speaks
     (one, meta_one), (two, meta_two) = final(tmp_path / "one"), final(tmp_path / "two")
     assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-5) for name in one)
     logs = [pd.read_csv(tmp_path / name / "fold0" / "log.csv") for name in ("one", "two")]

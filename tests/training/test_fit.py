@@ -1,12 +1,10 @@
 """Training: resumed runs equal unbroken ones, bad batches are named, and a network learns."""
 
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ MORE = (
     "cosine",
 )  # all that a checkpoint must hold
 
-Start = Callable[[list[str]], "subprocess.Popen[str]"]
+FORK = multiprocessing.get_context("fork")  # a child that has nothing to import
 
 
 @pytest.fixture(scope="module")
@@ -47,31 +45,6 @@ def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(unbroken: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(unbroken, tmp_path / "copy"))
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start a process of wsss.train; those that a failed test leaves are ended."""
-    started: list[subprocess.Popen[str]] = []
-
-    def begin(arguments: list[str]) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "wsss.train", *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
-def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 300
-    while not path.exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_a_run_leaves_what_it_promises(unbroken: Path) -> None:
@@ -96,7 +69,7 @@ def test_another_seed_gives_another_run(data: Path, unbroken: Path, tmp_path: Pa
 
 
 def test_a_run_killed_and_then_interrupted_equals_the_unbroken_one(
-    data: Path, unbroken: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+    data: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL as soon as a checkpoint within the epoch is there, Ctrl-C after the next one, then to the end."""
 
@@ -108,10 +81,12 @@ def test_a_run_killed_and_then_interrupted_equals_the_unbroken_one(
     run = tmp_path / "run"
     arguments = words(data, run, *MORE, "--save_every", "1")
     last = run / "fold0" / "last.safetensors"
-    process = start(arguments)
-    wait_for(last, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process = FORK.Process(target=main, args=(arguments,))
+    process.start()
+    while process.is_alive() and not last.exists():
+        time.sleep(0.002)
+    process.kill()
+    process.join()
     assert load_checkpoint(last)[1]["progress"]["epoch"] < 2
     monkeypatch.setattr("wsss.runs.run_folder.save_checkpoint", save_and_interrupt)
     with pytest.raises(KeyboardInterrupt):

@@ -15,10 +15,10 @@ from wsss.train import main
 
 
 def test_views_change_scores_and_stay_out_of_fold(tmp_path: Path) -> None:
-    data, run = make_squares(tmp_path / "data", folds=2), tmp_path / "run"
+    data, run = make_squares(tmp_path / "data", folds=2, count=6), tmp_path / "run"
     cells = np.zeros((64, 64), np.int32)
     cells[5:30, 4:40], cells[35:60, 20:50] = 1, 2
-    for n in range(12):
+    for n in range(6):
         write_label_map(data / "cells" / f"im{n:02}", cells)
     assert main(words(data, run, "--fold", "all", "--epochs", "1", "--feature_classifier.enabled", "false")) == 0
     plain = ["--data", str(data), "--run", str(run), "--device", "cpu", "--oof", "--crops.size", "32"]

@@ -30,7 +30,7 @@ from wsss.training.watch import choose_fields, suggest
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_squares(tmp_path_factory.mktemp("data") / "squares")
+    return make_squares(tmp_path_factory.mktemp("data") / "squares", count=8)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,10 @@ def test_each_cosine_cycle_leaves_a_snapshot(first: Path) -> None:
 
 
 def test_snapshots_are_averaged_when_asked_for(data: Path, first: Path, tmp_path: Path) -> None:
-    for n in range(12):
-        write_label_map(data / "cells" / f"im{n:02}", np.ones((64, 64), np.int32))
-    words = ["--data", str(data), "--run", str(first), "--crops.mode", "none", "--device", "cpu"]
+    with_cells = shutil.copytree(data, tmp_path / "data")
+    for n in range(8):
+        write_label_map(with_cells / "cells" / f"im{n:02}", np.ones((64, 64), np.int32))
+    words = ["--data", str(with_cells), "--run", str(first), "--crops.mode", "none", "--device", "cpu"]
     assert infer([*words, "--out", str(tmp_path / "out"), "--snapshots", "true"]) == 0
     facts = read_json(tmp_path / "out" / "provenance.json")
     assert len({member["weights"] for member in facts["members"]}) == 2

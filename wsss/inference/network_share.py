@@ -93,19 +93,24 @@ def _rescorer(
     one_class = shows_one_class([checkpoint], score)
     columns = [str(k) for k in range(len(checkpoint.record.classes))]
 
-    def of_image(table: pd.DataFrame, shares: dict[str, Share]) -> np.ndarray:
-        parts = [
-            Part(name, groups[name], share, table[[f"{name}:{k}" for k in columns]].to_numpy())
-            for name, share in shares.items()
-        ]
-        visible = shown_share(table.area_px.to_numpy(), table.touches_border.to_numpy(bool))
+    own = {name: [f"{name}:{k}" for k in columns] for name in groups if f"{name}:0" in tables[0]}
+    images = [
+        (
+            {name: table[its].to_numpy() for name, its in own.items()},
+            shown_share(table.area_px.to_numpy(), table.touches_border.to_numpy(bool)),
+        )
+        for table in tables
+    ]
+
+    def of_image(scores: dict[str, np.ndarray], visible: np.ndarray, shares: dict[str, Share]) -> np.ndarray:
+        parts = [Part(name, groups[name], share, scores[name]) for name, share in shares.items()]
         cells = blend_parts(parts, score, negative=negative, visible=visible, one_class=one_class)
         return image_scores(cells, np.zeros(cells.shape[1]), negative=negative, share=1.0)
 
     def rescore(share: Share) -> np.ndarray:
         given = replace(checkpoint, network_share=np.broadcast_to(share, len(columns)))
         shares = source_shares([given], score, task.crops)
-        return np.stack([of_image(table, shares) for table in tables])
+        return np.stack([of_image(scores, visible, shares) for scores, visible in images])
 
     return rescore
 
