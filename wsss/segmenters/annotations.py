@@ -26,7 +26,7 @@ from wsss.core.files import composed, read_json
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.parquet import read_parquet
-from wsss.core.rasters import named, without_suffix
+from wsss.core.rasters import image_names, named, without_suffix
 from wsss.core.reading import check_regular, open_zip, read_bytes
 from wsss.core.rle import check_covered, fill
 
@@ -106,7 +106,8 @@ class TableMasks:
         check_columns(table, ["ID", SUBMISSION if self.submission else "rle"], path)
         self._number, self.notes = first_of(NUMBERS, table, path)
         """The column of the numbers; what the user should know, a line each."""
-        self._rows = {str(name): rows for name, rows in table.groupby(table["ID"].map(_name), sort=False)}
+        names = np.array(image_names([composed(str(ID)) for ID in table["ID"]], path), object)
+        self._rows = {str(name): rows for name, rows in table.groupby(names, sort=False)}
         self._empty = _without_cells(path)
 
     def masks(self, name: str, size: tuple[int, int]) -> GivenMasks:
