@@ -575,7 +575,8 @@ def _polygons(segmentation: Any) -> list[Any] | None:
         return []
     if not isinstance(segmentation, list):
         return None
-    depth, inner = 1, next((part for part in segmentation if part != []), [])
+    depth = 1
+    inner: Any = next((part for part in segmentation if part != []), [])
     while isinstance(inner, list):
         depth, inner = depth + 1, inner[0] if inner else None
     if depth == 2 and _is_pairs(segmentation):
