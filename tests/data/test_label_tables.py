@@ -76,6 +76,10 @@ def test_an_image_may_be_named_by_the_path_of_its_file(name: str, tmp_path: Path
     assert read_cell_truth(table(tmp_path, f"ID,cell,Label\n{name},1,one\n"), THREE).ids.tolist() == ["a"]
     with pytest.raises(DataError, match="has a path in it"):
         read_labels(table(tmp_path, "ID,Label\nplates/1/a,one\n"), THREE)
+    two = table(tmp_path, f"ID,cell,Label\n{name},1,one\nother/a.tif,2,one\n")
+    for reader in (read_labels, read_cell_truth):
+        with pytest.raises(DataError, match="which are one ID"):
+            reader(two, THREE)
 
 
 def test_one_hot_columns_may_be_in_another_case(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from wsss.core.checks import ConfigError, DataError
-from wsss.core.labels import ClassList
+from wsss.core.labels import HPA, ClassList
 from wsss.data.image_files import ImageFiles
 from wsss.data.tables import LabelTable, leave_out, match_labels, read_labels
 
@@ -55,6 +55,14 @@ def test_a_table_of_other_images_is_refused() -> None:
 def test_a_table_that_writes_an_id_in_other_case_is_refused() -> None:
     with pytest.raises(DataError, match="'A' and 'a'"):
         match_labels(FILES, table(A=(1,), b=(1,), c=(1,)), allow_unlabelled=True)
+
+
+def test_labels_of_predictions_go_by_the_names_of_their_channels_files(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("ID,Label\na_red.png,0\nb_red.png,1\n")
+    labels = read_labels(tmp_path / "l.csv", HPA)
+    assert {name: row.argmax() for name, row in labels.encoded(["a", "c"], HPA).items()} == {"a": 0, "b_red": 1}
+    with pytest.raises(DataError, match="names none of the 1 images"):
+        labels.encoded(["c"], HPA)
 
 
 def test_skip_takes_ids_or_a_file(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import io
 import math
 import re
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +212,26 @@ def without_suffix(name: str) -> str:
     """Return the ID that a table means by an ID, or by the name or path of an image's file; see also `stem_of`."""
     stem = _IMAGE.sub("", name)
     return name if stem == name else re.split(r"[/\\]", stem)[-1]
+
+
+def image_names(texts: Sequence[str], where: object) -> list[str]:
+    """Return the IDs that the texts of a table's column mean, see `without_suffix`.
+
+    Args:
+        texts: the column.
+        where: the table, for messages.
+
+    Raises:
+        DataError: files of different folders would be one image.
+    """
+    folders: dict[str, str] = {}
+    known: dict[str, str] = {}
+    for text in dict.fromkeys(texts):
+        known[text] = name = without_suffix(text)
+        folder = text[: -len(re.split(r"[/\\]", text)[-1])] if text and name != text else ""
+        if (other := folders.setdefault(name, folder)) != folder:
+            raise DataError(f"{where} names {other}{name} and {folder}{name}, which are one ID: rename one of them.")
+    return [known[text] for text in texts]
 
 
 def files_by_id(folder: Path, endings: Collection[str], expected: str) -> dict[str, Path]:

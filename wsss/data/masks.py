@@ -25,7 +25,7 @@ from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
 from wsss.core.files import MASK_SET, composed, digest_json, not_that
 from wsss.core.label_maps import given_maps, has_odd_palette, read_label_map
-from wsss.core.rasters import LOSSY, SUFFIXES, UNREAD, Raster, files_by_id, open_raster, without_suffix
+from wsss.core.rasters import LOSSY, SUFFIXES, UNREAD, Raster, files_by_id, image_names, open_raster
 from wsss.core.rle import decode_pairs
 from wsss.data.ids import MASK_ENDINGS, by_products, result_notes, unread_notes
 
@@ -158,7 +158,7 @@ def read_text_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         DataError: it cannot be read, lacks a column, or names an ID twice.
     """
     table = read_text(path, columns)
-    table[columns[0]] = table[columns[0]].map(without_suffix)
+    table[columns[0]] = image_names(table[columns[0]].tolist(), path)
     twice = table[columns[0]][table[columns[0]].duplicated()]
     if len(twice):
         raise DataError(f"{path} names {some(twice.unique())} more than once.")

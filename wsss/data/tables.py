@@ -23,6 +23,7 @@ from wsss.core.csv_text import (
 )
 from wsss.core.files import composed, listed
 from wsss.core.labels import HPA, HPA_CHANNELS, KAGGLE2018_TO_HPA, LABEL_COLUMNS, ClassList, LabelReader, format_label
+from wsss.core.rasters import image_names
 from wsss.core.reading import read_yaml
 from wsss.data import ids
 from wsss.data.catalog import PIXEL_SIZE
@@ -96,6 +97,7 @@ def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CH
         raise DataError(f"{path} has the columns {some(table.columns)}: expected one named ID.")
     columns, read = _reader(path, table, classes)
     names = unguard_text(table[["ID"]]).ID.tolist()
+    image_names([name for name in names if "://" not in name], path)
     rows = _read_rows(
         path, zip(table.index, names, table[columns].itertuples(index=False), strict=True), read, channels
     )

@@ -14,7 +14,7 @@ from wsss.core.console import say_notes
 from wsss.core.csv_text import check_no_decimals, first_of, numbers, read_text, unguard_text
 from wsss.core.labels import LABEL_COLUMNS as OF_TABLES
 from wsss.core.labels import ClassList, LabelReader
-from wsss.core.rasters import without_suffix
+from wsss.core.rasters import image_names
 from wsss.metrics.classify import (
     average_precision,
     check_same_shape,
@@ -72,7 +72,7 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
         DataError: a column is missing, or a row has no number, no or unknown classes, or comes twice.
     """
     table = unguard_text(read_text(path, ["ID"], [*CELL_COLUMNS, *LABEL_COLUMNS]))
-    table["ID"] = table.ID.map(without_suffix)
+    table["ID"] = pd.Series(image_names(table.ID.tolist(), path), table.index, dtype="str")
     cell, notes = first_of(CELL_COLUMNS, table, path)
     say_notes(notes)
     label = next((name for name in LABEL_COLUMNS if name in table), "")

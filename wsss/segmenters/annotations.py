@@ -26,7 +26,7 @@ from wsss.core.files import composed, read_json
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
 from wsss.core.parquet import read_parquet
-from wsss.core.rasters import named, without_suffix
+from wsss.core.rasters import image_names, named, without_suffix
 from wsss.core.reading import check_regular, open_zip, read_bytes
 from wsss.core.rle import check_covered, fill
 
@@ -108,7 +108,8 @@ class TableMasks:
         check_columns(table, ["ID", SUBMISSION if self.submission else "rle"], path)
         self._number, self.notes = first_of(NUMBERS, table, path)
         """The column of the numbers; what the user should know, a line each."""
-        self._rows = {str(name): rows for name, rows in table.groupby(table["ID"].map(_name), sort=False)}
+        names = np.array(image_names([composed(str(ID)) for ID in table["ID"]], path), object)
+        self._rows = {str(name): rows for name, rows in table.groupby(names, sort=False)}
         self._empty = _without_cells(path)
 
     def masks(self, name: str, size: tuple[int, int]) -> GivenMasks:
@@ -576,7 +577,8 @@ def _polygons(segmentation: Any) -> list[Any] | None:
         return []
     if not isinstance(segmentation, list):
         return None
-    depth, inner = 1, next((part for part in segmentation if part != []), [])
+    depth = 1
+    inner: Any = next((part for part in segmentation if part != []), [])
     while isinstance(inner, list):
         depth, inner = depth + 1, inner[0] if inner else None
     if depth == 2 and _is_pairs(segmentation):
