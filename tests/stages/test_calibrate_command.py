@@ -136,6 +136,12 @@ def test_predictions_that_tell_nothing_are_refused(home: Path, tmp_path: Path, m
         calibrate.main(["--preds", str(tmp_path), "--data", str(home / "data")])
 
 
+def test_a_table_without_any_predicted_cell_is_refused(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_text("ID,cell_id,Label\n")
+    with pytest.raises(DataError, match="have no cell in common"):
+        curves(home, "--truth", str(tmp_path / "truth.csv"), "--out", str(tmp_path / "none.json"))
+
+
 def test_out_of_fold_predictions_take_no_curves(home: Path) -> None:
     with pytest.raises(ConfigError, match="have seen the labels"):
         predict(home, "both", "--oof", "--calibration", str(curves(home)))

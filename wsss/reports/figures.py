@@ -51,7 +51,7 @@ def _frame_reliability(upper: Any, lower: Any, truth: str) -> None:
     """Give the two panels of a reliability diagram their axes, with what the scores are compared with."""
     upper.set(ylabel=truth, ylim=(-0.03, 1.03), xlim=(-0.03, 1.03))
     upper.legend(fontsize=8, loc="upper left")
-    lower.set(xlabel="score", ylabel="scores", yscale="log")
+    lower.set(xlabel="score", ylabel="scores", yscale="log" if lower.dataLim.y1 > 0 else "linear")
     for panel in (upper, lower):
         panel.grid(alpha=0.3)
 

@@ -166,6 +166,8 @@ def _cell_events(
         truth, join, how = given.join(options.preds, cells, classes)
         rows = join.rows
         known = rows >= 0
+        if not known.any():
+            raise DataError(f"{tables.folder} and {options.truth} have no cell in common: no curve can be fitted.")
         rows = rows[known]
         basis = f"the true cells of {options.truth}, joined by {how}"
         if truth.weights is None:
