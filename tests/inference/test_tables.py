@@ -58,6 +58,8 @@ def test_a_last_image_may_fill_a_group_and_many_small_ones_are_put_together(
     assert tables.write_cells(tmp_path, iter(frames)) == 24
     wanted = pd.concat(frames, ignore_index=True).drop(columns="rle")
     pd.testing.assert_frame_equal(tables.read_cells(tmp_path), wanted)
+    (tmp_path / "cells.parquet").unlink()
+    pd.testing.assert_frame_equal(tables.read_cells(tmp_path), wanted, rtol=1e-5)
 
 
 def test_vectors_come_back_row_for_row_and_others_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
