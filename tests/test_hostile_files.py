@@ -343,9 +343,13 @@ def test_hostile_polygons(tmp_path: Path) -> None:
         "an empty polygon": coco([[]]),
         "words": coco([["a"] * 8]),
     }
+    good = json.loads(coco([square], id=2))["annotations"]
     for what, content in strays.items():  # cost themselves, not the image
-        (tmp_path / "strays.json").write_bytes(content)
-        assert not paint(CocoMasks(tmp_path / "strays.json").masks("a", (100, 100))).any(), what
+        file = json.loads(content)
+        (tmp_path / "strays.json").write_text(json.dumps(file | {"annotations": file["annotations"] + good}))
+        painted = paint(CocoMasks(tmp_path / "strays.json").masks("a", (100, 100)))
+        assert np.unique(painted).tolist() == [0, 2], what
+    all_refused(tmp_path, "masks.json", CocoMasks, strays)
     all_refused(tmp_path, "masks.json", lambda path: paint(CocoMasks(path).masks("a", (100, 100))), contents)
     rings = {
         "far": [[0, 0], [1e300, 0], [1, 1]],
@@ -522,16 +526,16 @@ def test_coco_files_of_odd_values_are_refused_or_lose_the_annotation(tmp_path: P
     image = {"id": 1, "file_name": "A.png", "height": 64, "width": 64}
     whole = {"id": 1, "image_id": 1, "segmentation": [[1, 1, 40, 1, 40, 40]]}
 
-    def file(**more: Any) -> bytes:
-        return json.dumps({"images": [image], "annotations": [whole | more]}).encode()
+    def file(*others: Any, **more: Any) -> bytes:
+        return json.dumps({"images": [image], "annotations": [whole | more, *others]}).encode()
 
     contents = {name: file(**{name: {"a": 1}}) for name in ("image_id", "category_id")}
     all_refused(tmp_path, "c.json", CocoMasks, contents)
     strays: list[Any] = [[[1e308] * 8], [["1", "2", "30", "4", "9", "20"]], [[True, False, True, True, 9, 9]]]
     for stray in strays:
-        (tmp_path / "c.json").write_bytes(file(segmentation=stray))
+        (tmp_path / "c.json").write_bytes(file(whole | {"id": 2}, segmentation=stray))
         coco = CocoMasks(tmp_path / "c.json")
-        assert not coco.masks("A", (64, 64)).ids
+        assert coco.masks("A", (64, 64)).ids == [2]
         assert "are left out" in coco.notes[0]
 
 
