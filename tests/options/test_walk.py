@@ -243,6 +243,7 @@ WALKS = {
             Case("--score.prior_rounds 0"),
             Case("--score.one_class true"),
             Case("--score.border_power 1"),
+            Case("--score.calibrated false", "--score.feature_share 1"),
             Case("--crops.size 48"),
             Case("--crops.margin 0.5"),
             Case("--source subcell=x.pth", refused="x.pth"),
@@ -313,7 +314,7 @@ WALKS = {
         [
             Case("--labels fields/other.csv"),
             Case("--submission later/submission.csv"),
-            Case("--data other"),
+            Case("--data other", refused="the classes of other are others"),
             Case("--join number"),
             Case("--join_iou 0.9"),
             Case("--match_iou 0.9"),
@@ -326,7 +327,7 @@ WALKS = {
     "calibrate": Walk(
         "--preds preds --out out.json",
         [
-            Case("--data other"),
+            Case("--data other", refused="the classes of other are others"),
             Case("--labels fields/other.csv"),
             Case("--truth fields/other_truth.csv", TRUE),
             Case("--masks joined", TRUE),
@@ -343,7 +344,7 @@ WALKS = {
         [
             Case("--reference a"),
             Case("--count mean"),
-            Case("--threshold 0.2"),
+            Case("--threshold 0.02"),
             Case("--threshold 0.2", "--count mean", refused="threshold"),
             Case("--rounds 100"),
         ],
@@ -370,7 +371,7 @@ WALKS = {
     "export": Walk(
         "--preds preds --out made --to geojson",
         [
-            Case("--data other"),
+            Case("--data other", refused="the classes of other are others"),
             Case("--gz false"),
             Case("--gz false", "--to csv --out out.csv", refused="gz"),
             Case("--every_class true", "--to coco --out out.json"),
@@ -387,7 +388,7 @@ WALKS = {
         "--preds preds --out out.html",
         [
             Case("--run unet"),
-            Case("--data other"),
+            Case("--data other", refused="the classes of other are others"),
             Case(f"{TRUE}"),
             Case("--masks joined", TRUE),
             Case("--join number", TRUE),
@@ -405,7 +406,7 @@ WALKS = {
     "overlay": Walk(
         "--preds preds --out out --max_size 128 --most 1",
         [
-            Case("--data other"),
+            Case("--data other", refused="the classes of other are others"),
             Case("--ids train01_00002", "--most 10"),
             Case("--most 3"),
             Case("--most 3", "--ids train01_00002 --most 10", refused="--most changes nothing"),
