@@ -105,7 +105,7 @@ INFERENCES = {
     "composed-no-shares": Inference("puzzle", "--score.prior_rounds 0"),
     "composed-turns": Inference("puzzle", "--tta.views turns"),
     "composed-half": Inference("puzzle", f"{RECIPE} --score.feature_share 0.5"),
-    "folds-puzzle": Inference("puzzle-folds", "--score.prior_rounds 0"),
+    "folds-puzzle": Inference("puzzle-folds", "--score.prior_rounds 0 --score.feature_share 0.5"),
     "folds-puzzle-formula": Inference("puzzle-folds", FORMULA),
     "folds-plain-formula": Inference("plain-folds", FORMULA),
     "folds-drs-formula": Inference("drs-learned-folds", FORMULA),
