@@ -277,3 +277,17 @@ def test_curves_go_by_labels_given_by_hand_and_leave_unknown_classes_alone() -> 
     nothing = LabelledCells(np.flatnonzero(truth == 0), np.zeros(((truth == 0).sum(), 5)))
     taught = fit_calibration(model, replace(cells, labelled=nothing))
     assert taught.cells[0].apply(np.array(0.9)) < plain.cells[0].apply(np.array(0.9)) - 0.2
+
+
+def test_classes_that_a_fold_never_met_have_no_curve_and_raise_no_other() -> None:
+    features, image_of_cell, labels, _ = toy()
+    rare = np.concatenate([labels, np.zeros((60, 1))], axis=1)
+    rare[0] = np.eye(5)[4]  # the only label of one image: the learners that do not see it know nothing about it
+    cells = TrainingCells(features, image_of_cell, rare, NEGATIVE)
+    model = fit_model(cells, 0, QUICK)
+    assert np.isnan(model.held_out[:, 4]).all()
+    curves = fit_calibration(model, cells)
+    assert curves.cells[4].method == curves.images[4].method == "identity"
+    without = replace(cells, features=features[6:], image_of_cell=image_of_cell[6:])
+    alone = fit_calibration(replace(model, held_out=model.held_out[6:]), without)
+    assert (curves.cells[0].y == alone.cells[0].y).all(), "its image says nothing about other classes"

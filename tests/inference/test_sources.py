@@ -87,6 +87,7 @@ def with_curves(middle: float | None, **beside: Any) -> CamCheckpoint:
 
 def test_scores_of_the_features_alone_go_through_the_mean_of_their_curves() -> None:
     both, half = [with_curves(0.6), with_curves(0.8)], np.full((1, 2), 0.5)
+    assert own_curves([*both, with_curves(0.7, one_class=True)], ScoreConfig(), 1.0) is not None, "folds that disagree"
     for share, wanted in ((1.0, [[0.7, 0.7]]), (np.array([1.0, 0.9]), [[0.7, 0.5]]), (0.9, half)):
         found = own_curves(both, ScoreConfig(), share)
         assert found is not None
@@ -102,7 +103,7 @@ def test_scores_of_the_features_alone_go_through_the_mean_of_their_curves() -> N
         ([with_curves(0.6)], ScoreConfig(border_power=1)),
         ([with_curves(0.6)], ScoreConfig(one_class=True)),
         ([with_curves(0.6), with_curves(None)], ScoreConfig()),
-        ([with_curves(0.6), with_curves(0.6, one_class=True)], ScoreConfig()),
+        ([with_curves(0.6), with_curves(0.6, one_class=True)], ScoreConfig(one_class=True)),
         ([with_curves(0.6, one_class=True)], ScoreConfig(one_class=False)),
     ],
 )

@@ -30,7 +30,7 @@ from wsss.feature_classifier.store import (
     StoredLinear,
     agreement,
 )
-from wsss.metrics.calibration import Calibration, fit_curves, possible_targets
+from wsss.metrics.calibration import IDENTITY, Calibration, Curve, fit_curves, possible_targets
 from wsss.options.recipe import FitConfig
 from wsss.options.scoring import ScoreConfig
 
@@ -179,7 +179,7 @@ class FittedModel:
     """(N, K) float32 in [0, 1], the soft labels of the training cells in the end; several of a cell may be high."""
     held_out: np.ndarray
     """(N, K) float32 in [0, 1], what learners that had not seen their images made of the training cells in the last
-    round."""
+    round; NaN for a class that some of them met in no image, since they know nothing about it."""
     history: list[float]
     """Mean change of a soft label in each round, in [0, 1]; small when the labels have settled."""
     margin_ratio: float | None = None
@@ -294,7 +294,7 @@ def fit_model(cells: TrainingCells, seed: int, config: FitConfig) -> FittedModel
     for learner in reversed(final):  # the forest, which fills most memory, last
         learner.fit(*examples)
     every, held_out = np.zeros((2, *allowed.shape), np.float32)
-    every[:, classes], held_out[:, classes] = soft, np.where(known, unseen, 0)
+    every[:, classes], held_out[:, classes] = soft, np.where(known.all(axis=0), unseen, np.nan)
     return FittedModel(final, classes, every, held_out, history, ratio)
 
 
@@ -310,18 +310,24 @@ def fit_calibration(model: FittedModel, cells: TrainingCells) -> Calibration:
     """
     prior, rounds = image_prior_of_one_class if model.one_class else image_prior, ScoreConfig().prior_rounds
     images, row = np.unique(cells.image_of_cell, return_inverse=True)
-    scores, of_images = np.zeros_like(model.held_out), np.zeros((len(images), model.held_out.shape[1]), np.float32)
+    known = np.isin(np.arange(model.held_out.shape[1]), model.classes) & np.isfinite(model.held_out).all(axis=0)
+    held_out = np.where(known, model.held_out, 0)
+    scores, of_images = np.zeros_like(held_out), np.zeros((len(images), len(known)), np.float32)
     for image, rows in enumerate(np.split(np.argsort(row, kind="stable"), np.cumsum(np.bincount(row))[:-1])):
-        scores[rows] = prior(model.held_out[rows], cells.negative, rounds)
+        scores[rows] = prior(held_out[rows], cells.negative, rounds)
         of_images[image] = image_scores(scores[rows], of_images[image], negative=cells.negative, share=1.0)
     labels = np.asarray(cells.image_labels)[images]
     targets = possible_targets(scores, labels[row], cells.negative)
     if cells.labelled is not None:
         targets[cells.labelled.rows] = cells.labelled.labels
-    learnt = np.isin(np.arange(scores.shape[1]), model.classes)  # the scores of other classes are 0 and stay so
-    # sigmoids, for the steps of isotonic curves bring scores together that tables with six digits then tie
-    curves_of_cells = fit_curves(scores, targets, "platt")
-    return Calibration(curves_of_cells, fit_curves(of_images, labels.astype(float), "platt")).only(learnt)
+    judged = ~(labels[:, ~known] > 0).any(axis=1)[row]  # cells of images of known classes alone
+
+    def fitted(made: np.ndarray, true: np.ndarray) -> list[Curve]:
+        # sigmoids, for the steps of isotonic curves bring scores together that tables with six digits then tie
+        curves = iter(fit_curves(made[:, known], true[:, known], "platt"))
+        return [next(curves) if is_known else IDENTITY for is_known in known]
+
+    return Calibration(fitted(scores[judged], targets[judged]), fitted(of_images, labels.astype(float)))
 
 
 @dataclass(frozen=True)

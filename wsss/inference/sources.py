@@ -445,9 +445,9 @@ def own_curves(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, share: 
 
     None where curves are not wanted, a classifier has none, or they were fitted to other rules than `score`.
     """
-    one_class, default = shows_one_class(checkpoints, score), ScoreConfig()
+    asked, default = score.one_class, ScoreConfig()
     fitted = [checkpoint.feature_classifier for checkpoint in checkpoints]
-    curves = [own.calibration for own in fitted if own is not None and own.one_class == one_class]
+    curves = [own.calibration for own in fitted if own is not None and (asked == "auto" or own.one_class == asked)]
     there = [own for own in curves if own is not None]
     same_rules = (score.prior_rounds, score.border_power) == (default.prior_rounds, default.border_power)
     if not (score.calibrated and same_rules) or not there or len(there) < len(checkpoints):
