@@ -190,5 +190,5 @@ def test_a_share_that_is_none_is_refused(home: Path, share: Any) -> None:
     fitted = load_feature_classifier(folder.feature_classifier, FEATURES)
     path = home / "other.safetensors"
     save_feature_classifier(path, fitted.with_meta({NETWORK_SHARE: {"by_class": share}}))
-    with pytest.raises(DataError, match=r"other\.safetensors holds no forest and linear model that fit"):
+    with pytest.raises(DataError, match=r"other\.safetensors holds no forest, linear model and curves that fit"):
         load_feature_classifier(path, FEATURES)

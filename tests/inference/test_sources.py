@@ -11,7 +11,7 @@ from wsss.core.checks import DataError
 from wsss.inference import sources
 from wsss.inference.checkpoints import CamCheckpoint
 from wsss.inference.pipeline import digests
-from wsss.inference.sources import Sample, Source, Task, own_curves, source_shares, sources_of
+from wsss.inference.sources import Sample, Source, Task, own_curves, rules_for_all, source_shares, sources_of
 from wsss.metrics.calibration import Calibration, Curve
 from wsss.models.device import choose_device
 from wsss.options.scoring import CropConfig, ScoreConfig
@@ -80,9 +80,9 @@ def curve(middle: float) -> Calibration:
     return Calibration(bent, bent)
 
 
-def with_curves(middle: float | None, **beside: Any) -> CamCheckpoint:
-    fitted = {"one_class": False, "calibration": None if middle is None else curve(middle)}
-    return checkpoint(feature_classifier=SimpleNamespace(**(fitted | beside)))
+def with_curves(middle: float | None, *, one_class: bool = False, path: str = "runs/a") -> CamCheckpoint:
+    curves = None if middle is None else curve(middle)
+    return checkpoint(feature_classifier=SimpleNamespace(one_class=one_class, calibration=curves), path=path)
 
 
 def test_scores_of_the_features_alone_go_through_the_mean_of_their_curves() -> None:
@@ -111,6 +111,15 @@ def test_curves_of_other_rules_or_of_some_networks_are_not_used(
     networks: list[CamCheckpoint], rules: ScoreConfig
 ) -> None:
     assert own_curves(networks, rules, 1.0) is None
+
+
+def test_where_one_fold_has_no_curves_none_are_used_and_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    of_now, of_before = with_curves(0.6, path="runs/a/fold0"), with_curves(None, path="runs/a/fold1")
+    for alike in ([of_now], [of_before]):
+        assert rules_for_all(ScoreConfig(), [(alike, [0])]).calibrated
+    assert capsys.readouterr().out == ""
+    assert not rules_for_all(ScoreConfig(), [([of_now], [0]), ([of_before], [1])]).calibrated
+    assert "runs/a/fold1 has no calibration curves" in capsys.readouterr().out
 
 
 def test_digests_name_all_that_scores() -> None:

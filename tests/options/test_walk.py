@@ -111,6 +111,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("stacks.csv").write_text("ID,Label\na,0\nb,1\n")
         for data in ("data", "other"):
             stage("segment", f"--data {data} --workers 0")
+        shutil.copytree("data", "relabelled")  # of the same classes, pixels and cells
+        stage("prepare", f"{PREPARE} --out relabelled --labels fields/other.csv")
         for path in sorted(Path("fields/masks").glob("*.png")):
             label_map = read_label_map(path)
             write_label_map(Path("joined") / path.stem, np.where(label_map == 2, 1, label_map))
@@ -328,6 +330,7 @@ WALKS = {
         "--preds preds --out out.json",
         [
             Case("--data other", refused="the classes of other are others"),
+            Case("--data relabelled"),
             Case("--labels fields/other.csv"),
             Case("--truth fields/other_truth.csv", TRUE),
             Case("--masks joined", TRUE),
@@ -355,7 +358,7 @@ WALKS = {
         [
             Case("--weights 2,1"),
             Case("--how rank"),
-            Case("--data other", "--weights auto"),
+            Case("--data relabelled", "--weights auto"),
             Case("--truth fields/other_truth.csv", f"--weights auto {TRUE}"),
             Case("--masks joined", f"--weights auto {TRUE}"),
             Case("--join number", f"--weights auto {TRUE}"),
@@ -389,6 +392,7 @@ WALKS = {
         [
             Case("--run unet"),
             Case("--data other", refused="the classes of other are others"),
+            Case("--data relabelled"),
             Case(f"{TRUE}"),
             Case("--masks joined", TRUE),
             Case("--join number", TRUE),
@@ -407,6 +411,7 @@ WALKS = {
         "--preds preds --out out --max_size 128 --most 1",
         [
             Case("--data other", refused="the classes of other are others"),
+            Case("--data relabelled"),
             Case("--ids train01_00002", "--most 10"),
             Case("--most 3"),
             Case("--most 3", "--ids train01_00002 --most 10", refused="--most changes nothing"),

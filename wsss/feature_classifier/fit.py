@@ -22,14 +22,7 @@ from wsss.cells.scoring import image_prior, image_prior_of_one_class, image_scor
 from wsss.core.checks import DataError
 from wsss.core.files import as_read
 from wsss.core.runtime import cores
-from wsss.feature_classifier.store import (
-    LEAST,
-    SPREAD,
-    FeatureClassifier,
-    StoredForest,
-    StoredLinear,
-    agreement,
-)
+from wsss.feature_classifier.store import LEAST, SPREAD, FeatureClassifier, StoredForest, StoredLinear, agreement
 from wsss.metrics.calibration import IDENTITY, Calibration, Curve, fit_curves, possible_targets
 from wsss.options.recipe import FitConfig
 from wsss.options.scoring import ScoreConfig

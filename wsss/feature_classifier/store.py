@@ -197,13 +197,13 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
         stored = StoredForest(**forest), StoredLinear(**linear)
         _check_arrays(*stored, arrays["classes"], meta["count"], len(names))
         _check_share(meta)
-        fitted = FeatureClassifier(*stored, arrays["classes"], meta, header["digest"])
-        _ = fitted.calibration
+        if meta.get(CALIBRATION) is not None:
+            Calibration.of_record(meta[CALIBRATION], meta["count"])
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise DataError(
-            f"{path} holds no forest and linear model that fit each other ({one_line(error)}): {again}."
+            f"{path} holds no forest, linear model and curves that fit each other ({one_line(error)}): {again}."
         ) from error
-    return fitted
+    return FeatureClassifier(*stored, arrays["classes"], meta, header["digest"])
 
 
 def _check_share(meta: dict[str, Any]) -> None:

@@ -13,7 +13,16 @@ from wsss.core.checks import DataError, some
 from wsss.core.console import progress
 from wsss.core.csv_text import read_text
 from wsss.data.origin import read_provenance
-from wsss.inference.tables import cells_file, gathered, iter_cells, read_cells, read_images, score_columns, table_digest
+from wsss.inference.tables import (
+    cells_file,
+    gathered,
+    iter_cells,
+    other_names,
+    read_cells,
+    read_images,
+    score_columns,
+    table_digest,
+)
 from wsss.runs.result_record import check_recorded, record_over
 
 ROUNDS = 20
@@ -215,9 +224,10 @@ def _check_same(prediction: Prediction, first: Prediction) -> None:
             f"{prediction.folder} and {first.folder} were made from other pixels or label maps of {some(changed, 3)}: "
             "predict both again."
         )
-    names = prediction.provenance.get("classes"), first.provenance.get("classes")
-    if None not in names and names[0] != names[1]:
-        raise DataError(f"{prediction.folder} is of the classes {names[0]}, {first.folder} of {names[1]}.")
+    if others := other_names(first.provenance.get("classes"), prediction.provenance.get("classes") or ()):
+        raise DataError(
+            f"{prediction.folder} is of other classes than {first.folder} ({others}): predict one of them again."
+        )
     for name in ("oof", "table"):
         if prediction.provenance and first.provenance and prediction.provenance.get(name) != first.provenance.get(name):
             what = "is out of fold, the other is not" if name == "oof" else "is of another state of the data set"

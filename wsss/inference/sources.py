@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from wsss.cells.instances import crop_batches, window_batches
 from wsss.cells.scoring import GROUPS, Group, Share, cell_cam_scores, take_shares
 from wsss.core.checks import DataError, some
+from wsss.core.console import say
 from wsss.core.runtime import Overlap
 from wsss.data.catalog import DataSet
 from wsss.feature_classifier.features import cell_features, describe_features
-from wsss.inference.checkpoints import CamCheckpoint
+from wsss.inference.checkpoints import CamCheckpoint, Plan
 from wsss.inference.published import Published
 from wsss.metrics.calibration import Calibration, mean_calibration
 from wsss.models.cam_net import crop_outputs
@@ -453,6 +454,16 @@ def own_curves(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, share: 
     if not (score.calibrated and same_rules) or not there or len(there) < len(checkpoints):
         return None
     return mean_calibration(there).only(np.broadcast_to(share == np.float64(1), len(there[0].cells)))
+
+
+def rules_for_all(score: ScoreConfig, plan: Plan) -> ScoreConfig:
+    """Return the rules without curves, with a note, if some feature classifiers have none: a table has one scale."""
+    fitted = {str(one.path): one.feature_classifier for group, _ in plan for one in group if one.feature_classifier}
+    lacking = [path for path, own in fitted.items() if own.calibration is None]
+    if not score.calibrated or len(lacking) in (0, len(fitted)):
+        return score
+    say(f"note: {some(lacking)} has no calibration curves (of an earlier version): those of the others are not used.")
+    return replace(score, calibrated=False)
 
 
 def source_shares(

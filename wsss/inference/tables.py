@@ -220,18 +220,22 @@ def score_columns(table: pd.DataFrame, path: Path) -> list[str]:
     return names
 
 
+def other_names(recorded: Any, names: Sequence[str]) -> str:
+    """Return in which places recorded names of classes are others, in words; '' if in none, or nothing is recorded."""
+    pairs = zip(recorded if isinstance(recorded, list) else (), names, strict=False)
+    return some([f"{now} instead of {then}" for then, now in pairs if then != now], 3)
+
+
 def check_classes(preds: Path, columns: Sequence[str], classes: ClassList, data: Path) -> None:
     """Refuse predictions whose score columns are not those of the classes of a data set.
 
     Raises:
         DataError: there are more or fewer, or they are recorded under other names or in another order.
     """
-    known = read_provenance(preds).get("classes")
-    pairs = zip(known if isinstance(known, list) else (), classes.names, strict=False)
-    if renamed := [f"{then} is {now} now" for then, now in pairs if then != now]:
+    if others := other_names(read_provenance(preds).get("classes"), classes.names):
         raise DataError(
-            f"the classes of {data} are others than those that {preds} has scores of ({some(renamed, 3)}): prepare "
-            "it as it was, or predict again."
+            f"the classes of {data} are others than those that {preds} has scores of ({others}): prepare it as it was, "
+            "or predict again."
         )
     if list(columns) != classes.columns:
         raise DataError(

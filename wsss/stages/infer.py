@@ -50,7 +50,7 @@ from wsss.inference.pipeline import (
     write_results,
 )
 from wsss.inference.published import Published, Target, load_published
-from wsss.inference.sources import CropScores, Sample, Task, source_shares
+from wsss.inference.sources import CropScores, Sample, Task, rules_for_all, source_shares
 from wsss.metrics.calibration import Calibration, load_calibration
 from wsss.models.cam_net import CamNet, InOpenVino, check_runtime
 from wsss.models.device import Device, choose_device, computes_half, keep_freed_memory
@@ -183,7 +183,7 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
     published = load_published(options.source, target, device, options.source_share, options.pixel_um)
     task = Task(
         data,
-        options.score,
+        rules_for_all(options.score, plan),
         options.crops,
         device,
         options.batch,
