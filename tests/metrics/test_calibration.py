@@ -21,6 +21,7 @@ from wsss.metrics.calibration import (
     load_calibration,
     platt_curve,
     possible_targets,
+    regularised_curve,
     save_calibration,
 )
 from wsss.metrics.classify import average_precision, reliability
@@ -133,14 +134,29 @@ def test_scores_of_0_and_1_are_no_trouble() -> None:
     assert np.isfinite(curve.apply(np.array([0.0, 0.5, 1.0]))).all()
 
 
+def test_a_regularised_curve_goes_as_far_as_the_evidence() -> None:
+    scores, truth = overconfident()
+    grid = np.linspace(0.05, 0.95, 10)
+    none, few, many = (regularised_curve(scores, truth, np.full(len(scores), w / len(scores))) for w in (0, 5, 1e6))
+    np.testing.assert_allclose(none.apply(grid), grid, atol=1e-3)
+    np.testing.assert_allclose(many.apply(grid), platt_curve(scores, truth).apply(grid), atol=0.01)
+    between = np.abs(few.apply(grid) - grid)
+    assert 0.05 < between.mean() < np.abs(many.apply(grid) - grid).mean() - 0.05
+    falling = regularised_curve(1 - scores, truth, np.ones(len(scores))).apply(grid)
+    assert (np.diff(falling) > 0).all()
+
+
 def test_possible_targets_stay_within_the_labels_of_the_image() -> None:
     scores = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1.0, 0.9, 0.0]])
     labels = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0]], float)
     kept = labels.copy()
     found = possible_targets(scores, labels, 2)
-    wanted = [[0.6 / 0.64, 0, 0.1 / 0.64], np.array(scores[1]) / 0.744, [0, 0.5, 0.5], [0, 0, 0], [1, 0.9, 0]]
+    wanted = [[0.6 / 0.64, 0, 0.1 / 0.64], np.array(scores[1]) / 0.744, [0, 0.5, 0], [0, 0, 0], [1, 0.9, 0]]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     np.testing.assert_array_equal(labels, kept)
+    missed = possible_targets(np.array([[0.02, 0.3, 0.04]]), np.array([[1.0, 0, 0]]), 2)
+    assert missed[0, 2] == pytest.approx(0.08), "scores that miss the label do not make the cell Negative"
+    assert possible_targets(np.array([[0.02, 0.3, 0.04]]), np.array([[0, 0, 1.0]]), 2)[0, 2] == pytest.approx(1)
 
 
 def test_image_labels_make_scores_of_cells_of_several_classes_no_worse() -> None:

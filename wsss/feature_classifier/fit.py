@@ -23,7 +23,7 @@ from wsss.core.checks import DataError
 from wsss.core.files import as_read
 from wsss.core.runtime import cores
 from wsss.feature_classifier.store import LEAST, SPREAD, FeatureClassifier, StoredForest, StoredLinear, agreement
-from wsss.metrics.calibration import IDENTITY, Calibration, Curve, fit_curves, possible_targets
+from wsss.metrics.calibration import IDENTITY, Calibration, Curve, possible_targets, regularised_curve
 from wsss.options.recipe import FitConfig
 from wsss.options.scoring import ScoreConfig
 
@@ -150,6 +150,8 @@ ENOUGH_CELLS = 500
 """Fewer cells say too little about that."""
 FEWER_TREES = 3
 """The final forest has this many times the trees of the rounds."""
+CELLS_WORTH = 3
+"""Cells of an image are alike: calibration curves count them as this many."""
 
 
 class TooFewCells(DataError):
@@ -311,16 +313,20 @@ def fit_calibration(model: FittedModel, cells: TrainingCells) -> Calibration:
         of_images[image] = image_scores(scores[rows], of_images[image], negative=cells.negative, share=1.0)
     labels = np.asarray(cells.image_labels)[images]
     targets = possible_targets(scores, labels[row], cells.negative)
+    weights = np.minimum(1, CELLS_WORTH / np.bincount(row)[row])
     if cells.labelled is not None:
-        targets[cells.labelled.rows] = cells.labelled.labels
+        targets[cells.labelled.rows], weights[cells.labelled.rows] = cells.labelled.labels, 1
     judged = ~(labels[:, ~known] > 0).any(axis=1)[row]  # cells of images of known classes alone
 
-    def fitted(made: np.ndarray, true: np.ndarray) -> list[Curve]:
+    def fitted(made: np.ndarray, true: np.ndarray, weights: np.ndarray) -> list[Curve]:
         # sigmoids, for the steps of isotonic curves bring scores together that tables with six digits then tie
-        curves = iter(fit_curves(made[:, known], true[:, known], "platt"))
-        return [next(curves) if is_known else IDENTITY for is_known in known]
+        return [
+            regularised_curve(made[:, k], true[:, k], weights) if is_known else IDENTITY
+            for k, is_known in enumerate(known)
+        ]
 
-    return Calibration(fitted(scores[judged], targets[judged]), fitted(of_images, labels.astype(float)))
+    of_cells = fitted(scores[judged], targets[judged], weights[judged])
+    return Calibration(of_cells, fitted(of_images, labels.astype(float), np.ones(len(images))))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
@@ -30,6 +31,10 @@ DIGITS = 9
 """Decimals of the points of a curve."""
 LOGIT = 14.0
 """Log odds beyond this count as this: scores of 0 and 1 have infinite ones."""
+SLOPE_SPREAD, SHIFT_SPREAD, LEAST_SLOPE = 0.5, 1.0, 0.05
+"""Standard deviations of the slope about 1 and of the shift about 0 in a regularised curve, and its smallest slope."""
+NEGATIVE_GAIN = 2
+"""What an unlabelled Negative may gain, at most, where scores do not see the image's labels in a cell."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Curve:
     """Points of a strictly rising curve over [0, 1], linear between them."""
 
     method: str
-    """isotonic, platt, pooled (Platt on all classes together), constant or identity."""
+    """isotonic, platt, pooled (Platt on all classes together), regularised, constant or identity."""
     x: np.ndarray
     """(P,) scores, rising from 0 to 1."""
     y: np.ndarray
@@ -90,7 +95,7 @@ def platt_curve(
     weights = weights * effective_size(weights) / weights.sum()  # as many events as the sample is worth
     yes, no = float((weights * truth).sum()), float((weights * (1 - truth)).sum())
     target = truth * (yes + 1) / (yes + 2) + (1 - truth) / (no + 2)
-    odds = logit(np.clip(np.asarray(scores, np.float64), expit(-LOGIT), expit(LOGIT)))
+    odds = _log_odds(scores)
     twice = np.concatenate([odds, odds])[:, None]
     labels = np.repeat([1, 0], len(odds))
     sides = np.concatenate([weights * target, weights * (1 - target)])
@@ -98,6 +103,37 @@ def platt_curve(
     slope, shift = float(model.coef_[0, 0]), float(model.intercept_[0])
     if slope <= 0:
         return _rising("constant", np.array([0.0, 1.0]), np.full(2, np.average(target, weights=weights)))
+    return _sigmoid(method, slope, shift)
+
+
+def regularised_curve(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> Curve:
+    """Fit a sigmoid of the log odds that changes scores only as far as there is evidence for it.
+
+    Its slope and shift are those of the highest posterior probability, with normal priors about 1 and 0, at which
+    scores stay as they are.
+
+    Args:
+        scores, truth, weights: as in `isotonic_curve`; weights may be 0.
+    """
+    odds = _log_odds(scores)
+
+    def cost(values: np.ndarray) -> tuple[float, np.ndarray]:
+        slope, shift = values
+        logits = slope * odds + shift
+        off = weights * (expit(logits) - truth)
+        far = np.array([(slope - 1) / SLOPE_SPREAD, shift / SHIFT_SPREAD])
+        loss = (weights * (np.logaddexp(0, logits) - truth * logits)).sum() + np.square(far).sum() / 2
+        return float(loss), np.array([off @ odds, off.sum()]) + far / [SLOPE_SPREAD, SHIFT_SPREAD]
+
+    slope, shift = minimize(cost, [1, 0], jac=True, bounds=[(LEAST_SLOPE, None), (None, None)]).x
+    return _sigmoid("regularised", slope, shift)
+
+
+def _log_odds(scores: np.ndarray) -> np.ndarray:
+    return np.asarray(logit(np.clip(np.asarray(scores, np.float64), expit(-LOGIT), expit(LOGIT))))
+
+
+def _sigmoid(method: str, slope: float, shift: float) -> Curve:
     grid = np.linspace(-LOGIT, LOGIT, 97)
     x = np.concatenate([[0], expit(grid[1:-1]), [1]])
     return _rising(method, x, expit(slope * grid + shift))
@@ -156,7 +192,8 @@ def possible_targets(scores: np.ndarray, image_labels: np.ndarray, negative: int
 
     A cell shows one or several of its image's labels, or is Negative: the scores of the other classes become 0, and the
     rest are conditional on the cell showing at least one, p / (1 - product of all (1 - p)), as if the classes were
-    independent. This corrects what image labels can show, not which of the labels a cell shows.
+    independent. This corrects what image labels can show, not which of the labels a cell shows. Low scores of all that
+    a cell can show are no sign that it is Negative: the score of Negative is at most doubled, unless it is a label.
 
     Args:
         scores: (N, K) in [0, 1].
@@ -166,12 +203,17 @@ def possible_targets(scores: np.ndarray, image_labels: np.ndarray, negative: int
     Returns:
         (N, K) float64 in [0, 1]; rows are 0 where the image has no label.
     """
-    allowed = image_labels > 0
+    labelled = image_labels > 0
+    allowed = labelled.copy()
     if negative is not None:
         allowed[:, negative] |= allowed.any(axis=1)
     shown = np.where(allowed, np.clip(np.asarray(scores, np.float64), 1e-9, 1 - 1e-9), 0)
     any_shown = -np.expm1(np.log1p(-shown).sum(axis=1, keepdims=True))
-    return np.divide(shown, any_shown, out=np.zeros_like(shown), where=any_shown > 0)
+    possible = np.divide(shown, any_shown, out=np.zeros_like(shown), where=any_shown > 0)
+    if negative is not None:
+        cautious = np.minimum(possible[:, negative], NEGATIVE_GAIN * shown[:, negative])
+        possible[:, negative] = np.where(labelled[:, negative], possible[:, negative], cautious)
+    return possible
 
 
 @dataclass(frozen=True)
