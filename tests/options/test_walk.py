@@ -353,7 +353,7 @@ WALKS = {
             Case("--count mean"),
             Case("--threshold 0.02"),
             Case("--threshold 0.2", "--count mean", refused="threshold"),
-            Case("--rounds 100"),
+            Case("--rounds 100", "--count mean"),
         ],
         common("overwrite"),
     ),
