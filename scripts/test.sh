@@ -6,7 +6,7 @@ ruff format --check .
 mypy &  # beside the tests: it takes a minute where it has no cache
 types=$! status=0
 cores=$(python -c "import os; print(min(4, len(os.sched_getaffinity(0))))")
-# the tests of a file share what is made for them, so one process takes them all
-python -m pytest -m "not slow" -n "$cores" --dist loadfile "$@" || status=$?
+# the tests of a file share what is made for them, so one process takes them all; tests/conftest.py has the order of files
+python -m pytest -m "not slow" -n "$cores" --dist loadfile --no-loadscope-reorder "$@" || status=$?
 wait "$types"
 exit "$status"

@@ -7,13 +7,11 @@ import sys
 # Before PyTorch is imported: threads that share a tiny network wait for each other most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-from matplotlib.figure import Figure
-
-from wsss.reports import figures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,6 +21,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("asked", max_examples=config.getoption("--examples"), deadline=None)
     settings.load_profile("asked")
+
+
+LONG = ("test_offline.py", "test_walk.py", "test_in_openvino.py", "test_api_page.py", "test_experiments_page.py")
+"""Files of few tests that take long: begun first, or one process would be at them when the others have nothing left."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in LONG, -counts[item.path]))  # tests of one file stay together
 
 
 DRAWN = {
@@ -38,7 +45,7 @@ DRAWN = {
 """Tests, by folder, file or name, that draw what they save or show."""
 MEASURED = {"test_foresight.py", "test_memory.py"}
 """Tests, by file, of the memory that a training takes."""
-NOTHING = figures.data_uri(b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "image/svg+xml")
+NOTHING = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,11 +56,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     before the first step of a training by MEASURED alone.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if not DRAWN & {*item.path.parts, getattr(item, "originalname", item.name)}:
-            patch.setattr(figures, "_save", lambda _, path: Figure((0.1, 0.1)).savefig(path))
-            patch.setattr(figures, "_svg", lambda _: NOTHING)
+        # what no test has imported is not imported for this, least of all by the process that hands out the tests
+        figures, fit = (sys.modules.get(f"wsss.{name}") for name in ("reports.figures", "training.fit"))
+        if figures and not DRAWN & {*item.path.parts, getattr(item, "originalname", item.name)}:
+            patch.setattr(figures, "_save", lambda _, path: figures.Figure((0.1, 0.1)).savefig(path))
+            patch.setattr(figures, "_svg", lambda _: figures.data_uri(NOTHING, "image/svg+xml"))
         patch.setattr(os, "fsync", lambda _: None)
-        fit = sys.modules.get("wsss.training.fit")
         if fit and item.path.name not in MEASURED:
             patch.setattr(fit, "foresee", lambda learner, batch: None)
         return (yield)

@@ -38,11 +38,14 @@ def parse(path: Path) -> ast.Module:
 
 
 @cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(parse(path)))
+
+
+@cache
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
-    tree = parse(path)
-    nodes = tree.body if top_level_only else ast.walk(tree)
     found: set[str] = set()
-    for node in nodes:
+    for node in parse(path).body if top_level_only else nodes_of(path):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -101,7 +104,7 @@ def test_late_imports_are_few() -> None:
     late = {
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in FILES
-        for function in ast.walk(parse(path))
+        for function in nodes_of(path)
         if isinstance(function, ast.FunctionDef)
         for node in ast.walk(function)
         if isinstance(node, ast.Import | ast.ImportFrom)
@@ -150,7 +153,7 @@ READERS = {
 def test_files_are_read_and_written_through_one_module_a_format() -> None:
     for path in FILES:
         inside = str(path.relative_to(ROOT))
-        for node in ast.walk(parse(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
                 for name in (node.func.attr, f"{owner}.{node.func.attr}"):
@@ -167,19 +170,25 @@ OPENERS = {
 OTHER_READERS = {"imageio", "skimage.io", "matplotlib.image", "imagecodecs"}
 
 
+def dotted(node: ast.AST) -> str:
+    """Return 'a.b.c' of such an expression, '' of others."""
+    if isinstance(node, ast.Attribute) and (above := dotted(node.value)):
+        return f"{above}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def calls(path: Path) -> set[str]:
     """Return the dotted names that a file calls, by the modules that they come from."""
-    tree = parse(path)
     known: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             known |= {name.asname or name.name: name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             known |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         if isinstance(node, ast.Call):
-            head, _, rest = ast.unparse(node.func).partition(".")
+            head, _, rest = dotted(node.func).partition(".")
             found.add(f"{known.get(head, head)}.{rest}".rstrip("."))
     return found
 

@@ -140,6 +140,7 @@ def learn(home: Path, *more: str) -> None:
     weak = [f"--feature_classifier.weak.{text}" for text in ("rounds=1", "folds=2", "trees=8", "leaf=1")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network_share, "LEAST_IMAGES", LEAST)
+        patch.setattr(network_share, "DRAWS", 5)
         train.main([*words, *quick, *weak, "--feature_classifier.copies", "0", "--crops.size", "32", *more])
 
 

@@ -1,5 +1,6 @@
 """Mask networks: every tiny encoder, every decoder option, odd sizes, weights from elsewhere."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,21 +25,25 @@ def unet(backbone: str = "test_resnet", outputs: int = 2, channels: int = 4, **o
     return build_unet(MaskRecipe(backbone=backbone, weights="none", unet=config), channels=channels, outputs=outputs)
 
 
+@cache
+def still(backbone: str, channels: int) -> Unet:
+    """Return a network that tests share, as none changes it."""
+    return unet(backbone, channels=channels).eval()
+
+
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "test_convnext", "resnet18", "mobileone_s0"])
 class TestEveryEncoder:
     @pytest.mark.parametrize("channels", [1, 3, 4])
     def test_masks_have_the_images_size(self, backbone: str, channels: int) -> None:
-        net = unet(backbone, channels=channels).eval()
         with torch.no_grad():
-            output = net(torch.randint(0, 256, (2, channels, 64, 96), dtype=torch.uint8))
+            output = still(backbone, channels)(torch.randint(0, 256, (2, channels, 64, 96), dtype=torch.uint8))
         assert output.logits.shape == (2, 2, 64, 96)
         assert output.side == ()
 
     @pytest.mark.parametrize("size", [(101, 101), (33, 70)])
     def test_sizes_off_the_stride_are_handled(self, backbone: str, size: tuple[int, int]) -> None:
-        net = unet(backbone).eval()
         with torch.no_grad():
-            assert net(torch.zeros(1, 4, *size)).logits.shape == (1, 2, *size)
+            assert still(backbone, 4)(torch.zeros(1, 4, *size)).logits.shape == (1, 2, *size)
 
     def test_every_parameter_learns(self, backbone: str) -> None:
         net = unet(backbone, attention="scse", gates=True, hypercolumn=True, deep_supervision=True)
@@ -47,10 +52,12 @@ class TestEveryEncoder:
         assert [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
 
     def test_saved_weights_give_the_same_masks(self, backbone: str) -> None:
-        first, second = unet(backbone).eval(), unet(backbone, outputs=2)
-        second.load_state_dict(first.state_dict())
+        first, second = still(backbone, 4), unet(backbone)
         image = torch.rand(1, 4, 64, 64) * 255
         with torch.no_grad():
+            for parameter in second.parameters():
+                parameter += 0.1
+            second.load_state_dict(first.state_dict())
             assert torch.equal(first(image).logits, second.eval()(image).logits)
 
 

@@ -17,6 +17,7 @@ from wsss.core.labels import HPA_CHANNELS
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
 from wsss.inference.tables import read_images
+from wsss.segmenters import cell_unet
 
 SIZE = 64
 SCORES = [str(k) for k in range(19)]
@@ -93,8 +94,9 @@ def scored_form(home: Path, form: str, images: list[np.ndarray], run: Path) -> p
 
 
 def test_16_and_12_bit_float_rgb_and_stacked_files_give_the_cells_and_scores_of_8_bit(
-    run: Path, tmp_path: Path
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cell_unet, "EDGE", 2 * SIZE)  # the nuclei have the size that the network knows
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:96, :96]
     images = []

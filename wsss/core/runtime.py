@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -51,9 +52,14 @@ def versions() -> dict[str, str]:
 def version_of(package: str) -> str:
     """Return the version of a package, '' where it is not installed."""
     try:
-        return importlib.metadata.version(package)
+        return _installed(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+@cache  # to look takes longer than many a step of a stage; a package that is missing is looked for again
+def _installed(package: str) -> str:
+    return importlib.metadata.version(package)
 
 
 def parallel(

@@ -22,7 +22,7 @@ from wsss.cells.scoring import image_prior, image_prior_of_one_class, image_scor
 from wsss.core.checks import DataError
 from wsss.core.files import as_read
 from wsss.core.runtime import cores
-from wsss.feature_classifier.store import LEAST, SPREAD, FeatureClassifier, StoredForest, StoredLinear, agreement
+from wsss.feature_classifier.store import LEAST, FeatureClassifier, StoredForest, StoredLinear, agreement, normal_scores
 from wsss.metrics.calibration import IDENTITY, Calibration, Curve, possible_targets, regularised_curve
 from wsss.options.recipe import FitConfig
 from wsss.options.scoring import ScoreConfig
@@ -117,7 +117,7 @@ class Linear:
 
     def _scaled(self, features: np.ndarray) -> np.ndarray:
         """Return (N, F + 1) normal scores, the last column 1."""
-        scaled = np.clip(self._scale.transform(features), -SPREAD, SPREAD)
+        scaled = normal_scores(features, self._scale.quantiles_, self._scale.references_)
         return np.hstack([scaled, np.ones((len(features), 1))])
 
     def predict(self, features: np.ndarray) -> np.ndarray:

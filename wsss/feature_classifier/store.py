@@ -87,21 +87,30 @@ class StoredLinear:
     intercept: np.ndarray
     """(C,) float64."""
 
-    def scale(self, features: np.ndarray) -> np.ndarray:
-        """Turn (N, F) features into normal scores within +-SPREAD."""
-        ranks = [self._ranks(column, known) for column, known in zip(features.T, self.quantiles.T, strict=True)]
-        return np.clip(ndtri(np.array(ranks).T.reshape(features.shape)), -SPREAD, SPREAD)
-
-    def _ranks(self, values: np.ndarray, known: np.ndarray) -> np.ndarray:
-        # values that several quantiles share get the middle of their ranks; the ends are 0 and 1
-        up = np.interp(values, known, self.references)
-        down = np.interp(-values, -known[::-1], -self.references[::-1])
-        ranks = np.where(values + NEAR > known[-1], 1, (up - down) / 2)
-        return np.where(values - NEAR < known[0], 0, ranks)
-
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return (N, C) float64 probabilities for (N, F) features."""
-        return np.asarray(expit(self.scale(features) @ self.weights.T + self.intercept))
+        scaled = normal_scores(features, self.quantiles, self.references)
+        return np.asarray(expit(scaled @ self.weights.T + self.intercept))
+
+
+def normal_scores(features: np.ndarray, quantiles: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Turn (N, F) features into normal scores within +-SPREAD, float64.
+
+    Args:
+        features: of cells.
+        quantiles: (Q, F) the values of each feature at `references`, rising.
+        references: (Q,) in [0, 1].
+    """
+    ranks = [_ranks(column, known, references) for column, known in zip(features.T, quantiles.T, strict=True)]
+    return np.clip(ndtri(np.array(ranks).T.reshape(features.shape)), -SPREAD, SPREAD)
+
+
+def _ranks(values: np.ndarray, known: np.ndarray, references: np.ndarray) -> np.ndarray:
+    # values that several quantiles share get the middle of their ranks; the ends are 0 and 1
+    up = np.interp(values, known, references)
+    down = np.interp(-values, -known[::-1], -references[::-1])
+    ranks = np.where(values + NEAR > known[-1], 1, (up - down) / 2)
+    return np.where(values - NEAR < known[0], 0, ranks)
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,16 @@ def build_backbone(
     """
     full = resolve_backbone(name)
     is_vgg = full.startswith("vgg")
-    options: dict[str, Any] = {} if stride == 32 or is_vgg else {"output_stride": stride}
+    options: dict[str, Any] = {} if stride == 32 else {"output_stride": stride}
+    if is_vgg:  # its fully connected layers, which class maps do not use, as narrow as can be: else 100 million weights
+        options = {"mlp_ratio": 1 / 4096}
     try:
         model = timm.create_model(full, num_classes=0, global_pool="", in_chans=channels, **options)
     except MISFITS as error:
         raise ConfigError(
             f"backbone '{name}' can't be built with output stride {stride} ({one_line(error)})."
         ) from error
-    if hasattr(model, "pre_logits"):  # VGG's fully connected layers, which class maps do not use
+    if hasattr(model, "pre_logits"):
         model.pre_logits = nn.Identity()
     config = pretrained_config(model)
     first = config.get("first_conv")

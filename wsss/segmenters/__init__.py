@@ -186,7 +186,8 @@ def make_backend(name: str, options: BackendOptions | None = None) -> AnyBackend
     Raises:
         ConfigError: there is no such backend, or it lacks an option, its package or its weights.
     """
-    check_choice("--backend", name, [AUTO, *backend_names()])
+    if name not in (AUTO, *BUILT_IN):  # else no installed package is looked at
+        check_choice("--backend", name, [AUTO, *backend_names()])
     name = choose_backend(name, (options or BackendOptions()).roles)
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
