@@ -23,7 +23,7 @@ from wsss.core.checks import DataError
 from wsss.core.files import composed
 from wsss.core.png_jpeg import PNG, Metadata, check_png, check_scans, png_metadata
 from wsss.core.reading import check_regular, named
-from wsss.core.tiff import PlaneChoice, alpha_places, main_page, orientation_of, stack_of, tiff_of
+from wsss.core.tiff import PlaneChoice, alpha_places, kind_of, main_page, orientation_of, stack_of, tiff_of
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 LOSSY = (".jpg", ".jpeg")
@@ -445,9 +445,7 @@ def _tiff_raster(
 ) -> Raster:
     stack, page = stack_of(tiff, source, opened, where), main_page(tiff)
     samples = stack.samples(choice, where)
-    kind = getattr(page.photometric, "name", str(page.photometric))
-    if kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG:
-        kind = "RGB"  # decoded to it
+    kind = kind_of(page)
     places = alpha_places(page) if "S" in stack.page_axes and samples == page.samplesperpixel else []
     orientation = orientation_of(page)
     height, width = _upright(stack.size, orientation)

@@ -421,6 +421,12 @@ def alpha_places(page: Any) -> list[int]:
     return [first + k for k, kind in enumerate(extra) if kind in (1, 2)]
 
 
+def kind_of(page: Any) -> str:
+    """Return what the values of a TIFF page are once decoded: MINISBLACK, MINISWHITE, RGB, PALETTE, ..."""
+    kind = str(getattr(page.photometric, "name", page.photometric))
+    return "RGB" if kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG else kind
+
+
 def orientation_of(page: Any) -> int:
     """Return a TIFF page's orientation, 1 to 8: that of its tag, or else of its XMP."""
     tag, xmp = page.tags.get(274), page.tags.get(700)

@@ -291,7 +291,7 @@ def read_objects(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
     for doubt in doubts:
         kind, _, number = doubt.partition("=")
         in_pieces = kind == "pieces" and split_pieces(label_map).max() >= PIECES * numbered.max()
-        if in_pieces or kind in ("border", "palette"):
+        if in_pieces or kind in ("border", "palette", "wrapped"):
             what, _, way_out = DOUBTS[kind]
             raise DataError(f"{path}: {what.format(number)}: {way_out.format(number)}; masks belong in masks/.")
     return numbered
