@@ -23,7 +23,7 @@ from wsss.core.checks import DataError
 from wsss.core.files import composed
 from wsss.core.png_jpeg import PNG, Metadata, check_png, check_scans, png_metadata
 from wsss.core.reading import check_regular, named
-from wsss.core.tiff import PlaneChoice, alpha_places, kind_of, main_page, orientation_of, stack_of, tiff_of
+from wsss.core.tiff import UNNAMED, PlaneChoice, alpha_places, kind_of, main_page, orientation_of, stack_of, tiff_of
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 LOSSY = (".jpg", ".jpeg")
@@ -84,6 +84,8 @@ class Header:
     """Edge of a pixel in µm, 0 where the file does not say."""
     stack: bool = False
     """Whether it has planes of which some were chosen."""
+    pages: bool = False
+    """Whether its channels are pages of which nothing says what they are."""
 
 
 _WHITE_TO_BLACK = np.repeat(np.arange(256, dtype=np.uint8)[::-1, None], 3, axis=1)
@@ -468,6 +470,7 @@ def _tiff_raster(
         photometric="" if kind in _SHOWN else kind,
         pixel_um=stack.pixel_um,
         stack=stack.chosen(choice),
+        pages=not stack.chosen(choice) and any(axis in UNNAMED for axis in stack.axes) and samples > 1,
     )
     order = [k for k in range(samples) if k not in places] + places
 
