@@ -464,9 +464,7 @@ def survey(masks: MaskSet) -> Survey:
     if not masks.has_truth.any():
         raise DataError(f"{masks.folder} has no mask to learn from: add {masks.truths_are}.")
     if len(around) > 1 and all(around):
-        say_notes(
-            [f"{masks.folder}: the masks lie along the border of every image: if they are inverted, invert them."]
-        )
+        say_notes([f"{masks.folder}: all masks cover the borders of their images: if they are inverted, invert them."])
     return Survey(coverage, sizes, areas)
 
 
