@@ -429,3 +429,30 @@ def test_pages_without_description_are_told(tmp_path: Path, capsys: pytest.Captu
     assert "1 images have pages without a description" in capsys.readouterr().out
     prepared(tmp_path / "in", tmp_path / "one", "--plane", "2")
     assert "pages without" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("attribute", "names", "order"),
+    [
+        ("Fluor", ("GFP", "DAPI"), [1, 0]),  # some microscopes say the dye alone
+        ("Name", ("Channel:0:0", "Channel:0:1"), [0, 1]),
+        ("Name", ("488", "405"), None),  # wavelengths are no places
+    ],
+)
+def test_names_of_channels_in_ome(
+    attribute: str, names: tuple[str, ...], order: list[int] | None, tmp_path: Path
+) -> None:
+    pixels = np.stack([np.full(SIZE, k, np.uint8) for k in (0, 1)])
+    channels = "".join(f'<Channel {attribute}="{name}"/>' for name in names)
+    sizes = f'SizeX="{SIZE[1]}" SizeY="{SIZE[0]}" SizeC="2" SizeZ="1" SizeT="1"'
+    text = (
+        f'<OME><Image><Pixels DimensionOrder="XYCZT" Type="uint8" {sizes}>{channels}<TiffData/></Pixels></Image></OME>'
+    )
+    tifffile.imwrite(
+        tmp_path / "a.tif", pixels, photometric="minisblack", description=f"<?xml version='1.0'?>{text}", metadata=None
+    )
+    if order is None:
+        with pytest.raises(DataError, match="calls its channels 488, 405, expected DAPI, GFP"):
+            read_image([tmp_path / "a.tif"], 2, None, ("DAPI", "GFP"))
+    else:
+        assert read_image([tmp_path / "a.tif"], 2, None, ("DAPI", "GFP"))[0][:, 0, 0].tolist() == order

@@ -340,7 +340,7 @@ def _read(pixels: ElementTree.Element, name: str, uuid: str, companion: bool) ->
         _place(places, lengths, order, start, count, (file, _whole(node, "IFD", 0)))
     if not blocks and not companion:  # the pages are the planes in their order
         _place(places, lengths, order, dict.fromkeys(order, 0), total, ("", 0))
-    names = tuple(node.get("Name") or "" for node in channels)
+    names = tuple(node.get("Name") or node.get("Fluor") or "" for node in channels)
     names += ("",) * (lengths["C"] - len(names)) if names else ()
     pixel = in_um(pixels.get("PhysicalSizeX") or 0, pixels.get("PhysicalSizeXUnit") or "µm")
     return OmeImage((lengths["C"], lengths["Z"], lengths["T"]), names, places, pixel_um=pixel)
