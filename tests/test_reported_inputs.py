@@ -191,6 +191,12 @@ def test_label_maps_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert any(words in finding.text for finding in examine_cells(tmp_path / "out"))
 
 
+def test_two_columns_of_labels_of_cells_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.csv").write_text("ID,cell,Label,class\na,1,0,5\n")
+    assert read_cell_truth(tmp_path / "t.csv", HPA).labels.argmax() == 0
+    assert "has the columns Label, class, which differ: Label is read" in capsys.readouterr().out
+
+
 def test_excel_tables(tmp_path: Path) -> None:
     text = "ID,cell,Label\na,1,18\na,2,0|16\n"
     forms = {
@@ -202,6 +208,14 @@ def test_excel_tables(tmp_path: Path) -> None:
         "files": text.replace("a,", "a.png,"),
     }
     runs = rle.encode_label_map(CELLS)[1].decode()
+    merged = tmp_path / "merged.csv"  # of cells that a spreadsheet merged, the first alone has the text
+    for column, value, read in (
+        ("Label", "18", lambda: read_cell_truth(merged, HPA)),
+        ("rle", runs, lambda: TableMasks(merged)),
+    ):
+        merged.write_text(f"ID,cell,{column}\na,1,{value}\n,2,{value}\n")
+        with pytest.raises(DataError, match="names no image in row 2 below the header"):
+            read()
     for name, form in forms.items():
         path = tmp_path / f"{name}.csv"
         path.write_text(form)

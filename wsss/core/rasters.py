@@ -224,13 +224,18 @@ def image_names(texts: Sequence[str], where: object) -> list[str]:
         where: the table, for messages.
 
     Raises:
-        DataError: files of different folders would be one image.
+        DataError: files of different folders would be one image, or a row names none.
     """
+    if "" in texts:
+        row = f"row {texts.index('') + 1} below the header"
+        raise DataError(
+            f"{where} names no image in {row}: fill the cell, also where a spreadsheet merged it with others."
+        )
     folders: dict[str, str] = {}
     known: dict[str, str] = {}
     for text in dict.fromkeys(texts):
         known[text] = name = without_suffix(text)
-        folder = text[: -len(re.split(r"[/\\]", text)[-1])] if text and name != text else ""
+        folder = text[: -len(re.split(r"[/\\]", text)[-1])] if name != text else ""
         if (other := folders.setdefault(name, folder)) != folder:
             raise DataError(f"{where} names {other}{name} and {folder}{name}, which are one ID: rename one of them.")
     return [known[text] for text in texts]
