@@ -346,6 +346,8 @@ def test_files_of_labelme(tmp_path: Path) -> None:
     assert sizes(labelme(("polygon", box), ("polygon", right), group_id=1)) == [144]
     assert sizes(labelme(("circle", [[20, 20], [24, 20]])))[0] == pytest.approx(50, abs=3)
     assert sizes(labelme()) == []
+    sorted_keys = {"imageData": "x" * 9000} | json.loads(labelme(("polygon", box), ("polygon", right)))
+    assert sizes(json.dumps(sorted_keys)) == [72, 72]
     faults = {
         "the labels cell, nucleus": labelme(("polygon", box)).replace(
             "}]", '}, {"label": "nucleus", "points": [[0, 0], [9, 0], [9, 9]]}]'

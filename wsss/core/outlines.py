@@ -1,5 +1,6 @@
 """Outlines of the cells of one image in JSON: GeoJSON of QuPath, StarDist and others, and files of labelme."""
 
+import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,8 +18,9 @@ MOST_CROSSINGS = 1 << 26
 OVAL_POINTS = 129
 SUFFIXES = (".geojson", ".geojson.gz", ".json")
 """Endings of files of outlines; `.json` is that of much else, see `holds_outlines`."""
-_HEAD = 4096
-_MARKS = (b'"shapes"', b'"Feature"', b'"FeatureCollection"')
+_MARKS = (b'"shapes"', b'"shape_type"', b'"Feature"', b'"FeatureCollection"')
+_LOOKED_AT = 4096
+"""Bytes at the beginning and at the end of a JSON file in which one of _MARKS stands if it is of outlines."""
 
 
 def is_number(value: object) -> bool:
@@ -50,12 +52,14 @@ class Outlines(NamedTuple):
 
 
 def holds_outlines(path: Path) -> bool:
-    """Return whether a JSON file begins as one of outlines does: GeoJSON or labelme."""
+    """Return whether a file is of outlines, GeoJSON or labelme; of JSON, that is seen at its beginning and end."""
     if path.suffix.lower() != ".json":
         return path.name.lower().endswith(SUFFIXES)
     with opening(path), path.open("rb") as stream:
-        head = stream.read(_HEAD)
-    return any(mark in head for mark in _MARKS)
+        ends = stream.read(_LOOKED_AT)
+        stream.seek(max(0, stream.seek(0, io.SEEK_END) - _LOOKED_AT))
+        ends += stream.read()
+    return any(mark in ends for mark in _MARKS)
 
 
 def read_outlines(path: Path) -> Outlines:
