@@ -23,13 +23,14 @@ from PIL import Image
 from wsss import train
 from wsss.cells.instances import objects_of
 from wsss.core.csv_text import read_numbers
+from wsss.core.outlines import read_outlines
 from wsss.data.large import LargeImage
 from wsss.inference.checkpoints import load_unets
 from wsss.inference.semantic import MaskPredictor, predict_tiles, tile_starts
 from wsss.metrics.instances import overlap as overlap_of
 from wsss.models.device import choose_device
 from wsss.options.masks import MaskInferConfig
-from wsss.segmenters.annotations import paint_outlines, read_outlines
+from wsss.segmenters.annotations import paint_outlines
 
 TILE = 512
 OVERLAP = 0.1

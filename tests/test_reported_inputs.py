@@ -13,15 +13,16 @@ import tifffile
 from PIL import Image
 
 from wsss import prepare, segment
+from wsss.cells.instances import doubts_of
 from wsss.core import rle
-from wsss.core.checks import DataError
+from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import read_label_map
 from wsss.core.labels import HPA
 from wsss.core.rasters import turn
 from wsss.core.tiff import parse_choice
 from wsss.data.catalog import DataSet
-from wsss.data.large import LargeImage
-from wsss.data.masks import open_masks, read_mask, read_picture
+from wsss.data.large import LargeImage, open_set
+from wsss.data.masks import open_masks, read_mask, read_objects, read_picture, survey
 from wsss.data.pixels import read_image
 from wsss.data.tables import read_labels
 from wsss.metrics.cells import read_cell_truth
@@ -190,6 +191,12 @@ def test_label_maps_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert any(words in finding.text for finding in examine_cells(tmp_path / "out"))
 
 
+def test_two_columns_of_labels_of_cells_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.csv").write_text("ID,cell,Label,class\na,1,0,5\n")
+    assert read_cell_truth(tmp_path / "t.csv", HPA).labels.argmax() == 0
+    assert "has the columns Label, class, which differ: Label is read" in capsys.readouterr().out
+
+
 def test_excel_tables(tmp_path: Path) -> None:
     text = "ID,cell,Label\na,1,18\na,2,0|16\n"
     forms = {
@@ -201,6 +208,14 @@ def test_excel_tables(tmp_path: Path) -> None:
         "files": text.replace("a,", "a.png,"),
     }
     runs = rle.encode_label_map(CELLS)[1].decode()
+    merged = tmp_path / "merged.csv"  # of cells that a spreadsheet merged, the first alone has the text
+    for column, value, read in (
+        ("Label", "18", lambda: read_cell_truth(merged, HPA)),
+        ("rle", runs, lambda: TableMasks(merged)),
+    ):
+        merged.write_text(f"ID,cell,{column}\na,1,{value}\n,2,{value}\n")
+        with pytest.raises(DataError, match="names no image in row 2 below the header"):
+            read()
     for name, form in forms.items():
         path = tmp_path / f"{name}.csv"
         path.write_text(form)
@@ -273,8 +288,10 @@ def test_coco_of_other_writers(tmp_path: Path) -> None:
     for none in ([], [[str(n) for n in flat]], [[{"x": 3, "y": 2}] * 4], [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]]):
         with pytest.raises(DataError, match="no annotation outlines anything"):
             area(none)
-    with pytest.raises(DataError, match="all 1 annotations are crowds"):
-        area([flat], iscrowd=1)
+    assert area([flat], image_id="1", id="7") == 72
+    for name in ("iscrowd", "ignore"):
+        with pytest.raises(DataError, match="all 1 annotations are crowds"):
+            area([flat], **{name: 1})
     counts = list(rle.encode_label_map(CELLS).values())
     pd.DataFrame({"ID": "A", "cell_id": range(1, 6), "rle": counts}).to_parquet(tmp_path / "t.parquet")  # of bytes
     np.testing.assert_array_equal(masks(tmp_path / "t.parquet").cells, CELLS)
@@ -307,3 +324,151 @@ def test_pictures_of_forms_that_are_not_read_are_told(tmp_path: Path, capsys: py
             with pytest.raises(DataError, match=f"masks holds {name}, which is no form"):
                 open_masks(folder)
         (tmp_path / "a/masks" / name).unlink()
+
+
+def labelme(*shapes: tuple[str, list[list[float]]], **more: Any) -> str:
+    every = [
+        {"label": "cell", "shape_type": kind, "points": points, "group_id": None} | more for kind, points in shapes
+    ]
+    return json.dumps({"version": "5.0", "shapes": every, "imageHeight": SIZE[0], "imageWidth": SIZE[1]})
+
+
+def test_files_of_labelme(tmp_path: Path) -> None:
+    box = [[3.0, 2.0], [12.0, 2.0], [12.0, 10.0], [3.0, 10.0]]
+    right = [[x + 20, y] for x, y in box]
+    Image.fromarray(np.full(SIZE, 99, np.uint8)).save(tmp_path / "A.png")  # labelme writes beside the image
+
+    def sizes(text: str) -> list[int]:
+        (tmp_path / "A.json").write_text(text)
+        return np.bincount(masks(tmp_path).cells.ravel())[1:].tolist()
+
+    assert sizes(labelme(("polygon", box), ("rectangle", [right[0], right[2]]), ("line", box[:2]))) == [72, 72]
+    assert sizes(labelme(("polygon", box), ("polygon", right), group_id=1)) == [144]
+    assert sizes(labelme(("circle", [[20, 20], [24, 20]])))[0] == pytest.approx(50, abs=3)
+    assert sizes(labelme()) == []
+    sorted_keys = {"imageData": "x" * 9000} | json.loads(labelme(("polygon", box), ("polygon", right)))
+    assert sizes(json.dumps(sorted_keys)) == [72, 72]
+    faults = {
+        "the labels cell, nucleus": labelme(("polygon", box)).replace(
+            "}]", '}, {"label": "nucleus", "points": [[0, 0], [9, 0], [9, 9]]}]'
+        ),
+        "a shape of the type mask": labelme(("mask", box)),
+        "but no polygon": labelme(("line", box)),
+        "whose points are no list": labelme(("polygon", [[1.0], [2.0]] * 4)).replace("2.0", '"x"'),
+        "of an image of 41 x 56": labelme(("polygon", box)).replace("40", "41"),
+    }
+    for words, text in faults.items():
+        with pytest.raises(DataError, match=words):
+            sizes(text)
+    with pytest.raises(ConfigError, match="outlines of one image: pass the folder"):
+        masks(tmp_path / "A.json")
+    large = tmp_path / "large"
+    large.mkdir()
+    tifffile.imwrite(large / "a.tif", np.zeros(SIZE, np.uint8))
+    features = json.dumps([outline(0, 0, "annotation", size=39), outline(2, 3, "cell")])
+    for text in (
+        labelme(("polygon", [[3, 2], [11, 2], [11, 10], [3, 10]])),
+        features,
+    ):  # without what lies around cells
+        (large / "a.json").write_text(text)
+        label_map = open_set(large, 1, 64).label_map(0)
+        assert (int(label_map[2:10, 3:11].min()) > 0, int((label_map > 0).sum())) == (True, 64)
+
+
+def test_outlines_of_other_units(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros(SIZE, np.uint8))
+    (tmp_path / "maps").mkdir()
+
+    def doubts(scale: float) -> tuple[str, ...]:
+        places = [(2, 3), (2, 40), (18, 20), (30, 3), (30, 46)]
+        features = [outline(y, x, "detection") for y, x in places]
+        for feature in features:
+            feature["geometry"]["coordinates"] = (np.array(feature["geometry"]["coordinates"]) * scale).tolist()
+        for name in ("maps/A.ome.tif.geojson", "a.geojson"):  # named after the file of the image
+            (tmp_path / name).write_text(json.dumps(features))
+        open_set(tmp_path, 1, 64)
+        return tuple(masks(tmp_path / "maps").doubts)
+
+    assert doubts(1) == ()
+    assert "upper left" not in capsys.readouterr().out
+    for scale in (0.32, 0.5):
+        assert doubts(scale) == ("corner",)
+        assert "outlines of 1 images (a): all cells lie in the upper left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["wrapped", "cut off", "as many as there are numbers"])
+def test_more_cells_than_numbers(kind: str, tmp_path: Path) -> None:
+    squares = np.kron(np.arange(1, 301).reshape(15, 20), np.pad(np.ones((2, 2), int), 1))
+    numbers = {"wrapped": squares % 256, "cut off": np.minimum(squares, 255)}.get(kind, squares * (squares < 256))
+    assert doubts_of(numbers.astype(np.int32)) == ([] if kind[0] == "a" else ["wrapped=255"])
+    Image.fromarray(numbers.astype(np.uint8)).save(tmp_path / "a.png")
+    if kind[0] != "a":
+        with pytest.raises(DataError, match=r"all labels from 1 to 255 are there .* numbers of 16 or 32 bits"):
+            read_objects(tmp_path / "a.png", squares.shape, tmp_path / "a.png")
+
+
+def test_numbers_that_a_label_map_cannot_hold(tmp_path: Path) -> None:
+    kinds = {"add 1 to all if -1": CELLS - 1, "tells numbers apart up to 16777216": (CELLS + 2**24).astype(np.float32)}
+    for words, pixels in kinds.items():
+        tifffile.imwrite(tmp_path / "a.tif", pixels)
+        with pytest.raises(DataError, match=words):
+            read_label_map(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("column", ["rle", "rle_mask", "EncodedPixels"])
+def test_pairs_of_start_and_length_say_no_order(column: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"ImageId,{column}\nA,1 5 41 5\n")
+    with pytest.raises(DataError, match=f"{column} holds pairs of start and length"):
+        masks(tmp_path / "t.csv")
+
+
+def test_colours_of_a_large_image_that_are_not_decoded_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((*SIZE, 3), np.uint8), photometric="ycbcr")
+    with pytest.raises(DataError, match="kind YCBCR"):
+        LargeImage(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+def test_masks_that_are_inverted(inverted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        for folder, pixels in (("images", OBJECT), ("masks", inverted != OBJECT)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8) * 255).save(tmp_path / folder / f"{name}.png")
+    survey(open_masks(tmp_path))
+    assert ("all masks cover the borders of their images" in capsys.readouterr().out) == inverted
+
+
+def test_pages_without_description_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/a.tif", np.stack([CELLS, CELLS]).astype(np.uint8), photometric="minisblack")
+    prepared(tmp_path / "in", tmp_path / "out", "--channels", "DAPI,GFP")
+    assert "1 images have pages without a description" in capsys.readouterr().out
+    prepared(tmp_path / "in", tmp_path / "one", "--plane", "2")
+    assert "pages without" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("attribute", "names", "order"),
+    [
+        ("Fluor", ("GFP", "DAPI"), [1, 0]),  # some microscopes say the dye alone
+        ("Name", ("Channel:0:0", "Channel:0:1"), [0, 1]),
+        ("Name", ("488", "405"), None),  # wavelengths are no places
+    ],
+)
+def test_names_of_channels_in_ome(
+    attribute: str, names: tuple[str, ...], order: list[int] | None, tmp_path: Path
+) -> None:
+    pixels = np.stack([np.full(SIZE, k, np.uint8) for k in (0, 1)])
+    channels = "".join(f'<Channel {attribute}="{name}"/>' for name in names)
+    sizes = f'SizeX="{SIZE[1]}" SizeY="{SIZE[0]}" SizeC="2" SizeZ="1" SizeT="1"'
+    text = (
+        f'<OME><Image><Pixels DimensionOrder="XYCZT" Type="uint8" {sizes}>{channels}<TiffData/></Pixels></Image></OME>'
+    )
+    tifffile.imwrite(
+        tmp_path / "a.tif", pixels, photometric="minisblack", description=f"<?xml version='1.0'?>{text}", metadata=None
+    )
+    if order is None:
+        with pytest.raises(DataError, match="calls its channels 488, 405, expected DAPI, GFP"):
+            read_image([tmp_path / "a.tif"], 2, None, ("DAPI", "GFP"))
+    else:
+        assert read_image([tmp_path / "a.tif"], 2, None, ("DAPI", "GFP"))[0][:, 0, 0].tolist() == order

@@ -12,8 +12,9 @@ from PIL import Image
 from wsss import evaluate, infer, report, train
 from wsss.core.checks import ConfigError
 from wsss.core.files import read_json
+from wsss.core.outlines import read_outlines
 from wsss.core.rle import decode_pairs, encode_pairs
-from wsss.segmenters.annotations import paint_outlines, read_outlines
+from wsss.segmenters.annotations import paint_outlines
 from wsss.stages.mask_predictions import shrunk
 
 SIZE = (100, 150)

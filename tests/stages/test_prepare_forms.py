@@ -8,6 +8,7 @@ import tifffile
 from PIL import Image
 
 from wsss import prepare
+from wsss.core.channels import split_channel, unnamed_channels
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet, Shards
 from wsss.data.image_files import ImageFiles
@@ -95,6 +96,23 @@ def test_files_of_channels_that_are_not_named_are_told(tmp_path: Path, capsys: p
     run(tmp_path / "in", tmp_path / "data", "--channels", "DAPI")
     assert "differ in ch1sk1, ch2sk1 alone" in (told := capsys.readouterr().out)
     assert "--channels DAPI=ch1sk1." in told
+
+
+@pytest.mark.parametrize(
+    ("names", "marks"),
+    [
+        (["e_w1DAPI_s1", "e_w2GFP_s1", "e_w1DAPI_s2", "e_w2GFP_s2"], ["w1DAPI", "w2GFP"]),  # MetaMorph
+        (["A(wv DAPI - DAPI)", "A(wv FITC - FITC)"], ["DAPI - DAPI)", "FITC - FITC)"]),  # InCell
+        (["img_channel000_z0", "img_channel001_z0"], ["channel000_z0", "channel001_z0"]),  # Micro-Manager
+        (["s_C001Z001", "s_C002Z001"], ["C001Z001", "C002Z001"]),  # Olympus
+        (["xy1c1", "xy1c2", "xy2c1", "xy2c2"], ["c1", "c2"]),  # Nikon
+        (["plate_C001", "plate_C002"], []),
+    ],
+)
+def test_marks_of_channels_in_the_names_of_microscopes(names: list[str], marks: list[str]) -> None:
+    assert unnamed_channels(names) == marks
+    if marks and names[0].endswith(marks[0]):  # then it can be named
+        assert [split_channel(name, marks)[1] for name in names[:2]] == marks
 
 
 def test_rgb_pictures_and_dim_floats_are_told_where_that_may_be_a_surprise(

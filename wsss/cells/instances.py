@@ -16,6 +16,7 @@ from skimage.segmentation import watershed
 
 from wsss.cells.regions import cell_runs
 from wsss.core.checks import some
+from wsss.core.outlines import IN_CORNER, in_corner
 from wsss.options.scoring import CropConfig
 
 MOST_CHANNELS = 4
@@ -234,6 +235,7 @@ LEAST_MAPS = 3
 """Images of a set whose only cell has the number 1, from which on this is no chance."""
 
 _RESAVE = "save a label map with a number for each cell and 0 as the background"
+_MORE_BITS = "save numbers of 16 or 32 bits"
 DOUBTS = {
     "pieces": (
         "one label is many pieces that do not touch, as in a binary mask",
@@ -246,6 +248,13 @@ DOUBTS = {
         "segment with --background {0} takes it for 0, and 0 for {0}",
         _RESAVE,
     ),
+    "wrapped": (
+        "all labels from 1 to {0} are there and some are in several pieces, as where an image has more cells than its "
+        "file has numbers",
+        _MORE_BITS,
+        _MORE_BITS,
+    ),
+    "corner": (*IN_CORNER, IN_CORNER[1]),
     "full": (
         "no pixel is 0, which is right where cells fill the whole image; background must be 0",
         "if one of the labels is background, segment with --background N takes label N for it",
@@ -276,7 +285,10 @@ def doubts_of(label_map: np.ndarray) -> list[str]:
     owners = np.zeros(len(pieces.ids), np.int64)
     owners[pieces.owner] = cells[pieces.rows, pieces.starts]
     ids, owner = np.unique(owners, return_inverse=True)
-    if _in_pieces(pieces.sums(pieces.stops - pieces.starts), owner):
+    most = _most_pieces(pieces.sums(pieces.stops - pieces.starts), owner)
+    if most > 1 and len(ids) == ids[-1] and int(ids[-1]) in BINARY[1:]:
+        doubts.append(f"wrapped={ids[-1]}")
+    elif most >= (2 if len(ids) == 1 else 3):
         doubts.append("pieces")
     elif len(ids) == 1 and int(ids[0]) in BINARY:
         doubts.append(f"binary={ids[0]}")
@@ -284,17 +296,17 @@ def doubts_of(label_map: np.ndarray) -> list[str]:
         doubts.append(f"border={around}")
     elif len(ids) > 1 and label_map.all():
         doubts.append("full")
+    rows, columns = (np.flatnonzero(cells.any(axis=axis)) for axis in (1, 0))
+    if len(ids) and in_corner(len(ids), (rows[0], columns[0], rows[-1] + 1, columns[-1] + 1), label_map.shape):
+        doubts.append("corner")
     return doubts
 
 
-def _in_pieces(areas: np.ndarray, owner: np.ndarray) -> bool:
-    """Whether a cell has three large pieces or more, or the only cell two; of each piece (n,) its area and cell."""
-    if not len(areas):
-        return False
-    largest = np.zeros(owner.max() + 1, np.int64)
+def _most_pieces(areas: np.ndarray, owner: np.ndarray) -> int:
+    """Return the most large pieces that a cell has; of each piece (n,) its area and cell."""
+    largest = np.zeros(owner.max(initial=-1) + 1, np.int64)
     np.maximum.at(largest, owner, areas)
-    large = np.bincount(owner[areas >= LEAST_PIECE * largest[owner]])
-    return bool(large.max() >= (2 if len(largest) == 1 else 3))
+    return int(np.bincount(owner[areas >= LEAST_PIECE * largest[owner]]).max(initial=0))
 
 
 def _around(label_map: np.ndarray) -> int:

@@ -43,8 +43,8 @@ SEPARATORS = "_- ."
 """What may stand between the ID and the channel in a file's name."""
 _GUID = re.compile(r"(?<=_w\d)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
 """What MetaMorph puts behind the channel."""
-_GLUED = re.compile(r"C\d\d", re.IGNORECASE)
-"""A channel that stands behind a digit without a separator, as Yokogawa's do: ...L01A01Z01C01."""
+_GLUED = re.compile(r"C\d\d?", re.IGNORECASE)
+"""A channel that stands behind a digit without a separator, as in Yokogawa's ...A01Z01C01 and Nikon's ...xy01c1."""
 _OF_IMAGEJ = re.compile(r"C\d+", re.IGNORECASE)
 """What ImageJ puts before the ID; other words there, as in cell-1, are part of it."""
 
@@ -78,7 +78,9 @@ def with_channel(ID: str, channel: str) -> list[str]:
 
 _STAINS = r"dapi|hoechst|e?[gycr]fp|mcherry|fitc|tritc|txred|texasred|cy[2357]|alexa\d+|af\d{3}|red|green|blue|yellow"
 _MARK = re.compile(
-    rf"(?:(?<![a-z0-9])(?:w|ch|c)\d{{1,2}}|(?<=\d)c\d\d$)(?!\d)|(?<![a-z0-9])(?:{_STAINS})(?![a-z0-9])", re.IGNORECASE
+    r"(?:(?<![a-z0-9])(?:w\d[a-z]+|(?:w|ch|c)\d{1,2}|channel\d{1,3}|c\d{3}(?=z\d))|(?<=\d)c\d\d?$)(?!\d)"
+    rf"|(?<![a-z0-9])(?:{_STAINS})(?![a-z0-9])",
+    re.IGNORECASE,
 )
 
 
@@ -96,7 +98,8 @@ def unnamed_channels(stems: Iterable[str]) -> list[str]:
     for stem in stems:
         if found := _MARK.search(stem):
             mark = stem[found.start() :] if found.start() else found[0]  # what --channels can name
-            marks.setdefault(stem[: found.start()] + "*" + stem[found.end() :], set()).add((found[0], mark))
+            rest = stem[found.end() :].replace(found[0], "*")  # it may stand there twice
+            marks.setdefault(f"{stem[: found.start()]}*{rest}", set()).add((found[0], mark))
     several = [of_image for of_image in marks.values() if len(of_image) > 1]
     if 2 * sum(map(len, several)) <= len(stems):
         return []

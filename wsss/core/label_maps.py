@@ -109,7 +109,8 @@ def check_label_map(label_map: np.ndarray, where: str, *, copy: bool = True) -> 
         copy: make a new array also where the numbers have 32 bits already.
 
     Raises:
-        DataError: not two-dimensional, empty, not whole numbers, negative ids, or ids above 2**31 - 1.
+        DataError: not two-dimensional, empty, not whole numbers, or ids that are negative, above 2**31 - 1, or above
+            what the type tells apart.
     """
     pixels = np.asarray(label_map)
     if pixels.ndim > 2:
@@ -132,7 +133,13 @@ def check_label_map(label_map: np.ndarray, where: str, *, copy: bool = True) -> 
         )
     low, high = pixels.min(), pixels.max()
     if low < 0 or high > np.iinfo(np.int32).max:
-        raise DataError(f"{where} holds ids from {low} to {high}, expected 0..{np.iinfo(np.int32).max}.")
+        way_out = "add 1 to all if -1 is background" if low == -1 else "number the cells 1, 2, 3, ... and background 0"
+        raise DataError(f"{where} holds ids from {low} to {high}, expected 0..{np.iinfo(np.int32).max}: {way_out}.")
+    if pixels.dtype.kind == "f" and high > (most := 2 ** (np.finfo(pixels.dtype).nmant + 1)):
+        raise DataError(
+            f"{where} holds ids up to {high:.0f} as {pixels.dtype}, which tells numbers apart up to {most}: save whole "
+            "numbers of 32 bits."
+        )
     if not copy and pixels.dtype == np.uint32:
         return pixels.view(np.int32)
     return pixels.astype(np.int32, copy=copy)

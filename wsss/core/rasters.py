@@ -23,7 +23,7 @@ from wsss.core.checks import DataError
 from wsss.core.files import composed
 from wsss.core.png_jpeg import PNG, Metadata, check_png, check_scans, png_metadata
 from wsss.core.reading import check_regular, named
-from wsss.core.tiff import PlaneChoice, alpha_places, main_page, orientation_of, stack_of, tiff_of
+from wsss.core.tiff import UNNAMED, PlaneChoice, alpha_places, kind_of, main_page, orientation_of, stack_of, tiff_of
 
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 LOSSY = (".jpg", ".jpeg")
@@ -84,6 +84,8 @@ class Header:
     """Edge of a pixel in µm, 0 where the file does not say."""
     stack: bool = False
     """Whether it has planes of which some were chosen."""
+    pages: bool = False
+    """Whether its channels are pages of which nothing says what they are."""
 
 
 _WHITE_TO_BLACK = np.repeat(np.arange(256, dtype=np.uint8)[::-1, None], 3, axis=1)
@@ -222,13 +224,18 @@ def image_names(texts: Sequence[str], where: object) -> list[str]:
         where: the table, for messages.
 
     Raises:
-        DataError: files of different folders would be one image.
+        DataError: files of different folders would be one image, or a row names none.
     """
+    if "" in texts:
+        row = f"row {texts.index('') + 1} below the header"
+        raise DataError(
+            f"{where} names no image in {row}: fill the cell, also where a spreadsheet merged it with others."
+        )
     folders: dict[str, str] = {}
     known: dict[str, str] = {}
     for text in dict.fromkeys(texts):
         known[text] = name = without_suffix(text)
-        folder = text[: -len(re.split(r"[/\\]", text)[-1])] if text and name != text else ""
+        folder = text[: -len(re.split(r"[/\\]", text)[-1])] if name != text else ""
         if (other := folders.setdefault(name, folder)) != folder:
             raise DataError(f"{where} names {other}{name} and {folder}{name}, which are one ID: rename one of them.")
     return [known[text] for text in texts]
@@ -445,9 +452,7 @@ def _tiff_raster(
 ) -> Raster:
     stack, page = stack_of(tiff, source, opened, where), main_page(tiff)
     samples = stack.samples(choice, where)
-    kind = getattr(page.photometric, "name", str(page.photometric))
-    if kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG:
-        kind = "RGB"  # decoded to it
+    kind = kind_of(page)
     places = alpha_places(page) if "S" in stack.page_axes and samples == page.samplesperpixel else []
     orientation = orientation_of(page)
     height, width = _upright(stack.size, orientation)
@@ -470,6 +475,7 @@ def _tiff_raster(
         photometric="" if kind in _SHOWN else kind,
         pixel_um=stack.pixel_um,
         stack=stack.chosen(choice),
+        pages=not stack.chosen(choice) and any(axis in UNNAMED for axis in stack.axes) and samples > 1,
     )
     order = [k for k in range(samples) if k not in places] + places
 

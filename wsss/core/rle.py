@@ -242,32 +242,6 @@ def parse_pairs(text: str, size: tuple[int, int], where: str = "the run-length t
     return starts, stops
 
 
-MOST_FILLING = 1 << 36
-"""Pixels in the boxes of polygons, times their corners, at most: each pixel is compared with every corner."""
-
-
-def check_filling(rings: Iterable[np.ndarray], size: tuple[int, int], where: object) -> None:
-    """Refuse polygons that would take hours to fill.
-
-    Args:
-        rings: (n, 2) of x, y in pixels.
-        size: (H, W) of the image.
-        where: the file, for messages.
-
-    Raises:
-        DataError: they would.
-    """
-    work = 0.0
-    for ring in rings:
-        low, high = ring.min(axis=0).clip(0), np.minimum(ring.max(axis=0) + 1, size[::-1])
-        work += float((high - low).clip(0).prod()) * len(ring)
-    if work > MOST_FILLING:
-        raise DataError(
-            f"{where} has polygons of {work:.1e} pixels times corners, more than {MOST_FILLING:.1e} are refused: "
-            "simplify them."
-        )
-
-
 def enclosed(ring: np.ndarray) -> float:
     """Return the area of a ring, (n, 2) of x, y, in pixels."""
     x, y = ring.T

@@ -340,7 +340,7 @@ def _read(pixels: ElementTree.Element, name: str, uuid: str, companion: bool) ->
         _place(places, lengths, order, start, count, (file, _whole(node, "IFD", 0)))
     if not blocks and not companion:  # the pages are the planes in their order
         _place(places, lengths, order, dict.fromkeys(order, 0), total, ("", 0))
-    names = tuple(node.get("Name") or "" for node in channels)
+    names = tuple(node.get("Name") or node.get("Fluor") or "" for node in channels)
     names += ("",) * (lengths["C"] - len(names)) if names else ()
     pixel = in_um(pixels.get("PhysicalSizeX") or 0, pixels.get("PhysicalSizeXUnit") or "µm")
     return OmeImage((lengths["C"], lengths["Z"], lengths["T"]), names, places, pixel_um=pixel)
@@ -419,6 +419,12 @@ def alpha_places(page: Any) -> list[int]:
     extra = [int(kind) for kind in page.extrasamples]
     first = page.samplesperpixel - len(extra)
     return [first + k for k, kind in enumerate(extra) if kind in (1, 2)]
+
+
+def kind_of(page: Any) -> str:
+    """Return what the values of a TIFF page are once decoded: MINISBLACK, MINISWHITE, RGB, PALETTE, ..."""
+    kind = str(getattr(page.photometric, "name", page.photometric))
+    return "RGB" if kind == "YCBCR" and page.compression == tifffile.COMPRESSION.JPEG else kind
 
 
 def orientation_of(page: Any) -> int:

@@ -2,13 +2,14 @@
 
 Images are .npy and TIFF, mapped or read tile by tile; masks are run-length text or polygons:
 
-    large     FOLDER/<id>.tif (.tiff, .npy), and FOLDER/train.csv (id,encoding) and/or polygons, FOLDER/<id>.json (or
-              .geojson)
+    large     FOLDER/<id>.tif (.tiff, .npy), and FOLDER/train.csv (id,encoding) and/or outlines, FOLDER/<id>.json (or
+              .geojson), see `wsss.core.outlines`
 
 Where both are there, the polygons are used, since they separate the objects. Tiles lie side by side; the last ones of a
 row or column are moved back into the image.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -19,15 +20,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import tifffile
-from skimage.draw import polygon
 
 from wsss.core.checks import DataError, some
-from wsss.core.files import read_json
+from wsss.core.console import say_notes
+from wsss.core.outlines import IN_CORNER, check_crossings, in_corner, read_outlines
 from wsss.core.png_jpeg import JPEGS, check_scans
 from wsss.core.rasters import MOST_BLOWN_UP, MOST_RATIO, MOST_RATIO_BLANK, files_by_id
 from wsss.core.reading import check_regular, named, read_npy
-from wsss.core.rle import check_covered, check_filling, enclosed, parse_pairs
-from wsss.core.tiff import CHANNEL_AXES, alpha_places, image_series, open_tiff, orientation_of
+from wsss.core.rle import check_covered, enclosed, fill, parse_pairs
+from wsss.core.tiff import CHANNEL_AXES, alpha_places, image_series, kind_of, open_tiff, orientation_of
 from wsss.data.masks import ONE_FILE, Contrast, MaskSet, images_of, levels_of, open_masks, read_text_table
 
 
@@ -68,78 +69,49 @@ class RunMask:
 
 
 class PolygonMask:
-    """Objects as polygons, GeoJSON or a list of its features; further rings of a polygon are holes.
-
-    Where objects overlap, the one of the smaller box shows.
+    """Objects as outlines, see `read_outlines`; where they overlap, the one of the smaller box shows.
 
     Args:
         path: the file; coordinates are x, y in pixels.
         size: (H, W) of the image.
 
     Raises:
-        DataError: no such polygons, or one that leaves the image; see also `check_filling`.
+        DataError: no such file, outlines that leave the image, or that enclose no pixel; see also `check_crossings`.
     """
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
-        self.objects = [_rings(path, part, size) for part in _polygons(path)]
-        rings = [ring for rings in self.objects for ring in rings]
-        check_filling(rings, size, path)
-        check_covered(int(sum(map(enclosed, rings))), size, path)
-        boxes = [np.concatenate([rings[0].min(axis=0), rings[0].max(axis=0)]) for rings in self.objects]
+        found = read_outlines(path)
+        self.ids, self.objects = found.ids, found.cells
+        rings = [[ring for part in shape for ring in part] for shape in self.objects]
+        every = list(itertools.chain(*rings))
+        points = np.concatenate(every or [np.zeros((0, 2))])
+        low, high = points.min(axis=0, initial=size[1]), points.max(axis=0, initial=0)
+        reach = f"from {low} to {high} (x, y)"
+        if found.size not in (None, size) or (points < -1).any() or (points > [size[1] + 1, size[0] + 1]).any():
+            raise DataError(
+                f"{path} holds outlines {reach}, its image is {size[1]} wide and {size[0]} high: check that they "
+                "belong together."
+            )
+        check_crossings(every, size, path)
+        check_covered(int(sum(map(enclosed, every))), size, path)
+        boxes = [np.concatenate([edge.min(axis=0), edge.max(axis=0)]) for edge in map(np.concatenate, rings)]
         self.boxes = np.array(boxes, np.float64).reshape(-1, 4)  # x0, y0, x1, y1
         extent = self.boxes[:, 2:] - self.boxes[:, :2]
+        if len(extent) and extent.prod(axis=1).max() < 1:
+            raise DataError(f"{path} holds outlines {reach}, none of a pixel: expected pixels of the image.")
         self.order = np.argsort(-extent.prod(axis=1), kind="stable")
+        self.is_in_corner = in_corner(len(extent), (low[1], low[0], high[1], high[0]), size)
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """Return a part: (y1 - y0, x1 - x0) int32, object k of the file as k + 1."""
-        out = np.zeros((y1 - y0, x1 - x0), np.int32)
+        """Return a part: (y1 - y0, x1 - x0) int32, of each object its number."""
+        out = np.zeros((y1 - y0) * (x1 - x0), np.int32)
         left, top, right, bottom = self.boxes.T
         near = (left < x1) & (right >= x0) & (top < y1) & (bottom >= y0)
         for k in self.order[near[self.order]]:
-            inside = np.zeros(out.shape, bool)
-            for number, ring in enumerate(self.objects[k]):
-                rows, columns = polygon(ring[:, 1] - y0, ring[:, 0] - x0, out.shape)
-                inside[rows, columns] = number == 0
-            out[inside] = k + 1
-        return out
-
-
-def _polygons(path: Path) -> list[Any]:
-    """Return the coordinates of every polygon of a file: lists of rings."""
-    try:
-        content = read_json(path)
-        features = content["features"] if isinstance(content, dict) else content
-        shapes = [feature["geometry"] for feature in features]
-        kinds = {shape["type"] for shape in shapes}
-        if not kinds <= {"Polygon", "MultiPolygon"}:
-            raise ValueError(f"a {sorted(kinds - {'Polygon', 'MultiPolygon'})[0]}")
-        return [
-            part
-            for shape in shapes
-            for part in ([shape["coordinates"]] if shape["type"] == "Polygon" else shape["coordinates"])
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} cannot be read as polygons ({' '.join(str(error).split())}): expected GeoJSON features of the "
-            "types Polygon or MultiPolygon."
-        ) from error
-
-
-def _rings(path: Path, rings: Any, size: tuple[int, int]) -> list[np.ndarray]:
-    """Return the rings of a polygon as (n, 2) arrays of x and y."""
-    try:
-        arrays = [np.array(ring, np.float64).reshape(-1, 2) for ring in rings]
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} holds a ring that is no list of x, y pairs: fix it.") from error
-    if not arrays or min(len(ring) for ring in arrays) < 3:
-        raise DataError(f"{path} holds a polygon of fewer than three points: fix it.")
-    points = np.concatenate(arrays)
-    if not np.isfinite(points).all() or (points < -1).any() or (points > [size[1] + 1, size[0] + 1]).any():
-        raise DataError(
-            f"{path} holds a polygon that reaches from {points.min(axis=0)} to {points.max(axis=0)} (x, y), its image "
-            f"is {size[1]} wide and {size[0]} high: check that they belong together."
-        )
-    return arrays
+            for part in self.objects[k]:
+                for start, stop in fill([ring - [x0, y0] for ring in part], (y1 - y0, x1 - x0)).tolist():
+                    out[start:stop] = self.ids[k]
+        return out.reshape(y1 - y0, x1 - x0)
 
 
 MOST_BLANK = 2**32
@@ -207,8 +179,7 @@ class LargeImage:
         for axis, n in zip(self._series.axes, self._series.shape, strict=True):
             if axis not in f"YX{CHANNEL_AXES}" and n > 1:
                 raise DataError(f"{self.path} is a stack of {n} planes along {axis}, which are no channels: save one.")
-        kind = getattr(page.photometric, "name", str(page.photometric))
-        if kind not in ("MINISBLACK", "MINISWHITE", "RGB", "YCBCR"):
+        if (kind := kind_of(page)) not in ("MINISBLACK", "MINISWHITE", "RGB"):
             raise DataError(f"{self.path} is a TIFF of kind {kind}, expected grey values or RGB.")
         if orientation_of(page) != 1:
             raise DataError(f"{self.path} is stored turned or mirrored (orientation {orientation_of(page)}): turn it.")
@@ -441,6 +412,9 @@ def open_tiles(folder: Path, channels: int, tile: int) -> TileSet:
             truths[name] = PolygonMask(polygons[name], size)
         elif name in runs:
             truths[name] = RunMask(runs[name], size, f"the encoding of {name} in {folder / 'train.csv'}")
+    corner = [name for name, truth in truths.items() if isinstance(truth, PolygonMask) and truth.is_in_corner]
+    if corner:
+        say_notes([f"outlines of {len(corner)} images ({some(corner)}): {': '.join(IN_CORNER)}."])
     return TileSet(folder, paths, truths, tile, channels)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from wsss.cells.instances import DOUBTS, doubts_of, renumber, split_pieces
+from wsss.cells.instances import DOUBTS, MOST_BORDER, doubts_of, renumber, split_pieces
 from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
@@ -291,7 +291,7 @@ def read_objects(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
     for doubt in doubts:
         kind, _, number = doubt.partition("=")
         in_pieces = kind == "pieces" and split_pieces(label_map).max() >= PIECES * numbered.max()
-        if in_pieces or kind in ("border", "palette"):
+        if in_pieces or kind in ("border", "palette", "wrapped"):
             what, _, way_out = DOUBTS[kind]
             raise DataError(f"{path}: {what.format(number)}: {way_out.format(number)}; masks belong in masks/.")
     return numbered
@@ -446,19 +446,25 @@ class Survey:
 
 
 def survey(masks: MaskSet) -> Survey:
-    """Read every mask.
+    """Read every mask; a note says if all look inverted, the mask lying around what it should show.
 
     Raises:
         DataError: a mask is invalid, or there is none at all.
     """
     coverage, sizes = np.full(len(masks), np.nan), np.zeros((len(masks), 2), np.int64)
     areas = [np.zeros(0, np.int64)] * len(masks)
+    around: list[bool] = []
     for i in np.flatnonzero(masks.has_truth):
         label_map = masks.label_map(int(i))
         coverage[i], sizes[i] = (label_map > 0).mean(), label_map.shape
         areas[i] = masks.areas(label_map)
+        if 0 < coverage[i] < 1:
+            sides = np.concatenate([label_map[0], label_map[-1], label_map[:, 0], label_map[:, -1]])
+            around.append(float((sides > 0).mean()) > MOST_BORDER)
     if not masks.has_truth.any():
         raise DataError(f"{masks.folder} has no mask to learn from: add {masks.truths_are}.")
+    if len(around) > 1 and all(around):
+        say_notes([f"{masks.folder}: all masks cover the borders of their images: if they are inverted, invert them."])
     return Survey(coverage, sizes, areas)
 
 

@@ -332,8 +332,8 @@ def in_order_of_colours(header: Header, names: Sequence[str]) -> bool:
     return header.names[:3] == colours and len(names) > 1 and not {name.casefold() for name in names} & {*colours}
 
 
-_NUMBERED = re.compile(r"(channel|chan|ch|c)?[\s:_#-]*\d*(/\d+)?", re.IGNORECASE)
-"""Names that say no more than a position: '', '2', 'Channel 2', 'C:1/4'."""
+_NUMBERED = re.compile(r"(channel|chan|ch|c)?[\s:_#-]*(\d{1,2}([/:]\d{1,2})*)?", re.IGNORECASE)
+"""Names that say no more than a position: '', '2', 'Channel 2', 'C:1/4', 'Channel:0:1'; 488 is a wavelength."""
 
 
 def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence[str], file: str) -> list[int]:

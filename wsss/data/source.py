@@ -71,7 +71,7 @@ def ingest(job: Job) -> tuple[dict[str, Any], bytes]:
     stored = geometry.image_to_store(pixels)
     crc = shards.write(job.k, stored)
     record = _record("ok", "", ImageHeight=geometry.height, ImageWidth=geometry.width, depth=depth, crc32=crc)
-    record |= {"inverted": header.inverted, "pixel_um": header.pixel_um, "stack": header.stack}
+    record |= {"inverted": header.inverted, "pixel_um": header.pixel_um, "stack": header.stack, "pages": header.pages}
     record["colours"] = len(planes) > 1 == len(job.paths) and in_order_of_colours(header, job.files.channels)
     record["peak"] = int(stored.max()) if depth == "float" else None
     record["top"] = max(int(plane.max()) for plane in planes) if planes[0].dtype == np.uint16 else None
@@ -316,6 +316,12 @@ def pixel_notes(
         notes.append(
             f"{len(coloured)} images are RGB pictures, read in the order of their colours ({order}): {some(coloured)}. "
             f"If it is another, say which colour each channel has: --channels {channels[0]}=blue,..."
+        )
+    if paged := sorted(ID for ID, record in ok.items() if record.get("pages")):
+        order = ", ".join(f"page {k} is {name}" for k, name in enumerate(channels, 1))
+        notes.append(
+            f"{len(paged)} images have pages without a description, read as channels in their order ({order}): "
+            f"{some(paged)}. If they are planes of a stack, see --plane and --project."
         )
     peaks = [record["peak"] for record in ok.values() if record.get("peak") is not None]
     if peaks and max(peaks) < LEAST_PEAK:

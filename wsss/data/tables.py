@@ -97,7 +97,7 @@ def read_labels(path: Path, classes: ClassList, channels: Sequence[str] = HPA_CH
         raise DataError(f"{path} has the columns {some(table.columns)}: expected one named ID.")
     columns, read = _reader(path, table, classes)
     names = unguard_text(table[["ID"]]).ID.tolist()
-    image_names([name for name in names if "://" not in name], path)
+    image_names([name for name in names if name and "://" not in name], path)
     rows = _read_rows(
         path, zip(table.index, names, table[columns].itertuples(index=False), strict=True), read, channels
     )

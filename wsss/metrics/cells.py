@@ -74,8 +74,9 @@ def read_cell_truth(path: Path, classes: ClassList) -> CellTruth:
     table = unguard_text(read_text(path, ["ID"], [*CELL_COLUMNS, *LABEL_COLUMNS]))
     table["ID"] = pd.Series(image_names(table.ID.tolist(), path), table.index, dtype="str")
     cell, notes = first_of(CELL_COLUMNS, table, path)
-    say_notes(notes)
-    label = next((name for name in LABEL_COLUMNS if name in table), "")
+    of_cells = LABEL_COLUMNS[:1] if LABEL_COLUMNS[0] in table else OF_TABLES
+    label, others = first_of(of_cells, table, path)
+    say_notes([*notes, *others])
     for name, names in ((cell, CELL_COLUMNS), (label, LABEL_COLUMNS)):
         if not name:
             raise DataError(f"{path} lacks a column {' or '.join(names)}; it has {some(table.columns, 8)}.")

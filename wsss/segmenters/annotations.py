@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,12 +25,11 @@ from wsss.core.csv_text import any_case, check_columns, first_of, numbers, read_
 from wsss.core.files import composed, read_json
 from wsss.core.label_maps import MOST_PIXELS
 from wsss.core.labels import HPA_CHANNELS
+from wsss.core.outlines import Outlines, check_crossings, check_ids, is_number, oval
 from wsss.core.parquet import read_parquet
 from wsss.core.rasters import image_names, named, without_suffix
 from wsss.core.reading import check_regular, open_zip, read_bytes
 from wsss.core.rle import check_covered, fill
-
-MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -71,25 +70,16 @@ def paint(given: GivenMasks) -> np.ndarray:
     return np.ascontiguousarray(flat.reshape(given.size, order="F"))
 
 
-def is_number(value: object) -> bool:
-    """Return whether a value is a whole number, and not true or false."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def check_ids(ids: list[int], where: str) -> None:
-    """Raise DataError unless `ids` are distinct whole numbers from 1 up that a label map can hold."""
-    wrong = [k for k in ids if not is_number(k) or not 1 <= k <= MOST]
-    if wrong:
-        raise DataError(f"{where}: a cell has the number {some(wrong)}, expected whole numbers from 1 to {MOST}.")
-    if len(set(ids)) < len(ids):
-        twice = sorted(k for k, count in Counter(ids).items() if count > 1)
-        raise DataError(f"{where}: cell {some(twice)} comes twice.")
-
-
 BESIDE = "images.csv"
 """Beside a table of masks: names the images without cells, which have no row there."""
 SUBMISSION = "PredictionString"
 NUMBERS = ("cell_id", "cell")
+PAIRS = ("EncodedPixels", "rle_mask", "encoding", "annotation")
+"""Columns of Kaggle's tables of runs."""
+_OF_PAIRS = (
+    "holds pairs of start and length, which do not say whether they follow rows or columns: convert them to label "
+    "maps, or to COCO run lengths, in a column rle."
+)
 SIZES = ("ImageHeight", "ImageWidth")
 
 
@@ -105,6 +95,9 @@ class TableMasks:
         self.path = path
         table = _read(path)
         self.submission = SUBMISSION in table
+        pairs = next((name for name in PAIRS if name in table), "")
+        if not self.submission and "rle" not in table and pairs:
+            raise DataError(f"{path}: {pairs} {_OF_PAIRS}")
         check_columns(table, ["ID", SUBMISSION if self.submission else "rle"], path)
         self._number, self.notes = first_of(NUMBERS, table, path)
         """The column of the numbers; what the user should know, a line each."""
@@ -128,6 +121,8 @@ class TableMasks:
         if self.submission:
             counts = _submitted(rows[SUBMISSION].tolist(), where)
         else:
+            if any(isinstance(text, str) and re.fullmatch(r"\d+( \d+)+", text) for text in rows["rle"]):
+                raise DataError(f"{where}: rle {_OF_PAIRS}")
             counts = [text if isinstance(text, bytes) else str(text).encode("ascii", "replace") for text in rows["rle"]]
         return GivenMasks(where, size, self._ids(rows, len(counts), where), counts)
 
@@ -181,56 +176,6 @@ def _submitted(texts: list[str], where: str) -> list[bytes]:
         raise DataError(f"{where}: {error}") from None
 
 
-GEOJSON_SUFFIXES = (".geojson", ".geojson.gz")
-MOST_CROSSINGS = 1 << 26
-"""Times that the outlines of an image may cross its rows of pixels, together: each crossing is kept in memory."""
-
-
-class Outlines(NamedTuple):
-    """The cells of one image as outlines."""
-
-    ids: list[int]
-    cells: list[list[list[np.ndarray]]]
-    """Polygons of each cell; a polygon is rings, (n, 2) of x, y in pixels: what an odd number of them encloses is
-    inside, so that the second of two is a hole."""
-    nuclei: list[list[list[np.ndarray]]]
-    """Those of its nucleus; empty where there is none."""
-
-
-def read_outlines(path: Path) -> Outlines:
-    """Read a FeatureCollection or a list of features; points, lines and outlines without an area do not count.
-
-    Where there are cells, or else detections, other objects are left out: regions around them, and spots and tiles
-    within. Cells have the numbers of their measurement cell_id if all have one, else 1..N.
-
-    Raises:
-        DataError: the file is no such JSON, holds features but no outline, or outlines of several planes of a stack.
-    """
-    content = read_json(path)
-    features = content.get("features") if isinstance(content, dict) else content
-    if isinstance(content, dict) and content.get("type") == "Feature":
-        features = [content]
-    if not isinstance(features, list) or not all(isinstance(feature, dict) for feature in features):
-        raise DataError(f"{path} is no GeoJSON of outlines: expected a FeatureCollection, or a list of features.")
-    outlined = [(feature, shape) for feature in features if (shape := _shapes(feature.get("geometry"), path))]
-    if features and not outlined:
-        raise DataError(f"{path} has {len(features)} features, but no Polygon or MultiPolygon: it shows no cell.")
-    kinds = {_kind(feature) for feature, _ in outlined}
-    if finest := next((kind for kind in ("cell", "detection", "tile") if kind in kinds), ""):
-        outlined = [(feature, shape) for feature, shape in outlined if _kind(feature) in (finest, "")]
-    places = [_table(feature["geometry"].get("plane")) for feature, _ in outlined]
-    planes = {f"{place.get('z', 0)} {place.get('t', 0)}" for place in places}
-    if len(planes) > 1:
-        raise DataError(f"{path} holds outlines of {len(planes)} planes of a stack (z, t), expected those of one.")
-    measured = (_table(_table(feature.get("properties")).get("measurements")) for feature, _ in outlined)
-    numbers = [table.get("cell_id") for table in measured]
-    numbered = all(is_number(k) or (isinstance(k, float) and k.is_integer()) for k in numbers)
-    ids = [int(k) for k in numbers] if numbered else list(range(1, len(outlined) + 1))  # type: ignore[arg-type]
-    check_ids(ids, str(path))
-    nuclei = [_shapes(feature.get("nucleusGeometry"), path) for feature, _ in outlined]
-    return Outlines(ids, [shape for _, shape in outlined], nuclei)
-
-
 def paint_outlines(
     ids: list[int], shapes: list[list[list[np.ndarray]]], size: tuple[int, int], where: object
 ) -> np.ndarray:
@@ -239,11 +184,7 @@ def paint_outlines(
     Raises:
         DataError: they cross the rows of pixels too often, or cover the image over and over.
     """
-    crossings = 0.0
-    for ring in (ring for shape in shapes for part in shape for ring in part):
-        crossings += float(np.abs(np.diff(ring[:, 1].clip(0, size[0]), append=ring[:1, 1].clip(0, size[0]))).sum())
-    if crossings > MOST_CROSSINGS:
-        raise DataError(f"{where}: its outlines cross rows of pixels {crossings:.0f} times: they are no cells.")
+    check_crossings((ring for shape in shapes for part in shape for ring in part), size, where)
     runs = [np.concatenate([fill(rings, size) for rings in shape] or [fill([], size)]) for shape in shapes]
     areas = [int((stops - starts).sum()) for starts, stops in (part.T for part in runs)]
     check_covered(sum(areas), size, where)
@@ -254,42 +195,12 @@ def paint_outlines(
     return flat.reshape(size)
 
 
-def _shapes(geometry: Any, path: Path) -> list[list[np.ndarray]]:
-    """Return the polygons of a geometry, none if it is of another kind."""
-    kind = geometry.get("type") if isinstance(geometry, dict) else None
-    if kind not in ("Polygon", "MultiPolygon"):
-        return []
-    try:
-        shapes = geometry["coordinates"] if kind == "MultiPolygon" else [geometry["coordinates"]]
-        rings = [[np.array(ring, np.float64).reshape(len(ring), -1)[:, :2] for ring in shape] for shape in shapes]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(f"{path} has a polygon that is no list of rings of x, y ({error}).") from error
-    whole = [[ring for ring in shape if len(ring) >= 3 and np.isfinite(ring).all()] for shape in rings]
-    return [shape for shape in whole if shape]
-
-
-_KINDS = {"PathCellObject": "cell", "PathDetectionObject": "detection", "PathTileObject": "tile"}
-_KINDS |= {"PathAnnotationObject": "annotation", "PathRootObject": "root", "TMACoreObject": "tma_core"}
-
-
-def _kind(feature: dict[str, Any]) -> str:
-    """Return what QuPath calls an object, '' where it is not said: 0.2 says it as id, 0.3 as object_type."""
-    properties = _table(feature.get("properties"))
-    said = properties.get("objectType") or properties.get("object_type")
-    return str(said or _KINDS.get(str(feature.get("id")), ""))
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 REGION_SUFFIXES = (".zip", ".roi")
 MOST_REGIONS = 200_000
 MOST_BYTES = 2**28
 """Bytes of a set when unpacked, at most."""
 MOST_SMALL, MOST_RATIO = 2**24, 10
 """Bytes of any set, and the largest ratio by which larger ones may be packed."""
-OVAL_POINTS = 129
 _AREAS = (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED, ROI_TYPE.RECT, ROI_TYPE.OVAL)
 _NO_AREAS = (ROI_SUBTYPE.TEXT, ROI_SUBTYPE.ARROW, ROI_SUBTYPE.IMAGE)
 
@@ -338,11 +249,7 @@ def _rings(region: ImagejRoi) -> list[np.ndarray]:
     if region.roitype not in _AREAS or region.subtype in _NO_AREAS:
         return []
     if region.roitype == ROI_TYPE.OVAL:
-        angles = np.linspace(0, 2 * np.pi, OVAL_POINTS)
-        half = np.array([region.right - region.left, region.bottom - region.top]) / 2
-        rings: Any = [
-            np.array([region.left, region.top]) + half * (1 + np.column_stack([np.cos(angles), np.sin(angles)]))
-        ]
+        rings: Any = [oval(np.array([region.left, region.top]), np.array([region.right, region.bottom]))]
     else:
         rings = region.coordinates(multi=True)
     whole = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]
@@ -362,7 +269,7 @@ ALL = "all"
 class CocoMasks:
     """A COCO file, read whole. The number of a cell is the id of its annotation, or its cell_id in a file of ours.
 
-    Crowds (`iscrowd`) are left out. Of several categories, that of the cells must be given, or be the only
+    Crowds (`iscrowd`, `ignore`) are left out. Of several categories, that of the cells must be given, or be the only
     one besides that of the nuclei, which are then paired with the cells.
 
     Args:
@@ -440,14 +347,14 @@ class CocoMasks:
 
     def _sort(self, annotations: list[dict[str, Any]], categories: Any, category: str | None) -> None:
         """Put the annotations to cells or nuclei."""
-        plain = [a for a in annotations if str(a.get("iscrowd") or 0).lower() not in ("1", "true")]
+        plain = [a for a in annotations if not any(str(a.get(name)).lower() in ("1", "true") for name in _NO_CELL)]
         if (crowds := len(annotations) - len(plain)) and not plain:
             raise DataError(
-                f"{self.path}: all {crowds} annotations are crowds (iscrowd 1), which are no cells: if each is one, as "
-                "programs mark run lengths, set their iscrowd to 0."
+                f"{self.path}: all {crowds} annotations are crowds (iscrowd or ignore 1), which are no cells: if each "
+                "is one, as programs mark run lengths, set their iscrowd to 0."
             )
         if crowds:
-            self.notes.append(f"{self.path}: {crowds} annotations of crowds (iscrowd) are left out.")
+            self.notes.append(f"{self.path}: {crowds} annotations of crowds (iscrowd, ignore) are left out.")
         self._from_zero = not self._is_ours and any(is_number(a["id"]) and a["id"] == 0 for a in plain)
         if self._from_zero:
             self.notes.append(f"{self.path}: an annotation has the id 0, which is background: cell = id + 1.")
@@ -523,6 +430,8 @@ def _roles(names: dict[Any, str], counts: Counter[Any], category: str | None, pa
 
 
 _NUMBERED = ("id", "image_id", "category_id")
+_NO_CELL = ("iscrowd", "ignore")
+"""What is 1 in annotations that are none of a single object."""
 
 
 def _checked(annotations: list[Any], path: Path) -> list[dict[str, Any]]:
@@ -532,13 +441,13 @@ def _checked(annotations: list[Any], path: Path) -> list[dict[str, Any]]:
         _check_id(_whole(annotation["image_id"]), "image", path)
         _check_id(_whole(annotation.get("category_id") or 0), "category", path)
         annotation.update({name: _whole(annotation[name]) for name in _NUMBERED if name in annotation})
-        if isinstance(annotation["id"], str) and annotation["id"].isdecimal():
-            annotation["id"] = int(annotation["id"])
     return annotations
 
 
 def _whole(value: Any) -> Any:
-    """Return a whole float, such as pandas writes, as int; anything else as it is."""
+    """Return a whole float, such as pandas writes, and a text of digits as int; anything else as it is."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,15}", value):
+        return int(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -16,20 +16,19 @@ from wsss.core.checks import ConfigError, DataError, some
 from wsss.core.label_maps import SUFFIXES as LABEL_MAPS
 from wsss.core.label_maps import has_odd_palette, read_label_map
 from wsss.core.labels import HPA_CHANNELS
-from wsss.core.rasters import stem_of
+from wsss.core.outlines import SUFFIXES as OUTLINES
+from wsss.core.outlines import Outlines, holds_outlines, read_outlines
+from wsss.core.rasters import UNREAD, stem_of, without_suffix
 from wsss.data.ids import MASK_ENDINGS
 from wsss.segmenters import Backend, BackendOptions, CellMaps, Field
 from wsss.segmenters.annotations import (
     BESIDE,
     CocoMasks,
-    Outlines,
     TableMasks,
     paint,
     paint_outlines,
-    read_outlines,
     read_regions,
 )
-from wsss.segmenters.annotations import GEOJSON_SUFFIXES as OUTLINES
 from wsss.segmenters.annotations import REGION_SUFFIXES as REGIONS
 
 SUFFIXES = (*OUTLINES, *LABEL_MAPS, *REGIONS)
@@ -54,9 +53,11 @@ class MaskFolder:
         self.names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
         self._pickles = {name[: -len(PICKLE)].lower() for name in self.names if name.lower().endswith(PICKLE)}
         self._files: dict[str, list[Path]] = {}
-        ranked = [(rank, name) for name in self.names if (rank := _rank(name)) is not None]
+        ranked = [(rank, name) for name in self.names if (rank := _rank(folder / name)) is not None]
         for _, name in sorted(ranked):
-            self._files.setdefault(_stem(name), []).append(folder / name)
+            stem = _stem(name)
+            for ID in dict.fromkeys((stem, without_suffix(stem))):  # a.tif.geojson may be of a.tif
+                self._files.setdefault(ID, []).append(folder / name)
         self._any_case = {stem.lower(): paths for stem, paths in self._files.items()}
 
     notes: Sequence[str] = ()
@@ -137,11 +138,12 @@ class MaskFolder:
         return [file for file in self.names if name.lower() in file.lower()] or self.names
 
 
-def _rank(name: str) -> int | None:
+def _rank(path: Path) -> int | None:
     """Return the place of a file's form among SUFFIXES; None for another one."""
-    if name.lower().endswith(PICKLE):
+    name = path.name.lower()
+    if name.endswith(PICKLE) or (name.endswith(".json") and not (path.is_file() and holds_outlines(path))):
         return None
-    return next((k for k, suffix in enumerate(SUFFIXES) if name.lower().endswith(suffix)), None)
+    return next((k for k, suffix in enumerate(SUFFIXES) if name.endswith(suffix)), None)
 
 
 def _stem(name: str) -> str:
@@ -191,14 +193,14 @@ class Masks:
 
     def __init__(self, path: Path, channels: Iterable[str] = HPA_CHANNELS, category: str | None = None) -> None:
         name = path.name.lower()
-        is_coco = name.endswith((".json", ".json.gz"))
+        is_coco = name.endswith((".json", ".json.gz")) and not (path.is_file() and holds_outlines(path))
         if category and not is_coco:
             raise ConfigError(f"--category chooses among the categories of a COCO JSON, and --masks is {path}.")
         self._doubts: dict[str, Sequence[str]] = {}
         self._source: MaskFolder | MaskFile
         if path.is_file() and is_coco:
             self._source = MaskFile(CocoMasks(path, category, channels))
-        elif path.is_file() and name.endswith(FILES):
+        elif path.is_file() and name.endswith(TABLES):
             self._source = MaskFile(TableMasks(path))
         elif path.is_file() and name.endswith((*OUTLINES, *REGIONS)):
             raise ConfigError(
@@ -313,12 +315,16 @@ def _way_out(names: Sequence[str]) -> str:
     if any(name.lower().endswith((".jpg", ".jpeg")) for name in names):
         return " JPEG does not keep the numbers of cells: save the masks as PNG or TIFF."
     if any(name.lower().endswith((".json", ".xml")) for name in names):
-        return " Of JSON, one COCO file of all images is read (labelme, CVAT and VIA can be converted to it)."
+        return " Of JSON, outlines of each image (GeoJSON, labelme) are read, and one COCO file of all (CVAT, VIA)."
+    if unread := [name for name in names if name.lower().endswith(UNREAD)]:
+        return f" Of other forms are {some(unread, 3)}: save label maps as PNG or TIFF."
     return ""
 
 
 def _from_outlines(field: Field, outlines: Outlines, path: Path) -> CellMaps:
     size = (field.height, field.width)
+    if outlines.size not in (None, size):
+        raise DataError(f"{path} is of an image of {_size(outlines.size)}, but {field.name} is {_size(size)}.")
     cells = paint_outlines(outlines.ids, outlines.cells, size, path)
     seen = np.isin(outlines.ids, cells).sum()
     if outlines.ids and not cells.any():
