@@ -166,11 +166,7 @@ def _groups(about: pq.FileMetaData) -> list[pq.RowGroupMetaData]:
 
 
 def _footer(path: Path) -> int:
-    """Return the bytes of a table's description at its end, from its last bytes: the whole is read for its digest.
-
-    Raises:
-        ValueError: it is no Parquet, or the description is too long.
-    """
+    """Return the bytes of a table's description at its end, from its last bytes: the whole is read for its digest."""
     check_regular(path)
     with path.open("rb") as stream:
         start, size = stream.read(len(_ENDS)), stream.seek(0, os.SEEK_END)

@@ -133,11 +133,7 @@ def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int], image
 
 
 def _mask_values(places: np.ndarray, raster: Raster, path: Path) -> np.ndarray:
-    """Return (H, W) numbers, of a palette the greys that it stands for; its places where it holds other colours.
-
-    Raises:
-        DataError: 0 is not the darkest of these colours, so that either of the two may be the object.
-    """
+    """Return (H, W) numbers, of a palette the greys that it stands for; its places where it holds other colours."""
     if raster.colours is None:
         return places
     used = np.unique(places)
@@ -375,11 +371,7 @@ def _salt(folder: Path) -> list[MaskItem]:
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    """Return ID -> picture of a folder, which may be missing.
-
-    Raises:
-        DataError: it holds pictures of other forms, or two of an ID.
-    """
+    """Return ID -> picture of a folder, which may be missing."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     unread = [name for name in names if name.lower().endswith((*UNREAD, ".npy", ".npz"))]
     if other := sorted(name for name in unread if name[0] != "." and not name.endswith("_seg.npy")):

@@ -113,12 +113,7 @@ def build_encoder(
 
 
 def _build_custom(name: str, channels: int, weights: str, stem: Literal["mean", "timm"], *, stem_pool: bool) -> Encoder:
-    """Build the encoder that a class of the user makes.
-
-    Raises:
-        ConfigError: there is no such class, or its maps are not what they must be.
-        DataError: the weights do not fit.
-    """
+    """Build the encoder that a class of the user makes."""
     if weights in ("hub", "package"):
         raise ConfigError(f"no {weights} carries weights of {name}: pass --weights none or a file.")
     if not stem_pool:

@@ -111,11 +111,7 @@ class MaskFolder:
         return [note] if several else []
 
     def _found(self, name: str) -> list[tuple[Path, str]]:
-        """Return the files of an image, each with the form of its name, the best first.
-
-        Raises:
-            DataError: see `find`.
-        """
+        """Return the files of an image, each with the form of its name, the best first."""
         found: list[tuple[Path, str]] = []
         for form in NAMES:
             found += [(path, form) for path in self._files.get(form.format(name), [])]

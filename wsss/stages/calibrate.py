@@ -122,11 +122,7 @@ def _labels(
 
 
 def _check_unseen(tables: Prediction, ids: set[str], twins: Mapping[str, str]) -> None:
-    """Refuse predictions of images that the networks were trained on.
-
-    Raises:
-        DataError: a network was trained on one of them, or its training images are not known.
-    """
+    """Refuse predictions of images that the networks were trained on."""
     if tables.is_oof:
         return
     if changed := trained_since(tables.provenance):

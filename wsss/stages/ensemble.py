@@ -94,11 +94,7 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
 
 
 def _target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Score, str]:
-    """Return the function that scores a blend, and a description of what it compares with.
-
-    Raises:
-        DataError: the tables are not out of fold, or there is nothing to compare with.
-    """
+    """Return the function that scores a blend, and a description of what it compares with."""
     cells = predictions[0].cells
     not_oof = [prediction.folder for prediction in predictions if prediction.provenance and not prediction.is_oof]
     if not_oof or cells.fold[cells.fold >= 0].nunique() < 2:
