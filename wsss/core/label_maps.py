@@ -146,7 +146,6 @@ def read_label_map(path: Path, *sizes: tuple[int, ...]) -> np.ndarray:
     sizes are checked in the header first.
 
     Args:
-        path: the file.
         sizes: (H, W) of its image, as far as they are known; a map of another size that is large and nearly blank is
             refused.
 

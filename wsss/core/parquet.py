@@ -118,7 +118,6 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
     """Open a table after comparing it with its seal, if it has one, and what it promises with its size.
 
     Args:
-        path: the file.
         again: the way out if it is damaged or missing, as a sentence.
 
     Raises:
@@ -191,8 +190,6 @@ def batches(
     each row gets its own.
 
     Args:
-        file: the table.
-        path: its file.
         columns: those to read; all by default.
         rows: of a part, at most.
 
@@ -223,7 +220,6 @@ def read_parquet(
     """Read a table.
 
     Args:
-        path: the file.
         columns: those to read; all by default.
         leave_out: columns that are not read.
         ids: keep only the rows with these IDs.

@@ -252,7 +252,6 @@ def check_filling(rings: Iterable[np.ndarray], size: tuple[int, int], where: obj
     Args:
         rings: (n, 2) of x, y in pixels.
         size: (H, W) of the image.
-        where: the file, for messages.
 
     Raises:
         DataError: they would.

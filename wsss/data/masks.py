@@ -106,7 +106,6 @@ def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
     """Read a mask as (H, W) bool: 0 and one of 1, 255 and 65535, of any type; an empty or a full one is a mask too.
 
     Args:
-        path: the picture.
         size: (H, W) that it must have.
         image: the picture it belongs to, for messages.
 
@@ -186,7 +185,6 @@ class MaskSet:
     """Images with their masks, read on demand; label maps are cached, 2 bytes a pixel.
 
     Args:
-        folder: where they are.
         items: sorted by ID.
         channels: 1 for grey, 3 for colour; images are converted to it.
     """

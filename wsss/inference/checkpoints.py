@@ -184,7 +184,6 @@ def load_unet(
     """Load one U-Net.
 
     Args:
-        folder: of its run.
         device: where it is to compute.
         task: masks or maps.
         encoder: the custom encoder that may be imported, see `models.encoder`; '' for none.

@@ -339,8 +339,6 @@ def load_published(
 
     Args:
         sources: as `infer --source` takes them, such as 'subcell=ENCODER,CLASSIFIER'.
-        target: the images.
-        device: where the networks run.
         share: of all of them in the blend, in [0, 1].
         pixel_um: micrometres per pixel of the original images; None for what they declare, else whole fields.
 

@@ -172,7 +172,6 @@ class Source(ABC):
         """Run its networks on a batch and return what `score` needs of each image.
 
         Args:
-            batch: the images.
             crops: what `cut` made of them.
         """
         return [None] * len(batch.samples)

@@ -348,8 +348,6 @@ def search(
     Args:
         images: (probabilities, true label map, what is ignored or None) of each image; gone through once.
         decode: (probabilities, threshold, minimum size) -> label map.
-        thresholds: what to try.
-        min_sizes: what to try.
         metric: a field of `MaskScore`.
 
     Returns:

@@ -82,7 +82,6 @@ def build_encoder(
     Args:
         name: timm's name, a short one of `backbone`, or one of segmentation_models_pytorch; timm's go first. Or
             'package.module:Class', see the head of this module.
-        channels: input channels.
         weights: hub, package, none; or a file: of the three-channel model, or the best.safetensors of a run.
         stem: rule for the kernels of channels after the third, see `stem_kernel` (models of timm).
         depth: number of scales, each half the one before.

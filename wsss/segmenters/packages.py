@@ -492,7 +492,6 @@ def convert_pickle(source: Path, target: Path, *, er: bool = True) -> None:
 
     Args:
         source: the pickle, as hpacellseg publishes it.
-        target: the safetensors file.
         er: the network was trained with the yellow plane (the three-channel cell model).
 
     Raises:

@@ -99,7 +99,6 @@ def check_numbers(
 
     Args:
         data: the data set; None where it is not known.
-        truth: the table of true cells.
         preds: the predictions of these cells, if they are what is joined.
         marks: of the table.
 
@@ -371,12 +370,8 @@ def join_cells(
     """Find the predicted cell of each true one.
 
     Args:
-        preds: folder of the predictions.
         given: where the true cells are from, and the rule: auto joins by overlap where both have masks, else by number,
             if that can be right.
-        truth: the table of true cells.
-        cells: the predicted cells.
-        masks: the true label maps.
 
     Returns:
         The join, and how it was made.

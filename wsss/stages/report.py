@@ -70,7 +70,6 @@ class Mapper:
     """Computes class maps of one image after another with the networks of a run that predicted it.
 
     Args:
-        run: the run.
         data: the data set of the images.
         provenance: of the predictions.
 
