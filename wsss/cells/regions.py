@@ -17,12 +17,6 @@ from wsss.options.scoring import ScoreConfig
 
 GEOMETRY_COLUMNS = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 
-FEW = 1 / 8
-"""Up to this share of the pixels, the highest ones are found for all cells at once; above it, cell by cell."""
-UNEVEN = 16
-"""They are handled one by one where the largest is this many times the mean: a padded table would be mostly empty."""
-GOLDEN = (5**0.5 - 1) / 2
-
 Rule = Callable[[np.ndarray], np.ndarray]
 """From the values (P,) of the cells' pixels, in the order of CellPixels.order, to one value a cell (N,)."""
 
@@ -165,19 +159,6 @@ def group_pixels(label_map: np.ndarray) -> CellPixels:
     return CellPixels(runs.ids, pixels, sizes)
 
 
-def spread(cells: CellPixels) -> CellPixels:
-    """Order the pixels of each cell in steps of about the golden ratio of its size.
-
-    Every stretch of such a walk through a cell is an even sample of it, which makes high quantiles quick to find.
-    """
-    sizes = cells.sizes
-    steps = (sizes * GOLDEN).astype(np.int64) | 1
-    while (shared := np.gcd(steps, sizes) > 1).any():
-        steps[shared] += 2
-    size, step, start = (np.repeat(part, sizes) for part in (sizes, steps, cells.starts))
-    return CellPixels(cells.ids, cells.order[start + (np.arange(len(start)) - start) * step % size], sizes)
-
-
 def subset(cells: CellPixels, inside: np.ndarray) -> tuple[CellPixels, np.ndarray]:
     """Keep the pixels where `inside` (P,) is true.
 
@@ -199,45 +180,6 @@ def cell_means(values: np.ndarray, cells: CellPixels) -> np.ndarray:
 def cell_maxima(values: np.ndarray, cells: CellPixels) -> np.ndarray:
     """Maximum of each cell: (P,) -> (N,)."""
     return np.maximum.reduceat(values, cells.starts) if len(cells) else values[:0]
-
-
-def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
-    """Prepare the quantile of each cell, linear between neighbours as np.quantile: (P,) in [0, 1] -> (N,) float64.
-
-    It is about the n-th highest value of a cell. Deal the cell's pixels into n groups: as many values reach the lowest
-    of the groups' maxima, so this floor is at most the wanted value. In cells whose pixels are `spread` each group
-    samples the whole cell, so the floor is close, and few values are left to look at.
-    """
-    place = quantile * (cells.sizes - 1)
-    low = place.astype(np.int64)
-    share, counts = place - low, cells.sizes - low
-    uneven = len(cells) * cells.sizes.max(initial=0) >= UNEVEN * len(cells.order)
-    if uneven or counts.sum() > FEW * len(cells.order):
-        return _one_by_one(cells, partial(row_quantile, quantile=quantile))
-    begins, rows = np.cumsum(counts) - counts, np.arange(len(cells))
-    number = np.arange(counts.sum()) - np.repeat(begins, counts)
-    sizes, many = np.repeat(cells.sizes, counts), np.repeat(counts, counts)
-    groups = np.repeat(cells.starts, counts) + number * sizes // many
-
-    def rule(values: np.ndarray) -> np.ndarray:
-        floor = np.minimum.reduceat(np.maximum.reduceat(values, groups), begins)
-        ranked = _ranked_above(values, cells, floor, counts.max())
-        lowest, higher = (ranked[rows, ranked.shape[1] - k] for k in (counts, np.maximum(counts - 1, 1)))
-        return lowest + (higher - lowest) * share
-
-    return rule
-
-
-def _ranked_above(values: np.ndarray, cells: CellPixels, floor: np.ndarray, least: int) -> np.ndarray:
-    """Sort the values of each cell above its floor: rising rows (N, `least` or more), with the floor in front."""
-    above = np.flatnonzero(values > np.repeat(floor, cells.sizes))
-    first = np.searchsorted(above, cells.starts)
-    kept = np.diff(first, append=len(above))
-    width = max(kept.max(initial=0), least)
-    ranked = np.repeat(floor[:, None], width, axis=1)
-    ranked.ravel()[np.repeat(np.arange(len(kept)) * width - first, kept) + np.arange(len(above))] = values[above]
-    ranked.sort(axis=1)
-    return ranked
 
 
 def _one_by_one(cells: CellPixels, one: Callable[[np.ndarray], float]) -> Rule:
@@ -264,7 +206,7 @@ def region_rule(cells: CellPixels, config: ScoreConfig) -> Rule:
     """Prepare the rule `config.region` for the cells of one image."""
     match config.region:
         case "quantile":
-            return quantile_rule(cells, config.quantile)
+            return _one_by_one(cells, partial(row_quantile, quantile=config.quantile))
         case "topk":
             return _one_by_one(cells, partial(row_top_mean, share=config.top_share))
         case "max":

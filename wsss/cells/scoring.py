@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from scipy.special import expit, logit
 
-from wsss.cells.regions import CellPixels, group_pixels, image_rule, region_rule, spread, subset
+from wsss.cells.regions import CellPixels, group_pixels, image_rule, region_rule, subset
 from wsss.options.scoring import ScoreConfig
 
 EPSILON = 1e-5
@@ -98,8 +98,6 @@ def cell_values(
         (N, K) float32 in [0, 1], in the order of sorted ids. A map whose image statistic is 0 gives 0.
     """
     cells = group_pixels(label_map)
-    if config.region == "quantile":
-        cells = spread(cells)
     height, width = content or label_map.shape
     in_cell, in_image = region_rule(cells, config), image_rule(config)
     raised, lowered = raising(config)
