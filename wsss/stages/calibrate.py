@@ -28,7 +28,7 @@ from wsss.runs.output import Output, at_file
 from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder
 from wsss.segmenters.masks import mask_files
-from wsss.stages.evaluate import GivenCells, classes_of
+from wsss.stages.evaluate import TrueCells, classes_of
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""
@@ -158,7 +158,7 @@ def _cell_events(
     groups = _groups(ids, cells.fold.to_numpy())
     if options.truth is not None:
         data = options.data or recorded_data(options.preds)
-        given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
+        given = TrueCells(options.truth, options.masks, data, options.join, options.join_iou)
         truth, join, how = given.join(options.preds, cells, classes)
         rows = join.rows
         known = rows >= 0

@@ -36,7 +36,7 @@ from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, in_folder
 from wsss.runs.result_record import record_over
 from wsss.segmenters.masks import mask_files
-from wsss.stages.evaluate import GivenCells, classes_of
+from wsss.stages.evaluate import TrueCells, classes_of
 
 
 def run(options: EnsembleOptions) -> int:
@@ -132,7 +132,7 @@ def _cell_target(options: EnsembleOptions, predictions: list[Prediction]) -> tup
     assert options.truth is not None
     first, data = predictions[0], _data_folder(options)
     cells, classes = first.cells, classes_of(first.folder, data, first.columns)
-    given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
+    given = TrueCells(options.truth, options.masks, data, options.join, options.join_iou)
     truth, join, how = given.join(first.folder, cells, classes)
     true_row = np.full(len(cells), -1)
     true_row[join.rows[join.rows >= 0]] = np.flatnonzero(join.rows >= 0)
