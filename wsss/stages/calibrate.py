@@ -22,7 +22,7 @@ from wsss.inference.tables import prediction_files
 from wsss.metrics.calibration import Calibration, apply_curves, fit_curves, possible_targets, save_calibration
 from wsss.metrics.classify import reliability
 from wsss.options.calibrate import CalibrateOptions
-from wsss.reports.figures import Bins, plot_reliability
+from wsss.reports.figures import plot_reliability
 from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, at_file
 from wsss.runs.record import check_unseen
@@ -89,8 +89,8 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     titles = {"cells": f"cells, {'truth known' if options.truth else 'from image labels alone'}", "images": "images"}
     panels = {
         titles[name]: (
-            _bins(events.truth, events.scores, events.weights),
-            _bins(events.truth, after[name], events.weights),
+            reliability(events.truth, events.scores, weights=events.weights),
+            reliability(events.truth, after[name], weights=events.weights),
         )
         for name, events in both.items()
     }
@@ -209,23 +209,19 @@ def _cross_fitted(events: Events, method: str) -> np.ndarray:
     return out
 
 
-def _bins(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> Bins:
-    curve = reliability(truth, scores, weights=weights)
-    return curve.count, curve.score, curve.truth, curve.error
-
-
 def _report(events: Events, after: np.ndarray, classes: ClassList) -> dict[str, Any]:
     """Return the calibration errors before and after, over all classes and for each class."""
-    rows = []
-    for k, name in enumerate(classes.names):
-        column = slice(k, k + 1)
-        errors = [
-            _bins(events.truth[:, column], scores[:, column], events.weights)[3] for scores in (events.scores, after)
-        ]
-        true = float(events.truth[:, k].sum())
-        rows.append({"id": k, "name": name, "true": round(true, 1), "before": errors[0], "after": errors[1]})
-    before, now = (_bins(events.truth, scores, events.weights)[3] for scores in (events.scores, after))
-    return {"count": len(events.scores), "before": before, "after": now, "per_class": rows}
+
+    def errors(columns: slice) -> dict[str, float]:
+        truth = events.truth[:, columns]
+        both = {"before": events.scores[:, columns], "after": after[:, columns]}
+        return {name: reliability(truth, scores, weights=events.weights).error for name, scores in both.items()}
+
+    rows = [
+        {"id": k, "name": name, "true": round(float(events.truth[:, k].sum()), 1), **errors(slice(k, k + 1))}
+        for k, name in enumerate(classes.names)
+    ]
+    return {"count": len(events.scores), **errors(slice(None)), "per_class": rows}
 
 
 def _print(what: str, report: dict[str, Any], methods: list[str], count: int) -> None:
