@@ -114,7 +114,7 @@ def try_half(task: Task, checkpoints: list[CamCheckpoint], indices: Sequence[int
 def _score(task: Task, checkpoints: list[CamCheckpoint], sample: Sample, parts: bool) -> tuple[np.ndarray, float]:
     """Return all scores of an image, and the CPU seconds that they took."""
     began = time.process_time()
-    (scored,) = score_now(task, checkpoints, [sample])
+    scored = score_now(task, checkpoints, sample)
     seconds = time.process_time() - began
     table = scored.cells
     columns = [name for name in map(str, table) if name.rpartition(":")[2].isdecimal() and (parts or ":" not in name)]
