@@ -30,6 +30,7 @@ from wsss.core.reading import one_line
 from wsss.models.device import choose_device
 from wsss.models.weights import read_recorded
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
+from wsss.segmenters.classical import scaled
 
 
 def need(module: str, backend: str, way: str) -> ModuleType:
@@ -416,11 +417,7 @@ def label_field(nuclei: np.ndarray, cells: np.ndarray, shape: tuple[int, int]) -
 
 def _scaled(plane: np.ndarray) -> np.ndarray:
     """Bring a plane to the scale that the networks know; a store of 512 has it already."""
-    factor = EDGE / max(plane.shape)
-    if factor == 1:
-        return plane
-    shape = [max(1, round(length * factor)) for length in plane.shape[::-1]]
-    return cv2.resize(plane, shape, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    return scaled(plane, EDGE / max(plane.shape))
 
 
 def _rescale(image: np.ndarray, scale: float, multichannel: bool = False) -> np.ndarray:
