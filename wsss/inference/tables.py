@@ -101,25 +101,21 @@ def write_cells(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
     The frames are taken one by one, so memory stays flat; both files appear whole, or neither. An image's rows must
     follow each other. Where there are no cells at all, give one frame without rows, for its columns.
     """
-    count = 0
+    rows = 0
 
     def pour(text: IO[bytes], binary: IO[bytes]) -> None:
-        nonlocal count
-        count = _pour(frames, text, binary)
+        nonlocal rows
+        with TableWriter(binary) as writer:
+            for frame in gathered(frames):
+                text.write(csv_bytes(frame.drop(columns="rle"), header=writer.empty))
+                writer.add(frame)
+        rows = writer.rows
 
     def both(text: IO[bytes]) -> None:
         write_atomic(folder / "cells.parquet", lambda binary: pour(text, binary))
 
     write_atomic(folder / "cells.csv", both)
-    return count
-
-
-def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) -> int:
-    with TableWriter(binary) as writer:
-        for frame in gathered(frames):
-            text.write(csv_bytes(frame.drop(columns="rle"), header=writer.empty))
-            writer.add(frame)
-    return writer.rows
+    return rows
 
 
 TOGETHER = 1 << 17
