@@ -140,7 +140,7 @@ READERS = {
     "pd.read_pickle": (),
     "pickle.load": (),
     "pickle.loads": (),
-    "torch.load": ("runs/run_folder.py", "segmenters/packages.py"),
+    "torch.load": ("runs/run_folder.py",),
     "zipfile.ZipFile": ("core/reading.py", "data/pseudo.py"),  # the latter writes one
     "read_bytes": ("core/reading.py", "inference/hub.py", "reviewing/server.py"),  # of files just written
     "read_text": ("options/configs.py", "stages/configs.py", "stages/doctor.py", "models/device.py"),  # of the machine

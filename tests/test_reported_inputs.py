@@ -28,7 +28,7 @@ from wsss.data.tables import read_labels
 from wsss.metrics.cells import read_cell_truth
 from wsss.segmenters import BackendOptions, CellMaps, Field, NetworkBackend, make_backend
 from wsss.segmenters.annotations import TableMasks
-from wsss.segmenters.masks import Masks
+from wsss.segmenters.masks import open_cell_masks
 from wsss.stages.doctor import examine_cells
 
 SIZE = (40, 56)
@@ -178,7 +178,9 @@ def test_label_maps_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[
     np.testing.assert_array_equal(masks(tmp_path / "m_upper").cells, CELLS)
     assert masks(tmp_path / "m_binary", split=True).cells.max() == 5
     np.testing.assert_array_equal(masks(tmp_path / "m_bg1", background=1).cells, np.where(CELLS > 0, CELLS + 1, 0))
-    np.testing.assert_array_equal(Masks(tmp_path / "m_upper").cells("A", SIZE), CELLS)  # of evaluate and others
+    np.testing.assert_array_equal(
+        open_cell_masks(tmp_path / "m_upper").cells("A", SIZE), CELLS
+    )  # of evaluate and others
     (tmp_path / "in").mkdir()
     Image.fromarray(CELLS.astype(np.uint8)).save(tmp_path / "in/A_DAPI.png")
     prepared(tmp_path / "in", tmp_path / "out")

@@ -1,4 +1,3 @@
-import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +7,9 @@ from hypothesis import strategies as st
 
 from wsss.cells.regions import (
     group_pixels,
-    quantile_rule,
     region_rule,
     row_quantile,
     row_top_mean,
-    spread,
     visible_share,
 )
 from wsss.cells.scoring import apply_negative, cell_cam_scores, cell_values, normalise, resize
@@ -87,7 +84,7 @@ def test_quantiles_equal_numpy_for_any_cells_also_with_many_ties(seed: int, quan
         values = np.round(values * 3) / np.float32(3)
     label_map = blobs(40, int(rng.integers(1, 12)), seed)
     cells = group_pixels(label_map)
-    found = quantile_rule(cells, quantile)(values.ravel()[cells.order])
+    found = region_rule(cells, ScoreConfig(region="quantile", quantile=quantile))(values.ravel()[cells.order])
     wanted = [np.quantile(values[label_map == cell], quantile) for cell in cells.ids]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert row_quantile(values.ravel(), quantile) == pytest.approx(np.quantile(values, quantile), abs=1e-6)
@@ -110,22 +107,6 @@ def test_means_of_the_highest_pixels_equal_a_sort_for_any_cells_also_with_many_t
     wanted = [top_mean(values[label_map == cell], share) for cell in cells.ids]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert row_top_mean(values.ravel(), share) == pytest.approx(top_mean(values.ravel(), share), abs=1e-6)
-
-
-def test_a_giant_among_small_cells_is_scored_as_any_other_and_takes_no_table_of_its_size() -> None:
-    values = np.random.default_rng(0).random((600, 600), np.float32)
-    label_map = np.ones((600, 600), np.int32)
-    label_map[:, :20] = 0
-    label_map[::4, :20:4] = np.arange(2, 752).reshape(150, 5)
-    cells = group_pixels(label_map)
-    own = values.ravel()[cells.order]
-    tracemalloc.start()
-    quantiles = quantile_rule(spread(cells), 0.99)(own)
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert most < 30 * own.nbytes
-    pieces = np.split(own, cells.starts[1:])
-    np.testing.assert_allclose(quantiles, [np.quantile(piece, 0.99) for piece in pieces], atol=1e-6)
 
 
 @pytest.mark.parametrize("sharpness", [1e-3, 40.0, 41.0, 500.0])

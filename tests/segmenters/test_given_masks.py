@@ -19,7 +19,7 @@ from wsss.core.labels import HPA_CHANNELS, ClassList
 from wsss.data.masks import read_mask
 from wsss.exports.annotations import cell_features, write_coco, write_geojson
 from wsss.segmenters import Backend, BackendOptions, Field, NetworkBackend, make_backend
-from wsss.segmenters.masks import CONVERT_SEG, MaskFolder, Masks
+from wsss.segmenters.masks import CONVERT_SEG, MaskFolder, open_cell_masks
 
 FIELD = Field("ab", np.zeros((4, 5, 10), np.uint8), 20, 40, 10)
 CELLS = np.zeros((20, 40), np.int32)
@@ -119,7 +119,7 @@ def test_annotations_of_an_image_that_is_not_listed_cost_no_other(tmp_path: Path
     content = json.loads(path.read_text())
     content["annotations"].append(content["annotations"][0] | {"id": 9, "image_id": 77})
     path.write_text(json.dumps(content))
-    given = Masks(path)
+    given = open_cell_masks(path)
     np.testing.assert_array_equal(given.maps(FIELD).cells, CELLS)
     assert "belong to the image 77" in given.notes[0]
 

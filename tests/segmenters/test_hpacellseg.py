@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from convert_hpacellseg import convert_pickle
 from safetensors import safe_open
 from skimage import transform
 
 from wsss.core.checks import ConfigError, DataError
 from wsss.segmenters import BackendOptions, Field, NetworkBackend, make_backend
-from wsss.segmenters.packages import CELLS, NUCLEI, HpaCellSeg, build_network, convert_pickle, load_network
+from wsss.segmenters.packages import CELLS, NUCLEI, HpaCellSeg, build_network, load_network
 
 
 class DPNUnet(torch.nn.Module):

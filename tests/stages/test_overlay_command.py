@@ -15,7 +15,7 @@ from wsss.data.catalog import DataSet
 from wsss.options.overlay import OverlayOptions
 from wsss.reports.figures import colour
 from wsss.reports.overlay import describe_truth
-from wsss.segmenters.masks import Masks
+from wsss.segmenters.masks import open_cell_masks
 from wsss.stages.overlay import choose_images, draw_image, read_predictions, read_truth
 
 COLUMNS = [str(k) for k in range(19)]
@@ -159,7 +159,9 @@ def test_with_true_masks_the_panel_shows_the_true_cells(tmp_path: Path, data: Sm
     table, masks = tmp_path / "truth.csv", tmp_path / "true"
     words = OverlayOptions(preds=tmp_path / "preds", out=tmp_path, truth=table, masks=masks, max_size=200)
     truth = {"a": {5: describe_truth([2], HPA_NAMES)}}
-    page, _, shown = draw_image(data, 0, {"a": {3: describe_truth([6], HPA_NAMES)}}, truth, words, Masks(masks))
+    page, _, shown = draw_image(
+        data, 0, {"a": {3: describe_truth([6], HPA_NAMES)}}, truth, words, open_cell_masks(masks)
+    )
     assert shown == {2, 6}
     right, middle = page[:, -210:].astype(int), page[:, 220:420].astype(int)
     red = [int((np.abs(part - colour(2)).sum(axis=-1) < 30).sum()) for part in (right, middle)]
@@ -167,4 +169,4 @@ def test_with_true_masks_the_panel_shows_the_true_cells(tmp_path: Path, data: Sm
     assert red[1] == 0
     write_label_map(tmp_path / "true" / "a", true[:, :63])
     with pytest.raises(DataError, match=r"is 40 x 63, but a is 40 x 64"):
-        draw_image(data, 0, {"a": {}}, truth, words, Masks(masks))
+        draw_image(data, 0, {"a": {}}, truth, words, open_cell_masks(masks))

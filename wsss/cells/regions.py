@@ -17,12 +17,6 @@ from wsss.options.scoring import ScoreConfig
 
 GEOMETRY_COLUMNS = ("center_y", "center_x", "y0", "x0", "y1", "x1", "area_px", "touches_border")
 
-FEW = 1 / 8
-"""Up to this share of the pixels, the highest ones are found for all cells at once; above it, cell by cell."""
-UNEVEN = 16
-"""They are handled one by one where the largest is this many times the mean: a padded table would be mostly empty."""
-GOLDEN = (5**0.5 - 1) / 2
-
 Rule = Callable[[np.ndarray], np.ndarray]
 """From the values (P,) of the cells' pixels, in the order of CellPixels.order, to one value a cell (N,)."""
 
@@ -165,19 +159,6 @@ def group_pixels(label_map: np.ndarray) -> CellPixels:
     return CellPixels(runs.ids, pixels, sizes)
 
 
-def spread(cells: CellPixels) -> CellPixels:
-    """Order the pixels of each cell in steps of about the golden ratio of its size.
-
-    Every stretch of such a walk through a cell is an even sample of it, which makes high quantiles quick to find.
-    """
-    sizes = cells.sizes
-    steps = (sizes * GOLDEN).astype(np.int64) | 1
-    while (shared := np.gcd(steps, sizes) > 1).any():
-        steps[shared] += 2
-    size, step, start = (np.repeat(part, sizes) for part in (sizes, steps, cells.starts))
-    return CellPixels(cells.ids, cells.order[start + (np.arange(len(start)) - start) * step % size], sizes)
-
-
 def subset(cells: CellPixels, inside: np.ndarray) -> tuple[CellPixels, np.ndarray]:
     """Keep the pixels where `inside` (P,) is true.
 
@@ -199,45 +180,6 @@ def cell_means(values: np.ndarray, cells: CellPixels) -> np.ndarray:
 def cell_maxima(values: np.ndarray, cells: CellPixels) -> np.ndarray:
     """Maximum of each cell: (P,) -> (N,)."""
     return np.maximum.reduceat(values, cells.starts) if len(cells) else values[:0]
-
-
-def quantile_rule(cells: CellPixels, quantile: float) -> Rule:
-    """Prepare the quantile of each cell, linear between neighbours as np.quantile: (P,) in [0, 1] -> (N,) float64.
-
-    It is about the n-th highest value of a cell. Deal the cell's pixels into n groups: as many values reach the lowest
-    of the groups' maxima, so this floor is at most the wanted value. In cells whose pixels are `spread` each group
-    samples the whole cell, so the floor is close, and few values are left to look at.
-    """
-    place = quantile * (cells.sizes - 1)
-    low = place.astype(np.int64)
-    share, counts = place - low, cells.sizes - low
-    uneven = len(cells) * cells.sizes.max(initial=0) >= UNEVEN * len(cells.order)
-    if uneven or counts.sum() > FEW * len(cells.order):
-        return _one_by_one(cells, partial(row_quantile, quantile=quantile))
-    begins, rows = np.cumsum(counts) - counts, np.arange(len(cells))
-    number = np.arange(counts.sum()) - np.repeat(begins, counts)
-    sizes, many = np.repeat(cells.sizes, counts), np.repeat(counts, counts)
-    groups = np.repeat(cells.starts, counts) + number * sizes // many
-
-    def rule(values: np.ndarray) -> np.ndarray:
-        floor = np.minimum.reduceat(np.maximum.reduceat(values, groups), begins)
-        ranked = _ranked_above(values, cells, floor, counts.max())
-        lowest, higher = (ranked[rows, ranked.shape[1] - k] for k in (counts, np.maximum(counts - 1, 1)))
-        return lowest + (higher - lowest) * share
-
-    return rule
-
-
-def _ranked_above(values: np.ndarray, cells: CellPixels, floor: np.ndarray, least: int) -> np.ndarray:
-    """Sort the values of each cell above its floor: rising rows (N, `least` or more), with the floor in front."""
-    above = np.flatnonzero(values > np.repeat(floor, cells.sizes))
-    first = np.searchsorted(above, cells.starts)
-    kept = np.diff(first, append=len(above))
-    width = max(kept.max(initial=0), least)
-    ranked = np.repeat(floor[:, None], width, axis=1)
-    ranked.ravel()[np.repeat(np.arange(len(kept)) * width - first, kept) + np.arange(len(above))] = values[above]
-    ranked.sort(axis=1)
-    return ranked
 
 
 def _one_by_one(cells: CellPixels, one: Callable[[np.ndarray], float]) -> Rule:
@@ -264,7 +206,7 @@ def region_rule(cells: CellPixels, config: ScoreConfig) -> Rule:
     """Prepare the rule `config.region` for the cells of one image."""
     match config.region:
         case "quantile":
-            return quantile_rule(cells, config.quantile)
+            return _one_by_one(cells, partial(row_quantile, quantile=config.quantile))
         case "topk":
             return _one_by_one(cells, partial(row_top_mean, share=config.top_share))
         case "max":
@@ -363,55 +305,28 @@ def _between(values: np.ndarray, cells: CellRuns) -> np.ndarray:
     return np.asarray(sums[cells.stops] - sums[cells.starts])
 
 
-BRIGHT, SMALL = 1.4, 0.75
-"""Condensed chromatin: so much brighter in blue, and less than this share of the area, of the median nucleus."""
-
-
 def describe_cells(
-    label_map: np.ndarray,
-    nuclei: np.ndarray | None = None,
-    *,
-    geometry: Geometry | None = None,
-    blue: np.ndarray | None = None,
-    pixel_um: float | None = None,
+    label_map: np.ndarray, nuclei: np.ndarray | None = None, *, geometry: Geometry | None = None
 ) -> pd.DataFrame:
-    """Measure every cell of a label map.
+    """Return `measure_cells` and `pieces` of every cell, its connected parts; with nuclei `n_nuclei` too.
 
     Args:
         label_map: (H, W) int, 0 background, ids with or without gaps; at original or stored size.
-        nuclei: (H, W) int label map of nuclei, with the cells' ids or its own.
+        nuclei: (H, W) int label map of nuclei, with the cells' ids or its own. Each counts for the cell that holds most
+            of it; those that share an id but do not touch count one by one.
         geometry: how the map lies on the original image; None if it is the original image.
-        blue: (H, W) nuclear stain, for the mitotic hint; needs `nuclei`.
-        pixel_um: size of an original pixel in micrometres, for the columns `_um`.
-
-    Returns:
-        One row per cell, in rising id: `cell_id`, the geometry columns of the table contract (boxes half-open),
-        `pieces` (connected parts) and `share_inside` (estimated share of the cell that the image shows, in (0, 1]).
-        With nuclei also `n_nuclei`, `nucleus_id` (the largest one, 0 for none) and `nucleus_area_px`; with blue
-        `mitotic`, true where the nucleus is bright and small as condensed chromatin is: a hint, not a finding.
 
     Raises:
         ValueError: the maps differ in size, or `label_map` is none.
     """
-    for name, other in (("nuclei", nuclei), ("blue", blue)):
-        if other is not None and other.shape != label_map.shape:
-            raise ValueError(f"{name} is {other.shape}, the label map {label_map.shape}: they must match.")
     table = measure_cells(label_map, geometry=geometry)
     ids = table["cell_id"].to_numpy()
     table["pieces"] = _pieces(label_map, ids)
-    if nuclei is None:
-        table["share_inside"] = shown_share(table.area_px.to_numpy(), table.touches_border.to_numpy())
-    else:
-        pairs = _pair(label_map, nuclei, ids)
-        table["n_nuclei"], table["nucleus_id"] = pairs.n_nuclei.to_numpy(), pairs.nucleus_id.to_numpy()
-        bodies = measure_cells(nuclei, geometry=geometry)
-        nucleus = bodies.set_index("cell_id").reindex(table.nucleus_id)
-        table["nucleus_area_px"] = nucleus.area_px.fillna(0).to_numpy().astype(np.int64)
-        size = label_map.shape if geometry is None else (geometry.height, geometry.width)
-        table["share_inside"] = _share_inside(table, nucleus.reset_index(drop=True), np.array(size, float))
-        if blue is not None:
-            table["mitotic"] = table.nucleus_id.isin(_condensed(group_pixels(nuclei), blue, bodies.area_px))
-    return _add_um(table, pixel_um) if pixel_um is not None else table
+    if nuclei is not None:
+        if nuclei.shape != label_map.shape:
+            raise ValueError(f"nuclei is {nuclei.shape}, the label map {label_map.shape}: they must match.")
+        table["n_nuclei"] = _nuclei_of(label_map, nuclei, ids)
+    return table
 
 
 def _pieces(label_map: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -422,82 +337,11 @@ def _pieces(label_map: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return np.bincount(np.searchsorted(ids, owners[1:]), minlength=len(ids))
 
 
-def _pair(label_map: np.ndarray, nuclei: np.ndarray, ids: np.ndarray) -> pd.DataFrame:
-    """Give every nucleus to the cell that holds most of it; return n_nuclei and nucleus_id of every cell.
-
-    Nuclei that share an id but do not touch count one by one.
-    """
+def _nuclei_of(label_map: np.ndarray, nuclei: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Return how many nuclei every cell has, (N,) int64."""
     both = (label_map > 0) & (nuclei > 0)
     parts = label(nuclei, background=0, connectivity=2)
-    overlap = pd.DataFrame({"cell": label_map[both], "nucleus": nuclei[both], "part": parts[both]})
-    overlap = overlap.groupby(["part", "nucleus", "cell"]).size().rename("pixels").reset_index()
-    overlap = overlap.sort_values(["pixels", "cell"], ascending=[False, True])
-    owned = overlap.drop_duplicates("part")
-    counts = owned.groupby("cell").size().reindex(ids, fill_value=0)
-    largest = owned.drop_duplicates("cell").set_index("cell").nucleus.reindex(ids, fill_value=0)
-    return pd.DataFrame({"n_nuclei": counts, "nucleus_id": largest})
-
-
-def _share_inside(table: pd.DataFrame, nucleus: pd.DataFrame, frame: np.ndarray) -> np.ndarray:
-    """Estimate the share of each border cell inside the image from its area and where its nucleus lies.
-
-    The cell is taken for a disc around its nucleus: of all such discs the one whose part inside the image has the
-    cell's area. A nucleus that is cut itself is completed to the image's median radius first.
-    """
-    share = shown_share(table.area_px.to_numpy(), table.touches_border.to_numpy())
-    cut = (table.touches_border & nucleus.area_px.notna()).to_numpy()
-    if not cut.any():
-        return share
-    whole = nucleus[~nucleus.touches_border.fillna(True).astype(bool)]
-    typical = float(np.sqrt((whole if len(whole) else nucleus).area_px.median() / np.pi))
-    cut_nuclei = nucleus[cut]
-    centres = np.stack(
-        [
-            _completed(cut_nuclei[f"center_{a}"], cut_nuclei[f"{a}0"], cut_nuclei[f"{a}1"], typical, length)
-            for a, length in zip("yx", frame, strict=True)
-        ],
-        axis=1,
-    )
-    share[cut] = _disc_share(centres, table.area_px[cut].to_numpy(float), frame)
-    return share
-
-
-def _completed(centre: pd.Series, low: pd.Series, high: pd.Series, radius: float, length: float) -> np.ndarray:
-    """Move the centre of a nucleus that the border cuts to where a whole one of `radius` would have it."""
-    out = centre.to_numpy(float) + 0.5
-    out = np.where((low == 0) & (high < length), np.minimum(out, high - radius), out)
-    return np.where((high >= length) & (low > 0), np.maximum(out, low + radius), out)
-
-
-def _disc_share(centres: np.ndarray, areas: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """Return the share inside the frame of the discs at `centres` (N, 2) whose inner parts have `areas` (N,)."""
-    steps = np.arange(400)
-    angle = steps * np.pi * (3 - np.sqrt(5))
-    points = np.sqrt((steps + 0.5) / 400)[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
-
-    def inside(radii: np.ndarray) -> np.ndarray:
-        places = centres[:, None] + radii[:, None, None] * points
-        return np.asarray(((places >= 0) & (places < frame)).all(axis=2).mean(axis=1))
-
-    low: np.ndarray = np.zeros(len(areas))
-    high: np.ndarray = np.full(len(areas), 2 * np.hypot(*frame))
-    for _ in range(24):
-        middle = (low + high) / 2
-        enough = inside(middle) * np.pi * middle**2 >= areas
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return np.clip(inside(high), 1 / 400, 1)
-
-
-def _condensed(pixels: CellPixels, blue: np.ndarray, areas: pd.Series) -> np.ndarray:
-    """Return the ids of the nuclei that are brighter and smaller than the image's median nucleus."""
-    if len(pixels) == 0:
-        return pixels.ids
-    light = cell_means(blue.ravel()[pixels.order], pixels)
-    return pixels.ids[(light > BRIGHT * np.median(light)) & (areas < SMALL * areas.median()).to_numpy()]
-
-
-def _add_um(table: pd.DataFrame, pixel_um: float) -> pd.DataFrame:
-    for name in ("center_y", "center_x", "y0", "x0", "y1", "x1"):
-        table[f"{name}_um"] = (table[name] + (0.5 if name.startswith("center") else 0)) * pixel_um
-    table["area_um2"] = table.area_px * pixel_um**2
-    return table
+    overlap = pd.DataFrame({"cell": label_map[both], "part": parts[both]})
+    pixels = overlap.groupby(["part", "cell"]).size().rename("pixels").reset_index()
+    owner = pixels.sort_values(["pixels", "cell"], ascending=[False, True]).drop_duplicates("part").cell
+    return owner.value_counts().reindex(ids, fill_value=0).to_numpy()

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from scipy.special import expit, logit
 
-from wsss.cells.regions import CellPixels, group_pixels, image_rule, region_rule, spread, subset
+from wsss.cells.regions import CellPixels, group_pixels, image_rule, region_rule, subset
 from wsss.options.scoring import ScoreConfig
 
 EPSILON = 1e-5
@@ -89,7 +89,6 @@ def cell_values(
     Args:
         cam01: (K, h, w) float32 in [0, 1], raw for the rule logit, over the square of the label map; resized to it.
         label_map: (H, W) int, 0 background; ids may have gaps.
-        config: the rules.
         negative: id of the class 'no specific signal'.
         nuclei: (H, W), not 0 in nuclei; needed where config.compartment is above 0.
         content: (height, width) of the image inside a padded square, top left; the image's statistic is taken there.
@@ -99,8 +98,6 @@ def cell_values(
         (N, K) float32 in [0, 1], in the order of sorted ids. A map whose image statistic is 0 gives 0.
     """
     cells = group_pixels(label_map)
-    if config.region == "quantile":
-        cells = spread(cells)
     height, width = content or label_map.shape
     in_cell, in_image = region_rule(cells, config), image_rule(config)
     raised, lowered = raising(config)
@@ -155,7 +152,6 @@ def cell_cam_scores(
         cam: (K, h, w) float32, raw class maps over the whole stored square.
         image_probs: (K,) in [0, 1], the image's probabilities.
         label_map: (H, W) int, 0 background; ids may have gaps.
-        config: the rules; the defaults are the published recipe.
         negative: id of the class 'no specific signal', or None.
         nuclei: (H, W), not 0 in nuclei, or None.
         content: (height, width) of the image inside the square; None if it fills it.
@@ -265,7 +261,6 @@ def blend_parts(
 
     Args:
         parts: what is blended; there must be maps, unless published networks have all the weight.
-        config: the rules.
         negative: id of the class 'no specific signal', or None; for prior_rounds.
         visible: (N,) in [0, 1], share of the cell that the image shows (`visible_share`); None for whole cells.
         one_class: whether each cell shows one class alone; for prior_rounds.

@@ -117,7 +117,6 @@ def parse_roles(text: str, channels: Sequence[str]) -> tuple[str, ...]:
 
     Args:
         text: '' for the roles that the names of the channels say.
-        channels: their names.
 
     Raises:
         ConfigError: no such role or channel, or two roles of one channel.
@@ -192,7 +191,6 @@ def stains_of(channels: Sequence[str], roles: Sequence[str]) -> tuple[Stains, ..
     role are left out where others have one.
 
     Args:
-        channels: their names.
         roles: what each shows, '' for none.
     """
     places: dict[str, list[int]] = {role: [k for k, given in enumerate(roles) if given == role] for role in set(roles)}

@@ -97,8 +97,6 @@ def between(default: Any, low: float, high: float = MOST) -> Any:
 
     Args:
         default: its default, or a function that makes it.
-        low: lowest value.
-        high: highest value.
     """
     metadata = {"bounds": (low, high)}
     if callable(default):
@@ -169,7 +167,6 @@ def unlike(ours: Sequence[object], theirs: Sequence[object], we: str, they: str)
 
     Args:
         ours: names; a name that looks like another is shown with escapes, or with its type.
-        theirs: the others.
         we: whose names `ours` are, such as 'the table'.
         they: whose `theirs` are.
 

@@ -261,8 +261,6 @@ def numbers(
 
     Args:
         table: as `read_text` gives it: the index holds the rows' numbers.
-        name: of the column.
-        path: the file, for messages.
         whole: accept only whole numbers below 2**53; '3.0' is one.
         low: the smallest valid value.
         called: what the column is called in messages, if not by its name.
@@ -325,7 +323,6 @@ def csv_bytes(table: pd.DataFrame, *, header: bool = True, guard: bool = True) -
     """Return a table as CSV: UTF-8, comma, no index; floats with 6 significant digits.
 
     Args:
-        table: the table.
         header: begin with the names of the columns.
         guard: prevent text from being run as a formula (see `guard_text`).
     """

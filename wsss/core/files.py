@@ -151,7 +151,6 @@ def remove_parts(folder: Path, name: str = "") -> None:
     """Remove the temporary files that killed writers left in `folder`; those of living writers are locked and stay.
 
     Args:
-        folder: where.
         name: only those for the file of this name.
     """
     for path in folder.glob(".*.part"):
@@ -339,7 +338,6 @@ def read_record(
     """Read a JSON file that holds a dictionary with the entries `needed`.
 
     Args:
-        path: the file.
         needed: entries that it must have; "format", where every version wrote one.
         newest: the format that is read here.
         what: what the file should be, such as 'calibration'.
@@ -362,7 +360,6 @@ def check_format(path: Path, given: object, wanted: str | int, what: str, again:
     """Refuse a file of another kind, or of a newer version.
 
     Args:
-        path: the file.
         given: the format that it names; a number, or a name that ends in one.
         wanted: the format that is read here.
         what: what the file should be, such as 'calibration'.
@@ -455,7 +452,6 @@ def check_seal(path: Path, again: str, most: int | None = None, within: int = sy
     """Compare a file with its seal; return whether it has one.
 
     Args:
-        path: the file.
         again: the way out if it is damaged, as a sentence.
         most: bytes that such a file may have; a longer one is refused unread.
         within: bytes at the file's end in which its seal stands, if it has one; a megabyte at least.

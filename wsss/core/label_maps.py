@@ -71,7 +71,7 @@ class Geometry:
         if label_map.shape == (self.size, self.size) and (self.height, self.width) != label_map.shape:
             return label_map
         out = np.zeros((self.size, self.size), label_map.dtype)
-        rows, columns = _nearest(self.content_height, self.height), _nearest(self.content_width, self.width)
+        rows, columns = nearest(self.content_height, self.height), nearest(self.content_width, self.width)
         out[: self.content_height, : self.content_width] = label_map[rows[:, None], columns[None, :]]
         return out
 
@@ -79,11 +79,11 @@ class Geometry:
         """Scale a (size, size) label map back to (height, width), nearest neighbour; a native map passes as it is."""
         if label_map.shape == (self.height, self.width):
             return label_map
-        rows, columns = _nearest(self.height, self.content_height), _nearest(self.width, self.content_width)
+        rows, columns = nearest(self.height, self.content_height), nearest(self.width, self.content_width)
         return label_map[rows[:, None], columns[None, :]]
 
 
-def _nearest(wanted: int, given: int) -> np.ndarray:
+def nearest(wanted: int, given: int) -> np.ndarray:
     """Return for each of `wanted` pixels the index of the nearest of `given` pixels over the same length."""
     return np.minimum(((np.arange(wanted) + 0.5) * given / wanted).astype(np.intp), given - 1)
 
@@ -153,7 +153,6 @@ def read_label_map(path: Path, *sizes: tuple[int, ...]) -> np.ndarray:
     sizes are checked in the header first.
 
     Args:
-        path: the file.
         sizes: (H, W) of its image, as far as they are known; a map of another size that is large and nearly blank is
             refused.
 

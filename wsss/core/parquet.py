@@ -118,7 +118,6 @@ def open_parquet(path: Path, again: str = "Make it again.") -> pq.ParquetFile:
     """Open a table after comparing it with its seal, if it has one, and what it promises with its size.
 
     Args:
-        path: the file.
         again: the way out if it is damaged or missing, as a sentence.
 
     Raises:
@@ -166,11 +165,7 @@ def _groups(about: pq.FileMetaData) -> list[pq.RowGroupMetaData]:
 
 
 def _footer(path: Path) -> int:
-    """Return the bytes of a table's description at its end, from its last bytes: the whole is read for its digest.
-
-    Raises:
-        ValueError: it is no Parquet, or the description is too long.
-    """
+    """Return the bytes of a table's description at its end, from its last bytes: the whole is read for its digest."""
     check_regular(path)
     with path.open("rb") as stream:
         start, size = stream.read(len(_ENDS)), stream.seek(0, os.SEEK_END)
@@ -195,8 +190,6 @@ def batches(
     each row gets its own.
 
     Args:
-        file: the table.
-        path: its file.
         columns: those to read; all by default.
         rows: of a part, at most.
 
@@ -227,7 +220,6 @@ def read_parquet(
     """Read a table.
 
     Args:
-        path: the file.
         columns: those to read; all by default.
         leave_out: columns that are not read.
         ids: keep only the rows with these IDs.

@@ -64,10 +64,6 @@ def xmp_orientation(xmp: bytes) -> int:
 def check_png(content: bytes, where: str) -> None:
     """Compare the CRC of every chunk of a PNG file; what follows its end does not count.
 
-    Args:
-        content: of the file.
-        where: its name, for messages.
-
     Raises:
         DataError: a chunk is cut short or damaged, or the end is missing.
 

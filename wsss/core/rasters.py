@@ -163,8 +163,7 @@ class Raster:
         """Return the one plane of numbers (H, W), upright; an RGB picture of greys has one.
 
         Args:
-            where: the file, for messages.
-            expected: what it should be, likewise.
+            expected: what it should be, for messages.
 
         Raises:
             DataError: it has several planes, or one colour alone and shapes in its transparency.
@@ -219,10 +218,6 @@ def without_suffix(name: str) -> str:
 def image_names(texts: Sequence[str], where: object) -> list[str]:
     """Return the IDs that the texts of a table's column mean, see `without_suffix`.
 
-    Args:
-        texts: the column.
-        where: the table, for messages.
-
     Raises:
         DataError: files of different folders would be one image, or a row names none.
     """
@@ -245,8 +240,6 @@ def files_by_id(folder: Path, endings: Collection[str], expected: str) -> dict[s
     """Return ID -> file of a folder, by endings in any case; hidden files do not count; {} where there is no folder.
 
     Args:
-        folder: where.
-        endings: of the files.
         expected: ends the message about two files of one ID.
 
     Raises:
@@ -332,9 +325,7 @@ def check_ratio(header: Header, length: int, where: str, most: int) -> None:
     """Refuse a small file that unpacks to a large picture.
 
     Args:
-        header: what it promises.
         length: bytes of the file.
-        where: the file, for messages.
         most: bytes of pixels for each byte of the file.
 
     Raises:

@@ -82,7 +82,6 @@ def check_length(path: Path, most: int | None, what: str) -> None:
     """Refuse a file that is no ordinary one, or too long to be what it should be, before any of it is read.
 
     Args:
-        path: the file.
         most: bytes that it may have; None for any number.
         what: what it should be, such as 'YAML', for the message.
 
@@ -182,7 +181,6 @@ def parse_json(text: str | bytes, where: object) -> Any:
     """Read JSON; bytes in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Args:
-        text: the JSON.
         where: the file it is from, for messages.
 
     Raises:
@@ -216,9 +214,7 @@ def parse_yaml(text: str, where: object, kind: type[UserError] = DataError) -> A
     """Read YAML without tags of Python, without anchors and without keys that come twice.
 
     Args:
-        text: the YAML.
         where: the file it is from, for messages.
-        kind: of the error.
 
     Raises:
         UserError: it is no YAML, too large, nested too deep, gives a key twice, or uses anchors (which blow up a small
@@ -332,7 +328,6 @@ def check_npy(stream: IO[bytes], size: int, where: object) -> tuple[tuple[int, .
     Args:
         stream: at the beginning of the array; left where its numbers begin.
         size: bytes of the whole array, header included.
-        where: its file, for messages.
 
     Returns:
         Shape and type of the array.
@@ -358,7 +353,6 @@ def read_npy(path: Path, again: str, *, mapped: bool = False) -> np.ndarray:
     """Read an .npy file, or map it; nothing is unpickled.
 
     Args:
-        path: the file.
         again: the way out if it is damaged, as a sentence.
         mapped: map it read-only instead of reading it.
 

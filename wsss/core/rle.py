@@ -139,13 +139,6 @@ def decode(counts: bytes, size: tuple[int, int]) -> np.ndarray:
     return np.repeat(np.arange(runs.size) % 2 == 1, runs).reshape(size, order="F")
 
 
-def area(masks: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
-    """Return the (N,) int64 pixel counts of N masks."""
-    if not masks:
-        return np.zeros(0, np.int64)
-    return np.asarray(coco.area(_objects(masks, size)), np.int64)
-
-
 def iou(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
     """Return the (len(a), len(b)) float64 intersection over union of every pair of masks."""
     if not a or not b:

@@ -102,7 +102,6 @@ class Stack:
 
         Args:
             choice: what is taken of it; None where the command has no options to choose by.
-            where: the file, for messages.
 
         Raises:
             DataError: an axis longer than 1 holds no channels and nothing is chosen of it, or two axes hold channels.
@@ -467,10 +466,8 @@ def stack_of(tiff: tifffile.TiffFile, source: Path | None, opened: ExitStack, wh
     """Return the planes of a TIFF.
 
     Args:
-        tiff: the file.
         source: its path, beside which other files of an OME set are opened; None to take its own planes alone.
         opened: closes these files.
-        where: the file, for messages.
 
     Raises:
         DataError: its pages are no planes of one size, or some are missing.

@@ -156,7 +156,6 @@ def create_dataset(
         images: ID -> (channels, H, W) uint8 of any size.
         labels: ID -> class ids; an ID that is missing has no labels. None for no labels at all.
         spec: size, channels, classes, folds.
-        source: name of the source.
         group_duplicates: look for near-duplicates and keep them in one fold.
 
     Returns:

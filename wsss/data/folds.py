@@ -34,7 +34,6 @@ def make_folds(
     Args:
         labels: (N, K) bool.
         groups: (N,) int; images with the same number go to the same fold.
-        n: number of folds.
         seed: the same seed gives the same folds.
         before: (N,) int, the fold that each image has already, -1 for none. Its whole group goes there; where a group
             has images of several folds, to the one that most of them are in.
@@ -214,7 +213,6 @@ def fold_lines(labels: np.ndarray, fold: np.ndarray, classes: ClassList) -> Iter
     Args:
         labels: (N, K) of 0/1.
         fold: (N,) in 0..n-1.
-        classes: their names.
     """
     n = int(fold.max()) + 1
     names = [f"{k:>3} {name}" for k, name in enumerate(classes.names)]
@@ -237,7 +235,6 @@ def coverage_folds(
 
     Args:
         coverage: (N,) share of each image that is mask, NaN where it is unknown.
-        n: number of folds.
         seed: the same seed gives the same folds.
         groups: (N,) int; images of one number (tiles of one large image) go to the same fold. None: each by itself.
         what: what is counted, for the message.

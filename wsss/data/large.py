@@ -248,11 +248,7 @@ class LargeImage:
         return out
 
     def _decode(self, row: int, column: int) -> np.ndarray:
-        """Return one tile or strip as (h, w, C); tiles left out of the file are black.
-
-        Raises:
-            DataError: it is damaged, or unpacks to much more than it is.
-        """
+        """Return one tile or strip as (h, w, C); tiles left out of the file are black."""
         index = row * self._page.chunked[1] + column
         handle = self._page.parent.filehandle
         with named(str(self.path)):

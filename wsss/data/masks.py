@@ -106,7 +106,6 @@ def read_mask(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
     """Read a mask as (H, W) bool: 0 and one of 1, 255 and 65535, of any type; an empty or a full one is a mask too.
 
     Args:
-        path: the picture.
         size: (H, W) that it must have.
         image: the picture it belongs to, for messages.
 
@@ -133,11 +132,7 @@ def _check_size(path: Path, found: tuple[int, int], size: tuple[int, int], image
 
 
 def _mask_values(places: np.ndarray, raster: Raster, path: Path) -> np.ndarray:
-    """Return (H, W) numbers, of a palette the greys that it stands for; its places where it holds other colours.
-
-    Raises:
-        DataError: 0 is not the darkest of these colours, so that either of the two may be the object.
-    """
+    """Return (H, W) numbers, of a palette the greys that it stands for; its places where it holds other colours."""
     if raster.colours is None:
         return places
     used = np.unique(places)
@@ -190,7 +185,6 @@ class MaskSet:
     """Images with their masks, read on demand; label maps are cached, 2 bytes a pixel.
 
     Args:
-        folder: where they are.
         items: sorted by ID.
         channels: 1 for grey, 3 for colour; images are converted to it.
     """
@@ -375,11 +369,7 @@ def _salt(folder: Path) -> list[MaskItem]:
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    """Return ID -> picture of a folder, which may be missing.
-
-    Raises:
-        DataError: it holds pictures of other forms, or two of an ID.
-    """
+    """Return ID -> picture of a folder, which may be missing."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     unread = [name for name in names if name.lower().endswith((*UNREAD, ".npy", ".npz"))]
     if other := sorted(name for name in unread if name[0] != "." and not name.endswith("_seg.npy")):

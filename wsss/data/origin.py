@@ -21,7 +21,6 @@ def image_marks(data: DataSet, digests: Digests, indices: Iterable[int] | None =
     """Return what the scores of each image are made from: ID -> digest of its pixels, label map and nuclei.
 
     Args:
-        data: the data set.
         digests: of the files of label maps.
         indices: numbers of the images; all that have pixels if left out.
     """
@@ -120,7 +119,6 @@ def read_provenance(preds: Path, *needed: str) -> dict[str, Any]:
     Where predictions and what they were made from were moved together, that is what moved along.
 
     Args:
-        preds: folder of the predictions.
         needed: entries that it must have; without any, the record of tables made by others is empty.
     """
     path = preds / PROVENANCE

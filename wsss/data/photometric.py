@@ -26,7 +26,6 @@ def protein_gain(
 
     Args:
         image: (C, H, W) uint8.
-        rng: source of the factor.
         gain_range: lowest and highest factor, above 0.
         channel: which channel shows the protein, or several, each with a separate factor; green of RGBY by default.
     """
@@ -59,7 +58,6 @@ def uneven_light(
 
     Args:
         image: (C, H, W) uint8.
-        rng: source of the field.
         strength_range: lowest and highest strength, 0 to 1.
         knots: the field is drawn on knots x knots points and interpolated.
     """
@@ -88,7 +86,6 @@ def haze(
 
     Args:
         image: (C, H, W) uint8.
-        rng: source of the amount.
         amount_range: lowest and highest share of haze in the mix, 0 to 1.
         veil: brightness added to the blurred light, 0..255.
         sigma: of the blur, pixels.
@@ -119,7 +116,6 @@ def photon_noise(
 
     Args:
         image: (C, H, W) uint8.
-        rng: source of the noise.
         photons_range: fewest and most photons at 255, above 0; drawn evenly on a log scale.
     """
     photons, seed = draw_photons(rng, photons_range)
@@ -194,8 +190,6 @@ def faulty_copy(
     Args:
         image: (C, H, W) uint8.
         label_map: (H, W) int, 0 background; ids may have gaps.
-        rng: source of everything drawn.
-        faults: what may happen.
         views: what the channels show: autofluorescence resembles the other stains of each view, except the nucleus.
 
     Returns:

@@ -347,7 +347,6 @@ def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence
         binding: whether names that fit nothing are an error, or are ignored; one that fits elsewhere is an error.
         samples: how many channels the file has.
         wanted: names of the channels that are needed.
-        file: for messages.
 
     Raises:
         DataError: there are too few or too many channels, or not exactly one has a wanted name.

@@ -196,8 +196,6 @@ def check(jobs: list[Job], workers: Workers, *, others: bool = False) -> tuple[l
     """Read all headers; return the jobs, the hopeless ones with their reason, and those of 16-bit files.
 
     Args:
-        jobs: the images.
-        workers: see `parallel`.
         others: whether the source has further images that are stored already.
 
     Raises:
@@ -235,12 +233,8 @@ def decide_bits(
     answer is journalled: a run that is started again reads them again only if a file has changed.
 
     Args:
-        source: whose images.
         deep: its jobs of 16-bit files, or, without `--bits`, jobs among which they are.
         before: the bits of the images that are stored already.
-        journal: of the run.
-        stamp: of the files.
-        workers: processes.
     """
     held = digest_json(sorted(stamp.items()))
     entry = journal.get(BITS_KEY)

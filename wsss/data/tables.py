@@ -141,11 +141,7 @@ class _Row:
 def _read_rows(
     path: Path, rows: Iterable[tuple[int, str, Sequence[str]]], read: Read, channels: Sequence[str]
 ) -> list[_Row]:
-    """Read the rows (line, name of the image, label cells) of a table.
-
-    Raises:
-        DataError: there are none, or some are bad; they are named by their line.
-    """
+    """Read the rows (line, name of the image, label cells) of a table."""
     found: list[_Row] = []
     first: dict[str, _Row] = {}
     faults: list[str] = []
@@ -169,11 +165,7 @@ def _read_rows(
 
 
 def _with_pixel_sizes(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Return the columns with the edges of pixels, if they have any, as numbers with a decimal point, '' for none.
-
-    Raises:
-        DataError: one is no length.
-    """
+    """Return the columns with the edges of pixels, if they have any, as numbers with a decimal point, '' for none."""
     if PIXEL_SIZE not in table:
         return table
     known = table[~table[PIXEL_SIZE].str.lower().isin(NO_VALUE)]

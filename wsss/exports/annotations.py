@@ -89,7 +89,6 @@ def cell_features(
     Args:
         cells: rows of one image, as `tables.iter_cells` gives them.
         label_map: (H, W) of the original image, with the ids of `cells`.
-        classes: names of the classes.
         colour: the colour of each class.
     """
     polygons = cell_polygons(label_map)
@@ -211,10 +210,8 @@ def write_coco(
     Category ids are the class ids, from 0. An image's `file_name` is its ID.
 
     Args:
-        path: the file.
         images: every image: ID, ImageHeight, ImageWidth.
         cells: (ID, its cells with masks).
-        classes: names of the classes.
         every_class: one annotation for each cell and class that scores at least `min_score`, as detection metrics
             want it; else one a cell, with its best class, and all its scores in `scores`.
         min_score: see `every_class`.

@@ -216,11 +216,7 @@ def load_feature_classifier(path: Path, names: tuple[str, ...]) -> FeatureClassi
 
 
 def _check_share(meta: dict[str, Any]) -> None:
-    """Refuse shares of the network that are none.
-
-    Raises:
-        ValueError: there are not as many as classes, or one is outside [0, 1].
-    """
+    """Refuse shares of the network that are none."""
     if meta.get(NETWORK_SHARE) is None:
         return
     shares = np.asarray(meta[NETWORK_SHARE]["by_class"], np.float64)
@@ -229,11 +225,7 @@ def _check_share(meta: dict[str, Any]) -> None:
 
 
 def _check_arrays(forest: StoredForest, linear: StoredLinear, classes: np.ndarray, count: int, features: int) -> None:
-    """Refuse arrays that do not fit each other, above all trees whose walk would not end.
-
-    Raises:
-        ValueError: what does not fit.
-    """
+    """Refuse arrays that do not fit each other, above all trees whose walk would not end."""
     if not isinstance(count, int) or not 0 < count <= MOST_CLASSES:
         raise ValueError(f"{count!r} classes")
     if classes.ndim != 1 or not len(classes) or classes.min() < 0 or classes.max() >= count:

@@ -207,7 +207,6 @@ def learnt_from(
         train: (n,) numbers of images with labels.
         labels: (N, K) of 0/1, of all images.
         answered: (N,) bool, whether cells of the image were labelled by hand.
-        seed: of the draw.
         most: how many.
 
     Returns:

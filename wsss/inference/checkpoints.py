@@ -93,11 +93,7 @@ def cam_checkpoint(
 
 
 def _weights_of(run: Path, *, snapshots: bool) -> Iterator[tuple[RunFolder, Path]]:
-    """Yield the folder and the file of the best weights of each fold of a run, or of those at the end of each cycle.
-
-    Raises:
-        ConfigError: there is no such run, or snapshots are asked for, and there are none.
-    """
+    """Yield the folder and the file of the best weights of each fold of a run, or of those at the end of each cycle."""
     for folder in find_folders(run):
         paths = folder.snapshots() if snapshots else [folder.best]
         if not paths:
@@ -188,7 +184,6 @@ def load_unet(
     """Load one U-Net.
 
     Args:
-        folder: of its run.
         device: where it is to compute.
         task: masks or maps.
         encoder: the custom encoder that may be imported, see `models.encoder`; '' for none.
@@ -228,11 +223,7 @@ def _check_encoder(record: RunRecord, trusted: str) -> None:
 
 
 def _load_feature_classifier(folder: RunFolder, record: RunRecord) -> FeatureClassifier | None:
-    """Load the feature classifier beside a network, if there is one.
-
-    Raises:
-        DataError: it is damaged, or was fitted on other images than the network.
-    """
+    """Load the feature classifier beside a network, if there is one."""
     if not folder.feature_classifier.exists():
         return None
     fitted = load_feature_classifier(folder.feature_classifier, tuple(describe_features(record.stains)))

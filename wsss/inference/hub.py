@@ -27,7 +27,7 @@ from wsss.inference.checkpoints import CamCheckpoint, cam_checkpoint, check_alik
 from wsss.models.cam_net import CamNet
 from wsss.models.device import Device
 from wsss.models.weights import strip
-from wsss.runs.record import NETWORK, check_network_record, record_from
+from wsss.runs.record import NETWORK, check_network_record, fold_name, record_from
 from wsss.runs.run_folder import RunFolder, first_of, read_tensors
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -48,7 +48,7 @@ def save_model(checkpoints: list[CamCheckpoint], run: Path, out: Path) -> None:
         DataError: the networks differ in classes, channels or size.
     """
     check_alike(checkpoints, str(run))
-    names = ["full" if checkpoint.fold is None else f"fold{checkpoint.fold}" for checkpoint in checkpoints]
+    names = [fold_name(checkpoint.fold) for checkpoint in checkpoints]
     if len(set(names)) != len(names):
         raise DataError(f"{run} holds several networks of one fold: pass the folder of one of them.")
     tensors = {
@@ -313,7 +313,7 @@ def export_onnx(checkpoints: list[CamCheckpoint], out: Path) -> list[tuple[Path,
         raise ConfigError(f"--to onnx needs {error.name}: {install('onnx')}.") from error
     done = []
     for checkpoint in checkpoints:
-        name = "full" if checkpoint.fold is None else f"fold{checkpoint.fold}"
+        name = fold_name(checkpoint.fold)
         net = _Outputs(checkpoint.net).eval()
         with waiting(f"export {name}"):
             content = _convert(net, channels=len(checkpoint.record.channels))

@@ -58,10 +58,8 @@ def fit_network_share(
 
     Args:
         checkpoint: a network that did not learn from these images, with its feature classifier.
-        data: the data set.
         held_out: the images; of more than MOST_IMAGES, some are drawn.
         task: rules and device; its shares do not count.
-        seed: of the draws.
 
     Source: the rule of one standard error, Breiman, Friedman, Olshen and Stone, Classification and Regression Trees
     (1984).

@@ -98,7 +98,6 @@ def predict_on_ray(build: Build, fingerprint: str, chunks: list[Chunk], device: 
     Args:
         build: makes task and plan in each worker; pickled, so a function of a module with plain arguments.
         fingerprint: of what it must make.
-        chunks: what to score.
         device: auto, cpu or cuda.
 
     Raises:

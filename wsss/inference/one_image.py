@@ -140,7 +140,7 @@ class Model:
             calibration=self.calibration,
             published=self.published,
         )
-        (scored,) = score_now(task, self.checkpoints, [make_sample(data, 0, stored, cells_map, nuclei)])
+        scored = score_now(task, self.checkpoints, make_sample(data, 0, stored, cells_map, nuclei))
         (cells,) = take_part([scored.cells], "")
         return cells
 

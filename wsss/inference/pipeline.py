@@ -402,11 +402,11 @@ def predict(
         yield from (future.result() for future in finished)
 
 
-def score_now(task: Task, checkpoints: list[CamCheckpoint], samples: list[Sample], fold: int = -1) -> list[Scored]:
-    """Score samples that are in memory already, as one batch."""
-    sources = sources_of(checkpoints, task)
+def score_now(task: Task, checkpoints: list[CamCheckpoint], sample: Sample) -> Scored:
+    """Score an image that is in memory already, as none that a fold holds out."""
     with ThreadPoolExecutor(1) as pool:
-        return [future.result() for future in _score_batch(task, checkpoints, sources, samples, fold, pool, pool)]
+        (scored,) = _score_batch(task, checkpoints, sources_of(checkpoints, task), [sample], -1, pool, pool)
+        return scored.result()
 
 
 def read_sample(task: Task, index: int) -> Sample:

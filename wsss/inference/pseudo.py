@@ -117,7 +117,6 @@ def refine(maps: np.ndarray, image: np.ndarray, config: PseudoConfig) -> np.ndar
     Args:
         maps: (n, h, w) float32, not below 0.
         image: (C, h, w) of the same size; any scale, any number of channels.
-        config: the rules.
 
     Returns:
         (n, h, w) float32: averages of neighbours (adaptive), or the peak times the probability that a walk ends in
@@ -169,7 +168,6 @@ def values_of(maps: np.ndarray, label_map: np.ndarray, config: PseudoConfig) -> 
     Args:
         maps: (n, h, w) float32, not below 0; resized to the label map.
         label_map: (H, W) int, 0 background.
-        config: the rules.
     """
     values = resize(maps, label_map.shape)
     if config.paint == "cells":
@@ -197,7 +195,6 @@ def make_masks(values: np.ndarray, peaks: np.ndarray, label_map: np.ndarray, con
         values: (n, H, W) from `values_of`.
         peaks: (n,) what counts as 1.
         label_map: (H, W) int, 0 background.
-        config: the rules.
 
     Returns:
         (n, H, W) uint8: 1 of the class, 0 not, 255 ignored. A map without any positive value says nothing: the class

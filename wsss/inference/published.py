@@ -339,8 +339,6 @@ def load_published(
 
     Args:
         sources: as `infer --source` takes them, such as 'subcell=ENCODER,CLASSIFIER'.
-        target: the images.
-        device: where the networks run.
         share: of all of them in the blend, in [0, 1].
         pixel_um: micrometres per pixel of the original images; None for what they declare, else whole fields.
 
@@ -375,12 +373,7 @@ def read_published(text: str) -> tuple[SubCell | DenseNet, dict[Path, str]]:
 
 
 def _at_hand(file: str, name: str) -> tuple[Path, str]:
-    """Return the path of a file, fetched if it is an address, and its SHA-256, which must be the one behind '#sha256='.
-
-    Raises:
-        ConfigError: it cannot be fetched.
-        DataError: it is not there, or has another digest.
-    """
+    """Return the path of a file, fetched if it is an address, and its SHA-256, compared with '#sha256=' behind it."""
     place, _, wanted = file.partition("#sha256=")
     path = Path(place)
     if is_address := place.startswith(("http://", "https://")):
@@ -408,11 +401,7 @@ def _at_hand(file: str, name: str) -> tuple[Path, str]:
 
 
 def _planes(name: str, letters: str, count: int, target: Target) -> tuple[int, ...]:
-    """Return the channels of the images that a network takes, in its order: r, y, b, g as in the Atlas.
-
-    Raises:
-        ConfigError: one is missing, or it is not clear which cell stain is meant.
-    """
+    """Return the channels of the images that a network takes, in its order: r, y, b, g as in the Atlas."""
     roles: dict[str, list[int]] = {
         role: [k for k, has in enumerate(target.roles) if has == role] for role in target.roles
     }
@@ -436,11 +425,7 @@ def _planes(name: str, letters: str, count: int, target: Target) -> tuple[int, .
 
 
 def _outputs(name: str, classes: Sequence[str | None], target: Target) -> tuple[tuple[int, ...], ...]:
-    """Return which of the network's classes are counted as each class of the target.
-
-    Raises:
-        ConfigError: one has none.
-    """
+    """Return which of the network's classes are counted as each class of the target."""
     out, unknown = [], []
     for k, wanted in enumerate(target.classes.names):
         mine = tuple(n for n, known in enumerate(classes) if known and _plain(known) == _plain(wanted))

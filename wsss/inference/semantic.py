@@ -147,7 +147,6 @@ class MaskPredictor:
     Args:
         checkpoints: the networks, all of one target.
         config: views, sizes, tiles.
-        device: where to compute.
     """
 
     def __init__(self, checkpoints: list[Checkpoint[Unet]], config: MaskInferConfig, device: Device) -> None:

@@ -172,7 +172,6 @@ class Source(ABC):
         """Run its networks on a batch and return what `score` needs of each image.
 
         Args:
-            batch: the images.
             crops: what `cut` made of them.
         """
         return [None] * len(batch.samples)
@@ -216,7 +215,7 @@ class CamScores(Source):
     def score(self, sample: Sample) -> np.ndarray:
         """Return the mean of the networks' scores."""
         views = zip(sample.maps, sample.probs_by_network, strict=True)
-        return np.mean([map_scores(self.task, sample, maps, probs) for maps, probs in views], axis=0)
+        return np.mean([map_scores(self.task, self.task.score, sample, *view) for view in views], axis=0)
 
 
 class SeenScores(Source):
@@ -335,6 +334,11 @@ class UnetScores(Source):
     group = "maps"
     record = "unets"
 
+    def __init__(self, checkpoints: Sequence[CamCheckpoint], task: Task, share: Share | None) -> None:
+        super().__init__(checkpoints, task, share)
+        # probabilities have their sigmoid already
+        self.rules = replace(task.score, region="mean") if task.score.region == "logit" else task.score
+
     @staticmethod
     def takes(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, crops: CropConfig) -> float | None:
         """There if U-Nets were given."""
@@ -364,7 +368,7 @@ class UnetScores(Source):
     def score(self, sample: Sample) -> np.ndarray:
         """Return the mean of the U-Nets' scores, which go by the image's probabilities too."""
         maps = sample.seen[self.name]
-        scores = [map_scores(self.task, sample, of_net, sample.probs, normalised=True) for of_net in maps]
+        scores = [map_scores(self.task, self.rules, sample, m, sample.probs, normalised=True) for m in maps]
         return np.mean(scores, axis=0)
 
 
@@ -446,11 +450,11 @@ def own_curves(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, share: 
 
     None where curves are not wanted, a classifier has none, or they were fitted to other rules than `score`.
     """
-    asked, default = score.one_class, ScoreConfig()
+    asked = score.one_class
     fitted = [checkpoint.feature_classifier for checkpoint in checkpoints]
     curves = [own.calibration for own in fitted if own is not None and (asked == "auto" or own.one_class == asked)]
     there = [own for own in curves if own is not None]
-    same_rules = (score.prior_rounds, score.border_power) == (default.prior_rounds, default.border_power)
+    same_rules = (score.prior_rounds, score.border_power) == (ScoreConfig.prior_rounds, ScoreConfig.border_power)
     if not (score.calibrated and same_rules) or not there or len(there) < len(checkpoints):
         return None
     return mean_calibration(there).only(np.broadcast_to(share == np.float64(1), len(there[0].cells)))
@@ -502,17 +506,14 @@ def feature_share(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) -> S
 
 
 def map_scores(
-    task: Task, sample: Sample, maps: np.ndarray, probs: np.ndarray, *, normalised: bool = False
+    task: Task, rules: ScoreConfig, sample: Sample, maps: np.ndarray, probs: np.ndarray, *, normalised: bool = False
 ) -> np.ndarray:
     """Score the cells of an image from class maps (K, h, w); see `cell_cam_scores`."""
-    score = task.score
-    if normalised and score.region == "logit":  # probabilities have their sigmoid already
-        score = replace(score, region="mean")
     return cell_cam_scores(
         maps,
         probs,
         sample.cells,
-        score,
+        rules,
         negative=task.data.classes.negative,
         nuclei=sample.nuclei,
         content=sample.content,

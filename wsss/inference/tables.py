@@ -73,7 +73,6 @@ def cells_frame(
     """Build the rows of one image's cells.
 
     Args:
-        image_id: the image.
         fold: the fold that held it out, -1 for none.
         size: (H, W) of the original image.
         cell_ids: (N,) values of the cells in the label map.
@@ -102,25 +101,21 @@ def write_cells(folder: Path, frames: Iterable[pd.DataFrame]) -> int:
     The frames are taken one by one, so memory stays flat; both files appear whole, or neither. An image's rows must
     follow each other. Where there are no cells at all, give one frame without rows, for its columns.
     """
-    count = 0
+    rows = 0
 
     def pour(text: IO[bytes], binary: IO[bytes]) -> None:
-        nonlocal count
-        count = _pour(frames, text, binary)
+        nonlocal rows
+        with TableWriter(binary) as writer:
+            for frame in gathered(frames):
+                text.write(csv_bytes(frame.drop(columns="rle"), header=writer.empty))
+                writer.add(frame)
+        rows = writer.rows
 
     def both(text: IO[bytes]) -> None:
         write_atomic(folder / "cells.parquet", lambda binary: pour(text, binary))
 
     write_atomic(folder / "cells.csv", both)
-    return count
-
-
-def _pour(frames: Iterable[pd.DataFrame], text: IO[bytes], binary: IO[bytes]) -> int:
-    with TableWriter(binary) as writer:
-        for frame in gathered(frames):
-            text.write(csv_bytes(frame.drop(columns="rle"), header=writer.empty))
-            writer.add(frame)
-    return writer.rows
+    return rows
 
 
 TOGETHER = 1 << 17
@@ -319,7 +314,6 @@ def read_images(folder: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read images.csv; images whose status is not ok may have no scores (NaN).
 
     Args:
-        folder: of the predictions.
         columns: the score columns of their cells; empty where these are not read.
 
     Raises:
@@ -444,7 +438,6 @@ def write_submission(
     """Write a submission; every row is read back and checked first, and the file appears whole or not at all.
 
     Args:
-        path: the file.
         images: every image in the wanted order: ID, ImageHeight, ImageWidth (missing sizes become 0).
         cells: (ID, its cells) in the order of `images`, for those that have cells: `tables.iter_cells`.
         min_score: leave out predictions below this. Average precision gains from low scores too, so this only
@@ -511,7 +504,6 @@ def parse_row(where: str, image_id: str, size: tuple[int, int], text: str, class
 
     Args:
         where: file and row, for messages.
-        image_id: the image.
         size: its (H, W).
         text: the PredictionString; '' for no predictions.
         classes: number of classes K.

@@ -139,7 +139,6 @@ class TrueMasks:
 
     Args:
         cells: returns the (H, W) int32 label map of an image, by its ID and (H, W) of its original.
-        truth: the table.
     """
 
     def __init__(self, cells: Callable[[str, tuple[int, int]], np.ndarray], truth: CellTruth) -> None:
@@ -199,7 +198,6 @@ def join_by_number(truth: CellTruth, ids: np.ndarray, cells: np.ndarray) -> Join
     """Join cells that have the same number in the same image: for predictions on the true masks.
 
     Args:
-        truth: the true cells.
         ids: (P,) image of each predicted cell.
         cells: (P,) its number; a pair of image and number comes once.
     """

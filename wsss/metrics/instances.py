@@ -282,12 +282,12 @@ def ap_of(counted: Hits) -> np.ndarray:
     return np.where(both > 0, counted.matched / np.maximum(both, 1), 1.0)
 
 
-HIT, MISSED, INVENTED, MERGED, SPLIT = FATES = ("hit", "missed", "invented", "merged", "split")
+HIT, MISSED, INVENTED, MERGED, SPLIT = "hit", "missed", "invented", "merged", "split"
 """What becomes of an object."""
 
 
 class Compared(NamedTuple):
-    """What became of the objects of one image, each of FATES."""
+    """What became of the objects of one image: HIT, MISSED, INVENTED, MERGED or SPLIT each."""
 
     predicted: np.ndarray
     """(N,) str."""
@@ -299,14 +299,14 @@ class Compared(NamedTuple):
     """True objects that hold several predicted ones."""
 
 
-def compare_objects(pairs: Overlap, above: float = 0.5) -> Compared:
+def compare_objects(pairs: Overlap) -> Compared:
     """Say of each predicted (a) and true object (b) whether it is hit, and if not, why.
 
-    A hit has an IoU above `above`. An object holds another if more than half of the other's pixels are its own. Of the
+    A hit has an IoU above .5. An object holds another if more than half of the other's pixels are its own. Of the
     rest, true objects in a predicted one that holds several are merged, and it too; true objects that hold several
     predicted ones are split, and those too; what is left is missed or invented.
     """
-    hit = pairs.iou > above
+    hit = pairs.iou > 0.5
     in_a, in_b = pairs.shared > pairs.areas_b / 2, pairs.shared > pairs.areas_a[:, None] / 2
     mergers, splits = in_a.sum(axis=1) > 1, in_b.sum(axis=0) > 1
     merged, split = (in_a & mergers[:, None]).any(axis=0), (in_b & splits).any(axis=1)
@@ -348,8 +348,6 @@ def search(
     Args:
         images: (probabilities, true label map, what is ignored or None) of each image; gone through once.
         decode: (probabilities, threshold, minimum size) -> label map.
-        thresholds: what to try.
-        min_sizes: what to try.
         metric: a field of `MaskScore`.
 
     Returns:

@@ -46,8 +46,6 @@ def group_shares(
         counted: (N, K) in [0, 1], how far each cell counts for each class.
         image: (N,) number of each cell's image.
         group: (N,) number of each cell's group, the same for all cells of an image.
-        names: of the groups.
-        rounds: resamples.
         seed: the same input and seed give the same intervals.
     """
     out = []

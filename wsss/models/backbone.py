@@ -67,7 +67,6 @@ def build_backbone(
 
     Args:
         name: timm's name or a short one.
-        channels: input channels.
         weights: 'hub', 'package', 'none', or a file with a state dict of the three-channel model.
         stem: rule for the kernels of channels after the third, see `stem_kernel`.
         stride: output stride, 8, 16 or 32.
@@ -195,7 +194,6 @@ def load_pretrained(
 
     Args:
         model: a backbone without its classifier.
-        state: the tensors.
         first_conv: name of the first convolution's weight.
         stem: rule for the kernels of channels after the third, see `stem_kernel`.
         whole: state dict of the model with a classifier, by which what is left over is known; empty where it is not.

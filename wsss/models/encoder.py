@@ -82,7 +82,6 @@ def build_encoder(
     Args:
         name: timm's name, a short one of `backbone`, or one of segmentation_models_pytorch; timm's go first. Or
             'package.module:Class', see the head of this module.
-        channels: input channels.
         weights: hub, package, none; or a file: of the three-channel model, or the best.safetensors of a run.
         stem: rule for the kernels of channels after the third, see `stem_kernel` (models of timm).
         depth: number of scales, each half the one before.
@@ -113,12 +112,7 @@ def build_encoder(
 
 
 def _build_custom(name: str, channels: int, weights: str, stem: Literal["mean", "timm"], *, stem_pool: bool) -> Encoder:
-    """Build the encoder that a class of the user makes.
-
-    Raises:
-        ConfigError: there is no such class, or its maps are not what they must be.
-        DataError: the weights do not fit.
-    """
+    """Build the encoder that a class of the user makes."""
     if weights in ("hub", "package"):
         raise ConfigError(f"no {weights} carries weights of {name}: pass --weights none or a file.")
     if not stem_pool:

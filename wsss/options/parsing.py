@@ -111,11 +111,7 @@ def _underscores(word: str) -> str:
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """Return words with '--config FILE' in one and in front, as flags override files; recipes named there as files.
-
-    Raises:
-        ConfigError: there is no such file or recipe.
-    """
+    """Return words with '--config FILE' in one and in front, as flags override files; recipes named there as files."""
     out: list[str] = []
     for word in words:
         if out and out[-1] == "--config":
@@ -168,9 +164,6 @@ def first_value(words: Sequence[str], name: str) -> str | None:
 def _of_task(words: Sequence[str], tasks: Mapping[str, Sequence[type]], task: str) -> list[str]:
     """Refuse options of other tasks; those that a file, such as a config.yaml of version 0.1.0, leaves as they are by
     default are dropped.
-
-    Raises:
-        ConfigError: there are some.
     """
     known = {option.name for option in _options(*tasks[task])}
     owners: dict[str, list[str]] = {}
@@ -249,11 +242,7 @@ CODE = ("backbone", "encoder")
 
 
 def _check_configs(words: Sequence[str]) -> None:
-    """Read the files of --config within limits, before the parser reads them without any.
-
-    Raises:
-        ConfigError: one is no YAML, or blows up, or names code that the command line does not name.
-    """
+    """Read the files of --config within limits, before the parser reads them without any."""
     for word, after in itertools.pairwise([*words, ""]):
         name, _, value = word.partition("=")
         if name == "--config" and is_file(value):

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from wsss.core.csv_text import write_csv
 from wsss.core.files import write_atomic
 from wsss.core.labels import HPA_NAMES
+from wsss.metrics.classify import Reliability
 from wsss.metrics.weighted import GroupShares
 
 
@@ -28,23 +29,21 @@ def training_svg(rows: Sequence[Mapping[str, Any]]) -> str:
     return _svg(draw_curves(rows))
 
 
-def calibration_svg(count: np.ndarray, score: np.ndarray, truth: np.ndarray) -> str:
-    """Draw how often a score of each height is right, over how many scores have it.
-
-    Args:
-        count: (bins,) scores in the bin.
-        score: (bins,) their mean, NaN where the bin is empty.
-        truth: (bins,) the share of them that is true, NaN where the bin is empty.
-    """
+def calibration_svg(curve: Reliability) -> str:
+    """Draw how often a score of each height is right, over how many scores have it."""
     figure = _figure((4.6, 4.8), dpi=100)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], ":", color="0.4", label="scores mean what they say")
-    there = count > 0
-    upper.plot(score[there], truth[there], "o-", color="C0", label="observed")
-    edges = np.arange(len(count)) / len(count)
-    lower.bar(edges, count, width=1 / len(count), align="edge", color="C0", alpha=0.6)
+    upper.plot(*_observed(curve), "o-", color="C0", label="observed")
+    bins = len(curve.count)
+    lower.bar(np.arange(bins) / bins, curve.count, width=1 / bins, align="edge", color="C0", alpha=0.6)
     _frame_reliability(upper, lower, "share that is true")
     return _svg(figure)
+
+
+def _observed(curve: Reliability) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean score and share that is true of the bins that hold scores."""
+    return curve.score[curve.count > 0], curve.truth[curve.count > 0]
 
 
 def _frame_reliability(upper: Any, lower: Any, truth: str) -> None:
@@ -150,26 +149,21 @@ def short_name(name: str) -> str:
     return _SHORT.get(name, name[:8])
 
 
-Bins = tuple[np.ndarray, np.ndarray, np.ndarray, float]
-"""Count, mean score and share that is true of each bin (NaN where it is empty), and the calibration error."""
-
-
-def plot_reliability(panels: Mapping[str, tuple[Bins, Bins]], path: Path, truth: str) -> None:
+def plot_reliability(panels: Mapping[str, tuple[Reliability, Reliability]], path: Path, truth: str) -> None:
     """Draw reliability diagrams side by side as a PNG.
 
     Args:
-        panels: title -> bins before and after.
+        panels: title -> before and after.
         truth: what the scores are compared with, for the axis.
     """
     figure = _figure((4.8 * len(panels), 5.4))
     axes = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=(3, 1))
     for (title, pair), upper, lower in zip(panels.items(), axes[0], axes[1], strict=True):
         upper.plot([0, 1], [0, 1], ":", color="0.4", label="scores mean what they say")
-        for (count, score, share, error), name, colour in zip(pair, ("before", "after"), ("C1", "C0"), strict=True):
-            there = count > 0
-            upper.plot(score[there], share[there], "o-", color=colour, ms=4, label=f"{name}: error {error:.3f}")
-            edges = np.arange(len(count) + 1) / len(count)
-            lower.stairs(count, edges, color=colour, label=name)
+        for curve, name, colour in zip(pair, ("before", "after"), ("C1", "C0"), strict=True):
+            upper.plot(*_observed(curve), "o-", color=colour, ms=4, label=f"{name}: error {curve.error:.3f}")
+            edges = np.arange(len(curve.count) + 1) / len(curve.count)
+            lower.stairs(curve.count, edges, color=colour, label=name)
         upper.set_title(title)
         _frame_reliability(upper, lower, truth)
     _save(figure, path)

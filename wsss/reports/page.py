@@ -186,15 +186,17 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class CropGroup:
-    """Cells of one kind."""
+class NotableCells:
+    """Cells of one kind, the most striking first."""
 
     key: str
     title: str
     about: str
-    crops: Sequence[Crop]
+    """How they were chosen."""
+    rows: list[int]
+    """Their rows in the table of cells."""
     count: int | None = None
-    """How many such cells there are, where that is known."""
+    """How many such cells there are, where that can be counted."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ class CellPage(Page):
     calibration: Sequence[Figure]
     mistakes: Sequence[Figure]
     """Who is mistaken for whom; empty where no truth is known."""
-    groups: Sequence[CropGroup]
+    groups: Sequence[tuple[NotableCells, Sequence[Crop]]]
     has_maps: bool
     threshold: float
     """Scores from here on count as found."""
@@ -322,20 +324,6 @@ TINY, HUGE = 0.2, 3.0
 """Areas below and above these multiples of the image's median area are odd."""
 LEAST_CELLS = 4
 """An image's median area means something from this many cells on."""
-
-
-@dataclass(frozen=True)
-class NotableCells:
-    """Cells of one kind, the most striking first."""
-
-    key: str
-    title: str
-    about: str
-    """How they were chosen."""
-    rows: list[int]
-    """Their rows in the table of cells."""
-    count: int | None = None
-    """How many such cells there are, where that can be counted."""
 
 
 def spread(order: np.ndarray, images: np.ndarray, most: int) -> list[int]:

@@ -161,11 +161,7 @@ class Answers:
                 raise self._damaged(error) from error
 
     def _check_values(self, classes: int) -> None:
-        """Refuse what no review writes: a file that somebody else made may have the right digest.
-
-        Raises:
-            DataError: it holds such a value.
-        """
+        """Refuse what no review writes: a file that somebody else made may have the right digest."""
         with self._named():
             for table, sane in _SANE.items():
                 if found := self._db.execute(f"SELECT * FROM {table} WHERE ({sane}) IS NOT TRUE LIMIT 1").fetchone():

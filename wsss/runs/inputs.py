@@ -147,7 +147,6 @@ def what_is_read(
 
     Args:
         options: a dataclass; `out` and `overwrite` do not count.
-        digests: for the contents.
         files: files and folders that are read; None and what does not exist count as absent.
         leave: further options that shape nothing.
     """

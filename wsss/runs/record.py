@@ -194,7 +194,6 @@ def record_from(
         where: folder of the fold's run.
         train_ids: content of train_ids.txt.
         ancestors: content of ancestors.json.
-        digest: of the checkpoint file.
 
     Raises:
         DataError: the recipe has an option this version does not know, or an entry is none that we write.
@@ -304,7 +303,6 @@ def check_network_record(
 
     Args:
         record: the metadata.
-        where: its file, for messages.
         needed: entries that it must have.
 
     Raises:

@@ -38,11 +38,7 @@ def record_of(folder: Path, name: str = FOLDER) -> dict[str, Any] | None:
 
 
 def _files_of(record: Any, path: Path) -> list[str]:
-    """Return the names of the files of a result, after checking that its record has the form of one.
-
-    Raises:
-        DataError: it has not, or is of a newer version.
-    """
+    """Return the names of the files of a result, after checking that its record has the form of one."""
     again = f"remove {path.parent}, and make the result again"
     check_format(path, record.get("format") if isinstance(record, dict) else None, FORMAT, "record of a result", again)
     kinds = {"command": str, "version": str, "read": dict, "items": dict, "failed": list, "seen": dict, "files": dict}

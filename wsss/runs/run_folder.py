@@ -236,11 +236,7 @@ class RunFolder:
         return record_from(meta, self.path, ids, self.read_ancestors(meta), digest_file(source)), tensors
 
     def _check(self, meta: dict[str, Any], source: Path) -> list[str]:
-        """Compare a checkpoint with the other files of the run; return the content of train_ids.txt.
-
-        Raises:
-            DataError: one is missing or damaged, or is of another run.
-        """
+        """Compare a checkpoint with the other files of the run; return the content of train_ids.txt."""
         if not self.ids.exists():
             raise DataError(f"{self.ids} is missing: it belongs to the run and proves what it was trained on.")
         recipe = meta.get("recipe")
@@ -253,11 +249,7 @@ class RunFolder:
         return ids
 
     def _check_config(self, meta: dict[str, Any], source: Path) -> None:
-        """Refuse a sealed config.yaml of another run; one without its seal was changed on purpose.
-
-        Raises:
-            DataError: it is, or is damaged.
-        """
+        """Refuse a sealed config.yaml of another run; one without its seal was changed on purpose."""
         path = self.path / "config.yaml"
         if not path.is_file() or not check_seal(path, OF_OPTIONS, MOST_YAML):
             return

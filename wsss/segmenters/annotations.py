@@ -400,11 +400,7 @@ class CocoMasks:
 
 
 def _roles(names: dict[Any, str], counts: Counter[Any], category: str | None, path: Path) -> tuple[set[Any], set[Any]]:
-    """Return which categories are cells and which nuclei.
-
-    Raises:
-        ConfigError: it has to be said, or what was said is no category.
-    """
+    """Return which categories are cells and which nuclei."""
     nuclei = {k for k, name in names.items() if _NUCLEUS.search(name)}
     if category == ALL:
         return set(names), set()

@@ -18,7 +18,7 @@ from wsss.models.device import Device, choose_device, in_parts
 from wsss.models.unet import BACKBONE, Unet, build_cell_unet
 from wsss.models.weights import load_weights, read_recorded
 from wsss.segmenters import UNET_WEIGHTS, BackendOptions, CellMaps, Field, Finish
-from wsss.segmenters.classical import ClassicalConfig, find_nuclei, maps_of_shape, reduced_root, tidy_cells
+from wsss.segmenters.classical import ClassicalConfig, find_nuclei, maps_of_shape, reduced_root, scaled, tidy_cells
 
 LOW, HIGH = 1.0, 99.8
 LEAST = 24.0
@@ -113,7 +113,7 @@ class CellUnet:
 
     def _look(self, planes: Sequence[np.ndarray], zooms: Sequence[float]) -> list[np.ndarray]:
         """Return (4, h, w) uint8 maps of every field at its zoom; fields of one size pass together."""
-        inputs = [_zoomed(stains, zoom) for stains, zoom in zip(planes, zooms, strict=True)]
+        inputs = [np.stack([scaled(p, zoom) for p in stains]) for stains, zoom in zip(planes, zooms, strict=True)]
         maps: dict[int, np.ndarray] = {}
         for shape in dict.fromkeys(image.shape for image in inputs):
             same = [k for k, image in enumerate(inputs) if image.shape == shape]
@@ -142,12 +142,6 @@ def _stains(field: Field) -> np.ndarray:
 def _nucleus(field: Field) -> np.ndarray:
     assert field.nucleus is not None, "checked when the backend was made"
     return field.nucleus
-
-
-def _zoomed(planes: np.ndarray, zoom: float) -> np.ndarray:
-    shape = [max(1, round(n * zoom)) for n in planes.shape[:0:-1]]
-    how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(np.ascontiguousarray(plane), shape, interpolation=how) for plane in planes])
 
 
 def _better_zoom(maps: np.ndarray, planes: np.ndarray, zoom: float) -> float | None:

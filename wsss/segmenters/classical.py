@@ -35,8 +35,7 @@ def part_touching(mask: np.ndarray, light: np.ndarray, *, sigma: float, neck: fl
     Returns:
         (H, W) int32, 0 background, objects 1..N.
     """
-    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-    depth = cv2.GaussianBlur(depth, (0, 0), max(sigma, 0.5))
+    depth = cv2.GaussianBlur(_distance(mask), (0, 0), max(sigma, 0.5))
     summits = (depth >= cv2.dilate(depth, np.ones((3, 3), np.uint8))) & mask
     _, markers = cv2.connectedComponents(summits.astype(np.uint8), connectivity=8)
     parts = watershed(-depth, markers, mask=mask).astype(np.int32)
@@ -45,10 +44,7 @@ def part_touching(mask: np.ndarray, light: np.ndarray, *, sigma: float, neck: fl
 
 def _join(parts: np.ndarray, depth: np.ndarray, light: np.ndarray, neck: float) -> np.ndarray:
     count = int(parts.max()) + 1
-    heights = _maxima(parts.ravel(), depth.ravel(), count)
-    means = np.bincount(parts.ravel(), light.ravel(), count) / np.maximum(
-        np.bincount(parts.ravel(), minlength=count), 1
-    )
+    heights, means = _maxima(parts.ravel(), depth.ravel(), count), _means(parts.ravel(), light.ravel(), count)
     root = np.arange(count)
     for first, second, saddle, shine in zip(*_borders(parts, depth, light), strict=True):
         a, b = _find(root, first), _find(root, second)
@@ -73,9 +69,7 @@ def _borders(parts: np.ndarray, depth: np.ndarray, light: np.ndarray) -> tuple[l
     keys, border = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)
     border = border.ravel()
     deepest = _maxima(border, np.concatenate(saddles), len(keys))
-    shine = np.bincount(border, np.concatenate(lights), len(keys)) / np.maximum(
-        np.bincount(border, minlength=len(keys)), 1
-    )
+    shine = _means(border, np.concatenate(lights), len(keys))
     order = np.argsort(-deepest, kind="stable")
     return keys[order, 0].tolist(), keys[order, 1].tolist(), deepest[order].tolist(), shine[order].tolist()
 
@@ -84,6 +78,10 @@ def _maxima(index: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
     out = np.zeros(count, values.dtype)
     np.maximum.at(out, index, values)
     return out
+
+
+def _means(index: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    return np.bincount(index, values, count) / np.maximum(np.bincount(index, minlength=count), 1)
 
 
 def _find(root: np.ndarray, item: int) -> int:
@@ -204,11 +202,13 @@ def fill_outlines(nuclei: np.ndarray, outline: np.ndarray, radius: float, config
 
 def reduced_root(plane: np.ndarray, config: ClassicalConfig) -> np.ndarray:
     """Return the square root of a (H, W) uint8 plane in [0, 1], float32, its longer edge reduced to `config.edge`."""
-    scale = config.edge / max(plane.shape)
-    if scale < 1:
-        shape = [max(1, round(length * scale)) for length in plane.shape[::-1]]
-        plane = cv2.resize(plane, shape, interpolation=cv2.INTER_AREA)
-    return np.sqrt(plane.astype(np.float32) / 255)
+    return np.sqrt(scaled(plane, min(1.0, config.edge / max(plane.shape))).astype(np.float32) / 255)
+
+
+def scaled(plane: np.ndarray, factor: float) -> np.ndarray:
+    """Scale a (H, W) uint8 plane; area averaging shrinks, linear interpolation enlarges."""
+    shape = [max(1, round(length * factor)) for length in plane.shape[::-1]]
+    return cv2.resize(plane, shape, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
 
 
 def _smooth(plane: np.ndarray, sigma: float) -> np.ndarray:
@@ -259,9 +259,7 @@ def _typical_radius(mask: np.ndarray) -> float:
     count, parts, _, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     if count == 1:
         return 0.0
-    depth = _distance(mask)
-    inner = np.zeros(count, np.float32)
-    np.maximum.at(inner, parts[mask], depth[mask])
+    inner = _maxima(parts[mask], _distance(mask)[mask], count)
     areas = np.bincount(parts[mask], minlength=count)
     order = np.argsort(inner)
     half = np.searchsorted(np.cumsum(areas[order]), areas.sum() / 2)

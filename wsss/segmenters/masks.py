@@ -4,6 +4,7 @@ Of a folder, each image's file is the label map <ID>.png (or another form of tho
 outlines <ID>.geojson, or ImageJ's regions <ID>.zip. Pickles (Cellpose's _seg.npy) are never loaded.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,14 +41,51 @@ PICKLE = "_seg.npy"
 """Ending of Cellpose's pickles, which are never loaded."""
 
 
-class MaskFolder:
-    """The files of a folder, listed once.
+class Masks(ABC):
+    """Masks in any form that is read, a folder or one file; `open_cell_masks` tells which."""
+
+    notes: Sequence[str] = ()
+    """What the user should know of all of them together, a line each."""
+
+    def __init__(self) -> None:
+        self._doubts: dict[str, Sequence[str]] = {}
+
+    @abstractmethod
+    def maps(self, field: Field) -> CellMaps:
+        """Return the maps of one field, cells numbered as they are.
+
+        Raises:
+            DataError: there are no masks of it, they are broken, or have neither the original nor the stored size.
+        """
+
+    def several(self, names: Iterable[str]) -> list[str]:
+        """Return a note, or none, on those of some images that have several files of which one is read."""
+        return []
+
+    def cells(self, name: str, size: tuple[int, int]) -> np.ndarray:
+        """Return the cells of image `name`, whose original is (H, W) `size`, as (H, W) int32; see `told`.
+
+        Raises:
+            DataError: as `maps`.
+        """
+        maps = self.maps(Field(name, np.zeros((0, *size), np.uint8), *size, 0))
+        self._doubts[name] = (*maps.doubts, *doubts_of(maps.cells))
+        return maps.cells
+
+    def told(self) -> list[str]:
+        """Return what the user should know of the masks of the images whose cells were read, a line each."""
+        return [*self.notes, *self.several(self._doubts), *doubt_notes(self._doubts, segmenting=False)]
+
+
+class MaskFolder(Masks):
+    """A folder with a file of each image, listed once.
 
     Args:
         channels: names that files of single channels bear, for masks that were made of one.
     """
 
     def __init__(self, folder: Path, channels: Iterable[str] = HPA_CHANNELS) -> None:
+        super().__init__()
         self.folder = folder
         self.channels = tuple(dict.fromkeys(channels))
         self.names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
@@ -60,18 +98,11 @@ class MaskFolder:
                 self._files.setdefault(ID, []).append(folder / name)
         self._any_case = {stem.lower(): paths for stem, paths in self._files.items()}
 
-    notes: Sequence[str] = ()
-    """What the user should know of all files together: nothing."""
-
     def __len__(self) -> int:
         return len(self._files)
 
     def maps(self, field: Field) -> CellMaps:
-        """Read the label map or the outlines of one field, ids as they are.
-
-        Raises:
-            DataError: there is no file, it is none of these, or it has neither the original nor the stored size.
-        """
+        """Read the label map or the outlines of one field."""
         path = self.find(field.name)
         if path is None:
             similar = self.similar(field.name)
@@ -98,7 +129,7 @@ class MaskFolder:
         return next((path for path, _ in self._found(name)), None)
 
     def several(self, names: Iterable[str]) -> list[str]:
-        """Return a note, or none, on those of some images that have several files of which one is read."""
+        """Go by the names of the files alone."""
         several = []
         for name in names:
             try:
@@ -112,11 +143,7 @@ class MaskFolder:
         return [note] if several else []
 
     def _found(self, name: str) -> list[tuple[Path, str]]:
-        """Return the files of an image, each with the form of its name, the best first.
-
-        Raises:
-            DataError: see `find`.
-        """
+        """Return the files of an image, each with the form of its name, the best first."""
         found: list[tuple[Path, str]] = []
         for form in NAMES:
             found += [(path, form) for path in self._files.get(form.format(name), [])]
@@ -151,19 +178,15 @@ def _stem(name: str) -> str:
     return stem_of(name[:-3] if name.lower().endswith(".gz") else name)
 
 
-class MaskFile:
+class MaskFile(Masks):
     """One file with the masks of all images."""
 
     def __init__(self, source: CocoMasks | TableMasks) -> None:
+        super().__init__()
         self.source, self.notes = source, source.notes
 
     def maps(self, field: Field) -> CellMaps:
-        """Paint the masks of one field, numbered as they are.
-
-        Raises:
-            DataError: the file lacks the image, a mask is broken, or has neither the original nor the stored size; or a
-                row of a table has no pixel left in the map, to which it could not be joined.
-        """
+        """Paint the masks of one field; a row of a table must have a pixel left in the map, to be joined to it."""
         given = self.source.masks(field.name, (field.height, field.width))
         _check_size(given.size, field, given.where)
         cells = _within(paint(given), field, given.where)
@@ -174,13 +197,9 @@ class MaskFile:
         doubts = ("stray",) if lost.size else ()
         return CellMaps(cells, None if nuclei is None else _paired(cells, paint(nuclei)), doubts)
 
-    def several(self, names: Iterable[str]) -> list[str]:
-        """Return no note: an image has no other file."""
-        return []
 
-
-class Masks:
-    """Masks in any form that is read: a folder with a file of each image, or one file of all.
+def open_cell_masks(path: Path, channels: Iterable[str] = HPA_CHANNELS, category: str | None = None) -> Masks:
+    """Open a folder with the masks of each image in a file, or one file with those of all.
 
     Args:
         channels: names that files of single channels bear.
@@ -190,62 +209,30 @@ class Masks:
         ConfigError: it is no form of masks, a folder without them, or a category has to be said.
         DataError: a file of masks cannot be read.
     """
-
-    def __init__(self, path: Path, channels: Iterable[str] = HPA_CHANNELS, category: str | None = None) -> None:
-        name = path.name.lower()
-        is_coco = name.endswith((".json", ".json.gz")) and not (path.is_file() and holds_outlines(path))
-        if category and not is_coco:
-            raise ConfigError(f"--category chooses among the categories of a COCO JSON, and --masks is {path}.")
-        self._doubts: dict[str, Sequence[str]] = {}
-        self._source: MaskFolder | MaskFile
-        if path.is_file() and is_coco:
-            self._source = MaskFile(CocoMasks(path, category, channels))
-        elif path.is_file() and name.endswith(TABLES):
-            self._source = MaskFile(TableMasks(path))
-        elif path.is_file() and name.endswith((*OUTLINES, *REGIONS)):
-            raise ConfigError(
-                f"--masks {path} has the outlines of one image: pass the folder with such a file of each, named by ID."
-            )
-        elif path.is_file() and name.endswith(PICKLE):
-            raise ConfigError(f"--masks {path} is the masks of one image.{_way_out([name])}")
-        elif not path.is_dir():
-            raise ConfigError(
-                f"--masks {path} is no folder of label maps, and no file with one of {', '.join(FILES)} either."
-            )
-        else:
-            self._source = folder = MaskFolder(path, channels)
-            if not len(folder):
-                raise ConfigError(
-                    f"--masks {path} holds no masks, expected <ID> with one of {', '.join(SUFFIXES)}."
-                    + _way_out(folder.names)
-                )
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """What the user should know of a file of all images, a line each."""
-        return self._source.notes
-
-    def maps(self, field: Field) -> CellMaps:
-        """Return the maps of one field, cells numbered as they are."""
-        return self._source.maps(field)
-
-    def cells(self, name: str, size: tuple[int, int]) -> np.ndarray:
-        """Return the cells of image `name`, whose original is (H, W) `size`, as (H, W) int32; see `told`.
-
-        Raises:
-            DataError: there are no masks of it, or they are broken or of another size.
-        """
-        maps = self.maps(Field(name, np.zeros((0, *size), np.uint8), *size, 0))
-        self._doubts[name] = (*maps.doubts, *doubts_of(maps.cells))
-        return maps.cells
-
-    def told(self) -> list[str]:
-        """Return what the user should know of the masks of the images whose cells were read, a line each."""
-        return [*self.notes, *self.several(self._doubts), *doubt_notes(self._doubts, segmenting=False)]
-
-    def several(self, names: Iterable[str]) -> list[str]:
-        """Return a note, or none, on those of some images that have several files of which one is read."""
-        return self._source.several(names)
+    name = path.name.lower()
+    is_coco = name.endswith((".json", ".json.gz")) and not (path.is_file() and holds_outlines(path))
+    if category and not is_coco:
+        raise ConfigError(f"--category chooses among the categories of a COCO JSON, and --masks is {path}.")
+    if path.is_file() and is_coco:
+        return MaskFile(CocoMasks(path, category, channels))
+    if path.is_file() and name.endswith(TABLES):
+        return MaskFile(TableMasks(path))
+    if path.is_file() and name.endswith((*OUTLINES, *REGIONS)):
+        raise ConfigError(
+            f"--masks {path} has the outlines of one image: pass the folder with such a file of each, named by ID."
+        )
+    if path.is_file() and name.endswith(PICKLE):
+        raise ConfigError(f"--masks {path} is the masks of one image.{_way_out([name])}")
+    if not path.is_dir():
+        raise ConfigError(
+            f"--masks {path} is no folder of label maps, and no file with one of {', '.join(FILES)} either."
+        )
+    folder = MaskFolder(path, channels)
+    if not len(folder):
+        raise ConfigError(
+            f"--masks {path} holds no masks, expected <ID> with one of {', '.join(SUFFIXES)}." + _way_out(folder.names)
+        )
+    return folder
 
 
 @dataclass(frozen=True)
@@ -290,7 +277,7 @@ CONVERT_SEG = (
 
 
 def mask_files(path: Path | None) -> list[Path]:
-    """Return all that `Masks` reads, whether it is there or not: a folder or file, and what names empty images."""
+    """Return all that `open_cell_masks` reads, there or not: a folder or file, and what names empty images."""
     if path is None:
         return []
     return [path, path.with_name(BESIDE)] if path.name.lower().endswith(TABLES) else [path]
@@ -300,12 +287,13 @@ def make(options: BackendOptions) -> Backend:
     """Make the backend of given masks.
 
     Raises:
-        ConfigError: nothing is named, or see `Masks`.
+        ConfigError: nothing is named, or see `open_cell_masks`.
         DataError: a file of masks cannot be read.
     """
     if options.masks is None:
         raise ConfigError("--backend masks needs --masks: a folder with one label map per image, <ID>.png, or a file.")
-    return GivenCells(Masks(options.masks, options.channels, options.category), options.split, options.background)
+    given = open_cell_masks(options.masks, options.channels, options.category)
+    return GivenCells(given, options.split, options.background)
 
 
 def _way_out(names: Sequence[str]) -> str:

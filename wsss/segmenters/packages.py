@@ -7,9 +7,6 @@ from the published whole-model pickles.
 
 import functools
 import importlib
-import json
-import pickle
-import re
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,18 +19,18 @@ import cv2
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save
 from skimage import transform
 from skimage.segmentation import watershed
 
 from wsss.cells.instances import drop_small, fill_cells, fill_holes, pair_nuclei, renumber
 from wsss.core.checks import ConfigError, DataError, install
-from wsss.core.files import BLANK, check_seal, sealed, write_bytes
-from wsss.core.label_maps import Geometry
+from wsss.core.files import check_seal
+from wsss.core.label_maps import Geometry, nearest
 from wsss.core.reading import one_line
 from wsss.models.device import choose_device
 from wsss.models.weights import read_recorded
 from wsss.segmenters import BackendOptions, CellMaps, Field, Finish
+from wsss.segmenters.classical import scaled
 
 
 def need(module: str, backend: str, way: str) -> ModuleType:
@@ -253,13 +250,9 @@ def _find_seeds(nucleus: _Maps, least: float, shape: tuple[int, int]) -> np.ndar
     """
     mask = (nucleus.body > _byte(SEED_LEVEL)) & (nucleus.border <= _byte(BORDER_LEVEL))
     _, parts = cv2.connectedComponents(mask.view(np.uint8), connectivity=4)
-    rows, columns = _nearest(shape[1], parts.shape[0]), _nearest(shape[0], parts.shape[1])
+    rows, columns = nearest(shape[1], parts.shape[0]), nearest(shape[0], parts.shape[1])
     seeds = parts[rows[:, None], columns]
     return drop_small(seeds, least)
-
-
-def _nearest(wanted: int, given: int) -> np.ndarray:
-    return np.minimum(((np.arange(wanted) + 0.5) * given / wanted).astype(np.intp), given - 1)
 
 
 def _cell_level(body: np.ndarray) -> int:
@@ -424,11 +417,7 @@ def label_field(nuclei: np.ndarray, cells: np.ndarray, shape: tuple[int, int]) -
 
 def _scaled(plane: np.ndarray) -> np.ndarray:
     """Bring a plane to the scale that the networks know; a store of 512 has it already."""
-    factor = EDGE / max(plane.shape)
-    if factor == 1:
-        return plane
-    shape = [max(1, round(length * factor)) for length in plane.shape[::-1]]
-    return cv2.resize(plane, shape, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    return scaled(plane, EDGE / max(plane.shape))
 
 
 def _rescale(image: np.ndarray, scale: float, multichannel: bool = False) -> np.ndarray:
@@ -483,44 +472,3 @@ def _nothing_fetched() -> Iterator[None]:
         yield
     finally:
         zoo.encoder_params["dpn92"] = before
-
-
-def convert_pickle(source: Path, target: Path, *, er: bool = True) -> None:
-    """Write the weights of a whole-model pickle as safetensors.
-
-    Only what the architecture consists of is unpickled; a pickle that names anything else is refused, and runs nothing.
-
-    Args:
-        source: the pickle, as hpacellseg publishes it.
-        target: the safetensors file.
-        er: the network was trained with the yellow plane (the three-channel cell model).
-
-    Raises:
-        DataError: the file is missing, no pickle of a network, or one of another architecture.
-    """
-    blank = build_network(3, 3)
-    parts: set[Any] = {type(module) for module in blank.modules()} | {
-        torch.nn.DataParallel,
-        torch.nn.functional.relu,
-        set,
-    }
-    try:
-        with torch.serialization.safe_globals(list(parts)):
-            network: Any = torch.load(source, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise DataError(f"{source} does not exist: fetch the published weights first.") from None
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it names {named.group(1)}, which is no part of {ARCHITECTURE}" if named else "it is damaged"
-        raise DataError(f"{source} is no pickle of one of hpacellseg's published networks: {reason}.") from error
-    except (ImportError, AttributeError, EOFError, RuntimeError, TypeError, KeyError) as error:
-        raise DataError(f"{source} is no pickle of a network ({' '.join(str(error).split())}).") from error
-    network = network.module if isinstance(network, torch.nn.DataParallel) else network
-    architecture = f"{type(network).__module__}.{type(network).__name__}"
-    if architecture != ARCHITECTURE:
-        raise DataError(f"{source} holds a {architecture}, expected {ARCHITECTURE}: hpacellseg's published networks.")
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    classes, channels = int(network.target_channel_num), int(network.input_channel_num)
-    build_network(classes, channels).load_state_dict(tensors)
-    about = {"architecture": ARCHITECTURE, "classes": classes, "channels": channels, "er": er, "digest": BLANK}
-    write_bytes(target, sealed(save(tensors, {"wsss": json.dumps(about)})))

@@ -22,13 +22,13 @@ from wsss.inference.tables import prediction_files
 from wsss.metrics.calibration import Calibration, apply_curves, fit_curves, possible_targets, save_calibration
 from wsss.metrics.classify import reliability
 from wsss.options.calibrate import CalibrateOptions
-from wsss.reports.figures import Bins, plot_reliability
+from wsss.reports.figures import plot_reliability
 from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, at_file
 from wsss.runs.record import check_unseen
 from wsss.runs.run_folder import RunFolder
 from wsss.segmenters.masks import mask_files
-from wsss.stages.evaluate import GivenCells, classes_of
+from wsss.stages.evaluate import TrueCells, classes_of
 
 GROUPS = 5
 """Parts for the cross-validated figures where predictions have no folds."""
@@ -89,8 +89,8 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     titles = {"cells": f"cells, {'truth known' if options.truth else 'from image labels alone'}", "images": "images"}
     panels = {
         titles[name]: (
-            _bins(events.truth, events.scores, events.weights),
-            _bins(events.truth, after[name], events.weights),
+            reliability(events.truth, events.scores, weights=events.weights),
+            reliability(events.truth, after[name], weights=events.weights),
         )
         for name, events in both.items()
     }
@@ -122,11 +122,7 @@ def _labels(
 
 
 def _check_unseen(tables: Prediction, ids: set[str], twins: Mapping[str, str]) -> None:
-    """Refuse predictions of images that the networks were trained on.
-
-    Raises:
-        DataError: a network was trained on one of them, or its training images are not known.
-    """
+    """Refuse predictions of images that the networks were trained on."""
     if tables.is_oof:
         return
     if changed := trained_since(tables.provenance):
@@ -162,7 +158,7 @@ def _cell_events(
     groups = _groups(ids, cells.fold.to_numpy())
     if options.truth is not None:
         data = options.data or recorded_data(options.preds)
-        given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
+        given = TrueCells(options.truth, options.masks, data, options.join, options.join_iou)
         truth, join, how = given.join(options.preds, cells, classes)
         rows = join.rows
         known = rows >= 0
@@ -213,23 +209,19 @@ def _cross_fitted(events: Events, method: str) -> np.ndarray:
     return out
 
 
-def _bins(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> Bins:
-    curve = reliability(truth, scores, weights=weights)
-    return curve.count, curve.score, curve.truth, curve.error
-
-
 def _report(events: Events, after: np.ndarray, classes: ClassList) -> dict[str, Any]:
     """Return the calibration errors before and after, over all classes and for each class."""
-    rows = []
-    for k, name in enumerate(classes.names):
-        column = slice(k, k + 1)
-        errors = [
-            _bins(events.truth[:, column], scores[:, column], events.weights)[3] for scores in (events.scores, after)
-        ]
-        true = float(events.truth[:, k].sum())
-        rows.append({"id": k, "name": name, "true": round(true, 1), "before": errors[0], "after": errors[1]})
-    before, now = (_bins(events.truth, scores, events.weights)[3] for scores in (events.scores, after))
-    return {"count": len(events.scores), "before": before, "after": now, "per_class": rows}
+
+    def errors(columns: slice) -> dict[str, float]:
+        truth = events.truth[:, columns]
+        both = {"before": events.scores[:, columns], "after": after[:, columns]}
+        return {name: reliability(truth, scores, weights=events.weights).error for name, scores in both.items()}
+
+    rows = [
+        {"id": k, "name": name, "true": round(float(events.truth[:, k].sum()), 1), **errors(slice(k, k + 1))}
+        for k, name in enumerate(classes.names)
+    ]
+    return {"count": len(events.scores), **errors(slice(None)), "per_class": rows}
 
 
 def _print(what: str, report: dict[str, Any], methods: list[str], count: int) -> None:

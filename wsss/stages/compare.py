@@ -96,11 +96,7 @@ def count_groups(options: CompareOptions, cells: pd.DataFrame) -> list[GroupShar
 
 
 def _check_carried(options: CompareOptions, cells: pd.DataFrame, data: DataSet) -> None:
-    """Refuse predictions whose column was corrected in the data set since.
-
-    Raises:
-        DataError: it was.
-    """
+    """Refuse predictions whose column was corrected in the data set since."""
     if options.by not in data.carried:
         return
     now = dict(zip(data.ids, data.carried[options.by].fillna("").astype(str), strict=True))

@@ -36,7 +36,7 @@ from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, in_folder
 from wsss.runs.result_record import record_over
 from wsss.segmenters.masks import mask_files
-from wsss.stages.evaluate import GivenCells, classes_of
+from wsss.stages.evaluate import TrueCells, classes_of
 
 
 def run(options: EnsembleOptions) -> int:
@@ -94,11 +94,7 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
 
 
 def _target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Score, str]:
-    """Return the function that scores a blend, and a description of what it compares with.
-
-    Raises:
-        DataError: the tables are not out of fold, or there is nothing to compare with.
-    """
+    """Return the function that scores a blend, and a description of what it compares with."""
     cells = predictions[0].cells
     not_oof = [prediction.folder for prediction in predictions if prediction.provenance and not prediction.is_oof]
     if not_oof or cells.fold[cells.fold >= 0].nunique() < 2:
@@ -136,7 +132,7 @@ def _cell_target(options: EnsembleOptions, predictions: list[Prediction]) -> tup
     assert options.truth is not None
     first, data = predictions[0], _data_folder(options)
     cells, classes = first.cells, classes_of(first.folder, data, first.columns)
-    given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
+    given = TrueCells(options.truth, options.masks, data, options.join, options.join_iou)
     truth, join, how = given.join(first.folder, cells, classes)
     true_row = np.full(len(cells), -1)
     true_row[join.rows[join.rows >= 0]] = np.flatnonzero(join.rows >= 0)

@@ -47,14 +47,14 @@ from wsss.reports.figures import write_confusion
 from wsss.runs.inputs import Digests, what_is_read
 from wsss.runs.output import Output, at_file
 from wsss.runs.result_record import check_recorded, record_over
-from wsss.segmenters.masks import Masks, mask_files
+from wsss.segmenters.masks import Masks, mask_files, open_cell_masks
 from wsss.stages.evaluate_masks import evaluate_masks
 
 Values = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class GivenCells:
+class TrueCells:
     """True cells as the options of a stage give them, and how the predicted cells of these are found."""
 
     table: Path
@@ -99,7 +99,6 @@ def check_numbers(
 
     Args:
         data: the data set; None where it is not known.
-        truth: the table of true cells.
         preds: the predictions of these cells, if they are what is joined.
         marks: of the table.
 
@@ -185,7 +184,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     cells = read_cells(options.preds)
     data = options.data or recorded_data(options.preds)
     classes = classes_of(options.preds, data, score_columns(cells, options.preds))
-    given = GivenCells(options.truth, options.masks, data, options.join, options.join_iou)
+    given = TrueCells(options.truth, options.masks, data, options.join, options.join_iou)
     with given.read(classes) as (truth, masks):
         if truth.weights is not None and truth.weights.max() > UNEVEN * truth.weights.min():
             say(
@@ -239,7 +238,7 @@ def true_masks(path: Path | None, data: Path | None) -> Iterator[Masks | None]:
     if path is None:
         yield None
         return
-    given = Masks(path, channel_words(data))
+    given = open_cell_masks(path, channel_words(data))
     try:
         yield given
     finally:
@@ -366,17 +365,13 @@ def _number(value: float | None) -> str:
 
 
 def join_cells(
-    preds: Path, given: GivenCells, truth: CellTruth, cells: pd.DataFrame, masks: TrueMasks | None
+    preds: Path, given: TrueCells, truth: CellTruth, cells: pd.DataFrame, masks: TrueMasks | None
 ) -> tuple[Join, str]:
     """Find the predicted cell of each true one.
 
     Args:
-        preds: folder of the predictions.
         given: where the true cells are from, and the rule: auto joins by overlap where both have masks, else by number,
             if that can be right.
-        truth: the table of true cells.
-        cells: the predicted cells.
-        masks: the true label maps.
 
     Returns:
         The join, and how it was made.

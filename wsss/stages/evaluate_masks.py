@@ -82,11 +82,7 @@ def _apart(masks: MaskSet, table: pd.DataFrame) -> str:
 def _search(
     options: EvaluateOptions, record: dict[str, Any], masks: MaskSet, indices: list[int]
 ) -> list[dict[str, Any]]:
-    """Choose threshold and minimum size, among others those of the predictions.
-
-    Raises:
-        ConfigError: the predictions are not out of fold; a choice made on them would look too good.
-    """
+    """Choose threshold and minimum size, among others those of the predictions."""
     if not record["oof"]:
         raise ConfigError(
             f"{options.preds} is not out of fold, and a threshold chosen on training images means "

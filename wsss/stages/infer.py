@@ -114,7 +114,7 @@ def try_half(task: Task, checkpoints: list[CamCheckpoint], indices: Sequence[int
 def _score(task: Task, checkpoints: list[CamCheckpoint], sample: Sample, parts: bool) -> tuple[np.ndarray, float]:
     """Return all scores of an image, and the CPU seconds that they took."""
     began = time.process_time()
-    (scored,) = score_now(task, checkpoints, [sample])
+    scored = score_now(task, checkpoints, sample)
     seconds = time.process_time() - began
     table = scored.cells
     columns = [name for name in map(str, table) if name.rpartition(":")[2].isdecimal() and (parts or ":" not in name)]
@@ -196,11 +196,7 @@ def _open(options: InferOptions, device: Device) -> tuple[Task, Plan]:
 
 
 def _check_embeddings(options: InferOptions, plan: Plan) -> None:
-    """Refuse crop features that could not be compared between cells, or for which no crops are cut.
-
-    Raises:
-        ConfigError: several networks would make them, or crops.mode is none.
-    """
+    """Refuse crop features that could not be compared between cells, or for which no crops are cut."""
     wanted, score, crops = options.embeddings, options.score, options.crops
     if wanted is False or not plan:
         return
@@ -216,11 +212,7 @@ def _check_embeddings(options: InferOptions, plan: Plan) -> None:
 
 
 def _check_nuclei(options: InferOptions, data: DataSet, plan: Plan) -> None:
-    """Refuse score.compartment for images whose cells came without nuclei.
-
-    Raises:
-        ConfigError: some did.
-    """
+    """Refuse score.compartment for images whose cells came without nuclei."""
     if options.score.compartment == 0 or options.segment:
         return
     cells, nuclei = given_maps(data.folder / "cells"), given_maps(data.folder / "nuclei")

@@ -42,7 +42,7 @@ from wsss.inference.semantic import MaskPredictor, large_runs, predict_large
 from wsss.models.device import Device, choose_device
 from wsss.models.unet import Unet
 from wsss.options.infer import InferOptions
-from wsss.options.masks import MaskInferConfig
+from wsss.options.masks import MaskConfig, MaskInferConfig
 from wsss.runs.inputs import Digests
 from wsss.runs.journal import Journal
 from wsss.runs.output import Output, in_folder
@@ -153,30 +153,25 @@ def _work(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpoint[Un
             return {"status": f"failed: {error}", "n_objects": 0, "area_px": 0}
         return write_image(home, name, predictor(image), predictor.target, options)
 
+    members = [{"path": str(one.path), "weights": one.digest, "held_out": one.fold} for one in checkpoints]
+    images = {"data": str(options.data), "ids": digest_json(masks.ids), "members": members}
     tables = partial(_write_tables, masks.ids, options.segmentation)
-    return Work(files, _provenance(options, masks, checkpoints), predict, tables, len(masks))
+    return Work(files, _provenance(options, checkpoints[0].recipe.masks, images), predict, tables, len(masks))
 
 
-def _provenance(options: InferOptions, masks: MaskSet, checkpoints: list[Checkpoint[Unet]]) -> dict[str, Any]:
-    """Return everything that determines these predictions."""
-    provenance = {
+def _provenance(options: InferOptions, config: MaskConfig, images: dict[str, Any]) -> dict[str, Any]:
+    """Return everything that determines these predictions; `images` says of what and by which networks."""
+    shared = {
         "task": "masks",
-        "data": str(options.data),
-        "ids": digest_json(masks.ids),
         "run": str(options.run),
         "oof": options.oof,
-        "target": checkpoints[0].recipe.masks.target,
-        "channels": masks.channels,
+        "target": config.target,
+        "channels": config.channels,
         "segmentation": asdict(options.segmentation),
-        "members": [{"path": str(one.path), "weights": one.digest, "held_out": one.fold} for one in checkpoints],
         "versions": versions(),
     }
-    return as_read(provenance | _precision(options))
-
-
-def _precision(options: InferOptions) -> dict[str, Any]:
-    """Return the precision as it is recorded: where it was chosen, as before there was such an entry."""
-    return {} if options.precision == "auto" else {"precision": options.precision}
+    chosen = {} if options.precision == "auto" else {"precision": options.precision}  # entered where it was chosen
+    return as_read(shared | images | chosen)
 
 
 def write_image(out: Path, name: str, probs: np.ndarray, target: str, options: InferOptions) -> dict[str, Any]:
@@ -230,27 +225,10 @@ def _large_work(options: InferOptions, plan: FilePlan) -> Work:
     if count and len({stem_of(path.name) for path in options.large}) < count:
         raise ConfigError("--large names several files of one ID: their masks would overwrite each other.")
     paths = {name: path for _, files in plan for name, path in files.items()}
-    return Work(
-        plan, _large_provenance(options, plan), partial(_predict_file, options, paths), _write_large, len(paths)
-    )
-
-
-def _large_provenance(options: InferOptions, plan: FilePlan) -> dict[str, Any]:
-    """Return everything that determines these predictions."""
-    checkpoints = plan[0][0]
-    provenance = {
-        "task": "masks",
-        "large": {name: str(path) for _, paths in plan for name, path in paths.items()},
-        "run": str(options.run),
-        "oof": options.oof,
-        "target": checkpoints[0].recipe.masks.target,
-        "channels": checkpoints[0].recipe.masks.channels,
-        "tile": checkpoints[0].recipe.masks.tile,
-        "segmentation": asdict(options.segmentation),
-        "members": [[one.digest, one.fold] for group, _ in plan for one in group],
-        "versions": versions(),
-    }
-    return as_read(provenance | _precision(options))
+    config, members = plan[0][0][0].recipe.masks, [[one.digest, one.fold] for group, _ in plan for one in group]
+    images = {"large": {name: str(path) for name, path in paths.items()}, "tile": config.tile, "members": members}
+    predict = partial(_predict_file, options, paths)
+    return Work(plan, _provenance(options, config, images), predict, _write_large, len(paths))
 
 
 def _predict_file(

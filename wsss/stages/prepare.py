@@ -81,22 +81,14 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
 
 
 def _check_any(known: Known) -> None:
-    """Refuse a source of which no image could be prepared.
-
-    Raises:
-        DataError: it is one.
-    """
+    """Refuse a source of which no image could be prepared."""
     if all(record["status"] == "failed" for record, _ in known.values()):
         reasons = sources.in_brief(record["reason"] for record, _ in known.values())
         raise DataError(f"none of the {len(known)} images could be prepared: {reasons}")
 
 
 def _check_ours(options: PrepareOptions, existing: ExistingSet) -> None:
-    """Refuse a folder with files that do not belong to a data set.
-
-    Raises:
-        ConfigError: it has such files, and --overwrite is not set.
-    """
+    """Refuse a folder with files that do not belong to a data set."""
     begun = any(options.out.glob("prepare-*.journal"))
     strange = [name for name in (TABLE, FOLDS, DUPLICATES, SHARDS, SOURCES) if _holds_anything(options.out / name)]
     if strange and not existing.manifest and not begun and not options.overwrite:

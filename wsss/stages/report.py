@@ -28,7 +28,6 @@ from wsss.reports.page import (
     CellPage,
     ClassMap,
     Crop,
-    CropGroup,
     Field,
     FieldCell,
     NotableCells,
@@ -66,11 +65,14 @@ LEAST = 0.01
 """Classes of which an image has a probability no higher than this have no map, as in the recipe's cell score."""
 
 
+Groups = list[tuple[NotableCells, list[Crop]]]
+"""The notable cells of each kind with their pictures."""
+
+
 class Mapper:
     """Computes class maps of one image after another with the networks of a run that predicted it.
 
     Args:
-        run: the run.
         data: the data set of the images.
         provenance: of the predictions.
 
@@ -170,7 +172,7 @@ def build(contents: Contents) -> CellPage:
     )
 
 
-def draw(contents: Contents, notable: Sequence[NotableCells], run: Path | None) -> tuple[list[Field], list[CropGroup]]:
+def draw(contents: Contents, notable: Sequence[NotableCells], run: Path | None) -> tuple[list[Field], Groups]:
     """Draw the gallery's fields and the crops of the notable cells, image after image."""
     work = Drawing(contents, notable, _mapper(contents, run))
     check_current(contents.options.preds, contents.data)
@@ -213,7 +215,7 @@ class Drawing:
             str(name): np.asarray(rows) for name, rows in contents.cells.groupby("ID", sort=False).indices.items()
         }
         self.places = {name: i for i, name in enumerate(contents.data.ids)}
-        drawable = [name for name in contents.images.ID if self._drawable(name)]
+        drawable = [name for name in contents.images.ID if contents.data.ok[self.places[name]]]
         self.shown = [drawable[k] for k in spread_evenly(len(drawable), contents.options.most)]
         with_notable = {contents.cells.ID.iloc[row] for group in notable for row in group.rows}
         self.wanted = dict.fromkeys([*self.shown, *sorted(with_notable - set(self.shown))])
@@ -253,17 +255,11 @@ class Drawing:
             maps = self.mapper.maps(place) if self.mapper else []
             self._fields[name] = self._field(name, planes, label_map, rows, maps)
 
-    def groups(self) -> list[CropGroup]:
+    def groups(self) -> Groups:
         """Return the notable cells with their pictures."""
         about = f"More than one connected piece; looked for in the {len(self.wanted)} images that were drawn."
         broken = NotableCells("pieces", PIECES, about, self._broken[: self.contents.options.crops], len(self._broken))
-        return [
-            CropGroup(group.key, group.title, group.about, [self._crop(row) for row in group.rows], group.count)
-            for group in [*self.notable, broken]
-        ]
-
-    def _drawable(self, name: str) -> bool:
-        return bool(self.contents.data.ok[self.places[name]])
+        return [(group, [self._crop(row) for row in group.rows]) for group in [*self.notable, broken]]
 
     def _find_broken(self, native: np.ndarray, rows: np.ndarray) -> set[int]:
         """Note the cells in several pieces; return those whose picture is needed."""

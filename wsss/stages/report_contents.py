@@ -289,7 +289,7 @@ def calibration(evidence: Evidence) -> list[Figure]:
     return [
         Figure(
             title,
-            calibration_svg(curve.count, curve.score, curve.truth),
+            calibration_svg(curve),
             f"share of scores that are true; expected calibration error {curve.error:.3f}",
         )
         for title, curve in parts

@@ -145,9 +145,6 @@ def _unfinished(data: DataSet, journal: Journal, output: Output) -> list[int]:
     """Return the images that have no map yet, whose pixels or given masks have changed since, or that failed.
 
     Maps that were corrected by hand are kept, and their cells are counted again.
-
-    Raises:
-        ConfigError: an image, or its given masks, has changed since its map was corrected by hand.
     """
     done, corrected, lost, number = set(), [], [], {name: i for i, name in enumerate(data.ids)}
     digests = Digests(output.seen)

@@ -124,11 +124,7 @@ def _job(plan: Plan, record: RunRecord, teacher: Any) -> Job:
 
 
 def _inherited(earlier: Earlier, option: str, split: Split, twins: Mapping[str, str]) -> Any:
-    """Return what reaches a network through an earlier one, none of which may be held out now.
-
-    Raises:
-        DataError: some is.
-    """
+    """Return what reaches a network through an earlier one, none of which may be held out now."""
     folder, path = earlier
     record = folder.read(path)[0]
     check_unseen(

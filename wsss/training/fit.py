@@ -47,7 +47,6 @@ class Learner(ABC):
 
     Args:
         job: recipe, device, processes, first network of a refinement.
-        state: what the steps change.
         stopped: filled by a signal handler when the run must stop.
     """
 
@@ -70,7 +69,6 @@ class Learner(ABC):
 
         Args:
             model: what `build` returned, as it is trained.
-            batch: the images.
             done: share of the training that is behind it.
         """
 

@@ -103,7 +103,6 @@ def draw_epoch(weights: np.ndarray | None, n: int, *, seed: int, epoch: int) -> 
     Args:
         weights: (N,) from image_weights, for `n` draws with replacement; None for each of `n` images once,
             shuffled.
-        n: number of draws.
         seed: of the run; at least 0.
         epoch: counted from 0.
 

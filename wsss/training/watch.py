@@ -113,6 +113,8 @@ def find_rate(job: Job, state: TrainState, loader: EpochLoader, learner: type[Le
 
 EDGE = 220
 """Of a panel in px."""
+FIELDS, MAPS = 4, 4
+"""Rows of a picture, and maps of a row, at most."""
 
 
 class Preview:
@@ -123,20 +125,10 @@ class Preview:
         every: epochs between two pictures.
     """
 
-    def __init__(
-        self,
-        data: DataSet,
-        held_out: np.ndarray,
-        device: Device,
-        folder: Path,
-        *,
-        every: int,
-        fields: int = 4,
-        maps: int = 4,
-    ) -> None:
+    def __init__(self, data: DataSet, held_out: np.ndarray, device: Device, folder: Path, *, every: int) -> None:
         self.data, self.device, self.folder, self.every = data, device, folder, every
-        chosen = choose_fields(data.labels[held_out], held_out, fields)
-        self.classes = {i: np.flatnonzero(data.labels[i])[:maps].tolist() for i in chosen}
+        chosen = choose_fields(data.labels[held_out], held_out, FIELDS)
+        self.classes = {i: np.flatnonzero(data.labels[i])[:MAPS].tolist() for i in chosen}
 
     @torch.no_grad()
     def __call__(self, net: CamNet, row: dict[str, Any]) -> None:

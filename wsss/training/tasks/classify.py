@@ -99,12 +99,7 @@ class ClassifyTask(Task):
             )
 
     def _read_answers(self, path: Path) -> CellTruth:
-        """Read the cells labelled by hand.
-
-        Raises:
-            ConfigError: there is nothing that learns from them.
-            DataError: the table is damaged, or speaks of other cells than those of the data set.
-        """
+        """Read the cells labelled by hand."""
         if self.recipe.feature_classifier.enabled is False:
             raise ConfigError(
                 "--cell_labels teaches the feature classifier: leave --feature_classifier.enabled false out."

@@ -105,11 +105,7 @@ class MapTask(UnetTask):
         return split
 
     def _masks(self, fold: int | None) -> PseudoSet:
-        """Open the pseudo-masks of a fold once; for none, out-of-fold ones or those of a network of all images.
-
-        Raises:
-            ConfigError: there are none.
-        """
+        """Open the pseudo-masks of a fold once; for none, out-of-fold ones or those of a network of all images."""
         if fold not in self._opened:
             self._opened[fold] = self._open(fold)
         return self._opened[fold]
