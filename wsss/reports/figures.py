@@ -4,6 +4,8 @@ import base64
 import colorsys
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +147,30 @@ def ink_on(plate: Colour) -> Colour:
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 115 else (255, 255, 255)
 
 
-def short_name(name: str) -> str:
-    """Return a class name short enough to stand on a cell: at most 8 letters."""
-    return _SHORT.get(name, name[:8])
+LONGEST = 8
+
+
+@cache
+def short_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return class names short enough to stand on a cell, at most 8 letters each, and different from each other.
+
+    Names that begin alike are told apart by their next words, else by their ends.
+
+    Example:
+        >>> short_names(("spots in nuclei", "spots in the cytosol", "membrane", "phenotype 1"))
+        ('nuclei', 'the cyto', 'membrane', 'phenotyp')
+    """
+    short = [_SHORT.get(name, name[:LONGEST].rstrip()) for name in names]
+    for text in {text for text in short if short.count(text) > 1}:
+        alike = [k for k, other in enumerate(short) if other == text]
+        words = [names[k].split() for k in alike]
+        common = sum(1 for _ in takewhile(lambda column: len({*column}) == 1, zip(*words, strict=False)))
+        for k, own in zip(alike, words, strict=True):
+            short[k] = " ".join(own[common:])[:LONGEST].rstrip() or text
+    for k, text in enumerate(short):
+        if short.count(text) > 1 or not text:
+            short[k] = f"{names[k][:4]}…{names[k][-3:]}"
+    return tuple(text if short.count(text) == 1 else f"class {k}" for k, text in enumerate(short))
 
 
 Bins = tuple[np.ndarray, np.ndarray, np.ndarray, float]
@@ -264,7 +287,7 @@ def curve_name(column: str) -> str:
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     """Draw the rows of a run's log as a matplotlib figure of three panels; see `plot_curves`."""
-    figure = _figure((13, 4))
+    figure = _figure((13, 4.6))
     panels = figure.subplots(1, 3)
     shown = {
         "loss and its parts": ("loss", "full", "tiles", "agreement", "refine"),
@@ -282,7 +305,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.set_xlim(0.5, max((row["epoch"] for row in rows), default=1) + 0.5)
         if panel.lines:
-            panel.legend(fontsize=8)
+            panel.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))  # below, off the lines
     if any(row["lr"] > 0 for row in rows):
         panels[2].set_yscale("log")
     figure.suptitle(title)

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from wsss.cells.instances import cell_boxes
-from wsss.reports.figures import NO_CLASS, Colour, colour, data_uri, short_name
+from wsss.reports.figures import NO_CLASS, Colour, colour, data_uri
 from wsss.reports.overlay import OTHER_TINT, TINTS, Note, fit, mark_cells, stretch
 
 ROUGHNESS = 0.6
@@ -266,10 +266,7 @@ class CellPage(Page):
 def render(page: CellPage) -> str:
     """Lay out the report."""
     setup = {
-        "classes": [
-            {"name": name, "short": short_name(name), "colour": css_colour(colour(k))}
-            for k, name in enumerate(page.class_names)
-        ],
+        "classes": [{"name": name, "colour": css_colour(colour(k))} for k, name in enumerate(page.class_names)],
         "tints": [css_colour(channel_colour(name)) for name in page.tints],
         "pale": css_colour(NO_CLASS),
     }
@@ -286,7 +283,7 @@ def lay_out(template: str, page: Page, setup: Mapping[str, Any], **content: Any)
     """
     rules = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     engine = Environment(loader=PackageLoader("wsss.reports"), **rules)  # type: ignore[arg-type]
-    engine.filters.update(css=css_colour, figure=figure_text, percent=percent, short=short_name)
+    engine.filters.update(css=css_colour, figure=figure_text, percent=percent)
     places = {field.name: number for number, field in enumerate(page.fields)}
     return engine.get_template(template).render(page=page, places=places, setup=setup, **content)
 

@@ -184,7 +184,8 @@ def _folds(data: DataSet) -> Finding:
     except DataError as error:
         return Finding("bad", "", str(error))
     sizes = np.bincount(folds[folds >= 0])
-    return Finding("ok", "", f"{len(sizes)} folds of {sizes.min()} to {sizes.max()} images")
+    span = " to ".join(str(size) for size in sorted({sizes.min(), sizes.max()}))
+    return Finding("ok", "", f"{len(sizes)} folds of {span} images")
 
 
 def _cells(data: DataSet) -> Finding:
