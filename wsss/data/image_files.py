@@ -2,13 +2,12 @@
 
 import itertools
 import os
-import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsss.core.channels import SEPARATORS, split_channel, unnamed_channels
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError, pasted, some
 from wsss.core.csv_text import open_rows
 from wsss.core.files import as_on_disk
 from wsss.core.labels import HPA_CHANNELS
@@ -88,7 +87,7 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
         )
     deeper = _deeper(folder)
     if not listing.images and deeper:
-        one = f"--images {shlex.quote(str(folder / deeper[0]))}"
+        one = f"--images {pasted(folder / deeper[0])}"
         raise DataError(
             f"{folder} holds no images, but sub-folders do, which are not read ({some(deeper, 3)}): pass one of them "
             f"({one}), or {FLATTEN}."

@@ -9,7 +9,6 @@ import lzma
 import math
 import os
 import re
-import shlex
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from wsss.core.channels import BITS
-from wsss.core.checks import DataError, install, some
+from wsss.core.checks import DataError, install, pasted, some
 from wsss.core.files import read_json
 from wsss.core.rasters import MOST_BLOWN_UP, MOST_RATIO, Header, check_size, open_raster
 from wsss.core.reading import check_regular, named
@@ -470,7 +469,7 @@ def _as_option(names: Sequence[str]) -> str:
     """Return --channels with these names, which may hold more signs than the option allows."""
     plain = ["".join(sign for sign in name if sign.isalnum() or sign == "-") for name in names]
     listed = [mine if mine == name else f"{mine}={name}" for mine, name in zip(plain, names, strict=True)]
-    return f"--channels {shlex.quote(','.join(listed))}"
+    return f"--channels {pasted(','.join(listed))}"
 
 
 def _order(path: Path, header: Header, names: Sequence[str]) -> list[int]:

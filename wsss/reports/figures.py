@@ -52,8 +52,8 @@ def calibration_svg(count: np.ndarray, score: np.ndarray, truth: np.ndarray) -> 
 def _frame_reliability(upper: Any, lower: Any, truth: str) -> None:
     """Give the two panels of a reliability diagram their axes, with what the scores are compared with."""
     upper.set(ylabel=truth, ylim=(-0.03, 1.03), xlim=(-0.03, 1.03))
-    upper.legend(fontsize=8, loc="upper left")
-    lower.set(xlabel="score", ylabel="scores", yscale="log" if lower.dataLim.y1 > 0 else "linear")
+    upper.legend(fontsize=8)
+    lower.set(xlabel="score", ylabel="number of scores", yscale="log" if lower.dataLim.y1 > 0 else "linear")
     for panel in (upper, lower):
         panel.grid(alpha=0.3)
 
@@ -160,7 +160,7 @@ def short_names(names: tuple[str, ...]) -> tuple[str, ...]:
         >>> short_names(("spots in nuclei", "spots in the cytosol", "membrane", "phenotype 1"))
         ('nuclei', 'the cyto', 'membrane', 'phenotyp')
     """
-    short = [_SHORT.get(name, name[:LONGEST].rstrip()) for name in names]
+    short = [_SHORT.get(name) or _cut(name) for name in names]
     for text in {text for text in short if short.count(text) > 1}:
         alike = [k for k, other in enumerate(short) if other == text]
         words = [names[k].split() for k in alike]
@@ -171,6 +171,13 @@ def short_names(names: tuple[str, ...]) -> tuple[str, ...]:
         if short.count(text) > 1 or not text:
             short[k] = f"{names[k][:4]}…{names[k][-3:]}"
     return tuple(text if short.count(text) == 1 else f"class {k}" for k, text in enumerate(short))
+
+
+def _cut(name: str) -> str:
+    """Return the words at the beginning of a name that are short enough together, else the beginning of the first."""
+    if len(name) <= LONGEST:
+        return name
+    return name[: LONGEST + 1].rpartition(" ")[0].rstrip() or name[:LONGEST]
 
 
 Bins = tuple[np.ndarray, np.ndarray, np.ndarray, float]
@@ -302,7 +309,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
                 _line(panel, rows, f"{prefix}{name}", f"C{number}", "-")
         panel.set(title=heading, xlabel="epoch")
         panel.grid(alpha=0.3)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         panel.set_xlim(0.5, max((row["epoch"] for row in rows), default=1) + 0.5)
         if panel.lines:
             panel.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))  # below, off the lines
@@ -360,7 +367,7 @@ def plot_shares(groups: Sequence[GroupShares], class_names: Sequence[str], by: s
     largest = np.max([group.share for group in groups], axis=0)
     order = np.argsort(-largest, kind="stable").tolist()
     shown = [k for k in order if largest[k] >= LEAST_SHARE] or order[:1]
-    figure = _figure((9, 1.4 + len(shown) * max(0.35, 0.16 * len(groups))))
+    figure = _figure((11, 1.4 + len(shown) * max(0.35, 0.16 * len(groups))))
     panel = figure.subplots()
     offsets = np.linspace(-0.32, 0.32, len(groups)) if len(groups) > 1 else np.zeros(1)
     for number, (group, offset) in enumerate(zip(groups, offsets, strict=True)):
@@ -377,5 +384,5 @@ def plot_shares(groups: Sequence[GroupShares], class_names: Sequence[str], by: s
     panel.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"share of cells in % ({what}); lines: 95 % over images")
     panel.set_xlim(left=0)
     panel.grid(axis="x", alpha=0.3)
-    panel.legend(title=by, fontsize=8, loc="lower right")
+    panel.legend(title=by, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))  # beside, off the intervals
     _save(figure, path)

@@ -145,7 +145,7 @@ def run(options: InferOptions) -> int:
         if note := foreign_note(model.name for model in task.published):
             say(note)
     else:
-        _note_taught(task.data, plan)
+        note_taught(task.data, plan)
     if note := bits_note([checkpoint.record for checkpoint in networks_of(plan)], task.data):
         say(f"note: {note}")
     if not options.segment:
@@ -167,7 +167,7 @@ def _note_late_images(data: DataSet, plan: Plan) -> None:
         )
 
 
-def _note_taught(data: DataSet, plan: Plan) -> None:
+def note_taught(data: DataSet, plan: Plan) -> None:
     """Report images that the networks learnt from."""
     predicted = {data.ids[i] for i in images_of(plan)}
     taught = predicted & {ID for one in networks_of(plan) for record in one.records for ID in record.train_ids}

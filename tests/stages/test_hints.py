@@ -1,17 +1,21 @@
-"""What prepare says about other channels, classes and folders leads on to a data set."""
+"""What stages say of data that they do not expect leads on, with options that can be pasted."""
 
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+import wsss
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
 from wsss.prepare import main
+from wsss.stages.infer import note_taught
 
 GREY = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
 
@@ -35,7 +39,7 @@ def test_the_channels_that_a_refusal_suggests_can_be_pasted(tmp_path: Path, name
         prepare(folder)
     words = shlex.split(re.sub(r"[.,](?=\s|$)", "", str(refusal.value).split("such as ")[1]))
     data = prepare(folder, channels=words[words.index("--channels") + 1])
-    assert len(data.channels) == 3 and data.ok.all()
+    assert (len(data.channels), data.ok.tolist()) == (3, [True])
 
 
 def test_images_in_sub_folders_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,9 +65,10 @@ def test_channels_of_which_nothing_says_what_they_show_are_told(
     (tmp_path / "labels.csv").write_text("ID,Label\na,1\nb,0\n")
     prepare(folder, channels="DAPI,GFP", labels=tmp_path / "labels.csv", folds=2)
     said = capsys.readouterr().out
-    assert "note: nothing says what the channels show" in said and "--roles nucleus=DAPI" in said
+    assert "note: nothing says what the channels show" in said
+    assert "--roles nucleus=DAPI" in said
     assert "note: labels are read as the 19 classes of the Human Protein Atlas" in said
-    with pytest.raises(DataError, match="prepared with --roles none, now it is nucleus=DAPI: .*--overwrite true"):
+    with pytest.raises(DataError, match=r"prepared with --roles none, now it is nucleus=DAPI: .*--overwrite true"):
         prepare(folder, channels="DAPI,GFP", roles="nucleus=DAPI")
     prepare(folder, channels="DAPI,GFP", roles="nucleus=DAPI", overwrite="true")
     assert "note: no role for GFP" in capsys.readouterr().out
@@ -72,3 +77,18 @@ def test_channels_of_which_nothing_says_what_they_show_are_told(
 def test_several_options_that_are_missing_are_asked_for_together() -> None:
     with pytest.raises(ConfigError, match=r"--images, --out are missing: pass them\."):
         main([])
+
+
+def test_predictions_of_images_that_taught_the_networks_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    data: Any = SimpleNamespace(ids=["a", "b", "c"], manifest={"folds": {"n": 2}})
+    network: Any = SimpleNamespace(records=[SimpleNamespace(train_ids=("a", "b", "z"))])
+    note_taught(data, [([network], [0, 1, 2])])
+    assert "the networks learnt from 2 of these 3 images" in capsys.readouterr().out
+    note_taught(data, [([network], [2])])
+    assert not capsys.readouterr().out
+
+
+def test_paths_in_commands_of_messages_are_quoted() -> None:
+    command = re.compile(r"wsss[. ][a-z]+[^\"\n]* --\w+ \{(?!pasted\()")
+    package = Path(wsss.__file__).parent
+    assert not {path.name for path in package.rglob("*.py") if command.search(path.read_text())}
