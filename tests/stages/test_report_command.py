@@ -251,10 +251,12 @@ def test_class_maps_are_drawn_over_the_channels(folder: Path, browser: Any, monk
     find("css selector", '[name=map] option[value="0"]').click()
     half = 64 * 40 // 2
     assert 0.8 * half < colours(browser, 0) < 1.1 * half
-    assert "map of Nucleoplasm: the image's score is 0.75" in find("css selector", "#field-0 .told").text
+    assert (
+        "map of Nucleoplasm: the network by itself gives the image 0.75" in find("css selector", "#field-0 .told").text
+    )
     find("css selector", '[name=map] option[value="1"]').click()
     assert colours(browser, 0) == 0
-    assert "the image's score is below 0.01" in find("css selector", "#field-0 .told").text
+    assert "the network sees it nowhere in the image" in find("css selector", "#field-0 .told").text
     assert browser.get_log("browser") == []
 
 

@@ -108,12 +108,12 @@ Colour = tuple[int, int, int]
 
 _HPA = (
     ("Nucpl", (60, 150, 255)),
-    ("NucMem", (0, 225, 255)),
+    ("NucMem", (255, 230, 0)),
     ("Nucleoli", (255, 60, 60)),
     ("FibCen", (255, 165, 165)),
     ("Speckle", (176, 128, 255)),
     ("NucBod", (255, 110, 235)),
-    ("ER", (255, 230, 0)),
+    ("ER", (0, 225, 255)),
     ("Golgi", (255, 135, 0)),
     ("IntFil", (185, 255, 90)),
     ("Actin", (0, 190, 60)),
@@ -134,7 +134,7 @@ NO_CLASS: Colour = (235, 235, 235)
 
 
 def colour(k: int) -> Colour:
-    """Return the RGB colour of class `k`: fixed by hand for the first 19, then turning round the hues."""
+    """Return the RGB colour of class `k`: fixed by hand for the first 19, the first of them far apart, then by hue."""
     if k < len(_HPA):
         return _HPA[k][1]
     red, green, blue = colorsys.hsv_to_rgb((k * 0.618034) % 1, 0.55, 1.0)
@@ -250,7 +250,7 @@ def draw_confusion(table: np.ndarray, true: Sequence[str], predicted: Sequence[s
     panel.set_xticks(range(len(predicted)), [_short(name) for name in predicted], rotation=50, ha="right", fontsize=8)
     labels = [f"{_short(name)} ({count:.0f})" for name, count in zip(true, cells, strict=True)]
     panel.set_yticks(range(len(true)), labels, fontsize=8)
-    panel.set(xlabel="class with the highest score", ylabel="true class (cells)")
+    panel.set(xlabel="class with the highest score", ylabel="true class (cells counted for it)")
     panel.set_title("Per cent of the cells of each true class", fontsize=10)
     return figure
 

@@ -88,7 +88,7 @@ class Mapper:
         }
 
     def maps(self, i: int) -> list[ClassMap]:
-        """Return the maps of the image with number i, none where no network predicts it."""
+        """Return the maps of the image with number i: of classes that the networks see somewhere in it."""
         checkpoints = self._predicting.get(i, [])
         if not checkpoints:
             return []
@@ -99,7 +99,7 @@ class Mapper:
         cam01 = np.mean([normalise(cam[0])[shown] for cam, _ in seen], axis=0)
         geometry = self.data.geometry(i)
         full = resize(cam01, (geometry.size, geometry.size))[:, : geometry.content_height, : geometry.content_width]
-        return [ClassMap(int(k), float(probs[k]), class_map) for k, class_map in zip(shown, full, strict=True)]
+        return [ClassMap(int(k), float(probs[k]), map01) for k, map01 in zip(shown, full, strict=True) if map01.any()]
 
 
 def run(options: ReportOptions) -> int:

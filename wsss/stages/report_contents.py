@@ -304,7 +304,8 @@ def mistakes(evidence: Evidence) -> list[Figure]:
         return []
     wrong = [row for row in rows if row["true"] != row["predicted"]][:3]
     most = "; ".join(
-        f"{row['true_name']} taken for {row['predicted_name']}: {row['cells']:.0f} cells, {row['share']:.0%}"
+        f"{row['true_name']} taken for {row['predicted_name']}: {row['cells']:.1f}".removesuffix(".0")
+        + f" cells, {row['share']:.0%}"
         for row in wrong
     )
     return [Figure("Cells", confusion_svg(rows), most or "no cell has another class on top than its own")]
