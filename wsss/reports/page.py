@@ -372,11 +372,8 @@ def notable_by_score(
     top = scores.argmax(axis=1)
     shows_class = np.flatnonzero(top != negative) if negative is not None else np.arange(len(scores))
     order = shows_class[np.argsort(-scores[shows_class].max(axis=1), kind="stable")]
-    groups = [
-        NotableCells(
-            "confident", "Most confident", "Highest top score; Negative left out.", spread(order, images, most)
-        )
-    ]
+    about = "Highest top score" + ("." if negative is None else "; Negative left out.")
+    groups = [NotableCells("confident", "Most confident", about, spread(order, images, most))]
     order = np.argsort(-doubt(scores), kind="stable")
     about = "Highest entropy of the scores: many classes are neither ruled out nor certain."
     groups.append(NotableCells("doubtful", "Most doubtful", about, spread(order, images, most)))
