@@ -364,9 +364,10 @@ def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence
     descriptive = [name for name in names if not _NUMBERED.fullmatch(name.strip())]
     elsewhere = any(place not in (-1, k) for k, place in enumerate(places))
     if given and wanted and (elsewhere or (binding and descriptive)):
+        own = f"{_as_option(names)}, or " if len(descriptive) == len(names) else ""
         raise DataError(
             f"{file} calls its channels {some(names, 8)}, expected {', '.join(wanted)}: name those that are "
-            f"wanted, such as {_as_option(names)}, or {wanted[0]}=NAME,... to call them otherwise."
+            f"wanted, such as {own}--channels {wanted[0]}=NAME,... in the order of the names expected."
         )
     return list(range(samples))
 
