@@ -5,7 +5,7 @@ import pytest
 from skimage.color import rgb2lab
 
 from wsss.core.labels import HPA_NAMES
-from wsss.reports.figures import NO_CLASS, colour, ink_on, short_name
+from wsss.reports.figures import NO_CLASS, colour, ink_on, short_names
 from wsss.reports.overlay import (
     Note,
     Panel,
@@ -37,13 +37,15 @@ def test_the_colours_of_the_19_classes_are_told_apart() -> None:
 
 def test_classes_beyond_the_19_have_colours_too() -> None:
     assert len({colour(k) for k in range(60)}) == 60
-    assert short_name("My own very long class") == "My own v"
 
 
 def test_short_names_are_distinct_and_short() -> None:
-    short = [short_name(name) for name in HPA_NAMES]
-    assert len(set(short)) == 19
-    assert max(map(len, short)) <= 8
+    alike = ("spots in the nucleus", "spots in the cytosol", "spots", "phenotype10", "phenotype11", "My own class", "")
+    for names in (HPA_NAMES, alike, ("x", *(f"a long name {k}{'b' * k}" for k in range(9)))):
+        short = short_names(names)
+        assert len(set(short)) == len(names)
+        assert max(map(len, short)) <= 8
+    assert short_names(alike)[:2] == ("nucleus", "cytosol")
 
 
 def test_ink_is_dark_on_light_and_light_on_dark() -> None:

@@ -17,6 +17,7 @@ from wsss.core.checks import ConfigError, DataError
 from wsss.core.labels import ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.inference import tables
+from wsss.reports.figures import colour
 from wsss.reports.overlay import scale_bar
 from wsss.reports.page import ClassMap
 
@@ -251,10 +252,12 @@ def test_class_maps_are_drawn_over_the_channels(folder: Path, browser: Any, monk
     find("css selector", '[name=map] option[value="0"]').click()
     half = 64 * 40 // 2
     assert 0.8 * half < colours(browser, 0) < 1.1 * half
-    assert "map of Nucleoplasm: the image's score is 0.75" in find("css selector", "#field-0 .told").text
+    assert (
+        "map of Nucleoplasm: the network by itself gives the image 0.75" in find("css selector", "#field-0 .told").text
+    )
     find("css selector", '[name=map] option[value="1"]').click()
     assert colours(browser, 0) == 0
-    assert "the image's score is below 0.01" in find("css selector", "#field-0 .told").text
+    assert "the network sees it nowhere in the image" in find("css selector", "#field-0 .told").text
     assert browser.get_log("browser") == []
 
 
@@ -279,12 +282,12 @@ def test_the_page_works_in_a_browser_and_asks_for_nothing(folder: Path, browser:
     assert colours(browser, 0) == 0, "one channel alone is grey"
 
     find("css selector", '[name=by] option[value="1"]').click()
-    assert "rgb(0, 225, 255)" in first.get_attribute("style")
+    assert f"rgb{colour(1)}" in first.get_attribute("style")
     set_value = """const slider = document.querySelector("[name=threshold]");
         slider.value = arguments[0];
         slider.dispatchEvent(new Event("input"))"""
     browser.execute_script(set_value, 1)
-    assert "rgb(0, 225, 255)" not in first.get_attribute("style"), "no score reaches the threshold"
+    assert f"rgb{colour(1)}" not in first.get_attribute("style"), "no score reaches the threshold"
     browser.execute_script(set_value, 0)
     browser.execute_script(set_value.replace("threshold", "gain"), 2.5)
     canvas = find("css selector", "#field-0 canvas")

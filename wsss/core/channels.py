@@ -140,6 +140,23 @@ def parse_roles(text: str, channels: Sequence[str]) -> tuple[str, ...]:
     return tuple(roles.values())
 
 
+def roles_text(channels: Sequence[str], roles: Sequence[str]) -> str:
+    """Return roles as --roles takes them, such as 'nucleus=DAPI,cell=Tubulin+ER'; 'none' without any."""
+    of_role = {role: [name for name, given in zip(channels, roles, strict=True) if given == role] for role in ROLES}
+    return ",".join(f"{role}={'+'.join(names)}" for role, names in of_role.items() if names) or "none"
+
+
+def roles_notes(channels: Sequence[str], roles: Sequence[str]) -> list[str]:
+    """Return what the user should know of channels of which nothing says what they show, a line each."""
+    if not any(roles):
+        return [
+            f"nothing says what the channels show, so cells are not found by their stains: pass --roles, such as "
+            f"--roles nucleus={channels[0]}, or bring label maps (segment --backend masks)."
+        ]
+    idle = [name for name, role in zip(channels, roles, strict=True) if not role]
+    return [f"no role for {', '.join(idle)}: `segment` and features leave it out; --roles names one."] if idle else []
+
+
 def tint_names(channels: Sequence[str], roles: Sequence[str]) -> tuple[str, ...]:
     """Return the colour that each channel is drawn in: by its role, else its own name; white if it is the only one."""
     if len(channels) == 1:

@@ -1,6 +1,7 @@
 """Errors that a user can fix, and the small checks that raise them."""
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import field, fields
 from functools import cache
@@ -142,6 +143,11 @@ def some(items: Iterable[object], most: int = 5) -> str:
     names = [str(item) for item in items]
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def pasted(word: object) -> str:
+    """Return a path or another argument as it can be pasted into a shell."""
+    return shlex.quote(str(word))
 
 
 def check_ending(out: Path, *endings: str) -> None:

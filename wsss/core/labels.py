@@ -258,9 +258,10 @@ class LabelReader:
         if key in self._names:
             return self._names[key]
         hint = nearest(label, self.classes.names).strip()
-        raise ValueError(
-            f"label {label[:60]!a} is neither a class id nor a class name" + (f" ({hint})" if hint else "")
-        )
+        if not hint:
+            own = "the 19 of the Human Protein Atlas; yours are named by prepare --classes"
+            hint = own if self.classes == HPA else some(self.classes.names)
+        raise ValueError(f"label {label[:60]!a} is neither a class id nor a class name ({hint})")
 
     def _by_id(self, label: str, name: int | None) -> int | None:
         number = int(label)

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from wsss.core.channels import default_roles
+from wsss.core.channels import default_roles, roles_text
 from wsss.core.checks import DataError, some
 from wsss.core.csv_text import NO_VALUE, carried_names, write_csv
 from wsss.core.files import check_own_length, check_seal, digest_file, write_atomic, write_json
@@ -391,17 +391,21 @@ class ExistingSet:
                 "--size": (spec.size, self.manifest["size"]),
                 "--channels": (",".join(spec.channels), ",".join(self.manifest["channels"])),
                 "--roles": (
-                    list(spec.roles or default_roles(spec.channels)),
-                    list(self.manifest.get("roles") or default_roles(self.manifest["channels"])),
+                    roles_text(spec.channels, spec.roles or default_roles(spec.channels)),
+                    roles_text(
+                        self.manifest["channels"],
+                        self.manifest.get("roles") or default_roles(self.manifest["channels"]),
+                    ),
                 ),
-                "--classes": (list(spec.classes.names), self.manifest["classes"]),
+                "--classes": (", ".join(spec.classes.names), ", ".join(self.manifest["classes"])),
                 "--classes (negative)": (spec.classes.negative, self.manifest["negative"]),
             }
+            again = "choose another --out, or pass --overwrite true to make it again"
+            ways = "choose another --out" if len(self.others(name)) else again
             for flag, (now, before) in wanted.items():
                 if now != before:
                     raise DataError(
-                        f"{self.folder} was prepared with {flag} {before}, now it is {now}: "
-                        "pass the same, or choose another --out."
+                        f"{self.folder} was prepared with {flag} {before}, now it is {now}: pass the same, {ways}."
                     )
         elsewhere = self.others(name)["ID"].tolist()
         if twice := sorted(set(elsewhere) & set(new_ids)):

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from wsss.core.channels import Stains, default_roles, stains_of, tint_names
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError, DataError, pasted, some
 from wsss.core.csv_text import read_text, unguard_text
 from wsss.core.files import DATA_SET, digest_file, digest_json, disk_errors, not_that, read_record, sync
 from wsss.core.label_maps import Geometry, find_label_map, read_label_map
@@ -490,4 +490,6 @@ def default_dataset(data: Path | None) -> Path:
         return prepared[0]
     if not prepared:
         raise ConfigError("no data set is prepared under data/: run python -m wsss.prepare first, or pass --data.")
-    raise ConfigError(f"several data sets are prepared under data/: choose one with --data {prepared[0]} (or another).")
+    raise ConfigError(
+        f"several data sets are prepared under data/: choose one with --data {pasted(prepared[0])} (or another)."
+    )

@@ -49,7 +49,8 @@ def make_folds(
     _, group = np.unique(groups, return_inverse=True)
     count = int(group.max()) + 1 if len(group) else 0
     if count < n:
-        raise ConfigError(f"{option} {n} needs at least {n} {what}, got {count}: pass a lower {option}.")
+        way_out = f"pass {option} {count} or lower" if count > 1 else "bring more of them"
+        raise ConfigError(f"{option} {n} needs at least {n} {what}, got {count}: {way_out}.")
     sums = np.zeros((count, labels.shape[1] + 1), np.int64)  # images of the group per class, and in all
     np.add.at(sums, group, np.column_stack([labels, np.ones(len(labels), bool)]))
     fold = _kept(group, count, n, before)

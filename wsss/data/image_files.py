@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsss.core.channels import SEPARATORS, split_channel, unnamed_channels
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError, pasted, some
 from wsss.core.csv_text import open_rows
 from wsss.core.files import as_on_disk
 from wsss.core.labels import HPA_CHANNELS
@@ -85,11 +85,22 @@ def find_images(folder: Path, channels: tuple[str, ...], named: Collection[str] 
             f"names of files differ in {some(marks)} alone, as those of channels do: if they are channels, "
             f"{way_out if can_name else f'rename the files as <ID>_{marks[0]}'}."
         )
+    deeper = _deeper(folder)
+    if not listing.images and deeper:
+        one = f"--images {pasted(folder / deeper[0])}"
+        raise DataError(
+            f"{folder} holds no images, but sub-folders do, which are not read ({some(deeper, 3)}): pass one of them "
+            f"({one}), or {FLATTEN}."
+        )
     if not listing.images:
         raise DataError(
             f"{folder} holds no images{' but ' + some(sorted([*results, *unread]), 3) if results or unread else ''}: "
             f"expected files like ID_{channels[0]}.png, one for each of "
             f"{', '.join(channels)}, or one file of {len(channels)} channel(s) per image ({', '.join(SUFFIXES)})."
+        )
+    if deeper:
+        listing.notes.append(
+            f"pictures in sub-folders are not read ({some(deeper, 3)}); if they are images, {FLATTEN}."
         )
     ids.check_distinct((image.ID for image in listing.images), str(folder))
     return listing
@@ -139,6 +150,20 @@ def _names(folder: Path) -> tuple[list[str], list[str]]:
         raise DataError(f"--images {folder} cannot be read ({error.strerror}): pass a folder of images.") from None
     names = {name for name, is_folder in kinds.items() if name.lower().endswith(ZARR if is_folder else SUFFIXES)}
     return sorted(names), sorted(name for name in kinds.keys() - names if name.lower().endswith(UNREAD))
+
+
+FLATTEN = "link all files into one folder (docs/formats.md, Images in sub-folders)"
+
+
+def _deeper(folder: Path) -> list[str]:
+    """Return the sub-folders, at any depth, that hold files of the forms that are read."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        zarr = any(name.lower().endswith(ZARR) for name in folders)
+        folders[:] = sorted(name for name in folders if name[0] != "." and not name.lower().endswith(ZARR))
+        if Path(place) != folder and (zarr or any(f.lower().endswith(SUFFIXES) and f[0] != "." for f in files)):
+            found.append(str(Path(place).relative_to(folder)))
+    return found
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError, DataError, pasted, some
 from wsss.core.console import say
 from wsss.core.files import PREDICTIONS, digest_bytes, not_that, read_record, write_json
 from wsss.core.label_maps import given_maps, map_files
@@ -68,7 +68,7 @@ def check_cells(data: DataSet, or_else: str = "") -> None:
     """
     if data.ok.any() and len(without_cells(data, np.flatnonzero(data.ok))) == int(data.ok.sum()):
         raise ConfigError(
-            f"{data.folder} has no cells: run python -m wsss.segment --data {data.folder} first{or_else}."
+            f"{data.folder} has no cells: run python -m wsss.segment --data {pasted(data.folder)} first{or_else}."
         )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from wsss.core.channels import BITS
-from wsss.core.checks import DataError, install, some
+from wsss.core.checks import DataError, install, pasted, some
 from wsss.core.files import read_json
 from wsss.core.rasters import MOST_BLOWN_UP, MOST_RATIO, Header, check_size, open_raster
 from wsss.core.reading import check_regular, named
@@ -363,9 +363,10 @@ def order_of(names: Sequence[str], binding: bool, samples: int, wanted: Sequence
     descriptive = [name for name in names if not _NUMBERED.fullmatch(name.strip())]
     elsewhere = any(place not in (-1, k) for k, place in enumerate(places))
     if given and wanted and (elsewhere or (binding and descriptive)):
+        own = f"{_as_option(names)}, or " if len(descriptive) == len(names) else ""
         raise DataError(
-            f"{file} calls its channels {some(names, 8)}, expected {', '.join(wanted)}: name them with --channels "
-            f"{wanted[0]}=NAME,... in this order."
+            f"{file} calls its channels {some(names, 8)}, expected {', '.join(wanted)}: name those that are "
+            f"wanted, such as {own}--channels {wanted[0]}=NAME,... in the order of the names expected."
         )
     return list(range(samples))
 
@@ -423,7 +424,7 @@ def check_headers(
             return header
         order = _order(paths[0], header, names)
         if len(order) != channels:
-            hint = _alpha_hint(header, names) or " Other channels are named by --channels, such as --channels DAPI,GFP."
+            hint = _alpha_hint(header, names) or _channels_hint(header)
             raise DataError(f"{paths[0].name} has {_counted(header)}, expected {channels}.{hint}")
         return header
     headers = [read_header(path, choice, join=False) for path in paths]
@@ -454,6 +455,21 @@ def _alpha_hint(header: Header, names: Sequence[str]) -> str:
         return ""
     channels = ",".join([*names[:-1], f"{names[-1]}=alpha"])
     return f" If a channel was saved as transparency, pass --channels {channels}."
+
+
+def _channels_hint(header: Header) -> str:
+    """Return what --channels may be for this file: its own names where it has some, else examples."""
+    own = header.names[: header.samples]
+    if len(own) < header.samples or any(_NUMBERED.fullmatch(name) for name in own):
+        own = ("DAPI", "GFP", "Tubulin", "ER", "Phase", *(f"C{n}" for n in range(6, header.samples + 1)))
+    return f" Name the channels that it has, such as {_as_option(own[: header.samples])}."
+
+
+def _as_option(names: Sequence[str]) -> str:
+    """Return --channels with these names, which may hold more signs than the option allows."""
+    plain = ["".join(sign for sign in name if sign.isalnum() or sign == "-") for name in names]
+    listed = [mine if mine == name else f"{mine}={name}" for mine, name in zip(plain, names, strict=True)]
+    return f"--channels {pasted(','.join(listed))}"
 
 
 def _order(path: Path, header: Header, names: Sequence[str]) -> list[int]:

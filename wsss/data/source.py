@@ -220,8 +220,9 @@ def check(jobs: list[Job], workers: Workers, *, others: bool = False) -> tuple[l
 
 
 def in_brief(reasons: Iterable[str]) -> str:
-    """Return the first two of some sentences as one."""
-    return some((reason.rstrip(".") for reason in reasons), 2) + "."
+    """Return the first two of some sentences, and how many more there are."""
+    said = [reason.rstrip(".") + "." for reason in reasons]
+    return " ".join(said[:2]) + (f" And {len(said) - 2} more." if len(said) > 2 else "")
 
 
 def decide_bits(

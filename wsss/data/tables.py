@@ -144,7 +144,7 @@ def _read_rows(
     """Read the rows (line, name of the image, label cells) of a table."""
     found: list[_Row] = []
     first: dict[str, _Row] = {}
-    faults: list[str] = []
+    faults: dict[str, list[int]] = {}
     for line, name, cells in rows:
         try:
             ID, *also = ids.from_name(name, channels)
@@ -154,11 +154,13 @@ def _read_rows(
             if (before := first.setdefault(ID, row)).labels != row.labels:
                 raise ValueError(f"the ID {ids.shown(ID)} has other labels in row {before.line}")
         except ValueError as error:
-            faults.append(f"row {line}: {error}")
+            faults.setdefault(str(error), []).append(line)
             continue
         found.append(row)
     if faults:
-        raise DataError(f"{path}: {len(faults)} bad row(s): {'; '.join(faults[:5])}. Fix them and start again.")
+        said = [f"row{'s' * (len(lines) > 1)} {some(lines, 3)}: {fault}" for fault, lines in faults.items()]
+        bad = sum(map(len, faults.values()))
+        raise DataError(f"{path}: {bad} bad row(s): {'; '.join(said[:5])}. Fix them and start again.")
     if not found:
         raise DataError(f"{path} has no rows below its header.")
     return found

@@ -56,7 +56,9 @@ class _Parser(ArgumentParser):
         if text.startswith("Unexpected config"):
             raise ConfigError("--config holds no options, expected 'name: value' in each line.") from ex
         if missing := _MISSING.fullmatch(text):
-            raise ConfigError(f"--{missing[1].replace(', ', ', --')} is missing: pass it. See --help.") from ex
+            several = ", " in missing[1]
+            lacks = "are missing: pass them" if several else "is missing: pass it"
+            raise ConfigError(f"--{missing[1].replace(', ', ', --')} {lacks}. See --help.") from ex
         unknown = re.search(r"Option '([\w.+-]+)' is not accepted|[Uu]nrecognized arguments: -*([\w.+-]+)", text)
         name = (unknown.group(1) or unknown.group(2)) if unknown else ""
         names = [action.dest for action in self._actions]

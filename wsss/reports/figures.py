@@ -4,6 +4,8 @@ import base64
 import colorsys
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,8 @@ def _observed(curve: Reliability) -> tuple[np.ndarray, np.ndarray]:
 def _frame_reliability(upper: Any, lower: Any, truth: str) -> None:
     """Give the two panels of a reliability diagram their axes, with what the scores are compared with."""
     upper.set(ylabel=truth, ylim=(-0.03, 1.03), xlim=(-0.03, 1.03))
-    upper.legend(fontsize=8, loc="upper left")
-    lower.set(xlabel="score", ylabel="scores", yscale="log" if lower.dataLim.y1 > 0 else "linear")
+    upper.legend(fontsize=8)
+    lower.set(xlabel="score", ylabel="number of scores", yscale="log" if lower.dataLim.y1 > 0 else "linear")
     for panel in (upper, lower):
         panel.grid(alpha=0.3)
 
@@ -105,12 +107,12 @@ Colour = tuple[int, int, int]
 
 _HPA = (
     ("Nucpl", (60, 150, 255)),
-    ("NucMem", (0, 225, 255)),
+    ("NucMem", (255, 230, 0)),
     ("Nucleoli", (255, 60, 60)),
     ("FibCen", (255, 165, 165)),
     ("Speckle", (176, 128, 255)),
     ("NucBod", (255, 110, 235)),
-    ("ER", (255, 230, 0)),
+    ("ER", (0, 225, 255)),
     ("Golgi", (255, 135, 0)),
     ("IntFil", (185, 255, 90)),
     ("Actin", (0, 190, 60)),
@@ -131,7 +133,7 @@ NO_CLASS: Colour = (235, 235, 235)
 
 
 def colour(k: int) -> Colour:
-    """Return the RGB colour of class `k`: fixed by hand for the first 19, then turning round the hues."""
+    """Return the RGB colour of class `k`: fixed by hand for the first 19, the first of them far apart, then by hue."""
     if k < len(_HPA):
         return _HPA[k][1]
     red, green, blue = colorsys.hsv_to_rgb((k * 0.618034) % 1, 0.55, 1.0)
@@ -144,9 +146,37 @@ def ink_on(plate: Colour) -> Colour:
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 115 else (255, 255, 255)
 
 
-def short_name(name: str) -> str:
-    """Return a class name short enough to stand on a cell: at most 8 letters."""
-    return _SHORT.get(name, name[:8])
+LONGEST = 8
+
+
+@cache
+def short_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return class names short enough to stand on a cell, at most 8 letters each, and different from each other.
+
+    Names that begin alike are told apart by their next words, else by their ends.
+
+    Example:
+        >>> short_names(("spots in nuclei", "spots in the cytosol", "membrane", "phenotype 1"))
+        ('nuclei', 'the cyto', 'membrane', 'phenotyp')
+    """
+    short = [_SHORT.get(name) or _cut(name) for name in names]
+    for text in {text for text in short if short.count(text) > 1}:
+        alike = [k for k, other in enumerate(short) if other == text]
+        words = [names[k].split() for k in alike]
+        common = sum(1 for _ in takewhile(lambda column: len({*column}) == 1, zip(*words, strict=False)))
+        for k, own in zip(alike, words, strict=True):
+            short[k] = " ".join(own[common:])[:LONGEST].rstrip() or text
+    for k, text in enumerate(short):
+        if short.count(text) > 1 or not text:
+            short[k] = f"{names[k][:4]}…{names[k][-3:]}"
+    return tuple(text if short.count(text) == 1 else f"class {k}" for k, text in enumerate(short))
+
+
+def _cut(name: str) -> str:
+    """Return the words at the beginning of a name that are short enough together, else the beginning of the first."""
+    if len(name) <= LONGEST:
+        return name
+    return name[: LONGEST + 1].rpartition(" ")[0].rstrip() or name[:LONGEST]
 
 
 def plot_reliability(panels: Mapping[str, tuple[Reliability, Reliability]], path: Path, truth: str) -> None:
@@ -214,7 +244,7 @@ def draw_confusion(table: np.ndarray, true: Sequence[str], predicted: Sequence[s
     panel.set_xticks(range(len(predicted)), [_short(name) for name in predicted], rotation=50, ha="right", fontsize=8)
     labels = [f"{_short(name)} ({count:.0f})" for name, count in zip(true, cells, strict=True)]
     panel.set_yticks(range(len(true)), labels, fontsize=8)
-    panel.set(xlabel="class with the highest score", ylabel="true class (cells)")
+    panel.set(xlabel="class with the highest score", ylabel="true class (cells counted for it)")
     panel.set_title("Per cent of the cells of each true class", fontsize=10)
     return figure
 
@@ -258,7 +288,7 @@ def curve_name(column: str) -> str:
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     """Draw the rows of a run's log as a matplotlib figure of three panels; see `plot_curves`."""
-    figure = _figure((13, 4))
+    figure = _figure((13, 4.6))
     panels = figure.subplots(1, 3)
     shown = {
         "loss and its parts": ("loss", "full", "tiles", "agreement", "refine"),
@@ -273,10 +303,10 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
                 _line(panel, rows, f"{prefix}{name}", f"C{number}", "-")
         panel.set(title=heading, xlabel="epoch")
         panel.grid(alpha=0.3)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         panel.set_xlim(0.5, max((row["epoch"] for row in rows), default=1) + 0.5)
         if panel.lines:
-            panel.legend(fontsize=8)
+            panel.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))  # below, off the lines
     if any(row["lr"] > 0 for row in rows):
         panels[2].set_yscale("log")
     figure.suptitle(title)
@@ -331,7 +361,7 @@ def plot_shares(groups: Sequence[GroupShares], class_names: Sequence[str], by: s
     largest = np.max([group.share for group in groups], axis=0)
     order = np.argsort(-largest, kind="stable").tolist()
     shown = [k for k in order if largest[k] >= LEAST_SHARE] or order[:1]
-    figure = _figure((9, 1.4 + len(shown) * max(0.35, 0.16 * len(groups))))
+    figure = _figure((11, 1.4 + len(shown) * max(0.35, 0.16 * len(groups))))
     panel = figure.subplots()
     offsets = np.linspace(-0.32, 0.32, len(groups)) if len(groups) > 1 else np.zeros(1)
     for number, (group, offset) in enumerate(zip(groups, offsets, strict=True)):
@@ -348,5 +378,5 @@ def plot_shares(groups: Sequence[GroupShares], class_names: Sequence[str], by: s
     panel.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"share of cells in % ({what}); lines: 95 % over images")
     panel.set_xlim(left=0)
     panel.grid(axis="x", alpha=0.3)
-    panel.legend(title=by, fontsize=8, loc="lower right")
+    panel.legend(title=by, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))  # beside, off the intervals
     _save(figure, path)

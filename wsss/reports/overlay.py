@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wsss.cells.instances import cell_boxes
 from wsss.core.labels import HPA_CHANNELS
-from wsss.reports.figures import NO_CLASS, Colour, colour, ink_on, short_name
+from wsss.reports.figures import NO_CLASS, Colour, colour, ink_on, short_names
 
 TINTS = {
     "red": (0.8, 0.05, 0.0),
@@ -176,16 +176,16 @@ def heat(image: np.ndarray, cam01: np.ndarray, *, green: int = 1) -> np.ndarray:
 
 def describe(scores: np.ndarray, names: Sequence[str], threshold: float) -> Note:
     """Return the note of a cell from its (K,) scores: classes from the threshold on, else the best guess and '?'."""
-    order = [int(k) for k in np.argsort(-scores, kind="stable")]
+    order, short = [int(k) for k in np.argsort(-scores, kind="stable")], short_names(tuple(names))
     sure = tuple(k for k in order if scores[k] >= threshold)
     if len(sure) > 1:
-        return Note(sure, " ".join(short_name(names[k]) for k in sure))
-    return Note(sure, f"{short_name(names[order[0]])}{'' if sure else '?'} {scores[order[0]]:.2f}")
+        return Note(sure, " ".join(short[k] for k in sure))
+    return Note(sure, f"{short[order[0]]}{'' if sure else '?'} {scores[order[0]]:.2f}")
 
 
 def describe_truth(ids: Sequence[int], names: Sequence[str]) -> Note:
     """Return the note of a cell from its true class ids."""
-    return Note(tuple(ids), " ".join(short_name(names[k]) for k in ids))
+    return Note(tuple(ids), " ".join(short_names(tuple(names))[k] for k in ids))
 
 
 def overlay_page(title: str, panels: Sequence[Panel], shown: Sequence[int], names: Sequence[str]) -> np.ndarray:
@@ -267,7 +267,7 @@ def _write_on_cell(
 def _legend(shown: Sequence[int], names: Sequence[str], width: int, pale: str = "") -> Image.Image:
     """Draw a swatch, the short name and the name of each class, in rows of a width; `pale`: see `contact_sheet`."""
     font, row_height = _font(15), 24
-    entries = [(colour(k), _entry(k, names[k])) for k in sorted(set(shown))] + ([(NO_CLASS, pale)] if pale else [])
+    entries = [(colour(k), _entry(k, names)) for k in sorted(set(shown))] + ([(NO_CLASS, pale)] if pale else [])
     places: list[tuple[int, int]] = []
     left, row = 0, 0
     for _, text in entries:
@@ -285,9 +285,9 @@ def _legend(shown: Sequence[int], names: Sequence[str], width: int, pale: str = 
     return legend
 
 
-def _entry(k: int, name: str) -> str:
-    short = short_name(name)
-    return f"{k} {name}" if short == name else f"{k} {short}: {name}"
+def _entry(k: int, names: Sequence[str]) -> str:
+    short = short_names(tuple(names))[k]
+    return f"{k} {names[k]}" if short == names[k] else f"{k} {short}: {names[k]}"
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from wsss.cells.instances import cell_boxes
-from wsss.reports.figures import NO_CLASS, Colour, colour, data_uri, short_name
+from wsss.reports.figures import NO_CLASS, Colour, colour, data_uri
 from wsss.reports.overlay import OTHER_TINT, TINTS, Note, fit, mark_cells, stretch
 
 ROUGHNESS = 0.6
@@ -268,10 +268,7 @@ class CellPage(Page):
 def render(page: CellPage) -> str:
     """Lay out the report."""
     setup = {
-        "classes": [
-            {"name": name, "short": short_name(name), "colour": css_colour(colour(k))}
-            for k, name in enumerate(page.class_names)
-        ],
+        "classes": [{"name": name, "colour": css_colour(colour(k))} for k, name in enumerate(page.class_names)],
         "tints": [css_colour(channel_colour(name)) for name in page.tints],
         "pale": css_colour(NO_CLASS),
     }
@@ -288,7 +285,7 @@ def lay_out(template: str, page: Page, setup: Mapping[str, Any], **content: Any)
     """
     rules = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     engine = Environment(loader=PackageLoader("wsss.reports"), **rules)  # type: ignore[arg-type]
-    engine.filters.update(css=css_colour, figure=figure_text, percent=percent, short=short_name)
+    engine.filters.update(css=css_colour, figure=figure_text, percent=percent)
     places = {field.name: number for number, field in enumerate(page.fields)}
     return engine.get_template(template).render(page=page, places=places, setup=setup, **content)
 
@@ -363,11 +360,8 @@ def notable_by_score(
     top = scores.argmax(axis=1)
     shows_class = np.flatnonzero(top != negative) if negative is not None else np.arange(len(scores))
     order = shows_class[np.argsort(-scores[shows_class].max(axis=1), kind="stable")]
-    groups = [
-        NotableCells(
-            "confident", "Most confident", "Highest top score; Negative left out.", spread(order, images, most)
-        )
-    ]
+    about = "Highest top score" + ("." if negative is None else "; Negative left out.")
+    groups = [NotableCells("confident", "Most confident", about, spread(order, images, most))]
     order = np.argsort(-doubt(scores), kind="stable")
     about = "Highest entropy of the scores: many classes are neither ruled out nor certain."
     groups.append(NotableCells("doubtful", "Most doubtful", about, spread(order, images, most)))

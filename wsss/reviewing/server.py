@@ -29,7 +29,7 @@ from wsss.core.files import without_nan
 from wsss.core.labels import parse_label
 from wsss.core.reading import parse_json
 from wsss.data.catalog import DataSet
-from wsss.reports.figures import colour, short_name
+from wsss.reports.figures import colour
 from wsss.reports.overlay import LEAST_RANGE
 from wsss.reports.page import channel_colour, css_colour, outline_paths
 from wsss.reviewing.answers import LONGEST, TRUTH
@@ -225,10 +225,7 @@ class ReviewSite:
         data, session = self.views.data, self.session
         return {
             "title": self.title,
-            "classes": [
-                {"name": name, "short": short_name(name), "colour": css_colour(colour(k))}
-                for k, name in enumerate(data.classes.names)
-            ],
+            "classes": [{"name": name, "colour": css_colour(colour(k))} for k, name in enumerate(data.classes.names)],
             "channels": [
                 {"name": name, "colour": css_colour(channel_colour(tint))}
                 for name, tint in zip(data.channels, data.tints, strict=True)

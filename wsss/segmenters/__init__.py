@@ -127,7 +127,8 @@ class BackendOptions:
             known = ", ".join(sorted(filter(None, set(self.roles)))) or "none"
             raise ConfigError(
                 f"--backend {backend} looks at channels of the role {' and '.join(wanted)}; the data set has {known}: "
-                "prepare it with --roles, choose another backend, or bring label maps (--backend masks)."
+                "prepare it again with --roles and --overwrite true, choose another backend, or bring label maps "
+                "(--backend masks)."
             )
 
 

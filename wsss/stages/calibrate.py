@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError, pasted, some
 from wsss.core.console import say
 from wsss.core.labels import HPA_CHANNELS, ClassList
 from wsss.data.catalog import DataSet, default_dataset
@@ -99,7 +99,7 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     for name, events in both.items():
         _print(name, report[name], [curve.method for curve in curves[name]], len(events.scores))
     say(f"cells are compared with {basis}; 'after' is cross-validated, part by part of the images")
-    say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {out}")
+    say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {pasted(out)}")
 
 
 def _data_folder(options: CalibrateOptions) -> Path | None:

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from wsss.cells.instances import doubt_notes, doubts_of
-from wsss.core.checks import ConfigError, DataError, install, some
+from wsss.core.checks import ConfigError, DataError, install, pasted, some
 from wsss.core.console import say
 from wsss.core.files import RUN, not_that, within
 from wsss.core.runtime import cores, version_of, versions
@@ -184,7 +184,8 @@ def _folds(data: DataSet) -> Finding:
     except DataError as error:
         return Finding("bad", "", str(error))
     sizes = np.bincount(folds[folds >= 0])
-    return Finding("ok", "", f"{len(sizes)} folds of {sizes.min()} to {sizes.max()} images")
+    span = " to ".join(str(size) for size in sorted({sizes.min(), sizes.max()}))
+    return Finding("ok", "", f"{len(sizes)} folds of {span} images")
 
 
 def _cells(data: DataSet) -> Finding:
@@ -194,7 +195,7 @@ def _cells(data: DataSet) -> Finding:
     except DataError as error:
         return Finding("bad", "", str(error))
     if len(missing) == len(usable):
-        return Finding("note", "", f"no cells yet: python -m wsss.segment --data {data.folder}")
+        return Finding("note", "", f"no cells yet: python -m wsss.segment --data {pasted(data.folder)}")
     if missing:
         return Finding("note", "", f"{len(missing)} images have no label map ({some(missing)}): run segment again")
     return Finding("ok", "", "every image has a label map of its cells")

@@ -357,7 +357,8 @@ def print_scores(report: dict[str, Any], classes: ClassList) -> None:
         say(f"{'cells of several classes, mean AP':35} {value} ({cells['several_class_count']} cells)")
     for row in [row for row in cells["confusions"] if row["true"] != row["predicted"]][:5]:
         what = f"{row['true_name']} taken for {row['predicted_name']}"
-        say(f"{what}: {row['cells']:.0f} cells, {row['share']:.0%} of its cells")
+        count = f"{row['cells']:.1f}".removesuffix(".0")  # a cell of several classes may count in parts
+        say(f"{what}: {count} cells, {row['share']:.0%} of those counted as {row['true_name']}")
 
 
 def _number(value: float | None) -> str:

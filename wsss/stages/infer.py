@@ -144,6 +144,8 @@ def run(options: InferOptions) -> int:
         _note_late_images(task.data, plan)
         if note := foreign_note(model.name for model in task.published):
             say(note)
+    else:
+        note_taught(task.data, plan)
     if note := bits_note([checkpoint.record for checkpoint in networks_of(plan)], task.data):
         say(f"note: {note}")
     if not options.segment:
@@ -162,6 +164,17 @@ def _note_late_images(data: DataSet, plan: Plan) -> None:
         say(
             f"note: {len(later)} labelled images came into {data.folder} after the training "
             f"({some(data.ids[i] for i in later)}): the mean of all networks that never saw them predicts them."
+        )
+
+
+def note_taught(data: DataSet, plan: Plan) -> None:
+    """Report images that the networks learnt from."""
+    predicted = {data.ids[i] for i in images_of(plan)}
+    taught = predicted & {ID for one in networks_of(plan) for record in one.records for ID in record.train_ids}
+    if taught and data.manifest["folds"]:
+        say(
+            f"note: the networks learnt from {len(taught)} of these {len(predicted)} images, where they look better "
+            "than on new ones; --oof scores each image by networks that never saw it."
         )
 
 

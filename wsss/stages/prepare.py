@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsss.core.channels import channel_names, parse_roles
+from wsss.core.channels import channel_names, parse_roles, roles_notes
 from wsss.core.checks import ConfigError, DataError, UserError, refuse_idle, some
 from wsss.core.console import say, say_notes
-from wsss.core.labels import HPA, ClassList
+from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.core.tiff import parse_choice
 from wsss.data import image_files, tables
 from wsss.data import source as sources
@@ -49,6 +49,7 @@ def _bring_in(options: PrepareOptions, classes: ClassList, source: Source, outpu
         existing = existing.forget(options.source)
         remove_journal(path)
     existing.check_fits(spec, source.name, source.ids)
+    say_notes(roles_notes(spec.channels, spec.roles))
     _check_same_images(existing, source)
     stamp = sources.stamps(source)
     known, before = existing.known(source.name)
@@ -161,6 +162,8 @@ def _find(options: PrepareOptions) -> tuple[ClassList, Source]:
         )
     files = tables.leave_out(listing.images, options.skip)
     matched = tables.match_labels(files, table, allow_unlabelled=options.allow_unlabelled)
+    if table and classes is HPA and in_files != HPA_CHANNELS and not set(channels) <= {*HPA_CHANNELS}:
+        say("note: labels are read as the 19 classes of the Human Protein Atlas; --classes names others.")
     say_notes([*listing.notes, *matched.notes])
     shards = Shards(options.out / SHARDS, options.source, len(files), len(channels), options.size)
     choice = parse_choice(options.plane, options.project)

@@ -22,7 +22,7 @@ from wsss.inference.tables import is_mask_folder, iter_cells, prediction_files
 from wsss.models.cam_net import class_maps
 from wsss.models.device import choose_device
 from wsss.options.report import ReportOptions
-from wsss.reports.figures import short_name
+from wsss.reports.figures import short_names
 from wsss.reports.overlay import composite, scale_bar
 from wsss.reports.page import (
     CellPage,
@@ -90,7 +90,7 @@ class Mapper:
         }
 
     def maps(self, i: int) -> list[ClassMap]:
-        """Return the maps of the image with number i, none where no network predicts it."""
+        """Return the maps of the image with number i: of classes that the networks see somewhere in it."""
         checkpoints = self._predicting.get(i, [])
         if not checkpoints:
             return []
@@ -101,7 +101,7 @@ class Mapper:
         cam01 = np.mean([normalise(cam[0])[shown] for cam, _ in seen], axis=0)
         geometry = self.data.geometry(i)
         full = resize(cam01, (geometry.size, geometry.size))[:, : geometry.content_height, : geometry.content_width]
-        return [ClassMap(int(k), float(probs[k]), class_map) for k, class_map in zip(shown, full, strict=True)]
+        return [ClassMap(int(k), float(probs[k]), map01) for k, map01 in zip(shown, full, strict=True) if map01.any()]
 
 
 def run(options: ReportOptions) -> int:
@@ -316,9 +316,10 @@ class Drawing:
         return FieldCell(int(cell.cell_id), scores, int(cell.area_px), bool(cell.touches_border), self._truth(row))
 
     def _crop(self, row: int) -> Crop:
-        names, cell = self.contents.data.classes.names, self.contents.cells.iloc[row]
+        cell = self.contents.cells.iloc[row]
         top, truth = int(self.contents.scores[row].argmax()), self._truth(row)
-        said = f"{short_name(names[top])} {self.contents.scores[row, top]:.2f}"
+        short = short_names(self.contents.data.classes.names)
+        said = f"{short[top]} {self.contents.scores[row, top]:.2f}"
         if truth is not None:
-            said += "; true: " + ", ".join(short_name(names[k]) for k in truth)
+            said += "; true: " + ", ".join(short[k] for k in truth)
         return Crop(self._crops[row], str(cell.ID), int(cell.cell_id), said)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsss.core.checks import DataError, some
+from wsss.core.checks import DataError, pasted, some
 from wsss.core.files import RUN, not_that, read_lines, read_record, within
 from wsss.data.catalog import DataSet
 from wsss.data.origin import data_folder_of, read_provenance
@@ -165,7 +165,7 @@ def overview(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
         out.append(("networks", f"{len(networks)}{how}"))
     shares = {name: share for name, share in record.get("sources", {}).items() if share}
     if shares:
-        out.append(("score", ", ".join(f"{name} {share:.0%}" for name, share in shares.items())))
+        out.append(("score", ", ".join(f"{name.replace('_', ' ')} {share:.0%}" for name, share in shares.items())))
     if "versions" in record:
         out.append(("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())))
     return out
@@ -204,7 +204,7 @@ def in_words(contents: Contents) -> list[str]:
 def _trust(contents: Contents) -> str:
     """Return how far the labels can be trusted, and what to do next."""
     preds, record = contents.options.preds, contents.evidence.record
-    review = f"wsss review --preds {shown(preds)}"
+    review = f"wsss review --preds {pasted(shown(preds))}"
     if record is None:
         return (
             "How far to trust this is not known yet: compare with cells labelled by hand. 100 random cells, "
@@ -304,7 +304,8 @@ def mistakes(evidence: Evidence) -> list[Figure]:
         return []
     wrong = [row for row in rows if row["true"] != row["predicted"]][:3]
     most = "; ".join(
-        f"{row['true_name']} taken for {row['predicted_name']}: {row['cells']:.0f} cells, {row['share']:.0%}"
+        f"{row['true_name']} taken for {row['predicted_name']}: {row['cells']:.1f}".removesuffix(".0")
+        + f" cells, {row['share']:.0%}"
         for row in wrong
     )
     return [Figure("Cells", confusion_svg(rows), most or "no cell has another class on top than its own")]

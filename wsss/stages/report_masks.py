@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, pasted
 from wsss.core.console import progress, say
 from wsss.core.files import write_text
 from wsss.data.origin import read_provenance
@@ -166,7 +166,11 @@ def _in_words(predicted: Predicted, every: Sequence[Seen], known: Sequence[Again
 def _unknown(predicted: Predicted) -> str:
     """Return how to find out how good predictions without truth are."""
     folder = shown(predicted.folder)
-    where = f"{folder} holds masks, so pass --truth {folder}" if predicted.has_masks else "draw some, and pass --truth"
+    where = (
+        f"{folder} holds masks, so pass --truth {pasted(folder)}"
+        if predicted.has_masks
+        else "draw some, and pass --truth"
+    )
     return f"How good this is is not known yet: {where}. Until then look through the images, from the first one on."
 
 

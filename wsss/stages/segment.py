@@ -256,9 +256,9 @@ def _report(table: pd.DataFrame, worked: int, seconds: float, spent: Counter[str
     rate = f"{worked / seconds:.1f} images/s" if worked else "nothing was left to do"
     parts = ", ".join(f"{name} {value:.1f} s" for name, value in spent.items())
     say(f"{len(table)} images, {cells} cells, {border} of them at the border; {rate} ({parts}).")
-    empty = int(((table.status == "ok") & (table.n_cells == 0)).sum())
+    empty = table.ID[(table.status == "ok") & (table.n_cells == 0)].tolist()
     if empty:
-        say(f"{empty} images hold no cell.")
+        say(f"no cells in {len(empty)} of them: {some(empty)}.")
     for row in broken.head(5).itertuples():
         say(f"failed: {row.ID}: {row.reason}")
     if len(broken):

@@ -241,7 +241,7 @@ def foresee(learner: Learner, batch: Batch) -> None:
     need = one + each * (images - 1)
     if not world.leads:
         return
-    takes, there = f"{need / GIB:.1f} GiB", f"{free / GIB:.1f} GiB are free on {device.place}"
+    takes, there = f"{max(need / GIB, 0.1):.1f} GiB", f"{free / GIB:.1f} GiB are free on {device.place}"
     text = f"memory: a step of {images} images takes about {takes}, {there}"
     fits = images if need <= ROOM * free or not each else max(0, int((ROOM * free - one) // each) + 1)
     figures = {"images": images, "need_bytes": int(need), "free_bytes": free, "fits": min(fits, images)}

@@ -22,7 +22,7 @@ from wsss.core.files import write_atomic
 from wsss.data.catalog import DataSet
 from wsss.models.cam_net import CamNet
 from wsss.models.device import Device
-from wsss.reports.figures import plot_range_test, short_name
+from wsss.reports.figures import plot_range_test, short_names
 from wsss.reports.overlay import Panel, composite, contact_sheet, fit, heat
 from wsss.training.fit import Learner, Watch, stop_error, stop_signals
 from wsss.training.loading import EpochLoader, loaders_alive
@@ -160,7 +160,7 @@ class Preview:
         panels = [Panel(fit(composite(image, self.data.tints), EDGE), self.data.ids[index])]
         for k in classes:
             picture = fit(heat(image, cam01[k], green=green), EDGE)
-            panels.append(Panel(picture, f"{short_name(names[k])} {probs[k]:.2f}"))
+            panels.append(Panel(picture, f"{short_names(names)[k]} {probs[k]:.2f}"))
         empty = np.zeros_like(panels[0].picture)
         return panels + [Panel(empty, "")] * (self._columns - len(panels))
 

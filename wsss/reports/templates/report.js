@@ -137,7 +137,7 @@
     const k = chosenMap();
     if (k === "") return [];
     const map = content.maps[k];
-    const said = map ? `the image's score is ${(map.p / 1000).toFixed(2)}` : "none, the image's score is below 0.01";
+    const said = map ? `the network by itself gives the image ${(map.p / 1000).toFixed(2)}` : "none, the network sees it nowhere in the image";
     return [element("p", `map of ${setup.classes[k].name}: ${said}`)];
   }
 

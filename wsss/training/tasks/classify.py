@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss.core.channels import default_roles
-from wsss.core.checks import ConfigError, DataError, some
+from wsss.core.checks import ConfigError, DataError, pasted, some
 from wsss.core.console import progress, say
 from wsss.core.files import digest_json
 from wsss.core.runtime import versions
@@ -219,7 +219,7 @@ class ClassifyTask(Task):
             return ""
         return (
             f"{segmented} of {len(train)} training images have segmented cells, it needs {config.weak.folds}: run "
-            f"python -m wsss.segment --data {self.data.folder}, then this command again"
+            f"python -m wsss.segment --data {pasted(self.data.folder)}, then this command again"
         )
 
 
