@@ -103,6 +103,8 @@ def check_predictions(preds: Path, option: str = "--preds") -> None:
 PROVENANCE = "provenance.json"
 FROM_HERE = "from_here"
 """Entry of provenance.json: each folder or file that it names -> its path from the folder of the predictions."""
+SEEN = "seen_and_predicted"
+"""Entry of provenance.json: images predicted by a network that they, or a near-duplicate of them, had reached."""
 PLACES = ("data", "run", "path", "unet_paths", "large")
 """Entries of provenance.json that are paths."""
 
@@ -129,6 +131,8 @@ def read_provenance(preds: Path, *needed: str) -> dict[str, Any]:
     record = read_record(path, *needed)
     if any("\0" in text for text in _paths(record)) or not isinstance(record.get("run", ""), str):
         raise DataError(f"{path} is damaged: it names what is no path. Make it again.")
+    if not isinstance(record.get(SEEN, 0), int):
+        raise DataError(f"{path} is damaged: its entry {SEEN} is no number. Make it again.")
     paths = record.pop(FROM_HERE, {})
     if not isinstance(paths, dict) or not all(isinstance(text, str) and "\0" not in text for text in paths.values()):
         raise DataError(f"{path} is damaged: its entry {FROM_HERE} holds no paths. Make it again.")
@@ -160,6 +164,16 @@ def _with_paths(value: Any, here: Mapping[str, str], *, is_path: bool = False) -
     if isinstance(value, list):
         return [_with_paths(item, here, is_path=is_path) for item in value]
     return here.get(value, value) if is_path and isinstance(value, str) else value
+
+
+def seen_note(provenance: Mapping[str, Any]) -> str:
+    """Return a note on images that networks predicted after learning from them; '' without any."""
+    if not (count := provenance.get(SEEN)):
+        return ""
+    return (
+        f"note: {count} of the predicted images, or near-duplicates of them, are among those that the networks were "
+        "trained on: figures measured on these flatter. Only infer --oof true leaves these networks out."
+    )
 
 
 def recorded_data(preds: Path) -> Path | None:

@@ -9,7 +9,7 @@ import numpy as np
 from wsss.core.checks import DataError
 from wsss.core.console import say
 from wsss.data.catalog import DataSet
-from wsss.data.origin import PROVENANCE, data_folder_of, recorded_data, write_provenance
+from wsss.data.origin import PROVENANCE, SEEN, data_folder_of, recorded_data, write_provenance
 from wsss.inference.ensemble import (
     Fitted,
     Prediction,
@@ -89,6 +89,8 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
     }
     first = predictions[0].provenance
     record |= {name: first[name] for name in ("data", "table", "classes", "oof") if name in first}
+    if seen := max(prediction.provenance.get(SEEN, 0) for prediction in predictions):
+        record[SEEN] = seen
     write_provenance(output, record)
     output.publish(items=(record_over(options.preds[0]) or {}).get("items", {}))
 
