@@ -6,7 +6,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
@@ -21,7 +21,8 @@ from wsss.core.files import write_bytes
 from wsss.core.rasters import open_raster
 from wsss.core.reading import read_bytes
 
-A, T = TypeVar("A"), TypeVar("T")
+A = TypeVar("A")
+T = TypeVar("T")
 
 LARGEST = 1 << 28
 """Bytes of the largest picture that is taken."""
@@ -84,7 +85,7 @@ class Rate:
             raise FetchError("the download was interrupted")
 
 
-def in_threads(work: Callable[[A], T], items: Sequence[A], count: int, rate: Rate) -> Iterator[T]:
+def in_threads(work: Callable[[A], T], items: Sequence[A], count: int, rate: Rate) -> Generator[T]:
     """Yield what `work` returns for each item, as it comes, by `count` threads.
 
     Where this is closed early, as by Ctrl-C, the rate is stopped, and nobody waits for threads whose server is slow.
