@@ -40,8 +40,26 @@ def pairs(images: list[np.ndarray]) -> list[tuple[int, int]]:
         lambda image: (image * 0.5).astype(np.uint8),
         lambda image: np.clip(image * 1.5, 0, 255).astype(np.uint8),
         lambda image: np.pad(image[:, :-4, :-4], ((0, 0), (4, 0), (4, 0)), mode="reflect"),
+        lambda image: np.rot90(image, 1, (1, 2)),
+        lambda image: jpeg(np.ascontiguousarray(np.rot90(image, 2, (1, 2)))),
+        lambda image: (np.rot90(image, 3, (1, 2)) * 0.5).astype(np.uint8),
+        lambda image: image[:, ::-1],
+        lambda image: image[:, :, ::-1],
+        lambda image: image.transpose(0, 2, 1),
     ],
-    ids=["copy", "jpeg", "darker", "brighter", "shifted"],
+    ids=[
+        "copy",
+        "jpeg",
+        "darker",
+        "brighter",
+        "shifted",
+        "turned",
+        "upside down",
+        "left",
+        "flipped",
+        "mirrored",
+        "swapped",
+    ],
 )
 def test_a_changed_copy_is_found_among_other_fields(change: Callable[[np.ndarray], np.ndarray]) -> None:
     images = [field(seed) for seed in range(12)]

@@ -9,6 +9,7 @@ from PIL import Image
 
 from wsss.core.checks import DataError
 from wsss.core.rle import encode_pairs
+from wsss.data.folds import coverage_folds
 from wsss.data.masks import Contrast, open_masks, stack_objects, survey
 
 MASK = np.zeros((6, 5), bool)
@@ -279,3 +280,18 @@ def test_a_stretched_image_goes_from_black_to_white_and_has_a_dark_ground() -> N
 def test_an_image_of_one_grey_is_stretched_to_black() -> None:
     flat = np.full((3, 8, 8), 77, np.uint8)
     assert not Contrast.of(flat).apply(flat).any()
+
+
+def test_copies_of_an_image_in_whatever_file_stay_in_one_fold(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (6, 5), np.uint8) for _ in range(7)]
+    pictures += [pictures[2], np.zeros((6, 5), np.uint8), np.zeros((6, 5), np.uint8)]
+    for k, picture in enumerate(pictures):
+        save(tmp_path / "masks" / f"i{k}.png", grey(MASK))
+        save(tmp_path / "images" / f"i{k}.{'png' if k != 7 else 'tif'}", picture)
+    masks = open_masks(tmp_path, channels=1)
+    folds = [coverage_folds(survey(masks).coverage, 5, seed, masks.groups) for seed in range(5)]
+    assert all(one[2] == one[7] for one in folds)
+    assert masks.twins["i2"] == masks.twins["i7"]
+    assert len(set(masks.twins.values())) == 9  # blank images show nothing, and are no copies
+    assert np.array_equal(open_masks(tmp_path, channels=1).groups, masks.groups)  # also before they are surveyed

@@ -1,6 +1,7 @@
 """Large images as tiles, with run-length text and polygons as masks."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,13 @@ def test_tiles_cover_every_image_and_stay_together_in_a_fold(kidneys: Path) -> N
     folds = coverage_folds(survey(tiles).coverage, 3, 0, tiles.groups)
     assert [len(set(folds[tiles.groups == k])) for k in range(3)] == [1, 1, 1]
     assert len(set(folds)) == 3
+
+
+def test_tiles_of_a_file_and_its_copy_stay_in_one_fold(kidneys: Path) -> None:
+    shutil.copy(kidneys / "k0.tif", kidneys / "again.tif")
+    tiles = open_set(kidneys, 3, 64)
+    groups = dict(zip(tiles.ids, tiles.groups.tolist(), strict=True))
+    assert groups["again_0_0"] == groups["k0_0_0"] == groups["k0_0_64"] != groups["k1_0_0"]
 
 
 def test_the_tiles_of_an_image_have_its_contrast(kidneys: Path) -> None:

@@ -12,7 +12,7 @@ from wsss.core.checks import DataError
 from wsss.data.build import Spec, create_dataset, finish, write_extra
 from wsss.data.catalog import FOLDS, SHARDS, DataSet, Shards
 from wsss.data.duplicates import thumbnail
-from wsss.inference.checkpoints import CamCheckpoint, bits_note, came_later, plan_oof
+from wsss.inference.checkpoints import CamCheckpoint, bits_note, came_later, count_seen, plan_all, plan_oof
 from wsss.options.recipe import ClassifyRecipe
 from wsss.runs.record import Ancestor, RunRecord
 
@@ -125,13 +125,22 @@ def test_an_image_without_labels_is_predicted_by_all_folds_that_saw_no_twin_of_i
     assert by_image[11] == [int(data.folds()[3])]
 
 
+def test_predicted_images_that_reached_a_network_are_counted_with_their_near_duplicates(data: DataSet) -> None:
+    both = [network(data, 0), network(data, 1)]
+    assert count_seen(plan_all(both, data), data) == 12
+    assert count_seen(plan_oof(both, data), data) == 0
+    assert count_seen(plan_all([network(data, 0, train_ids=("im03", "gone"))], data), data) == 2  # im11 is im03
+    through = (Ancestor(("init_from runs/b",), frozenset({"im00"})),)
+    assert count_seen(plan_all([network(data, 0, train_ids=(), ancestors=through)], data), data) == 1
+
+
 def test_a_source_that_came_after_the_training_is_predicted_by_all_networks_that_saw_no_twin(data: DataSet) -> None:
     nets = [network(data, 0), network(data, 1)]
     before = dict(zip(data.ids, data.folds().tolist(), strict=True))
     record = {"name": "more", "images": 2, "failed": 0}
     table = data.table.iloc[[0, 3]].assign(ID=["new", "twin"], source="more")
     table = pd.concat([data.table, table], ignore_index=True)
-    images = np.stack([data.image(0)[:, ::-1], data.image(3)])
+    images = np.stack([255 - data.image(0), data.image(3)])
     shards = Shards(data.folder / SHARDS, "more", 2, 4, SIZE)
     shards.allocate()
     for k in range(2):

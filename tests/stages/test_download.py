@@ -16,7 +16,7 @@ from PIL import Image
 
 from wsss import download
 from wsss.core.checks import ConfigError, DataError
-from wsss.data.fetch import Rate
+from wsss.data.fetch import FetchError, Rate, in_threads
 from wsss.options.download import DownloadOptions
 from wsss.runs.result_record import STATE
 from wsss.stages.download import wanted_images
@@ -191,6 +191,21 @@ def test_the_rate_holds_over_threads() -> None:
     for thread in threads:
         thread.join()
     assert time.monotonic() - began >= 19 / 100
+
+
+def test_who_interrupts_a_download_waits_for_no_server() -> None:
+    rate, answer, began = Rate(1000), threading.Event(), time.monotonic()
+    with contextlib.closing(in_threads(lambda item: item == 0 or answer.wait(30), [0, 1, 2], 2, rate)) as fetched:
+        assert next(fetched) is True
+    assert time.monotonic() - began < 10
+    with pytest.raises(FetchError, match="interrupted"):  # in threads that are still at it
+        rate.wait()
+    answer.set()
+
+
+def test_an_error_in_a_thread_ends_the_download() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda item: 1 // item, [1, 0, 1], 1, Rate(1000)))
 
 
 @pytest.mark.parametrize("fault", ["long", "moved"])

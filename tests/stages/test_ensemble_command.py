@@ -15,6 +15,7 @@ from wsss.core.label_maps import write_label_map
 from wsss.core.labels import ClassList
 from wsss.data.build import Spec, create_dataset
 from wsss.data.catalog import DataSet
+from wsss.data.origin import SEEN
 from wsss.inference import tables
 
 N, SIZE, SCORES = 24, (12, 16), [str(k) for k in range(19)]
@@ -198,6 +199,22 @@ def test_out_of_fold_and_other_predictions_do_not_mix(home: Path) -> None:
     (home / "b/provenance.json").write_text(json.dumps({"oof": False, "table": "t"}))
     with pytest.raises(DataError, match="one is out of fold, the other is not"):
         run(home)
+
+
+def test_a_blend_is_as_honest_as_the_least_honest_of_its_members(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(home)["oof"] is True
+    record = {"oof": True, "table": "t", "published": {"net": {"digest": "d"}}}
+    (home / "b/provenance.json").write_text(json.dumps(record))
+    assert run(home, "--overwrite")["published"] == record["published"]
+    for name, more in (("a", {}), ("b", {SEEN: 3})):
+        (home / name / "provenance.json").write_text(json.dumps({"oof": False, "table": "t"} | more))
+    assert run(home, "--overwrite")[SEEN] == 3
+    (home / "a/provenance.json").write_text(json.dumps({"oof": True, "table": "t"}))
+    (home / "b/provenance.json").unlink()
+    assert run(home, "--overwrite")["oof"] is False
+    assert "b has no record of what it was trained on" in capsys.readouterr().out
 
 
 def test_weights_are_not_fitted_on_what_the_networks_have_seen(home: Path) -> None:

@@ -172,13 +172,16 @@ def test_the_same_figures_are_told_again_where_there_is_nothing_to_do(
 ) -> None:
     own = Spec(classes=ClassList(("one", "two", "three"), 1))
     create_dataset(folder / "data", {"i0": np.zeros((4, *SIZE), np.uint8)}, spec=own)
-    write_json(folder / "preds/provenance.json", {"data": str(folder / "data")})
+    write_json(folder / "preds/provenance.json", {"data": str(folder / "data"), "seen_and_predicted": 3})
     told = []
     for _ in range(2):
         run(folder)
         told.append([line for line in capsys.readouterr().out.splitlines() if ": nothing to do" not in line])
     assert told[1] == [line for line in told[0] if not line.startswith("written to")]
     assert any("without Negative" in line for line in told[1])
+    assert any(
+        "note: 3 of the predicted images" in line and "figures measured on these flatter" in line for line in told[1]
+    )
 
 
 def test_scores_of_images_of_other_classes_are_refused(folder: Path) -> None:

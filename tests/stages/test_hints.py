@@ -3,8 +3,6 @@
 import re
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ import wsss
 from wsss.core.checks import ConfigError, DataError
 from wsss.data.catalog import DataSet
 from wsss.prepare import main
-from wsss.stages.infer import note_taught
 
 GREY = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
 
@@ -77,15 +74,6 @@ def test_channels_of_which_nothing_says_what_they_show_are_told(
 def test_several_options_that_are_missing_are_asked_for_together() -> None:
     with pytest.raises(ConfigError, match=r"--images, --out are missing: pass them\."):
         main([])
-
-
-def test_predictions_of_images_that_taught_the_networks_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    data: Any = SimpleNamespace(ids=["a", "b", "c"], manifest={"folds": {"n": 2}})
-    network: Any = SimpleNamespace(records=[SimpleNamespace(train_ids=("a", "b", "z"))])
-    note_taught(data, [([network], [0, 1, 2])])
-    assert "the networks learnt from 2 of these 3 images" in capsys.readouterr().out
-    note_taught(data, [([network], [2])])
-    assert not capsys.readouterr().out
 
 
 def test_paths_in_commands_of_messages_are_quoted() -> None:

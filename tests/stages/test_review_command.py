@@ -178,6 +178,18 @@ def test_undo_takes_back_one_answer_after_the_other_and_shows_its_cell(server: R
     assert ask(server, "undo", {})[1] | {"row": None, "answered": 0} == ask(server, "undo", {})[1]
 
 
+def test_an_answer_that_cannot_be_written_leaves_the_one_before(
+    server: ReviewServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = server.site.session
+    (row, *_) = session.next_cells("random")
+    session.answer(row, "random", [0], 1.0, False)
+    monkeypatch.setattr(session.answers, "add", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        session.answer(row, "random", [1], 1.0, False)
+    assert session.counts()["per_class"][:2] == [1, 0]
+
+
 def test_undo_after_a_new_start_takes_back_how_far_a_strategy_has_asked(preds: Path) -> None:
     session, _ = session_of(preds)
     asked: list[dict[str, float]] = []

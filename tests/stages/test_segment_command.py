@@ -7,10 +7,13 @@ import pandas as pd
 import pytest
 
 from wsss.core import rle
-from wsss.core.checks import ConfigError
+from wsss.core.checks import ConfigError, DataError
 from wsss.core.label_maps import read_label_map, write_label_map
 from wsss.data.build import Spec, create_dataset
+from wsss.data.catalog import DataSet
+from wsss.data.origin import check_cells
 from wsss.segment import main
+from wsss.stages import segment
 
 
 def blobs(*centres: tuple[int, int], shape: tuple[int, int] = (96, 96)) -> np.ndarray:
@@ -126,6 +129,26 @@ def test_a_killed_run_goes_on_where_it_stopped_and_gives_the_same_maps(tmp_path:
     for path in sorted((whole / "cells").iterdir()):
         assert path.read_bytes() == (killed / "cells" / path.name).read_bytes()
     assert (killed / "segments.csv").read_bytes() == (whole / "segments.csv").read_bytes()
+
+
+def test_cells_of_a_segmentation_that_was_cut_short_or_of_other_pixels_are_in_doubt(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data)
+    check_cells(DataSet.open(data))
+    with monkeypatch.context() as patch:
+        patch.setattr(segment, "segment_images", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(data, "--overwrite")
+    with pytest.raises(DataError, match=r"is unfinished, and its cells may be of two runs: run python -m wsss.segment"):
+        check_cells(DataSet.open(data))
+    run(data)
+    check_cells(DataSet.open(data))
+    create_dataset(data, IMAGES | {"a": blobs((40, 40))}, spec=Spec(size=96))
+    with pytest.raises(DataError, match=r"the pixels of a in .* have changed since their cells were found"):
+        check_cells(DataSet.open(data))
+    run(data)
+    check_cells(DataSet.open(data))
 
 
 def test_maps_corrected_by_hand_are_not_replaced_where_their_images_or_masks_change(data: Path, tmp_path: Path) -> None:

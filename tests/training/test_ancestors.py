@@ -35,11 +35,14 @@ def test_a_start_that_goes_back_to_held_out_images_is_refused(home: Path, tmp_pa
         main(words(home / "first", tmp_path / "c", "--init_from", str(home / "b" / "fold0")))
 
 
-def test_a_checkpoint_of_a_run_given_as_weights_is_looked_at_as_a_start(home: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_run_given_as_weights_is_looked_at_as_a_start(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     start = ["--weights", str(home / "a" / "full" / "best.safetensors"), "--epochs", "1"]
     with pytest.raises(DataError, match=r"a/full was trained on im\d\d.*: images held out .* for weights"):
         main([*words(home / "first", tmp_path / "c"), *start])
     assert main([*words(home / "other", tmp_path / "d"), *start]) == 0
+    assert f"note: 6 images that {home}/a/full learnt from have IDs that are not here" in capsys.readouterr().out
     (ancestor,) = RunFolder(tmp_path / "d" / "fold0").read()[0].ancestors or ()
     assert ancestor.chain == (f"weights {home}/a/full",)
 

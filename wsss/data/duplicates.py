@@ -2,7 +2,8 @@
 
 Every image leaves a thumbnail when it is prepared. The most similar thumbnails of each image are found by blocks of a
 matrix product and ranked allowing for shifts; the first of them are verified on the stored pixels. So the cost of this
-last step grows with the number of images, even if all of them look alike.
+last step grows with the number of images, even if all of them look alike. Copies that were rotated by
+90 degrees or mirrored are found by thumbnails that are turned one way.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,8 @@ SAME = 0.6
 BLOCK = 4096
 NEAREST = 32
 """Most similar images of each image by pooled thumbnails."""
+TURNED = 0.9
+"""Correlation of thumbnails from which a pair is verified that is alike once one of the two is rotated or mirrored."""
 PARTNERS = 5
 """Of these, by thumbnails, that are verified; copies of one image all find the same first ones."""
 DETAIL = 128
@@ -65,18 +68,44 @@ def find_duplicates(thumbnails: np.ndarray, content: Callable[[int], np.ndarray]
         (a, b, correlation) with a < b, sorted.
     """
     pairs = _most_similar(thumbnails, _alike(_vectors(thumbnails)))
+    upright, turns = _upright(thumbnails)
+    turned = _most_similar(upright, _alike(_vectors(upright)), TURNED)
+    turned = turned[turns[turned[:, 0]] != turns[turned[:, 1]]]
 
     @lru_cache(maxsize=64)  # half a megabyte each
-    def detail(i: int) -> tuple[np.ndarray, np.ndarray]:
-        fine = _detail(content(i))
+    def detail(i: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
+        fine = _detail(_turn(content(i), turn))
         return fine, np.fft.rfft2(fine)
 
-    duplicates = []
-    for a, b in progress(pairs.tolist(), "near-duplicates"):
-        same = _correlation(*detail(a), *detail(b))
+    tries = [(a, b, 0, 0) for a, b in pairs.tolist()]
+    tries += [(a, b, int(turns[a]), int(turns[b])) for a, b in turned.tolist()]
+    duplicates: dict[tuple[int, int], float] = {}
+    for a, b, turn_a, turn_b in progress(tries, "near-duplicates"):
+        same = _correlation(*detail(a, turn_a), *detail(b, turn_b))
         if same >= SAME:
-            duplicates.append((a, b, round(same, 4)))
-    return sorted(duplicates)
+            duplicates[a, b] = max(round(same, 4), duplicates.get((a, b), 0.0))
+    return sorted((a, b, same) for (a, b), same in duplicates.items())
+
+
+def _turn(images: np.ndarray, turn: int) -> np.ndarray:
+    """Mirror (..., h, w) images left to right (1) and top to bottom (2), then swap rows and columns (4)."""
+    images = images[..., ::-1] if turn & 1 else images
+    images = images[..., ::-1, :] if turn & 2 else images
+    return images.swapaxes(-1, -2) if turn & 4 else images
+
+
+def _upright(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn thumbnails (N, C, E, E) so that copies that were rotated or mirrored are alike: brighter to the right and to
+    the bottom, and more so to the right. Returns them and (N,) the turn of each, see `_turn`.
+    """
+    place = np.arange(EDGE) - (EDGE - 1) / 2
+    planes = thumbnails.sum(1, dtype=np.float32)
+    right, down = planes.sum(1) @ place, planes.sum(2) @ place
+    turns = (right < 0) + 2 * (down < 0) + 4 * (np.abs(down) > np.abs(right))
+    upright = thumbnails.copy()
+    for turn in range(1, 8):
+        upright[turns == turn] = _turn(thumbnails[turns == turn], turn)
+    return upright, turns
 
 
 def _correlation(one: np.ndarray, one_fft: np.ndarray, two: np.ndarray, two_fft: np.ndarray) -> float:
@@ -168,8 +197,10 @@ class _Nearest:
         self.score[rows], self.partner[rows] = (np.take_along_axis(part, order, 1) for part in (value, who))
 
 
-def _most_similar(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Keep the pairs (P, 2) in which one is among the PARTNERS most similar to the other, shifts up to 1 px allowed."""
+def _most_similar(thumbnails: np.ndarray, pairs: np.ndarray, least: float = -1) -> np.ndarray:
+    """Keep the pairs (P, 2) in which one is among the PARTNERS most similar to the other, shifts up to 1 px allowed;
+    only those that correlate by `least`.
+    """
     scores = np.zeros(len(pairs), np.float32)
     for start in range(0, len(pairs), BLOCK):
         one, two = (thumbnails[pairs[start : start + BLOCK, side]].astype(np.float32) for side in (0, 1))
@@ -179,7 +210,7 @@ def _most_similar(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     order = np.lexsort((pairs[:, ::-1].T.ravel(), -np.tile(scores.round(3), 2), image))
     rank = np.arange(len(order)) - np.searchsorted(image[order], image[order])
     kept = np.unique(number[order[rank < PARTNERS]])
-    return pairs[kept]
+    return pairs[kept[scores[kept] >= least]]
 
 
 def _cosine(one: np.ndarray, two: np.ndarray) -> np.ndarray:

@@ -1,24 +1,27 @@
 """Fetch files from servers, politely: a limited rate, retries, each file whole or not at all."""
 
+import queue
 import re
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, InvalidURL
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from wsss.core.checks import DataError
 from wsss.core.files import write_bytes
 from wsss.core.rasters import open_raster
 from wsss.core.reading import read_bytes
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 LARGEST = 1 << 28
@@ -58,18 +61,59 @@ class Manners:
 
 
 class Rate:
-    """Limits how many calls start per second, over all threads."""
+    """Limits how many calls start per second, over all threads; once stopped, none starts any more."""
 
     def __init__(self, per_second: float) -> None:
         self._gap, self._next, self._lock = 1 / per_second, 0.0, threading.Lock()
+        self.stopped = threading.Event()
 
     def wait(self) -> None:
-        """Return when the next call may begin."""
+        """Return when the next call may begin.
+
+        Raises:
+            FetchError: none may.
+        """
         with self._lock:
             now = time.monotonic()
             begin = max(now, self._next)
             self._next = begin + self._gap
-        time.sleep(max(0.0, begin - now))
+        self.pause(begin - now)
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long; see `wait`."""
+        if self.stopped.wait(max(0.0, seconds)):
+            raise FetchError("the download was interrupted")
+
+
+def in_threads(work: Callable[[A], T], items: Sequence[A], count: int, rate: Rate) -> Generator[T]:
+    """Yield what `work` returns for each item, as it comes, by `count` threads.
+
+    Where this is closed early, as by Ctrl-C, the rate is stopped, and nobody waits for threads whose server is slow.
+    """
+    todo: queue.SimpleQueue[A] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = queue.SimpleQueue()
+
+    def run() -> None:
+        with suppress(queue.Empty):
+            while not rate.stopped.is_set():
+                item = todo.get_nowait()
+                try:
+                    done.put((work(item), None))
+                except BaseException as error:
+                    done.put((None, error))
+
+    for item in items:
+        todo.put(item)
+    try:
+        for _ in range(min(count, len(items))):
+            threading.Thread(target=run, daemon=True).start()
+        for _ in items:
+            result, error = done.get()
+            if error is not None:
+                raise error
+            yield cast(T, result)
+    finally:
+        rate.stopped.set()
 
 
 def fetch(url: str, path: Path, manners: Manners, rate: Rate) -> tuple[int, int]:
@@ -116,7 +160,7 @@ def _persist(call: Callable[[], T], manners: Manners, rate: Rate) -> T:
         except _TryAgain as error:
             if attempt == manners.retries:
                 raise FetchError(f"{error} (after {attempt + 1} tries)") from error
-            time.sleep(min(LONGEST_WAIT, max(error.wait, manners.backoff * 2**attempt)))
+            rate.pause(min(LONGEST_WAIT, max(error.wait, manners.backoff * 2**attempt)))
     raise AssertionError("unreachable")
 
 

@@ -237,7 +237,8 @@ def coverage_folds(
     Args:
         coverage: (N,) share of each image that is mask, NaN where it is unknown.
         seed: the same seed gives the same folds.
-        groups: (N,) int; images of one number (tiles of one large image) go to the same fold. None: each by itself.
+        groups: (N,) int; images of one number (copies, tiles of one large image) go to the same fold. None: each by
+            itself.
         what: what is counted, for the message.
 
     Raises:
@@ -250,7 +251,7 @@ def coverage_folds(
             mean = np.bincount(group[known], coverage[known], group.max() + 1) / np.bincount(
                 group[known], minlength=group.max() + 1
             )
-        what = what if len(mean) == len(coverage) else "groups of tiles with masks"
+        what = what if len(mean) == len(coverage) else "different images with masks"
         return np.where(known, coverage_folds(mean, n, seed, what=what)[group], -1)
     known = np.flatnonzero(np.isfinite(coverage))
     shares = coverage[known]

@@ -23,6 +23,7 @@ import tifffile
 
 from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
+from wsss.core.files import digest_file
 from wsss.core.outlines import IN_CORNER, check_crossings, in_corner, read_outlines
 from wsss.core.png_jpeg import JPEGS, check_scans
 from wsss.core.rasters import MOST_BLOWN_UP, MOST_RATIO, MOST_RATIO_BLANK, files_by_id
@@ -325,8 +326,14 @@ class TileSet(MaskSet):
 
     @cached_property
     def groups(self) -> np.ndarray:
-        """(N,) int: the image that each tile is of; its tiles stay together in one fold."""
-        return np.array([tile.image for tile in self.tiles], np.int64)
+        """(N,) int: the image that each tile is of, the first of equal files; its tiles stay together in one fold."""
+        sizes = [self.paths[name].stat().st_size for name in self.images]
+        first: dict[object, int] = {}
+        like = [
+            first.setdefault((size, digest_file(self.paths[name])) if sizes.count(size) > 1 else k, k)
+            for k, (name, size) in enumerate(zip(self.images, sizes, strict=True))
+        ]
+        return np.array([like[tile.image] for tile in self.tiles], np.int64)
 
     def areas(self, label_map: np.ndarray) -> np.ndarray:
         """Return the pixels of each object of a label map that no edge of the tile may cut, (n,)."""

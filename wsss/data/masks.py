@@ -23,7 +23,7 @@ from wsss.cells.instances import DOUBTS, MOST_BORDER, doubts_of, renumber, split
 from wsss.core.checks import DataError, some
 from wsss.core.console import say_notes
 from wsss.core.csv_text import read_text
-from wsss.core.files import MASK_SET, composed, digest_json, not_that
+from wsss.core.files import MASK_SET, composed, digest_bytes, digest_json, not_that
 from wsss.core.label_maps import given_maps, has_odd_palette, read_label_map
 from wsss.core.rasters import LOSSY, SUFFIXES, UNREAD, Raster, files_by_id, image_names, open_raster
 from wsss.core.rle import decode_pairs
@@ -195,6 +195,7 @@ class MaskSet:
     def __init__(self, folder: Path, items: list[MaskItem], channels: int = 3) -> None:
         self.folder, self.items, self.channels = folder, items, channels
         self._maps: dict[int, np.ndarray] = {}
+        self._prints: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -211,8 +212,11 @@ class MaskSet:
 
     @cached_property
     def groups(self) -> np.ndarray:
-        """(N,) int: images of one number stay together in one fold; here each is by itself."""
-        return np.arange(len(self))
+        """(N,) int: images of one number stay together in one fold; those with masks whose grey pixels are the same."""
+        first: dict[str, int] = {}
+        known = np.flatnonzero(self.has_truth).tolist()
+        prints = {i: self._prints[i] if i in self._prints else self._print(i, self._grey(i)) for i in known}
+        return np.array([first.setdefault(prints.get(i) or str(i), i) for i in range(len(self))], np.int64)
 
     def areas(self, label_map: np.ndarray) -> np.ndarray:
         """Return the pixels of each object of a label map, (n,)."""
@@ -240,7 +244,7 @@ class MaskSet:
             DataError: a mask of another size or with other values, a broken run-length text, or no mask at all.
         """
         if i not in self._maps:
-            label_map = self._read(self.items[i])
+            label_map = self._read(i)
             self._maps[i] = label_map.astype(np.uint16) if label_map.max(initial=0) <= 65535 else label_map
         return self._maps[i].astype(np.int32)
 
@@ -252,8 +256,18 @@ class MaskSet:
     def _size(self, i: int) -> tuple[int, int]:
         return self._maps[i].shape if i in self._maps else self.image(i).shape[1:]
 
-    def _read(self, item: MaskItem) -> np.ndarray:
-        size: tuple[int, int] = read_picture(item.image, 1).shape[1:]
+    def _grey(self, i: int) -> np.ndarray:
+        return read_picture(self.items[i].image, 1)[0]
+
+    def _print(self, i: int, grey: np.ndarray) -> str:
+        """Return, and keep, what identifies the pixels of image i; '' for one without anything to see."""
+        self._prints[i] = digest_bytes(grey.tobytes()) + str(grey.shape) if np.ptp(grey) else ""
+        return self._prints[i]
+
+    def _read(self, i: int) -> np.ndarray:
+        item, grey = self.items[i], self._grey(i)
+        size = (grey.shape[0], grey.shape[1])
+        self._print(i, grey)
         if item.objects is not None:
             return read_objects(item.objects, size, item.image)
         if item.masks is not None:

@@ -14,7 +14,12 @@ from wsss.core.label_maps import given_maps, map_files
 from wsss.data.catalog import MANIFEST, DataSet, default_dataset
 from wsss.runs.inputs import Digests
 from wsss.runs.output import Output, settle
-from wsss.runs.result_record import record_over
+from wsss.runs.result_record import SEGMENT, record_of, record_over
+
+SEGMENT_JOURNAL, SEGMENTS = "segment.journal", "segments.csv"
+"""Files of a data set: what segment has done, and its table of images, which is there once all of it is."""
+CRC_DIGITS = 10
+"""Decimal digits of a checksum of pixels; longer marks are digests, of given masks too."""
 
 
 def image_marks(data: DataSet, digests: Digests, indices: Iterable[int] | None = None) -> dict[str, str]:
@@ -61,15 +66,42 @@ def check_current(preds: Path, data: DataSet, indices: Iterable[int] | None = No
 
 
 def check_cells(data: DataSet, or_else: str = "") -> None:
-    """Refuse a data set without any label map; `or_else` ends the message with another way out.
+    """Refuse a data set without any label map, or whose label maps are in doubt.
+
+    Args:
+        or_else: ends the message with another way out.
 
     Raises:
         ConfigError: it has none.
+        DataError: see `doubtful_cells`.
     """
     if data.ok.any() and len(without_cells(data, np.flatnonzero(data.ok))) == int(data.ok.sum()):
         raise ConfigError(
             f"{data.folder} has no cells: run python -m wsss.segment --data {pasted(data.folder)} first{or_else}."
         )
+    if doubt := doubtful_cells(data):
+        raise DataError(f"{doubt}.")
+
+
+def doubtful_cells(data: DataSet) -> str:
+    """Return why the label maps that segment made are not to be relied on; '' where they are.
+
+    They are those of two segmentations, if the later one was cut short, or of pixels that prepare has replaced since.
+    """
+    again = f"run python -m wsss.segment --data {data.folder} as before to bring them up to date"
+    if (data.folder / SEGMENT_JOURNAL).exists() and not (data.folder / SEGMENTS).exists():
+        return f"the segmentation of {data.folder} is unfinished, and its cells may be of two runs: {again}"
+    pixels = {data.ids[i]: int(crc) for i, crc in enumerate(data.table["crc32"].tolist()) if data.ok[i]}
+    marks = (record_of(data.folder, SEGMENT) or {}).get("items", {}).items()
+    made_of = {name: number for name, mark in marks if (number := str(mark).partition(" ")[0]).isdecimal()}
+    changed = [
+        name
+        for name, number in made_of.items()
+        if len(number) <= CRC_DIGITS and pixels.get(name, int(number)) != int(number)
+    ]
+    if changed:
+        return f"the pixels of {some(changed, 3)} in {data.folder} have changed since their cells were found: {again}"
+    return ""
 
 
 def without_cells(data: DataSet, indices: np.ndarray) -> list[str]:
@@ -102,6 +134,8 @@ def check_predictions(preds: Path, option: str = "--preds") -> None:
 PROVENANCE = "provenance.json"
 FROM_HERE = "from_here"
 """Entry of provenance.json: each folder or file that it names -> its path from the folder of the predictions."""
+SEEN = "seen_and_predicted"
+"""Entry of provenance.json: images predicted by a network that they, or a near-duplicate of them, had reached."""
 PLACES = ("data", "run", "path", "unet_paths", "large")
 """Entries of provenance.json that are paths."""
 
@@ -127,6 +161,8 @@ def read_provenance(preds: Path, *needed: str) -> dict[str, Any]:
     record = read_record(path, *needed)
     if any("\0" in text for text in _paths(record)) or not isinstance(record.get("run", ""), str):
         raise DataError(f"{path} is damaged: it names what is no path. Make it again.")
+    if not isinstance(record.get(SEEN, 0), int):
+        raise DataError(f"{path} is damaged: its entry {SEEN} is no number. Make it again.")
     paths = record.pop(FROM_HERE, {})
     if not isinstance(paths, dict) or not all(isinstance(text, str) and "\0" not in text for text in paths.values()):
         raise DataError(f"{path} is damaged: its entry {FROM_HERE} holds no paths. Make it again.")
@@ -158,6 +194,16 @@ def _with_paths(value: Any, here: Mapping[str, str], *, is_path: bool = False) -
     if isinstance(value, list):
         return [_with_paths(item, here, is_path=is_path) for item in value]
     return here.get(value, value) if is_path and isinstance(value, str) else value
+
+
+def seen_note(provenance: Mapping[str, Any]) -> str:
+    """Return a note on images that networks predicted after learning from them; '' without any."""
+    if not (count := provenance.get(SEEN)):
+        return ""
+    return (
+        f"note: {count} of the predicted images, or near-duplicates of them, are among those that the networks were "
+        "trained on: figures measured on these flatter. Only infer --oof true leaves these networks out."
+    )
 
 
 def recorded_data(preds: Path) -> Path | None:

@@ -365,6 +365,17 @@ def _plan_of_no_fold(checkpoints: Sequence[CamCheckpoint], data: DataSet, images
     return [([checkpoints[k] for k in unseen], indices) for unseen, indices in plan.items() if unseen]
 
 
+def count_seen(plan: Plan, data: DataSet) -> int:
+    """Return how many images, or near-duplicates of them, have reached a network that is to predict them."""
+    seen: set[int] = set()
+    for checkpoints, indices in plan:
+        lineages = (record.lineage or () for checkpoint in checkpoints for record in checkpoint.records)
+        reached = {name for lineage in lineages for ancestor in lineage for name in ancestor.images}
+        fields = {data.twins[name] for name in reached & data.twins.keys()}
+        seen |= {i for i in indices if data.ids[i] in reached or data.twins.get(data.ids[i]) in fields}
+    return len(seen)
+
+
 def plan_masks(checkpoints: list[Checkpoint[Unet]], masks: MaskSet, *, oof: bool) -> MaskPlan:
     """Let all networks predict every image; or, out of fold, each image the one (its snapshots) that held it out.
 

@@ -10,9 +10,9 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from wsss.core.checks import DataError, some
-from wsss.core.console import progress
+from wsss.core.console import progress, say
 from wsss.core.csv_text import read_text
-from wsss.data.origin import read_provenance
+from wsss.data.origin import read_provenance, seen_note
 from wsss.inference.tables import (
     cells_file,
     gathered,
@@ -178,6 +178,13 @@ def foreign_note(names: Iterable[str]) -> str:
         f"note: what {some(known)} learnt from is not on record here. Others trained it on images of the Human Protein "
         "Atlas: if these are such images, it may have seen them, and figures measured on them flatter it."
     )
+
+
+def say_figure_notes(preds: Path) -> None:
+    """Print what flatters figures of predictions."""
+    provenance = read_provenance(preds)
+    for note in filter(None, (seen_note(provenance), foreign_note(provenance.get("published", {})))):
+        say(note)
 
 
 def _aligned(table: pd.DataFrame, first: pd.DataFrame, key: list[str], folder: Path, other: Path) -> pd.DataFrame:

@@ -134,13 +134,15 @@ class Session:
                     design, {self.population.cell(k): float(r) for k, r in zip(before, rates, strict=True)}
                 )
             answer = Answer(cell, chosen, design, self.mark(cell[0]), seconds, hints)
-            self._answered.pop(row, None)
+            earlier = self._answered.pop(row, None)
             self._answered[row] = answer
             threshold = self._queue(queue).threshold(self._answered)
             try:
                 self.answers.add(answer, {name: self._rate(name, row) for name in {*known, design}}, threshold)
             except BaseException:
                 del self._answered[row]
+                if earlier is not None:  # it still stands in the file
+                    self._answered[row] = earlier
                 self._queue(queue).rewind()
                 raise
             self._changes += 1

@@ -3,8 +3,9 @@
 The client is polite: a limited rate, retries, each file whole or not at all.
 """
 
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import quote
 
 import pandas as pd
@@ -15,7 +16,7 @@ from wsss.core.console import progress, say
 from wsss.core.csv_text import read_text, unguard_text, write_csv
 from wsss.core.files import is_file, listed
 from wsss.data import ids
-from wsss.data.fetch import FetchError, Manners, Rate, fetch
+from wsss.data.fetch import FetchError, Manners, Rate, fetch, in_threads
 from wsss.options.download import DownloadOptions
 from wsss.runs.output import Output, in_folder
 
@@ -52,19 +53,11 @@ def run(options: DownloadOptions) -> int:
 
 def _download(options: DownloadOptions, images: list[AtlasImage], output: Output) -> int:
     manners = Manners(AGENT, options.retries, options.timeout, deadline=10 * options.timeout)
-    rate, failures, most = Rate(options.rate), [], 4 * options.workers
-    with progress(None, "download", total=len(images)) as bar, ThreadPoolExecutor(options.workers) as pool:
-        try:
-            for first in range(0, len(images), most):
-                batch = images[first : first + most]
-                for future in as_completed(
-                    [pool.submit(_fetch_image, image, options, manners, rate) for image in batch]
-                ):
-                    failures += future.result()
-                    bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    rate, failures = Rate(options.rate), []
+    work = partial(_fetch_image, options=options, manners=manners, rate=rate)
+    with closing(in_threads(work, images, options.workers, rate)) as fetched:
+        for failed in progress(fetched, "download", total=len(images)):
+            failures += failed
     path = options.out / FAILED
     if not failures:
         output.publish()

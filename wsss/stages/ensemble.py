@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from wsss.core.checks import DataError
+from wsss.core.checks import DataError, some
 from wsss.core.console import say
 from wsss.data.catalog import DataSet
-from wsss.data.origin import PROVENANCE, data_folder_of, recorded_data, write_provenance
+from wsss.data.origin import PROVENANCE, SEEN, data_folder_of, recorded_data, write_provenance
 from wsss.inference.ensemble import (
     Fitted,
     Prediction,
@@ -88,9 +88,24 @@ def _ensemble(options: EnsembleOptions, output: Output) -> None:
         "members": [prediction.facts() for prediction in predictions],
     }
     first = predictions[0].provenance
-    record |= {name: first[name] for name in ("data", "table", "classes", "oof") if name in first}
+    record |= {name: first[name] for name in ("data", "table", "classes") if name in first}
+    record |= _history(predictions)
     write_provenance(output, record)
     output.publish(items=(record_over(options.preds[0]) or {}).get("items", {}))
+
+
+def _history(predictions: list[Prediction]) -> dict[str, Any]:
+    """Return what the blend's record says of the images that its members have seen: the worst of all of them."""
+    records = [prediction.provenance for prediction in predictions]
+    history: dict[str, Any] = {"oof": all(prediction.is_oof for prediction in predictions)} if any(records) else {}
+    if published := {name: facts for record in records for name, facts in record.get("published", {}).items()}:
+        history["published"] = published
+    if seen := max(record.get(SEEN, 0) for record in records):
+        history[SEEN] = seen
+    if history.get("oof") is False and any(prediction.is_oof for prediction in predictions):
+        unknown = [prediction.folder for prediction in predictions if not prediction.provenance]
+        say(f"note: {some(unknown)} has no record of what it was trained on: the blend does not count as out of fold.")
+    return history
 
 
 def _target(options: EnsembleOptions, predictions: list[Prediction]) -> tuple[Score, str]:

@@ -15,9 +15,9 @@ from wsss.core.console import progress, say, say_notes
 from wsss.core.files import read_record, without_nan, write_json
 from wsss.core.labels import HPA, HPA_CHANNELS, ClassList
 from wsss.data.catalog import file_channels, read_manifest
-from wsss.data.origin import read_provenance, recorded_data
+from wsss.data.origin import recorded_data
 from wsss.data.tables import read_labels
-from wsss.inference.ensemble import foreign_note
+from wsss.inference.ensemble import say_figure_notes
 from wsss.inference.tables import (
     check_classes,
     is_mask_folder,
@@ -139,6 +139,7 @@ def run(options: EvaluateOptions) -> int:
                 columns = [str(row["id"]) for row in report["cells"]["per_class"]]
                 data = options.data or recorded_data(options.preds)
                 print_scores(report, classes_of(options.preds, data, columns))
+                say_figure_notes(options.preds)
         elif of_masks:
             evaluate_masks(options, output, out)
         else:
@@ -174,8 +175,7 @@ def _evaluate(options: EvaluateOptions, output: Output, out: Path) -> None:
         write_confusion(report["cells"]["confusions"], *pictures)
     output.publish()
     print_scores(report, classes)
-    if note := foreign_note(read_provenance(options.preds).get("published", {})):
-        say(note)
+    say_figure_notes(options.preds)
     say(f"written to {out}")
 
 

@@ -20,13 +20,14 @@ from wsss.core.files import digest_json
 from wsss.core.label_maps import given_maps
 from wsss.core.runtime import Overlap, running
 from wsss.data.catalog import TABLE, DataSet, default_dataset
-from wsss.data.origin import PROVENANCE, check_cells, image_marks, write_provenance
+from wsss.data.origin import PROVENANCE, SEEN, check_cells, image_marks, seen_note, write_provenance
 from wsss.inference.checkpoints import (
     CamCheckpoint,
     Plan,
     bits_note,
     came_later,
     check_fits,
+    count_seen,
     images_of,
     load_run,
     load_unets,
@@ -144,8 +145,8 @@ def run(options: InferOptions) -> int:
         _note_late_images(task.data, plan)
         if note := foreign_note(model.name for model in task.published):
             say(note)
-    else:
-        note_taught(task.data, plan)
+    elif note := seen_note({SEEN: count_seen(plan, task.data)}):
+        say(note)
     if note := bits_note([checkpoint.record for checkpoint in networks_of(plan)], task.data):
         say(f"note: {note}")
     if not options.segment:
@@ -164,17 +165,6 @@ def _note_late_images(data: DataSet, plan: Plan) -> None:
         say(
             f"note: {len(later)} labelled images came into {data.folder} after the training "
             f"({some(data.ids[i] for i in later)}): the mean of all networks that never saw them predicts them."
-        )
-
-
-def note_taught(data: DataSet, plan: Plan) -> None:
-    """Report images that the networks learnt from."""
-    predicted = {data.ids[i] for i in images_of(plan)}
-    taught = predicted & {ID for one in networks_of(plan) for record in one.records for ID in record.train_ids}
-    if taught and data.manifest["folds"]:
-        say(
-            f"note: the networks learnt from {len(taught)} of these {len(predicted)} images, where they look better "
-            "than on new ones; --oof scores each image by networks that never saw it."
         )
 
 
@@ -272,6 +262,8 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
     again = [name for name, record in records.items() if record.get("failed")]
     if any(HALF in record for record in records.values()):
         provenance[HALF] = True
+    if seen := count_seen(plan, task.data):
+        provenance[SEEN] = seen
     write_provenance(output, provenance)
     items = {name: str(record.get("mark", "")) for name, record in records.items()}
     output.publish(failed=again, items=items)

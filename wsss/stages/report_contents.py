@@ -12,7 +12,7 @@ import pandas as pd
 from wsss.core.checks import DataError, pasted, some
 from wsss.core.files import RUN, not_that, read_lines, read_record, within
 from wsss.data.catalog import DataSet
-from wsss.data.origin import data_folder_of, read_provenance
+from wsss.data.origin import data_folder_of, read_provenance, seen_note
 from wsss.inference.checkpoints import trained_since
 from wsss.inference.tables import check_classes, read_cells, read_images, score_columns, table_digest
 from wsss.metrics.cells import score_table
@@ -154,6 +154,8 @@ def overview(contents: Contents, run: Path | None) -> list[tuple[str, str]]:
     if changed := trained_since(record):
         again = some(map(shown, changed), 3)
         out.append(("note", f"{again} was trained again since: the curves are not of these scores"))
+    if note := seen_note(record):
+        out.append(("note", note.removeprefix("note: ")))
     if len(data.carried.columns):
         values = [f"{name} ({data.carried[name].nunique()} values)" for name in data.carried]
         out.append(("from the label table", ", ".join(values)))

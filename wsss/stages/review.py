@@ -9,6 +9,7 @@ from wsss.core.checks import ConfigError, DataError, Terminated
 from wsss.core.console import asked, say
 from wsss.data.catalog import DataSet
 from wsss.data.origin import check_current, data_folder_of, image_marks
+from wsss.inference.ensemble import say_figure_notes
 from wsss.inference.tables import is_mask_folder, prediction_files, table_digest
 from wsss.metrics.weighted import Estimate, SampleFigures
 from wsss.options.review import ReviewOptions
@@ -37,6 +38,7 @@ def run(options: ReviewOptions) -> int:
                 _serve(options, out, session, data)
             session.write(out)
             print_figures(session.figures(), session, options.threshold)
+            say_figure_notes(options.preds)
             say(f"answers, table and figures are in {out}")
         finally:
             session.answers.close()

@@ -17,6 +17,7 @@ from wsss.core.csv_text import write_csv
 from wsss.core.files import digest_json, write_json
 from wsss.core.runtime import Overlap, version_of, versions
 from wsss.data.catalog import DataSet, default_dataset
+from wsss.data.origin import SEGMENT_JOURNAL, SEGMENTS
 from wsss.options.segment import SegmentOptions
 from wsss.runs.inputs import Digests
 from wsss.runs.journal import Journal, remove_journal
@@ -46,7 +47,7 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, out
     say_notes(getattr(backend, "notes", ()))
     output.begin(partial(_read, data, options), marks=partial(_marks, data, options), subject=(), always=True)
     output.overwrite = True  # the tables are of this stage, whatever version of it
-    path = folder / "segment.journal"
+    path = folder / SEGMENT_JOURNAL
     if options.overwrite:
         remove_journal(path)
     began = time.perf_counter()
@@ -54,7 +55,7 @@ def _segment(folder: Path, options: SegmentOptions, overlap: Overlap | None, out
     with Journal(path, output.read, folder, f"or {AGAIN}", refusal) as journal:
         todo = _unfinished(data, journal, output)
         if todo:
-            (folder / "segments.csv").unlink(missing_ok=True)  # until it is whole again
+            (folder / SEGMENTS).unlink(missing_ok=True)  # until it is whole again
         if overlap is not None:
             number = {name: i for i, name in enumerate(data.ids)}
             todo = [number[name] for name in overlap.begin(data.ids[i] for i in todo)]
@@ -246,7 +247,7 @@ def _write(folder: Path, table: pd.DataFrame, options: SegmentOptions, spent: Co
             "versions": versions(),
         },
     )
-    write_csv(folder / "segments.csv", table)
+    write_csv(folder / SEGMENTS, table)
 
 
 def _report(table: pd.DataFrame, worked: int, seconds: float, spent: Counter[str]) -> int:

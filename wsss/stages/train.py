@@ -1,6 +1,5 @@
 """Train a network on a prepared data set: one run folder, one sub-folder a fold."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def start(plan: Plan) -> tuple[Job, TrainState]:
     saved = folder.load() if options.resume == "auto" and not options.lr_find else None
     earlier = task.earlier(split.fold, fresh=saved is None)
     record = task.record(split)
-    inherited = [_inherited(source, option, split, task.twins) for option, source in earlier.items()]
+    inherited = [_inherited(source, option, split, task) for option, source in earlier.items()]
     record = replace(record, inputs=record.inputs | _starting_weights(task, split.fold, saved) | _encoder(recipe))
     if saved is not None:
         record = replace(record, ancestors=folder.read_ancestors(saved[1]))
@@ -123,8 +122,8 @@ def _job(plan: Plan, record: RunRecord, teacher: Any) -> Job:
     )
 
 
-def _inherited(earlier: Earlier, option: str, split: Split, twins: Mapping[str, str]) -> Any:
-    """Return what reaches a network through an earlier one, none of which may be held out now."""
+def _inherited(earlier: Earlier, option: str, split: Split, task: Task) -> Any:
+    """Return what reaches a network through an earlier one, none of which may be held out now; say what is not known."""
     folder, path = earlier
     record = folder.read(path)[0]
     check_unseen(
@@ -133,8 +132,14 @@ def _inherited(earlier: Earlier, option: str, split: Split, twins: Mapping[str, 
         split.held_out,
         "images held out in this run, whose validation would be worth nothing",
         f"Choose a run that never saw them, for {option}.",
-        twins,
+        task.twins,
     )
+    reached = {name for ancestor in record.lineage or () for name in ancestor.images}
+    if split.held_out and task.world.leads and (others := len(reached - set(task.ids))):
+        say(
+            f"note: {others} images that {record.path} learnt from have IDs that are not here. Whether a held-out "
+            "image is one of them under another ID is not checked: its validation would be worth nothing."
+        )
     return inherit(record.lineage, f"{option} {record.path}")
 
 

@@ -17,7 +17,7 @@ from wsss.core.files import digest_json
 from wsss.core.runtime import versions
 from wsss.data.augment import Augment, build_augment, load_recipe
 from wsss.data.catalog import DataSet, default_dataset
-from wsss.data.origin import image_marks, without_cells
+from wsss.data.origin import doubtful_cells, image_marks, without_cells
 from wsss.feature_classifier.fit import TooFewCells
 from wsss.feature_classifier.train import Lessons, ensure_feature_classifier
 from wsss.metrics.cells import CellTruth, read_cell_truth
@@ -214,6 +214,10 @@ class ClassifyTask(Task):
     def _lacks_cells(self, train: np.ndarray) -> str:
         """Return why 'auto' fits no feature classifier on these images; '' where it does."""
         config = self.recipe.feature_classifier
+        if config.enabled is not False and (doubt := doubtful_cells(self.data)):
+            if config.enabled is True:
+                raise DataError(f"{doubt}, then start this command again.")
+            return f"{doubt}, then run this command again"
         segmented = len(train) - len(without_cells(self.data, train))
         if config.enabled != "auto" or segmented >= config.weak.folds:
             return ""
