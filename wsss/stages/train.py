@@ -123,7 +123,7 @@ def _job(plan: Plan, record: RunRecord, teacher: Any) -> Job:
 
 
 def _inherited(earlier: Earlier, option: str, split: Split, task: Task) -> Any:
-    """Return what reaches a network through an earlier one, none of which may be held out now; say what is not known."""
+    """Return what reaches a network through an earlier one, none of which may be held out now; say what is unknown."""
     folder, path = earlier
     record = folder.read(path)[0]
     check_unseen(
