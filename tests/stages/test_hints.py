@@ -58,7 +58,7 @@ def test_channels_of_which_nothing_says_what_they_show_are_told(
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a_DAPI", "a_GFP", "b_DAPI", "b_GFP"):
-        Image.fromarray(GREY if name[0] == "a" else GREY.T).save(folder / f"{name}.png")
+        Image.fromarray(GREY if name[0] == "a" else GREY**2).save(folder / f"{name}.png")
     (tmp_path / "labels.csv").write_text("ID,Label\na,1\nb,0\n")
     prepare(folder, channels="DAPI,GFP", labels=tmp_path / "labels.csv", folds=2)
     said = capsys.readouterr().out

@@ -88,7 +88,7 @@ def doubtful_cells(data: DataSet) -> str:
 
     They are those of two segmentations, if the later one was cut short, or of pixels that prepare has replaced since.
     """
-    again = f"run python -m wsss.segment --data {data.folder} as before to bring them up to date"
+    again = f"run python -m wsss.segment --data {pasted(data.folder)} as before to bring them up to date"
     if (data.folder / SEGMENT_JOURNAL).exists() and not (data.folder / SEGMENTS).exists():
         return f"the segmentation of {data.folder} is unfinished, and its cells may be of two runs: {again}"
     pixels = {data.ids[i]: int(crc) for i, crc in enumerate(data.table["crc32"].tolist()) if data.ok[i]}
