@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     label_map = np.zeros(image.shape[1:], np.int32)
     if args.label_map is not None:
         native = read_label_map(args.label_map)
-        label_map = Geometry(*native.shape, image.shape[1]).labels_to_store(native)
+        label_map = Geometry(native.shape[0], native.shape[1], image.shape[1]).labels_to_store(native)
     files.write_bytes(args.out, encode_png(draw_sheet(image, label_map, args.recipe, args.crop)))
     say(f"wrote {args.out}")
     return 0
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def read_files(prefix: str, size: int) -> np.ndarray:
     """Read <prefix>_red.png ... as (4, size, size) uint8."""
     image, _ = read_image([Path(f"{prefix}_{colour}.png") for colour in HPA_CHANNELS], len(HPA_CHANNELS))
-    return Geometry(*image.shape[1:], size).image_to_store(image)
+    return Geometry(image.shape[1], image.shape[2], size).image_to_store(image)
 
 
 def read_stored(folder: Path, name: str) -> np.ndarray:

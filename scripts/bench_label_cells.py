@@ -61,9 +61,9 @@ def _soften(labels: np.ndarray, sigma: float, edge: int) -> np.ndarray:
     edges[:-1] |= ((labels[:-1] != labels[1:]) & (labels[:-1] > 0) & (labels[1:] > 0)).astype(np.uint8)
     edges[:, :-1] |= ((labels[:, :-1] != labels[:, 1:]) & (labels[:, :-1] > 0) & (labels[:, 1:] > 0)).astype(np.uint8)
     width = max(1, round(5 * edge / 2048))
-    edges = cv2.dilate(edges, np.ones((width, width), np.uint8))
-    border = cv2.GaussianBlur(edges.astype(np.float32), (0, 0), sigma)
-    body = cv2.GaussianBlur((labels > 0).astype(np.float32) * (1 - 0.85 * edges), (0, 0), sigma)
+    lines = cv2.dilate(edges, np.ones((width, width), np.uint8)).astype(np.float32)
+    border = cv2.GaussianBlur(lines, (0, 0), sigma)
+    body = cv2.GaussianBlur((labels > 0).astype(np.float32) * (1 - 0.85 * lines), (0, 0), sigma)
     return np.round(255 * np.stack([np.zeros_like(body), border, body], axis=-1)).astype(np.uint8)
 
 
@@ -96,8 +96,8 @@ def _fill(labels: np.ndarray) -> np.ndarray:
 def reduced(nuclei: np.ndarray, cells: np.ndarray, scale: float) -> np.ndarray:
     """Shrink to 512, label with scaled constants, enlarge: the recipe's way."""
     edge = nuclei.shape[0]
-    small = [cv2.resize(m, (512, 512), interpolation=cv2.INTER_AREA) for m in (nuclei, cells)]
-    cells = plain(*small, scale * 512 / edge)
+    nuclei, cells = (cv2.resize(m, (512, 512), interpolation=cv2.INTER_AREA) for m in (nuclei, cells))
+    cells = plain(nuclei, cells, scale * 512 / edge)
     return cv2.resize(cells.astype(np.float32), (edge, edge), interpolation=cv2.INTER_NEAREST).astype(np.int32)
 
 

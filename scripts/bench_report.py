@@ -62,7 +62,7 @@ def make_predictions(out: Path, count: int, size: int) -> None:
         for n, name in enumerate(names):
             frame, cell_rows = predict(name, drawn[n % DRAWN], n // DRAWN * STEP, rng)
             truth.extend(cell_rows)
-            scores = frame[HPA.columns].max().to_dict()
+            scores = {name: float(frame[name].max()) for name in HPA.columns}
             rows.append({"ID": name, "fold": -1, "n_cells": len(frame), "status": "ok", **scores})
             yield frame
 

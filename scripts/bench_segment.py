@@ -77,21 +77,29 @@ def cell_fields(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     for mask in sorted((folder / "masks").iterdir()):
         name = mask.stem
         planes = [cv2.imread(str(folder / "images" / f"{name}_{c}.png"), cv2.IMREAD_GRAYSCALE) for c in HPA_CHANNELS]
-        if all(plane is not None for plane in planes):
-            yield name, np.stack(planes), read_label_map(find_label_map(folder / "masks", name))
+        there = [plane for plane in planes if plane is not None]
+        if len(there) == len(planes):
+            yield name, np.stack(there), read_label_map(find_label_map(folder / "masks", name))
 
 
 def nuclei_images(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield name, image (4, H, W) with the same plane four times, and true nuclei of the fluorescence images."""
     for home in sorted(path for path in folder.iterdir() if path.is_dir()):
-        colour = cv2.imread(str(home / "images" / f"{home.name}.png"))
+        colour = _picture(home / "images" / f"{home.name}.png", cv2.IMREAD_COLOR)
         grey = colour[..., 0]
         if grey.mean() > DARK or (colour != grey[..., None]).any():
             continue
         truth = np.zeros(grey.shape, np.int32)
         for k, path in enumerate(sorted((home / "masks").glob("*.png"))):
-            truth[cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0] = k + 1
+            truth[_picture(path, cv2.IMREAD_GRAYSCALE) > 0] = k + 1
         yield home.name, np.stack([grey] * 4), truth
+
+
+def _picture(path: Path, how: int) -> np.ndarray:
+    picture = cv2.imread(str(path), how)
+    if picture is None:
+        raise SystemExit(f"{path} is no picture that can be read")
+    return picture
 
 
 def measure(
@@ -102,19 +110,18 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         last = now()
         for name, image, truth in images:
-            geometry = Geometry(*image.shape[1:], size or max(image.shape[1:]))
+            native = (image.shape[1], image.shape[2])
+            geometry = Geometry(*native, size or max(native))
             height, width = geometry.content_height, geometry.content_width
             stored = geometry.image_to_store(image)[:, :height, :width]
             read = now()
-            looked, segmented = _call(
-                backend, Field(name, np.ascontiguousarray(stored), *image.shape[1:], geometry.size)
-            )
+            looked, segmented = _call(backend, Field(name, np.ascontiguousarray(stored), *native, geometry.size))
             done = now()
             for kind, label_map in (("cells", segmented.cells), ("nuclei", segmented.nuclei)):
                 if label_map is not None:
                     write_label_map(Path(folder) / kind / name, label_map)
             written = now()
-            tally.seconds.update(
+            tally.seconds.update(  # type: ignore[call-overload]
                 reading=read - last, network=looked - read, labelling=done - looked, writing=written - done
             )
             chosen = segmented.nuclei if nuclei and segmented.nuclei is not None else segmented.cells

@@ -44,7 +44,7 @@ def variants(base: ClassifyRecipe, wanted: Sequence[str]) -> dict[str, ClassifyR
         return recipes
     for after in ("stages", "activations"):
         for mode in ("fixed", "learned"):
-            recipes[f"plain, DRS {mode} after {after}"] = replace(plain, drs=DrsConfig(mode=mode, after=after))  # type: ignore[arg-type]
+            recipes[f"plain, DRS {mode} after {after}"] = replace(plain, drs=DrsConfig(mode=mode, after=after))
     return recipes
 
 

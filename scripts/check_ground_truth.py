@@ -106,7 +106,9 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
 def coco_ap(folder: Path, truth: pd.DataFrame, cells: pd.DataFrame) -> np.ndarray:
     """Return COCOeval's (19,) AP at IoU 0.6, from the maps themselves."""
     by_image = cells.groupby("ID")
-    images, annotations, detections = [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
     for at, (name, true_cells) in enumerate(truth.groupby("ID", sort=False), 1):
         true = read_map(folder / "masks" / f"{name}.png")
         images.append({"id": at, "height": true.shape[0], "width": true.shape[1]})
@@ -143,9 +145,9 @@ def cell_ap(folder: Path, truth: pd.DataFrame, cells: pd.DataFrame) -> np.ndarra
     parts = []
     for name, true_cells in truth.groupby("ID", sort=False):
         pairs = best_iou(read_map(folder / "masks" / f"{name}.png"), predicted_map(folder, str(name)))
-        pairs = pairs[pairs.iou >= 0.5].set_index("true").other
+        found = pairs[pairs.iou >= 0.5].set_index("true").other
         predicted = cells.groupby("ID").get_group(name).set_index("cell_id")
-        parts.append(predicted.reindex(true_cells.cell.map(pairs)).assign(truth=true_cells.Cell_Label.to_numpy()))
+        parts.append(predicted.reindex(true_cells.cell.map(found)).assign(truth=true_cells.Cell_Label.to_numpy()))
     joined = pd.concat(parts)
     out = np.full(CLASSES, np.nan)
     for k in range(CLASSES):

@@ -27,7 +27,7 @@ from wsss.data.synthetic import Field, draw_field
 from wsss.inference.checkpoints import CamCheckpoint, load_classifier
 from wsss.models.cam_net import CamNet, class_maps, crop_outputs, merge, split
 from wsss.models.device import Device, choose_device
-from wsss.reports.figures import short_name
+from wsss.reports.figures import short_names
 from wsss.reports.overlay import Note, Panel, composite, describe, describe_truth, fit, heat, mark_cells, overlay_page
 from wsss.runs.run_folder import find_folders
 from wsss.training.tasks.masks import make_target
@@ -95,9 +95,8 @@ def show_border() -> np.ndarray:
     target = make_target(truth, np.zeros(truth.shape, bool), "border").astype(np.float32)
     inside, border = (ndimage.gaussian_filter(channel, 1.5) for channel in target)
     probs = np.stack([inside, border])
-    larger, together = (
-        objects_of(probs, "border", mask=mask >= 0.5) for mask in (probs.max(axis=0), probs.sum(axis=0))
-    )
+    together = objects_of(probs, "border")
+    larger = np.where(probs.max(axis=0) >= 0.5, together, 0)
 
     def panel(picture: np.ndarray, text: str) -> Panel:
         return Panel(large(np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)), text)
@@ -181,8 +180,8 @@ def show_scores(
     k, rules = SHOWN[1], replace(checkpoint.recipe.score, region="mean", prob_power=1.0, feature_share=0.0)
     values = cell_values(normalise(cam), field.label_map, rules, negative=HPA.negative)
     first = cell_cam_scores(cam, probs, field.label_map, rules, negative=HPA.negative)
-    crops = crop_batches([(field.image, field.label_map)], checkpoint.recipe.crops)
-    second = crop_outputs(checkpoint.net, crops, device)[0]
+    crops = np.concatenate([*crop_batches([(field.image, field.label_map)], checkpoint.recipe.crops)])
+    second = crop_outputs(checkpoint.net, [crops], device)[0]
     final = blend(first, second, rules.blend, rules.crop_share)
     ids = np.unique(field.label_map)[1:].tolist()
     full = resize(normalise(cam)[k : k + 1], field.label_map.shape)[0]
@@ -204,10 +203,10 @@ def show_scores(
 def table(crops: np.ndarray, first: np.ndarray, second: np.ndarray, final: np.ndarray, width: int) -> np.ndarray:
     """Show six cells as stage 2 sees them, with the scores of both stages and the blend for the field's classes."""
     order = np.argsort(-final[:, list(SHOWN)].max(axis=1))
-    panels = []
+    panels, short = [], short_names(HPA.names)
     for row in (*order[:3], *order[-3:]):
         k = max(SHOWN, key=lambda k: final[row, k])
-        text = f"{short_name(HPA.names[k])}: {first[row, k]:.2f}, {second[row, k]:.2f} -> {final[row, k]:.2f}"
+        text = f"{short[k]}: {first[row, k]:.2f}, {second[row, k]:.2f} -> {final[row, k]:.2f}"
         panels.append(Panel(fit(composite(crops[row]), width // 6 - 12), text))
     title = "Stage 2 sees each cell alone. Score from the map, score of the crop -> their mean, for six of the cells:"
     page = overlay_page(title, panels, [], HPA.names)

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsss.core.labels import HPA_NAMES
 from wsss.data.synthetic import Look, draw_field
-from wsss.reports.figures import short_name
+from wsss.reports.figures import short_names
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -42,6 +42,7 @@ def main() -> None:
     figure, axes = plt.subplots(4, 10, figsize=(20, 9), facecolor="black")
     for axis in axes.flat:
         axis.set_axis_off()
+    short = short_names(tuple(HPA_NAMES))
     for k, name in enumerate(HPA_NAMES):
         rng = np.random.default_rng([options.seed, k])
         field = draw_field(rng, options.size, [k], Look(lost=0))
@@ -49,9 +50,7 @@ def main() -> None:
         tile = central_cell(field.image, field.label_map, wanted)
         row, column = 2 * (k // 10), k % 10
         axes[row, column].imshow(tile[1], cmap="gray", vmin=0, vmax=220)
-        axes[row, column].set_title(
-            f"{k} {name}" if len(name) < 26 else f"{k} {short_name(name)}", color="white", fontsize=11
-        )
+        axes[row, column].set_title(f"{k} {name}" if len(name) < 26 else f"{k} {short[k]}", color="white", fontsize=11)
         axes[row + 1, column].imshow(composite(tile))
     figure.tight_layout(pad=0.4)
     figure.savefig(options.out, dpi=80, facecolor="black")

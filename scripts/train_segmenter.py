@@ -13,6 +13,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -83,7 +84,7 @@ def main() -> int:
     torch.manual_seed(options.seed)
     net = build_cell_unet().to(memory_format=torch.channels_last)
     optim = torch.optim.AdamW(net.parameters(), options.lr, weight_decay=1e-4)
-    parts = {"net": net, "optim": optim}
+    parts: dict[str, Any] = {"net": net, "optim": optim}
     last, first = options.work / "last.pt", 0
     if last.exists():
         saved = torch.load(last, weights_only=True)

@@ -43,8 +43,8 @@ def _overview(table: pd.DataFrame) -> str:
     sets = list(dict.fromkeys(table.index.get_level_values("set")))
     head = ["method", "scores of a cell", *(f"{one}: {FIGURES[f]}" for one in sets for f in FIGURES)]
     lines = _head([*head, "seeds", "training, min", "inference, s"])
-    for (method, about), rows in table.groupby(level=["method", "about"], sort=False):
-        cells = [method, about]
+    for names, rows in table.groupby(level=["method", "about"], sort=False):
+        cells = [str(name) for name in names]
         for name in sets:
             of_set = rows[rows.index.get_level_values("set") == name]
             cells += [_figure(of_set, figure, spread=figure == "ap") for figure in FIGURES]
@@ -55,7 +55,7 @@ def _overview(table: pd.DataFrame) -> str:
 
 def _per_class(table: pd.DataFrame, name: str) -> str:
     rows = table[table.index.get_level_values("set") == name]
-    classes = [c for c in rows if c.startswith("AP ") and not c.endswith(" sd") and rows[c].notna().any()]
+    classes = [c for c in map(str, rows) if c.startswith("AP ") and not c.endswith(" sd") and rows[c].notna().any()]
     lines = [f"\nAP per class, {name}:\n", *_head(["method", *(c.removeprefix("AP ") for c in classes)])]
     for k in range(len(rows)):
         row = rows.iloc[[k]]

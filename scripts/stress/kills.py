@@ -33,7 +33,7 @@ from wsss.runs.run_folder import load_checkpoint
 NAMES = ["prepare", "segment", "train", "infer"]
 IMAGES, EPOCHS, IN_A_ROW = 16, 3, 6
 """Images, epochs trained; kills before a run may come to its end and is compared."""
-BEGINS = {
+BEGINS: dict[str, tuple[str, str, Callable[..., int]]] = {
     "prepare": ("wsss.data.source", "ingest", lambda job: 1),
     "segment": ("wsss.segmenters.many", "_work", lambda task: 1),
     "infer": (
@@ -158,7 +158,7 @@ def fire(stage: Stage, kills: int, rng: random.Random) -> tuple[int, int, int, s
         if process.exitcode == 0:
             span = min(span, time.monotonic() - began)  # the machine is less busy than it was
         below = children(process.pid)
-        pids |= {str(one.pid) for one in (process, *below)}
+        pids |= {str(process.pid), *(str(one.pid) for one in below)}
         process.kill()
         process.join()
         most = max(most, lost(stage.log))

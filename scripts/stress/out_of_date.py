@@ -28,7 +28,7 @@ Change = Callable[[Path], None]
 FIRST = names()[0]
 
 
-def keep_time(path: Path, change: Callable[[Path], None]) -> None:
+def keep_time(path: Path, change: Callable[[Path], object]) -> None:
     """Change a file and give it its old times back."""
     before = path.stat()
     change(path)
@@ -285,7 +285,7 @@ def write_further(home: Path) -> None:
     shutil.copytree(home / "images", home / "images2", copy_function=shutil.copy2)
     for name in names()[:2]:
         planes = np.random.default_rng().integers(0, 200, (4, 64, 64), np.uint8)
-        keep_time(home / "images2" / f"{name}.ome.tif", lambda _, n=name, p=planes: write_image(home, n, p, "images2"))
+        keep_time(home / "images2" / f"{name}.ome.tif", lambda _: write_image(home, name, planes, "images2"))  # noqa: B023
 
 
 def rename_class(home: Path) -> None:
