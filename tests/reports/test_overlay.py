@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
+from wsss.core.channels import tint_names
 from wsss.core.labels import HPA_NAMES
 from wsss.reports.figures import NO_CLASS, colour, ink_on, short_names
 from wsss.reports.overlay import (
@@ -66,6 +67,17 @@ def test_composite_shows_the_protein_green_and_keeps_an_empty_channel_dark() -> 
 def test_composite_of_other_channels_is_grey() -> None:
     picture = composite(np.full((1, 8, 8), 9, np.uint8) * np.arange(8, dtype=np.uint8), ("phase",))
     assert np.array_equal(picture[..., 0], picture[..., 2])
+
+
+def test_a_channel_without_a_role_beside_others_is_left_out_of_pictures() -> None:
+    channels, roles = ("DAPI", "GFP", "Phase"), ("nucleus", "signal", "")
+    assert tint_names(channels, roles) == ("blue", "green", "")
+    assert tint_names(channels, ("", "", "")) == channels
+    assert tint_names(("red", "green", "blue"), ("", "", "nucleus")) == ("red", "green", "blue")
+    image = np.stack(
+        [np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8), np.arange(64, dtype=np.uint8).reshape(8, 8)]
+    )
+    assert not composite(image, ("blue", "green", "")).any()
 
 
 def test_outlines_take_the_class_colour_and_stay_inside_their_cell() -> None:

@@ -158,13 +158,18 @@ def roles_notes(channels: Sequence[str], roles: Sequence[str]) -> list[str]:
 
 
 def tint_names(channels: Sequence[str], roles: Sequence[str]) -> tuple[str, ...]:
-    """Return the colour that each channel is drawn in: by its role, else its own name; white if it is the only one."""
+    """Return the colour that each channel is drawn in: by its role, else its own name; white if it is the only one.
+
+    A channel without a role, beside others that have one, gets '': it would cover them. Colours are drawn all the same.
+    """
     if len(channels) == 1:
         return ("white",)
     if set(channels) <= set(HPA_CHANNELS) and tuple(roles) == default_roles(channels):
         return tuple(channels)
     left = {role: list(tints) for role, tints in _TINTS.items()}
-    return tuple((left[role].pop(0) if left.get(role) else name) for name, role in zip(channels, roles, strict=True))
+    tints = [left[role].pop(0) if left.get(role) else name for name, role in zip(channels, roles, strict=True)]
+    idle = [any(roles) and not role and name not in HPA_CHANNELS for name, role in zip(channels, roles, strict=True)]
+    return tuple("" if off else tint for tint, off in zip(tints, idle, strict=True))
 
 
 _WORDS = {"red": "microtubules", "yellow": "endoplasmic reticulum", "blue": "DNA"}

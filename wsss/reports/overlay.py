@@ -60,14 +60,15 @@ def composite(image: np.ndarray, tints: Sequence[str] = HPA_CHANNELS) -> np.ndar
 
     Args:
         image: (C, H, W) uint8.
-        tints: C names out of TINTS; any other is grey.
+        tints: C names out of TINTS; any other is grey, and '' is left out.
 
     Returns:
         (H, W, 3) uint8.
     """
     rgb = np.zeros((*image.shape[1:], 3), np.float32)
     for name, plane in zip(tints, image, strict=True):
-        rgb += stretch(plane)[..., None] * np.array(TINTS.get(name, OTHER_TINT), np.float32)
+        if name:
+            rgb += stretch(plane)[..., None] * np.array(TINTS.get(name, OTHER_TINT), np.float32)
     return np.rint(255 * np.clip(rgb, 0, 1)).astype(np.uint8)
 
 

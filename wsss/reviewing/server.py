@@ -227,7 +227,7 @@ class ReviewSite:
             "title": self.title,
             "classes": [{"name": name, "colour": css_colour(colour(k))} for k, name in enumerate(data.classes.names)],
             "channels": [
-                {"name": name, "colour": css_colour(channel_colour(tint))}
+                {"name": name, "colour": css_colour(channel_colour(tint)), "on": bool(tint)}
                 for name, tint in zip(data.channels, data.tints, strict=True)
             ],
             "strategies": [

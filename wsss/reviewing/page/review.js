@@ -342,7 +342,7 @@
       const dot = element("span", "", "dot");
       const most = Math.max(...channel.rgb); // faint tints as bright as the others
       dot.style.background = `rgb(${channel.rgb.map((part) => (255 * part) / most)})`;
-      const box = label("checkbox", "channel", k, channel.name, true);
+      const box = label("checkbox", "channel", k, channel.name, channel.on);
       box.insertBefore(dot, box.lastChild);
       box.title = `Key: Shift + ${k + 1}; double click: this one alone`;
       box.addEventListener("dblclick", () => {
