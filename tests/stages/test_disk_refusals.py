@@ -50,7 +50,7 @@ STAGES: dict[str, str] = {
     "train": "--data {home}/data --run {out} --backbone test_resnet --weights none --crop 64 --epochs 1 --workers 0",
     "infer": "--data {home}/data --run {home}/run --oof --crops.mode none --out {out}",
     "pseudo": "--data {home}/data --run {home}/run --out {out}",
-    "ensemble": "--preds {home}/oof {home}/oof2 --weights 0.5,0.5 --data {home}/data --out {out}",
+    "ensemble": "--preds {home}/oof {home}/oof2 --weights 0.5,0.5 --out {out}",
     "calibrate": "--preds {home}/oof --data {home}/data --out {out}/curves.json",
     "evaluate": "--preds {home}/oof --data {home}/data --truth {home}/truth.csv --out {out}/scores.json",
     "report": "--preds {home}/oof --data {home}/data --out {out}/report.html",
