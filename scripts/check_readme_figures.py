@@ -60,7 +60,7 @@ def _claims() -> list[Claim]:
     readme = [
         Claim("README.md", "400", AP, rf"{row} \| \*\*{NUMBER}"),
         Claim("README.md", "400", SEVERAL, rf"{row} \|[^|]*\| \*\*{NUMBER}"),
-        Claim("README.md", "400", IMAGES, rf"{row} \|[^|]*\|[^|]*\| \*\*{NUMBER}"),
+        Claim("README.md", "200", IMAGES, rf"{row} \|[^|]*\|[^|]*\| \*\*{NUMBER}"),
         Claim("README.md", "400", COPIED, rf"copied to every cell \| {NUMBER}"),
         Claim("README.md", "400", AP, rf"three seeds \({NUMBER} to", "min"),
         Claim("README.md", "400", AP, rf"three seeds \(\.\d+ to {NUMBER}\)", "max"),

@@ -291,3 +291,6 @@ def test_classes_that_a_fold_never_met_have_no_curve_and_raise_no_other() -> Non
     without = replace(cells, features=features[6:], image_of_cell=image_of_cell[6:])
     alone = fit_calibration(replace(model, held_out=model.held_out[6:]), without)
     assert (curves.cells[0].y == alone.cells[0].y).all(), "its image says nothing about other classes"
+    answers = LabelledCells(np.arange(6), np.tile(np.eye(5)[0], (6, 1)))
+    taught = fit_calibration(model, replace(cells, labelled=answers))
+    assert taught.cells[0].apply(np.array(0.5)) > curves.cells[0].apply(np.array(0.5)), "answers about its cells do"

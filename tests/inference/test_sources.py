@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -87,12 +87,20 @@ def with_curves(middle: float | None, *, one_class: bool = False, path: str = "r
 
 def test_scores_of_the_features_alone_go_through_the_mean_of_their_curves() -> None:
     both, half = [with_curves(0.6), with_curves(0.8)], np.full((1, 2), 0.5)
-    assert own_curves([*both, with_curves(0.7, one_class=True)], ScoreConfig(), 1.0) is not None, "folds that disagree"
     for share, wanted in ((1.0, [[0.7, 0.7]]), (np.array([1.0, 0.9]), [[0.7, 0.5]]), (0.9, half)):
         found = own_curves(both, ScoreConfig(), share)
         assert found is not None
         np.testing.assert_allclose(found.of_cells(half), wanted, rtol=1e-6)
         np.testing.assert_allclose(found.of_image(half[0]), wanted[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("rule", "wanted"), [("auto", 0.6), (False, 0.6), (True, 0.8)])
+def test_of_folds_that_disagree_the_curves_of_the_rule_in_use_count(
+    rule: bool | Literal["auto"], wanted: float
+) -> None:
+    found = own_curves([with_curves(0.6), with_curves(0.8, one_class=True)], ScoreConfig(one_class=rule), 1.0)
+    assert found is not None
+    np.testing.assert_allclose(found.of_image(np.full(2, 0.5)), wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +111,6 @@ def test_scores_of_the_features_alone_go_through_the_mean_of_their_curves() -> N
         ([with_curves(0.6)], ScoreConfig(border_power=1)),
         ([with_curves(0.6)], ScoreConfig(one_class=True)),
         ([with_curves(0.6), with_curves(None)], ScoreConfig()),
-        ([with_curves(0.6), with_curves(0.6, one_class=True)], ScoreConfig(one_class=True)),
         ([with_curves(0.6, one_class=True)], ScoreConfig(one_class=False)),
     ],
 )
@@ -119,6 +126,10 @@ def test_where_one_fold_has_no_curves_none_are_used_and_it_is_told(capsys: pytes
         assert rules_for_all(ScoreConfig(), [(alike, [0])]).calibrated
     assert capsys.readouterr().out == ""
     assert not rules_for_all(ScoreConfig(), [([of_now], [0]), ([of_before], [1])]).calibrated
+    assert "runs/a/fold1 has no calibration curves" in capsys.readouterr().out
+    folds = [([of_now], [0]), ([with_curves(0.6, one_class=True, path="runs/a/fold1")], [1])]
+    assert rules_for_all(ScoreConfig(), folds).calibrated, "each by its own rule"
+    assert not rules_for_all(ScoreConfig(one_class=False), folds).calibrated
     assert "runs/a/fold1 has no calibration curves" in capsys.readouterr().out
 
 

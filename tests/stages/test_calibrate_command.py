@@ -75,6 +75,16 @@ def test_scores_go_through_the_curves_and_keep_their_order(home: Path, capsys: p
     assert read_json(home / "calibrated/provenance.json")["calibration"]
 
 
+def test_curves_that_are_worse_than_none_are_named(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curves(home)
+    assert "worse than none" not in capsys.readouterr().out
+    monkeypatch.setattr("wsss.stages.calibrate._cross_fitted", lambda events, method: 1 - events.scores)
+    curves(home)
+    assert "these curves are worse than none, as far as 24 labelled images can tell" in capsys.readouterr().out
+
+
 def test_a_notebook_gives_the_calibrated_scores_of_infer(home: Path) -> None:
     path = curves(home)
     table = pd.read_parquet(predict(home, "of-infer", "--calibration", str(path)) / "cells.parquet")

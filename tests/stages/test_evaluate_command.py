@@ -144,9 +144,14 @@ def test_a_note_says_that_the_answers_of_a_review_are_no_random_sample(
         assert ("is no random sample" in capsys.readouterr().out) == note
 
 
-def test_copied_labels_and_image_scores_stand_next_to_the_cells(folder: Path) -> None:
+def test_copied_labels_and_image_scores_stand_next_to_the_cells(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder)
+    assert "image labels: the labels of the cells together" in capsys.readouterr().out
     (folder / "labels.csv").write_text("ID,Label\n" + "".join(f"i{i},0|1|2\n" for i in range(5)))
-    found = run(folder, "--labels", str(folder / "labels.csv"))
+    found = run(folder, "--labels", str(folder / "labels.csv"), "--overwrite", "true")
+    assert f"image labels: {folder}/labels.csv" in capsys.readouterr().out
     assert found["baselines"]["image_labels_copied"]["recall"] == 1
     assert found["baselines"]["image_scores_copied"]["count"] == 20
     assert (found["images"]["count"], found["images"]["without_scores"]) == (4, 1)

@@ -314,9 +314,10 @@ def fit_calibration(model: FittedModel, cells: TrainingCells) -> Calibration:
     labels = np.asarray(cells.image_labels)[images]
     targets = possible_targets(scores, labels[row], cells.negative)
     weights = np.minimum(1, CELLS_WORTH / np.bincount(row)[row])
+    judged = ~(labels[:, ~known] > 0).any(axis=1)[row]  # cells of images of known classes alone, and answers
     if cells.labelled is not None:
         targets[cells.labelled.rows], weights[cells.labelled.rows] = cells.labelled.labels, 1
-    judged = ~(labels[:, ~known] > 0).any(axis=1)[row]  # cells of images of known classes alone
+        judged[cells.labelled.rows] = True
 
     def fitted(made: np.ndarray, true: np.ndarray, weights: np.ndarray) -> list[Curve]:
         # sigmoids, for the steps of isotonic curves bring scores together that tables with six digits then tie

@@ -448,25 +448,26 @@ def shows_one_class(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig) ->
 def own_curves(checkpoints: Sequence[CamCheckpoint], score: ScoreConfig, share: Share) -> Calibration | None:
     """Return the curves of the feature classifiers, their mean, for the classes that these alone score (share 1).
 
-    None where curves are not wanted, a classifier has none, or they were fitted to other rules than `score`.
+    Of classifiers that disagree on whether cells show one class, those count whose curves are of the rule in use. None
+    where curves are not wanted, a classifier has none, or they were fitted to other rules than `score`.
     """
-    asked = score.one_class
-    fitted = [checkpoint.feature_classifier for checkpoint in checkpoints]
-    curves = [own.calibration for own in fitted if own is not None and (asked == "auto" or own.one_class == asked)]
-    there = [own for own in curves if own is not None]
+    fitted = [one.feature_classifier for one in checkpoints if one.feature_classifier is not None]
+    rule, there = shows_one_class(checkpoints, score), [own for own in fitted if own.calibration is not None]
+    curves = [own.calibration for own in there if own.calibration is not None and own.one_class == rule]
     same_rules = (score.prior_rounds, score.border_power) == (ScoreConfig.prior_rounds, ScoreConfig.border_power)
-    if not (score.calibrated and same_rules) or not there or len(there) < len(checkpoints):
+    if not (score.calibrated and same_rules) or not curves or len(there) < len(checkpoints):
         return None
-    return mean_calibration(there).only(np.broadcast_to(share == np.float64(1), len(there[0].cells)))
+    return mean_calibration(curves).only(np.broadcast_to(share == np.float64(1), len(curves[0].cells)))
 
 
 def rules_for_all(score: ScoreConfig, plan: Plan) -> ScoreConfig:
-    """Return the rules without curves, with a note, if some feature classifiers have none: a table has one scale."""
-    fitted = {str(one.path): one.feature_classifier for group, _ in plan for one in group if one.feature_classifier}
-    lacking = [path for path, own in fitted.items() if own.calibration is None]
-    if not score.calibrated or len(lacking) in (0, len(fitted)):
+    """Return the rules without curves, with a note, if some networks have none for them: a table has one scale."""
+    groups = [group for group, _ in plan if any(one.feature_classifier for one in group)]
+    lacking = [str(group[0].path) for group in groups if own_curves(group, score, 1.0) is None]
+    if not score.calibrated or len(lacking) in (0, len(groups)):
         return score
-    say(f"note: {some(lacking)} has no calibration curves (of an earlier version): those of the others are not used.")
+    why = "of an earlier version, or made for another score.one_class"
+    say(f"note: {some(lacking)} has no calibration curves ({why}): those of the others are not used.")
     return replace(score, calibrated=False)
 
 

@@ -98,6 +98,11 @@ def _calibrate(options: CalibrateOptions, output: Output, out: Path) -> None:
     output.publish()
     for name, events in both.items():
         _print(name, report[name], [curve.method for curve in curves[name]], len(events.scores))
+    if worse := [name for name in both if report[name]["after"] > report[name]["before"]]:
+        say(
+            f"note: for {' and '.join(worse)} these curves are worse than none, as far as "
+            f"{len(both['images'].scores)} labelled images can tell: leave them out, or fit them to more images."
+        )
     say(f"cells are compared with {basis}; 'after' is cross-validated, part by part of the images")
     say(f"written to {out} and {out.with_suffix('.png')}; use it by infer --calibration {pasted(out)}")
 

@@ -338,7 +338,8 @@ def print_scores(report: dict[str, Any], classes: ClassList) -> None:
             f"{mask:>7}".rstrip()
         )
     counts = f"{cells['count']} cells, {cells['missing']} without a prediction, joined by {cells['joined_by']}"
-    say(f"\n{counts}; {cells['unknown']} predicted cells without a truth left out")
+    origin = report["baselines"]["image_labels_copied"]["labels_from"]
+    say(f"\n{counts}; {cells['unknown']} predicted cells without a truth left out; image labels: {origin}")
     lines = [("cells, mean AP", cells)]
     lines += [("  image scores copied to all cells", report["baselines"]["image_scores_copied"])]
     lines += [("  image labels copied to all cells", report["baselines"]["image_labels_copied"])]
