@@ -141,11 +141,12 @@ def run(options: InferOptions) -> int:
     on_ray = options.engine == "ray"  # this process only plans then
     device = choose_device("cpu") if on_ray else choose_device(options.device, options.precision, predicts=True)
     task, plan = _open(options, device)
+    seen = 0 if options.oof else count_seen(plan, task.data)  # out of fold, plan_oof has refused them
     if options.oof:
         _note_late_images(task.data, plan)
         if note := foreign_note(model.name for model in task.published):
             say(note)
-    elif note := seen_note({SEEN: count_seen(plan, task.data)}):
+    elif note := seen_note({SEEN: seen}):
         say(note)
     if note := bits_note([checkpoint.record for checkpoint in networks_of(plan)], task.data):
         say(f"note: {note}")
@@ -155,7 +156,7 @@ def run(options: InferOptions) -> int:
         with hold(out, lock=f"{LOCK}.{options.shard.replace('/', '-of-')}"):  # shards run side by side
             return _run_shard(task, plan, Output(out, FOLDER, "infer"), options)
     with in_folder(out, "infer") as output:
-        return _predict_into(output, options, task, plan)
+        return _predict_into(output, options, task, plan, seen)
 
 
 def _note_late_images(data: DataSet, plan: Plan) -> None:
@@ -245,8 +246,8 @@ def open_in_worker(words: dict[str, Any], device_name: str) -> tuple[Task, Plan,
     return task, plan, digest_json(prediction_facts(options, task.data, plan, task.published))
 
 
-def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan) -> int:
-    """Predict the missing images and publish the tables; return the exit code."""
+def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan, seen: int) -> int:
+    """Predict the missing images and publish the tables; return the exit code. `seen`: see `count_seen`."""
     provenance, read, marks = _read(options, task, plan)
     if not output.begin(lambda digests: read, marks=marks, overwrite=options.overwrite, legacy=(PROVENANCE,)):
         return 0
@@ -262,7 +263,7 @@ def _predict_into(output: Output, options: InferOptions, task: Task, plan: Plan)
     again = [name for name, record in records.items() if record.get("failed")]
     if any(HALF in record for record in records.values()):
         provenance[HALF] = True
-    if seen := count_seen(plan, task.data):
+    if seen:
         provenance[SEEN] = seen
     write_provenance(output, provenance)
     items = {name: str(record.get("mark", "")) for name, record in records.items()}
